@@ -1,0 +1,113 @@
+"""The record: what one cell was asked, what came out, and on what it ran. One JSON file a cell.
+
+Numbers carry their unit in their name; what was not measured is null, never 0; scores are
+fractions. The report reads records and nothing else, so this file imports no torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA_VERSION = 1
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelPart(_Part):
+    name: str
+    revision: str | None  # the hub's commit; null for a folder or a packaged model
+    sha256: str  # of the weights' files
+
+
+class TaskPart(_Part):
+    name: str
+    kind: Literal["classes", "regression"]
+    main_metric: str
+    source: str
+    n_train: int
+    n_dev: int
+    n_truncated: int | None  # examples of both splits cut at max_length; null before tokenising
+    sha256: str  # of the examples
+
+
+class MethodPart(_Part):
+    name: str
+    label: str  # the table's row: the name, or the variant's own label
+    settings: dict[str, Any]
+    targets: list[str]  # patterns of the module names that were adapted; empty where none
+    notes: list[str]  # what a reader must know, such as a fused projection
+
+
+class Best(_Part):
+    """The best epoch by the task's main metric. Chosen on dev: optimistic, shown apart."""
+
+    epoch: int
+    score: dict[str, float]
+
+
+class Trainable(_Part):
+    adapter: int
+    head: int
+    total: int
+
+
+class Speed(_Part):
+    """Of training steps: the first ones and all evaluation left out."""
+
+    examples_per_s: float | None
+    tokens_per_s: float | None
+    step_ms_p50: float | None
+    step_ms_p95: float | None
+
+
+class Memory(_Part):
+    peak_mib: float | None  # the whole process
+    train_peak_mib: float | None  # above what was resident just before the model was loaded
+    by_part: dict[str, float | None]  # MiB of weights, adapters, gradients, optimizer, activations
+    how: str
+
+
+class Environment(_Part):
+    commit: str | None  # peftlab's own; null when installed from a package
+    dirty: bool | None
+    python: str
+    packages: dict[str, str]
+    processor: str
+    gpu: str | None
+    threads: int
+
+
+class Failure(_Part):
+    kind: str
+    message: str
+
+
+class Record(_Part):
+    """One cell's run. `score` is the last epoch's; a failed cell has `failure` instead."""
+
+    schema_version: int = SCHEMA_VERSION
+    cell: str  # MODEL-TASK-METHOD-sSEED-HASH8, also the stem of the cell's files
+    suite: str
+    model: ModelPart
+    task: TaskPart
+    method: MethodPart
+    training: dict[str, Any]  # all resolved: epochs, batch_size, lr, head_lr, ...
+    precision: str  # how the base was held: fp32, bf16
+    seed: int
+    status: Literal["done", "failed"]
+    score: dict[str, float] | None = None
+    best: Best | None = None
+    score_by_rank: dict[str, dict[str, float]] | None = None
+    n_trainable: Trainable | None = None
+    speed: Speed | None = None
+    memory: Memory | None = None
+    prepare_s: float | None = None
+    train_s: float | None = None
+    eval_s: float | None = None
+    total_s: float | None = None
+    environment: Environment
+    failure: Failure | None = None

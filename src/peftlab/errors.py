@@ -1,0 +1,44 @@
+"""What a wrong request looks like: one exception, and the words that help to mend it.
+
+Every room may import this file and it imports none of them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from pydantic import ValidationError
+
+
+class RequestError(ValueError):
+    """The request is wrong: nothing was trained. Says what was given, what is allowed, what to do.
+
+    The command line prints it without a traceback and exits with code 2.
+    """
+
+
+def unknown(kind: str, given: str, allowed: Iterable[str], hint: str = "") -> RequestError:
+    """An error for a name that is not in `allowed`, with the nearest one suggested.
+
+    >>> str(unknown("method", "lroa", ["full", "lora"]))
+    "unknown method 'lroa'; did you mean 'lora'? Allowed: full, lora."
+    """
+    names = list(allowed)
+    near = difflib.get_close_matches(given, names, n=1)
+    guess = f"did you mean {near[0]!r}? " if near else ""
+    text = f"unknown {kind} {given!r}; {guess}Allowed: {', '.join(names)}."
+    return RequestError(f"{text} {hint}".strip())
+
+
+def explain(error: ValidationError, owner: str, fields: Iterable[str] = ()) -> RequestError:
+    """Pydantic's findings about `owner` in one line each: the field, the rule, the value given."""
+    lines = []
+    for found in error.errors(include_url=False):
+        where = ".".join(str(part) for part in found["loc"]) or "value"
+        if found["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
+            lines.append(str(unknown(f"setting of {owner}", where, fields)))
+            continue
+        rule = found["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+        lines.append(f"{owner}: {where} must be {rule}, got {found['input']!r}")
+    return RequestError("; ".join(lines))

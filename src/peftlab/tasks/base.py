@@ -1,0 +1,116 @@
+"""A task: texts with labels, split into train and dev, and the metrics that judge a model on it.
+
+Tasks come from three places, all of which end in the same plain value, `Task`: the built-in
+synthetic ones (one file each in this folder), GLUE (glue.py) and a user's own file (file.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter
+from pydantic.dataclasses import dataclass
+
+Kind = Literal["classes", "regression"]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """One split. `texts[i]` has one text a column (a sentence, or a pair); `labels[i]` its answer.
+
+    A label is an index into `Task.labels` for classes and a number for a regression.
+    """
+
+    texts: list[tuple[str, ...]]
+    labels: list[int] | list[float]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a model is asked, with its data.
+
+    Attributes:
+        name: as on the command line and in the record.
+        kind: "classes" (cross-entropy) or "regression" (one output, mean squared error).
+        metrics: names of metrics.py; the first is the main one, which tables and "best" use.
+        labels: the classes' names, in the order of their indices; empty for a regression.
+        max_length: longest input in tokens; longer ones are cut.
+        source: where the data came from: "synthetic", "folder ...", "hub ..." or "file ...".
+    """
+
+    name: str
+    kind: Kind
+    metrics: tuple[str, ...]
+    train: Examples
+    dev: Examples
+    labels: tuple[str, ...] = ()
+    max_length: int = 128
+    source: str = "python"
+
+    @property
+    def main_metric(self) -> str:
+        return self.metrics[0]
+
+    @property
+    def num_labels(self) -> int:
+        """Outputs of the head: one a class, or a single number."""
+        return len(self.labels) if self.kind == "classes" else 1
+
+    def sha256(self) -> str:
+        """Hash of what is asked and of every example, wherever the data lies."""
+        content = [self.kind, self.labels, self.train.texts, self.train.labels]
+        content += [self.dev.texts, self.dev.labels]
+        text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def write(self, path: Path) -> None:
+        """Store the task as JSON, so that another process reads the very same examples."""
+        path.write_bytes(_ADAPTER.dump_json(self))
+
+    @staticmethod
+    def read(path: Path) -> Task:
+        return _ADAPTER.validate_json(path.read_bytes())
+
+
+_ADAPTER = TypeAdapter(Task)
+
+
+@dataclass(frozen=True)
+class BuiltIn:
+    """A row of the list of built-in tasks: what can be known before the examples are generated."""
+
+    name: str
+    summary: str
+    kind: Kind
+    metrics: tuple[str, ...]
+    labels: tuple[str, ...]
+    generate: Callable[[], tuple[Examples, Examples]]
+
+    def load(self) -> Task:
+        """Generate the examples: the same ones on every machine and in every process."""
+        train, dev = self.generate()
+        return Task(
+            name=self.name,
+            kind=self.kind,
+            metrics=self.metrics,
+            train=train,
+            dev=dev,
+            labels=self.labels,
+            source="synthetic",
+        )
+
+
+def majority_score(task: Task) -> float:
+    """Share of the dev examples in train's most frequent class (0.0 for a regression)."""
+    if task.kind == "regression":
+        return 0.0
+    answer = Counter(task.train.labels).most_common(1)[0][0]
+    return Counter(task.dev.labels)[answer] / len(task.dev)
