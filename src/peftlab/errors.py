@@ -27,7 +27,7 @@ def unknown(kind: str, given: str, allowed: Iterable[str], hint: str = "") -> Re
     names = list(allowed)
     near = difflib.get_close_matches(given, names, n=1)
     guess = f"did you mean {near[0]!r}? " if near else ""
-    text = f"unknown {kind} {given!r}; {guess}Allowed: {', '.join(names)}."
+    text = f"unknown {kind} {given!r}; {guess}Allowed: {', '.join(names) or 'none'}."
     return RequestError(f"{text} {hint}".strip())
 
 

@@ -20,7 +20,7 @@ class _Part(BaseModel):
 class ModelPart(_Part):
     name: str
     revision: str | None  # the hub's commit; null for a folder or a packaged model
-    sha256: str  # of the weights' files
+    sha256: str | None  # of the weights' files; null for a model object that was handed over
 
 
 class TaskPart(_Part):

@@ -1,0 +1,26 @@
+"""Methods: what is trained and how. One file a method; adding a file here adds the method.
+
+METHODS["lora"]             the class, by the name on the command line
+inject(model, LoRA())       make a loaded model trainable by a method
+"""
+
+import importlib
+import pkgutil
+
+from peftlab.methods.base import METHODS, Method, inject, injected, make, split_variants
+
+for _module in pkgutil.iter_modules(__path__, prefix=f"{__name__}."):
+    importlib.import_module(_module.name)
+
+# every method's class is a name of this package: peftlab.methods.LoRA
+globals().update({method.__name__: method for method in METHODS.values()})
+
+__all__ = [
+    "METHODS",
+    "Method",
+    "inject",
+    "injected",
+    "make",
+    "split_variants",
+    *(method.__name__ for method in METHODS.values()),
+]

@@ -1,0 +1,7 @@
+"""Records -> the score table, the figures and one self-contained page. Imports no torch."""
+
+from peftlab.report.page import build
+from peftlab.report.scores import Table, table
+from peftlab.report.terminal import render_terminal
+
+__all__ = ["Table", "build", "render_terminal", "table"]

@@ -1,0 +1,117 @@
+"""Tasks: the built-in synthetic ones, GLUE, and a user's own file.
+
+Adding a built-in task is adding one file to this folder that defines `TASK = BuiltIn(...)`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from peftlab.errors import unknown
+from peftlab.tasks import file, glue
+from peftlab.tasks.base import BuiltIn, Examples, Kind, Task, majority_score
+from peftlab.tasks.glue_table import GLUE
+
+__all__ = [
+    "BuiltIn",
+    "Examples",
+    "Kind",
+    "Listing",
+    "Task",
+    "built_in",
+    "listing",
+    "load",
+    "load_file",
+    "majority_score",
+    "names",
+]
+
+
+@functools.cache
+def built_in() -> dict[str, BuiltIn]:
+    """The built-in tasks by name: the `TASK` of every module in this folder that has one."""
+    found = {}
+    for module in pkgutil.iter_modules(__path__):
+        task = getattr(importlib.import_module(f"{__name__}.{module.name}"), "TASK", None)
+        if isinstance(task, BuiltIn):
+            found[task.name] = task
+    return found
+
+
+def names() -> list[str]:
+    """Every task that `load` knows, the built-in ones first."""
+    return [*built_in(), *GLUE]
+
+
+def load(name: str, data_dir: Path | None = None) -> Task:
+    """Load a task: a built-in one, or GLUE's from its files in `data_dir` or else from the hub.
+
+    Raises:
+        RequestError: no task of this name, or its data can't be had (see `glue.load`).
+    """
+    if name in built_in():
+        return built_in()[name].load()
+    if name in GLUE:
+        return glue.load(name, data_dir)
+    raise unknown("task", name, names(), "A file of your own is given with --data.")
+
+
+def load_file(
+    path: Path,
+    text: list[str],
+    label: str,
+    dev: Path | None = None,
+    kind: Literal["auto", "classes", "regression"] = "auto",
+) -> Task:
+    """Make a task of a user's own file; see `file.load`, which this names apart from `names()`.
+
+    Raises:
+        RequestError: the file, a column or a row is not as it must be.
+    """
+    task = file.load(Path(path), text, label, Path(dev) if dev else None, kind)
+    return dataclasses.replace(task, name=f"{task.name}-file") if task.name in names() else task
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A row of `peftlab tasks`: what is known of a task before its data is loaded."""
+
+    name: str
+    summary: str
+    kind: Kind
+    metrics: tuple[str, ...]
+    source: str  # "synthetic, built in" or "GLUE"
+    is_here: Callable[[Path | None], bool]  # given the data folder: loads without a network
+
+
+def listing() -> list[Listing]:
+    """Every task of `names()`, in that order."""
+    own = [
+        Listing(
+            name=task.name,
+            summary=task.summary,
+            kind=task.kind,
+            metrics=task.metrics,
+            source="synthetic, built in",
+            is_here=lambda data_dir: True,
+        )
+        for task in built_in().values()
+    ]
+    return own + [
+        Listing(
+            name=row.name,
+            summary=row.summary,
+            kind=row.kind,
+            metrics=row.metrics,
+            source="GLUE",
+            is_here=functools.partial(glue.is_here, row),
+        )
+        for row in GLUE.values()
+    ]

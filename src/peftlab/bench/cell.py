@@ -1,0 +1,59 @@
+"""A cell: model × task × method with settings × seed, everything resolved.
+
+Its identity is a hash of all that was asked, so a changed setting is another cell and a done cell
+is never run again. Where it runs (package versions, machine) is no part of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from peftlab.bench.record import SCHEMA_VERSION, MethodPart, ModelPart, TaskPart
+from peftlab.bench.suite import slug
+
+
+class Cell(BaseModel):
+    """What one process is asked to do."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    suite: str
+    model: ModelPart
+    model_folder: Path
+    model_type: str
+    task: TaskPart
+    method: MethodPart
+    training: dict[str, Any]  # epochs, batch_size, lr, head_lr, max_length, ..., all resolved
+    precision: str
+    seed: int
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of all that was asked."""
+        asked = {
+            "schema_version": SCHEMA_VERSION,
+            "model": self.model.sha256,
+            "task": self.task.sha256,
+            "method": [self.method.name, self.method.settings],
+            "training": self.training,
+            "precision": self.precision,
+            "seed": self.seed,
+        }
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """MODEL-TASK-METHOD-sSEED-HASH8, the stem of the cell's files."""
+        parts = [self.model.name, self.task.name, self.method.name]
+        readable = "-".join(slug(part)[:60] for part in parts)
+        return f"{readable}-s{self.seed}-{self.identity[:8]}"
+
+    @property
+    def title(self) -> str:
+        """As progress shows it."""
+        return f"{self.task.name} · {self.method.label} · seed {self.seed}"

@@ -1,0 +1,117 @@
+"""compare: run every cell of a suite that is not done yet, and give back all its records."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from peftlab.bench.cell import Cell
+from peftlab.bench.execute import Worker, how_it_died, order
+from peftlab.bench.grid import Grid, resolve
+from peftlab.bench.progress import Observer, observer
+from peftlab.bench.record import Record
+from peftlab.bench.runner import failed
+from peftlab.bench.store import Store, relabelled
+from peftlab.bench.suite import merged_request
+from peftlab.methods import Method
+from peftlab.tasks import Task
+
+
+def compare(
+    suite: str | Path | None = None,
+    *,
+    model: str | None = None,
+    tasks: Sequence[str | Task] | None = None,
+    methods: Sequence[str | dict[str, Any] | Method] | None = None,
+    seeds: Sequence[int] | None = None,
+    out: str | Path | None = None,
+    **training: Any,
+) -> list[Record]:
+    """Train and measure every method on every task with every seed; done cells are not run again.
+
+    Args:
+        suite: a TOML file that says the same as the other arguments, which win over it.
+        model: `minilm`, a folder, or a hub name.
+        tasks: names, or `Task` values.
+        methods: names such as "lora" or "lora[rank=16]", tables, or `Method` values.
+        seeds: one run of every cell a seed.
+        out: the folder for records, curves and predictions; `runs/SUITE` if not given.
+        training: fields of `peftlab.bench.suite.Training`, such as epochs or lr.
+
+    Raises:
+        RequestError: if anything in the request is wrong; nothing was trained then.
+    """
+    given = {"tasks": tasks, "methods": methods, "seeds": seeds}
+    request = {key: None if value is None else list(value) for key, value in given.items()}
+    file = None if suite is None else Path(suite)
+    grid = resolve(merged_request(file, {**request, "model": model, "training": training}))
+    folder = Path(out) if out is not None else default_out(grid)
+    return run_grid(grid, folder, observer(Console(stderr=True)))
+
+
+def default_out(grid: Grid) -> Path:
+    """`runs/SUITE`."""
+    return Path("runs") / grid.suite.name
+
+
+def run_grid(grid: Grid, out: Path, progress: Observer, rerun: bool = False) -> list[Record]:
+    """Run the grid's missing cells into `out`; returns every cell's record in the grid's order."""
+    store = Store(out)
+    store.prepare()
+    write_suite(store, grid)
+    done = {} if rerun else _done(store, grid)
+    missing = [cell for cell in grid.cells if cell.name not in done]
+    with progress:
+        progress.suite(grid, len(done), str(out))
+        if missing:
+            done |= _run_missing(missing, grid, store, progress)
+    return [relabelled(done[cell.name], cell.method.label) for cell in grid.cells]
+
+
+def write_suite(store: Store, grid: Grid) -> None:
+    """suite.json: what was asked, and the cells it became, which the report follows."""
+    asked = grid.suite.model_dump(mode="json", exclude={"tasks"})
+    cells = [{"cell": cell.name, "label": cell.method.label} for cell in grid.cells]
+    store.write_json("suite.json", asked | {"tasks": list(grid.tasks), "cells": cells})
+
+
+def _done(store: Store, grid: Grid) -> dict[str, Record]:
+    found = {cell.name: store.read(cell.name) for cell in grid.cells}
+    return {
+        name: record
+        for name, record in found.items()
+        if record is not None and record.status == "done"
+    }
+
+
+def _run_missing(
+    missing: list[Cell], grid: Grid, store: Store, progress: Observer
+) -> dict[str, Record]:
+    records = {}
+    with Worker() as worker, tempfile.TemporaryDirectory(prefix="peftlab-") as scratch:
+        files = {name: Path(scratch) / f"{i}.json" for i, name in enumerate(grid.tasks)}
+        for name, task in grid.tasks.items():
+            task.write(files[name])
+        for cell in missing:
+            progress.cell(cell)
+            records[cell.name] = _run_one(worker, cell, files[cell.task.name], store, progress)
+            progress.end(records[cell.name])
+    return records
+
+
+def _run_one(
+    worker: Worker, cell: Cell, task_file: Path, store: Store, progress: Observer
+) -> Record:
+    code = worker.run(
+        order(cell, task_file, store.out),
+        lambda event: progress.row(cell, event["row"], event["total"]),
+    )
+    record = store.read(cell.name) if code == 0 else None
+    if record is None:
+        record = failed(cell, "ProcessDied", how_it_died(code, worker.last_words()), None)
+        store.write_record(record)
+    return record

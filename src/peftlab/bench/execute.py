@@ -1,0 +1,105 @@
+"""Run cells in processes of their own, one after the other, through a warm worker."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from peftlab.bench.cell import Cell
+
+# OpenMP threads that wait by spinning make a busy machine crawl: with another training beside it
+# a cell ran at 9 examples/s spinning and at 111 sleeping; alone, both ran at 105 (LOG.md).
+QUIET_WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}
+
+
+class Worker:
+    """The warm parent as a context: entering starts it, leaving ends it and the cell in it."""
+
+    def __init__(self) -> None:
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed when the context ends
+        self.process = self._start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop()
+        self.log.close()
+
+    def run(self, order: dict[str, Any], on_event: Callable[[dict[str, Any]], None]) -> int:
+        """Run one cell to its end; returns how its process ended: 0, or minus a signal's number."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
+        for event in self._events():
+            if event["event"] == "end":
+                code: int = event["exit"]
+                return code
+            on_event(event)
+        code = self.process.wait()  # the worker itself is gone: start another for the next cell
+        self.process = self._start()
+        return code or 1
+
+    def last_words(self) -> str:
+        """The last line that the libraries or a crash left on stderr."""
+        self.log.flush()
+        self.log.seek(0)
+        lines = [line.strip() for line in self.log if line.strip()]
+        return lines[-1] if lines else ""
+
+    def _start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "peftlab.bench.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+            env={**QUIET_WAITING, **os.environ},
+            start_new_session=True,  # Ctrl-C reaches the caller alone, who then ends the group
+        )
+
+    def _events(self) -> Iterator[dict[str, Any]]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            yield json.loads(line)
+
+    def _stop(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+
+def order(cell: Cell, task_file: Path, out: Path) -> dict[str, Any]:
+    """The worker's order for a cell."""
+    return {
+        "cell": cell.model_dump(mode="json"),
+        "task_file": str(task_file),
+        "out": str(out.resolve()),
+    }
+
+
+def how_it_died(code: int, last_words: str) -> str:
+    """What to tell of a process that ended without a record."""
+    if code == -signal.SIGKILL:
+        return "its process was killed; most likely the machine ran out of memory"
+    if code < 0:
+        return f"its process was ended by {signal.Signals(-code).name}; {last_words}"
+    return f"its process exited with code {code}; {last_words}"

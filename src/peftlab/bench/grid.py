@@ -1,0 +1,177 @@
+"""From a suite to its cells: everything that can be wrong is found here, before anything trains.
+
+The model is found and its structure built without weights, every method is injected into that,
+the tasks are loaded once; what is left for a cell is to train.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import torch
+
+from peftlab.bench.cell import Cell
+from peftlab.bench.record import MethodPart, ModelPart, TaskPart
+from peftlab.bench.suite import Suite, Training, Variant
+from peftlab.errors import RequestError
+from peftlab.layers import resolve_device, resolve_precision
+from peftlab.methods import Method, inject, make
+from peftlab.models import Source, empty_model, find, longest_input
+from peftlab.tasks import Task, load, load_file
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The cells of a suite in the order they run, and the data that they share."""
+
+    suite: Suite
+    cells: list[Cell]
+    tasks: dict[str, Task]
+    notes: list[str]
+
+
+def resolve(suite: Suite) -> Grid:
+    """Turn a suite into cells.
+
+    Raises:
+        RequestError: for an unknown model, task, method, setting or target, a value out of range,
+            or data that can't be read.
+    """
+    methods = [make(variant.name, variant.settings) for variant in suite.methods]
+    tasks = load_tasks(suite)
+    source = find(suite.model)
+    limit = longest_input(source.folder)
+    device = resolve_device(suite.training.device)
+    precision = resolve_precision(suite.training.precision, device.value)
+    parts = [
+        _method_part(source, variant, method)
+        for variant, method in zip(suite.methods, methods, strict=True)
+    ]
+    _check_rows(parts, suite)
+    cells = [
+        make_cell(
+            suite=suite.name,
+            source=source,
+            task=task,
+            part=part,
+            method=method,
+            training=resolve_training(suite.training, variant, method, task, limit, device.value),
+            precision=precision.value,
+            seed=seed,
+        )
+        for task, seed, (variant, method, part) in product(
+            tasks, suite.seeds, list(zip(suite.methods, methods, parts, strict=True))
+        )
+    ]
+    notes = [f"device {device.value} ({device.reason}), {precision.value} ({precision.reason})"]
+    notes += list(dict.fromkeys(note for part in parts for note in part.notes))
+    return Grid(suite, cells, {task.name: task for task in tasks}, notes)
+
+
+def load_tasks(suite: Suite) -> list[Task]:
+    """The suite's tasks, each once, with their data."""
+    if suite.data is not None:
+        data = suite.data
+        return [load_file(data.path, data.text, data.label, data.dev, data.kind)]
+    tasks = [load(task, suite.data_dir) if isinstance(task, str) else task for task in suite.tasks]
+    for task in tasks:
+        if len(task.train) == 0 or len(task.dev) == 0:
+            empty = "train" if len(task.train) == 0 else "dev"
+            raise RequestError(f"task {task.name}: its {empty} split is empty")
+    return list({task.name: task for task in tasks}.values())
+
+
+def _method_part(source: Source, variant: Variant, method: Method) -> MethodPart:
+    model = empty_model(source.folder, num_labels=2)
+    try:
+        inject(model, method)
+    except RequestError as error:
+        raise RequestError(f"method {variant.label} on model {source.name}: {error}") from error
+    return method_part(model, method, variant.label)
+
+
+def method_part(model: Any, method: Method, label: str) -> MethodPart:
+    """The record's part on the method that `model` was injected with."""
+    targets = model.peftlab_targets
+    return MethodPart(
+        name=method.name,
+        label=label,
+        settings=method.settings,
+        targets=targets.patterns if targets else [],
+        notes=targets.notes if targets else [],
+    )
+
+
+def resolve_training(
+    asked: Training, variant: Variant, method: Method, task: Task, limit: int, device: str
+) -> dict[str, Any]:
+    """The training settings with every default filled in by method, task and model."""
+    if asked.max_length is not None and asked.max_length > limit:
+        raise RequestError(f"max_length must be <= {limit} for this model, got {asked.max_length}")
+    return {
+        "epochs": asked.epochs,
+        "batch_size": asked.batch_size,
+        "lr": variant.lr or asked.lr or method.default_lr,
+        "head_lr": variant.head_lr or asked.head_lr or method.default_head_lr,
+        "max_length": asked.max_length or min(task.max_length, limit),
+        "weight_decay": asked.weight_decay,
+        "warmup": asked.warmup,
+        "clip": asked.clip,
+        "device": device,
+        "threads": asked.threads or torch.get_num_threads(),
+    }
+
+
+def make_cell(
+    *,
+    suite: str,
+    source: Source,
+    task: Task,
+    part: MethodPart,
+    method: Method,
+    training: dict[str, Any],
+    precision: str,
+    seed: int,
+) -> Cell:
+    """One cell; a method that needs an fp32 base gets one, and then `compute` is the precision."""
+    return Cell(
+        suite=suite,
+        model=ModelPart(name=source.name, revision=source.revision, sha256=source.sha256),
+        model_folder=source.folder,
+        model_type=source.model_type,
+        task=task_part(task),
+        method=part,
+        training=training | {"compute": precision},
+        precision=method.base_precision or precision,
+        seed=seed,
+    )
+
+
+def task_part(task: Task) -> TaskPart:
+    """The record's part on a task that is not tokenised yet."""
+    return TaskPart(
+        name=task.name,
+        kind=task.kind,
+        main_metric=task.main_metric,
+        source=task.source,
+        n_train=len(task.train),
+        n_dev=len(task.dev),
+        n_truncated=None,
+        sha256=task.sha256(),
+    )
+
+
+def _check_rows(parts: list[MethodPart], suite: Suite) -> None:
+    rows = [
+        (variant.label, str(part.settings), variant.lr, variant.head_lr)
+        for variant, part in zip(suite.methods, parts, strict=True)
+    ]
+    labels = [row[0] for row in rows]
+    for row in rows:
+        if labels.count(row[0]) > 1:
+            raise RequestError(
+                f"two methods are labelled {row[0]!r}; give each a label of its own, "
+                'as in { name = "lora", label = "LoRA r=16", rank = 16 }'
+            )

@@ -1,0 +1,189 @@
+"""Progress of a suite: bars on a terminal, plain lines elsewhere, nothing when quiet."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Protocol, Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from peftlab.bench.cell import Cell
+from peftlab.bench.grid import Grid
+from peftlab.bench.record import Record
+from peftlab.tasks import Task
+
+LINE_EVERY_S = 10.0
+
+
+class Observer(Protocol):
+    """What a suite tells while it runs."""
+
+    def suite(self, grid: Grid, n_done: int, out: str) -> None: ...
+    def cell(self, cell: Cell) -> None: ...
+    def row(self, cell: Cell, row: dict[str, Any], total: int) -> None: ...
+    def end(self, record: Record) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *exception: object) -> None: ...
+
+
+def observer(console: Console, quiet: bool = False) -> Observer:
+    """The observer that fits the console."""
+    if quiet:
+        return Silent()
+    return Bars(console) if console.is_terminal else Lines(console)
+
+
+class Silent:
+    """Says nothing."""
+
+    def suite(self, grid: Grid, n_done: int, out: str) -> None: ...
+    def cell(self, cell: Cell) -> None: ...
+    def row(self, cell: Cell, row: dict[str, Any], total: int) -> None: ...
+    def end(self, record: Record) -> None: ...
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None: ...
+
+
+class Lines:
+    """Plain lines: the suite, each cell's begin and end, and a sign of life every ten seconds."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.number = self.n_cells = 0
+        self.spoke = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None: ...
+
+    def suite(self, grid: Grid, n_done: int, out: str) -> None:
+        self.number, self.n_cells = n_done, len(grid.cells)
+        for line in describe(grid, n_done, out):
+            self._say(line)
+
+    def cell(self, cell: Cell) -> None:
+        self.number += 1
+        self._say(f"[{self.number}/{self.n_cells}] {cell.title}")
+
+    def row(self, cell: Cell, row: dict[str, Any], total: int) -> None:
+        if "score" in row:
+            self._say(f"    epoch {row['epoch']}: {_score(cell, row)}")
+        elif time.monotonic() - self.spoke > LINE_EVERY_S:
+            self._say(f"    step {row['step']}/{total}: loss {row['loss']:.3f}")
+
+    def end(self, record: Record) -> None:
+        self._say(f"    {summary(record)}")
+
+    def _say(self, line: str) -> None:
+        self.spoke = time.monotonic()
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class Bars:
+    """Two bars: cells of the suite; steps of the cell, with loss, score so far and time left."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(compact=True),
+            console=console,
+        )
+        self.bars: list[TaskID] = []
+        self.score = ""
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for bar in self.bars[1:]:
+            self.progress.remove_task(bar)
+        self.progress.stop()
+
+    def suite(self, grid: Grid, n_done: int, out: str) -> None:
+        for line in describe(grid, n_done, out):
+            self.console.print(line, markup=False, highlight=False)
+        total = len(grid.cells)
+        self.bars = [
+            self.progress.add_task("cells", total=total, completed=n_done, note=""),
+            self.progress.add_task("", total=None, note="", visible=n_done < total),
+        ]
+
+    def cell(self, cell: Cell) -> None:
+        self.score = ""
+        self.progress.reset(
+            self.bars[1], description=escape(cell.title), total=None, note="loading"
+        )
+
+    def row(self, cell: Cell, row: dict[str, Any], total: int) -> None:
+        if "score" in row:
+            self.score = _score(cell, row)
+            self.progress.update(self.bars[1], note=self.score)
+            return
+        note = f"loss {row['loss']:.3f}  {self.score}"
+        self.progress.update(self.bars[1], completed=row["step"], total=total, note=note)
+
+    def end(self, record: Record) -> None:
+        self.progress.advance(self.bars[0])
+        style = "red" if record.status == "failed" else None
+        title = f"{record.task.name} · {record.method.label} · seed {record.seed}"
+        line = f"{title}: {summary(record)}"
+        self.progress.console.print(line, markup=False, highlight=False, style=style)
+
+
+def describe(grid: Grid, n_done: int, out: str) -> list[str]:
+    """What is about to run, in lines."""
+    lines = [
+        f"suite {grid.suite.name}: {len(grid.cells)} cells, {n_done} done already, in {out}",
+        f"model {grid.cells[0].model.name}: {'; '.join(grid.notes)}",
+    ]
+    return lines + [describe_task(task) for task in grid.tasks.values()]
+
+
+def describe_task(task: Task) -> str:
+    """Its kind, classes and sizes in one line."""
+    kind = "regression" if task.kind == "regression" else f"classes {', '.join(task.labels)}"
+    return (
+        f"task {task.name} ({task.source}): {kind}; "
+        f"{len(task.train)} train, {len(task.dev)} dev; metric {task.main_metric}"
+    )
+
+
+def summary(record: Record) -> str:
+    """A cell's end in one line."""
+    if record.status == "failed":
+        assert record.failure is not None
+        return f"FAILED: {record.failure.message}"
+    assert record.score is not None
+    main = record.task.main_metric
+    parts = [f"{main} {record.score[main]:.3f}"]
+    if record.speed and record.speed.examples_per_s:
+        parts.append(f"{record.speed.examples_per_s:.0f} examples/s")
+    if record.task.n_truncated:
+        parts.append(
+            f"{record.task.n_truncated} examples cut at {record.training['max_length']} tokens"
+        )
+    return f"{', '.join(parts)}, {record.total_s or 0:.1f} s"
+
+
+def _score(cell: Cell, row: dict[str, Any]) -> str:
+    metric = cell.task.main_metric
+    return f"{metric} {row['score'][metric]:.3f}"

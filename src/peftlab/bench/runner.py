@@ -1,0 +1,190 @@
+"""From a cell to its record: load, inject, train, evaluate, write.
+
+`run_cell` is what a cell's own process does; `train` is the same on a model that the caller
+holds. Both end in a record, the same one for the same request.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from peftlab.bench.cell import Cell
+from peftlab.bench.environment import environment
+from peftlab.bench.record import Best, Failure, Memory, Record, Speed, Trainable
+from peftlab.bench.store import Store
+from peftlab.methods import inject, injected, make
+from peftlab.models import head_parameters, load_source, load_tokenizer
+from peftlab.tasks import Task
+from peftlab.tasks.metrics import score
+from peftlab.training import Encoded, Fitted, Loop, MemoryMeter, Plan, encode, fit
+
+OnRow = Callable[[dict[str, Any], int], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A done cell: its record, and the rows of its curve and predictions."""
+
+    record: Record
+    curve: list[dict[str, Any]]
+    predictions: list[dict[str, Any]]
+
+
+def run_cell(cell: Cell, task_file: Path, store: Store, on_row: OnRow) -> Record:
+    """Run one cell from nothing and write its files, the record last.
+
+    A failure is a record too; an interruption is not.
+    """
+    started = time.perf_counter()
+    try:
+        torch.set_num_threads(cell.training["threads"])
+        memory = MemoryMeter(cell.training["device"])
+        task = Task.read(task_file)
+        tokenizer = load_tokenizer(cell.model_folder)
+        model = load_source(cell.model_folder, task.num_labels, cell.precision, cell.seed)
+        torch.manual_seed(cell.seed)
+        inject(model, make(cell.method.name, cell.method.settings))
+        outcome = run(model, tokenizer, task, cell, on_row, memory, started)
+    except Exception as error:  # whatever went wrong, the suite goes on and says so
+        record = failed(cell, type(error).__name__, str(error), time.perf_counter() - started)
+        store.write_record(record)
+        return record
+    write(store, outcome)
+    return outcome.record
+
+
+def write(store: Store, outcome: Outcome) -> None:
+    """Write the cell's files; its record last, since that is what makes it done."""
+    cell = outcome.record.cell
+    store.write_lines("curves", cell, outcome.curve)
+    store.write_lines("predictions", cell, outcome.predictions)
+    store.write_record(outcome.record)
+
+
+def run(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    task: Task,
+    cell: Cell,
+    on_row: OnRow,
+    memory: MemoryMeter,
+    started: float,
+) -> Outcome:
+    """Train an injected model on `task` as `cell` says."""
+    method = injected(model)
+    assert method is not None
+    plan = make_plan(cell, task)
+    max_length = cell.training["max_length"]
+    train = encode(tokenizer, task.train.texts, task.train.labels, max_length)
+    dev = encode(tokenizer, task.dev.texts, task.dev.labels, max_length)
+    model.to(plan.device)  # type: ignore[arg-type]
+    _name_labels(model, task)
+    loop = Loop(model, method, train, plan)
+    fitted = fit(loop, dev, lambda out: dev_score(task, out), on_row, memory)
+    assert fitted.outputs is not None
+    record = _record(cell, task, model, fitted, train.n_truncated + dev.n_truncated, started)
+    return Outcome(record, fitted.curve, _predictions(task, dev, fitted.outputs))
+
+
+def make_plan(cell: Cell, task: Task) -> Plan:
+    """The loop's part of the cell: fp32 weights compute in bf16 by autocast where that is asked."""
+    names = ("epochs", "batch_size", "lr", "head_lr", "weight_decay", "warmup", "clip", "device")
+    asked = {name: cell.training[name] for name in names}
+    autocast = cell.training["compute"] == "bf16" and cell.precision == "fp32"
+    return Plan(kind=task.kind, seed=cell.seed, autocast=autocast, **asked)
+
+
+def dev_score(task: Task, outputs: torch.Tensor) -> dict[str, float]:
+    """The task's metrics of dev outputs (n_dev, num_labels)."""
+    return score(task.metrics, task.dev.labels, answers(task.kind, outputs))
+
+
+def answers(kind: str, outputs: torch.Tensor) -> list[int] | list[float]:
+    """The class of the largest output, or the one output itself, never clipped."""
+    if kind == "regression":
+        values: list[float] = outputs.squeeze(-1).tolist()
+        return values
+    classes: list[int] = outputs.argmax(-1).tolist()
+    return classes
+
+
+def failed(cell: Cell, kind: str, message: str, total_s: float | None) -> Record:
+    """The record of a cell that failed."""
+    return Record(
+        **_asked(cell),
+        status="failed",
+        total_s=total_s,
+        environment=environment(cell.training["threads"]),
+        failure=Failure(kind=kind, message=message),
+    )
+
+
+def _asked(cell: Cell) -> dict[str, Any]:
+    return {
+        "cell": cell.name,
+        "suite": cell.suite,
+        "model": cell.model,
+        "task": cell.task,
+        "method": cell.method,
+        "training": cell.training,
+        "precision": cell.precision,
+        "seed": cell.seed,
+    }
+
+
+def _record(
+    cell: Cell,
+    task: Task,
+    model: PreTrainedModel,
+    fitted: Fitted,
+    n_truncated: int,
+    started: float,
+) -> Record:
+    epochs = range(len(fitted.scores))
+    best = max(epochs, key=lambda epoch: fitted.scores[epoch][task.main_metric])
+    asked = _asked(cell) | {"task": cell.task.model_copy(update={"n_truncated": n_truncated})}
+    memory = fitted.memory
+    return Record(
+        **asked,
+        status="done",
+        score=fitted.scores[-1],
+        best=Best(epoch=best + 1, score=fitted.scores[best]),
+        n_trainable=count(model),
+        speed=Speed(**fitted.speed.summary()),
+        memory=Memory(**vars(memory)) if memory else None,
+        train_s=fitted.train_s,
+        eval_s=fitted.eval_s,
+        total_s=time.perf_counter() - started,
+        environment=environment(cell.training["threads"]),
+    )
+
+
+def count(model: PreTrainedModel) -> Trainable:
+    """Trained numbers, the head apart."""
+    total = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    head = sum(p.numel() for p in head_parameters(model).values() if p.requires_grad)
+    return Trainable(adapter=total - head, head=head, total=total)
+
+
+def _predictions(task: Task, dev: Encoded, outputs: torch.Tensor) -> list[dict[str, Any]]:
+    rows = zip(dev.labels, answers(task.kind, outputs), outputs.tolist(), strict=True)
+    return [
+        {"index": index, "label": label, "prediction": answer, "logits": logits}
+        for index, (label, answer, logits) in enumerate(rows)
+    ]
+
+
+def _name_labels(model: PreTrainedModel, task: Task) -> None:
+    if task.kind == "classes":
+        model.config.id2label = dict(enumerate(task.labels))
+        model.config.label2id = {label: index for index, label in enumerate(task.labels)}
+    model.config.problem_type = (
+        "regression" if task.kind == "regression" else "single_label_classification"
+    )

@@ -1,0 +1,138 @@
+"""The folder that a suite leaves: records, curves, predictions. Every write is whole or absent.
+
+OUT/suite.json · records/CELL.json · curves/CELL.jsonl · predictions/CELL.jsonl · report/
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from peftlab.bench.record import Record
+from peftlab.errors import RequestError
+
+OURS = {"suite.json", "records", "curves", "predictions", "adapters", "report"}
+NEEDED_MIB = 200  # records and curves are small; the page and its figures take a few MiB
+
+
+class Store:
+    """The files of one suite under `out`."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+
+    def prepare(self) -> None:
+        """Make the folder, or check that an existing one is ours, writable and has room.
+
+        Raises:
+            RequestError: if it is not.
+        """
+        try:
+            if self.out.exists():
+                self._check_ours()
+            self.out.mkdir(parents=True, exist_ok=True)
+            probe = self.out / f".{uuid.uuid4().hex}.tmp"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise RequestError(
+                f"output folder {self.out} is not writable: {error.strerror}; "
+                "give another one with --out DIR"
+            ) from error
+        free = shutil.disk_usage(self.out).free / 2**20
+        if free < NEEDED_MIB:
+            raise RequestError(
+                f"output folder {self.out} has {free:.0f} MiB of free disk space and "
+                f"{NEEDED_MIB} MiB are needed; free some, or give another one with --out DIR"
+            )
+        for left in self.out.glob("*/*.tmp"):  # of a run that was killed while it wrote
+            left.unlink()
+
+    def _check_ours(self) -> None:
+        if not self.out.is_dir():
+            raise RequestError(f"output folder {self.out} is a file; give a folder with --out DIR")
+        strange = sorted(
+            path.name
+            for path in self.out.iterdir()
+            if path.name not in OURS and not path.name.startswith(".")
+        )
+        if strange:
+            raise RequestError(
+                f"output folder {self.out} holds files that are not peftlab's "
+                f"({', '.join(strange[:5])}); give a new or an empty folder with --out DIR"
+            )
+
+    def read(self, cell: str) -> Record | None:
+        """The record of a cell, or None if there is none that this version can read."""
+        path = self.out / "records" / f"{cell}.json"
+        if not path.exists():
+            return None
+        try:
+            return Record.model_validate_json(path.read_bytes())
+        except ValidationError:
+            return None
+
+    def records(self) -> list[Record]:
+        """Every record, in the order of the latest suite.json, others left out if there is one.
+
+        Raises:
+            RequestError: if the folder has no records.
+        """
+        labels = self._suite_labels()
+        names = labels or {
+            path.stem: None for path in sorted((self.out / "records").glob("*.json"))
+        }
+        found = []
+        for name, label in names.items():
+            record = self.read(name)
+            if record is not None:
+                found.append(record if label is None else relabelled(record, label))
+        if not found:
+            raise RequestError(
+                f"{self.out} has no records; give the output folder of `peftlab compare`"
+            )
+        return found
+
+    def _suite_labels(self) -> dict[str, str | None]:
+        path = self.out / "suite.json"
+        if not path.exists():
+            return {}
+        try:
+            cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+            return {cell["cell"]: cell["label"] for cell in cells}
+        except (ValueError, KeyError, TypeError) as error:
+            raise RequestError(
+                f"{path} is damaged ({error}); delete it to see every record"
+            ) from None
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write `OUT/name` as indented JSON."""
+        self._write(self.out / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+    def write_record(self, record: Record) -> None:
+        self._write(
+            self.out / "records" / f"{record.cell}.json", record.model_dump_json(indent=2) + "\n"
+        )
+
+    def write_lines(self, kind: str, cell: str, rows: Iterable[dict[str, Any]]) -> None:
+        """Write `OUT/kind/CELL.jsonl`, one JSON object a line."""
+        lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+        self._write(self.out / kind / f"{cell}.jsonl", "\n".join(lines) + "\n")
+
+    def _write(self, path: Path, text: str) -> None:
+        path.parent.mkdir(exist_ok=True)
+        temporary = path.with_name(f"{path.name}.tmp")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+
+
+def relabelled(record: Record, label: str) -> Record:
+    """The record under the label that its row has now: a label is no part of a cell's identity."""
+    method = record.method.model_copy(update={"label": label})
+    return record.model_copy(update={"method": method})

@@ -1,0 +1,244 @@
+"""A suite: the grid that was asked for, checked strictly, from a TOML file, options or Python.
+
+name = "ranks"
+model = "minilm"
+tasks = ["mrpc", "stsb"]
+seeds = [0, 1, 2]
+training = { epochs = 3 }
+methods = ["full", { name = "lora" }, { name = "lora", label = "LoRA r=16", rank = 16 }]
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from peftlab.errors import RequestError, explain, unknown
+from peftlab.methods import METHODS, Method, split_variants
+from peftlab.tasks import Task
+
+DEMO_NAME = "demo"
+DEMO_TASKS = ["similarity", "paraphrase"]
+DEMO_METHODS = ["full", "head", "bitfit", "lora"]
+DEMO_SEEDS = [0, 1]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, arbitrary_types_allowed=True
+    )
+
+
+Rate = Annotated[float, Field(gt=0, le=10)]
+
+
+class Training(_Request):
+    """How every cell is trained. A `None` is resolved later: the method's or the task's own."""
+
+    epochs: int = Field(default=3, ge=1, le=10_000)
+    batch_size: int = Field(default=32, ge=1, le=65_536)
+    lr: Rate | None = None
+    head_lr: Rate | None = None
+    max_length: int | None = Field(default=None, ge=4)
+    weight_decay: float = Field(default=0.0, ge=0, lt=1)
+    warmup: float = Field(default=0.06, ge=0, lt=1)
+    clip: float = Field(default=1.0, gt=0)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    threads: int | None = Field(default=None, ge=1)
+
+
+class Variant(_Request):
+    """One row of the table: a method, its settings, and learning rates of its own if any."""
+
+    name: str
+    label: str
+    settings: dict[str, Any] = {}
+    lr: Rate | None = None
+    head_lr: Rate | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, given: Any) -> Any:
+        """Accept a name, a `name[field=value]`, a flat table as in a suite file, or a Method."""
+        if isinstance(given, Method):
+            return {"name": given.name, "label": given.name, "settings": given.settings}
+        if isinstance(given, str):
+            given = _bracketed(given)
+        if not isinstance(given, dict) or "settings" in given:
+            return given
+        own = {key: given[key] for key in ("name", "label", "lr", "head_lr") if key in given}
+        own.setdefault("label", own.get("name"))
+        return own | {"settings": {key: given[key] for key in given if key not in own}}
+
+
+class DataFile(_Request):
+    """A user's own data."""
+
+    path: Path
+    text: list[str]
+    label: str
+    dev: Path | None = None
+    kind: Literal["auto", "classes", "regression"] = "auto"
+
+
+class Suite(_Request):
+    """What was asked for; `peftlab.bench.grid.resolve` turns it into cells."""
+
+    name: str
+    model: str = "minilm"
+    tasks: list[str | Task] = Field(
+        default_factory=lambda: list[str | Task](DEMO_TASKS), min_length=1
+    )
+    methods: list[Variant] = Field(
+        default_factory=lambda: [Variant.model_validate(name) for name in DEMO_METHODS],
+        min_length=1,
+    )
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(default=DEMO_SEEDS, min_length=1)
+    training: Training = Training()
+    data_dir: Path | None = None
+    data: DataFile | None = None
+
+
+def make_suite(**request: Any) -> Suite:
+    """A checked suite; without a name it takes one from its model and tasks.
+
+    Raises:
+        RequestError: naming the field, what was given and what is allowed.
+    """
+    request = {key: value for key, value in request.items() if value is not None}
+    request.setdefault("name", _name(request))
+    try:
+        return Suite.model_validate(request)
+    except ValidationError as error:
+        raise explain(error, "the suite", _fields_near(error)) from None
+
+
+def merged_request(file: Path | None, request: dict[str, Any], sets: Iterable[str] = ()) -> Suite:
+    """The suite of a file, of options that win over it, and of `--set` assignments on top."""
+    merged = read_suite(file) if file is not None else {}
+    training = {**merged.get("training", {}), **request.get("training", {})}
+    merged |= {key: value for key, value in request.items() if value is not None}
+    merged["training"] = training
+    apply_sets(merged, sets)
+    return make_suite(**merged)
+
+
+def read_suite(path: Path) -> dict[str, Any]:
+    """The content of a suite file, for `make_suite`.
+
+    Raises:
+        RequestError: if there is no such file, or it is not TOML.
+    """
+    try:
+        request = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(f"suite file {path} can't be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RequestError(f"suite file {path} is not TOML: {error}") from error
+    request.setdefault("name", path.stem)
+    for key in ("data_dir", "path", "dev"):  # paths in a file are strings there
+        for table in (request, request.get("data")):
+            if isinstance(table, dict) and isinstance(table.get(key), str):
+                table[key] = Path(table[key])
+    return request
+
+
+def parse_value(text: str) -> Any:
+    """A value as TOML reads it, else the text itself.
+
+    >>> parse_value("16"), parse_value("1e-3"), parse_value("query,value")
+    (16, 0.001, 'query,value')
+    """
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def apply_sets(request: dict[str, Any], assignments: Iterable[str]) -> None:
+    """Apply `METHOD.FIELD=VALUE` and `training.FIELD=VALUE` to a request, in place.
+
+    Raises:
+        RequestError: if one is malformed, or names a method that the request does not have.
+    """
+    for assignment in assignments:
+        found = re.fullmatch(r"\s*([\w-]+)\.(\w+)\s*=\s*(.+)", assignment)
+        if found is None:
+            raise RequestError(
+                f"--set takes METHOD.FIELD=VALUE or training.FIELD=VALUE, got {assignment!r}"
+            )
+        owner, field, value = found[1], found[2], parse_value(found[3].strip())
+        if owner == "training":
+            request["training"] = {**request.get("training", {}), field: value}
+            continue
+        _set_on_method(request, owner, field, value)
+
+
+def _set_on_method(request: dict[str, Any], owner: str, field: str, value: Any) -> None:
+    methods = [
+        _bracketed(method) if isinstance(method, str) else method
+        for method in request.get("methods") or DEMO_METHODS
+    ]
+    names = list(dict.fromkeys(method["name"] for method in methods))
+    if owner not in names:
+        raise unknown("method in --set", owner, ["training", *names])
+    request["methods"] = [
+        {**method, field: value} if method["name"] == owner else method for method in methods
+    ]
+
+
+def parse_methods(text: str) -> list[dict[str, Any]]:
+    """A list of methods as on the command line: `lora,lora[rank=16,lr=1e-3],dora` or `all`."""
+    names = list(METHODS) if text.strip() == "all" else split_variants(text)
+    return [_bracketed(name) for name in names]
+
+
+def _bracketed(text: str) -> dict[str, Any]:
+    found = re.fullmatch(r"([\w-]+)(?:\[(.*)\])?", text.strip())
+    if found is None:
+        raise RequestError(f"a method is NAME or NAME[field=value,...], got {text!r}")
+    name, inside = found[1], found[2]
+    given: dict[str, Any] = {"name": name, "label": text.strip()}
+    # a comma begins a new field only where NAME= follows: targets=query,value is one field
+    for part in re.split(r",(?=\s*\w+\s*=)", inside or ""):
+        field, equals, value = part.partition("=")
+        if part.strip() and not equals:
+            raise RequestError(f"{part!r} in {text!r} must be field=value")
+        if part.strip():
+            given[field.strip()] = parse_value(value.strip())
+    return given
+
+
+def _name(request: dict[str, Any]) -> str:
+    tasks = request.get("tasks", DEMO_TASKS)
+    model = request.get("model", "minilm")
+    if tasks == DEMO_TASKS and model == "minilm":
+        return DEMO_NAME
+    names = [task if isinstance(task, str) else task.name for task in tasks]
+    return slug("-".join([Path(model).name, *names]))[:80]
+
+
+def slug(text: str) -> str:
+    """A name that is safe in a path.
+
+    >>> slug("../My Data (v2)")
+    'my-data-v2'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "unnamed"
+
+
+def _fields_near(error: ValidationError) -> list[str]:
+    """The fields that are allowed where the first unknown one was given."""
+    where = error.errors()[0]["loc"][:-1]
+    owners: dict[str, type[_Request]] = {
+        "training": Training,
+        "data": DataFile,
+        "methods": Variant,
+    }
+    return list(owners.get(str(where[0]) if where else "", Suite).model_fields)

@@ -1,0 +1,120 @@
+"""The warm parent of cells: `python -m peftlab.bench.worker`. It imports, waits and forks.
+
+stdin    one JSON order a line: {"cell": ..., "task_file": ..., "out": ...}
+stdout   one JSON event a line: {"event": "row", "row": ..., "total": ...} and, at a cell's end,
+         {"event": "end", "exit": 0 or a signal's or exit's number}
+
+Each cell is a process of its own, forked after the imports, so its memory is its own and its
+start is quick. The parent runs no tensor operation, tokenizer or CUDA call before the fork: an
+OpenMP pool does not survive it. Where fork is missing or unsafe, a fresh process is started.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+EVERY_S = 0.1  # the least time between two step events of a cell
+CAN_FORK = hasattr(os, "fork") and sys.platform == "linux"
+
+
+def main() -> None:
+    """Serve orders until stdin ends."""
+    events = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever a library prints is no event
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller decides when to stop
+    if "--once" in sys.argv:
+        run_order(sys.stdin.readline(), events)
+        return
+    if CAN_FORK:
+        _warm()
+    while order := _read_line():
+        code = _in_fork(order, events) if CAN_FORK else _in_fresh_process(order, events)
+        print(json.dumps({"event": "end", "exit": code}), file=events)
+
+
+def _warm() -> None:
+    import transformers  # noqa: F401
+
+    import peftlab.bench.runner  # noqa: F401
+
+
+def _read_line() -> str:
+    """A line of stdin without a buffer: what is buffered here would be invisible to select."""
+    line = b""
+    while not line.endswith(b"\n"):
+        byte = os.read(0, 1)
+        if not byte:
+            return ""
+        line += byte
+    return line.decode()
+
+
+def _import_architecture(model_type: str) -> None:
+    import transformers
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as NAMES  # type: ignore[attr-defined]
+
+    getattr(transformers, NAMES.get(model_type, ""), None)
+
+
+def _in_fork(order: str, events: TextIO) -> int:
+    events.flush()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            run_order(order, events)
+            events.flush()
+            os._exit(0)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
+    while True:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        # the caller's death closes stdin: then the cell has nobody to work for
+        if select.select([0], [], [], 0.02)[0] and not os.read(0, 1):
+            os.kill(pid, signal.SIGKILL)
+            os._exit(1)
+
+
+def _in_fresh_process(order: str, events: TextIO) -> int:
+    command = [sys.executable, "-m", "peftlab.bench.worker", "--once"]
+    done = subprocess.run(command, input=order, stdout=events, text=True, check=False)
+    return done.returncode
+
+
+def run_order(order: str, events: TextIO) -> None:
+    """Run one cell here; its rows go to `events`, steps at most every `EVERY_S` seconds."""
+    from peftlab.bench.cell import Cell
+    from peftlab.bench.runner import run_cell
+    from peftlab.bench.store import Store
+
+    wanted = json.loads(order)
+    last = 0.0
+
+    def on_row(row: dict[str, Any], total: int) -> None:
+        nonlocal last
+        if "score" not in row and row["step"] < total and time.monotonic() - last < EVERY_S:
+            return
+        last = time.monotonic()
+        print(json.dumps({"event": "row", "row": row, "total": total}), file=events)
+
+    run_cell(
+        Cell.model_validate(wanted["cell"]),
+        Path(wanted["task_file"]),
+        Store(Path(wanted["out"])),
+        on_row,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""The command line: one file a command, no logic. Errors end here, in words and an exit code.
+
+0 all cells done · 1 some failed · 2 wrong request, nothing trained · 130 Ctrl-C
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+import typer
+
+from peftlab.cli.compare import compare
+from peftlab.cli.doctor import doctor
+from peftlab.cli.listings import methods, models, tasks
+from peftlab.cli.report import report
+from peftlab.errors import RequestError
+
+app = typer.Typer(
+    name="peftlab",
+    help="Compare parameter-efficient fine-tuning methods on your model and your data.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (compare, report, methods, tasks, models, doctor):
+    app.command()(command)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+) -> None:
+    if version:
+        import peftlab
+
+        print(peftlab.__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; never a traceback without --debug."""
+    debug = "--debug" in sys.argv
+    try:
+        app()
+    except RequestError as error:
+        _explain(f"error: {error}", debug)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _explain(
+            "stopped; what is finished is kept, and the same command goes on from there", False
+        )
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+    except Exception as error:
+        text = f"error inside peftlab: {type(error).__name__}: {error}"
+        _explain(text if debug else f"{text}\nrun it again with --debug for a traceback", debug)
+        sys.exit(1)
+
+
+def _explain(text: str, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    print(text, file=sys.stderr)

@@ -1,0 +1,50 @@
+"""peftlab methods, tasks, models: what there is, what each needs, and whether it is here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def methods() -> None:
+    """List the methods: what each trains, its settings, learning rates and paper."""
+    from peftlab.bench import catalog
+
+    head = ("method", "trains", "settings", "lr / head lr", "paper")
+    print_rows(head, catalog.methods())
+
+
+def tasks(
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(envvar="PEFTLAB_DATA_DIR", help="The folder with GLUE's own files."),
+    ] = None,
+) -> None:
+    """List the tasks: what each asks, its metrics, and whether its data is here."""
+    from peftlab.bench import catalog
+
+    head = ("task", "asks", "kind", "metrics", "source", "here")
+    print_rows(head, catalog.tasks(data_dir))
+
+
+def models() -> None:
+    """List what can be given as a model, what it needs, and whether that is here."""
+    from peftlab.bench import catalog
+
+    print_rows(("model", "needs", "here"), catalog.models())
+    print(f"layers have logical names in: {catalog.architectures()}")
+
+
+def print_rows(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in head:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(value) for value in row))
+    Console().print(table)

@@ -1,0 +1,174 @@
+"""A method: a frozen dataclass whose fields are its settings, and the hooks that make it train.
+
+`inject` makes a model trainable: trainable means `requires_grad`, and nothing else decides what
+is counted, optimised or saved. The other hooks are called by the training loop, which knows no
+method by name; most methods need none of them.
+"""
+
+from __future__ import annotations
+
+import abc
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from pydantic import ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass
+from torch import nn
+from transformers import PreTrainedModel
+
+from peftlab.errors import RequestError, explain, unknown
+from peftlab.models import Targets, head_parameters
+
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class Step(Protocol):
+    """Where in the run a hook is called. Draws come from a generator seeded by (seed, index)."""
+
+    @property
+    def index(self) -> int: ...
+    @property
+    def warmup(self) -> int: ...
+    @property
+    def total(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+
+
+@dataclass(frozen=True, config=STRICT)
+class Method(abc.ABC):
+    """What is trained and how. Its fields are the settings; a run's state is in adapter buffers.
+
+    Attributes:
+        name: as on the command line.
+        summary: one line, what trains.
+        paper: the source of the equation.
+        default_lr: of the adapter's parameters, where none is asked for.
+        default_head_lr: of the head's parameters.
+        mergeable: whether the adapted layers equal plain ones.
+        base_precision: the precision that the base must be held in, if the method needs one.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    paper: ClassVar[str]
+    default_lr: ClassVar[float]
+    default_head_lr: ClassVar[float] = 1e-3
+    mergeable: ClassVar[bool] = True
+    base_precision: ClassVar[str | None] = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @abc.abstractmethod
+    def inject(self, model: PreTrainedModel) -> Targets | None:
+        """Make `model` trainable by this method, and say which layers were adapted, if any.
+
+        Raises:
+            RequestError: if a target matches no layer, or the model can't be trained so.
+        """
+
+    def parameter_groups(
+        self, model: PreTrainedModel, lr: float, head_lr: float, weight_decay: float
+    ) -> list[dict[str, Any]]:
+        """The optimizer's groups: adapter and head, each split by decay. Vectors never decay."""
+        head = {id(p) for p in head_parameters(model).values()}
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                key = (id(parameter) in head, parameter.ndim > 1)
+                groups.setdefault(key, []).append(parameter)
+        return [
+            {
+                "params": parameters,
+                "lr": head_lr if is_head else lr,
+                "weight_decay": weight_decay if is_matrix else 0.0,
+            }
+            for (is_head, is_matrix), parameters in groups.items()
+        ]
+
+    def before_step(self, model: PreTrainedModel, step: Step) -> None:  # noqa: B027 - a hook, not a duty
+        """Called before the step's first forward."""
+
+    def before_update(self, model: PreTrainedModel, step: Step) -> None:  # noqa: B027
+        """Called when gradients are complete and not yet clipped."""
+
+    def after_step(self, model: PreTrainedModel, step: Step) -> None:  # noqa: B027
+        """Called after the optimizer's step."""
+
+
+METHODS: dict[str, type[Method]] = {}
+
+M = TypeVar("M", bound=type[Method])
+
+
+def register(method: M) -> M:
+    """Class decorator: make a method known by its name."""
+    METHODS[method.name] = method
+    return method
+
+
+def make(name: str, settings: Mapping[str, Any] | None = None) -> Method:
+    """The method called `name` with these settings.
+
+    Raises:
+        RequestError: for an unknown name or setting, or a value out of range.
+    """
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    try:
+        return METHODS[name](**(settings or {}))
+    except ValidationError as error:
+        raise explain(error, name, [field.name for field in fields(METHODS[name])]) from None
+
+
+def inject(model: PreTrainedModel, method: Method | str) -> PreTrainedModel:
+    """Make a loaded model trainable by `method`, in place; returns it.
+
+    Raises:
+        RequestError: if a target matches no layer, the base is held in a precision that the
+            method can't train, or the model has been injected before.
+    """
+    method = make(method) if isinstance(method, str) else method
+    if injected(model) is not None:
+        raise RequestError(f"this model is already injected with {injected(model)}; load it again")
+    _check_precision(model, method)
+    model.peftlab_targets = method.inject(model)  # type: ignore[assignment]
+    model.peftlab_method = method  # type: ignore[assignment]
+    return model
+
+
+def injected(model: PreTrainedModel) -> Method | None:
+    """The method that `model` was injected with, if any."""
+    method: Method | None = getattr(model, "peftlab_method", None)
+    return method
+
+
+def _check_precision(model: PreTrainedModel, method: Method) -> None:
+    base = model.get_submodule(model.base_model_prefix)
+    lowest = min((p.dtype for p in base.parameters()), key=lambda dtype: dtype.itemsize)
+    if method.base_precision == "fp32" and lowest.itemsize < 4:
+        raise RequestError(
+            f"{method.name} updates the base itself and needs it in fp32, but it is held in "
+            f"{str(lowest).removeprefix('torch.')}; load it with precision='fp32' "
+            "(it then computes in bf16 by autocast where that is fast)"
+        )
+
+
+def train_head_only(model: PreTrainedModel) -> None:
+    """Freeze all but the head: where every method starts from."""
+    model.requires_grad_(False)
+    for parameter in head_parameters(model).values():
+        parameter.requires_grad_(True)
+
+
+def split_variants(text: str) -> list[str]:
+    """Split a list of methods at the commas outside brackets.
+
+    >>> split_variants("lora, lora[rank=16,lr=1e-3],head")
+    ['lora', 'lora[rank=16,lr=1e-3]', 'head']
+    """
+    return [part.strip() for part in re.split(r",(?![^\[]*\])", text) if part.strip()]

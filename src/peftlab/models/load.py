@@ -1,0 +1,163 @@
+"""Loading: the base in its precision, the head in fp32, the same head for every method.
+
+What the checkpoint has of the head is kept, a pretrained pooler for one; the rest is drawn from
+a generator of its own, seeded by the cell's seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from peftlab.errors import RequestError
+from peftlab.layers import hold_in_fp32, resolve_precision
+from peftlab.layers.precision import DTYPES
+from peftlab.models.find import find, read_config
+from peftlab.models.targets import head_names, head_parameters
+
+
+COUNT_FROM_PADDING = {"roberta", "xlm-roberta", "mpnet"}
+
+
+def empty_model(folder: Path, num_labels: int) -> PreTrainedModel:
+    """The model's structure without memory for its weights: to check names, shapes and counts."""
+    config = read_config(folder)
+    config.num_labels = num_labels
+    with torch.device("meta"), _quiet():
+        make: Any = AutoModelForSequenceClassification.from_config
+        return _for_classification(folder.name, lambda: make(config))
+
+
+def load_model(
+    name: str, num_labels: int = 2, precision: str = "auto", seed: int = 0
+) -> tuple[PreTrainedModel, Any]:
+    """Load a pretrained model for `num_labels` outputs, its base in `precision`, its head in fp32.
+
+    What the checkpoint has of the head is kept, a pretrained pooler for one; the rest is drawn
+    from a generator of its own, so that one seed gives every method and precision one head.
+
+    Raises:
+        RequestError: if there is no such model, or its folder lacks what is needed.
+    """
+    source = find(name)
+    resolved = resolve_precision(precision, "cuda" if torch.cuda.is_available() else "cpu").value
+    return load_source(source.folder, num_labels, resolved, seed), load_tokenizer(source.folder)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model folder."""
+    with _quiet():
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+
+
+def longest_input(folder: Path) -> int:
+    """The most tokens that the model takes.
+
+    Raises:
+        RequestError: if the folder's tokenizer can't be read.
+    """
+    try:
+        limit: int = load_tokenizer(folder).model_max_length
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise RequestError(f"the tokenizer of {folder.name} can't be read: {reason}") from error
+    config = read_config(folder)
+    positions: int | None = getattr(config, "max_position_embeddings", None)
+    if positions is None:
+        return limit
+    # RoBERTa's family counts positions from padding_idx + 1
+    skipped = config.pad_token_id + 1 if config.model_type in COUNT_FROM_PADDING else 0
+    return min(limit, positions - skipped)
+
+
+def load_source(folder: Path, num_labels: int, precision: str, seed: int) -> PreTrainedModel:
+    """`load_model` for a folder that `find` has checked and a resolved precision."""
+
+    def load() -> PreTrainedModel:
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            num_labels=num_labels,
+            dtype=DTYPES[precision],
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+        return model
+
+    with _quiet():
+        model: PreTrainedModel = _for_classification(folder.name, load)
+    _fill_head(model, sorted(folder.glob("*.safetensors")), seed)
+    return model
+
+
+def _for_classification(name: str, make: Callable[[], PreTrainedModel]) -> PreTrainedModel:
+    try:
+        return make()
+    except ValueError as error:
+        if "Unrecognized configuration class" not in str(error):
+            raise
+        raise RequestError(
+            f"model {name} has no sequence-classification class in transformers"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' report on the head's missing weights (we draw them) and its bars."""
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _fill_head(model: PreTrainedModel, weights: list[Path], seed: int) -> None:
+    """Put the head in fp32: what the files have is read exactly, what they lack is drawn."""
+    prefix = f"{model.base_model_prefix}."
+    std = getattr(model.config, "initializer_range", None) or 0.02
+    generator = torch.Generator().manual_seed(seed)
+    stored = _Stored(weights)
+    for name in head_names(model):
+        hold_in_fp32(model.get_submodule(name))
+    for name, parameter in head_parameters(model).items():
+        # a bare backbone's file names its pooler without the backbone's prefix
+        value = stored.get(name, name.removeprefix(prefix), shape=parameter.shape)
+        with torch.no_grad():
+            if value is not None:
+                parameter.copy_(value)
+            elif parameter.ndim > 1:
+                parameter.normal_(0.0, std, generator=generator)
+            else:
+                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+
+
+class _Stored:
+    """The tensors of a model's files, read one at a time in their own precision."""
+
+    def __init__(self, files: list[Path]) -> None:
+        self.file_of: dict[str, Path] = {}
+        for file in files:
+            with safe_open(file, "pt") as tensors:
+                self.file_of |= dict.fromkeys(tensors.keys(), file)
+
+    def get(self, *names: str, shape: torch.Size) -> torch.Tensor | None:
+        for name in names:
+            if name in self.file_of:
+                with safe_open(self.file_of[name], "pt") as tensors:
+                    value: torch.Tensor = tensors.get_tensor(name)
+                if value.shape == shape:
+                    return value
+        return None

@@ -1,0 +1,94 @@
+"""Curves of one cell, read from curves/CELL.jsonl, and made short enough to draw."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+Points = list[tuple[float, float]]  # (x, y), x rising
+
+
+@dataclasses.dataclass(frozen=True)
+class Curves:
+    """`loss` over steps, `memory` (MiB) over seconds, `score` (metric -> points) over epochs."""
+
+    loss: Points
+    memory: Points
+    score: dict[str, Points]
+
+
+def read(path: Path) -> Curves:
+    """The curves of one cell; empty where the file is absent. A cell's resumed steps count once."""
+    rows = _rows(path)
+    # a resumed cell may write a step again: the later row is the one that happened
+    steps = sorted({row["step"]: row for row in rows if "step" in row}.items())
+    epochs = sorted({row["epoch"]: row["score"] for row in rows if "score" in row}.items())
+    score: dict[str, Points] = {}
+    for epoch, scores in epochs:
+        for metric, value in scores.items():
+            score.setdefault(metric, []).append((epoch, value))
+    memory = [(row.get("time_s"), row.get("memory_mib")) for _, row in steps]
+    return Curves(
+        loss=_finite([(step, row.get("loss")) for step, row in steps]),
+        memory=_finite(memory),
+        score={metric: _finite(points) for metric, points in score.items()},
+    )
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue  # a line cut short by a crash says nothing
+    return [row for row in rows if isinstance(row, dict)]
+
+
+def _finite(points: Sequence[tuple[Any, Any]]) -> Points:
+    """Without what was not measured, and without a diverged loss, which no axis can show."""
+    return [(x, y) for x, y in points if x is not None and y is not None and math.isfinite(x + y)]
+
+
+def thin(points: Points, limit: int) -> Points:
+    """At most `limit` of the points: every k-th, and the last one.
+
+    >>> thin([(x, 0.0) for x in range(10)], 4)
+    [(0, 0.0), (3, 0.0), (6, 0.0), (9, 0.0)]
+    """
+    if len(points) <= limit:
+        return points
+    stride = math.ceil((len(points) - 1) / (limit - 1))
+    kept = points[::stride]
+    return kept if kept[-1] == points[-1] else [*kept, points[-1]]
+
+
+def smooth(points: Points, window: int) -> Points:
+    """Running mean of y over `window` points around each, fewer at the ends.
+
+    >>> smooth([(0, 0.0), (1, 3.0), (2, 6.0)], 3)
+    [(0, 1.5), (1, 3.0), (2, 4.5)]
+    """
+    sums = list(itertools.accumulate((y for _, y in points), initial=0.0))
+    half = window // 2
+    smoothed = []
+    for index, (x, _) in enumerate(points):
+        low, high = max(0, index - half), min(len(points), index + half + 1)
+        smoothed.append((x, (sums[high] - sums[low]) / (high - low)))
+    return smoothed
+
+
+def average(curves: Sequence[Points]) -> Points:
+    """Mean of y over several curves, at every x that all of them have."""
+    if not curves:
+        return []
+    values = [dict(curve) for curve in curves]
+    shared = [x for x in values[0] if all(x in other for other in values)]
+    return [(x, sum(other[x] for other in values) / len(values)) for x in sorted(shared)]

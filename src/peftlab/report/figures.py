@@ -1,0 +1,53 @@
+"""All figures of a report: five small ones a task, as far as there is something to show."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+
+from peftlab.report.bars import peak_figure, speed_figure
+from peftlab.report.curves import read
+from peftlab.report.lines import Line, loss_figure, memory_figure, score_figure
+from peftlab.report.scores import Table
+from peftlab.report.style import Figure, Style
+
+POINTS_A_LINE = 400
+POINTS_A_PAGE = 12_000  # of one kind of line: the page stays under 3 MB
+
+
+def figures(table: Table, folder: Path) -> list[Figure]:
+    """Every figure that the table's done cells, and their curves in `folder`, allow."""
+    style = Style([row.label for row in table.rows])
+    found: list[Figure | None] = []
+    for index, column in enumerate(table.columns):
+        cells = {row.label: cell for row in table.rows if (cell := row.cells[index]) and cell.runs}
+        lines = [
+            Line(
+                label,
+                tuple(run.seed for run in cell.runs),
+                tuple(read(folder / f"{run.cell}.jsonl") for run in cell.runs),
+            )
+            for label, cell in cells.items()
+        ]
+        share = POINTS_A_PAGE // max(1, len(lines) * len(table.columns))
+        limit = max(40, min(POINTS_A_LINE, share))
+        found += [
+            score_figure(column, lines, style),
+            loss_figure(column, lines, style, limit),
+            speed_figure(column, cells, style),
+            memory_figure(column, lines, style, limit),
+            peak_figure(column, cells),
+        ]
+    return _renamed([figure for figure in found if figure])
+
+
+def _renamed(figures: list[Figure]) -> list[Figure]:
+    """Two names that make the same file name get a number each."""
+    clashes = Counter(figure.name for figure in figures)
+    return [
+        dataclasses.replace(figure, name=f"{figure.name}-{position}")
+        if clashes[figure.name] > 1
+        else figure
+        for position, figure in enumerate(figures, start=1)
+    ]

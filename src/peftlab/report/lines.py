@@ -1,0 +1,165 @@
+"""Figures of something over training: score, loss, memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from peftlab.report.curves import Curves, Points, average, smooth, thin
+from peftlab.report.scores import Column
+from peftlab.report.style import Figure, Style, data, listed, pick, spec
+from peftlab.report.text import slug
+
+if TYPE_CHECKING:
+    import altair as alt
+
+HEIGHT = 250  # pixels
+COLUMNS = ("method", "seed", "kind", "x", "y")
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One method on one task: its label and its seeds' curves, the lowest seed first."""
+
+    label: str
+    seeds: tuple[int, ...]
+    curves: tuple[Curves, ...]
+
+
+def score_figure(column: Column, lines: Sequence[Line], style: Style) -> Figure | None:
+    """Dev score after each epoch: mean over seeds, the seeds faint behind it."""
+    import altair as alt
+
+    rows: list[tuple[object, ...]] = []
+    labels = []
+    for line in lines:
+        seeds = [_score(one, column) for one in line.curves]
+        if mean := average([points for points in seeds if points]):
+            labels.append(line.label)
+            rows += _rows(line.label, "mean", "mean", mean)
+        if len(seeds) > 1:
+            for seed, points in zip(line.seeds, seeds, strict=True):
+                rows += _rows(line.label, seed, "seed", points)
+    if not labels:
+        return None
+    epochs = sorted({x for line in lines for one in line.curves for x, _ in _score(one, column)})
+    ticks = epochs[:: math.ceil(len(epochs) / 10)]  # whole epochs, which no automatic tick heeds
+    tooltip = [
+        alt.Tooltip("method:N"),
+        alt.Tooltip("x:Q", title="epoch"),
+        alt.Tooltip("y:Q", title=f"{column.metric}, mean over seeds", format=".3f"),
+    ]
+    base = alt.Chart(data(COLUMNS, rows)).encode(
+        x=alt.X("x:Q", title="epoch", axis=alt.Axis(values=ticks, format="d")),
+        y=alt.Y("y:Q", title=f"{column.metric} on dev", scale=alt.Scale(zero=False, nice=True)),
+    )
+    mean_line = style.lines(base, "mean", labels, opacity=1, width=2.2)
+    dots = mean_line.mark_point(aria=False, filled=True, size=24).encode(tooltip=tooltip)
+    chart = alt.layer(style.lines(base, "seed", labels, opacity=0.35, width=1), mean_line, dots)
+    many = any(len(line.seeds) > 1 for line in lines)
+    return _figure(
+        "score",
+        column,
+        chart,
+        title=f"{column.label}: dev {column.metric} over training",
+        caption="Bold: mean over seeds; faint: each seed." if many else "One seed.",
+        alt=f"{column.metric} on dev over epochs for {listed(labels)}.",
+    )
+
+
+def loss_figure(column: Column, lines: Sequence[Line], style: Style, limit: int) -> Figure | None:
+    """Training loss over steps: smoothed, the lowest seed's raw losses faint behind it."""
+    import altair as alt
+
+    rows: list[tuple[object, ...]] = []
+    labels = []
+    windows = set()
+    for line in lines:
+        losses = [one.loss for one in line.curves if one.loss]
+        mean = average(losses)
+        if not mean:
+            continue
+        labels.append(line.label)
+        windows.add(max(1, len(mean) // 15))
+        rows += _rows(line.label, "raw", "raw", thin(losses[0], limit))
+        smoothed = smooth(mean, max(1, len(mean) // 15))
+        rows += _rows(line.label, "smooth", "smooth", thin(smoothed, limit))
+    if not labels:
+        return None
+    unit = "cross-entropy" if column.kind == "classes" else "mean squared error"
+    base = alt.Chart(data(COLUMNS, rows)).encode(
+        x=alt.X("x:Q", title="step", axis=alt.Axis(format=",d"), scale=alt.Scale(nice=False)),
+        y=alt.Y("y:Q", title=f"training loss ({unit})"),
+    )
+    chart = alt.layer(
+        style.lines(base, "raw", labels, opacity=0.3 if len(labels) < 5 else 0.15, width=0.8),
+        style.lines(base, "smooth", labels, opacity=1, width=2.2).encode(
+            tooltip=[alt.Tooltip("method:N")]
+        ),
+    )
+    window = "–".join(str(bound) for bound in sorted({min(windows), max(windows)}))
+    return _figure(
+        "loss",
+        column,
+        chart,
+        title=f"{column.label}: training loss",
+        caption=f"Bold: mean over seeds, smoothed over {window} steps; faint: the lowest seed "
+        "as it was.",
+        alt=f"Training loss over steps for {listed(labels)}.",
+    )
+
+
+def memory_figure(column: Column, lines: Sequence[Line], style: Style, limit: int) -> Figure | None:
+    """Memory held over the seconds of training, of the lowest seed."""
+    import altair as alt
+
+    rows: list[tuple[object, ...]] = []
+    labels = []
+    for line in lines:
+        if memory := next((one.memory for one in line.curves if one.memory), []):
+            labels.append(line.label)
+            rows += _rows(line.label, "one", "one", thin(memory, limit))
+    if not labels:
+        return None
+    base = alt.Chart(data(COLUMNS, rows)).encode(
+        x=alt.X("x:Q", title="seconds of training", scale=alt.Scale(nice=False)),
+        y=alt.Y("y:Q", title="memory (MiB)"),
+    )
+    line_layer = style.lines(base, "one", labels, opacity=1, width=2)
+    return _figure(
+        "memory",
+        column,
+        alt.layer(line_layer.encode(tooltip=[alt.Tooltip("method:N")])),
+        title=f"{column.label}: memory over training",
+        caption="The lowest seed.",
+        alt=f"Memory in MiB over seconds of training for {listed(labels)}.",
+    )
+
+
+def _score(curves: Curves, column: Column) -> Points:
+    return curves.score.get(column.metric, [])
+
+
+def _rows(label: str, seed: object, kind: str, points: Points) -> list[tuple[object, ...]]:
+    return [(label, seed, kind, f"{x:.6g}", f"{y:.4g}") for x, y in points]
+
+
+def _figure(
+    kind: str,
+    column: Column,
+    chart: alt.LayerChart | alt.FacetChart,
+    *,
+    title: str,
+    caption: str,
+    alt: str,
+) -> Figure:
+    return Figure(
+        kind=kind,
+        name=f"{kind}-{slug(column.label)}",
+        title=title,
+        caption=caption,
+        alt=alt,
+        spec=spec(chart.add_params(pick()), title, alt, HEIGHT),
+    )

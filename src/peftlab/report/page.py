@@ -1,0 +1,141 @@
+"""The report as files: index.html, figures/*.svg and table.json, made from records and curves."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from peftlab.bench.record import Environment, Record
+from peftlab.report import text, vega
+from peftlab.report.figures import figures
+from peftlab.report.files import write
+from peftlab.report.scores import Row, Table, table
+from peftlab.report.style import Figure
+
+KINDS = ("score", "loss", "speed", "peak", "memory")  # of figures, in the page's order
+SOURCES = Path(__file__).parent
+
+
+def build(out: Path, suite: str, records: Sequence[Record], svg: bool = True) -> Path:
+    """Write OUT/report from the records and from OUT/curves; returns the page.
+
+    `svg` also draws every figure as a file, and into the page for readers without JavaScript.
+    """
+    folder = out / "report"
+    scores = table(records)
+    drawn = figures(scores, out / "curves")
+    static = {figure.name: vega.svg(figure.spec) for figure in drawn} if svg else {}
+    html = page(suite, scores, records, drawn, static, vega.bundle())
+    if svg:
+        _write_figures(folder / "figures", static)
+    write(folder / "table.json", json.dumps(scores.as_data(), indent=2, allow_nan=False) + "\n")
+    write(folder / "index.html", html)
+    return folder / "index.html"
+
+
+def page(
+    suite: str,
+    scores: Table,
+    records: Sequence[Record],
+    drawn: Sequence[Figure],
+    static: dict[str, str],
+    bundle: str,
+) -> str:
+    """The whole page. Names from outside are text in it, never markup and never script."""
+    ordered = sorted(drawn, key=lambda figure: KINDS.index(figure.kind))
+    numbered = list(enumerate(ordered, start=1))
+    script = _source("page.js")
+    # the HTML parser must not see the end of the script inside it
+    bundle = re.sub(r"</(?=script)", r"<\\/", bundle, flags=re.IGNORECASE)
+    context: dict[str, Any] = {
+        "suite": suite,
+        "table": scores,
+        "models": list(dict.fromkeys((r.model, r.precision) for r in records)),
+        "seeds": sorted({record.seed for record in records}),
+        "training": _common(scores.rows),
+        "environments": _environments(records),
+        "memory_how": sorted({record.memory.how for record in records if record.memory}),
+        "kinds": KINDS,
+        "figures": {kind: [f for f in numbered if f[1].kind == kind] for kind in KINDS},
+        "static": {name: Markup(drawing) for name, drawing in static.items()},
+        "config": vega.CONFIG,
+        "style": Markup(_source("page.css")),
+        "scripts": [Markup(bundle), Markup(script)],
+        "policy": " ".join([*(_hash(one) for one in (bundle, script)), "'unsafe-eval'"]),
+    }
+    return _environment().get_template("page.html.j2").render(context)
+
+
+def _environment() -> jinja2.Environment:
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(SOURCES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    for function in (
+        text.fraction,
+        text.deviation,
+        text.spread,
+        text.number,
+        text.count,
+        text.span,
+        text.measure,
+        text.minutes,
+        text.notes,
+        text.partial,
+    ):
+        made.filters[function.__name__] = function
+    made.filters["own_training"] = _own_training
+    made.filters["untitled"] = lambda spec: {**spec, "title": None}  # its title is HTML here
+    return made
+
+
+def _source(name: str) -> str:
+    return (SOURCES / name).read_text(encoding="utf-8")
+
+
+def _hash(script: str) -> str:
+    """The script's name in the page's security policy: no other script runs there."""
+    digest = hashlib.sha256(script.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def _common(rows: Iterable[Row]) -> dict[str, Any]:
+    """The training settings on which all methods agree."""
+    first, *others = [row.training for row in rows] or [{}]
+    return {
+        name: value
+        for name, value in first.items()
+        if all(name in other and other[name] == value for other in others)
+    }
+
+
+def _own_training(row: Row, common: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.training.items() if name not in common}
+
+
+def _environments(records: Iterable[Record]) -> list[tuple[Environment, int]]:
+    """Every machine and set of versions that cells ran on, with the number of cells."""
+    counts = Counter(record.environment.model_dump_json() for record in records)
+    return [(Environment.model_validate_json(one), n) for one, n in counts.most_common()]
+
+
+def _write_figures(folder: Path, drawings: dict[str, str]) -> None:
+    """Write the figures and remove those of an earlier report, which no longer hold."""
+    for name, drawing in drawings.items():
+        write(folder / f"{name}.svg", drawing)
+    for path in folder.glob("*.svg"):
+        if path.stem not in drawings:
+            path.unlink()

@@ -1,0 +1,111 @@
+"""Which records may be averaged: those that differ in nothing but the seed.
+
+A row of the table is one method as it was asked for. Two records of one label whose model,
+settings, targets, precision or training differ are two rows, told apart by what differs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+
+from peftlab.bench.record import Record
+
+TaskKey = tuple[str, str, str]  # name, metric, sha256 of the examples
+RowKey = tuple[str, str]  # label, everything else that was asked, as canonical JSON
+
+
+def task_key(record: Record) -> TaskKey:
+    return (record.task.name, record.task.main_metric, record.task.sha256)
+
+
+def asked(record: Record) -> dict[str, str]:
+    """What the cell was asked, seed and task apart: field -> value as canonical JSON."""
+    parts: dict[str, Mapping[str, object]] = {
+        "": {
+            "model": record.model.name,
+            "revision": record.model.revision,
+            "weights": record.model.sha256,
+            "method": record.method.name,
+            "precision": record.precision,
+            "targets": record.method.targets,
+            "threads": record.environment.threads,
+        },
+        "settings.": record.method.settings,
+        "training.": record.training,
+    }
+    return {
+        prefix + name: json.dumps(value, sort_keys=True, default=str)
+        for prefix, fields in parts.items()
+        for name, value in fields.items()
+    }
+
+
+def task_fields(records: Iterable[Record]) -> set[str]:
+    """Training fields that the task decides, such as a longer max_length for RTE.
+
+    Within one task all records agree on them, so they part columns and not rows.
+    """
+    seen: dict[str, dict[TaskKey, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for record in records:
+        for field, value in asked(record).items():
+            if field.startswith("training."):
+                seen[field][task_key(record)].add(value)
+    return {
+        field
+        for field, by_task in seen.items()
+        if all(len(values) == 1 for values in by_task.values())
+        and len(set.union(*by_task.values())) > 1
+    }
+
+
+def group(records: Iterable[Record]) -> dict[RowKey, list[Record]]:
+    """The records of every row, rows in the order in which they were first seen."""
+    records = list(records)
+    ignored = task_fields(records)
+    rows: dict[RowKey, list[Record]] = {}
+    for record in records:
+        fields = {key: value for key, value in asked(record).items() if key not in ignored}
+        key = (record.method.label, json.dumps(fields, sort_keys=True))
+        rows.setdefault(key, []).append(record)
+    return rows
+
+
+def labels(keys: Iterable[RowKey]) -> dict[RowKey, str]:
+    """A name of its own for every row: its label, and where rows share one, what differs.
+
+    >>> keys = [("lora", '{"training.lr": "0.001"}'), ("lora", '{"training.lr": "0.002"}')]
+    >>> list(labels(keys).values())
+    ['lora (lr 0.001)', 'lora (lr 0.002)']
+    """
+    keys = list(keys)
+    names: dict[RowKey, str] = {}
+    for key in keys:
+        fields = {other: json.loads(other[1]) for other in keys if other[0] == key[0]}
+        extra = _differing(fields[key], list(fields.values()))
+        name = f"{key[0]} ({', '.join(extra)})" if extra else key[0]
+        names[key] = name
+    clashes = Counter(names.values())
+    return {
+        key: name if clashes[name] == 1 else f"{name} #{position}"
+        for position, (key, name) in enumerate(names.items(), start=1)
+    }
+
+
+def _differing(own: dict[str, str], all_rows: list[dict[str, str]]) -> list[str]:
+    """`field value` for each field on which the rows disagree, in the fields' order."""
+    words: dict[str, None] = {}
+    for field in dict.fromkeys(name for row in all_rows for name in row):
+        if len({row.get(field) for row in all_rows}) > 1:
+            value = json.loads(own[field]) if field in own else "–"
+            words[_word(field.rpartition(".")[2], value)] = None
+    return list(words)
+
+
+def _word(name: str, value: object) -> str:
+    if name == "weights":
+        return f"weights {str(value)[:8]}"
+    if name in {"model", "precision"}:
+        return str(value)
+    return f"{name} {value}"

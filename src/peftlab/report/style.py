@@ -1,0 +1,132 @@
+"""What all figures share: a figure's parts, and one colour and dash for each method.
+
+Altair is imported on first use: a command line's help must not wait for it.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from peftlab.report.vega import Spec
+
+if TYPE_CHECKING:
+    import altair as alt
+
+# Okabe and Ito's colours for all kinds of colour vision, less yellow and black, which vanish on a
+# white or a dark page. Beyond seven methods the dash tells apart what the colour doesn't.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#808080")
+DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2])
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A spec and its words. `kind` is its place on the page, `name` the stem of its SVG file."""
+
+    kind: str
+    name: str
+    title: str
+    caption: str
+    alt: str
+    spec: Spec
+
+
+class Style:
+    """The colour and the dash of every method, by its place in the table."""
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self.colour = {label: PALETTE[i % len(PALETTE)] for i, label in enumerate(labels)}
+        self.dash = {
+            label: DASHES[i // len(PALETTE) % len(DASHES)] for i, label in enumerate(labels)
+        }
+
+    def colours(self, labels: Sequence[str]) -> alt.Scale:
+        import altair as alt
+
+        return alt.Scale(domain=list(labels), range=[self.colour[label] for label in labels])
+
+    def lines(
+        self, base: alt.Chart, kind: str, labels: Sequence[str], opacity: float, width: float
+    ) -> alt.Chart:
+        """The rows of one `kind`, a line for each method and seed; the legend picks a method."""
+        import altair as alt
+
+        dashes = alt.Scale(domain=list(labels), range=[self.dash[label] for label in labels])
+        shown = alt.when(alt.Parameter("pick")).then(alt.value(opacity))
+        drawn: alt.Chart = (
+            base.transform_filter(f"datum.kind == '{kind}'")
+            .mark_line(aria=False, strokeWidth=width)
+            .encode(
+                color=alt.Color("method:N", scale=self.colours(labels), legend=legend(lines=True)),
+                strokeDash=alt.StrokeDash("method:N", scale=dashes, legend=legend(lines=True)),
+                detail="seed:N",
+                opacity=shown.otherwise(alt.value(opacity / 8)),
+            )
+        )
+        return drawn
+
+
+def legend(lines: bool) -> alt.Legend:
+    """Below the plot; its symbols are strokes or squares. The page sets how many columns fit."""
+    import altair as alt
+
+    return alt.Legend(
+        title=None,
+        orient="bottom",
+        columns=alt.ExprRef("legend_columns"),
+        symbolOpacity=1,
+        symbolType="stroke" if lines else "square",
+        symbolStrokeWidth=2.5 if lines else 0,
+    )
+
+
+def pick() -> alt.Parameter:
+    """A click on a method in the legend: the other methods fade."""
+    import altair as alt
+
+    return alt.selection_point(name="pick", fields=["method"], bind="legend")
+
+
+def spec(chart: alt.LayerChart | alt.FacetChart, title: str, description: str, height: int) -> Spec:
+    """The chart as Vega-Lite, as wide as its place on the page; `height` is in pixels."""
+    import altair as alt
+
+    columns = alt.param(name="legend_columns", value=5)
+    drawn = (
+        chart.add_params(columns)
+        .properties(
+            title=title,
+            autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
+            description=description,
+            width="container",
+            height=height,
+        )
+        .to_dict(validate=False)
+    )  # half of the time; a test validates every figure
+    # one configuration for all figures is given when they are drawn
+    del drawn["config"], drawn["$schema"]
+    return drawn
+
+
+def data(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> alt.InlineData:
+    """The rows as CSV: a third of the bytes of a list of objects."""
+    import altair as alt
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return alt.InlineData(values=text.getvalue(), format=alt.CsvDataFormat(type="csv"))
+
+
+def listed(words: Iterable[str]) -> str:
+    """Words in a row.
+
+    >>> listed(["full", "lora", "dora"])
+    'full, lora and dora'
+    """
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last

@@ -1,0 +1,159 @@
+"""Words and sampling shared by the built-in synthetic tasks; all of it written for this project.
+
+A concept is a tuple of wordings that mean the same ("couch", "sofa"). Concepts stand in named
+groups: two concepts of one group are related ("couch", "bench") and the group's name is their
+hypernym where it is a noun ("furniture"). A `Lexicon` maps group names to concepts.
+
+Everything random comes from a `random.Random` with a fixed seed, and nothing iterates over a set,
+so that a task has the same examples in every process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+Concept = tuple[str, ...]
+Lexicon = dict[str, tuple[Concept, ...]]
+Example = tuple[tuple[str, ...], float]
+
+PEOPLE: Lexicon = {
+    "medic": (("doctor", "physician"), ("nurse",), ("dentist",), ("surgeon",)),
+    "artist": (("singer", "vocalist"), ("writer", "author"), ("painter",), ("dancer",)),
+    "official": (("lawyer", "attorney"), ("detective", "investigator"), ("judge",), ("mayor",)),
+    "seller": (("shopkeeper", "storekeeper"), ("baker",), ("butcher",), ("florist",)),
+    "traveller": (("sailor", "seaman"), ("pilot", "aviator"), ("driver",), ("tourist",)),
+    "scholar": (("pupil", "student"), ("teacher", "instructor"), ("librarian",), ("poet",)),
+    "youngster": (("child", "kid"), ("teenager", "adolescent"), ("toddler",)),
+    "worker": (("chef", "cook"), ("farmer",), ("plumber",), ("gardener",), ("tailor",)),
+}
+
+THINGS: Lexicon = {
+    "instrument": (("violin", "fiddle"), ("drum",), ("flute",), ("trumpet",), ("harp",)),
+    "vehicle": (("car", "automobile"), ("bicycle", "bike"), ("truck", "lorry"), ("tractor",)),
+    "piece of furniture": (("couch", "sofa"), ("cupboard", "cabinet"), ("table",), ("bench",)),
+    "bag": (("purse", "handbag"), ("rucksack", "backpack"), ("suitcase",), ("sack",)),
+    "garment": (("sweater", "jumper"), ("coat",), ("scarf",), ("shirt",), ("skirt",)),
+    "tool": (("spade", "shovel"), ("hammer",), ("saw",), ("drill",), ("wrench", "spanner")),
+    "device": (("phone", "telephone"), ("television", "TV"), ("camera",), ("radio",)),
+    "jewel": (("ring",), ("necklace",), ("bracelet",), ("brooch",)),
+    "book": (("diary", "journal"), ("novel",), ("dictionary",), ("atlas",)),
+}
+
+PLACES: Lexicon = {
+    "nature": (("in the forest", "in the woods"), ("on the hill",), ("in the desert",)),
+    "town": (("at the shop", "at the store"), ("on the street", "on the road"), ("in the park",)),
+    "home": (("in the cellar", "in the basement"), ("in the attic", "in the loft")),
+    "yard": (("in the garden", "in the yard"), ("near the gate",), ("behind the barn",)),
+    "water": (("at the harbor", "at the port"), ("by the sea", "by the ocean"), ("by the lake",)),
+    "travel": (("at the airport", "at the airfield"), ("at the station",), ("on the bridge",)),
+}
+
+TIMES: Lexicon = {
+    "hour": (
+        ("at dawn", "at sunrise"),
+        ("at dusk", "at sunset"),
+        ("at noon", "at midday"),
+        ("at night", "after dark"),
+    ),
+    "season": (("in autumn", "in the fall"), ("in spring",), ("in winter",), ("in summer",)),
+    "past": (
+        ("yesterday", "a day ago"),
+        ("last week", "a week ago"),
+        ("last month", "a month ago"),
+        ("last year", "a year ago"),
+    ),
+}
+
+# The past tense of these verbs is their participle too, so one form serves active and passive.
+HANDLING: Lexicon = {
+    "gain": (("bought", "purchased"), ("found", "discovered"), ("borrowed",), ("ordered",)),
+    "lose": (("lost", "misplaced"), ("sold",), ("dropped",), ("donated",)),
+    "mend": (("repaired", "fixed"), ("cleaned",), ("painted",), ("polished",)),
+    "harm": (("destroyed", "wrecked"), ("damaged",), ("burned",), ("scratched",)),
+    "study": (("examined", "inspected"), ("photographed",), ("measured",), ("described",)),
+    "move": (("carried",), ("wrapped", "packed"), ("lifted", "raised"), ("buried",)),
+}
+DEALING: Lexicon = {
+    "help": (("helped", "assisted"), ("saved", "rescued"), ("cured", "healed"), ("protected",)),
+    "praise": (("praised", "complimented"), ("thanked",), ("admired",), ("congratulated",)),
+    "attack": (("hit", "struck"), ("insulted", "offended"), ("scolded",), ("blamed",)),
+    "deceive": (("tricked", "fooled"), ("robbed",), ("betrayed",), ("mocked", "ridiculed")),
+    "contact": (("phoned", "called"), ("invited",), ("visited",), ("greeted", "welcomed")),
+    "observe": (("watched", "observed"), ("followed",), ("recognized",), ("interviewed",)),
+    "employ": (("hired", "employed"), ("paid",), ("trained",), ("dismissed", "fired")),
+}
+
+
+def concepts(lexicon: Lexicon) -> list[Concept]:
+    """All concepts, in the order of writing."""
+    return [concept for group in lexicon.values() for concept in group]
+
+
+def group_of(lexicon: Lexicon, concept: Concept) -> str:
+    """Name of the group that the concept stands in."""
+    return next(name for name, group in lexicon.items() if concept in group)
+
+
+def related(rng: Random, lexicon: Lexicon, concept: Concept) -> Concept:
+    """Another concept of the same group."""
+    group = lexicon[group_of(lexicon, concept)]
+    return rng.choice([other for other in group if other != concept])
+
+
+def unrelated(rng: Random, lexicon: Lexicon, concept: Concept) -> Concept:
+    """A concept of another group."""
+    home = group_of(lexicon, concept)
+    return rng.choice([c for name, group in lexicon.items() if name != home for c in group])
+
+
+def the(lexicon: Lexicon) -> Lexicon:
+    """The lexicon with "the " before every wording."""
+    return {
+        name: tuple(tuple(f"the {word}" for word in concept) for concept in group)
+        for name, group in lexicon.items()
+    }
+
+
+def article(noun: str) -> str:
+    """The noun with "a" or "an".
+
+    >>> article("atlas"), article("harp")
+    ('an atlas', 'a harp')
+    """
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def plural(noun: str) -> str:
+    """More than one of it.
+
+    >>> plural("brooch"), plural("diary"), plural("child")
+    ('brooches', 'diaries', 'children')
+    """
+    irregular = {"child": "children", "seaman": "seamen"}
+    if noun in irregular:
+        return irregular[noun]
+    if noun.endswith(("ch", "s", "x")):
+        return f"{noun}es"
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return f"{noun[:-1]}ies"
+    return f"{noun}s"
+
+
+def sentence(template: str, words: dict[str, str]) -> str:
+    """Fill the slots, start with a capital and end with a full stop.
+
+    >>> sentence("{time} the {agent} left", {"time": "at dawn", "agent": "poet"})
+    'At dawn the poet left.'
+    """
+    text = " ".join(template.format_map(words).split())
+    return f"{text[0].upper()}{text[1:]}{'' if text.endswith('?') else '.'}"
+
+
+def sample(count: int, make: Callable[[int], Example]) -> list[Example]:
+    """`count` different examples: make(i) for i = 0, 1, ..., each redrawn until it is new."""
+    found: dict[tuple[str, ...], Example] = {}
+    while len(found) < count:
+        texts, label = make(len(found))
+        found.setdefault(texts, (texts, label))
+    return list(found.values())

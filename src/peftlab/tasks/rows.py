@@ -1,0 +1,225 @@
+"""Read rows from CSV, TSV, JSONL and Parquet, each with its line number for the errors.
+
+Every reader raises RequestError for a file that is not what its name says, and names the line.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from peftlab.errors import RequestError, unknown
+
+
+class Row(NamedTuple):
+    number: int  # of the line it starts on (Parquet: of the row), counted from 1
+    cells: tuple[Any, ...]  # in the order of the columns asked for
+
+
+@dataclass(frozen=True)
+class Table:
+    """The columns asked for of one file.
+
+    Attributes:
+        path: the file.
+        unit: what `Row.number` counts: "line", or "row" for Parquet.
+        typed: True where cells keep the file's types, False where all are text (CSV, TSV).
+        rows: in the order of the file.
+    """
+
+    path: Path
+    unit: str
+    typed: bool
+    rows: list[Row]
+
+    def error(self, row: Row, problem: str) -> RequestError:
+        """An error about one row, with its place: "reviews.csv, line 7: ..."."""
+        return RequestError(f"{self.path}, {self.unit} {row.number}: {problem}")
+
+
+def read(path: Path, columns: Sequence[str]) -> Table:
+    """Read `columns` of the file at `path`, whose suffix says its format.
+
+    Raises:
+        RequestError: no such file, another suffix, not UTF-8, a column that is not there, a
+            malformed row, or no row at all.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in READERS:
+        allowed = ", ".join(READERS)
+        given = f"ends in {suffix!r}" if suffix else "has no suffix"
+        raise RequestError(f"{path} {given}; a data file ends in one of {allowed}.")
+    reader, unit = READERS[suffix]
+    table = Table(path, unit, reader in (_jsonl, _parquet), list(reader(path, columns)))
+    if not table.rows:
+        raise RequestError(f"{path} holds no rows; a data file needs examples to train on.")
+    return table
+
+
+def read_bytes(path: Path) -> bytes:
+    """The file's bytes; RequestError if there is no such file or it can't be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise RequestError(f"no such file: {path}") from None
+    except OSError as error:
+        raise RequestError(f"{path} can't be read: {error.strerror}") from None
+
+
+def read_text(path: Path) -> str:
+    """The file's text, UTF-8 with or without a byte-order mark; RequestError if it is neither."""
+    raw = read_bytes(path)
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        looks = "; it looks like UTF-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+        problem = f"not UTF-8 (byte 0x{raw[error.start]:02x}){looks}"
+        raise RequestError(f"{path}, line {line}: {problem}. Save the file as UTF-8.") from None
+
+
+def lines(text: str) -> list[str]:
+    r"""Split at line feeds only, so that a sentence may hold any other of Unicode's line breaks.
+
+    >>> lines("one\u2028still one\r\ntwo\n")
+    ['one\u2028still one', 'two']
+    """
+    found = [line.removesuffix("\r") for line in text.split("\n")]
+    return found[:-1] if found[-1] == "" else found
+
+
+def tab_separated(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Each line's number and fields. Nothing is quoted: a `"` is a character like any other."""
+    for number, line in enumerate(lines(read_text(path)), start=1):
+        yield number, line.split("\t")
+
+
+def positions(path: Path, header: Sequence[str], columns: Sequence[str]) -> list[int]:
+    """Where `columns` stand in `header`; RequestError for one that is missing or there twice."""
+    for name in columns:
+        if name not in header:
+            raise _no_column(path, name, header)
+        if header.count(name) > 1:
+            raise RequestError(
+                f"{path} has {header.count(name)} columns {name!r}; rename all but one."
+            )
+    return [header.index(name) for name in columns]
+
+
+def malformed(path: Path, number: int, found: int, wanted: int) -> RequestError:
+    """The error for a row with too few or too many fields."""
+    fields = "1 field" if found == 1 else f"{found} fields"
+    return RequestError(
+        f"{path}, line {number}: malformed row, {fields} where {wanted} are expected."
+    )
+
+
+def _no_column(path: Path, name: str, header: Sequence[str]) -> RequestError:
+    hint = f"({path})"
+    if len(header) == 1:
+        for separator, called in ((";", "semicolons"), ("\t", "tabs"), (",", "commas")):
+            if separator in header[0]:
+                hint = f"({path} seems to be separated by {called}: .csv means commas, .tsv tabs)"
+    return unknown("column", name, header, hint)
+
+
+def _picked(
+    path: Path, records: Iterator[tuple[int, list[str]]], columns: Sequence[str]
+) -> Iterator[Row]:
+    _, header = next(records, (1, []))
+    if not header:
+        raise RequestError(f"{path} is empty; its first line must name the columns.")
+    picked = positions(path, header, columns)
+    for number, fields in records:
+        if len(fields) != len(header):
+            raise malformed(path, number, len(fields), len(header))
+        yield Row(number, tuple(fields[i] for i in picked))
+
+
+def _tsv(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    return _picked(path, tab_separated(path), columns)
+
+
+def _csv(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    return _picked(path, _csv_records(path), columns)
+
+
+def _csv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    number = 1
+    with _long_fields():
+        try:
+            for fields in reader:
+                if fields:  # a blank line holds no example
+                    yield number, fields
+                number = reader.line_num + 1
+        except csv.Error as error:
+            problem = f"malformed row starting here: {error}"
+            hint = 'Quote a field that holds a comma or a line break, and write " inside it as "".'
+            raise RequestError(f"{path}, line {number}: {problem}. {hint}") from None
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """The csv module refuses fields over 128 KiB, and keeps the limit for the whole process."""
+    limit = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _jsonl(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    for number, line in enumerate(lines(read_text(path)), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise _not_jsonl(path, number, f"not JSON ({error})") from None
+        if not isinstance(record, dict):
+            raise _not_jsonl(path, number, f"a JSON {type(record).__name__}, not an object")
+        for name in columns:
+            if name not in record:
+                raise _no_column(Path(f"{path}, line {number}"), name, list(record))
+        yield Row(number, tuple(record[name] for name in columns))
+
+
+def _not_jsonl(path: Path, number: int, problem: str) -> RequestError:
+    example = '{"text": "...", "label": "..."}'
+    text = f"{path}, line {number}: {problem}. Each line must be one JSON object: {example}"
+    return RequestError(text)
+
+
+def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(pa.BufferReader(read_bytes(path))) as file:
+            header = file.schema_arrow.names
+            positions(path, header, columns)
+            table = file.read(columns=list(columns))
+    except (pa.ArrowException, OSError) as error:
+        raise RequestError(f"{path} can't be read as Parquet: {error}") from None
+    cells = [table.column(name).to_pylist() for name in columns]
+    for number, row in enumerate(zip(*cells, strict=True), start=1):
+        yield Row(number, row)
+
+
+Reader = Callable[[Path, Sequence[str]], Iterator[Row]]
+
+READERS: dict[str, tuple[Reader, str]] = {
+    ".csv": (_csv, "line"),
+    ".tsv": (_tsv, "line"),
+    ".jsonl": (_jsonl, "line"),
+    ".json": (_jsonl, "line"),
+    ".parquet": (_parquet, "row"),
+}

@@ -1,0 +1,91 @@
+"""Keep a fifth apart: always the same one, stratified, and no text on both sides.
+
+Examples with equal texts form a group, which goes to one side whole. The groups of a class (of the
+group's most frequent label) or of a quintile (of its mean) are ordered by a hash of their text
+and fill dev until it has a fifth of the stratum's examples. Neither the order of the rows nor
+other classes' rows change where a group goes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import TypeVar
+
+from peftlab.errors import RequestError
+
+SHARE = 5  # one in so many goes to dev
+QUANTILES = 5
+
+Texts = tuple[str, ...]
+Label = TypeVar("Label", int, float)
+
+
+def by_class(texts: Sequence[Texts], labels: Sequence[int], names: Sequence[str]) -> set[Texts]:
+    """The texts that go to dev, about a fifth of every class.
+
+    Raises:
+        RequestError: a class with fewer than two different texts can't be on both sides.
+    """
+    strata: dict[int, list[Texts]] = defaultdict(list)
+    members = _members(texts, labels)
+    for text, found in members.items():
+        counts = Counter(found)
+        strata[min(counts, key=lambda label: (-counts[label], label))].append(text)
+    for index, name in enumerate(names):
+        if len(strata[index]) < 2:
+            raise RequestError(
+                f"class {name!r} has {len(strata[index])} different text"
+                f"{'' if len(strata[index]) == 1 else 's'} of its own; it needs at least 2, one "
+                "to train on and one to judge by. Add examples, leave the class out, "
+                "or give --dev FILE."
+            )
+    return {text for group in strata.values() for text in _fifth(group, members)}
+
+
+def by_quantile(texts: Sequence[Texts], labels: Sequence[float]) -> set[Texts]:
+    """The texts that go to dev, about a fifth of every quintile of the labels.
+
+    Raises:
+        RequestError: fewer than two different texts.
+    """
+    members = _members(texts, labels)
+    if len(members) < 2:
+        raise RequestError(
+            "all rows have the same text; at least 2 different ones are needed, "
+            "one to train on and one to judge by."
+        )
+    mean = {text: math.fsum(found) / len(found) for text, found in members.items()}
+    ordered = sorted(members, key=lambda text: (mean[text], _hash(text)))
+    n_strata = max(1, min(QUANTILES, len(ordered) // SHARE))
+    bounds = [len(ordered) * i // n_strata for i in range(n_strata + 1)]
+    strata = [ordered[start:end] for start, end in itertools.pairwise(bounds)]
+    return {text for group in strata for text in _fifth(group, members)}
+
+
+def _members(texts: Sequence[Texts], labels: Sequence[Label]) -> dict[Texts, list[Label]]:
+    members: dict[Texts, list[Label]] = defaultdict(list)
+    for text, label in zip(texts, labels, strict=True):
+        members[text].append(label)
+    return members
+
+
+def _fifth(stratum: list[Texts], members: dict[Texts, list[Label]]) -> list[Texts]:
+    """Groups of `stratum` for dev: at least one, never all, and near a fifth of the examples."""
+    ordered = sorted(stratum, key=_hash)
+    wanted = max(1, round(sum(len(members[text]) for text in ordered) / SHARE))
+    taken: list[Texts] = []
+    size = 0
+    for text in ordered:
+        if size + len(members[text]) <= wanted:
+            taken.append(text)
+            size += len(members[text])
+    return taken or [min(ordered, key=lambda text: len(members[text]))]
+
+
+def _hash(text: Texts) -> str:
+    return hashlib.sha256(json.dumps(text).encode()).hexdigest()

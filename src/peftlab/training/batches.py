@@ -1,0 +1,99 @@
+"""From texts to batches: tokens once, then batches of similar length in an order set by the seed.
+
+A batch is padded to its longest example, so grouping by length saves most of the padding; which
+examples meet still changes every epoch.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+POOL = 50  # batches' worth of shuffled examples that are sorted by length together
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A split as tokens.
+
+    Attributes:
+        features: by name (input_ids, attention_mask, ...), one list of integers an example.
+        labels: class indices or numbers.
+        padding: the value that fills each feature up.
+        n_truncated: examples that were longer than the limit and lost their end.
+    """
+
+    features: dict[str, list[list[int]]]
+    labels: Sequence[int] | Sequence[float]
+    padding: dict[str, int]
+    n_truncated: int
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each example."""
+        return [len(ids) for ids in self.features["input_ids"]]
+
+    def batch(self, indices: Sequence[int], device: str = "cpu") -> dict[str, Tensor]:
+        """The examples at `indices`, padded to the longest: each feature (batch, length)."""
+        return {
+            name: pad_sequence(
+                [torch.tensor(rows[i]) for i in indices],
+                batch_first=True,
+                padding_value=self.padding[name],
+            ).to(device, non_blocking=True)
+            for name, rows in self.features.items()
+        }
+
+
+def encode(
+    tokenizer: Any,
+    texts: Sequence[tuple[str, ...]],
+    labels: Sequence[int] | Sequence[float],
+    max_length: int,
+) -> Encoded:
+    """Tokenise texts of one or two columns, cut to `max_length` tokens."""
+    columns = [list(column) for column in zip(*texts, strict=True)]
+    coded = tokenizer(*columns, truncation=True, max_length=max_length)
+    features = {name: coded[name] for name in tokenizer.model_input_names if name in coded}
+    padding = {
+        "input_ids": tokenizer.pad_token_id,
+        "token_type_ids": tokenizer.pad_token_type_id,
+        "attention_mask": 0,
+    }
+    cut = sum(bool(encoding.overflowing) for encoding in coded.encodings)
+    return Encoded(features, labels, {name: padding[name] for name in features}, cut)
+
+
+def grouped(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """One epoch's batches of indices: every example once, neighbours of similar length.
+
+    >>> sorted(sum(grouped([3, 1, 2, 5, 4], batch_size=2, seed=0, epoch=0), []))
+    [0, 1, 2, 3, 4]
+    """
+    order = random.Random(f"{seed}/{epoch}")  # a string is hashed by SHA-512: no seed meets another
+    indices = list(range(len(lengths)))
+    order.shuffle(indices)
+    batches: list[list[int]] = []
+    for start in range(0, len(indices), batch_size * POOL):
+        pool = sorted(indices[start : start + batch_size * POOL], key=lengths.__getitem__)
+        batches += _chunks(pool, batch_size)
+    order.shuffle(batches)
+    return batches
+
+
+def by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Batches of indices for evaluation, shortest first."""
+    yield from _chunks(sorted(range(len(lengths)), key=lengths.__getitem__), batch_size)
+
+
+def _chunks(indices: list[int], size: int) -> list[list[int]]:
+    return [indices[start : start + size] for start in range(0, len(indices), size)]

@@ -1,0 +1,199 @@
+"""The training loop: one readable pass over epochs and steps, the same for every method.
+
+    for epoch, batch: before_step · forward · backward · before_update · clip · step · after_step
+    after an epoch:       the scores on dev
+
+The loop knows a method only by the hooks of `Trainee`, and a metric only as a function.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from peftlab.training.batches import Encoded, by_length, grouped
+from peftlab.training.guard import check_loss, check_outputs
+from peftlab.training.meters import Memory, MemoryMeter, SpeedMeter
+from peftlab.training.optimizer import adamw, warmup_and_decay
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that the loop needs to know of a run, resolved.
+
+    `warmup` is a share of the steps; `autocast` whether fp32 weights compute in bf16.
+    """
+
+    kind: str  # "classes" or "regression"
+    epochs: int
+    batch_size: int
+    lr: float
+    head_lr: float
+    weight_decay: float
+    warmup: float
+    clip: float
+    seed: int
+    device: str
+    autocast: bool
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where in the run a method's hook is called: `index` from 0, `warmup` and `total` in steps."""
+
+    index: int
+    warmup: int
+    total: int
+    seed: int
+
+
+class Trainee(Protocol):
+    """What the loop asks of a method."""
+
+    def parameter_groups(
+        self, model: PreTrainedModel, lr: float, head_lr: float, weight_decay: float
+    ) -> list[dict[str, Any]]: ...
+    def before_step(self, model: PreTrainedModel, step: Step) -> None: ...
+    def before_update(self, model: PreTrainedModel, step: Step) -> None: ...
+    def after_step(self, model: PreTrainedModel, step: Step) -> None: ...
+
+
+@dataclass
+class Fitted:
+    """What a run left: its curve, the scores and outputs of its epochs, its speed and memory."""
+
+    curve: list[Row] = field(default_factory=list)
+    scores: list[dict[str, float]] = field(default_factory=list)  # one an epoch
+    outputs: Tensor | None = None  # (n_dev, num_labels), of the last epoch
+    speed: SpeedMeter = field(default_factory=SpeedMeter)
+    memory: Memory | None = None
+    train_s: float = 0.0
+    eval_s: float = 0.0
+
+
+class Loop:
+    """One run in progress: the model, its optimizer and what has come out so far."""
+
+    def __init__(self, model: PreTrainedModel, method: Trainee, train: Encoded, plan: Plan) -> None:
+        torch.manual_seed(plan.seed)  # dropout: the same start, however much a method drew before
+        self.model, self.method, self.train, self.plan = model, method, train, plan
+        groups = method.parameter_groups(model, plan.lr, plan.head_lr, plan.weight_decay)
+        self.trained = [parameter for group in groups for parameter in group["params"]]
+        self.total = plan.epochs * math.ceil(len(train) / plan.batch_size)
+        self.warmup = math.ceil(plan.warmup * self.total)
+        self.optimizer = adamw(groups)
+        self.schedule = warmup_and_decay(self.optimizer, self.warmup, self.total)
+        self.index = 0
+        self.losses: list[float] = []
+        self.speed = SpeedMeter()
+
+    def epoch(self, epoch: int) -> Iterator[Row]:
+        """Train for one epoch; a row of the curve after each step."""
+        self.model.train()
+        lengths = self.train.lengths
+        batches = grouped(lengths, self.plan.batch_size, self.plan.seed, epoch)
+        for number, indices in enumerate(batches, start=1):
+            started = time.perf_counter()
+            lr = self.schedule.get_last_lr()[0]
+            loss = self.step(indices)
+            seconds = time.perf_counter() - started
+            self.speed.add(seconds, len(indices), sum(lengths[i] for i in indices))
+            yield {
+                "step": self.index,
+                "epoch": epoch + number / len(batches),
+                "loss": loss,
+                "lr": lr,
+                "time_s": round(sum(self.speed.seconds), 4),
+            }
+
+    def step(self, indices: list[int]) -> float:
+        """One update on the examples at `indices`; returns the loss."""
+        step = Step(self.index, self.warmup, self.total, self.plan.seed)
+        self.method.before_step(self.model, step)
+        loss = self._loss(indices)
+        loss.backward()
+        self.method.before_update(self.model, step)
+        nn.utils.clip_grad_norm_(self.trained, self.plan.clip)
+        self.optimizer.step()
+        self.method.after_step(self.model, step)
+        self.optimizer.zero_grad()
+        self.schedule.step()
+        self.index += 1
+        value = loss.item()
+        check_loss(value, self.index, self.losses, self.plan.lr, self.model)
+        self.losses.append(value)
+        return value
+
+    def _loss(self, indices: list[int]) -> Tensor:
+        device = self.plan.device
+        labels = torch.tensor([self.train.labels[i] for i in indices], device=device)
+        with _compute(self.plan):
+            logits = self.model(**self.train.batch(indices, device)).logits.float()
+        if self.plan.kind == "regression":
+            return F.mse_loss(logits.squeeze(-1), labels.float())
+        return F.cross_entropy(logits, labels)
+
+
+def fit(
+    loop: Loop,
+    dev: Encoded,
+    score: Callable[[Tensor], dict[str, float]],
+    on_row: Callable[[Row, int], None],
+    memory: MemoryMeter,
+) -> Fitted:
+    """Train to the end of `loop`'s plan and evaluate after every epoch.
+
+    Args:
+        loop: a run that has not begun.
+        dev: what it is evaluated on.
+        score: the metrics of dev outputs (n_dev, num_labels).
+        on_row: called with each row of the curve and the total number of steps.
+        memory: a meter that was started before the model was loaded.
+
+    Raises:
+        Diverged: if a loss or an output is not finite.
+    """
+    fitted = Fitted(speed=loop.speed)
+
+    def keep(row: Row) -> None:
+        fitted.curve.append(row)
+        on_row(row, loop.total)
+
+    for epoch in range(loop.plan.epochs):
+        for row in loop.epoch(epoch):
+            keep(row | {"memory_mib": memory.now()})
+        started = time.perf_counter()
+        fitted.outputs = outputs(loop.model, dev, loop.plan)
+        check_outputs(fitted.outputs, epoch + 1)
+        fitted.scores.append(score(fitted.outputs))
+        fitted.eval_s += time.perf_counter() - started
+        keep({"epoch": epoch + 1, "score": fitted.scores[-1]})
+    fitted.train_s = sum(loop.speed.seconds)
+    fitted.memory = memory.measure(loop.model, loop.optimizer)
+    return fitted
+
+
+def outputs(model: PreTrainedModel, data: Encoded, plan: Plan) -> Tensor:
+    """Outputs in eval mode, in the order of `data`: (n, num_labels), fp32, on the CPU."""
+    model.eval()
+    rows: list[tuple[int, Tensor]] = []
+    with torch.inference_mode(), _compute(plan):
+        for indices in by_length(data.lengths, 2 * plan.batch_size):
+            logits = model(**data.batch(indices, plan.device)).logits.float().cpu()
+            rows += zip(indices, logits, strict=True)
+    return torch.stack([logits for _, logits in sorted(rows, key=lambda row: row[0])])
+
+
+def _compute(plan: Plan) -> contextlib.AbstractContextManager[Any]:
+    return torch.autocast(plan.device, torch.bfloat16, enabled=plan.autocast)

@@ -1,0 +1,145 @@
+"""Speed and memory of training, measured where they happen; what can't be measured is None.
+
+CPU     VmHWM of /proc/self/status: the process's own peak. It is reset through
+        /proc/self/clear_refs just before the model is loaded. (Never ru_maxrss: it survives exec.)
+CUDA    torch's peak of allocated bytes, reset at the same moment.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from peftlab.layers import Adapter
+
+MIB = 2**20
+WARMING = 3  # steps left out of the speed: allocator, thread pools and kernels warm up in them
+_STATUS = Path("/proc/self/status")
+_STATM = Path("/proc/self/statm")
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+@dataclass
+class SpeedMeter:
+    """Durations and sizes of training steps."""
+
+    seconds: list[float] = field(default_factory=list)
+    examples: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+
+    def add(self, seconds: float, examples: int, tokens: int) -> None:
+        self.seconds.append(seconds)
+        self.examples.append(examples)
+        self.tokens.append(tokens)
+
+    def summary(self) -> dict[str, float | None]:
+        """Per second and per step, the first `WARMING` steps left out; None if no step is left."""
+        seconds = self.seconds[WARMING:]
+        if len(seconds) < 2:
+            return dict.fromkeys(("examples_per_s", "tokens_per_s", "step_ms_p50", "step_ms_p95"))
+        total = sum(seconds)
+        return {
+            "examples_per_s": sum(self.examples[WARMING:]) / total,
+            "tokens_per_s": sum(self.tokens[WARMING:]) / total,
+            "step_ms_p50": 1000 * statistics.median(seconds),
+            "step_ms_p95": 1000 * statistics.quantiles(seconds, n=20)[-1],
+        }
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peaks in MiB; `by_part` splits what training added."""
+
+    peak_mib: float | None
+    train_peak_mib: float | None
+    by_part: dict[str, float | None]
+    how: str
+
+
+class MemoryMeter:
+    """Starts when made, just before the model is loaded."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device
+        self.before = self._peak()
+        self.can_reset = self._reset()
+        self.start = self.now()
+
+    def now(self) -> float | None:
+        """MiB in use: resident on a CPU, allocated on CUDA."""
+        if self.device == "cuda":
+            return torch.cuda.memory_allocated() / MIB
+        if not _STATM.exists():
+            return None
+        pages = int(_STATM.read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / MIB
+
+    def measure(self, model: nn.Module, optimizer: Optimizer) -> Memory:
+        """The peaks so far, and the bytes of each part of training as they are held now."""
+        peak = self._peak()
+        whole = None if peak is None else max(peak, self.before or 0.0)
+        train = None
+        if peak is not None and self.start is not None and self.can_reset:
+            train = max(0.0, peak - self.start)
+        parts = _parts(model, optimizer)
+        held = sum(value for value in parts.values() if value is not None)
+        parts["activations"] = None if train is None else max(0.0, train - held)
+        return Memory(whole, train, parts, self._how())
+
+    def _peak(self) -> float | None:
+        if self.device == "cuda":
+            return torch.cuda.max_memory_allocated() / MIB
+        if self.device != "cpu" or not _STATUS.exists():
+            return None
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+        return None
+
+    def _reset(self) -> bool:
+        if self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            return True
+        try:
+            _CLEAR.write_text("5")
+        except OSError:
+            return False
+        return True
+
+    def _how(self) -> str:
+        if self.device == "cuda":
+            peaks = "torch.cuda.max_memory_allocated, reset before the model is loaded"
+        else:
+            peaks = "VmHWM, reset through clear_refs before the model is loaded"
+        return f"{peaks}; activations = train peak less the other parts"
+
+
+def _parts(model: nn.Module, optimizer: Optimizer) -> dict[str, float | None]:
+    everything = dict(model.named_parameters())
+    bases = tuple(
+        f"{n}.base." for n, module in model.named_modules() if isinstance(module, Adapter)
+    )
+    inside = tuple(f"{n}." for n, module in model.named_modules() if isinstance(module, Adapter))
+    adapters = [
+        p for n, p in everything.items() if n.startswith(inside) and not n.startswith(bases)
+    ]
+    added = {id(p) for p in adapters}
+    trained = [p for p in everything.values() if p.requires_grad]
+    state = [value for values in optimizer.state.values() for value in values.values()]
+    return {
+        "weights": _mib([p for p in everything.values() if id(p) not in added]),
+        "adapters": _mib(adapters),
+        "gradients": _mib(trained),  # of the same sizes; freed after each step
+        "optimizer": _mib([value for value in state if isinstance(value, torch.Tensor)]),
+    }
+
+
+def _mib(tensors: Sequence[torch.Tensor]) -> float:
+    return sum(t.numel() * t.element_size() for t in tensors) / MIB

@@ -1,0 +1,128 @@
+"""The figures: valid, one colour a method, short lines, safe names."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+
+import altair as alt
+import pytest
+
+from peftlab.report import table
+from peftlab.report.curves import average, read, smooth, thin
+from peftlab.report.figures import POINTS_A_LINE, figures
+from peftlab.report.style import Style
+
+
+def rows(spec, dataset=0):
+    return list(spec["datasets"].values())[dataset].splitlines()[1:]
+
+
+def test_every_kind_of_figure_for_every_task(suite, out):
+    names = [figure.name for figure in figures(table(suite), out / "curves")]
+    assert names == [
+        f"{kind}-{task}"
+        for task in ("mrpc", "grammar")
+        for kind in ("score", "loss", "speed", "memory", "peak-memory")
+    ]
+
+
+def test_every_spec_is_valid_vega_lite(suite, out):
+    for figure in figures(table(suite), out / "curves"):
+        alt.Chart.from_dict(figure.spec, validate=True)
+
+
+def test_svg_files_are_well_formed_and_say_what_is_seen(out):
+    files = sorted((out / "report" / "figures").glob("*.svg"))
+    assert len(files) == 10
+    for path in files:
+        root = ET.fromstring(path.read_text(encoding="utf-8"))
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        task = path.stem.rpartition("-")[2]
+        assert any(node.text and node.text.startswith(f"{task}: ") for node in root.iter())
+
+
+def test_a_method_has_one_colour_in_all_figures(suite, out):
+    seen = {}
+    for figure in figures(table(suite), out / "curves"):
+        scales = [layer["encoding"].get("color", {}) for layer in figure.spec["layer"]]
+        for scale in (s["scale"] for s in scales if s.get("field") == "method"):
+            for label, colour in zip(scale["domain"], scale["range"], strict=True):
+                assert seen.setdefault(label, colour) == colour
+    assert len(set(seen.values())) == 3
+
+
+def test_twenty_methods_differ_in_colour_or_dash():
+    labels = [str(n) for n in range(20)]
+    style = Style(labels)
+    assert len({(style.colour[one], tuple(style.dash[one])) for one in labels}) == 20
+
+
+def test_long_curves_are_thinned_and_keep_their_ends(record, curves, tmp_path):
+    one = record()
+    curves(one, tmp_path, steps=3000)
+    loss = next(f for f in figures(table([one]), tmp_path / "curves") if f.name == "loss-mrpc")
+    raw = [line.split(",") for line in rows(loss.spec) if ",raw," in line]
+    assert len(raw) <= POINTS_A_LINE
+    assert (raw[0][3], raw[-1][3]) == ("1", "3000")
+    assert "smoothed over 200 steps" in loss.caption
+
+
+def test_peak_memory_stacks_to_the_peak(record, tmp_path):
+    one = record()
+    (peak,) = (f for f in figures(table([one]), tmp_path) if f.name == "peak-memory-mrpc")
+    stack = [line.split(",") for line in rows(peak.spec) if line.count(",") == 3]
+    assert sum(float(mib) for *_, mib in stack) == pytest.approx(one.memory.peak_mib)
+    assert stack[-1][1] == "rest of the peak"
+
+
+def test_without_curves_only_the_bars_are_drawn(record, tmp_path):
+    names = [figure.name for figure in figures(table([record()]), tmp_path)]
+    assert names == ["speed-mrpc", "peak-memory-mrpc"]
+
+
+def test_names_that_make_one_file_name_are_told_apart(record, tmp_path):
+    names = [f.name for f in figures(table([record(task="a/b"), record(task="a b")]), tmp_path)]
+    assert len(set(names)) == len(names)
+    assert all(name.replace("-", "").isalnum() for name in names)
+
+
+def test_reading_curves_survives_a_cut_line_a_resumed_step_and_nan(tmp_path):
+    lines = [
+        {"step": 1, "epoch": 0.5, "loss": 9.0, "lr": 0.1, "time_s": 1.0, "memory_mib": 10.0},
+        {
+            "step": 2,
+            "epoch": 1.0,
+            "loss": float("nan"),
+            "lr": 0.1,
+            "time_s": 2.0,
+            "memory_mib": None,
+        },
+        {"step": 1, "epoch": 0.5, "loss": 3.0, "lr": 0.1, "time_s": 1.0, "memory_mib": 11.0},
+        {"epoch": 1, "score": {"f1": 0.5}},
+    ]
+    path = tmp_path / "x.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)) + '\n{"step": 3, "lo', encoding="utf-8")
+    found = read(path)
+    assert (found.loss, found.memory, found.score) == (
+        [(1, 3.0)],
+        [(1.0, 11.0)],
+        {"f1": [(1, 0.5)]},
+    )
+    assert read(tmp_path / "absent.jsonl").loss == []
+
+
+def test_average_takes_only_what_all_seeds_have():
+    assert average([[(1, 2.0), (2, 4.0)], [(1, 4.0)]]) == [(1, 3.0)]
+    assert average([]) == []
+
+
+@pytest.mark.parametrize("n", [1, 2, 399, 400, 401, 999, 4000])
+def test_thin_never_exceeds_the_limit(n):
+    points = [(float(x), 0.0) for x in range(n)]
+    kept = thin(points, 400)
+    assert len(kept) <= 400 and kept[0] == points[0] and kept[-1] == points[-1]
+
+
+def test_smooth_keeps_a_constant():
+    assert smooth([(x, 2.0) for x in range(9)], 4) == [(x, 2.0) for x in range(9)]

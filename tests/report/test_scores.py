@@ -1,0 +1,141 @@
+"""The table's numbers: what is averaged, what is not, and what is counted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from peftlab.report import table
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def test_golden_table(suite):
+    """The whole table as data. When it should change, write the new one and read the diff."""
+    expected = json.loads((GOLDEN / "table.json").read_text(encoding="utf-8"))
+    assert json.loads(json.dumps(table(suite).as_data())) == expected
+
+
+def test_table_json_is_the_table(suite, out):
+    written = json.loads((out / "report" / "table.json").read_text(encoding="utf-8"))
+    assert written == json.loads(json.dumps(table(suite).as_data()))
+
+
+def test_mean_and_sd_of_seeds_equal_numpys(record):
+    scores = [0.81, 0.84, 0.90]
+    cell = (
+        table(record(seed=seed, score=score) for seed, score in enumerate(scores)).rows[0].cells[0]
+    )
+    assert cell.last.mean == pytest.approx(np.mean(scores))
+    assert cell.last.sd == pytest.approx(np.std(scores, ddof=1))
+    assert cell.last.n == 3
+
+
+def test_costs_are_means_over_tasks_and_memory_the_highest(record):
+    records = [record(task=task, seed=seed) for task in ("mrpc", "cola") for seed in (0, 1)]
+    memory = records[2].memory.model_copy(update={"peak_mib": 900.0})
+    records[2:] = [one.model_copy(update={"memory": memory}) for one in records[2:]]
+    row = table(records).rows[0]
+    speeds = np.array([one.speed.examples_per_s for one in records]).reshape(2, 2)
+    assert row.examples_per_s == pytest.approx(speeds.mean(axis=1).mean())
+    assert row.cell_s == pytest.approx(np.mean([one.total_s for one in records]))
+    assert row.all_cells_s == pytest.approx(sum(one.total_s for one in records))
+    assert row.peak_mib == 900.0
+
+
+def test_rows_and_columns_keep_the_order_of_the_records(record):
+    records = [record("vera", "stsb"), record("full", "cola"), record("vera", "cola")]
+    found = table(records)
+    assert [row.label for row in found.rows] == ["vera", "full"]
+    assert [column.label for column in found.columns] == ["stsb", "cola"]
+    assert found.rows[1].cells[0] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "labels"),
+    [
+        ({"training": {"lr": 2e-3}}, ["lora (lr 0.001)", "lora (lr 0.002)"]),
+        ({"settings": {"rank": 16}}, ["lora (rank 8)", "lora (rank 16)"]),
+        ({"precision": "bf16"}, ["lora (fp32)", "lora (bf16)"]),
+        (
+            {"model": {"name": "roberta-base", "revision": None, "sha256": "ab" * 32}},
+            ["lora (minilm)", "lora (roberta-base)"],
+        ),
+        ({"settings": {"use_dora": True}}, ["lora (use_dora –)", "lora (use_dora True)"]),
+    ],
+)
+def test_what_differs_is_not_averaged(record, change, labels):
+    first = record(seed=0, score=0.2)
+    second = record(seed=1, score=0.8, **change)
+    rows = table([first, second]).rows
+    assert [row.label for row in rows] == labels
+    assert [row.cells[0].last.mean for row in rows] == [0.2, 0.8]
+
+
+def test_a_label_of_ones_own_stays_as_it_is(record):
+    rows = table([record(label="LoRA r=16", settings={"rank": 16}), record()]).rows
+    assert [row.label for row in rows] == ["LoRA r=16", "lora"]
+
+
+def test_what_the_task_decides_does_not_part_rows(record):
+    """Longer inputs for one task: one row a method, and the task's column says so."""
+    records = [
+        record(method, task, training={"max_length": length})
+        for method in ("full", "lora")
+        for task, length in (("mrpc", 128), ("stsb", 256))
+    ]
+    found = table(records)
+    assert [row.label for row in found.rows] == ["full", "lora"]
+    assert [column.training for column in found.columns] == [
+        {"max_length": 128},
+        {"max_length": 256},
+    ]
+
+
+def test_one_name_with_other_examples_is_another_task(record):
+    one = record()
+    other = one.model_copy(update={"task": one.task.model_copy(update={"sha256": "ef" * 32})})
+    labels = [
+        column.label for column in table([one, other.model_copy(update={"cell": "x"})]).columns
+    ]
+    assert labels == ["mrpc (cdcdcdcd)", "mrpc (efefefef)"]
+
+
+def test_a_cell_given_twice_is_one_seed(record):
+    cell = table([record(score=0.1), record(score=0.7)]).rows[0].cells[0]
+    assert (cell.last.mean, cell.last.n) == (0.7, 1)
+
+
+def test_failed_cells_are_counted_listed_and_in_no_mean(record, failed):
+    found = table([record(seed=0, score=0.75), failed(seed=1, message="out of memory")])
+    cell = found.rows[0].cells[0]
+    assert (cell.last.mean, cell.last.n, cell.n_failed) == (0.75, 1, 1)
+    assert [(bad.row, bad.task, bad.seed, bad.message) for bad in found.failures] == [
+        ("lora", "mrpc", 1, "out of memory")
+    ]
+
+
+def test_all_failed_leaves_nothing_measured(failed):
+    row = table([failed(seed=0), failed(seed=1)]).rows[0]
+    assert (row.cells[0].last.mean, row.cells[0].n_failed) == (None, 2)
+    assert (row.examples_per_s, row.peak_mib, row.all_cells_s, row.total.low) == (None,) * 4
+
+
+def test_not_measured_is_none_and_never_zero(record):
+    nothing = dict.fromkeys(("examples_per_s", "tokens_per_s", "step_ms_p50", "step_ms_p95"))
+    row = table([record(speed=nothing, score=float("nan"))]).rows[0]
+    assert row.examples_per_s is None
+    assert row.cells[0].last.mean is None
+
+
+def test_scores_by_rank_are_averaged_over_seeds(record):
+    by_rank = [{"1": {"f1": 0.6}, "8": {"f1": 0.8}}, {"1": {"f1": 0.7}, "8": {"f1": 0.9}}]
+    cell = (
+        table(record(seed=n, score_by_rank=one) for n, one in enumerate(by_rank)).rows[0].cells[0]
+    )
+    assert {rank: score.mean for rank, score in cell.by_rank.items()} == pytest.approx(
+        {"1": 0.65, "8": 0.85}
+    )

@@ -1,0 +1,437 @@
+"""A user's own file: formats, what a label means, what is refused, and the fifth kept apart."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections import Counter, defaultdict
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peftlab import tasks
+from peftlab.errors import RequestError
+from peftlab.tasks import split
+from peftlab.tasks.base import Task
+
+Rows = list[dict[str, Any]]
+
+
+def reviews(n: int = 50, labels: tuple[Any, ...] = ("neg", "pos")) -> Rows:
+    return [{"text": f"text {i}", "label": labels[i % len(labels)]} for i in range(n)]
+
+
+def write(path: Path, rows: Rows) -> Path:
+    """The rows as a file of the kind that the suffix says."""
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+        return path
+    if path.suffix in {".jsonl", ".json"}:
+        path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+        return path
+    separator = {".csv": ",", ".tsv": "\t"}[path.suffix]
+    records = [list(rows[0]), *(list(row.values()) for row in rows)]
+    path.write_text("\n".join(separator.join(map(str, record)) for record in records) + "\n")
+    return path
+
+
+def load(path: Path, **options: Any) -> Task:
+    return tasks.load_file(path, **{"text": ["text"], "label": "label", **options})
+
+
+def refused(path: Path, **options: Any) -> str:
+    with pytest.raises(RequestError) as caught:
+        load(path, **options)
+    return str(caught.value)
+
+
+def labels_of(task: Task) -> dict[str, Any]:
+    """Text -> the label's name, or the number."""
+    pairs = [*zip(task.train.texts, task.train.labels, strict=True)]
+    pairs += zip(task.dev.texts, task.dev.labels, strict=True)
+    return {texts[0]: task.labels[y] if task.labels else y for texts, y in pairs}  # type: ignore[index]
+
+
+SUFFIXES = [".csv", ".tsv", ".jsonl", ".json", ".parquet"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        (("pos", "neg"), ("neg", "pos")),
+        ((True, False), ("false", "true")),
+        ((10, 9, -1), ("-1", "9", "10")),
+        ((2.5, 1.0, 0.25), ()),
+    ],
+)
+def test_every_format_says_the_same(tmp_path, suffix, values, names):
+    rows = reviews(60, values)
+    task = load(write(tmp_path / f"data{suffix}", rows))
+    assert task.labels == names
+    assert task.kind == ("classes" if names else "regression")
+    assert task.metrics == (("accuracy", "f1") if names else ("pearson", "spearman"))
+    spelled = {row["text"]: str(row["label"]).lower() if names else row["label"] for row in rows}
+    assert labels_of(task) == spelled
+    assert task.source == f"file data{suffix}"
+
+
+def test_twenty_integers_are_classes_and_twenty_one_a_regression(tmp_path):
+    assert load(write(tmp_path / "a.csv", reviews(100, tuple(range(20))))).num_labels == 20
+    task = load(write(tmp_path / "b.csv", reviews(105, tuple(range(21)))))
+    assert task.kind == "regression"
+    assert all(type(label) is float for label in task.train.labels)
+
+
+def test_large_integers_are_not_rounded_together(tmp_path):
+    big = 2**53
+    task = load(write(tmp_path / "a.csv", reviews(30, (big + 1, big, big + 2))))
+    assert task.labels == (str(big), str(big + 1), str(big + 2))
+
+
+def test_any_number_of_texts_are_classes(tmp_path):
+    rows = reviews(300, tuple(f"intent {i}" for i in range(77)))
+    assert load(write(tmp_path / "a.jsonl", rows)).num_labels == 77
+
+
+def test_kind_overrides(tmp_path):
+    few = write(tmp_path / "few.csv", reviews(50, (1, 2, 3)))
+    assert load(few, kind="regression").kind == "regression"
+    many = write(tmp_path / "many.csv", reviews(105, tuple(range(21))))
+    assert load(many, kind="classes").labels == tuple(str(i) for i in range(21))
+    whole = write(tmp_path / "whole.csv", reviews(50, (1.0, 0.0)))
+    assert load(whole).kind == "regression"
+    assert load(whole, kind="classes").labels == ("0", "1")
+    halves = write(tmp_path / "halves.csv", reviews(50, (1.5, 10.5, 2.0)))
+    assert load(halves, kind="classes").labels == ("1.5", "2", "10.5")
+
+
+def test_a_pair_of_columns_and_numbers_as_text(tmp_path):
+    rows = [{"n": i, "b": f"b{i}", "label": i % 2} for i in range(20)]
+    task = tasks.load_file(write(tmp_path / "a.jsonl", rows), ["b", "n"], "label")
+    assert ("b3", "3") in task.train.texts + task.dev.texts
+
+
+def test_a_quoted_csv_keeps_commas_quotes_and_line_breaks(tmp_path):
+    path = tmp_path / "a.csv"
+    lines = "\r\n".join(f'"row {i}, ""said""\r\nover two lines",{i % 2}' for i in range(20))
+    path.write_bytes(b"\xef\xbb\xbf" + f"text,label\r\n{lines}\r\n\r\n".encode())
+    task = load(path)
+    texts = {texts[0] for texts in task.train.texts + task.dev.texts}
+    assert texts == {f'row {i}, "said"\r\nover two lines' for i in range(20)}
+
+
+def test_a_tsv_is_not_quoted(tmp_path):
+    path = tmp_path / "a.tsv"
+    rows = "".join(f'a "{i}\u2028b\t{i % 2}\n' for i in range(20))
+    path.write_text("text\tlabel\n" + rows, encoding="utf-8")
+    assert 'a "7\u2028b' in labels_of(load(path))
+
+
+def test_a_long_text_is_read(tmp_path):
+    rows = [*reviews(), {"text": "x" * 200_000, "label": "pos"}]
+    assert len(labels_of(load(write(tmp_path / "a.csv", rows)))) == 51
+
+
+def test_parquets_own_numbers_are_numbers(tmp_path):
+    rows = [{"text": f"t{i}", "label": Decimal(f"{i}.5")} for i in range(30)]
+    assert load(write(tmp_path / "a.parquet", rows)).train.labels[0] in {0.5, 1.5, 2.5}
+
+
+@pytest.mark.parametrize(
+    ("stem", "name"),
+    [
+        ("My Reviews (v2)", "my-reviews-v2"),
+        ("\u00fcber", "ber"),
+        ("..", "data"),
+        ("\u8bc4\u8bba", "data"),
+        ("a" * 90, "a" * 40),
+        ("mrpc", "mrpc-file"),
+    ],
+)
+def test_a_name_is_made_of_plain_letters_only(tmp_path, stem, name):
+    assert load(write(tmp_path / f"{stem}.csv", reviews())).name == name
+
+
+def test_a_dev_file_is_used_as_it_is(tmp_path):
+    path = write(tmp_path / "a.csv", reviews(4, (0, 1, 2)))
+    dev = write(tmp_path / "b.jsonl", reviews(3, (2, 1)))
+    task = load(path, dev=dev)
+    assert (len(task.train), task.dev.labels) == (4, [2, 1, 2])
+    assert task.source == "file a.csv, dev file b.jsonl"
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize(
+    ("values", "stray"), [((0, 1), 2), (("x", "y"), "z"), ((True, False), "x"), ((0.5, 1.5), "x")]
+)
+def test_a_dev_label_that_train_has_not_is_named_with_its_line(tmp_path, suffix, values, stray):
+    path = write(tmp_path / f"a{suffix}", reviews(20, values))
+    dev = write(tmp_path / f"b{suffix}", [{"text": "x", "label": stray}])
+    error = refused(path, dev=dev)
+    where = {".csv": "line 2", ".jsonl": "line 1", ".parquet": "row 1"}[suffix]
+    assert error.startswith(f"{dev}, {where}: ")
+    assert str(stray) in error
+
+
+def test_a_missing_file_and_an_unknown_suffix(tmp_path):
+    assert refused(tmp_path / "a.csv") == f"no such file: {tmp_path / 'a.csv'}"
+    allowed = "a data file ends in one of .csv, .tsv, .jsonl, .json, .parquet."
+    assert refused(tmp_path / "a.xlsx") == f"{tmp_path / 'a.xlsx'} ends in '.xlsx'; {allowed}"
+    assert refused(tmp_path / "a") == f"{tmp_path / 'a'} has no suffix; {allowed}"
+    (tmp_path / "folder.csv").mkdir()
+    assert "can't be read: Is a directory" in refused(tmp_path / "folder.csv")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_missing_column_is_named_with_those_there(tmp_path, suffix):
+    path = write(tmp_path / f"a{suffix}", reviews())
+    error = refused(path, label="lable")
+    assert "unknown column 'lable'; did you mean 'label'? Allowed: text, label." in error
+    assert str(path) in error
+
+
+def test_a_csv_of_semicolons_is_recognised(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text;label\na;1\n")
+    assert "seems to be separated by semicolons" in refused(path)
+
+
+def test_a_column_name_that_stands_twice(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text,label,text\na,1,b\n")
+    assert "has 2 columns 'text'; rename all but one" in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "problem"),
+    [
+        ([], "label", "one or two text columns are needed, got 0"),
+        (["a", "b", "c"], "label", "one or two text columns are needed, got 3"),
+        (["a", "a"], "label", "must differ, got a, a, label"),
+        (["label"], "label", "must differ, got label, label"),
+    ],
+)
+def test_columns_that_make_no_task(tmp_path, text, label, problem):
+    assert problem in refused(tmp_path / "a.csv", text=text, label=label)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("a.csv", "text,label\na,1\nb\n", "line 3: malformed row, 1 field where 2"),
+        ("a.csv", "text,label\n'a\nb,1,2\n", "line 2: malformed row, 1 field where 2"),
+        ("a.csv", 'text,label\n"a\nb",1\n"c,0\nd,1\n', "line 4: malformed row starting here"),
+        ("a.csv", 'text,label\n"a" b,1\n', "line 2: malformed row starting here"),
+        ("a.tsv", "text\tlabel\na\t1\nb\tc\t1\n", "line 3: malformed row, 3 fields where 2"),
+        ("a.tsv", "text\tlabel\na\t1\n\nb\t1\n", "line 3: malformed row, 1 field where 2"),
+        ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "a"', "line 2: not JSON"),
+        ("a.json", '[{"text": "a", "label": 1}]', "line 1: a JSON list, not an object"),
+        ("a.jsonl", '{"text": "a", "label": 1}\n\n{"text": "a"}', "line 3"),
+        ("a.parquet", "text", "can't be read as Parquet"),
+        ("a.csv", "", "is empty; its first line must name the columns"),
+        ("a.tsv", "", "is empty; its first line must name the columns"),
+        ("a.csv", "text,label\n", "holds no rows"),
+        ("a.jsonl", "\n", "holds no rows"),
+    ],
+)
+def test_what_is_not_the_format_is_named_with_its_line(tmp_path, name, content, problem):
+    path = tmp_path / name
+    path.write_text(content)
+    error = refused(path)
+    assert problem in error
+    assert str(path) in error
+
+
+@pytest.mark.parametrize(
+    ("raw", "problem"),
+    [
+        ("text,label\nok,1\ncaf\u00e9,0\n".encode("latin-1"), "line 3: not UTF-8 (byte 0xe9)."),
+        (
+            "text,label\nok,1\n".encode("utf-16"),
+            "line 1: not UTF-8 (byte 0xff); it looks like UTF-16",
+        ),
+    ],
+)
+def test_another_encoding_is_named(tmp_path, raw, problem):
+    path = tmp_path / "a.csv"
+    path.write_bytes(raw)
+    assert problem in refused(path)
+    assert "Save the file as UTF-8" in refused(path)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("column", ["text", "label"])
+@pytest.mark.parametrize("empty", ["", "  "])
+def test_an_empty_cell_is_named_with_its_line(tmp_path, suffix, column, empty):
+    rows = reviews()
+    rows[6][column] = empty
+    error = refused(write(tmp_path / f"a{suffix}", rows))
+    assert f"{'row' if suffix == '.parquet' else 'line'} " in error
+    assert f" {7 if suffix in {'.jsonl', '.json', '.parquet'} else 8}: " in error
+    assert "is empty. Fill it in or leave the row out." in error
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("column", ["text", "label"])
+def test_null_is_an_empty_cell(tmp_path, suffix, column):
+    rows = reviews()
+    rows[6][column] = None
+    assert "is empty" in refused(write(tmp_path / f"a{suffix}", rows))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_label_that_is_no_finite_number_is_named_with_its_line(tmp_path, suffix, bad):
+    rows = reviews(50, (0.5, 1.5))
+    rows[6]["label"] = bad
+    assert "must be a finite number" in refused(write(tmp_path / f"a{suffix}", rows))
+
+
+@pytest.mark.parametrize("bad", [[1], {"a": 1}])
+def test_a_label_or_text_of_another_type_is_named(tmp_path, bad):
+    rows = [{"text": "a", "label": bad}]
+    assert "text, a number or true/false, got" in refused(write(tmp_path / "a.jsonl", rows))
+    rows = [{"text": bad, "label": 1}]
+    assert "must hold text, got" in refused(write(tmp_path / "a.jsonl", rows))
+
+
+def test_labels_of_mixed_types_are_refused(tmp_path):
+    rows = [*reviews(10, (0, 1)), {"text": "x", "label": "two"}]
+    error = refused(write(tmp_path / "a.jsonl", rows))
+    assert "line 11: labels must be of one type, found 'two' after 0 in line 1." in error
+
+
+def test_a_regression_needs_numbers(tmp_path):
+    path = write(tmp_path / "a.csv", [*reviews(10, (0.5, 1.5)), {"text": "x", "label": "n/a"}])
+    for kind in ("regression", "auto"):
+        assert "line 12: the label 'n/a' is not a number" in refused(path, kind=kind)
+    texts = write(tmp_path / "b.csv", reviews())
+    assert "line 2: the label 'neg' is not a number" in refused(texts, kind="regression")
+    booleans = write(tmp_path / "c.csv", reviews(10, (True, False)))
+    assert "a regression needs numbers" in refused(booleans, kind="regression")
+
+
+def test_many_fractions_are_no_classes(tmp_path):
+    path = write(tmp_path / "a.csv", reviews(105, tuple(i + 0.5 for i in range(21))))
+    assert "21 different numbers, some not whole, can't be classes" in refused(path, kind="classes")
+
+
+@pytest.mark.parametrize("label", ["pos", 1, 0.5])
+def test_a_single_label_is_nothing_to_learn(tmp_path, label):
+    assert "there is nothing to learn" in refused(write(tmp_path / "a.csv", reviews(20, (label,))))
+
+
+def test_a_class_needs_two_texts(tmp_path):
+    path = write(tmp_path / "a.csv", [*reviews(), {"text": "only", "label": "rare"}])
+    error = refused(path)
+    assert f"{path}: class 'rare' has 1 different text of its own; it needs at least 2" in error
+    assert "--dev FILE" in error
+    same = write(tmp_path / "b.csv", [{"text": "same", "label": i / 2} for i in range(9)])
+    assert "all rows have the same text" in refused(same)
+
+
+@pytest.mark.parametrize("column", ["text", "label"])
+def test_half_a_surrogate_pair_is_refused(tmp_path, column):
+    rows = [*reviews(), {"text": "x", "label": "pos", column: "\ud83d"}]
+    assert "holds half a surrogate pair" in refused(write(tmp_path / "a.jsonl", rows))
+
+
+def test_the_task_passes_to_another_process(tmp_path):
+    task = load(write(tmp_path / "a.csv", reviews(50, (0.0, 1.0, 2.0))))
+    task.write(tmp_path / "task.json")
+    assert Task.read(tmp_path / "task.json") == task
+
+
+TEXTS = st.tuples(st.text("abc", min_size=1, max_size=3))
+
+
+def both_sides(texts: list[tuple[str, ...]], dev: set[tuple[str, ...]]) -> bool:
+    return bool(dev) and bool(set(texts) - dev)
+
+
+@given(st.lists(st.tuples(TEXTS, st.integers(0, 2)), min_size=1, max_size=60), st.randoms())
+def test_the_fifth_of_classes_does_not_depend_on_the_order(pairs, order):
+    def kept(rows):
+        texts, labels = zip(*rows, strict=True)
+        try:
+            return split.by_class(texts, labels, "abc")
+        except RequestError as error:
+            return str(error)
+
+    first = kept(pairs)
+    shuffled = order.sample(pairs, len(pairs))
+    assert kept(shuffled) == first
+    assert isinstance(first, str) or both_sides([text for text, _ in pairs], first)
+
+
+@given(st.lists(st.tuples(TEXTS, st.floats(-9, 9)), min_size=1, max_size=60), st.randoms())
+def test_the_fifth_of_numbers_does_not_depend_on_the_order(pairs, order):
+    def kept(rows):
+        texts, labels = zip(*rows, strict=True)
+        return split.by_quantile(texts, labels)
+
+    if len({text for text, _ in pairs}) < 2:
+        with pytest.raises(RequestError):
+            kept(pairs)
+        return
+    first = kept(pairs)
+    assert kept(order.sample(pairs, len(pairs))) == first
+    assert both_sides([text for text, _ in pairs], first)
+
+
+@given(st.lists(st.integers(2, 40), min_size=2, max_size=5))
+def test_dev_has_a_fifth_of_every_class_rounded(sizes):
+    labels = [label for label, size in enumerate(sizes) for _ in range(size)]
+    texts = [(f"text {i}",) for i in range(len(labels))]
+    dev = split.by_class(texts, labels, [str(label) for label in range(len(sizes))])
+    counts = Counter(label for text, label in zip(texts, labels, strict=True) if text in dev)
+    assert counts == {label: max(1, round(size / 5)) for label, size in enumerate(sizes)}
+
+
+def test_dev_has_a_fifth_of_every_quintile():
+    values = random.Random(0).sample(range(1000), 500)
+    texts = [(f"text {value}",) for value in values]
+    dev = split.by_quantile(texts, [float(value) for value in values])
+    rank = {value: i for i, value in enumerate(sorted(values))}
+    counts = Counter(rank[int(text.split()[1])] // 100 for (text,) in dev)
+    assert counts == dict.fromkeys(range(5), 20)
+
+
+def test_other_rows_move_no_text_of_another_class():
+    texts = [(f"text {i}",) for i in range(40)]
+    alone = split.by_class(texts, [0] * 20 + [1] * 20, "ab")
+    more = split.by_class([*texts, ("new",)], [0] * 20 + [1] * 21, "ab")
+    assert alone & set(texts[:20]) == more & set(texts[:20])
+
+
+def test_equal_texts_stay_together_and_dev_keeps_its_size(tmp_path):
+    rows = [{"text": f"text {i % 37}", "label": i % 37 % 2} for i in range(400)]
+    rows += [{"text": "very common", "label": 0} for _ in range(150)]
+    task = load(write(tmp_path / "a.csv", rows))
+    assert not set(task.train.texts) & set(task.dev.texts)
+    shares: dict[int, list[int]] = defaultdict(lambda: [0, 0])
+    for side, examples in enumerate((task.train, task.dev)):
+        for label in examples.labels:
+            shares[int(label)][side] += 1
+    for train, dev in shares.values():
+        assert dev / (train + dev) == pytest.approx(0.2, abs=0.05)
+
+
+def test_the_rows_keep_the_order_of_the_file(tmp_path):
+    task = load(write(tmp_path / "a.csv", reviews()))
+    for examples in (task.train, task.dev):
+        numbers = [int(text.split()[1]) for (text,) in examples.texts]
+        assert numbers == sorted(numbers)
+
+
+def test_the_fifth_is_the_same_on_every_machine():
+    texts = [(f"text {i}",) for i in range(10)]
+    assert split.by_class(texts, [0, 1] * 5, "ab") == {("text 1",), ("text 6",)}

@@ -1,0 +1,104 @@
+"""The five metrics, against scikit-learn's and scipy's own, and where those give no number."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import scipy.stats
+import sklearn.metrics
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peftlab.errors import RequestError
+from peftlab.tasks.metrics import METRICS, score
+
+CLASSES = ["matthews", "f1", "accuracy"]
+NUMBERS = ["pearson", "spearman"]
+
+answers = [0, 1, 1, 0, 1, 1, 0, 1]
+guesses = [0, 1, 0, 0, 1, 1, 1, 1]
+
+
+def test_two_classes_are_scored_as_glue_does():
+    assert score(CLASSES, answers, guesses) == {
+        "matthews": pytest.approx(sklearn.metrics.matthews_corrcoef(answers, guesses)),
+        "f1": pytest.approx(sklearn.metrics.f1_score(answers, guesses, pos_label=1)),
+        "accuracy": 0.75,
+    }
+
+
+def test_f1_is_of_class_one_not_of_class_zero():
+    flipped = [1 - label for label in answers], [1 - guess for guess in guesses]
+    assert score(["f1"], *flipped) != score(["f1"], answers, guesses)
+
+
+def test_f1_of_more_classes_is_their_mean():
+    labels, predictions = [0, 1, 2, 2], [0, 2, 2, 1]
+    assert score(["f1"], labels, predictions)["f1"] == pytest.approx((1 + 0 + 0.5) / 3)
+
+
+def test_f1_knows_of_a_third_class_that_does_not_occur():
+    assert score(["f1"], [0, 1, 1], [0, 0, 1], n_classes=3)["f1"] == pytest.approx(2 / 3)
+    assert score(["f1"], [0, 0, 1], [0, 0, 0], n_classes=2)["f1"] == 0.0
+
+
+def test_numbers_are_scored_as_scipy_does():
+    labels, predictions = [0.0, 1.5, 3.2, 5.0], [0.3, 9.0, 2.5, 4.0]
+    assert score(NUMBERS, labels, predictions) == {
+        "pearson": pytest.approx(scipy.stats.pearsonr(labels, predictions)[0]),
+        "spearman": pytest.approx(scipy.stats.spearmanr(labels, predictions)[0]),
+    }
+
+
+def test_scores_come_in_the_order_asked_for():
+    assert list(score(["spearman", "pearson"], [1.0, 2.0], [2.0, 3.0])) == ["spearman", "pearson"]
+
+
+@pytest.mark.parametrize("constant", [[1, 1, 1], [0, 0, 0]])
+def test_a_constant_prediction_is_worth_nothing_and_warns_of_nothing(constant):
+    assert score(["matthews"], [0, 1, 1], constant) == {"matthews": 0.0}
+    assert score(NUMBERS, [0.5, 1.0, 2.0], constant) == {"pearson": 0.0, "spearman": 0.0}
+    assert score(NUMBERS, constant, [0.5, 1.0, 2.0]) == {"pearson": 0.0, "spearman": 0.0}
+
+
+def test_f1_without_a_positive_is_zero():
+    assert score(["f1"], [0, 0], [0, 0]) == {"f1": 0.0}
+
+
+def test_one_example_has_a_score():
+    assert score([*CLASSES, *NUMBERS], [1], [1]) == {
+        "matthews": 0.0,
+        "f1": 1.0,
+        "accuracy": 1.0,
+        "pearson": 0.0,
+        "spearman": 0.0,
+    }
+
+
+@given(st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6)), min_size=1, max_size=30))
+def test_a_correlation_is_always_a_number_between_minus_one_and_one(pairs):
+    labels, predictions = zip(*pairs, strict=True)
+    for value in score(NUMBERS, labels, predictions).values():
+        assert math.isfinite(value) and -1 - 1e-9 <= value <= 1 + 1e-9
+
+
+def test_every_score_is_a_plain_float():
+    for name in METRICS:
+        assert type(score([name], [0, 1, 1], [0, 1, 0])[name]) is float
+
+
+def test_an_unknown_metric_is_named():
+    with pytest.raises(RequestError, match="unknown metric 'acuracy'; did you mean 'accuracy'"):
+        score(["acuracy"], [0], [0])
+
+
+@pytest.mark.parametrize(("labels", "predictions"), [([0, 1], [0]), ([], [])])
+def test_unequal_or_empty_lists_are_refused(labels, predictions):
+    with pytest.raises(ValueError, match="one prediction a label"):
+        score(["accuracy"], labels, predictions)
+
+
+def test_a_prediction_that_is_no_number_is_refused_not_scored():
+    with pytest.raises(ValueError, match="finite"):
+        score(["pearson"], [1.0, 2.0], [math.nan, 1.0])
