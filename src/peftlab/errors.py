@@ -37,7 +37,8 @@ def explain(error: ValidationError, owner: str, fields: Iterable[str] = ()) -> R
     for found in error.errors(include_url=False):
         where = ".".join(str(part) for part in found["loc"]) or "value"
         if found["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
-            lines.append(str(unknown(f"setting of {owner}", where, fields)))
+            inner = ".".join([owner, *map(str, found["loc"][:-1])])
+            lines.append(str(unknown(f"setting of {inner}", str(found["loc"][-1]), fields)))
             continue
         rule = found["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
         lines.append(f"{owner}: {where} must be {rule}, got {found['input']!r}")

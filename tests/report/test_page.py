@@ -163,6 +163,12 @@ def test_figures_of_an_earlier_report_are_removed(record, tmp_path):
     assert left == {"speed-mrpc.svg", "peak-memory-mrpc.svg"}
 
 
+def test_a_model_of_unknown_weights_is_shown_without_a_hash(record, tmp_path):
+    model = {"name": "mine", "revision": None, "sha256": None}
+    text = build(tmp_path, "demo", [record(model=model)], svg=False).read_text(encoding="utf-8")
+    assert "mine" in text and "weights sha256" not in text
+
+
 def test_leaves_no_temporary_files(out):
     assert not list((out / "report").rglob(".*"))
 

@@ -75,6 +75,16 @@ def test_what_differs_is_not_averaged(record, change, labels):
     assert [row.cells[0].last.mean for row in rows] == [0.2, 0.8]
 
 
+def test_labels_name_patterns_and_hashes_only_where_nothing_else_differs(record):
+    one = record()
+    other = one.method.model_copy(update={"targets": ["x"]})
+    plain = one.model_copy(update={"method": other, "cell": "x"})
+    assert table([one, plain]).rows[1].label == "lora (adapted ['x'])"
+    setting = one.method.model_copy(update={"targets": ["x"], "settings": {"targets": "x"}})
+    named = one.model_copy(update={"method": setting, "cell": "y"})
+    assert "adapted" not in table([one, named]).rows[1].label
+
+
 def test_a_label_of_ones_own_stays_as_it_is(record):
     rows = table([record(label="LoRA r=16", settings={"rank": 16}), record()]).rows
     assert [row.label for row in rows] == ["LoRA r=16", "lora"]

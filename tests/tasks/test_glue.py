@@ -267,9 +267,14 @@ def real() -> Path:
     return Path(folder)
 
 
+def names_here() -> list[str]:
+    """The founding report's four tasks, and whatever else the folder has: none is skipped there."""
+    folder = Path(os.environ.get("PEFTLAB_DATA_DIR", "."))
+    four = ["cola", "mrpc", "rte", "stsb"]
+    return [name for name in GLUE if name in four or glue.is_here(GLUE[name], folder)]
+
+
 def loaded(real: Path, name: str) -> Task:
-    if not glue.is_here(GLUE[name], real):
-        pytest.skip(f"PEFTLAB_DATA_DIR has no {GLUE[name].folder}")
     return tasks.load(name, real)
 
 
@@ -287,7 +292,7 @@ REAL = {  # train, dev, dev's counts by label where they were counted
 
 
 @pytest.mark.glue
-@pytest.mark.parametrize("name", GLUE)
+@pytest.mark.parametrize("name", names_here())
 def test_the_real_files_have_all_their_rows(real, name):
     task = loaded(real, name)
     n_train, n_dev, counts = REAL[name]
@@ -297,7 +302,7 @@ def test_the_real_files_have_all_their_rows(real, name):
 
 
 @pytest.mark.glue
-@pytest.mark.parametrize("name", GLUE)
+@pytest.mark.parametrize("name", names_here())
 def test_no_real_quote_is_lost(real, name):
     task = loaded(real, name)
     row = GLUE[name]

@@ -1,4 +1,4 @@
-"""What there is and whether it is here: methods, tasks, models and this machine, as rows of text."""
+"""What there is and whether it is here: methods, tasks, models, this machine. Rows of text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Row = tuple[str, ...]
 
 def methods() -> list[Row]:
     """Name, what trains, settings with their defaults, learning rates, paper."""
-    rows = []
+    rows: list[Row] = []
     for name, method in METHODS.items():
         settings = ", ".join(f"{key}={value}" for key, value in method().settings.items())
         rates = f"{method.default_lr:g} / {method.default_head_lr:g}"
@@ -38,7 +38,7 @@ def tasks(data_dir: Path | None) -> list[Row]:
             task.kind,
             ", ".join(task.metrics),
             task.source,
-            task.availability(data_dir),
+            "here" if task.is_here(data_dir) else "not here: --data-dir FOLDER, or the hub",
         )
         for task in listing()
     ]

@@ -76,7 +76,8 @@ class Lines:
 
     def cell(self, cell: Cell) -> None:
         self.number += 1
-        self._say(f"[{self.number}/{self.n_cells}] {cell.title}")
+        count = f"[{self.number}/{self.n_cells}] " if self.n_cells else ""  # one cell has no count
+        self._say(f"{count}{cell.title}")
 
     def row(self, cell: Cell, row: dict[str, Any], total: int) -> None:
         if "score" in row:

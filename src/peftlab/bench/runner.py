@@ -103,7 +103,8 @@ def make_plan(cell: Cell, task: Task) -> Plan:
 
 def dev_score(task: Task, outputs: torch.Tensor) -> dict[str, float]:
     """The task's metrics of dev outputs (n_dev, num_labels)."""
-    return score(task.metrics, task.dev.labels, answers(task.kind, outputs))
+    n_classes = task.num_labels if task.kind == "classes" else None
+    return score(task.metrics, task.dev.labels, answers(task.kind, outputs), n_classes)
 
 
 def answers(kind: str, outputs: torch.Tensor) -> list[int] | list[float]:

@@ -112,6 +112,8 @@ def predict(
     rows = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
     if not rows:
         return []
+    if len({len(row) for row in rows}) > 1:
+        raise RequestError("texts must be all single texts or all pairs, got some of each")
     kind = "regression" if model.config.num_labels == 1 else "classes"
     longest = min(tokenizer.model_max_length, 512)
     data = encode(tokenizer, rows, [0] * len(rows), longest)

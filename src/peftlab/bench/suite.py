@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from peftlab.errors import RequestError, explain, unknown
 from peftlab.methods import METHODS, Method, split_variants
-from peftlab.tasks import Task
+from peftlab.tasks import Task, names
 
 DEMO_NAME = "demo"
 DEMO_TASKS = ["similarity", "paraphrase"]
@@ -34,7 +34,7 @@ class _Request(BaseModel):
     )
 
 
-Rate = Annotated[float, Field(gt=0, le=10)]
+Rate = Annotated[float, Field(gt=0)]
 
 
 class Training(_Request):
@@ -185,18 +185,23 @@ def _set_on_method(request: dict[str, Any], owner: str, field: str, value: Any) 
         _bracketed(method) if isinstance(method, str) else method
         for method in request.get("methods") or DEMO_METHODS
     ]
-    names = list(dict.fromkeys(method["name"] for method in methods))
-    if owner not in names:
-        raise unknown("method in --set", owner, ["training", *names])
+    owners = list(dict.fromkeys(method["name"] for method in methods))
+    if owner not in owners:
+        raise unknown("method in --set", owner, ["training", *owners])
     request["methods"] = [
         {**method, field: value} if method["name"] == owner else method for method in methods
     ]
 
 
+def every_task() -> list[str]:
+    """The names that `--tasks all` stands for."""
+    return names()
+
+
 def parse_methods(text: str) -> list[dict[str, Any]]:
     """A list of methods as on the command line: `lora,lora[rank=16,lr=1e-3],dora` or `all`."""
-    names = list(METHODS) if text.strip() == "all" else split_variants(text)
-    return [_bracketed(name) for name in names]
+    variants = list(METHODS) if text.strip() == "all" else split_variants(text)
+    return [_bracketed(variant) for variant in variants]
 
 
 def _bracketed(text: str) -> dict[str, Any]:
@@ -218,10 +223,12 @@ def _bracketed(text: str) -> dict[str, Any]:
 def _name(request: dict[str, Any]) -> str:
     tasks = request.get("tasks", DEMO_TASKS)
     model = request.get("model", "minilm")
-    if tasks == DEMO_TASKS and model == "minilm":
+    if tasks == DEMO_TASKS and model == "minilm" and not request.get("data"):
         return DEMO_NAME
-    names = [task if isinstance(task, str) else task.name for task in tasks]
-    return slug("-".join([Path(model).name, *names]))[:80]
+    words = [task if isinstance(task, str) else task.name for task in tasks]
+    if request.get("data"):
+        words = [Path(str(request["data"].get("path", "data"))).stem]
+    return slug("-".join([Path(model).name, *words]))[:80]
 
 
 def slug(text: str) -> str:

@@ -47,11 +47,6 @@ def main() -> None:
     except RequestError as error:
         _explain(f"error: {error}", debug)
         sys.exit(2)
-    except KeyboardInterrupt:
-        _explain(
-            "stopped; what is finished is kept, and the same command goes on from there", False
-        )
-        sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
     except Exception as error:

@@ -111,7 +111,12 @@ def _run(
     console = Console(stderr=True)
     grid = resolve(merged_request(file, request, sets))
     folder = out if out is not None else default_out(grid)
-    records = run_grid(grid, folder, observer(console, quiet), rerun)
+    try:
+        records = run_grid(grid, folder, observer(console, quiet), rerun)
+    except KeyboardInterrupt:
+        print(f"stopped; what is finished is kept in {folder}", file=sys.stderr)
+        print("the same command goes on from there", file=sys.stderr)
+        raise typer.Exit(130) from None
     page = _show(folder, grid.suite.name, records, as_json)
     _finish(records, folder, page)
 
@@ -149,11 +154,9 @@ def _finish(records: list[Record], out: Path, page: Path) -> None:
 
 
 def _tasks(text: str | None) -> list[str] | None:
-    if text == "all":
-        from peftlab.tasks import names
+    from peftlab.bench.suite import every_task
 
-        return names()
-    return _split(text, "--tasks")
+    return every_task() if text == "all" else _split(text, "--tasks")
 
 
 def _methods(text: str | None) -> list[dict[str, Any]] | None:

@@ -22,7 +22,6 @@ from peftlab.layers.precision import DTYPES
 from peftlab.models.find import find, read_config
 from peftlab.models.targets import head_names, head_parameters
 
-
 COUNT_FROM_PADDING = {"roberta", "xlm-roberta", "mpnet"}
 
 

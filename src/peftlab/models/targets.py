@@ -165,7 +165,7 @@ def _linear_names(model: PreTrainedModel) -> list[str]:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear)
         and name.startswith(f"{model.base_model_prefix}.")
-        and not name.startswith(heads)
+        and not f"{name}.".startswith(heads)  # ALBERT's pooler is itself a linear layer
     ]
 
 

@@ -68,6 +68,7 @@ def peak_figure(column: Column, cells: Mapping[str, Cell]) -> Figure | None:
     stacks = {label: stack for label, cell in cells.items() if (stack := _stack(cell))}
     if not stacks:
         return None
+    many = any(cell.peak_mib.n > 1 for cell in cells.values())
     peaks = {label: cells[label].peak_mib.mean or 0.0 for label in stacks}
     ends = [(label, sum(stacks[label].values()), number(peak)) for label, peak in peaks.items()]
     words = f"Peak memory in MiB: {listed(f'{label} {text}' for label, _, text in ends)}."
@@ -81,7 +82,7 @@ def peak_figure(column: Column, cells: Mapping[str, Cell]) -> Figure | None:
         kind="peak",
         name=f"peak-memory-{slug(column.label)}",
         title=title,
-        caption="Mean over seeds.",
+        caption="Mean over seeds." if many else "One seed.",
         alt=words,
         spec=spec(alt.layer(_stacked(stacks), texts), title, words, BAR * len(stacks)),
     )

@@ -71,7 +71,7 @@ def thin(points: Points, limit: int) -> Points:
 
 
 def smooth(points: Points, window: int) -> Points:
-    """Running mean of y over `window` points around each, fewer at the ends.
+    """Running mean of y over `window` (odd) points around each, fewer at the ends.
 
     >>> smooth([(0, 0.0), (1, 3.0), (2, 6.0)], 3)
     [(0, 1.5), (1, 3.0), (2, 4.5)]

@@ -57,8 +57,9 @@ def score_figure(column: Column, lines: Sequence[Line], style: Style) -> Figure 
     )
     mean_line = style.lines(base, "mean", labels, opacity=1, width=2.2)
     dots = mean_line.mark_point(aria=False, filled=True, size=24).encode(tooltip=tooltip)
-    chart = alt.layer(style.lines(base, "seed", labels, opacity=0.35, width=1), mean_line, dots)
-    many = any(len(line.seeds) > 1 for line in lines)
+    many = _many(lines)
+    faint = [style.lines(base, "seed", labels, opacity=0.35, width=1)] if many else []
+    chart = alt.layer(*faint, mean_line, dots)
     return _figure(
         "score",
         column,
@@ -82,10 +83,10 @@ def loss_figure(column: Column, lines: Sequence[Line], style: Style, limit: int)
         if not mean:
             continue
         labels.append(line.label)
-        windows.add(max(1, len(mean) // 15))
+        window = max(3, len(mean) // 15) | 1  # odd, so that it has a middle
+        windows.add(window)
         rows += _rows(line.label, "raw", "raw", thin(losses[0], limit))
-        smoothed = smooth(mean, max(1, len(mean) // 15))
-        rows += _rows(line.label, "smooth", "smooth", thin(smoothed, limit))
+        rows += _rows(line.label, "smooth", "smooth", thin(smooth(mean, window), limit))
     if not labels:
         return None
     unit = "cross-entropy" if column.kind == "classes" else "mean squared error"
@@ -99,14 +100,14 @@ def loss_figure(column: Column, lines: Sequence[Line], style: Style, limit: int)
             tooltip=[alt.Tooltip("method:N")]
         ),
     )
-    window = "–".join(str(bound) for bound in sorted({min(windows), max(windows)}))
+    bounds = "–".join(str(bound) for bound in sorted({min(windows), max(windows)}))
     return _figure(
         "loss",
         column,
         chart,
         title=f"{column.label}: training loss",
-        caption=f"Bold: mean over seeds, smoothed over {window} steps; faint: the lowest seed "
-        "as it was.",
+        caption=f"Bold: {'mean over seeds, ' if _many(lines) else ''}smoothed over {bounds} steps; "
+        f"faint: {'the lowest seed ' if _many(lines) else ''}as it was.",
         alt=f"Training loss over steps for {listed(labels)}.",
     )
 
@@ -124,7 +125,7 @@ def memory_figure(column: Column, lines: Sequence[Line], style: Style, limit: in
     if not labels:
         return None
     base = alt.Chart(data(COLUMNS, rows)).encode(
-        x=alt.X("x:Q", title="seconds of training", scale=alt.Scale(nice=False)),
+        x=alt.X("x:Q", title="seconds of training", scale=alt.Scale(nice=False, zero=True)),
         y=alt.Y("y:Q", title="memory (MiB)"),
     )
     line_layer = style.lines(base, "one", labels, opacity=1, width=2)
@@ -133,9 +134,13 @@ def memory_figure(column: Column, lines: Sequence[Line], style: Style, limit: in
         column,
         alt.layer(line_layer.encode(tooltip=[alt.Tooltip("method:N")])),
         title=f"{column.label}: memory over training",
-        caption="The lowest seed.",
+        caption="The lowest seed." if _many(lines) else "One seed.",
         alt=f"Memory in MiB over seconds of training for {listed(labels)}.",
     )
+
+
+def _many(lines: Sequence[Line]) -> bool:
+    return any(len(line.seeds) > 1 for line in lines)
 
 
 def _score(curves: Curves, column: Column) -> Points:

@@ -59,7 +59,10 @@ def page(
     context: dict[str, Any] = {
         "suite": suite,
         "table": scores,
-        "models": list(dict.fromkeys((r.model, r.precision) for r in records)),
+        "models": {
+            model: sorted({record.precision for record in records if record.model == model})
+            for model in dict.fromkeys(record.model for record in records)
+        },
         "seeds": sorted({record.seed for record in records}),
         "training": _common(scores.rows),
         "environments": _environments(records),

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from peftlab.bench.record import Record
 
 TaskKey = tuple[str, str, str]  # name, metric, sha256 of the examples
+UNREADABLE = {"revision", "weights", "adapted"}  # in a label only where nothing else differs
 RowKey = tuple[str, str]  # label, everything else that was asked, as canonical JSON
 
 
@@ -29,7 +30,7 @@ def asked(record: Record) -> dict[str, str]:
             "weights": record.model.sha256,
             "method": record.method.name,
             "precision": record.precision,
-            "targets": record.method.targets,
+            "adapted": record.method.targets,
             "threads": record.environment.threads,
         },
         "settings.": record.method.settings,
@@ -95,12 +96,13 @@ def labels(keys: Iterable[RowKey]) -> dict[RowKey, str]:
 
 def _differing(own: dict[str, str], all_rows: list[dict[str, str]]) -> list[str]:
     """`field value` for each field on which the rows disagree, in the fields' order."""
-    words: dict[str, None] = {}
-    for field in dict.fromkeys(name for row in all_rows for name in row):
-        if len({row.get(field) for row in all_rows}) > 1:
-            value = json.loads(own[field]) if field in own else "–"
-            words[_word(field.rpartition(".")[2], value)] = None
-    return list(words)
+    fields = dict.fromkeys(name for row in all_rows for name in row)
+    differing = [name for name in fields if len({row.get(name) for row in all_rows}) > 1]
+    words = [
+        _word(name.rpartition(".")[2], json.loads(own[name]) if name in own else "–")
+        for name in [name for name in differing if name not in UNREADABLE] or differing
+    ]
+    return list(dict.fromkeys(words))
 
 
 def _word(name: str, value: object) -> str:

@@ -92,23 +92,18 @@ def pick() -> alt.Parameter:
 
 def spec(chart: alt.LayerChart | alt.FacetChart, title: str, description: str, height: int) -> Spec:
     """The chart as Vega-Lite, as wide as its place on the page; `height` is in pixels."""
-    import altair as alt
-
-    columns = alt.param(name="legend_columns", value=5)
-    drawn = (
-        chart.add_params(columns)
-        .properties(
-            title=title,
-            autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
-            description=description,
-            width="container",
-            height=height,
-        )
-        .to_dict(validate=False)
-    )  # half of the time; a test validates every figure
-    # one configuration for all figures is given when they are drawn
-    del drawn["config"], drawn["$schema"]
-    return drawn
+    # as plain keys, for altair would copy and validate the whole chart anew for each of them; a
+    # test validates every figure
+    drawn: Spec = chart.to_dict(validate=False)
+    del drawn["config"], drawn["$schema"]  # one configuration for all is given when they are drawn
+    drawn["params"] = [*drawn.get("params", []), {"name": "legend_columns", "value": 5}]
+    return drawn | {
+        "title": title,
+        "description": description,
+        "width": "container",
+        "height": height,
+        "autosize": {"type": "fit-x", "contains": "padding"},
+    }
 
 
 def data(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> alt.InlineData:

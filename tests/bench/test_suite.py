@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import peftlab
+from peftlab.bench.grid import resolve
+from peftlab.bench.suite import (
+    DEMO_METHODS,
+    DEMO_TASKS,
+    Suite,
+    make_suite,
+    merged_request,
+    parse_methods,
+)
+from peftlab.errors import RequestError
+
+
+def test_the_empty_request_is_the_demo() -> None:
+    suite = make_suite()
+    assert suite.name == "demo"
+    assert suite.model == "minilm"
+    assert suite.tasks == DEMO_TASKS
+    assert [variant.name for variant in suite.methods] == DEMO_METHODS
+    assert suite.seeds == [0, 1]
+
+
+TOML = """
+name = "ranks"
+model = "minilm"
+tasks = ["mrpc", "stsb"]
+seeds = [0, 1, 2]
+training = { epochs = 4, lr = 2e-3 }
+methods = ["full", { name = "lora" }, { name = "lora", label = "LoRA r=16", rank = 16, lr = 1e-3 }]
+"""
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> Path:
+    path = tmp_path / "ranks.toml"
+    path.write_text(TOML)
+    return path
+
+
+def test_a_suite_file_says_the_same_as_options(toml: Path) -> None:
+    suite = merged_request(toml, {})
+    assert (suite.name, suite.tasks, suite.seeds) == ("ranks", ["mrpc", "stsb"], [0, 1, 2])
+    assert (suite.training.epochs, suite.training.lr) == (4, 2e-3)
+    rows = [(v.name, v.label, v.settings, v.lr) for v in suite.methods]
+    assert rows == [
+        ("full", "full", {}, None),
+        ("lora", "lora", {}, None),
+        ("lora", "LoRA r=16", {"rank": 16}, 1e-3),
+    ]
+
+
+def test_options_win_over_the_file(toml: Path) -> None:
+    suite = merged_request(toml, {"seeds": [7], "tasks": None, "training": {"epochs": 1}})
+    assert suite.seeds == [7]
+    assert suite.tasks == ["mrpc", "stsb"]
+    assert (suite.training.epochs, suite.training.lr) == (1, 2e-3)
+
+
+def test_brackets_make_a_variant_with_a_row_of_its_own() -> None:
+    text = "full,lora[rank=16,lr=1e-3,targets=query,value],lora"
+    suite = make_suite(methods=parse_methods(text))
+    labels = ["full", "lora[rank=16,lr=1e-3,targets=query,value]", "lora"]
+    assert [variant.label for variant in suite.methods] == labels
+    assert suite.methods[1].settings == {"rank": 16, "targets": "query,value"}
+    assert suite.methods[1].lr == 1e-3
+
+
+def test_set_reaches_methods_and_training() -> None:
+    sets = ["lora.rank=4", "lora.lr=5e-4", "training.epochs=2"]
+    suite = merged_request(None, {"methods": parse_methods("lora,head")}, sets)
+    assert suite.methods[0].settings == {"rank": 4}
+    assert suite.methods[0].lr == 5e-4
+    assert suite.methods[1].settings == {}
+    assert suite.training.epochs == 2
+    demo = merged_request(None, {}, ["lora.rank=4"])
+    assert [variant.name for variant in demo.methods] == DEMO_METHODS
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"taks": ["mrpc"]}, "unknown setting of the suite 'taks'; did you mean 'tasks'"),
+        (
+            {"training": {"epoch": 3}},
+            "setting of the suite.training 'epoch'; did you mean 'epochs'",
+        ),
+        ({"training": {"epochs": 0}}, "epochs must be greater than or equal to 1, got 0"),
+        ({"training": {"epochs": "3"}}, "epochs must be a valid integer, got '3'"),
+        ({"training": {"lr": -1.0}}, "lr must be greater than 0, got -1.0"),
+        ({"training": {"lr": float("nan")}}, "lr must be"),
+        ({"training": {"precision": "int8"}}, "precision must be 'auto', 'fp32' or 'bf16', got"),
+        ({"training": {"warmup": 1.0}}, "warmup must be less than 1"),
+        ({"seeds": []}, "seeds must be"),
+        ({"seeds": [-1]}, "seeds.0 must be greater than or equal to 0"),
+        ({"methods": []}, "methods must be"),
+        ({"methods": [{"rank": 4}]}, "name must be"),
+    ],
+)
+def test_a_wrong_request_names_the_field(request_: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        make_suite(**request_)
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (["rank=4"], "takes METHOD.FIELD=VALUE"),
+        (["lorra.rank=4"], "did you mean 'lora'"),
+        (["training.epoch=4"], "unknown setting"),
+    ],
+)
+def test_wrong_assignments_are_refused(sets: list[str], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        merged_request(None, {}, sets)
+
+
+def test_wrong_suite_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"none\.toml can't be read: No such file"):
+        merged_request(tmp_path / "none.toml", {})
+    (tmp_path / "bad.toml").write_text("tasks = [")
+    with pytest.raises(RequestError, match=r"bad\.toml is not TOML"):
+        merged_request(tmp_path / "bad.toml", {})
+
+
+def test_names_from_outside_are_no_paths() -> None:
+    assert make_suite(model="../../etc/My Model", tasks=["similarity"]).name == (
+        "my-model-similarity"
+    )
+
+
+# the grid
+
+
+def suite(model: Path, **request: Any) -> Suite:
+    request = {"tasks": ["similarity"], "methods": ["head", "lora"], "seeds": [0]} | request
+    return make_suite(model=str(model), **request)
+
+
+def test_cells_are_tasks_by_seeds_by_methods(tiny_model: Path) -> None:
+    asked = suite(tiny_model, tasks=["similarity", "entailment"], seeds=[0, 5])
+    cells = resolve(asked).cells
+    assert [(c.task.name, c.seed, c.method.name) for c in cells] == [
+        (task, seed, method)
+        for task in ("similarity", "entailment")
+        for seed in (0, 5)
+        for method in ("head", "lora")
+    ]
+    assert len({cell.name for cell in cells}) == 8
+
+
+def test_defaults_are_resolved_by_method_task_and_model(tiny_model: Path) -> None:
+    head, full = resolve(suite(tiny_model, methods=["head", "full"])).cells
+    assert full.training["lr"] == peftlab.FullFineTuning.default_lr
+    assert full.training["head_lr"] == peftlab.FullFineTuning.default_head_lr
+    assert full.precision == "fp32"
+    assert head.training["max_length"] == 64  # the model takes no more
+    asked = suite(tiny_model, methods=[{"name": "lora", "lr": 0.5}, "head"], training={"lr": 0.25})
+    lora, head = resolve(asked).cells
+    assert (lora.training["lr"], head.training["lr"]) == (0.5, 0.25)
+
+
+def test_identity_changes_with_whatever_is_asked_and_nothing_else(tiny_model: Path) -> None:
+    def identity(**request: Any) -> str:
+        return resolve(suite(tiny_model, methods=["lora"], **request)).cells[0].identity
+
+    base = identity()
+    assert identity() == base
+    assert identity(name="another name") == base
+    changed = {
+        identity(seeds=[1]),
+        identity(tasks=["entailment"]),
+        identity(training={"epochs": 4}),
+        identity(training={"lr": 2e-5}),
+        identity(training={"threads": 7}),
+        identity(training={"clip": 0.5}),
+        resolve(suite(tiny_model, methods=[{"name": "lora", "rank": 4}])).cells[0].identity,
+    }
+    assert base not in changed
+    assert len(changed) == 7
+
+
+def test_a_label_is_no_part_of_the_identity(tiny_model: Path) -> None:
+    one = resolve(suite(tiny_model, methods=[{"name": "lora", "label": "A"}])).cells[0]
+    two = resolve(suite(tiny_model, methods=[{"name": "lora", "label": "B"}])).cells[0]
+    assert one.name == two.name
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"methods": ["lorra"]}, "unknown method 'lorra'; did you mean 'lora'"),
+        ({"tasks": ["simmilarity"]}, "unknown task 'simmilarity'; did you mean 'similarity'"),
+        ({"methods": [{"name": "lora", "rank": 99}]}, "method lora on model tiny: rank must be <="),
+        ({"methods": [{"name": "lora", "targets": "qery"}]}, "did you mean 'query'"),
+        ({"methods": ["lora", {"name": "lora", "rank": 4}]}, "two methods are labelled 'lora'"),
+        ({"training": {"max_length": 65}}, "max_length must be <= 64 for this model, got 65"),
+    ],
+)
+def test_what_can_be_wrong_is_found_before_training(
+    request_: dict[str, Any], message: str, tiny_model: Path
+) -> None:
+    with pytest.raises(RequestError, match=message):
+        resolve(suite(tiny_model, **request_))
+
+
+def test_an_empty_split_is_refused(tiny_model: Path, tiny_task: peftlab.Task) -> None:
+    from dataclasses import replace
+
+    from peftlab.tasks import Examples
+
+    with pytest.raises(RequestError, match="task tiny: its dev split is empty"):
+        resolve(suite(tiny_model, tasks=[replace(tiny_task, dev=Examples([], []))]))

@@ -1,0 +1,223 @@
+"""The command line as a user meets it: whole processes, their output and their exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from peftlab.cli import main
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+FAST = ["--epochs", "1", "--batch-size", "8"]
+
+
+@pytest.fixture
+def peftlab(tmp_path: Path) -> Run:
+    """Run the command line in an empty folder."""
+
+    def run(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        clean = {k: v for k, v in os.environ.items() if k != "PEFTLAB_DATA_DIR"}
+        return subprocess.run(
+            [sys.executable, "-m", "peftlab", *map(str, words)],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**clean, "COLUMNS": "200", **environment},
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def compare(peftlab: Run, tiny_model: Path, tiny_csv: Path) -> Run:
+    """`peftlab compare` on the tiny model and the tiny file, with further options."""
+    data = ["--data", tiny_csv, "--text", "sentence", "--label", "answer"]
+
+    def run(*words: object) -> subprocess.CompletedProcess[str]:
+        return peftlab("compare", "--model", tiny_model, *data, *FAST, *words)
+
+    return run
+
+
+def test_help_is_quick(peftlab: Run) -> None:
+    started = time.perf_counter()
+    shown = peftlab("--help")
+    assert shown.returncode == 0
+    assert "compare" in shown.stdout
+    # the floor is 0.5 s; a busy test machine is given more, and test_house.py holds the cause
+    assert time.perf_counter() - started < 2
+
+
+def test_a_comparison_ends_with_a_table_and_a_page(compare: Run, tmp_path: Path) -> None:
+    done = compare("--methods", "head,lora[rank=4]", "--seeds", "0,1")
+    assert done.returncode == 0, done.stderr
+    assert "classes cat, other" in done.stderr  # the choice of kind is printed
+    assert "39 train, 9 dev" in done.stderr
+    assert "[4/4] tiny · lora[rank=4] · seed 1" in done.stderr
+    assert "lora[rank=4]" in done.stdout
+    assert "±" in done.stdout
+    out = tmp_path / "runs" / "tiny-tiny"
+    page = out / "report" / "index.html"
+    assert f"page: {page}" in done.stdout
+    assert page.exists()
+    assert len(list((out / "report" / "figures").glob("*.svg"))) >= 4
+
+    again = compare("--methods", "head,lora[rank=4]", "--seeds", "0,1")
+    assert again.stdout == done.stdout
+    assert "4 cells, 4 done already" in again.stderr
+    assert "[1/4]" not in again.stderr
+
+    report = subprocess.run(
+        [sys.executable, "-m", "peftlab", "report", out],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "200"},
+        check=True,
+    )
+    assert report.stdout == done.stdout
+
+
+def test_json_is_one_document_on_stdout(compare: Run, tmp_path: Path) -> None:
+    done = compare("--methods", "head", "--seeds", "0", "--json", "--out", tmp_path / "out")
+    document = json.loads(done.stdout)
+    assert set(document) == {"suite", "out", "page", "records"}
+    assert document["records"][0]["status"] == "done"
+    assert document["out"] == str(tmp_path / "out")
+
+
+def test_quiet_says_nothing_while_it_runs(compare: Run) -> None:
+    done = compare("--methods", "head", "--seeds", "0", "--quiet")
+    assert done.returncode == 0
+    assert done.stderr == ""
+
+
+def test_a_failed_cell_is_listed_and_the_exit_code_is_1(compare: Run) -> None:
+    done = compare("--methods", "full[lr=1e30],head", "--seeds", "0")
+    assert done.returncode == 1
+    assert "1 of 2 cells failed:" in done.stderr
+    assert "learning rate (1e+30 at its highest) is too high" in done.stderr
+    assert "head" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model", "minilmm"], "unknown model 'minilmm'; did you mean 'minilm'"),
+        (["--tasks", "paraphase"], "unknown task 'paraphase'; did you mean 'paraphrase'"),
+        (["--methods", "lorra"], "unknown method 'lorra'; did you mean 'lora'"),
+        (["--methods", "lora[rnk=4]"], "unknown setting of lora 'rnk'; did you mean 'rank'"),
+        (["--methods", "lora[rank=0]"], "rank must be greater than or equal to 1, got 0"),
+        (["--methods", "lora[targets=qery]"], "did you mean 'query'"),
+        (["--methods", "lora[rank"], "a method is NAME or NAME[field=value,...]"),
+        (["--set", "lora.rank=x"], "rank must be a valid integer, got 'x'"),
+        (["--epochs", "0"], "epochs must be greater than or equal to 1, got 0"),
+        (["--precision", "int4"], "precision must be 'auto', 'fp32' or 'bf16'"),
+        (["--seeds", "a"], "--seeds takes whole numbers"),
+        (["--seeds", ""], "--seeds must name at least one"),
+        (["--data", "none.csv", "--text", "a", "--label", "b"], "none.csv"),
+        (["--data", "none.csv"], "needs --text COLUMN[,COLUMN] and --label COLUMN"),
+        (["--text", "a"], "give the file with --data FILE"),
+        (["--tasks", "mrpc", "--data-dir", "nowhere"], "nowhere"),
+        (["none.toml"], "none.toml can't be read"),
+        (["--out", "/proc/none"], "is not writable"),
+        (["--max-length", "9999"], "max_length must be <= 512 for this model, got 9999"),
+    ],
+)
+def test_a_wrong_request_is_explained_with_exit_code_2(
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PEFTLAB_DATA_DIR", raising=False)
+    monkeypatch.setattr(sys, "argv", ["peftlab", "compare", *words])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    shown = capsys.readouterr()
+    assert stop.value.code == 2, shown.err
+    assert message in shown.err
+    assert shown.out == ""
+    assert "Traceback" not in shown.err
+    assert list(tmp_path.iterdir()) == []  # nothing was trained, nothing is left
+
+
+def test_a_wrong_request_is_explained_by_the_process_too(peftlab: Run) -> None:
+    done = peftlab("compare", "--methods", "lorra")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == (
+        "error: unknown method 'lorra'; did you mean 'lora'? Allowed: bitfit, full, head, lora.\n"
+    )
+
+
+def test_debug_shows_the_traceback(peftlab: Run) -> None:
+    done = peftlab("compare", "--methods", "lorra", "--debug")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+
+
+def test_an_unknown_option_is_exit_code_2(peftlab: Run) -> None:
+    done = peftlab("compare", "--epoch", "1")
+    assert done.returncode == 2
+    assert "--epochs" in done.stderr
+
+
+def test_report_of_nothing_is_explained(peftlab: Run, tmp_path: Path) -> None:
+    done = peftlab("report", tmp_path / "none")
+    assert done.returncode == 2
+    assert "has no records" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(
+    tiny_model: Path, tiny_csv: Path, tmp_path: Path
+) -> None:
+    command = [
+        *(sys.executable, "-m", "peftlab", "compare", "--model", str(tiny_model)),
+        *("--data", str(tiny_csv), "--text", "sentence", "--label", "answer"),
+        *("--methods", "head,full", "--seeds", "0", "--epochs", "30", "--batch-size", "1"),
+        *("--out", str(tmp_path / "out")),
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        for line in running.stderr:
+            if "[2/2]" in line:
+                break
+        running.send_signal(signal.SIGINT)
+        rest = running.stderr.read()
+    assert running.returncode == 130
+    assert "the same command goes on from there" in rest
+    assert "Traceback" not in rest
+    assert len(list((tmp_path / "out" / "records").iterdir())) == 1
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "2 cells, 1 done already" in again.stderr
+    assert len(list((tmp_path / "out" / "records").iterdir())) == 2
+
+
+def test_listings_say_what_there_is_and_whether_it_is_here(peftlab: Run) -> None:
+    methods = peftlab("methods").stdout
+    assert all(name in methods for name in ("full", "head", "bitfit", "lora", "rank=8"))
+    tasks = peftlab("tasks").stdout
+    assert all(name in tasks for name in ("similarity", "synthetic", "mrpc", "not here"))
+    models = peftlab("models", HF_HUB_OFFLINE="1").stdout
+    assert all(name in models for name in ("minilm", "HF_HUB_OFFLINE", "modernbert"))
+
+
+def test_doctor_checks_what_a_run_depends_on(peftlab: Run) -> None:
+    shown = peftlab("doctor", HF_HUB_OFFLINE="1")
+    assert shown.returncode == 0, shown.stderr
+    for word in ("python", "torch", "threads", "precision", "hub", "disk", "GiB free"):
+        assert word in shown.stdout

@@ -1,0 +1,100 @@
+"""Fixtures that several rooms share: tiny models and tasks, made here, never downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+from peftlab.tasks import Examples, Task
+
+WORDS = [
+    *("the", "a", "cat", "dog", "bird", "fish", "sees", "hears", "likes"),
+    *("red", "blue", "old", "new", "big", "small", "and", "not", "very"),
+]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+
+
+def save_tiny_model(folder: Path) -> Path:
+    """A random two-layer BERT with a word-level tokenizer, as a complete model folder."""
+    torch.manual_seed(0)
+    vocabulary = {word: index for index, word in enumerate([*SPECIAL, *WORDS])}
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+        max_position_embeddings=64,
+    )
+    BertModel(config).save_pretrained(folder)
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=64,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def make_tiny_model() -> Callable[[Path], Path]:
+    """Save another tiny model where a test may spoil it."""
+    return save_tiny_model
+
+
+def _texts(n: int, start: int) -> list[tuple[str, ...]]:
+    return [
+        (f"the {WORDS[2 + i % 4]} {WORDS[6 + i % 3]} a {WORDS[9 + i % 6]} " + "very " * (i % 5),)
+        for i in range(start, start + n)
+    ]
+
+
+@pytest.fixture(scope="session")
+def tiny_task() -> Task:
+    """48 train and 16 dev examples in two classes: whether a cat comes first."""
+    train, dev = _texts(48, 0), _texts(16, 48)
+
+    def label(text: tuple[str, ...]) -> int:
+        return int("the cat" in text[0])
+
+    return Task(
+        name="tiny",
+        kind="classes",
+        metrics=("accuracy", "f1"),
+        train=Examples(train, [label(text) for text in train]),
+        dev=Examples(dev, [label(text) for text in dev]),
+        labels=("other", "cat"),
+    )
+
+
+@pytest.fixture
+def tiny_csv(tmp_path: Path, tiny_task: Task) -> Path:
+    """The tiny task's train split as a user's file."""
+    path = tmp_path / "tiny.csv"
+    rows = zip(tiny_task.train.texts, tiny_task.train.labels, strict=True)
+    # every text once: the number in front of it makes it another one
+    lines = [
+        f"{i} {text[0].strip()},{tiny_task.labels[label]}" for i, (text, label) in enumerate(rows)
+    ]
+    path.write_text("sentence,answer\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    return path

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification
+
+from peftlab.errors import RequestError
+from peftlab.models import (
+    empty_model,
+    find,
+    find_targets,
+    head_parameters,
+    load_model,
+    longest_input,
+)
+
+
+def head(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.detach() for name, p in head_parameters(model).items()}
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_one_seed_gives_one_head_in_every_precision(tiny_model: Path) -> None:
+    exact, _ = load_model(str(tiny_model), precision="fp32", seed=3)
+    held, _ = load_model(str(tiny_model), precision="bf16", seed=3)
+    assert {p.dtype for p in head(held).values()} == {torch.float32}
+    assert equal(head(exact), head(held))
+    assert held.bert.encoder.layer[0].output.dense.weight.dtype == torch.bfloat16
+    other, _ = load_model(str(tiny_model), precision="fp32", seed=4)
+    assert not torch.equal(other.classifier.weight, exact.classifier.weight)
+
+
+def test_the_head_does_not_depend_on_the_global_generator(tiny_model: Path) -> None:
+    torch.manual_seed(1)
+    one, _ = load_model(str(tiny_model), seed=0)
+    torch.manual_seed(2)
+    two, _ = load_model(str(tiny_model), seed=0)
+    assert equal(head(one), head(two))
+
+
+def test_a_pretrained_pooler_is_kept_exactly(tiny_model: Path) -> None:
+    stored = load_file(tiny_model / "model.safetensors")
+    for precision in ("fp32", "bf16"):
+        model, _ = load_model(str(tiny_model), precision=precision)
+        assert torch.equal(model.bert.pooler.dense.weight, stored["pooler.dense.weight"])
+
+
+def test_the_base_is_what_transformers_loads(tiny_model: Path) -> None:
+    ours, tokenizer = load_model(str(tiny_model), precision="fp32")
+    theirs = AutoModelForSequenceClassification.from_pretrained(tiny_model)
+    theirs.load_state_dict(head(ours), strict=False)
+    batch = tokenizer(["the cat sees a dog"], return_tensors="pt")
+    assert torch.equal(ours.eval()(**batch).logits, theirs.eval()(**batch).logits)
+
+
+def test_a_finetuned_head_of_the_same_shape_is_kept_and_another_is_drawn(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    model, tokenizer = load_model(str(tiny_model), num_labels=3, precision="fp32", seed=5)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    same, _ = load_model(str(tmp_path), num_labels=3, precision="bf16", seed=0)
+    assert equal(head(same), head(model))
+    fewer, _ = load_model(str(tmp_path), num_labels=2, seed=0)
+    assert fewer.classifier.weight.shape == (2, 32)
+    assert fewer.classifier.weight.std() > 0
+
+
+def test_minilm_is_the_real_pretrained_encoder() -> None:
+    model, tokenizer = load_model("minilm", precision="fp32")
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(22.7e6, rel=0.01)
+    texts = ["A cat sleeps on the sofa.", "A kitten naps on the couch.", "Stocks fell sharply."]
+    with torch.no_grad():
+        states = model.bert(**tokenizer(texts, padding=True, return_tensors="pt"))[0].mean(1)
+    near, far = (torch.cosine_similarity(states[0], states[i], dim=0) for i in (1, 2))
+    assert near > far + 0.2  # random weights see no such difference
+
+
+def test_nothing_is_printed_while_loading(
+    tiny_model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    load_model(str(tiny_model))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_empty_model_holds_no_memory_and_has_the_same_names(tiny_model: Path) -> None:
+    empty = empty_model(tiny_model, num_labels=3)
+    loaded, _ = load_model(str(tiny_model), num_labels=3)
+    assert {p.device.type for p in empty.parameters()} == {"meta"}
+    assert [n for n, _ in empty.named_parameters()] == [n for n, _ in loaded.named_parameters()]
+    assert find_targets(empty, "query").names == find_targets(loaded, "query").names
+
+
+def test_longest_input_counts_positions_from_the_padding(tiny_model: Path, tmp_path: Path) -> None:
+    assert longest_input(tiny_model) == 64
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "roberta", "max_position_embeddings": 20, "pad_token_id": 1}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert longest_input(folder) == 18
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: shutil.rmtree(f), "does not exist"),
+        (lambda f: (f / "config.json").unlink(), r"has no config\.json; it holds: "),
+        (lambda f: (f / "config.json").write_text("{"), r"config\.json of model .* can't be read"),
+        (lambda f: (f / "model.safetensors").unlink(), r"has no \*\.safetensors weights"),
+        (
+            lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
+            r"only pickle weights \(pytorch_model\.bin\).*save_pretrained",
+        ),
+        (lambda f: (f / "model.safetensors").write_text("no"), "not a readable safetensors file"),
+        (
+            lambda f: [path.unlink() for path in f.glob("tokenizer*")],
+            r"has no tokenizer \(tokenizer\.json or a vocabulary\)",
+        ),
+    ],
+)
+def test_a_folder_that_lacks_something_is_refused(
+    spoil: Callable[[Path], object],
+    message: str,
+    tmp_path: Path,
+    make_tiny_model: Callable[[Path], Path],
+) -> None:
+    folder = make_tiny_model(tmp_path / "model")
+    spoil(folder)
+    with pytest.raises(RequestError, match=message):
+        find(str(folder))
+
+
+def test_a_broken_tokenizer_is_refused(
+    tmp_path: Path, make_tiny_model: Callable[[Path], Path]
+) -> None:
+    folder = make_tiny_model(tmp_path / "model")
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(RequestError, match="tokenizer of model can't be read"):
+        longest_input(folder)
+
+
+def test_code_in_a_model_folder_is_never_run(
+    tmp_path: Path, make_tiny_model: Callable[[Path], Path]
+) -> None:
+    folder = make_tiny_model(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text("raise SystemExit('the code was run')")
+    with pytest.raises(RequestError, match="can't be read"):
+        find(str(folder))
+
+
+def test_sharded_weights_are_hashed_and_read_whole(tmp_path: Path, tiny_model: Path) -> None:
+    whole, _ = load_model(str(tiny_model), precision="fp32")
+    whole.save_pretrained(tmp_path, max_shard_size="20KB")
+    for path in tiny_model.glob("*token*"):
+        shutil.copy(path, tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    again, _ = load_model(str(tmp_path), precision="fp32")
+    for name, parameter in whole.named_parameters():
+        assert torch.equal(parameter, again.get_parameter(name))
+    before = find(str(tmp_path)).sha256
+    shard = sorted(tmp_path.glob("*.safetensors"))[-1]
+    tensors = load_file(shard)
+    save_file({name: value + 1 for name, value in tensors.items()}, shard, {"format": "pt"})
+    assert find(str(tmp_path)).sha256 != before
+
+
+def test_an_unknown_name_suggests_the_bundled_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.import_module("peftlab.models.find"), "reachable", lambda: False)
+    with pytest.raises(RequestError, match=r"did you mean 'minilm'.*hub can't be reached"):
+        find("minilmm")

@@ -1,0 +1,161 @@
+"""Logical targets and heads, architecture by architecture, each from a tiny random config."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+
+from peftlab.errors import RequestError
+from peftlab.methods import LoRA, inject
+from peftlab.models import ARCHITECTURES, LOGICAL, find_targets, head_names
+
+COMMON = {
+    "vocab_size": 40,
+    "hidden_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 12,
+    "pad_token_id": 1,
+}
+EXTRA: dict[str, dict[str, object]] = {
+    "electra": {"embedding_size": 6},
+    "albert": {"embedding_size": 6},
+    "distilbert": {"dim": 8, "n_layers": 2, "n_heads": 2, "hidden_dim": 12},
+    "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+    "modernbert": {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3},
+}
+# the layers of block 0 by word, in LOGICAL's order (query, key, value, attention-output, ffn-in,
+# ffn-out), below the block; then the block; then the head
+BERT_LAYERS = (
+    "attention.self.query attention.self.key attention.self.value attention.output.dense "
+    "intermediate.dense output.dense"
+)
+EXPECTED = {
+    "bert": (BERT_LAYERS, "bert.encoder.layer.0", ["bert.pooler", "classifier"]),
+    "roberta": (BERT_LAYERS, "roberta.encoder.layer.0", ["classifier"]),
+    "xlm-roberta": (BERT_LAYERS, "roberta.encoder.layer.0", ["classifier"]),
+    "electra": (BERT_LAYERS, "electra.encoder.layer.0", ["classifier"]),
+    "mpnet": (
+        "attention.attn.q attention.attn.k attention.attn.v attention.attn.o "
+        "intermediate.dense output.dense",
+        "mpnet.encoder.layer.0",
+        ["classifier"],
+    ),
+    "distilbert": (
+        "attention.q_lin attention.k_lin attention.v_lin attention.out_lin ffn.lin1 ffn.lin2",
+        "distilbert.transformer.layer.0",
+        ["pre_classifier", "classifier"],
+    ),
+    "albert": (
+        "attention.query attention.key attention.value attention.dense ffn ffn_output",
+        "albert.encoder.albert_layer_groups.0.albert_layers.0",
+        ["albert.pooler", "classifier"],
+    ),
+    "deberta-v2": (
+        "attention.self.query_proj attention.self.key_proj attention.self.value_proj "
+        "attention.output.dense intermediate.dense output.dense",
+        "deberta.encoder.layer.0",
+        ["pooler", "classifier"],
+    ),
+    "modernbert": (
+        "attn.Wqkv attn.Wqkv attn.Wqkv attn.Wo mlp.Wi mlp.Wo",
+        "model.layers.0",
+        ["head", "classifier"],
+    ),
+}
+
+
+def build(model_type: str, **settings: object) -> PreTrainedModel:
+    config = AutoConfig.for_model(model_type, **COMMON | EXTRA.get(model_type, {}) | settings)
+    torch.manual_seed(0)
+    return AutoModelForSequenceClassification.from_config(config)
+
+
+def test_every_architecture_is_expected_here() -> None:
+    assert set(EXPECTED) == set(ARCHITECTURES)
+
+
+@pytest.mark.parametrize("model_type", EXPECTED)
+def test_words_name_the_layers_of_each_block(model_type: str) -> None:
+    layers, block, head = EXPECTED[model_type]
+    model = build(model_type)
+    blocks = 1 if model_type == "albert" else 2  # ALBERT's layers share one block's weights
+    for word, layer in zip(LOGICAL, layers.split(), strict=True):
+        found = find_targets(model, word)
+        assert len(found.names) == blocks
+        assert found.names[0] == f"{block}.{layer}"
+        assert isinstance(model.get_submodule(found.names[0]), nn.Linear)
+    assert head_names(model) == head
+
+
+@pytest.mark.parametrize("model_type", EXPECTED)
+def test_all_linear_is_every_linear_layer_but_the_head(model_type: str) -> None:
+    model = build(model_type)
+    head = tuple(f"{name}." for name in head_names(model))
+    linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    expected = {name for name in linear if not f"{name}.".startswith(head)}
+    assert set(find_targets(model, "all-linear").names) == expected
+    by_word = set(find_targets(model, ",".join(LOGICAL)).names)
+    assert by_word <= expected
+
+
+@pytest.mark.parametrize("model_type", EXPECTED)
+def test_lora_trains_on_each_architecture(model_type: str) -> None:
+    model = inject(build(model_type), LoRA(rank=2, targets="query,value")).train()
+    ids = torch.randint(4, 40, (4, 6))
+    loss = model(
+        input_ids=ids, attention_mask=torch.ones_like(ids), labels=torch.ones(4).long()
+    ).loss
+    loss.backward()
+    updates = [p for name, p in model.named_parameters() if name.endswith("lora_B")]
+    assert updates
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in updates)
+    heads = [p for name, p in model.named_parameters() if p.requires_grad and "lora" not in name]
+    assert all(p.grad is not None for p in heads)
+
+
+def test_a_fused_projection_is_taken_whole_and_said() -> None:
+    found = find_targets(build("modernbert"), "query,value")
+    assert found.names == ["model.layers.0.attn.Wqkv", "model.layers.1.attn.Wqkv"]
+    assert found.notes
+    assert "fused" in found.notes[0]
+    assert not find_targets(build("modernbert"), "ffn-in").notes
+    assert not find_targets(build("bert"), "query,value").notes
+
+
+def test_exact_names_and_regular_expressions_work_on_any_architecture() -> None:
+    model = build("convbert", embedding_size=8, head_ratio=1, conv_kernel_size=3)
+    with pytest.raises(RequestError, match=r"unknown target 'query'.*this model's linear layers"):
+        find_targets(model, "query")
+    exact = "convbert.encoder.layer.1.attention.self.query"
+    assert find_targets(model, exact).names == [exact]
+    assert len(find_targets(model, r".*\.layer\.\d+\.attention\.self\.(query|value)").names) == 4
+    assert head_names(model) == ["classifier"]
+
+
+def test_order_is_the_models_and_nothing_is_doubled() -> None:
+    model = build("bert")
+    names = find_targets(model, "value,query,bert.encoder.layer.0.attention.self.value").names
+    assert [re.sub(r".*layer\.(\d).*\.", r"\1 ", name) for name in names] == [
+        "0 query", "0 value", "1 query", "1 value",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ("qeury", "did you mean 'query'"),
+        ("query,dense", "unknown target 'dense'"),  # a suffix is not enough: it hits the head too
+        ("classifier", r"unknown target 'classifier'"),
+        ("", "at least one layer"),
+        ("(", "not a regular expression"),
+        ("", "got ''"),
+    ],
+)
+def test_targets_that_match_nothing_are_refused(targets: str, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        find_targets(build("bert"), targets)

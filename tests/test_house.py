@@ -1,0 +1,88 @@
+"""The rules of the house: who may import whom, what stays light, what is public."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import peftlab
+
+SRC = Path(peftlab.__file__).parent
+LEAVES = {"errors", "hub"}  # may be imported by every room and import none
+ROOMS = {
+    "cli": {"bench", "report"},
+    "bench": {"training", "methods", "tasks", "models", "layers"},
+    "methods": {"models", "layers"},
+    "models": {"layers"},
+    "training": {"layers"},
+    "report": {"bench"},
+    "layers": set(),
+    "tasks": set(),
+    "errors": set(),
+    "hub": set(),
+}
+
+
+def _room(path: Path) -> str:
+    return path.relative_to(SRC).parts[0].removesuffix(".py")
+
+
+def _imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("peftlab"):
+            found |= (
+                {f"peftlab.{name.name}" for name in node.names}
+                if node.module == "peftlab"
+                else {node.module}
+            )
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names if name.name.startswith("peftlab.")}
+    return found
+
+
+def test_imports_point_one_way() -> None:
+    for path in SRC.rglob("*.py"):
+        room = _room(path)
+        if room in {"__init__", "__main__"}:
+            continue
+        allowed = ROOMS[room] | LEAVES | {room}
+        for name in _imports(path):
+            assert name.split(".")[1] in allowed, f"{path.relative_to(SRC)} imports {name}"
+
+
+def test_report_reads_only_record_and_stats_of_bench() -> None:
+    for path in (SRC / "report").glob("*.py"):
+        for name in _imports(path):
+            if name.startswith("peftlab.bench"):
+                assert name in {"peftlab.bench.record", "peftlab.bench.stats"}, path
+
+
+def test_methods_import_no_other_method() -> None:
+    for path in (SRC / "methods").glob("*.py"):
+        if path.stem not in {"__init__", "base"}:
+            within = {name for name in _imports(path) if name.startswith("peftlab.methods")}
+            assert within <= {"peftlab.methods.base"}, path
+
+
+def _modules_after(code: str) -> set[str]:
+    code = f"{code}; import sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_importing_peftlab_and_its_command_line_does_not_import_torch() -> None:
+    assert "torch" not in _modules_after("import peftlab, peftlab.cli")
+
+
+def test_importing_what_reports_need_does_not_import_torch() -> None:
+    heavy = {"torch", "transformers", "datasets", "sklearn", "pandas"}
+    assert not heavy & _modules_after("import peftlab.report, peftlab.bench.store")
+
+
+def test_public_names_are_there() -> None:
+    for name in [*peftlab.__all__, "LoRA", "FullFineTuning", "HeadOnly", "BitFit"]:
+        assert getattr(peftlab, name) is not None
+    assert not hasattr(peftlab, "Nonsense")

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peftlab.models import load_tokenizer
+from peftlab.training.batches import by_length, encode, grouped
+
+LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=300)
+
+
+@given(LENGTHS, st.integers(1, 40), st.integers(0, 9), st.integers(0, 3))
+def test_an_epoch_has_every_example_once(
+    lengths: list[int], size: int, seed: int, epoch: int
+) -> None:
+    batches = grouped(lengths, size, seed, epoch)
+    assert sorted(chain(*batches)) == list(range(len(lengths)))
+    assert all(len(batch) <= size for batch in batches)
+    assert len(batches) == -(-len(lengths) // size)  # the loop's schedule counts on it
+
+
+@given(LENGTHS, st.integers(1, 40))
+def test_evaluation_has_every_example_once_shortest_first(lengths: list[int], size: int) -> None:
+    order = list(chain(*by_length(lengths, size)))
+    assert sorted(order) == list(range(len(lengths)))
+    assert [lengths[i] for i in order] == sorted(lengths)
+
+
+def test_order_is_set_by_seed_and_epoch_alone() -> None:
+    lengths = [i % 17 + 1 for i in range(500)]
+    assert grouped(lengths, 32, 0, 0) == grouped(lengths, 32, 0, 0)
+    different = {str(grouped(lengths, 32, seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}
+    assert len(different) == 4
+
+
+def test_grouping_saves_most_of_the_padding() -> None:
+    lengths = [i * 37 % 60 + 4 for i in range(1600)]
+    needed = sum(lengths)
+    padded = sum(
+        len(batch) * max(lengths[i] for i in batch) for batch in grouped(lengths, 32, 0, 0)
+    )
+    assert padded < 1.1 * needed
+
+
+def test_a_batch_is_padded_to_its_longest(tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+    texts = [("the cat", "a dog"), ("the very very big bird", "fish")]
+    data = encode(tokenizer, texts, [0, 1], max_length=64)
+    batch = data.batch([0, 1])
+    expected = tokenizer(*zip(*texts, strict=True), padding=True, return_tensors="pt")
+    assert set(batch) == set(expected)
+    for name in expected:
+        assert torch.equal(batch[name], expected[name]), name
+    assert data.lengths == [7, 9]
+    assert data.n_truncated == 0
+
+
+@pytest.mark.parametrize(("limit", "cut"), [(9, 0), (8, 1), (6, 2)])
+def test_cut_examples_are_counted(tiny_model: Path, limit: int, cut: int) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+    texts = [("the cat", "a dog"), ("the very very big bird", "fish")]
+    data = encode(tokenizer, texts, [0, 1], max_length=limit)
+    assert data.n_truncated == cut
+    assert max(data.lengths) <= limit

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from peftlab.bench.runner import dev_score
+from peftlab.methods import Method, inject, injected, make
+from peftlab.models import load_model, load_tokenizer
+from peftlab.tasks import Task
+from peftlab.training import (
+    Diverged,
+    Encoded,
+    Fitted,
+    Loop,
+    MemoryMeter,
+    Plan,
+    encode,
+    fit,
+    outputs,
+)
+
+PLAN = Plan(
+    kind="classes", epochs=2, batch_size=8, lr=1e-2, head_lr=1e-2, weight_decay=0.0, warmup=0.1,
+    clip=1.0, seed=0, device="cpu", autocast=False,
+)  # fmt: skip
+
+
+@pytest.fixture
+def run(tiny_model: Path, tiny_task: Task) -> Callable[..., tuple[Fitted, PreTrainedModel]]:
+    tokenizer = load_tokenizer(tiny_model)
+    train = encode(tokenizer, tiny_task.train.texts, tiny_task.train.labels, 32)
+    dev = encode(tokenizer, tiny_task.dev.texts, tiny_task.dev.labels, 32)
+
+    def go(name: str = "lora", **changes: Any) -> tuple[Fitted, PreTrainedModel]:
+        plan = dataclasses.replace(PLAN, **changes)
+        model, _ = load_model(str(tiny_model), precision="fp32", seed=plan.seed)
+        torch.manual_seed(plan.seed)
+        inject(model, name)
+        loop = Loop(model, injected(model), train, plan)
+        fitted = fit(
+            loop, dev, lambda out: dev_score(tiny_task, out), lambda *_: None, MemoryMeter()
+        )
+        return fitted, model
+
+    return go
+
+
+def losses(fitted: Fitted) -> list[float]:
+    return [row["loss"] for row in fitted.curve if "loss" in row]
+
+
+def test_the_same_run_twice_gives_the_same_bits(run: Callable[..., Any]) -> None:
+    one, model = run()
+    two, again = run()
+    assert losses(one) == losses(two)
+    assert torch.equal(one.outputs, two.outputs)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, again.get_parameter(name)), name
+
+
+def test_another_seed_gives_another_run(run: Callable[..., Any]) -> None:
+    assert losses(run()[0]) != losses(run(seed=1)[0])
+
+
+def test_methods_see_the_same_head_data_and_dropout(run: Callable[..., Any]) -> None:
+    """At step 0 every method here is the same function, so its first loss is the same."""
+    first = {name: losses(run(name)[0])[0] for name in ("full", "head", "bitfit", "lora")}
+    assert len(set(first.values())) == 1, first
+
+
+def test_the_task_is_learned(run: Callable[..., Any]) -> None:
+    fitted, _ = run("full", epochs=12, lr=3e-3)
+    assert fitted.scores[-1]["accuracy"] >= 0.9
+    assert sum(losses(fitted)[-6:]) < 0.5 * sum(losses(fitted)[:6])
+
+
+def test_the_curve_has_a_row_a_step_and_a_score_an_epoch(run: Callable[..., Any]) -> None:
+    fitted, _ = run()
+    steps = [row for row in fitted.curve if "loss" in row]
+    assert [row["step"] for row in steps] == list(range(1, 13))
+    assert steps[-1]["epoch"] == 2.0
+    scores = [row for row in fitted.curve if "score" in row]
+    assert [row["epoch"] for row in scores] == [1, 2]
+    assert [row["score"] for row in scores] == fitted.scores
+    assert fitted.train_s > 0
+    assert all(row["memory_mib"] > 0 for row in steps)
+
+
+def test_learning_rate_warms_up_and_decays_to_nothing(run: Callable[..., Any]) -> None:
+    fitted, _ = run(warmup=0.25, lr=0.8, epochs=4)  # 24 steps, 6 of them warm-up
+    rates = [row["lr"] for row in fitted.curve if "lr" in row]
+    expected = [0.8 * (i + 1) / 7 for i in range(6)] + [0.8 * (24 - i) / 18 for i in range(6, 24)]
+    assert rates == pytest.approx(expected)
+
+
+def test_one_step_is_adamws_formula_on_clipped_gradients(run: Callable[..., Any]) -> None:
+    """The first update from a gradient g, worked out by hand: lr · ĝ / (|ĝ| + ε) with ĝ clipped."""
+    _, untouched = run(epochs=1, batch_size=48, lr=1e-9, head_lr=1e-9)
+    _, moved = run(epochs=1, batch_size=48, lr=1e-9, head_lr=1e-2, warmup=0.0)
+    difference = (moved.classifier.weight - untouched.classifier.weight).detach()
+    assert difference.abs().max().item() == pytest.approx(1e-2, rel=1e-3)
+
+
+class Spy:
+    """A method that notes when its hooks are called and what the gradients were then."""
+
+    def __init__(self) -> None:
+        self.method: Method = make("lora")
+        self.calls: list[tuple[str, int, int, int]] = []
+        self.norms: list[float] = []
+
+    def parameter_groups(self, *arguments: Any) -> list[dict[str, Any]]:
+        return self.method.parameter_groups(*arguments)
+
+    def before_step(self, model: PreTrainedModel, step: Any) -> None:
+        self.calls.append(("before_step", step.index, step.warmup, step.total))
+        assert all(p.grad is None for p in model.parameters())
+
+    def before_update(self, model: PreTrainedModel, step: Any) -> None:
+        self.calls.append(("before_update", step.index, step.warmup, step.total))
+        grads = [p.grad.norm() for p in model.parameters() if p.grad is not None]
+        self.norms.append(torch.stack(grads).norm().item())
+
+    def after_step(self, model: PreTrainedModel, step: Any) -> None:
+        self.calls.append(("after_step", step.index, step.warmup, step.total))
+
+
+def test_hooks_are_called_in_order_with_unclipped_gradients(
+    tiny_model: Path, tiny_task: Task
+) -> None:
+    model, tokenizer = load_model(str(tiny_model), precision="fp32")
+    inject(model, "lora")
+    spy = Spy()
+    train = encode(tokenizer, tiny_task.train.texts, tiny_task.train.labels, 32)
+    loop = Loop(model, spy, train, dataclasses.replace(PLAN, epochs=1, clip=1e-3))
+    rows = list(loop.epoch(0))
+    names = ["before_step", "before_update", "after_step"]
+    assert spy.calls == [(name, i, 1, 6) for i in range(6) for name in names]
+    assert min(spy.norms) > 1e-3
+    assert len(rows) == 6
+
+
+def test_dropout_is_on_in_training_and_off_in_evaluation(run: Callable[..., Any]) -> None:
+    _, model = run("head", epochs=1)
+    model.train()
+    assert any(m.p > 0 for m in model.modules() if isinstance(m, torch.nn.Dropout))
+    _, model = run("head", epochs=1)
+    assert not model.training
+
+
+def test_outputs_keep_the_order_of_the_data(tiny_model: Path, tiny_task: Task) -> None:
+    model, tokenizer = load_model(str(tiny_model), precision="fp32")
+    data = encode(tokenizer, tiny_task.train.texts, tiny_task.train.labels, 32)
+    together = outputs(model, data, PLAN)
+    for index in (0, 7, 30):
+        alone = model.eval()(**data.batch([index])).logits[0]
+        torch.testing.assert_close(together[index], alone.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_with_step_and_cause(
+    run: Callable[..., Any],
+) -> None:
+    message = r"the loss is \S+ at step \d+; it was .*likely cause: the learning rate \(1e\+30"
+    with pytest.raises(Diverged, match=message):
+        run("full", lr=1e30, epochs=20)
+
+
+def test_weights_that_were_broken_before_are_told_apart(tiny_model: Path, tiny_task: Task) -> None:
+    model, tokenizer = load_model(str(tiny_model), precision="fp32")
+    inject(model, "head")
+    with torch.no_grad():
+        model.bert.embeddings.word_embeddings.weight.fill_(float("nan"))
+    train = encode(tokenizer, tiny_task.train.texts, tiny_task.train.labels, 32)
+    loop = Loop(model, injected(model), train, PLAN)
+    with pytest.raises(Diverged, match=r"at step 1; before any update.*word_embeddings.weight"):
+        list(loop.epoch(0))
+
+
+def test_autocast_computes_in_bf16_and_keeps_fp32_weights(run: Callable[..., Any]) -> None:
+    exact, _ = run("full")
+    rounded, model = run("full", autocast=True)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    gap = abs(losses(exact)[0] - losses(rounded)[0])
+    assert 0 < gap < 0.02
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_same_loop_runs_on_cuda(tiny_model: Path, tiny_task: Task) -> None:
+    model, tokenizer = load_model(str(tiny_model), precision="bf16")
+    inject(model, "lora").to("cuda")
+    memory = MemoryMeter("cuda")
+    train = encode(tokenizer, tiny_task.train.texts, tiny_task.train.labels, 32)
+    loop = Loop(model, injected(model), train, dataclasses.replace(PLAN, device="cuda"))
+
+    def score(out: Tensor) -> dict[str, float]:
+        return dev_score(dataclasses.replace(tiny_task, dev=tiny_task.train), out)
+
+    fitted = fit(loop, train, score, lambda *_: None, memory)
+    assert fitted.memory is not None
+    assert fitted.memory.train_peak_mib is not None
+    assert losses(fitted)[-1] < losses(fitted)[0]
+
+
+def test_regression_is_the_mean_squared_error(tiny_model: Path) -> None:
+    model, tokenizer = load_model(str(tiny_model), num_labels=1, precision="fp32")
+    inject(model, "head")
+    data = encode(tokenizer, [("the cat",), ("a dog",)], [1.5, 4.0], 32)
+    plan = dataclasses.replace(PLAN, kind="regression", head_lr=1e-12, epochs=1)
+    model.config.hidden_dropout_prob = 0.0
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    predictions = outputs(model, data, plan).squeeze(-1)
+    loss = Loop(model, injected(model), data, plan).step([0, 1])
+    assert loss == pytest.approx(((predictions - torch.tensor([1.5, 4.0])) ** 2).mean().item())
+    assert isinstance(data, Encoded)

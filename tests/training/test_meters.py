@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import statistics
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from peftlab.layers import LoRALinear
+from peftlab.training.meters import WARMING, MemoryMeter, SpeedMeter
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+def test_speed_leaves_the_first_steps_out() -> None:
+    meter = SpeedMeter()
+    for seconds in [9.0] * WARMING + [0.1, 0.2, 0.3, 0.4]:
+        meter.add(seconds, examples=8, tokens=80)
+    summary = meter.summary()
+    assert summary["examples_per_s"] == pytest.approx(32)
+    assert summary["tokens_per_s"] == pytest.approx(320)
+    assert summary["step_ms_p50"] == pytest.approx(1000 * statistics.median([0.1, 0.2, 0.3, 0.4]))
+
+
+def test_a_run_too_short_to_time_is_not_measured_rather_than_zero() -> None:
+    meter = SpeedMeter()
+    meter.add(1.0, 8, 80)
+    assert set(meter.summary().values()) == {None}
+
+
+@linux
+def test_the_peak_is_the_training_s_own() -> None:
+    before = torch.ones(200 * 2**18)  # 200 MiB, held and freed before the meter starts
+    del before
+    meter = MemoryMeter()
+    assert meter.start is not None
+    layer = nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    held = torch.ones(100 * 2**18)
+    memory = meter.measure(layer, optimizer)
+    assert held.sum() > 0
+    assert memory.train_peak_mib == pytest.approx(100, abs=30)
+    assert memory.peak_mib is not None
+    assert memory.peak_mib > 200
+
+
+def test_parts_are_the_bytes_of_their_tensors() -> None:
+    model = nn.Sequential(LoRALinear(nn.Linear(64, 32).bfloat16().requires_grad_(False), 4, 1.0))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+    model(torch.randn(3, 64).bfloat16()).sum().backward()
+    optimizer.step()
+    parts = MemoryMeter().measure(model, optimizer).by_part
+    adapter = 4 * 4 * (64 + 32) / 2**20
+    assert parts["weights"] == pytest.approx(2 * (64 * 32 + 32) / 2**20)
+    assert parts["adapters"] == pytest.approx(adapter)
+    assert parts["gradients"] == pytest.approx(adapter)
+    assert parts["optimizer"] == pytest.approx(2 * adapter, rel=0.02)  # two moments and the step
