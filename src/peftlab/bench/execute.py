@@ -16,9 +16,10 @@ from typing import Any, Self
 
 from peftlab.bench.cell import Cell
 
-# OpenMP threads that wait by spinning make a busy machine crawl: with another training beside it
-# a cell ran at 9 examples/s spinning and at 111 sleeping; alone, both ran at 105 (LOG.md).
-QUIET_WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}
+# How long OpenMP's threads spin before they sleep. At libgomp's own 300,000 turns a machine that is
+# busy with something else crawls: lora below 5 examples/s, at 5,000 turns 101; alone it is 296 and
+# 338 (LOG.md). Whoever sets either variable keeps what they set.
+SHORT_SPIN = {"GOMP_SPINCOUNT": "5000"}
 
 
 class Worker:
@@ -68,7 +69,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
-            env={**QUIET_WAITING, **os.environ},
+            env=os.environ | ({} if _spin_is_set() else SHORT_SPIN),
             start_new_session=True,  # Ctrl-C reaches the caller alone, who then ends the group
         )
 
@@ -85,6 +86,10 @@ class Worker:
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
+
+
+def _spin_is_set() -> bool:
+    return "GOMP_SPINCOUNT" in os.environ or "OMP_WAIT_POLICY" in os.environ
 
 
 def order(cell: Cell, task_file: Path, out: Path) -> dict[str, Any]:

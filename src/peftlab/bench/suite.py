@@ -23,7 +23,7 @@ from peftlab.methods import METHODS, Method, split_variants
 from peftlab.tasks import Task, names
 
 DEMO_NAME = "demo"
-DEMO_TASKS = ["similarity", "paraphrase"]
+DEMO_TASKS = ["acceptability", "similarity"]
 DEMO_METHODS = ["full", "head", "bitfit", "lora"]
 DEMO_SEEDS = [0, 1]
 

@@ -41,7 +41,9 @@ def main() -> None:
 
 
 def _warm() -> None:
-    import transformers  # noqa: F401
+    """Import what every cell needs; sklearn's metrics alone take a cell 0.9 s (LOG.md)."""
+    import scipy.stats  # noqa: F401
+    import sklearn.metrics  # noqa: F401
 
     import peftlab.bench.runner  # noqa: F401
 
@@ -57,14 +59,15 @@ def _read_line() -> str:
     return line.decode()
 
 
-def _import_architecture(model_type: str) -> None:
+def _import_architecture(order: str) -> None:
     import transformers
-    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as NAMES  # type: ignore[attr-defined]
 
-    getattr(transformers, NAMES.get(model_type, ""), None)
+    config = transformers.CONFIG_MAPPING[json.loads(order)["cell"]["model_type"]]
+    transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(config, None)
 
 
 def _in_fork(order: str, events: TextIO) -> int:
+    _import_architecture(order)
     events.flush()
     pid = os.fork()
     if pid == 0:

@@ -1,9 +1,9 @@
 """acceptability: is this sentence grammatical (stands for CoLA).
 
 Every sentence tests one rule of English grammar, and an unacceptable one breaks just that rule:
-only some verbs take an object, an object follows its verb, "ever" and "any" want a negation, and a
-verb agrees with its subject though another noun stands nearer. The words are as sensible either
-way, so that only the form of the sentence tells. The last rule is the hard one.
+only some verbs take an object, a sentence has a verb, "ever" and "any" want a negation before them,
+and a verb agrees with its subject though another noun stands nearer. The other words are the same
+either way, so that only the form of the sentence tells. The last rule is the hard one, and rare.
 Train and dev test the same rules in different frames.
 """
 
@@ -51,7 +51,7 @@ DEV_TEMPLATES: Frames = {
     ),
 }
 CYCLE = ("object", "verb", "polarity", "object", "verb", "polarity", "agreement")
-TRAIN, DEV = 980, 280
+TRAIN, DEV = 784, 168
 SEED = 1
 
 TRANSITIVE = ("lifted", "bought", "needed", "repaired", "lost")

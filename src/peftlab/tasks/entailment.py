@@ -1,9 +1,10 @@
 """entailment: does the first sentence imply the second (stands for RTE).
 
 The second sentence, the claim, tells the same event with fewer facts and sometimes less exactly
-("a couch" is "a piece of furniture"). It isn't implied if two of its facts are others, if the
-first sentence only reports what is doubted ("we doubt that ..."), or, which is the hard case, if
-the claim is the more exact of the two. Train and dev use different frames.
+("a couch" is "a piece of furniture"). It isn't implied if the first sentence only reports what is
+doubted ("we doubt that ...") or if up to three of its facts are others. The hard cases are rare:
+only one other fact, or a claim that is more exact than the first sentence.
+Train and dev use different frames.
 """
 
 from __future__ import annotations
@@ -56,7 +57,11 @@ DEV_TEMPLATES: Frames = {
     ),
     "claim": ("{thing} was {act} by the {agent}", "someone {act} {thing} {place}"),
 }
-KINDS = ("report", "wrong", "wrong", "report", "wrong", "report", "exact", "wrong")
+KINDS = (
+    *("report", "three", "two", "report", "three", "report", "two", "exact"),
+    *("report", "three", "two", "report", "three", "report", "two", "one"),
+)
+CHANGES = {"one": 1, "two": 2, "three": 3}  # each claim states three facts
 TRAIN, DEV = 960, 240
 SEED = 3
 
@@ -70,19 +75,19 @@ def wording(rng: Random, frame: str, facts: Facts, exact: bool) -> str:
     return sentence(frame, {**words, "thing": article(thing)})
 
 
-def wrong(rng: Random, facts: Facts, claim: str) -> Facts:
-    """The facts with two of those that the claim states replaced."""
+def differing(rng: Random, facts: Facts, claim: str, changes: int) -> Facts:
+    """The facts with `changes` of those that the claim states replaced."""
     stated = [slot for slot in SLOTS if f"{{{slot}}}" in claim]
-    slots = rng.sample(stated, 2)
+    slots = rng.sample(stated, changes)
     return {**facts, **{slot: unrelated(rng, SLOTS[slot], facts[slot]) for slot in slots}}
 
 
 def pair(rng: Random, frames: Frames, how: str) -> tuple[str, str]:
     """Premise and claim; `how` is "entailed" or one of KINDS, the ways to be not entailed."""
     facts = {slot: rng.choice(concepts(lexicon)) for slot, lexicon in SLOTS.items()}
-    claim = rng.choice(frames["claim"])
     premise = rng.choice(frames["report" if how == "report" else "fact"])
-    claimed = wrong(rng, facts, claim) if how == "wrong" else facts
+    claim = rng.choice(frames["claim"])
+    claimed = differing(rng, facts, claim, CHANGES.get(how, 0))
     exact = how == "exact" or rng.random() < 0.5
     return (
         wording(rng, premise, facts, exact=how != "exact"),

@@ -43,7 +43,7 @@ DEV_TEMPLATES = (
 )
 KINDS = (
     *("denied", "three", "denied", "two", "denied"),
-    *("four", "denied", "three", "denied", "one"),
+    *("four", "denied", "one", "denied", "one"),
 )
 CHANGES = {"one": 1, "two": 2, "three": 3, "four": 4}
 TRAIN, DEV = 960, 240

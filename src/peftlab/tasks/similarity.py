@@ -42,7 +42,7 @@ DEV_TEMPLATES = (
     "{thing} had been {act} by {agent}",
     "{agent} had {act} {thing}",
 )
-TRAIN, DEV = 960, 240
+TRAIN, DEV = 600, 168
 SEED = 4
 
 Facts = dict[str, Concept]

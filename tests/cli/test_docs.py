@@ -1,0 +1,76 @@
+"""The documentation says what the code does: generated pages are current, examples run."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import typer
+
+from peftlab.cli import app
+from peftlab.methods import METHODS
+from peftlab.tasks import built_in
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def generate() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_generated_pages_are_current(generate: ModuleType) -> None:
+    for page, write in generate.PAGES.items():
+        assert (ROOT / "docs" / page).read_text(encoding="utf-8") == write(), "run `make docs`"
+
+
+def test_every_command_and_option_has_help() -> None:
+    for name, command in typer.main.get_command(app).commands.items():
+        assert command.help, name
+        for parameter in command.params:
+            assert parameter.help, f"{name} {parameter.name}"
+
+
+def test_every_method_has_a_card_with_its_settings() -> None:
+    for name, method in METHODS.items():
+        card = (ROOT / "docs" / "methods" / f"{name}.md").read_text(encoding="utf-8")
+        assert card.startswith(f"# {name}\n")
+        assert method.paper.removeprefix("arXiv:") in card
+        for setting, default in method().settings.items():
+            row = re.search(rf"^\| `{setting}` \| `?([^|`]+)`? \|", card, re.MULTILINE)
+            assert row is not None, f"{name}: {setting}"
+            assert row[1].strip() == (f"{default:g}" if not isinstance(default, str) else default)
+
+
+def test_every_built_in_task_is_documented() -> None:
+    page = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+    for name in built_in():
+        assert f"| `{name}` |" in page
+
+
+def test_links_in_the_documentation_lead_somewhere() -> None:
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert len([line for line in code.splitlines() if line.strip()]) == 10
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(code, names)
+    record = names["record"]
+    assert record.status == "done"  # type: ignore[attr-defined]
+    assert (tmp_path / "runs").is_dir()
