@@ -30,15 +30,13 @@ def methods() -> list[Row]:
 
 
 def tasks(data_dir: Path | None) -> list[Row]:
-    """Name, question, kind, metrics, source and whether its data is here."""
+    """Name, question, metrics with the main one first, and whether its data is here."""
     return [
         (
             task.name,
             task.summary,
-            task.kind,
             ", ".join(task.metrics),
-            task.source,
-            "here" if task.is_here(data_dir) else "not here: --data-dir FOLDER, or the hub",
+            "yes" if task.is_here(data_dir) else "no",
         )
         for task in listing()
     ]

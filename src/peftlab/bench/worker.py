@@ -84,7 +84,7 @@ def _in_fork(order: str, events: TextIO) -> int:
         if done:
             return os.waitstatus_to_exitcode(status)
         # the caller's death closes stdin: then the cell has nobody to work for
-        if select.select([0], [], [], 0.02)[0] and not os.read(0, 1):
+        if select.select([0], [], [], 0.05)[0] and not os.read(0, 1):
             os.kill(pid, signal.SIGKILL)
             os._exit(1)
 

@@ -103,13 +103,14 @@ def _run(
 ) -> None:
     from rich.console import Console
 
-    from peftlab.bench.compare import default_out, run_grid
-    from peftlab.bench.grid import resolve
-    from peftlab.bench.progress import observer
-    from peftlab.bench.suite import merged_request
+    console = Console(stderr=True, quiet=quiet)
+    with console.status("reading the request, the model and the data"):
+        from peftlab.bench.compare import default_out, run_grid
+        from peftlab.bench.grid import resolve
+        from peftlab.bench.progress import observer
+        from peftlab.bench.suite import merged_request
 
-    console = Console(stderr=True)
-    grid = resolve(merged_request(file, request, sets))
+        grid = resolve(merged_request(file, request, sets))
     folder = out if out is not None else default_out(grid)
     try:
         records = run_grid(grid, folder, observer(console, quiet), rerun)
@@ -117,16 +118,19 @@ def _run(
         print(f"stopped; what is finished is kept in {folder}", file=sys.stderr)
         print("the same command goes on from there", file=sys.stderr)
         raise typer.Exit(130) from None
-    page = _show(folder, grid.suite.name, records, as_json)
-    _finish(records, folder, page)
+    with console.status("drawing the page"):
+        from peftlab import report
+
+        page = report.build(folder, grid.suite.name, records)
+    _show(folder, page, grid.suite.name, records, as_json)
+    _finish(records)
 
 
-def _show(out: Path, suite: str, records: list[Record], as_json: bool) -> Path:
+def _show(out: Path, page: Path, suite: str, records: list[Record], as_json: bool) -> None:
     from rich.console import Console
 
     from peftlab import report
 
-    page = report.build(out, suite, records)
     if as_json:
         document = {
             "suite": suite,
@@ -138,10 +142,9 @@ def _show(out: Path, suite: str, records: list[Record], as_json: bool) -> Path:
     else:
         Console().print(report.render_terminal(report.table(records)))
         print(f"page: {page.resolve()}")
-    return page
 
 
-def _finish(records: list[Record], out: Path, page: Path) -> None:
+def _finish(records: list[Record]) -> None:
     failures = [record for record in records if record.failure is not None]
     if not failures:
         return

@@ -25,8 +25,8 @@ def tasks(
     """List the tasks: what each asks, its metrics, and whether its data is here."""
     from peftlab.bench import catalog
 
-    head = ("task", "asks", "kind", "metrics", "source", "here")
-    print_rows(head, catalog.tasks(data_dir))
+    print_rows(("task", "asks", "metrics", "here"), catalog.tasks(data_dir))
+    print("synthetic tasks are built in; the others, GLUE's, need --data-dir FOLDER or the hub")
 
 
 def models() -> None:

@@ -1,0 +1,24 @@
+"""A built-in task tells methods apart on the real model: neither trivial nor hopeless."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from peftlab.bench.compare import run_grid
+from peftlab.bench.grid import resolve
+from peftlab.bench.progress import Silent
+from peftlab.bench.suite import make_suite
+from peftlab.tasks import majority_score
+
+
+def test_entailment_is_learned_by_full_and_lora_and_not_by_the_head(tmp_path: Path) -> None:
+    """At the defaults. The table over five seeds and all four tasks is in LOG.md."""
+    suite = make_suite(tasks=["entailment"], methods=["full", "head", "lora"], seeds=[0])
+    grid = resolve(suite)
+    records = run_grid(grid, tmp_path, Silent())
+    assert [record.failure for record in records] == [None] * 3
+    full, head, lora = (record.score["accuracy"] for record in records if record.score)
+    assert majority_score(grid.tasks["entailment"]) < head
+    assert head < full - 0.10
+    assert abs(lora - full) < 0.05
+    assert full < 0.98
