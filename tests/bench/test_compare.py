@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import peftlab
+from peftlab.bench import execute
 from peftlab.bench.compare import run_grid
 from peftlab.bench.execute import Worker
 from peftlab.bench.grid import resolve
@@ -187,6 +188,21 @@ def test_a_killed_process_fails_its_cell_alone_and_is_tried_again(
     assert lora.status == "done"
     head, lora = run_grid(grid, tmp_path, Silent())
     assert head.status == "done"
+
+
+def test_where_fork_is_unsafe_a_fresh_process_runs_the_cell(
+    done: tuple[Path, list[Record]],
+    tmp_path: Path,
+    tiny_model: Path,
+    tiny_task: Task,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    code = "from peftlab.bench import worker; worker.CAN_FORK = False; worker.main()"
+    monkeypatch.setattr(execute, "COMMAND", [sys.executable, "-c", code])
+    (record,) = go(tmp_path, tiny_model, tiny_task, methods=["head"])
+    forked = next(r for r in done[1] if r.cell == record.cell)
+    assert record.status == "done", record.failure
+    assert record.score == forked.score
 
 
 def _descendants(pid: int) -> list[int]:

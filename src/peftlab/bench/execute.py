@@ -16,6 +16,8 @@ from typing import Any, Self
 
 from peftlab.bench.cell import Cell
 
+COMMAND = [sys.executable, "-m", "peftlab.bench.worker"]
+
 # How long OpenMP's threads spin before they sleep. At libgomp's own 300,000 turns a machine that is
 # busy with something else crawls: lora below 5 examples/s, at 5,000 turns 101; alone it is 296 and
 # 338 (LOG.md). Whoever sets either variable keeps what they set.
@@ -64,7 +66,7 @@ class Worker:
 
     def _start(self) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "peftlab.bench.worker"],
+            COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
@@ -80,7 +82,10 @@ class Worker:
 
     def _stop(self) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+            if sys.platform == "win32":
+                self.process.kill()
+            else:
+                os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
