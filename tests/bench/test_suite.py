@@ -217,3 +217,12 @@ def test_an_empty_split_is_refused(tiny_model: Path, tiny_task: peftlab.Task) ->
 
     with pytest.raises(RequestError, match="task tiny: its dev split is empty"):
         resolve(suite(tiny_model, tasks=[replace(tiny_task, dev=Examples([], []))]))
+
+
+def test_a_seed_given_twice_runs_once(tiny_model: Path) -> None:
+    assert len(resolve(suite(tiny_model, seeds=[0, 0], methods=["head"])).cells) == 1
+
+
+def test_tasks_and_a_file_are_not_both_taken() -> None:
+    with pytest.raises(RequestError, match="not both"):
+        make_suite(tasks=["mrpc"], data={"path": Path("x.csv"), "text": ["a"], "label": "b"})

@@ -67,3 +67,11 @@ def test_the_room_opens_without_heavy_libraries():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_the_environment_names_the_data_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("PEFTLAB_DATA_DIR", str(tmp_path / "nowhere"))
+    with pytest.raises(RequestError, match="nowhere"):
+        tasks.load("mrpc")
+    with pytest.raises(RequestError, match="elsewhere"):  # what is given wins
+        tasks.load("mrpc", tmp_path / "elsewhere")

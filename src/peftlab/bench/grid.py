@@ -62,7 +62,7 @@ def resolve(suite: Suite) -> Grid:
             seed=seed,
         )
         for task, seed, (variant, method, part) in product(
-            tasks, suite.seeds, list(zip(suite.methods, methods, parts, strict=True))
+            tasks, dict.fromkeys(suite.seeds), list(zip(suite.methods, methods, parts, strict=True))
         )
     ]
     notes = [f"device {device.value} ({device.reason}), {precision.value} ({precision.reason})"]

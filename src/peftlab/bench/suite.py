@@ -112,6 +112,8 @@ def make_suite(**request: Any) -> Suite:
         RequestError: naming the field, what was given and what is allowed.
     """
     request = {key: value for key, value in request.items() if value is not None}
+    if "data" in request and "tasks" in request:
+        raise RequestError("give either tasks by name or your own data, not both")
     request.setdefault("name", _name(request))
     try:
         return Suite.model_validate(request)

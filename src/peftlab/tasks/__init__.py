@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import os
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,16 +52,26 @@ def names() -> list[str]:
 
 
 def load(name: str, data_dir: Path | None = None) -> Task:
-    """Load a task: a built-in one, or GLUE's from its files in `data_dir` or else from the hub.
+    """Load a task: a built-in one, or GLUE's from its files or else from the hub.
+
+    Args:
+        name: one of `names()`.
+        data_dir: the folder with GLUE's own files; PEFTLAB_DATA_DIR's if not given.
 
     Raises:
         RequestError: no task of this name, or its data can't be had (see `glue.load`).
     """
     if name in GLUE:
-        return glue.load(name, data_dir)
+        return glue.load(name, data_dir or data_dir_of_environment())
     if name in built_in():
         return built_in()[name].load()
     raise unknown("task", name, names(), "A file of your own is given with --data.")
+
+
+def data_dir_of_environment() -> Path | None:
+    """The folder that PEFTLAB_DATA_DIR names, if it is set."""
+    folder = os.environ.get("PEFTLAB_DATA_DIR")
+    return Path(folder) if folder else None
 
 
 def load_file(
