@@ -40,6 +40,12 @@ def explain(error: ValidationError, owner: str, fields: Iterable[str] = ()) -> R
             inner = ".".join([owner, *map(str, found["loc"][:-1])])
             lines.append(str(unknown(f"setting of {inner}", str(found["loc"][-1]), fields)))
             continue
+        if found["type"] == "missing":
+            lines.append(f"{owner}: {where} is missing")
+            continue
+        if found["type"] == "too_short":
+            lines.append(f"{owner}: {where} must name at least one, got {found['input']!r}")
+            continue
         rule = found["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
         lines.append(f"{owner}: {where} must be {rule}, got {found['input']!r}")
     return RequestError("; ".join(lines))

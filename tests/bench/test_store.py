@@ -31,6 +31,14 @@ def test_a_folder_with_other_files_is_refused_and_untouched(tmp_path: Path) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_hidden_folders_are_not_ours_and_their_files_stay(tmp_path: Path) -> None:
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "x.tmp").write_text("precious")
+    with pytest.raises(RequestError, match=r"not peftlab's \(\.cache\)"):
+        Store(tmp_path).prepare()
+    assert (tmp_path / ".cache" / "x.tmp").exists()
+
+
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(RequestError, match="is a file; give a folder"):

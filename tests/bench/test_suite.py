@@ -66,7 +66,7 @@ def test_options_win_over_the_file(toml: Path) -> None:
 def test_brackets_make_a_variant_with_a_row_of_its_own() -> None:
     text = "full,lora[rank=16,lr=1e-3,targets=query,value],lora"
     suite = make_suite(methods=parse_methods(text))
-    labels = ["full", "lora[rank=16,lr=1e-3,targets=query,value]", "lora"]
+    labels = ["full", "lora[rank=16,lr=0.001,targets=query,value]", "lora"]
     assert [variant.label for variant in suite.methods] == labels
     assert suite.methods[1].settings == {"rank": 16, "targets": "query,value"}
     assert suite.methods[1].lr == 1e-3
@@ -97,10 +97,17 @@ def test_set_reaches_methods_and_training() -> None:
         ({"training": {"lr": float("nan")}}, "lr must be"),
         ({"training": {"precision": "int8"}}, "precision must be 'auto', 'fp32' or 'bf16', got"),
         ({"training": {"warmup": 1.0}}, "warmup must be less than 1"),
-        ({"seeds": []}, "seeds must be"),
+        ({"seeds": []}, "seeds must name at least one"),
         ({"seeds": [-1]}, "seeds.0 must be greater than or equal to 0"),
-        ({"methods": []}, "methods must be"),
-        ({"methods": [{"rank": 4}]}, "name must be"),
+        ({"methods": []}, "methods must name at least one"),
+        ({"methods": [{"rank": 4}]}, "a method is a name, or a table with a name"),
+        ({"methods": "lora"}, "methods must be a list of names and tables, got 'lora'"),
+        ({"training": 3}, "training must be a table, got 3"),
+        ({"data": "x.csv"}, "data must be a table"),
+        ({"tasks": 3}, "tasks must be a list of names, got 3"),
+        ({"tasks": [3]}, "a task is a name"),
+        ({"model": 3}, "model must be text, got 3"),
+        ({"training": {"threads": 10**6}}, "threads must be less than or equal to 1024"),
     ],
 )
 def test_a_wrong_request_names_the_field(request_: dict[str, Any], message: str) -> None:
@@ -197,9 +204,16 @@ def test_a_label_is_no_part_of_the_identity(tiny_model: Path) -> None:
     [
         ({"methods": ["lorra"]}, "unknown method 'lorra'; did you mean 'lora'"),
         ({"tasks": ["simmilarity"]}, "unknown task 'simmilarity'; did you mean 'similarity'"),
-        ({"methods": [{"name": "lora", "rank": 99}]}, "method lora on model tiny: rank must be <="),
+        (
+            {"methods": [{"name": "lora", "rank": 99}]},
+            r"method lora\[rank=99\] on model tiny: rank must be <=",
+        ),
         ({"methods": [{"name": "lora", "targets": "qery"}]}, "did you mean 'query'"),
-        ({"methods": ["lora", {"name": "lora", "rank": 4}]}, "two methods are labelled 'lora'"),
+        (
+            {"methods": ["lora", {"name": "lora", "label": "lora", "rank": 4}]},
+            "two methods are labelled 'lora'",
+        ),
+        ({"methods": parse_methods("lora,lora[rank=8]")}, "ask for the same; leave one of them"),
         ({"training": {"max_length": 65}}, "max_length must be <= 64 for this model, got 65"),
     ],
 )
@@ -226,3 +240,17 @@ def test_a_seed_given_twice_runs_once(tiny_model: Path) -> None:
 def test_tasks_and_a_file_are_not_both_taken() -> None:
     with pytest.raises(RequestError, match="not both"):
         make_suite(tasks=["mrpc"], data={"path": Path("x.csv"), "text": ["a"], "label": "b"})
+
+
+def test_what_is_set_shows_in_the_label() -> None:
+    asked = merged_request(None, {"methods": parse_methods("lora,lora[rank=4]")}, ["lora.rank=2"])
+    assert [variant.label for variant in asked.methods] == ["lora[rank=2]"] * 2
+    objects = make_suite(methods=[peftlab.LoRA(rank=2), peftlab.LoRA()])
+    assert [variant.label for variant in objects.methods] == ["lora[rank=2]", "lora"]
+
+
+def test_options_win_over_the_file_s_data(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text('data = { path = "x.csv", text = ["a"], label = "b" }')
+    assert merged_request(path, {}).data is not None
+    assert merged_request(path, {"tasks": ["rte"]}).data is None

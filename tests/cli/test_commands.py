@@ -26,7 +26,7 @@ def peftlab(tmp_path: Path) -> Run:
     def run(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
         clean = {k: v for k, v in os.environ.items() if k != "PEFTLAB_DATA_DIR"}
         return subprocess.run(
-            [sys.executable, "-m", "peftlab", *map(str, words)],
+            [sys.executable, "-P", "-m", "peftlab", *map(str, words)],
             capture_output=True,
             text=True,
             cwd=tmp_path,
@@ -94,7 +94,9 @@ def test_json_is_one_document_on_stdout(compare: Run, tmp_path: Path) -> None:
     assert document["out"] == str(tmp_path / "out")
 
 
-def test_quiet_says_nothing_while_it_runs(compare: Run) -> None:
+def test_quiet_says_nothing_while_it_runs(compare: Run, tmp_path: Path) -> None:
+    # the cells' processes import statistics: the current folder's must not be taken
+    (tmp_path / "statistics.py").write_text("raise SystemExit('shadowed')")
     done = compare("--methods", "head", "--seeds", "0", "--quiet")
     assert done.returncode == 0
     assert done.stderr == ""

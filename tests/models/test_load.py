@@ -116,7 +116,7 @@ def test_longest_input_counts_positions_from_the_padding(tiny_model: Path, tmp_p
         (lambda f: shutil.rmtree(f), "does not exist"),
         (lambda f: (f / "config.json").unlink(), r"has no config\.json; it holds: "),
         (lambda f: (f / "config.json").write_text("{"), r"config\.json of model .* can't be read"),
-        (lambda f: (f / "model.safetensors").unlink(), r"has no \*\.safetensors weights"),
+        (lambda f: (f / "model.safetensors").unlink(), r"has no model\.safetensors weights"),
         (
             lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
             r"only pickle weights \(pytorch_model\.bin\).*save_pretrained",
@@ -181,3 +181,47 @@ def test_an_unknown_name_suggests_the_bundled_model(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(importlib.import_module("peftlab.models.find"), "reachable", lambda: False)
     with pytest.raises(RequestError, match=r"did you mean 'minilm'.*hub can't be reached"):
         find("minilmm")
+
+
+@pytest.mark.parametrize(("field", "value"), [("num_hidden_layers", 3), ("intermediate_size", 40)])
+def test_a_backbone_that_its_weights_do_not_fill_is_refused(
+    field: str, value: int, tmp_path: Path, make_tiny_model: Callable[[Path], Path]
+) -> None:
+    folder = make_tiny_model(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {field: value}))
+    with pytest.raises(RequestError, match=r"don't fit its config\.json: \d+ tensors"):
+        load_model(str(folder))
+
+
+def test_identity_holds_configuration_and_tokenizer(
+    tmp_path: Path, make_tiny_model: Callable[[Path], Path]
+) -> None:
+    folder = make_tiny_model(tmp_path / "model")
+    before = find(str(folder)).sha256
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_dropout_prob": 0.5}))
+    changed = find(str(folder)).sha256
+    assert changed != before
+    tokenizer = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(tokenizer.replace('"cat"', '"cow"'))
+    assert find(str(folder)).sha256 not in {before, changed}
+
+
+def test_an_adapters_file_is_no_model(
+    tmp_path: Path, make_tiny_model: Callable[[Path], Path]
+) -> None:
+    folder = make_tiny_model(tmp_path / "model")
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    with pytest.raises(RequestError, match=r"has no model\.safetensors weights"):
+        find(str(folder))
+
+
+def test_an_index_that_names_a_missing_shard_is_refused(
+    tmp_path: Path, make_tiny_model: Callable[[Path], Path]
+) -> None:
+    folder = make_tiny_model(tmp_path / "model")
+    index = {"weight_map": {"a": "model.safetensors", "b": "gone.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(RequestError, match=r"names a file that is not there: gone"):
+        find(str(folder))

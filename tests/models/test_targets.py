@@ -123,7 +123,9 @@ def test_a_fused_projection_is_taken_whole_and_said() -> None:
     assert found.names == ["model.layers.0.attn.Wqkv", "model.layers.1.attn.Wqkv"]
     assert found.notes
     assert "fused" in found.notes[0]
-    assert not find_targets(build("modernbert"), "ffn-in").notes
+    assert "gate" in find_targets(build("modernbert"), "ffn-in").notes[0]
+    assert len(find_targets(build("modernbert"), "all-linear").notes) == 2
+    assert not find_targets(build("modernbert"), "ffn-out").notes
     assert not find_targets(build("bert"), "query,value").notes
 
 

@@ -30,7 +30,7 @@ SHA256 = {
     "similarity": "5f4636ae2918a6dc065042bd59a66f89951fa602f8370b42e349b54ff393190f",
 }
 LEXICONS = {"person": PEOPLE, "act": HANDLING, "deal": DEALING, "thing": THINGS, "place": PLACES}
-VAGUE = {"people": "person", "things": "thing"}
+VAGUE = {"somebody": "person", "someone": "person", "something": "thing"}
 DENIAL = re.compile(r"^(nobody|no one) ")
 
 

@@ -183,6 +183,16 @@ def test_weights_that_were_broken_before_are_told_apart(tiny_model: Path, tiny_t
         list(loop.epoch(0))
 
 
+def test_labels_that_overflow_are_not_blamed_on_the_weights(tiny_model: Path) -> None:
+    model, tokenizer = load_model(str(tiny_model), num_labels=1, precision="fp32")
+    inject(model, "full")
+    data = encode(tokenizer, [("the cat",), ("a dog",)], [1e39, 0.0], 32)
+    loop = Loop(model, injected(model), data, dataclasses.replace(PLAN, kind="regression"))
+    with pytest.raises(Diverged, match=r"before any update.*labels or weights are at fault"):
+        loop.step([0, 1])
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
 def test_autocast_computes_in_bf16_and_keeps_fp32_weights(run: Callable[..., Any]) -> None:
     exact, _ = run("full")
     rounded, model = run("full", autocast=True)

@@ -16,7 +16,7 @@ from peftlab.bench.progress import Observer, observer
 from peftlab.bench.record import Record
 from peftlab.bench.runner import failed
 from peftlab.bench.store import Store, relabelled
-from peftlab.bench.suite import merged_request
+from peftlab.bench.suite import merged_request, slug
 from peftlab.methods import Method
 from peftlab.tasks import Task
 
@@ -28,6 +28,7 @@ def compare(
     tasks: Sequence[str | Task] | None = None,
     methods: Sequence[str | dict[str, Any] | Method] | None = None,
     seeds: Sequence[int] | None = None,
+    data_dir: str | Path | None = None,
     out: str | Path | None = None,
     **training: Any,
 ) -> list[Record]:
@@ -38,24 +39,40 @@ def compare(
         model: `minilm`, a folder, or a hub name.
         tasks: names, or `Task` values.
         methods: names such as "lora" or "lora[rank=16]", tables, or `Method` values.
-        seeds: one run of every cell a seed.
+        seeds: one run of every cell a seed; (0,) unless a suite file says otherwise.
+        data_dir: the folder with GLUE's own files; PEFTLAB_DATA_DIR's if not given.
         out: the folder for records, curves and predictions; `runs/SUITE` if not given.
         training: fields of `peftlab.bench.suite.Training`, such as epochs or lr.
 
     Raises:
         RequestError: if anything in the request is wrong; nothing was trained then.
     """
-    given = {"tasks": tasks, "methods": methods, "seeds": seeds}
-    request = {key: None if value is None else list(value) for key, value in given.items()}
     file = None if suite is None else Path(suite)
-    grid = resolve(merged_request(file, {**request, "model": model, "training": training}))
+    if file is None and seeds is None:
+        seeds = (0,)
+    request = {
+        "model": model,
+        "tasks": _listed(tasks),
+        "methods": _listed(methods),
+        "seeds": _listed(seeds),
+        "data_dir": None if data_dir is None else Path(data_dir),
+        "training": training,
+    }
+    grid = resolve(merged_request(file, request))
     folder = Path(out) if out is not None else default_out(grid)
     return run_grid(grid, folder, observer(Console(stderr=True)))
 
 
+def _listed(given: Sequence[Any] | None) -> list[Any] | None:
+    """A list of what was given; one name alone is a list of one."""
+    if given is None:
+        return None
+    return [given] if isinstance(given, str) else list(given)
+
+
 def default_out(grid: Grid) -> Path:
     """`runs/SUITE`."""
-    return Path("runs") / grid.suite.name
+    return Path("runs") / slug(grid.suite.name)
 
 
 def run_grid(grid: Grid, out: Path, progress: Observer, rerun: bool = False) -> list[Record]:

@@ -16,7 +16,8 @@ from typing import Any, Self
 
 from peftlab.bench.cell import Cell
 
-COMMAND = [sys.executable, "-m", "peftlab.bench.worker"]
+# -P: a file in the current folder, such as statistics.py, must not shadow a library
+COMMAND = [sys.executable, "-P", "-m", "peftlab.bench.worker"]
 
 # How long OpenMP's threads spin before they sleep. At libgomp's own 300,000 turns a machine that is
 # busy with something else crawls: lora below 5 examples/s, at 5,000 turns 101; alone it is 296 and
@@ -29,6 +30,7 @@ class Worker:
 
     def __init__(self) -> None:
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed when the context ends
+        self.log_start = 0
         self.process = self._start()
 
     def __enter__(self) -> Self:
@@ -45,6 +47,9 @@ class Worker:
 
     def run(self, order: dict[str, Any], on_event: Callable[[dict[str, Any]], None]) -> int:
         """Run one cell to its end; returns how its process ended: 0, or minus a signal's number."""
+        if self.process.poll() is not None:  # it died while it had nothing to do
+            self.process = self._start()
+        self.log_start = os.fstat(self.log.fileno()).st_size
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
@@ -54,13 +59,14 @@ class Worker:
                 return code
             on_event(event)
         code = self.process.wait()  # the worker itself is gone: start another for the next cell
+        self._kill_group()
         self.process = self._start()
         return code or 1
 
     def last_words(self) -> str:
         """The last line that the libraries or a crash left on stderr."""
         self.log.flush()
-        self.log.seek(0)
+        self.log.seek(self.log_start)
         lines = [line.strip() for line in self.log if line.strip()]
         return lines[-1] if lines else ""
 
@@ -80,12 +86,15 @@ class Worker:
         for line in self.process.stdout:
             yield json.loads(line)
 
-    def _stop(self) -> None:
+    def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             if sys.platform == "win32":
                 self.process.kill()
             else:
                 os.killpg(self.process.pid, signal.SIGKILL)
+
+    def _stop(self) -> None:
+        self._kill_group()
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:

@@ -165,11 +165,15 @@ def task_part(task: Task) -> TaskPart:
 
 def _check_rows(parts: list[MethodPart], suite: Suite) -> None:
     rows = [
-        (variant.label, str(part.settings), variant.lr, variant.head_lr)
+        (variant.label, f"{part.name} {part.settings}", variant.lr, variant.head_lr)
         for variant, part in zip(suite.methods, parts, strict=True)
     ]
     labels = [row[0] for row in rows]
+    asked = [row[1:] for row in rows]
     for row in rows:
+        if asked.count(row[1:]) > 1 and labels.count(row[0]) == 1:
+            same = [other[0] for other in rows if other[1:] == row[1:]]
+            raise RequestError(f"{' and '.join(same)} ask for the same; leave one of them out")
         if labels.count(row[0]) > 1:
             raise RequestError(
                 f"two methods are labelled {row[0]!r}; give each a label of its own, "

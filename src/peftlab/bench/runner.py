@@ -1,7 +1,7 @@
 """From a cell to its record: load, inject, train, evaluate, write.
 
 `run_cell` is what a cell's own process does; `train` is the same on a model that the caller
-holds. Both end in a record, the same one for the same request.
+holds. Both end in a record.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ def run_cell(cell: Cell, task_file: Path, store: Store, on_row: OnRow) -> Record
     started = time.perf_counter()
     try:
         torch.set_num_threads(cell.training["threads"])
-        memory = MemoryMeter(cell.training["device"])
         task = Task.read(task_file)
         tokenizer = load_tokenizer(cell.model_folder)
+        memory = MemoryMeter(cell.training["device"])
         model = load_source(cell.model_folder, task.num_labels, cell.precision, cell.seed)
         torch.manual_seed(cell.seed)
         inject(model, make(cell.method.name, cell.method.settings))
         outcome = run(model, tokenizer, task, cell, on_row, memory, started)
+        write(store, outcome)
     except Exception as error:  # whatever went wrong, the suite goes on and says so
         record = failed(cell, type(error).__name__, str(error), time.perf_counter() - started)
         store.write_record(record)
         return record
-    write(store, outcome)
     return outcome.record
 
 
@@ -86,6 +86,7 @@ def run(
     dev = encode(tokenizer, task.dev.texts, task.dev.labels, max_length)
     model.to(plan.device)  # type: ignore[arg-type]
     _name_labels(model, task)
+    model.peftlab_autocast = plan.autocast  # type: ignore[assignment]
     loop = Loop(model, method, train, plan)
     fitted = fit(loop, dev, lambda out: dev_score(task, out), on_row, memory)
     assert fitted.outputs is not None

@@ -27,6 +27,7 @@ from peftlab.bench.suite import Training, Variant
 from peftlab.errors import RequestError, explain
 from peftlab.layers import resolve_precision
 from peftlab.methods import Method, inject, injected, make
+from peftlab.models import token_limit
 from peftlab.tasks import Task, load
 from peftlab.training import MemoryMeter, Plan, encode, outputs
 
@@ -60,7 +61,8 @@ def train(
         lr: the highest learning rate of the adapter; the method's default if not given.
         seed: of data order, dropout and, if they are drawn here, the adapters.
         out: a folder for the record, curve and predictions; nothing is written if not given.
-        training: further fields of `peftlab.bench.suite.Training`, such as head_lr or warmup.
+        training: further fields of `peftlab.bench.suite.Training`, such as head_lr or warmup;
+            device, threads and a frozen base's precision are the model's and torch's own.
 
     Raises:
         RequestError: if the request is wrong.
@@ -69,7 +71,7 @@ def train(
     started = time.perf_counter()
     task = load(task) if isinstance(task, str) else task
     method = make(method) if isinstance(method, str) else method
-    asked = _check({"epochs": epochs, "batch_size": batch_size, "lr": lr, **training})
+    asked = _check({"epochs": epochs, "batch_size": batch_size, "lr": lr, **training}, method)
     _check_outputs(model, task)
     store = Store(Path(out)) if out is not None else None
     if store is not None:
@@ -101,7 +103,8 @@ def evaluate(model: PreTrainedModel, tokenizer: Any, task: Task | str) -> dict[s
     """The task's metrics of `model` on its dev split, as fractions."""
     task = load(task) if isinstance(task, str) else task
     _check_outputs(model, task)
-    dev = encode(tokenizer, task.dev.texts, task.dev.labels, task.max_length)
+    longest = min(task.max_length, token_limit(tokenizer, model.config))
+    dev = encode(tokenizer, task.dev.texts, task.dev.labels, longest)
     return dev_score(task, outputs(model, dev, _plan_for_inference(model, task.kind)))
 
 
@@ -115,7 +118,7 @@ def predict(
     if len({len(row) for row in rows}) > 1:
         raise RequestError("texts must be all single texts or all pairs, got some of each")
     kind = "regression" if model.config.num_labels == 1 else "classes"
-    longest = min(tokenizer.model_max_length, 512)
+    longest = token_limit(tokenizer, model.config)
     data = encode(tokenizer, rows, [0] * len(rows), longest)
     found = answers(kind, outputs(model, data, _plan_for_inference(model, kind)))
     if kind == "regression":
@@ -124,7 +127,16 @@ def predict(
     return [names.get(index, str(index)) for index in found]
 
 
-def _check(training: dict[str, Any]) -> Training:
+def _check(training: dict[str, Any], method: Method) -> Training:
+    ways = {
+        "device": "move the model with model.to(device)",
+        "threads": "call torch.set_num_threads",
+        "precision": "load the model with load_model(..., precision=...)",
+    }
+    if method.base_precision is not None:
+        del ways["precision"]  # an fp32 base computes in what is asked
+    for name in sorted(ways.keys() & training.keys()):
+        raise RequestError(f"train() takes the model as it is; for {name}, {ways[name]}")
     try:
         return Training.model_validate(training)
     except ValidationError as error:
@@ -149,7 +161,7 @@ def _cell(
     device: str,
 ) -> Cell:
     variant = Variant.model_validate(method)
-    longest = min(tokenizer.model_max_length, 512)
+    longest = token_limit(tokenizer, model.config)
     training = resolve_training(asked, variant, method, task, longest, device)
     held = "bf16" if _base_dtype(model) == torch.bfloat16 else "fp32"
     compute = resolve_precision(asked.precision, device).value if method.base_precision else held
@@ -184,5 +196,5 @@ def _plan_for_inference(model: PreTrainedModel, kind: str) -> Plan:
         clip=1.0,
         seed=0,
         device=model.device.type,
-        autocast=False,
+        autocast=getattr(model, "peftlab_autocast", False),  # as it was trained
     )

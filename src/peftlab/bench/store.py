@@ -51,8 +51,9 @@ class Store:
                 f"output folder {self.out} has {free:.0f} MiB of free disk space and "
                 f"{NEEDED_MIB} MiB are needed; free some, or give another one with --out DIR"
             )
-        for left in self.out.glob("*/*.tmp"):  # of a run that was killed while it wrote
-            left.unlink()
+        for kind in ("records", "curves", "predictions"):
+            for left in (self.out / kind).glob("*.tmp"):  # of a run that was killed as it wrote
+                left.unlink()
 
     def _check_ours(self) -> None:
         if not self.out.is_dir():
@@ -60,7 +61,7 @@ class Store:
         strange = sorted(
             path.name
             for path in self.out.iterdir()
-            if path.name not in OURS and not path.name.startswith(".")
+            if path.name not in OURS and not (path.name.startswith(".") and path.is_file())
         )
         if strange:
             raise RequestError(

@@ -50,7 +50,7 @@ class Training(_Request):
     clip: float = Field(default=1.0, gt=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=1024)
 
 
 class Variant(_Request):
@@ -67,13 +67,13 @@ class Variant(_Request):
     def _read(cls, given: Any) -> Any:
         """Accept a name, a `name[field=value]`, a flat table as in a suite file, or a Method."""
         if isinstance(given, Method):
-            return {"name": given.name, "label": given.name, "settings": given.settings}
+            given = {"name": given.name} | _changed(given)
         if isinstance(given, str):
             given = _bracketed(given)
         if not isinstance(given, dict) or "settings" in given:
             return given
         own = {key: given[key] for key in ("name", "label", "lr", "head_lr") if key in given}
-        own.setdefault("label", own.get("name"))
+        own.setdefault("label", _label(given))
         return own | {"settings": {key: given[key] for key in given if key not in own}}
 
 
@@ -112,9 +112,11 @@ def make_suite(**request: Any) -> Suite:
         RequestError: naming the field, what was given and what is allowed.
     """
     request = {key: value for key, value in request.items() if value is not None}
+    _check_types(request)
     if "data" in request and "tasks" in request:
         raise RequestError("give either tasks by name or your own data, not both")
-    request.setdefault("name", _name(request))
+    if "name" not in request:
+        request["name"] = _name(request)
     try:
         return Suite.model_validate(request)
     except ValidationError as error:
@@ -124,11 +126,41 @@ def make_suite(**request: Any) -> Suite:
 def merged_request(file: Path | None, request: dict[str, Any], sets: Iterable[str] = ()) -> Suite:
     """The suite of a file, of options that win over it, and of `--set` assignments on top."""
     merged = read_suite(file) if file is not None else {}
+    _check_types(merged)
+    if request.get("tasks") is not None:  # options win over the file
+        merged.pop("data", None)
+    if request.get("data") is not None:
+        merged.pop("tasks", None)
     training = {**merged.get("training", {}), **request.get("training", {})}
     merged |= {key: value for key, value in request.items() if value is not None}
     merged["training"] = training
     apply_sets(merged, sets)
     return make_suite(**merged)
+
+
+TYPES: dict[str, tuple[type, str]] = {
+    "name": (str, "text"),
+    "model": (str, "text"),
+    "tasks": (list, "a list of names"),
+    "methods": (list, "a list of names and tables"),
+    "seeds": (list, "a list of numbers"),
+    "training": (dict, "a table"),
+    "data": (dict, "a table"),
+}
+
+
+def _check_types(request: dict[str, Any]) -> None:
+    """What the code below takes for granted before pydantic sees the request."""
+    for key, (kind, words) in TYPES.items():
+        if request.get(key) is not None and not isinstance(request[key], kind):
+            raise RequestError(f"{key} must be {words}, got {request[key]!r}")
+    for task in request.get("tasks") or []:
+        if not isinstance(task, str | Task):
+            raise RequestError(f"a task is a name (or a Task in Python), got {task!r}")
+    for method in request.get("methods") or []:
+        named = isinstance(method, dict) and isinstance(method.get("name"), str)
+        if not (named or isinstance(method, str | Method)):
+            raise RequestError(f"a method is a name, or a table with a name, got {method!r}")
 
 
 def read_suite(path: Path) -> dict[str, Any]:
@@ -182,9 +214,23 @@ def apply_sets(request: dict[str, Any], assignments: Iterable[str]) -> None:
         _set_on_method(request, owner, field, value)
 
 
+def _label(given: dict[str, Any]) -> str | None:
+    """A row's label where none is given: the name, and the settings that were asked for."""
+    if "name" not in given:
+        return None
+    asked = [f"{key}={value}" for key, value in given.items() if key not in ("name", "label")]
+    return f"{given['name']}[{','.join(asked)}]" if asked else str(given["name"])
+
+
+def _changed(method: Method) -> dict[str, Any]:
+    """The settings that differ from the method's defaults."""
+    defaults = type(method)().settings
+    return {key: value for key, value in method.settings.items() if value != defaults[key]}
+
+
 def _set_on_method(request: dict[str, Any], owner: str, field: str, value: Any) -> None:
     methods = [
-        _bracketed(method) if isinstance(method, str) else method
+        _bracketed(method) if isinstance(method, str) else dict(method)
         for method in request.get("methods") or DEMO_METHODS
     ]
     owners = list(dict.fromkeys(method["name"] for method in methods))
@@ -211,7 +257,7 @@ def _bracketed(text: str) -> dict[str, Any]:
     if found is None:
         raise RequestError(f"a method is NAME or NAME[field=value,...], got {text!r}")
     name, inside = found[1], found[2]
-    given: dict[str, Any] = {"name": name, "label": text.strip()}
+    given: dict[str, Any] = {"name": name}
     # a comma begins a new field only where NAME= follows: targets=query,value is one field
     for part in re.split(r",(?=\s*\w+\s*=)", inside or ""):
         field, equals, value = part.partition("=")

@@ -90,7 +90,7 @@ def _in_fork(order: str, events: TextIO) -> int:
 
 
 def _in_fresh_process(order: str, events: TextIO) -> int:
-    command = [sys.executable, "-m", "peftlab.bench.worker", "--once"]
+    command = [sys.executable, "-P", "-m", "peftlab.bench.worker", "--once"]
     done = subprocess.run(command, input=order, stdout=events, text=True, check=False)
     return done.returncode
 

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import io
+import signal
 import sys
 import traceback
 
@@ -42,6 +44,11 @@ def root(
 def main() -> None:
     """Run the command line; never a traceback without --debug."""
     debug = "--debug" in sys.argv
+    sys.argv = [word for word in sys.argv if word != "--debug"]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that contexts close behind it
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # an ASCII terminal shows ? for what it lacks
+            stream.reconfigure(errors="replace")
     try:
         app()
     except RequestError as error:

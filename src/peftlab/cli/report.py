@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from peftlab.errors import RequestError
+
 
 def report(
     folder: Annotated[Path, typer.Argument(help="The output folder of a comparison.")],
@@ -23,6 +25,9 @@ def report(
 
     store = Store(folder)
     records = store.records()
-    page = room.build(folder, records[0].suite, records, svg=svg)
+    try:
+        page = room.build(folder, records[0].suite, records, svg=svg)
+    except OSError as error:
+        raise RequestError(f"{folder} can't be written: {error.strerror}") from error
     Console().print(room.render_terminal(room.table(records)))
     print(f"page: {page.resolve()}")

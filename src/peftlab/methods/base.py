@@ -8,7 +8,6 @@ method by name; most methods need none of them.
 from __future__ import annotations
 
 import abc
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -170,5 +169,14 @@ def split_variants(text: str) -> list[str]:
 
     >>> split_variants("lora, lora[rank=16,lr=1e-3],head")
     ['lora', 'lora[rank=16,lr=1e-3]', 'head']
+    >>> split_variants("lora[targets=layer.[01].query,rank=2],head")
+    ['lora[targets=layer.[01].query,rank=2]', 'head']
     """
-    return [part.strip() for part in re.split(r",(?![^\[]*\])", text) if part.strip()]
+    parts, depth = [""], 0
+    for character in text:
+        depth += {"[": 1, "]": -1}.get(character, 0)
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts if part.strip()]

@@ -6,7 +6,14 @@ load_model("roberta-base")     any hub name, for sequence classification
 """
 
 from peftlab.models.find import BUNDLED, Source, find, is_bundled_here
-from peftlab.models.load import empty_model, load_model, load_source, load_tokenizer, longest_input
+from peftlab.models.load import (
+    empty_model,
+    load_model,
+    load_source,
+    load_tokenizer,
+    longest_input,
+    token_limit,
+)
 from peftlab.models.targets import (
     ARCHITECTURES,
     LOGICAL,
@@ -32,4 +39,5 @@ __all__ = [
     "load_source",
     "load_tokenizer",
     "longest_input",
+    "token_limit",
 ]

@@ -5,8 +5,10 @@ Weights are safetensors only, and code from a hub is never run.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib.util
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig
 
-from peftlab.errors import RequestError, unknown
+from peftlab.errors import RequestError
 from peftlab.hub import reachable
 
 BUNDLED = "minilm"
@@ -46,7 +48,7 @@ def find(name: str) -> Source:
     weights = _check_folder(name, folder)
     config = read_config(folder)
     shown = name if name == BUNDLED or revision else folder.resolve().name
-    return Source(shown, folder, revision, _sha256(weights), config.model_type)
+    return Source(shown, folder, revision, _sha256(folder, weights), config.model_type)
 
 
 def is_bundled_here() -> bool:
@@ -88,15 +90,15 @@ def _from_hub(name: str) -> tuple[Path, str]:
 
 
 def _no_such_model(name: str, online: bool) -> RequestError:
-    ways = "a local folder with config.json, safetensors weights and a tokenizer, or a hub name"
-    if online:
-        return unknown("model", name, [BUNDLED], f"A model is {BUNDLED!r}, {ways}.")
-    return unknown(
-        "model",
-        name,
-        [BUNDLED],
-        f"The hub can't be reached from here and has no cached copy of it. "
-        f"Give {BUNDLED!r} (needs no network), {ways} where there is a network.",
+    guess = f"; did you mean {BUNDLED!r}?" if difflib.get_close_matches(name, [BUNDLED]) else "."
+    where = (
+        "The hub has no such model, or none that you may read."
+        if online
+        else "The hub can't be reached from here and no copy of it is cached."
+    )
+    return RequestError(
+        f"unknown model {name!r}{guess} {where} A model is {BUNDLED!r} (needs no network), a local "
+        "folder with config.json, safetensors weights and a tokenizer, or a hub name."
     )
 
 
@@ -108,7 +110,7 @@ def _check_folder(name: str, folder: Path) -> list[Path]:
         )
     if not (folder / "config.json").is_file():
         raise RequestError(f"model folder {name} has no config.json; {_lists(folder)}")
-    weights = sorted(folder.glob("*.safetensors"))
+    weights = _weights(folder)
     if not weights:
         pickles = sorted(path.name for path in folder.glob("*.bin"))
         if pickles:
@@ -117,7 +119,9 @@ def _check_folder(name: str, folder: Path) -> list[Path]:
                 "when they are opened; save it again with model.save_pretrained(folder), "
                 "which writes safetensors"
             )
-        raise RequestError(f"model folder {name} has no *.safetensors weights; {_lists(folder)}")
+        raise RequestError(
+            f"model folder {name} has no model.safetensors weights; {_lists(folder)}"
+        )
     for path in weights:
         _check_readable(path)
     known = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "*.model")
@@ -127,6 +131,21 @@ def _check_folder(name: str, folder: Path) -> list[Path]:
             f"save it there with tokenizer.save_pretrained({str(name)!r}); {_lists(folder)}"
         )
     return weights
+
+
+def _weights(folder: Path) -> list[Path]:
+    """model.safetensors, or every shard that its index names."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return [path for path in [folder / "model.safetensors"] if path.is_file()]
+    try:
+        shards = {*json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise RequestError(f"{index} can't be read: {error}") from error
+    absent = sorted(name for name in shards if not (folder / Path(name).name).is_file())
+    if absent:
+        raise RequestError(f"{index} names a file that is not there: {absent[0]}")
+    return sorted(folder / Path(name).name for name in shards)
 
 
 def _check_readable(path: Path) -> None:
@@ -142,9 +161,13 @@ def _lists(folder: Path) -> str:
     return f"it holds: {', '.join(names) or 'nothing'}"
 
 
-def _sha256(paths: list[Path]) -> str:
+def _sha256(folder: Path, weights: list[Path]) -> str:
+    """Of all that decides what the model computes: weights, configuration and tokenizer."""
+    texts = ("config.json", "token*.json", "special*.json", "vocab.*", "merges.txt", "*.model")
+    paths = {path for pattern in texts for path in folder.glob(pattern)} | {*weights}
     digest = hashlib.sha256()
-    for path in paths:
+    for path in sorted(paths):
+        digest.update(path.name.encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
@@ -158,6 +181,6 @@ def read_config(folder: Path) -> Any:
     """
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # the libraries raise whatever they meet in a damaged file
+        reason = " ".join(str(error).split())[:300]
         raise RequestError(f"config.json of model {folder.name} can't be read: {reason}") from error

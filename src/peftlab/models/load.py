@@ -63,11 +63,16 @@ def longest_input(folder: Path) -> int:
         RequestError: if the folder's tokenizer can't be read.
     """
     try:
-        limit: int = load_tokenizer(folder).model_max_length
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+        tokenizer = load_tokenizer(folder)
+    except Exception as error:  # the libraries raise whatever they meet in a damaged file
+        reason = " ".join(str(error).split())[:300]
         raise RequestError(f"the tokenizer of {folder.name} can't be read: {reason}") from error
-    config = read_config(folder)
+    return token_limit(tokenizer, read_config(folder))
+
+
+def token_limit(tokenizer: Any, config: Any) -> int:
+    """The most tokens that both tokenizer and positions allow."""
+    limit: int = tokenizer.model_max_length
     positions: int | None = getattr(config, "max_position_embeddings", None)
     if positions is None:
         return limit
@@ -80,7 +85,7 @@ def load_source(folder: Path, num_labels: int, precision: str, seed: int) -> Pre
     """`load_model` for a folder that `find` has checked and a resolved precision."""
 
     def load() -> PreTrainedModel:
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
+        model, found = AutoModelForSequenceClassification.from_pretrained(
             folder,
             num_labels=num_labels,
             dtype=DTYPES[precision],
@@ -88,11 +93,14 @@ def load_source(folder: Path, num_labels: int, precision: str, seed: int) -> Pre
             ignore_mismatched_sizes=True,
             trust_remote_code=False,
             local_files_only=True,
+            output_loading_info=True,
         )
-        return model
+        _check_backbone(model, found)
+        loaded: PreTrainedModel = model
+        return loaded
 
     with _quiet():
-        model: PreTrainedModel = _for_classification(folder.name, load)
+        model = _for_classification(folder.name, load)
     _fill_head(model, sorted(folder.glob("*.safetensors")), seed)
     return model
 
@@ -100,12 +108,25 @@ def load_source(folder: Path, num_labels: int, precision: str, seed: int) -> Pre
 def _for_classification(name: str, make: Callable[[], PreTrainedModel]) -> PreTrainedModel:
     try:
         return make()
-    except ValueError as error:
-        if "Unrecognized configuration class" not in str(error):
-            raise
+    except RequestError:
+        raise
+    except (ValueError, ImportError) as error:
+        reason = " ".join(str(error).split())[:300]
+        if "Unrecognized configuration class" in reason:
+            reason = "transformers has no sequence-classification class for it"
+        raise RequestError(f"model {name} can't be made: {reason}") from error
+
+
+def _check_backbone(model: PreTrainedModel, found: dict[str, Any]) -> None:
+    """Only the head may be drawn: a backbone that the files don't fill would be random."""
+    heads = tuple(f"{name}." for name in head_names(model))
+    mismatched = [key[0] if isinstance(key, tuple) else key for key in found["mismatched_keys"]]
+    lacking = [name for name in [*found["missing_keys"], *mismatched] if not name.startswith(heads)]
+    if lacking:
         raise RequestError(
-            f"model {name} has no sequence-classification class in transformers"
-        ) from error
+            f"the weights of {model.name_or_path} don't fit its config.json: {len(lacking)} "
+            f"tensors of the backbone are missing or of another shape, such as {sorted(lacking)[0]}"
+        )
 
 
 @contextmanager

@@ -23,7 +23,8 @@ LOGICAL = ("query", "key", "value", "attention-output", "ffn-in", "ffn-out")
 class Architecture:
     """Where one family of transformers' models keeps its linear layers.
 
-    Patterns match a module's full name below the backbone. `fused` says which words share a layer.
+    Patterns match a module's full name below the backbone. `fused` has the layers that hold more
+    than one projection, and what to say of them.
     """
 
     block: str
@@ -33,7 +34,7 @@ class Architecture:
     attention_output: str
     ffn_in: str
     ffn_out: str
-    fused: str = ""
+    fused: tuple[tuple[str, str], ...] = ()
 
     def pattern(self, word: str) -> str:
         return rf"{self.block}\.{getattr(self, word.replace('-', '_'))}"
@@ -98,7 +99,10 @@ ARCHITECTURES: dict[str, Architecture] = {
         attention_output=r"attn\.Wo",
         ffn_in=r"mlp\.Wi",
         ffn_out=r"mlp\.Wo",
-        fused="query, key and value are one fused layer here, attn.Wqkv, which is adapted whole",
+        fused=(
+            ("attn.Wqkv", "query, key and value are one fused layer, attn.Wqkv, adapted whole"),
+            ("mlp.Wi", "the FFN's input and its gate are one fused layer, mlp.Wi, adapted whole"),
+        ),
     ),
 }
 
@@ -153,9 +157,10 @@ def find_targets(model: PreTrainedModel, targets: str) -> Targets:
         if not matching:
             raise _no_such_target(item, candidates, architecture is not None)
         found |= matching
-    fused = architecture.fused if architecture and {"query", "key", "value"} & {*items} else ""
     names = [name for name in candidates if name in found]
-    return Targets(names, list(dict.fromkeys(patterns)), [fused] if fused else [])
+    fused = architecture.fused if architecture else ()
+    notes = [note for layer, note in fused if any(name.endswith(layer) for name in names)]
+    return Targets(names, list(dict.fromkeys(patterns)), notes)
 
 
 def _linear_names(model: PreTrainedModel) -> list[str]:

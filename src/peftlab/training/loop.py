@@ -97,6 +97,7 @@ class Loop:
         self.index = 0
         self.losses: list[float] = []
         self.speed = SpeedMeter()
+        self.elapsed_s = 0.0
 
     def epoch(self, epoch: int) -> Iterator[Row]:
         """Train for one epoch; a row of the curve after each step."""
@@ -108,13 +109,14 @@ class Loop:
             lr = self.schedule.get_last_lr()[0]
             loss = self.step(indices)
             seconds = time.perf_counter() - started
+            self.elapsed_s += seconds
             self.speed.add(seconds, len(indices), sum(lengths[i] for i in indices))
             yield {
                 "step": self.index,
                 "epoch": epoch + number / len(batches),
                 "loss": loss,
                 "lr": lr,
-                "time_s": round(sum(self.speed.seconds), 4),
+                "time_s": round(self.elapsed_s, 4),
             }
 
     def step(self, indices: list[int]) -> float:
@@ -122,6 +124,8 @@ class Loop:
         step = Step(self.index, self.warmup, self.total, self.plan.seed)
         self.method.before_step(self.model, step)
         loss = self._loss(indices)
+        value = loss.item()
+        check_loss(value, self.index + 1, self.losses, self.plan.lr, self.model)
         loss.backward()
         self.method.before_update(self.model, step)
         nn.utils.clip_grad_norm_(self.trained, self.plan.clip)
@@ -130,8 +134,6 @@ class Loop:
         self.optimizer.zero_grad()
         self.schedule.step()
         self.index += 1
-        value = loss.item()
-        check_loss(value, self.index, self.losses, self.plan.lr, self.model)
         self.losses.append(value)
         return value
 
@@ -179,7 +181,7 @@ def fit(
         fitted.scores.append(score(fitted.outputs))
         fitted.eval_s += time.perf_counter() - started
         keep({"epoch": epoch + 1, "score": fitted.scores[-1]})
-    fitted.train_s = sum(loop.speed.seconds)
+    fitted.train_s = loop.elapsed_s
     fitted.memory = memory.measure(loop.model, loop.optimizer)
     return fitted
 
