@@ -179,7 +179,7 @@ def test_a_killed_process_fails_its_cell_alone_and_is_tried_again(
                 os.kill(_youngest(worker), signal.SIGKILL)
 
     grid = resolve(
-        make_suite(**asked(tiny_model, tiny_task, training={"epochs": 40, "batch_size": 2}))
+        make_suite(**asked(tiny_model, tiny_task, training={"epochs": 15, "batch_size": 2}))
     )
     head, lora = run_grid(grid, tmp_path, Killer())
     assert head.status == "failed"

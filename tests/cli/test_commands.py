@@ -86,20 +86,19 @@ def test_a_comparison_ends_with_a_table_and_a_page(compare: Run, tmp_path: Path)
     assert report.stdout == done.stdout
 
 
-def test_json_is_one_document_on_stdout(compare: Run, tmp_path: Path) -> None:
-    done = compare("--methods", "head", "--seeds", "0", "--json", "--out", tmp_path / "out")
+def test_json_is_one_document_on_stdout_and_quiet_says_nothing_else(
+    compare: Run, tmp_path: Path
+) -> None:
+    # the cells' processes import statistics: the current folder's must not be taken
+    (tmp_path / "statistics.py").write_text("raise SystemExit('shadowed')")
+    words = ["--methods", "head", "--seeds", "0", "--json", "--quiet", "--out", tmp_path / "out"]
+    done = compare(*words)
+    assert done.returncode == 0
+    assert done.stderr == ""
     document = json.loads(done.stdout)
     assert set(document) == {"suite", "out", "page", "records"}
     assert document["records"][0]["status"] == "done"
     assert document["out"] == str(tmp_path / "out")
-
-
-def test_quiet_says_nothing_while_it_runs(compare: Run, tmp_path: Path) -> None:
-    # the cells' processes import statistics: the current folder's must not be taken
-    (tmp_path / "statistics.py").write_text("raise SystemExit('shadowed')")
-    done = compare("--methods", "head", "--seeds", "0", "--quiet")
-    assert done.returncode == 0
-    assert done.stderr == ""
 
 
 def test_a_failed_cell_is_listed_and_the_exit_code_is_1(compare: Run) -> None:
@@ -189,7 +188,7 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(
     command = [
         *(sys.executable, "-m", "peftlab", "compare", "--model", str(tiny_model)),
         *("--data", str(tiny_csv), "--text", "sentence", "--label", "answer"),
-        *("--methods", "head,full", "--seeds", "0", "--epochs", "30", "--batch-size", "1"),
+        *("--methods", "head,full", "--seeds", "0", "--epochs", "8", "--batch-size", "1"),
         *("--out", str(tmp_path / "out")),
     ]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
@@ -209,15 +208,27 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(
     assert len(list((tmp_path / "out" / "records").iterdir())) == 2
 
 
-def test_listings_say_what_there_is_and_whether_it_is_here(peftlab: Run) -> None:
-    methods = peftlab("methods").stdout
-    assert all(name in methods for name in ("full", "head", "bitfit", "lora", "rank=8"))
-    tasks = peftlab("tasks").stdout
-    assert all(
-        name in tasks for name in ("similarity", "synthetic", "mrpc", "need --data-dir FOLDER")
-    )
-    models = peftlab("models", HF_HUB_OFFLINE="1").stdout
-    assert all(name in models for name in ("minilm", "HF_HUB_OFFLINE", "modernbert"))
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("methods", ["full", "head", "bitfit", "lora", "rank=8"]),
+        ("tasks", ["similarity", "synthetic", "mrpc", "need --data-dir FOLDER"]),
+        ("models", ["minilm", "a folder", "modernbert"]),
+    ],
+)
+def test_listings_say_what_there_is_and_whether_it_is_here(
+    command: str,
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("PEFTLAB_DATA_DIR", raising=False)
+    monkeypatch.setattr(sys, "argv", ["peftlab", command])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert [word for word in words if word not in shown] == []
 
 
 def test_doctor_checks_what_a_run_depends_on(peftlab: Run) -> None:
