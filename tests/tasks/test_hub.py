@@ -48,6 +48,14 @@ print(json.dumps(answer))
 """
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_data_folder():
+    """Without the folder of GLUE's files, which is taken before the hub."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PEFTLAB_DATA_DIR", raising=False)
+        yield
+
+
 def parquet(columns: dict[str, list[Any]], label: Any) -> bytes:
     features = {name: {"dtype": "string", "_type": "Value"} for name in columns}
     features["label"] = label
