@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+# Before torch is imported: OpenMP's threads spin so long by default that tests on a busy machine
+# take ten times longer (LOG.md); cells get the same value from peftlab itself.
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+
 from collections.abc import Callable
 from pathlib import Path
 
