@@ -18,7 +18,7 @@ demo: $(VENV)/.demo  ## install, then compare four methods on two synthetic task
 	@$(BIN)/peftlab compare
 
 test: $(VENV)/.dev  ## install, then run the tests (under 5 minutes)
-	@$(BIN)/pytest $(TESTS)
+	@$(BIN)/pytest --numprocesses auto --maxprocesses 4 $(TESTS)
 
 lint: $(VENV)/.dev  ## rules and format
 	@$(BIN)/ruff check .

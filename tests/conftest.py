@@ -7,6 +7,8 @@ import os
 # Before torch is imported: OpenMP's threads spin so long by default that tests on a busy machine
 # take ten times longer (LOG.md); cells get the same value from peftlab itself.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+if "PYTEST_XDIST_WORKER" in os.environ:  # processes side by side share the cores between them
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Callable
 from pathlib import Path

@@ -77,6 +77,12 @@ def test_importing_peftlab_and_its_command_line_does_not_import_torch() -> None:
     assert "torch" not in _modules_after("import peftlab, peftlab.cli")
 
 
+def test_a_request_is_read_without_the_classes_of_models() -> None:
+    """They take 2 s to import; a wrong request, or an absent hub, is explained before that."""
+    heavy = {"transformers.modeling_utils", "sklearn", "datasets"}
+    assert not heavy & _modules_after("import peftlab.bench.grid")
+
+
 def test_importing_what_reports_need_does_not_import_torch() -> None:
     heavy = {"torch", "transformers", "datasets", "sklearn", "pandas"}
     assert not heavy & _modules_after("import peftlab.report, peftlab.bench.store")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +224,16 @@ def test_what_can_be_wrong_is_found_before_training(
 ) -> None:
     with pytest.raises(RequestError, match=message):
         resolve(suite(tiny_model, **request_))
+
+
+def test_a_model_whose_weights_do_not_fill_it_is_refused(
+    tmp_path: Path, make_tiny_model: Callable[[Path], Path]
+) -> None:
+    folder = make_tiny_model(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    with pytest.raises(RequestError, match=r"don't fit its config\.json"):
+        resolve(suite(folder))
 
 
 def test_an_empty_split_is_refused(tiny_model: Path, tiny_task: peftlab.Task) -> None:

@@ -10,10 +10,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel
 
 from peftlab.bench.cell import Cell
 from peftlab.bench.environment import environment
@@ -24,6 +23,9 @@ from peftlab.models import head_parameters, load_source, load_tokenizer
 from peftlab.tasks import Task
 from peftlab.tasks.metrics import score
 from peftlab.training import Encoded, Fitted, Loop, MemoryMeter, Plan, encode, fit
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 OnRow = Callable[[dict[str, Any], int], None]
 

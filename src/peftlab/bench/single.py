@@ -10,12 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ValidationError
 from rich.console import Console
-from transformers import PreTrainedModel
 
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import method_part, resolve_training, task_part
@@ -30,6 +29,9 @@ from peftlab.methods import Method, inject, injected, make
 from peftlab.models import token_limit
 from peftlab.tasks import Task, load
 from peftlab.training import MemoryMeter, Plan, encode, outputs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SUITE = "train"
 

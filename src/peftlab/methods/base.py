@@ -10,15 +10,17 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from pydantic import ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass
 from torch import nn
-from transformers import PreTrainedModel
 
 from peftlab.errors import RequestError, explain, unknown
 from peftlab.models import Targets, head_parameters
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 

@@ -11,14 +11,16 @@ Raises     RequestError if the backbone has no bias to train
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic.dataclasses import dataclass
 from torch import nn
-from transformers import PreTrainedModel
 
 from peftlab.errors import RequestError
 from peftlab.methods.base import STRICT, Method, register, train_head_only
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -9,12 +9,14 @@ Departs    nothing: fp32 master weights, which compute in bf16 by autocast where
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic.dataclasses import dataclass
-from transformers import PreTrainedModel
 
 from peftlab.methods.base import STRICT, Method, register
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -10,12 +10,14 @@ Departs    the base's dropout stays on in training, as in every method here, so 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic.dataclasses import dataclass
-from transformers import PreTrainedModel
 
 from peftlab.methods.base import STRICT, Method, register, train_head_only
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -13,15 +13,17 @@ Raises     RequestError if a target matches no layer, or rank exceeds a layer's 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from transformers import PreTrainedModel
 
 from peftlab.layers import LoRALinear, replace_linears
 from peftlab.methods.base import STRICT, Method, register, train_head_only
 from peftlab.models import Targets, find_targets
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import transformers
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig
 
 from peftlab.errors import RequestError
 from peftlab.hub import reachable
@@ -180,7 +180,9 @@ def read_config(folder: Path) -> Any:
         RequestError: if config.json can't be read, or needs code of its own.
     """
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        return transformers.AutoConfig.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
     except Exception as error:  # the libraries raise whatever they meet in a damaged file
         reason = " ".join(str(error).split())[:300]
         raise RequestError(f"config.json of model {folder.name} can't be read: {reason}") from error

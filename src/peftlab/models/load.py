@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers  # its classes are looked up when used: importing them takes 2 s
 from safetensors import safe_open
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from peftlab.errors import RequestError
@@ -21,6 +21,9 @@ from peftlab.layers import hold_in_fp32, resolve_precision
 from peftlab.layers.precision import DTYPES
 from peftlab.models.find import find, read_config
 from peftlab.models.targets import head_names, head_parameters
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 COUNT_FROM_PADDING = {"roberta", "xlm-roberta", "mpnet"}
 
@@ -30,7 +33,7 @@ def empty_model(folder: Path, num_labels: int) -> PreTrainedModel:
     config = read_config(folder)
     config.num_labels = num_labels
     with torch.device("meta"), _quiet():
-        make: Any = AutoModelForSequenceClassification.from_config
+        make: Any = transformers.AutoModelForSequenceClassification.from_config
         return _for_classification(folder.name, lambda: make(config))
 
 
@@ -53,7 +56,9 @@ def load_model(
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a model folder."""
     with _quiet():
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        return transformers.AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
 
 
 def longest_input(folder: Path) -> int:
@@ -82,10 +87,14 @@ def token_limit(tokenizer: Any, config: Any) -> int:
 
 
 def load_source(folder: Path, num_labels: int, precision: str, seed: int) -> PreTrainedModel:
-    """`load_model` for a folder that `find` has checked and a resolved precision."""
+    """`load_model` for a folder that `find` has checked and a resolved precision.
+
+    Raises:
+        RequestError: if the weights don't fill the backbone that config.json describes.
+    """
 
     def load() -> PreTrainedModel:
-        model, found = AutoModelForSequenceClassification.from_pretrained(
+        model, found = transformers.AutoModelForSequenceClassification.from_pretrained(
             folder,
             num_labels=num_labels,
             dtype=DTYPES[precision],

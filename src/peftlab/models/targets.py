@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from peftlab.errors import RequestError, unknown
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 LOGICAL = ("query", "key", "value", "attention-output", "ffn-in", "ffn-out")
 

@@ -13,17 +13,19 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 
 from peftlab.training.batches import Encoded, by_length, grouped
 from peftlab.training.guard import check_loss, check_outputs
 from peftlab.training.meters import Memory, MemoryMeter, SpeedMeter
 from peftlab.training.optimizer import adamw, warmup_and_decay
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Row = dict[str, Any]
 
