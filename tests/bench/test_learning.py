@@ -8,7 +8,6 @@ from peftlab.bench.compare import run_grid
 from peftlab.bench.grid import resolve
 from peftlab.bench.progress import Silent
 from peftlab.bench.suite import make_suite
-from peftlab.tasks import majority_score
 
 
 def test_acceptability_is_learned_by_full_and_lora_and_not_by_the_head(tmp_path: Path) -> None:
@@ -18,7 +17,7 @@ def test_acceptability_is_learned_by_full_and_lora_and_not_by_the_head(tmp_path:
     records = run_grid(grid, tmp_path, Silent())
     assert [record.failure for record in records] == [None] * 3
     full, head, lora = (record.score["matthews"] for record in records if record.score)
-    assert majority_score(grid.tasks["acceptability"]) < head
+    assert head > 0  # what one class for all gets
     assert head < full - 0.10
     assert abs(lora - full) < 0.05
     assert full < 0.98
