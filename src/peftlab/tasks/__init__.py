@@ -17,7 +17,7 @@ from typing import Literal
 
 from peftlab.errors import unknown
 from peftlab.tasks import file, glue
-from peftlab.tasks.base import BuiltIn, Examples, Kind, Task, majority_score
+from peftlab.tasks.base import BuiltIn, Examples, Kind, Task
 from peftlab.tasks.glue_table import GLUE
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "listing",
     "load",
     "load_file",
-    "majority_score",
     "names",
 ]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -106,11 +105,3 @@ class BuiltIn:
             labels=self.labels,
             source="synthetic",
         )
-
-
-def majority_score(task: Task) -> float:
-    """Share of the dev examples in train's most frequent class (0.0 for a regression)."""
-    if task.kind == "regression":
-        return 0.0
-    answer = Counter(task.train.labels).most_common(1)[0][0]
-    return Counter(task.dev.labels)[answer] / len(task.dev)
