@@ -51,6 +51,6 @@ $(VENV)/.demo: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.demo
-	@echo "Installing the developers' tools into $(VENV), once: pytest, hypothesis, ruff, mypy."
+	@echo "Installing the developers' tools into $(VENV), once: pytest, peft, bitsandbytes, ruff, mypy."
 	@$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --editable '.[demo,dev]'
 	@touch $@

@@ -1,16 +1,57 @@
-"""What methods are made of: the abstract adapter, the LoRA layer, the precision of the base."""
+"""What methods are made of: adapters, the LoRA layer, and how a frozen base is held."""
 
-from peftlab.layers.adapter import Adapter, linear_like, replace_linears
-from peftlab.layers.lora import LoRALinear
-from peftlab.layers.precision import Precision, hold_in_fp32, resolve_device, resolve_precision
+from peftlab.layers.adapter import Adapter, Wrapper, exact, replace_linears
+from peftlab.layers.linear import (
+    Features,
+    Linear,
+    adapter_dtype,
+    device_of,
+    features,
+    held_dtype,
+    is_conv1d,
+    is_linear,
+    linear_like,
+    product,
+    weight_of,
+)
+from peftlab.layers.lora import LoRALinear, dropout, low_rank_update, new_pair
+from peftlab.layers.nf4 import NF4Linear
+from peftlab.layers.precision import (
+    Precision,
+    held_precision,
+    hold_in_fp32,
+    hold_in_nf4,
+    resolve_compute,
+    resolve_device,
+    resolve_precision,
+)
 
 __all__ = [
     "Adapter",
+    "Features",
+    "Linear",
     "LoRALinear",
+    "NF4Linear",
     "Precision",
+    "Wrapper",
+    "adapter_dtype",
+    "device_of",
+    "dropout",
+    "exact",
+    "features",
+    "held_dtype",
+    "held_precision",
     "hold_in_fp32",
+    "hold_in_nf4",
+    "is_conv1d",
+    "is_linear",
     "linear_like",
+    "low_rank_update",
+    "new_pair",
+    "product",
     "replace_linears",
+    "resolve_compute",
     "resolve_device",
     "resolve_precision",
+    "weight_of",
 ]

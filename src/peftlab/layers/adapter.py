@@ -14,42 +14,55 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from peftlab.layers.linear import Features, Linear, features, is_linear, linear_like, weight_of
 
-class Adapter(nn.Module, abc.ABC):
-    """A frozen linear layer `base` plus what a method adds to it."""
 
-    base: nn.Linear
+class Wrapper(nn.Module):
+    """A module of the base, `base`, and what a method puts around it."""
+
+    base: nn.Module
+
+
+class Adapter(Wrapper, abc.ABC):
+    """A frozen linear layer `base` plus what a method adds to it.
+
+    `base` is an `nn.Linear`, a `Conv1D` or an `NF4Linear`; see `peftlab.layers.linear`.
+    """
+
+    @property
+    def features(self) -> Features:
+        """The sizes of the layer's input and output."""
+        return features(self.base)
 
     @abc.abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """(*batch, in) -> (*batch, out)."""
 
     @abc.abstractmethod
-    def merged(self) -> nn.Linear:
+    def merged_weight(self, weight: Tensor) -> Tensor:
+        """The paper's equation: what a frozen `weight` (out, in) becomes with this adapter."""
+
+    def merged(self) -> Linear:
         """The plain layer this adapter equals in eval mode. A new layer; `self` is not touched."""
+        with torch.no_grad():
+            return linear_like(self.base, self.merged_weight(exact(weight_of(self.base))))
 
 
-def linear_like(base: nn.Linear, weight: Tensor) -> nn.Linear:
-    """A frozen layer with `base`'s bias, dtype and device and another weight (out, in)."""
-    out_features, in_features = weight.shape
-    with torch.device("meta"):
-        layer = nn.Linear(in_features, out_features, bias=base.bias is not None)
-    layer.weight = nn.Parameter(weight.detach().to(base.weight), requires_grad=False)
-    if base.bias is not None:
-        layer.bias = nn.Parameter(base.bias.detach().clone(), requires_grad=False)
-    return layer.train(base.training)
+def exact(weight: Tensor) -> Tensor:
+    """A weight in the precision that merging computes in: fp32, or float64 where it is held so."""
+    return weight.to(torch.promote_types(weight.dtype, torch.float32))
 
 
 def replace_linears(
-    model: nn.Module, names: Iterable[str], make: Callable[[nn.Linear], Adapter]
+    model: nn.Module, names: Iterable[str], make: Callable[[Linear], Adapter]
 ) -> None:
     """Put `make(layer)` in the place of every linear layer of `model` named in `names`.
 
     Raises:
-        TypeError: if a name is not that of an `nn.Linear`.
+        TypeError: if a name is not that of a linear layer.
     """
     for name in names:
         layer = model.get_submodule(name)
-        if not isinstance(layer, nn.Linear):
-            raise TypeError(f"{name} is a {type(layer).__name__}; adapters go on nn.Linear")
+        if not is_linear(layer):
+            raise TypeError(f"{name} is a {type(layer).__name__}; adapters go on linear layers")
         model.set_submodule(name, make(layer).train(layer.training))

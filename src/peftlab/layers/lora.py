@@ -9,13 +9,15 @@ are fp32 and are multiplied in the precision of x, as autocast would.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftlab.errors import RequestError
-from peftlab.layers.adapter import Adapter, linear_like
+from peftlab.layers.adapter import Adapter
+from peftlab.layers.linear import Linear, adapter_dtype, device_of, features
 
 
 def low_rank_update(x: Tensor, lora_A: Tensor, lora_B: Tensor, scaling: float) -> Tensor:
@@ -23,8 +25,32 @@ def low_rank_update(x: Tensor, lora_A: Tensor, lora_B: Tensor, scaling: float) -
     return scaling * F.linear(F.linear(x, lora_A.to(x.dtype)), lora_B.to(x.dtype))
 
 
+def new_pair(base: Linear, rank: int) -> tuple[nn.Parameter, nn.Parameter]:
+    """A (rank, in) ~ U(±1/sqrt(in)), as the authors' code draws it, and B (out, rank) = 0.
+
+    Raises:
+        RequestError: if the rank is larger than the layer's smaller side.
+    """
+    limit = min(features(base))
+    if rank > limit:
+        raise RequestError(f"rank must be <= {limit}, the layer's smaller side, got {rank}")
+    inside, outside = features(base)
+    like: dict[str, Any] = {"dtype": adapter_dtype(base), "device": device_of(base)}
+    lora_A = torch.empty(rank, inside, **like)
+    nn.init.kaiming_uniform_(lora_A, a=math.sqrt(5))
+    return nn.Parameter(lora_A), nn.Parameter(torch.zeros(outside, rank, **like))
+
+
+def dropout(p: float) -> nn.Module:
+    """Dropout of probability `p`, nothing at all for 0."""
+    return nn.Dropout(p) if p > 0 else nn.Identity()
+
+
 class LoRALinear(Adapter):
     """A linear layer with a low-rank update beside it. At the start B = 0: equal to `base`.
+
+    With A frozen (`lora_A.requires_grad = False`) nothing of the size of x is kept for the
+    backward pass, only x Aᵀ.
 
     Raises:
         RequestError: if the rank is larger than the layer's smaller side.
@@ -33,26 +59,17 @@ class LoRALinear(Adapter):
     torch.Size([3, 4])
     """
 
-    def __init__(self, base: nn.Linear, rank: int, scaling: float, dropout: float = 0.0) -> None:
+    def __init__(self, base: Linear, rank: int, scaling: float, dropout_p: float = 0.0) -> None:
         super().__init__()
-        limit = min(base.in_features, base.out_features)
-        if rank > limit:
-            raise RequestError(f"rank must be <= {limit}, the layer's smaller side, got {rank}")
         self.base = base
         self.scaling = scaling
-        self.dropout = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
-        # float64 stays float64 (tests of the formula); every lower precision is trained in fp32
-        like = torch.promote_types(base.weight.dtype, torch.float32)
-        device = base.weight.device
-        self.lora_A = nn.Parameter(torch.empty(rank, base.in_features, dtype=like, device=device))
-        self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, dtype=like, device=device))
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))  # U(±1/sqrt(in))
+        self.dropout = dropout(dropout_p)
+        self.lora_A, self.lora_B = new_pair(base, rank)
 
     def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
         update = low_rank_update(self.dropout(x), self.lora_A, self.lora_B, self.scaling)
         out: Tensor = self.base(x) + update
         return out
 
-    def merged(self) -> nn.Linear:
-        update = self.scaling * self.lora_B @ self.lora_A  # (out, in)
-        return linear_like(self.base, weight=self.base.weight + update)
+    def merged_weight(self, weight: Tensor) -> Tensor:  # (out, in) -> (out, in)
+        return weight + self.scaling * self.lora_B @ self.lora_A

@@ -1,19 +1,23 @@
 """How the frozen base is held, and on which device: what was asked, resolved, with the reason.
 
 auto -> bf16 where the processor multiplies it fast (AMX, AVX512-BF16, CUDA >= 8.0), else fp32
+nf4  -> the backbone's linear layers in four bits, the rest and the products in what auto gives
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import nn
 
 from peftlab.errors import RequestError
+from peftlab.layers.linear import weight_of
+from peftlab.layers.nf4 import NF4Linear
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "nf4"]
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -50,8 +54,9 @@ def resolve_device(asked: str = "auto") -> Choice:
 def resolve_precision(asked: str = "auto", device: str = "cpu") -> Choice:
     """Auto -> bf16 where `device` multiplies it fast, else fp32; with the reason."""
     if asked != "auto":
-        if asked not in DTYPES:
-            raise RequestError(f"precision must be auto, {', '.join(DTYPES)}, got {asked!r}")
+        allowed = get_args(Precision)
+        if asked not in allowed:
+            raise RequestError(f"precision must be auto, {', '.join(allowed)}, got {asked!r}")
         return Choice(asked, "asked for")
     if device == "cuda":
         major, minor = torch.cuda.get_device_capability()
@@ -65,6 +70,11 @@ def resolve_precision(asked: str = "auto", device: str = "cpu") -> Choice:
     return Choice("fp32", f"bf16 is not tried on {device}")
 
 
+def resolve_compute(precision: str, device: str = "cpu") -> str:
+    """What products with a base held in `precision` are made in: fp32 or bf16."""
+    return resolve_precision("auto", device).value if precision == "nf4" else precision
+
+
 def _bf16_instructions() -> str | None:
     cpuinfo = Path("/proc/cpuinfo")
     flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
@@ -74,12 +84,42 @@ def _bf16_instructions() -> str | None:
     return None
 
 
-def hold_in_fp32(module: nn.Module) -> None:
-    """Keep `module` in fp32 on a base of lower precision: its layers cast what they are given."""
+def hold_in_nf4(model: nn.Module, names: Iterable[str], compute: str) -> None:
+    """Quantise the linear layers of `model` named in `names`; all else is held in `compute`.
+
+    Buffers stay as they are: rotary frequencies are fp32 in every precision.
+    """
+    dtype = DTYPES[compute]
+    for name in names:
+        layer: Any = model.get_submodule(name)
+        held = NF4Linear(weight_of(layer), layer.bias, dtype, type(layer))
+        model.set_submodule(name, held.train(layer.training))
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+
+def held_precision(module: nn.Module) -> str:
+    """How `module` holds its weights: nf4 if any layer does, else the lowest precision of all."""
+    if any(isinstance(layer, NF4Linear) for layer in module.modules()):
+        return "nf4"
+    lowest = min((p.dtype for p in module.parameters()), key=lambda dtype: dtype.itemsize)
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    return names.get(lowest, str(lowest).removeprefix("torch."))
+
+
+def hold_in_fp32(module: nn.Module, outputs: torch.dtype | None = None) -> None:
+    """Keep `module` in fp32 on a base of lower precision: its layers cast what they are given.
+
+    Args:
+        module: of any kind.
+        outputs: what to cast its outputs to, where the base goes on behind it.
+    """
     module.float()
     for layer in module.modules():
         if any(True for _ in layer.parameters(recurse=False)):
             layer.register_forward_pre_hook(_cast_inputs)
+    if outputs is not None:
+        module.register_forward_hook(lambda module, inputs, output: output.to(outputs))
 
 
 def _cast_inputs(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

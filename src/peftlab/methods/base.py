@@ -8,16 +8,18 @@ method by name; most methods need none of them.
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
+import torch
 from pydantic import ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass
 from torch import nn
 
 from peftlab.errors import RequestError, explain, unknown
-from peftlab.models import Targets, head_parameters
+from peftlab.layers import NF4Linear, held_precision
+from peftlab.models import Targets, head_names, head_parameters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -38,6 +40,23 @@ class Step(Protocol):
     def seed(self) -> int: ...
 
 
+class Batch(Protocol):
+    """Examples as the model takes them: `inputs` by name, each (batch, length)."""
+
+    @property
+    def inputs(self) -> dict[str, torch.Tensor]: ...
+
+
+class Rehearsal(Protocol):
+    """A short training before the real one, for a method that prepares itself."""
+
+    def sample(self, share: float, least: int) -> list[Any]:
+        """Batches of a share of train, stratified by label, at least `least` examples."""
+
+    def fit(self, model: PreTrainedModel, batches: list[Any], steps: int) -> None:
+        """Train `model` for `steps` updates on `batches`, at the run's learning rates."""
+
+
 @dataclass(frozen=True, config=STRICT)
 class Method(abc.ABC):
     """What is trained and how. Its fields are the settings; a run's state is in adapter buffers.
@@ -50,6 +69,7 @@ class Method(abc.ABC):
         default_head_lr: of the head's parameters.
         mergeable: whether the adapted layers equal plain ones.
         base_precision: the precision that the base must be held in, if the method needs one.
+        keeps_whole_model: whether what is saved is as large as the model itself.
     """
 
     name: ClassVar[str]
@@ -59,6 +79,7 @@ class Method(abc.ABC):
     default_head_lr: ClassVar[float] = 1e-3
     mergeable: ClassVar[bool] = True
     base_precision: ClassVar[str | None] = None
+    keeps_whole_model: ClassVar[bool] = False
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -91,6 +112,13 @@ class Method(abc.ABC):
             for (is_head, is_matrix), parameters in groups.items()
         ]
 
+    def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """AdamW with β (.9, .999), ε 1e-8; each group brings its lr and its weight decay."""
+        return torch.optim.AdamW(groups, fused=True)
+
+    def prepare(self, model: PreTrainedModel, rehearsal: Rehearsal) -> None:  # noqa: B027
+        """Called once, before the training begins; its time is recorded as `prepare_s`."""
+
     def before_step(self, model: PreTrainedModel, step: Step) -> None:  # noqa: B027 - a hook, not a duty
         """Called before the step's first forward."""
 
@@ -99,6 +127,25 @@ class Method(abc.ABC):
 
     def after_step(self, model: PreTrainedModel, step: Step) -> None:  # noqa: B027
         """Called after the optimizer's step."""
+
+    def idle(self, model: PreTrainedModel) -> list[str]:
+        """What should have had a gradient by now and had none, in parts of a tensor."""
+        return []
+
+    def ranks(self, model: PreTrainedModel) -> Iterator[int]:
+        """Set `model` to each rank that it can be cut to, the trained one last."""
+        return iter(())
+
+    def state(self, model: PreTrainedModel) -> dict[str, Any]:
+        """What the run has made of the model's structure, as JSON; `restore` makes it again."""
+        return {}
+
+    def restore(self, model: PreTrainedModel, state: dict[str, Any]) -> None:  # noqa: B027
+        """Make the structure that `state` describes, on a model that was just injected."""
+
+    def peft_config(self) -> dict[str, Any] | None:
+        """HF PEFT's own settings for this method, or None where PEFT does not have it."""
+        return None
 
 
 METHODS: dict[str, type[Method]] = {}
@@ -149,14 +196,25 @@ def injected(model: PreTrainedModel) -> Method | None:
 
 
 def _check_precision(model: PreTrainedModel, method: Method) -> None:
-    base = model.get_submodule(model.base_model_prefix)
-    lowest = min((p.dtype for p in base.parameters()), key=lambda dtype: dtype.itemsize)
-    if method.base_precision == "fp32" and lowest.itemsize < 4:
+    held = held_precision(model.get_submodule(model.base_model_prefix))
+    if any(isinstance(part, NF4Linear) for part in _head(model)):
+        raise RequestError("the head is quantised, and every method trains it; load the model anew")
+    if method.base_precision == "fp32" and held not in ("fp32", "float64"):
         raise RequestError(
             f"{method.name} updates the base itself and needs it in fp32, but it is held in "
-            f"{str(lowest).removeprefix('torch.')}; load it with precision='fp32' "
+            f"{held}; load it with precision='fp32' "
             "(it then computes in bf16 by autocast where that is fast)"
         )
+    if method.base_precision == "nf4" and held != "nf4":
+        raise RequestError(
+            f"{method.name} is made for a base in four bits, and this one is held in {held}; "
+            "load it with precision='nf4', or take lora"
+        )
+
+
+def _head(model: PreTrainedModel) -> Iterator[nn.Module]:
+    for name in head_names(model):
+        yield from model.get_submodule(name).modules()
 
 
 def train_head_only(model: PreTrainedModel) -> None:

@@ -29,6 +29,7 @@ class FullFineTuning(Method):
     paper: ClassVar[str] = "baseline"
     default_lr: ClassVar[float] = 1e-4
     base_precision: ClassVar[str | None] = "fp32"
+    keeps_whole_model: ClassVar[bool] = True
 
     def inject(self, model: PreTrainedModel) -> None:
         model.requires_grad_(True)

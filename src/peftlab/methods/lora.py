@@ -1,9 +1,10 @@
 """LoRA: learn a low-rank difference beside each frozen weight.
 
-    y = x Wᵀ + c + s · dropout(x) Aᵀ Bᵀ        s = alpha / rank
+    y = x Wᵀ + c + s · dropout(x) Aᵀ Bᵀ        s = alpha / rank, or alpha / sqrt(rank)
 
 Paper      Hu et al. 2021, arXiv:2106.09685, section 4.1, eq. 3
-Reference  github.com/microsoft/LoRA, loralib/layers.py
+           Kalajdzievski 2023, arXiv:2312.03732, for s = alpha / sqrt(rank) (rsLoRA)
+Reference  github.com/microsoft/LoRA, loralib/layers.py; parity: tests/methods/test_parity_peft.py
 Shapes     W (out, in) frozen · A (rank, in), B (out, rank) trained
 Init       A ~ U(±1/sqrt(in)), B = 0  =>  y = x Wᵀ + c at step 0
 Cost       rank · (in + out) trained numbers a layer; no cost after merging W + s·B A
@@ -13,7 +14,8 @@ Raises     RequestError if a target matches no layer, or rank exceeds a layer's 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+import math
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -36,6 +38,7 @@ class LoRA(Method):
         alpha: the update is scaled by alpha / rank.
         dropout: probability, on the update's input only.
         targets: which layers, see `peftlab.models.find_targets`.
+        rank_stabilised: scale by alpha / sqrt(rank) instead; at equal alpha a larger scale.
     """
 
     name: ClassVar[str] = "lora"
@@ -48,6 +51,11 @@ class LoRA(Method):
     alpha: float = Field(default=16.0, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     targets: str = "query,value"
+    rank_stabilised: bool = False
+
+    @property
+    def scaling(self) -> float:
+        return self.alpha / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
 
     def inject(self, model: PreTrainedModel) -> Targets:
         targets = find_targets(model, self.targets)
@@ -55,6 +63,15 @@ class LoRA(Method):
         replace_linears(
             model,
             targets.names,
-            lambda base: LoRALinear(base, self.rank, self.alpha / self.rank, self.dropout),
+            lambda base: LoRALinear(base, self.rank, self.scaling, self.dropout),
         )
         return targets
+
+    def peft_config(self) -> dict[str, Any]:
+        return {
+            "peft_type": "LORA",
+            "r": self.rank,
+            "lora_alpha": self.alpha,
+            "lora_dropout": self.dropout,
+            "use_rslora": self.rank_stabilised,
+        }

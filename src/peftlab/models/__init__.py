@@ -18,9 +18,12 @@ from peftlab.models.targets import (
     ARCHITECTURES,
     LOGICAL,
     Targets,
+    find_blocks,
     find_targets,
     head_names,
     head_parameters,
+    linear_names,
+    norms,
 )
 
 __all__ = [
@@ -31,13 +34,16 @@ __all__ = [
     "Targets",
     "empty_model",
     "find",
+    "find_blocks",
     "find_targets",
     "head_names",
     "head_parameters",
     "is_bundled_here",
+    "linear_names",
     "load_model",
     "load_source",
     "load_tokenizer",
     "longest_input",
+    "norms",
     "token_limit",
 ]

@@ -1,6 +1,7 @@
 """Words for layers become module names, architecture by architecture.
 
     find_targets(model, "query,value")   the linear layers that the words mean in this model
+    find_blocks(model)                   what stands last in each block before its residual adds
     head_names(model)                    the modules between the last hidden states and the logits
 
 For an architecture that is not in the table, exact names and regular expressions work.
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from peftlab.errors import RequestError, unknown
+from peftlab.layers import is_linear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,8 +28,9 @@ LOGICAL = ("query", "key", "value", "attention-output", "ffn-in", "ffn-out")
 class Architecture:
     """Where one family of transformers' models keeps its linear layers.
 
-    Patterns match a module's full name below the backbone. `fused` has the layers that hold more
-    than one projection, and what to say of them.
+    Patterns match a module's full name below the backbone. `attention_end` and `ffn_end` are the
+    last modules before a block's two residual adds: the dropout where there is one, else the
+    projection. `fused` has the layers that hold more than one projection, and what to say of them.
     """
 
     block: str
@@ -37,6 +40,8 @@ class Architecture:
     attention_output: str
     ffn_in: str
     ffn_out: str
+    attention_end: str
+    ffn_end: str
     fused: tuple[tuple[str, str], ...] = ()
 
     def pattern(self, word: str) -> str:
@@ -51,6 +56,8 @@ _BERT = Architecture(
     attention_output=r"attention\.output\.dense",
     ffn_in=r"intermediate\.dense",
     ffn_out=r"output\.dense",
+    attention_end=r"attention\.output\.dropout",
+    ffn_end=r"output\.dropout",
 )
 _DEBERTA_V2 = Architecture(
     block=_BERT.block,
@@ -60,6 +67,19 @@ _DEBERTA_V2 = Architecture(
     attention_output=_BERT.attention_output,
     ffn_in=_BERT.ffn_in,
     ffn_out=_BERT.ffn_out,
+    attention_end=_BERT.attention_end,
+    ffn_end=_BERT.ffn_end,
+)
+_LLAMA = Architecture(
+    block=r"layers\.\d+",
+    query=r"self_attn\.q_proj",
+    key=r"self_attn\.k_proj",
+    value=r"self_attn\.v_proj",
+    attention_output=r"self_attn\.o_proj",
+    ffn_in=r"mlp\.(gate|up)_proj",
+    ffn_out=r"mlp\.down_proj",
+    attention_end=r"self_attn\.o_proj",
+    ffn_end=r"mlp\.down_proj",
 )
 ARCHITECTURES: dict[str, Architecture] = {
     "bert": _BERT,
@@ -75,6 +95,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         attention_output=r"attention\.attn\.o",
         ffn_in=_BERT.ffn_in,
         ffn_out=_BERT.ffn_out,
+        attention_end=r"attention\.dropout",
+        ffn_end=_BERT.ffn_end,
     ),
     "distilbert": Architecture(
         block=r"transformer\.layer\.\d+",
@@ -84,6 +106,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         attention_output=r"attention\.out_lin",
         ffn_in=r"ffn\.lin1",
         ffn_out=r"ffn\.lin2",
+        attention_end=r"attention\.out_lin",
+        ffn_end=r"ffn\.dropout",
     ),
     "albert": Architecture(
         block=r"encoder\.albert_layer_groups\.\d+\.albert_layers\.\d+",
@@ -93,6 +117,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         attention_output=r"attention\.dense",
         ffn_in=r"ffn",
         ffn_out=r"ffn_output",
+        attention_end=r"attention\.output_dropout",
+        ffn_end=r"ffn_output",
     ),
     "modernbert": Architecture(
         block=r"layers\.\d+",
@@ -102,11 +128,31 @@ ARCHITECTURES: dict[str, Architecture] = {
         attention_output=r"attn\.Wo",
         ffn_in=r"mlp\.Wi",
         ffn_out=r"mlp\.Wo",
+        attention_end=r"attn\.out_drop",
+        ffn_end=r"mlp\.Wo",
         fused=(
             ("attn.Wqkv", "query, key and value are one fused layer, attn.Wqkv, adapted whole"),
             ("mlp.Wi", "the FFN's input and its gate are one fused layer, mlp.Wi, adapted whole"),
         ),
     ),
+    "gpt2": Architecture(
+        block=r"h\.\d+",
+        query=r"attn\.c_attn",
+        key=r"attn\.c_attn",
+        value=r"attn\.c_attn",
+        attention_output=r"attn\.c_proj",
+        ffn_in=r"mlp\.c_fc",
+        ffn_out=r"mlp\.c_proj",
+        attention_end=r"attn\.resid_dropout",
+        ffn_end=r"mlp\.dropout",
+        fused=(
+            ("attn.c_attn", "query, key and value are one fused layer, attn.c_attn, adapted whole"),
+        ),
+    ),
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
 }
 
 
@@ -151,7 +197,7 @@ def find_targets(model: PreTrainedModel, targets: str) -> Targets:
     items = [item.strip() for item in targets.split(",") if item.strip()]
     if not items:
         raise RequestError(f"targets must name at least one layer, got {targets!r}")
-    candidates = _linear_names(model)
+    candidates = linear_names(model)
     architecture = ARCHITECTURES.get(model.config.model_type)
     patterns = [_pattern(model, architecture, item) for item in items]
     found: set[str] = set()
@@ -166,12 +212,48 @@ def find_targets(model: PreTrainedModel, targets: str) -> Targets:
     return Targets(names, list(dict.fromkeys(patterns)), notes)
 
 
-def _linear_names(model: PreTrainedModel) -> list[str]:
+def find_blocks(model: PreTrainedModel, ffn_only: bool = False) -> Targets:
+    """The last module before each residual add of every block, or before the FFN's alone.
+
+    Raises:
+        RequestError: for an architecture that is not in the table.
+    """
+    architecture = ARCHITECTURES.get(model.config.model_type)
+    if architecture is None:
+        raise RequestError(
+            f"where the blocks of {model.config.model_type!r} add their residuals is not known; "
+            f"it is for {', '.join(sorted(ARCHITECTURES))}"
+        )
+    ends = ("ffn_end",) if ffn_only else ("attention_end", "ffn_end")
+    prefix = re.escape(model.base_model_prefix)
+    patterns = [rf"{prefix}\.{architecture.pattern(end)}" for end in ends]
+    names = [
+        name
+        for name, _ in model.named_modules()
+        if any(re.fullmatch(pattern, name) for pattern in patterns)
+    ]
+    return Targets(names, patterns, [])
+
+
+def norms(model: PreTrainedModel) -> list[nn.Module]:
+    """Every LayerNorm and RMSNorm of the backbone."""
+    heads = tuple(f"{name}." for name in head_names(model))
+    return [
+        module
+        for name, module in model.named_modules()
+        if (isinstance(module, nn.LayerNorm) or type(module).__name__.endswith("RMSNorm"))
+        and name.startswith(f"{model.base_model_prefix}.")
+        and not f"{name}.".startswith(heads)
+    ]
+
+
+def linear_names(model: PreTrainedModel) -> list[str]:
+    """The linear layers of the backbone, the head's left out."""
     heads = tuple(f"{name}." for name in head_names(model))
     return [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
+        if is_linear(module)
         and name.startswith(f"{model.base_model_prefix}.")
         and not f"{name}.".startswith(heads)  # ALBERT's pooler is itself a linear layer
     ]

@@ -1,11 +1,12 @@
 """Training: batches, the loop, optimizer and schedule, guard, meters. Knows no method by name."""
 
-from peftlab.training.batches import Encoded, encode
-from peftlab.training.guard import Diverged
-from peftlab.training.loop import Fitted, Loop, Plan, fit, outputs
+from peftlab.training.batches import Batch, Encoded, encode
+from peftlab.training.guard import Diverged, Untrained
+from peftlab.training.loop import Fitted, Loop, Plan, Rehearsal, fit, outputs
 from peftlab.training.meters import Memory, MemoryMeter, SpeedMeter
 
 __all__ = [
+    "Batch",
     "Diverged",
     "Encoded",
     "Fitted",
@@ -13,7 +14,9 @@ __all__ = [
     "Memory",
     "MemoryMeter",
     "Plan",
+    "Rehearsal",
     "SpeedMeter",
+    "Untrained",
     "encode",
     "fit",
     "outputs",

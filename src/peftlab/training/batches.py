@@ -19,6 +19,19 @@ POOL = 50  # batches' worth of shuffled examples that are sorted by length toget
 
 
 @dataclass(frozen=True)
+class Batch:
+    """Examples as the model takes them.
+
+    Attributes:
+        inputs: by name, each (batch, length).
+        labels: (batch,), class indices or numbers.
+    """
+
+    inputs: dict[str, Tensor]
+    labels: Tensor
+
+
+@dataclass(frozen=True)
 class Encoded:
     """A split as tokens.
 
@@ -42,9 +55,9 @@ class Encoded:
         """Tokens of each example."""
         return [len(ids) for ids in self.features["input_ids"]]
 
-    def batch(self, indices: Sequence[int], device: str = "cpu") -> dict[str, Tensor]:
-        """The examples at `indices`, padded to the longest: each feature (batch, length)."""
-        return {
+    def batch(self, indices: Sequence[int], device: str = "cpu") -> Batch:
+        """The examples at `indices`, padded to the longest of them."""
+        inputs = {
             name: pad_sequence(
                 [torch.tensor(rows[i]) for i in indices],
                 batch_first=True,
@@ -52,6 +65,7 @@ class Encoded:
             ).to(device, non_blocking=True)
             for name, rows in self.features.items()
         }
+        return Batch(inputs, torch.tensor([self.labels[i] for i in indices], device=device))
 
 
 def encode(
@@ -85,15 +99,33 @@ def grouped(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> l
     batches: list[list[int]] = []
     for start in range(0, len(indices), batch_size * POOL):
         pool = sorted(indices[start : start + batch_size * POOL], key=lengths.__getitem__)
-        batches += _chunks(pool, batch_size)
+        batches += chunks(pool, batch_size)
     order.shuffle(batches)
     return batches
 
 
+def stratified(labels: Sequence[float], size: int, seed: int) -> list[int]:
+    """Indices of a sample in which every class, or every range of numbers, has its share.
+
+    The examples are put in the order of their labels, equal ones shuffled, and taken from it at
+    even distances.
+
+    >>> sample = stratified([0] * 80 + [1] * 20, size=10, seed=0)
+    >>> sum(index >= 80 for index in sample)
+    2
+    """
+    indices = list(range(len(labels)))
+    random.Random(f"{seed}/sample").shuffle(indices)
+    indices.sort(key=labels.__getitem__)
+    size = min(size, len(indices))
+    return [indices[(2 * i + 1) * len(indices) // (2 * size)] for i in range(size)]
+
+
 def by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
     """Batches of indices for evaluation, shortest first."""
-    yield from _chunks(sorted(range(len(lengths)), key=lengths.__getitem__), batch_size)
+    yield from chunks(sorted(range(len(lengths)), key=lengths.__getitem__), batch_size)
 
 
-def _chunks(indices: list[int], size: int) -> list[list[int]]:
+def chunks(indices: list[int], size: int) -> list[list[int]]:
+    """Runs of `size` indices, the last one shorter if need be."""
     return [indices[start : start + size] for start in range(0, len(indices), size)]

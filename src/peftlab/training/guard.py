@@ -3,12 +3,102 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+LATEST = 20  # updates after which what is trained must have moved
 
 
 class Diverged(RuntimeError):
     """The loss is no number any more. The message names the step and the likely cause."""
+
+
+class Untrained(RuntimeError):
+    """Something that should be trained is not. The message names it."""
+
+
+def check_groups(model: nn.Module, groups: list[dict[str, Any]]) -> None:
+    """Raise `Untrained` unless the optimizer's groups hold every trainable parameter once."""
+    grouped = [id(parameter) for group in groups for parameter in group["params"]]
+    trainable = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+    if not trainable:
+        raise Untrained("nothing in the model is trainable; inject a method first")
+    missing = [name for key, name in trainable.items() if key not in grouped]
+    twice = [name for key, name in trainable.items() if grouped.count(key) > 1]
+    strange = len(set(grouped) - trainable.keys())
+    if missing or twice or strange:
+        raise Untrained(
+            f"the optimizer's groups must hold every trainable parameter once: "
+            f"missing {_named(missing)}; twice {_named(twice)}; not trainable: {strange}"
+        )
+
+
+class Watch:
+    """Sees to it, once, that all that should be trained is, and that dropout is on.
+
+    The check comes after a quarter of the run's updates, at most `LATEST`. A run of fewer than
+    four updates is too short for it, and `exempt`.
+    """
+
+    def __init__(self, model: nn.Module, total: int) -> None:
+        self.due = min(LATEST, total // 4)
+        self.exempt = self.due == 0
+        self.start = {n: _checksum(p) for n, p in _trainable(model)} if not self.exempt else {}
+        self.waiting = set(self.start)  # for a gradient that is not zero
+
+    def look(self, model: nn.Module) -> None:
+        """Note which parameters have a gradient; called when it is complete."""
+        if self.waiting:
+            self.waiting -= {
+                name
+                for name, p in _trainable(model)
+                if name in self.waiting and p.grad is not None and bool(p.grad.any())
+            }
+
+    def check(
+        self, model: Any, updates: int, idle: Callable[[Any], list[str]] = lambda model: []
+    ) -> None:
+        """Raise `Untrained` if something is not trained, once `updates` are as many as are due."""
+        if self.exempt or updates != self.due:
+            return
+        found = [f"{name} has had no gradient" for name in sorted(self.waiting)]
+        found += [
+            f"{name} has not moved"
+            for name, p in _trainable(model)
+            if name not in self.waiting and _checksum(p) == self.start[name]
+        ]
+        found += [f"no gradient for {part}" for part in idle(model)]
+        found += [
+            f"dropout {name} is in evaluation mode"
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Dropout) and module.p > 0 and not module.training
+        ]
+        self.waiting, self.start = set(), {}
+        if found:
+            raise Untrained(
+                f"after {updates} updates something is not trained as it should be: {_named(found)}"
+            )
+
+
+def _trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+
+
+def _checksum(parameter: Tensor) -> int:
+    """The sum of the bits, as integers: it costs no memory, and any change is all but sure to show.
+
+    Two changes of one sum would have to cancel in all 32 bits.
+    """
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[parameter.element_size()]
+    return int(parameter.detach().contiguous().view(bits).sum(dtype=torch.int64).item())
+
+
+def _named(names: list[str]) -> str:
+    shown = "; ".join(names[:5]) or "none"
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
 
 
 def check_loss(loss: float, step: int, recent: list[float], lr: float, model: nn.Module) -> None:

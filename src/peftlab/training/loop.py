@@ -3,6 +3,9 @@
     for epoch, batch: before_step · forward · backward · before_update · clip · step · after_step
     after an epoch:       the scores on dev
 
+A batch may be taken in several parts (`accumulation`), each a forward and a backward pass; their
+gradients add up to the batch's.
+
 The loop knows a method only by the hooks of `Trainee`, and a metric only as a function.
 """
 
@@ -10,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,10 +23,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftlab.training.batches import Encoded, by_length, grouped
-from peftlab.training.guard import check_loss, check_outputs
+from peftlab.training.batches import Batch, Encoded, by_length, chunks, grouped, stratified
+from peftlab.training.guard import Watch, check_groups, check_loss, check_outputs
 from peftlab.training.meters import Memory, MemoryMeter, SpeedMeter
-from peftlab.training.optimizer import adamw, warmup_and_decay
+from peftlab.training.schedule import warmup_and_decay
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,7 +38,8 @@ Row = dict[str, Any]
 class Plan:
     """All that the loop needs to know of a run, resolved.
 
-    `warmup` is a share of the steps; `autocast` whether fp32 weights compute in bf16.
+    `warmup` is a share of the steps; `accumulation` the parts a batch is taken in; `autocast`
+    whether fp32 weights compute in bf16.
     """
 
     kind: str  # "classes" or "regression"
@@ -48,6 +53,7 @@ class Plan:
     seed: int
     device: str
     autocast: bool
+    accumulation: int = 1
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,8 @@ class Trainee(Protocol):
     def parameter_groups(
         self, model: PreTrainedModel, lr: float, head_lr: float, weight_decay: float
     ) -> list[dict[str, Any]]: ...
+    def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer: ...
+    def idle(self, model: PreTrainedModel) -> list[str]: ...
     def before_step(self, model: PreTrainedModel, step: Step) -> None: ...
     def before_update(self, model: PreTrainedModel, step: Step) -> None: ...
     def after_step(self, model: PreTrainedModel, step: Step) -> None: ...
@@ -85,17 +93,23 @@ class Fitted:
 
 
 class Loop:
-    """One run in progress: the model, its optimizer and what has come out so far."""
+    """One run in progress: the model, its optimizer and what has come out so far.
+
+    Raises:
+        Untrained: if a parameter that should be trained is in no group, or in two.
+    """
 
     def __init__(self, model: PreTrainedModel, method: Trainee, train: Encoded, plan: Plan) -> None:
         torch.manual_seed(plan.seed)  # dropout: the same start, however much a method drew before
         self.model, self.method, self.train, self.plan = model, method, train, plan
         groups = method.parameter_groups(model, plan.lr, plan.head_lr, plan.weight_decay)
+        check_groups(model, groups)
         self.trained = [parameter for group in groups for parameter in group["params"]]
         self.total = plan.epochs * math.ceil(len(train) / plan.batch_size)
         self.warmup = math.ceil(plan.warmup * self.total)
-        self.optimizer = adamw(groups)
+        self.optimizer = method.make_optimizer(groups)
         self.schedule = warmup_and_decay(self.optimizer, self.warmup, self.total)
+        self.watch = Watch(model, self.total)
         self.index = 0
         self.losses: list[float] = []
         self.speed = SpeedMeter()
@@ -125,11 +139,9 @@ class Loop:
         """One update on the examples at `indices`; returns the loss."""
         step = Step(self.index, self.warmup, self.total, self.plan.seed)
         self.method.before_step(self.model, step)
-        loss = self._loss(indices)
-        value = loss.item()
-        check_loss(value, self.index + 1, self.losses, self.plan.lr, self.model)
-        loss.backward()
+        value = self._gradients(indices)
         self.method.before_update(self.model, step)
+        self.watch.look(self.model)
         nn.utils.clip_grad_norm_(self.trained, self.plan.clip)
         self.optimizer.step()
         self.method.after_step(self.model, step)
@@ -137,16 +149,28 @@ class Loop:
         self.schedule.step()
         self.index += 1
         self.losses.append(value)
+        self.watch.check(self.model, self.index, self.method.idle)
         return value
 
-    def _loss(self, indices: list[int]) -> Tensor:
-        device = self.plan.device
-        labels = torch.tensor([self.train.labels[i] for i in indices], device=device)
-        with _compute(self.plan):
-            logits = self.model(**self.train.batch(indices, device)).logits.float()
-        if self.plan.kind == "regression":
-            return F.mse_loss(logits.squeeze(-1), labels.float())
-        return F.cross_entropy(logits, labels)
+    def _gradients(self, indices: list[int]) -> float:
+        """Forward and backward, part by part; returns the whole batch's loss."""
+        value = 0.0
+        for part in chunks(indices, math.ceil(len(indices) / self.plan.accumulation)):
+            batch = self.train.batch(part, self.plan.device)
+            share = batch_loss(self.model, batch, self.plan) * (len(part) / len(indices))
+            value += share.item()
+            check_loss(value, self.index + 1, self.losses, self.plan.lr, self.model)
+            share.backward()
+        return value
+
+
+def batch_loss(model: PreTrainedModel, batch: Batch, plan: Plan) -> Tensor:
+    """The mean loss of a batch: cross-entropy, or squared error for a regression."""
+    with _compute(plan):
+        logits = model(**batch.inputs).logits.float()
+    if plan.kind == "regression":
+        return F.mse_loss(logits.squeeze(-1), batch.labels.float())
+    return F.cross_entropy(logits, batch.labels)
 
 
 def fit(
@@ -167,6 +191,7 @@ def fit(
 
     Raises:
         Diverged: if a loss or an output is not finite.
+        Untrained: if something that should be trained is not.
     """
     fitted = Fitted(speed=loop.speed)
 
@@ -194,9 +219,50 @@ def outputs(model: PreTrainedModel, data: Encoded, plan: Plan) -> Tensor:
     rows: list[tuple[int, Tensor]] = []
     with torch.inference_mode(), _compute(plan):
         for indices in by_length(data.lengths, 2 * plan.batch_size):
-            logits = model(**data.batch(indices, plan.device)).logits.float().cpu()
+            logits = model(**data.batch(indices, plan.device).inputs).logits.float().cpu()
             rows += zip(indices, logits, strict=True)
     return torch.stack([logits for _, logits in sorted(rows, key=lambda row: row[0])])
+
+
+@dataclass
+class Rehearsal:
+    """A short training on a sample, before the real one; see `peftlab.methods.base.Rehearsal`."""
+
+    method: Trainee
+    train: Encoded
+    plan: Plan
+
+    def sample(self, share: float, least: int) -> list[Batch]:
+        """Batches of a share of train, stratified by label, at least `least` examples."""
+        size = max(least, round(share * len(self.train)))
+        indices = stratified(self.train.labels, size, self.plan.seed)
+        lengths = self.train.lengths
+        indices.sort(key=lengths.__getitem__)
+        return [
+            self.train.batch(part, self.plan.device)
+            for part in chunks(indices, self.plan.batch_size)
+        ]
+
+    def fit(self, model: PreTrainedModel, batches: list[Batch], steps: int) -> None:
+        """Train `model` for `steps` updates on `batches`, each epoch in an order of its own."""
+        torch.manual_seed(self.plan.seed)
+        plan = self.plan
+        groups = self.method.parameter_groups(model, plan.lr, plan.head_lr, plan.weight_decay)
+        trained = [parameter for group in groups for parameter in group["params"]]
+        optimizer = self.method.make_optimizer(groups)
+        schedule = warmup_and_decay(optimizer, math.ceil(plan.warmup * steps), steps)
+        order = random.Random(f"{plan.seed}/rehearsal")
+        model.train()
+        for index in range(steps):
+            if index % len(batches) == 0:
+                order.shuffle(batches)
+            loss = batch_loss(model, batches[index % len(batches)], plan)
+            check_loss(loss.item(), index + 1, [], plan.lr, model)
+            loss.backward()
+            nn.utils.clip_grad_norm_(trained, plan.clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
 
 
 def _compute(plan: Plan) -> contextlib.AbstractContextManager[Any]:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from peftlab.layers import Adapter
+from peftlab.layers import Wrapper
 
 MIB = 2**20
 WARMING = 3  # steps left out of the speed: allocator, thread pools and kernels warm up in them
@@ -124,9 +124,9 @@ class MemoryMeter:
 def _parts(model: nn.Module, optimizer: Optimizer) -> dict[str, float | None]:
     everything = dict(model.named_parameters())
     bases = tuple(
-        f"{n}.base." for n, module in model.named_modules() if isinstance(module, Adapter)
+        f"{n}.base." for n, module in model.named_modules() if isinstance(module, Wrapper)
     )
-    inside = tuple(f"{n}." for n, module in model.named_modules() if isinstance(module, Adapter))
+    inside = tuple(f"{n}." for n, module in model.named_modules() if isinstance(module, Wrapper))
     adapters = [
         p for n, p in everything.items() if n.startswith(inside) and not n.startswith(bases)
     ]

@@ -1,16 +1,9 @@
-"""AdamW on a method's parameter groups, and the linear schedule that scales all of them."""
+"""The schedule of the learning rates: linear warm-up and decay, the same for every group."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-
-
-def adamw(groups: list[dict[str, Any]]) -> AdamW:
-    """AdamW with β (.9, .999), ε 1e-8; each group brings its lr and its weight decay."""
-    return AdamW(groups, fused=True)
 
 
 def warmup_and_decay(optimizer: Optimizer, warmup: int, total: int) -> LambdaLR:

@@ -1,0 +1,100 @@
+"""The frozen linear layers of a base, seen as one kind: a weight (out, in) and a bias.
+
+nn.Linear    holds its weight so
+Conv1D       GPT-2's, holds it transposed
+NF4Linear    holds it in four bits, see layers/nf4.py
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from peftlab.layers.nf4 import NF4Linear
+
+Linear: TypeAlias = Any  # an nn.Linear, a Conv1D or an NF4Linear: what `is_linear` accepts
+
+
+class Features(NamedTuple):
+    """The sizes of a linear layer's input and output."""
+
+    inside: int
+    outside: int
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Whether `module` is GPT-2's Conv1D. By name: importing transformers' own takes 2 s."""
+    return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether an adapter can stand on `module`."""
+    return isinstance(module, nn.Linear | NF4Linear) or is_conv1d(module)
+
+
+def features(layer: Linear) -> Features:
+    """The sizes of the layer's input and output."""
+    if is_conv1d(layer):
+        inside, outside = layer.weight.shape
+        return Features(inside, outside)
+    return Features(layer.in_features, layer.out_features)
+
+
+def weight_of(layer: Linear) -> Tensor:
+    """The layer's weight (out, in), as it is held; of four bits, what they stand for in fp32."""
+    if isinstance(layer, NF4Linear):
+        return layer.dequantised(torch.float32)
+    weight: Tensor = layer.weight
+    return weight.T if is_conv1d(layer) else weight
+
+
+def product(layer: Linear, x: Tensor) -> Tensor:
+    """(*batch, in) -> (*batch, out): x Wᵀ without the bias."""
+    if isinstance(layer, NF4Linear):
+        return layer.product(x)
+    return F.linear(x, weight_of(layer))
+
+
+def linear_like(base: Linear, weight: Tensor) -> Linear:
+    """A frozen layer with `base`'s kind, bias, dtype and device and another weight (out, in).
+
+    For an `NF4Linear` it is the plain layer that was quantised, in the precision it computes in.
+    """
+    outside, inside = weight.shape
+    bias: Tensor | None = base.bias
+    kind: Any = base.plain if isinstance(base, NF4Linear) else type(base)
+    held = weight.detach().to(held_dtype(base))
+    with torch.device("meta"):
+        if issubclass(kind, nn.Linear):
+            layer: Any = nn.Linear(inside, outside, bias=bias is not None)
+        else:
+            layer = kind(outside, inside)  # Conv1D
+            held = held.T.contiguous()
+    layer.weight = nn.Parameter(held, requires_grad=False)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+    made: nn.Module = layer.train(base.training)
+    return made
+
+
+def held_dtype(layer: Linear) -> torch.dtype:
+    """The precision that the layer multiplies in."""
+    if isinstance(layer, NF4Linear):
+        return layer.compute
+    held: torch.dtype = layer.weight.dtype
+    return held
+
+
+def adapter_dtype(module: nn.Module) -> torch.dtype:
+    """What adapters on `module` are held in: fp32, or float64 where the base is (in tests)."""
+    held = next((p.dtype for p in module.parameters()), torch.float32)
+    return torch.promote_types(held, torch.float32)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where `module` lies."""
+    tensor = next(iter([*module.parameters(), *module.buffers()]), None)
+    return torch.device("cpu") if tensor is None else tensor.device

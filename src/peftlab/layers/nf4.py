@@ -1,0 +1,216 @@
+"""NF4: a frozen weight in four bits, with the scales of its blocks quantised in turn.
+
+    w ≈ code[q] · absmax[block]                     64 weights a block, q of 4 bits
+    absmax ≈ map[p] · absmax2[block] + offset       256 scales a block, p of 8 bits
+
+Paper      Dettmers et al. 2023, arXiv:2305.14314, section 3 (NormalFloat, double quantisation)
+Reference  bitsandbytes: the same codes, bit by bit (tests/layers/test_nf4.py)
+Cost       4 + 8/64 + 32/(64·256) = 4.127 bits a weight; every product dequantises the weight anew
+Departs    scales in the signed 8-bit dynamic map of the authors' code, not in the paper's FP8
+
+bitsandbytes' own kernels do the work where it is installed (extra `qlora`); elsewhere the plain
+torch below does, on the same bits.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# bitsandbytes, which transformers imports too, warns of optional kernels that nothing here uses
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+BLOCK = 64
+SCALE_BLOCK = 256
+# quantiles of a normal distribution, scaled to ±1, an exact 0 among them (paper, appendix E)
+CODES = [
+    *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
+    *(-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0),
+    *(0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224),
+    *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
+]
+
+
+class Quantised(NamedTuple):
+    """A weight in four bits.
+
+    Attributes:
+        codes: two a byte, the first in the high half: uint8 (⌈n / 2⌉,).
+        scales: of the blocks, quantised: uint8 (⌈n / 64⌉,).
+        scale_of_scales: fp32 (⌈n / 64 / 256⌉,).
+        offset: the mean of the scales, fp32 ().
+    """
+
+    codes: Tensor
+    scales: Tensor
+    scale_of_scales: Tensor
+    offset: Tensor
+
+
+@functools.cache
+def dynamic_map() -> Tensor:
+    """The 256 values of the signed dynamic 8-bit type: seven decades, finer towards 1."""
+    values = [0.0, 1.0]
+    for exponent in range(7):
+        edges = torch.linspace(0.1, 1, 2**exponent + 1, dtype=torch.float32)
+        decade = (10.0 ** (exponent - 6) * _between(edges)).tolist()
+        values += decade + [-value for value in decade]
+    return torch.tensor(sorted(values), dtype=torch.float32)
+
+
+def quantise(weight: Tensor) -> Quantised:
+    """Quantise a weight of any shape, row by row."""
+    scaled, scales = _scaled(weight.detach().float().flatten(), BLOCK)
+    codes = torch.bucketize(scaled, _between(torch.tensor(CODES, device=weight.device)))
+    packed = F.pad(codes.to(torch.uint8), (0, len(codes) % 2), value=CODES.index(0.0))
+    offset = scales.mean()
+    scaled, scale_of_scales = _scaled(scales - offset, SCALE_BLOCK)
+    table = dynamic_map().to(weight.device)
+    quantised_scales = torch.bucketize(scaled, _between(table)).to(torch.uint8)
+    return Quantised(packed[::2] << 4 | packed[1::2], quantised_scales, scale_of_scales, offset)
+
+
+def dequantise(held: Quantised, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """The weight that `held` stands for, computed in fp32 and rounded to `dtype`."""
+    size, device = math.prod(shape), held.codes.device
+    scales = _times(dynamic_map().to(device)[held.scales.int()], held.scale_of_scales, SCALE_BLOCK)
+    codes = torch.stack([held.codes >> 4, held.codes & 15], dim=1).flatten()[:size]
+    values = torch.tensor(CODES, device=device)[codes.int()]
+    return _times(values, scales + held.offset, BLOCK).to(dtype).view(shape)
+
+
+def _scaled(values: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    """`values` (n,) within ±1, and each block's largest magnitude; the last block may be short."""
+    blocks = F.pad(values, (0, -len(values) % block)).view(-1, block)
+    largest = blocks.abs().amax(dim=1)
+    # a block of zeros is not divided by zero
+    scaled = blocks * (1 / largest.clamp(min=1e-38))[:, None]
+    return scaled.clamp(-1, 1).flatten()[: len(values)], largest
+
+
+def _times(values: Tensor, scales: Tensor, block: int) -> Tensor:
+    blocks = F.pad(values, (0, -len(values) % block)).view(-1, block)
+    return (blocks * scales[:, None]).flatten()[: len(values)]
+
+
+def _between(table: Tensor) -> Tensor:
+    return (table[:-1] + table[1:]) / 2
+
+
+class NF4Linear(nn.Module):
+    """A frozen linear layer whose weight is held in four bits; it multiplies in `compute`.
+
+    The gradient flows through the weight to the input, never to the weight; nothing of the size
+    of the weight is kept for it.
+
+    Args:
+        weight: (out, in), quantised row by row.
+        bias: (out,), or None.
+        compute: the precision that the layer multiplies in and its bias is held in.
+        plain: the class that the layer had, `nn.Linear` or GPT-2's `Conv1D`.
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, compute: torch.dtype, plain: type[nn.Module]
+    ) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.compute, self.plain = compute, plain
+        held = _empty(weight) if weight.is_meta else _quantise(weight)
+        for name, tensor in held._asdict().items():
+            self.register_buffer(name, tensor)
+        self.bias = (
+            None if bias is None else nn.Parameter(bias.detach().to(compute), requires_grad=False)
+        )
+
+    def dequantised(self, dtype: torch.dtype) -> Tensor:
+        """The weight (out, in) that the four bits stand for."""
+        held = Quantised(*(getattr(self, name) for name in Quantised._fields))
+        return _dequantise(held, (self.out_features, self.in_features), dtype)
+
+    def product(self, x: Tensor) -> Tensor:
+        """(*batch, in) -> (*batch, out): x Wᵀ without the bias."""
+        result: Tensor = _Product.apply(x, self)  # type: ignore[no-untyped-call]
+        return result
+
+    def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
+        out = self.product(x)
+        return out if self.bias is None else out + self.bias.to(out.dtype)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}"
+
+
+class _Product(torch.autograd.Function):
+    """x Wᵀ that dequantises W once more in the backward pass instead of keeping it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: NF4Linear) -> Tensor:
+        ctx.layer = layer
+        return F.linear(x, layer.dequantised(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = gradients
+        return gradient @ ctx.layer.dequantised(gradient.dtype), None
+
+
+def _empty(weight: Tensor) -> Quantised:
+    """The shapes alone, for a model without memory."""
+    size = weight.numel()
+    blocks = -(-size // BLOCK)
+    byte: dict[str, Any] = {"dtype": torch.uint8, "device": weight.device}
+    return Quantised(
+        torch.empty(-(-size // 2), **byte),
+        torch.empty(blocks, **byte),
+        torch.empty(-(-blocks // SCALE_BLOCK), device=weight.device),
+        torch.empty((), device=weight.device),
+    )
+
+
+@functools.cache
+def bitsandbytes() -> Any | None:
+    """The functions of bitsandbytes, or None where it is not installed."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        return None
+    import bitsandbytes.functional as functions
+
+    return functions
+
+
+def _quantise(weight: Tensor) -> Quantised:
+    functions = bitsandbytes()
+    if functions is None:
+        return quantise(weight)
+    codes, state = functions.quantize_4bit(
+        weight.detach().float().contiguous(), blocksize=BLOCK, compress_statistics=True,
+        quant_type="nf4",
+    )  # fmt: skip
+    return Quantised(codes.flatten(), state.absmax, state.state2.absmax, state.offset)
+
+
+def _dequantise(held: Quantised, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    functions = bitsandbytes()
+    if functions is None or dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return dequantise(held, shape, dtype)
+    inner = functions.QuantState(
+        absmax=held.scale_of_scales,
+        code=dynamic_map().to(held.codes.device),
+        blocksize=SCALE_BLOCK,
+        dtype=torch.float32,
+    )
+    state = functions.QuantState(
+        absmax=held.scales, shape=torch.Size(shape), dtype=dtype, blocksize=BLOCK,
+        quant_type="nf4", offset=held.offset, state2=inner,
+    )  # fmt: skip
+    weight: Tensor = functions.dequantize_4bit(held.codes[:, None], state)
+    return weight

@@ -1,0 +1,129 @@
+"""Delta-LoRA: LoRA whose frozen weight follows the change of its update.
+
+    y = x Wᵀ + c + s · x Aᵀ Bᵀ                      s = alpha / rank
+    after step t > K:  W ← W + λ·s·(Bₜ₊₁Aₜ₊₁ - BₜAₜ)
+
+Paper      Zi et al. 2023, arXiv:2309.02411, algorithm 1 (GLUE: λ = 0.5, K = the warm-up)
+Reference  none published by the authors; the formula in float64: tests/methods/test_delta_lora.py
+Shapes     W (out, in) moved without a gradient · A (rank, in), B (out, rank) trained
+Init       as LoRA; no dropout in the update, whose gradient stands for that of W
+Cost       as LoRA, and a second pass through A and B; no gradient or optimizer state for W
+Departs    the sum telescopes, W_T = W₀ + λ·s·(B_TA_T - B_KA_K), so W stays as it was and the
+           difference is kept as two pairs of factors: exact, also where W is in bf16 and would
+           swallow single increments.
+           With K = 0 under AdamW it is LoRA at (1+λ)·alpha but for AdamW's epsilon and clipping
+           (specification, section 2.11): control=true trains just that, for comparison
+Raises     as LoRA, and RequestError on an nf4 base
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from peftlab.errors import RequestError
+from peftlab.layers import (
+    Adapter,
+    Linear,
+    LoRALinear,
+    held_precision,
+    low_rank_update,
+    new_pair,
+    replace_linears,
+)
+from peftlab.methods.base import STRICT, Method, Step, register, train_head_only
+from peftlab.models import Targets, find_targets
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, config=STRICT)
+@register
+class DeltaLoRA(Method):
+    """LoRA that moves the weight beside it.
+
+    Attributes:
+        rank: of the update.
+        alpha: the update is scaled by alpha / rank.
+        targets: which layers, see `peftlab.models.find_targets`.
+        delta: λ, how much of the update's change the weight takes.
+        start: K, the steps before the weight begins to move; the warm-up's if not given.
+        control: train LoRA at (1+λ)·alpha instead, which Delta-LoRA has to beat.
+    """
+
+    name: ClassVar[str] = "delta-lora"
+    summary: ClassVar[str] = "LoRA, the frozen weight follows its change"
+    paper: ClassVar[str] = "arXiv:2309.02411"
+    default_lr: ClassVar[float] = 2e-3
+    default_head_lr: ClassVar[float] = 2e-3
+
+    rank: int = Field(default=8, ge=1)
+    alpha: float = Field(default=16.0, gt=0)
+    targets: str = "query,value"
+    delta: float = Field(default=0.5, ge=0)
+    start: int | None = Field(default=None, ge=0)
+    control: bool = False
+
+    def inject(self, model: PreTrainedModel) -> Targets:
+        if held_precision(model) == "nf4":
+            raise RequestError(
+                "delta-lora moves the base's weights, and in nf4 they can't be; "
+                "hold the base in fp32 or bf16"
+            )
+        targets = find_targets(model, self.targets)
+        train_head_only(model)
+        scaling = self.alpha / self.rank
+
+        def layer(base: Linear) -> Adapter:
+            if self.control:
+                return LoRALinear(base, self.rank, (1 + self.delta) * scaling)
+            return DeltaLoRALinear(base, self.rank, scaling, self.delta)
+
+        replace_linears(model, targets.names, layer)
+        return targets
+
+    def before_step(self, model: PreTrainedModel, step: Step) -> None:
+        start = step.warmup if self.start is None else self.start
+        if step.index == start:  # `start` updates are done
+            for layer in model.modules():
+                if isinstance(layer, DeltaLoRALinear):
+                    layer.follow()
+
+
+class DeltaLoRALinear(Adapter):
+    """A linear layer with a low-rank update and, once it follows, the weight's own change."""
+
+    def __init__(self, base: Linear, rank: int, scaling: float, delta: float) -> None:
+        super().__init__()
+        self.base = base
+        self.scaling, self.delta = scaling, delta
+        self.lora_A, self.lora_B = new_pair(base, rank)
+        for name, factor in {"start_A": self.lora_A, "start_B": self.lora_B}.items():
+            self.register_buffer(name, torch.zeros_like(factor))  # A_K and B_K
+        self.register_buffer("follows", torch.tensor(0.0, dtype=self.lora_A.dtype))  # 0 or 1
+        self.start_A: Tensor
+        self.start_B: Tensor
+        self.follows: Tensor
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """From now on the weight takes λ of the update's change."""
+        self.start_A.copy_(self.lora_A)
+        self.start_B.copy_(self.lora_B)
+        self.follows.fill_(1.0)
+
+    def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
+        out: Tensor = self.base(x) + low_rank_update(x, self.lora_A, self.lora_B, self.scaling)
+        share = self.delta * self.scaling * self.follows.to(x.dtype)
+        now = low_rank_update(x, self.lora_A.detach(), self.lora_B.detach(), 1.0)
+        start = low_rank_update(x, self.start_A, self.start_B, 1.0)
+        return out + share * (now - start)
+
+    def merged_weight(self, weight: Tensor) -> Tensor:  # (out, in) -> (out, in)
+        now, start = self.lora_B @ self.lora_A, self.start_B @ self.start_A
+        return weight + self.scaling * (now + self.delta * self.follows * (now - start))

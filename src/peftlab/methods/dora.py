@@ -1,0 +1,124 @@
+"""DoRA: learn a magnitude per output and a low-rank change of the weight's direction.
+
+    W' = m · (W + s·B A) / ‖W + s·B A‖        row norm, s = alpha / rank
+
+Paper      Liu et al. 2024, arXiv:2402.09353, eq. 5, and section 4.3 for the constant norm
+Reference  PEFT's tuners/lora/dora.py; parity test: tests/methods/test_parity_peft.py
+Shapes     W (out, in) frozen · A (rank, in), B (out, rank), m (out,) trained
+Init       A ~ U(±1/sqrt(in)), B = 0, m = ‖W‖  =>  W' = W at step 0
+Cost       rank·(in + out) + out trained numbers a layer. The norm is taken of
+           ‖W‖² + 2s⟨W, B A⟩ + s²‖B A‖² row by row, ‖W‖² once: O(out·in·rank), whatever the batch
+Departs    ‖·‖ is a constant in the backward pass (paper, section 4.3); dropout acts on the update
+           only (PEFT: also on the (m/‖·‖ - 1)·x Wᵀ beside it); m, a vector, never decays
+Raises     as LoRA
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from peftlab.layers import (
+    Adapter,
+    Linear,
+    dropout,
+    exact,
+    held_dtype,
+    low_rank_update,
+    new_pair,
+    product,
+    replace_linears,
+    weight_of,
+)
+from peftlab.methods.base import STRICT, Method, register, train_head_only
+from peftlab.models import Targets, find_targets
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, config=STRICT)
+@register
+class DoRA(Method):
+    """Weight-decomposed low-rank adaptation of the target layers.
+
+    Attributes:
+        rank: of the update.
+        alpha: the update is scaled by alpha / rank.
+        dropout: probability, on the update's input only.
+        targets: which layers, see `peftlab.models.find_targets`.
+    """
+
+    name: ClassVar[str] = "dora"
+    summary: ClassVar[str] = "a low-rank update of direction, and a magnitude per output"
+    paper: ClassVar[str] = "arXiv:2402.09353"
+    default_lr: ClassVar[float] = 2e-3
+    default_head_lr: ClassVar[float] = 2e-3
+
+    rank: int = Field(default=8, ge=1)
+    alpha: float = Field(default=16.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: str = "query,value"
+
+    def inject(self, model: PreTrainedModel) -> Targets:
+        targets = find_targets(model, self.targets)
+        train_head_only(model)
+        replace_linears(
+            model,
+            targets.names,
+            lambda base: DoRALinear(base, self.rank, self.alpha / self.rank, self.dropout),
+        )
+        return targets
+
+    def peft_config(self) -> dict[str, Any]:
+        return {
+            "peft_type": "LORA",
+            "r": self.rank,
+            "lora_alpha": self.alpha,
+            "lora_dropout": self.dropout,
+            "use_dora": True,
+        }
+
+
+class DoRALinear(Adapter):
+    """A linear layer with a magnitude and a low-rank change of direction.
+
+    >>> DoRALinear(nn.Linear(8, 4), rank=2, scaling=2.0)(torch.zeros(3, 8)).shape
+    torch.Size([3, 4])
+    """
+
+    def __init__(self, base: Linear, rank: int, scaling: float, dropout_p: float = 0.0) -> None:
+        super().__init__()
+        self.base = base
+        self.scaling = scaling
+        self.dropout = dropout(dropout_p)
+        self.lora_A, self.lora_B = new_pair(base, rank)
+        squares = exact(weight_of(base)).square().sum(dim=1)  # (out,)
+        self.magnitude = nn.Parameter(squares.sqrt())
+        self.register_buffer("base_squares", squares, persistent=False)  # ‖W‖² never changes
+        self.base_squares: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
+        gain = (self.magnitude / self.norm()).to(x.dtype)  # (out,)
+        update = low_rank_update(self.dropout(x), self.lora_A, self.lora_B, self.scaling)
+        out = gain * (product(self.base, x) + update)
+        bias: Tensor | None = self.base.bias  # type: ignore[assignment]  # a linear layer's
+        return out if bias is None else out + bias.to(out.dtype)
+
+    @torch.no_grad()
+    def norm(self) -> Tensor:
+        """‖W + s·B A‖ of each row: (out,), without making the matrix; a constant to autograd."""
+        cross = product(self.base, self.lora_A.to(held_dtype(self.base))).T  # W Aᵀ: (out, rank)
+        gram = self.lora_A @ self.lora_A.T
+        twice = 2 * self.scaling * (self.lora_B * cross).sum(dim=1)
+        update = self.scaling**2 * (self.lora_B @ gram * self.lora_B).sum(dim=1)
+        return (self.base_squares + twice + update).clamp(min=0).sqrt()
+
+    def merged_weight(self, weight: Tensor) -> Tensor:  # (out, in) -> (out, in)
+        direction: Tensor = weight + self.scaling * self.lora_B @ self.lora_A
+        norm: Tensor = direction.norm(dim=1, keepdim=True)
+        return self.magnitude[:, None] * direction / norm

@@ -1,0 +1,192 @@
+"""DyLoRA: train one LoRA that can be cut to any lower rank.
+
+    y = x Wᵀ + c + (alpha / b) · dropout(x) A[:b]ᵀ B[:, :b]ᵀ        b ~ U{1 … rank}, one a step
+
+Paper      Valipour et al. 2023, arXiv:2210.07558, algorithm 1
+Reference  github.com/huawei-noah/Efficient-NLP, DyLoRA (uniform b, one for all layers of a step)
+Shapes     W (out, in) frozen · A (rank, in), B (out, rank) trained
+Init       as LoRA
+Cost       as LoRA of the full rank; a step works on b of its rows
+Departs    the score is the full rank's, and every other rank's is recorded beside it.
+           update="last": rows before the b-th are constants, as in the paper; having a gradient
+           of zero, they still move by AdamW's momentum, as in the reference, unless strict=true
+           puts them back after the step
+Raises     as LoRA
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from peftlab.layers import (
+    Adapter,
+    Linear,
+    dropout,
+    low_rank_update,
+    new_pair,
+    replace_linears,
+)
+from peftlab.methods.base import STRICT, Method, Step, register, train_head_only
+from peftlab.models import Targets, find_targets
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, config=STRICT)
+@register
+class DyLoRA(Method):
+    """LoRA for every rank up to `rank`.
+
+    Attributes:
+        rank: the largest.
+        alpha: the update at rank b is scaled by alpha / b.
+        dropout: probability, on the update's input only.
+        targets: which layers, see `peftlab.models.find_targets`.
+        update: "all" rows up to the drawn one learn, or the "last" of them alone.
+        strict: with update="last", whether the other rows are kept from moving at all.
+    """
+
+    name: ClassVar[str] = "dylora"
+    summary: ClassVar[str] = "one LoRA for every rank up to the largest"
+    paper: ClassVar[str] = "arXiv:2210.07558"
+    default_lr: ClassVar[float] = 2e-3
+    default_head_lr: ClassVar[float] = 2e-3
+
+    rank: int = Field(default=8, ge=1)
+    alpha: float = Field(default=16.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: str = "query,value"
+    update: Literal["all", "last"] = "all"
+    strict: bool = False
+
+    def inject(self, model: PreTrainedModel) -> Targets:
+        targets = find_targets(model, self.targets)
+        train_head_only(model)
+        replace_linears(
+            model,
+            targets.names,
+            lambda base: DyLoRALinear(
+                base, self.rank, self.alpha, self.dropout, self.update == "last"
+            ),
+        )
+        return targets
+
+    def draw(self, seed: int, index: int) -> int:
+        """The rank of a step: uniform over 1 … rank."""
+        draws = torch.Generator().manual_seed((seed << 32) + index)
+        return int(torch.randint(1, self.rank + 1, (), generator=draws))
+
+    def before_step(self, model: PreTrainedModel, step: Step) -> None:
+        b = self.draw(step.seed, step.index)
+        for layer in _layers(model):
+            layer.drawn = b
+            if self.update == "last" and self.strict:
+                layer.remember()
+
+    def before_update(self, model: PreTrainedModel, step: Step) -> None:
+        for layer in _layers(model):
+            layer.look_at_gradients()
+
+    def after_step(self, model: PreTrainedModel, step: Step) -> None:
+        if self.update == "last" and self.strict:
+            for layer in _layers(model):
+                layer.restore()
+
+    def idle(self, model: PreTrainedModel) -> list[str]:
+        return [
+            f"row {row + 1} of {name}.lora_B, though its rank was drawn"
+            for name, layer in model.named_modules()
+            if isinstance(layer, DyLoRALinear)
+            for row in (layer.was_drawn & ~layer.had_gradient).nonzero().flatten().tolist()
+        ]
+
+    def ranks(self, model: PreTrainedModel) -> Iterator[int]:
+        for rank in range(1, self.rank + 1):
+            for layer in _layers(model):
+                layer.cut = rank
+            yield rank
+
+    def peft_config(self) -> dict[str, Any]:
+        return {
+            "peft_type": "LORA",
+            "r": self.rank,
+            "lora_alpha": self.alpha,
+            "lora_dropout": self.dropout,
+        }
+
+
+class DyLoRALinear(Adapter):
+    """A linear layer with a low-rank update of which a part is used.
+
+    In training the rank is the step's, `drawn`; in evaluation it is `cut`, the full one unless
+    told otherwise.
+    """
+
+    def __init__(
+        self, base: Linear, rank: int, alpha: float, dropout_p: float = 0.0, last: bool = False
+    ) -> None:
+        super().__init__()
+        self.base = base
+        self.alpha, self.last = alpha, last
+        self.dropout = dropout(dropout_p)
+        self.lora_A, self.lora_B = new_pair(base, rank)
+        self.drawn = self.cut = rank
+        # of a run, not of the adapter: which rows were drawn, and which of those had a gradient
+        self.register_buffer("was_drawn", torch.zeros(rank, dtype=torch.bool), persistent=False)
+        self.register_buffer("had_gradient", torch.zeros(rank, dtype=torch.bool), persistent=False)
+        self.was_drawn: Tensor
+        self.had_gradient: Tensor
+
+    @property
+    def rank(self) -> int:
+        return self.drawn if self.training else self.cut
+
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """A and B cut to the rank in use: (b, in), (out, b)."""
+        b = self.rank
+        lora_A, lora_B = self.lora_A[:b], self.lora_B[:, :b]
+        if self.last and self.training:
+            lora_A = torch.cat([lora_A[:-1].detach(), lora_A[-1:]])
+            lora_B = torch.cat([lora_B[:, :-1].detach(), lora_B[:, -1:]], dim=1)
+        return lora_A, lora_B
+
+    def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
+        update = low_rank_update(self.dropout(x), *self.pair(), self.alpha / self.rank)
+        out: Tensor = self.base(x) + update
+        return out
+
+    def merged_weight(self, weight: Tensor) -> Tensor:  # (out, in) -> (out, in)
+        b = self.cut
+        return weight + self.alpha / b * self.lora_B[:, :b] @ self.lora_A[:b]
+
+    @torch.no_grad()
+    def look_at_gradients(self) -> None:
+        """Note which rows this step has drawn, and whether B's of them have a gradient."""
+        first = self.drawn - 1 if self.last else 0
+        self.was_drawn[first : self.drawn] = True
+        if self.lora_B.grad is not None:
+            self.had_gradient |= self.lora_B.grad.ne(0).any(dim=0)
+
+    def remember(self) -> None:
+        """Keep A and B as they are, for `restore`."""
+        self.kept = [self.lora_A.detach().clone(), self.lora_B.detach().clone()]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put every row but the drawn one back."""
+        row = self.drawn - 1
+        kept_A, kept_B = self.kept
+        kept_A[row], kept_B[:, row] = self.lora_A[row], self.lora_B[:, row]
+        self.lora_A.copy_(kept_A)
+        self.lora_B.copy_(kept_B)
+
+
+def _layers(model: nn.Module) -> list[DyLoRALinear]:
+    return [layer for layer in model.modules() if isinstance(layer, DyLoRALinear)]

@@ -1,0 +1,167 @@
+"""LoRA-drop: find out by a short training which layers' updates matter, and let the rest share one.
+
+    stage 1   LoRA everywhere, trained on a sample;  gᵢ = Σ_tokens ‖ΔWᵢ xᵢ‖²,  Iᵢ = gᵢ / Σⱼ gⱼ
+    stage 2   the fewest layers whose I sums to `threshold` keep a pair of their own, all others
+              share one; trained anew from a fresh start
+
+Paper      Zhou et al. 2024, arXiv:2402.07721, section 3
+Reference  none published by the authors; tests/methods/test_lora_drop.py
+Shapes     as LoRA
+Init       as LoRA, in both stages
+Cost       (kept + 1)·rank·(in + out) trained numbers for each kind of layer; stage 1 is `prepare_s`
+Departs    where the paper is silent: the sample is a stratified tenth of train, at least 64
+           examples; one epoch of it but at least 20 updates, at the cell's learning rates; g is
+           summed in eval mode over the tokens that are not padding; each kind of layer (query,
+           value) is scored and shared apart; stage 2 starts from fresh pairs and the first head
+Raises     as LoRA
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from peftlab.layers import LoRALinear, low_rank_update, new_pair, replace_linears
+from peftlab.methods.base import STRICT, Batch, Method, Rehearsal, register, train_head_only
+from peftlab.models import Targets, find_targets, head_parameters
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+LEAST_EXAMPLES = 64
+LEAST_STEPS = 20
+
+
+@dataclass(frozen=True, config=STRICT)
+@register
+class LoRADrop(Method):
+    """LoRA with a pair of their own for the layers that matter and a shared one for the rest.
+
+    Attributes:
+        rank: of the updates.
+        alpha: the update is scaled by alpha / rank.
+        dropout: probability, on the update's input only.
+        targets: which layers, see `peftlab.models.find_targets`.
+        threshold: the share of importance that the layers with a pair of their own hold; 1 is LoRA.
+        sample: the share of train that stage 1 sees.
+    """
+
+    name: ClassVar[str] = "lora-drop"
+    summary: ClassVar[str] = "LoRA where it matters, one shared pair elsewhere"
+    paper: ClassVar[str] = "arXiv:2402.07721"
+    default_lr: ClassVar[float] = 2e-3
+    default_head_lr: ClassVar[float] = 2e-3
+
+    rank: int = Field(default=8, ge=1)
+    alpha: float = Field(default=16.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: str = "query,value"
+    threshold: float = Field(default=0.9, gt=0, le=1)
+    sample: float = Field(default=0.1, gt=0, le=1)
+
+    def inject(self, model: PreTrainedModel) -> Targets:
+        targets = find_targets(model, self.targets)
+        train_head_only(model)
+        replace_linears(
+            model,
+            targets.names,
+            lambda base: LoRALinear(base, self.rank, self.alpha / self.rank, self.dropout),
+        )
+        return targets
+
+    def prepare(self, model: PreTrainedModel, rehearsal: Rehearsal) -> None:
+        """Stage 1, and the start of stage 2."""
+        first_head = {n: p.detach().clone() for n, p in head_parameters(model).items()}
+        batches = rehearsal.sample(self.sample, LEAST_EXAMPLES)
+        rehearsal.fit(model, batches, max(LEAST_STEPS, len(batches)))
+        scores = importance(model, batches)
+        with torch.no_grad():
+            for name, parameter in head_parameters(model).items():
+                parameter.copy_(first_head[name])
+        for layer in _layers(model).values():
+            layer.lora_A, layer.lora_B = new_pair(layer.base, self.rank)
+        share(model, [_rest(kind, self.threshold) for kind in _by_kind(scores)])
+
+    def state(self, model: PreTrainedModel) -> dict[str, Any]:
+        owners: dict[int, list[str]] = {}
+        for name, layer in _layers(model).items():
+            owners.setdefault(id(layer.lora_A), []).append(name)
+        return {"shared": [names for names in owners.values() if len(names) > 1]}
+
+    def restore(self, model: PreTrainedModel, state: dict[str, Any]) -> None:
+        share(model, state["shared"])
+
+
+@torch.inference_mode()
+def importance(model: PreTrainedModel, batches: list[Batch]) -> dict[str, float]:
+    """G of every adapted layer: the squared size of its update, summed over real tokens."""
+    scores = dict.fromkeys(_layers(model), 0.0)
+    real: list[Tensor] = []
+
+    def watch(name: str) -> Callable[..., None]:
+        def add(layer: LoRALinear, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            update = low_rank_update(
+                inputs[0][real[0]].float(), layer.lora_A, layer.lora_B, layer.scaling
+            )
+            scores[name] += update.double().square().sum().item()
+
+        return add
+
+    hooks = [layer.register_forward_hook(watch(n)) for n, layer in _layers(model).items()]
+    model.eval()
+    for batch in batches:
+        real[:] = [batch.inputs["attention_mask"].bool()]
+        model(**batch.inputs)
+    for hook in hooks:
+        hook.remove()
+    return scores
+
+
+def keep(scores: dict[str, float], threshold: float) -> list[str]:
+    """The fewest layers, most important first, whose scores sum to `threshold` of the whole.
+
+    >>> keep({"a": 1.0, "b": 6.0, "c": 3.0}, threshold=0.9)
+    ['b', 'c']
+    >>> keep({"a": 1.0, "b": 6.0, "c": 3.0}, threshold=1.0)
+    ['b', 'c', 'a']
+    """
+    ordered = sorted(scores, key=lambda name: -scores[name])
+    total, reached = sum(scores.values()), 0.0
+    kept = []
+    for name in ordered:
+        if threshold < 1 and reached >= threshold * total:
+            break
+        kept.append(name)
+        reached += scores[name]
+    return kept
+
+
+def share(model: nn.Module, groups: list[list[str]]) -> None:
+    """Give the layers of each group the pair of its first one."""
+    for names in groups:
+        layers: list[Any] = [model.get_submodule(name) for name in names]
+        for layer in layers[1:]:
+            layer.lora_A, layer.lora_B = layers[0].lora_A, layers[0].lora_B
+
+
+def _rest(scores: dict[str, float], threshold: float) -> list[str]:
+    kept = keep(scores, threshold)
+    return [name for name in scores if name not in kept]
+
+
+def _by_kind(scores: dict[str, float]) -> list[dict[str, float]]:
+    """The scores of layers at the same place of every block, such as all the queries."""
+    kinds: dict[str, dict[str, float]] = {}
+    for name, score in scores.items():
+        kinds.setdefault(re.sub(r"\.\d+\.", ".N.", name), {})[name] = score
+    return list(kinds.values())
+
+
+def _layers(model: nn.Module) -> dict[str, LoRALinear]:
+    return {n: layer for n, layer in model.named_modules() if isinstance(layer, LoRALinear)}

@@ -1,0 +1,89 @@
+"""QLoRA: LoRA on a base whose linear layers are held in four bits.
+
+    y = x dq(W)ᵀ + c + s · dropout(x) Aᵀ Bᵀ        W in NF4, s = alpha / rank
+
+Paper      Dettmers et al. 2023, arXiv:2305.14314, eq. 5 and 6
+Reference  github.com/artidoro/qlora; the codes are bitsandbytes', see layers/nf4.py
+Shapes     W (out, in) frozen, 4.127 bits a weight · A (rank, in), B (out, rank) trained
+Init       as LoRA, from the dequantised base
+Cost       as LoRA, and one dequantisation of W in each direction. Embeddings, norms and head are
+           not quantised, and activations are as they were: peak memory falls by the weights alone
+Departs    the target layers default to query and value as for every method here (the authors
+           adapt all linear layers: targets=all-linear); gradient checkpointing is a setting of
+           training. A merged layer adds the update to dq(W), which is what was trained
+Raises     RequestError if the base is not held in nf4, or for optimizer="paged" without CUDA
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from peftlab.errors import RequestError
+from peftlab.layers import LoRALinear, replace_linears
+from peftlab.methods.base import STRICT, Method, register, train_head_only
+from peftlab.models import Targets, find_targets
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, config=STRICT)
+@register
+class QLoRA(Method):
+    """LoRA on an nf4 base.
+
+    Attributes:
+        rank: of the update.
+        alpha: the update is scaled by alpha / rank.
+        dropout: probability, on the update's input only.
+        targets: which layers, see `peftlab.models.find_targets`.
+        optimizer: "adamw", or "paged" for bitsandbytes' paged AdamW, on CUDA.
+    """
+
+    name: ClassVar[str] = "qlora"
+    summary: ClassVar[str] = "LoRA on a base in four bits"
+    paper: ClassVar[str] = "arXiv:2305.14314"
+    default_lr: ClassVar[float] = 2e-3
+    default_head_lr: ClassVar[float] = 2e-3
+    base_precision: ClassVar[str | None] = "nf4"
+
+    rank: int = Field(default=8, ge=1)
+    alpha: float = Field(default=16.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: str = "query,value"
+    optimizer: Literal["adamw", "paged"] = "adamw"
+
+    def inject(self, model: PreTrainedModel) -> Targets:
+        if self.optimizer == "paged" and not torch.cuda.is_available():
+            raise RequestError(
+                "optimizer='paged' pages AdamW's state between a CUDA device and the host, and "
+                "no CUDA device is here; leave it at 'adamw'"
+            )
+        targets = find_targets(model, self.targets)
+        train_head_only(model)
+        replace_linears(
+            model,
+            targets.names,
+            lambda base: LoRALinear(base, self.rank, self.alpha / self.rank, self.dropout),
+        )
+        return targets
+
+    def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        if self.optimizer == "adamw":
+            return super().make_optimizer(groups)
+        optim: Any = importlib.import_module("bitsandbytes.optim")
+        paged: torch.optim.Optimizer = optim.PagedAdamW32bit(groups)
+        return paged
+
+    def peft_config(self) -> dict[str, Any]:
+        return {
+            "peft_type": "LORA",
+            "r": self.rank,
+            "lora_alpha": self.alpha,
+            "lora_dropout": self.dropout,
+        }

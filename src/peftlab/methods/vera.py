@@ -1,0 +1,146 @@
+"""VeRA: one frozen random pair for the whole model; learn a vector on each side of it.
+
+    y = x Wᵀ + c + b ⊙ ((d ⊙ (dropout(x) Aᵀ)) Bᵀ)        A, B shared, cut to the layer's size
+
+Paper      Kopiczko, Blankevoort, Asano 2024, arXiv:2310.11454, eq. 2
+Reference  PEFT's tuners/vera; parity test: tests/methods/test_parity_peft.py
+Shapes     W (out, in), A (rank, largest in), B (largest out, rank) frozen
+           d (rank,), b (out,) trained
+Init       A ~ U(±sqrt(6/largest in)), then B ~ U(±sqrt(6/rank)), from one generator on the CPU
+           seeded by projection_seed; d = d_initial, b = 0  =>  y = x Wᵀ + c at step 0
+Cost       rank + out trained numbers a layer; the frozen pair once a model
+Departs    the frozen pair is held in the base's precision, as all that is frozen; what is saved
+           is what was used. d and b, vectors, never decay
+Raises     RequestError if a target matches no layer
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from peftlab.layers import (
+    Adapter,
+    Linear,
+    adapter_dtype,
+    device_of,
+    dropout,
+    features,
+    held_dtype,
+    replace_linears,
+)
+from peftlab.methods.base import STRICT, Method, register, train_head_only
+from peftlab.models import Targets, find_targets
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, config=STRICT)
+@register
+class VeRA(Method):
+    """Vector-based random matrix adaptation of the target layers.
+
+    Attributes:
+        rank: of the shared pair; far larger than LoRA's.
+        d_initial: what d starts from.
+        dropout: probability, on the update's input only.
+        targets: which layers, see `peftlab.models.find_targets`.
+        projection_seed: of the shared pair; not the run's seed, so that it is one for all runs.
+    """
+
+    name: ClassVar[str] = "vera"
+    summary: ClassVar[str] = "two vectors a layer around one shared frozen random pair"
+    paper: ClassVar[str] = "arXiv:2310.11454"
+    default_lr: ClassVar[float] = 1e-2
+    default_head_lr: ClassVar[float] = 2e-3
+
+    rank: int = Field(default=1024, ge=1)
+    d_initial: float = Field(default=0.1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: str = "query,value"
+    projection_seed: int = Field(default=0, ge=0)
+
+    def inject(self, model: PreTrainedModel) -> Targets:
+        targets = find_targets(model, self.targets)
+        train_head_only(model)
+        layers = [model.get_submodule(name) for name in targets.names]
+        sizes = [features(layer) for layer in layers]
+        shared = Projections(
+            self.rank,
+            max(size.inside for size in sizes),
+            max(size.outside for size in sizes),
+            self.projection_seed,
+        ).to(device=device_of(layers[0]), dtype=held_dtype(layers[0]))
+        replace_linears(
+            model,
+            targets.names,
+            lambda base: VeRALinear(base, shared, self.d_initial, self.dropout),
+        )
+        return targets
+
+    def peft_config(self) -> dict[str, Any]:
+        return {
+            "peft_type": "VERA",
+            "r": self.rank,
+            "d_initial": self.d_initial,
+            "vera_dropout": self.dropout,
+            "projection_prng_key": self.projection_seed,
+            "save_projection": True,
+        }
+
+
+class Projections(nn.Module):
+    """The frozen pair that every layer of a model shares: one module, found in each of them."""
+
+    vera_A: Tensor
+    vera_B: Tensor
+
+    def __init__(self, rank: int, inside: int, outside: int, seed: int) -> None:
+        super().__init__()
+        draws = torch.Generator().manual_seed(seed)
+        for name, shape in {"vera_A": (rank, inside), "vera_B": (outside, rank)}.items():
+            bound = math.sqrt(6 / shape[1])  # Kaiming uniform, gain sqrt(2)
+            drawn = torch.empty(shape).uniform_(-bound, bound, generator=draws)
+            self.register_buffer(name, drawn)
+
+
+class VeRALinear(Adapter):
+    """A linear layer with the shared pair beside it, scaled by two vectors of its own."""
+
+    def __init__(
+        self, base: Linear, shared: Projections, d_initial: float, dropout_p: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.base = base
+        self.shared = shared
+        self.dropout = dropout(dropout_p)
+        rank = shared.vera_A.shape[0]
+        like: dict[str, Any] = {"dtype": adapter_dtype(base), "device": device_of(base)}
+        self.vera_lambda_d = nn.Parameter(torch.full((rank,), d_initial, **like))
+        self.vera_lambda_b = nn.Parameter(torch.zeros(self.features.outside, **like))
+
+    @property
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """The shared pair cut to this layer: (rank, in), (out, rank)."""
+        inside, outside = self.features
+        return self.shared.vera_A[:, :inside], self.shared.vera_B[:outside]
+
+    def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
+        vera_A, vera_B = self.pair
+        inner = F.linear(self.dropout(x), vera_A.to(x.dtype)) * self.vera_lambda_d.to(x.dtype)
+        update = F.linear(inner, vera_B.to(x.dtype)) * self.vera_lambda_b.to(x.dtype)
+        out: Tensor = self.base(x) + update
+        return out
+
+    def merged_weight(self, weight: Tensor) -> Tensor:  # (out, in) -> (out, in)
+        vera_A, vera_B = (held.to(self.vera_lambda_d.dtype) for held in self.pair)
+        return weight + (self.vera_lambda_b[:, None] * vera_B) @ (
+            self.vera_lambda_d[:, None] * vera_A
+        )
