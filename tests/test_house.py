@@ -12,8 +12,9 @@ import peftlab
 SRC = Path(peftlab.__file__).parent
 LEAVES = {"errors", "hub"}  # may be imported by every room and import none
 ROOMS = {
-    "cli": {"bench", "report"},
-    "bench": {"training", "methods", "tasks", "models", "layers"},
+    "cli": {"bench", "report", "adapters"},
+    "bench": {"training", "adapters", "methods", "tasks", "models", "layers"},
+    "adapters": {"methods", "models", "layers"},
     "methods": {"models", "layers"},
     "models": {"layers"},
     "training": {"layers"},

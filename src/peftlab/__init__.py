@@ -19,9 +19,13 @@ _HOMES = {
     "compare": "peftlab.bench.compare",
     "evaluate": "peftlab.bench.single",
     "inject": "peftlab.methods",
+    "load": "peftlab.adapters",
     "load_model": "peftlab.models",
+    "merge": "peftlab.adapters",
     "predict": "peftlab.bench.single",
+    "save": "peftlab.adapters",
     "train": "peftlab.bench.single",
+    "unmerge": "peftlab.adapters",
 }
 
 __all__ = ["__version__", *_HOMES]

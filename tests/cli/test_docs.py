@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 import typer
 
+from peftlab.bench.catalog import shown
 from peftlab.cli import app
 from peftlab.methods import METHODS
 from peftlab.tasks import built_in
@@ -47,7 +48,7 @@ def test_every_method_has_a_card_with_its_settings() -> None:
         for setting, default in method().settings.items():
             row = re.search(rf"^\| `{setting}` \| `?([^|`]+)`? \|", card, re.MULTILINE)
             assert row is not None, f"{name}: {setting}"
-            assert row[1].strip() == (f"{default:g}" if not isinstance(default, str) else default)
+            assert row[1].strip() == shown(default)
 
 
 def test_every_built_in_task_is_documented() -> None:

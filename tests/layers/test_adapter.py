@@ -34,7 +34,7 @@ def test_adapter_is_fp32_on_a_bf16_base_and_keeps_its_dtype() -> None:
 
 
 def test_dropout_acts_on_the_update_only() -> None:
-    adapter = LoRALinear(nn.Linear(6, 4), rank=2, scaling=1.0, dropout=0.5)
+    adapter = LoRALinear(nn.Linear(6, 4), rank=2, scaling=1.0, dropout_p=0.5)
     nn.init.ones_(adapter.lora_B)
     x = torch.randn(64, 6)
     adapter.train()

@@ -3,7 +3,16 @@ import torch
 from torch import nn
 
 from peftlab.errors import RequestError
-from peftlab.layers import hold_in_fp32, precision, resolve_device, resolve_precision
+from peftlab.layers import (
+    NF4Linear,
+    held_precision,
+    hold_in_fp32,
+    hold_in_nf4,
+    precision,
+    resolve_compute,
+    resolve_device,
+    resolve_precision,
+)
 
 
 def test_auto_is_bf16_exactly_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,7 +27,7 @@ def test_what_is_asked_for_is_taken() -> None:
 
 
 def test_unknown_words_are_refused_with_what_is_allowed() -> None:
-    with pytest.raises(RequestError, match="auto, fp32, bf16, got 'int3'"):
+    with pytest.raises(RequestError, match="auto, fp32, bf16, nf4, got 'int3'"):
         resolve_precision("int3")
     with pytest.raises(RequestError, match="auto, cpu, cuda or mps"):
         resolve_device("tpu")
@@ -36,3 +45,45 @@ def test_layers_held_in_fp32_take_inputs_of_any_precision() -> None:
     hold_in_fp32(module)
     assert {p.dtype for p in module.parameters()} == {torch.float32}
     assert module(torch.randn(2, 4).bfloat16()).dtype == torch.float32
+
+
+def test_fp32_inside_a_bf16_base_gives_back_what_the_base_goes_on_with() -> None:
+    norm = nn.LayerNorm(4).bfloat16()
+    hold_in_fp32(norm, outputs=torch.bfloat16)
+    x = torch.randn(2, 4).bfloat16()
+    assert norm.weight.dtype == torch.float32
+    assert norm(x).dtype == torch.bfloat16
+    torch.testing.assert_close(norm(x), nn.functional.layer_norm(x.float(), (4,)).bfloat16())
+
+
+@pytest.mark.parametrize("compute", ["fp32", "bf16"])
+def test_nf4_holds_the_named_layers_in_four_bits_and_the_rest_in_what_it_computes_in(
+    compute: str,
+) -> None:
+    model = nn.Sequential(nn.Linear(8, 6), nn.LayerNorm(6), nn.Linear(6, 4)).eval()
+    model.register_buffer("frequencies", torch.ones(3))
+    hold_in_nf4(model, ["0"], compute)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[compute]
+    assert isinstance(model[0], NF4Linear)
+    assert not model[0].training
+    assert isinstance(model[2], nn.Linear)
+    assert {p.dtype for p in model.parameters()} == {dtype}
+    assert model.frequencies.dtype == torch.float32
+    assert model(torch.randn(2, 8, dtype=dtype)).dtype == dtype
+    assert held_precision(model) == "nf4"
+    assert held_precision(model[1:]) == compute
+
+
+def test_held_precision_is_the_lowest_of_all() -> None:
+    mixed = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).bfloat16())
+    assert held_precision(mixed) == "bf16"
+    assert held_precision(nn.Linear(2, 2).double()) == "float64"
+    assert held_precision(nn.Linear(2, 2).half()) == "float16"
+
+
+def test_nf4_computes_in_what_auto_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "_bf16_instructions", lambda: "AMX")
+    assert resolve_compute("nf4") == "bf16"
+    monkeypatch.setattr(precision, "_bf16_instructions", lambda: None)
+    assert resolve_compute("nf4") == "fp32"
+    assert resolve_compute("bf16") == "bf16"

@@ -10,8 +10,17 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from peftlab.errors import RequestError
+from peftlab.layers import is_linear
 from peftlab.methods import LoRA, inject
-from peftlab.models import ARCHITECTURES, LOGICAL, find_targets, head_names
+from peftlab.models import (
+    ARCHITECTURES,
+    LOGICAL,
+    find_blocks,
+    find_targets,
+    head_names,
+    linear_names,
+    norms,
+)
 
 COMMON = {
     "vocab_size": 40,
@@ -21,12 +30,16 @@ COMMON = {
     "intermediate_size": 12,
     "pad_token_id": 1,
 }
+GROUPED = {"num_key_value_heads": 1}  # keys and values narrower than queries
 EXTRA: dict[str, dict[str, object]] = {
     "electra": {"embedding_size": 6},
     "albert": {"embedding_size": 6},
     "distilbert": {"dim": 8, "n_layers": 2, "n_heads": 2, "hidden_dim": 12},
     "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
     "modernbert": {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3},
+    "gpt2": {"bos_token_id": 2, "eos_token_id": 3, "n_inner": 12},
+    **dict.fromkeys(("llama", "mistral", "qwen2"), GROUPED),
+    "qwen3": {**GROUPED, "head_dim": 4},
 }
 # the layers of block 0 by word, in LOGICAL's order (query, key, value, attention-output, ffn-in,
 # ffn-out), below the block; then the block; then the head
@@ -34,6 +47,11 @@ BERT_LAYERS = (
     "attention.self.query attention.self.key attention.self.value attention.output.dense "
     "intermediate.dense output.dense"
 )
+LLAMA_LAYERS = (
+    "self_attn.q_proj self_attn.k_proj self_attn.v_proj self_attn.o_proj "
+    "mlp.gate_proj+mlp.up_proj mlp.down_proj"
+)
+HEAD = ["score"]
 EXPECTED = {
     "bert": (BERT_LAYERS, "bert.encoder.layer.0", ["bert.pooler", "classifier"]),
     "roberta": (BERT_LAYERS, "roberta.encoder.layer.0", ["classifier"]),
@@ -66,6 +84,31 @@ EXPECTED = {
         "model.layers.0",
         ["head", "classifier"],
     ),
+    "gpt2": (
+        "attn.c_attn attn.c_attn attn.c_attn attn.c_proj mlp.c_fc mlp.c_proj",
+        "transformer.h.0",
+        ["score"],
+    ),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), (LLAMA_LAYERS, "model.layers.0", HEAD)),
+}
+# the last modules of block 0 before its two residual adds, and the norms of the whole backbone
+BERT_ENDS = ("attention.output.dropout output.dropout", 5)
+LLAMA_ENDS = ("self_attn.o_proj mlp.down_proj", 5)
+ENDS = {
+    "bert": BERT_ENDS,
+    "roberta": BERT_ENDS,
+    "xlm-roberta": BERT_ENDS,
+    "electra": BERT_ENDS,
+    "deberta-v2": BERT_ENDS,
+    "mpnet": ("attention.dropout output.dropout", 5),
+    "distilbert": ("attention.out_lin ffn.dropout", 5),
+    "albert": ("attention.output_dropout ffn_output", 3),
+    "modernbert": ("attn.out_drop mlp.Wo", 5),  # block 0 has no norm before its attention
+    "gpt2": ("attn.resid_dropout mlp.dropout", 5),
+    "llama": LLAMA_ENDS,
+    "mistral": LLAMA_ENDS,
+    "qwen2": LLAMA_ENDS,
+    "qwen3": ("self_attn.o_proj mlp.down_proj", 9),  # queries and keys are normalised too
 }
 
 
@@ -75,8 +118,15 @@ def build(model_type: str, **settings: object) -> PreTrainedModel:
     return AutoModelForSequenceClassification.from_config(config)
 
 
+def logits(model: PreTrainedModel) -> torch.Tensor:
+    ids = torch.arange(4, 16).view(2, 6)
+    with torch.no_grad():
+        result: torch.Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    return result
+
+
 def test_every_architecture_is_expected_here() -> None:
-    assert set(EXPECTED) == set(ARCHITECTURES)
+    assert set(EXPECTED) == set(ENDS) == set(ARCHITECTURES)
 
 
 @pytest.mark.parametrize("model_type", EXPECTED)
@@ -85,10 +135,10 @@ def test_words_name_the_layers_of_each_block(model_type: str) -> None:
     model = build(model_type)
     blocks = 1 if model_type == "albert" else 2  # ALBERT's layers share one block's weights
     for word, layer in zip(LOGICAL, layers.split(), strict=True):
-        found = find_targets(model, word)
-        assert len(found.names) == blocks
-        assert found.names[0] == f"{block}.{layer}"
-        assert isinstance(model.get_submodule(found.names[0]), nn.Linear)
+        found, first = find_targets(model, word), [f"{block}.{name}" for name in layer.split("+")]
+        assert len(found.names) == blocks * len(first)
+        assert found.names[: len(first)] == first
+        assert all(is_linear(model.get_submodule(name)) for name in found.names)
     assert head_names(model) == head
 
 
@@ -96,21 +146,76 @@ def test_words_name_the_layers_of_each_block(model_type: str) -> None:
 def test_all_linear_is_every_linear_layer_but_the_head(model_type: str) -> None:
     model = build(model_type)
     head = tuple(f"{name}." for name in head_names(model))
-    linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    linear = {name for name, module in model.named_modules() if is_linear(module)}
     expected = {name for name in linear if not f"{name}.".startswith(head)}
+    assert expected
     assert set(find_targets(model, "all-linear").names) == expected
     by_word = set(find_targets(model, ",".join(LOGICAL)).names)
     assert by_word <= expected
+
+
+@pytest.mark.parametrize("model_type", ENDS)
+def test_blocks_end_in_the_modules_named_here(model_type: str) -> None:
+    (ends, _), (_, block, _) = ENDS[model_type], EXPECTED[model_type]
+    model = build(model_type)
+    blocks = 1 if model_type == "albert" else 2
+    names = [f"{block}.{name}" for name in ends.split()]
+    both, ffn = find_blocks(model), find_blocks(model, ffn_only=True)
+    assert (len(both.names), len(ffn.names)) == (2 * blocks, blocks)
+    assert set(both.names[:2]) == set(names)
+    assert ffn.names[0] == names[1]
+
+
+class Silent(nn.Module):
+    """Zeros of the shape that `base` gives."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(self.base(*inputs))
+
+
+@pytest.mark.parametrize("model_type", ENDS)
+def test_nothing_of_a_block_comes_between_its_ends_and_the_residual_add(model_type: str) -> None:
+    """With both ends silenced no linear layer of a block matters; with the FFN's alone, some do."""
+    model = build(model_type).eval()
+    block = EXPECTED[model_type][1].rsplit(".", 1)[0]
+    inside = [name for name in linear_names(model) if name.startswith(block)]
+    for ffn_only in (True, False):
+        for name in find_blocks(model, ffn_only).names:
+            model.set_submodule(name, Silent(model.get_submodule(name)))
+        before = logits(model)
+        with torch.no_grad():
+            for name in inside:
+                for parameter in model.get_submodule(name).parameters():
+                    parameter.normal_()
+        assert torch.equal(logits(model), before) != ffn_only
+
+
+@pytest.mark.parametrize("model_type", ENDS)
+def test_norms_are_all_of_the_backbone_and_none_of_the_head(model_type: str) -> None:
+    model = build(model_type)
+    found = norms(model)
+    assert len(found) == len(set(found)) == ENDS[model_type][1]
+    assert all(any(True for _ in norm.parameters()) for norm in found)
+    head = {m for name in head_names(model) for m in model.get_submodule(name).modules()}
+    assert not head & set(found)
+
+
+def test_an_unknown_architecture_has_no_known_blocks() -> None:
+    model = build("convbert", embedding_size=8, head_ratio=1, conv_kernel_size=3)
+    with pytest.raises(RequestError, match=r"'convbert' add their residuals is not known.*bert"):
+        find_blocks(model)
 
 
 @pytest.mark.parametrize("model_type", EXPECTED)
 def test_lora_trains_on_each_architecture(model_type: str) -> None:
     model = inject(build(model_type), LoRA(rank=2, targets="query,value")).train()
     ids = torch.randint(4, 40, (4, 6))
-    loss = model(
-        input_ids=ids, attention_mask=torch.ones_like(ids), labels=torch.ones(4).long()
-    ).loss
-    loss.backward()
+    output = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=torch.ones(4).long())
+    output.loss.backward()
     updates = [p for name, p in model.named_parameters() if name.endswith("lora_B")]
     assert updates
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in updates)
@@ -125,6 +230,7 @@ def test_a_fused_projection_is_taken_whole_and_said() -> None:
     assert "fused" in found.notes[0]
     assert "gate" in find_targets(build("modernbert"), "ffn-in").notes[0]
     assert len(find_targets(build("modernbert"), "all-linear").notes) == 2
+    assert "attn.c_attn" in find_targets(build("gpt2"), "query,value").notes[0]
     assert not find_targets(build("modernbert"), "ffn-out").notes
     assert not find_targets(build("bert"), "query,value").notes
 

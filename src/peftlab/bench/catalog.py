@@ -6,27 +6,70 @@ import shutil
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from peftlab.bench.environment import environment, processor
+from peftlab.bench.record import Trainable
+from peftlab.bench.runner import count
 from peftlab.hub import problem
-from peftlab.layers import resolve_device, resolve_precision
-from peftlab.methods import METHODS
-from peftlab.models import ARCHITECTURES, BUNDLED, is_bundled_here
+from peftlab.layers import hold_in_nf4, resolve_device, resolve_precision
+from peftlab.methods import METHODS, Method, inject, make
+from peftlab.models import ARCHITECTURES, BUNDLED, is_bundled_here, linear_names
 from peftlab.tasks import listing
 
 Row = tuple[str, ...]
 
 
+METHODS_HEAD = ("method", "trains", "adapter", "head", "paper")
+
+
 def methods() -> list[Row]:
-    """Name, what trains, settings with their defaults, learning rates, paper."""
+    """The rows under `METHODS_HEAD`; adapter and head are numbers trained on RoBERTa-base."""
     rows: list[Row] = []
     for name, method in METHODS.items():
-        settings = ", ".join(f"{key}={value}" for key, value in method().settings.items())
-        rates = f"{method.default_lr:g} / {method.default_head_lr:g}"
-        rows.append((name, method.summary, settings or "none", rates, method.paper))
+        trained = trained_on_roberta(method())
+        numbers = (f"{trained.adapter:,}", f"{trained.head:,}")
+        rows.append((name, method.summary, *numbers, method.paper))
     return rows
+
+
+def method_settings(name: str) -> list[Row]:
+    """A method's settings and learning rates, and their defaults.
+
+    Raises:
+        RequestError: for an unknown name.
+    """
+    method = make(name)
+    rates = {"lr": method.default_lr, "head_lr": method.default_head_lr}
+    return [(key, shown(value)) for key, value in (method.settings | rates).items()]
+
+
+def shown(value: Any) -> str:
+    """A setting's value as a user writes it.
+
+    >>> shown(16.0), shown(None), shown(False), shown("query,value")
+    ('16', 'none', 'false', 'query,value')
+    """
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def trained_on_roberta(method: Method) -> Trainable:
+    """The numbers that `method` trains on RoBERTa-base with two labels, counted on its structure.
+
+    LoRA-drop's are those of its first stage: how many layers share a pair is decided by data.
+    """
+    from transformers import RobertaConfig, RobertaForSequenceClassification
+
+    config = RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1)
+    with torch.device("meta"):
+        model = RobertaForSequenceClassification(config)
+    if method.base_precision == "nf4":
+        hold_in_nf4(model, linear_names(model), "fp32")
+    return count(inject(model, method))
 
 
 def tasks(data_dir: Path | None) -> list[Row]:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from peftlab.bench.record import SCHEMA_VERSION, MethodPart, ModelPart, TaskPart
 from peftlab.bench.suite import slug
+from peftlab.models import Source
 
 
 class Cell(BaseModel):
@@ -31,6 +32,17 @@ class Cell(BaseModel):
     training: dict[str, Any]  # epochs, batch_size, lr, head_lr, max_length, ..., all resolved
     precision: str
     seed: int
+
+    @property
+    def source(self) -> Source:
+        """The base, as `peftlab.models.find` gave it."""
+        return Source(
+            name=self.model.name,
+            folder=self.model_folder,
+            revision=self.model.revision,
+            sha256=self.model.sha256 or "",
+            model_type=self.model_type,
+        )
 
     @property
     def identity(self) -> str:

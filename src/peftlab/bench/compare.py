@@ -5,18 +5,20 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 
 from peftlab.bench.cell import Cell
 from peftlab.bench.execute import Worker, how_it_died, order
 from peftlab.bench.grid import Grid, resolve
+from peftlab.bench.keep import Keep, drop_beaten, room_mib
 from peftlab.bench.progress import Observer, observer
 from peftlab.bench.record import Record
 from peftlab.bench.runner import failed
 from peftlab.bench.store import Store, relabelled
 from peftlab.bench.suite import merged_request, slug
+from peftlab.errors import unknown
 from peftlab.methods import Method
 from peftlab.tasks import Task
 
@@ -30,6 +32,7 @@ def compare(
     seeds: Sequence[int] | None = None,
     data_dir: str | Path | None = None,
     out: str | Path | None = None,
+    keep: Keep = "all",
     **training: Any,
 ) -> list[Record]:
     """Train and measure every method on every task with every seed; done cells are not run again.
@@ -42,6 +45,8 @@ def compare(
         seeds: one run of every cell a seed; (0,) unless a suite file says otherwise.
         data_dir: the folder with GLUE's own files; PEFTLAB_DATA_DIR's if not given.
         out: the folder for records, curves and predictions; `runs/SUITE` if not given.
+        keep: which cells' adapters to keep: all, the best seed's of each row, or none. A method
+            that changes the whole model keeps its best seed's at most.
         training: fields of `peftlab.bench.suite.Training`, such as epochs or lr.
 
     Raises:
@@ -60,7 +65,7 @@ def compare(
     }
     grid = resolve(merged_request(file, request))
     folder = Path(out) if out is not None else default_out(grid)
-    return run_grid(grid, folder, observer(Console(stderr=True)))
+    return run_grid(grid, folder, observer(Console(stderr=True)), keep=keep)
 
 
 def _listed(given: Sequence[Any] | None) -> list[Any] | None:
@@ -75,17 +80,25 @@ def default_out(grid: Grid) -> Path:
     return Path("runs") / slug(grid.suite.name)
 
 
-def run_grid(grid: Grid, out: Path, progress: Observer, rerun: bool = False) -> list[Record]:
-    """Run the grid's missing cells into `out`; returns every cell's record in the grid's order."""
+def run_grid(
+    grid: Grid, out: Path, progress: Observer, rerun: bool = False, keep: Keep = "all"
+) -> list[Record]:
+    """Run the grid's missing cells into `out`; returns every cell's record in the grid's order.
+
+    Raises:
+        RequestError: if `out` can't take them, or `keep` is unknown.
+    """
+    if keep not in get_args(Keep):
+        raise unknown("keep", keep, get_args(Keep))
     store = Store(out)
-    store.prepare()
+    store.prepare(room_mib(grid, keep))
     write_suite(store, grid)
     done = {} if rerun else _done(store, grid)
     missing = [cell for cell in grid.cells if cell.name not in done]
     with progress:
         progress.suite(grid, len(done), str(out))
         if missing:
-            done |= _run_missing(missing, grid, store, progress)
+            done |= _run_missing(missing, grid, store, progress, done, keep)
     return [relabelled(done[cell.name], cell.method.label) for cell in grid.cells]
 
 
@@ -106,25 +119,32 @@ def _done(store: Store, grid: Grid) -> dict[str, Record]:
 
 
 def _run_missing(
-    missing: list[Cell], grid: Grid, store: Store, progress: Observer
+    missing: list[Cell],
+    grid: Grid,
+    store: Store,
+    progress: Observer,
+    done: dict[str, Record],
+    keep: Keep,
 ) -> dict[str, Record]:
-    records = {}
+    records: dict[str, Record] = {}
     with Worker() as worker, tempfile.TemporaryDirectory(prefix="peftlab-") as scratch:
         files = {name: Path(scratch) / f"{i}.json" for i, name in enumerate(grid.tasks)}
         for name, task in grid.tasks.items():
             task.write(files[name])
         for cell in missing:
             progress.cell(cell)
-            records[cell.name] = _run_one(worker, cell, files[cell.task.name], store, progress)
+            asked = order(cell, files[cell.task.name], store.out, keep=keep != "none")
+            records[cell.name] = _run_one(worker, cell, asked, store, progress)
+            drop_beaten(store, [*done.values(), *records.values()], keep)
             progress.end(records[cell.name])
     return records
 
 
 def _run_one(
-    worker: Worker, cell: Cell, task_file: Path, store: Store, progress: Observer
+    worker: Worker, cell: Cell, asked: dict[str, Any], store: Store, progress: Observer
 ) -> Record:
     code = worker.run(
-        order(cell, task_file, store.out),
+        asked,
         lambda event: progress.row(cell, event["row"], event["total"]),
     )
     record = store.read(cell.name) if code == 0 else None

@@ -106,12 +106,13 @@ def _spin_is_set() -> bool:
     return "GOMP_SPINCOUNT" in os.environ or "OMP_WAIT_POLICY" in os.environ
 
 
-def order(cell: Cell, task_file: Path, out: Path) -> dict[str, Any]:
-    """The worker's order for a cell."""
+def order(cell: Cell, task_file: Path, out: Path, keep: bool) -> dict[str, Any]:
+    """The worker's order for a cell; `keep` says whether to save its adapter."""
     return {
         "cell": cell.model_dump(mode="json"),
         "task_file": str(task_file),
         "out": str(out.resolve()),
+        "keep": keep,
     }
 
 

@@ -16,7 +16,7 @@ from peftlab.bench.cell import Cell
 from peftlab.bench.record import MethodPart, ModelPart, TaskPart
 from peftlab.bench.suite import Suite, Training, Variant
 from peftlab.errors import RequestError
-from peftlab.layers import resolve_device, resolve_precision
+from peftlab.layers import resolve_compute, resolve_device, resolve_precision
 from peftlab.methods import Method, inject, make
 from peftlab.models import Source, empty_model, find, load_source, longest_input
 from peftlab.tasks import Task, load, load_file
@@ -45,9 +45,9 @@ def resolve(suite: Suite) -> Grid:
     limit = longest_input(source.folder)
     device = resolve_device(suite.training.device)
     precision = resolve_precision(suite.training.precision, device.value)
-    load_source(source.folder, num_labels=2, precision=precision.value, seed=0)  # must load
+    load_source(source, num_labels=2, precision=precision.value, seed=0)  # must load
     parts = [
-        _method_part(source, variant, method)
+        _method_part(source, variant, method, method.base_precision or precision.value)
         for variant, method in zip(suite.methods, methods, strict=True)
     ]
     _check_rows(parts, suite)
@@ -84,8 +84,8 @@ def load_tasks(suite: Suite) -> list[Task]:
     return list({task.name: task for task in tasks}.values())
 
 
-def _method_part(source: Source, variant: Variant, method: Method) -> MethodPart:
-    model = empty_model(source.folder, num_labels=2)
+def _method_part(source: Source, variant: Variant, method: Method, precision: str) -> MethodPart:
+    model = empty_model(source.folder, num_labels=2, precision=precision)
     try:
         inject(model, method)
     except RequestError as error:
@@ -114,6 +114,8 @@ def resolve_training(
     return {
         "epochs": asked.epochs,
         "batch_size": asked.batch_size,
+        "accumulation": asked.accumulation,
+        "checkpointing": asked.checkpointing,
         "lr": variant.lr or asked.lr or method.default_lr,
         "head_lr": variant.head_lr or asked.head_lr or method.default_head_lr,
         "max_length": asked.max_length or min(task.max_length, limit),
@@ -136,7 +138,13 @@ def make_cell(
     precision: str,
     seed: int,
 ) -> Cell:
-    """One cell; a method that needs an fp32 base gets one, and then `compute` is the precision."""
+    """One cell; a method that needs a base of its own precision gets one.
+
+    `compute` is what products are made in: where the method asks for the base's precision (fp32
+    for full and bitfit, nf4 for qlora), the one that was asked for the suite.
+    """
+    held = method.base_precision or precision
+    compute = resolve_compute(precision, training["device"])
     return Cell(
         suite=suite,
         model=ModelPart(name=source.name, revision=source.revision, sha256=source.sha256),
@@ -144,8 +152,8 @@ def make_cell(
         model_type=source.model_type,
         task=task_part(task),
         method=part,
-        training=training | {"compute": precision},
-        precision=method.base_precision or precision,
+        training=training | {"compute": compute},
+        precision=held,
         seed=seed,
     )
 

@@ -14,15 +14,26 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from peftlab.adapters import TaskCard, save
 from peftlab.bench.cell import Cell
 from peftlab.bench.environment import environment
 from peftlab.bench.record import Best, Failure, Memory, Record, Speed, Trainable
 from peftlab.bench.store import Store
-from peftlab.methods import inject, injected, make
+from peftlab.methods import Method, inject, injected, make
 from peftlab.models import head_parameters, load_source, load_tokenizer
 from peftlab.tasks import Task
 from peftlab.tasks.metrics import score
-from peftlab.training import Encoded, Fitted, Loop, MemoryMeter, Plan, encode, fit
+from peftlab.training import (
+    Encoded,
+    Fitted,
+    Loop,
+    MemoryMeter,
+    Plan,
+    Rehearsal,
+    encode,
+    fit,
+    outputs,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,10 +50,10 @@ class Outcome:
     predictions: list[dict[str, Any]]
 
 
-def run_cell(cell: Cell, task_file: Path, store: Store, on_row: OnRow) -> Record:
+def run_cell(cell: Cell, task_file: Path, store: Store, on_row: OnRow, keep: bool) -> Record:
     """Run one cell from nothing and write its files, the record last.
 
-    A failure is a record too; an interruption is not.
+    A failure is a record too; an interruption is not. `keep` says whether to save the adapter.
     """
     started = time.perf_counter()
     try:
@@ -50,10 +61,13 @@ def run_cell(cell: Cell, task_file: Path, store: Store, on_row: OnRow) -> Record
         task = Task.read(task_file)
         tokenizer = load_tokenizer(cell.model_folder)
         memory = MemoryMeter(cell.training["device"])
-        model = load_source(cell.model_folder, task.num_labels, cell.precision, cell.seed)
+        compute = cell.training["compute"]
+        model = load_source(cell.source, task.num_labels, cell.precision, cell.seed, compute)
         torch.manual_seed(cell.seed)
         inject(model, make(cell.method.name, cell.method.settings))
         outcome = run(model, tokenizer, task, cell, on_row, memory, started)
+        if keep:
+            save(model, store.adapter(cell.name))
         write(store, outcome)
     except Exception as error:  # whatever went wrong, the suite goes on and says so
         record = failed(cell, type(error).__name__, str(error), time.perf_counter() - started)
@@ -87,19 +101,36 @@ def run(
     train = encode(tokenizer, task.train.texts, task.train.labels, max_length)
     dev = encode(tokenizer, task.dev.texts, task.dev.labels, max_length)
     model.to(plan.device)  # type: ignore[arg-type]
-    _name_labels(model, task)
-    model.peftlab_autocast = plan.autocast  # type: ignore[assignment]
-    loop = Loop(model, method, train, plan)
-    fitted = fit(loop, dev, lambda out: dev_score(task, out), on_row, memory)
+    _name_task(model, task, max_length)
+    model.peftlab_compute = cell.training["compute"]
+    if cell.training["checkpointing"]:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    prepare_s = _prepare(model, method, Rehearsal(method, train, plan))
+    fitted = fit(
+        Loop(model, method, train, plan), dev, lambda out: dev_score(task, out), on_row, memory
+    )
     assert fitted.outputs is not None
+    by_rank = {
+        str(rank): dev_score(task, outputs(model, dev, plan)) for rank in method.ranks(model)
+    }
     record = _record(cell, task, model, fitted, train.n_truncated + dev.n_truncated, started)
+    record = record.model_copy(update={"prepare_s": prepare_s, "score_by_rank": by_rank or None})
     return Outcome(record, fitted.curve, _predictions(task, dev, fitted.outputs))
+
+
+def _prepare(model: PreTrainedModel, method: Method, rehearsal: Rehearsal) -> float | None:
+    """Let the method prepare itself; the seconds it took, or None if it has nothing to do."""
+    if type(method).prepare is Method.prepare:
+        return None
+    started = time.perf_counter()
+    method.prepare(model, rehearsal)
+    return time.perf_counter() - started
 
 
 def make_plan(cell: Cell, task: Task) -> Plan:
     """The loop's part of the cell: fp32 weights compute in bf16 by autocast where that is asked."""
-    names = ("epochs", "batch_size", "lr", "head_lr", "weight_decay", "warmup", "clip", "device")
-    asked = {name: cell.training[name] for name in names}
+    not_the_loops = ("max_length", "threads", "checkpointing", "compute")
+    asked = {name: value for name, value in cell.training.items() if name not in not_the_loops}
     autocast = cell.training["compute"] == "bf16" and cell.precision == "fp32"
     return Plan(kind=task.kind, seed=cell.seed, autocast=autocast, **asked)
 
@@ -185,7 +216,14 @@ def _predictions(task: Task, dev: Encoded, outputs: torch.Tensor) -> list[dict[s
     ]
 
 
-def _name_labels(model: PreTrainedModel, task: Task) -> None:
+def _name_task(model: PreTrainedModel, task: Task, max_length: int) -> None:
+    """Tell the model what it answers: transformers in its config, an adapter's folder in a card."""
+    model.peftlab_task = TaskCard(  # type: ignore[assignment]
+        kind=task.kind,
+        labels=list(task.labels),
+        columns=list(task.columns),
+        max_length=max_length,
+    )
     if task.kind == "classes":
         model.config.id2label = dict(enumerate(task.labels))
         model.config.label2id = {label: index for index, label in enumerate(task.labels)}

@@ -8,14 +8,15 @@ peftlab.predict(model, tokenizer, [("a sentence", "another one")])
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from pydantic import ValidationError
 from rich.console import Console
 
+from peftlab.adapters import TaskCard
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import method_part, resolve_training, task_part
 from peftlab.bench.progress import observer
@@ -24,9 +25,9 @@ from peftlab.bench.runner import answers, dev_score, run, write
 from peftlab.bench.store import Store
 from peftlab.bench.suite import Training, Variant
 from peftlab.errors import RequestError, explain
-from peftlab.layers import resolve_precision
+from peftlab.layers import held_precision, resolve_compute, resolve_precision
 from peftlab.methods import Method, inject, injected, make
-from peftlab.models import token_limit
+from peftlab.models import Source, token_limit
 from peftlab.tasks import Task, load
 from peftlab.training import MemoryMeter, Plan, encode, outputs
 
@@ -105,7 +106,7 @@ def evaluate(model: PreTrainedModel, tokenizer: Any, task: Task | str) -> dict[s
     """The task's metrics of `model` on its dev split, as fractions."""
     task = load(task) if isinstance(task, str) else task
     _check_outputs(model, task)
-    longest = min(task.max_length, token_limit(tokenizer, model.config))
+    longest = _longest(model, tokenizer, task.max_length)
     dev = encode(tokenizer, task.dev.texts, task.dev.labels, longest)
     return dev_score(task, outputs(model, dev, _plan_for_inference(model, task.kind)))
 
@@ -115,18 +116,56 @@ def predict(
 ) -> list[str] | list[float]:
     """The answer to each text, or pair of texts: a class's name, or a number for a regression."""
     rows = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
+    found = predictions(model, tokenizer, rows, lambda n: None)
+    return [answer.prediction for answer in found]  # type: ignore[return-value]
+
+
+class Prediction(NamedTuple):
+    """The answer to one text, and the probability of each class; none for a regression."""
+
+    prediction: str | float
+    scores: dict[str, float]
+
+
+def predictions(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    rows: Sequence[tuple[str, ...]],
+    on_batch: Callable[[int], None],
+) -> list[Prediction]:
+    """The answer to each row of one or two texts.
+
+    Args:
+        model: loaded and trained.
+        tokenizer: the model's own.
+        rows: one or two texts each.
+        on_batch: called with the number of rows of each batch that is done.
+    """
     if not rows:
         return []
     if len({len(row) for row in rows}) > 1:
         raise RequestError("texts must be all single texts or all pairs, got some of each")
     kind = "regression" if model.config.num_labels == 1 else "classes"
-    longest = token_limit(tokenizer, model.config)
-    data = encode(tokenizer, rows, [0] * len(rows), longest)
-    found = answers(kind, outputs(model, data, _plan_for_inference(model, kind)))
+    data = encode(tokenizer, rows, [0] * len(rows), _longest(model, tokenizer, None))
+    logits = outputs(model, data, _plan_for_inference(model, kind), on_batch)
+    found = answers(kind, logits)
     if kind == "regression":
-        return [float(value) for value in found]
-    names: dict[Any, str] = model.config.id2label or {}
-    return [names.get(index, str(index)) for index in found]
+        return [Prediction(float(value), {}) for value in found]
+    given: dict[Any, str] = model.config.id2label or {}
+    names = [given.get(index, str(index)) for index in range(logits.shape[1])]
+    shares = logits.softmax(-1).tolist()
+    return [
+        Prediction(names[int(index)], dict(zip(names, row, strict=True)))
+        for index, row in zip(found, shares, strict=True)
+    ]
+
+
+def _longest(model: PreTrainedModel, tokenizer: Any, otherwise: int | None) -> int:
+    """The longest input: as in training where the model knows it, else the task's or its own."""
+    limit = token_limit(tokenizer, model.config)
+    card: TaskCard | None = getattr(model, "peftlab_task", None)
+    wanted = card.max_length if card else otherwise
+    return min(wanted or limit, limit)
 
 
 def _check(training: dict[str, Any], method: Method) -> Training:
@@ -135,7 +174,7 @@ def _check(training: dict[str, Any], method: Method) -> Training:
         "threads": "call torch.set_num_threads",
         "precision": "load the model with load_model(..., precision=...)",
     }
-    if method.base_precision is not None:
+    if method.base_precision == "fp32":
         del ways["precision"]  # an fp32 base computes in what is asked
     for name in sorted(ways.keys() & training.keys()):
         raise RequestError(f"train() takes the model as it is; for {name}, {ways[name]}")
@@ -165,13 +204,19 @@ def _cell(
     variant = Variant.model_validate(method)
     longest = token_limit(tokenizer, model.config)
     training = resolve_training(asked, variant, method, task, longest, device)
-    held = "bf16" if _base_dtype(model) == torch.bfloat16 else "fp32"
-    compute = resolve_precision(asked.precision, device).value if method.base_precision else held
+    held = _held(model)
+    asked_for = asked.precision if method.base_precision == "fp32" else held
+    compute = resolve_compute(resolve_precision(asked_for, device).value, device)
+    source: Source | None = getattr(model, "peftlab_source", None)
     folder = Path(model.name_or_path or "model")
     return Cell(
         suite=SUITE,
-        model=ModelPart(name=folder.name, revision=None, sha256=None),
-        model_folder=folder,
+        model=ModelPart(
+            name=source.name if source else folder.name,
+            revision=source.revision if source else None,
+            sha256=source.sha256 if source else None,
+        ),
+        model_folder=source.folder if source else folder,
         model_type=model.config.model_type,
         task=task_part(task),
         method=method_part(model, method, method.name),
@@ -181,9 +226,8 @@ def _cell(
     )
 
 
-def _base_dtype(model: PreTrainedModel) -> torch.dtype:
-    backbone = model.get_submodule(model.base_model_prefix)
-    return next(backbone.parameters()).dtype
+def _held(model: PreTrainedModel) -> str:
+    return held_precision(model.get_submodule(model.base_model_prefix))
 
 
 def _plan_for_inference(model: PreTrainedModel, kind: str) -> Plan:
@@ -198,5 +242,6 @@ def _plan_for_inference(model: PreTrainedModel, kind: str) -> Plan:
         clip=1.0,
         seed=0,
         device=model.device.type,
-        autocast=getattr(model, "peftlab_autocast", False),  # as it was trained
+        # as it was trained
+        autocast=_held(model) == "fp32" and getattr(model, "peftlab_compute", None) == "bf16",
     )

@@ -1,6 +1,7 @@
 """The folder that a suite leaves: records, curves, predictions. Every write is whole or absent.
 
-OUT/suite.json · records/CELL.json · curves/CELL.jsonl · predictions/CELL.jsonl · report/
+OUT/suite.json · records/CELL.json · curves/CELL.jsonl · predictions/CELL.jsonl ·
+adapters/CELL/ · report/
 """
 
 from __future__ import annotations
@@ -27,8 +28,15 @@ class Store:
     def __init__(self, out: Path) -> None:
         self.out = out
 
-    def prepare(self) -> None:
+    def adapter(self, cell: str) -> Path:
+        """The folder of a cell's adapter."""
+        return self.out / "adapters" / cell
+
+    def prepare(self, adapters_mib: float = 0.0) -> None:
         """Make the folder, or check that an existing one is ours, writable and has room.
+
+        Args:
+            adapters_mib: what adapters will need at most, beside records and curves.
 
         Raises:
             RequestError: if it is not.
@@ -46,14 +54,17 @@ class Store:
                 "give another one with --out DIR"
             ) from error
         free = shutil.disk_usage(self.out).free / 2**20
-        if free < NEEDED_MIB:
+        needed = NEEDED_MIB + adapters_mib
+        if free < needed:
             raise RequestError(
                 f"output folder {self.out} has {free:.0f} MiB of free disk space and "
-                f"{NEEDED_MIB} MiB are needed; free some, or give another one with --out DIR"
+                f"{needed:.0f} MiB are needed; free some, or give another one with --out DIR"
             )
         for kind in ("records", "curves", "predictions"):
             for left in (self.out / kind).glob("*.tmp"):  # of a run that was killed as it wrote
                 left.unlink()
+        for left in (self.out / "adapters").glob(".*"):
+            shutil.rmtree(left, ignore_errors=True)
 
     def _check_ours(self) -> None:
         if not self.out.is_dir():

@@ -23,8 +23,8 @@ from peftlab.methods import METHODS, Method, split_variants
 from peftlab.tasks import Task, names
 
 DEMO_NAME = "demo"
-DEMO_TASKS = ["acceptability", "similarity"]
-DEMO_METHODS = ["full", "head", "bitfit", "lora"]
+DEMO_TASKS = ["acceptability"]
+DEMO_METHODS = list(METHODS)
 DEMO_SEEDS = [0, 1]
 
 
@@ -48,7 +48,9 @@ class Training(_Request):
     weight_decay: float = Field(default=0.0, ge=0, lt=1)
     warmup: float = Field(default=0.06, ge=0, lt=1)
     clip: float = Field(default=1.0, gt=0)
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    accumulation: int = Field(default=1, ge=1, le=65_536)  # the parts that a batch is taken in
+    checkpointing: bool = False  # compute activations again in the backward pass, to save memory
+    precision: Literal["auto", "fp32", "bf16", "nf4"] = "auto"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: int | None = Field(default=None, ge=1, le=1024)
 

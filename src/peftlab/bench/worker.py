@@ -116,6 +116,7 @@ def run_order(order: str, events: TextIO) -> None:
         Path(wanted["task_file"]),
         Store(Path(wanted["out"])),
         on_row,
+        wanted["keep"],
     )
 
 

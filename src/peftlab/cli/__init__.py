@@ -12,10 +12,12 @@ import traceback
 
 import typer
 
+from peftlab.cli.adapters import export, merge, predict
 from peftlab.cli.compare import compare
 from peftlab.cli.doctor import doctor
 from peftlab.cli.listings import methods, models, tasks
 from peftlab.cli.report import report
+from peftlab.cli.train import train
 from peftlab.errors import RequestError
 
 app = typer.Typer(
@@ -26,7 +28,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (compare, report, methods, tasks, models, doctor):
+COMMANDS = (
+    *(compare, train, predict, merge, export),
+    *(report, methods, tasks, models, doctor),
+)
+for command in COMMANDS:
     app.command()(command)
 
 

@@ -8,12 +8,21 @@ from typing import Annotated
 import typer
 
 
-def methods() -> None:
-    """List the methods: what each trains, its settings, learning rates and paper."""
-    from peftlab.bench import catalog
+def methods(
+    name: Annotated[str | None, typer.Argument(help="Show this one's settings.")] = None,
+) -> None:
+    """List the methods: what each trains, how much of RoBERTa-base, and its paper."""
+    from rich.console import Console
 
-    head = ("method", "trains", "settings", "lr / head lr", "paper")
-    print_rows(head, catalog.methods())
+    with Console(stderr=True).status("counting what each method trains"):
+        from peftlab.bench import catalog
+
+        head = ("setting", "default") if name else catalog.METHODS_HEAD
+        rows = catalog.method_settings(name) if name else catalog.methods()
+    print_rows(head, rows)
+    if name is None:
+        print("adapter, head: numbers trained on RoBERTa-base, two labels, at the default settings")
+        print("`peftlab methods NAME` shows a method's settings")
 
 
 def tasks(

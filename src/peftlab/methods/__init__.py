@@ -12,6 +12,11 @@ from peftlab.methods.base import METHODS, Method, inject, injected, make, split_
 for _module in pkgutil.iter_modules(__path__, prefix=f"{__name__}."):
     importlib.import_module(_module.name)
 
+# baselines first, then as the papers appeared: tables and `all` follow this order
+_ordered = sorted(METHODS.items(), key=lambda item: (item[1].paper != "baseline", item[1].paper))
+METHODS.clear()
+METHODS.update(_ordered)
+
 # every method's class is a name of this package: peftlab.methods.LoRA
 globals().update({method.__name__: method for method in METHODS.values()})
 

@@ -136,6 +136,16 @@ class Method(abc.ABC):
         """Set `model` to each rank that it can be cut to, the trained one last."""
         return iter(())
 
+    def at_rank(self, state: dict[str, torch.Tensor], rank: int) -> tuple[Method, Any]:
+        """The method and the tensors of its adapter, cut to a lower rank.
+
+        Raises:
+            RequestError: if the method has no ranks to choose from, or not this one.
+        """
+        raise RequestError(
+            f"{self.name} is trained for one rank; dylora has several to choose from"
+        )
+
     def state(self, model: PreTrainedModel) -> dict[str, Any]:
         """What the run has made of the model's structure, as JSON; `restore` makes it again."""
         return {}

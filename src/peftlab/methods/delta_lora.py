@@ -7,10 +7,9 @@ Paper      Zi et al. 2023, arXiv:2309.02411, algorithm 1 (GLUE: λ = 0.5, K = th
 Reference  none published by the authors; the formula in float64: tests/methods/test_delta_lora.py
 Shapes     W (out, in) moved without a gradient · A (rank, in), B (out, rank) trained
 Init       as LoRA; no dropout in the update, whose gradient stands for that of W
-Cost       as LoRA, and a second pass through A and B; no gradient or optimizer state for W
+Cost       as LoRA, and a pass through both pairs of factors; no gradient or state for W
 Departs    the sum telescopes, W_T = W₀ + λ·s·(B_TA_T - B_KA_K), so W stays as it was and the
-           difference is kept as two pairs of factors: exact, also where W is in bf16 and would
-           swallow single increments.
+           difference is kept as two pairs of factors: a W in bf16 would swallow single increments.
            With K = 0 under AdamW it is LoRA at (1+λ)·alpha but for AdamW's epsilon and clipping
            (specification, section 2.11): control=true trains just that, for comparison
 Raises     as LoRA, and RequestError on an nf4 base
@@ -119,10 +118,10 @@ class DeltaLoRALinear(Adapter):
 
     def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
         out: Tensor = self.base(x) + low_rank_update(x, self.lora_A, self.lora_B, self.scaling)
-        share = self.delta * self.scaling * self.follows.to(x.dtype)
-        now = low_rank_update(x, self.lora_A.detach(), self.lora_B.detach(), 1.0)
-        start = low_rank_update(x, self.start_A, self.start_B, 1.0)
-        return out + share * (now - start)
+        pairs = torch.cat([self.lora_A.detach(), self.start_A])  # (2·rank, in)
+        signed = torch.cat([self.lora_B.detach(), -self.start_B], dim=1)  # (out, 2·rank)
+        moved = low_rank_update(x, pairs, self.follows * signed, self.delta * self.scaling)
+        return out + moved
 
     def merged_weight(self, weight: Tensor) -> Tensor:  # (out, in) -> (out, in)
         now, start = self.lora_B @ self.lora_A, self.start_B @ self.start_A

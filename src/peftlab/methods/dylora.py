@@ -17,6 +17,7 @@ Raises     as LoRA
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -24,6 +25,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from peftlab.errors import RequestError
 from peftlab.layers import (
     Adapter,
     Linear,
@@ -112,6 +114,19 @@ class DyLoRA(Method):
             for layer in _layers(model):
                 layer.cut = rank
             yield rank
+
+    def at_rank(self, state: dict[str, Tensor], rank: int) -> tuple[Method, dict[str, Tensor]]:
+        if not 1 <= rank <= self.rank:
+            raise RequestError(f"rank must be from 1 to {self.rank}, got {rank}")
+        cut = {
+            name: tensor[:rank]
+            if name.endswith(".lora_A")
+            else tensor[:, :rank]
+            if name.endswith(".lora_B")
+            else tensor
+            for name, tensor in state.items()
+        }
+        return replace(self, rank=rank), cut
 
     def peft_config(self) -> dict[str, Any]:
         return {

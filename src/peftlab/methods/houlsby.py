@@ -12,7 +12,8 @@ Cost       2·size·d + size + d trained numbers a bottleneck; it can't be merge
            stays (measured in docs/methods/houlsby.md)
 Departs    a bottleneck stands on the last module before the residual add: the dropout where there
            is one, else the projection. init_std is the paper's 1e-2 (its code: 1e-3).
-           The variant "pfeiffer" has the FFN's bottleneck alone and frozen norms
+           The variant "pfeiffer" has the FFN's bottleneck alone and frozen norms; AdapterHub's
+           has ReLU for gelu and stands behind the residual add
 Raises     RequestError for an architecture whose blocks are not known
 """
 

@@ -12,7 +12,8 @@ Cost       rank · out trained numbers a layer; the backward pass of B needs x A
            layer's input is not kept (tests/methods/test_lora_fa.py counts the saved bytes)
 Departs    A is drawn as PEFT's, not from N(0, 1): A ← kA is exactly alpha ← k·alpha here, so a
            published alpha for N(0, 1) is sqrt(3·in) times as much in ours.
-           (A Aᵀ)⁻¹ is computed once, since A never moves, and in fp32
+           (A Aᵀ)⁻¹ is computed once, since A never moves, and in fp32; the gradient is corrected
+           before it is clipped (PEFT: in the optimizer's step, behind clipping)
 Raises     as LoRA
 """
 

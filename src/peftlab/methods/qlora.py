@@ -8,9 +8,10 @@ Shapes     W (out, in) frozen, 4.127 bits a weight · A (rank, in), B (out, rank
 Init       as LoRA, from the dequantised base
 Cost       as LoRA, and one dequantisation of W in each direction. Embeddings, norms and head are
            not quantised, and activations are as they were: peak memory falls by the weights alone
-Departs    the target layers default to query and value as for every method here (the authors
-           adapt all linear layers: targets=all-linear); gradient checkpointing is a setting of
-           training. A merged layer adds the update to dq(W), which is what was trained
+Departs    norms and embeddings are held in the precision of the products, not in fp32. The target
+           layers default to query and value as for every method here (the authors adapt all linear
+           layers: targets=all-linear). Gradient checkpointing is a setting of training. A merged
+           layer adds the update to dq(W), which is what was trained
 Raises     RequestError if the base is not held in nf4, or for optimizer="paged" without CUDA
 """
 

@@ -12,6 +12,8 @@ from peftlab.models.load import (
     load_source,
     load_tokenizer,
     longest_input,
+    stored_names,
+    stored_tensor,
     token_limit,
 )
 from peftlab.models.targets import (
@@ -45,5 +47,7 @@ __all__ = [
     "load_tokenizer",
     "longest_input",
     "norms",
+    "stored_names",
+    "stored_tensor",
     "token_limit",
 ]

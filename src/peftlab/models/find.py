@@ -32,9 +32,18 @@ class Source:
     sha256: str
     model_type: str
 
+    @property
+    def is_named(self) -> bool:
+        """Whether the name finds it on any machine: a bundled model, or one of the hub."""
+        return self.revision is not None or self.name == BUNDLED
 
-def find(name: str) -> Source:
+
+def find(name: str, revision: str | None = None) -> Source:
     """Find a model by name or folder, downloading it from the hub if need be.
+
+    Args:
+        name: `minilm`, a folder, or a hub name.
+        revision: the hub's commit; the newest if not given.
 
     Raises:
         RequestError: if there is no such model, or its folder lacks what is needed.
@@ -44,7 +53,7 @@ def find(name: str) -> Source:
     elif _is_folder(name):
         folder, revision = Path(name).expanduser(), None
     else:
-        folder, revision = _from_hub(name)
+        folder, revision = _from_hub(name, revision)
     weights = _check_folder(name, folder)
     config = read_config(folder)
     shown = name if name == BUNDLED or revision else folder.resolve().name
@@ -71,7 +80,7 @@ def _is_folder(name: str) -> bool:
     return looks_like_one or Path(name).is_dir()
 
 
-def _from_hub(name: str) -> tuple[Path, str]:
+def _from_hub(name: str, revision: str | None) -> tuple[Path, str]:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -81,7 +90,11 @@ def _from_hub(name: str) -> tuple[Path, str]:
     try:
         folder = Path(
             snapshot_download(
-                name, allow_patterns=wanted, ignore_patterns=["*/*"], local_files_only=not online
+                name,
+                revision=revision,
+                allow_patterns=wanted,
+                ignore_patterns=["*/*"],
+                local_files_only=not online,
             )
         )
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:

@@ -6,7 +6,7 @@ a generator of its own, seeded by the cell's seed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,16 @@ from safetensors import safe_open
 from transformers.utils import logging as transformers_logging
 
 from peftlab.errors import RequestError
-from peftlab.layers import hold_in_fp32, resolve_precision
+from peftlab.layers import (
+    hold_in_fp32,
+    hold_in_nf4,
+    resolve_compute,
+    resolve_device,
+    resolve_precision,
+)
 from peftlab.layers.precision import DTYPES
-from peftlab.models.find import find, read_config
-from peftlab.models.targets import head_names, head_parameters
+from peftlab.models.find import Source, find, read_config
+from peftlab.models.targets import head_names, head_parameters, linear_names
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,13 +34,16 @@ if TYPE_CHECKING:
 COUNT_FROM_PADDING = {"roberta", "xlm-roberta", "mpnet"}
 
 
-def empty_model(folder: Path, num_labels: int) -> PreTrainedModel:
+def empty_model(folder: Path, num_labels: int, precision: str = "fp32") -> PreTrainedModel:
     """The model's structure without memory for its weights: to check names, shapes and counts."""
     config = read_config(folder)
     config.num_labels = num_labels
     with torch.device("meta"), _quiet():
         make: Any = transformers.AutoModelForSequenceClassification.from_config
-        return _for_classification(folder.name, lambda: make(config))
+        model = _for_classification(folder.name, lambda: make(config))
+        if precision == "nf4":
+            hold_in_nf4(model, linear_names(model), "fp32")
+        return model
 
 
 def load_model(
@@ -49,16 +58,22 @@ def load_model(
         RequestError: if there is no such model, or its folder lacks what is needed.
     """
     source = find(name)
-    resolved = resolve_precision(precision, "cuda" if torch.cuda.is_available() else "cpu").value
-    return load_source(source.folder, num_labels, resolved, seed), load_tokenizer(source.folder)
+    device = resolve_device().value
+    resolved = resolve_precision(precision, device).value
+    compute = resolve_compute(resolved, device)
+    model = load_source(source, num_labels, resolved, seed, compute)
+    return model, load_tokenizer(source.folder)
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a model folder."""
+    """The tokenizer of a model folder; where it has no padding it pads with the end of a text."""
     with _quiet():
-        return transformers.AutoTokenizer.from_pretrained(
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def longest_input(folder: Path) -> int:
@@ -86,18 +101,28 @@ def token_limit(tokenizer: Any, config: Any) -> int:
     return min(limit, positions - skipped)
 
 
-def load_source(folder: Path, num_labels: int, precision: str, seed: int) -> PreTrainedModel:
-    """`load_model` for a folder that `find` has checked and a resolved precision.
+def load_source(
+    source: Source, num_labels: int, precision: str, seed: int, compute: str = "fp32"
+) -> PreTrainedModel:
+    """`load_model` for a model that `find` has found and a resolved precision.
+
+    Args:
+        source: where it lies.
+        num_labels: of the head.
+        precision: of the base.
+        seed: of what is drawn of the head.
+        compute: with nf4, what products are made in and all else of the base is held in.
 
     Raises:
         RequestError: if the weights don't fill the backbone that config.json describes.
     """
+    folder = source.folder
 
     def load() -> PreTrainedModel:
         model, found = transformers.AutoModelForSequenceClassification.from_pretrained(
             folder,
             num_labels=num_labels,
-            dtype=DTYPES[precision],
+            dtype=torch.float32 if precision == "nf4" else DTYPES[precision],  # quantised from fp32
             use_safetensors=True,
             ignore_mismatched_sizes=True,
             trust_remote_code=False,
@@ -110,8 +135,43 @@ def load_source(folder: Path, num_labels: int, precision: str, seed: int) -> Pre
 
     with _quiet():
         model = _for_classification(folder.name, load)
-    _fill_head(model, sorted(folder.glob("*.safetensors")), seed)
+    if precision == "nf4":
+        hold_in_nf4(model, linear_names(model), compute)
+    _fill_head(model, _Stored(folder), seed)
+    _name_padding(model, folder)
+    model.peftlab_source = source  # type: ignore[assignment]
+    model.peftlab_compute = compute if precision == "nf4" else precision  # type: ignore[assignment]
     return model
+
+
+def stored_names(model: PreTrainedModel, names: Iterable[str]) -> set[str]:
+    """Those of `names` that the files of the model's base hold."""
+    stored = _Stored(_source(model).folder)
+    return {name for name in names if stored.has(*_spellings(model, name))}
+
+
+def stored_tensor(model: PreTrainedModel, name: str, shape: torch.Size) -> torch.Tensor | None:
+    """A tensor of the model's base as its file holds it, or None if there is none of that shape."""
+    if not hasattr(model, "peftlab_source"):
+        return None
+    return _Stored(_source(model).folder).get(*_spellings(model, name), shape=shape)
+
+
+def _source(model: PreTrainedModel) -> Source:
+    source: Any = model.peftlab_source
+    found: Source = source
+    return found
+
+
+def _spellings(model: PreTrainedModel, name: str) -> tuple[str, str]:
+    """The names that a file may give a tensor: a bare backbone's has no prefix."""
+    return name, name.removeprefix(f"{model.base_model_prefix}.")
+
+
+def _name_padding(model: PreTrainedModel, folder: Path) -> None:
+    """A decoder's head reads the last token that is no padding, so it must know the padding."""
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = load_tokenizer(folder).pad_token_id
 
 
 def _for_classification(name: str, make: Callable[[], PreTrainedModel]) -> PreTrainedModel:
@@ -153,17 +213,14 @@ def _quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _fill_head(model: PreTrainedModel, weights: list[Path], seed: int) -> None:
+def _fill_head(model: PreTrainedModel, stored: _Stored, seed: int) -> None:
     """Put the head in fp32: what the files have is read exactly, what they lack is drawn."""
-    prefix = f"{model.base_model_prefix}."
     std = getattr(model.config, "initializer_range", None) or 0.02
     generator = torch.Generator().manual_seed(seed)
-    stored = _Stored(weights)
     for name in head_names(model):
         hold_in_fp32(model.get_submodule(name))
     for name, parameter in head_parameters(model).items():
-        # a bare backbone's file names its pooler without the backbone's prefix
-        value = stored.get(name, name.removeprefix(prefix), shape=parameter.shape)
+        value = stored.get(*_spellings(model, name), shape=parameter.shape)
         with torch.no_grad():
             if value is not None:
                 parameter.copy_(value)
@@ -176,11 +233,14 @@ def _fill_head(model: PreTrainedModel, weights: list[Path], seed: int) -> None:
 class _Stored:
     """The tensors of a model's files, read one at a time in their own precision."""
 
-    def __init__(self, files: list[Path]) -> None:
+    def __init__(self, folder: Path) -> None:
         self.file_of: dict[str, Path] = {}
-        for file in files:
+        for file in sorted(folder.glob("*.safetensors")):
             with safe_open(file, "pt") as tensors:
                 self.file_of |= dict.fromkeys(tensors.keys(), file)
+
+    def has(self, *names: str) -> bool:
+        return any(name in self.file_of for name in names)
 
     def get(self, *names: str, shape: torch.Size) -> torch.Tensor | None:
         for name in names:

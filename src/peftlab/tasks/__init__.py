@@ -17,6 +17,7 @@ from typing import Literal
 
 from peftlab.errors import unknown
 from peftlab.tasks import file, glue
+from peftlab.tasks.answers import answer_file, texts_of
 from peftlab.tasks.base import BuiltIn, Examples, Kind, Task
 from peftlab.tasks.glue_table import GLUE
 
@@ -26,11 +27,13 @@ __all__ = [
     "Kind",
     "Listing",
     "Task",
+    "answer_file",
     "built_in",
     "listing",
     "load",
     "load_file",
     "names",
+    "texts_of",
 ]
 
 

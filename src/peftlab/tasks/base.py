@@ -43,6 +43,7 @@ class Task:
         labels: the classes' names, in the order of their indices; empty for a regression.
         max_length: longest input in tokens; longer ones are cut.
         source: where the data came from: "synthetic", "folder ...", "hub ..." or "file ...".
+        columns: the names that the texts have in their file, where they have any.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Task:
     labels: tuple[str, ...] = ()
     max_length: int = 128
     source: str = "python"
+    columns: tuple[str, ...] = ()
 
     @property
     def main_metric(self) -> str:

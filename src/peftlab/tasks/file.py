@@ -66,6 +66,7 @@ def load(
         dev=judged,
         labels=names,
         source=f"file {path.name}" + (f", dev file {dev.name}" if dev else ""),
+        columns=tuple(text),
     )
 
 
@@ -216,6 +217,11 @@ def _value(table: rows.Table, row: rows.Row) -> float:
     if value is None:
         raise table.error(row, f"a label must be a finite number, got {_shown(row.cells[-1])}.")
     return value
+
+
+def texts(table: rows.Table) -> list[tuple[str, ...]]:
+    """The texts of every row of a table that has no other columns."""
+    return [tuple(_text(table, row, cell) for cell in row.cells) for row in table.rows]
 
 
 def _texts(table: rows.Table, row: rows.Row) -> tuple[str, ...]:

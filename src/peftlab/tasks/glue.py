@@ -67,6 +67,7 @@ def _task(row: Glue, train: Examples, dev: Examples, source: str) -> Task:
         labels=row.labels,
         max_length=row.max_length,
         source=source,
+        columns=row.hub_text,
     )
 
 

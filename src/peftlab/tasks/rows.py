@@ -63,6 +63,21 @@ def read(path: Path, columns: Sequence[str]) -> Table:
     return table
 
 
+def records(path: Path) -> list[dict[str, Any]]:
+    """Every row of a file that `read` has read, with all of its columns by name."""
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        found: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+        return found
+    if suffix in {".jsonl", ".json"}:
+        return [json.loads(line) for line in lines(read_text(path)) if line.strip()]
+    fields = _csv_records(path) if suffix == ".csv" else tab_separated(path)
+    (_, header), *rest = fields
+    return [dict(zip(header, cells, strict=True)) for _, cells in rest]
+
+
 def read_bytes(path: Path) -> bytes:
     """The file's bytes; RequestError if there is no such file or it can't be read."""
     try:

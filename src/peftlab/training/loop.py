@@ -213,14 +213,23 @@ def fit(
     return fitted
 
 
-def outputs(model: PreTrainedModel, data: Encoded, plan: Plan) -> Tensor:
-    """Outputs in eval mode, in the order of `data`: (n, num_labels), fp32, on the CPU."""
+def outputs(
+    model: PreTrainedModel,
+    data: Encoded,
+    plan: Plan,
+    on_batch: Callable[[int], None] = lambda n: None,
+) -> Tensor:
+    """Outputs in eval mode, in the order of `data`: (n, num_labels), fp32, on the CPU.
+
+    `on_batch` is called with the size of each batch that is done.
+    """
     model.eval()
     rows: list[tuple[int, Tensor]] = []
     with torch.inference_mode(), _compute(plan):
         for indices in by_length(data.lengths, 2 * plan.batch_size):
             logits = model(**data.batch(indices, plan.device).inputs).logits.float().cpu()
             rows += zip(indices, logits, strict=True)
+            on_batch(len(indices))
     return torch.stack([logits for _, logits in sorted(rows, key=lambda row: row[0])])
 
 

@@ -1,0 +1,24 @@
+"""The life of a trained adapter: saved to a folder, loaded from one, merged into its base.
+
+save(model, "adapter/")            adapter_model.safetensors, peftlab.json, the tokenizer; and
+                                   adapter_config.json, HF PEFT's, where PEFT has the method
+load("adapter/")                   (model, tokenizer), from such a folder or one that PEFT wrote
+merge(model), unmerge(model)       plain layers in the adapters' place, and back
+"""
+
+from peftlab.adapters.card import Card, TaskCard, read_card
+from peftlab.adapters.folder import load, save
+from peftlab.adapters.merge import merge, plain_folder, unmerge
+from peftlab.adapters.state import adapter_state
+
+__all__ = [
+    "Card",
+    "TaskCard",
+    "adapter_state",
+    "load",
+    "merge",
+    "plain_folder",
+    "read_card",
+    "save",
+    "unmerge",
+]

@@ -1,0 +1,105 @@
+"""peftlab.json: what a folder's adapter is, what it answers, and the base it belongs to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from peftlab.errors import RequestError
+from peftlab.layers import held_precision
+from peftlab.methods import Method, make
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SCHEMA_VERSION = 1
+FILE = "peftlab.json"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BasePart(_Part):
+    name: str
+    folder: str | None  # where it lay; null for what a name finds on any machine
+    revision: str | None
+    sha256: str
+
+
+class MethodCard(_Part):
+    name: str
+    settings: dict[str, Any]
+    state: dict[str, Any] = {}  # what the run made of the structure, such as LoRA-drop's sharing
+
+
+class TaskCard(_Part):
+    """What the model was trained to answer."""
+
+    kind: Literal["classes", "regression"]
+    labels: list[str]  # in the order of the outputs; empty for a regression
+    columns: list[str]  # of the texts in the user's file; empty where they have no name
+    max_length: int  # tokens
+
+
+class Card(_Part):
+    """The content of peftlab.json."""
+
+    schema_version: int = SCHEMA_VERSION
+    method: MethodCard
+    base: BasePart
+    num_labels: int
+    precision: str  # how the base was held
+    compute: str  # what products were made in
+    task: TaskCard | None
+
+
+def make_card(model: PreTrainedModel, method: Method, state: dict[str, Any]) -> Card:
+    """The card of an injected model.
+
+    Raises:
+        RequestError: if the model did not come from `peftlab.load_model`, so that its base
+            can't be named.
+    """
+    source: Any = getattr(model, "peftlab_source", None)
+    if source is None:
+        raise RequestError(
+            "this model's base is not known; load it with peftlab.load_model, so that the adapter "
+            "can say what it belongs to"
+        )
+    held = held_precision(model.get_submodule(model.base_model_prefix))
+    folder = None if source.is_named else str(source.folder.resolve())
+    return Card(
+        method=MethodCard(name=method.name, settings=method.settings, state=state),
+        base=BasePart(
+            name=source.name, folder=folder, revision=source.revision, sha256=source.sha256
+        ),
+        num_labels=model.config.num_labels,
+        precision=held,
+        compute=getattr(model, "peftlab_compute", held),
+        task=getattr(model, "peftlab_task", None),
+    )
+
+
+def read_card(folder: Path) -> Card | None:
+    """The card of a folder, or None if it has none.
+
+    Raises:
+        RequestError: if it can't be read.
+    """
+    path = Path(folder) / FILE
+    if not path.is_file():
+        return None
+    try:
+        return Card.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, ValidationError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise RequestError(f"{path} can't be read: {reason}") from None
+
+
+def method_of(card: Card) -> Method:
+    """The method that the card names."""
+    return make(card.method.name, card.method.settings)

@@ -1,0 +1,181 @@
+"""Save an adapter to a folder, and load it from one; also from a folder that HF PEFT wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from peftlab.adapters import peft_layout
+from peftlab.adapters.card import FILE, Card, make_card, method_of, read_card
+from peftlab.adapters.merge import is_merged
+from peftlab.adapters.state import adapter_state, check_head, fill
+from peftlab.adapters.whole import replace_folder
+from peftlab.errors import RequestError
+from peftlab.layers import resolve_compute, resolve_device, resolve_precision
+from peftlab.methods import Method, inject, injected
+from peftlab.models import (
+    Source,
+    empty_model,
+    find,
+    head_parameters,
+    load_source,
+    load_tokenizer,
+    stored_names,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+def save(model: PreTrainedModel, folder: str | Path, rank: int | None = None) -> None:
+    """Write the adapter of an injected model to `folder`, whole or not at all.
+
+    Args:
+        model: from `load_model`, injected, not merged.
+        folder: a new or empty one, or one that holds an adapter, which is replaced.
+        rank: for DyLoRA, the rank to cut to, scaled by alpha / rank.
+
+    Raises:
+        RequestError: if the model has no adapter, or its head is not part of it, or the folder
+            holds something else.
+    """
+    method = injected(model)
+    if method is None:
+        raise RequestError("this model has no method; inject one before saving")
+    if is_merged(model):
+        raise RequestError(
+            "this model is merged; unmerge it to save its adapter, or write the whole of it with "
+            "model.save_pretrained"
+        )
+    state = adapter_state(model)
+    check_head(model, state)
+    structure = method.state(model)
+    if rank is not None:
+        method, state = method.at_rank(state, rank)
+    card = make_card(model, method, structure)
+    replace_folder(Path(folder), lambda place: _write(place, model, method, card, state))
+
+
+def _write(
+    place: Path, model: PreTrainedModel, method: Method, card: Card, state: dict[str, Tensor]
+) -> None:
+    config = peft_layout.config(model, method, card)
+    if config is not None:
+        state = {peft_layout.name(name): tensor for name, tensor in state.items()}
+        _write_json(place / peft_layout.FILE, config)
+    held = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
+    save_file(held, place / WEIGHTS, metadata={"format": "pt"})
+    _write_json(place / FILE, card.model_dump(mode="json"))
+    source: Any = model.peftlab_source
+    load_tokenizer(source.folder).save_pretrained(place)
+
+
+def load(
+    folder: str | Path, base: str | None = None, precision: str | None = None
+) -> tuple[PreTrainedModel, Any]:
+    """The model that `save` wrote to `folder`, or HF PEFT did, and its tokenizer.
+
+    Args:
+        folder: with adapter_model.safetensors and peftlab.json or adapter_config.json.
+        base: where the base lies now, if not where it lay then.
+        precision: how to hold the base; as in training if not given.
+
+    Raises:
+        RequestError: if the folder is not complete, its base can't be found or is another one,
+            or a tensor is missing, unexpected or of another shape.
+    """
+    folder = Path(folder)
+    card = read_card(folder)
+    tensors = _read_weights(folder)
+    if card is None:
+        return _load_peft(folder, tensors, base, precision or "auto")
+    method = method_of(card)
+    source = _find_base(card, base)
+    held = precision or card.precision
+    model = _load_base(source, card.num_labels, held, card.compute if precision is None else None)
+    inject(model, method)
+    method.restore(model, card.method.state)
+    if (folder / peft_layout.FILE).is_file():
+        tensors = peft_layout.from_file(tensors, list(adapter_state(model)))
+    fill(model, tensors, optional=set())
+    if precision is None:
+        model.peftlab_compute = card.compute  # type: ignore[assignment]
+    _name_outputs(model, card)
+    return model.eval(), _tokenizer(folder, source)
+
+
+def _load_peft(
+    folder: Path, tensors: dict[str, Tensor], base: str | None, precision: str
+) -> tuple[PreTrainedModel, Any]:
+    """A folder that HF PEFT wrote: what it does not say is read from its tensors."""
+    config = peft_layout.read_config(folder)
+    source = find(base or config["base_model_name_or_path"])
+    method = peft_layout.method(config, tensors)
+    empty = empty_model(source.folder, num_labels=2)
+    num_labels = peft_layout.num_labels(tensors, list(head_parameters(empty)))
+    model = _load_base(source, num_labels, precision)
+    inject(model, method)
+    # PEFT leaves a pretrained pooler in the base, and can draw VeRA's pair again from its seed
+    pretrained = stored_names(model, list(head_parameters(model)))
+    drawn = {name for name in adapter_state(model) if ".shared." in name}
+    tensors = peft_layout.from_file(tensors, list(adapter_state(model)))
+    fill(model, tensors, optional=pretrained | drawn)
+    return model.eval(), _tokenizer(folder, source)
+
+
+def _load_base(
+    source: Source, num_labels: int, asked: str, compute: str | None = None
+) -> PreTrainedModel:
+    device = resolve_device().value
+    precision = resolve_precision(asked, device).value
+    compute = compute or resolve_compute(precision, device)
+    return load_source(source, num_labels, precision, seed=0, compute=compute)
+
+
+def _find_base(card: Card, base: str | None) -> Source:
+    revision = None if base else card.base.revision
+    source = find(base or card.base.folder or card.base.name, revision)
+    if source.sha256 != card.base.sha256:
+        raise RequestError(
+            f"this adapter belongs to another base: {card.base.name} with sha256 "
+            f"{card.base.sha256[:12]}…, and {source.name} has {source.sha256[:12]}…; "
+            "a different base would give other answers without a word"
+        )
+    return source
+
+
+def _name_outputs(model: PreTrainedModel, card: Card) -> None:
+    if card.task is None:
+        return
+    model.peftlab_task = card.task  # type: ignore[assignment]
+    if card.task.labels:
+        model.config.id2label = dict(enumerate(card.task.labels))
+        model.config.label2id = {label: i for i, label in enumerate(card.task.labels)}
+
+
+def _tokenizer(folder: Path, source: Source) -> Any:
+    has_one = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
+    return load_tokenizer(folder if has_one else source.folder)
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    path = folder / WEIGHTS
+    if not path.is_file():
+        pickled = (folder / "adapter_model.bin").is_file()
+        why = "has only pickle weights, which can run code when opened" if pickled else "has none"
+        raise RequestError(f"{folder} is no adapter: {WEIGHTS} is wanted, and it {why}")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise RequestError(f"{path} is not a readable safetensors file: {error}") from error
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,131 @@
+"""Merge: plain layers in the place of adapters, so that nothing is left to compute beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from peftlab.adapters.whole import replace_folder
+from peftlab.errors import RequestError
+from peftlab.layers import (
+    Adapter,
+    NF4Linear,
+    exact,
+    is_conv1d,
+    linear_like,
+    weight_of,
+)
+from peftlab.methods import injected
+from peftlab.models import stored_tensor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def merge(model: PreTrainedModel) -> dict[str, float]:
+    """Replace every adapter, in place, by the plain layer it equals.
+
+    The update is added in fp32 to the base's weight as its file has it, not to a rounded copy;
+    to what four bits stand for where the base is held in nf4, since that is what was trained.
+
+    Returns:
+        By layer, the largest |stored weight - exact fp32 weight|: what rounding to the layer's
+        own precision costs.
+
+    Raises:
+        RequestError: if the method can't be merged, or the model has none, or it is merged.
+    """
+    method = injected(model)
+    if method is None:
+        raise RequestError("this model has no method; there is nothing to merge")
+    if not method.mergeable:
+        raise RequestError(
+            f"{method.name} can't be merged: what it adds is not linear, so no plain layer "
+            "equals it"
+        )
+    if is_merged(model):
+        raise RequestError("this model is merged already; unmerge brings its adapters back")
+    errors: dict[str, float] = {}
+    adapters = {n: layer for n, layer in model.named_modules() if isinstance(layer, Adapter)}
+    with torch.no_grad():
+        for name, adapter in adapters.items():
+            wanted = adapter.merged_weight(_original(model, name, adapter))
+            plain = linear_like(adapter.base, wanted)
+            errors[name] = (exact(weight_of(plain)) - wanted).abs().max().item()
+            model.set_submodule(name, plain)
+    model.peftlab_merged = adapters  # type: ignore[assignment]
+    return errors
+
+
+def unmerge(model: PreTrainedModel) -> None:
+    """Put the very adapters back that `merge` replaced.
+
+    Raises:
+        RequestError: if the model is not merged.
+    """
+    if not is_merged(model):
+        raise RequestError("this model is not merged")
+    adapters: Any = model.peftlab_merged
+    for name, adapter in adapters.items():
+        model.set_submodule(name, adapter.train(model.training))
+    del model.peftlab_merged
+
+
+def is_merged(model: PreTrainedModel) -> bool:
+    return hasattr(model, "peftlab_merged")
+
+
+def _original(model: PreTrainedModel, name: str, adapter: Adapter) -> Tensor:
+    """The base's weight (out, in), exact: from its file if it is held in a lower precision."""
+    held = weight_of(adapter.base)
+    if isinstance(adapter.base, NF4Linear) or held.dtype.itemsize >= 4:
+        return exact(held)
+    transposed = is_conv1d(adapter.base)
+    shape = held.T.shape if transposed else held.shape
+    stored = stored_tensor(model, f"{name}.weight", shape)
+    if stored is None:
+        return exact(held)
+    return exact((stored.T if transposed else stored).to(held.device))
+
+
+def plain_folder(model: PreTrainedModel, tokenizer: Any, folder: Path) -> float:
+    """Merge `model` and write it to `folder` as transformers' own; returns how far logits move.
+
+    The folder loads with `AutoModelForSequenceClassification.from_pretrained`. Weights are
+    written in fp32, as exact as they are known.
+
+    Returns:
+        The largest difference of a logit, on a batch of random tokens, between `model` and what
+        the folder's weights give in fp32.
+    """
+    inputs = _random_inputs(model)
+    before = _logits(model, inputs)
+    merge(model)
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, NF4Linear):
+            model.set_submodule(name, linear_like(layer, weight_of(layer)))
+    plain = model.float()
+    moved = (_logits(plain, inputs) - before).abs().max().item()
+
+    def write(place: Path) -> None:
+        plain.config.dtype = torch.float32
+        plain.save_pretrained(place)
+        tokenizer.save_pretrained(place)
+
+    replace_folder(folder, write)
+    return moved
+
+
+def _random_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
+    draws = torch.Generator().manual_seed(0)
+    tokens = torch.randint(5, model.config.vocab_size, (32, 24), generator=draws)
+    return {"input_ids": tokens.to(model.device), "attention_mask": torch.ones_like(tokens)}
+
+
+@torch.inference_mode()
+def _logits(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
+    logits: Tensor = model.eval()(**inputs).logits.float()
+    return logits

@@ -1,0 +1,62 @@
+"""Which cells' adapters stay on disk: all of them, the best seed's of each row, or none.
+
+A method that changes the whole model, full fine-tuning, keeps its best seed's at most: each is as
+large as the model.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from typing import Literal
+
+from peftlab.bench.grid import Grid
+from peftlab.bench.record import Record
+from peftlab.bench.store import Store
+from peftlab.methods import METHODS
+
+Keep = Literal["all", "best", "none"]
+
+
+def room_mib(grid: Grid, keep: Keep) -> float:
+    """The disk space of whole models: the best one of each row, and a new one beside them."""
+    if keep == "none":
+        return 0.0
+    whole = {
+        (cell.task.name, cell.method.label)
+        for cell in grid.cells
+        if METHODS[cell.method.name].keeps_whole_model
+    }
+    folder = grid.cells[0].model_folder
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return (len(whole) + 1) * size / 2**20 if whole else 0.0
+
+
+def drop_beaten(store: Store, records: Sequence[Record], keep: Keep) -> None:
+    """Delete the adapters that `keep` does not want, given the records so far."""
+    rows: dict[str, list[Record]] = {}
+    for record in records:
+        whole = METHODS[record.method.name].keeps_whole_model
+        if record.status == "done" and (whole or keep == "best"):
+            rows.setdefault(_row(record), []).append(record)
+    for row in rows.values():
+        for record in row:
+            if record is not best_seed(row):
+                shutil.rmtree(store.adapter(record.cell), ignore_errors=True)
+
+
+def _row(record: Record) -> str:
+    """All that was asked but the seed."""
+    asked = record.method.settings, record.training, record.precision
+    return repr((record.model.name, record.task.sha256, record.method.name, *asked))
+
+
+def best_seed(row: Sequence[Record]) -> Record:
+    """Of one row's done cells, the one with the highest last score; of equals, the first seed."""
+    return max(row, key=lambda record: (main_score(record), -record.seed))
+
+
+def main_score(record: Record) -> float:
+    """The main metric after the last epoch."""
+    assert record.score is not None
+    return record.score[record.task.main_metric]

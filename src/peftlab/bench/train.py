@@ -1,0 +1,45 @@
+"""One cell, and its adapter as a folder: `peftlab train`."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from peftlab.adapters.whole import check_replaceable, replace_folder
+from peftlab.bench.compare import run_grid
+from peftlab.bench.grid import Grid
+from peftlab.bench.progress import Observer
+from peftlab.bench.record import Record
+from peftlab.bench.store import Store
+from peftlab.errors import RequestError
+
+BESIDE = {"records": "record.json", "curves": "curve.jsonl", "predictions": "predictions.jsonl"}
+
+
+def train_folder(grid: Grid, out: Path, progress: Observer) -> Record:
+    """Run the grid's one cell and write its adapter to `out`, record, curve and predictions beside.
+
+    A cell that fails leaves nothing in `out`.
+
+    Raises:
+        RequestError: if the grid has more than one cell, or `out` can't be replaced.
+    """
+    if len(grid.cells) != 1:
+        raise RequestError(
+            f"train runs one cell, and this asks for {len(grid.cells)}; `peftlab compare` runs many"
+        )
+    check_replaceable(out)
+    with tempfile.TemporaryDirectory(prefix="peftlab-") as scratch:
+        store = Store(Path(scratch) / "out")
+        (record,) = run_grid(grid, store.out, progress)
+        if record.status == "done":
+            replace_folder(out, lambda place: _gather(store, record, place))
+    return record
+
+
+def _gather(store: Store, record: Record, place: Path) -> None:
+    for file in store.adapter(record.cell).iterdir():
+        (place / file.name).write_bytes(file.read_bytes())
+    for kind, name in BESIDE.items():
+        (path,) = (store.out / kind).iterdir()
+        (place / name).write_bytes(path.read_bytes())

@@ -1,0 +1,91 @@
+"""peftlab predict, merge, export: what is done with a trained adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from peftlab.cli import options
+from peftlab.cli.options import Option, Text
+
+Adapter = Annotated[Path, typer.Argument(help="A folder with an adapter, ours or HF PEFT's.")]
+Base = Annotated[Text, Option(help="Where the base lies now, if not where it lay in training.")]
+
+
+def predict(
+    adapter: Adapter,
+    file: Annotated[Path, typer.Argument(help="CSV, TSV, JSONL or Parquet.")],
+    out: Annotated[Path, Option(help="The file to write, in the format that its suffix says.")],
+    text: Annotated[
+        Text, Option(help="The text column, or two with a comma between; default: training's.")
+    ] = None,
+    base: Base = None,
+    device: Annotated[str, Option(help="auto, cpu, cuda or mps.")] = "auto",
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Answer every row of a file: its columns again, a prediction, and a score for each class."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True, quiet=quiet)
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task("loading", total=None)
+
+        def show(n: int, total: int) -> None:
+            progress.update(bar, description="rows", total=total, advance=n)
+
+        from peftlab.bench.predict import predict_file
+
+        columns = options.split(text, "--text")
+        n = predict_file(adapter, file, out, columns, base, device, show)
+    print(f"{n} rows: {out.resolve()}")
+
+
+def merge(
+    adapter: Adapter,
+    out: Annotated[Path, Option(help="A new folder for the model.")],
+    base: Base = None,
+    debug: options.Debug = False,
+) -> None:
+    """Merge an adapter into its base, as a plain transformers folder.
+
+    It loads with AutoModelForSequenceClassification.from_pretrained, in fp32.
+    """
+    from rich.console import Console
+
+    with Console(stderr=True).status("loading and merging"):
+        from peftlab.adapters import load, plain_folder, read_card
+
+        card = read_card(adapter)
+        quantised = card is not None and card.precision == "nf4"
+        model, tokenizer = load(adapter, base=base, precision="nf4" if quantised else "fp32")
+        moved = plain_folder(model, tokenizer, out)
+    what = "the base in four bits" if quantised else "the base in fp32"
+    print(f"logits move by at most {moved:.2g} against the adapter on {what} (random tokens)")
+    print(f"model: {out.resolve()}")
+
+
+def export(
+    out: Annotated[Path, typer.Argument(help="The output folder of a comparison.")],
+    to: Annotated[Path, Option(help="Folder for the adapter.")],
+    task: Annotated[Text, Option(help="Which task's, if there are several.")] = None,
+    method: Annotated[Text, Option(help="The row to take; default: the winner.")] = None,
+    debug: options.Debug = False,
+) -> None:
+    """Copy the winner's adapter out of a comparison, once it has reached its score again.
+
+    The winner has the highest mean over seeds of the main metric after the last epoch; of its
+    seeds the best adapter is taken.
+    """
+    from rich.console import Console
+
+    with Console(stderr=True).status("evaluating the adapter again"):
+        from peftlab.bench.export import export as copy_out
+
+        record, reached = copy_out(out, to, task, method)
+    row = f"{record.task.name} · {record.method.label} · seed {record.seed}"
+    print(f"{row}: {record.task.main_metric} {reached:.4f}, as its record says")
+    print(f"adapter: {to.resolve()}")

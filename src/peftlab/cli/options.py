@@ -1,0 +1,99 @@
+"""The options that compare and train share, and the request that they make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from peftlab.errors import RequestError
+
+Option = typer.Option
+Text = str | None
+
+Model = Annotated[Text, Option(help="minilm, a folder, or a hub name.")]
+DataDir = Annotated[
+    Path | None, Option(envvar="PEFTLAB_DATA_DIR", help="The folder with GLUE's own files.")
+]
+Data = Annotated[Path | None, Option(help="Your own data: CSV, TSV, JSONL or Parquet.")]
+TextColumns = Annotated[Text, Option(help="Its text column, or two with a comma between.")]
+Label = Annotated[Text, Option(help="Its label column.")]
+Dev = Annotated[
+    Path | None, Option(help="A file to evaluate on; without it a fifth is kept apart.")
+]
+Kind = Annotated[Text, Option(help="auto, classes or regression.")]
+Sets = Annotated[
+    list[str] | None,
+    Option("--set", help="METHOD.FIELD=VALUE or training.FIELD=VALUE; may be repeated."),
+]
+Rate = Annotated[float | None, Option(help="Learning rate; default: the method's.")]
+HeadRate = Annotated[float | None, Option(help="The head's; default: the method's.")]
+Epochs = Annotated[int | None, Option(help="Passes over the train split; default 3.")]
+BatchSize = Annotated[int | None, Option(help="Examples a step; default 32.")]
+MaxLength = Annotated[int | None, Option(help="Longest input in tokens; default 128, RTE 256.")]
+WeightDecay = Annotated[float | None, Option(help="AdamW's, on matrices; default 0.")]
+Warmup = Annotated[float | None, Option(help="Share of the steps; default 0.06.")]
+Clip = Annotated[float | None, Option(help="Largest gradient norm; default 1.")]
+Precision = Annotated[Text, Option(help="auto, fp32, bf16 or nf4.")]
+Device = Annotated[Text, Option(help="auto, cpu, cuda or mps.")]
+Threads = Annotated[int | None, Option(help="CPU threads; default: torch's choice.")]
+Quiet = Annotated[bool, Option("--quiet", help="No progress.")]
+Debug = Annotated[bool, Option("--debug", help="Tracebacks.")]
+
+
+def given(**settings: Any) -> dict[str, Any]:
+    """Those settings that were given."""
+    return {key: value for key, value in settings.items() if value is not None}
+
+
+def tasks_of(text: str | None) -> list[str] | None:
+    """Names with commas between, or all."""
+    from peftlab.bench.suite import every_task
+
+    return every_task() if text == "all" else split(text, "--tasks")
+
+
+def methods_of(text: str | None) -> list[dict[str, Any]] | None:
+    """Methods with commas between, or all."""
+    from peftlab.bench.suite import parse_methods
+
+    return None if text is None else parse_methods(text)
+
+
+def seeds_of(text: str | None) -> list[int] | None:
+    """Whole numbers with commas between."""
+    words = split(text, "--seeds")
+    if words is None:
+        return None
+    wrong = [word for word in words if not word.isdecimal()]
+    if wrong:
+        raise RequestError(f"--seeds takes whole numbers with commas between, got {wrong[0]!r}")
+    return [int(word) for word in words]
+
+
+def data_of(
+    path: Path | None, text: str | None, label: str | None, dev: Path | None, kind: str | None
+) -> dict[str, Any] | None:
+    """The user's own data."""
+    if path is None:
+        others = given(**{"--text": text, "--label": label, "--dev": dev, "--kind": kind})
+        if others:
+            raise RequestError(
+                f"{next(iter(others))} describes your own data; give the file with --data FILE"
+            )
+        return None
+    columns = split(text, "--text")
+    if columns is None or label is None:
+        raise RequestError("--data FILE needs --text COLUMN[,COLUMN] and --label COLUMN")
+    return given(path=path, text=columns, label=label, dev=dev, kind=kind)
+
+
+def split(text: str | None, option: str) -> list[str] | None:
+    """Words with commas between; RequestError if there is none."""
+    if text is None:
+        return None
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise RequestError(f"{option} must name at least one, got {text!r}")
+    return words

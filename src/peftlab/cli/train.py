@@ -1,0 +1,88 @@
+"""peftlab train: one cell, and its adapter as a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from peftlab.cli import options
+from peftlab.cli.options import Option, Text
+
+
+def train(
+    out: Annotated[Path, Option(help="Folder for the adapter, its record and its curve.")],
+    model: options.Model = None,
+    task: Annotated[Text, Option(help="A name; see `peftlab tasks`.")] = None,
+    method: Annotated[str, Option(help="A name, or lora[rank=16].")] = "lora",
+    seed: Annotated[int, Option(help="Of head, adapter, data order and dropout.")] = 0,
+    data_dir: options.DataDir = None,
+    data: options.Data = None,
+    text: options.TextColumns = None,
+    label: options.Label = None,
+    dev: options.Dev = None,
+    kind: options.Kind = None,
+    set_: options.Sets = None,
+    lr: options.Rate = None,
+    head_lr: options.HeadRate = None,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = None,
+    max_length: options.MaxLength = None,
+    weight_decay: options.WeightDecay = None,
+    warmup: options.Warmup = None,
+    clip: options.Clip = None,
+    precision: options.Precision = None,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Train one method on one task, and write its adapter to a folder.
+
+    The folder serves `peftlab predict` and `peftlab merge`, `peftlab.load`, and HF PEFT where it
+    has the method.
+    """
+    from rich.console import Console
+
+    console = Console(stderr=True, quiet=quiet)
+    with console.status("reading the request, the model and the data"):
+        from peftlab.bench.grid import resolve
+        from peftlab.bench.progress import observer
+        from peftlab.bench.suite import merged_request
+        from peftlab.bench.train import train_folder
+
+        request = {
+            "name": "train",
+            "model": model,
+            "tasks": options.split(task, "--task"),
+            "methods": options.methods_of(method),
+            "seeds": [seed],
+            "data_dir": data_dir,
+            "data": options.data_of(data, text, label, dev, kind),
+            "training": options.given(
+                lr=lr,
+                head_lr=head_lr,
+                epochs=epochs,
+                batch_size=batch_size,
+                max_length=max_length,
+                weight_decay=weight_decay,
+                warmup=warmup,
+                clip=clip,
+                precision=precision,
+                device=device,
+                threads=threads,
+            ),
+        }
+        grid = resolve(merged_request(None, request, set_ or []))
+    try:
+        record = train_folder(grid, out, observer(console, quiet))
+    except KeyboardInterrupt:
+        typer.echo("stopped; nothing was written", err=True)
+        raise typer.Exit(130) from None
+    if record.failure is not None:
+        typer.echo(f"failed: {record.failure.message}", err=True)
+        raise typer.Exit(1)
+    assert record.score is not None
+    print(", ".join(f"{metric} {value:.4f}" for metric, value in record.score.items()))
+    print(f"adapter: {out.resolve()}")

@@ -1,0 +1,79 @@
+"""A user's file once more, with columns added: what `peftlab predict` writes."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from peftlab.errors import RequestError
+from peftlab.tasks import file, rows
+
+
+def texts_of(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
+    """The texts of each row, one or two.
+
+    Raises:
+        RequestError: for a file, a column or a row that is not as it must be, with its line.
+    """
+    if not 1 <= len(columns) <= 2:
+        raise RequestError(f"one or two text columns are needed, got {len(columns)}")
+    return file.texts(rows.read(path, columns))
+
+
+def answer_file(path: Path, out: Path, extra: Sequence[dict[str, Any]]) -> None:
+    """Write the rows of `path` to `out`, each with the columns of `extra`; whole or not at all.
+
+    Raises:
+        RequestError: if a column is there already, or `out` can't be written.
+    """
+    records = rows.records(path)
+    taken = sorted({*records[0]} & {*extra[0]})
+    if taken:
+        raise RequestError(f"{path} has a column {taken[0]!r} already; rename it first")
+    joined = [record | more for record, more in zip(records, extra, strict=True)]
+    write = WRITERS.get(out.suffix.lower())
+    if write is None:
+        raise RequestError(f"{out} must end in one of {', '.join(WRITERS)}")
+    temporary = out.with_name(f".{out.name}.tmp")
+    try:
+        write(temporary, joined)
+        temporary.replace(out)
+    except OSError as error:
+        raise RequestError(f"{out} can't be written: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _csv(path: Path, records: list[dict[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as target:
+        writer = csv.DictWriter(target, list(records[0]), extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(records)
+
+
+def _tsv(path: Path, records: list[dict[str, Any]]) -> None:
+    lines = [list(records[0]), *(record.values() for record in records)]
+    cells = [[str(cell) for cell in line] for line in lines]
+    for line in cells:
+        broken = [cell for cell in line if "\t" in cell or "\n" in cell]
+        if broken:
+            raise RequestError(f"a TSV cell can't hold a tab or a line break: {broken[0]!r}")
+    path.write_text("".join("\t".join(line) + "\n" for line in cells), encoding="utf-8")
+
+
+def _jsonl(path: Path, records: list[dict[str, Any]]) -> None:
+    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def _parquet(path: Path, records: list[dict[str, Any]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_pylist(records), path)
+
+
+WRITERS = {".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".json": _jsonl, ".parquet": _parquet}
