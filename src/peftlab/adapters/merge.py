@@ -19,7 +19,7 @@ from peftlab.layers import (
     weight_of,
 )
 from peftlab.methods import injected
-from peftlab.models import stored_tensor
+from peftlab.models import quiet, stored_tensor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -112,8 +112,9 @@ def plain_folder(model: PreTrainedModel, tokenizer: Any, folder: Path) -> float:
 
     def write(place: Path) -> None:
         plain.config.dtype = torch.float32
-        plain.save_pretrained(place)
-        tokenizer.save_pretrained(place)
+        with quiet():
+            plain.save_pretrained(place)
+            tokenizer.save_pretrained(place)
 
     replace_folder(folder, write)
     return moved

@@ -104,7 +104,7 @@ class DeltaLoRALinear(Adapter):
         self.lora_A, self.lora_B = new_pair(base, rank)
         for name, factor in {"start_A": self.lora_A, "start_B": self.lora_B}.items():
             self.register_buffer(name, torch.zeros_like(factor))  # A_K and B_K
-        self.register_buffer("follows", torch.tensor(0.0, dtype=self.lora_A.dtype))  # 0 or 1
+        self.register_buffer("follows", self.lora_A.new_zeros(()))  # 0 or 1
         self.start_A: Tensor
         self.start_B: Tensor
         self.follows: Tensor

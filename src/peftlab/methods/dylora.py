@@ -154,8 +154,9 @@ class DyLoRALinear(Adapter):
         self.lora_A, self.lora_B = new_pair(base, rank)
         self.drawn = self.cut = rank
         # of a run, not of the adapter: which rows were drawn, and which of those had a gradient
-        self.register_buffer("was_drawn", torch.zeros(rank, dtype=torch.bool), persistent=False)
-        self.register_buffer("had_gradient", torch.zeros(rank, dtype=torch.bool), persistent=False)
+        for name in ("was_drawn", "had_gradient"):
+            none = torch.zeros(rank, dtype=torch.bool, device=self.lora_A.device)
+            self.register_buffer(name, none, persistent=False)
         self.was_drawn: Tensor
         self.had_gradient: Tensor
 

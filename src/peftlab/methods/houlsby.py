@@ -64,7 +64,7 @@ class Houlsby(Method):
         like: dict[str, Any] = {"dtype": adapter_dtype(backbone), "device": device_of(backbone)}
         for name in blocks.names:
             base = model.get_submodule(name)
-            bottleneck = Bottleneck(base, width, self.size, self.init_std).to(**like)
+            bottleneck = Bottleneck(base, width, self.size, self.init_std, **like)
             model.set_submodule(name, bottleneck.train(base.training))
         if self.variant == "houlsby":
             held = next(backbone.parameters()).dtype
@@ -76,15 +76,20 @@ class Houlsby(Method):
 
 
 class Bottleneck(Wrapper):
-    """A module of the base and, on what it gives, a bottleneck with a residual of its own."""
+    """A module of the base and, on what it gives, a bottleneck with a residual of its own.
 
-    def __init__(self, base: nn.Module, width: int, size: int, init_std: float) -> None:
+    `like` has the bottleneck's dtype and device; the base keeps its own.
+    """
+
+    def __init__(
+        self, base: nn.Module, width: int, size: int, init_std: float, **like: Any
+    ) -> None:
         super().__init__()
         self.base = base
-        self.down = nn.Parameter(torch.empty(size, width))
-        self.down_bias = nn.Parameter(torch.zeros(size))
-        self.up = nn.Parameter(torch.empty(width, size))
-        self.up_bias = nn.Parameter(torch.zeros(width))
+        self.down = nn.Parameter(torch.empty(size, width, **like))
+        self.down_bias = nn.Parameter(torch.zeros(size, **like))
+        self.up = nn.Parameter(torch.empty(width, size, **like))
+        self.up_bias = nn.Parameter(torch.zeros(width, **like))
         for weight in (self.down, self.up):
             nn.init.trunc_normal_(weight, std=init_std, a=-2 * init_std, b=2 * init_std)
 

@@ -38,7 +38,7 @@ def empty_model(folder: Path, num_labels: int, precision: str = "fp32") -> PreTr
     """The model's structure without memory for its weights: to check names, shapes and counts."""
     config = read_config(folder)
     config.num_labels = num_labels
-    with torch.device("meta"), _quiet():
+    with torch.device("meta"), quiet():
         make: Any = transformers.AutoModelForSequenceClassification.from_config
         model = _for_classification(folder.name, lambda: make(config))
         if precision == "nf4":
@@ -67,7 +67,7 @@ def load_model(
 
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a model folder; where it has no padding it pads with the end of a text."""
-    with _quiet():
+    with quiet():
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
@@ -133,7 +133,7 @@ def load_source(
         loaded: PreTrainedModel = model
         return loaded
 
-    with _quiet():
+    with quiet():
         model = _for_classification(folder.name, load)
     if precision == "nf4":
         hold_in_nf4(model, linear_names(model), compute)
@@ -199,7 +199,7 @@ def _check_backbone(model: PreTrainedModel, found: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without transformers' report on the head's missing weights (we draw them) and its bars."""
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()

@@ -1,0 +1,217 @@
+"""An adapter saved and loaded is the same model, in any process, and no other base will do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import peftlab
+from peftlab.adapters import adapter_state, read_card
+from peftlab.methods import METHODS
+
+PEFT_HAS = {"lora", "lora-plus", "lora-fa", "dora", "vera", "qlora", "dylora"}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_save_and_load_give_the_same_bits(
+    name: str, trained: Any, logits: Any, tmp_path: Path
+) -> None:
+    model, tokenizer = trained(name)
+    peftlab.save(model, tmp_path / "adapter")
+    again, its_tokenizer = peftlab.load(tmp_path / "adapter")
+    assert torch.equal(logits(again, its_tokenizer), logits(model, tokenizer))
+    files = {path.name for path in (tmp_path / "adapter").iterdir()}
+    assert {"adapter_model.safetensors", "peftlab.json", "tokenizer.json"} <= files
+    assert ("adapter_config.json" in files) == (name in PEFT_HAS)
+    assert again.config.id2label == {0: "red", 1: "green", 2: "blue"}
+    assert again.peftlab_method == model.peftlab_method
+    trainable = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert {n for n, p in again.named_parameters() if p.requires_grad} == trainable
+
+
+@pytest.mark.parametrize("precision", ["bf16", "nf4"])
+@pytest.mark.parametrize("name", ["lora", "vera", "dora", "houlsby"])
+def test_a_base_of_lower_precision_is_held_so_again(
+    name: str, precision: str, trained: Any, logits: Any, tmp_path: Path
+) -> None:
+    model, tokenizer = trained(name, precision)
+    peftlab.save(model, tmp_path / "adapter")
+    again, _ = peftlab.load(tmp_path / "adapter")
+    assert torch.equal(logits(again, tokenizer), logits(model, tokenizer))
+
+
+def test_a_fresh_process_predicts_the_same_bits(trained: Any, logits: Any, tmp_path: Path) -> None:
+    folders = []
+    for name in ("dora", "vera", "lora-drop", "qlora"):
+        model, tokenizer = trained(name)
+        peftlab.save(model, tmp_path / name)
+        folders.append(tmp_path / name)
+        save_file({"logits": logits(model, tokenizer)}, tmp_path / f"{name}.safetensors")
+    texts = logits.__globals__["TEXTS"]
+    code = f"""
+import sys, torch, peftlab
+from safetensors.torch import load_file
+torch.set_num_threads({torch.get_num_threads()})
+for folder in {[str(folder) for folder in folders]!r}:
+    model, tokenizer = peftlab.load(folder)
+    inputs = tokenizer({texts!r}, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        found = model(**inputs).logits.float()
+    print(torch.equal(found, load_file(folder + ".safetensors")["logits"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["True"] * 4, done.stderr
+
+
+def test_the_card_says_what_it_is_and_whose(trained: Any, tiny_model: Path, tmp_path: Path) -> None:
+    model, _ = trained("lora")
+    peftlab.save(model, tmp_path / "adapter")
+    card = read_card(tmp_path / "adapter")
+    assert card is not None
+    assert card.method.settings["rank"] == 3
+    assert card.base.folder == str(tiny_model.resolve())
+    assert len(card.base.sha256) == 64
+    assert card.task is not None
+    assert card.task.columns == ["sentence"]
+
+
+def test_another_base_is_refused(trained: Any, make_tiny_model: Any, tmp_path: Path) -> None:
+    model, _ = trained("lora")
+    peftlab.save(model, tmp_path / "adapter")
+    other = make_tiny_model(tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    key = next(iter(weights))
+    save_file(weights | {key: weights[key] + 1e-3}, other / "model.safetensors", {"format": "pt"})
+    with pytest.raises(peftlab.RequestError, match="belongs to another base"):
+        peftlab.load(tmp_path / "adapter", base=str(other))
+
+
+def test_a_base_that_moved_is_given_by_hand(
+    trained: Any, logits: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    model, tokenizer = trained("lora")
+    peftlab.save(model, tmp_path / "adapter")
+    shutil.copytree(tiny_model, tmp_path / "moved")
+    again, _ = peftlab.load(tmp_path / "adapter", base=str(tmp_path / "moved"))
+    assert torch.equal(logits(again, tokenizer), logits(model, tokenizer))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t, k: t.pop(k), "missing"),
+        (lambda t, k: t.update(nonsense=t[k].clone()), "unexpected .*nonsense"),
+        (lambda t, k: t.update({k: t[k][:1]}), "of shape"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(
+    change: Any, message: str, trained: Any, tmp_path: Path
+) -> None:
+    for name in ("lora", "houlsby"):
+        model, _ = trained(name)
+        peftlab.save(model, tmp_path / name)
+        path = tmp_path / name / "adapter_model.safetensors"
+        tensors = load_file(path)
+        change(tensors, next(key for key in tensors if "classifier" not in key))
+        save_file(tensors, path)
+        with pytest.raises(peftlab.RequestError, match=message):
+            peftlab.load(tmp_path / name)
+
+
+def test_a_frozen_head_is_not_saved_in_silence(trained: Any, tmp_path: Path) -> None:
+    model, _ = trained("lora")
+    model.classifier.weight.requires_grad_(False)
+    with pytest.raises(peftlab.RequestError, match=r"head is not all trained.*classifier\.weight"):
+        peftlab.save(model, tmp_path / "adapter")
+
+
+def test_what_can_not_be_saved_is_explained(trained: Any, tiny_model: Path, tmp_path: Path) -> None:
+    plain, _ = peftlab.load_model(str(tiny_model))
+    with pytest.raises(peftlab.RequestError, match="inject one before saving"):
+        peftlab.save(plain, tmp_path / "adapter")
+    merged, _ = trained("lora")
+    peftlab.merge(merged)
+    with pytest.raises(peftlab.RequestError, match="unmerge it to save its adapter"):
+        peftlab.save(merged, tmp_path / "adapter")
+    with pytest.raises(peftlab.RequestError, match="lora is trained for one rank"):
+        peftlab.save(trained("lora")[0], tmp_path / "adapter", rank=2)
+
+
+def test_a_folder_with_other_things_is_left_alone(trained: Any, tmp_path: Path) -> None:
+    model, _ = trained("head")
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.txt").write_text("years of work")
+    with pytest.raises(peftlab.RequestError, match="holds something that is not an adapter"):
+        peftlab.save(model, tmp_path / "precious")
+    peftlab.save(model, tmp_path / "mine")
+    peftlab.save(model, tmp_path / "mine")  # its own is replaced
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_an_interrupted_save_leaves_the_old_adapter(
+    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = trained("lora")
+    peftlab.save(model, tmp_path / "adapter")
+    before = (tmp_path / "adapter" / "adapter_model.safetensors").read_bytes()
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("peftlab.adapters.folder.save_file", stop)
+    with pytest.raises(KeyboardInterrupt):
+        peftlab.save(model, tmp_path / "adapter")
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_shared_tensors_are_saved_once(trained: Any) -> None:
+    model, _ = trained("vera")
+    shared = [name for name in adapter_state(model) if "shared" in name]
+    assert len(shared) == 2
+
+
+def test_lora_drop_remembers_what_is_shared(trained: Any, logits: Any, tmp_path: Path) -> None:
+    model, tokenizer = trained("lora-drop")
+    names = [f"bert.encoder.layer.{i}.attention.self.query" for i in (0, 1)]
+    model.peftlab_method.restore(model, {"shared": [names]})
+    peftlab.save(model, tmp_path / "adapter")
+    again, _ = peftlab.load(tmp_path / "adapter")
+    first, second = (again.get_submodule(name) for name in names)
+    assert first.lora_A is second.lora_A
+    assert torch.equal(logits(again, tokenizer), logits(model, tokenizer))
+
+
+def test_dylora_is_cut_to_a_rank(trained: Any, logits: Any, tmp_path: Path) -> None:
+    model, tokenizer = trained("dylora")
+    for rank in model.peftlab_method.ranks(model):
+        wanted = logits(model, tokenizer)
+        peftlab.save(model, tmp_path / "adapter", rank=rank)
+        again, _ = peftlab.load(tmp_path / "adapter")
+        torch.testing.assert_close(logits(again, tokenizer), wanted, rtol=0, atol=1e-6)
+        config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+        assert (config["r"], config["lora_alpha"]) == (rank, 16.0)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([], "adapter_model.safetensors is wanted, and it has none"),
+        (["adapter_model.bin"], "only pickle weights"),
+    ],
+)
+def test_a_folder_that_is_no_adapter_is_refused(
+    files: list[str], message: str, tmp_path: Path
+) -> None:
+    for name in files:
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(peftlab.RequestError, match=message):
+        peftlab.load(tmp_path)

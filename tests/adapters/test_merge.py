@@ -1,0 +1,92 @@
+"""Merging is exact up to the rounding it reports, and leaves the way back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification
+
+import peftlab
+from peftlab.layers import Adapter, NF4Linear
+from peftlab.methods import METHODS
+
+MERGED = [name for name, method in METHODS.items() if method.mergeable]
+
+
+@pytest.mark.parametrize("name", MERGED)
+def test_the_merged_model_equals_the_adapted_one(name: str, trained: Any, logits: Any) -> None:
+    model, tokenizer = trained(name, "fp32" if name != "qlora" else None)
+    before = logits(model, tokenizer)
+    peftlab.merge(model)
+    assert not any(isinstance(module, Adapter) for module in model.modules())
+    tolerance = 0.05 if name == "qlora" else 1e-5  # an nf4 base may compute in bf16
+    torch.testing.assert_close(logits(model, tokenizer), before, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", MERGED)
+def test_unmerge_puts_the_very_objects_back(name: str, trained: Any, logits: Any) -> None:
+    model, tokenizer = trained(name)
+    modules, before = dict(model.named_modules()), logits(model, tokenizer)
+    peftlab.merge(model)
+    peftlab.unmerge(model)
+    assert all(modules[n] is module for n, module in model.named_modules())
+    assert torch.equal(logits(model, tokenizer), before)
+    with pytest.raises(peftlab.RequestError, match="not merged"):
+        peftlab.unmerge(model)
+
+
+def test_a_bf16_base_is_read_again_in_fp32_and_its_rounding_reported(
+    trained: Any, tiny_model: Path
+) -> None:
+    model, _ = trained("lora", "bf16")
+    name = "bert.encoder.layer.0.attention.self.query"
+    adapter = model.get_submodule(name)
+    stored = load_file(tiny_model / "model.safetensors")
+    exact = stored["encoder.layer.0.attention.self.query.weight"]
+    assert not torch.equal(exact, exact.bfloat16().float())
+    wanted = (exact + adapter.scaling * adapter.lora_B @ adapter.lora_A).detach()
+    errors = peftlab.merge(model)
+    merged = model.get_submodule(name).weight
+    assert merged.dtype == torch.bfloat16
+    assert torch.equal(merged, wanted.bfloat16())
+    assert errors[name] == (merged.float() - wanted).abs().max().item() > 0
+
+
+def test_in_fp32_nothing_is_rounded(trained: Any) -> None:
+    model, _ = trained("dora", "fp32")
+    assert set(peftlab.merge(model).values()) == {0.0}
+
+
+def test_houlsby_refuses_with_the_reason(trained: Any) -> None:
+    with pytest.raises(peftlab.RequestError, match="what it adds is not linear"):
+        peftlab.merge(trained("houlsby")[0])
+
+
+def test_merging_twice_or_without_a_method_is_refused(trained: Any, tiny_model: Path) -> None:
+    model, _ = trained("lora")
+    peftlab.merge(model)
+    with pytest.raises(peftlab.RequestError, match="merged already"):
+        peftlab.merge(model)
+    with pytest.raises(peftlab.RequestError, match="nothing to merge"):
+        peftlab.merge(peftlab.load_model(str(tiny_model))[0])
+
+
+@pytest.mark.parametrize("name", ["lora", "vera", "qlora", "full", "bitfit"])
+def test_a_plain_folder_loads_with_transformers(
+    name: str, trained: Any, logits: Any, tmp_path: Path
+) -> None:
+    from peftlab.adapters import plain_folder
+
+    model, tokenizer = trained(name)
+    before = logits(model, tokenizer)
+    moved = plain_folder(model, tokenizer, tmp_path / "plain")
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "plain").eval()
+    assert not any(isinstance(module, NF4Linear) for module in model.modules())
+    tolerance = 0.1 if name == "qlora" else 1e-5
+    torch.testing.assert_close(logits(plain, tokenizer), before, rtol=0, atol=tolerance)
+    assert moved < tolerance
+    assert plain.config.id2label == {0: "red", 1: "green", 2: "blue"}

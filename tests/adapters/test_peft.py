@@ -1,0 +1,146 @@
+"""Folders go both ways between peftlab and HF PEFT, the head included."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification
+
+import peftlab
+from peftlab.layers import NF4Linear, weight_of
+
+TARGETS = ["query", "intermediate.dense"]
+
+
+@pytest.fixture(autouse=True)
+def quiet_peft() -> Any:
+    """PEFT 0.21 calls what transformers 5.24 has deprecated."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
+        yield
+
+
+def base_of(folder: Path, num_labels: int = 3) -> Any:
+    return AutoModelForSequenceClassification.from_pretrained(folder, num_labels=num_labels)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("lora", {}),
+        ("lora", {"rank_stabilised": True}),
+        ("lora-plus", {}),
+        ("lora-fa", {}),
+        ("dora", {}),
+        ("vera", {}),
+        ("dylora", {}),
+    ],
+)
+def test_peft_loads_what_peftlab_saved(
+    name: str, settings: dict[str, Any], trained: Any, logits: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    model, tokenizer = trained(name, **settings)
+    peftlab.save(model, tmp_path / "adapter")
+    theirs = peft.PeftModel.from_pretrained(base_of(tiny_model), tmp_path / "adapter").eval()
+    wanted = logits(model, tokenizer)
+    torch.testing.assert_close(logits(theirs, tokenizer), wanted, rtol=0, atol=1e-5)
+
+
+def test_peft_loads_dylora_at_a_rank(
+    trained: Any, logits: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    model, tokenizer = trained("dylora")
+    next(model.peftlab_method.ranks(model))  # rank 1
+    peftlab.save(model, tmp_path / "adapter", rank=1)
+    theirs = peft.PeftModel.from_pretrained(base_of(tiny_model), tmp_path / "adapter").eval()
+    wanted = logits(model, tokenizer)
+    torch.testing.assert_close(logits(theirs, tokenizer), wanted, rtol=0, atol=1e-5)
+
+
+def test_peft_loads_qlora_on_the_dequantised_base(
+    trained: Any, logits: Any, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peftlab.models.load.resolve_compute", lambda *_: "fp32")
+    model, tokenizer = trained("qlora")
+    peftlab.save(model, tmp_path / "adapter")
+    base = base_of(tiny_model)
+    for name, module in model.named_modules():
+        if isinstance(module, NF4Linear):
+            weight = base.get_submodule(name.removesuffix(".base")).weight
+            weight.data = weight_of(module)
+    theirs = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    wanted = logits(model, tokenizer)
+    torch.testing.assert_close(logits(theirs, tokenizer), wanted, rtol=0, atol=1e-5)
+
+
+LORA = {"r": 3, "lora_alpha": 5}
+CONFIGS: dict[str, tuple[type, dict[str, Any]]] = {
+    "lora": (peft.LoraConfig, LORA),
+    "rslora": (peft.LoraConfig, {**LORA, "use_rslora": True}),
+    "dora": (peft.LoraConfig, {**LORA, "use_dora": True}),
+    "vera": (peft.VeraConfig, {"r": 5}),
+    "vera-drawn-again": (peft.VeraConfig, {"r": 5, "save_projection": False}),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.filterwarnings("ignore:Specified to not")
+def test_peftlab_loads_what_peft_saved(
+    name: str, trained: Any, logits: Any, tmp_path: Path, tiny_model: Path
+) -> None:
+    theirs, tokenizer = _theirs(name, tiny_model)
+    theirs.save_pretrained(tmp_path / "theirs")
+    # the tiny model's file has no classifier, so PEFT's is the one that it drew and saved
+    ours, _ = peftlab.load(tmp_path / "theirs", precision="fp32")
+    wanted = logits(theirs, tokenizer)
+    torch.testing.assert_close(logits(ours, tokenizer), wanted, rtol=0, atol=1e-5)
+
+
+def _theirs(name: str, folder: Path) -> tuple[Any, Any]:
+    _, tokenizer = peftlab.load_model(str(folder), num_labels=3)
+    config, settings = CONFIGS[name]
+    asked = config(target_modules=TARGETS, task_type="SEQ_CLS", **settings)
+    theirs = peft.get_peft_model(base_of(folder), asked)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return theirs.eval(), tokenizer
+
+
+def test_a_folder_of_peft_without_its_head_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    theirs, _ = _theirs("lora", tiny_model)
+    theirs.save_pretrained(tmp_path / "theirs")
+    path = tmp_path / "theirs" / "adapter_model.safetensors"
+    kept = {name: tensor for name, tensor in load_file(path).items() if "classifier" not in name}
+    save_file(kept, path)
+    with pytest.raises(peftlab.RequestError, match="adapter has no head"):
+        peftlab.load(tmp_path / "theirs")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rank_pattern": {"query": 2}}, "rank_pattern"),
+        ({"bias": "all"}, "bias='all'"),
+        ({"init_lora_weights": "pissa"}, "changes the base itself"),
+        ({"peft_type": "IA3"}, "IA3 is not known here"),
+    ],
+)
+def test_what_no_method_here_computes_is_refused(
+    settings: dict[str, Any], message: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    theirs, _ = _theirs("lora", tiny_model)
+    theirs.save_pretrained(tmp_path / "theirs")
+    path = tmp_path / "theirs" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    with pytest.raises(peftlab.RequestError, match=message):
+        peftlab.load(tmp_path / "theirs")
