@@ -17,10 +17,12 @@ import peftlab
 from peftlab.bench import execute
 from peftlab.bench.compare import run_grid
 from peftlab.bench.execute import Worker
+from peftlab.bench.export import export
 from peftlab.bench.grid import resolve
 from peftlab.bench.progress import Silent
 from peftlab.bench.record import Record
 from peftlab.bench.suite import make_suite
+from peftlab.errors import RequestError
 from peftlab.tasks import Task
 
 FAST = {"epochs": 1, "batch_size": 8}
@@ -89,7 +91,53 @@ def test_curves_and_predictions_lie_beside_the_record(
 def test_nothing_temporary_is_left(done: tuple[Path, list[Record]]) -> None:
     out, _ = done
     assert not list(out.rglob("*.tmp"))
-    assert {p.name for p in out.iterdir()} == {"suite.json", "records", "curves", "predictions"}
+    ours = {"suite.json", "records", "curves", "predictions", "adapters"}
+    assert {p.name for p in out.iterdir()} == ours
+    assert not [path for path in (out / "adapters").iterdir() if path.name.startswith(".")]
+
+
+def test_every_adapter_is_kept_and_of_whole_models_the_best(
+    done: tuple[Path, list[Record]],
+) -> None:
+    out, records = done
+    kept = {path.name for path in (out / "adapters").iterdir()}
+    full = [record for record in records if record.method.name == "full"]
+    best = max(full, key=lambda record: (record.score or {})["accuracy"])
+    assert kept == {record.cell for record in records if record not in full or record is best}
+
+
+def test_a_kept_adapter_is_the_model_of_its_record(
+    done: tuple[Path, list[Record]], tiny_task: Task
+) -> None:
+    out, records = done
+    for record in records:
+        folder = out / "adapters" / record.cell
+        if folder.is_dir():
+            model, tokenizer = peftlab.load(folder)
+            assert peftlab.evaluate(model, tokenizer, tiny_task) == record.score, record.cell
+
+
+@pytest.mark.parametrize(("keep", "n_kept"), [("best", 2), ("none", 0)])
+def test_fewer_adapters_are_kept_if_asked(
+    keep: Any, n_kept: int, tmp_path: Path, tiny_model: Path, tiny_task: Task
+) -> None:
+    grid = resolve(make_suite(**asked(tiny_model, tiny_task, seeds=[0, 1])))
+    records = run_grid(grid, tmp_path, Silent(), keep=keep)
+    kept = list((tmp_path / "adapters").glob("*"))
+    assert len(kept) == n_kept
+    for path in kept:
+        rivals = [r for r in records if r.method.name in path.name]
+        best = max(rivals, key=lambda r: ((r.score or {})["accuracy"], -r.seed))
+        assert path.name == best.cell
+    with pytest.raises(RequestError, match="unknown keep 'some'"):
+        run_grid(grid, tmp_path, Silent(), keep="some")  # type: ignore[arg-type]
+
+
+def test_a_task_of_python_s_own_is_not_exported_unchecked(
+    done: tuple[Path, list[Record]], tmp_path: Path
+) -> None:
+    with pytest.raises(RequestError, match="handed over in Python"):
+        export(done[0], tmp_path / "best")
 
 
 def test_a_second_run_trains_nothing_and_gives_the_same_records(

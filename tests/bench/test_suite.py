@@ -97,7 +97,10 @@ def test_set_reaches_methods_and_training() -> None:
         ({"training": {"epochs": "3"}}, "epochs must be a valid integer, got '3'"),
         ({"training": {"lr": -1.0}}, "lr must be greater than 0, got -1.0"),
         ({"training": {"lr": float("nan")}}, "lr must be"),
-        ({"training": {"precision": "int8"}}, "precision must be 'auto', 'fp32' or 'bf16', got"),
+        (
+            {"training": {"precision": "int8"}},
+            "precision must be 'auto', 'fp32', 'bf16' or 'nf4', got",
+        ),
         ({"training": {"warmup": 1.0}}, "warmup must be less than 1"),
         ({"seeds": []}, "seeds must name at least one"),
         ({"seeds": [-1]}, "seeds.0 must be greater than or equal to 0"),

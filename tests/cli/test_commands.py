@@ -122,7 +122,7 @@ def test_a_failed_cell_is_listed_and_the_exit_code_is_1(compare: Run) -> None:
         (["--methods", "lora[rank"], "a method is NAME or NAME[field=value,...]"),
         (["--set", "lora.rank=x"], "rank must be a valid integer, got 'x'"),
         (["--epochs", "0"], "epochs must be greater than or equal to 1, got 0"),
-        (["--precision", "int4"], "precision must be 'auto', 'fp32' or 'bf16'"),
+        (["--precision", "int4"], "precision must be 'auto', 'fp32', 'bf16' or 'nf4'"),
         (["--seeds", "a"], "--seeds takes whole numbers"),
         (["--seeds", ""], "--seeds must name at least one"),
         (["--data", "none.csv", "--text", "a", "--label", "b"], "none.csv"),

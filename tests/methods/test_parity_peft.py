@@ -27,6 +27,9 @@ from peftlab.methods import METHODS, Method, inject, make
 from peftlab.models import find_targets
 from peftlab.training.loop import Step
 
+# PEFT asks transformers by a name that transformers has given up
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
 TARGETS = "query,value,ffn-in,ffn-out"
 # what PEFT calls our tensors
 NAMES = {
@@ -111,7 +114,6 @@ def loss_of(model: Any, index: int = 0) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
 @pytest.mark.parametrize("row", SETTINGS)
-@pytest.mark.filterwarnings("ignore:GPT2ForSequenceClassification will not detect padding")
 def test_outputs_and_all_gradients_are_pefts(row: str, kind: str) -> None:
     method = make(row.split()[0], SETTINGS[row] | {"targets": TARGETS})
     model, reference = inject(base(kind), method), in_peft(method, kind)
@@ -127,8 +129,7 @@ def test_outputs_and_all_gradients_are_pefts(row: str, kind: str) -> None:
     for name, (ours, theirs) in found.items():
         assert ours.grad.abs().max() > 1e-6, name
         torch.testing.assert_close(ours.grad, theirs.grad)
-    torch.testing.assert_close(base(kind)(inputs_embeds=x).logits, logits, atol=5, rtol=0)
-    assert (base(kind)(inputs_embeds=x).logits - logits).abs().max() > 1e-2
+    assert (loss_of(base(kind))[1] - logits).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])

@@ -7,7 +7,7 @@ merge(model), unmerge(model)       plain layers in the adapters' place, and back
 """
 
 from peftlab.adapters.card import Card, TaskCard, read_card
-from peftlab.adapters.folder import load, save
+from peftlab.adapters.folder import check_adapter, load, save
 from peftlab.adapters.merge import merge, plain_folder, unmerge
 from peftlab.adapters.state import adapter_state
 
@@ -15,6 +15,7 @@ __all__ = [
     "Card",
     "TaskCard",
     "adapter_state",
+    "check_adapter",
     "load",
     "merge",
     "plain_folder",

@@ -92,6 +92,7 @@ def load(
             or a tensor is missing, unexpected or of another shape.
     """
     folder = Path(folder)
+    check_adapter(folder)
     card = read_card(folder)
     tensors = _read_weights(folder)
     if card is None:
@@ -165,12 +166,18 @@ def _tokenizer(folder: Path, source: Source) -> Any:
     return load_tokenizer(folder if has_one else source.folder)
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    path = folder / WEIGHTS
-    if not path.is_file():
+def check_adapter(folder: Path) -> None:
+    """Raise `RequestError` unless `folder` is there and has an adapter's weights."""
+    if not folder.is_dir():
+        raise RequestError(f"there is no folder {folder}; give one that an adapter was saved to")
+    if not (folder / WEIGHTS).is_file():
         pickled = (folder / "adapter_model.bin").is_file()
         why = "has only pickle weights, which can run code when opened" if pickled else "has none"
         raise RequestError(f"{folder} is no adapter: {WEIGHTS} is wanted, and it {why}")
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    path = folder / WEIGHTS
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:

@@ -81,9 +81,16 @@ def default_out(grid: Grid) -> Path:
 
 
 def run_grid(
-    grid: Grid, out: Path, progress: Observer, rerun: bool = False, keep: Keep = "all"
+    grid: Grid,
+    out: Path,
+    progress: Observer,
+    rerun: bool = False,
+    keep: Keep = "all",
+    shown: Path | None = None,
 ) -> list[Record]:
     """Run the grid's missing cells into `out`; returns every cell's record in the grid's order.
+
+    `shown` is the folder that the progress names, if not `out`.
 
     Raises:
         RequestError: if `out` can't take them, or `keep` is unknown.
@@ -96,7 +103,7 @@ def run_grid(
     done = {} if rerun else _done(store, grid)
     missing = [cell for cell in grid.cells if cell.name not in done]
     with progress:
-        progress.suite(grid, len(done), str(out))
+        progress.suite(grid, len(done), str(shown or out))
         if missing:
             done |= _run_missing(missing, grid, store, progress, done, keep)
     return [relabelled(done[cell.name], cell.method.label) for cell in grid.cells]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from peftlab.adapters import load, read_card
+from peftlab.adapters import check_adapter, load, read_card
 from peftlab.bench.single import predictions
 from peftlab.errors import RequestError
 from peftlab.layers import resolve_device
-from peftlab.tasks import answer_file, texts_of
+from peftlab.tasks import answer_file, check_out, texts_of
 
 
 def predict_file(
@@ -40,6 +40,8 @@ def predict_file(
     Raises:
         RequestError: for an adapter or a file that is not as it must be.
     """
+    check_out(out)
+    check_adapter(adapter)
     card = read_card(adapter)
     known = card.task.columns if card and card.task else []
     columns = list(text or known)

@@ -184,7 +184,9 @@ def _record(
 ) -> Record:
     epochs = range(len(fitted.scores))
     best = max(epochs, key=lambda epoch: fitted.scores[epoch][task.main_metric])
-    asked = _asked(cell) | {"task": cell.task.model_copy(update={"n_truncated": n_truncated})}
+    task_part = cell.task.model_copy(update={"n_truncated": n_truncated})
+    method_part = cell.method.model_copy(update={"notes": [*cell.method.notes, *fitted.notes]})
+    asked = _asked(cell) | {"task": task_part, "method": method_part}
     memory = fitted.memory
     return Record(
         **asked,

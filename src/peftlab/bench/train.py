@@ -31,7 +31,7 @@ def train_folder(grid: Grid, out: Path, progress: Observer) -> Record:
     check_replaceable(out)
     with tempfile.TemporaryDirectory(prefix="peftlab-") as scratch:
         store = Store(Path(scratch) / "out")
-        (record,) = run_grid(grid, store.out, progress)
+        (record,) = run_grid(grid, store.out, progress, shown=out)
         if record.status == "done":
             replace_folder(out, lambda place: _gather(store, record, place))
     return record

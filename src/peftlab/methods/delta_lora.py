@@ -117,7 +117,8 @@ class DeltaLoRALinear(Adapter):
         self.follows.fill_(1.0)
 
     def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
-        out: Tensor = self.base(x) + low_rank_update(x, self.lora_A, self.lora_B, self.scaling)
+        update = low_rank_update(x, self.lora_A, self.lora_B, self.scaling)
+        out: Tensor = self.base(x) + update  # in LoRALinear's order: bit for bit LoRA if λ = 0
         pairs = torch.cat([self.lora_A.detach(), self.start_A])  # (2·rank, in)
         signed = torch.cat([self.lora_B.detach(), -self.start_B], dim=1)  # (out, 2·rank)
         moved = low_rank_update(x, pairs, self.follows * signed, self.delta * self.scaling)

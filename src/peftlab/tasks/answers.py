@@ -23,6 +23,14 @@ def texts_of(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
     return file.texts(rows.read(path, columns))
 
 
+def check_out(out: Path) -> None:
+    """Raise `RequestError` unless `out` has a known suffix and lies in a folder that is there."""
+    if out.suffix.lower() not in WRITERS:
+        raise RequestError(f"{out} must end in one of {', '.join(WRITERS)}")
+    if not out.absolute().parent.is_dir():
+        raise RequestError(f"{out} can't be written: {out.parent} is no folder")
+
+
 def answer_file(path: Path, out: Path, extra: Sequence[dict[str, Any]]) -> None:
     """Write the rows of `path` to `out`, each with the columns of `extra`; whole or not at all.
 
@@ -34,9 +42,7 @@ def answer_file(path: Path, out: Path, extra: Sequence[dict[str, Any]]) -> None:
     if taken:
         raise RequestError(f"{path} has a column {taken[0]!r} already; rename it first")
     joined = [record | more for record, more in zip(records, extra, strict=True)]
-    write = WRITERS.get(out.suffix.lower())
-    if write is None:
-        raise RequestError(f"{out} must end in one of {', '.join(WRITERS)}")
+    write = WRITERS[out.suffix.lower()]
     temporary = out.with_name(f".{out.name}.tmp")
     try:
         write(temporary, joined)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-LATEST = 20  # updates after which what is trained must have moved
+EARLIEST, LATEST = 2, 20  # updates after which what is trained must have moved
 
 
 class Diverged(RuntimeError):
@@ -39,13 +39,14 @@ def check_groups(model: nn.Module, groups: list[dict[str, Any]]) -> None:
 class Watch:
     """Sees to it, once, that all that should be trained is, and that dropout is on.
 
-    The check comes after a quarter of the run's updates, at most `LATEST`. A run of fewer than
-    four updates is too short for it, and `exempt`.
+    The check comes after a quarter of the run's updates, at most `LATEST`. At the first update the
+    A of LoRA has no gradient, since B is 0, so a run whose quarter is less than `EARLIEST` updates
+    is too short for it, and `exempt`.
     """
 
     def __init__(self, model: nn.Module, total: int) -> None:
         self.due = min(LATEST, total // 4)
-        self.exempt = self.due == 0
+        self.exempt = self.due < EARLIEST
         self.start = {n: _checksum(p) for n, p in _trainable(model)} if not self.exempt else {}
         self.waiting = set(self.start)  # for a gradient that is not zero
 

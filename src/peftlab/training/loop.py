@@ -86,6 +86,7 @@ class Fitted:
     curve: list[Row] = field(default_factory=list)
     scores: list[dict[str, float]] = field(default_factory=list)  # one an epoch
     outputs: Tensor | None = None  # (n_dev, num_labels), of the last epoch
+    notes: list[str] = field(default_factory=list)  # what a reader of the scores must know
     speed: SpeedMeter = field(default_factory=SpeedMeter)
     memory: Memory | None = None
     train_s: float = 0.0
@@ -194,6 +195,8 @@ def fit(
         Untrained: if something that should be trained is not.
     """
     fitted = Fitted(speed=loop.speed)
+    if loop.watch.exempt:
+        fitted.notes.append(f"{loop.total} updates: too few to check that all is trained")
 
     def keep(row: Row) -> None:
         fitted.curve.append(row)

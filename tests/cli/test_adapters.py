@@ -1,0 +1,100 @@
+"""From a comparison to an answered file: export, predict, merge and train, as a user types them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForSequenceClassification
+
+from peftlab.cli import main
+
+Type = Callable[..., str]
+
+
+@pytest.fixture
+def type_in(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Type:
+    """Run a command in an empty folder; returns what it printed."""
+    monkeypatch.delenv("PEFTLAB_DATA_DIR", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object, code: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["peftlab", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        shown = capsys.readouterr()
+        assert stop.value.code == code, shown.err
+        return shown.out if code == 0 else shown.err
+
+    return run
+
+
+def test_the_winner_of_a_comparison_answers_a_file(
+    type_in: Type, tiny_model: Path, tiny_csv: Path, tmp_path: Path
+) -> None:
+    data = ["--data", tiny_csv, "--text", "sentence", "--label", "answer"]
+    short = ["--model", tiny_model, "--epochs", "2", "--batch-size", "8", "--quiet"]
+    methods = ["--methods", "lora[rank=2],head", "--seeds", "0,1", "--out", "out"]
+    type_in("compare", *data, *short, *methods)
+    shown = type_in("export", "out", "--to", "best")
+    records = [json.loads(p.read_text()) for p in (tmp_path / "out" / "records").iterdir()]
+    rows = {r["method"]["label"] for r in records}
+    mean = {
+        row: sum(r["score"]["accuracy"] for r in records if r["method"]["label"] == row)
+        for row in rows
+    }
+    assert mean[shown.split(" · ")[1]] == max(mean.values())
+    assert "as its record says" in shown
+
+    assert "48 rows" in type_in("predict", "best", tiny_csv, "--out", "answers.csv")
+    with (tmp_path / "answers.csv").open() as file:
+        answers = list(csv.DictReader(file))
+    assert list(answers[0]) == ["sentence", "answer", "prediction", "score_cat", "score_other"]
+    for row in answers:
+        scores = {name: float(row[f"score_{name}"]) for name in ("cat", "other")}
+        assert row["prediction"] == max(scores, key=lambda name: scores[name])
+        assert sum(scores.values()) == pytest.approx(1)
+
+    assert "logits move by at most" in type_in("merge", "best", "--out", "plain")
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "plain")
+    assert plain.config.id2label == {0: "cat", 1: "other"}
+
+
+def test_train_writes_one_adapter_that_predicts(
+    type_in: Type, tiny_model: Path, tiny_csv: Path, tmp_path: Path
+) -> None:
+    data = ["--data", tiny_csv, "--text", "sentence", "--label", "answer"]
+    short = ["--model", tiny_model, "--epochs", "1", "--batch-size", "8", "--quiet"]
+    shown = type_in("train", *data, *short, "--method", "dora[rank=2]", "--out", "mine")
+    record = json.loads((tmp_path / "mine" / "record.json").read_text())
+    assert f"accuracy {record['score']['accuracy']:.4f}" in shown
+    assert record["method"]["name"] == "dora"
+    type_in("predict", "mine", tiny_csv, "--out", "answers.jsonl")
+    first = json.loads((tmp_path / "answers.jsonl").read_text().splitlines()[0])
+    assert set(first) == {"sentence", "answer", "prediction", "score_cat", "score_other"}
+
+
+def test_what_is_wrong_is_said_before_anything_is_computed(
+    type_in: Type, tiny_csv: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    data = ["--data", tiny_csv, "--text", "sentence", "--label", "answer"]
+    for words, message in [
+        (["predict", "nowhere", tiny_csv, "--out", "a.csv"], "there is no folder nowhere"),
+        (["predict", "empty", tiny_csv, "--out", "a.csv"], "adapter_model.safetensors is wanted"),
+        (["predict", "empty", tiny_csv, "--out", "a.xls"], "must end in one of .csv"),
+        (["merge", "empty", "--out", "plain"], "adapter_model.safetensors is wanted"),
+        (["export", "nowhere", "--to", "best"], "no records"),
+        (["train", *data, "--method", "lora,head", "--out", "x"], "train runs one cell"),
+        (["train", *data, "--out", "mine"], "holds something that is not an adapter"),
+        (["train", "--task", "paraphase", "--out", "x"], "did you mean 'paraphrase'"),
+    ]:
+        assert message in type_in(*words, code=2)
