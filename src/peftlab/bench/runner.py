@@ -110,9 +110,11 @@ def run(
         Loop(model, method, train, plan), dev, lambda out: dev_score(task, out), on_row, memory
     )
     assert fitted.outputs is not None
+    evaluating = time.perf_counter()
     by_rank = {
         str(rank): dev_score(task, outputs(model, dev, plan)) for rank in method.ranks(model)
     }
+    fitted.eval_s += time.perf_counter() - evaluating
     record = _record(cell, task, model, fitted, train.n_truncated + dev.n_truncated, started)
     record = record.model_copy(update={"prepare_s": prepare_s, "score_by_rank": by_rank or None})
     return Outcome(record, fitted.curve, _predictions(task, dev, fitted.outputs))

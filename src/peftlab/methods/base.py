@@ -195,6 +195,8 @@ def inject(model: PreTrainedModel, method: Method | str) -> PreTrainedModel:
         raise RequestError(f"this model is already injected with {injected(model)}; load it again")
     _check_precision(model, method)
     model.peftlab_targets = method.inject(model)  # type: ignore[assignment]
+    frozen = [name for name, p in head_parameters(model).items() if not p.requires_grad]
+    assert not frozen, f"{method.name} leaves the head frozen: {frozen[0]}"
     model.peftlab_method = method  # type: ignore[assignment]
     return model
 

@@ -40,6 +40,10 @@ from peftlab.models import Targets, find_targets
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+SMALLEST = (
+    1e-36  # of a row's ‖·‖²: a row of zeros has m = 0 and stays one, where 0 / 0 is no number
+)
+
 
 @dataclass(frozen=True, config=STRICT)
 @register
@@ -116,9 +120,9 @@ class DoRALinear(Adapter):
         gram = self.lora_A @ self.lora_A.T
         twice = 2 * self.scaling * (self.lora_B * cross).sum(dim=1)
         update = self.scaling**2 * (self.lora_B @ gram * self.lora_B).sum(dim=1)
-        return (self.base_squares + twice + update).clamp(min=0).sqrt()
+        return (self.base_squares + twice + update).clamp(min=SMALLEST).sqrt()
 
     def merged_weight(self, weight: Tensor) -> Tensor:  # (out, in) -> (out, in)
         direction: Tensor = weight + self.scaling * self.lora_B @ self.lora_A
-        norm: Tensor = direction.norm(dim=1, keepdim=True)
+        norm: Tensor = direction.norm(dim=1, keepdim=True).clamp(min=SMALLEST**0.5)
         return self.magnitude[:, None] * direction / norm

@@ -122,7 +122,7 @@ class MemoryMeter:
 
 
 def _parts(model: nn.Module, optimizer: Optimizer) -> dict[str, float | None]:
-    everything = dict(model.named_parameters())
+    everything = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     bases = tuple(
         f"{n}.base." for n, module in model.named_modules() if isinstance(module, Wrapper)
     )

@@ -1,0 +1,104 @@
+"""VeRA: one frozen pair for the whole model, drawn from a key, cut to each layer's size."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
+
+from peftlab.methods import VeRA, inject
+from peftlab.methods.vera import Projections, VeRALinear
+
+ALL = "query,ffn-in,ffn-out"  # 12 -> 12, 12 -> 20 and 20 -> 12
+
+
+def model_with(method: VeRA, seed: int = 0) -> PreTrainedModel:
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=40, hidden_size=12, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=20, max_position_embeddings=16,
+    )  # fmt: skip
+    return inject(BertForSequenceClassification(config), method)
+
+
+def layers(model: nn.Module) -> list[VeRALinear]:
+    return [layer for layer in model.modules() if isinstance(layer, VeRALinear)]
+
+
+def test_all_layers_share_one_pair() -> None:
+    found = layers(model_with(VeRA(rank=6, targets=ALL)))
+    assert len(found) == 6
+    for index in (0, 1):
+        assert len({layer.pair[index].untyped_storage().data_ptr() for layer in found}) == 1
+    assert not any("vera_A" in name for layer in found for name, _ in layer.named_parameters())
+
+
+def test_the_pair_is_still_one_after_moving_and_copying() -> None:
+    for other in (
+        model_with(VeRA(rank=6, targets=ALL)).double(),
+        copy.deepcopy(model_with(VeRA(rank=6, targets=ALL))),
+    ):
+        assert len({layer.shared.vera_A.data_ptr() for layer in layers(other)}) == 1
+
+
+def test_two_models_of_one_key_have_one_pair_bit_for_bit() -> None:
+    pairs = {
+        key: [layers(model_with(VeRA(rank=6, targets=ALL, projection_seed=key), seed))[0].shared
+              for seed in (0, 1)]
+        for key in (0, 1)
+    }  # fmt: skip
+    for one, other in pairs.values():
+        assert torch.equal(one.vera_A, other.vera_A)
+        assert torch.equal(one.vera_B, other.vera_B)
+    assert not torch.equal(pairs[0][0].vera_A, pairs[1][0].vera_A)
+
+
+def test_the_pair_has_the_largest_sizes_and_is_cut_for_the_others() -> None:
+    model = model_with(VeRA(rank=6, targets=ALL))
+    shared = layers(model)[0].shared
+    assert (shared.vera_A.shape, shared.vera_B.shape) == ((6, 20), (20, 6))
+    for layer in layers(model):
+        inside, outside = layer.base.in_features, layer.base.out_features
+        vera_A, vera_B = layer.pair
+        assert torch.equal(vera_A, shared.vera_A[:, :inside])
+        assert torch.equal(vera_B, shared.vera_B[:outside])
+        assert (layer.vera_lambda_d.shape, layer.vera_lambda_b.shape) == ((6,), (outside,))
+
+
+def test_the_pair_is_drawn_uniformly_within_kaimings_bounds() -> None:
+    shared = Projections(rank=300, inside=200, outside=400, seed=0)
+    for drawn, fan in ((shared.vera_A, 200), (shared.vera_B, 300)):
+        bound = math.sqrt(6 / fan)
+        assert 0.999 * bound < drawn.abs().max() <= bound
+        assert drawn.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.01)
+
+
+def test_drawing_the_pair_leaves_the_runs_own_draws_alone() -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    Projections(rank=6, inside=5, outside=4, seed=1)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_output_is_the_papers_formula() -> None:
+    """Equation 2 with diagonal matrices: W x + c + Λ_b B Λ_d A x."""
+    layer = VeRALinear(nn.Linear(7, 5).double(), Projections(4, 9, 8, seed=0).double(), 0.1)
+    with torch.no_grad():
+        layer.vera_lambda_b.normal_()
+        layer.vera_lambda_d.normal_()
+    x = torch.randn(3, 7).double()
+    vera_A, vera_B = layer.shared.vera_A[:, :7], layer.shared.vera_B[:5]
+    delta = layer.vera_lambda_b.diag() @ vera_B @ layer.vera_lambda_d.diag() @ vera_A
+    torch.testing.assert_close(layer(x), layer.base(x) + x @ delta.T)
+    assert (layer(x) - layer.base(x)).abs().max() > 0.1
+
+
+def test_vectors_start_at_d_initial_and_zero() -> None:
+    for layer in layers(model_with(VeRA(rank=6, targets=ALL, d_initial=0.3))):
+        assert torch.equal(layer.vera_lambda_d, torch.full((6,), 0.3))
+        assert not layer.vera_lambda_b.any()
