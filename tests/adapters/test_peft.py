@@ -11,10 +11,16 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 
 import peftlab
 from peftlab.layers import NF4Linear, weight_of
+from peftlab.methods import make
 
 TARGETS = ["query", "intermediate.dense"]
 
@@ -144,3 +150,43 @@ def test_what_no_method_here_computes_is_refused(
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
     with pytest.raises(peftlab.RequestError, match=message):
         peftlab.load(tmp_path / "theirs")
+
+
+@pytest.mark.parametrize("name", ["lora", "dora", "vera"])
+def test_folders_go_both_ways_on_conv1d(
+    name: str, logits: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    """GPT-2 holds its weights transposed: fan_in_fan_out in PEFT's words."""
+    folder = _tiny_gpt2(tiny_model, tmp_path / "gpt2")
+    model, tokenizer = peftlab.load_model(str(folder), num_labels=3, precision="fp32")
+    settings = {"rank": 3} if name != "vera" else {"rank": 5}
+    peftlab.inject(model, make(name, settings | {"targets": "query,ffn-in"}))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    wanted = logits(model.eval(), tokenizer)
+    peftlab.save(model, tmp_path / "ours")
+    base = base_of(folder)
+    base.config.pad_token_id = tokenizer.pad_token_id
+    theirs = peft.PeftModel.from_pretrained(base, tmp_path / "ours").eval()
+    torch.testing.assert_close(logits(theirs, tokenizer), wanted, rtol=0, atol=1e-5)
+    theirs.save_pretrained(tmp_path / "theirs")
+    again, _ = peftlab.load(tmp_path / "theirs", precision="fp32")
+    torch.testing.assert_close(logits(again, tokenizer), wanted, rtol=0, atol=1e-5)
+
+
+def _tiny_gpt2(tokenizer: Path, folder: Path) -> Path:
+    """A random decoder whose tokenizer has no padding of its own."""
+    words = AutoTokenizer.from_pretrained(tokenizer)
+    config = GPT2Config(
+        n_embd=32, n_layer=2, n_head=4, n_positions=64, vocab_size=len(words),
+        bos_token_id=2, eos_token_id=3,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    words.pad_token, words.eos_token = None, "[SEP]"
+    words.model_input_names = ["input_ids", "attention_mask"]
+    words.save_pretrained(folder)
+    return folder
