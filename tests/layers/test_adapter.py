@@ -21,6 +21,19 @@ def test_replace_linears_refuses_another_kind_of_module() -> None:
         replace_linears(model, ["1"], lambda base: LoRALinear(base, 1, 1.0))
 
 
+def test_a_refusal_half_way_replaces_nothing() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    with pytest.raises(RequestError, match="rank must be <= 2"):
+        replace_linears(model, ["0", "1"], lambda base: LoRALinear(base, 3, 1.0))
+    assert [type(layer) for layer in model] == [nn.Linear, nn.Linear]
+
+
+def test_adapters_take_the_mode_of_the_layers_they_stand_on() -> None:
+    model = nn.Sequential(nn.Linear(4, 4).eval(), nn.Linear(4, 2).train())
+    replace_linears(model, ["0", "1"], lambda base: LoRALinear(base, 2, 1.0, 0.5))
+    assert [layer.dropout.training for layer in model] == [False, True]
+
+
 def test_rank_is_at_most_the_smaller_side() -> None:
     with pytest.raises(RequestError, match="rank must be <= 3"):
         LoRALinear(nn.Linear(5, 3), rank=4, scaling=1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 import torch
@@ -91,7 +92,7 @@ def test_the_changes_telescope() -> None:
         products.append((layer.lora_B @ layer.lora_A).detach())
     moved = layer.merged().weight - layer.base.weight - SCALING * products[-1]
     torch.testing.assert_close(moved, DELTA * SCALING * (products[-1] - products[START]))
-    steps = [after - before for before, after in zip(products, products[1:], strict=False)]
+    steps = [after - before for before, after in pairwise(products)]
     torch.testing.assert_close(moved, DELTA * SCALING * torch.stack(steps[START:]).sum(dim=0))
 
 
@@ -100,10 +101,10 @@ def test_gradients_are_loras_on_the_moved_weight() -> None:
     layer = layer_on(base_of())
     list(train(layer))
     moved = nn.Linear(7, 5).double().requires_grad_(False)
-    moved.weight.copy_(layer.merged().weight - SCALING * layer.lora_B.detach() @ layer.lora_A)
-    moved.bias.copy_(layer.base.bias)
     lora = LoRALinear(moved, RANK, SCALING)
     with torch.no_grad():
+        moved.weight.copy_(layer.merged().weight - SCALING * layer.lora_B @ layer.lora_A)
+        moved.bias.copy_(layer.base.bias)
         lora.lora_A.copy_(layer.lora_A)
         lora.lora_B.copy_(layer.lora_B)
     found = []

@@ -93,7 +93,7 @@ def test_gradients_are_those_of_finite_differences(
         output: Tensor = functional_call(layer, dict(zip(trained, parameters, strict=True)), (x,))
         return output
 
-    x = torch.randn(2, 4, 7, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(1, 3, 7, dtype=torch.float64, requires_grad=True)
     assert gradcheck(run, (x, *trained.values()))
     assert len(trained) == {lora_fa: 1, dora: 3, houlsby: 4}.get(make, 2)
     gradients = torch.autograd.grad(run(x, *trained.values()).square().sum(), trained.values())

@@ -5,8 +5,9 @@ from transformers import AutoModelForSequenceClassification, BertConfig, ModernB
 
 import peftlab
 from peftlab.errors import RequestError
-from peftlab.layers import LoRALinear
+from peftlab.layers import LoRALinear, hold_in_nf4
 from peftlab.methods import inject, make, split_variants
+from peftlab.models import linear_names
 
 
 def tiny(**settings: int) -> nn.Module:
@@ -28,6 +29,15 @@ def tiny(**settings: int) -> nn.Module:
         ("lora", {"dropout": 1.0}, "dropout must be less than 1, got 1.0"),
         ("lora", {"alpha": float("nan")}, "alpha must be a finite number"),
         ("head", {"rank": 4}, "unknown setting of head 'rank'; Allowed: none"),
+        ("houlsby", {"variant": "parallel"}, "variant must be 'houlsby' or 'pfeiffer'"),
+        ("houlsby", {"size": 0}, "size must be greater than or equal to 1, got 0"),
+        ("lora-plus", {"ratio": 0.0}, "ratio must be greater than 0, got 0.0"),
+        ("vera", {"projection_seed": -1}, "projection_seed must be greater than or equal to 0"),
+        ("dylora", {"update": "first"}, "update must be 'all' or 'last'"),
+        ("lora-drop", {"threshold": 1.1}, "threshold must be less than or equal to 1, got 1.1"),
+        ("delta-lora", {"delta": -0.5}, "delta must be greater than or equal to 0, got -0.5"),
+        ("delta-lora", {"dropout": 0.1}, "unknown setting of delta-lora 'dropout'"),
+        ("qlora", {"optimizer": "sgd"}, "optimizer must be 'adamw' or 'paged'"),
     ],
 )
 def test_wrong_settings_say_what_is_allowed(
@@ -61,6 +71,32 @@ def test_bitfit_is_refused_on_a_backbone_without_a_bias() -> None:
     model = AutoModelForSequenceClassification.from_config(config)
     with pytest.raises(RequestError, match=r"\(modernbert\) has none; choose another method"):
         inject(model, "bitfit")
+
+
+def test_qlora_on_a_base_that_is_not_quantised_is_refused() -> None:
+    for model, held in ((tiny(), "fp32"), (tiny().bfloat16(), "bf16")):
+        message = f"made for a base in four bits, and this one is held in {held}; load it with"
+        with pytest.raises(RequestError, match=message):
+            inject(model, "qlora")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_paging_without_cuda_is_refused() -> None:
+    model = tiny()
+    hold_in_nf4(model, linear_names(model), "fp32")
+    with pytest.raises(RequestError, match="no CUDA device is here; leave it at 'adamw'"):
+        inject(model, peftlab.QLoRA(optimizer="paged"))
+
+
+def test_what_is_refused_leaves_the_model_as_it_was() -> None:
+    model = tiny()
+    before = [(name, type(m), m.training) for name, m in model.named_modules()]
+    for method in ("qlora", peftlab.LoRA(targets="nothing"), peftlab.DoRA(targets="query,dense")):
+        with pytest.raises(RequestError):
+            inject(model, method)
+    assert [(name, type(m), m.training) for name, m in model.named_modules()] == before
+    assert all(p.requires_grad for p in model.parameters())
+    inject(model, "lora")
 
 
 def test_rank_beyond_a_layer_is_refused_at_injection() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peftlab.models import load_tokenizer
-from peftlab.training.batches import by_length, encode, grouped
+from peftlab.training.batches import by_length, encode, grouped, stratified
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=300)
 
@@ -53,9 +53,10 @@ def test_a_batch_is_padded_to_its_longest(tiny_model: Path) -> None:
     data = encode(tokenizer, texts, [0, 1], max_length=64)
     batch = data.batch([0, 1])
     expected = tokenizer(*zip(*texts, strict=True), padding=True, return_tensors="pt")
-    assert set(batch) == set(expected)
+    assert set(batch.inputs) == set(expected)
     for name in expected:
-        assert torch.equal(batch[name], expected[name]), name
+        assert torch.equal(batch.inputs[name], expected[name]), name
+    assert torch.equal(batch.labels, torch.tensor([0, 1]))
     assert data.lengths == [7, 9]
     assert data.n_truncated == 0
 
@@ -67,3 +68,21 @@ def test_cut_examples_are_counted(tiny_model: Path, limit: int, cut: int) -> Non
     data = encode(tokenizer, texts, [0, 1], max_length=limit)
     assert data.n_truncated == cut
     assert max(data.lengths) <= limit
+
+
+@given(
+    st.lists(st.integers(0, 3), min_size=1, max_size=200), st.integers(1, 250), st.integers(0, 9)
+)
+def test_a_stratified_sample_has_each_class_by_its_share(
+    labels: list[int], size: int, seed: int
+) -> None:
+    sample = stratified(labels, size, seed)
+    assert len(sample) == len(set(sample)) == min(size, len(labels))
+    for label in set(labels):
+        share = len(sample) * labels.count(label) / len(labels)
+        assert abs(sum(labels[i] == label for i in sample) - share) <= 1 + 1e-9
+
+
+def test_a_stratified_sample_is_set_by_its_seed() -> None:
+    labels = [i % 2 for i in range(100)]
+    assert stratified(labels, 10, 0) == stratified(labels, 10, 0) != stratified(labels, 10, 1)

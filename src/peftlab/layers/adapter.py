@@ -61,8 +61,11 @@ def replace_linears(
     Raises:
         TypeError: if a name is not that of a linear layer.
     """
+    made: dict[str, Adapter] = {}  # all of them first: a refusal leaves the model as it was
     for name in names:
         layer = model.get_submodule(name)
         if not is_linear(layer):
             raise TypeError(f"{name} is a {type(layer).__name__}; adapters go on linear layers")
-        model.set_submodule(name, make(layer).train(layer.training))
+        made[name] = make(layer).train(layer.training)
+    for name, adapter in made.items():
+        model.set_submodule(name, adapter)

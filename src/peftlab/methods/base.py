@@ -132,6 +132,10 @@ class Method(abc.ABC):
         """What should have had a gradient by now and had none, in parts of a tensor."""
         return []
 
+    def excused(self, model: PreTrainedModel) -> set[str]:
+        """Trainable tensors that can't have had a gradient by now."""
+        return set()
+
     def ranks(self, model: PreTrainedModel) -> Iterator[int]:
         """Set `model` to each rank that it can be cut to, the trained one last."""
         return iter(())

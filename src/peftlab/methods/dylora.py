@@ -16,6 +16,7 @@ Raises     as LoRA
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -82,8 +83,8 @@ class DyLoRA(Method):
 
     def draw(self, seed: int, index: int) -> int:
         """The rank of a step: uniform over 1 … rank."""
-        draws = torch.Generator().manual_seed((seed << 32) + index)
-        return int(torch.randint(1, self.rank + 1, (), generator=draws))
+        # by a string, which is hashed whole; of a larger number torch's generator reads 32 bits
+        return random.Random(f"{seed}/{index}/rank").randint(1, self.rank)
 
     def before_step(self, model: PreTrainedModel, step: Step) -> None:
         b = self.draw(step.seed, step.index)
@@ -108,6 +109,16 @@ class DyLoRA(Method):
             if isinstance(layer, DyLoRALinear)
             for row in (layer.was_drawn & ~layer.had_gradient).nonzero().flatten().tolist()
         ]
+
+    def excused(self, model: PreTrainedModel) -> set[str]:
+        """With update="last" every A of which no row was drawn twice: its column of B was 0."""
+        if self.update == "all":
+            return set()
+        return {
+            f"{name}.lora_A"
+            for name, layer in model.named_modules()
+            if isinstance(layer, DyLoRALinear) and not layer.was_drawn_again.any()
+        }
 
     def ranks(self, model: PreTrainedModel) -> Iterator[int]:
         for rank in range(1, self.rank + 1):
@@ -154,10 +165,11 @@ class DyLoRALinear(Adapter):
         self.lora_A, self.lora_B = new_pair(base, rank)
         self.drawn = self.cut = rank
         # of a run, not of the adapter: which rows were drawn, and which of those had a gradient
-        for name in ("was_drawn", "had_gradient"):
+        for name in ("was_drawn", "was_drawn_again", "had_gradient"):
             none = torch.zeros(rank, dtype=torch.bool, device=self.lora_A.device)
             self.register_buffer(name, none, persistent=False)
         self.was_drawn: Tensor
+        self.was_drawn_again: Tensor
         self.had_gradient: Tensor
 
     @property
@@ -186,6 +198,7 @@ class DyLoRALinear(Adapter):
     def look_at_gradients(self) -> None:
         """Note which rows this step has drawn, and whether B's of them have a gradient."""
         first = self.drawn - 1 if self.last else 0
+        self.was_drawn_again[first : self.drawn] = self.was_drawn[first : self.drawn]
         self.was_drawn[first : self.drawn] = True
         if self.lora_B.grad is not None:
             self.had_gradient |= self.lora_B.grad.ne(0).any(dim=0)

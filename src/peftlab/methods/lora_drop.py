@@ -106,9 +106,10 @@ def importance(model: PreTrainedModel, batches: list[Batch]) -> dict[str, float]
 
     def watch(name: str) -> Callable[..., None]:
         def add(layer: LoRALinear, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            update = low_rank_update(
-                inputs[0][real[0]].float(), layer.lora_A, layer.lora_B, layer.scaling
-            )
+            (x,), (tokens,) = inputs, real
+            if x.shape[:-1] != tokens.shape:  # DeBERTa's relative positions, which are no tokens
+                return
+            update = low_rank_update(x[tokens].float(), layer.lora_A, layer.lora_B, layer.scaling)
             scores[name] += update.double().square().sum().item()
 
         return add

@@ -38,7 +38,7 @@ def answer_file(path: Path, out: Path, extra: Sequence[dict[str, Any]]) -> None:
         RequestError: if a column is there already, or `out` can't be written.
     """
     records = rows.records(path)
-    taken = sorted({*records[0]} & {*extra[0]})
+    taken = sorted({*_header(records)} & {*extra[0]})
     if taken:
         raise RequestError(f"{path} has a column {taken[0]!r} already; rename it first")
     joined = [record | more for record, more in zip(records, extra, strict=True)]
@@ -55,14 +55,14 @@ def answer_file(path: Path, out: Path, extra: Sequence[dict[str, Any]]) -> None:
 
 def _csv(path: Path, records: list[dict[str, Any]]) -> None:
     with path.open("w", encoding="utf-8", newline="") as target:
-        writer = csv.DictWriter(target, list(records[0]), extrasaction="ignore")
+        writer = csv.DictWriter(target, _header(records))
         writer.writeheader()
         writer.writerows(records)
 
 
 def _tsv(path: Path, records: list[dict[str, Any]]) -> None:
-    lines = [list(records[0]), *(record.values() for record in records)]
-    cells = [[str(cell) for cell in line] for line in lines]
+    header = _header(records)
+    cells = [header, *([str(record.get(name, "")) for name in header] for record in records)]
     for line in cells:
         broken = [cell for cell in line if "\t" in cell or "\n" in cell]
         if broken:
@@ -79,7 +79,13 @@ def _parquet(path: Path, records: list[dict[str, Any]]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.Table.from_pylist(records), path)
+    header = _header(records)
+    pq.write_table(pa.table({name: [r.get(name) for r in records] for name in header}), path)
+
+
+def _header(records: list[dict[str, Any]]) -> list[str]:
+    """Every column of any row: JSON's may differ from row to row."""
+    return list(dict.fromkeys(name for record in records for name in record))
 
 
 WRITERS = {".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".json": _jsonl, ".parquet": _parquet}

@@ -60,12 +60,20 @@ class Watch:
             }
 
     def check(
-        self, model: Any, updates: int, idle: Callable[[Any], list[str]] = lambda model: []
+        self,
+        model: Any,
+        updates: int,
+        idle: Callable[[Any], list[str]] = lambda model: [],
+        excused: Callable[[Any], set[str]] = lambda model: set(),
     ) -> None:
-        """Raise `Untrained` if something is not trained, once `updates` are as many as are due."""
+        """Raise `Untrained` if something is not trained, once `updates` are as many as are due.
+
+        `idle` names parts of tensors that lack a gradient, `excused` tensors that may lack one.
+        """
         if self.exempt or updates != self.due:
             return
-        found = [f"{name} has had no gradient" for name in sorted(self.waiting)]
+        missed = sorted(self.waiting - excused(model))
+        found = [f"{name} has had no gradient" for name in missed]
         found += [
             f"{name} has not moved"
             for name, p in _trainable(model)

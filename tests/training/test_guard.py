@@ -1,0 +1,250 @@
+"""Guards: what is not trained as it should be stops the run and is named."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
+
+from peftlab.layers import hold_in_nf4
+from peftlab.methods import METHODS, Method, inject, make
+from peftlab.models import linear_names
+from peftlab.training import Encoded, Loop, Plan, Rehearsal, Untrained
+from peftlab.training.guard import LATEST, Watch, check_groups
+
+PLAN = Plan(
+    kind="classes", epochs=6, batch_size=8, lr=1e-2, head_lr=1e-2, weight_decay=0.01, warmup=0.1,
+    clip=1.0, seed=0, device="cpu", autocast=False,
+)  # fmt: skip
+DATA = Encoded(
+    {
+        "input_ids": [[1 + (7 * i + j) % 39 for j in range(4 + i % 5)] for i in range(32)],
+        "attention_mask": [[1] * (4 + i % 5) for i in range(32)],
+    },
+    [i % 2 for i in range(32)],
+    {"input_ids": 0, "attention_mask": 0},
+    n_truncated=0,
+)
+VARIANTS = [
+    *METHODS,
+    "dylora last",
+    "dylora strict",
+    "lora-fa corrected",
+    "houlsby pfeiffer",
+    "delta-lora control",
+]
+CHANGES: dict[str, dict[str, Any]] = {
+    "last": {"update": "last", "rank": 4},
+    "strict": {"update": "last", "rank": 4, "strict": True},
+    "corrected": {"correct_gradient": True},
+    "pfeiffer": {"variant": "pfeiffer"},
+    "control": {"control": True},
+}
+
+
+def tiny(method: Method) -> PreTrainedModel:
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=40, hidden_size=12, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=20, max_position_embeddings=16,
+    )  # fmt: skip
+    model = BertForSequenceClassification(config)
+    if method.base_precision == "nf4":
+        hold_in_nf4(model, linear_names(model), "fp32")
+    return inject(model, method)
+
+
+def steps(loop: Loop) -> Iterator[int]:
+    for epoch in range(loop.plan.epochs):
+        for row in loop.epoch(epoch):
+            yield row["step"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_whole_run_of_every_method_passes(variant: str) -> None:
+    name, *changes = variant.split()
+    method = make(name, CHANGES[changes[0]] if changes else {})
+    model = tiny(method)
+    method.prepare(model, Rehearsal(method, DATA, PLAN))
+    loop = Loop(model, method, DATA, PLAN)
+    assert not loop.watch.exempt
+    assert loop.watch.start
+    assert list(steps(loop)) == list(range(1, 25))
+    assert not loop.watch.start  # it was checked
+
+
+@pytest.mark.parametrize("variant", ["dylora last", "dylora strict"])
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_that_were_drawn_once_are_not_missed_in_a(variant: str, seed: int) -> None:
+    """A row of A has a gradient once its column of B has moved: from its second draw on."""
+    method = make("dylora", CHANGES[variant.split()[1]] | {"rank": 12})
+    plan = dataclasses.replace(PLAN, epochs=2, seed=seed)  # 8 updates, checked after 2
+    loop = Loop(tiny(method), method, DATA, plan)
+    assert list(steps(loop)) == list(range(1, 9))
+
+
+def lora() -> tuple[PreTrainedModel, list[dict[str, Any]]]:
+    method = make("lora", {"rank": 2})
+    model = tiny(method)
+    return model, method.parameter_groups(model, 0.1, 0.1, 0.0)
+
+
+def test_groups_that_hold_all_once_pass() -> None:
+    check_groups(*lora())
+
+
+def test_a_parameter_in_no_group_is_named() -> None:
+    model, groups = lora()
+    groups[0]["params"].pop(0)
+    with pytest.raises(Untrained, match=r"missing bert\.encoder\.layer\.0\.attention\.self\.query"):
+        check_groups(model, groups)
+
+
+def test_a_parameter_in_two_groups_is_named() -> None:
+    model, groups = lora()
+    groups.append({"params": [model.classifier.bias]})
+    with pytest.raises(Untrained, match=r"missing none; twice classifier\.bias; not trainable: 0"):
+        check_groups(model, groups)
+
+
+def test_a_frozen_parameter_in_a_group_is_counted() -> None:
+    model, groups = lora()
+    groups.append({"params": [model.bert.embeddings.word_embeddings.weight]})
+    with pytest.raises(Untrained, match=r"missing none; twice none; not trainable: 1"):
+        check_groups(model, groups)
+
+
+def test_a_model_of_which_nothing_is_trained_is_refused() -> None:
+    with pytest.raises(Untrained, match="nothing in the model is trainable; inject a method"):
+        check_groups(nn.Linear(2, 2).requires_grad_(False), [])
+
+
+def test_many_names_are_cut_short() -> None:
+    model, _ = lora()
+    with pytest.raises(Untrained, match=r"lora_A; .* and 7 more; twice none"):
+        check_groups(model, [])
+
+
+def test_groups_are_checked_before_the_loop_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = make("lora")
+    model = tiny(method)
+    monkeypatch.setattr(
+        type(method), "parameter_groups", lambda *_: [{"params": [model.classifier.weight]}]
+    )
+    with pytest.raises(Untrained, match="must hold every trainable parameter once"):
+        Loop(model, method, DATA, PLAN)
+
+
+def fails(spoil: Callable[[Loop], Any], match: str, name: str = "lora", **settings: Any) -> None:
+    """A run that `spoil` is done to stops at its check, a quarter of 24 steps, and says so."""
+    method = make(name, settings)
+    loop = Loop(tiny(method), method, DATA, PLAN)
+    spoil(loop)
+    with pytest.raises(Untrained, match=match):
+        list(steps(loop))
+    assert loop.index == 6
+
+
+def test_a_parameter_without_a_gradient_is_named() -> None:
+    def spoil(loop: Loop) -> None:
+        loop.model.bert.pooler.register_forward_hook(lambda m, x, out: out.detach())
+
+    fails(spoil, r"after 6 updates .*: bert.encoder.layer.0.attention.self.query.lora_A has had no")
+
+
+def test_a_gradient_of_zeros_is_none() -> None:
+    def spoil(loop: Loop) -> None:
+        loop.model.classifier.bias.register_hook(torch.zeros_like)
+
+    fails(spoil, r"should be: classifier\.bias has had no gradient$")
+
+
+def test_a_parameter_that_has_not_moved_is_named() -> None:
+    def spoil(loop: Loop) -> None:
+        bias = loop.model.classifier.bias
+        start = bias.detach().clone()
+        loop.optimizer.register_step_post_hook(lambda *_: bias.data.copy_(start))
+
+    fails(spoil, r"should be: classifier\.bias has not moved$")
+
+
+def test_doras_magnitude_must_move_too() -> None:
+    def spoil(loop: Loop) -> None:
+        for layer in loop.model.modules():
+            if hasattr(layer, "magnitude"):
+                layer.magnitude.register_hook(torch.zeros_like)
+
+    fails(spoil, r"query\.magnitude has had no gradient", "dora")
+
+
+def test_dropout_in_evaluation_mode_is_named() -> None:
+    def spoil(loop: Loop) -> None:
+        modes = loop.model.train
+        loop.model.train = lambda mode=True: modes(mode).dropout.eval()
+
+    fails(spoil, r"should be: dropout dropout is in evaluation mode$")
+
+
+def test_a_model_without_dropout_is_fine() -> None:
+    method = make("lora")
+    model = tiny(method)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    loop = Loop(model, method, DATA, PLAN)
+    for _ in steps(loop):
+        model.dropout.eval()
+    assert loop.index == 24
+
+
+def test_rows_of_dylora_that_stay_idle_are_named() -> None:
+    def spoil(loop: Loop) -> None:
+        layer = loop.model.bert.encoder.layer[0].attention.self.query
+        layer.lora_B.register_hook(lambda g: torch.cat([torch.zeros_like(g[:, :1]), g[:, 1:]], 1))
+
+    fails(spoil, r"no gradient for row 1 of .*0\.attention\.self\.query\.lora_B", "dylora")
+
+
+def test_rows_of_a_that_were_drawn_twice_must_have_had_a_gradient() -> None:
+    def spoil(loop: Loop) -> None:
+        for name, parameter in loop.model.named_parameters():
+            if name.endswith("lora_A"):
+                parameter.register_hook(torch.zeros_like)
+
+    fails(spoil, r"query\.lora_A has had no gradient", "dylora", rank=2, update="last")
+
+
+@pytest.mark.parametrize(("total", "due"), [(8, 2), (24, 6), (80, 20), (4000, 20)])
+def test_the_check_comes_after_a_quarter_of_the_run_and_at_most_latest(
+    total: int, due: int
+) -> None:
+    watch = Watch(nn.Linear(2, 2), total)
+    assert (watch.due, watch.exempt) == (due, False)
+    assert due <= LATEST
+
+
+@pytest.mark.parametrize("total", [1, 4, 7])
+def test_a_run_too_short_for_a_gradient_of_a_is_exempt(total: int) -> None:
+    model, _ = lora()
+    watch = Watch(model, total)
+    assert watch.exempt
+    assert not watch.start
+    for updates in range(1, total + 1):
+        watch.look(model)
+        watch.check(model, updates, lambda model: ["something"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_smallest_change_counts_as_one(dtype: torch.dtype) -> None:
+    layer = nn.Linear(4, 4, bias=False).to(dtype)
+    watch = Watch(layer, total=8)
+    layer(torch.ones(1, 4, dtype=dtype)).sum().backward()
+    watch.look(layer)
+    with torch.no_grad():
+        layer.weight[1, 2] = torch.nextafter(layer.weight[1, 2], layer.weight.new_tensor(9.0))
+    watch.check(layer, updates=2)
