@@ -173,6 +173,70 @@ def test_an_interrupted_save_leaves_the_old_adapter(
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
+def test_the_old_adapter_comes_back_if_the_swap_fails(
+    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = trained("lora")
+    peftlab.save(model, tmp_path / "adapter")
+    rename = Path.rename
+
+    def fail(self: Path, target: Path) -> Path:
+        if self.name.endswith(".tmp"):
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(peftlab.RequestError, match="can't be written: Input/output error"):
+        peftlab.save(model, tmp_path / "adapter")
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+    peftlab.load(tmp_path / "adapter")
+
+
+def test_a_user_s_own_file_in_an_adapter_s_folder_is_not_deleted(
+    trained: Any, tmp_path: Path
+) -> None:
+    model, _ = trained("lora")
+    peftlab.save(model, tmp_path / "adapter")
+    (tmp_path / "adapter" / "answers.csv").write_text("mine")
+    with pytest.raises(peftlab.RequestError, match=r"not an adapter of peftlab's \(answers\.csv\)"):
+        peftlab.save(model, tmp_path / "adapter")
+
+
+def test_a_link_is_followed(trained: Any, tmp_path: Path) -> None:
+    model, _ = trained("lora")
+    peftlab.save(model, tmp_path / "first")
+    (tmp_path / "link").symlink_to("first")
+    peftlab.save(model, tmp_path / "link")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "link"]
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_a_paged_optimizer_is_no_matter_for_loading(trained: Any, tmp_path: Path) -> None:
+    model, _ = trained("qlora", optimizer="paged")
+    peftlab.save(model, tmp_path / "adapter")
+    peftlab.load(tmp_path / "adapter")
+
+
+def test_training_goes_on_from_a_loaded_adapter_on_nf4_with_the_same_bits(
+    trained: Any, logits: Any, tiny_task: Any, tmp_path: Path
+) -> None:
+    model, tokenizer = trained("qlora", num_labels=2)
+    peftlab.save(model, tmp_path / "first")
+    again, _ = peftlab.load(tmp_path / "first")
+    peftlab.train(again, tokenizer, tiny_task, again.peftlab_method, epochs=1, batch_size=8)
+    peftlab.save(again, tmp_path / "second")
+    third, _ = peftlab.load(tmp_path / "second")
+    assert torch.equal(logits(third, tokenizer), logits(again, tokenizer))
+    assert not torch.equal(logits(third, tokenizer), logits(model, tokenizer))
+
+
+def test_a_merged_model_is_not_trained_in_silence(trained: Any, tiny_task: Any) -> None:
+    model, tokenizer = trained("lora", num_labels=2)
+    peftlab.merge(model)
+    with pytest.raises(peftlab.RequestError, match="no adapter is left in it to train"):
+        peftlab.train(model, tokenizer, tiny_task, model.peftlab_method)
+
+
 def test_shared_tensors_are_saved_once(trained: Any) -> None:
     model, _ = trained("vera")
     shared = [name for name in adapter_state(model) if "shared" in name]

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 import peftlab
+from peftlab.adapters import plain_folder
 from peftlab.layers import Adapter, NF4Linear
 from peftlab.methods import METHODS
 
@@ -79,8 +80,6 @@ def test_merging_twice_or_without_a_method_is_refused(trained: Any, tiny_model: 
 def test_a_plain_folder_loads_with_transformers(
     name: str, trained: Any, logits: Any, tmp_path: Path
 ) -> None:
-    from peftlab.adapters import plain_folder
-
     model, tokenizer = trained(name)
     before = logits(model, tokenizer)
     moved = plain_folder(model, tokenizer, tmp_path / "plain")
@@ -90,3 +89,19 @@ def test_a_plain_folder_loads_with_transformers(
     torch.testing.assert_close(logits(plain, tokenizer), before, rtol=0, atol=tolerance)
     assert moved < tolerance
     assert plain.config.id2label == {0: "red", 1: "green", 2: "blue"}
+
+
+def test_the_plain_model_never_takes_an_adapters_place(trained: Any, tmp_path: Path) -> None:
+    model, tokenizer = trained("lora")
+    peftlab.save(model, tmp_path / "adapter")
+    with pytest.raises(peftlab.RequestError, match="give a new or an empty folder"):
+        plain_folder(model, tokenizer, tmp_path / "adapter")
+    peftlab.load(tmp_path / "adapter")
+
+
+def test_a_cast_between_merging_and_unmerging_is_refused(trained: Any) -> None:
+    model, _ = trained("lora")
+    peftlab.merge(model)
+    model.double()
+    with pytest.raises(peftlab.RequestError, match="cast it back first"):
+        peftlab.unmerge(model)

@@ -139,6 +139,9 @@ def test_a_folder_of_peft_without_its_head_is_refused(tiny_model: Path, tmp_path
         ({"bias": "all"}, "bias='all'"),
         ({"init_lora_weights": "pissa"}, "changes the base itself"),
         ({"peft_type": "IA3"}, "IA3 is not known here"),
+        ({"r": None}, "lacks r, or it is not int"),
+        ({"base_model_name_or_path": None}, "lacks base_model_name_or_path"),
+        ({"base_model_name_or_path": "/gone"}, "Say where it lies now with --base"),
     ],
 )
 def test_what_no_method_here_computes_is_refused(

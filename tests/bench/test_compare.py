@@ -133,6 +133,17 @@ def test_fewer_adapters_are_kept_if_asked(
         run_grid(grid, tmp_path, Silent(), keep="some")  # type: ignore[arg-type]
 
 
+def test_the_best_adapter_is_the_best_of_those_that_were_kept(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task
+) -> None:
+    """The first seed kept none, so the second seed's is all there is."""
+    one = asked(tiny_model, tiny_task, methods=["head"])
+    run_grid(resolve(make_suite(**one)), tmp_path, Silent(), keep="none")
+    two = resolve(make_suite(**one | {"seeds": [0, 1]}))
+    records = run_grid(two, tmp_path, Silent(), keep="best")
+    assert [path.name for path in (tmp_path / "adapters").iterdir()] == [records[1].cell]
+
+
 def test_a_task_of_python_s_own_is_not_exported_unchecked(
     done: tuple[Path, list[Record]], tmp_path: Path
 ) -> None:

@@ -50,7 +50,7 @@ def test_the_winner_of_a_comparison_answers_a_file(
         for row in rows
     }
     assert mean[shown.split(" · ")[1]] == max(mean.values())
-    assert "as its record says" in shown
+    assert "in its record" in shown
 
     assert "48 rows" in type_in("predict", "best", tiny_csv, "--out", "answers.csv")
     with (tmp_path / "answers.csv").open() as file:

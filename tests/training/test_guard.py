@@ -248,3 +248,27 @@ def test_the_smallest_change_counts_as_one(dtype: torch.dtype) -> None:
     with torch.no_grad():
         layer.weight[1, 2] = torch.nextafter(layer.weight[1, 2], layer.weight.new_tensor(9.0))
     watch.check(layer, updates=2)
+
+
+def test_a_tensor_that_the_model_never_uses_is_noted_and_no_error() -> None:
+    """BigBird's classifier, for one, does not read its pooler."""
+    model = tiny(make("full"))
+    model.bert.spare = nn.Linear(3, 3)
+    loop = Loop(model, make("full"), DATA, PLAN)
+    list(steps(loop))
+    assert loop.watch.unused == ["bert.spare.bias", "bert.spare.weight"]
+
+
+def test_a_step_that_rounding_swallows_is_not_called_stuck() -> None:
+    """LayerNorm's γ at 1 does not move by the first, tiny steps of a long warm-up."""
+    layer = nn.LayerNorm(4)
+    watch = Watch(layer, total=8)
+    layer.weight.grad, layer.bias.grad = torch.ones(4), torch.ones(4)
+    watch.look(layer)
+    with torch.no_grad():
+        layer.bias.add_(1e-9)
+    watch.check(layer, updates=2, reach=1e-8)
+    watch = Watch(layer, total=8)
+    watch.look(layer)
+    with pytest.raises(Untrained, match="weight has not moved"):
+        watch.check(layer, updates=2, reach=1e-3)

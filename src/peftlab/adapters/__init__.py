@@ -8,7 +8,7 @@ merge(model), unmerge(model)       plain layers in the adapters' place, and back
 
 from peftlab.adapters.card import Card, TaskCard, read_card
 from peftlab.adapters.folder import check_adapter, load, save
-from peftlab.adapters.merge import merge, plain_folder, unmerge
+from peftlab.adapters.merge import is_merged, merge, plain_folder, unmerge
 from peftlab.adapters.state import adapter_state
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "TaskCard",
     "adapter_state",
     "check_adapter",
+    "is_merged",
     "load",
     "merge",
     "plain_folder",

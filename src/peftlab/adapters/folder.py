@@ -117,7 +117,7 @@ def _load_peft(
 ) -> tuple[PreTrainedModel, Any]:
     """A folder that HF PEFT wrote: what it does not say is read from its tensors."""
     config = peft_layout.read_config(folder)
-    source = find(base or config["base_model_name_or_path"])
+    source = _find(base or config["base_model_name_or_path"], base, config.get("revision"))
     method = peft_layout.method(config, tensors)
     empty = empty_model(source.folder, num_labels=2)
     num_labels = peft_layout.num_labels(tensors, list(head_parameters(empty)))
@@ -141,8 +141,7 @@ def _load_base(
 
 
 def _find_base(card: Card, base: str | None) -> Source:
-    revision = None if base else card.base.revision
-    source = find(base or card.base.folder or card.base.name, revision)
+    source = _find(base or card.base.folder or card.base.name, base, card.base.revision)
     if source.sha256 != card.base.sha256:
         raise RequestError(
             f"this adapter belongs to another base: {card.base.name} with sha256 "
@@ -150,6 +149,18 @@ def _find_base(card: Card, base: str | None) -> Source:
             "a different base would give other answers without a word"
         )
     return source
+
+
+def _find(name: str, base: str | None, revision: str | None) -> Source:
+    try:
+        return find(name, None if base else revision)
+    except RequestError as error:
+        if base is not None:
+            raise
+        raise RequestError(
+            f"the adapter's base is not where it was: {error} Say where it lies now with "
+            "--base (in Python: load(folder, base=...))."
+        ) from error
 
 
 def _name_outputs(model: PreTrainedModel, card: Card) -> None:

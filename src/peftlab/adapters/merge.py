@@ -14,6 +14,7 @@ from peftlab.layers import (
     Adapter,
     NF4Linear,
     exact,
+    held_dtype,
     is_conv1d,
     linear_like,
     weight_of,
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
 def merge(model: PreTrainedModel) -> dict[str, float]:
     """Replace every adapter, in place, by the plain layer it equals.
 
-    The update is added in fp32 to the base's weight as its file has it, not to a rounded copy;
-    to what four bits stand for where the base is held in nf4, since that is what was trained.
+    The update is added in fp32 to the base's weight as its file has it, not to a rounded copy
+    (to the held one where the model did not come from `load_model`); to what four bits stand for
+    where the base is held in nf4, since that is what was trained.
 
     Returns:
         By layer, the largest |stored weight - exact fp32 weight|: what rounding to the layer's
@@ -52,8 +54,9 @@ def merge(model: PreTrainedModel) -> dict[str, float]:
     adapters = {n: layer for n, layer in model.named_modules() if isinstance(layer, Adapter)}
     with torch.no_grad():
         for name, adapter in adapters.items():
-            wanted = adapter.merged_weight(_original(model, name, adapter))
-            plain = linear_like(adapter.base, wanted)
+            original = _original(model, name, adapter)
+            plain = adapter.merged(original)
+            wanted = adapter.merged_weight(original)
             errors[name] = (exact(weight_of(plain)) - wanted).abs().max().item()
             model.set_submodule(name, plain)
     model.peftlab_merged = adapters  # type: ignore[assignment]
@@ -70,7 +73,11 @@ def unmerge(model: PreTrainedModel) -> None:
         raise RequestError("this model is not merged")
     adapters: Any = model.peftlab_merged
     for name, adapter in adapters.items():
-        model.set_submodule(name, adapter.train(model.training))
+        now, then = held_dtype(model.get_submodule(name)), held_dtype(adapter.base)
+        if now != then:
+            raise RequestError(f"the model was cast from {then} to {now} since; cast it back first")
+    for name, adapter in adapters.items():
+        model.set_submodule(name, adapter.train(model.training).to(model.device))
     del model.peftlab_merged
 
 
@@ -116,7 +123,7 @@ def plain_folder(model: PreTrainedModel, tokenizer: Any, folder: Path) -> float:
             plain.save_pretrained(place)
             tokenizer.save_pretrained(place)
 
-    replace_folder(folder, write)
+    replace_folder(folder, write, may_be_adapter=False)
     return moved
 
 

@@ -95,10 +95,17 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RequestError(f"{folder} is no adapter: it has neither peftlab.json nor {FILE}")
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise RequestError(f"{path} is not JSON: {error}") from None
-    return found
+    needed: dict[str, type] = {"peft_type": str, "base_model_name_or_path": str}
+    if isinstance(found, dict) and found.get("peft_type") in ("LORA", "VERA"):
+        needed["r"] = int
+    for field, kind in needed.items():
+        if not isinstance(found, dict) or not isinstance(found.get(field), kind):
+            raise RequestError(f"{path} lacks {field}, or it is not {kind.__name__}")
+    config: dict[str, Any] = found
+    return config
 
 
 def method(config: dict[str, Any], tensors: dict[str, Tensor]) -> Method:

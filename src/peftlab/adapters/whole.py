@@ -8,29 +8,52 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from peftlab.errors import RequestError
 
-OURS = "peftlab.json"  # a folder that has it may be replaced
+MARK = "peftlab.json"  # a folder that has it is an adapter's and may be replaced, if all in it is
+OURS = (
+    *(MARK, "adapter_model.safetensors", "adapter_config.json"),
+    *("record.json", "curve.jsonl", "predictions.jsonl"),
+    *("token*", "special_tokens_map.json", "added_tokens.json", "chat_template*"),
+    *("vocab.*", "merges.txt", "*.model"),
+)
 
 
-def check_replaceable(folder: Path) -> None:
-    """Raise `RequestError` if `folder` is a file, or holds something that is no adapter of ours."""
-    if folder.exists() and not _may_replace(folder):
+def check_replaceable(folder: Path, may_be_adapter: bool = True) -> None:
+    """Raise `RequestError` unless `folder` is new, empty or an adapter, and can be written.
+
+    `may_be_adapter` says whether an adapter there may be replaced.
+    """
+    folder = folder.resolve()
+    if os.path.ismount(folder):
+        raise RequestError(f"{folder} is a mount point and can't be replaced; give a folder in it")
+    if folder.exists() and not folder.is_dir():
+        raise RequestError(f"{folder} is a file; give a folder")
+    strange = _strange(folder, may_be_adapter) if folder.exists() else []
+    if strange:
         raise RequestError(
-            f"{folder} holds something that is not an adapter of peftlab's; give another folder"
+            f"{folder} holds something that is not an adapter of peftlab's ({strange[0]}); "
+            "give a new or an empty folder"
         )
-    parent = next(place for place in folder.absolute().parents if place.exists())
+    parent = next(place for place in folder.parents if place.exists())
     if not os.access(parent, os.W_OK):
         raise RequestError(f"{folder} can't be written: {parent} is not writable")
 
 
-def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
+def replace_folder(
+    folder: Path, write: Callable[[Path], object], may_be_adapter: bool = True
+) -> None:
     """Let `write` fill a folder beside `folder`, then put it in its place.
+
+    Until the new one is there whole, the old one stays or is put back.
 
     Raises:
         RequestError: if `folder` may not be replaced, or can't be written.
     """
-    check_replaceable(folder)
+    check_replaceable(folder, may_be_adapter)
+    folder = folder.resolve()
     mark = uuid.uuid4().hex[:8]
     place, old = (folder.with_name(f".{folder.name}.{mark}.{end}") for end in ("tmp", "old"))
     try:
@@ -39,12 +62,20 @@ def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
         if folder.exists():
             folder.rename(old)
         place.rename(folder)
-    except OSError as error:
-        raise RequestError(f"{folder} can't be written: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RequestError(f"{folder} can't be written: {reason}") from error
     finally:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
         for left in (place, old):
             shutil.rmtree(left, ignore_errors=True)
 
 
-def _may_replace(folder: Path) -> bool:
-    return folder.is_dir() and ((folder / OURS).is_file() or not any(folder.iterdir()))
+def _strange(folder: Path, may_be_adapter: bool) -> list[str]:
+    """What `folder` holds that may not be deleted."""
+    names = sorted(path.name for path in folder.iterdir())
+    if not (may_be_adapter and MARK in names):
+        return names
+    known = {path.name for pattern in OURS for path in folder.glob(pattern)}
+    return [name for name in names if name not in known]

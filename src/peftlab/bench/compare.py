@@ -98,10 +98,10 @@ def run_grid(
     if keep not in get_args(Keep):
         raise unknown("keep", keep, get_args(Keep))
     store = Store(out)
-    store.prepare(room_mib(grid, keep))
-    write_suite(store, grid)
     done = {} if rerun else _done(store, grid)
     missing = [cell for cell in grid.cells if cell.name not in done]
+    store.prepare(room_mib(missing, keep))
+    write_suite(store, grid)
     with progress:
         progress.suite(grid, len(done), str(shown or out))
         if missing:
@@ -112,6 +112,10 @@ def run_grid(
 def write_suite(store: Store, grid: Grid) -> None:
     """suite.json: what was asked, and the cells it became, which the report follows."""
     asked = grid.suite.model_dump(mode="json", exclude={"tasks"})
+    for table in (asked, asked["data"] or {}):  # so that `export` finds them from anywhere
+        for key in ("data_dir", "path", "dev"):
+            if table.get(key):
+                table[key] = str(Path(table[key]).expanduser().resolve())
     cells = [{"cell": cell.name, "label": cell.method.label} for cell in grid.cells]
     store.write_json("suite.json", asked | {"tasks": list(grid.tasks), "cells": cells})
 

@@ -1,7 +1,7 @@
 """The winner of a comparison: its adapter, copied out after it has shown that it is the one.
 
-The winner is the row with the highest mean of the main metric over seeds, last epoch; of its
-seeds, the adapter with the highest score.
+The winner is the row with the highest mean of the main metric over seeds, last epoch, of those with
+the most done seeds; of its seeds, the adapter with the highest score.
 """
 
 from __future__ import annotations
@@ -80,7 +80,10 @@ def _row(records: list[Record], method: str | None) -> list[Record]:
         if method not in rows:
             raise unknown("method", method, rows)
         return rows[method]
-    return max(rows.values(), key=lambda row: statistics.fmean(map(main_score, row)))
+    # one lucky seed of five must not beat the mean of all five
+    most = max(len(row) for row in rows.values())
+    whole = [row for row in rows.values() if len(row) == most]
+    return max(whole, key=lambda row: statistics.fmean(map(main_score, row)))
 
 
 def _kept(store: Store, row: list[Record]) -> Record:
@@ -104,7 +107,13 @@ def _score_again(store: Store, record: Record) -> float:
 
 
 def _task_again(store: Store, record: Record) -> Task:
-    asked: dict[str, Any] = json.loads((store.out / "suite.json").read_text(encoding="utf-8"))
+    path = store.out / "suite.json"
+    if not path.is_file():
+        raise RequestError(
+            f"{path} is not there, so the data to check the adapter with is not known; "
+            "run the same `peftlab compare` again, which writes it and trains nothing"
+        )
+    asked: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if asked["data"] is None and record.task.name not in names():
         raise RequestError(
             f"task {record.task.name} was handed over in Python, so its data is not at hand to "

@@ -47,7 +47,9 @@ def resolve(suite: Suite) -> Grid:
     precision = resolve_precision(suite.training.precision, device.value)
     load_source(source, num_labels=2, precision=precision.value, seed=0)  # must load
     parts = [
-        _method_part(source, variant, method, method.base_precision or precision.value)
+        _method_part(
+            source, variant, method, method.base_precision or precision.value, device.value
+        )
         for variant, method in zip(suite.methods, methods, strict=True)
     ]
     _check_rows(parts, suite)
@@ -84,9 +86,12 @@ def load_tasks(suite: Suite) -> list[Task]:
     return list({task.name: task for task in tasks}.values())
 
 
-def _method_part(source: Source, variant: Variant, method: Method, precision: str) -> MethodPart:
+def _method_part(
+    source: Source, variant: Variant, method: Method, precision: str, device: str
+) -> MethodPart:
     model = empty_model(source.folder, num_labels=2, precision=precision)
     try:
+        method.check_device(device)
         inject(model, method)
     except RequestError as error:
         raise RequestError(f"method {variant.label} on model {source.name}: {error}") from error

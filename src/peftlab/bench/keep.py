@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Sequence
 from typing import Literal
 
-from peftlab.bench.grid import Grid
+from peftlab.bench.cell import Cell
 from peftlab.bench.record import Record
 from peftlab.bench.store import Store
 from peftlab.methods import METHODS
@@ -18,26 +18,30 @@ from peftlab.methods import METHODS
 Keep = Literal["all", "best", "none"]
 
 
-def room_mib(grid: Grid, keep: Keep) -> float:
+def room_mib(missing: Sequence[Cell], keep: Keep) -> float:
     """The disk space of whole models: the best one of each row, and a new one beside them."""
-    if keep == "none":
-        return 0.0
     whole = {
         (cell.task.name, cell.method.label)
-        for cell in grid.cells
+        for cell in missing
         if METHODS[cell.method.name].keeps_whole_model
     }
-    folder = grid.cells[0].model_folder
+    if keep == "none" or not whole:
+        return 0.0
+    folder = missing[0].model_folder
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    return (len(whole) + 1) * size / 2**20 if whole else 0.0
+    return (len(whole) + 1) * size / 2**20
 
 
 def drop_beaten(store: Store, records: Sequence[Record], keep: Keep) -> None:
-    """Delete the adapters that `keep` does not want, given the records so far."""
+    """Delete the adapters that `keep` does not want, given the records so far.
+
+    The best is the best of those whose adapter is there.
+    """
     rows: dict[str, list[Record]] = {}
     for record in records:
         whole = METHODS[record.method.name].keeps_whole_model
-        if record.status == "done" and (whole or keep == "best"):
+        kept = store.adapter(record.cell).is_dir()
+        if kept and record.status == "done" and (whole or keep == "best"):
             rows.setdefault(_row(record), []).append(record)
     for row in rows.values():
         for record in row:

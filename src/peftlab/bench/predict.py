@@ -11,7 +11,7 @@ from peftlab.adapters import check_adapter, load, read_card
 from peftlab.bench.single import predictions
 from peftlab.errors import RequestError
 from peftlab.layers import resolve_device
-from peftlab.tasks import answer_file, check_out, texts_of
+from peftlab.tasks import answer_file, check_columns, check_out, texts_of
 
 
 def predict_file(
@@ -50,6 +50,8 @@ def predict_file(
             f"{adapter} does not say which columns hold the texts; name them with --text"
         )
     rows = texts_of(file, columns)
+    labels = card.task.labels if card and card.task else []
+    check_columns(file, ["prediction", *(f"score_{name}" for name in labels)])
     place = resolve_device(device).value
     model, tokenizer = load(adapter, base=base)
     model.to(torch.device(place))  # type: ignore[arg-type]

@@ -182,6 +182,7 @@ def summary(record: Record) -> str:
         parts.append(
             f"{record.task.n_truncated} examples cut at {record.training['max_length']} tokens"
         )
+    parts += record.method.notes
     return f"{', '.join(parts)}, {record.total_s or 0:.1f} s"
 
 

@@ -104,7 +104,9 @@ def run(
     _name_task(model, task, max_length)
     model.peftlab_compute = cell.training["compute"]
     if cell.training["checkpointing"]:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        # transformers renames it; what both take is not reentrant
+        enable = getattr(model, "activation_checkpointing_enable", None)
+        (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
     prepare_s = _prepare(model, method, Rehearsal(method, train, plan))
     fitted = fit(
         Loop(model, method, train, plan), dev, lambda out: dev_score(task, out), on_row, memory

@@ -16,7 +16,7 @@ import torch
 from pydantic import ValidationError
 from rich.console import Console
 
-from peftlab.adapters import TaskCard
+from peftlab.adapters import TaskCard, is_merged, save
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import method_part, resolve_training, task_part
 from peftlab.bench.progress import observer
@@ -63,7 +63,8 @@ def train(
         batch_size: examples a step.
         lr: the highest learning rate of the adapter; the method's default if not given.
         seed: of data order, dropout and, if they are drawn here, the adapters.
-        out: a folder for the record, curve and predictions; nothing is written if not given.
+        out: a folder for the record, curve, predictions and adapter, as `compare` writes them;
+            nothing is written if not given.
         training: further fields of `peftlab.bench.suite.Training`, such as head_lr or warmup;
             device, threads and a frozen base's precision are the model's and torch's own.
 
@@ -79,6 +80,10 @@ def train(
     store = Store(Path(out)) if out is not None else None
     if store is not None:
         store.prepare()
+    if is_merged(model):
+        raise RequestError(
+            "this model is merged, so no adapter is left in it to train; unmerge it first"
+        )
     device = model.device.type
     memory = MemoryMeter(device)
     torch.manual_seed(seed)
@@ -98,6 +103,8 @@ def train(
         )
         progress.end(outcome.record)
     if store is not None:
+        if getattr(model, "peftlab_source", None) is not None:  # else its base has no name
+            save(model, store.adapter(outcome.record.cell))
         write(store, outcome)
     return outcome.record
 
@@ -205,8 +212,9 @@ def _cell(
     longest = token_limit(tokenizer, model.config)
     training = resolve_training(asked, variant, method, task, longest, device)
     held = _held(model)
-    asked_for = asked.precision if method.base_precision == "fp32" else held
-    compute = resolve_compute(resolve_precision(asked_for, device).value, device)
+    compute = getattr(model, "peftlab_compute", held)
+    if method.base_precision == "fp32":
+        compute = resolve_compute(resolve_precision(asked.precision, device).value, device)
     source: Source | None = getattr(model, "peftlab_source", None)
     folder = Path(model.name_or_path or "model")
     return Cell(

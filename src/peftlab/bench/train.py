@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -29,11 +30,19 @@ def train_folder(grid: Grid, out: Path, progress: Observer) -> Record:
             f"train runs one cell, and this asks for {len(grid.cells)}; `peftlab compare` runs many"
         )
     check_replaceable(out)
-    with tempfile.TemporaryDirectory(prefix="peftlab-") as scratch:
-        store = Store(Path(scratch) / "out")
+    scratch = Path(tempfile.mkdtemp(prefix="peftlab-"))
+    store = Store(scratch / "out")
+    try:
         (record,) = run_grid(grid, store.out, progress, shown=out)
-        if record.status == "done":
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    if record.status == "done":
+        try:
             replace_folder(out, lambda place: _gather(store, record, place))
+        except RequestError as error:
+            raise RequestError(f"{error}; the finished run is kept in {store.out}") from error
+    shutil.rmtree(scratch, ignore_errors=True)
     return record
 
 

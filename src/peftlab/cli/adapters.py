@@ -57,8 +57,11 @@ def merge(
     from rich.console import Console
 
     with Console(stderr=True).status("loading and merging"):
-        from peftlab.adapters import load, plain_folder, read_card
+        from peftlab.adapters import check_adapter, load, plain_folder, read_card
+        from peftlab.adapters.whole import check_replaceable
 
+        check_adapter(adapter)
+        check_replaceable(out, may_be_adapter=False)
         card = read_card(adapter)
         quantised = card is not None and card.precision == "nf4"
         model, tokenizer = load(adapter, base=base, precision="nf4" if quantised else "fp32")
@@ -86,6 +89,8 @@ def export(
         from peftlab.bench.export import export as copy_out
 
         record, reached = copy_out(out, to, task, method)
+    assert record.score is not None
     row = f"{record.task.name} · {record.method.label} · seed {record.seed}"
-    print(f"{row}: {record.task.main_metric} {reached:.4f}, as its record says")
+    metric = record.task.main_metric
+    print(f"{row}: {metric} {reached:.4f} again, {record.score[metric]:.4f} in its record")
     print(f"adapter: {to.resolve()}")

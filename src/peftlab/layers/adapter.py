@@ -42,10 +42,21 @@ class Adapter(Wrapper, abc.ABC):
     def merged_weight(self, weight: Tensor) -> Tensor:
         """The paper's equation: what a frozen `weight` (out, in) becomes with this adapter."""
 
-    def merged(self) -> Linear:
-        """The plain layer this adapter equals in eval mode. A new layer; `self` is not touched."""
+    def merged(self, weight: Tensor | None = None) -> Linear:
+        """The plain layer this adapter equals in eval mode. A new layer; `self` is not touched.
+
+        `weight` (out, in) is the base's, where it is known more exactly than it is held.
+        """
+        if weight is None:
+            weight = exact(weight_of(self.base))
         with torch.no_grad():
-            return linear_like(self.base, self.merged_weight(exact(weight_of(self.base))))
+            return linear_like(self.base, self.merged_weight(weight))
+
+    @property
+    def weight(self) -> Tensor:
+        """The base's weight as it is held: some models, T5 among them, ask for its dtype."""
+        weight: Tensor = self.base.weight  # type: ignore[assignment]
+        return weight
 
 
 def exact(weight: Tensor) -> Tensor:

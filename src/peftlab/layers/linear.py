@@ -81,7 +81,7 @@ def linear_like(base: Linear, weight: Tensor) -> Linear:
 
 
 def held_dtype(layer: Linear) -> torch.dtype:
-    """The precision that the layer multiplies in."""
+    """The precision of the layer's inputs: what it is held in, or computes in from four bits."""
     if isinstance(layer, NF4Linear):
         return layer.compute
     held: torch.dtype = layer.weight.dtype

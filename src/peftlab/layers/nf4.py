@@ -105,7 +105,7 @@ def _between(table: Tensor) -> Tensor:
 
 
 class NF4Linear(nn.Module):
-    """A frozen linear layer whose weight is held in four bits; it multiplies in `compute`.
+    """A frozen linear layer whose weight is held in four bits; it multiplies in its input's dtype.
 
     The gradient flows through the weight to the input, never to the weight; nothing of the size
     of the weight is kept for it.
@@ -113,7 +113,7 @@ class NF4Linear(nn.Module):
     Args:
         weight: (out, in), quantised row by row.
         bias: (out,), or None.
-        compute: the precision that the layer multiplies in and its bias is held in.
+        compute: the precision of the base's other tensors, and so of its inputs and its bias.
         plain: the class that the layer had, `nn.Linear` or GPT-2's `Conv1D`.
     """
 

@@ -112,6 +112,9 @@ class Method(abc.ABC):
             for (is_head, is_matrix), parameters in groups.items()
         ]
 
+    def check_device(self, device: str) -> None:  # noqa: B027
+        """Raise `RequestError` if this method can't be trained on `device`."""
+
     def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """AdamW with β (.9, .999), ε 1e-8; each group brings its lr and its weight decay."""
         return torch.optim.AdamW(groups, fused=True)

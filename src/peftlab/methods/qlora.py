@@ -17,7 +17,7 @@ Raises     RequestError if the base is not held in nf4, or for optimizer="paged"
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -60,11 +60,6 @@ class QLoRA(Method):
     optimizer: Literal["adamw", "paged"] = "adamw"
 
     def inject(self, model: PreTrainedModel) -> Targets:
-        if self.optimizer == "paged" and not torch.cuda.is_available():
-            raise RequestError(
-                "optimizer='paged' pages AdamW's state between a CUDA device and the host, and "
-                "no CUDA device is here; leave it at 'adamw'"
-            )
         targets = find_targets(model, self.targets)
         train_head_only(model)
         replace_linears(
@@ -74,9 +69,19 @@ class QLoRA(Method):
         )
         return targets
 
+    def check_device(self, device: str) -> None:
+        if self.optimizer == "paged" and device != "cuda":
+            raise RequestError(
+                "optimizer='paged' pages AdamW's state between a CUDA device and the host, and "
+                f"this run is on {device}; leave it at 'adamw'"
+            )
+        if self.optimizer == "paged" and importlib.util.find_spec("bitsandbytes") is None:
+            raise RequestError("optimizer='paged' needs bitsandbytes: pip install 'peftlab[qlora]'")
+
     def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         if self.optimizer == "adamw":
             return super().make_optimizer(groups)
+        self.check_device(groups[0]["params"][0].device.type)
         optim: Any = importlib.import_module("bitsandbytes.optim")
         paged: torch.optim.Optimizer = optim.PagedAdamW32bit(groups)
         return paged

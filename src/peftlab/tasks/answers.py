@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,21 @@ def texts_of(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def check_out(out: Path) -> None:
-    """Raise `RequestError` unless `out` has a known suffix and lies in a folder that is there."""
+    """Raise `RequestError` unless `out` has a known suffix and can be written."""
     if out.suffix.lower() not in WRITERS:
         raise RequestError(f"{out} must end in one of {', '.join(WRITERS)}")
-    if not out.absolute().parent.is_dir():
+    parent = out.absolute().parent
+    if not parent.is_dir():
         raise RequestError(f"{out} can't be written: {out.parent} is no folder")
+    if out.is_dir() or not os.access(parent, os.W_OK):
+        raise RequestError(f"{out} can't be written: it is a folder, or {parent} is not writable")
+
+
+def check_columns(path: Path, new: Sequence[str]) -> None:
+    """Raise `RequestError` if the file at `path` has one of the `new` columns already."""
+    taken = [name for name in _header(rows.records(path)) if name in new]
+    if taken:
+        raise RequestError(f"{path} has a column {taken[0]!r} already; rename it first")
 
 
 def answer_file(path: Path, out: Path, extra: Sequence[dict[str, Any]]) -> None:
@@ -37,10 +48,8 @@ def answer_file(path: Path, out: Path, extra: Sequence[dict[str, Any]]) -> None:
     Raises:
         RequestError: if a column is there already, or `out` can't be written.
     """
+    check_columns(path, list(extra[0]))
     records = rows.records(path)
-    taken = sorted({*_header(records)} & {*extra[0]})
-    if taken:
-        raise RequestError(f"{path} has a column {taken[0]!r} already; rename it first")
     joined = [record | more for record, more in zip(records, extra, strict=True)]
     write = WRITERS[out.suffix.lower()]
     temporary = out.with_name(f".{out.name}.tmp")
@@ -49,6 +58,10 @@ def answer_file(path: Path, out: Path, extra: Sequence[dict[str, Any]]) -> None:
         temporary.replace(out)
     except OSError as error:
         raise RequestError(f"{out} can't be written: {error.strerror}") from error
+    except (TypeError, ValueError) as error:  # Arrow's errors are such: cells of mixed types
+        raise RequestError(
+            f"{path} has cells that {out.suffix} can't hold ({error}); write another format"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -62,7 +75,7 @@ def _csv(path: Path, records: list[dict[str, Any]]) -> None:
 
 def _tsv(path: Path, records: list[dict[str, Any]]) -> None:
     header = _header(records)
-    cells = [header, *([str(record.get(name, "")) for name in header] for record in records)]
+    cells = [header, *([_cell(record.get(name)) for name in header] for record in records)]
     for line in cells:
         broken = [cell for cell in line if "\t" in cell or "\n" in cell]
         if broken:
@@ -70,8 +83,13 @@ def _tsv(path: Path, records: list[dict[str, Any]]) -> None:
     path.write_text("".join("\t".join(line) + "\n" for line in cells), encoding="utf-8")
 
 
+def _cell(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
 def _jsonl(path: Path, records: list[dict[str, Any]]) -> None:
-    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+    # dates and the like, which Parquet has and JSON has not, become text
+    lines = [json.dumps(record, ensure_ascii=False, default=str) + "\n" for record in records]
     path.write_text("".join(lines), encoding="utf-8")
 
 

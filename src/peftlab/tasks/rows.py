@@ -59,7 +59,7 @@ def read(path: Path, columns: Sequence[str]) -> Table:
     reader, unit = READERS[suffix]
     table = Table(path, unit, reader in (_jsonl, _parquet), list(reader(path, columns)))
     if not table.rows:
-        raise RequestError(f"{path} holds no rows; a data file needs examples to train on.")
+        raise RequestError(f"{path} holds no rows; a data file needs at least one.")
     return table
 
 
@@ -75,6 +75,7 @@ def records(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in lines(read_text(path)) if line.strip()]
     fields = _csv_records(path) if suffix == ".csv" else tab_separated(path)
     (_, header), *rest = fields
+    positions(path, header, header)
     return [dict(zip(header, cells, strict=True)) for _, cells in rest]
 
 

@@ -30,6 +30,15 @@ class Batch:
     inputs: dict[str, Tensor]
     labels: Tensor
 
+    def split(self, parts: int) -> list[Batch]:
+        """The batch in at most so many parts."""
+        size = -(-len(self.labels) // parts)
+        pieces = {name: tensor.split(size) for name, tensor in self.inputs.items()}
+        return [
+            Batch({name: piece[i] for name, piece in pieces.items()}, labels)
+            for i, labels in enumerate(self.labels.split(size))
+        ]
+
 
 @dataclass(frozen=True)
 class Encoded:

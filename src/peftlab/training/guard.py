@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from peftlab.layers import Wrapper
+
 EARLIEST, LATEST = 2, 20  # updates after which what is trained must have moved
 
 
@@ -49,10 +51,13 @@ class Watch:
         self.exempt = self.due < EARLIEST
         self.start = {n: _checksum(p) for n, p in _trainable(model)} if not self.exempt else {}
         self.waiting = set(self.start)  # for a gradient that is not zero
+        self.outside = set(self.start)  # of the graph: what has no gradient, not even one of zeros
+        self.unused: list[str] = []
 
     def look(self, model: nn.Module) -> None:
         """Note which parameters have a gradient; called when it is complete."""
         if self.waiting:
+            self.outside -= {name for name, p in _trainable(model) if p.grad is not None}
             self.waiting -= {
                 name
                 for name, p in _trainable(model)
@@ -65,19 +70,30 @@ class Watch:
         updates: int,
         idle: Callable[[Any], list[str]] = lambda model: [],
         excused: Callable[[Any], set[str]] = lambda model: set(),
+        reach: float = math.inf,
     ) -> None:
         """Raise `Untrained` if something is not trained, once `updates` are as many as are due.
 
         `idle` names parts of tensors that lack a gradient, `excused` tensors that may lack one.
+        `reach` is the sum of the learning rates so far: a tensor whose every number is so large
+        that this is lost in rounding is not called stuck. A tensor of the base that the model does
+        not compute with, such as an unused pooler, is `unused` and no error.
         """
         if self.exempt or updates != self.due:
             return
-        missed = sorted(self.waiting - excused(model))
+        added = tuple(f"{n}." for n, module in model.named_modules() if isinstance(module, Wrapper))
+        base = f"{getattr(model, 'base_model_prefix', '')}."
+        self.unused = sorted(
+            name for name in self.outside if name.startswith(base) and not name.startswith(added)
+        )
+        missed = sorted(self.waiting - excused(model) - {*self.unused})
         found = [f"{name} has had no gradient" for name in missed]
         found += [
             f"{name} has not moved"
             for name, p in _trainable(model)
-            if name not in self.waiting and _checksum(p) == self.start[name]
+            if name not in self.waiting
+            and _checksum(p) == self.start[name]
+            and reach > 8 * torch.finfo(p.dtype).eps * float(p.detach().abs().min())
         ]
         found += [f"no gradient for {part}" for part in idle(model)]
         found += [
@@ -85,7 +101,7 @@ class Watch:
             for name, module in model.named_modules()
             if isinstance(module, nn.Dropout) and module.p > 0 and not module.training
         ]
-        self.waiting, self.start = set(), {}
+        self.waiting, self.outside, self.start = set(), set(), {}
         if found:
             raise Untrained(
                 f"after {updates} updates something is not trained as it should be: {_named(found)}"

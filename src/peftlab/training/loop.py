@@ -114,6 +114,7 @@ class Loop:
         self.watch = Watch(model, self.total)
         self.index = 0
         self.losses: list[float] = []
+        self.reach = 0.0  # the sum of the smallest learning rates so far
         self.speed = SpeedMeter()
         self.elapsed_s = 0.0
 
@@ -148,10 +149,12 @@ class Loop:
         self.optimizer.step()
         self.method.after_step(self.model, step)
         self.optimizer.zero_grad()
+        self.reach += float(min(self.schedule.get_last_lr()))
         self.schedule.step()
         self.index += 1
         self.losses.append(value)
-        self.watch.check(self.model, self.index, self.method.idle, self.method.excused)
+        method = self.method
+        self.watch.check(self.model, self.index, method.idle, method.excused, self.reach)
         return value
 
     def _gradients(self, indices: list[int]) -> float:
@@ -212,6 +215,9 @@ def fit(
         fitted.scores.append(score(fitted.outputs))
         fitted.eval_s += time.perf_counter() - started
         keep({"epoch": epoch + 1, "score": fitted.scores[-1]})
+    if loop.watch.unused:
+        names = ", ".join(loop.watch.unused[:3])
+        fitted.notes.append(f"the model does not compute with {names}, so training leaves it")
     fitted.train_s = loop.elapsed_s
     fitted.memory = memory.measure(loop.model, loop.optimizer)
     return fitted
@@ -269,9 +275,11 @@ class Rehearsal:
         for index in range(steps):
             if index % len(batches) == 0:
                 order.shuffle(batches)
-            loss = batch_loss(model, batches[index % len(batches)], plan)
-            check_loss(loss.item(), index + 1, [], plan.lr, model)
-            loss.backward()
+            batch = batches[index % len(batches)]
+            for part in batch.split(plan.accumulation):
+                loss = batch_loss(model, part, plan) * (len(part.labels) / len(batch.labels))
+                check_loss(loss.item(), index + 1, [], plan.lr, model)
+                loss.backward()
             nn.utils.clip_grad_norm_(trained, plan.clip)
             optimizer.step()
             optimizer.zero_grad()
