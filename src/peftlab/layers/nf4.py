@@ -4,7 +4,8 @@
     absmax ≈ map[p] · absmax2[block] + offset       256 scales a block, p of 8 bits
 
 Paper      Dettmers et al. 2023, arXiv:2305.14314, section 3 (NormalFloat, double quantisation)
-Reference  bitsandbytes: the same codes, bit by bit (tests/layers/test_nf4.py)
+Reference  bitsandbytes: the same codes bit for bit, those of scales but where the table of its CPU
+           kernel (steps of 2⁻¹⁶) is too coarse to tell two apart (tests/layers/test_nf4.py)
 Cost       4 + 8/64 + 32/(64·256) = 4.127 bits a weight; every product dequantises the weight anew
 Departs    scales in the signed 8-bit dynamic map of the authors' code, not in the paper's FP8
 

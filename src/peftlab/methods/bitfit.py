@@ -31,7 +31,7 @@ class BitFit(Method):
     name: ClassVar[str] = "bitfit"
     summary: ClassVar[str] = "every bias of the backbone"
     paper: ClassVar[str] = "arXiv:2106.10199"
-    default_lr: ClassVar[float] = 1e-3
+    default_lr: ClassVar[float] = 3e-3
     base_precision: ClassVar[str | None] = "fp32"
 
     def inject(self, model: PreTrainedModel) -> None:

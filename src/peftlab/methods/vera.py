@@ -58,7 +58,7 @@ class VeRA(Method):
     name: ClassVar[str] = "vera"
     summary: ClassVar[str] = "two vectors a layer around one shared frozen random pair"
     paper: ClassVar[str] = "arXiv:2310.11454"
-    default_lr: ClassVar[float] = 1e-2
+    default_lr: ClassVar[float] = 2e-2
     default_head_lr: ClassVar[float] = 2e-3
 
     rank: int = Field(default=1024, ge=1)
