@@ -10,6 +10,7 @@ import pytest
 import peftlab
 from peftlab.bench.grid import resolve
 from peftlab.bench.suite import (
+    DEMO_EPOCHS,
     DEMO_METHODS,
     DEMO_TASKS,
     Suite,
@@ -27,6 +28,9 @@ def test_the_empty_request_is_the_demo() -> None:
     assert suite.tasks == DEMO_TASKS
     assert [variant.name for variant in suite.methods] == DEMO_METHODS
     assert suite.seeds == [0, 1]
+    assert suite.training.epochs == DEMO_EPOCHS
+    assert make_suite(training={"epochs": 5}).training.epochs == 5
+    assert make_suite(tasks=["similarity"]).training.epochs == 3
 
 
 TOML = """

@@ -29,7 +29,9 @@ Sets = Annotated[
 ]
 Rate = Annotated[float | None, Option(help="Learning rate; default: the method's.")]
 HeadRate = Annotated[float | None, Option(help="The head's; default: the method's.")]
-Epochs = Annotated[int | None, Option(help="Passes over the train split; default 3.")]
+Epochs = Annotated[
+    int | None, Option(help="Passes over the train split; default 3 (2 in the demo).")
+]
 BatchSize = Annotated[int | None, Option(help="Examples a step; default 32.")]
 MaxLength = Annotated[int | None, Option(help="Longest input in tokens; default 128, RTE 256.")]
 WeightDecay = Annotated[float | None, Option(help="AdamW's, on matrices; default 0.")]

@@ -82,9 +82,15 @@ def dequantise(held: Quantised, shape: tuple[int, int], dtype: torch.dtype) -> T
     """The weight that `held` stands for, computed in fp32 and rounded to `dtype`."""
     size, device = math.prod(shape), held.codes.device
     scales = _times(dynamic_map().to(device)[held.scales.int()], held.scale_of_scales, SCALE_BLOCK)
-    codes = torch.stack([held.codes >> 4, held.codes & 15], dim=1).flatten()[:size]
-    values = torch.tensor(CODES, device=device)[codes.int()]
+    values = F.embedding(held.codes.int(), _pairs().to(device)).flatten()[:size]
     return _times(values, scales + held.offset, BLOCK).to(dtype).view(shape)
+
+
+@functools.cache
+def _pairs() -> Tensor:
+    """What the two codes of each byte stand for: (256, 2). One lookup a byte, not one a code."""
+    codes = torch.tensor(CODES)
+    return torch.cartesian_prod(codes, codes)
 
 
 def _scaled(values: Tensor, block: int) -> tuple[Tensor, Tensor]:
