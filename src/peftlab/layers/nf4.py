@@ -10,7 +10,7 @@ Cost       4 + 8/64 + 32/(64·256) = 4.127 bits a weight; every product dequanti
 Departs    scales in the signed 8-bit dynamic map of the authors' code, not in the paper's FP8
 
 bitsandbytes' own kernels do the work where it is installed (extra `qlora`); elsewhere the plain
-torch below does, on the same bits.
+torch below does, in the same layout.
 """
 
 from __future__ import annotations
