@@ -19,6 +19,7 @@ from peftlab.bench.suite import (
     parse_methods,
 )
 from peftlab.errors import RequestError
+from peftlab.methods import make
 
 
 def test_the_empty_request_is_the_demo() -> None:
@@ -33,6 +34,7 @@ def test_the_empty_request_is_the_demo() -> None:
     assert make_suite(tasks=["similarity"]).training.epochs == 3
 
 
+EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.toml"))
 TOML = """
 name = "ranks"
 model = "minilm"
@@ -60,6 +62,13 @@ def test_a_suite_file_says_the_same_as_options(toml: Path) -> None:
         ("lora", "lora", {}, None),
         ("lora", "LoRA r=16", {"rank": 16}, 1e-3),
     ]
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_the_experiments_can_be_asked_for(path: Path) -> None:
+    suite = merged_request(path, {})
+    assert suite.name == path.stem
+    assert all(make(variant.name, variant.settings) for variant in suite.methods)
 
 
 def test_options_win_over_the_file(toml: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from peftlab.cli import main
+from peftlab.methods import METHODS
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 FAST = ["--epochs", "1", "--batch-size", "8"]
@@ -158,9 +159,9 @@ def test_a_wrong_request_is_explained_by_the_process_too(peftlab: Run) -> None:
     done = peftlab("compare", "--methods", "lorra")
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr == (
-        "error: unknown method 'lorra'; did you mean 'lora'? Allowed: bitfit, full, head, lora.\n"
-    )
+    allowed = ", ".join(METHODS)
+    said = f"error: unknown method 'lorra'; did you mean 'lora'? Allowed: {allowed}.\n"
+    assert done.stderr == said
 
 
 def test_debug_shows_the_traceback(peftlab: Run) -> None:
@@ -211,7 +212,8 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("methods", ["full", "head", "bitfit", "lora", "rank=8"]),
+        ("methods", [*METHODS, "294,912", "592,130", "arXiv:2402.09353"]),
+        ("methods dora", ["rank", "8", "targets", "query,value", "head_lr"]),
         ("tasks", ["similarity", "synthetic", "mrpc", "need --data-dir FOLDER"]),
         ("models", ["minilm", "a folder", "modernbert"]),
     ],
@@ -223,7 +225,7 @@ def test_listings_say_what_there_is_and_whether_it_is_here(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.delenv("PEFTLAB_DATA_DIR", raising=False)
-    monkeypatch.setattr(sys, "argv", ["peftlab", command])
+    monkeypatch.setattr(sys, "argv", ["peftlab", *command.split()])
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 0
