@@ -65,19 +65,7 @@ def compare(
         "seeds": options.seeds_of(seeds),
         "data_dir": data_dir,
         "data": options.data_of(data, text, label, dev, kind),
-        "training": options.given(
-            lr=lr,
-            head_lr=head_lr,
-            epochs=epochs,
-            batch_size=batch_size,
-            max_length=max_length,
-            weight_decay=weight_decay,
-            warmup=warmup,
-            clip=clip,
-            precision=precision,
-            device=device,
-            threads=threads,
-        ),
+        "training": options.training_of(locals()),
     }
     how = {"rerun": rerun, "keep": keep}
     _run(suite, request, set_ or [], out, how, as_json=json_, quiet=quiet)

@@ -49,6 +49,17 @@ def given(**settings: Any) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if value is not None}
 
 
+TRAINING = (
+    *("lr", "head_lr", "epochs", "batch_size", "max_length", "weight_decay", "warmup", "clip"),
+    *("precision", "device", "threads"),
+)
+
+
+def training_of(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Of a command's arguments, those of training that were given."""
+    return given(**{name: arguments[name] for name in TRAINING})
+
+
 def tasks_of(text: str | None) -> list[str] | None:
     """Names with commas between, or all."""
     from peftlab.bench.suite import every_task

@@ -45,6 +45,7 @@ def train(
     """
     from rich.console import Console
 
+    training = options.training_of(locals())
     console = Console(stderr=True, quiet=quiet)
     with console.status("reading the request, the model and the data"):
         from peftlab.bench.grid import resolve
@@ -60,19 +61,7 @@ def train(
             "seeds": [seed],
             "data_dir": data_dir,
             "data": options.data_of(data, text, label, dev, kind),
-            "training": options.given(
-                lr=lr,
-                head_lr=head_lr,
-                epochs=epochs,
-                batch_size=batch_size,
-                max_length=max_length,
-                weight_decay=weight_decay,
-                warmup=warmup,
-                clip=clip,
-                precision=precision,
-                device=device,
-                threads=threads,
-            ),
+            "training": training,
         }
         grid = resolve(merged_request(None, request, set_ or []))
     try:
