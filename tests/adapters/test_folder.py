@@ -50,7 +50,7 @@ def test_a_base_of_lower_precision_is_held_so_again(
 
 def test_a_fresh_process_predicts_the_same_bits(trained: Any, logits: Any, tmp_path: Path) -> None:
     folders = []
-    for name in ("dora", "vera", "lora-drop", "qlora"):
+    for name in METHODS:
         model, tokenizer = trained(name)
         peftlab.save(model, tmp_path / name)
         folders.append(tmp_path / name)
@@ -68,7 +68,7 @@ for folder in {[str(folder) for folder in folders]!r}:
     print(torch.equal(found, load_file(folder + ".safetensors")["logits"]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["True"] * 4, done.stderr
+    assert done.stdout.split() == ["True"] * len(METHODS), done.stderr
 
 
 def test_the_card_says_what_it_is_and_whose(trained: Any, tiny_model: Path, tmp_path: Path) -> None:

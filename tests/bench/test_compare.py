@@ -144,6 +144,25 @@ def test_the_best_adapter_is_the_best_of_those_that_were_kept(
     assert [path.name for path in (tmp_path / "adapters").iterdir()] == [records[1].cell]
 
 
+def test_a_record_holds_what_only_some_methods_have(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task
+) -> None:
+    """Every rank's score, the time of preparing, a base in four bits; batches taken in parts."""
+    methods = [f"{name}[rank=2]" for name in ("dylora", "lora-drop", "qlora")]
+    training = {**FAST, "accumulation": 3, "checkpointing": True}
+    dylora, drop, qlora = go(tmp_path, tiny_model, tiny_task, methods=methods, training=training)
+    assert [r.failure for r in (dylora, drop, qlora)] == [None] * 3
+    assert dylora.score_by_rank is not None
+    assert list(dylora.score_by_rank) == ["1", "2"]
+    assert dylora.score_by_rank["2"] == dylora.score
+    assert (drop.score_by_rank, qlora.score_by_rank) == (None, None)
+    assert drop.prepare_s is not None
+    assert drop.prepare_s > 0
+    assert (dylora.prepare_s, qlora.prepare_s) == (None, None)
+    assert qlora.precision == "nf4"
+    assert (qlora.training["accumulation"], qlora.training["checkpointing"]) == (3, True)
+
+
 def test_a_task_of_python_s_own_is_not_exported_unchecked(
     done: tuple[Path, list[Record]], tmp_path: Path
 ) -> None:

@@ -1,7 +1,13 @@
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification, BertConfig, ModernBertConfig
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    ModernBertConfig,
+    T5Config,
+    T5ForSequenceClassification,
+)
 
 import peftlab
 from peftlab.errors import RequestError
@@ -89,6 +95,17 @@ def test_paging_on_a_cpu_is_refused() -> None:
     for refused in (lambda: method.check_device("cpu"), lambda: method.make_optimizer(groups)):
         with pytest.raises(RequestError, match="this run is on cpu; leave it at 'adamw'"):
             refused()
+
+
+def test_a_model_that_asks_for_a_layers_weight_finds_the_bases() -> None:
+    """T5 reads the dtype of its FFN's weight before it multiplies with it."""
+    config = T5Config(
+        vocab_size=40, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2, num_labels=2,
+        pad_token_id=0, decoder_start_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    model = inject(T5ForSequenceClassification(config), peftlab.LoRA(rank=2, targets="all-linear"))
+    tokens = torch.tensor([[5, 6, 7, 1], [8, 9, 10, 1]])
+    assert model(input_ids=tokens).logits.shape == (2, 2)
 
 
 def test_what_is_refused_leaves_the_model_as_it_was() -> None:

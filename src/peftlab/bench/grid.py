@@ -18,7 +18,7 @@ from peftlab.bench.suite import Suite, Training, Variant
 from peftlab.errors import RequestError
 from peftlab.layers import resolve_compute, resolve_device, resolve_precision
 from peftlab.methods import Method, inject, make
-from peftlab.models import Source, empty_model, find, load_source, longest_input
+from peftlab.models import Source, check_weights, empty_model, find, longest_input
 from peftlab.tasks import Task, load, load_file
 
 
@@ -45,7 +45,7 @@ def resolve(suite: Suite) -> Grid:
     limit = longest_input(source.folder)
     device = resolve_device(suite.training.device)
     precision = resolve_precision(suite.training.precision, device.value)
-    load_source(source, num_labels=2, precision=precision.value, seed=0)  # must load
+    check_weights(source)
     parts = [
         _method_part(
             source, variant, method, method.base_precision or precision.value, device.value

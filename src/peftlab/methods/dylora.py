@@ -164,6 +164,7 @@ class DyLoRALinear(Adapter):
         self.dropout = dropout(dropout_p)
         self.lora_A, self.lora_B = new_pair(base, rank)
         self.drawn = self.cut = rank
+        self.all_seen = False
         # of a run, not of the adapter: which rows were drawn, and which of those had a gradient
         for name in ("was_drawn", "was_drawn_again", "had_gradient"):
             none = torch.zeros(rank, dtype=torch.bool, device=self.lora_A.device)
@@ -197,11 +198,14 @@ class DyLoRALinear(Adapter):
     @torch.no_grad()
     def look_at_gradients(self) -> None:
         """Note which rows this step has drawn, and whether B's of them have a gradient."""
+        if self.all_seen:  # every row has had its turn: nothing is left to learn by looking
+            return
         first = self.drawn - 1 if self.last else 0
         self.was_drawn_again[first : self.drawn] = self.was_drawn[first : self.drawn]
         self.was_drawn[first : self.drawn] = True
         if self.lora_B.grad is not None:
             self.had_gradient |= self.lora_B.grad.ne(0).any(dim=0)
+        self.all_seen = bool((self.had_gradient & self.was_drawn_again).all())
 
     def remember(self) -> None:
         """Keep A and B as they are, for `restore`."""

@@ -7,6 +7,7 @@ load_model("roberta-base")     any hub name, for sequence classification
 
 from peftlab.models.find import BUNDLED, Source, find, is_bundled_here
 from peftlab.models.load import (
+    check_weights,
     empty_model,
     load_model,
     load_source,
@@ -35,6 +36,7 @@ __all__ = [
     "LOGICAL",
     "Source",
     "Targets",
+    "check_weights",
     "empty_model",
     "find",
     "find_blocks",

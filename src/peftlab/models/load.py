@@ -117,12 +117,28 @@ def load_source(
         RequestError: if the weights don't fill the backbone that config.json describes.
     """
     folder = source.folder
+    # what is quantised is quantised from fp32
+    model = _pretrained(folder, num_labels, DTYPES.get(precision, torch.float32))
+    if precision == "nf4":
+        hold_in_nf4(model, linear_names(model), compute)
+    _fill_head(model, _Stored(folder), seed)
+    _name_padding(model, folder)
+    model.peftlab_source = source  # type: ignore[assignment]
+    model.peftlab_compute = compute if precision == "nf4" else precision  # type: ignore[assignment]
+    return model
 
+
+def check_weights(source: Source) -> None:
+    """Raise `RequestError` unless the model's weights fill the backbone of its config.json."""
+    _pretrained(source.folder, num_labels=2, dtype="auto")  # as stored: nothing is converted
+
+
+def _pretrained(folder: Path, num_labels: int, dtype: torch.dtype | str) -> PreTrainedModel:
     def load() -> PreTrainedModel:
         model, found = transformers.AutoModelForSequenceClassification.from_pretrained(
             folder,
             num_labels=num_labels,
-            dtype=torch.float32 if precision == "nf4" else DTYPES[precision],  # quantised from fp32
+            dtype=dtype,
             use_safetensors=True,
             ignore_mismatched_sizes=True,
             trust_remote_code=False,
@@ -134,14 +150,7 @@ def load_source(
         return loaded
 
     with quiet():
-        model = _for_classification(folder.name, load)
-    if precision == "nf4":
-        hold_in_nf4(model, linear_names(model), compute)
-    _fill_head(model, _Stored(folder), seed)
-    _name_padding(model, folder)
-    model.peftlab_source = source  # type: ignore[assignment]
-    model.peftlab_compute = compute if precision == "nf4" else precision  # type: ignore[assignment]
-    return model
+        return _for_classification(folder.name, load)
 
 
 def stored_names(model: PreTrainedModel, names: Iterable[str]) -> set[str]:

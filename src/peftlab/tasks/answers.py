@@ -37,7 +37,11 @@ def check_out(out: Path) -> None:
 
 def check_columns(path: Path, new: Sequence[str]) -> None:
     """Raise `RequestError` if the file at `path` has one of the `new` columns already."""
-    taken = [name for name in _header(rows.records(path)) if name in new]
+    _check_new(path, rows.records(path), new)
+
+
+def _check_new(path: Path, records: list[dict[str, Any]], new: Sequence[str]) -> None:
+    taken = [name for name in _header(records) if name in new]
     if taken:
         raise RequestError(f"{path} has a column {taken[0]!r} already; rename it first")
 
@@ -48,8 +52,8 @@ def answer_file(path: Path, out: Path, extra: Sequence[dict[str, Any]]) -> None:
     Raises:
         RequestError: if a column is there already, or `out` can't be written.
     """
-    check_columns(path, list(extra[0]))
     records = rows.records(path)
+    _check_new(path, records, list(extra[0]))
     joined = [record | more for record, more in zip(records, extra, strict=True)]
     write = WRITERS[out.suffix.lower()]
     temporary = out.with_name(f".{out.name}.tmp")
