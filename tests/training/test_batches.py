@@ -24,11 +24,17 @@ def test_an_epoch_has_every_example_once(
     assert len(batches) == -(-len(lengths) // size)  # the loop's schedule counts on it
 
 
-@given(LENGTHS, st.integers(1, 40))
-def test_evaluation_has_every_example_once_shortest_first(lengths: list[int], size: int) -> None:
-    order = list(chain(*by_length(lengths, size)))
+@given(LENGTHS, st.integers(1, 40), st.integers(1, 400))
+def test_evaluation_has_every_example_once_shortest_first(
+    lengths: list[int], size: int, most_tokens: int
+) -> None:
+    batches = list(by_length(lengths, size, most_tokens))
+    order = list(chain(*batches))
     assert sorted(order) == list(range(len(lengths)))
     assert [lengths[i] for i in order] == sorted(lengths)
+    for batch in batches:
+        padded = len(batch) * max(lengths[i] for i in batch)
+        assert len(batch) == 1 or (len(batch) <= size and padded <= most_tokens)
 
 
 def test_order_is_set_by_seed_and_epoch_alone() -> None:

@@ -121,6 +121,7 @@ def resolve_training(
         "batch_size": asked.batch_size,
         "accumulation": asked.accumulation,
         "checkpointing": asked.checkpointing,
+        "fast": asked.fast,
         "lr": variant.lr or asked.lr or method.default_lr,
         "head_lr": variant.head_lr or asked.head_lr or method.default_head_lr,
         "max_length": asked.max_length or min(task.max_length, limit),

@@ -1,6 +1,7 @@
 """What methods are made of: adapters, the LoRA layer, and how a frozen base is held."""
 
 from peftlab.layers.adapter import Adapter, Wrapper, exact, replace_linears
+from peftlab.layers.engine import fast
 from peftlab.layers.linear import (
     Features,
     Linear,
@@ -14,7 +15,7 @@ from peftlab.layers.linear import (
     product,
     weight_of,
 )
-from peftlab.layers.lora import LoRALinear, dropout, low_rank_update, new_pair
+from peftlab.layers.lora import LoRALinear, add_low_rank, dropout, low_rank_update, new_pair
 from peftlab.layers.nf4 import NF4Linear
 from peftlab.layers.precision import (
     Precision,
@@ -35,9 +36,11 @@ __all__ = [
     "Precision",
     "Wrapper",
     "adapter_dtype",
+    "add_low_rank",
     "device_of",
     "dropout",
     "exact",
+    "fast",
     "features",
     "held_dtype",
     "held_precision",

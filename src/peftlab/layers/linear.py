@@ -2,7 +2,7 @@
 
 nn.Linear    holds its weight so
 Conv1D       GPT-2's, holds it transposed
-NF4Linear    holds it in four bits, see layers/nf4.py
+HeldLinear   holds it in a form of its own: in four bits (layers/nf4.py), or packed (layers/engine)
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftlab.layers.nf4 import NF4Linear
+from peftlab.layers.held import HeldLinear
 
-Linear: TypeAlias = Any  # an nn.Linear, a Conv1D or an NF4Linear: what `is_linear` accepts
+Linear: TypeAlias = Any  # an nn.Linear, a Conv1D or a HeldLinear: what `is_linear` accepts
 
 
 class Features(NamedTuple):
@@ -32,7 +32,7 @@ def is_conv1d(module: nn.Module) -> bool:
 
 def is_linear(module: nn.Module) -> bool:
     """Whether an adapter can stand on `module`."""
-    return isinstance(module, nn.Linear | NF4Linear) or is_conv1d(module)
+    return isinstance(module, nn.Linear | HeldLinear) or is_conv1d(module)
 
 
 def features(layer: Linear) -> Features:
@@ -45,15 +45,15 @@ def features(layer: Linear) -> Features:
 
 def weight_of(layer: Linear) -> Tensor:
     """The layer's weight (out, in), as it is held; of four bits, what they stand for in fp32."""
-    if isinstance(layer, NF4Linear):
-        return layer.dequantised(torch.float32)
+    if isinstance(layer, HeldLinear):
+        return layer.dense()
     weight: Tensor = layer.weight
     return weight.T if is_conv1d(layer) else weight
 
 
 def product(layer: Linear, x: Tensor) -> Tensor:
     """(*batch, in) -> (*batch, out): x Wᵀ without the bias."""
-    if isinstance(layer, NF4Linear):
+    if isinstance(layer, HeldLinear):
         return layer.product(x)
     return F.linear(x, weight_of(layer))
 
@@ -61,11 +61,11 @@ def product(layer: Linear, x: Tensor) -> Tensor:
 def linear_like(base: Linear, weight: Tensor) -> Linear:
     """A frozen layer with `base`'s kind, bias, dtype and device and another weight (out, in).
 
-    For an `NF4Linear` it is the plain layer that was quantised, in the precision it computes in.
+    For a `HeldLinear` it is the plain layer that was, in the precision it computes in.
     """
     outside, inside = weight.shape
     bias: Tensor | None = base.bias
-    kind: Any = base.plain if isinstance(base, NF4Linear) else type(base)
+    kind: Any = base.plain_kind if isinstance(base, HeldLinear) else type(base)
     held = weight.detach().to(held_dtype(base))
     with torch.device("meta"):
         if issubclass(kind, nn.Linear):
@@ -82,7 +82,7 @@ def linear_like(base: Linear, weight: Tensor) -> Linear:
 
 def held_dtype(layer: Linear) -> torch.dtype:
     """The precision of the layer's inputs: what it is held in, or computes in from four bits."""
-    if isinstance(layer, NF4Linear):
+    if isinstance(layer, HeldLinear):
         return layer.compute
     held: torch.dtype = layer.weight.dtype
     return held

@@ -25,6 +25,43 @@ def low_rank_update(x: Tensor, lora_A: Tensor, lora_B: Tensor, scaling: float) -
     return scaling * F.linear(F.linear(x, lora_A.to(x.dtype)), lora_B.to(x.dtype))
 
 
+def add_low_rank(onto: Tensor, x: Tensor, lora_A: Tensor, lora_B: Tensor, scaling: float) -> Tensor:
+    """`onto` (*batch, out) + low_rank_update(x, ...), in one pass over what is of their size."""
+    if onto.dtype != x.dtype or torch.is_autocast_enabled(x.device.type):
+        return onto + low_rank_update(x, lora_A, lora_B, scaling)
+    result: Tensor = _AddLowRank.apply(onto, x, lora_A, lora_B, scaling)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _AddLowRank(torch.autograd.Function):
+    """onto + s · x Aᵀ Bᵀ. Neither s nor the sum is a pass of its own, and x is kept only for A."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, onto: Tensor, x: Tensor, lora_A: Tensor, lora_B: Tensor, scaling: float
+    ) -> Tensor:
+        a, b = lora_A.to(x.dtype), lora_B.to(x.dtype)
+        rows = x.reshape(-1, x.shape[-1])
+        inner = rows @ a.T  # (n, rank)
+        out = torch.addmm(onto.reshape(-1, onto.shape[-1]), inner, b.T, alpha=scaling)
+        ctx.scaling, ctx.held = scaling, lora_A.dtype
+        ctx.save_for_backward(rows if ctx.needs_input_grad[2] else None, inner, a, b)
+        return out.view(onto.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (g,) = gradients
+        rows, inner, a, b = ctx.saved_tensors
+        g_rows = g.reshape(-1, g.shape[-1])
+        g_inner = (g_rows @ b).mul_(ctx.scaling)
+        g_x = (g_inner @ a).view(*g.shape[:-1], -1) if ctx.needs_input_grad[1] else None
+        g_A = (g_inner.T @ rows).to(ctx.held) if ctx.needs_input_grad[2] else None
+        g_B = None
+        if ctx.needs_input_grad[3]:
+            g_B = (g_rows.T @ inner).to(ctx.held).mul_(ctx.scaling)
+        return g, g_x, g_A, g_B, None
+
+
 def new_pair(base: Linear, rank: int) -> tuple[nn.Parameter, nn.Parameter]:
     """A (rank, in) ~ U(±1/sqrt(in)), as the authors' code draws it, and B (out, rank) = 0.
 
@@ -67,9 +104,8 @@ class LoRALinear(Adapter):
         self.lora_A, self.lora_B = new_pair(base, rank)
 
     def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
-        update = low_rank_update(self.dropout(x), self.lora_A, self.lora_B, self.scaling)
-        out: Tensor = self.base(x) + update
-        return out
+        inputs = self.dropout(x)
+        return add_low_rank(self.base(x), inputs, self.lora_A, self.lora_B, self.scaling)
 
     def merged_weight(self, weight: Tensor) -> Tensor:  # (out, in) -> (out, in)
         return weight + self.scaling * self.lora_B @ self.lora_A

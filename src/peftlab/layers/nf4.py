@@ -25,6 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from peftlab.layers.held import HeldLinear
+
 # bitsandbytes, which transformers imports too, warns of optional kernels that nothing here uses
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
@@ -111,7 +113,7 @@ def _between(table: Tensor) -> Tensor:
     return (table[:-1] + table[1:]) / 2
 
 
-class NF4Linear(nn.Module):
+class NF4Linear(HeldLinear):
     """A frozen linear layer whose weight is held in four bits; it multiplies in its input's dtype.
 
     The gradient flows through the weight to the input, never to the weight; nothing of the size
@@ -121,17 +123,19 @@ class NF4Linear(nn.Module):
         weight: (out, in), quantised row by row.
         bias: (out,), or None.
         compute: the precision of the base's other tensors, and so of its inputs and its bias.
-        plain: the class that the layer had, `nn.Linear` or GPT-2's `Conv1D`.
+        plain_kind: the class that the layer had, `nn.Linear` or GPT-2's `Conv1D`.
     """
 
-    bias: nn.Parameter | None
-
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, compute: torch.dtype, plain: type[nn.Module]
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        compute: torch.dtype,
+        plain_kind: type[nn.Module],
     ) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        self.compute, self.plain = compute, plain
+        self.compute, self.plain_kind = compute, plain_kind
         held = _empty(weight) if weight.is_meta else _quantise(weight)
         for name, tensor in held._asdict().items():
             self.register_buffer(name, tensor)
@@ -143,6 +147,9 @@ class NF4Linear(nn.Module):
         """The weight (out, in) that the four bits stand for."""
         held = Quantised(*(getattr(self, name) for name in Quantised._fields))
         return _dequantise(held, (self.out_features, self.in_features), dtype)
+
+    def dense(self) -> Tensor:
+        return self.dequantised(torch.float32)
 
     def product(self, x: Tensor) -> Tensor:
         """(*batch, in) -> (*batch, out): x Wᵀ without the bias."""

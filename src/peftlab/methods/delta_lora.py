@@ -29,8 +29,8 @@ from peftlab.layers import (
     Adapter,
     Linear,
     LoRALinear,
+    add_low_rank,
     held_precision,
-    low_rank_update,
     new_pair,
     replace_linears,
 )
@@ -117,12 +117,11 @@ class DeltaLoRALinear(Adapter):
         self.follows.fill_(1.0)
 
     def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
-        update = low_rank_update(x, self.lora_A, self.lora_B, self.scaling)
-        out: Tensor = self.base(x) + update  # in LoRALinear's order: bit for bit LoRA if λ = 0
+        # in LoRALinear's order: bit for bit LoRA if λ = 0
+        out = add_low_rank(self.base(x), x, self.lora_A, self.lora_B, self.scaling)
         pairs = torch.cat([self.lora_A.detach(), self.start_A])  # (2·rank, in)
         signed = torch.cat([self.lora_B.detach(), -self.start_B], dim=1)  # (out, 2·rank)
-        moved = low_rank_update(x, pairs, self.follows * signed, self.delta * self.scaling)
-        return out + moved
+        return add_low_rank(out, x, pairs, self.follows * signed, self.delta * self.scaling)
 
     def merged_weight(self, weight: Tensor) -> Tensor:  # (out, in) -> (out, in)
         now, start = self.lora_B @ self.lora_A, self.start_B @ self.start_A

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from peftlab.layers import (
     Adapter,
     Linear,
+    add_low_rank,
     dropout,
     exact,
     held_dtype,
-    low_rank_update,
     new_pair,
     product,
     replace_linears,
@@ -108,10 +108,12 @@ class DoRALinear(Adapter):
 
     def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
         gain = (self.magnitude / self.norm()).to(x.dtype)  # (out,)
-        update = low_rank_update(self.dropout(x), self.lora_A, self.lora_B, self.scaling)
-        out = gain * (product(self.base, x) + update)
+        moved = add_low_rank(self.base(x), self.dropout(x), self.lora_A, self.lora_B, self.scaling)
         bias: Tensor | None = self.base.bias  # type: ignore[assignment]  # a linear layer's
-        return out if bias is None else out + bias.to(out.dtype)
+        if bias is None:
+            return gain * moved
+        # W x + c comes from one product, and c must not be scaled: gain·c + (1 - gain)·c = c
+        return torch.addcmul((1 - gain) * bias.to(gain.dtype), gain, moved)
 
     @torch.no_grad()
     def norm(self) -> Tensor:

@@ -30,8 +30,8 @@ from peftlab.errors import RequestError
 from peftlab.layers import (
     Adapter,
     Linear,
+    add_low_rank,
     dropout,
-    low_rank_update,
     new_pair,
     replace_linears,
 )
@@ -187,9 +187,7 @@ class DyLoRALinear(Adapter):
         return lora_A, lora_B
 
     def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
-        update = low_rank_update(self.dropout(x), *self.pair(), self.alpha / self.rank)
-        out: Tensor = self.base(x) + update
-        return out
+        return add_low_rank(self.base(x), self.dropout(x), *self.pair(), self.alpha / self.rank)
 
     def merged_weight(self, weight: Tensor) -> Tensor:  # (out, in) -> (out, in)
         b = self.cut

@@ -31,6 +31,7 @@ from peftlab.models.targets import head_names, head_parameters, linear_names
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+READ_TOGETHER = 16  # tensors of a file
 COUNT_FROM_PADDING = {"roberta", "xlm-roberta", "mpnet"}
 
 
@@ -135,16 +136,23 @@ def check_weights(source: Source) -> None:
 
 def _pretrained(folder: Path, num_labels: int, dtype: torch.dtype | str) -> PreTrainedModel:
     def load() -> PreTrainedModel:
-        model, found = transformers.AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            num_labels=num_labels,
+        config = read_config(folder)
+        config.num_labels = num_labels
+        mapping: Any = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+        if type(config) not in mapping:
+            raise RequestError(
+                f"model {folder.name} can't be made: transformers has no sequence-classification "
+                "class for it"
+            )
+        model, found = mapping[type(config)].from_pretrained(
+            None,
+            config=config,
+            state_dict=_Stored(folder).cast(dtype),
             dtype=dtype,
-            use_safetensors=True,
             ignore_mismatched_sizes=True,
-            trust_remote_code=False,
-            local_files_only=True,
             output_loading_info=True,
         )
+        model.name_or_path = config.name_or_path = str(folder)
         _check_backbone(model, found)
         loaded: PreTrainedModel = model
         return loaded
@@ -247,6 +255,20 @@ class _Stored:
         for file in sorted(folder.glob("*.safetensors")):
             with safe_open(file, "pt") as tensors:
                 self.file_of |= dict.fromkeys(tensors.keys(), file)
+
+    def cast(self, dtype: torch.dtype | str) -> dict[str, torch.Tensor]:
+        """All tensors, floating ones in `dtype`; a few at a time, so that no file is held whole."""
+        cast: dict[str, torch.Tensor] = {}
+        for file in sorted(set(self.file_of.values())):
+            names = [name for name, place in self.file_of.items() if place == file]
+            for start in range(0, len(names), READ_TOGETHER):
+                with safe_open(file, "pt") as tensors:  # closed, it lets go of what was read
+                    for name in names[start : start + READ_TOGETHER]:
+                        value = tensors.get_tensor(name)
+                        if isinstance(dtype, torch.dtype) and value.is_floating_point():
+                            value = value.to(dtype)
+                        cast[name] = value
+        return cast
 
     def has(self, *names: str) -> bool:
         return any(name in self.file_of for name in names)

@@ -71,10 +71,15 @@ class Encoded:
                 [torch.tensor(rows[i]) for i in indices],
                 batch_first=True,
                 padding_value=self.padding[name],
-            ).to(device, non_blocking=True)
+            )
             for name, rows in self.features.items()
         }
-        return Batch(inputs, torch.tensor([self.labels[i] for i in indices], device=device))
+        labels = torch.tensor([self.labels[i] for i in indices])
+        if device == "cuda":  # a copy from pinned memory doesn't wait for the one before it
+            inputs = {name: tensor.pin_memory() for name, tensor in inputs.items()}
+            labels = labels.pin_memory()
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
+        return Batch(moved, labels.to(device, non_blocking=True))
 
 
 def encode(
@@ -130,9 +135,21 @@ def stratified(labels: Sequence[float], size: int, seed: int) -> list[int]:
     return [indices[(2 * i + 1) * len(indices) // (2 * size)] for i in range(size)]
 
 
-def by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Batches of indices for evaluation, shortest first."""
-    yield from chunks(sorted(range(len(lengths)), key=lengths.__getitem__), batch_size)
+def by_length(lengths: Sequence[int], batch_size: int, most_tokens: int) -> Iterator[list[int]]:
+    """Batches of indices for evaluation, shortest first, of at most so many tokens with padding.
+
+    >>> list(by_length([5, 9, 2, 4], batch_size=3, most_tokens=10))
+    [[2, 3], [0], [1]]
+    """
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        # the next one is the longest so far
+        if batch and (len(batch) == batch_size or (len(batch) + 1) * lengths[index] > most_tokens):
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
 
 
 def chunks(indices: list[int], size: int) -> list[list[int]]:

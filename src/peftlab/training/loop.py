@@ -3,8 +3,9 @@
     for epoch, batch: before_step · forward · backward · before_update · clip · step · after_step
     after an epoch:       the scores on dev
 
-A batch may be taken in several parts (`accumulation`), each a forward and a backward pass; their
-gradients add up to the batch's.
+A batch may be taken in several parts, each a forward and a backward pass; their gradients add up to
+the batch's. There are as many as are asked for (`accumulation`), or as keep what a CPU holds for
+the backward pass small (`PART_TOKENS`).
 
 The loop knows a method only by the hooks of `Trainee`, and a metric only as a function.
 """
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from peftlab.layers import fast
 from peftlab.training.batches import Batch, Encoded, by_length, chunks, grouped, stratified
 from peftlab.training.guard import Watch, check_groups, check_loss, check_outputs
 from peftlab.training.meters import Memory, MemoryMeter, SpeedMeter
@@ -33,13 +35,19 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
+# A part's tokens on a CPU: what it saves for the backward pass is a third of a wide batch's, and
+# its matrix products are as fast; below, the many small operations cost more (LOG.md).
+PART_TOKENS = 512
+EVALUATED_TOKENS = 2048  # the same where nothing is saved
+MOSTLY = 0.1
+
 
 @dataclass(frozen=True)
 class Plan:
     """All that the loop needs to know of a run, resolved.
 
     `warmup` is a share of the steps; `accumulation` the parts a batch is taken in; `autocast`
-    whether fp32 weights compute in bf16.
+    whether fp32 weights compute in bf16; `fast` whether to train inside `peftlab.layers.fast`.
     """
 
     kind: str  # "classes" or "regression"
@@ -54,6 +62,7 @@ class Plan:
     device: str
     autocast: bool
     accumulation: int = 1
+    fast: bool = True
 
 
 @dataclass(frozen=True)
@@ -102,7 +111,6 @@ class Loop:
     """
 
     def __init__(self, model: PreTrainedModel, method: Trainee, train: Encoded, plan: Plan) -> None:
-        torch.manual_seed(plan.seed)  # dropout: the same start, however much a method drew before
         self.model, self.method, self.train, self.plan = model, method, train, plan
         groups = method.parameter_groups(model, plan.lr, plan.head_lr, plan.weight_decay)
         check_groups(model, groups)
@@ -112,6 +120,7 @@ class Loop:
         self.optimizer = method.make_optimizer(groups)
         self.schedule = warmup_and_decay(self.optimizer, self.warmup, self.total)
         self.watch = Watch(model, self.total)
+        self.part_tokens = part_tokens(model, plan)
         self.index = 0
         self.losses: list[float] = []
         self.reach = 0.0  # the sum of the smallest learning rates so far
@@ -141,8 +150,11 @@ class Loop:
     def step(self, indices: list[int]) -> float:
         """One update on the examples at `indices`; returns the loss."""
         step = Step(self.index, self.warmup, self.total, self.plan.seed)
+        torch.manual_seed(step_seed(step.seed, step.index))
         self.method.before_step(self.model, step)
-        value = self._gradients(indices)
+        loss = self._gradients(indices)
+        waits = self.plan.device != "cpu"  # reading the loss would hold up the launch of the rest
+        value = 0.0 if waits else self._check(loss)
         self.method.before_update(self.model, step)
         self.watch.look(self.model)
         nn.utils.clip_grad_norm_(self.trained, self.plan.clip)
@@ -151,22 +163,53 @@ class Loop:
         self.optimizer.zero_grad()
         self.reach += float(min(self.schedule.get_last_lr()))
         self.schedule.step()
+        value = self._check(loss) if waits else value
         self.index += 1
         self.losses.append(value)
         method = self.method
         self.watch.check(self.model, self.index, method.idle, method.excused, self.reach)
         return value
 
-    def _gradients(self, indices: list[int]) -> float:
+    def _gradients(self, indices: list[int]) -> Tensor:
         """Forward and backward, part by part; returns the whole batch's loss."""
-        value = 0.0
-        for part in chunks(indices, math.ceil(len(indices) / self.plan.accumulation)):
+        lengths = self.train.lengths
+        width = max(lengths[index] for index in indices)
+        count = n_parts(len(indices), width, self.plan.accumulation, self.part_tokens)
+        if count > 1:  # neighbours in length, so that a part is not padded to the whole's longest
+            indices = sorted(indices, key=lengths.__getitem__)
+        value = torch.zeros((), device=self.plan.device)
+        for part in chunks(indices, math.ceil(len(indices) / count)):
             batch = self.train.batch(part, self.plan.device)
             share = batch_loss(self.model, batch, self.plan) * (len(part) / len(indices))
-            value += share.item()
-            check_loss(value, self.index + 1, self.losses, self.plan.lr, self.model)
+            value += share.detach()
             share.backward()
         return value
+
+    def _check(self, loss: Tensor) -> float:
+        value = loss.item()
+        check_loss(value, self.index + 1, self.losses, self.plan.lr, self.model)
+        return value
+
+
+def step_seed(seed: int, step: int) -> int:
+    """The seed of one step's dropout. No draw before it matters, so resuming needs no state."""
+    return random.Random(f"{seed}/step/{step}").getrandbits(63)
+
+
+def part_tokens(model: PreTrainedModel, plan: Plan) -> int | None:
+    """The most tokens to a part, padding counted; None if only `accumulation` limits it.
+
+    Where most of the model is trained, a part costs one more sum over all its gradients.
+    """
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    mostly_frozen = trained < MOSTLY * sum(p.numel() for p in model.parameters())
+    return PART_TOKENS if plan.fast and plan.device == "cpu" and mostly_frozen else None
+
+
+def n_parts(size: int, width: int, least: int, most_tokens: int | None) -> int:
+    """In how many parts to take a batch of `size` examples, padded to `width`."""
+    by_tokens = 1 if most_tokens is None else math.ceil(size * width / most_tokens)
+    return min(size, max(least, by_tokens))
 
 
 def batch_loss(model: PreTrainedModel, batch: Batch, plan: Plan) -> Tensor:
@@ -206,15 +249,16 @@ def fit(
         fitted.curve.append(row)
         on_row(row, loop.total)
 
-    for epoch in range(loop.plan.epochs):
-        for row in loop.epoch(epoch):
-            keep(row | {"memory_mib": memory.now()})
-        started = time.perf_counter()
-        fitted.outputs = outputs(loop.model, dev, loop.plan)
-        check_outputs(fitted.outputs, epoch + 1)
-        fitted.scores.append(score(fitted.outputs))
-        fitted.eval_s += time.perf_counter() - started
-        keep({"epoch": epoch + 1, "score": fitted.scores[-1]})
+    with fast(loop.model, loop.plan.fast):
+        for epoch in range(loop.plan.epochs):
+            for row in loop.epoch(epoch):
+                keep(row | {"memory_mib": memory.now()})
+            started = time.perf_counter()
+            fitted.outputs = outputs(loop.model, dev, loop.plan)
+            check_outputs(fitted.outputs, epoch + 1)
+            fitted.scores.append(score(fitted.outputs))
+            fitted.eval_s += time.perf_counter() - started
+            keep({"epoch": epoch + 1, "score": fitted.scores[-1]})
     if loop.watch.unused:
         names = ", ".join(loop.watch.unused[:3])
         fitted.notes.append(f"the model does not compute with {names}, so training leaves it")
@@ -235,8 +279,8 @@ def outputs(
     """
     model.eval()
     rows: list[tuple[int, Tensor]] = []
-    with torch.inference_mode(), _compute(plan):
-        for indices in by_length(data.lengths, 2 * plan.batch_size):
+    with fast(model, plan.fast, training=False), torch.inference_mode(), _compute(plan):
+        for indices in by_length(data.lengths, 2 * plan.batch_size, EVALUATED_TOKENS):
             logits = model(**data.batch(indices, plan.device).inputs).logits.float().cpu()
             rows += zip(indices, logits, strict=True)
             on_batch(len(indices))
@@ -264,26 +308,29 @@ class Rehearsal:
 
     def fit(self, model: PreTrainedModel, batches: list[Batch], steps: int) -> None:
         """Train `model` for `steps` updates on `batches`, each epoch in an order of its own."""
-        torch.manual_seed(self.plan.seed)
         plan = self.plan
+        most = part_tokens(model, plan)
         groups = self.method.parameter_groups(model, plan.lr, plan.head_lr, plan.weight_decay)
         trained = [parameter for group in groups for parameter in group["params"]]
         optimizer = self.method.make_optimizer(groups)
         schedule = warmup_and_decay(optimizer, math.ceil(plan.warmup * steps), steps)
         order = random.Random(f"{plan.seed}/rehearsal")
         model.train()
-        for index in range(steps):
-            if index % len(batches) == 0:
-                order.shuffle(batches)
-            batch = batches[index % len(batches)]
-            for part in batch.split(plan.accumulation):
-                loss = batch_loss(model, part, plan) * (len(part.labels) / len(batch.labels))
-                check_loss(loss.item(), index + 1, [], plan.lr, model)
-                loss.backward()
-            nn.utils.clip_grad_norm_(trained, plan.clip)
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
+        with fast(model, plan.fast):
+            for index in range(steps):
+                torch.manual_seed(step_seed(plan.seed, index))
+                if index % len(batches) == 0:
+                    order.shuffle(batches)
+                batch = batches[index % len(batches)]
+                size, width = batch.inputs["input_ids"].shape
+                for part in batch.split(n_parts(size, width, plan.accumulation, most)):
+                    loss = batch_loss(model, part, plan) * (len(part.labels) / size)
+                    check_loss(loss.item(), index + 1, [], plan.lr, model)
+                    loss.backward()
+                nn.utils.clip_grad_norm_(trained, plan.clip)
+                optimizer.step()
+                optimizer.zero_grad()
+                schedule.step()
 
 
 def _compute(plan: Plan) -> contextlib.AbstractContextManager[Any]:

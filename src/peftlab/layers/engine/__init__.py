@@ -1,0 +1,119 @@
+"""The engine: inside `with fast(model)` the same training, at the speed of its matrix products.
+
+    packed.py     frozen weights packed for the processor; query, key and value as one product
+    attention.py  plain products instead of a CPU's flash kernel
+    masks.py      dropout from 16 random bits an element
+    last.py       the last layer only where the classifier reads it
+    heap.py       memory that a step frees is the next one's, not the kernel's
+
+Outside the context the model is plain transformers again, its weights the same bits: it can be
+copied, saved and merged. Each part stands beside what it replaces, and a test holds the two
+together (tests/layers/engine).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import nn
+
+from peftlab.layers.engine.attention import plain_attention
+from peftlab.layers.engine.heap import give_back, kept_heap
+from peftlab.layers.engine.last import slice_last
+from peftlab.layers.engine.masks import Bits, FastDropout
+from peftlab.layers.engine.packed import Joined, PackedLinear, can_pack
+from peftlab.layers.linear import is_conv1d
+
+# layers of one parent that are given one input
+SIBLINGS = (
+    ("query", "key", "value"),
+    ("q", "k", "v"),
+    ("q_lin", "k_lin", "v_lin"),
+    ("q_proj", "k_proj", "v_proj"),
+    ("gate_proj", "up_proj"),
+)
+
+
+@contextmanager
+def fast(model: Any, enabled: bool = True, training: bool = True) -> Iterator[None]:
+    """Make `model` fast inside the context, and plain again behind it, whatever happens there.
+
+    Inside another `fast` of the same model it does nothing.
+
+    Args:
+        model: of transformers, injected with a method or not.
+        enabled: whether to do anything at all.
+        training: whether there will be backward passes.
+    """
+    with ExitStack() as undo:
+        if enabled and not getattr(model, "peftlab_fast", False):
+            model.peftlab_fast = True
+            undo.callback(delattr, model, "peftlab_fast")
+            if model.device.type == "cpu":
+                _for_cpu(model, training, undo)
+            for handle in slice_last(model):
+                undo.callback(handle.remove)
+        yield
+
+
+def _for_cpu(model: Any, training: bool, undo: ExitStack) -> None:
+    # a layer computed again in the backward pass must meet the same masks, and torch replays its
+    # own generator only
+    if not any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+        bits = Bits()
+        undo.enter_context(plain_attention(model, bits))
+        _replace_dropout(model, bits, undo)
+    undo.enter_context(kept_heap())
+    _pack(model, training, undo)
+
+
+def _replace_dropout(model: nn.Module, bits: Bits, undo: ExitStack) -> None:
+    for name, module in list(model.named_modules()):
+        if type(module) is nn.Dropout and module.p > 0:
+            quick = FastDropout(module.p, bits).train(module.training)
+            _swap(model, name, module, quick, undo)
+
+
+def _pack(model: nn.Module, training: bool, undo: ExitStack) -> None:
+    for names in _groups(model):
+        layers = [model.get_submodule(name) for name in names]
+        joined = Joined(layers, training)
+        undo.callback(joined.restore)
+        for index, (name, layer) in enumerate(zip(names, layers, strict=True)):
+            _swap(model, name, layer, PackedLinear(layer, joined, index), undo)
+        give_back()  # else the plain weights' places are held beside the packed ones
+
+
+def _swap(model: nn.Module, name: str, old: nn.Module, new: nn.Module, undo: ExitStack) -> None:
+    model.set_submodule(name, new)
+    undo.callback(lambda: model.set_submodule(name, old.train(new.training)))
+
+
+def _groups(model: nn.Module) -> list[list[str]]:
+    """The layers to pack, those of one input together."""
+    owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for name, module in model.named_modules():
+        if not _is_frozen_linear(module) or owners[id(module.weight)] > 1 or not can_pack(module):
+            continue
+        parent, own = _place(name)
+        family = next((family for family in SIBLINGS if own in family), (own,))
+        groups.setdefault((parent, family), []).append(name)
+    return list(groups.values())
+
+
+def _place(name: str) -> tuple[str, str]:
+    """Where a layer stands, and what it is called there: an adapter's `base` by the adapter."""
+    parent, _, own = name.removesuffix(".base").rpartition(".")
+    return parent, own
+
+
+def _is_frozen_linear(module: Any) -> bool:
+    return (type(module) is nn.Linear or is_conv1d(module)) and not (
+        any(p.requires_grad for p in module.parameters())
+        or module._forward_pre_hooks
+        or module._forward_hooks
+    )

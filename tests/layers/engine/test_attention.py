@@ -1,0 +1,65 @@
+"""Plain products against transformers' own eager attention, forward and backward."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers.models.bert.modeling_bert import eager_attention_forward
+
+from peftlab.layers.engine.attention import _attend, _Attention
+from peftlab.layers.engine.masks import Bits
+
+
+def inputs(length: int, requires_grad: bool = True) -> list[torch.Tensor]:
+    draws = torch.Generator().manual_seed(length)
+    return [
+        torch.randn(3, 4, length, 8, generator=draws, dtype=torch.float64).requires_grad_(
+            requires_grad
+        )
+        for _ in range(3)
+    ]
+
+
+def padding(length: int) -> torch.Tensor:
+    mask = torch.zeros(3, 1, 1, length, dtype=torch.float64)
+    mask[1, ..., length // 2 :] = torch.finfo(torch.float64).min
+    return mask
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("length", [1, 2, 7, 16])
+def test_equals_eager_attention(length: int, masked: bool) -> None:
+    qkv = inputs(length)
+    mask = padding(length) if masked else None
+    module = SimpleNamespace(training=False, num_key_value_groups=1)
+    wanted, _ = eager_attention_forward(module, *qkv, mask, scaling=0.3)
+    got, _ = _attend(Bits(), module, *qkv, mask, scaling=0.3)
+    torch.testing.assert_close(got, wanted)
+    weights = torch.randn_like(wanted)
+    for x, y in zip(
+        torch.autograd.grad((got * weights).sum(), qkv),
+        torch.autograd.grad((wanted * weights).sum(), qkv),
+        strict=True,
+    ):
+        torch.testing.assert_close(x, y)
+
+
+def test_dropout_acts_on_the_shares_and_its_gradient_is_exact() -> None:
+    torch.manual_seed(1)
+    drop = Bits().mask(torch.Size([3, 4, 5, 5]), 0.4, torch.float64)
+    q, k, v = inputs(5)
+    shares = (q @ k.transpose(2, 3) * 0.3).softmax(-1) * drop
+    got = _Attention.apply(q, k, v, None, 0.3, drop)
+    torch.testing.assert_close(got, (shares @ v).transpose(1, 2))
+    assert torch.autograd.gradcheck(lambda *x: _Attention.apply(*x, None, 0.3, drop), [q, k, v])
+
+
+def test_a_bias_that_is_trained_gets_its_gradient() -> None:
+    """T5's relative positions come as the mask; its gradient is sdpa's to give."""
+    qkv = inputs(5, requires_grad=False)
+    bias = torch.zeros(1, 4, 5, 5, dtype=torch.float64, requires_grad=True)
+    module = SimpleNamespace(training=False, is_causal=False)
+    _attend(Bits(), module, *qkv, bias, scaling=0.3)[0].square().sum().backward()
+    assert bias.grad is not None and bool(bias.grad.any())
