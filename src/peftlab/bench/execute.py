@@ -21,8 +21,12 @@ COMMAND = [sys.executable, "-P", "-m", "peftlab.bench.worker"]
 
 # How long OpenMP's threads spin before they sleep. At libgomp's own 300,000 turns a machine that is
 # busy with something else crawls: lora below 5 examples/s, at 5,000 turns 101; alone it is 296 and
-# 338 (LOG.md). Whoever sets either variable keeps what they set.
+# 338 (LOG.md).
 SHORT_SPIN = {"GOMP_SPINCOUNT": "5000"}
+# How many kernels torch (first) and oneDNN keep, each made for one shape. Of the 1,024 that both
+# keep by default a training meets most shapes once, and holds 100 MiB more with every epoch; what
+# one step needs again is within 128 (LOG.md).
+FEW_KERNELS = {"LRU_CACHE_CAPACITY": "1", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128"}
 
 
 class Worker:
@@ -77,7 +81,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
-            env=os.environ | ({} if _spin_is_set() else SHORT_SPIN),
+            env=environment(),
             start_new_session=True,  # Ctrl-C reaches the caller alone, who then ends the group
         )
 
@@ -102,8 +106,13 @@ class Worker:
                     pipe.close()
 
 
-def _spin_is_set() -> bool:
-    return "GOMP_SPINCOUNT" in os.environ or "OMP_WAIT_POLICY" in os.environ
+def environment() -> dict[str, str]:
+    """What cells run in: this process's variables, and those that speed and memory ask for.
+
+    Whoever sets one keeps what they set.
+    """
+    spin = {} if "OMP_WAIT_POLICY" in os.environ else SHORT_SPIN
+    return {**spin, **FEW_KERNELS, **os.environ}
 
 
 def order(cell: Cell, task_file: Path, out: Path, keep: bool) -> dict[str, Any]:

@@ -22,6 +22,7 @@ def predict_file(
     base: str | None = None,
     device: str = "auto",
     on_batch: Callable[[int, int], None] = lambda n, total: None,
+    fast: bool = True,
 ) -> int:
     """Write the rows of `file` to `out` with the columns `prediction` and, for classes, scores.
 
@@ -33,6 +34,7 @@ def predict_file(
         base: where the base lies now, if not where it lay in training.
         device: where to compute.
         on_batch: called with the rows of each batch that is done, and all there are.
+        fast: as in `peftlab.evaluate`.
 
     Returns:
         The number of rows.
@@ -55,7 +57,7 @@ def predict_file(
     place = resolve_device(device).value
     model, tokenizer = load(adapter, base=base)
     model.to(torch.device(place))  # type: ignore[arg-type]
-    found = predictions(model, tokenizer, rows, lambda n: on_batch(n, len(rows)))
+    found = predictions(model, tokenizer, rows, lambda n: on_batch(n, len(rows)), fast)
     extra = [
         {"prediction": answer.prediction}
         | {f"score_{name}": score for name, score in answer.scores.items()}

@@ -109,21 +109,32 @@ def train(
     return outcome.record
 
 
-def evaluate(model: PreTrainedModel, tokenizer: Any, task: Task | str) -> dict[str, float]:
-    """The task's metrics of `model` on its dev split, as fractions."""
+def evaluate(
+    model: PreTrainedModel, tokenizer: Any, task: Task | str, fast: bool = True
+) -> dict[str, float]:
+    """The task's metrics of `model` on its dev split, as fractions.
+
+    `fast` computes as `peftlab.layers.engine` does, else the model's own code as it is.
+    """
     task = load(task) if isinstance(task, str) else task
     _check_outputs(model, task)
     longest = _longest(model, tokenizer, task.max_length)
     dev = encode(tokenizer, task.dev.texts, task.dev.labels, longest)
-    return dev_score(task, outputs(model, dev, _plan_for_inference(model, task.kind)))
+    return dev_score(task, outputs(model, dev, _plan_for_inference(model, task.kind, fast)))
 
 
 def predict(
-    model: PreTrainedModel, tokenizer: Any, texts: Sequence[str | tuple[str, ...]]
+    model: PreTrainedModel,
+    tokenizer: Any,
+    texts: Sequence[str | tuple[str, ...]],
+    fast: bool = True,
 ) -> list[str] | list[float]:
-    """The answer to each text, or pair of texts: a class's name, or a number for a regression."""
+    """The answer to each text, or pair of texts: a class's name, or a number for a regression.
+
+    `fast` as in `evaluate`.
+    """
     rows = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
-    found = predictions(model, tokenizer, rows, lambda n: None)
+    found = predictions(model, tokenizer, rows, lambda n: None, fast)
     return [answer.prediction for answer in found]  # type: ignore[return-value]
 
 
@@ -139,6 +150,7 @@ def predictions(
     tokenizer: Any,
     rows: Sequence[tuple[str, ...]],
     on_batch: Callable[[int], None],
+    fast: bool = True,
 ) -> list[Prediction]:
     """The answer to each row of one or two texts.
 
@@ -147,6 +159,7 @@ def predictions(
         tokenizer: the model's own.
         rows: one or two texts each.
         on_batch: called with the number of rows of each batch that is done.
+        fast: as in `evaluate`.
     """
     if not rows:
         return []
@@ -154,7 +167,7 @@ def predictions(
         raise RequestError("texts must be all single texts or all pairs, got some of each")
     kind = "regression" if model.config.num_labels == 1 else "classes"
     data = encode(tokenizer, rows, [0] * len(rows), _longest(model, tokenizer, None))
-    logits = outputs(model, data, _plan_for_inference(model, kind), on_batch)
+    logits = outputs(model, data, _plan_for_inference(model, kind, fast), on_batch)
     found = answers(kind, logits)
     if kind == "regression":
         return [Prediction(float(value), {}) for value in found]
@@ -238,8 +251,9 @@ def _held(model: PreTrainedModel) -> str:
     return held_precision(model.get_submodule(model.base_model_prefix))
 
 
-def _plan_for_inference(model: PreTrainedModel, kind: str) -> Plan:
+def _plan_for_inference(model: PreTrainedModel, kind: str, fast: bool) -> Plan:
     return Plan(
+        fast=fast,
         kind=kind,
         epochs=0,
         batch_size=32,

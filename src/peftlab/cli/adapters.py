@@ -23,6 +23,7 @@ def predict(
     ] = None,
     base: Base = None,
     device: Annotated[str, Option(help="auto, cpu, cuda or mps.")] = "auto",
+    fast: options.Fast = None,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -40,7 +41,7 @@ def predict(
         from peftlab.bench.predict import predict_file
 
         columns = options.split(text, "--text")
-        n = predict_file(adapter, file, out, columns, base, device, show)
+        n = predict_file(adapter, file, out, columns, base, device, show, fast is not False)
     print(f"{n} rows: {out.resolve()}")
 
 

@@ -48,6 +48,7 @@ def compare(
     precision: options.Precision = None,
     device: options.Device = None,
     threads: options.Threads = None,
+    fast: options.Fast = None,
     rerun: Annotated[bool, Option("--rerun", help="Run done cells again.")] = False,
     json_: Annotated[bool, Option("--json", help="One JSON document on stdout.")] = False,
     quiet: options.Quiet = False,

@@ -40,6 +40,10 @@ Clip = Annotated[float | None, Option(help="Largest gradient norm; default 1.")]
 Precision = Annotated[Text, Option(help="auto, fp32, bf16 or nf4.")]
 Device = Annotated[Text, Option(help="auto, cpu, cuda or mps.")]
 Threads = Annotated[int | None, Option(help="CPU threads; default: torch's choice.")]
+Fast = Annotated[
+    bool | None,
+    Option("--fast/--no-fast", help="Fast kernels, or the plain path with the same results."),
+]
 Quiet = Annotated[bool, Option("--quiet", help="No progress.")]
 Debug = Annotated[bool, Option("--debug", help="Tracebacks.")]
 
@@ -51,7 +55,7 @@ def given(**settings: Any) -> dict[str, Any]:
 
 TRAINING = (
     *("lr", "head_lr", "epochs", "batch_size", "max_length", "weight_decay", "warmup", "clip"),
-    *("precision", "device", "threads"),
+    *("precision", "device", "threads", "fast"),
 )
 
 

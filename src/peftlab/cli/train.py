@@ -35,6 +35,7 @@ def train(
     precision: options.Precision = None,
     device: options.Device = None,
     threads: options.Threads = None,
+    fast: options.Fast = None,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:

@@ -5,7 +5,7 @@
 
 A batch may be taken in several parts, each a forward and a backward pass; their gradients add up to
 the batch's. There are as many as are asked for (`accumulation`), or as keep what a CPU holds for
-the backward pass small (`PART_TOKENS`).
+the backward pass small (`n_parts`).
 
 The loop knows a method only by the hooks of `Trainee`, and a metric only as a function.
 """
@@ -35,10 +35,12 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-# A part's tokens on a CPU: what it saves for the backward pass is a third of a wide batch's, and
-# its matrix products are as fast; below, the many small operations cost more (LOG.md).
-PART_TOKENS = 512
-EVALUATED_TOKENS = 2048  # the same where nothing is saved
+# The tokens of a batch that a CPU takes at once, padding counted: above the first number it is
+# halved, since a part saves half as much for its backward pass; above twice the second it is cut
+# further, seldom, since each part costs the many small operations once more (LOG.md).
+HALVED_TOKENS, PART_TOKENS = 512, 1024
+EVALUATED_TOKENS = 2048  # the most at once where nothing is saved
+WORTH_PACKING = 8192  # tokens to evaluate; packing costs what 1,000 do and saves a tenth of all
 MOSTLY = 0.1
 
 
@@ -120,7 +122,7 @@ class Loop:
         self.optimizer = method.make_optimizer(groups)
         self.schedule = warmup_and_decay(self.optimizer, self.warmup, self.total)
         self.watch = Watch(model, self.total)
-        self.part_tokens = part_tokens(model, plan)
+        self.takes_parts = takes_parts(model, plan)
         self.index = 0
         self.losses: list[float] = []
         self.reach = 0.0  # the sum of the smallest learning rates so far
@@ -174,7 +176,7 @@ class Loop:
         """Forward and backward, part by part; returns the whole batch's loss."""
         lengths = self.train.lengths
         width = max(lengths[index] for index in indices)
-        count = n_parts(len(indices), width, self.plan.accumulation, self.part_tokens)
+        count = n_parts(len(indices), width, self.plan, self.takes_parts)
         if count > 1:  # neighbours in length, so that a part is not padded to the whole's longest
             indices = sorted(indices, key=lengths.__getitem__)
         value = torch.zeros((), device=self.plan.device)
@@ -196,20 +198,24 @@ def step_seed(seed: int, step: int) -> int:
     return random.Random(f"{seed}/step/{step}").getrandbits(63)
 
 
-def part_tokens(model: PreTrainedModel, plan: Plan) -> int | None:
-    """The most tokens to a part, padding counted; None if only `accumulation` limits it.
+def takes_parts(model: PreTrainedModel, plan: Plan) -> bool:
+    """Whether a wide batch is taken in parts though none were asked for.
 
     Where most of the model is trained, a part costs one more sum over all its gradients.
     """
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     mostly_frozen = trained < MOSTLY * sum(p.numel() for p in model.parameters())
-    return PART_TOKENS if plan.fast and plan.device == "cpu" and mostly_frozen else None
+    return plan.fast and plan.device == "cpu" and mostly_frozen
 
 
-def n_parts(size: int, width: int, least: int, most_tokens: int | None) -> int:
-    """In how many parts to take a batch of `size` examples, padded to `width`."""
-    by_tokens = 1 if most_tokens is None else math.ceil(size * width / most_tokens)
-    return min(size, max(least, by_tokens))
+def n_parts(size: int, width: int, plan: Plan, by_tokens: bool) -> int:
+    """In how many parts to take a batch of `size` examples, padded to `width` tokens."""
+    parts = plan.accumulation
+    if by_tokens:
+        tokens = size * width
+        halves = min(2, math.ceil(tokens / HALVED_TOKENS))
+        parts = max(parts, halves, math.ceil(tokens / PART_TOKENS))
+    return min(size, parts)
 
 
 def batch_loss(model: PreTrainedModel, batch: Batch, plan: Plan) -> Tensor:
@@ -279,7 +285,8 @@ def outputs(
     """
     model.eval()
     rows: list[tuple[int, Tensor]] = []
-    with fast(model, plan.fast, training=False), torch.inference_mode(), _compute(plan):
+    worth_it = plan.fast and sum(data.lengths) >= WORTH_PACKING
+    with fast(model, worth_it, training=False), torch.inference_mode(), _compute(plan):
         for indices in by_length(data.lengths, 2 * plan.batch_size, EVALUATED_TOKENS):
             logits = model(**data.batch(indices, plan.device).inputs).logits.float().cpu()
             rows += zip(indices, logits, strict=True)
@@ -309,7 +316,7 @@ class Rehearsal:
     def fit(self, model: PreTrainedModel, batches: list[Batch], steps: int) -> None:
         """Train `model` for `steps` updates on `batches`, each epoch in an order of its own."""
         plan = self.plan
-        most = part_tokens(model, plan)
+        by_tokens = takes_parts(model, plan)
         groups = self.method.parameter_groups(model, plan.lr, plan.head_lr, plan.weight_decay)
         trained = [parameter for group in groups for parameter in group["params"]]
         optimizer = self.method.make_optimizer(groups)
@@ -323,7 +330,7 @@ class Rehearsal:
                     order.shuffle(batches)
                 batch = batches[index % len(batches)]
                 size, width = batch.inputs["input_ids"].shape
-                for part in batch.split(n_parts(size, width, plan.accumulation, most)):
+                for part in batch.split(n_parts(size, width, plan, by_tokens)):
                     loss = batch_loss(model, part, plan) * (len(part.labels) / size)
                     check_loss(loss.item(), index + 1, [], plan.lr, model)
                     loss.backward()

@@ -163,8 +163,8 @@ def test_inside_itself_it_does_nothing_more() -> None:
 
 
 def test_recomputed_layers_keep_torchs_own_dropout() -> None:
-    """ALBERT's last layer is not sliced, so both passes draw the same numbers."""
-    model = inject(tiny("albert", p=0.1), make("lora")).train()
+    """GPT-2's last layer is not sliced, so both passes draw the same numbers."""
+    model = inject(tiny("gpt2", p=0.1), make("lora")).train()
     model.activation_checkpointing_enable({"use_reentrant": False})
     with fast(model):
         assert not any(isinstance(m, FastDropout) for m in model.modules())
