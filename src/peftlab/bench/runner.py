@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 OnRow = Callable[[dict[str, Any], int], None]
+Score = Callable[..., dict[str, float]]  # as `peftlab.tasks.metrics.score`
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,9 @@ class Outcome:
     predictions: list[dict[str, Any]]
 
 
-def run_cell(cell: Cell, task_file: Path, store: Store, on_row: OnRow, keep: bool) -> Record:
+def run_cell(
+    cell: Cell, task_file: Path, store: Store, on_row: OnRow, keep: bool, score: Score = score
+) -> Record:
     """Run one cell from nothing and write its files, the record last.
 
     A failure is a record too; an interruption is not. `keep` says whether to save the adapter.
@@ -65,7 +68,7 @@ def run_cell(cell: Cell, task_file: Path, store: Store, on_row: OnRow, keep: boo
         model = load_source(cell.source, task.num_labels, cell.precision, cell.seed, compute)
         torch.manual_seed(cell.seed)
         inject(model, make(cell.method.name, cell.method.settings))
-        outcome = run(model, tokenizer, task, cell, on_row, memory, started)
+        outcome = run(model, tokenizer, task, cell, on_row, memory, started, score)
         if keep:
             save(model, store.adapter(cell.name))
         write(store, outcome)
@@ -92,6 +95,7 @@ def run(
     on_row: OnRow,
     memory: MemoryMeter,
     started: float,
+    score: Score = score,
 ) -> Outcome:
     """Train an injected model on `task` as `cell` says."""
     method = injected(model)
@@ -108,13 +112,12 @@ def run(
         enable = getattr(model, "activation_checkpointing_enable", None)
         (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
     prepare_s = _prepare(model, method, Rehearsal(method, train, plan))
-    fitted = fit(
-        Loop(model, method, train, plan), dev, lambda out: dev_score(task, out), on_row, memory
-    )
+    loop = Loop(model, method, train, plan)
+    fitted = fit(loop, dev, lambda out: dev_score(task, out, score), on_row, memory)
     assert fitted.outputs is not None
     evaluating = time.perf_counter()
     by_rank = {
-        str(rank): dev_score(task, outputs(model, dev, plan)) for rank in method.ranks(model)
+        str(rank): dev_score(task, outputs(model, dev, plan), score) for rank in method.ranks(model)
     }
     fitted.eval_s += time.perf_counter() - evaluating
     record = _record(cell, task, model, fitted, train.n_truncated + dev.n_truncated, started)
@@ -139,7 +142,7 @@ def make_plan(cell: Cell, task: Task) -> Plan:
     return Plan(kind=task.kind, seed=cell.seed, autocast=autocast, **asked)
 
 
-def dev_score(task: Task, outputs: torch.Tensor) -> dict[str, float]:
+def dev_score(task: Task, outputs: torch.Tensor, score: Score = score) -> dict[str, float]:
     """The task's metrics of dev outputs (n_dev, num_labels)."""
     n_classes = task.num_labels if task.kind == "classes" else None
     return score(task.metrics, task.dev.labels, answers(task.kind, outputs), n_classes)

@@ -11,6 +11,7 @@ OpenMP pool does not survive it. Where fork is missing or unsafe, a fresh proces
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import select
@@ -18,8 +19,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+from peftlab.bench.scorer import Scorer
+from peftlab.tasks.metrics import score
+
+if TYPE_CHECKING:
+    from peftlab.bench.runner import Score
 
 EVERY_S = 0.1  # the least time between two step events of a cell
 CAN_FORK = hasattr(os, "fork") and sys.platform == "linux"
@@ -31,20 +39,19 @@ def main() -> None:
     os.dup2(2, 1)  # whatever a library prints is no event
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller decides when to stop
     if "--once" in sys.argv:
-        run_order(sys.stdin.readline(), events)
+        run_order(sys.stdin.readline(), events, score)
         return
+    run: Callable[[str], int] = functools.partial(_in_fresh_process, events=events)
     if CAN_FORK:
+        run = functools.partial(_in_fork, events=events, score=Scorer())
         _warm()
     while order := _read_line():
-        code = _in_fork(order, events) if CAN_FORK else _in_fresh_process(order, events)
+        code = run(order)
         print(json.dumps({"event": "end", "exit": code}), file=events)
 
 
 def _warm() -> None:
-    """Import what every cell needs; sklearn's metrics alone take a cell 0.9 s (LOG.md)."""
-    import scipy.stats  # noqa: F401
-    import sklearn.metrics  # noqa: F401
-
+    """Import what every cell needs."""
     import peftlab.bench.runner  # noqa: F401
 
 
@@ -66,14 +73,14 @@ def _import_architecture(order: str) -> None:
     transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(config, None)
 
 
-def _in_fork(order: str, events: TextIO) -> int:
+def _in_fork(order: str, events: TextIO, score: Score) -> int:
     _import_architecture(order)
     events.flush()
     pid = os.fork()
     if pid == 0:
         try:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-            run_order(order, events)
+            run_order(order, events, score)
             events.flush()
             os._exit(0)
         except BaseException:
@@ -95,7 +102,7 @@ def _in_fresh_process(order: str, events: TextIO) -> int:
     return done.returncode
 
 
-def run_order(order: str, events: TextIO) -> None:
+def run_order(order: str, events: TextIO, score: Score) -> None:
     """Run one cell here; its rows go to `events`, steps at most every `EVERY_S` seconds."""
     from peftlab.bench.cell import Cell
     from peftlab.bench.runner import run_cell
@@ -117,6 +124,7 @@ def run_order(order: str, events: TextIO) -> None:
         Store(Path(wanted["out"])),
         on_row,
         wanted["keep"],
+        score,
     )
 
 
