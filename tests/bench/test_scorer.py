@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterator
 
@@ -13,9 +12,9 @@ from peftlab.tasks.metrics import METRICS, score
 @pytest.fixture(scope="module")
 def scorer() -> Iterator[Scorer]:
     started = Scorer()
-    yield started
-    started.process.kill()
-    started.process.wait()
+    with started.process:  # its end closes the pipes
+        yield started
+        started.process.kill()
 
 
 def test_gives_the_scores_of_this_process(scorer: Scorer) -> None:
@@ -38,9 +37,8 @@ def test_an_answer_that_nobody_read_is_not_taken_for_the_next(scorer: Scorer) ->
 
 def test_a_process_that_ended_is_said() -> None:
     scorer = Scorer()
-    scorer.process.kill()
-    scorer.process.wait()
-    with pytest.raises(ValueError, match="has ended"):
-        scorer(["accuracy"], [1], [1])
-    with contextlib.suppress(BrokenPipeError):
-        scorer.process.stdin.close()
+    with scorer.process:
+        scorer.process.kill()
+        scorer.process.wait()
+        with pytest.raises(ValueError, match="has ended"):
+            scorer(["accuracy"], [1], [1])
