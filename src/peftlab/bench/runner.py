@@ -19,6 +19,7 @@ from peftlab.bench.cell import Cell
 from peftlab.bench.environment import environment
 from peftlab.bench.record import Best, Failure, Memory, Record, Speed, Trainable
 from peftlab.bench.store import Store
+from peftlab.bench.tokens import Tokens, tokens_of
 from peftlab.methods import Method, inject, injected, make
 from peftlab.models import head_parameters, load_source, load_tokenizer
 from peftlab.tasks import Task
@@ -30,7 +31,6 @@ from peftlab.training import (
     MemoryMeter,
     Plan,
     Rehearsal,
-    encode,
     fit,
     outputs,
 )
@@ -63,12 +63,13 @@ def run_cell(
         torch.set_num_threads(cell.training["threads"])
         task = Task.read(task_file)
         tokenizer = load_tokenizer(cell.model_folder)
+        tokens = tokens_of(tokenizer, task, cell.training["max_length"], task_file.parent)
         memory = MemoryMeter(cell.training["device"])
         compute = cell.training["compute"]
         model = load_source(cell.source, task.num_labels, cell.precision, cell.seed, compute)
         torch.manual_seed(cell.seed)
         inject(model, make(cell.method.name, cell.method.settings))
-        outcome = run(model, tokenizer, task, cell, on_row, memory, started, score)
+        outcome = run(model, task, tokens, cell, on_row, memory, started, score)
         if keep:
             save(model, store.adapter(cell.name))
         write(store, outcome)
@@ -89,23 +90,21 @@ def write(store: Store, outcome: Outcome) -> None:
 
 def run(
     model: PreTrainedModel,
-    tokenizer: Any,
     task: Task,
+    tokens: Tokens,
     cell: Cell,
     on_row: OnRow,
     memory: MemoryMeter,
     started: float,
     score: Score = score,
 ) -> Outcome:
-    """Train an injected model on `task` as `cell` says."""
+    """Train an injected model on `task`, given as `tokens` too, as `cell` says."""
     method = injected(model)
     assert method is not None
     plan = make_plan(cell, task)
-    max_length = cell.training["max_length"]
-    train = encode(tokenizer, task.train.texts, task.train.labels, max_length)
-    dev = encode(tokenizer, task.dev.texts, task.dev.labels, max_length)
+    train, dev = tokens
     model.to(plan.device)  # type: ignore[arg-type]
-    _name_task(model, task, max_length)
+    _name_task(model, task, cell.training["max_length"])
     model.peftlab_compute = cell.training["compute"]
     if cell.training["checkpointing"]:
         # transformers renames it; what both take is not reentrant

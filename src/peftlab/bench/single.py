@@ -24,6 +24,7 @@ from peftlab.bench.record import ModelPart, Record
 from peftlab.bench.runner import answers, dev_score, run, write
 from peftlab.bench.store import Store
 from peftlab.bench.suite import Training, Variant
+from peftlab.bench.tokens import tokens_of
 from peftlab.errors import RequestError, explain
 from peftlab.layers import held_precision, resolve_compute, resolve_precision
 from peftlab.methods import Method, inject, injected, make
@@ -94,8 +95,8 @@ def train(
         progress.cell(cell)
         outcome = run(
             model,
-            tokenizer,
             task,
+            tokens_of(tokenizer, task, cell.training["max_length"]),
             cell,
             lambda row, total: progress.row(cell, row, total),
             memory,

@@ -6,6 +6,7 @@ examples meet still changes every epoch.
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    @property
+    @functools.cached_property
     def lengths(self) -> list[int]:
         """Tokens of each example."""
         return [len(ids) for ids in self.features["input_ids"]]
