@@ -1,15 +1,17 @@
 # Every verb of the project. `make help` lists them.
 PYTHON ?= python3
 VENV ?= .venv
-# what a developer may add: make test TESTS=tests/bench, make demo TORCH=cpu
+# what a developer may add: make test TESTS=tests/bench, make demo TORCH=cpu,
+# make bench BENCH="--only speed --rounds 3"
 TESTS ?=
+BENCH ?=
 TORCH ?=
 ifeq ($(TORCH),cpu)
 PIP_FLAGS += --extra-index-url https://download.pytorch.org/whl/cpu
 endif
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint format types docs clean
+.PHONY: help demo test lint format types docs bench clean
 
 help:  ## list the verbs
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -33,6 +35,9 @@ types: $(VENV)/.dev  ## strict type check of src
 
 docs: $(VENV)/.dev  ## write the generated pages of docs/ anew
 	@$(BIN)/python docs/generate.py
+
+bench: $(VENV)/.dev  ## speed and memory against HF PEFT with Trainer (about 45 minutes; needs GLUE's files)
+	@$(BIN)/python benchmarks/speed.py $(BENCH)
 
 clean:  ## remove the environment and every cache
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

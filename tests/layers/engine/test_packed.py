@@ -23,6 +23,7 @@ def layers(*sizes: int, conv: bool = False, bias: bool = True) -> list[nn.Module
 
 def packed(plain: list[nn.Module]) -> list[PackedLinear]:
     joined = Joined(plain)
+    joined.empty()
     return [PackedLinear(layer, joined, index) for index, layer in enumerate(plain)]
 
 

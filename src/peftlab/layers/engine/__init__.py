@@ -81,7 +81,8 @@ def _pack(model: nn.Module, training: bool, undo: ExitStack) -> None:
     for names in _groups(model):
         layers = [model.get_submodule(name) for name in names]
         joined = Joined(layers, training)
-        undo.callback(joined.restore)
+        undo.callback(joined.restore)  # before anything is gone
+        joined.empty()
         for index, (name, layer) in enumerate(zip(names, layers, strict=True)):
             _swap(model, name, layer, PackedLinear(layer, joined, index), undo)
         give_back()  # else the plain weights' places are held beside the packed ones

@@ -154,10 +154,13 @@ class Joined:
         self.sizes = [size.outside for size in self.features]
         self.weight = Packed(torch.cat([weight_of(layer) for layer in layers]), backward)
         self.bias = _joined_bias(layers, self.sizes, self.weight.dtype)
-        for layer in layers:
-            layer.weight.data = torch.empty(0, dtype=layer.weight.dtype)
         self.waiting: dict[int, Tensor] = {}
         self.input: Tensor | None = None
+
+    def empty(self) -> None:
+        """Let go of the layers' own weights."""
+        for layer in self.layers:
+            layer.weight.data = torch.empty(0, dtype=self.weight.dtype)
 
     def output(self, x: Tensor, index: int) -> Tensor:
         if len(self.layers) == 1:

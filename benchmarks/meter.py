@@ -1,0 +1,138 @@
+"""The clock and the memory of one side: both sides use this one, so both mean the same.
+
+Speed     the last epoch, from its beginning to the end of its last step: batches, forward,
+          backward, optimizer and all that the loop does between them; padding is no token
+Resident  VmRSS right before the first forward pass: imports, model, optimizer, tokens
+Above     the peak (VmHWM) from there to the end of the last epoch, less what was resident:
+          what training itself needs
+Peak      VmHWM of the whole process to there, imports and loading counted
+All       the peak, and those of the processes that this one started and that run to there
+GPU peak  the same two of what torch has allocated on a CUDA device, where one is used; the clock
+          waits for the device at the epochs' ends only
+
+The moment before the first step is found by a hook on every module's forward, gone once called.
+fp32 weights are mapped from their file and come into memory when first read; the hook reads them,
+the embedding apart, of which training reads some rows, so that they count as resident.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def status_mib(name: str) -> float:
+    """VmRSS (resident now) or VmHWM (its peak) of this process."""
+    for line in STATUS.read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) / 1024
+    raise KeyError(name)
+
+
+def gpu_mib(name: str) -> float:
+    """What torch has allocated on the device (memory_allocated) or had (max_memory_allocated)."""
+    return float(getattr(torch.cuda, name)()) / 2**20
+
+
+def beside_mib() -> float:
+    """The peaks of this process's children, added up."""
+    own = f"PPid:\t{os.getpid()}\n"
+    texts = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):  # a process that has just ended
+            texts.append(status.read_text())
+    peaks = [text.split("VmHWM:")[1].split()[0] for text in texts if own in text]
+    return sum(int(peak) for peak in peaks) / 1024
+
+
+class Meter:
+    """Made once the imports are done; told of each epoch's beginning, steps' ends and end."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.on_gpu = device == "cuda"
+        self.peaks = [status_mib("VmHWM")]  # of the times between resets
+        self.gpu_peaks: list[float] = []
+        self.gpu_before = 0.0
+        self.resident: list[float] = []  # before the first step, then after each
+        self.epochs: list[list[float]] = [[]]  # moments: an epoch's beginning, its steps' ends
+        self.hook = register_module_forward_pre_hook(self._first_step)
+
+    def _first_step(self, module: nn.Module, inputs: Any) -> None:
+        self.hook.remove()
+        for part in module.modules():
+            if not isinstance(part, nn.Embedding):
+                for weight in part.parameters(recurse=False):
+                    weight.detach().sum()
+        self.peaks.append(status_mib("VmHWM"))
+        CLEAR.write_text("5")
+        self.resident.append(status_mib("VmRSS"))
+        if self.on_gpu:
+            self.gpu_peaks.append(gpu_mib("max_memory_allocated"))
+            torch.cuda.reset_peak_memory_stats()
+            self.gpu_before = gpu_mib("memory_allocated")
+        if not self.epochs[-1]:
+            self.epochs[-1].append(self._now())
+
+    def epoch(self) -> None:
+        """An epoch begins."""
+        self.epochs.append([self._now()])
+
+    def step(self) -> None:
+        """A step has ended, on a GPU as far as the processor sees."""
+        self.epochs[-1].append(time.perf_counter())
+        self.resident.append(status_mib("VmRSS"))
+
+    def end_epoch(self) -> None:
+        """The last step of an epoch has ended; what comes until the next one is not training."""
+        self.epochs[-1][-1] = self._now()
+        self.last_peak, self.beside = status_mib("VmHWM"), beside_mib()
+        self.last_gpu_peak = gpu_mib("max_memory_allocated") if self.on_gpu else 0.0
+
+    def _now(self) -> float:
+        if self.on_gpu:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def result(self, lengths: list[int]) -> dict[str, Any]:
+        """What was measured.
+
+        Args:
+            lengths: tokens of each training example.
+        """
+        epochs = [moments for moments in self.epochs if len(moments) > 1]
+        moments = epochs[-1]
+        seconds = moments[-1] - moments[0]
+        steps = [after - before for before, after in itertools.pairwise(moments)]
+        peak = max(*self.peaks, self.last_peak)
+        measured = {
+            "examples_per_s": len(lengths) / seconds,
+            "tokens_per_s": sum(lengths) / seconds,
+            "step_ms_p50": 1000 * statistics.median(steps),
+            "epoch_s": seconds,
+            "peak_mib": peak,
+            "all_mib": peak + self.beside,
+            "resident_mib": self.resident[0],
+            "above_mib": self.last_peak - self.resident[0],
+            "over_steps_mib": self._over_steps(),
+            "n_steps": sum(len(moments) - 1 for moments in epochs),
+        }
+        if self.on_gpu:
+            measured["gpu_peak_mib"] = max(*self.gpu_peaks, self.last_gpu_peak)
+            measured["gpu_above_mib"] = self.last_gpu_peak - self.gpu_before
+        return measured
+
+    def _over_steps(self) -> list[float]:
+        """What was resident after ten steps at even distances, the last one among them."""
+        after = self.resident[1:]
+        return [after[(number * len(after)) // 10 - 1] for number in range(1, 11) if after]

@@ -1,0 +1,94 @@
+"""Model folders of published sizes with random weights: speed doesn't depend on what they hold.
+
+    python benchmarks/models.py                   makes them all
+    python benchmarks/models.py roberta-base      makes one and says where it lies
+
+Like a published checkpoint: config.json, fp32 weights of the masked language model in safetensors
+and a tokenizer. The tokenizer is the bundled model's, so nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from peftlab.models import BUNDLED, find, quiet
+
+CACHE = Path("~/.cache/peftlab-bench").expanduser()
+
+# what the published config.json says where it differs from the class's own defaults
+CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "roberta-base": (
+        "roberta",
+        {
+            "vocab_size": 50265,
+            "max_position_embeddings": 514,
+            "type_vocab_size": 1,
+            "layer_norm_eps": 1e-5,
+        },
+    ),
+    "mpnet-base": (
+        "mpnet",
+        {"vocab_size": 30527, "max_position_embeddings": 514, "layer_norm_eps": 1e-5},
+    ),
+    "distilbert-base": ("distilbert", {"vocab_size": 30522}),
+}
+
+
+def folder_of(name: str, cache: Path = CACHE) -> Path:
+    """The folder of a model, made if it is not there yet; `minilm` is the bundled one itself.
+
+    Args:
+        name: `minilm`, one of `CONFIGS`, or a folder.
+        cache: where made folders are kept.
+    """
+    if name == BUNDLED:
+        return find(BUNDLED).folder
+    if name not in CONFIGS:
+        return Path(name)
+    folder = cache / name
+    if not folder.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as place:
+            _make(name, Path(place) / name)
+            (Path(place) / name).rename(folder)
+    return folder
+
+
+def _make(name: str, folder: Path) -> None:
+    model_type, fields = CONFIGS[name]
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(
+        find(BUNDLED).folder,
+        # these architectures know no second kind of token, as their own tokenizers know none
+        model_input_names=["input_ids", "attention_mask"],
+        model_max_length=512,
+    )
+    config = transformers.AutoConfig.for_model(
+        model_type,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.cls_token_id,
+        eos_token_id=tokenizer.sep_token_id,
+        **fields,
+    )
+    torch.manual_seed(0)
+    with quiet():
+        transformers.AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", default=list(CONFIGS), metavar="NAME")
+    parser.add_argument("--cache", type=Path, default=CACHE, metavar="DIR")
+    options = parser.parse_args()
+    for name in options.names:
+        print(folder_of(name, options.cache))
+
+
+if __name__ == "__main__":
+    main()

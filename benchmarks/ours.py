@@ -1,0 +1,162 @@
+"""One training by peftlab: what the process of a cell does, from its order on; one line of JSON.
+
+    python benchmarks/ours.py --model FOLDER --task cola --method lora
+
+The order is resolved by a process of its own, as `peftlab train` does it, so this one imports and
+holds what a cell does and no more. `--attention` profiles the last epoch for the share of the
+attention's own operations; its speed is then no measurement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sides import add_options, make_task, settings_of
+
+ORDER, TASK = "order.json", "task.json"
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_options(parser)
+    parser.add_argument("--method", default="lora", help="a name, or NAME[field=value,...]")
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "nf4"], default="auto")
+    parser.add_argument("--no-fast", action="store_true")
+    parser.add_argument("--attention", action="store_true")
+    parser.add_argument("--order", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def write_order(options: argparse.Namespace) -> None:
+    """Resolve what is asked and leave the task and the cell in the folder `options.order`."""
+    from peftlab.bench.grid import resolve
+    from peftlab.bench.suite import make_suite, parse_methods
+
+    training = {
+        "epochs": options.epochs,
+        "batch_size": options.batch_size,
+        "precision": options.precision,
+        "device": options.device,
+    }
+    if options.lr is not None:  # the peer has one rate for all that is trained
+        training |= {"lr": options.lr, "head_lr": options.lr}
+    if options.no_fast:
+        training["fast"] = False
+    task = make_task(options)
+    suite = make_suite(
+        name="bench",
+        model=str(options.model),
+        tasks=[task],
+        methods=parse_methods(options.method),
+        seeds=[options.seed],
+        training=training,
+    )
+    (cell,) = resolve(suite).cells
+    task.write(options.order / TASK)
+    (options.order / ORDER).write_text(cell.model_dump_json())
+
+
+def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Run the cell as its worker does, the meter told of its rows."""
+    from peftlab.bench import execute, worker
+    from peftlab.bench.scorer import Scorer
+
+    os.environ.update(execute.environment())
+    scorer = Scorer()
+    worker._warm()  # the imports of a cell, whatever they are
+    from meter import Meter
+
+    from peftlab.bench.cell import Cell
+    from peftlab.bench.runner import run_cell
+    from peftlab.bench.store import Store
+
+    cell = Cell.model_validate_json((folder / ORDER).read_text())
+    store = Store(folder / "out")
+    store.prepare()
+    meter = Meter(options.device)
+    share = _attention_share(options.epochs) if options.attention else None
+
+    def on_row(row: dict[str, Any], total: int) -> None:
+        if "score" not in row:
+            meter.step()
+            if row["epoch"].is_integer():
+                meter.end_epoch()
+        elif row["epoch"] < options.epochs:
+            meter.epoch()
+        if share is not None:
+            share(row, total)
+
+    record = run_cell(cell, folder / TASK, store, on_row, keep=False, score=scorer)
+    scorer.process.kill()
+    if record.status == "failed":
+        raise SystemExit(f"{record.failure.kind}: {record.failure.message}")
+    parts = record.memory.by_part
+    return meter.result(_lengths(cell, folder / TASK)) | {
+        "weights_mib": parts["weights"] + parts["adapters"],
+        "n_trainable": record.n_trainable.total,
+        "score": record.score[record.task.main_metric] if options.score else None,
+        "attention_share": share({}, 0) if share is not None else None,
+    }
+
+
+def _lengths(cell: Any, task_file: Path) -> list[int]:
+    from peftlab.models import load_tokenizer
+    from peftlab.tasks import Task
+    from peftlab.training import encode
+
+    train = Task.read(task_file).train
+    tokenizer = load_tokenizer(cell.model_folder)
+    return encode(tokenizer, train.texts, train.labels, cell.training["max_length"]).lengths
+
+
+def _attention_share(epochs: int) -> Callable[[dict[str, Any], int], float | None]:
+    """Profile the last epoch; what is between tokens alone works on (batch, heads, …, …) or bmm."""
+    from torch.profiler import ProfilerActivity, profile
+
+    profiler = profile(activities=[ProfilerActivity.CPU], record_shapes=True)
+
+    def on_row(row: dict[str, Any], total: int) -> float | None:
+        if "score" in row and row["epoch"] == epochs - 1:
+            profiler.start()
+        elif row.get("step") == total and total:
+            profiler.stop()
+        elif not row:
+            events = profiler.key_averages(group_by_input_shape=True)
+            whole = sum(event.self_cpu_time_total for event in events)
+            own = sum(event.self_cpu_time_total for event in events if _is_attention(event))
+            return own / whole
+        return None
+
+    return on_row
+
+
+def _is_attention(event: Any) -> bool:
+    if event.key == "aten::bmm" or "scaled_dot_product" in event.key:
+        return True
+    return any(len(shape) == 4 for shape in event.input_shapes[:1])
+
+
+def main() -> None:
+    options = parse()
+    if options.order is not None:
+        write_order(options)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        words = [sys.executable, *sys.argv, "--order", folder]
+        subprocess.run(words, check=True, stdout=sys.stderr)
+        measured = run(options, Path(folder))
+    settings = settings_of(options)
+    del settings["order"]
+    print(json.dumps({"side": "ours", "settings": settings} | measured))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""One training by HF PEFT and HF Trainer, written as their documentation says: one line of JSON.
+
+    python benchmarks/peer.py --model FOLDER --task cola --precision bf16
+
+Precision: `fp32`; `autocast` is TrainingArguments' bf16 on fp32 weights; `bf16` loads the weights
+so, and PEFT holds its adapters in fp32. Nothing is logged, saved or evaluated while it trains.
+"""
+
+# ruff: noqa: E402 - a module must be kept out before the imports
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+# PEFT would import it where it is installed, 48 MiB, and nothing here needs it
+sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
+
+import datasets
+import torch
+from meter import Meter
+from peft import LoraConfig, TaskType, get_peft_model
+from sides import add_options, settings_of, write_task
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.utils import logging
+
+TARGETS = {"mpnet": ["q", "v"], "distilbert": ["q_lin", "v_lin"]}  # query and value elsewhere
+LRS = {"lora": 2e-3, "full": 1e-4}  # peftlab's own
+WARMUP = 0.06
+
+
+class Clock(TrainerCallback):
+    """Tells the meter what the Trainer does."""
+
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
+
+    def on_epoch_begin(self, *_: Any, **__: Any) -> None:
+        self.meter.epoch()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.meter.step()
+
+    def on_epoch_end(self, *_: Any, **__: Any) -> None:
+        self.meter.end_epoch()
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_options(parser)
+    parser.add_argument("--method", choices=["lora", "full"], default="lora")
+    parser.add_argument("--precision", choices=["fp32", "autocast", "bf16"], default="fp32")
+    parser.add_argument("--attention", choices=["eager", "sdpa"], default="sdpa")
+    optimizers = ["adamw_torch", "adamw_torch_fused"]
+    parser.add_argument("--optimizer", choices=optimizers, default=optimizers[1])
+    parser.add_argument(
+        "--batches", choices=["group_by_length", "random"], default="group_by_length"
+    )
+    return parser.parse_args()
+
+
+def tokens(tokenizer: Any, examples: dict[str, Any], max_length: int) -> datasets.Dataset:
+    """A split as the Trainer takes it, not padded yet."""
+    columns = [list(column) for column in zip(*examples["texts"], strict=True)]
+    names = [f"text{number}" for number in range(len(columns))]
+    rows = dict(zip(names, columns, strict=True)) | {"labels": examples["labels"]}
+    return datasets.Dataset.from_dict(rows).map(
+        lambda rows: tokenizer(
+            *[rows[name] for name in names], truncation=True, max_length=max_length
+        ),
+        batched=True,
+        remove_columns=names,
+    )
+
+
+def load(options: argparse.Namespace, task: dict[str, Any]) -> Any:
+    model = AutoModelForSequenceClassification.from_pretrained(
+        options.model,
+        num_labels=len(task["labels"]) or 1,
+        dtype=torch.bfloat16 if options.precision == "bf16" else torch.float32,
+        attn_implementation=options.attention,
+    )
+    if options.method == "full":
+        return model
+    targets = TARGETS.get(model.config.model_type, ["query", "value"])
+    lora = LoraConfig(task_type=TaskType.SEQ_CLS, r=8, lora_alpha=16, target_modules=targets)
+    return get_peft_model(model, lora)
+
+
+def arguments(options: argparse.Namespace, out: str) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=out,
+        num_train_epochs=options.epochs,
+        per_device_train_batch_size=options.batch_size,
+        per_device_eval_batch_size=2 * options.batch_size,
+        learning_rate=options.lr or LRS[options.method],
+        warmup_steps=WARMUP,
+        optim=options.optimizer,
+        bf16=options.precision == "autocast",
+        train_sampling_strategy=options.batches,
+        seed=options.seed,
+        use_cpu=options.device == "cpu",
+        dataloader_pin_memory=options.device == "cuda",  # else it warns: nothing to pin for
+        report_to="none",
+        logging_strategy="no",
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+
+
+def score(trainer: Trainer, dev: datasets.Dataset, task: dict[str, Any]) -> float:
+    """The task's main metric on dev, by peftlab's own function."""
+    from peftlab.tasks.metrics import score as score_of
+
+    outputs = trainer.predict(dev).predictions
+    n_classes = len(task["labels"]) or None
+    answers = outputs.argmax(-1) if n_classes else outputs.squeeze(-1)
+    metrics = tuple(task["metrics"])
+    return score_of(metrics, task["dev"]["labels"], answers.tolist(), n_classes)[metrics[0]]
+
+
+def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    task = write_task(folder / "task.json", options)
+    meter = Meter(options.device)
+    set_seed(options.seed)
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    train = tokens(tokenizer, task["train"], task["max_length"])
+    model = load(options, task)
+    trainer = Trainer(
+        model=model,
+        args=arguments(options, str(folder)),
+        train_dataset=train,
+        processing_class=tokenizer,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        callbacks=[Clock(meter)],
+    )
+    trainer.train()
+    measured = meter.result([len(ids) for ids in train["input_ids"]])
+    held = [*model.parameters(), *model.buffers()]
+    dev = tokens(tokenizer, task["dev"], task["max_length"]) if options.score else None
+    return measured | {
+        "weights_mib": sum(tensor.numel() * tensor.element_size() for tensor in held) / 2**20,
+        "n_trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "score": score(trainer, dev, task) if dev is not None else None,
+    }
+
+
+def main() -> None:
+    options = parse()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
+        measured = run(options, Path(folder))
+    print(json.dumps({"side": "peer", "settings": settings_of(options)} | measured))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""What is measured on what, and the floors that the ratios are held to.
+
+`examples` are those of an epoch, of which the second one is timed: 4 to 12 s on two cores of 2024.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Floor:
+    """A bound on a ratio, from below or from above."""
+
+    value: float
+    at_most: bool = False
+
+    def met(self, ratio: float) -> bool:
+        return ratio <= self.value if self.at_most else ratio >= self.value
+
+    def __str__(self) -> str:
+        return f"{'≤' if self.at_most else '≥'} {self.value:g}"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """LoRA on one model and task: examples of a measured process and of a screening one."""
+
+    model: str
+    task: str
+    examples: int
+    screened: int
+    speed: Floor | None = None  # ours over the peer's best settings
+    defaults: Floor | None = None  # ours over the peer as it is installed
+    with_defaults: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{Path(self.model).name.removesuffix('-base')}/{self.task}"
+
+
+LORA = [
+    Setting("roberta-base", "cola", 640, 320, Floor(1.7), Floor(6), True),
+    Setting("minilm", "cola", 1600, 640, Floor(1.7)),
+    Setting("roberta-base", "mrpc", 192, 64, Floor(1.75)),
+    Setting("mpnet-base", "cola", 480, 160, Floor(1.5)),
+    Setting("distilbert-base", "cola", 800, 320, Floor(1.5)),
+]
+ATTEMPTS, DISTURBED = 3, 0.1  # at a process during which others take a tenth of the machine
+# what a side needs, of the least that the peer needs
+MEMORY: dict[str, tuple[str, Floor | None]] = {
+    "peak_mib": ("peak memory", Floor(0.8, at_most=True)),
+    "all_mib": ("with its other processes", None),
+    "above_mib": ("above resident", Floor(0.7, at_most=True)),
+}
+FEW_ROUNDS = 3
+
+# a method's step time against LoRA's; how it is asked for, if not by its name alone
+METHODS: dict[str, tuple[Floor | None, dict[str, str]]] = {
+    "dora": (Floor(1.15, at_most=True), {}),
+    "vera": (Floor(1.15, at_most=True), {}),
+    "lora-fa": (Floor(1.0, at_most=True), {}),
+    "dylora": (Floor(1.05, at_most=True), {}),
+    "lora-drop": (Floor(1.05, at_most=True), {}),
+    "lora-plus": (Floor(1.05, at_most=True), {}),
+    "lora, nf4": (Floor(1.5, at_most=True), {"method": "lora", "precision": "nf4"}),
+    "full": (None, {}),
+}
+METHOD_EXAMPLES = 480
+FULL, FULL_EXAMPLES, FULL_SCREENED = Floor(1.0), 320, 128  # ours over the peer's best, full
+PRODUCTS, PRODUCT_EXAMPLES = Floor(0.42), 640  # share of our step
+
+GROWTH_EXAMPLES = (1600, 3200)  # whole pools of batches, so that both group alike
+GROWTH = Floor(1.05, at_most=True)  # time a token at twice the examples, over once
+FLAT = Floor(1.02, at_most=True)  # most resident in the second half of the steps, over the first
+
+LENGTHS = (8, 16, 32, 64, 128, 256, 512)
+BATCHES = {8: (8, 32, 128, 512), 32: LENGTHS, 128: (8, 32, 128, 512)}  # batch size: lengths
+TOKENS = 16_384  # of an epoch, or one batch where that is more
+MEMORY_SHARE = 0.8  # of what is available may be needed
+DOMINATES = 0.5  # of the time
+
+SCORED, SCORE_EPOCHS, SCORE_LR, SAME_SCORE = ("minilm", "stsb"), 3, 1e-3, 0.01

@@ -1,0 +1,134 @@
+"""The matrix products of a training by LoRA, alone: what no library can train without.
+
+    python benchmarks/products.py --model FOLDER --task cola
+
+Every product with a frozen weight, forward and backward, in the shapes of the last epoch's
+batches, weights packed beforehand and q, k and v as one. The lowest block's q, k and v pass no
+gradient on, since nothing below them is trained; of the highest block the classifier reads the
+first position alone, so all but q, k and v is computed for that one. No attention, no norms, no
+adapters, no optimizer. One line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from sides import add_options, settings_of, write_task
+from torch import Tensor
+from torch.nn import functional as F
+
+from peftlab.layers import resolve_precision
+from peftlab.layers.precision import DTYPES
+from peftlab.models import load_tokenizer
+from peftlab.models.find import read_config
+from peftlab.tasks import Task
+from peftlab.training import encode
+from peftlab.training.batches import grouped
+
+PASSES = 3
+
+
+@dataclass(frozen=True)
+class Product:
+    """A packed weight: (rows, width) to (rows, …), a row a token or a row an example."""
+
+    width: int
+    apply: Callable[[Tensor], Tensor]
+    all_tokens: bool
+
+
+@dataclass(frozen=True)
+class Block:
+    """The products of one block of the model, in the order of the forward pass."""
+
+    forward: list[Product]
+    backward: list[Product]
+
+
+def packed(inside: int, outside: int, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """A product with a weight (out, in) of random numbers, packed where oneDNN can."""
+    weight = torch.randn(outside, inside).to(dtype)
+    if dtype != torch.bfloat16 or not torch.backends.mkldnn.is_available():
+        return lambda x: F.linear(x, weight)
+    held = torch.ops.mkldnn._reorder_linear_weight(weight)
+    return lambda x: torch.ops.mkldnn._linear_pointwise(x, held, None, "none", [], "")
+
+
+def blocks_of(config: Any, dtype: torch.dtype) -> list[Block]:
+    """Every block's own weights, so that no cache holds what a training's would not."""
+    hidden = config.hidden_size
+    inner = getattr(config, "intermediate_size", None) or config.hidden_dim
+    # in, out: q k v as one, attention's output, into the middle, out of it
+    shapes = [(hidden, 3 * hidden), (hidden, hidden), (hidden, inner), (inner, hidden)]
+    last = config.num_hidden_layers - 1
+    blocks = []
+    for number in range(last + 1):
+        forward, backward = [], []
+        for index, (inside, outside) in enumerate(shapes):
+            whole = number < last or index == 0
+            forward.append(Product(inside, packed(inside, outside, dtype), whole))
+            if number > 0 or index > 0:
+                backward.append(Product(outside, packed(outside, inside, dtype), whole))
+        blocks.append(Block(forward, backward))
+    return blocks
+
+
+def shapes_of(options: argparse.Namespace) -> list[tuple[int, int]]:
+    """(batch, length) of the last epoch's batches, as `ours.py` trains them."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "task.json"
+        write_task(file, options)
+        task = Task.read(file)
+    tokenizer = load_tokenizer(options.model)
+    lengths = encode(tokenizer, task.train.texts, task.train.labels, task.max_length).lengths
+    batches = grouped(lengths, options.batch_size, options.seed, options.epochs - 1)
+    return [(len(batch), max(lengths[index] for index in batch)) for batch in batches]
+
+
+@torch.inference_mode()
+def seconds(blocks: list[Block], shapes: list[tuple[int, int]], inputs: dict[int, Tensor]) -> float:
+    """One epoch's products, on the first rows of `inputs` by their width."""
+    forward = [product for block in blocks for product in block.forward]
+    backward = [product for block in blocks[::-1] for product in block.backward[::-1]]
+    started = time.perf_counter()
+    for batch, length in shapes:
+        for product in forward + backward:
+            rows = batch * length if product.all_tokens else batch
+            product.apply(inputs[product.width][:rows])
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_options(parser)
+    options = parser.parse_args()
+    dtype = DTYPES[resolve_precision("auto", "cpu").value]
+    config = read_config(options.model)
+    shapes = shapes_of(options)
+    blocks = blocks_of(config, dtype)
+    widths = {each.width for block in blocks for each in (*block.forward, *block.backward)}
+    most = max(batch * length for batch, length in shapes)
+    inputs = {width: torch.randn(most, width).to(dtype) for width in widths}
+    times = [seconds(blocks, shapes, inputs) for _ in range(1 + PASSES)][1:]
+    epoch_s = statistics.median(times)
+    measured = {
+        "examples_per_s": sum(batch for batch, _ in shapes) / epoch_s,
+        "epoch_s": epoch_s,
+        "step_ms": 1000 * epoch_s / len(shapes),
+        "n_steps": len(shapes),
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+    print(json.dumps({"side": "products", "settings": settings_of(options)} | measured))
+
+
+if __name__ == "__main__":
+    main()

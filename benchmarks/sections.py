@@ -1,0 +1,149 @@
+"""What each section of the benchmark runs. What comes of it, tables.py says."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import peers
+import plan
+from peers import Settings
+from plan import Setting
+from runs import Bench, Line, memory_mib
+
+Section = Callable[[Bench], None]
+
+
+def lora(setting: Setting, bench: Bench, memory: Iterable[str] = plan.MEMORY) -> None:
+    """Ours against the peer at its best settings, at those of the least memory and by default.
+
+    Args:
+        setting: what is trained.
+        bench: where it runs.
+        memory: the fields of which the least is looked for.
+    """
+    of = functools.partial(bench.run, model=setting.model, task=setting.task)
+    best, screened, again = _search(of, setting.examples, setting.screened)
+    frugal = [peers.least(screened, field) for field in memory]
+    run_in_full = [peers.settings_of(line) for line in again]
+    for number in bench.each_round():
+        sides: list[tuple[str, str, Settings]] = [("ours", "ours", {}), ("best", "peer", best)]
+        if setting.with_defaults:
+            sides.append(("defaults", "peer", peers.DEFAULTS))
+        if number == 1:
+            sides += [("frugal", "peer", one) for one in _others(frugal, run_in_full)]
+        for label, side, options in _turned(sides, number):
+            of(label, side, examples=setting.examples, **options)
+
+
+def methods(bench: Bench) -> None:
+    """Each of our methods beside our own LoRA, in the same round."""
+    for number in bench.each_round(plan.FEW_ROUNDS):
+        asked = {"lora": {}} | {name: options for name, (_, options) in plan.METHODS.items()}
+        for name, options in _turned(list(asked.items()), number):
+            options = {"method": name, "examples": plan.METHOD_EXAMPLES} | options
+            bench.run(name, "ours", "roberta-base", "cola", **options)
+
+
+def full(bench: Bench) -> None:
+    """Full fine-tuning, ours against the peer's at its best settings."""
+    of = functools.partial(bench.run, model="roberta-base", task="cola", method="full")
+    best, *_ = _search(of, plan.FULL_EXAMPLES, plan.FULL_SCREENED)
+    for number in bench.each_round(plan.FEW_ROUNDS):
+        sides: list[tuple[str, str, Settings]] = [("ours", "ours", {}), ("best", "peer", best)]
+        for label, side, options in _turned(sides, number):
+            of(label, side, examples=plan.FULL_EXAMPLES, **options)
+
+
+def products(bench: Bench) -> None:
+    """The matrix products alone beside the whole step."""
+    for number in bench.each_round(plan.FEW_ROUNDS):
+        for side in _turned(["ours", "products"], number):
+            bench.run(side, side, "roberta-base", "cola", examples=plan.PRODUCT_EXAMPLES)
+
+
+def growth(bench: Bench) -> None:
+    """Once and twice the examples."""
+    for number in bench.each_round(plan.FEW_ROUNDS):
+        for examples in _turned(list(plan.GROWTH_EXAMPLES), number):
+            bench.run(f"{examples} examples", "ours", "minilm", "cola", examples=examples)
+
+
+def lengths(bench: Bench) -> None:
+    """Sequence length and batch size; attention's share at one batch size, in its own process."""
+    above: dict[int, float] = {}  # by length, memory an example
+    for batch_size, some in plan.BATCHES.items():
+        for length in some:
+            label = f"batch {batch_size}, {length} tokens"
+            needed = batch_size * above.get(length, 0)
+            if needed > plan.MEMORY_SHARE * memory_mib("MemAvailable"):
+                bench.left_out(label, f"would need about {needed:,.0f} MiB")
+                continue
+            of = functools.partial(bench.run, model="minilm", task=f"words-{length}")
+            asked = {"batch_size": batch_size, "examples": max(plan.TOKENS // length, batch_size)}
+            line = of(label, "ours", **asked)
+            above[length] = line.get("above_mib", 0) / batch_size
+            if some == plan.LENGTHS:
+                of(f"attention, {length} tokens", "ours", attention=True, **asked)
+
+
+def scores(bench: Bench) -> None:
+    """All of STS-B: does what is fast also learn? Ours, and the peer at its three precisions."""
+    model, task = plan.SCORED
+    asked: dict[str, Any] = {"examples": 0, "epochs": plan.SCORE_EPOCHS, "lr": plan.SCORE_LR}
+    asked |= {"score": True}
+    if bench.most:
+        asked |= {"examples": bench.most}
+    bench.run("ours", "ours", model, task, **asked)
+    for precision in ("fp32", "autocast", "bf16"):
+        bench.run(precision, "peer", model, task, precision=precision, **asked)
+
+
+SECTIONS: dict[str, Section] = {
+    **{setting.name: functools.partial(lora, setting) for setting in plan.LORA},
+    "methods": methods,
+    "full": full,
+    "products": products,
+    "growth": growth,
+    "lengths": lengths,
+    "scores": scores,
+}
+GROUPS = {"speed": [setting.name for setting in plan.LORA]}
+
+
+def chosen(asked: str | None) -> list[str]:
+    """The sections of a list with commas; `speed` stands for LoRA's five settings.
+
+    Raises:
+        ValueError: for a name that is none.
+    """
+    if asked is None:
+        return list(SECTIONS)
+    names = [name for word in asked.split(",") for name in GROUPS.get(word, [word])]
+    for name in names:
+        if name not in SECTIONS:
+            raise ValueError(f"no section {name!r}; there are: speed, {', '.join(SECTIONS)}")
+    return [name for name in SECTIONS if name in names]
+
+
+def _search(
+    of: Callable[..., Line], examples: int, screened: int
+) -> tuple[Settings, list[Line], list[Line]]:
+    """The peer's fastest settings: all of them on few examples, then the two fastest again.
+
+    Returns the settings and the lines of both passes.
+    """
+    first = [of("screen", "peer", examples=screened, **one) for one in peers.ALL]
+    again = [of("again", "peer", examples=examples, **one) for one in peers.fastest(first, 2)]
+    return peers.fastest(again)[0], first, again
+
+
+def _others(some: list[Settings], known: list[Settings]) -> list[Settings]:
+    """Those of `some` that are not known, each once."""
+    return [one for number, one in enumerate(some) if one not in known + some[:number]]
+
+
+def _turned(sides: list[Any], number: int) -> list[Any]:
+    """The sides of a round; every second round starts from the other end."""
+    return sides if number % 2 else sides[::-1]

@@ -1,0 +1,82 @@
+"""Peftlab beside HF PEFT with Trainer: speed, memory, scores. About 45 minutes on two cores.
+
+    python benchmarks/speed.py                               all of it: `make bench`
+    python benchmarks/speed.py --only speed,products         sections; the others' results stay
+    python benchmarks/speed.py --quick                       one round on few examples: does it run?
+
+Both sides train in processes of their own, one after the other, the same examples of the same
+task; they take turns, and a ratio is of one round's two. Each finished process is saved at once,
+in speed.json; speed.txt is the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from peers import NothingRan
+from runs import HERE, Bench, Results, machine, write
+from sections import SECTIONS, chosen
+from tables import text
+
+ROUNDS, QUICK_EXAMPLES = 5, 64
+
+
+def parse() -> argparse.Namespace:
+    data_dir = os.environ.get("PEFTLAB_DATA_DIR")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"default {ROUNDS}")
+    parser.add_argument("--only", metavar="SECTION[,...]", help=f"speed, {', '.join(SECTIONS)}")
+    parser.add_argument("--quick", action="store_true", help="into quick.json, quick.txt")
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path(data_dir) if data_dir else None,
+        metavar="DIR",
+        help="GLUE's files; default PEFTLAB_DATA_DIR",
+    )
+    options = parser.parse_args()
+    try:
+        options.sections = chosen(options.only)
+    except ValueError as error:
+        parser.error(str(error))
+    if options.data_dir is None:
+        parser.error("name the folder of GLUE's files: --data-dir DIR, or PEFTLAB_DATA_DIR")
+    if options.rounds < 1:
+        parser.error(f"--rounds must be >= 1, got {options.rounds}")
+    return options
+
+
+def run(options: argparse.Namespace, results: Results) -> None:
+    on = machine()
+    for name in options.sections:
+        results.begin(name, on)
+        rounds, most = (1, QUICK_EXAMPLES) if options.quick else (options.rounds, None)
+        try:
+            SECTIONS[name](Bench(results, name, rounds, most, {"data_dir": options.data_dir}))
+        except NothingRan as error:
+            print(f"{name}: {error}", file=sys.stderr)
+
+
+def main() -> None:
+    options = parse()
+    file = HERE / "results" / ("quick.json" if options.quick else "speed.json")
+    results = Results(file)
+    interrupted = False
+    try:
+        run(options, results)
+    except KeyboardInterrupt:
+        interrupted = True
+        print("interrupted; what has finished is kept", file=sys.stderr)
+    table = text(results.sections)
+    write(file.with_suffix(".txt"), table)
+    print(table, end="")
+    raise SystemExit(130 if interrupted else 0)
+
+
+if __name__ == "__main__":
+    main()

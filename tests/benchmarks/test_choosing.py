@@ -1,0 +1,114 @@
+"""Which of the peer's settings stand for it, and how lines become ratios. Nothing is trained."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+from typing import Any
+
+import peers
+import plan
+import pytest
+import ratios
+import sections
+
+FAST = {"precision": "bf16", "attention": "sdpa", "optimizer": "adamw_torch"}
+FAST |= {"batches": "group_by_length"}
+SMALL = FAST | {"attention": "eager"}
+
+
+def line(speed: float = 1.0, settings: Any = FAST, **fields: Any) -> dict[str, Any]:
+    asked = settings | {"examples": fields.pop("examples", 640)}
+    made = {"side": "peer", "label": "best", "round": 1, "settings": asked}
+    return made | {"examples_per_s": speed, "peak_mib": 100.0} | fields
+
+
+def test_fastest_goes_by_the_median_of_each_settings_lines() -> None:
+    lines = [line(100, SMALL), line(10, SMALL), line(10, SMALL), line(50, FAST)]
+    assert peers.fastest(lines, 2) == [FAST, SMALL]
+
+
+def test_a_failed_process_is_never_chosen() -> None:
+    failed = {"side": "peer", "settings": SMALL, "failed": "exit 1"}
+    assert peers.fastest([failed, line(1, FAST)], 2) == [FAST]
+    with pytest.raises(peers.NothingRan):
+        peers.fastest([failed])
+
+
+def test_least_goes_by_the_field() -> None:
+    lines = [
+        line(1, FAST, peak_mib=300, above_mib=10),
+        line(9, SMALL, peak_mib=200, above_mib=20),
+    ]
+    assert peers.least(lines, "peak_mib") == SMALL
+    assert peers.least(lines, "above_mib") == FAST
+
+
+def test_all_eight_settings_are_there_and_differ() -> None:
+    assert len({tuple(one.items()) for one in peers.ALL}) == 8
+    assert peers.DEFAULTS not in peers.ALL
+
+
+def test_as_good_keeps_what_scores_like_fp32_fastest_first() -> None:
+    fp32 = line(10, FAST | {"precision": "fp32"}, score=0.80)
+    near = line(20, FAST | {"precision": "autocast"}, score=0.791)
+    worse = line(30, FAST, score=0.78)
+    assert peers.as_good([fp32, near, worse], within=0.01) == [near, fp32]
+    assert peers.as_good([near, worse], within=0.01) == []
+
+
+def test_ratios_are_of_one_rounds_two() -> None:
+    """The machine is twice as slow in round 2; round 3 has one side only."""
+    lines = [
+        line(30, label="ours", round=1),
+        line(10, label="best", round=1),
+        line(10, label="ours", round=2),
+        line(5, label="best", round=2),
+        line(100, label="ours", round=3),
+    ]
+    ratio = ratios.paired(lines, "ours", "best", "examples_per_s")
+    assert ratio == ratios.Ratio(median=2.5, low=2.0, high=3.0)
+    assert ratios.paired(lines, "ours", "defaults", "examples_per_s") is None
+
+
+def test_least_of_peer_compares_processes_of_the_same_size() -> None:
+    lines = [
+        line(settings=FAST, peak_mib=300, round=1),
+        line(settings=FAST, peak_mib=310, round=2),
+        line(settings=FAST, peak_mib=320, round=3),
+        line(settings=SMALL, peak_mib=305),
+        line(settings=SMALL, peak_mib=100, examples=64),  # a screening one
+        line(settings=SMALL, peak_mib=1, side="ours"),
+    ]
+    assert ratios.least_of_peer(lines, "peak_mib", 640) == (305, peers.told(SMALL))
+    assert ratios.least_of_peer(lines, "peak_mib", 1) is None
+
+
+def test_floors_hold_from_their_side() -> None:
+    speed, memory = plan.Floor(1.7), plan.Floor(0.8, at_most=True)
+    assert [speed.met(ratio) for ratio in (1.69, 1.7, 1.71)] == [False, True, True]
+    assert [memory.met(ratio) for ratio in (0.79, 0.8, 0.81)] == [True, True, False]
+    assert (str(speed), str(memory)) == ("≥ 1.7", "≤ 0.8")
+    verdicts = [ratios.verdict(1.0, speed), ratios.verdict(None, speed), ratios.verdict(1.0, None)]
+    assert verdicts == ["NO", "?", ""]
+
+
+def test_step_ms_is_the_timed_epochs_mean() -> None:
+    made = line(epoch_s=4.0, n_steps=40)
+    made["settings"]["epochs"] = 2
+    assert ratios.step_ms(made) == 200
+
+
+def test_chosen_sections_keep_their_order_and_speed_is_all_five() -> None:
+    assert sections.chosen("scores,roberta/cola") == ["roberta/cola", "scores"]
+    assert sections.chosen("speed") == [setting.name for setting in plan.LORA]
+    assert sections.chosen(None) == list(sections.SECTIONS)
+    with pytest.raises(ValueError, match="no section 'sped'"):
+        sections.chosen("sped")
+
+
+@pytest.mark.parametrize("name", ["peers", "ratios", "runs"])
+def test_examples_in_docstrings(name: str) -> None:
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.attempted > 0
+    assert result.failed == 0

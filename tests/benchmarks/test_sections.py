@@ -1,0 +1,195 @@
+"""What a section runs, with sides that answer at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import peers
+import plan
+import pytest
+import ratios
+import runs
+import sections
+import tables
+
+# examples a second of the peer by settings; the best on few examples is not the best on many
+ON_FEW = {"sdpa": 100.0, "eager": 90.0}
+ON_MANY = {"sdpa": 80.0, "eager": 85.0}
+MACHINE = {
+    "processor": "a processor",
+    "cores": 2,
+    "flags": ["avx2"],
+    "memory_mib": 1000,
+    "date": "2026-11-24T12:00+00:00",
+    **dict.fromkeys(("python", *runs.PACKAGES), "1.0"),
+}
+
+
+class Answering(runs.Bench):
+    """A bench whose sides answer at once, by what they are asked."""
+
+    def run(self, label: str, side: str, model: str, task: str, **options: Any) -> runs.Line:
+        line = {"label": label, "round": self.round, "side": side, "wall_s": 1.0}
+        line |= {"settings": {"epochs": 2, **options}} | self.measured(side, options)
+        self.results.add(self.section, line)
+        return line
+
+    def measured(self, side: str, options: dict[str, Any]) -> dict[str, Any]:
+        few = options["examples"] == plan.LORA[0].screened
+        speed = {"ours": 200.0, "products": 400.0}.get(side, 0.0)
+        if side == "peer":
+            speed = (ON_FEW if few else ON_MANY)[options.get("attention", "sdpa")]
+            speed += options.get("precision") == "autocast"
+        memory = 1000.0 if options.get("precision") == "bf16" else 2000.0
+        return {
+            "examples_per_s": speed,
+            "tokens_per_s": 10 * speed,
+            "epoch_s": options["examples"] / speed,
+            "n_steps": 40,
+            "peak_mib": memory,
+            "all_mib": memory + 100,
+            "above_mib": memory / 2,
+            "weights_mib": 100.0,
+            "over_steps_mib": [500.0] * 10,
+            "attention_share": 0.6 if options.get("attention") is True else None,
+            "score": 0.8,
+        }
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> runs.Results:
+    return runs.Results(tmp_path / "speed.json")
+
+
+def measured(results: runs.Results, section: str, rounds: int = 5) -> list[runs.Line]:
+    results.begin(section, MACHINE)
+    sections.SECTIONS[section](Answering(results, section, rounds))
+    lines: list[runs.Line] = results.sections[section]["runs"]
+    return lines
+
+
+def test_the_peer_runs_at_the_settings_that_are_best_on_many_examples(
+    results: runs.Results,
+) -> None:
+    lines = measured(results, "roberta/cola")
+    labels = [line["label"] for line in lines]
+    assert {name: labels.count(name) for name in ("screen", "again", "best", "ours")} == {
+        "screen": 8,
+        "again": 2,
+        "best": 5,
+        "ours": 5,
+    }
+    again = [peers.settings_of(line) for line in lines if line["label"] == "again"]
+    best = [peers.settings_of(line) for line in lines if line["label"] == "best"]
+    assert all(one["attention"] == "sdpa" for one in again)  # the two fastest of the screening
+    assert best == [again[0]] * 5
+    frugal = [line for line in lines if line["label"] == "frugal"]
+    assert [line["settings"]["precision"] for line in frugal] == ["bf16"]
+    assert labels.count("defaults") == 5
+
+
+def test_sides_take_turns_at_being_first(results: runs.Results) -> None:
+    lines = measured(results, "products")
+    assert [line["label"] for line in lines] == [
+        *("ours", "products"),
+        *("products", "ours"),
+        *("ours", "products"),
+    ]
+    assert [line["round"] for line in lines] == [1, 1, 2, 2, 3, 3]
+
+
+def test_what_would_not_fit_into_memory_is_left_out(
+    results: runs.Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sections, "memory_mib", lambda name: 5000.0)
+    lines = measured(results, "lengths")
+    assert not [line for line in lines if "failed" in line]
+    # a batch takes 1000 MiB here, whatever its size: one of four times the size is expected to take
+    # 4000, which is just within the share of 5000 that may be needed, and not of 4000
+    monkeypatch.setattr(sections, "memory_mib", lambda name: 4000.0)
+    lines = measured(results, "lengths")
+    failed = [line["label"] for line in lines if "failed" in line]
+    assert "batch 128, 512 tokens" in failed
+    assert not any(label.startswith("batch 8,") for label in failed)
+
+
+def test_every_section_and_every_beginning_of_it_has_a_table_of_100_columns(
+    results: runs.Results,
+) -> None:
+    for section in sections.SECTIONS:
+        lines = measured(results, section, rounds=1)
+        for number in range(len(lines) + 1):
+            shown = {section: {"machine": MACHINE, "runs": lines[:number]}}
+            table = tables.text(shown)
+            assert max(len(row) for row in table.splitlines()) <= tables.WIDTH
+        assert "nan" not in table
+    whole = tables.text(results.sections)
+    assert "2.47" in whole  # 200 examples/s over the 81 of the peer's best settings
+    assert "attention takes half of the time from 8 tokens on" in whole
+
+
+def test_a_floor_that_is_missed_says_so(results: runs.Results) -> None:
+    lines = measured(results, "products")
+    rows = tables.products("products", lines)
+    assert rows[0][3:] == ("0.50", "0.50–0.50", "≥ 0.42", "yes")
+    for line in lines:
+        if line["side"] == "ours":
+            line["epoch_s"] *= 2
+    assert tables.products("products", lines)[0][3:] == ("0.25", "0.25–0.25", "≥ 0.42", "NO")
+
+
+def test_a_section_measured_anew_leaves_the_others(tmp_path: Path) -> None:
+    file = tmp_path / "results" / "speed.json"
+    first = runs.Results(file)
+    measured(first, "products")
+    before = json.loads(file.read_text())["sections"]["products"]
+    again = runs.Results(file)
+    measured(again, "growth")
+    both = json.loads(file.read_text())["sections"]
+    assert both["products"] == before
+    assert len(both["growth"]["runs"]) == 2 * plan.FEW_ROUNDS
+    assert list(file.parent.iterdir()) == [file]  # no half-written file is left
+
+
+def test_a_side_that_fails_leaves_a_line_and_the_bench_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "peer.py").write_text("import sys; sys.exit('no room')")
+    answer = {"side": "ours", "settings": {"examples": 3}, "examples_per_s": 7.0}
+    answer["tokens_per_s"] = 70.0
+    (tmp_path / "ours.py").write_text(f"print('talk'); print({json.dumps(answer)!r})")
+    monkeypatch.setattr(runs, "HERE", tmp_path)
+    monkeypatch.setattr(runs, "DISTURBED", float("inf"))  # the tests are not alone
+    results = runs.Results(tmp_path / "speed.json")
+    results.begin("growth", MACHINE)
+    bench = runs.Bench(results, "growth", 1, most=3)
+    assert bench.run("a", "peer", str(tmp_path), "cola", examples=9)["failed"] == "exit 1: no room"
+    assert bench.run("b", "ours", str(tmp_path), "cola", examples=9)["examples_per_s"] == 7
+    saved = json.loads((tmp_path / "speed.json").read_text())["sections"]["growth"]["runs"]
+    assert [line["label"] for line in saved] == ["a", "b"]
+    assert saved[0]["settings"]["examples"] == 3
+    assert "growth: 1 without a result: exit 1: no room" in tables.text(results.sections)
+
+
+def test_a_disturbed_process_runs_again_and_the_least_disturbed_counts(
+    results: runs.Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = iter([0.5, 0.2, 0.3, 0.05])
+
+    def measure(words: list[str], side: str, options: dict[str, Any]) -> runs.Line:
+        share = next(others)
+        made = {"side": side, "settings": options, "elsewhere": share, "wall_s": 1.0}
+        return made | {"examples_per_s": 100 * (1 - share)}
+
+    monkeypatch.setattr(runs, "_measure", measure)
+    results.begin("growth", MACHINE)
+    bench = runs.Bench(results, "growth", 1)
+    assert bench.run("a", "ours", "minilm", "cola")["examples_per_s"] == 80
+    assert bench.run("b", "ours", "minilm", "cola")["examples_per_s"] == 95
+    lines = results.sections["growth"]["runs"]
+    assert [line["disturbed"] for line in lines] == [True, False, True, False]
+    assert ratios.median(ratios.labelled(lines, "a"), "examples_per_s") == 80
+    saved = json.loads(results.file.read_text())["sections"]["growth"]["runs"]
+    assert saved == lines
