@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
+import peftlab.models.load as load_room
 from peftlab.errors import RequestError
 from peftlab.models import (
     empty_model,
@@ -61,6 +63,29 @@ def test_the_base_is_what_transformers_loads(tiny_model: Path) -> None:
     theirs.load_state_dict(head(ours), strict=False)
     batch = tokenizer(["the cat sees a dog"], return_tensors="pt")
     assert torch.equal(ours.eval()(**batch).logits, theirs.eval()(**batch).logits)
+
+
+def test_files_are_read_a_few_tensors_at_a_time_in_the_base_s_precision(
+    make_tiny_model: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole file in fp32 beside the base in bf16 would be three times the base."""
+    folder = make_tiny_model(tmp_path / "model")
+    stored = load_file(folder / "model.safetensors") | {"position_ids": torch.arange(4)}
+    save_file(stored, folder / "model.safetensors", {"format": "pt"})
+    opened: list[int] = []
+    monkeypatch.setattr(load_room, "READ_TOGETHER", 3)
+    monkeypatch.setattr(
+        load_room, "safe_open", lambda *a: opened.append(1) or safetensors.safe_open(*a)
+    )
+    files = load_room._Stored(folder)
+    opened.clear()
+    cast = files.cast(torch.bfloat16)
+    assert len(opened) == -(-len(stored) // 3)
+    assert cast.keys() == stored.keys()
+    for name, tensor in stored.items():
+        wanted = tensor.bfloat16() if tensor.is_floating_point() else tensor
+        assert cast[name].dtype == wanted.dtype and torch.equal(cast[name], wanted)
+    assert torch.equal(files.cast("auto")[name], stored[name])
 
 
 def test_a_finetuned_head_of_the_same_shape_is_kept_and_another_is_drawn(
