@@ -54,7 +54,6 @@ MEMORY: dict[str, tuple[str, Floor | None]] = {
     "all_mib": ("with its other processes", None),
     "above_mib": ("above resident", Floor(0.7, at_most=True)),
 }
-FEW_ROUNDS = 3
 
 # a method's step time against LoRA's; how it is asked for, if not by its name alone
 METHODS: dict[str, tuple[Floor | None, dict[str, str]]] = {

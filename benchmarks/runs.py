@@ -109,9 +109,9 @@ class Bench:
         self.most, self.common = most, common or {}
         self.round = 0  # 0 is before the rounds
 
-    def each_round(self, at_most: int | None = None) -> Iterator[int]:
+    def each_round(self) -> Iterator[int]:
         """The rounds' numbers from 1; lines that are made meanwhile bear them."""
-        for number in range(1, min(self.rounds, at_most or self.rounds) + 1):
+        for number in range(1, self.rounds + 1):
             self.round = number
             yield number
         self.round = 0

@@ -39,7 +39,7 @@ def lora(setting: Setting, bench: Bench, memory: Iterable[str] = plan.MEMORY) ->
 
 def methods(bench: Bench) -> None:
     """Each of our methods beside our own LoRA, in the same round."""
-    for number in bench.each_round(plan.FEW_ROUNDS):
+    for number in bench.each_round():
         asked = {"lora": {}} | {name: options for name, (_, options) in plan.METHODS.items()}
         for name, options in _turned(list(asked.items()), number):
             options = {"method": name, "examples": plan.METHOD_EXAMPLES} | options
@@ -50,7 +50,7 @@ def full(bench: Bench) -> None:
     """Full fine-tuning, ours against the peer's at its best settings."""
     of = functools.partial(bench.run, model="roberta-base", task="cola", method="full")
     best, *_ = _search(of, plan.FULL_EXAMPLES, plan.FULL_SCREENED)
-    for number in bench.each_round(plan.FEW_ROUNDS):
+    for number in bench.each_round():
         sides: list[tuple[str, str, Settings]] = [("ours", "ours", {}), ("best", "peer", best)]
         for label, side, options in _turned(sides, number):
             of(label, side, examples=plan.FULL_EXAMPLES, **options)
@@ -58,14 +58,14 @@ def full(bench: Bench) -> None:
 
 def products(bench: Bench) -> None:
     """The matrix products alone beside the whole step."""
-    for number in bench.each_round(plan.FEW_ROUNDS):
+    for number in bench.each_round():
         for side in _turned(["ours", "products"], number):
             bench.run(side, side, "roberta-base", "cola", examples=plan.PRODUCT_EXAMPLES)
 
 
 def growth(bench: Bench) -> None:
     """Once and twice the examples."""
-    for number in bench.each_round(plan.FEW_ROUNDS):
+    for number in bench.each_round():
         for examples in _turned(list(plan.GROWTH_EXAMPLES), number):
             bench.run(f"{examples} examples", "ours", "minilm", "cola", examples=examples)
 
