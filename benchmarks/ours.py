@@ -2,16 +2,16 @@
 
     python benchmarks/ours.py --model FOLDER --task cola --method lora
 
-The order is resolved by a process of its own, as `peftlab train` does it, so this one imports and
-holds what a cell does and no more. `--attention` profiles the last epoch for the share of the
-attention's own operations; its speed is then no measurement.
+This process resolves the order, as `peftlab train` does; the cell runs in another one, in the
+environment that its worker would give it, which imports and holds what a cell does and no more.
+`--attention` profiles the last epoch for the share of the attention's own operations; its speed is
+then no measurement.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -31,12 +31,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "nf4"], default="auto")
     parser.add_argument("--no-fast", action="store_true")
     parser.add_argument("--attention", action="store_true")
-    parser.add_argument("--order", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--cell", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def write_order(options: argparse.Namespace) -> None:
-    """Resolve what is asked and leave the task and the cell in the folder `options.order`."""
+def write_order(options: argparse.Namespace, folder: Path) -> None:
+    """Resolve what is asked and leave the task and the cell in `folder`."""
     from peftlab.bench.grid import resolve
     from peftlab.bench.suite import make_suite, parse_methods
 
@@ -60,16 +60,15 @@ def write_order(options: argparse.Namespace) -> None:
         training=training,
     )
     (cell,) = resolve(suite).cells
-    task.write(options.order / TASK)
-    (options.order / ORDER).write_text(cell.model_dump_json())
+    task.write(folder / TASK)
+    (folder / ORDER).write_text(cell.model_dump_json())
 
 
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run the cell as its worker does, the meter told of its rows."""
-    from peftlab.bench import execute, worker
+    from peftlab.bench import worker
     from peftlab.bench.scorer import Scorer
 
-    os.environ.update(execute.environment())
     scorer = Scorer()
     worker._warm()  # the imports of a cell, whatever they are
     from meter import Meter
@@ -146,16 +145,18 @@ def _is_attention(event: Any) -> bool:
 
 def main() -> None:
     options = parse()
-    if options.order is not None:
-        write_order(options)
+    if options.cell is not None:
+        settings = settings_of(options)
+        del settings["cell"]
+        measured = run(options, options.cell)
+        print(json.dumps({"side": "ours", "settings": settings} | measured))
         return
+    from peftlab.bench.execute import environment
+
     with tempfile.TemporaryDirectory() as folder:
-        words = [sys.executable, *sys.argv, "--order", folder]
-        subprocess.run(words, check=True, stdout=sys.stderr)
-        measured = run(options, Path(folder))
-    settings = settings_of(options)
-    del settings["order"]
-    print(json.dumps({"side": "ours", "settings": settings} | measured))
+        write_order(options, Path(folder))
+        words = [sys.executable, *sys.argv, "--cell", folder]
+        raise SystemExit(subprocess.run(words, env=environment(), check=False).returncode)
 
 
 if __name__ == "__main__":
