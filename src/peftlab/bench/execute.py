@@ -25,8 +25,8 @@ COMMAND = [sys.executable, "-P", "-m", "peftlab.bench.worker"]
 SHORT_SPIN = {"GOMP_SPINCOUNT": "5000"}
 # How many kernels torch (first) and oneDNN keep, each made for one shape. Of the 1,024 that both
 # keep by default a training meets most shapes once, and holds 100 MiB more with every epoch; what
-# one part needs again is within 48 (LOG.md).
-FEW_KERNELS = {"LRU_CACHE_CAPACITY": "1", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "48"}
+# one step needs again is within 128 (LOG.md).
+FEW_KERNELS = {"LRU_CACHE_CAPACITY": "1", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128"}
 
 
 class Worker:
