@@ -10,9 +10,11 @@ import peers
 import plan
 from peers import Settings
 from plan import Setting
-from runs import Bench, Line, memory_mib
+from ratios import FINALISTS
+from runs import Bench, memory_mib
 
 Section = Callable[[Bench], None]
+Side = tuple[str, str, Settings]  # a label, whose script, its options
 
 
 def lora(setting: Setting, bench: Bench, memory: Iterable[str] = plan.MEMORY) -> None:
@@ -24,15 +26,15 @@ def lora(setting: Setting, bench: Bench, memory: Iterable[str] = plan.MEMORY) ->
         memory: the fields of which the least is looked for.
     """
     of = functools.partial(bench.run, model=setting.model, task=setting.task)
-    best, screened, again = _search(of, setting.examples, setting.screened)
+    screened = [of("screen", "peer", examples=setting.screened, **one) for one in peers.ALL]
+    finalists = peers.fastest(screened, len(FINALISTS))
     frugal = [peers.least(screened, field) for field in memory]
-    run_in_full = [peers.settings_of(line) for line in again]
     for number in bench.each_round():
-        sides: list[tuple[str, str, Settings]] = [("ours", "ours", {}), ("best", "peer", best)]
+        sides = _finalists(finalists)
         if setting.with_defaults:
             sides.append(("defaults", "peer", peers.DEFAULTS))
         if number == 1:
-            sides += [("frugal", "peer", one) for one in _others(frugal, run_in_full)]
+            sides += [("frugal", "peer", one) for one in _others(frugal, finalists)]
         for label, side, options in _turned(sides, number):
             of(label, side, examples=setting.examples, **options)
 
@@ -49,10 +51,10 @@ def methods(bench: Bench) -> None:
 def full(bench: Bench) -> None:
     """Full fine-tuning, ours against the peer's at its best settings."""
     of = functools.partial(bench.run, model="roberta-base", task="cola", method="full")
-    best, *_ = _search(of, plan.FULL_EXAMPLES, plan.FULL_SCREENED)
+    screened = [of("screen", "peer", examples=plan.FULL_SCREENED, **one) for one in peers.ALL]
+    finalists = peers.fastest(screened, len(FINALISTS))
     for number in bench.each_round():
-        sides: list[tuple[str, str, Settings]] = [("ours", "ours", {}), ("best", "peer", best)]
-        for label, side, options in _turned(sides, number):
+        for label, side, options in _turned(_finalists(finalists), number):
             of(label, side, examples=plan.FULL_EXAMPLES, **options)
 
 
@@ -127,16 +129,10 @@ def chosen(asked: str | None) -> list[str]:
     return [name for name in SECTIONS if name in names]
 
 
-def _search(
-    of: Callable[..., Line], examples: int, screened: int
-) -> tuple[Settings, list[Line], list[Line]]:
-    """The peer's fastest settings: all of them on few examples, then the two fastest again.
-
-    Returns the settings and the lines of both passes.
-    """
-    first = [of("screen", "peer", examples=screened, **one) for one in peers.ALL]
-    again = [of("again", "peer", examples=examples, **one) for one in peers.fastest(first, 2)]
-    return peers.fastest(again)[0], first, again
+def _finalists(settings: list[Settings]) -> list[Side]:
+    """Ours, and the peer's fastest of the screening: their own rounds say which one is best."""
+    peer = [(label, "peer", one) for label, one in zip(FINALISTS, settings, strict=False)]
+    return [("ours", "ours", {}), *peer]
 
 
 def _others(some: list[Settings], known: list[Settings]) -> list[Settings]:

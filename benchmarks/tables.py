@@ -16,7 +16,18 @@ from typing import Any
 import plan
 from peers import as_good, settings_of, told
 from plan import Floor, Setting
-from ratios import Line, Ratio, good, labelled, least_of_peer, median, paired, step_ms, verdict
+from ratios import (
+    Line,
+    Ratio,
+    best_first,
+    good,
+    labelled,
+    least_of_peer,
+    median,
+    paired,
+    step_ms,
+    verdict,
+)
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -81,6 +92,7 @@ def lora(name: str, lines: list[Line]) -> list[Cells]:
 
 def beside(setting: Setting, lines: list[Line], memory: Memory) -> list[Cells]:
     """The rows of one setting: the peer at its best, by default and where it needs the least."""
+    lines = best_first(lines)
     return [*_speed(setting, lines), *_memory(setting.name, lines, memory)]
 
 
@@ -136,6 +148,7 @@ def methods(_: str, lines: list[Line]) -> list[Cells]:
 
 def full(_: str, lines: list[Line]) -> list[Cells]:
     """Full fine-tuning over the peer's."""
+    lines = best_first(lines)
     best = labelled(lines, "best")
     settings = told(settings_of(best[0])) if best else "did not run"
     return [

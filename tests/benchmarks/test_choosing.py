@@ -71,6 +71,22 @@ def test_ratios_are_of_one_rounds_two() -> None:
     assert ratios.paired(lines, "ours", "defaults", "examples_per_s") is None
 
 
+def test_the_finalist_that_is_faster_in_the_rounds_is_the_best_one() -> None:
+    lines = [
+        line(10, FAST, label="best", round=1),
+        line(12, SMALL, label="second", round=1),
+        line(10, FAST, label="best", round=2),
+        line(5, SMALL, label="second", round=2),
+        line(11, SMALL, label="second", round=3),
+        line(30, label="ours", round=1),
+    ]
+    found = ratios.labelled(ratios.best_first(lines), "best")
+    assert [peers.settings_of(one) for one in found] == [SMALL] * 3
+    slower = ratios.best_first(line | {"examples_per_s": 1.0} for line in lines[1:5:2])
+    assert [one["label"] for one in slower] == ["best", "best"]
+    assert ratios.best_first(lines[:1]) == lines[:1]
+
+
 def test_least_of_peer_compares_processes_of_the_same_size() -> None:
     lines = [
         line(settings=FAST, peak_mib=300, round=1),

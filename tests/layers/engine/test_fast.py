@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import transformers
 from transformers import PreTrainedModel
 
 from peftlab.layers import fast
+from peftlab.layers.engine import heap
 from peftlab.layers.engine.masks import FastDropout
 from peftlab.layers.engine.packed import PackedLinear
 from peftlab.methods import METHODS, inject, make
@@ -185,6 +187,17 @@ def test_a_shared_weight_is_not_packed() -> None:
     with fast(model):
         packed = [n for n, m in model.named_modules() if isinstance(m, PackedLinear)]
         assert not any("intermediate" in name for name in packed)
+        model(**batch())
+
+
+def test_weights_that_the_memory_holds_once_only_are_not_packed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = inject(tiny(), make("lora"))
+    pages = os.sysconf("SC_PHYS_PAGES")
+    monkeypatch.setattr(heap, "MOST_AGAIN", 1 / (pages * os.sysconf("SC_PAGE_SIZE")))
+    with fast(model):
+        assert not any(isinstance(m, PackedLinear) for m in model.modules())
         model(**batch())
 
 

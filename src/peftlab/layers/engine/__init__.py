@@ -21,7 +21,7 @@ from typing import Any
 from torch import nn
 
 from peftlab.layers.engine.attention import plain_attention
-from peftlab.layers.engine.heap import give_back, kept_heap
+from peftlab.layers.engine.heap import give_back, has_room_for, kept_heap
 from peftlab.layers.engine.last import slice_last
 from peftlab.layers.engine.masks import Bits, FastDropout
 from peftlab.layers.engine.packed import Joined, PackedLinear, can_pack
@@ -78,7 +78,10 @@ def _replace_dropout(model: nn.Module, bits: Bits, undo: ExitStack) -> None:
 
 
 def _pack(model: nn.Module, training: bool, undo: ExitStack) -> None:
-    for names in _groups(model):
+    groups = _groups(model)
+    if not has_room_for(sum(_size(model.get_submodule(n)) for names in groups for n in names)):
+        return
+    for names in groups:
         layers = [model.get_submodule(name) for name in names]
         joined = Joined(layers, training)
         undo.callback(joined.restore)  # before anything is gone
@@ -86,6 +89,10 @@ def _pack(model: nn.Module, training: bool, undo: ExitStack) -> None:
         for index, (name, layer) in enumerate(zip(names, layers, strict=True)):
             _swap(model, name, layer, PackedLinear(layer, joined, index), undo)
         give_back()  # else the plain weights' places are held beside the packed ones
+
+
+def _size(layer: Any) -> int:
+    return int(layer.weight.numel() * layer.weight.element_size())
 
 
 def _swap(model: nn.Module, name: str, old: nn.Module, new: nn.Module, undo: ExitStack) -> None:

@@ -1,0 +1,44 @@
+"""The heap: its free memory goes back to the kernel at both ends of the context, none between."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+import pytest
+import torch
+
+from peftlab.layers.engine.heap import MIB, give_back, has_room_for, kept_heap
+
+needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="no glibc here")
+BLOCK, BLOCKS = MIB, 64
+
+
+def resident_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / MIB
+
+
+def use_and_free() -> None:
+    held = [torch.ones(BLOCK, dtype=torch.uint8) for _ in range(BLOCKS)]
+    del held
+
+
+@needs_glibc
+def test_what_is_freed_is_kept_inside_and_given_back_behind() -> None:
+    give_back()
+    before = resident_mib()
+    with kept_heap():
+        use_and_free()
+        assert resident_mib() - before > 0.8 * BLOCKS
+    assert resident_mib() - before < 0.2 * BLOCKS
+
+
+def test_room_is_a_share_of_the_machines_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"SC_PHYS_PAGES": 80_000, "SC_PAGE_SIZE": 1000}
+    monkeypatch.setattr(os, "sysconf", known.__getitem__)
+    assert has_room_for(10_000_000)
+    assert not has_room_for(10_000_001)
+    monkeypatch.setattr(os, "sysconf_names", {})
+    assert has_room_for(10**15)
