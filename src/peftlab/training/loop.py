@@ -41,7 +41,7 @@ Row = dict[str, Any]
 HALVED_TOKENS, PART_TOKENS = 512, 1024
 EVALUATED_TOKENS = 2048  # the most at once where nothing is saved
 WORTH_PACKING = 8192  # tokens to evaluate; packing costs what 1,000 do and saves a tenth of all
-MOSTLY = 0.1
+MOSTLY = 0.1  # of a model's numbers: where fewer are trained it is mostly frozen
 
 
 @dataclass(frozen=True)
