@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
 from peftlab.methods import VeRA, inject
@@ -43,6 +44,37 @@ def test_the_pair_is_still_one_after_moving_and_copying() -> None:
         copy.deepcopy(model_with(VeRA(rank=6, targets=ALL))),
     ):
         assert len({layer.shared.vera_A.data_ptr() for layer in layers(other)}) == 1
+
+
+def test_layers_of_one_input_share_one_product_and_its_gradient(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And layers of another input, or a second batch, don't."""
+    model = model_with(VeRA(rank=6, targets="query,value")).double().eval()
+    with torch.no_grad():
+        for layer in layers(model):
+            layer.vera_lambda_b.normal_()
+    made: list[torch.Tensor] = []
+    linear = functional.linear
+
+    def watched(x: torch.Tensor, weight: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        made.extend([x] if weight.shape == (6, 12) else [])
+        return linear(x, weight, *rest)
+
+    monkeypatch.setattr(functional, "linear", watched)
+    found = []
+    for shared in (True, False):
+        if not shared:
+            monkeypatch.setattr(Projections, "inner", lambda self, x: watched(x, self.vera_A))
+        for _ in range(2):
+            made.clear()
+            model.zero_grad()
+            ids = torch.arange(12).view(2, 6)
+            model(input_ids=ids).logits.square().sum().backward()
+        assert len(made) == (2 if shared else 4)  # one or two a block
+        found.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_two_models_of_one_key_have_one_pair_bit_for_bit() -> None:

@@ -17,6 +17,8 @@ Raises     RequestError if a target matches no layer
 from __future__ import annotations
 
 import math
+import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -109,6 +111,21 @@ class Projections(nn.Module):
             bound = math.sqrt(6 / shape[1])  # Kaiming uniform, gain sqrt(2)
             drawn = torch.empty(shape).uniform_(-bound, bound, generator=draws)
             self.register_buffer(name, drawn)
+        self.last: tuple[Callable[[], Tensor | None], Callable[[], Tensor | None]] | None = None
+
+    def inner(self, x: Tensor) -> Tensor:
+        """(*batch, in) -> (*batch, rank): x Aᵀ, once for all layers that are given this very `x`.
+
+        Query and value are. Both are known by weak references: nothing is held for it, and where
+        the product is gone, as it is without autograd, it is made again.
+        """
+        if self.last is not None and self.last[0]() is x:
+            known = self.last[1]()
+            if known is not None and known.requires_grad == x.requires_grad:
+                return known
+        product = F.linear(x, self.vera_A[:, : x.shape[-1]].to(x.dtype))
+        self.last = weakref.ref(x), weakref.ref(product)
+        return product
 
 
 class VeRALinear(Adapter):
@@ -133,8 +150,8 @@ class VeRALinear(Adapter):
         return self.shared.vera_A[:, :inside], self.shared.vera_B[:outside]
 
     def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
-        vera_A, vera_B = self.pair
-        inner = F.linear(self.dropout(x), vera_A.to(x.dtype)) * self.vera_lambda_d.to(x.dtype)
+        _, vera_B = self.pair
+        inner = self.shared.inner(self.dropout(x)) * self.vera_lambda_d.to(x.dtype)
         update = F.linear(inner, vera_B.to(x.dtype)) * self.vera_lambda_b.to(x.dtype)
         out: Tensor = self.base(x) + update
         return out
