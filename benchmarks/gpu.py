@@ -27,7 +27,6 @@ MEMORY: dict[str, Memory] = {
     "cpu": {"peak_mib": ("peak memory", None)},
     "cuda": {"gpu_peak_mib": ("peak GPU memory", None)},
 }
-SCREENED = 4  # of the examples, a quarter
 
 
 def parse() -> argparse.Namespace:
@@ -54,9 +53,8 @@ def parse() -> argparse.Namespace:
 
 
 def settings_of(options: argparse.Namespace) -> list[Setting]:
-    some = max(options.examples // SCREENED, options.batch_size)
     return [
-        Setting(options.model, task, options.examples, some, with_defaults=True)
+        Setting(options.model, task, options.examples, with_defaults=True)
         for task in options.tasks.split(",")
     ]
 
@@ -76,7 +74,7 @@ def main() -> None:
     if options.device == "cuda":
         on["processor"] = f"{torch.cuda.get_device_name()}, {on['processor']}"
     settings, memory = settings_of(options), MEMORY[options.device]
-    runs = {setting.name: functools.partial(lora, setting, memory=memory) for setting in settings}
+    runs = {setting.name: functools.partial(lora, setting) for setting in settings}
     if options.score:
         runs["scores"] = scores
     results = Results(HERE / "results" / ("gpu.json" if options.device == "cuda" else "cpu.json"))

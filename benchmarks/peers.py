@@ -1,4 +1,4 @@
-"""The peer's settings: which there are, which one is fastest, which needs the least memory."""
+"""The peer's settings: which there are, which one is fastest, which scores as well as fp32."""
 
 from __future__ import annotations
 
@@ -52,11 +52,6 @@ def told(settings: Settings) -> str:
 def fastest(lines: Iterable[Line], n: int = 1) -> list[Settings]:
     """The `n` settings with the most examples a second, best first; medians where run twice."""
     return _ranked(lines, lambda line: -line["examples_per_s"])[:n]
-
-
-def least(lines: Iterable[Line], field: str) -> Settings:
-    """The settings with the least of `field` (peak_mib, above_mib)."""
-    return _ranked(lines, lambda line: line[field])[0]
 
 
 def as_good(lines: Iterable[Line], within: float) -> list[Line]:

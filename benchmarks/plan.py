@@ -25,12 +25,11 @@ class Floor:
 
 @dataclass(frozen=True)
 class Setting:
-    """LoRA on one model and task: examples of a measured process and of a screening one."""
+    """LoRA on one model and task, with so many examples an epoch."""
 
     model: str
     task: str
     examples: int
-    screened: int
     speed: Floor | None = None  # ours over the peer's best settings
     defaults: Floor | None = None  # ours over the peer as it is installed
     with_defaults: bool = False
@@ -41,11 +40,11 @@ class Setting:
 
 
 LORA = [
-    Setting("roberta-base", "cola", 640, 320, Floor(1.7), Floor(6), True),
-    Setting("minilm", "cola", 1600, 640, Floor(1.7)),
-    Setting("roberta-base", "mrpc", 192, 64, Floor(1.75)),
-    Setting("mpnet-base", "cola", 480, 160, Floor(1.5)),
-    Setting("distilbert-base", "cola", 800, 320, Floor(1.5)),
+    Setting("roberta-base", "cola", 640, Floor(1.7), Floor(6), True),
+    Setting("minilm", "cola", 1600, Floor(1.7)),
+    Setting("roberta-base", "mrpc", 192, Floor(1.75)),
+    Setting("mpnet-base", "cola", 480, Floor(1.5)),
+    Setting("distilbert-base", "cola", 800, Floor(1.5)),
 ]
 ATTEMPTS, DISTURBED = 3, 0.1  # at a process during which others take a tenth of the machine
 # what a side needs, of the least that the peer needs
@@ -67,7 +66,7 @@ METHODS: dict[str, tuple[Floor | None, dict[str, str]]] = {
     "full": (None, {}),
 }
 METHOD_EXAMPLES = 480
-FULL, FULL_EXAMPLES, FULL_SCREENED = Floor(1.0), 320, 128  # ours over the peer's best, full
+FULL, FULL_EXAMPLES = Floor(1.0), 320  # ours over the peer's best, full
 PRODUCTS, PRODUCT_EXAMPLES = Floor(0.42), 640  # share of our step
 
 GROWTH_EXAMPLES = (1600, 3200)  # whole pools of batches, so that both group alike

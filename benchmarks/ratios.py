@@ -11,7 +11,7 @@ from peers import settings_of, told
 from plan import Floor
 
 Line = dict[str, Any]
-FINALISTS = ("best", "second")  # labels of the two settings that run in every round
+FINALISTS = ("best", "second", "third")  # labels of the settings that run in every round
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,14 @@ def paired(lines: list[Line], above: str, below: str, field: str) -> Ratio | Non
 
 
 def best_first(lines: Iterable[Line]) -> list[Line]:
-    """The lines with the finalist of the higher median speed, whichever it is, labelled the best.
+    """The lines with the finalists' labels in the order of their median speeds.
 
     The peer's settings differ by less than the noise of the screening that chose the finalists.
     """
     lines = list(lines)
-    first, second = (median(labelled(lines, name), "examples_per_s") or 0 for name in FINALISTS)
-    names = dict(zip(FINALISTS, FINALISTS if first >= second else FINALISTS[::-1], strict=True))
+    speeds = {name: median(labelled(lines, name), "examples_per_s") or 0 for name in FINALISTS}
+    ranked = sorted(FINALISTS, key=lambda name: -speeds[name])
+    names = dict(zip(ranked, FINALISTS, strict=True))
     return [line | {"label": names.get(line["label"], line["label"])} for line in lines]
 
 

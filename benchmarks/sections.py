@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import peers
@@ -11,32 +11,22 @@ import plan
 from peers import Settings
 from plan import Setting
 from ratios import FINALISTS
-from runs import Bench, memory_mib
+from runs import Bench, Line, memory_mib
 
 Section = Callable[[Bench], None]
 Side = tuple[str, str, Settings]  # a label, whose script, its options
 
 
-def lora(setting: Setting, bench: Bench, memory: Iterable[str] = plan.MEMORY) -> None:
-    """Ours against the peer at its best settings, at those of the least memory and by default.
-
-    Args:
-        setting: what is trained.
-        bench: where it runs.
-        memory: the fields of which the least is looked for.
-    """
-    of = functools.partial(bench.run, model=setting.model, task=setting.task)
-    screened = [of("screen", "peer", examples=setting.screened, **one) for one in peers.ALL]
-    finalists = peers.fastest(screened, len(FINALISTS))
-    frugal = [peers.least(screened, field) for field in memory]
+def lora(setting: Setting, bench: Bench) -> None:
+    """Ours against the peer at its best settings and by default."""
+    asked = {"model": setting.model, "task": setting.task, "examples": setting.examples}
+    of = functools.partial(bench.run, **asked)
+    sides = _sides(of)
+    if setting.with_defaults:
+        sides.append(("defaults", "peer", peers.DEFAULTS))
     for number in bench.each_round():
-        sides = _finalists(finalists)
-        if setting.with_defaults:
-            sides.append(("defaults", "peer", peers.DEFAULTS))
-        if number == 1:
-            sides += [("frugal", "peer", one) for one in _others(frugal, finalists)]
         for label, side, options in _turned(sides, number):
-            of(label, side, examples=setting.examples, **options)
+            of(label, side, **options)
 
 
 def methods(bench: Bench) -> None:
@@ -50,12 +40,12 @@ def methods(bench: Bench) -> None:
 
 def full(bench: Bench) -> None:
     """Full fine-tuning, ours against the peer's at its best settings."""
-    of = functools.partial(bench.run, model="roberta-base", task="cola", method="full")
-    screened = [of("screen", "peer", examples=plan.FULL_SCREENED, **one) for one in peers.ALL]
-    finalists = peers.fastest(screened, len(FINALISTS))
+    asked = {"model": "roberta-base", "task": "cola", "examples": plan.FULL_EXAMPLES}
+    of = functools.partial(bench.run, method="full", **asked)
+    sides = _sides(of)
     for number in bench.each_round():
-        for label, side, options in _turned(_finalists(finalists), number):
-            of(label, side, examples=plan.FULL_EXAMPLES, **options)
+        for label, side, options in _turned(sides, number):
+            of(label, side, **options)
 
 
 def products(bench: Bench) -> None:
@@ -129,15 +119,12 @@ def chosen(asked: str | None) -> list[str]:
     return [name for name in SECTIONS if name in names]
 
 
-def _finalists(settings: list[Settings]) -> list[Side]:
-    """Ours, and the peer's fastest of the screening: their own rounds say which one is best."""
-    peer = [(label, "peer", one) for label, one in zip(FINALISTS, settings, strict=False)]
+def _sides(of: Callable[..., Line]) -> list[Side]:
+    """Ours, and the peer's fastest of all its settings run once: the rounds say which is best."""
+    screened = [of("screen", "peer", **one) for one in peers.ALL]
+    finalists = peers.fastest(screened, len(FINALISTS))
+    peer = [(label, "peer", one) for label, one in zip(FINALISTS, finalists, strict=False)]
     return [("ours", "ours", {}), *peer]
-
-
-def _others(some: list[Settings], known: list[Settings]) -> list[Settings]:
-    """Those of `some` that are not known, each once."""
-    return [one for number, one in enumerate(some) if one not in known + some[:number]]
 
 
 def _turned(sides: list[Any], number: int) -> list[Any]:

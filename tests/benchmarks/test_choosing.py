@@ -35,15 +35,6 @@ def test_a_failed_process_is_never_chosen() -> None:
         peers.fastest([failed])
 
 
-def test_least_goes_by_the_field() -> None:
-    lines = [
-        line(1, FAST, peak_mib=300, above_mib=10),
-        line(9, SMALL, peak_mib=200, above_mib=20),
-    ]
-    assert peers.least(lines, "peak_mib") == SMALL
-    assert peers.least(lines, "above_mib") == FAST
-
-
 def test_all_eight_settings_are_there_and_differ() -> None:
     assert len({tuple(one.items()) for one in peers.ALL}) == 8
     assert peers.DEFAULTS not in peers.ALL

@@ -32,7 +32,11 @@ def test_without_a_device_it_says_so_in_one_line(
 def test_the_table_is_of_the_devices_own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     options = parsed(monkeypatch, "--device", "cpu", "--tasks", "words-64", "--examples", "200")
     (setting,) = gpu.settings_of(options)
-    assert (setting.name, setting.screened, setting.with_defaults) == ("roberta/words-64", 50, True)
+    assert (setting.name, setting.examples, setting.with_defaults) == (
+        "roberta/words-64",
+        200,
+        True,
+    )
 
     def line(side: str, label: str, speed: float, gpu_mib: float) -> dict[str, Any]:
         made = {"side": side, "label": label, "round": 1, "examples_per_s": speed}
