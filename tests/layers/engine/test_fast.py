@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from peftlab.layers import fast
 from peftlab.layers.engine import heap
 from peftlab.layers.engine.masks import FastDropout
-from peftlab.layers.engine.packed import PackedLinear
+from peftlab.layers.engine.packed import PackedLinear, can_pack
 from peftlab.methods import METHODS, inject, make
 from peftlab.models.targets import ARCHITECTURES
 
@@ -32,6 +32,12 @@ EXTRA: dict[str, dict[str, Any]] = {
 }
 CAUSAL = {"gpt2", "llama", "mistral", "qwen2", "qwen3"}
 OWN_ATTENTION = {"deberta-v2", "mpnet", "modernbert"}  # in their own code
+
+
+needs_bf16 = pytest.mark.skipif(
+    not can_pack(torch.nn.Linear(2, 2, dtype=torch.bfloat16)),
+    reason="oneDNN multiplies no bf16 here, so nothing is packed",
+)
 
 
 def tiny(kind: str = "bert", dtype: torch.dtype = torch.bfloat16, p: float = 0.0) -> Any:
@@ -134,6 +140,7 @@ def test_an_error_inside_leaves_it_plain_too() -> None:
         assert torch.equal(tensor, state[name])
 
 
+@needs_bf16
 def test_inside_it_is_packed_joined_and_sliced() -> None:
     """Else all the tests above would compare the slow path with itself."""
     model = inject(tiny(p=0.1), make("lora"))
@@ -155,6 +162,7 @@ def test_turned_off_it_does_nothing() -> None:
         assert not any(isinstance(m, PackedLinear | FastDropout) for m in model.modules())
 
 
+@needs_bf16
 def test_inside_itself_it_does_nothing_more() -> None:
     model = inject(tiny(), make("lora"))
     with fast(model):
@@ -201,6 +209,7 @@ def test_weights_that_the_memory_holds_once_only_are_not_packed(
         model(**batch())
 
 
+@needs_bf16
 def test_methods_read_the_weight_of_a_packed_layer() -> None:
     model = inject(tiny(), make("dora"))
     layer = model.bert.encoder.layer[0].attention.self.query

@@ -79,7 +79,8 @@ def _replace_dropout(model: nn.Module, bits: Bits, undo: ExitStack) -> None:
 
 def _pack(model: nn.Module, training: bool, undo: ExitStack) -> None:
     groups = _groups(model)
-    if not has_room_for(sum(_size(model.get_submodule(n)) for names in groups for n in names)):
+    layers: list[Any] = [model.get_submodule(name) for names in groups for name in names]
+    if not has_room_for(sum(layer.weight.nbytes for layer in layers)):
         return
     for names in groups:
         layers = [model.get_submodule(name) for name in names]
@@ -89,10 +90,6 @@ def _pack(model: nn.Module, training: bool, undo: ExitStack) -> None:
         for index, (name, layer) in enumerate(zip(names, layers, strict=True)):
             _swap(model, name, layer, PackedLinear(layer, joined, index), undo)
         give_back()  # else the plain weights' places are held beside the packed ones
-
-
-def _size(layer: Any) -> int:
-    return int(layer.weight.numel() * layer.weight.element_size())
 
 
 def _swap(model: nn.Module, name: str, old: nn.Module, new: nn.Module, undo: ExitStack) -> None:

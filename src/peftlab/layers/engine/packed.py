@@ -29,7 +29,7 @@ class Packed:
     """
 
     def __init__(self, weight: Tensor, backward: bool = True) -> None:
-        self.shape, self.dtype = weight.shape, weight.dtype
+        self.dtype = weight.dtype
         self.onward = _reorder(weight)
         self.back: Tensor | None = _reorder(weight.T) if backward else None
 
