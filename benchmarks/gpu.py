@@ -19,9 +19,11 @@ import sys
 import torch
 from peers import NothingRan
 from plan import Setting
-from runs import HERE, Bench, Results, machine, write
+from runs import HERE, Bench, Results, machine
 from sections import lora, scores
 from tables import HEAD, PARTS, Memory, Part, beside, text
+
+from peftlab.report.files import write
 
 MEMORY: dict[str, Memory] = {
     "cpu": {"peak_mib": ("peak memory", None)},

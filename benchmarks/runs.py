@@ -18,6 +18,7 @@ from typing import Any
 from plan import ATTEMPTS, DISTURBED
 
 from models import folder_of
+from peftlab.report.files import write
 
 Line = dict[str, Any]
 HERE = Path(__file__).parent
@@ -76,14 +77,6 @@ class Results:
             on = json.dumps(section["machine"])
             parts.append(f'  {json.dumps(name)}: {{"machine": {on},\n   "runs": [\n{runs}]}}')
         return '{"sections": {\n' + ",\n".join(parts) + "}}\n"
-
-
-def write(file: Path, text: str) -> None:
-    """Write whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(file.name + ".tmp")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)
 
 
 class Bench:

@@ -17,9 +17,11 @@ import sys
 from pathlib import Path
 
 from peers import NothingRan
-from runs import HERE, Bench, Results, machine, write
+from runs import HERE, Bench, Results, machine
 from sections import SECTIONS, chosen
 from tables import text
+
+from peftlab.report.files import write
 
 ROUNDS, QUICK_EXAMPLES = 5, 64
 

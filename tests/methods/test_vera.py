@@ -17,10 +17,10 @@ from peftlab.methods.vera import Projections, VeRALinear
 ALL = "query,ffn-in,ffn-out"  # 12 -> 12, 12 -> 20 and 20 -> 12
 
 
-def model_with(method: VeRA, seed: int = 0) -> PreTrainedModel:
+def model_with(method: VeRA, seed: int = 0, blocks: int = 2) -> PreTrainedModel:
     torch.manual_seed(seed)
     config = BertConfig(
-        vocab_size=40, hidden_size=12, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=40, hidden_size=12, num_hidden_layers=blocks, num_attention_heads=2,
         intermediate_size=20, max_position_embeddings=16,
     )  # fmt: skip
     return inject(BertForSequenceClassification(config), method)
@@ -50,7 +50,8 @@ def test_layers_of_one_input_share_one_product_and_its_gradient(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """And layers of another input, or a second batch, don't."""
-    model = model_with(VeRA(rank=6, targets="query,value")).double().eval()
+    # three: the first block's input needs no gradient, which alone tells it from the second's
+    model = model_with(VeRA(rank=6, targets="query,value"), blocks=3).double().eval()
     with torch.no_grad():
         for layer in layers(model):
             layer.vera_lambda_b.normal_()
@@ -71,7 +72,7 @@ def test_layers_of_one_input_share_one_product_and_its_gradient(
             model.zero_grad()
             ids = torch.arange(12).view(2, 6)
             model(input_ids=ids).logits.square().sum().backward()
-        assert len(made) == (2 if shared else 4)  # one or two a block
+        assert len(made) == (3 if shared else 6)  # one or two a block
         found.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other)
