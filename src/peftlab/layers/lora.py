@@ -40,25 +40,26 @@ class _AddLowRank(torch.autograd.Function):
     def forward(
         ctx: Any, onto: Tensor, x: Tensor, lora_A: Tensor, lora_B: Tensor, scaling: float
     ) -> Tensor:
-        a, b = lora_A.to(x.dtype), lora_B.to(x.dtype)
+        a = lora_A.to(x.dtype)
+        bt = lora_B.T.to(x.dtype, memory_format=torch.contiguous_format)  # (rank, out)
         rows = x.reshape(-1, x.shape[-1])
         inner = rows @ a.T  # (n, rank)
-        out = torch.addmm(onto.reshape(-1, onto.shape[-1]), inner, b.T, alpha=scaling)
+        out = torch.addmm(onto.reshape(-1, onto.shape[-1]), inner, bt, alpha=scaling)
         ctx.scaling, ctx.held = scaling, lora_A.dtype
-        ctx.save_for_backward(rows if ctx.needs_input_grad[2] else None, inner, a, b)
+        ctx.save_for_backward(rows if ctx.needs_input_grad[2] else None, inner, a, bt)
         return out.view(onto.shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (g,) = gradients
-        rows, inner, a, b = ctx.saved_tensors
+        rows, inner, a, bt = ctx.saved_tensors
         g_rows = g.reshape(-1, g.shape[-1])
-        g_inner = (g_rows @ b).mul_(ctx.scaling)
+        g_inner = (g_rows @ bt.T).mul_(ctx.scaling)
         g_x = (g_inner @ a).view(*g.shape[:-1], -1) if ctx.needs_input_grad[1] else None
         g_A = (g_inner.T @ rows).to(ctx.held) if ctx.needs_input_grad[2] else None
         g_B = None
         if ctx.needs_input_grad[3]:
-            g_B = (g_rows.T @ inner).to(ctx.held).mul_(ctx.scaling)
+            g_B = (inner.T @ g_rows).T.to(ctx.held).mul_(ctx.scaling)
         return g, g_x, g_A, g_B, None
 
 

@@ -21,6 +21,7 @@ from typing import Any
 from torch import nn
 
 from peftlab.layers.engine.attention import plain_attention
+from peftlab.layers.engine.block import blocks
 from peftlab.layers.engine.heap import give_back, has_room_for, kept_heap
 from peftlab.layers.engine.last import slice_last
 from peftlab.layers.engine.masks import Bits, FastDropout
@@ -68,6 +69,8 @@ def _for_cpu(model: Any, training: bool, undo: ExitStack) -> None:
         _replace_dropout(model, bits, undo)
     undo.enter_context(kept_heap())
     _pack(model, training, undo)
+    for name, plain, quick in blocks(model):
+        _swap(model, name, plain, quick, undo)
 
 
 def _replace_dropout(model: nn.Module, bits: Bits, undo: ExitStack) -> None:

@@ -31,17 +31,21 @@ class Packed:
     def __init__(self, weight: Tensor, backward: bool = True) -> None:
         self.dtype = weight.dtype
         self.onward = _reorder(weight)
+        # oneDNN makes a kernel of its own for a product without a bias
+        self.no_bias = [weight.new_zeros(size) for size in weight.shape]
         self.back: Tensor | None = _reorder(weight.T) if backward else None
 
     def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """(*batch, in) -> (*batch, out): x Wᵀ + bias. Never inside autograd."""
-        return _pointwise(x, self.onward, bias)
+        return _pointwise(x, self.onward, self.no_bias[0] if bias is None else bias)
 
-    def gradient(self, g: Tensor) -> Tensor:
-        """(*batch, out) -> (*batch, in): g W. Never inside autograd."""
+    def gradient(self, g: Tensor, onto: Tensor | None = None) -> Tensor:
+        """(*batch, out) -> (*batch, in): g W, added to `onto`. Never inside autograd."""
         if self.back is None:
             self.back = _reorder(self.dense().T)
-        return _pointwise(g, self.back, None)
+        if onto is not None:
+            return _pointwise_onto(g, onto, self.back, self.no_bias[1])
+        return _pointwise(g, self.back, self.no_bias[1])
 
     def dense(self) -> Tensor:
         """The weight as it was, bit for bit."""
@@ -64,6 +68,13 @@ def _reorder(weight: Tensor) -> Tensor:
 
 def _pointwise(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     y: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), packed, bias, "none", [], "")
+    return y
+
+
+def _pointwise_onto(x: Tensor, onto: Tensor, packed: Tensor, bias: Tensor) -> Tensor:
+    y: Tensor = torch.ops.mkldnn._linear_pointwise.binary(
+        x.contiguous(), onto.contiguous(), packed, bias, "add"
+    )
     return y
 
 
@@ -124,6 +135,18 @@ class PackedLinear(HeldLinear):
         """Empty: some models ask a layer's weight for its dtype."""
         weight: Tensor = self.__dict__["plain"].weight
         return weight
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other layer is computed with this one."""
+        joined: Joined = self.__dict__["joined"]
+        return len(joined.layers) == 1
+
+    @property
+    def alone(self) -> tuple[Packed, Tensor | None]:
+        """The packed weight and the bias of a layer that is alone."""
+        joined: Joined = self.__dict__["joined"]
+        return joined.weight, joined.bias
 
     def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
         joined: Joined = self.__dict__["joined"]
