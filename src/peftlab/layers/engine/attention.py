@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from peftlab.layers.engine.masks import Bits
 
 NAME = "peftlab"
+WIDE = 32  # keys, a vector of bf16
 
 
 class _Attention(torch.autograd.Function):
@@ -33,11 +34,12 @@ class _Attention(torch.autograd.Function):
         drop: Tensor | None,
     ) -> Tensor:
         batch, heads, length, width = query.shape
-        q, k, v = (_flat(x) for x in (query, key, value))
-        scores = torch.bmm(q, k.transpose(1, 2)).mul_(scaling)
+        k, v = _flat(key), _flat(value)
+        q = torch.mul(query, scaling, out=k.new_empty(query.shape)).flatten(0, 1)
+        scores = torch.bmm(q, k.transpose(1, 2))
         if bias is not None:
             scores.view(batch, heads, length, -1).add_(bias)
-        shares = scores.softmax(-1)
+        shares = _softmax(scores)
         dropped = shares if drop is None else shares * drop.view_as(shares)
         y = torch.bmm(dropped, v)
         ctx.save_for_backward(q, k, v, shares, drop)
@@ -55,21 +57,34 @@ class _Attention(torch.autograd.Function):
             mask = drop.view_as(shares)
             g_shares.mul_(mask)
             dropped = shares * mask
-        g_scores = torch.ops.aten._softmax_backward_data(g_shares, shares, -1, shares.dtype)
-        g_scores.mul_(ctx.scaling)
-        all_three = g.new_empty(batch, length, 3, heads, width)
-        found: list[Tensor] = []
-        for index, grad in enumerate(
-            (
-                torch.bmm(g_scores, k),
-                torch.bmm(g_scores.transpose(1, 2), q),
-                torch.bmm(dropped.transpose(1, 2), g),
-            )
-        ):
-            place = all_three[:, :, index].transpose(1, 2)
-            place.copy_(grad.view(batch, heads, length, width))
-            found.append(place)
-        return (*found, None, None, None)
+        g_scores = _softmax_gradient(g_shares, shares)
+        all_three = g.new_empty(batch, length, 3, heads, width).permute(2, 0, 3, 1, 4)
+        g_query, g_key, g_value = all_three
+        torch.mul(torch.bmm(g_scores, k).view(ctx.shape), ctx.scaling, out=g_query)
+        g_key.copy_(torch.bmm(g_scores.transpose(1, 2), q).view(ctx.shape))
+        g_value.copy_(torch.bmm(dropped.transpose(1, 2), g).view(ctx.shape))
+        return g_query, g_key, g_value, None, None, None
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    """Over the last dimension. Torch's own takes three times as long on rows of a vector or less.
+
+    Here as there it is computed in fp32 and rounded once.
+    """
+    if scores.shape[-1] >= WIDE:
+        return scores.softmax(-1)
+    powers = scores.float()
+    powers.sub_(powers.amax(-1, keepdim=True)).exp_()
+    return powers.div_(powers.sum(-1, keepdim=True)).to(scores.dtype)
+
+
+def _softmax_gradient(g: Tensor, shares: Tensor) -> Tensor:
+    """shares ∘ (g - Σ g ∘ shares), in fp32 and rounded once."""
+    if shares.shape[-1] >= WIDE:
+        return torch.ops.aten._softmax_backward_data(g, shares, -1, shares.dtype)
+    exact = shares.float()
+    moved = exact * g
+    return moved.sub_(exact.mul_(moved.sum(-1, keepdim=True))).to(shares.dtype)
 
 
 def _flat(x: Tensor) -> Tensor:
