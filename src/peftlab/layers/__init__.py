@@ -15,7 +15,15 @@ from peftlab.layers.linear import (
     product,
     weight_of,
 )
-from peftlab.layers.lora import LoRALinear, add_low_rank, dropout, low_rank_update, new_pair
+from peftlab.layers.lora import (
+    LoRALinear,
+    LowRank,
+    Pair,
+    add_low_rank,
+    dropout,
+    low_rank_update,
+    new_pair,
+)
 from peftlab.layers.nf4 import NF4Linear
 from peftlab.layers.precision import (
     Precision,
@@ -32,7 +40,9 @@ __all__ = [
     "Features",
     "Linear",
     "LoRALinear",
+    "LowRank",
     "NF4Linear",
+    "Pair",
     "Precision",
     "Wrapper",
     "adapter_dtype",

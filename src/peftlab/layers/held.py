@@ -31,3 +31,10 @@ class HeldLinear(nn.Module, abc.ABC):
     @abc.abstractmethod
     def dense(self) -> Tensor:
         """The weight (out, in), as exactly as it is held."""
+
+    def updated(self, x: Tensor) -> Tensor | None:
+        """(*batch, in) -> (*batch, out): the output with its adapter's low-rank update.
+
+        None, unless the layer was told of the adapter.
+        """
+        return None

@@ -8,8 +8,9 @@ are fp32 and are multiplied in the precision of x, as autocast would.
 
 from __future__ import annotations
 
+import abc
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 
 from peftlab.errors import RequestError
 from peftlab.layers.adapter import Adapter
+from peftlab.layers.held import HeldLinear
 from peftlab.layers.linear import Linear, adapter_dtype, device_of, features
 
 
@@ -84,7 +86,41 @@ def dropout(p: float) -> nn.Module:
     return nn.Dropout(p) if p > 0 else nn.Identity()
 
 
-class LoRALinear(Adapter):
+class Pair(NamedTuple):
+    """A low-rank update: A (rank, in), B (out, rank), and what their product is scaled by."""
+
+    lora_A: Tensor
+    lora_B: Tensor
+    scaling: float
+
+
+class LowRank(Adapter):
+    """A linear layer with a low-rank update of its output, and what a method makes of the sum.
+
+    A held base may compute the sum itself, together with that of the layers beside it.
+
+    Attributes:
+        dropout: of the update's input.
+    """
+
+    dropout: nn.Module
+
+    @abc.abstractmethod
+    def pair(self) -> Pair:
+        """The update as it is now."""
+
+    def finish(self, updated: Tensor) -> Tensor:
+        """(*batch, out) -> the same: the layer's output of x Wᵀ + c + s · dropout(x) Aᵀ Bᵀ."""
+        return updated
+
+    def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
+        updated = self.base.updated(x) if isinstance(self.base, HeldLinear) else None
+        if updated is None:
+            updated = add_low_rank(self.base(x), self.dropout(x), *self.pair())
+        return self.finish(updated)
+
+
+class LoRALinear(LowRank):
     """A linear layer with a low-rank update beside it. At the start B = 0: equal to `base`.
 
     With A frozen (`lora_A.requires_grad = False`) nothing of the size of x is kept for the
@@ -104,9 +140,8 @@ class LoRALinear(Adapter):
         self.dropout = dropout(dropout_p)
         self.lora_A, self.lora_B = new_pair(base, rank)
 
-    def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
-        inputs = self.dropout(x)
-        return add_low_rank(self.base(x), inputs, self.lora_A, self.lora_B, self.scaling)
+    def pair(self) -> Pair:
+        return Pair(self.lora_A, self.lora_B, self.scaling)
 
     def merged_weight(self, weight: Tensor) -> Tensor:  # (out, in) -> (out, in)
         return weight + self.scaling * self.lora_B @ self.lora_A

@@ -23,9 +23,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from peftlab.layers import (
-    Adapter,
     Linear,
-    add_low_rank,
+    LowRank,
+    Pair,
     dropout,
     exact,
     held_dtype,
@@ -88,7 +88,7 @@ class DoRA(Method):
         }
 
 
-class DoRALinear(Adapter):
+class DoRALinear(LowRank):
     """A linear layer with a magnitude and a low-rank change of direction.
 
     >>> DoRALinear(nn.Linear(8, 4), rank=2, scaling=2.0)(torch.zeros(3, 8)).shape
@@ -106,14 +106,16 @@ class DoRALinear(Adapter):
         self.register_buffer("base_squares", squares, persistent=False)  # ‖W‖² never changes
         self.base_squares: Tensor
 
-    def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
-        gain = (self.magnitude / self.norm()).to(x.dtype)  # (out,)
-        moved = add_low_rank(self.base(x), self.dropout(x), self.lora_A, self.lora_B, self.scaling)
+    def pair(self) -> Pair:
+        return Pair(self.lora_A, self.lora_B, self.scaling)
+
+    def finish(self, updated: Tensor) -> Tensor:
+        gain = (self.magnitude / self.norm()).to(updated.dtype)  # (out,)
         bias: Tensor | None = self.base.bias  # type: ignore[assignment]  # a linear layer's
         if bias is None:
-            return gain * moved
+            return gain * updated
         # W x + c comes from one product, and c must not be scaled: gain·c + (1 - gain)·c = c
-        return torch.addcmul((1 - gain) * bias.to(gain.dtype), gain, moved)
+        return torch.addcmul((1 - gain) * bias.to(gain.dtype), gain, updated)
 
     @torch.no_grad()
     def norm(self) -> Tensor:

@@ -28,9 +28,9 @@ from torch import Tensor, nn
 
 from peftlab.errors import RequestError
 from peftlab.layers import (
-    Adapter,
     Linear,
-    add_low_rank,
+    LowRank,
+    Pair,
     dropout,
     new_pair,
     replace_linears,
@@ -148,7 +148,7 @@ class DyLoRA(Method):
         }
 
 
-class DyLoRALinear(Adapter):
+class DyLoRALinear(LowRank):
     """A linear layer with a low-rank update of which a part is used.
 
     In training the rank is the step's, `drawn`; in evaluation it is `cut`, the full one unless
@@ -177,17 +177,14 @@ class DyLoRALinear(Adapter):
     def rank(self) -> int:
         return self.drawn if self.training else self.cut
 
-    def pair(self) -> tuple[Tensor, Tensor]:
+    def pair(self) -> Pair:
         """A and B cut to the rank in use: (b, in), (out, b)."""
         b = self.rank
         lora_A, lora_B = self.lora_A[:b], self.lora_B[:, :b]
         if self.last and self.training:
             lora_A = torch.cat([lora_A[:-1].detach(), lora_A[-1:]])
             lora_B = torch.cat([lora_B[:, :-1].detach(), lora_B[:, -1:]], dim=1)
-        return lora_A, lora_B
-
-    def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
-        return add_low_rank(self.base(x), self.dropout(x), *self.pair(), self.alpha / self.rank)
+        return Pair(lora_A, lora_B, self.alpha / b)
 
     def merged_weight(self, weight: Tensor) -> Tensor:  # (out, in) -> (out, in)
         b = self.cut

@@ -21,12 +21,12 @@ from typing import Any
 from torch import nn
 
 from peftlab.layers.engine.attention import plain_attention
-from peftlab.layers.engine.block import blocks
 from peftlab.layers.engine.heap import give_back, has_room_for, kept_heap
 from peftlab.layers.engine.last import slice_last
 from peftlab.layers.engine.masks import Bits, FastDropout
 from peftlab.layers.engine.packed import Joined, PackedLinear, can_pack
 from peftlab.layers.linear import is_conv1d
+from peftlab.layers.lora import LowRank
 
 # layers of one parent that are given one input
 SIBLINGS = (
@@ -69,8 +69,6 @@ def _for_cpu(model: Any, training: bool, undo: ExitStack) -> None:
         _replace_dropout(model, bits, undo)
     undo.enter_context(kept_heap())
     _pack(model, training, undo)
-    for name, plain, quick in blocks(model):
-        _swap(model, name, plain, quick, undo)
 
 
 def _replace_dropout(model: nn.Module, bits: Bits, undo: ExitStack) -> None:
@@ -87,7 +85,7 @@ def _pack(model: nn.Module, training: bool, undo: ExitStack) -> None:
         return
     for names in groups:
         layers = [model.get_submodule(name) for name in names]
-        joined = Joined(layers, training)
+        joined = Joined(layers, training, [_adapter(model, name) for name in names])
         undo.callback(joined.restore)  # before anything is gone
         joined.empty()
         for index, (name, layer) in enumerate(zip(names, layers, strict=True)):
@@ -117,6 +115,15 @@ def _place(name: str) -> tuple[str, str]:
     """Where a layer stands, and what it is called there: an adapter's `base` by the adapter."""
     parent, _, own = name.removesuffix(".base").rpartition(".")
     return parent, own
+
+
+def _adapter(model: nn.Module, name: str) -> LowRank | None:
+    """What updates the layer of this name, if the update's input is the layer's own."""
+    parent, _, own = name.rpartition(".")
+    adapter = model.get_submodule(parent)
+    if own == "base" and isinstance(adapter, LowRank) and type(adapter.dropout) is nn.Identity:
+        return adapter
+    return None
 
 
 def _is_frozen_linear(module: Any) -> bool:

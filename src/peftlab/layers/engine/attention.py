@@ -20,6 +20,9 @@ from peftlab.layers.engine.masks import Bits
 
 NAME = "peftlab"
 WIDE = 32  # keys, a vector of bf16
+# of a score, below the highest: exp(-60) is lost in any sum, even fp32's, and far enough from the
+# numbers that a processor multiplies a hundred times slower, where padding's exp would end
+FAINTEST = -60.0
 
 
 class _Attention(torch.autograd.Function):
@@ -67,20 +70,20 @@ class _Attention(torch.autograd.Function):
 
 
 def _softmax(scores: Tensor) -> Tensor:
-    """Over the last dimension. Torch's own takes three times as long on rows of a vector or less.
+    """Over the last dimension. Torch's own takes three times as long on less than a vector of bf16.
 
     Here as there it is computed in fp32 and rounded once.
     """
-    if scores.shape[-1] >= WIDE:
+    if scores.shape[-1] >= WIDE or scores.dtype != torch.bfloat16:
         return scores.softmax(-1)
     powers = scores.float()
-    powers.sub_(powers.amax(-1, keepdim=True)).exp_()
+    powers.sub_(powers.amax(-1, keepdim=True)).clamp_(min=FAINTEST).exp_()
     return powers.div_(powers.sum(-1, keepdim=True)).to(scores.dtype)
 
 
 def _softmax_gradient(g: Tensor, shares: Tensor) -> Tensor:
     """shares ∘ (g - Σ g ∘ shares), in fp32 and rounded once."""
-    if shares.shape[-1] >= WIDE:
+    if shares.shape[-1] >= WIDE or shares.dtype != torch.bfloat16:
         return torch.ops.aten._softmax_backward_data(g, shares, -1, shares.dtype)
     exact = shares.float()
     moved = exact * g

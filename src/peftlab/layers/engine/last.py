@@ -14,8 +14,6 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from peftlab.layers.engine.block import Closing
-
 
 class Block(NamedTuple):
     """Names in one block: the attention's output projection and the norm behind its residual."""
@@ -44,10 +42,6 @@ def slice_last(model: Any) -> Iterator[Any]:
     block = BLOCKS.get(model.config.model_type)
     if block is None or not type(model).__name__.endswith("ForSequenceClassification"):
         return
-    closing = _last(model, block.projection.rpartition(".")[0])
-    if isinstance(closing, Closing):
-        yield closing.register_forward_pre_hook(_first_positions)
-        return
     for ending in block:
         yield _last(model, ending).register_forward_pre_hook(_first_position)
 
@@ -61,10 +55,6 @@ def _last(model: nn.Module, ending: str) -> nn.Module:
         if (match := pattern.fullmatch(name.replace(".base", "")))
     }
     return found[max(found)]
-
-
-def _first_positions(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(x[:, :1] for x in inputs)
 
 
 def _first_position(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -61,8 +61,4 @@ class FastDropout(nn.Dropout):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
-        return x * self.mask(x)
-
-    def mask(self, x: Tensor) -> Tensor:
-        """Zeros and 1/(1 - p), of x's shape and precision."""
-        return self.bits.mask(x.shape, self.p, x.dtype)
+        return x * self.bits.mask(x.shape, self.p, x.dtype)

@@ -16,8 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from peftlab.layers.engine.beside import side_by_side
+from peftlab.layers.engine.updates import updated
 from peftlab.layers.held import HeldLinear
 from peftlab.layers.linear import features, is_conv1d, weight_of
+from peftlab.layers.lora import LowRank
 
 
 class Packed:
@@ -39,12 +42,10 @@ class Packed:
         """(*batch, in) -> (*batch, out): x Wᵀ + bias. Never inside autograd."""
         return _pointwise(x, self.onward, self.no_bias[0] if bias is None else bias)
 
-    def gradient(self, g: Tensor, onto: Tensor | None = None) -> Tensor:
-        """(*batch, out) -> (*batch, in): g W, added to `onto`. Never inside autograd."""
+    def gradient(self, g: Tensor) -> Tensor:
+        """(*batch, out) -> (*batch, in): g W. Never inside autograd."""
         if self.back is None:
             self.back = _reorder(self.dense().T)
-        if onto is not None:
-            return _pointwise_onto(g, onto, self.back, self.no_bias[1])
         return _pointwise(g, self.back, self.no_bias[1])
 
     def dense(self) -> Tensor:
@@ -71,13 +72,6 @@ def _pointwise(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     return y
 
 
-def _pointwise_onto(x: Tensor, onto: Tensor, packed: Tensor, bias: Tensor) -> Tensor:
-    y: Tensor = torch.ops.mkldnn._linear_pointwise.binary(
-        x.contiguous(), onto.contiguous(), packed, bias, "add"
-    )
-    return y
-
-
 class _Product(torch.autograd.Function):
     """x Wᵀ + c, cut along its last dimension; the gradient of x alone."""
 
@@ -92,23 +86,6 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         return ctx.weight.gradient(side_by_side(gradients)), None, None, None
-
-
-def side_by_side(parts: Sequence[Tensor]) -> Tensor:
-    """`parts` (*batch, nᵢ) along their last dimension; no copy where they already lie so."""
-    first = parts[0]
-    width = sum(part.shape[-1] for part in parts)
-    offset = first.storage_offset()
-    for part in parts:
-        if (
-            part.untyped_storage().data_ptr() != first.untyped_storage().data_ptr()
-            or part.storage_offset() != offset
-            or part.stride() != first.stride()
-            or part.stride()[-2] != width
-        ):
-            return torch.cat(list(parts), dim=-1)
-        offset += part.shape[-1]
-    return first.as_strided((*first.shape[:-1], width), first.stride())
 
 
 class PackedLinear(HeldLinear):
@@ -136,20 +113,16 @@ class PackedLinear(HeldLinear):
         weight: Tensor = self.__dict__["plain"].weight
         return weight
 
-    @property
-    def is_alone(self) -> bool:
-        """Whether no other layer is computed with this one."""
-        joined: Joined = self.__dict__["joined"]
-        return len(joined.layers) == 1
-
-    @property
-    def alone(self) -> tuple[Packed, Tensor | None]:
-        """The packed weight and the bias of a layer that is alone."""
-        joined: Joined = self.__dict__["joined"]
-        return joined.weight, joined.bias
-
     def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
         joined: Joined = self.__dict__["joined"]
+        if joined.adapters[self.index] is not None:  # not asked for by its adapter
+            return joined.outputs(x, joined.bias)[self.index]
+        return joined.output(x, self.index)
+
+    def updated(self, x: Tensor) -> Tensor | None:
+        joined: Joined = self.__dict__["joined"]
+        if joined.adapters[self.index] is None:
+            return None
         return joined.output(x, self.index)
 
     def product(self, x: Tensor) -> Tensor:
@@ -169,10 +142,21 @@ class Joined:
 
     The others take what waits for them, if they are given the very same tensor; given another,
     all are computed anew, so the result never depends on the order of calls.
+
+    Args:
+        layers: the plain layers.
+        backward: whether there will be backward passes.
+        adapters: what gives each layer's low-rank update, if it has one to be computed with it.
     """
 
-    def __init__(self, layers: Sequence[Any], backward: bool = True) -> None:
+    def __init__(
+        self,
+        layers: Sequence[Any],
+        backward: bool = True,
+        adapters: Sequence[LowRank | None] | None = None,
+    ) -> None:
         self.layers = list(layers)
+        self.adapters = list(adapters or [None] * len(layers))
         self.features = [features(layer) for layer in layers]
         self.sizes = [size.outside for size in self.features]
         self.weight = Packed(torch.cat([weight_of(layer) for layer in layers]), backward)
@@ -187,14 +171,21 @@ class Joined:
 
     def output(self, x: Tensor, index: int) -> Tensor:
         if len(self.layers) == 1:
-            return self.outputs(x, self.bias)[0]
+            return self.updated(x)[0]
         if x is not self.input or index not in self.waiting:
             self.input = x
-            self.waiting = dict(enumerate(self.outputs(x, self.bias)))
+            self.waiting = dict(enumerate(self.updated(x)))
         y = self.waiting.pop(index)
         if not self.waiting:
             self.input = None
         return y
+
+    def updated(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Every layer's output, with its update."""
+        if all(adapter is None for adapter in self.adapters):
+            return self.outputs(x, self.bias)
+        pairs = [None if adapter is None else adapter.pair() for adapter in self.adapters]
+        return updated(x, self.weight, self.bias, self.sizes, pairs)
 
     def outputs(self, x: Tensor, bias: Tensor | None) -> tuple[Tensor, ...]:
         found: tuple[Tensor, ...] = _Product.apply(x, self.weight, bias, self.sizes)  # type: ignore[no-untyped-call]
