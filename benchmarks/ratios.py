@@ -11,7 +11,7 @@ from peers import settings_of, told
 from plan import Floor
 
 Line = dict[str, Any]
-FINALISTS = ("best", "second", "third")  # labels of the settings that run in every round
+FINALISTS = ("best", "second")  # labels of the settings that run in every round
 
 
 @dataclass(frozen=True)

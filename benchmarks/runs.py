@@ -6,7 +6,6 @@ import datetime
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import Any
 from plan import ATTEMPTS, DISTURBED
 
 from models import folder_of
+from peftlab.bench.load import busy_elsewhere_s
 from peftlab.report.files import write
 
 Line = dict[str, Any]
@@ -153,21 +153,13 @@ def as_words(options: dict[str, Any]) -> list[str]:
 
 
 def _measure(words: list[str], side: str, options: dict[str, Any]) -> Line:
-    started, busy = time.perf_counter(), _busy_elsewhere_s()
+    started, busy = time.perf_counter(), busy_elsewhere_s()
     done = subprocess.run(words, capture_output=True, text=True, check=False)
-    wall_s, busy_s = time.perf_counter() - started, _busy_elsewhere_s() - busy
+    wall_s, busy_s = time.perf_counter() - started, busy_elsewhere_s() - busy
     return _read(done, side, options) | {
         "wall_s": round(wall_s, 1),
         "elsewhere": round(busy_s / wall_s / CORES, 3),  # share of the machine that others took
     }
-
-
-def _busy_elsewhere_s() -> float:
-    """Seconds that the cores have worked so far for others than the sides, or were taken away."""
-    ticks = [int(number) for number in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
-    busy = sum(ticks) - ticks[3] - ticks[4]  # idle, waiting for a disk
-    own = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return busy / os.sysconf("SC_CLK_TCK") - own.ru_utime - own.ru_stime
 
 
 def _read(done: subprocess.CompletedProcess[str], side: str, options: dict[str, Any]) -> Line:

@@ -15,18 +15,21 @@ from types import TracebackType
 from typing import Any, Self
 
 from peftlab.bench.cell import Cell
+from peftlab.bench.load import others_share
 
 # -P: a file in the current folder, such as statistics.py, must not shadow a library
 COMMAND = [sys.executable, "-P", "-m", "peftlab.bench.worker"]
 
-# How long OpenMP's threads spin before they sleep. At libgomp's own 300,000 turns a machine that is
-# busy with something else crawls: lora below 5 examples/s, at 5,000 turns 101; alone it is 296 and
-# 338 (LOG.md).
-SHORT_SPIN = {"GOMP_SPINCOUNT": "5000"}
-# How many kernels torch (first) and oneDNN keep, each made for one shape. Of the 1,024 that both
-# keep by default a training meets most shapes once, and holds 100 MiB more with every epoch; what
-# one step needs again is within 128 (LOG.md).
-FEW_KERNELS = {"LRU_CACHE_CAPACITY": "1", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128"}
+# How many turns OpenMP's threads spin before they sleep. Those of a training that has the machine
+# to itself should wait out the moments between two operations: on small models 20,000 are worth a
+# tenth of the speed. Beside other work they should not: with one core taken by something else
+# minilm trains at 254 examples/s with 5,000, 119 with 20,000, and crawls at libgomp's own 300,000
+# (LOG.md).
+LONG_SPIN, SHORT_SPIN = "20000", "5000"
+BUSY = 0.3  # of a core taken by others
+# How many kernels torch (first) and oneDNN keep, each made for one shape: what an epoch's widths
+# need again is within 640. By default both keep 1,024 (LOG.md).
+FEW_KERNELS = {"LRU_CACHE_CAPACITY": "1", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "640"}
 
 
 class Worker:
@@ -111,7 +114,9 @@ def environment() -> dict[str, str]:
 
     Whoever sets one keeps what they set.
     """
-    spin = {} if "OMP_WAIT_POLICY" in os.environ else SHORT_SPIN
+    spin = {}
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        spin["GOMP_SPINCOUNT"] = SHORT_SPIN if others_share() > BUSY else LONG_SPIN
     return {**spin, **FEW_KERNELS, **os.environ}
 
 

@@ -98,7 +98,7 @@ def rounded(length: int) -> int:
     >>> [rounded(length) for length in (7, 16, 17, 33, 100)]
     [7, 16, 18, 36, 104]
     """
-    step = max(1, 2 ** ((length - 1).bit_length() - 1) // WIDTHS)
+    step: int = max(1, 2 ** ((length - 1).bit_length() - 1) // WIDTHS)
     return -(-length // step) * step
 
 

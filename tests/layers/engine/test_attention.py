@@ -51,9 +51,9 @@ def test_dropout_acts_on_the_shares_and_its_gradient_is_exact() -> None:
     drop = Bits().mask(torch.Size([3, 4, 5, 5]), 0.4, torch.float64)
     q, k, v = inputs(5)
     shares = (q @ k.transpose(2, 3) * 0.3).softmax(-1) * drop
-    got = _Attention.apply(q, k, v, None, 0.3, drop)
+    got = _Attention.apply(q, k, v, None, 0.3, drop, 5)
     torch.testing.assert_close(got, (shares @ v).transpose(1, 2))
-    assert torch.autograd.gradcheck(lambda *x: _Attention.apply(*x, None, 0.3, drop), [q, k, v])
+    assert torch.autograd.gradcheck(lambda *x: _Attention.apply(*x, None, 0.3, drop, 5), [q, k, v])
 
 
 def test_a_bias_that_is_trained_gets_its_gradient() -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from torch import nn
 
 from peftlab.layers.engine.attention import plain_attention
-from peftlab.layers.engine.heap import give_back, has_room_for, kept_heap
+from peftlab.layers.engine.heap import give_back, has_room_for, kept_heap, unsearched
 from peftlab.layers.engine.last import slice_last
 from peftlab.layers.engine.masks import Bits, FastDropout
 from peftlab.layers.engine.packed import Joined, PackedLinear, can_pack
@@ -68,6 +68,7 @@ def _for_cpu(model: Any, training: bool, undo: ExitStack) -> None:
         undo.enter_context(plain_attention(model, bits))
         _replace_dropout(model, bits, undo)
     undo.enter_context(kept_heap())
+    undo.enter_context(unsearched())
     _pack(model, training, undo)
 
 

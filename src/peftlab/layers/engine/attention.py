@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from peftlab.layers.engine.masks import Bits
 
 NAME = "peftlab"
+ASKED = "peftlab_asked"  # of a module of attention: how many positions' outputs are read, from 0
 WIDE = 32  # keys, a vector of bf16
 # of a score, below the highest: exp(-60) is lost in any sum, even fp32's, and far enough from the
 # numbers that a processor multiplies a hundred times slower, where padding's exp would end
@@ -35,18 +36,20 @@ class _Attention(torch.autograd.Function):
         bias: Tensor | None,
         scaling: float,
         drop: Tensor | None,
+        asked: int,
     ) -> Tensor:
+        whole, query = query.shape, query[:, :, :asked]
         batch, heads, length, width = query.shape
         k, v = _flat(key), _flat(value)
         q = torch.mul(query, scaling, out=k.new_empty(query.shape)).flatten(0, 1)
         scores = torch.bmm(q, k.transpose(1, 2))
         if bias is not None:
-            scores.view(batch, heads, length, -1).add_(bias)
+            scores.view(batch, heads, length, -1).add_(bias[:, :, :asked])
         shares = _softmax(scores)
         dropped = shares if drop is None else shares * drop.view_as(shares)
         y = torch.bmm(dropped, v)
         ctx.save_for_backward(q, k, v, shares, drop)
-        ctx.scaling, ctx.shape = scaling, query.shape
+        ctx.scaling, ctx.shape, ctx.asked = scaling, whole, asked
         return y.view(batch, heads, length, width).transpose(1, 2).contiguous()
 
     @staticmethod
@@ -63,10 +66,12 @@ class _Attention(torch.autograd.Function):
         g_scores = _softmax_gradient(g_shares, shares)
         all_three = g.new_empty(batch, length, 3, heads, width).permute(2, 0, 3, 1, 4)
         g_query, g_key, g_value = all_three
-        torch.mul(torch.bmm(g_scores, k).view(ctx.shape), ctx.scaling, out=g_query)
+        g_query[:, :, ctx.asked :] = 0
+        g_asked = torch.bmm(g_scores, k).view(batch, heads, -1, width)
+        torch.mul(g_asked, ctx.scaling, out=g_query[:, :, : ctx.asked])
         g_key.copy_(torch.bmm(g_scores.transpose(1, 2), q).view(ctx.shape))
         g_value.copy_(torch.bmm(dropped.transpose(1, 2), g).view(ctx.shape))
-        return g_query, g_key, g_value, None, None, None
+        return g_query, g_key, g_value, None, None, None, None
 
 
 def _softmax(scores: Tensor) -> Tensor:
@@ -76,15 +81,16 @@ def _softmax(scores: Tensor) -> Tensor:
     """
     if scores.shape[-1] >= WIDE or scores.dtype != torch.bfloat16:
         return scores.softmax(-1)
-    powers = scores.float()
+    powers: Tensor = scores.float()
     powers.sub_(powers.amax(-1, keepdim=True)).clamp_(min=FAINTEST).exp_()
     return powers.div_(powers.sum(-1, keepdim=True)).to(scores.dtype)
 
 
 def _softmax_gradient(g: Tensor, shares: Tensor) -> Tensor:
-    """shares ∘ (g - Σ g ∘ shares), in fp32 and rounded once."""
+    """Of the scores, from that of their softmax: shares ∘ (g - Σ g ∘ shares), in fp32."""
     if shares.shape[-1] >= WIDE or shares.dtype != torch.bfloat16:
-        return torch.ops.aten._softmax_backward_data(g, shares, -1, shares.dtype)
+        found: Tensor = torch.ops.aten._softmax_backward_data(g, shares, -1, shares.dtype)
+        return found
     exact = shares.float()
     moved = exact * g
     return moved.sub_(exact.mul_(moved.sum(-1, keepdim=True))).to(shares.dtype)
@@ -155,10 +161,17 @@ def _attend(
     learned = attention_mask is not None and attention_mask.requires_grad
     if learned or query.shape[1] != key.shape[1]:
         return _by_sdpa(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+    length = query.shape[2]
+    asked = min(length, getattr(module, ASKED, length))
     drop = None
     if dropout > 0:
-        shape = torch.Size((*query.shape[:3], key.shape[2]))
+        shape = torch.Size((*query.shape[:2], asked, key.shape[2]))
         drop = bits.mask(shape, dropout, query.dtype)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    y: Tensor = _Attention.apply(query, key, value, attention_mask, scaling, drop)  # type: ignore[no-untyped-call]
-    return y, None
+    y: Tensor = _Attention.apply(query, key, value, attention_mask, scaling, drop, asked)  # type: ignore[no-untyped-call]
+    return y if asked == length else _repeated(y, length), None
+
+
+def _repeated(y: Tensor, length: int) -> Tensor:
+    """(batch, 1, ...) -> (batch, length, ...) without memory, of which only the first is read."""
+    return y.expand(-1, length, *y.shape[2:])

@@ -10,6 +10,8 @@ torch's own draw costs as much as a matrix product here (LOG.md).
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -46,9 +48,14 @@ def _bfloat16(lanes: Tensor, last: int, scale: float) -> Tensor:
     Clamped to {last, last + 1} and taken times the 16 bits of `scale`, less `last` times them,
     a lane is all zeros or those bits; int16 arithmetic wraps, so this is exact.
     """
-    bits = int(torch.tensor(scale, dtype=torch.bfloat16).view(torch.int16))
-    start = torch.tensor((-last * bits + 2**15) % 2**16 - 2**15, dtype=torch.int16)
+    start, bits = _terms(last, scale)
     return torch.add(start, lanes.clamp_(last, last + 1), alpha=bits).view(torch.bfloat16)
+
+
+@functools.cache
+def _terms(last: int, scale: float) -> tuple[Tensor, int]:
+    bits = int(torch.tensor(scale, dtype=torch.bfloat16).view(torch.int16))
+    return torch.tensor((-last * bits + 2**15) % 2**16 - 2**15, dtype=torch.int16), bits
 
 
 class FastDropout(nn.Dropout):

@@ -72,7 +72,8 @@ class _Updated(torch.autograd.Function):
         # what no A learns from is not kept: LoRA-FA's are constants
         kept = rows if any(ctx.needs_input_grad[6::2]) else None
         ctx.save_for_backward(kept, inner, a, *bts)
-        return y.split(sizes, dim=-1)
+        outputs: tuple[Tensor, ...] = y.split(sizes, dim=-1)
+        return outputs
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
