@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peftlab.models import load_tokenizer
-from peftlab.training.batches import by_length, encode, grouped, stratified
+from peftlab.training.batches import Encoded, by_length, encode, grouped, rounded, stratified
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=300)
 
@@ -65,6 +65,25 @@ def test_a_batch_is_padded_to_its_longest(tiny_model: Path) -> None:
     assert torch.equal(batch.labels, torch.tensor([0, 1]))
     assert data.lengths == [7, 9]
     assert data.n_truncated == 0
+
+
+@given(st.integers(1, 4096))
+def test_widths_are_few_and_near(length: int) -> None:
+    assert length <= rounded(length) <= length * 9 / 8
+    assert rounded(rounded(length)) == rounded(length)
+
+
+def test_an_octave_has_eight_widths_and_short_ones_are_exact() -> None:
+    assert [rounded(length) for length in range(1, 17)] == list(range(1, 17))
+    assert len({rounded(length) for length in range(65, 129)}) == 8
+
+
+def test_no_batch_is_wider_than_the_longest_example() -> None:
+    """Which may be the longest that the model takes."""
+    rows = [[1] * 33, [1] * 35, [1] * 3]
+    data = Encoded({"input_ids": rows}, [0, 0, 0], {"input_ids": 7}, n_truncated=0)
+    wide = data.batch([0, 2]).inputs["input_ids"]
+    assert wide.tolist() == [[1] * 33 + [7] * 2, [1] * 3 + [7] * 32]
 
 
 @pytest.mark.parametrize(("limit", "cut"), [(9, 0), (8, 1), (6, 2)])

@@ -178,12 +178,17 @@ class DyLoRALinear(LowRank):
         return self.drawn if self.training else self.cut
 
     def pair(self) -> Pair:
-        """A and B cut to the rank in use: (b, in), (out, b)."""
+        """A and B of the rank in use, at their full size (rank, in), (out, rank).
+
+        Past the b-th, columns of B are zeros, so that neither they nor A's rows have a gradient.
+        Cut to size, the products of every rank would need kernels of their own (LOG.md).
+        """
         b = self.rank
-        lora_A, lora_B = self.lora_A[:b], self.lora_B[:, :b]
+        rows = torch.arange(len(self.lora_A), device=self.lora_A.device)
+        lora_A, lora_B = self.lora_A, self.lora_B * (rows < b)
         if self.last and self.training:
-            lora_A = torch.cat([lora_A[:-1].detach(), lora_A[-1:]])
-            lora_B = torch.cat([lora_B[:, :-1].detach(), lora_B[:, -1:]], dim=1)
+            lora_A = torch.where((rows == b - 1)[:, None], lora_A, lora_A.detach())
+            lora_B = torch.where(rows == b - 1, lora_B, lora_B.detach())
         return Pair(lora_A, lora_B, self.alpha / b)
 
     def merged_weight(self, weight: Tensor) -> Tensor:  # (out, in) -> (out, in)

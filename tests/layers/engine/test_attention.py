@@ -8,7 +8,13 @@ import pytest
 import torch
 from transformers.models.bert.modeling_bert import eager_attention_forward
 
-from peftlab.layers.engine.attention import _attend, _Attention
+from peftlab.layers.engine.attention import (
+    ASKED,
+    _attend,
+    _Attention,
+    _softmax,
+    _softmax_gradient,
+)
 from peftlab.layers.engine.masks import Bits
 
 
@@ -54,6 +60,40 @@ def test_dropout_acts_on_the_shares_and_its_gradient_is_exact() -> None:
     got = _Attention.apply(q, k, v, None, 0.3, drop, 5)
     torch.testing.assert_close(got, (shares @ v).transpose(1, 2))
     assert torch.autograd.gradcheck(lambda *x: _Attention.apply(*x, None, 0.3, drop, 5), [q, k, v])
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_one_query_is_answered_as_among_all(masked: bool) -> None:
+    qkv = inputs(6)
+    mask = padding(6) if masked else None
+    module = SimpleNamespace(training=False, **{ASKED: 1})
+    whole, _ = _attend(Bits(), SimpleNamespace(training=False), *qkv, mask, scaling=0.3)
+    got, _ = _attend(Bits(), module, *qkv, mask, scaling=0.3)
+    assert got.shape == whole.shape
+    torch.testing.assert_close(got[:, 0], whole[:, 0])
+    weights = torch.randn_like(whole[:, 0])
+    for one, other in zip(
+        torch.autograd.grad((got[:, 0] * weights).sum(), qkv),
+        torch.autograd.grad((whole[:, 0] * weights).sum(), qkv),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("length", [1, 5, 11, 31, 32, 40])
+def test_softmax_of_short_rows_is_as_exact_as_torchs(length: int) -> None:
+    """Both compute in fp32 and round once, so both are within half of bf16's ε of float64."""
+    torch.manual_seed(length)
+    scores = (5 * torch.randn(8, 7, length)).bfloat16()
+    if length > 2:
+        scores[::2, :, -2:] = torch.finfo(torch.bfloat16).min  # padding
+    exact = scores.double().softmax(-1)
+    shares = _softmax(scores)
+    torch.testing.assert_close(shares.double(), exact, rtol=2**-8, atol=1e-20)
+    g = torch.randn(shares.shape).bfloat16()
+    wanted = shares.double() * (g.double() - (shares.double() * g.double()).sum(-1, keepdim=True))
+    got = _softmax_gradient(g, shares).double()
+    torch.testing.assert_close(got, wanted, rtol=2**-8, atol=1e-6)
 
 
 def test_a_bias_that_is_trained_gets_its_gradient() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from peftlab.layers.engine.heap import MIB, give_back, has_room_for, kept_heap
+from peftlab.layers.engine.heap import MIB, give_back, has_room_for, kept_heap, unsearched
 
 needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="no glibc here")
 BLOCK, BLOCKS = MIB, 64
@@ -42,3 +43,13 @@ def test_room_is_a_share_of_the_machines_memory(monkeypatch: pytest.MonkeyPatch)
     assert not has_room_for(10_000_001)
     monkeypatch.setattr(os, "sysconf_names", {})
     assert has_room_for(10**15)
+
+
+def test_the_collector_leaves_alone_what_was_there_before() -> None:
+    assert gc.get_freeze_count() == 0
+    with unsearched():
+        assert gc.get_freeze_count() > 10_000
+        with unsearched():
+            pass
+        assert gc.get_freeze_count() > 10_000  # whoever froze it thaws it
+    assert gc.get_freeze_count() == 0

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from peftlab.layers.engine.packed import Joined, Packed, PackedLinear, can_pack, side_by_side
+from peftlab.layers import LoRALinear
+from peftlab.layers.engine.beside import side_by_side
+from peftlab.layers.engine.packed import Joined, Packed, PackedLinear, can_pack
 
 BF16 = torch.bfloat16
 pytestmark = pytest.mark.skipif(
@@ -68,6 +70,23 @@ def test_another_input_or_order_is_computed_anew() -> None:
     assert not torch.equal(key(y), first[1])
     assert torch.equal(value(x), first[2])
     assert torch.equal(query(x), first[0])
+
+
+def test_an_adapters_update_is_in_what_it_asks_for_and_nowhere_else() -> None:
+    query, key = layers(8, 8)
+    adapter = LoRALinear(query, rank=2, scaling=2.0)
+    nn.init.normal_(adapter.lora_B)
+    x = torch.randn(4, 24).to(BF16)
+    wanted = [adapter(x), query(x), key(x)]
+    joined = Joined([query, key], adapters=[adapter, None])
+    joined.empty()
+    adapter.base = PackedLinear(query, joined, 0)
+    packed_key = PackedLinear(key, joined, 1)
+    assert packed_key.updated(x) is None
+    got = [adapter(x), adapter.base(x), packed_key(x)]
+    assert not torch.equal(wanted[0], wanted[1])
+    for one, other in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=2**-7, atol=2**-6)
 
 
 def test_a_layer_without_a_bias_beside_one_that_has_one() -> None:
