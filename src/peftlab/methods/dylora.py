@@ -185,7 +185,8 @@ class DyLoRALinear(LowRank):
         """
         b = self.rank
         rows = torch.arange(len(self.lora_A), device=self.lora_A.device)
-        lora_A, lora_B = self.lora_A, self.lora_B * (rows < b)
+        lora_A: Tensor = self.lora_A
+        lora_B = self.lora_B * (rows < b)
         if self.last and self.training:
             lora_A = torch.where((rows == b - 1)[:, None], lora_A, lora_A.detach())
             lora_B = torch.where(rows == b - 1, lora_B, lora_B.detach())
