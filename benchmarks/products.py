@@ -89,9 +89,9 @@ def shapes_of(options: argparse.Namespace) -> list[tuple[int, int]]:
         write_task(file, options)
         task = Task.read(file)
     tokenizer = load_tokenizer(options.model)
-    lengths = encode(tokenizer, task.train.texts, task.train.labels, task.max_length).lengths
-    batches = grouped(lengths, options.batch_size, options.seed, options.epochs - 1)
-    return [(len(batch), max(lengths[index] for index in batch)) for batch in batches]
+    train = encode(tokenizer, task.train.texts, task.train.labels, task.max_length)
+    batches = grouped(train.lengths, options.batch_size, options.seed, options.epochs - 1)
+    return [(len(batch), train.width(batch)) for batch in batches]
 
 
 @torch.inference_mode()

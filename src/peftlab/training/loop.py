@@ -175,7 +175,7 @@ class Loop:
     def _gradients(self, indices: list[int]) -> Tensor:
         """Forward and backward, part by part; returns the whole batch's loss."""
         lengths = self.train.lengths
-        width = max(lengths[index] for index in indices)
+        width = self.train.width(indices)
         count = n_parts(len(indices), width, self.plan, self.takes_parts)
         if count > 1:  # neighbours in length, so that a part is not padded to the whole's longest
             indices = sorted(indices, key=lengths.__getitem__)

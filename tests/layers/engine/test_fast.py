@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from peftlab.layers import fast
 from peftlab.layers.engine import heap
+from peftlab.layers.engine.attention import ASKED
 from peftlab.layers.engine.masks import FastDropout
 from peftlab.layers.engine.packed import PackedLinear, can_pack
 from peftlab.methods import METHODS, inject, make
@@ -152,8 +153,11 @@ def test_inside_it_is_packed_joined_and_sliced() -> None:
         assert sum(isinstance(m, FastDropout) for m in model.modules()) > 4
         last = model.bert.encoder.layer[1].intermediate
         last.register_forward_hook(lambda m, inputs, y: rows.append(y.shape[1]))
+        asked = [hasattr(block.attention.self, ASKED) for block in model.bert.encoder.layer]
         model(**batch())
     assert rows == [1]
+    assert asked == [False, True]
+    assert not any(hasattr(module, ASKED) for module in model.modules())
 
 
 def test_turned_off_it_does_nothing() -> None:

@@ -1,10 +1,12 @@
 """The engine: inside `with fast(model)` the same training, at the speed of its matrix products.
 
     packed.py     frozen weights packed for the processor; query, key and value as one product
+    updates.py    low-rank updates of such layers beside that product
     attention.py  plain products instead of a CPU's flash kernel
     masks.py      dropout from 16 random bits an element
     last.py       the last layer only where the classifier reads it
     heap.py       memory that a step frees is the next one's, not the kernel's
+    beside.py     tensors that lie side by side are one
 
 Outside the context the model is plain transformers again, its weights the same bits: it can be
 copied, saved and merged. Each part stands beside what it replaces, and a test holds the two
