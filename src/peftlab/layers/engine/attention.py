@@ -169,9 +169,6 @@ def _attend(
         drop = bits.mask(shape, dropout, query.dtype)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     y: Tensor = _Attention.apply(query, key, value, attention_mask, scaling, drop, asked)  # type: ignore[no-untyped-call]
-    return y if asked == length else _repeated(y, length), None
-
-
-def _repeated(y: Tensor, length: int) -> Tensor:
-    """(batch, 1, ...) -> (batch, length, ...) without memory, of which only the first is read."""
-    return y.expand(-1, length, *y.shape[2:])
+    if asked < length:  # the model expects all of them; only those asked for are read
+        y = y.expand(-1, length, *y.shape[2:])
+    return y, None
