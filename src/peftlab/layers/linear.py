@@ -2,7 +2,7 @@
 
 nn.Linear    holds its weight so
 Conv1D       GPT-2's, holds it transposed
-HeldLinear   holds it in a form of its own: in four bits (layers/nf4.py), or packed (layers/engine)
+HeldLinear   multiplies in a way of its own: in four bits (layers/nf4.py), or layers/engine
 """
 
 from __future__ import annotations

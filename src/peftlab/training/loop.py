@@ -40,7 +40,7 @@ Row = dict[str, Any]
 # further, seldom, since each part costs the many small operations once more (LOG.md).
 HALVED_TOKENS, PART_TOKENS = 512, 1024
 EVALUATED_TOKENS = 2048  # the most at once where nothing is saved
-WORTH_PACKING = 8192  # tokens to evaluate; packing costs what 1,000 do and saves a tenth of all
+WORTH_ENTERING = 8192  # tokens to evaluate; entering `fast` costs what 1,000 do, a tenth is saved
 MOSTLY = 0.1  # of a model's numbers: where fewer are trained it is mostly frozen
 
 
@@ -285,8 +285,8 @@ def outputs(
     """
     model.eval()
     rows: list[tuple[int, Tensor]] = []
-    worth_it = plan.fast and sum(data.lengths) >= WORTH_PACKING
-    with fast(model, worth_it, training=False), torch.inference_mode(), _compute(plan):
+    worth_it = plan.fast and sum(data.lengths) >= WORTH_ENTERING
+    with fast(model, worth_it), torch.inference_mode(), _compute(plan):
         for indices in by_length(data.lengths, 2 * plan.batch_size, EVALUATED_TOKENS):
             logits = model(**data.batch(indices, plan.device).inputs).logits.float().cpu()
             rows += zip(indices, logits, strict=True)

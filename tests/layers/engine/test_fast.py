@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,9 @@ import transformers
 from transformers import PreTrainedModel
 
 from peftlab.layers import fast
-from peftlab.layers.engine import heap
 from peftlab.layers.engine.attention import ASKED
+from peftlab.layers.engine.frozen import FrozenLinear, onednn_multiplies
 from peftlab.layers.engine.masks import FastDropout
-from peftlab.layers.engine.packed import PackedLinear, can_pack
 from peftlab.methods import METHODS, inject, make
 from peftlab.models.targets import ARCHITECTURES
 
@@ -36,8 +34,8 @@ OWN_ATTENTION = {"deberta-v2", "mpnet", "modernbert"}  # in their own code
 
 
 needs_bf16 = pytest.mark.skipif(
-    not can_pack(torch.nn.Linear(2, 2, dtype=torch.bfloat16)),
-    reason="oneDNN multiplies no bf16 here, so nothing is packed",
+    not onednn_multiplies(torch.nn.Linear(2, 2, dtype=torch.bfloat16)),
+    reason="oneDNN multiplies no bf16 here, so no layer is replaced",
 )
 
 
@@ -136,18 +134,18 @@ def test_an_error_inside_leaves_it_plain_too() -> None:
     state = {name: t.clone() for name, t in model.state_dict().items()}
     with pytest.raises(KeyboardInterrupt), fast(model):
         raise KeyboardInterrupt
-    assert not any(isinstance(m, PackedLinear | FastDropout) for m in model.modules())
+    assert not any(isinstance(m, FrozenLinear | FastDropout) for m in model.modules())
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, state[name])
 
 
 @needs_bf16
-def test_inside_it_is_packed_joined_and_sliced() -> None:
+def test_inside_it_is_joined_and_sliced() -> None:
     """Else all the tests above would compare the slow path with itself."""
     model = inject(tiny(p=0.1), make("lora"))
     rows: list[int] = []
     with fast(model):
-        layers = {n: m for n, m in model.named_modules() if isinstance(m, PackedLinear)}
+        layers = {n: m for n, m in model.named_modules() if isinstance(m, FrozenLinear)}
         joined = {id(layer.__dict__["joined"]) for layer in layers.values()}
         assert (len(layers), len(joined)) == (12, 8)  # two blocks of six layers in four products
         assert sum(isinstance(m, FastDropout) for m in model.modules()) > 4
@@ -163,7 +161,7 @@ def test_inside_it_is_packed_joined_and_sliced() -> None:
 def test_turned_off_it_does_nothing() -> None:
     model = inject(tiny(p=0.1), make("lora"))
     with fast(model, enabled=False):
-        assert not any(isinstance(m, PackedLinear | FastDropout) for m in model.modules())
+        assert not any(isinstance(m, FrozenLinear | FastDropout) for m in model.modules())
 
 
 @needs_bf16
@@ -172,8 +170,8 @@ def test_inside_itself_it_does_nothing_more() -> None:
     with fast(model):
         with fast(model):
             pass
-        assert any(isinstance(m, PackedLinear) for m in model.modules())
-    assert not any(isinstance(m, PackedLinear) for m in model.modules())
+        assert any(isinstance(m, FrozenLinear) for m in model.modules())
+    assert not any(isinstance(m, FrozenLinear) for m in model.modules())
 
 
 def test_recomputed_layers_keep_torchs_own_dropout() -> None:
@@ -191,34 +189,23 @@ def test_recomputed_layers_keep_torchs_own_dropout() -> None:
         assert (quick[name] - wanted).float().norm() <= 5e-2 * wanted.float().norm() + 1e-6, name
 
 
-def test_a_shared_weight_is_not_packed() -> None:
+def test_a_shared_weight_is_left_alone() -> None:
     model = tiny()
     one, other = (model.bert.encoder.layer[i].intermediate.dense for i in (0, 1))
     other.weight = one.weight
     model.requires_grad_(False)
     with fast(model):
-        packed = [n for n, m in model.named_modules() if isinstance(m, PackedLinear)]
-        assert not any("intermediate" in name for name in packed)
-        model(**batch())
-
-
-def test_weights_that_the_memory_holds_once_only_are_not_packed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    model = inject(tiny(), make("lora"))
-    pages = os.sysconf("SC_PHYS_PAGES")
-    monkeypatch.setattr(heap, "MOST_AGAIN", 1 / (pages * os.sysconf("SC_PAGE_SIZE")))
-    with fast(model):
-        assert not any(isinstance(m, PackedLinear) for m in model.modules())
+        found = [n for n, m in model.named_modules() if isinstance(m, FrozenLinear)]
+        assert not any("intermediate" in name for name in found)
         model(**batch())
 
 
 @needs_bf16
-def test_methods_read_the_weight_of_a_packed_layer() -> None:
+def test_methods_read_the_weight_of_a_layer_inside() -> None:
     model = inject(tiny(), make("dora"))
     layer = model.bert.encoder.layer[0].attention.self.query
     weight, norm = layer.merged().weight, layer.norm()
     with fast(model):
-        assert isinstance(layer.base, PackedLinear)
+        assert isinstance(layer.base, FrozenLinear)
         assert torch.equal(layer.merged().weight, weight)
         torch.testing.assert_close(layer.norm(), norm, rtol=2**-7, atol=0)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from peftlab.layers.engine.heap import MIB, give_back, has_room_for, kept_heap, unsearched
+from peftlab.layers.engine.heap import MIB, give_back, kept_heap, unsearched
 
 needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="no glibc here")
 BLOCK, BLOCKS = MIB, 64
@@ -34,15 +34,6 @@ def test_what_is_freed_is_kept_inside_and_given_back_behind() -> None:
         use_and_free()
         assert resident_mib() - before > 0.8 * BLOCKS
     assert resident_mib() - before < 0.2 * BLOCKS
-
-
-def test_room_is_a_share_of_the_machines_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = {"SC_PHYS_PAGES": 80_000, "SC_PAGE_SIZE": 1000}
-    monkeypatch.setattr(os, "sysconf", known.__getitem__)
-    assert has_room_for(10_000_000)
-    assert not has_room_for(10_000_001)
-    monkeypatch.setattr(os, "sysconf_names", {})
-    assert has_room_for(10**15)
 
 
 def test_the_collector_leaves_alone_what_was_there_before() -> None:

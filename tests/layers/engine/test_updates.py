@@ -15,7 +15,7 @@ SIZES = (4, 3, 5)
 
 
 class Whole:
-    """A weight that is not packed: `Packed` is for bf16 alone."""
+    """A weight in float64: `Frozen` is for bf16 alone."""
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight

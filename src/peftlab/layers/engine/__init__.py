@@ -1,6 +1,6 @@
 """The engine: inside `with fast(model)` the same training, at the speed of its matrix products.
 
-    packed.py     frozen weights packed for the processor; query, key and value as one product
+    frozen.py     frozen layers as bare products; query, key and value as one
     updates.py    low-rank updates of such layers beside that product
     attention.py  plain products instead of a CPU's flash kernel
     masks.py      dropout from 16 random bits an element
@@ -23,10 +23,10 @@ from typing import Any
 from torch import nn
 
 from peftlab.layers.engine.attention import plain_attention
-from peftlab.layers.engine.heap import give_back, has_room_for, kept_heap, unsearched
+from peftlab.layers.engine.frozen import FrozenLinear, Joined, onednn_multiplies
+from peftlab.layers.engine.heap import give_back, kept_heap, unsearched
 from peftlab.layers.engine.last import slice_last
 from peftlab.layers.engine.masks import Bits, FastDropout
-from peftlab.layers.engine.packed import Joined, PackedLinear, can_pack
 from peftlab.layers.linear import is_conv1d
 from peftlab.layers.lora import LowRank
 
@@ -41,7 +41,7 @@ SIBLINGS = (
 
 
 @contextmanager
-def fast(model: Any, enabled: bool = True, training: bool = True) -> Iterator[None]:
+def fast(model: Any, enabled: bool = True) -> Iterator[None]:
     """Make `model` fast inside the context, and plain again behind it, whatever happens there.
 
     Inside another `fast` of the same model it does nothing.
@@ -49,20 +49,19 @@ def fast(model: Any, enabled: bool = True, training: bool = True) -> Iterator[No
     Args:
         model: of transformers, injected with a method or not.
         enabled: whether to do anything at all.
-        training: whether there will be backward passes.
     """
     with ExitStack() as undo:
         if enabled and not getattr(model, "peftlab_fast", False):
             model.peftlab_fast = True
             undo.callback(delattr, model, "peftlab_fast")
             if model.device.type == "cpu":
-                _for_cpu(model, training, undo)
+                _for_cpu(model, undo)
             for handle in slice_last(model):
                 undo.callback(handle.remove)
         yield
 
 
-def _for_cpu(model: Any, training: bool, undo: ExitStack) -> None:
+def _for_cpu(model: Any, undo: ExitStack) -> None:
     # a layer computed again in the backward pass must meet the same masks, and torch replays its
     # own generator only
     if not any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
@@ -71,7 +70,7 @@ def _for_cpu(model: Any, training: bool, undo: ExitStack) -> None:
         _replace_dropout(model, bits, undo)
     undo.enter_context(kept_heap())
     undo.enter_context(unsearched())
-    _pack(model, training, undo)
+    _join(model, undo)
 
 
 def _replace_dropout(model: nn.Module, bits: Bits, undo: ExitStack) -> None:
@@ -81,19 +80,15 @@ def _replace_dropout(model: nn.Module, bits: Bits, undo: ExitStack) -> None:
             _swap(model, name, module, quick, undo)
 
 
-def _pack(model: nn.Module, training: bool, undo: ExitStack) -> None:
-    groups = _groups(model)
-    layers: list[Any] = [model.get_submodule(name) for names in groups for name in names]
-    if not has_room_for(sum(layer.weight.nbytes for layer in layers)):
-        return
-    for names in groups:
-        layers = [model.get_submodule(name) for name in names]
-        joined = Joined(layers, training, [_adapter(model, name) for name in names])
-        undo.callback(joined.restore)  # before anything is gone
-        joined.empty()
+def _join(model: nn.Module, undo: ExitStack) -> None:
+    for names in _groups(model):
+        layers: list[Any] = [model.get_submodule(name) for name in names]
+        joined = Joined(layers, [_adapter(model, name) for name in names])
+        undo.callback(joined.part)
+        joined.share()
         for index, (name, layer) in enumerate(zip(names, layers, strict=True)):
-            _swap(model, name, layer, PackedLinear(layer, joined, index), undo)
-        give_back()  # else the plain weights' places are held beside the packed ones
+            _swap(model, name, layer, FrozenLinear(layer, joined, index), undo)
+    give_back()  # the weights that are parts of joined ones now
 
 
 def _swap(model: nn.Module, name: str, old: nn.Module, new: nn.Module, undo: ExitStack) -> None:
@@ -102,11 +97,13 @@ def _swap(model: nn.Module, name: str, old: nn.Module, new: nn.Module, undo: Exi
 
 
 def _groups(model: nn.Module) -> list[list[str]]:
-    """The layers to pack, those of one input together."""
+    """The frozen layers, those of one input together."""
     owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for name, module in model.named_modules():
-        if not _is_frozen_linear(module) or owners[id(module.weight)] > 1 or not can_pack(module):
+        if not _is_frozen_linear(module) or owners[id(module.weight)] > 1:
+            continue
+        if not onednn_multiplies(module):
             continue
         parent, own = _place(name)
         family = next((family for family in SIBLINGS if own in family), (own,))

@@ -16,7 +16,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import gc
-import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +25,6 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # mallopt's names for them, malloc.h
 MIB = 2**20
 LARGEST_ON_HEAP = 32 * MIB  # glibc's own limit, which it comes to by itself as blocks are freed
 NEVER = 2**31 - 1
-MOST_AGAIN = 1 / 8  # of the machine's memory
 
 
 @contextmanager
@@ -65,17 +63,6 @@ def give_back() -> None:
     libc = _glibc()
     if libc is not None:
         libc.malloc_trim(0)
-
-
-def has_room_for(size: int) -> bool:
-    """Whether weights of so many bytes may be held a second time.
-
-    A share of the machine's memory, not of what is free now: what is computed how must not depend
-    on what else runs. Where the memory is not known, they may.
-    """
-    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
-        return True
-    return size <= MOST_AGAIN * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @functools.cache

@@ -18,13 +18,13 @@ from torch import Tensor
 from peftlab.layers.engine.beside import side_by_side
 
 if TYPE_CHECKING:
-    from peftlab.layers.engine.packed import Packed
+    from peftlab.layers.engine.frozen import Frozen
     from peftlab.layers.lora import Pair
 
 
 def updated(
     x: Tensor,
-    weight: Packed,
+    weight: Frozen,
     bias: Tensor | None,
     sizes: Sequence[int],
     pairs: Sequence[Pair | None],
@@ -49,7 +49,7 @@ class _Updated(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        weight: Packed,
+        weight: Frozen,
         bias: Tensor | None,
         sizes: Sequence[int],
         places: Sequence[slice],

@@ -1,4 +1,4 @@
-"""Packed weights: the bits come back, and products and gradients are the plain layers'."""
+"""Frozen layers: products and gradients are the plain layers', and so are the weights behind."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from transformers.pytorch_utils import Conv1D
 
 from peftlab.layers import LoRALinear
 from peftlab.layers.engine.beside import side_by_side
-from peftlab.layers.engine.packed import Joined, Packed, PackedLinear, can_pack
+from peftlab.layers.engine.frozen import FrozenLinear, Joined, onednn_multiplies
 
 BF16 = torch.bfloat16
 pytestmark = pytest.mark.skipif(
-    not can_pack(nn.Linear(2, 2, dtype=BF16)), reason="oneDNN multiplies no bf16 here"
+    not onednn_multiplies(nn.Linear(2, 2, dtype=BF16)), reason="oneDNN multiplies no bf16 here"
 )
 
 
@@ -23,19 +23,10 @@ def layers(*sizes: int, conv: bool = False, bias: bool = True) -> list[nn.Module
     return [layer.to(BF16).requires_grad_(False) for layer in made]
 
 
-def packed(plain: list[nn.Module]) -> list[PackedLinear]:
+def places(plain: list[nn.Module]) -> list[FrozenLinear]:
     joined = Joined(plain)
-    joined.empty()
-    return [PackedLinear(layer, joined, index) for index, layer in enumerate(plain)]
-
-
-def test_the_weight_comes_back_bit_for_bit() -> None:
-    weight = torch.randn(96, 70).to(BF16)
-    held = Packed(weight)
-    assert torch.equal(held.dense(), weight)
-    wanted = torch.randn(5, 96).to(BF16)
-    late = Packed(weight, backward=False)
-    assert torch.equal(late.gradient(wanted), held.gradient(wanted))
+    joined.share()
+    return [FrozenLinear(layer, joined, index) for index, layer in enumerate(plain)]
 
 
 @pytest.mark.parametrize("conv", [False, True])
@@ -47,22 +38,24 @@ def test_equals_the_plain_layers(sizes: tuple[int, ...], conv: bool) -> None:
     weights = [torch.randn_like(y) for y in wanted]
     (g_wanted,) = torch.autograd.grad(wanted, x, weights)
     before = [layer.weight.clone() for layer in plain]
-    quick = packed(plain)
+    quick = places(plain)
     got = [layer(x) for layer in quick]
     (g_got,) = torch.autograd.grad(got, x, weights)
     for one, other in zip(got, wanted, strict=True):  # both sum in fp32 and round once
         torch.testing.assert_close(one, other, rtol=2**-7, atol=2**-7)
     # the plain layers' gradients are rounded one by one before they are added
     torch.testing.assert_close(g_got, g_wanted, rtol=2**-6, atol=2**-5)
-    assert all(layer.weight.numel() == 0 for layer in plain)
-    quick[0].joined.restore()
+    held = {layer.weight.untyped_storage().data_ptr() for layer in plain}
+    assert len(held) == 1  # nothing is held twice
+    quick[0].joined.part()
     for layer, weight in zip(plain, before, strict=True):
         assert torch.equal(layer.weight, weight)
         assert layer.weight.is_contiguous()
+        assert layer.weight.untyped_storage().nbytes() == weight.nbytes
 
 
 def test_another_input_or_order_is_computed_anew() -> None:
-    query, key, value = packed(layers(8, 8, 8))
+    query, key, value = places(layers(8, 8, 8))
     x, y = torch.randn(2, 4, 24).to(BF16)
     first = [query(x), key(x), value(x)]
     assert torch.equal(value(y), value(y))
@@ -79,11 +72,11 @@ def test_an_adapters_update_is_in_what_it_asks_for_and_nowhere_else() -> None:
     x = torch.randn(4, 24).to(BF16)
     wanted = [adapter(x), query(x), key(x)]
     joined = Joined([query, key], adapters=[adapter, None])
-    joined.empty()
-    adapter.base = PackedLinear(query, joined, 0)
-    packed_key = PackedLinear(key, joined, 1)
-    assert packed_key.updated(x) is None
-    got = [adapter(x), adapter.base(x), packed_key(x)]
+    joined.share()
+    adapter.base = FrozenLinear(query, joined, 0)
+    other_key = FrozenLinear(key, joined, 1)
+    assert other_key.updated(x) is None
+    got = [adapter(x), adapter.base(x), other_key(x)]
     assert not torch.equal(wanted[0], wanted[1])
     for one, other in zip(got, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=2**-7, atol=2**-6)
@@ -93,7 +86,7 @@ def test_a_layer_without_a_bias_beside_one_that_has_one() -> None:
     plain = [*layers(8), *layers(8, bias=False)]
     x = torch.randn(4, 24).to(BF16)
     wanted = [layer(x) for layer in plain]
-    for layer, y in zip(packed(plain), wanted, strict=True):
+    for layer, y in zip(places(plain), wanted, strict=True):
         torch.testing.assert_close(layer(x), y, rtol=2**-7, atol=2**-7)
 
 
@@ -106,6 +99,6 @@ def test_gradients_that_lie_side_by_side_are_not_copied() -> None:
     assert torch.equal(side_by_side([whole, whole]), torch.cat([whole, whole], dim=-1))
 
 
-def test_a_packed_layer_is_no_part_of_the_state() -> None:
+def test_a_layers_place_adds_nothing_to_the_state() -> None:
     plain = layers(8)
-    assert set(packed(plain)[0].state_dict()) == {"bias"}
+    assert set(places(plain)[0].state_dict()) == {"bias"}
