@@ -11,6 +11,8 @@ from torch import Tensor
 def side_by_side(parts: Sequence[Tensor]) -> Tensor:
     """`parts` (*batch, nᵢ) along their last dimension; no copy where they already lie so."""
     first = parts[0]
+    if len(parts) == 1:
+        return first
     width = sum(part.shape[-1] for part in parts)
     offset = first.storage_offset()
     for part in parts:
