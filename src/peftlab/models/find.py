@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import transformers
 from safetensors import SafetensorError, safe_open
 
 from peftlab.errors import RequestError
 from peftlab.hub import reachable
+from peftlab.models.lean import transformers
 
 BUNDLED = "minilm"
 
