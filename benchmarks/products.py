@@ -2,8 +2,8 @@
 
     python benchmarks/products.py --model FOLDER --task cola
 
-Every product with a frozen weight, forward and backward, in the shapes of the last epoch's
-batches, weights packed beforehand and q, k and v as one. The lowest block's q, k and v pass no
+Every product with a frozen weight, forward and backward, as the engine makes it, in the shapes of
+the last epoch's batches and their parts, q, k and v as one. The lowest block's q, k and v pass no
 gradient on, since nothing below them is trained; of the highest block the classifier reads the
 first position alone, so all but q, k and v is computed for that one. No attention, no norms, no
 adapters, no optimizer. One line of JSON.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import tempfile
 import time
@@ -27,22 +28,26 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from peftlab.layers import resolve_precision
+from peftlab.layers.engine.frozen import Frozen
 from peftlab.layers.precision import DTYPES
 from peftlab.models import load_tokenizer
 from peftlab.models.find import read_config
 from peftlab.tasks import Task
 from peftlab.training import encode
-from peftlab.training.batches import grouped
+from peftlab.training.batches import chunks, grouped
+from peftlab.training.loop import n_parts
 
 PASSES = 3
+
+Apply = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Product:
-    """A packed weight: (rows, width) to (rows, …), a row a token or a row an example."""
+    """With a frozen weight: (rows, width) to (rows, …), a row a token or a row an example."""
 
     width: int
-    apply: Callable[[Tensor], Tensor]
+    apply: Apply
     all_tokens: bool
 
 
@@ -54,13 +59,13 @@ class Block:
     backward: list[Product]
 
 
-def packed(inside: int, outside: int, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """A product with a weight (out, in) of random numbers, packed where oneDNN can."""
+def both_ways(inside: int, outside: int, dtype: torch.dtype) -> tuple[Apply, Apply]:
+    """The products x Wᵀ and g W with a weight (out, in) of random numbers."""
     weight = torch.randn(outside, inside).to(dtype)
     if dtype != torch.bfloat16 or not torch.backends.mkldnn.is_available():
-        return lambda x: F.linear(x, weight)
-    held = torch.ops.mkldnn._reorder_linear_weight(weight)
-    return lambda x: torch.ops.mkldnn._linear_pointwise(x, held, None, "none", [], "")
+        return lambda x: F.linear(x, weight), lambda g: g @ weight
+    frozen = Frozen(weight)
+    return frozen.product, frozen.gradient
 
 
 def blocks_of(config: Any, dtype: torch.dtype) -> list[Block]:
@@ -75,15 +80,16 @@ def blocks_of(config: Any, dtype: torch.dtype) -> list[Block]:
         forward, backward = [], []
         for index, (inside, outside) in enumerate(shapes):
             whole = number < last or index == 0
-            forward.append(Product(inside, packed(inside, outside, dtype), whole))
+            onward, back = both_ways(inside, outside, dtype)
+            forward.append(Product(inside, onward, whole))
             if number > 0 or index > 0:
-                backward.append(Product(outside, packed(outside, inside, dtype), whole))
+                backward.append(Product(outside, back, whole))
         blocks.append(Block(forward, backward))
     return blocks
 
 
 def shapes_of(options: argparse.Namespace) -> list[tuple[int, int]]:
-    """(batch, length) of the last epoch's batches, as `ours.py` trains them."""
+    """(batch, length) of the last epoch's batches, or their parts, as `ours.py` trains them."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "task.json"
         write_task(file, options)
@@ -91,7 +97,12 @@ def shapes_of(options: argparse.Namespace) -> list[tuple[int, int]]:
     tokenizer = load_tokenizer(options.model)
     train = encode(tokenizer, task.train.texts, task.train.labels, task.max_length)
     batches = grouped(train.lengths, options.batch_size, options.seed, options.epochs - 1)
-    return [(len(batch), train.width(batch)) for batch in batches]
+    parts = []
+    for batch in batches:
+        ordered = sorted(batch, key=train.lengths.__getitem__)
+        count = n_parts(len(batch), train.width(batch), accumulation=1, by_tokens=True)
+        parts += chunks(ordered, math.ceil(len(batch) / count))
+    return [(len(part), train.width(part)) for part in parts]
 
 
 @torch.inference_mode()
@@ -123,8 +134,7 @@ def main() -> None:
     measured = {
         "examples_per_s": sum(batch for batch, _ in shapes) / epoch_s,
         "epoch_s": epoch_s,
-        "step_ms": 1000 * epoch_s / len(shapes),
-        "n_steps": len(shapes),
+        "n_parts": len(shapes),
         "dtype": str(dtype).removeprefix("torch."),
     }
     print(json.dumps({"side": "products", "settings": settings_of(options)} | measured))

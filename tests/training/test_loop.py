@@ -96,6 +96,23 @@ def test_the_curve_has_a_row_a_step_and_a_score_an_epoch(run: Callable[..., Any]
     assert all(row["memory_mib"] > 0 for row in steps)
 
 
+def test_the_widest_batch_is_tried_first_and_leaves_no_trace(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths: list[int] = []
+    batch = Encoded.batch
+
+    def watched(self: Encoded, indices: list[int], device: str = "cpu") -> Any:
+        widths.append(len(indices) * self.width(indices))
+        return batch(self, indices, device)
+
+    monkeypatch.setattr(Encoded, "batch", watched)
+    tried = run()[0]
+    assert widths[0] == max(widths[1:7])  # the six batches of the first epoch
+    monkeypatch.setattr(Loop, "try_widest", lambda self: None)
+    assert losses(run()[0]) == losses(tried)
+
+
 def test_learning_rate_warms_up_and_decays_to_nothing(run: Callable[..., Any]) -> None:
     fitted, _ = run(warmup=0.25, lr=0.8, epochs=4)  # 24 steps, 6 of them warm-up
     rates = [row["lr"] for row in fitted.curve if "lr" in row]

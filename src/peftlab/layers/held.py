@@ -1,4 +1,4 @@
-"""A frozen linear layer that holds its weight in a form of its own: in four bits, or for the engine."""
+"""A frozen linear layer that multiplies in a way of its own: from four bits, or for the engine."""
 
 from __future__ import annotations
 

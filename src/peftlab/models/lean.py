@@ -11,7 +11,7 @@ import sys
 if not {"scipy", "transformers"} & sys.modules.keys():
     sys.modules["scipy"] = None  # type: ignore[assignment]  # how Python is told so
     try:
-        from transformers.utils import is_scipy_available
+        from transformers.utils.import_utils import is_scipy_available
 
         is_scipy_available()
     finally:

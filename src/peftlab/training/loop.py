@@ -1,5 +1,6 @@
 """The training loop: one readable pass over epochs and steps, the same for every method.
 
+    at the start:         the widest batch, without an update
     for epoch, batch: before_step · forward · backward · before_update · clip · step · after_step
     after an epoch:       the scores on dev
 
@@ -149,6 +150,19 @@ class Loop:
                 "time_s": round(self.elapsed_s, 4),
             }
 
+    def try_widest(self) -> None:
+        """Forward and backward through the widest part of the first epoch, and no update.
+
+        What doesn't fit into memory shows now instead of hours later, and a heap that is laid out
+        for the widest grows less in what follows (LOG.md).
+        """
+        self.model.train()
+        torch.manual_seed(step_seed(self.plan.seed, -1))  # no step's: each of them begins anew
+        batches = grouped(self.train.lengths, self.plan.batch_size, self.plan.seed, epoch=0)
+        widest = max((part for batch in batches for part in self._parts(batch)), key=self._tokens)
+        batch_loss(self.model, self.train.batch(widest, self.plan.device), self.plan).backward()
+        self.optimizer.zero_grad()
+
     def step(self, indices: list[int]) -> float:
         """One update on the examples at `indices`; returns the loss."""
         step = Step(self.index, self.warmup, self.total, self.plan.seed)
@@ -174,18 +188,23 @@ class Loop:
 
     def _gradients(self, indices: list[int]) -> Tensor:
         """Forward and backward, part by part; returns the whole batch's loss."""
-        lengths = self.train.lengths
-        width = self.train.width(indices)
-        count = n_parts(len(indices), width, self.plan, self.takes_parts)
-        if count > 1:  # neighbours in length, so that a part is not padded to the whole's longest
-            indices = sorted(indices, key=lengths.__getitem__)
         value = torch.zeros((), device=self.plan.device)
-        for part in chunks(indices, math.ceil(len(indices) / count)):
+        for part in self._parts(indices):
             batch = self.train.batch(part, self.plan.device)
             share = batch_loss(self.model, batch, self.plan) * (len(part) / len(indices))
             value += share.detach()
             share.backward()
         return value
+
+    def _parts(self, indices: list[int]) -> list[list[int]]:
+        width, asked = self.train.width(indices), self.plan.accumulation
+        count = n_parts(len(indices), width, asked, self.takes_parts)
+        if count > 1:  # neighbours in length, so that a part is not padded to the whole's longest
+            indices = sorted(indices, key=self.train.lengths.__getitem__)
+        return chunks(indices, math.ceil(len(indices) / count))
+
+    def _tokens(self, part: list[int]) -> int:
+        return len(part) * self.train.width(part)
 
     def _check(self, loss: Tensor) -> float:
         value = loss.item()
@@ -208,9 +227,9 @@ def takes_parts(model: PreTrainedModel, plan: Plan) -> bool:
     return plan.fast and plan.device == "cpu" and mostly_frozen
 
 
-def n_parts(size: int, width: int, plan: Plan, by_tokens: bool) -> int:
+def n_parts(size: int, width: int, accumulation: int, by_tokens: bool) -> int:
     """In how many parts to take a batch of `size` examples, padded to `width` tokens."""
-    parts = plan.accumulation
+    parts = accumulation
     if by_tokens:
         tokens = size * width
         halves = min(2, math.ceil(tokens / HALVED_TOKENS))
@@ -256,6 +275,7 @@ def fit(
         on_row(row, loop.total)
 
     with fast(loop.model, loop.plan.fast):
+        loop.try_widest()
         for epoch in range(loop.plan.epochs):
             for row in loop.epoch(epoch):
                 keep(row | {"memory_mib": memory.now()})
@@ -330,7 +350,8 @@ class Rehearsal:
                     order.shuffle(batches)
                 batch = batches[index % len(batches)]
                 size, width = batch.inputs["input_ids"].shape
-                for part in batch.split(n_parts(size, width, plan, by_tokens)):
+                count = n_parts(size, width, plan.accumulation, by_tokens)
+                for part in batch.split(count):
                     loss = batch_loss(model, part, plan) * (len(part.labels) / size)
                     check_loss(loss.item(), index + 1, [], plan.lr, model)
                     loss.backward()

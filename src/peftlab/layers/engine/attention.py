@@ -69,8 +69,10 @@ class _Attention(torch.autograd.Function):
         g_query[:, :, ctx.asked :] = 0
         g_asked = torch.bmm(g_scores, k).view(batch, heads, -1, width)
         torch.mul(g_asked, ctx.scaling, out=g_query[:, :, : ctx.asked])
-        g_key.copy_(torch.bmm(g_scores.transpose(1, 2), q).view(ctx.shape))
-        g_value.copy_(torch.bmm(dropped.transpose(1, 2), g).view(ctx.shape))
+        # of one row each it is an outer product, which needs no kernel for every length
+        times = torch.mul if ctx.asked == 1 else torch.bmm
+        g_key.copy_(times(g_scores.transpose(1, 2), q).view(ctx.shape))
+        g_value.copy_(times(dropped.transpose(1, 2), g).view(ctx.shape))
         return g_query, g_key, g_value, None, None, None, None
 
 

@@ -5,7 +5,7 @@
 
 oneDNN adds the bias inside its product where torch's own `linear` takes a second pass. Its
 operation knows nothing of autograd, and called bare it loses the gradient, so it is called inside
-autograd functions only. Joined layers' weights are parts of the one while they are joined.
+autograd functions only. Nothing is held twice: joined layers' weights are parts of the one.
 """
 
 from __future__ import annotations
@@ -25,18 +25,10 @@ from peftlab.layers.lora import LowRank
 
 
 class Frozen:
-    """A frozen weight (out, in), in bf16, for x Wᵀ and for g W.
+    """A frozen weight (out, in), in bf16, for x Wᵀ and for g W."""
 
-    Args:
-        weight: (out, in).
-        packed: whether to hold it a second time, reordered once for x Wᵀ instead of at every call.
-    """
-
-    def __init__(self, weight: Tensor, packed: bool = False) -> None:
+    def __init__(self, weight: Tensor) -> None:
         self.weight = weight.detach()
-        self.onward = self.weight
-        if packed:
-            self.onward = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous())
         # oneDNN makes a kernel of its own for a product without a bias
         self.no_bias = weight.new_zeros(weight.shape[0])
 
@@ -44,7 +36,7 @@ class Frozen:
         """(*batch, in) -> (*batch, out): x Wᵀ + bias. Never inside autograd."""
         bias = self.no_bias if bias is None else bias
         y: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x.contiguous(), self.onward, bias, "none", [], ""
+            x.contiguous(), self.weight, bias, "none", [], ""
         )
         return y
 
@@ -54,7 +46,7 @@ class Frozen:
 
 
 def onednn_multiplies(layer: Any) -> bool:
-    """Whether oneDNN multiplies by the layer's weight to advantage: bf16 only, fp32 gains nothing."""
+    """Whether oneDNN gains by the layer's weight: a bf16 one does, fp32 doesn't."""
     return bool(
         layer.weight.dtype == torch.bfloat16
         and torch.backends.mkldnn.is_available()
@@ -146,9 +138,7 @@ class Joined:
         self.features = [features(layer) for layer in layers]
         self.sizes = [size.outside for size in self.features]
         weights = [weight_of(layer) for layer in layers]
-        # packed it makes a step 2 % faster; the other weights packed too, hardly more (LOG.md)
-        several = len(weights) > 1
-        self.weight = Frozen(torch.cat(weights) if several else weights[0], packed=several)
+        self.weight = Frozen(torch.cat(weights) if len(weights) > 1 else weights[0])
         self.bias = _joined_bias(layers, self.sizes, weights[0].dtype)
         self.waiting: dict[int, Tensor] = {}
         self.input: Tensor | None = None

@@ -68,7 +68,8 @@ class _Updated(torch.autograd.Function):
         # what no A learns from is not kept: LoRA-FA's are constants
         kept = rows if any(ctx.needs_input_grad[6::2]) else None
         ctx.save_for_backward(kept, inner, a, bt)
-        return y.split(sizes, dim=-1)
+        parts: tuple[Tensor, ...] = y.split(sizes, dim=-1)
+        return parts
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -94,6 +95,5 @@ class _Updated(torch.autograd.Function):
 def _slices(sizes: Sequence[int]) -> list[slice]:
     """Where parts of these sizes lie, one behind the other."""
     return [
-        slice(end - size, end)
-        for size, end in zip(sizes, itertools.accumulate(sizes), strict=True)
+        slice(end - size, end) for size, end in zip(sizes, itertools.accumulate(sizes), strict=True)
     ]
