@@ -23,7 +23,7 @@ DEFAULTS: Settings = {
 ALL: list[Settings] = [
     dict(zip(NAMES, values, strict=True))
     for values in itertools.product(
-        ("autocast", "bf16"),
+        ("autocast", "bf16", "fp32"),
         ("eager", "sdpa"),
         ("adamw_torch_fused", "adamw_torch"),
         ("group_by_length",),

@@ -2,11 +2,12 @@
 
     python benchmarks/speed.py                               all of it: `make bench`
     python benchmarks/speed.py --only speed,products         sections; the others' results stay
+    python benchmarks/speed.py --name avx512                 into avx512.json beside speed.json
     python benchmarks/speed.py --quick                       one round on few examples: does it run?
 
 Both sides train in processes of their own, one after the other, the same examples of the same
 task; they take turns, and a ratio is of one round's two. Each finished process is saved at once,
-in speed.json; speed.txt is the table.
+in results/NAME.json; NAME.txt is the table.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"default {ROUNDS}")
     parser.add_argument("--only", metavar="SECTION[,...]", help=f"speed, {', '.join(SECTIONS)}")
+    parser.add_argument("--name", default="speed", help="of the results, one kind of machine each")
     parser.add_argument("--quick", action="store_true", help="into quick.json, quick.txt")
     parser.add_argument(
         "--data-dir",
@@ -48,6 +50,8 @@ def parse() -> argparse.Namespace:
         parser.error(str(error))
     if options.data_dir is None:
         parser.error("name the folder of GLUE's files: --data-dir DIR, or PEFTLAB_DATA_DIR")
+    if not options.name.isidentifier():
+        parser.error(f"--name is a part of a file's name, such as avx512; got {options.name!r}")
     if options.rounds < 1:
         parser.error(f"--rounds must be >= 1, got {options.rounds}")
     return options
@@ -66,7 +70,7 @@ def run(options: argparse.Namespace, results: Results) -> None:
 
 def main() -> None:
     options = parse()
-    file = HERE / "results" / ("quick.json" if options.quick else "speed.json")
+    file = HERE / "results" / f"{'quick' if options.quick else options.name}.json"
     results = Results(file)
     interrupted = False
     try:

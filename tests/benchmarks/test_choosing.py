@@ -35,8 +35,8 @@ def test_a_failed_process_is_never_chosen() -> None:
         peers.fastest([failed])
 
 
-def test_all_eight_settings_are_there_and_differ() -> None:
-    assert len({tuple(one.items()) for one in peers.ALL}) == 8
+def test_all_twelve_settings_are_there_and_differ() -> None:
+    assert len({tuple(one.items()) for one in peers.ALL}) == 12
     assert peers.DEFAULTS not in peers.ALL
 
 
