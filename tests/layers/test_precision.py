@@ -15,11 +15,23 @@ from peftlab.layers import (
 )
 
 
-def test_auto_is_bf16_exactly_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "_bf16_instructions", lambda: "AVX512-BF16")
-    assert resolve_precision("auto", "cpu") == ("bf16", "the processor has AVX512-BF16")
-    monkeypatch.setattr(precision, "_bf16_instructions", lambda: None)
-    assert resolve_precision("auto", "cpu").value == "fp32"
+@pytest.mark.parametrize(
+    ("words", "value", "reason"),
+    [
+        ({"GenuineIntel", "avx512_bf16", "amx_bf16"}, "bf16", "AMX"),
+        ({"AuthenticAMD", "avx512_bf16"}, "bf16", "the processor has AVX512-BF16"),
+        ({"GenuineIntel", "avx512_bf16"}, "fp32", "half as fast"),
+        ({"AuthenticAMD", "avx2"}, "fp32", "neither AMX nor AVX512-BF16"),
+        (set(), "fp32", "neither AMX nor AVX512-BF16"),
+    ],
+)
+def test_auto_is_bf16_exactly_where_the_processor_gains_by_it(
+    words: set[str], value: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "_cpuinfo", lambda: words)
+    choice = resolve_precision("auto", "cpu")
+    assert choice.value == value
+    assert reason in choice.reason
 
 
 def test_what_is_asked_for_is_taken() -> None:
@@ -82,8 +94,8 @@ def test_held_precision_is_the_lowest_of_all() -> None:
 
 
 def test_nf4_computes_in_what_auto_gives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "_bf16_instructions", lambda: "AMX")
+    monkeypatch.setattr(precision, "_cpuinfo", lambda: {"amx_bf16"})
     assert resolve_compute("nf4") == "bf16"
-    monkeypatch.setattr(precision, "_bf16_instructions", lambda: None)
+    monkeypatch.setattr(precision, "_cpuinfo", set)
     assert resolve_compute("nf4") == "fp32"
     assert resolve_compute("bf16") == "bf16"
