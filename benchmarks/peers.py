@@ -1,4 +1,4 @@
-"""The peer's settings: which there are, which one is fastest, which scores as well as fp32."""
+"""The peer's settings: all, the fastest one, the fastest that scores as well as the defaults."""
 
 from __future__ import annotations
 
@@ -55,9 +55,12 @@ def fastest(lines: Iterable[Line], n: int = 1) -> list[Settings]:
 
 
 def as_good(lines: Iterable[Line], within: float) -> list[Line]:
-    """The peer's lines that score as well as its fp32, up to `within`, the fastest first."""
+    """The peer's lines that score as well as its defaults, up to `within`, the fastest first.
+
+    Its defaults are fp32 and random batches: batches by length cost a score too.
+    """
     lines = [line for line in lines if line.get("score") is not None]
-    full = [line["score"] for line in lines if line["settings"]["precision"] == "fp32"]
+    full = [line["score"] for line in lines if DEFAULTS.items() <= line["settings"].items()]
     if not full:
         return []
     good = [line for line in lines if line["score"] >= full[0] - within]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -81,15 +82,18 @@ def lengths(bench: Bench) -> None:
 
 
 def scores(bench: Bench) -> None:
-    """All of STS-B: does what is fast also learn? Ours, and the peer at its three precisions."""
+    """All of STS-B: does what is fast also learn? The peer with either batches."""
     model, task = plan.SCORED
     asked: dict[str, Any] = {"examples": 0, "epochs": plan.SCORE_EPOCHS, "lr": plan.SCORE_LR}
     asked |= {"score": True}
     if bench.most:
         asked |= {"examples": bench.most}
     bench.run("ours", "ours", model, task, **asked)
-    for precision in ("fp32", "autocast", "bf16"):
-        bench.run(precision, "peer", model, task, precision=precision, **asked)
+    for batches, precision in itertools.product(
+        ("random", "group_by_length"), ("fp32", "autocast", "bf16")
+    ):
+        label = f"{precision}, {peers.SHORT.get(batches, batches)}"
+        bench.run(label, "peer", model, task, precision=precision, batches=batches, **asked)
 
 
 SECTIONS: dict[str, Section] = {

@@ -224,13 +224,13 @@ def where_it_dominates(lines: list[Line]) -> str:
 def scores(_: str, lines: list[Line]) -> list[Cells]:
     """Scores beside speeds."""
     lines = good(lines)
-    as_fp32 = as_good([line for line in lines if line["side"] == "peer"], plan.SAME_SCORE)
+    as_defaults = as_good([line for line in lines if line["side"] == "peer"], plan.SAME_SCORE)
     rows = []
     for line in lines:
         side = "ours" if line["side"] == "ours" else f"peer, {line['label']}"
         remark = ""
-        if as_fp32 and line is as_fp32[0]:
-            remark = f"the fastest within {plan.SAME_SCORE} of fp32"
+        if as_defaults and line is as_defaults[0]:
+            remark = f"the fastest within {plan.SAME_SCORE} of its defaults"
         rows.append((side, f"{line['examples_per_s']:.1f}", f"{line['score']:.4f}", remark))
     return rows
 

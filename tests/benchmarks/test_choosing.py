@@ -40,10 +40,10 @@ def test_all_twelve_settings_are_there_and_differ() -> None:
     assert peers.DEFAULTS not in peers.ALL
 
 
-def test_as_good_keeps_what_scores_like_fp32_fastest_first() -> None:
-    fp32 = line(10, FAST | {"precision": "fp32"}, score=0.80)
-    near = line(20, FAST | {"precision": "autocast"}, score=0.791)
-    worse = line(30, FAST, score=0.78)
+def test_as_good_keeps_what_scores_like_the_defaults_fastest_first() -> None:
+    fp32 = line(10, peers.DEFAULTS, score=0.80)
+    near = line(20, peers.DEFAULTS | {"precision": "autocast"}, score=0.791)
+    worse = line(30, peers.DEFAULTS | {"batches": "group_by_length"}, score=0.78)
     assert peers.as_good([fp32, near, worse], within=0.01) == [near, fp32]
     assert peers.as_good([near, worse], within=0.01) == []
 
