@@ -51,6 +51,22 @@ def learned(x: Tensor, pairs: list[Pair | None]) -> list[Tensor]:
     return [x, *(tensor for pair in pairs if pair is not None for tensor in pair[:2])]
 
 
+def test_a_gradient_may_lie_in_any_order() -> None:
+    """As it does behind a layer whose output is transposed."""
+    torch.manual_seed(0)
+    x, pair = draw(2, 3, 6), Pair(draw(2, 6), draw(4, 2), 1.5)
+    weight, bias = Whole(draw(4, 6).detach()), draw(4).detach()
+    (got,) = updated(x, weight, bias, (4,), [pair])
+    wanted = F.linear(x, weight.weight, bias) + 1.5 * x @ pair.lora_A.T @ pair.lora_B.T
+    grad = torch.randn(3, 4, 2, dtype=torch.float64).permute(2, 0, 1)
+    for one, other in zip(
+        torch.autograd.grad(got, learned(x, [pair]), grad),
+        torch.autograd.grad(wanted, learned(x, [pair]), grad),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+
+
 @pytest.mark.parametrize("beside", [False, True])
 def test_equals_the_formula(beside: bool) -> None:
     """`beside`: the three gradients come as parts of one tensor, as attention gives them."""

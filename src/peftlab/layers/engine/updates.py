@@ -75,7 +75,7 @@ class _Updated(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         rows, inner, a, bt = ctx.saved_tensors
         g = side_by_side(gradients)
-        flat = g.view(-1, g.shape[-1])
+        flat = g.reshape(-1, g.shape[-1])
         g_inner = flat @ bt.T
         g_x = None
         if ctx.needs_input_grad[0]:
