@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
 import tempfile
 import time
@@ -24,18 +23,18 @@ from typing import Any
 
 import torch
 from sides import add_options, settings_of, write_task
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftlab.layers import resolve_precision
-from peftlab.layers.engine.frozen import Frozen
+from peftlab.layers.engine.frozen import Frozen, onednn_multiplies
 from peftlab.layers.precision import DTYPES
 from peftlab.models import load_tokenizer
 from peftlab.models.find import read_config
 from peftlab.tasks import Task
 from peftlab.training import encode
-from peftlab.training.batches import chunks, grouped
-from peftlab.training.loop import n_parts
+from peftlab.training.batches import grouped
+from peftlab.training.loop import parts_of
 
 PASSES = 3
 
@@ -61,8 +60,9 @@ class Block:
 
 def both_ways(inside: int, outside: int, dtype: torch.dtype) -> tuple[Apply, Apply]:
     """The products x Wᵀ and g W with a weight (out, in) of random numbers."""
-    weight = torch.randn(outside, inside).to(dtype)
-    if dtype != torch.bfloat16 or not torch.backends.mkldnn.is_available():
+    layer = nn.Linear(inside, outside, bias=False, dtype=dtype)
+    weight = layer.weight.detach()
+    if not onednn_multiplies(layer):
         return lambda x: F.linear(x, weight), lambda g: g @ weight
     frozen = Frozen(weight)
     return frozen.product, frozen.gradient
@@ -97,11 +97,7 @@ def shapes_of(options: argparse.Namespace) -> list[tuple[int, int]]:
     tokenizer = load_tokenizer(options.model)
     train = encode(tokenizer, task.train.texts, task.train.labels, task.max_length)
     batches = grouped(train.lengths, options.batch_size, options.seed, options.epochs - 1)
-    parts = []
-    for batch in batches:
-        ordered = sorted(batch, key=train.lengths.__getitem__)
-        count = n_parts(len(batch), train.width(batch), accumulation=1, by_tokens=True)
-        parts += chunks(ordered, math.ceil(len(batch) / count))
+    parts = [part for batch in batches for part in parts_of(batch, train, 1, by_tokens=True)]
     return [(len(part), train.width(part)) for part in parts]
 
 

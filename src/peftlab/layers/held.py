@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class HeldLinear(nn.Module, abc.ABC):
-    """What the readers of a linear layer ask of one without a plain weight.
+    """What the readers of a linear layer ask of one that is no plain one.
 
     Attributes:
         in_features, out_features: its sizes.

@@ -1,6 +1,6 @@
 """The training loop: one readable pass over epochs and steps, the same for every method.
 
-    at the start:         the widest batch, without an update
+    at the start:         the widest part of a batch, without an update
     for epoch, batch: before_step · forward · backward · before_update · clip · step · after_step
     after an epoch:       the scores on dev
 
@@ -197,11 +197,7 @@ class Loop:
         return value
 
     def _parts(self, indices: list[int]) -> list[list[int]]:
-        width, asked = self.train.width(indices), self.plan.accumulation
-        count = n_parts(len(indices), width, asked, self.takes_parts)
-        if count > 1:  # neighbours in length, so that a part is not padded to the whole's longest
-            indices = sorted(indices, key=self.train.lengths.__getitem__)
-        return chunks(indices, math.ceil(len(indices) / count))
+        return parts_of(indices, self.train, self.plan.accumulation, self.takes_parts)
 
     def _tokens(self, part: list[int]) -> int:
         return len(part) * self.train.width(part)
@@ -225,6 +221,16 @@ def takes_parts(model: PreTrainedModel, plan: Plan) -> bool:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     mostly_frozen = trained < MOSTLY * sum(p.numel() for p in model.parameters())
     return plan.fast and plan.device == "cpu" and mostly_frozen
+
+
+def parts_of(
+    indices: list[int], train: Encoded, accumulation: int, by_tokens: bool
+) -> list[list[int]]:
+    """The parts that a batch of the examples at `indices` is taken in."""
+    count = n_parts(len(indices), train.width(indices), accumulation, by_tokens)
+    if count > 1:  # neighbours in length, so that a part is not padded to the whole's longest
+        indices = sorted(indices, key=train.lengths.__getitem__)
+    return chunks(indices, math.ceil(len(indices) / count))
 
 
 def n_parts(size: int, width: int, accumulation: int, by_tokens: bool) -> int:
