@@ -79,6 +79,14 @@ def test_the_peer_runs_at_the_settings_that_are_best_on_many_examples(
     assert labels.count("defaults") == 5
 
 
+def test_the_peer_is_scored_in_every_precision_with_either_batches(results: runs.Results) -> None:
+    ours, *peer = measured(results, "scores")
+    assert ours["side"] == "ours"
+    asked = [(line["settings"]["precision"], line["settings"]["batches"]) for line in peer]
+    assert len(set(asked)) == len(asked) == 6
+    assert asked[0] == (peers.DEFAULTS["precision"], peers.DEFAULTS["batches"])
+
+
 def test_sides_take_turns_at_being_first(results: runs.Results) -> None:
     lines = measured(results, "products")
     assert [line["label"] for line in lines] == [
