@@ -26,6 +26,7 @@ from peftlab.training import (
     fit,
     outputs,
 )
+from peftlab.training.loop import begin_stream
 
 PLAN = Plan(
     kind="classes", epochs=2, batch_size=8, lr=1e-2, head_lr=1e-2, weight_decay=0.0, warmup=0.1,
@@ -235,6 +236,18 @@ def test_autocast_computes_in_bf16_and_keeps_fp32_weights(run: Callable[..., Any
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     gap = abs(losses(exact)[0] - losses(rounded)[0])
     assert 0 < gap < 0.02
+
+
+def test_a_stream_begins_as_torch_seeds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    begin_stream(5, "cpu")
+    assert torch.initial_seed() == 5
+    assert torch.equal(torch.rand(3), expected)
+
+    monkeypatch.setattr(torch.cuda, "manual_seed", (seeds := []).append)
+    begin_stream(6, "cuda")
+    assert (torch.initial_seed(), seeds) == (6, [6])
 
 
 @pytest.mark.gpu

@@ -157,7 +157,7 @@ class Loop:
         for the widest grows less in what follows (LOG.md).
         """
         self.model.train()
-        torch.manual_seed(step_seed(self.plan.seed, -1))  # no step's: each of them begins anew
+        begin_stream(step_seed(self.plan.seed, -1), self.plan.device)  # no step's: each begins anew
         batches = grouped(self.train.lengths, self.plan.batch_size, self.plan.seed, epoch=0)
         widest = max((part for batch in batches for part in self._parts(batch)), key=self._tokens)
         batch_loss(self.model, self.train.batch(widest, self.plan.device), self.plan).backward()
@@ -166,7 +166,7 @@ class Loop:
     def step(self, indices: list[int]) -> float:
         """One update on the examples at `indices`; returns the loss."""
         step = Step(self.index, self.warmup, self.total, self.plan.seed)
-        torch.manual_seed(step_seed(step.seed, step.index))
+        begin_stream(step_seed(step.seed, step.index), self.plan.device)
         self.method.before_step(self.model, step)
         loss = self._gradients(indices)
         waits = self.plan.device != "cpu"  # reading the loss would hold up the launch of the rest
@@ -211,6 +211,17 @@ class Loop:
 def step_seed(seed: int, step: int) -> int:
     """The seed of one step's dropout. No draw before it matters, so resuming needs no state."""
     return random.Random(f"{seed}/step/{step}").getrandbits(63)
+
+
+def begin_stream(seed: int, device: str) -> None:
+    """Seed torch's own generators, the CPU's and the one of `device`.
+
+    `torch.manual_seed` seeds all kinds of device and writes down, for each that is absent, where it
+    was called: a hundredth of a small model's step.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
 
 
 def takes_parts(model: PreTrainedModel, plan: Plan) -> bool:
@@ -351,7 +362,7 @@ class Rehearsal:
         model.train()
         with fast(model, plan.fast):
             for index in range(steps):
-                torch.manual_seed(step_seed(plan.seed, index))
+                begin_stream(step_seed(plan.seed, index), plan.device)
                 if index % len(batches) == 0:
                     order.shuffle(batches)
                 batch = batches[index % len(batches)]
