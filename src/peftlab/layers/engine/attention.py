@@ -42,12 +42,12 @@ class _Attention(torch.autograd.Function):
         batch, heads, length, width = query.shape
         k, v = _flat(key), _flat(value)
         q = torch.mul(query, scaling, out=k.new_empty(query.shape)).flatten(0, 1)
-        scores = torch.bmm(q, k.transpose(1, 2))
+        scores = _product(q, k.transpose(1, 2))
         if bias is not None:
             scores.view(batch, heads, length, -1).add_(bias[:, :, :asked])
         shares = _softmax(scores)
         dropped = shares if drop is None else shares * drop.view_as(shares)
-        y = torch.bmm(dropped, v)
+        y = _product(dropped, v)
         ctx.save_for_backward(q, k, v, shares, drop)
         ctx.scaling, ctx.shape, ctx.asked = scaling, whole, asked
         return y.view(batch, heads, length, width).transpose(1, 2).contiguous()
@@ -57,7 +57,7 @@ class _Attention(torch.autograd.Function):
         q, k, v, shares, drop = ctx.saved_tensors
         batch, heads, length, width = ctx.shape
         g = _flat(gradients[0].transpose(1, 2))
-        g_shares = torch.bmm(g, v.transpose(1, 2))
+        g_shares = _product(g, v.transpose(1, 2))
         dropped = shares
         if drop is not None:
             mask = drop.view_as(shares)
@@ -67,13 +67,24 @@ class _Attention(torch.autograd.Function):
         all_three = g.new_empty(batch, length, 3, heads, width).permute(2, 0, 3, 1, 4)
         g_query, g_key, g_value = all_three
         g_query[:, :, ctx.asked :] = 0
-        g_asked = torch.bmm(g_scores, k).view(batch, heads, -1, width)
+        g_asked = _product(g_scores, k).view(batch, heads, -1, width)
         torch.mul(g_asked, ctx.scaling, out=g_query[:, :, : ctx.asked])
-        # of one row each it is an outer product, which needs no kernel for every length
-        times = torch.mul if ctx.asked == 1 else torch.bmm
-        g_key.copy_(times(g_scores.transpose(1, 2), q).view(ctx.shape))
-        g_value.copy_(times(dropped.transpose(1, 2), g).view(ctx.shape))
+        g_key.copy_(_product(g_scores.transpose(1, 2), q).view(ctx.shape))
+        g_value.copy_(_product(dropped.transpose(1, 2), g).view(ctx.shape))
         return g_query, g_key, g_value, None, None, None, None
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """(n, rows, inner) by (n, inner, columns).
+
+    Of one row, or one inside, by sums in fp32: `bmm` has a kernel for every length, of a third of a
+    MiB (LOG.md), and the last layer would need two of its own.
+    """
+    if a.shape[2] == 1:
+        return a * b
+    if a.shape[1] == 1:
+        return (a.transpose(1, 2).float() * b).sum(1, keepdim=True).to(a.dtype)
+    return torch.bmm(a, b)
 
 
 def _softmax(scores: Tensor) -> Tensor:
