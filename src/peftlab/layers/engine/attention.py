@@ -77,13 +77,13 @@ class _Attention(torch.autograd.Function):
 def _product(a: Tensor, b: Tensor) -> Tensor:
     """(n, rows, inner) by (n, inner, columns).
 
-    Of one row, or one inside, by sums in fp32: `bmm` has a kernel for every length, of a third of a
-    MiB (LOG.md), and the last layer would need two of its own.
+    In bf16 oneDNN makes a kernel for every length, of a third of a MiB (LOG.md). The last layer's one
+    query would need two of its own, so products of one row, or of one inside, are made without.
     """
     if a.shape[2] == 1:
         return a * b
     if a.shape[1] == 1:
-        return (a.transpose(1, 2).float() * b).sum(1, keepdim=True).to(a.dtype)
+        return torch.bmm(a.float(), b.float()).to(a.dtype)
     return torch.bmm(a, b)
 
 
