@@ -12,6 +12,7 @@ from peftlab.layers.engine.attention import (
     ASKED,
     _attend,
     _Attention,
+    _product,
     _softmax,
     _softmax_gradient,
 )
@@ -78,6 +79,18 @@ def test_one_query_is_answered_as_among_all(masked: bool) -> None:
         strict=True,
     ):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(("rows", "inner"), [(1, 7), (1, 1), (7, 1), (7, 7)])
+def test_products_are_rounded_once(rows: int, inner: int) -> None:
+    """Summed in fp32, whatever computes them: half of bf16's ε of the sum of magnitudes."""
+    torch.manual_seed(rows)
+    a, b = torch.randn(6, rows, inner).bfloat16(), torch.randn(6, 5, inner).bfloat16()
+    exact = a.double() @ b.double().transpose(1, 2)
+    most = a.double().abs() @ b.double().abs().transpose(1, 2)
+    got = _product(a, b.transpose(1, 2))
+    assert got.dtype == torch.bfloat16
+    assert bool(((got.double() - exact).abs() <= 2**-8 * exact.abs() + 2**-20 * most).all())
 
 
 @pytest.mark.parametrize("length", [1, 5, 11, 31, 32, 40])

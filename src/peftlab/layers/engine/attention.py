@@ -77,12 +77,12 @@ class _Attention(torch.autograd.Function):
 def _product(a: Tensor, b: Tensor) -> Tensor:
     """(n, rows, inner) by (n, inner, columns).
 
-    In bf16 oneDNN makes a kernel for every length, of a third of a MiB (LOG.md). The last layer's one
-    query would need two of its own, so products of one row, or of one inside, are made without.
+    In bf16 oneDNN makes a kernel for every length, of a third of a MiB (LOG.md). The last layer's
+    one query would need two of its own, so products of one row, or of one inside, do without.
     """
     if a.shape[2] == 1:
         return a * b
-    if a.shape[1] == 1:
+    if a.shape[1] == 1 and a.dtype == torch.bfloat16:
         return torch.bmm(a.float(), b.float()).to(a.dtype)
     return torch.bmm(a, b)
 
