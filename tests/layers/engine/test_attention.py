@@ -82,15 +82,20 @@ def test_one_query_is_answered_as_among_all(masked: bool) -> None:
 
 
 @pytest.mark.parametrize(("rows", "inner"), [(1, 7), (1, 1), (7, 1), (7, 7)])
-def test_products_are_rounded_once(rows: int, inner: int) -> None:
-    """Summed in fp32, whatever computes them: half of bf16's ε of the sum of magnitudes."""
+@pytest.mark.parametrize(
+    ("dtype", "summed"), [(torch.bfloat16, torch.float32), (torch.float64, torch.float64)]
+)
+def test_products_are_summed_wide_and_rounded_once(
+    dtype: torch.dtype, summed: torch.dtype, rows: int, inner: int
+) -> None:
     torch.manual_seed(rows)
-    a, b = torch.randn(6, rows, inner).bfloat16(), torch.randn(6, 5, inner).bfloat16()
+    a, b = torch.randn(6, rows, inner).to(dtype), torch.randn(6, 5, inner).to(dtype)
     exact = a.double() @ b.double().transpose(1, 2)
     most = a.double().abs() @ b.double().abs().transpose(1, 2)
     got = _product(a, b.transpose(1, 2))
-    assert got.dtype == torch.bfloat16
-    assert bool(((got.double() - exact).abs() <= 2**-8 * exact.abs() + 2**-20 * most).all())
+    assert got.dtype == dtype
+    bound = exact.abs() * torch.finfo(dtype).eps / 2 + inner * most * torch.finfo(summed).eps
+    assert bool(((got.double() - exact).abs() <= bound).all())
 
 
 @pytest.mark.parametrize("length", [1, 5, 11, 31, 32, 40])
