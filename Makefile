@@ -36,7 +36,7 @@ types: $(VENV)/.dev  ## strict type check of src
 docs: $(VENV)/.dev  ## write the generated pages of docs/ anew
 	@$(BIN)/python docs/generate.py
 
-bench: $(VENV)/.dev  ## speed and memory against HF PEFT with Trainer (an hour; needs GLUE's files)
+bench: $(VENV)/.dev  ## speed and memory against HF PEFT with Trainer (two hours; needs GLUE's files)
 	@$(BIN)/python benchmarks/speed.py $(BENCH)
 
 clean:  ## remove the environment and every cache

@@ -1,4 +1,4 @@
-"""Peftlab beside HF PEFT with Trainer: speed, memory, scores. About an hour on two cores.
+"""Peftlab beside HF PEFT with Trainer: speed, memory, scores. About two hours on two cores.
 
     python benchmarks/speed.py                               all of it: `make bench`
     python benchmarks/speed.py --only speed,products         sections; the others' results stay
