@@ -43,6 +43,7 @@ def write_order(options: argparse.Namespace, folder: Path) -> None:
     training = {
         "epochs": options.epochs,
         "batch_size": options.batch_size,
+        "batches": "grouped",  # as the peer's fastest settings
         "precision": options.precision,
         "device": options.device,
     }

@@ -33,7 +33,7 @@ from peftlab.models import load_tokenizer
 from peftlab.models.find import read_config
 from peftlab.tasks import Task
 from peftlab.training import encode
-from peftlab.training.batches import grouped
+from peftlab.training.batches import draw
 from peftlab.training.loop import parts_of
 
 PASSES = 3
@@ -96,7 +96,8 @@ def shapes_of(options: argparse.Namespace) -> list[tuple[int, int]]:
         task = Task.read(file)
     tokenizer = load_tokenizer(options.model)
     train = encode(tokenizer, task.train.texts, task.train.labels, task.max_length)
-    batches = grouped(train.lengths, options.batch_size, options.seed, options.epochs - 1)
+    epoch = options.epochs - 1
+    batches = draw(train.lengths, options.batch_size, options.seed, epoch, by_length=True)
     parts = [part for batch in batches for part in parts_of(batch, train, 1, by_tokens=True)]
     return [(len(part), train.width(part)) for part in parts]
 

@@ -20,6 +20,7 @@ from peftlab.bench.suite import (
 )
 from peftlab.errors import RequestError
 from peftlab.methods import make
+from peftlab.tasks import Examples
 
 
 def test_the_empty_request_is_the_demo() -> None:
@@ -189,6 +190,38 @@ def test_defaults_are_resolved_by_method_task_and_model(tiny_model: Path) -> Non
     asked = suite(tiny_model, methods=[{"name": "lora", "lr": 0.5}, "head"], training={"lr": 0.25})
     lora, head = resolve(asked).cells
     assert (lora.training["lr"], head.training["lr"]) == (0.5, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("row", "training", "rate"),
+    [
+        ("head", {}, peftlab.HeadOnly.default_lr),
+        ("head[lr=3e-4]", {"lr": 0.25}, 3e-4),
+        ("head[head_lr=3e-4]", {"lr": 0.25}, 3e-4),
+        ("head", {"lr": 0.25}, 0.25),
+        ("head", {"head_lr": 0.25}, 0.25),
+    ],
+)
+def test_head_trains_at_the_rate_that_its_record_says(
+    tiny_model: Path, row: str, training: dict[str, float], rate: float
+) -> None:
+    (cell,) = resolve(suite(tiny_model, methods=[row], training=training)).cells
+    assert (cell.training["lr"], cell.training["head_lr"]) == (rate, rate)
+    model = peftlab.inject(peftlab.load_model(str(tiny_model))[0], "head")
+    groups = peftlab.HeadOnly().parameter_groups(model, rate, rate, 0.0)
+    assert {group["lr"] for group in groups} == {rate}
+
+
+def test_a_regression_with_one_label_is_refused(tiny_model: Path) -> None:
+    task = peftlab.Task(
+        name="flat",
+        kind="regression",
+        metrics=("pearson",),
+        train=Examples([("the cat",), ("a dog",)], [2.5, 2.5]),
+        dev=Examples([("the bird",)], [2.5]),
+    )
+    with pytest.raises(RequestError, match=r"task flat: every label of train is 2\.5"):
+        resolve(suite(tiny_model, tasks=[task]))
 
 
 def test_identity_changes_with_whatever_is_asked_and_nothing_else(tiny_model: Path) -> None:

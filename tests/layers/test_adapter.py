@@ -8,7 +8,7 @@ from peftlab.layers import LoRALinear, linear_like, replace_linears
 
 def test_linear_like_keeps_the_bias_and_freezes() -> None:
     base = nn.Linear(5, 3)
-    layer = linear_like(base, torch.ones(3, 5))
+    layer = linear_like(base, torch.ones(3, 5), base.bias)
     assert layer.bias is not None
     assert torch.equal(layer.bias, base.bias)
     assert torch.equal(layer(torch.ones(1, 5)), 5 + base.bias[None])

@@ -51,7 +51,7 @@ def test_output_is_the_product_with_the_weight_and_the_bias(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_linear_like_keeps_all_but_the_weight(kind: str, dtype: torch.dtype) -> None:
     base = layer_of(kind, dtype)
-    made = linear_like(base, torch.arange(35.0).view(5, 7))
+    made = linear_like(base, torch.arange(35.0).view(5, 7), base.bias)
     assert type(made) is (Conv1D if "conv1d" in kind else nn.Linear)
     assert torch.equal(weight_of(made), torch.arange(35.0).view(5, 7).to(dtype))
     assert held_dtype(made) == held_dtype(base) == dtype
@@ -67,12 +67,12 @@ def test_linear_like_keeps_all_but_the_weight(kind: str, dtype: torch.dtype) -> 
 @pytest.mark.parametrize("kind", KINDS)
 def test_linear_like_of_the_same_weight_is_the_same_layer(kind: str) -> None:
     base, x = layer_of(kind), torch.randn(4, 7)
-    torch.testing.assert_close(linear_like(base, weight_of(base))(x), base(x))
+    torch.testing.assert_close(linear_like(base, weight_of(base), base.bias)(x), base(x))
 
 
 def test_linear_like_keeps_the_mode() -> None:
     for mode in (True, False):
-        assert linear_like(nn.Linear(2, 2).train(mode), torch.ones(2, 2)).training == mode
+        assert linear_like(nn.Linear(2, 2).train(mode), torch.ones(2, 2), None).training == mode
 
 
 def test_adapters_are_held_in_at_least_fp32() -> None:

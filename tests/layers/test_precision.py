@@ -99,3 +99,26 @@ def test_nf4_computes_in_what_auto_gives(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(precision, "_cpuinfo", set)
     assert resolve_compute("nf4") == "fp32"
     assert resolve_compute("bf16") == "bf16"
+
+
+def test_what_is_held_in_fp32_computes_in_fp32_under_autocast() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 2))
+    inputs = torch.randn(64, 16)
+    hidden = model[0](inputs).bfloat16().float()
+    hold_in_fp32(model[1])
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = model(inputs)
+        assert model[0](inputs).dtype == torch.bfloat16  # autocast is on again behind it
+    assert outputs.dtype == torch.float32
+    torch.testing.assert_close(outputs, model[1](hidden), rtol=0.05, atol=0.02)
+    assert len(outputs[:, 0].unique()) == 64  # in bf16 some would meet
+
+
+def test_autocast_is_on_again_behind_a_layer_that_failed() -> None:
+    layer = nn.Linear(4, 4)
+    hold_in_fp32(layer)
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.raises(RuntimeError, match="shapes"):
+            layer(torch.randn(2, 3))
+        assert torch.is_autocast_enabled("cpu")

@@ -65,7 +65,6 @@ ROBERTA_HEAD = 592_130
 IDENTITY_AT_START = set(METHODS) - {"houlsby"}
 NOT_ON_NF4 = {
     "full": "needs it in fp32, but it is held in nf4",
-    "bitfit": "needs it in fp32, but it is held in nf4",
     "delta-lora": "moves the base's weights, and in nf4 they can't be",
 }
 WARMUP = 2  # the steps after which delta-lora's weights follow

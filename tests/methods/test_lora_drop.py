@@ -14,9 +14,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from peftlab.bench.runner import count
 from peftlab.layers import LoRALinear
-from peftlab.methods import LoRADrop, inject
+from peftlab.methods import LoRA, LoRADrop, inject
 from peftlab.methods.lora_drop import importance, keep, share
-from peftlab.models import ARCHITECTURES, head_parameters
+from peftlab.models import ARCHITECTURES
 from peftlab.training import Batch
 from peftlab.training.guard import check_groups
 
@@ -174,26 +174,25 @@ def test_shared_layers_share_storage_and_receive_the_sum_of_gradients() -> None:
 
 def prepared(threshold: float = 0.6) -> tuple[PreTrainedModel, FakeRehearsal, dict[str, Tensor]]:
     model, rehearsal = tiny(threshold=threshold), FakeRehearsal()
-    head = {name: p.detach().clone() for name, p in head_parameters(model).items()}
+    start = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
     model.peftlab_method.prepare(model, rehearsal)
-    return model, rehearsal, head
+    return model, rehearsal, start
 
 
 def test_stage_1_is_a_tenth_of_at_least_64_examples_and_20_updates() -> None:
     assert prepared()[1].asked == [(0.1, 64), 20]
 
 
-def test_stage_2_starts_from_the_first_head_and_from_fresh_pairs() -> None:
-    model, rehearsal, head = prepared()
-    for name, parameter in head_parameters(model).items():
-        assert torch.equal(parameter, head[name])
-        assert not torch.equal(parameter, rehearsal.stage_1[name])
-    for name, layer in layers(model).items():
-        assert not layer.lora_B.any()
-        assert layer.lora_A.abs().max() <= 8**-0.5
-        assert not torch.equal(layer.lora_A, rehearsal.stage_1[f"{name}.lora_A"])
-        assert layer.lora_A.requires_grad
-        assert layer.lora_B.requires_grad
+def test_stage_2_starts_where_stage_1_did() -> None:
+    model, rehearsal, start = prepared()
+    shared = {name for names in LoRADrop().state(model)["shared"] for name in names[1:]}
+    assert shared
+    for name, first in start.items():
+        layer, _, factor = name.rpartition(".")
+        assert not torch.equal(first, rehearsal.stage_1[name])
+        if layer not in shared:
+            assert torch.equal(model.get_submodule(layer).get_parameter(factor), first)
+    assert all(p.requires_grad for layer in layers(model).values() for p in layer.parameters(False))
 
 
 def test_queries_and_values_are_kept_and_shared_apart() -> None:
@@ -252,3 +251,27 @@ def test_a_shared_pair_merges_into_each_of_its_layers() -> None:
     assert not torch.equal(
         layers(model)[names[0]].merged().weight, layers(model)[names[1]].merged().weight
     )
+
+
+def test_with_nothing_shared_stage_2_is_loras_run_bit_for_bit() -> None:
+    def start(method: LoRA | LoRADrop) -> PreTrainedModel:
+        model = architecture("bert")
+        torch.manual_seed(1)
+        return inject(model, method)
+
+    torch.manual_seed(0)
+    lora = start(LoRA(rank=2))
+    torch.manual_seed(0)
+    method = LoRADrop(rank=2, threshold=1.0)
+    dropped = start(method)
+    method.prepare(dropped, FakeRehearsal())
+    for name, parameter in lora.named_parameters():
+        assert torch.equal(parameter, dropped.get_parameter(name)), name
+    assert method.notes(dropped) == ["no layers share a pair, each has its own: this run is LoRA's"]
+
+
+def test_a_run_that_shares_is_not_called_loras() -> None:
+    method = LoRADrop(rank=2, threshold=0.01)
+    model = inject(architecture("bert"), method)
+    method.prepare(model, FakeRehearsal())
+    assert method.notes(model) == []

@@ -12,7 +12,7 @@ from transformers import (
 import peftlab
 from peftlab.errors import RequestError
 from peftlab.layers import LoRALinear, hold_in_nf4
-from peftlab.methods import inject, make, split_variants
+from peftlab.methods import METHODS, inject, make, split_variants
 from peftlab.models import linear_names
 
 
@@ -126,3 +126,7 @@ def test_rank_beyond_a_layer_is_refused_at_injection() -> None:
 
 def test_variants_are_split_outside_brackets() -> None:
     assert split_variants("lora[rank=4,lr=1e-3] , full") == ["lora[rank=4,lr=1e-3]", "full"]
+
+
+def test_all_methods_train_the_head_at_one_rate() -> None:
+    assert len({method.default_head_lr for method in METHODS.values()}) == 1

@@ -43,7 +43,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "lora": {"rank": 3, "alpha": 5.0},
     "lora rank-stabilised": {"rank": 3, "alpha": 5.0, "rank_stabilised": True},
     "dora": {"rank": 3, "alpha": 5.0},
-    "vera": {"rank": 6, "d_initial": 0.2},
+    "vera": {"rank": 6, "d_initial": 0.2, "projection_seed": 0},
 }
 
 

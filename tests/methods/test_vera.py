@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
@@ -88,6 +88,14 @@ def test_two_models_of_one_key_have_one_pair_bit_for_bit() -> None:
         assert torch.equal(one.vera_A, other.vera_A)
         assert torch.equal(one.vera_B, other.vera_B)
     assert not torch.equal(pairs[0][0].vera_A, pairs[1][0].vera_A)
+
+
+def test_the_pair_follows_the_runs_seed_unless_it_has_its_own() -> None:
+    def pair(seed: int, **settings: int) -> Tensor:
+        return layers(model_with(VeRA(rank=6, targets=ALL, **settings), seed))[0].shared.vera_A
+
+    assert torch.equal(pair(0), pair(0))
+    assert not torch.equal(pair(0), pair(1))
 
 
 def test_the_pair_has_the_largest_sizes_and_is_cut_for_the_others() -> None:

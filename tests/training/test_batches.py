@@ -9,19 +9,36 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peftlab.models import load_tokenizer
-from peftlab.training.batches import Encoded, by_length, encode, grouped, rounded, stratified
+from peftlab.training.batches import Encoded, by_length, draw, encode, rounded, stratified
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=300)
 
 
-@given(LENGTHS, st.integers(1, 40), st.integers(0, 9), st.integers(0, 3))
-def test_an_epoch_has_every_example_once(
-    lengths: list[int], size: int, seed: int, epoch: int
+@given(LENGTHS, st.integers(1, 40), st.integers(0, 9), st.integers(0, 3), st.booleans())
+def test_an_epoch_has_every_example_once_in_batches_of_one_size(
+    lengths: list[int], size: int, seed: int, epoch: int, by_length: bool
 ) -> None:
-    batches = grouped(lengths, size, seed, epoch)
+    batches = draw(lengths, size, seed, epoch, by_length)
     assert sorted(chain(*batches)) == list(range(len(lengths)))
-    assert all(len(batch) <= size for batch in batches)
+    sizes = [len(batch) for batch in batches]
+    assert max(sizes) <= size and max(sizes) - min(sizes) <= 1
     assert len(batches) == -(-len(lengths) // size)  # the loop's schedule counts on it
+
+
+@pytest.mark.parametrize("by_length", [True, False])
+def test_the_longest_examples_are_in_small_batches_no_more_often(by_length: bool) -> None:
+    """33 examples in batches of 32: the longest one was alone in its batch, every epoch."""
+    lengths = list(range(1, 34))
+    small = [
+        index
+        for epoch in range(400)
+        for batch in draw(lengths, 32, 0, epoch, by_length)
+        if len(batch) == 16
+        for index in batch
+    ]
+    # by chance 16 of 33 times; a standard deviation is .025 of it
+    shares = [small.count(index) / 400 for index in (0, 32)]
+    assert all(abs(share - 16 / 33) < 0.1 for share in shares), shares
 
 
 @given(LENGTHS, st.integers(1, 40), st.integers(1, 400))
@@ -39,8 +56,8 @@ def test_evaluation_has_every_example_once_shortest_first(
 
 def test_order_is_set_by_seed_and_epoch_alone() -> None:
     lengths = [i % 17 + 1 for i in range(500)]
-    assert grouped(lengths, 32, 0, 0) == grouped(lengths, 32, 0, 0)
-    different = {str(grouped(lengths, 32, seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}
+    assert draw(lengths, 32, 0, 0, False) == draw(lengths, 32, 0, 0, False)
+    different = {str(draw(lengths, 32, seed, epoch, False)) for seed in (0, 1) for epoch in (0, 1)}
     assert len(different) == 4
 
 
@@ -48,7 +65,7 @@ def test_grouping_saves_most_of_the_padding() -> None:
     lengths = [i * 37 % 60 + 4 for i in range(1600)]
     needed = sum(lengths)
     padded = sum(
-        len(batch) * max(lengths[i] for i in batch) for batch in grouped(lengths, 32, 0, 0)
+        len(batch) * max(lengths[i] for i in batch) for batch in draw(lengths, 32, 0, 0, True)
     )
     assert padded < 1.1 * needed
 

@@ -25,6 +25,7 @@ from peftlab.models import (
     head_parameters,
     load_source,
     load_tokenizer,
+    mark_own_unit,
     stored_names,
 )
 
@@ -106,6 +107,7 @@ def load(
     if (folder / peft_layout.FILE).is_file():
         tensors = peft_layout.from_file(tensors, list(adapter_state(model)))
     fill(model, tensors, optional=set())
+    mark_own_unit(model)
     if precision is None:
         model.peftlab_compute = card.compute  # type: ignore[assignment]
     _name_outputs(model, card)
@@ -128,6 +130,7 @@ def _load_peft(
     drawn = {name for name in adapter_state(model) if ".shared." in name}
     tensors = peft_layout.from_file(tensors, list(adapter_state(model)))
     fill(model, tensors, optional=pretrained | drawn)
+    mark_own_unit(model)
     return model.eval(), _tokenizer(folder, source)
 
 

@@ -113,7 +113,7 @@ def plain_folder(model: PreTrainedModel, tokenizer: Any, folder: Path) -> float:
     merge(model)
     for name, layer in list(model.named_modules()):
         if isinstance(layer, NF4Linear):
-            model.set_submodule(name, linear_like(layer, weight_of(layer)))
+            model.set_submodule(name, linear_like(layer, weight_of(layer), layer.bias))
     plain = model.float()
     moved = (_logits(plain, inputs) - before).abs().max().item()
 

@@ -18,7 +18,7 @@ from peftlab.bench.suite import Suite, Training, Variant
 from peftlab.errors import RequestError
 from peftlab.layers import resolve_compute, resolve_device, resolve_precision
 from peftlab.methods import Method, inject, make
-from peftlab.models import Source, check_weights, empty_model, find, longest_input
+from peftlab.models import Source, Unit, check_weights, empty_model, find, longest_input
 from peftlab.tasks import Task, load, load_file
 
 
@@ -83,7 +83,16 @@ def load_tasks(suite: Suite) -> list[Task]:
         if len(task.train) == 0 or len(task.dev) == 0:
             empty = "train" if len(task.train) == 0 else "dev"
             raise RequestError(f"task {task.name}: its {empty} split is empty")
+        if task.kind == "regression":
+            _check_labels(task)
     return list({task.name: task for task in tasks}.values())
+
+
+def _check_labels(task: Task) -> None:
+    try:
+        Unit.of(task.train.labels)
+    except RequestError as error:
+        raise RequestError(f"task {task.name}: {error}") from None
 
 
 def _method_part(
@@ -116,14 +125,16 @@ def resolve_training(
     """The training settings with every default filled in by method, task and model."""
     if asked.max_length is not None and asked.max_length > limit:
         raise RequestError(f"max_length must be <= {limit} for this model, got {asked.max_length}")
+    lr, head_lr = resolve_rates(asked, variant, method)
     return {
         "epochs": asked.epochs,
         "batch_size": asked.batch_size,
+        "batches": asked.batches,
         "accumulation": asked.accumulation,
         "checkpointing": asked.checkpointing,
         "fast": asked.fast,
-        "lr": variant.lr or asked.lr or method.default_lr,
-        "head_lr": variant.head_lr or asked.head_lr or method.default_head_lr,
+        "lr": lr,
+        "head_lr": head_lr,
         "max_length": asked.max_length or min(task.max_length, limit),
         "weight_decay": asked.weight_decay,
         "warmup": asked.warmup,
@@ -131,6 +142,18 @@ def resolve_training(
         "device": device,
         "threads": asked.threads or torch.get_num_threads(),
     }
+
+
+def resolve_rates(asked: Training, variant: Variant, method: Method) -> tuple[float, float]:
+    """The learning rates of adapter and head: the row's own, the suite's, or the defaults.
+
+    Where the head is all that is trained both are one, which either may set.
+    """
+    lr, head_lr = variant.lr or asked.lr, variant.head_lr or asked.head_lr
+    if method.head_alone:
+        lr = variant.lr or variant.head_lr or lr or head_lr or method.default_lr
+        return lr, lr
+    return lr or method.default_lr, head_lr or method.default_head_lr
 
 
 def make_cell(

@@ -7,8 +7,9 @@ holds. Both end in a record.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,14 @@ from peftlab.bench.record import Best, Failure, Memory, Record, Speed, Trainable
 from peftlab.bench.store import Store
 from peftlab.bench.tokens import Tokens, tokens_of
 from peftlab.methods import Method, inject, injected, make
-from peftlab.models import head_parameters, load_source, load_tokenizer
+from peftlab.models import (
+    head_parameters,
+    last_layer,
+    load_source,
+    load_tokenizer,
+    standard_unit,
+    unit_of,
+)
 from peftlab.tasks import Task
 from peftlab.tasks.metrics import score
 from peftlab.training import (
@@ -110,18 +118,37 @@ def run(
         # transformers renames it; what both take is not reentrant
         enable = getattr(model, "activation_checkpointing_enable", None)
         (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
-    prepare_s = _prepare(model, method, Rehearsal(method, train, plan))
-    loop = Loop(model, method, train, plan)
-    fitted = fit(loop, dev, lambda out: dev_score(task, out, score), on_row, memory)
-    assert fitted.outputs is not None
-    evaluating = time.perf_counter()
-    by_rank = {
-        str(rank): dev_score(task, outputs(model, dev, plan), score) for rank in method.ranks(model)
-    }
-    fitted.eval_s += time.perf_counter() - evaluating
+    with _labels_unit(model, task, train) as (train, own):
+        prepare_s = _prepare(model, method, Rehearsal(method, train, plan))
+        loop = Loop(model, method, train, plan)
+        fitted = fit(loop, dev, lambda out: dev_score(task, own(out), score), on_row, memory)
+        assert fitted.outputs is not None
+        fitted.outputs = own(fitted.outputs)
+        evaluating = time.perf_counter()
+        by_rank = {
+            str(rank): dev_score(task, own(outputs(model, dev, plan)), score)
+            for rank in method.ranks(model)
+        }
+        fitted.eval_s += time.perf_counter() - evaluating
+    fitted.notes += method.notes(model)
+    if task.kind == "regression" and last_layer(model).bias is None:
+        fitted.notes.append("the head has no bias: labels were scaled for training, not centred")
     record = _record(cell, task, model, fitted, train.n_truncated + dev.n_truncated, started)
     record = record.model_copy(update={"prepare_s": prepare_s, "score_by_rank": by_rank or None})
     return Outcome(record, fitted.curve, _predictions(task, dev, fitted.outputs))
+
+
+@contextmanager
+def _labels_unit(
+    model: PreTrainedModel, task: Task, train: Encoded
+) -> Iterator[tuple[Encoded, Callable[[torch.Tensor], torch.Tensor]]]:
+    """What to train on, and what gives an output its own unit: numbers are standardised for it."""
+    if task.kind == "classes":
+        yield train, lambda outputs: outputs
+        return
+    unit = unit_of(model, train.labels)
+    with standard_unit(model, unit):
+        yield replace(train, labels=unit.standardised(train.labels)), unit.restored
 
 
 def _prepare(model: PreTrainedModel, method: Method, rehearsal: Rehearsal) -> float | None:

@@ -43,6 +43,7 @@ class Training(_Request):
 
     epochs: int = Field(default=3, ge=1, le=10_000)
     batch_size: int = Field(default=32, ge=1, le=65_536)
+    batches: Literal["random", "grouped"] = "random"  # whether those of like lengths meet
     lr: Rate | None = None
     head_lr: Rate | None = None
     max_length: int | None = Field(default=None, ge=4)

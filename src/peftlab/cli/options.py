@@ -33,6 +33,9 @@ Epochs = Annotated[
     int | None, Option(help="Passes over the train split; default 3 (2 in the demo).")
 ]
 BatchSize = Annotated[int | None, Option(help="Examples a step; default 32.")]
+Batches = Annotated[
+    Text, Option(help="random, or grouped: like lengths together, quicker, and labels correlate.")
+]
 MaxLength = Annotated[int | None, Option(help="Longest input in tokens; default 128, RTE 256.")]
 WeightDecay = Annotated[float | None, Option(help="AdamW's, on matrices; default 0.")]
 Warmup = Annotated[float | None, Option(help="Share of the steps; default 0.06.")]
@@ -54,7 +57,17 @@ def given(**settings: Any) -> dict[str, Any]:
 
 
 TRAINING = (
-    *("lr", "head_lr", "epochs", "batch_size", "max_length", "weight_decay", "warmup", "clip"),
+    *(
+        "lr",
+        "head_lr",
+        "epochs",
+        "batch_size",
+        "batches",
+        "max_length",
+        "weight_decay",
+        "warmup",
+        "clip",
+    ),
     *("precision", "device", "threads", "fast"),
 )
 

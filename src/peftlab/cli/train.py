@@ -28,6 +28,7 @@ def train(
     head_lr: options.HeadRate = None,
     epochs: options.Epochs = None,
     batch_size: options.BatchSize = None,
+    batches: options.Batches = None,
     max_length: options.MaxLength = None,
     weight_decay: options.WeightDecay = None,
     warmup: options.Warmup = None,

@@ -42,6 +42,11 @@ class Adapter(Wrapper, abc.ABC):
     def merged_weight(self, weight: Tensor) -> Tensor:
         """The paper's equation: what a frozen `weight` (out, in) becomes with this adapter."""
 
+    def merged_bias(self) -> Tensor | None:
+        """The bias (out,) of the plain layer: the base's own, for all methods but one."""
+        bias: Tensor | None = self.base.bias  # type: ignore[assignment]  # a linear layer's
+        return bias
+
     def merged(self, weight: Tensor | None = None) -> Linear:
         """The plain layer this adapter equals in eval mode. A new layer; `self` is not touched.
 
@@ -50,7 +55,7 @@ class Adapter(Wrapper, abc.ABC):
         if weight is None:
             weight = exact(weight_of(self.base))
         with torch.no_grad():
-            return linear_like(self.base, self.merged_weight(weight))
+            return linear_like(self.base, self.merged_weight(weight), self.merged_bias())
 
     @property
     def weight(self) -> Tensor:

@@ -58,13 +58,12 @@ def product(layer: Linear, x: Tensor) -> Tensor:
     return F.linear(x, weight_of(layer))
 
 
-def linear_like(base: Linear, weight: Tensor) -> Linear:
-    """A frozen layer with `base`'s kind, bias, dtype and device and another weight (out, in).
+def linear_like(base: Linear, weight: Tensor, bias: Tensor | None) -> Linear:
+    """A frozen layer of `base`'s kind, dtype and device with this weight (out, in) and bias (out,).
 
     For a `HeldLinear` it is the plain layer that was, in the precision it computes in.
     """
     outside, inside = weight.shape
-    bias: Tensor | None = base.bias
     kind: Any = base.plain_kind if isinstance(base, HeldLinear) else type(base)
     held = weight.detach().to(held_dtype(base))
     with torch.device("meta"):

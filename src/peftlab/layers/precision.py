@@ -113,7 +113,7 @@ def held_precision(module: nn.Module) -> str:
 
 
 def hold_in_fp32(module: nn.Module, outputs: torch.dtype | None = None) -> None:
-    """Keep `module` in fp32 on a base of lower precision: its layers cast what they are given.
+    """Keep `module` in fp32, and let it compute in fp32: on a base in bf16, and under autocast.
 
     Args:
         module: of any kind.
@@ -122,13 +122,28 @@ def hold_in_fp32(module: nn.Module, outputs: torch.dtype | None = None) -> None:
     module.float()
     for layer in module.modules():
         if any(True for _ in layer.parameters(recurse=False)):
-            layer.register_forward_pre_hook(_cast_inputs)
+            exact = _Exact()
+            layer.register_forward_pre_hook(exact.enter)
+            layer.register_forward_hook(exact.leave, always_call=True)
     if outputs is not None:
         module.register_forward_hook(lambda module, inputs, output: output.to(outputs))
 
 
-def _cast_inputs(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    dtype = next(layer.parameters(recurse=False)).dtype
-    return tuple(
-        x.to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in inputs
-    )
+class _Exact:
+    """The hooks around a layer: its inputs in its own precision, autocast off and back on."""
+
+    def __init__(self) -> None:
+        self.autocast: list[tuple[str, bool]] = []  # a stack: a layer may be called inside itself
+
+    def enter(self, layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        held = next(layer.parameters(recurse=False))
+        kind = held.device.type
+        self.autocast.append((kind, torch.is_autocast_enabled(kind)))
+        torch.set_autocast_enabled(kind, False)
+        return tuple(
+            x.to(held.dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+            for x in inputs
+        )
+
+    def leave(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        torch.set_autocast_enabled(*self.autocast.pop())

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+HEAD_LR = 1e-3
 
 
 class Step(Protocol):
@@ -66,7 +67,9 @@ class Method(abc.ABC):
         summary: one line, what trains.
         paper: the source of the equation.
         default_lr: of the adapter's parameters, where none is asked for.
-        default_head_lr: of the head's parameters.
+        default_head_lr: of the head's parameters, the same for all methods, so that what one of
+            them has over `head` is what adapting the base is worth.
+        head_alone: whether the head is all that is trained: its rate is then `lr`.
         mergeable: whether the adapted layers equal plain ones.
         base_precision: the precision that the base must be held in, if the method needs one.
         keeps_whole_model: whether what is saved is as large as the model itself.
@@ -76,7 +79,8 @@ class Method(abc.ABC):
     summary: ClassVar[str]
     paper: ClassVar[str]
     default_lr: ClassVar[float]
-    default_head_lr: ClassVar[float] = 1e-3
+    default_head_lr: ClassVar[float] = HEAD_LR
+    head_alone: ClassVar[bool] = False
     mergeable: ClassVar[bool] = True
     base_precision: ClassVar[str | None] = None
     keeps_whole_model: ClassVar[bool] = False
@@ -152,6 +156,10 @@ class Method(abc.ABC):
         raise RequestError(
             f"{self.name} is trained for one rank; dylora has several to choose from"
         )
+
+    def notes(self, model: PreTrainedModel) -> list[str]:
+        """What a reader of a run's record must know of what the run has made of the method."""
+        return []
 
     def state(self, model: PreTrainedModel) -> dict[str, Any]:
         """What the run has made of the model's structure, as JSON; `restore` makes it again."""

@@ -5,7 +5,8 @@
 Paper      Ben Zaken, Ravfogel, Goldberg 2022, arXiv:2106.10199, section 3 (all bias terms)
 Shapes     a BERT layer has 4d + d + 4d + d + d biases, the embeddings' norm d more
 Cost       11·d·L + d trained numbers; the backward pass goes through the whole base
-Departs    biases are held in fp32 with the rest of the base and compute in bf16 by autocast
+Departs    weights are held in the base's precision, biases in fp32 beside them, and are added in
+           the precision of x; a norm with a bias is held in fp32 whole
 Raises     RequestError if the backbone has no bias to train
 """
 
@@ -13,11 +14,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
 from pydantic.dataclasses import dataclass
-from torch import nn
+from torch import Tensor, nn
 
 from peftlab.errors import RequestError
+from peftlab.layers import (
+    Adapter,
+    Linear,
+    exact,
+    held_dtype,
+    hold_in_fp32,
+    is_conv1d,
+    is_linear,
+    replace_linears,
+)
 from peftlab.methods.base import STRICT, Method, register, train_head_only
+from peftlab.models import head_names
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,22 +45,55 @@ class BitFit(Method):
     summary: ClassVar[str] = "every bias of the backbone"
     paper: ClassVar[str] = "arXiv:2106.10199"
     default_lr: ClassVar[float] = 3e-3
-    base_precision: ClassVar[str | None] = "fp32"
 
     def inject(self, model: PreTrainedModel) -> None:
-        train_head_only(model)
-        backbone = model.get_submodule(model.base_model_prefix)
-        biases = [
-            module.bias
-            for module in backbone.modules()
-            if isinstance(getattr(module, "bias", None), nn.Parameter)
-            and not module.bias.requires_grad
-        ]
-        if not biases:
+        biased = _biased(model)
+        if not biased:
             kind = model.config.model_type
             raise RequestError(
                 f"bitfit trains biases and this backbone ({kind}) has none; "
                 "choose another method, such as lora"
             )
-        for bias in biases:
+        train_head_only(model)
+        replace_linears(model, [n for n, layer in biased.items() if is_linear(layer)], BiasedLinear)
+        for layer in biased.values():
+            if is_linear(layer):
+                continue
+            held = next(layer.parameters()).dtype
+            if held.itemsize < 4:
+                hold_in_fp32(layer, outputs=held)
+            bias: nn.Parameter = layer.bias  # type: ignore[assignment]  # it has one
             bias.requires_grad_(True)
+
+
+def _biased(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """The modules of the backbone that have a bias, the head's left out."""
+    prefix, heads = f"{model.base_model_prefix}.", tuple(f"{name}." for name in head_names(model))
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if name.startswith(prefix)
+        and not f"{name}.".startswith(heads)
+        and isinstance(getattr(module, "bias", None), nn.Parameter)
+    }
+
+
+class BiasedLinear(Adapter):
+    """A linear layer whose bias is trained, in fp32. The base gives it away: it has none then."""
+
+    def __init__(self, base: Linear) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(exact(base.bias.detach()))  # (out,)
+        nothing = nn.Parameter(torch.zeros_like(base.bias), requires_grad=False)
+        base.bias = nothing if is_conv1d(base) else None  # GPT-2's layer can't do without one
+        self.base = base
+
+    def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
+        y: Tensor = self.base(x)
+        return y + self.bias.to(y.dtype)
+
+    def merged_weight(self, weight: Tensor) -> Tensor:  # (out, in) -> the same
+        return weight
+
+    def merged_bias(self) -> Tensor:
+        return self.bias.to(held_dtype(self.base))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from peftlab.methods.base import STRICT, Method, register, train_head_only
+from peftlab.methods.base import HEAD_LR, STRICT, Method, register, train_head_only
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,7 +28,8 @@ class HeadOnly(Method):
     name: ClassVar[str] = "head"
     summary: ClassVar[str] = "the head alone"
     paper: ClassVar[str] = "baseline"
-    default_lr: ClassVar[float] = 1e-3
+    default_lr: ClassVar[float] = HEAD_LR
+    head_alone: ClassVar[bool] = True
 
     def inject(self, model: PreTrainedModel) -> None:
         train_head_only(model)

@@ -12,7 +12,8 @@ Cost       (kept + 1)·rank·(in + out) trained numbers for each kind of layer; 
 Departs    where the paper is silent: the sample is a stratified tenth of train, at least 64
            examples; one epoch of it but at least 20 updates, at the cell's learning rates; g is
            summed in eval mode over the tokens that are not padding; each kind of layer (query,
-           value) is scored and shared apart; stage 2 starts from fresh pairs and the first head
+           value) is scored and shared apart; stage 2 starts from where stage 1 did, so that with
+           nothing shared it is LoRA's run bit for bit
 Raises     as LoRA
 """
 
@@ -27,9 +28,9 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from peftlab.layers import LoRALinear, low_rank_update, new_pair, replace_linears
+from peftlab.layers import LoRALinear, low_rank_update, replace_linears
 from peftlab.methods.base import STRICT, Batch, Method, Rehearsal, register, train_head_only
-from peftlab.models import Targets, find_targets, head_parameters
+from peftlab.models import Targets, find_targets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -56,7 +57,6 @@ class LoRADrop(Method):
     summary: ClassVar[str] = "LoRA where it matters, one shared pair elsewhere"
     paper: ClassVar[str] = "arXiv:2402.07721"
     default_lr: ClassVar[float] = 2e-3
-    default_head_lr: ClassVar[float] = 2e-3
 
     rank: int = Field(default=8, ge=1)
     alpha: float = Field(default=16.0, gt=0)
@@ -77,16 +77,19 @@ class LoRADrop(Method):
 
     def prepare(self, model: PreTrainedModel, rehearsal: Rehearsal) -> None:
         """Stage 1, and the start of stage 2."""
-        first_head = {n: p.detach().clone() for n, p in head_parameters(model).items()}
+        first = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
         batches = rehearsal.sample(self.sample, LEAST_EXAMPLES)
         rehearsal.fit(model, batches, max(LEAST_STEPS, len(batches)))
         scores = importance(model, batches)
         with torch.no_grad():
-            for name, parameter in head_parameters(model).items():
-                parameter.copy_(first_head[name])
-        for layer in _layers(model).values():
-            layer.lora_A, layer.lora_B = new_pair(layer.base, self.rank)
+            for name, start in first.items():
+                model.get_parameter(name).copy_(start)
         share(model, [_rest(kind, self.threshold) for kind in _by_kind(scores)])
+
+    def notes(self, model: PreTrainedModel) -> list[str]:
+        if self.state(model)["shared"]:
+            return []
+        return ["no layers share a pair, each has its own: this run is LoRA's"]
 
     def state(self, model: PreTrainedModel) -> dict[str, Any]:
         owners: dict[int, list[str]] = {}

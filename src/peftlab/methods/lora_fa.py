@@ -53,7 +53,6 @@ class LoRAFA(Method):
     summary: ClassVar[str] = "LoRA with A frozen"
     paper: ClassVar[str] = "arXiv:2308.03303"
     default_lr: ClassVar[float] = 4e-3
-    default_head_lr: ClassVar[float] = 2e-3
 
     rank: int = Field(default=8, ge=1)
     alpha: float = Field(default=16.0, gt=0)

@@ -50,7 +50,6 @@ class QLoRA(Method):
     summary: ClassVar[str] = "LoRA on a base in four bits"
     paper: ClassVar[str] = "arXiv:2305.14314"
     default_lr: ClassVar[float] = 2e-3
-    default_head_lr: ClassVar[float] = 2e-3
     base_precision: ClassVar[str | None] = "nf4"
 
     rank: int = Field(default=8, ge=1)

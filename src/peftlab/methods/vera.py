@@ -7,7 +7,8 @@ Reference  PEFT's tuners/vera; parity test: tests/methods/test_parity_peft.py
 Shapes     W (out, in), A (rank, largest in), B (largest out, rank) frozen
            d (rank,), b (out,) trained
 Init       A ~ U(±sqrt(6/largest in)), then B ~ U(±sqrt(6/rank)), from one generator on the CPU
-           seeded by projection_seed; d = d_initial, b = 0  =>  y = x Wᵀ + c at step 0
+           seeded by projection_seed, or by the run's; d = d_initial, b = 0  =>  y = x Wᵀ + c at
+           step 0
 Cost       rank + out trained numbers a layer; the frozen pair once a model
 Departs    the frozen pair is held in the base's precision, as all that is frozen; what is saved
            is what was used. d and b, vectors, never decay
@@ -54,20 +55,20 @@ class VeRA(Method):
         d_initial: what d starts from.
         dropout: probability, on the update's input only.
         targets: which layers, see `peftlab.models.find_targets`.
-        projection_seed: of the shared pair; not the run's seed, so that it is one for all runs.
+        projection_seed: of the shared pair; without one it is drawn with the run's seed, as the
+            other methods' matrices are, so that a spread over seeds is of the same things.
     """
 
     name: ClassVar[str] = "vera"
     summary: ClassVar[str] = "two vectors a layer around one shared frozen random pair"
     paper: ClassVar[str] = "arXiv:2310.11454"
     default_lr: ClassVar[float] = 2e-2
-    default_head_lr: ClassVar[float] = 2e-3
 
     rank: int = Field(default=1024, ge=1)
     d_initial: float = Field(default=0.1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     targets: str = "query,value"
-    projection_seed: int = Field(default=0, ge=0)
+    projection_seed: int | None = Field(default=None, ge=0)
 
     def inject(self, model: PreTrainedModel) -> Targets:
         targets = find_targets(model, self.targets)
@@ -93,7 +94,8 @@ class VeRA(Method):
             "r": self.rank,
             "d_initial": self.d_initial,
             "vera_dropout": self.dropout,
-            "projection_prng_key": self.projection_seed,
+            # PEFT wants one, and takes the saved pair all the same
+            "projection_prng_key": self.projection_seed or 0,
             "save_projection": True,
         }
 
@@ -104,8 +106,10 @@ class Projections(nn.Module):
     vera_A: Tensor
     vera_B: Tensor
 
-    def __init__(self, rank: int, inside: int, outside: int, seed: int) -> None:
+    def __init__(self, rank: int, inside: int, outside: int, seed: int | None) -> None:
         super().__init__()
+        if seed is None:
+            seed = int(torch.randint(2**31, (), device="cpu"))
         draws = torch.Generator().manual_seed(seed)
         for name, shape in {"vera_A": (rank, inside), "vera_B": (outside, rank)}.items():
             bound = math.sqrt(6 / shape[1])  # Kaiming uniform, gain sqrt(2)

@@ -29,6 +29,7 @@ from peftlab.models.targets import (
     linear_names,
     norms,
 )
+from peftlab.models.unit import Unit, last_layer, mark_own_unit, standard_unit, unit_of
 
 __all__ = [
     "ARCHITECTURES",
@@ -36,6 +37,7 @@ __all__ = [
     "LOGICAL",
     "Source",
     "Targets",
+    "Unit",
     "check_weights",
     "empty_model",
     "find",
@@ -44,14 +46,18 @@ __all__ = [
     "head_names",
     "head_parameters",
     "is_bundled_here",
+    "last_layer",
     "linear_names",
     "load_model",
     "load_source",
     "load_tokenizer",
     "longest_input",
+    "mark_own_unit",
     "norms",
     "quiet",
+    "standard_unit",
     "stored_names",
     "stored_tensor",
     "token_limit",
+    "unit_of",
 ]

@@ -27,6 +27,7 @@ from peftlab.layers import (
 from peftlab.layers.precision import DTYPES
 from peftlab.models.find import Source, find, read_config
 from peftlab.models.targets import head_names, head_parameters, linear_names
+from peftlab.models.unit import last_layer, mark_own_unit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -245,6 +246,8 @@ def _fill_head(model: PreTrainedModel, stored: _Stored, seed: int) -> None:
                 parameter.normal_(0.0, std, generator=generator)
             else:
                 parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+        if value is not None and parameter is last_layer(model).weight:
+            mark_own_unit(model)
 
 
 class _Stored:

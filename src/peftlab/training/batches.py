@@ -1,15 +1,17 @@
-"""From texts to batches: tokens once, then batches of similar length in an order set by the seed.
+"""From texts to batches: tokens once, then batches that the seed draws, at random or by length.
 
-A batch is padded to its longest example, so grouping by length saves most of the padding; which
-examples meet still changes every epoch. Long batches are padded a little further, since a width
-that was met before needs no new kernels: a CPU makes some 19, of 0.5 to 4 ms each (LOG.md).
+An epoch's batches differ in size by one example at most, so that none is a step of a few. A batch
+is padded to its longest example; batches of like lengths save most of the padding, and which
+examples meet in them still changes every epoch. Long batches are padded a little further, since a
+width that was met before needs no new kernels: a CPU makes some 19, of 0.5 to 4 ms each (LOG.md).
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,21 +123,55 @@ def encode(
     return Encoded(features, labels, {name: padding[name] for name in features}, cut)
 
 
-def grouped(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """One epoch's batches of indices: every example once, neighbours of similar length.
+def draw(
+    lengths: Sequence[int], batch_size: int, seed: int, epoch: int, by_length: bool
+) -> list[list[int]]:
+    """One epoch's batches of indices: every example once, as many batches as must be.
 
-    >>> sorted(sum(grouped([3, 1, 2, 5, 4], batch_size=2, seed=0, epoch=0), []))
+    Args:
+        lengths: tokens of each example.
+        batch_size: the most examples of a batch.
+        seed: of the run.
+        epoch: from 0.
+        by_length: whether neighbours in length meet, in pools of `POOL` batches; else chance alone
+            decides who does.
+
+    >>> sorted(sum(draw([3, 1, 2, 5, 4], 2, seed=0, epoch=0, by_length=True), []))
     [0, 1, 2, 3, 4]
     """
     order = random.Random(f"{seed}/{epoch}")  # a string is hashed by SHA-512: no seed meets another
     indices = list(range(len(lengths)))
     order.shuffle(indices)
+    sizes = spread(len(indices), batch_size)
+    order.shuffle(sizes)  # else it would be the longest of a pool that are in a small batch
+    if not by_length:
+        return cut(indices, sizes)
+    pools = cut(sizes, spread(len(sizes), POOL))
     batches: list[list[int]] = []
-    for start in range(0, len(indices), batch_size * POOL):
-        pool = sorted(indices[start : start + batch_size * POOL], key=lengths.__getitem__)
-        batches += chunks(pool, batch_size)
+    for pool, members in zip(pools, cut(indices, map(sum, pools)), strict=True):
+        batches += cut(sorted(members, key=lengths.__getitem__), pool)
     order.shuffle(batches)
     return batches
+
+
+def spread(count: int, most: int) -> list[int]:
+    """`count` as the fewest numbers of at most `most`, no two of which differ by more than one.
+
+    >>> spread(33, 32), spread(7, 3)
+    ([17, 16], [3, 2, 2])
+    """
+    parts = -(-count // most)
+    return [count // parts + (index < count % parts) for index in range(parts)]
+
+
+def cut(items: list[int], sizes: Iterable[int]) -> list[list[int]]:
+    """Runs of `items` of these sizes.
+
+    >>> cut([7, 8, 9], [1, 2])
+    [[7], [8, 9]]
+    """
+    ends = list(itertools.accumulate(sizes))
+    return [items[start:end] for start, end in itertools.pairwise([0, *ends])]
 
 
 def stratified(labels: Sequence[float], size: int, seed: int) -> list[int]:

@@ -26,7 +26,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftlab.layers import fast
-from peftlab.training.batches import Batch, Encoded, by_length, chunks, grouped, stratified
+from peftlab.training.batches import (
+    Batch,
+    Encoded,
+    by_length,
+    chunks,
+    cut,
+    draw,
+    spread,
+    stratified,
+)
 from peftlab.training.guard import Watch, check_groups, check_loss, check_outputs
 from peftlab.training.meters import Memory, MemoryMeter, SpeedMeter
 from peftlab.training.schedule import warmup_and_decay
@@ -50,7 +59,8 @@ class Plan:
     """All that the loop needs to know of a run, resolved.
 
     `warmup` is a share of the steps; `accumulation` the parts a batch is taken in; `autocast`
-    whether fp32 weights compute in bf16; `fast` whether to train inside `peftlab.layers.fast`.
+    whether fp32 weights compute in bf16; `fast` whether to train inside `peftlab.layers.fast`;
+    `batches` whether chance or length decides which examples meet.
     """
 
     kind: str  # "classes" or "regression"
@@ -66,6 +76,7 @@ class Plan:
     autocast: bool
     accumulation: int = 1
     fast: bool = True
+    batches: str = "random"  # or "grouped"
 
 
 @dataclass(frozen=True)
@@ -118,7 +129,9 @@ class Loop:
         groups = method.parameter_groups(model, plan.lr, plan.head_lr, plan.weight_decay)
         check_groups(model, groups)
         self.trained = [parameter for group in groups for parameter in group["params"]]
-        self.total = plan.epochs * math.ceil(len(train) / plan.batch_size)
+        n_batches = math.ceil(len(train) / plan.batch_size)
+        self.usual_size = len(train) / n_batches  # of a batch; none is further from it than one
+        self.total = plan.epochs * n_batches
         self.warmup = math.ceil(plan.warmup * self.total)
         self.optimizer = method.make_optimizer(groups)
         self.schedule = warmup_and_decay(self.optimizer, self.warmup, self.total)
@@ -134,7 +147,7 @@ class Loop:
         """Train for one epoch; a row of the curve after each step."""
         self.model.train()
         lengths = self.train.lengths
-        batches = grouped(lengths, self.plan.batch_size, self.plan.seed, epoch)
+        batches = self._batches(epoch)
         for number, indices in enumerate(batches, start=1):
             started = time.perf_counter()
             lr = self.schedule.get_last_lr()[0]
@@ -158,7 +171,7 @@ class Loop:
         """
         self.model.train()
         begin_stream(step_seed(self.plan.seed, -1), self.plan.device)  # no step's: each begins anew
-        batches = grouped(self.train.lengths, self.plan.batch_size, self.plan.seed, epoch=0)
+        batches = self._batches(epoch=0)
         widest = max((part for batch in batches for part in self._parts(batch)), key=self._tokens)
         batch_loss(self.model, self.train.batch(widest, self.plan.device), self.plan).backward()
         self.optimizer.zero_grad()
@@ -187,14 +200,23 @@ class Loop:
         return value
 
     def _gradients(self, indices: list[int]) -> Tensor:
-        """Forward and backward, part by part; returns the whole batch's loss."""
+        """Forward and backward, part by part; returns the batch's mean loss.
+
+        A gradient is divided by the usual size of a batch, not by this one's: every example weighs
+        the same in every epoch.
+        """
         value = torch.zeros((), device=self.plan.device)
         for part in self._parts(indices):
             batch = self.train.batch(part, self.plan.device)
-            share = batch_loss(self.model, batch, self.plan) * (len(part) / len(indices))
-            value += share.detach()
-            share.backward()
+            loss = batch_loss(self.model, batch, self.plan)
+            value += loss.detach() * (len(part) / len(indices))
+            (loss * (len(part) / self.usual_size)).backward()
         return value
+
+    def _batches(self, epoch: int) -> list[list[int]]:
+        plan = self.plan
+        by_length = plan.batches == "grouped"
+        return draw(self.train.lengths, plan.batch_size, plan.seed, epoch, by_length)
 
     def _parts(self, indices: list[int]) -> list[list[int]]:
         return parts_of(indices, self.train, self.plan.accumulation, self.takes_parts)
@@ -341,13 +363,13 @@ class Rehearsal:
 
     def sample(self, share: float, least: int) -> list[Batch]:
         """Batches of a share of train, stratified by label, at least `least` examples."""
-        size = max(least, round(share * len(self.train)))
+        size = min(len(self.train), max(least, round(share * len(self.train))))
         indices = stratified(self.train.labels, size, self.plan.seed)
         lengths = self.train.lengths
         indices.sort(key=lengths.__getitem__)
         return [
             self.train.batch(part, self.plan.device)
-            for part in chunks(indices, self.plan.batch_size)
+            for part in cut(indices, spread(size, self.plan.batch_size))
         ]
 
     def fit(self, model: PreTrainedModel, batches: list[Batch], steps: int) -> None:

@@ -1,0 +1,110 @@
+"""The unit of a regression's labels: trained on in standard units, answered in the label's own.
+
+    in training     the head's last layer gives z = (y - mean) / sd, mean and sd of train's labels
+    outside of it   W ← sd · W, c ← sd · c + mean, so that the very same layer gives y
+
+Without it what is learned depends on whether a label is in metres or in millimetres, since a head
+is drawn small and learning rates are steps of one size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from peftlab.errors import RequestError
+from peftlab.layers import is_linear
+from peftlab.models.targets import head_names
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Mean and standard deviation of train's labels."""
+
+    mean: float
+    sd: float
+
+    @staticmethod
+    def of(labels: Sequence[float]) -> Unit:
+        """The unit of `labels`.
+
+        Raises:
+            RequestError: if they are all the same.
+
+        >>> Unit.of([1.0, 3.0])
+        Unit(mean=2.0, sd=1.0)
+        """
+        if min(labels) == max(labels):
+            raise RequestError(
+                f"every label of train is {labels[0]:g}: there is nothing to learn; "
+                "a regression needs labels that differ"
+            )
+        values = np.asarray(labels, np.float64)
+        return Unit(float(values.mean()), float(values.std()))
+
+    def standardised(self, labels: Sequence[float]) -> list[float]:
+        """The labels in standard units."""
+        values: list[float] = ((np.asarray(labels, np.float64) - self.mean) / self.sd).tolist()
+        return values
+
+    def restored(self, outputs: Tensor) -> Tensor:
+        """Outputs in standard units, any shape, in the label's own: the same shape, in float64."""
+        return outputs.double() * self.sd + self.mean
+
+
+def unit_of(model: PreTrainedModel, labels: Sequence[float]) -> Unit:
+    """The unit that `model` can be trained in: where its head has no bias, as decoders' have none,
+    labels are scaled and not centred, since nothing could add the mean again.
+    """  # noqa: D205
+    unit = Unit.of(labels)
+    return unit if last_layer(model).bias is not None else Unit(0.0, unit.sd)
+
+
+@contextmanager
+def standard_unit(model: PreTrainedModel, unit: Unit) -> Iterator[None]:
+    """Let `model` answer in standard units inside, and in the label's own behind it, always.
+
+    A head that has answered in the label's own unit before, from an earlier training or from the
+    checkpoint, goes on from there; one that was just drawn is small in standard units.
+    """
+    if in_own_unit(model):
+        _rescale(model, 1 / unit.sd, -unit.mean / unit.sd)
+    try:
+        yield
+    finally:
+        _rescale(model, unit.sd, unit.mean)
+        mark_own_unit(model)
+
+
+def in_own_unit(model: PreTrainedModel) -> bool:
+    """Whether the outputs of a regression are known to be in its label's own unit."""
+    return bool(getattr(model, "peftlab_own_unit", False))
+
+
+def mark_own_unit(model: PreTrainedModel) -> None:
+    """Note that the outputs are in the label's own unit."""
+    model.peftlab_own_unit = True  # type: ignore[assignment]
+
+
+def last_layer(model: PreTrainedModel) -> Any:
+    """The linear layer that gives the logits."""
+    head = model.get_submodule(head_names(model)[-1])
+    return [module for module in head.modules() if is_linear(module)][-1]
+
+
+@torch.no_grad()
+def _rescale(model: PreTrainedModel, factor: float, shift: float) -> None:
+    """W ← factor · W and c ← factor · c + shift, in float64, rounded once."""
+    layer = last_layer(model)
+    layer.weight.copy_(layer.weight.double() * factor)
+    if layer.bias is not None:
+        layer.bias.copy_(layer.bias.double() * factor + shift)

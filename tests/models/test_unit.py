@@ -1,0 +1,129 @@
+"""A regression does not depend on its label's unit, and answers in it, wherever it is handed."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, LlamaConfig, PreTrainedModel
+
+import peftlab
+from peftlab.adapters import plain_folder
+from peftlab.methods import injected
+from peftlab.models.unit import Unit, last_layer, standard_unit, unit_of
+from peftlab.tasks import Examples, Task
+
+TEXTS = ["the red cat sees a dog", "a dog", "the bird likes the old fish"]
+
+
+@pytest.fixture(scope="module")
+def numbers(tiny_task: Task) -> Task:
+    """How often "very" is said, and more where a cat is in it."""
+
+    def label(text: tuple[str, ...]) -> float:
+        return text[0].count("very") + 2.0 * ("cat" in text[0])
+
+    train, dev = (
+        Examples(part.texts, [label(text) for text in part.texts])
+        for part in (tiny_task.train, tiny_task.dev)
+    )
+    return Task(name="numbers", kind="regression", metrics=("pearson",), train=train, dev=dev)
+
+
+def in_unit(task: Task, factor: float, shift: float) -> Task:
+    train, dev = (
+        Examples(part.texts, [factor * label + shift for label in part.labels])
+        for part in (task.train, task.dev)
+    )
+    return dataclasses.replace(task, train=train, dev=dev)
+
+
+def trained(folder: Path, task: Task, method: str = "lora", epochs: int = 4) -> tuple[Any, Any]:
+    model, tokenizer = peftlab.load_model(str(folder), num_labels=1, precision="fp32")
+    record = peftlab.train(
+        model, tokenizer, task, method, epochs=epochs, batch_size=8, lr=1e-2, head_lr=1e-2
+    )
+    return record, (model, tokenizer)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize(
+    ("factor", "shift"), [(100.0, 0.0), (1e-3, 0.0), (1e4, 7.0), (1.0, -50.0), (2.0, 1e5)]
+)
+def test_a_regression_does_not_depend_on_its_labels_unit(
+    tiny_model: Path, numbers: Task, method: str, factor: float, shift: float
+) -> None:
+    record, held = trained(tiny_model, numbers, method)
+    other, moved = trained(tiny_model, in_unit(numbers, factor, shift), method)
+    assert record.score["pearson"] > 0.5
+    assert other.score["pearson"] == pytest.approx(record.score["pearson"], abs=1e-3)
+    wanted = [factor * answer + shift for answer in peftlab.predict(*held, TEXTS)]
+    rounding = 1e-6 * abs(shift)
+    assert peftlab.predict(*moved, TEXTS) == pytest.approx(
+        wanted, rel=2e-3, abs=2e-3 * abs(factor) + rounding
+    )
+
+
+def test_what_is_recorded_is_in_the_labels_unit(tiny_model: Path, numbers: Task) -> None:
+    task = in_unit(numbers, 100.0, 1000.0)
+    record, (model, tokenizer) = trained(tiny_model, task)
+    assert peftlab.evaluate(model, tokenizer, task)["pearson"] == pytest.approx(
+        record.score["pearson"], abs=1e-4
+    )
+    assert all(900 < answer < 1700 for answer in peftlab.predict(model, tokenizer, TEXTS))
+
+
+def test_the_unit_survives_saving_merging_and_transformers(
+    tiny_model: Path, numbers: Task, tmp_path: Path
+) -> None:
+    task = in_unit(numbers, 100.0, 1000.0)
+    _, (model, tokenizer) = trained(tiny_model, task)
+    answers = peftlab.predict(model, tokenizer, TEXTS)
+    peftlab.save(model, tmp_path / "adapter")
+    loaded = peftlab.load(tmp_path / "adapter")
+    assert peftlab.predict(*loaded, TEXTS) == pytest.approx(answers, rel=1e-5)
+    plain_folder(model, tokenizer, tmp_path / "plain")
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "plain").eval()
+    with torch.inference_mode():
+        found = plain(**tokenizer(TEXTS, padding=True, return_tensors="pt")).logits.squeeze(-1)
+    assert found.tolist() == pytest.approx(answers, rel=1e-5)
+
+
+def test_a_second_training_goes_on_from_the_first(
+    tiny_model: Path, numbers: Task, tmp_path: Path
+) -> None:
+    """The head answers in the label's unit when it begins: its first loss is not of raw numbers."""
+    task = in_unit(numbers, 100.0, 1000.0)
+    first, (model, tokenizer) = trained(tiny_model, task, epochs=8)
+    peftlab.save(model, tmp_path / "adapter")
+    for again in (model, peftlab.load(tmp_path / "adapter")[0]):
+        record = peftlab.train(
+            again, tokenizer, task, injected(again), epochs=1, batch_size=8, lr=1e-9, head_lr=1e-9
+        )
+        assert record.score["pearson"] == pytest.approx(first.score["pearson"], abs=1e-3)
+
+
+def test_the_unit_is_given_back_where_training_fails(tiny_model: Path) -> None:
+    model, _ = peftlab.load_model(str(tiny_model), num_labels=1, precision="fp32")
+    before = last_layer(model).weight.clone()
+    with pytest.raises(KeyboardInterrupt), standard_unit(model, Unit(mean=10.0, sd=4.0)):
+        raise KeyboardInterrupt
+    torch.testing.assert_close(last_layer(model).weight, 4 * before)
+    assert last_layer(model).bias.item() == pytest.approx(10.0)
+
+
+def test_a_head_without_a_bias_is_scaled_and_not_centred() -> None:
+    config = LlamaConfig(
+        vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+        num_attention_heads=2, num_labels=1,
+    )  # fmt: skip
+    model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+    assert unit_of(model, [1.0, 3.0]) == Unit(0.0, 1.0)
+    before: Tensor = last_layer(model).weight.clone()
+    with standard_unit(model, unit_of(model, [10.0, 30.0])):
+        assert torch.equal(last_layer(model).weight, before)
+    torch.testing.assert_close(last_layer(model).weight, 10 * before)
