@@ -19,7 +19,7 @@ from peftlab.errors import RequestError
 from peftlab.layers import resolve_compute, resolve_device, resolve_precision
 from peftlab.methods import Method, inject, make
 from peftlab.models import Source, check_weights, empty_model, find, longest_input
-from peftlab.tasks import Task, load, load_file
+from peftlab.tasks import Task, carved, load, load_file
 
 
 @dataclass(frozen=True)
@@ -74,15 +74,22 @@ def resolve(suite: Suite) -> Grid:
 
 
 def load_tasks(suite: Suite) -> list[Task]:
-    """The suite's tasks, each once, with their data."""
-    if suite.data is not None:
-        data = suite.data
-        return [load_file(data.path, data.text, data.label, data.dev, data.kind)]
-    tasks = [load(task, suite.data_dir) if isinstance(task, str) else task for task in suite.tasks]
+    """The suite's tasks, each once, with their data; dev is the part that they are judged on."""
+    tasks = _read_tasks(suite)
+    if suite.judge_on == "train":
+        tasks = [carved(task) for task in tasks]
     for task in tasks:
         if len(task.train) == 0 or len(task.dev) == 0:
             empty = "train" if len(task.train) == 0 else "dev"
             raise RequestError(f"task {task.name}: its {empty} split is empty")
+    return tasks
+
+
+def _read_tasks(suite: Suite) -> list[Task]:
+    if suite.data is not None:
+        data = suite.data
+        return [load_file(data.path, data.text, data.label, data.dev, data.kind)]
+    tasks = [load(task, suite.data_dir) if isinstance(task, str) else task for task in suite.tasks]
     return list({task.name: task for task in tasks}.values())
 
 

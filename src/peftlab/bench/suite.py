@@ -107,6 +107,7 @@ class Suite(_Request):
     training: Training = Training()
     data_dir: Path | None = None
     data: DataFile | None = None
+    judge_on: Literal["dev", "train"] = "dev"  # train: a fifth of it, and dev is not looked at
 
 
 def make_suite(**request: Any) -> Suite:

@@ -23,6 +23,9 @@ Dev = Annotated[
     Path | None, Option(help="A file to evaluate on; without it a fifth is kept apart.")
 ]
 Kind = Annotated[Text, Option(help="auto, classes or regression.")]
+JudgeOn = Annotated[
+    Text, Option(help="dev, or train: a fifth of train, to choose settings without dev.")
+]
 Sets = Annotated[
     list[str] | None,
     Option("--set", help="METHOD.FIELD=VALUE or training.FIELD=VALUE; may be repeated."),
