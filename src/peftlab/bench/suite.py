@@ -41,7 +41,7 @@ Rate = Annotated[float, Field(gt=0)]
 class Training(_Request):
     """How every cell is trained. A `None` is resolved later: the method's or the task's own."""
 
-    epochs: int = Field(default=3, ge=1, le=10_000)
+    epochs: int | None = Field(default=None, ge=1, le=10_000)  # see `grid.default_epochs`
     batch_size: int = Field(default=32, ge=1, le=65_536)
     lr: Rate | None = None
     head_lr: Rate | None = None

@@ -33,7 +33,8 @@ Sets = Annotated[
 Rate = Annotated[float | None, Option(help="Learning rate; default: the method's.")]
 HeadRate = Annotated[float | None, Option(help="The head's; default: the method's.")]
 Epochs = Annotated[
-    int | None, Option(help="Passes over the train split; default 3 (2 in the demo).")
+    int | None,
+    Option(help="Passes over train; default: what makes 300 updates, 3 to 30 (2 in the demo)."),
 ]
 BatchSize = Annotated[int | None, Option(help="Examples a step; default 32.")]
 MaxLength = Annotated[int | None, Option(help="Longest input in tokens; default 128, RTE 256.")]
