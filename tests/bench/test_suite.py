@@ -32,7 +32,7 @@ def test_the_empty_request_is_the_demo() -> None:
     assert suite.seeds == [0, 1]
     assert suite.training.epochs == DEMO_EPOCHS
     assert make_suite(training={"epochs": 5}).training.epochs == 5
-    assert make_suite(tasks=["similarity"]).training.epochs == 3
+    assert make_suite(tasks=["similarity"]).training.epochs is None
 
 
 EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.toml"))

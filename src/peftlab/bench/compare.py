@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from rich.console import Console
 
@@ -31,6 +31,7 @@ def compare(
     methods: Sequence[str | dict[str, Any] | Method] | None = None,
     seeds: Sequence[int] | None = None,
     data_dir: str | Path | None = None,
+    judge_on: Literal["dev", "train"] | None = None,
     out: str | Path | None = None,
     keep: Keep = "all",
     **training: Any,
@@ -44,6 +45,7 @@ def compare(
         methods: names such as "lora" or "lora[rank=16]", tables, or `Method` values.
         seeds: one run of every cell a seed; (0,) unless a suite file says otherwise.
         data_dir: the folder with GLUE's own files; PEFTLAB_DATA_DIR's if not given.
+        judge_on: dev, or train: a fifth of train, so that settings are chosen without dev.
         out: the folder for records, curves and predictions; `runs/SUITE` if not given.
         keep: which cells' adapters to keep: all, the best seed's of each row, or none. A method
             that changes the whole model keeps its best seed's at most.
@@ -61,6 +63,7 @@ def compare(
         "methods": _listed(methods),
         "seeds": _listed(seeds),
         "data_dir": None if data_dir is None else Path(data_dir),
+        "judge_on": judge_on,
         "training": training,
     }
     grid = resolve(merged_request(file, request))

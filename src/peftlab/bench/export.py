@@ -126,6 +126,7 @@ def _task_again(store: Store, record: Record) -> Task:
             "tasks": [record.task.name],
             "data": _with_paths(asked["data"]),
             "data_dir": Path(asked["data_dir"]) if asked["data_dir"] else None,
+            "judge_on": asked.get("judge_on", "dev"),
         }
     )
     return load_tasks(suite)[0]

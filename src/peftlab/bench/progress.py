@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any, Protocol, Self
 
@@ -18,7 +19,7 @@ from rich.progress import (
 )
 
 from peftlab.bench.cell import Cell
-from peftlab.bench.grid import Grid
+from peftlab.bench.grid import LEAST_EPOCHS, LEAST_UPDATES, Grid
 from peftlab.bench.record import Record
 from peftlab.tasks import Task
 
@@ -156,7 +157,12 @@ def describe(grid: Grid, n_done: int, out: str) -> list[str]:
         f"suite {grid.suite.name}: {len(grid.cells)} cells, {n_done} done already, in {out}",
         f"model {grid.cells[0].model.name}: {'; '.join(grid.notes)}",
     ]
-    return lines + [describe_task(task) for task in grid.tasks.values()]
+    by_default = grid.suite.training.epochs is None
+    trainings = {cell.task.name: cell.training for cell in grid.cells}
+    for name, task in grid.tasks.items():
+        length = describe_length(len(task.train), trainings[name], by_default)
+        lines.append(f"{describe_task(task)}; {length}")
+    return lines
 
 
 def describe_task(task: Task) -> str:
@@ -166,6 +172,21 @@ def describe_task(task: Task) -> str:
         f"task {task.name} ({task.source}): {kind}; "
         f"{len(task.train)} train, {len(task.dev)} dev; metric {task.main_metric}"
     )
+
+
+def describe_length(n_train: int, training: dict[str, Any], by_default: bool) -> str:
+    """How long a training is, and why where nobody asked for it.
+
+    >>> describe_length(500, {"epochs": 19, "batch_size": 32}, by_default=True)
+    '19 epochs of 16 updates, to make 300'
+    """
+    epochs, updates = training["epochs"], math.ceil(n_train / training["batch_size"])
+    length = f"{epochs} epoch{'s' * (epochs > 1)} of {updates} update{'s' * (updates > 1)}"
+    if not by_default or epochs == LEAST_EPOCHS:
+        return length
+    if epochs * updates < LEAST_UPDATES:
+        return f"{length}, the most unless --epochs says more"
+    return f"{length}, to make {LEAST_UPDATES}"
 
 
 def summary(record: Record) -> str:

@@ -44,7 +44,7 @@ def train(
     task: Task | str,
     method: Method | str,
     *,
-    epochs: int = 3,
+    epochs: int | None = None,
     batch_size: int = 32,
     lr: float | None = None,
     seed: int = 0,
@@ -60,7 +60,7 @@ def train(
         tokenizer: the model's own.
         task: a name, or a `Task`.
         method: a name, or a `Method`.
-        epochs: passes over the train split.
+        epochs: passes over the train split; by default as many as make 300 updates, 3 to 30.
         batch_size: examples a step.
         lr: the highest learning rate of the adapter; the method's default if not given.
         seed: of data order, dropout and, if they are drawn here, the adapters.

@@ -41,7 +41,7 @@ Rate = Annotated[float, Field(gt=0)]
 class Training(_Request):
     """How every cell is trained. A `None` is resolved later: the method's or the task's own."""
 
-    epochs: int = Field(default=3, ge=1, le=10_000)
+    epochs: int | None = Field(default=None, ge=1, le=10_000)  # see `grid.default_epochs`
     batch_size: int = Field(default=32, ge=1, le=65_536)
     batches: Literal["random", "grouped"] = "random"  # whether those of like lengths meet
     lr: Rate | None = None
@@ -108,6 +108,7 @@ class Suite(_Request):
     training: Training = Training()
     data_dir: Path | None = None
     data: DataFile | None = None
+    judge_on: Literal["dev", "train"] = "dev"  # train: a fifth of it, and dev is not looked at
 
 
 def make_suite(**request: Any) -> Suite:

@@ -32,6 +32,7 @@ def compare(
     label: options.Label = None,
     dev: options.Dev = None,
     kind: options.Kind = None,
+    judge_on: options.JudgeOn = None,
     out: Annotated[Path | None, Option(help="Output folder; default runs/SUITE.")] = None,
     keep: Annotated[
         str, Option(help="Adapters to keep: all, best (the best seed of each row) or none.")
@@ -67,6 +68,7 @@ def compare(
         "seeds": options.seeds_of(seeds),
         "data_dir": data_dir,
         "data": options.data_of(data, text, label, dev, kind),
+        "judge_on": judge_on,
         "training": options.training_of(locals()),
     }
     how = {"rerun": rerun, "keep": keep}

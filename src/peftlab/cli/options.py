@@ -23,6 +23,9 @@ Dev = Annotated[
     Path | None, Option(help="A file to evaluate on; without it a fifth is kept apart.")
 ]
 Kind = Annotated[Text, Option(help="auto, classes or regression.")]
+JudgeOn = Annotated[
+    Text, Option(help="dev, or train: a fifth of train, to choose settings without dev.")
+]
 Sets = Annotated[
     list[str] | None,
     Option("--set", help="METHOD.FIELD=VALUE or training.FIELD=VALUE; may be repeated."),
@@ -30,7 +33,8 @@ Sets = Annotated[
 Rate = Annotated[float | None, Option(help="Learning rate; default: the method's.")]
 HeadRate = Annotated[float | None, Option(help="The head's; default: the method's.")]
 Epochs = Annotated[
-    int | None, Option(help="Passes over the train split; default 3 (2 in the demo).")
+    int | None,
+    Option(help="Passes over train; default: what makes 300 updates, 3 to 30 (2 in the demo)."),
 ]
 BatchSize = Annotated[int | None, Option(help="Examples a step; default 32.")]
 Batches = Annotated[

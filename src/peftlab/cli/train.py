@@ -23,6 +23,7 @@ def train(
     label: options.Label = None,
     dev: options.Dev = None,
     kind: options.Kind = None,
+    judge_on: options.JudgeOn = None,
     set_: options.Sets = None,
     lr: options.Rate = None,
     head_lr: options.HeadRate = None,
@@ -63,6 +64,7 @@ def train(
             "seeds": [seed],
             "data_dir": data_dir,
             "data": options.data_of(data, text, label, dev, kind),
+            "judge_on": judge_on,
             "training": training,
         }
         grid = resolve(merged_request(None, request, set_ or []))

@@ -203,7 +203,7 @@ def _columns(tasks: dict[TaskKey, list[Record]], decided: set[str]) -> dict[Task
             kind=task.kind,
             metric=task.main_metric,
             source=task.source,
-            synthetic=task.source == "synthetic",
+            synthetic=task.source.startswith("synthetic"),
             n_train=task.n_train,
             n_dev=task.n_dev,
             n_truncated=next((n for n in truncated if n is not None), None),

@@ -20,6 +20,7 @@ from peftlab.tasks import file, glue
 from peftlab.tasks.answers import answer_file, check_columns, check_out, texts_of
 from peftlab.tasks.base import BuiltIn, Examples, Kind, Task
 from peftlab.tasks.glue_table import GLUE
+from peftlab.tasks.split import carved
 
 __all__ = [
     "BuiltIn",
@@ -29,6 +30,7 @@ __all__ = [
     "Task",
     "answer_file",
     "built_in",
+    "carved",
     "check_columns",
     "check_out",
     "listing",

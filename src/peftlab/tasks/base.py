@@ -42,7 +42,8 @@ class Task:
         metrics: names of metrics.py; the first is the main one, which tables and "best" use.
         labels: the classes' names, in the order of their indices; empty for a regression.
         max_length: longest input in tokens; longer ones are cut.
-        source: where the data came from: "synthetic", "folder ...", "hub ..." or "file ...".
+        source: where the data came from: "synthetic", "folder ...", "hub ..." or "file ...";
+            followed by ", a fifth of train" where that is what judges.
         columns: the names that the texts have in their file, where they have any.
     """
 

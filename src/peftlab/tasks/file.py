@@ -57,7 +57,10 @@ def load(
     if dev is not None:
         judged = _examples(rows.read(dev, columns), type_, names)
     else:
-        train, judged = _divided(path, train, names)
+        try:
+            train, judged = split.divided(train, names)
+        except RequestError as error:
+            raise RequestError(f"{path}: {error} Or give --dev FILE.") from None
     return Task(
         name=_slug(path.stem),
         kind=chosen,
@@ -252,21 +255,3 @@ def _check_encodes(table: rows.Table, row: rows.Row, text: str) -> None:
 def _shown(cell: Any) -> str:
     """The cell as an error quotes it: shortened, for a wrong column may hold whole texts."""
     return reprlib.repr(cell)
-
-
-def _divided(path: Path, data: Examples, names: tuple[str, ...]) -> tuple[Examples, Examples]:
-    try:
-        if names:
-            kept = split.by_class(data.texts, [int(label) for label in data.labels], names)
-        else:
-            kept = split.by_quantile(data.texts, data.labels)
-    except RequestError as error:
-        raise RequestError(f"{path}: {error}") from None
-    train = [i for i, text in enumerate(data.texts) if text not in kept]
-    dev = [i for i, text in enumerate(data.texts) if text in kept]
-    return _subset(data, train), _subset(data, dev)
-
-
-def _subset(data: Examples, indices: list[int]) -> Examples:
-    labels: Any = [data.labels[i] for i in indices]
-    return Examples([data.texts[i] for i in indices], labels)

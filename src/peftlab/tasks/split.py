@@ -4,25 +4,68 @@ Examples with equal texts form a group, which goes to one side whole. The groups
 group's most frequent label) or of a quintile (of its mean) are ordered by a hash of their text
 and fill dev until it has a fifth of the stratum's examples. Neither the order of the rows nor
 other classes' rows change where a group goes.
+
+What is chosen, a learning rate say, is chosen on such a fifth of train (`carved`), so that dev
+still judges what nobody has seen.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from peftlab.errors import RequestError
+from peftlab.tasks.base import Examples, Task
 
 SHARE = 5  # one in so many goes to dev
 QUANTILES = 5
 
 Texts = tuple[str, ...]
 Label = TypeVar("Label", int, float)
+
+
+def carved(task: Task) -> Task:
+    """The task with a fifth of train in place of dev, which is not looked at, and train the rest.
+
+    Raises:
+        RequestError: too few different texts, see `by_class` and `by_quantile`.
+    """
+    try:
+        train, dev = divided(task.train, task.labels)
+    except RequestError as error:
+        raise RequestError(
+            f"task {task.name} has no part of train to be judged on: {error}"
+        ) from None
+    source = f"{task.source}, a fifth of train"
+    return dataclasses.replace(task, train=train, dev=dev, source=source)
+
+
+def divided(data: Examples, names: Sequence[str]) -> tuple[Examples, Examples]:
+    """The two sides of `data`: what is left to train on, and about a fifth to judge by.
+
+    `names` are its classes'; none for a regression.
+
+    Raises:
+        RequestError: see `by_class` and `by_quantile`.
+    """
+    if names:
+        kept = by_class(data.texts, [int(label) for label in data.labels], names)
+    else:
+        kept = by_quantile(data.texts, data.labels)
+    train = [i for i, text in enumerate(data.texts) if text not in kept]
+    dev = [i for i, text in enumerate(data.texts) if text in kept]
+    return _subset(data, train), _subset(data, dev)
+
+
+def _subset(data: Examples, indices: list[int]) -> Examples:
+    labels: Any = [data.labels[i] for i in indices]
+    return Examples([data.texts[i] for i in indices], labels)
 
 
 def by_class(texts: Sequence[Texts], labels: Sequence[int], names: Sequence[str]) -> set[Texts]:
@@ -41,8 +84,7 @@ def by_class(texts: Sequence[Texts], labels: Sequence[int], names: Sequence[str]
             raise RequestError(
                 f"class {name!r} has {len(strata[index])} different text"
                 f"{'' if len(strata[index]) == 1 else 's'} of its own; it needs at least 2, one "
-                "to train on and one to judge by. Add examples, leave the class out, "
-                "or give --dev FILE."
+                "to train on and one to judge by. Add examples, or leave the class out."
             )
     return {text for group in strata.values() for text in _fifth(group, members)}
 

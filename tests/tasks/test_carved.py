@@ -1,0 +1,116 @@
+"""A part of train that judges in dev's place, so that what is chosen is not chosen on dev."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from peftlab.bench.grid import load_tasks, resolve
+from peftlab.bench.suite import make_suite, merged_request
+from peftlab.errors import RequestError
+from peftlab.tasks import Examples, Task, carved, load
+
+
+def test_nothing_of_dev_remains_and_nothing_of_train_is_lost() -> None:
+    for name in ("acceptability", "similarity"):
+        task = load(name)
+        found = carved(task)
+        before = Counter(zip(task.train.texts, task.train.labels, strict=True))
+        sides = [zip(side.texts, side.labels, strict=True) for side in (found.train, found.dev)]
+        assert sum((Counter(side) for side in sides), Counter()) == before
+        assert not set(found.dev.texts) & set(task.dev.texts)
+
+
+def test_dev_is_not_looked_at() -> None:
+    task = load("paraphrase")
+    other = dataclasses.replace(task, dev=Examples([("x", "y")], [0]))
+    assert carved(other) == carved(task)
+
+
+def test_no_text_is_on_both_sides() -> None:
+    texts = [(f"text {i % 20}",) for i in range(60)]
+    labels = [i % 20 % 2 for i in range(60)]
+    task = Task(
+        "t", "classes", ("accuracy",), Examples(texts, labels), Examples([], []), ("a", "b")
+    )
+    found = carved(task)
+    assert (len(found.train), len(found.dev)) == (48, 12)
+    assert not set(found.train.texts) & set(found.dev.texts)
+
+
+def test_the_part_has_a_fifth_of_every_class() -> None:
+    texts = [(f"text {i}",) for i in range(200)]
+    labels = [int(i >= 150) for i in range(200)]
+    task = Task(
+        "t", "classes", ("accuracy",), Examples(texts, labels), Examples([], []), ("a", "b")
+    )
+    assert Counter(carved(task).dev.labels) == {0: 30, 1: 10}
+
+
+def test_the_part_has_a_fifth_of_every_quintile() -> None:
+    texts = [(f"text {i}",) for i in range(200)]
+    labels = [float(i) for i in range(200)]
+    task = Task("t", "regression", ("pearson",), Examples(texts, labels), Examples([], []))
+    assert Counter(int(value // 40) for value in carved(task).dev.labels) == dict.fromkeys(
+        range(5), 8
+    )
+
+
+def test_the_part_is_the_same_whatever_the_rows_order(tiny_task: Task) -> None:
+    rows = list(zip(tiny_task.train.texts, tiny_task.train.labels, strict=True))
+    random.Random(0).shuffle(rows)
+    train = Examples([text for text, _ in rows], [label for _, label in rows])
+    shuffled = carved(dataclasses.replace(tiny_task, train=train))
+    assert sorted(shuffled.dev.texts) == sorted(carved(tiny_task).dev.texts)
+
+
+def test_the_source_says_so() -> None:
+    assert carved(load("similarity")).source == "synthetic, a fifth of train"
+
+
+def test_too_little_to_carve_names_the_task() -> None:
+    train = Examples([("one",), ("two",), ("three",)], [0, 0, 1])
+    task = Task("few", "classes", ("accuracy",), train, Examples([("four",)], [0]), ("a", "b"))
+    with pytest.raises(RequestError, match=r"task few has no part of train .* class 'b' has 1"):
+        carved(task)
+
+
+def test_a_suite_may_ask_for_it(tmp_path: Path) -> None:
+    file = tmp_path / "rates.toml"
+    file.write_text('tasks = ["similarity"]\njudge_on = "train"\n')
+    (task,) = load_tasks(merged_request(file, {}))
+    assert task == carved(load("similarity"))
+    (task,) = load_tasks(merged_request(file, {"judge_on": "dev"}))
+    assert task == load("similarity")
+    with pytest.raises(RequestError, match="judge_on must be 'dev' or 'train', got 'test'"):
+        make_suite(judge_on="test")
+
+
+def test_the_file_s_own_dev_is_left_alone_too(tmp_path: Path) -> None:
+    rows = [f"text {i},{'ab'[i % 2]}" for i in range(50)]
+    path = tmp_path / "rows.csv"
+    path.write_text("\n".join(["text,label", *rows]))
+    request = {"data": {"path": path, "text": ["text"], "label": "label"}}
+    (plain,) = load_tasks(make_suite(**request))
+    (found,) = load_tasks(make_suite(**request, judge_on="train"))
+    assert (len(plain.train), len(plain.dev)) == (40, 10)
+    assert (len(found.train), len(found.dev)) == (32, 8)
+    assert not set(plain.dev.texts) & {*found.train.texts, *found.dev.texts}
+
+
+def test_its_cells_are_others(tiny_model: Path, tiny_task: Task) -> None:
+    names = {
+        resolve(
+            make_suite(
+                model=str(tiny_model), tasks=[tiny_task], methods=["lora"], seeds=[0], judge_on=part
+            )
+        )
+        .cells[0]
+        .name
+        for part in ("dev", "train")
+    }
+    assert len(names) == 2
