@@ -29,8 +29,17 @@ SIZES = (500, 8000)
 
 def fetch(folder: Path) -> bytes:
     """The package's source archive, checked."""
-    words = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
-    words += ["--no-build-isolation", "--dest", str(folder), PACKAGE]
+    words = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--no-binary",
+        ":all:",
+    ]
+    words += ["--no-binary", ":all:", "--no-build-isolation", "--dest", str(folder), PACKAGE]
     subprocess.run(words, check=True)
     (path,) = folder.iterdir()
     content = path.read_bytes()
