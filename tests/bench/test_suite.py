@@ -183,7 +183,7 @@ def test_cells_are_tasks_by_seeds_by_methods(tiny_model: Path) -> None:
 
 def test_defaults_are_resolved_by_method_task_and_model(tiny_model: Path) -> None:
     head, full = resolve(suite(tiny_model, methods=["head", "full"])).cells
-    assert full.training["lr"] == peftlab.FullFineTuning.default_lr
+    assert full.training["lr"] == peftlab.FullFineTuning().lr_at(32)
     assert full.training["head_lr"] == peftlab.FullFineTuning.default_head_lr
     assert full.precision == "fp32"
     assert head.training["max_length"] == 64  # the model takes no more
@@ -210,6 +210,19 @@ def test_head_trains_at_the_rate_that_its_record_says(
     model = peftlab.inject(peftlab.load_model(str(tiny_model))[0], "head")
     groups = peftlab.HeadOnly().parameter_groups(model, rate, rate, 0.0)
     assert {group["lr"] for group in groups} == {rate}
+
+
+def test_a_default_rate_follows_the_models_width_and_an_asked_one_does_not(
+    tiny_model: Path,
+) -> None:
+    lora = peftlab.LoRA()
+    assert lora.lr_at(768) == lora.default_lr
+    assert lora.lr_at(384) > lora.lr_at(768) > lora.lr_at(1024)
+    default, asked = resolve(suite(tiny_model, methods=["lora", "lora[lr=0.5]"])).cells
+    assert default.training["lr"] == lora.lr_at(32)
+    assert (asked.training["lr"], default.method.rate_from, asked.method.rate_from) == (
+        *(0.5, "default", "asked for"),
+    )
 
 
 def test_a_regression_with_one_label_is_refused(tiny_model: Path) -> None:

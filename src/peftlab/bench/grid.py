@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -19,7 +19,15 @@ from peftlab.bench.suite import Suite, Training, Variant
 from peftlab.errors import RequestError
 from peftlab.layers import resolve_compute, resolve_device, resolve_precision
 from peftlab.methods import Method, inject, make
-from peftlab.models import Source, Unit, check_weights, empty_model, find, longest_input
+from peftlab.models import (
+    Source,
+    Unit,
+    check_weights,
+    empty_model,
+    find,
+    hidden_size,
+    longest_input,
+)
 from peftlab.tasks import Task, carved, load, load_file
 
 # Three passes are enough where a pass has a hundred updates. Five hundred rows make 16: lora's
@@ -48,13 +56,18 @@ def resolve(suite: Suite) -> Grid:
     methods = [make(variant.name, variant.settings) for variant in suite.methods]
     tasks = load_tasks(suite)
     source = find(suite.model)
-    limit = longest_input(source.folder)
+    sizes = Sizes(longest_input(source.folder), hidden_size(source.folder))
     device = resolve_device(suite.training.device)
     precision = resolve_precision(suite.training.precision, device.value)
     check_weights(source)
     parts = [
         _method_part(
-            source, variant, method, method.base_precision or precision.value, device.value
+            source,
+            suite.training,
+            variant,
+            method,
+            method.base_precision or precision.value,
+            device.value,
         )
         for variant, method in zip(suite.methods, methods, strict=True)
     ]
@@ -66,7 +79,7 @@ def resolve(suite: Suite) -> Grid:
             task=task,
             part=part,
             method=method,
-            training=resolve_training(suite.training, variant, method, task, limit, device.value),
+            training=resolve_training(suite.training, variant, method, task, sizes, device.value),
             precision=precision.value,
             seed=seed,
         )
@@ -109,7 +122,12 @@ def _check_labels(task: Task) -> None:
 
 
 def _method_part(
-    source: Source, variant: Variant, method: Method, precision: str, device: str
+    source: Source,
+    asked: Training,
+    variant: Variant,
+    method: Method,
+    precision: str,
+    device: str,
 ) -> MethodPart:
     model = empty_model(source.folder, num_labels=2, precision=precision)
     try:
@@ -117,28 +135,37 @@ def _method_part(
         inject(model, method)
     except RequestError as error:
         raise RequestError(f"method {variant.label} on model {source.name}: {error}") from error
-    return method_part(model, method, variant.label)
+    return method_part(model, method, asked, variant)
 
 
-def method_part(model: Any, method: Method, label: str) -> MethodPart:
+def method_part(model: Any, method: Method, asked: Training, variant: Variant) -> MethodPart:
     """The record's part on the method that `model` was injected with."""
     targets = model.peftlab_targets
     return MethodPart(
         name=method.name,
-        label=label,
+        label=variant.label,
         settings=method.settings,
         targets=targets.patterns if targets else [],
         notes=targets.notes if targets else [],
+        rate_from="asked for" if _asked_rate(asked, variant, method) else "default",
     )
 
 
+class Sizes(NamedTuple):
+    """What of a model decides settings: the most tokens it takes, and its hidden states' width."""
+
+    longest: int
+    width: int
+
+
 def resolve_training(
-    asked: Training, variant: Variant, method: Method, task: Task, limit: int, device: str
+    asked: Training, variant: Variant, method: Method, task: Task, sizes: Sizes, device: str
 ) -> dict[str, Any]:
     """The training settings with every default filled in by method, task and model."""
+    limit = sizes.longest
     if asked.max_length is not None and asked.max_length > limit:
         raise RequestError(f"max_length must be <= {limit} for this model, got {asked.max_length}")
-    lr, head_lr = resolve_rates(asked, variant, method)
+    lr, head_lr = resolve_rates(asked, variant, method, sizes.width)
     return {
         "epochs": asked.epochs or default_epochs(len(task.train), asked.batch_size),
         "batch_size": asked.batch_size,
@@ -157,16 +184,23 @@ def resolve_training(
     }
 
 
-def resolve_rates(asked: Training, variant: Variant, method: Method) -> tuple[float, float]:
+def resolve_rates(
+    asked: Training, variant: Variant, method: Method, width: int
+) -> tuple[float, float]:
     """The learning rates of adapter and head: the row's own, the suite's, or the defaults.
 
     Where the head is all that is trained both are one, which either may set.
     """
-    lr, head_lr = variant.lr or asked.lr, variant.head_lr or asked.head_lr
+    lr = _asked_rate(asked, variant, method) or method.lr_at(width)
     if method.head_alone:
-        lr = variant.lr or variant.head_lr or lr or head_lr or method.default_lr
         return lr, lr
-    return lr or method.default_lr, head_lr or method.default_head_lr
+    return lr, variant.head_lr or asked.head_lr or method.default_head_lr
+
+
+def _asked_rate(asked: Training, variant: Variant, method: Method) -> float | None:
+    if method.head_alone:
+        return variant.lr or variant.head_lr or asked.lr or asked.head_lr
+    return variant.lr or asked.lr
 
 
 def default_epochs(n_train: int, batch_size: int) -> int:

@@ -40,6 +40,7 @@ class MethodPart(_Part):
     settings: dict[str, Any]
     targets: list[str]  # patterns of the module names that were adapted; empty where none
     notes: list[str]  # what a reader must know, such as a fused projection
+    rate_from: str = ""  # "default" or "asked for"; empty in records that don't say
 
 
 class Best(_Part):

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from peftlab.adapters import TaskCard, is_merged, save
 from peftlab.bench.cell import Cell
-from peftlab.bench.grid import method_part, resolve_training, task_part
+from peftlab.bench.grid import Sizes, method_part, resolve_training, task_part
 from peftlab.bench.progress import observer
 from peftlab.bench.record import ModelPart, Record
 from peftlab.bench.runner import answers, dev_score, run, write
@@ -224,7 +224,8 @@ def _cell(
 ) -> Cell:
     variant = Variant.model_validate(method)
     longest = token_limit(tokenizer, model.config)
-    training = resolve_training(asked, variant, method, task, longest, device)
+    sizes = Sizes(longest, model.config.hidden_size)
+    training = resolve_training(asked, variant, method, task, sizes, device)
     held = _held(model)
     compute = getattr(model, "peftlab_compute", held)
     if method.base_precision == "fp32":
@@ -241,7 +242,7 @@ def _cell(
         model_folder=source.folder if source else folder,
         model_type=model.config.model_type,
         task=task_part(task),
-        method=method_part(model, method, method.name),
+        method=method_part(model, method, asked, variant),
         training=training | {"compute": compute},
         precision=held,
         seed=seed,

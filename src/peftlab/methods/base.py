@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+# learning rates and how they follow a model's width are chosen by a protocol: docs/rates.md
 HEAD_LR = 1e-3
+REFERENCE_WIDTH = 768
+WIDTH_EXPONENT = 1.0
 
 
 class Step(Protocol):
@@ -66,7 +69,7 @@ class Method(abc.ABC):
         name: as on the command line.
         summary: one line, what trains.
         paper: the source of the equation.
-        default_lr: of the adapter's parameters, where none is asked for.
+        default_lr: of the adapter's parameters on a model 768 wide, where none is asked for.
         default_head_lr: of the head's parameters, the same for all methods, so that what one of
             them has over `head` is what adapting the base is worth.
         head_alone: whether the head is all that is trained: its rate is then `lr`.
@@ -88,6 +91,16 @@ class Method(abc.ABC):
     @property
     def settings(self) -> dict[str, Any]:
         return asdict(self)
+
+    def lr_at(self, width: int) -> float:
+        """The default rate on a model whose hidden states are `width` wide, of two digits.
+
+        >>> make("head").lr_at(384) == make("head").default_lr
+        True
+        """
+        if self.head_alone:
+            return self.default_lr
+        return float(f"{self.default_lr * (REFERENCE_WIDTH / width) ** WIDTH_EXPONENT:.2g}")
 
     @abc.abstractmethod
     def inject(self, model: PreTrainedModel) -> Targets | None:

@@ -9,6 +9,7 @@ from peftlab.models.find import BUNDLED, Source, find, is_bundled_here
 from peftlab.models.load import (
     check_weights,
     empty_model,
+    hidden_size,
     load_model,
     load_source,
     load_tokenizer,
@@ -45,6 +46,7 @@ __all__ = [
     "find_targets",
     "head_names",
     "head_parameters",
+    "hidden_size",
     "is_bundled_here",
     "last_layer",
     "linear_names",

@@ -92,6 +92,12 @@ def longest_input(folder: Path) -> int:
     return token_limit(tokenizer, read_config(folder))
 
 
+def hidden_size(folder: Path) -> int:
+    """The width of the model's hidden states."""
+    width: int = read_config(folder).hidden_size
+    return width
+
+
 def token_limit(tokenizer: Any, config: Any) -> int:
     """The most tokens that both tokenizer and positions allow."""
     limit: int = tokenizer.model_max_length
