@@ -54,7 +54,7 @@ def test_every_cell_has_a_record_with_everything_measured(
     assert [r.status for r in records] == ["done"] * 8, [r.failure for r in records]
     for record in records:
         assert record.score is not None
-        assert set(record.score) == {"accuracy", "f1"}
+        assert set(record.score) == {"accuracy", "f1", "macro_f1"}
         assert record.n_trainable is not None
         assert record.n_trainable.head == 32 * 32 + 32 + 2 * 32 + 2
         assert record.speed is not None

@@ -90,6 +90,30 @@ def test_twenty_integers_are_classes_and_twenty_one_a_regression(tmp_path):
     assert all(type(label) is float for label in task.train.labels)
 
 
+@pytest.mark.parametrize(
+    ("values", "kind", "notes"),
+    [
+        (
+            [1, 2, 3, 4, 5] * 4,
+            "auto",
+            (
+                "label holds 5 whole numbers from 1 to 5, taken as classes; "
+                "--kind regression asks for numbers",
+            ),
+        ),
+        ([1, 2, 3, 4, 5] * 4, "classes", ()),
+        ([1, 2, 3, 4, 5] * 4, "regression", ()),
+        ([0, 1] * 10, "auto", ()),
+        (list("abc") * 6, "auto", ()),
+        ([0.5, 1.5, 2.5] * 6, "auto", ()),
+    ],
+)
+def test_stars_taken_as_classes_are_said_with_the_way_to_numbers(tmp_path, values, kind, notes):
+    rows = [{"text": f"text {i}", "label": value} for i, value in enumerate(values)]
+    path = write(tmp_path / "stars.jsonl", rows)
+    assert load(path, kind=kind).notes == notes
+
+
 def test_large_integers_are_not_rounded_together(tmp_path):
     big = 2**53
     task = load(write(tmp_path / "a.csv", reviews(30, (big + 1, big, big + 2))))

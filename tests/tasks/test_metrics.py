@@ -1,4 +1,4 @@
-"""The five metrics, against scikit-learn's and scipy's own, and where those give no number."""
+"""Every metric, against scikit-learn's and scipy's own, and where those give no number."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from peftlab.tasks.metrics import METRICS, score
 
 CLASSES = ["matthews", "f1", "accuracy"]
 NUMBERS = ["pearson", "spearman"]
+ERRORS = ["rmse", "mae"]
 
 answers = [0, 1, 1, 0, 1, 1, 0, 1]
 guesses = [0, 1, 0, 0, 1, 1, 1, 1]
@@ -25,6 +26,24 @@ def test_two_classes_are_scored_as_glue_does():
         "matthews": pytest.approx(sklearn.metrics.matthews_corrcoef(answers, guesses)),
         "f1": pytest.approx(sklearn.metrics.f1_score(answers, guesses, pos_label=1)),
         "accuracy": 0.75,
+    }
+
+
+def test_macro_f1_of_two_classes_is_their_mean():
+    each = sklearn.metrics.f1_score(answers, guesses, average=None)
+    assert score(["macro_f1"], answers, guesses) == {"macro_f1": pytest.approx(each.mean())}
+
+
+def test_a_rare_class_that_is_never_predicted_shows_in_macro_f1():
+    scores = score(["accuracy", "macro_f1"], [0] * 97 + [1] * 3, [0] * 100)
+    assert scores == {"accuracy": 0.97, "macro_f1": pytest.approx(0.97 / 1.97)}
+
+
+def test_errors_are_in_the_label_s_unit():
+    labels, predictions = [0.0, 10.0, 20.0], [3.0, 10.0, 24.0]
+    assert score(ERRORS, labels, predictions) == {
+        "rmse": pytest.approx(math.sqrt(25 / 3)),
+        "mae": pytest.approx(7 / 3),
     }
 
 

@@ -9,12 +9,14 @@ from typing import Any, Literal, get_args
 
 from rich.console import Console
 
+from peftlab.bench.baselines import with_baselines
 from peftlab.bench.cell import Cell
 from peftlab.bench.execute import Worker, how_it_died, order
 from peftlab.bench.grid import Grid, resolve
 from peftlab.bench.keep import Keep, drop_beaten, room_mib
 from peftlab.bench.progress import Observer, observer
 from peftlab.bench.record import Record
+from peftlab.bench.resume import done_cells, write_judged
 from peftlab.bench.runner import failed
 from peftlab.bench.store import Store, relabelled
 from peftlab.bench.suite import merged_request, slug
@@ -31,6 +33,7 @@ def compare(
     methods: Sequence[str | dict[str, Any] | Method] | None = None,
     seeds: Sequence[int] | None = None,
     data_dir: str | Path | None = None,
+    metric: str | None = None,
     judge_on: Literal["dev", "train"] | None = None,
     out: str | Path | None = None,
     keep: Keep = "all",
@@ -45,6 +48,7 @@ def compare(
         methods: names such as "lora" or "lora[rank=16]", tables, or `Method` values.
         seeds: one run of every cell a seed; (0,) unless a suite file says otherwise.
         data_dir: the folder with GLUE's own files; PEFTLAB_DATA_DIR's if not given.
+        metric: the main one, of all tasks, instead of each task's own.
         judge_on: dev, or train: a fifth of train, so that settings are chosen without dev.
         out: the folder for records, curves and predictions; `runs/SUITE` if not given.
         keep: which cells' adapters to keep: all, the best seed's of each row, or none. A method
@@ -63,6 +67,7 @@ def compare(
         "methods": _listed(methods),
         "seeds": _listed(seeds),
         "data_dir": None if data_dir is None else Path(data_dir),
+        "metric": metric,
         "judge_on": judge_on,
         "training": training,
     }
@@ -101,10 +106,11 @@ def run_grid(
     if keep not in get_args(Keep):
         raise unknown("keep", keep, get_args(Keep))
     store = Store(out)
-    done = {} if rerun else _done(store, grid)
+    done = {} if rerun else done_cells(store, grid)
     missing = [cell for cell in grid.cells if cell.name not in done]
     store.prepare(room_mib(missing, keep))
     write_suite(store, grid)
+    write_judged(store, done.values())
     with progress:
         progress.suite(grid, len(done), str(shown or out))
         if missing:
@@ -123,15 +129,6 @@ def write_suite(store: Store, grid: Grid) -> None:
     store.write_json("suite.json", asked | {"tasks": list(grid.tasks), "cells": cells})
 
 
-def _done(store: Store, grid: Grid) -> dict[str, Record]:
-    found = {cell.name: store.read(cell.name) for cell in grid.cells}
-    return {
-        name: record
-        for name, record in found.items()
-        if record is not None and record.status == "done"
-    }
-
-
 def _run_missing(
     missing: list[Cell],
     grid: Grid,
@@ -145,7 +142,7 @@ def _run_missing(
         files = {name: Path(scratch) / f"{i}.json" for i, name in enumerate(grid.tasks)}
         for name, task in grid.tasks.items():
             task.write(files[name])
-        for cell in missing:
+        for cell in with_baselines(missing, grid.tasks, progress):  # while the worker starts
             progress.cell(cell)
             asked = order(cell, files[cell.task.name], store.out, keep=keep != "none")
             records[cell.name] = _run_one(worker, cell, asked, store, progress)

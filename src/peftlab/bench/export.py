@@ -1,7 +1,7 @@
 """The winner of a comparison: its adapter, copied out after it has shown that it is the one.
 
-The winner is the row with the highest mean of the main metric over seeds, last epoch, of those with
-the most done seeds; of its seeds, the adapter with the highest score.
+The winner is the row with the best mean of the main metric over seeds, last epoch, of those with
+the most done seeds; of its seeds, the adapter with the best score.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ from peftlab.bench.grid import load_tasks
 from peftlab.bench.keep import best_seed, main_score
 from peftlab.bench.record import Record
 from peftlab.bench.single import evaluate
+from peftlab.bench.stats import merit
 from peftlab.bench.store import Store
 from peftlab.bench.suite import Suite, Training
 from peftlab.errors import RequestError, unknown
 from peftlab.tasks import Task, names
 
-TOLERANCE = 0.005  # of a score: batches are put together otherwise, and another machine may round
+# Of a score, relative where it is an error in the label's unit: batches are put together otherwise,
+# and another machine may round.
+TOLERANCE = 0.005
 
 
 def export(
@@ -50,7 +53,7 @@ def export(
     done = [record for record in store.records() if record.status == "done"]
     record = _kept(store, _row(_of_task(done, task, out), method))
     reached = _score_again(store, record)
-    if abs(reached - main_score(record)) > TOLERANCE:
+    if abs(reached - main_score(record)) > TOLERANCE * max(1.0, main_score(record)):
         raise RequestError(
             f"the adapter of {record.cell} reaches {record.task.main_metric} {reached:.4f} and its "
             f"record says {main_score(record):.4f}; it is not exported"
@@ -83,7 +86,8 @@ def _row(records: list[Record], method: str | None) -> list[Record]:
     # one lucky seed of five must not beat the mean of all five
     most = max(len(row) for row in rows.values())
     whole = [row for row in rows.values() if len(row) == most]
-    return max(whole, key=lambda row: statistics.fmean(map(main_score, row)))
+    metric = records[0].task.main_metric
+    return max(whole, key=lambda row: merit(metric, statistics.fmean(map(main_score, row))))
 
 
 def _kept(store: Store, row: list[Record]) -> Record:
@@ -126,6 +130,7 @@ def _task_again(store: Store, record: Record) -> Task:
             "tasks": [record.task.name],
             "data": _with_paths(asked["data"]),
             "data_dir": Path(asked["data_dir"]) if asked["data_dir"] else None,
+            "metric": record.task.main_metric,
             "judge_on": asked.get("judge_on", "dev"),
         }
     )

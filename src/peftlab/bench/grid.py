@@ -95,6 +95,8 @@ def resolve(suite: Suite) -> Grid:
 def load_tasks(suite: Suite) -> list[Task]:
     """The suite's tasks, each once, with their data; dev is the part that they are judged on."""
     tasks = _read_tasks(suite)
+    if suite.metric is not None:
+        tasks = [task.judged_by(suite.metric) for task in tasks]
     if suite.judge_on == "train":
         tasks = [carved(task) for task in tasks]
     for task in tasks:
@@ -165,6 +167,11 @@ def resolve_training(
     limit = sizes.longest
     if asked.max_length is not None and asked.max_length > limit:
         raise RequestError(f"max_length must be <= {limit} for this model, got {asked.max_length}")
+    if asked.class_weights != "none" and task.kind == "regression":
+        raise RequestError(
+            f"class_weights must be none for {task.name}, which is a regression and has no "
+            f"classes, got {asked.class_weights!r}"
+        )
     lr, head_lr = resolve_rates(asked, variant, method, sizes.width)
     return {
         "epochs": asked.epochs or default_epochs(len(task.train), asked.batch_size),
@@ -179,6 +186,7 @@ def resolve_training(
         "weight_decay": asked.weight_decay,
         "warmup": asked.warmup,
         "clip": asked.clip,
+        "class_weights": asked.class_weights,
         "device": device,
         "threads": asked.threads or torch.get_num_threads(),
     }
@@ -255,6 +263,7 @@ def task_part(task: Task) -> TaskPart:
         n_dev=len(task.dev),
         n_truncated=None,
         sha256=task.sha256(),
+        labels=list(task.labels),
     )
 
 

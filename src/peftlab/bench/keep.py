@@ -12,6 +12,7 @@ from typing import Literal
 
 from peftlab.bench.cell import Cell
 from peftlab.bench.record import Record
+from peftlab.bench.stats import merit
 from peftlab.bench.store import Store
 from peftlab.methods import METHODS
 
@@ -56,8 +57,11 @@ def _row(record: Record) -> str:
 
 
 def best_seed(row: Sequence[Record]) -> Record:
-    """Of one row's done cells, the one with the highest last score; of equals, the first seed."""
-    return max(row, key=lambda record: (main_score(record), -record.seed))
+    """Of one row's done cells, the one with the best last score; of equals, the first seed."""
+    return max(
+        row,
+        key=lambda record: (merit(record.task.main_metric, main_score(record)), -record.seed),
+    )
 
 
 def main_score(record: Record) -> float:

@@ -30,6 +30,7 @@ class Observer(Protocol):
     """What a suite tells while it runs."""
 
     def suite(self, grid: Grid, n_done: int, out: str) -> None: ...
+    def note(self, line: str) -> None: ...
     def cell(self, cell: Cell) -> None: ...
     def row(self, cell: Cell, row: dict[str, Any], total: int) -> None: ...
     def end(self, record: Record) -> None: ...
@@ -48,6 +49,7 @@ class Silent:
     """Says nothing."""
 
     def suite(self, grid: Grid, n_done: int, out: str) -> None: ...
+    def note(self, line: str) -> None: ...
     def cell(self, cell: Cell) -> None: ...
     def row(self, cell: Cell, row: dict[str, Any], total: int) -> None: ...
     def end(self, record: Record) -> None: ...
@@ -75,6 +77,9 @@ class Lines:
         for line in describe(grid, n_done, out):
             self._say(line)
 
+    def note(self, line: str) -> None:
+        self._say(line)
+
     def cell(self, cell: Cell) -> None:
         self.number += 1
         count = f"[{self.number}/{self.n_cells}] " if self.n_cells else ""  # one cell has no count
@@ -88,6 +93,8 @@ class Lines:
 
     def end(self, record: Record) -> None:
         self._say(f"    {summary(record)}")
+        for warning in record.warnings:
+            self._say(f"    warning: {warning}")
 
     def _say(self, line: str) -> None:
         self.spoke = time.monotonic()
@@ -129,6 +136,9 @@ class Bars:
             self.progress.add_task("", total=None, note="", visible=n_done < total),
         ]
 
+    def note(self, line: str) -> None:
+        self.progress.console.print(line, markup=False, highlight=False)
+
     def cell(self, cell: Cell) -> None:
         self.score = ""
         self.progress.reset(
@@ -147,8 +157,10 @@ class Bars:
         self.progress.advance(self.bars[0])
         style = "red" if record.status == "failed" else None
         title = f"{record.task.name} · {record.method.label} · seed {record.seed}"
-        line = f"{title}: {summary(record)}"
-        self.progress.console.print(line, markup=False, highlight=False, style=style)
+        say = self.progress.console.print
+        say(f"{title}: {summary(record)}", markup=False, highlight=False, style=style)
+        for warning in record.warnings:
+            say(f"    warning: {warning}", markup=False, highlight=False, style="yellow")
 
 
 def describe(grid: Grid, n_done: int, out: str) -> list[str]:
@@ -162,6 +174,7 @@ def describe(grid: Grid, n_done: int, out: str) -> list[str]:
     for name, task in grid.tasks.items():
         length = describe_length(len(task.train), trainings[name], by_default)
         lines.append(f"{describe_task(task)}; {length}")
+        lines += [f"task {name}: {note}" for note in task.notes]
     return lines
 
 

@@ -32,6 +32,9 @@ class TaskPart(_Part):
     n_dev: int
     n_truncated: int | None  # examples of both splits cut at max_length; null before tokenising
     sha256: str  # of the examples
+    labels: list[str] = []  # the classes' names, in the order of the outputs
+    # by name (majority or mean, tf-idf) and metric; empty where they were not computed
+    baselines: dict[str, dict[str, float]] = {}
 
 
 class MethodPart(_Part):
@@ -103,6 +106,7 @@ class Record(_Part):
     score: dict[str, float] | None = None
     best: Best | None = None
     score_by_rank: dict[str, dict[str, float]] | None = None
+    warnings: list[str] = []  # what the score hides, such as a class that is never predicted
     n_trainable: Trainable | None = None
     speed: Speed | None = None
     memory: Memory | None = None

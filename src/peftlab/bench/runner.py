@@ -17,8 +17,10 @@ import torch
 
 from peftlab.adapters import TaskCard, save
 from peftlab.bench.cell import Cell
+from peftlab.bench.doubts import doubts
 from peftlab.bench.environment import environment
 from peftlab.bench.record import Best, Failure, Memory, Record, Speed, Trainable
+from peftlab.bench.stats import merit
 from peftlab.bench.store import Store
 from peftlab.bench.tokens import Tokens, tokens_of
 from peftlab.methods import Method, inject, injected, make
@@ -134,7 +136,13 @@ def run(
     if task.kind == "regression" and last_layer(model).bias is None:
         fitted.notes.append("the head has no bias: labels were scaled for training, not centred")
     record = _record(cell, task, model, fitted, train.n_truncated + dev.n_truncated, started)
-    record = record.model_copy(update={"prepare_s": prepare_s, "score_by_rank": by_rank or None})
+    record = record.model_copy(
+        update={
+            "prepare_s": prepare_s,
+            "score_by_rank": by_rank or None,
+            "warnings": doubts(task, answers(task.kind, fitted.outputs), fitted.scores[-1], score),
+        }
+    )
     return Outcome(record, fitted.curve, _predictions(task, dev, fitted.outputs))
 
 
@@ -162,16 +170,18 @@ def _prepare(model: PreTrainedModel, method: Method, rehearsal: Rehearsal) -> fl
 
 def make_plan(cell: Cell, task: Task) -> Plan:
     """The loop's part of the cell: fp32 weights compute in bf16 by autocast where that is asked."""
-    not_the_loops = ("max_length", "threads", "checkpointing", "compute")
+    not_the_loops = ("max_length", "threads", "checkpointing", "compute", "class_weights")
     asked = {name: value for name, value in cell.training.items() if name not in not_the_loops}
     autocast = cell.training["compute"] == "bf16" and cell.precision == "fp32"
-    return Plan(kind=task.kind, seed=cell.seed, autocast=autocast, **asked)
+    balanced = cell.training["class_weights"] == "balanced"
+    weights = task.balanced_weights if balanced else ()
+    return Plan(kind=task.kind, seed=cell.seed, autocast=autocast, class_weights=weights, **asked)
 
 
 def dev_score(task: Task, outputs: torch.Tensor, score: Score = score) -> dict[str, float]:
-    """The task's metrics of dev outputs (n_dev, num_labels)."""
+    """Every metric of the task, of dev outputs (n_dev, num_labels)."""
     n_classes = task.num_labels if task.kind == "classes" else None
-    return score(task.metrics, task.dev.labels, answers(task.kind, outputs), n_classes)
+    return score(task.every_metric, task.dev.labels, answers(task.kind, outputs), n_classes)
 
 
 def answers(kind: str, outputs: torch.Tensor) -> list[int] | list[float]:
@@ -216,7 +226,8 @@ def _record(
     started: float,
 ) -> Record:
     epochs = range(len(fitted.scores))
-    best = max(epochs, key=lambda epoch: fitted.scores[epoch][task.main_metric])
+    main = task.main_metric
+    best = max(epochs, key=lambda epoch: merit(main, fitted.scores[epoch][main]))
     task_part = cell.task.model_copy(update={"n_truncated": n_truncated})
     method_part = cell.method.model_copy(update={"notes": [*cell.method.notes, *fitted.notes]})
     asked = _asked(cell) | {"task": task_part, "method": method_part}

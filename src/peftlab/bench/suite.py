@@ -50,6 +50,7 @@ class Training(_Request):
     weight_decay: float = Field(default=0.0, ge=0, lt=1)
     warmup: float = Field(default=0.06, ge=0, lt=1)
     clip: float = Field(default=1.0, gt=0)
+    class_weights: Literal["none", "balanced"] = "none"  # balanced: every class has as much to say
     accumulation: int = Field(default=1, ge=1, le=65_536)  # the parts that a batch is taken in
     checkpointing: bool = False  # compute activations again in the backward pass, to save memory
     precision: Literal["auto", "fp32", "bf16", "nf4"] = "auto"
@@ -108,6 +109,7 @@ class Suite(_Request):
     training: Training = Training()
     data_dir: Path | None = None
     data: DataFile | None = None
+    metric: str | None = None  # the main one, of all tasks, instead of each task's own
     judge_on: Literal["dev", "train"] = "dev"  # train: a fifth of it, and dev is not looked at
 
 

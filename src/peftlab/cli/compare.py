@@ -32,6 +32,7 @@ def compare(
     label: options.Label = None,
     dev: options.Dev = None,
     kind: options.Kind = None,
+    metric: options.Metric = None,
     judge_on: options.JudgeOn = None,
     out: Annotated[Path | None, Option(help="Output folder; default runs/SUITE.")] = None,
     keep: Annotated[
@@ -47,6 +48,7 @@ def compare(
     weight_decay: options.WeightDecay = None,
     warmup: options.Warmup = None,
     clip: options.Clip = None,
+    class_weights: options.ClassWeights = None,
     precision: options.Precision = None,
     device: options.Device = None,
     threads: options.Threads = None,
@@ -68,6 +70,7 @@ def compare(
         "seeds": options.seeds_of(seeds),
         "data_dir": data_dir,
         "data": options.data_of(data, text, label, dev, kind),
+        "metric": metric,
         "judge_on": judge_on,
         "training": options.training_of(locals()),
     }

@@ -23,6 +23,13 @@ Dev = Annotated[
     Path | None, Option(help="A file to evaluate on; without it a fifth is kept apart.")
 ]
 Kind = Annotated[Text, Option(help="auto, classes or regression.")]
+Metric = Annotated[
+    Text,
+    Option(
+        help="The main metric: accuracy, f1, macro_f1 or matthews; "
+        "pearson, spearman, rmse or mae for a regression. Default: the task's."
+    ),
+]
 JudgeOn = Annotated[
     Text, Option(help="dev, or train: a fifth of train, to choose settings without dev.")
 ]
@@ -44,6 +51,9 @@ MaxLength = Annotated[int | None, Option(help="Longest input in tokens; default 
 WeightDecay = Annotated[float | None, Option(help="AdamW's, on matrices; default 0.")]
 Warmup = Annotated[float | None, Option(help="Share of the steps; default 0.06.")]
 Clip = Annotated[float | None, Option(help="Largest gradient norm; default 1.")]
+ClassWeights = Annotated[
+    Text, Option(help="none, or balanced: a rare class counts as much as a common one.")
+]
 Precision = Annotated[Text, Option(help="auto, fp32, bf16 or nf4.")]
 Device = Annotated[Text, Option(help="auto, cpu, cuda or mps.")]
 Threads = Annotated[int | None, Option(help="CPU threads; default: torch's choice.")]
@@ -61,18 +71,8 @@ def given(**settings: Any) -> dict[str, Any]:
 
 
 TRAINING = (
-    *(
-        "lr",
-        "head_lr",
-        "epochs",
-        "batch_size",
-        "batches",
-        "max_length",
-        "weight_decay",
-        "warmup",
-        "clip",
-    ),
-    *("precision", "device", "threads", "fast"),
+    *("lr", "head_lr", "epochs", "batch_size", "batches", "max_length", "weight_decay", "warmup"),
+    *("clip", "class_weights", "precision", "device", "threads", "fast"),
 )
 
 

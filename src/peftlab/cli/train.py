@@ -23,6 +23,7 @@ def train(
     label: options.Label = None,
     dev: options.Dev = None,
     kind: options.Kind = None,
+    metric: options.Metric = None,
     judge_on: options.JudgeOn = None,
     set_: options.Sets = None,
     lr: options.Rate = None,
@@ -34,6 +35,7 @@ def train(
     weight_decay: options.WeightDecay = None,
     warmup: options.Warmup = None,
     clip: options.Clip = None,
+    class_weights: options.ClassWeights = None,
     precision: options.Precision = None,
     device: options.Device = None,
     threads: options.Threads = None,
@@ -64,6 +66,7 @@ def train(
             "seeds": [seed],
             "data_dir": data_dir,
             "data": options.data_of(data, text, label, dev, kind),
+            "metric": metric,
             "judge_on": judge_on,
             "training": training,
         }

@@ -19,16 +19,19 @@ from peftlab.errors import unknown
 from peftlab.tasks import file, glue
 from peftlab.tasks.answers import answer_file, check_columns, check_out, texts_of
 from peftlab.tasks.base import BuiltIn, Examples, Kind, Task
+from peftlab.tasks.baselines import Baselines, baselines
 from peftlab.tasks.glue_table import GLUE
 from peftlab.tasks.split import carved
 
 __all__ = [
+    "Baselines",
     "BuiltIn",
     "Examples",
     "Kind",
     "Listing",
     "Task",
     "answer_file",
+    "baselines",
     "built_in",
     "carved",
     "check_columns",

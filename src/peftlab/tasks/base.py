@@ -6,14 +6,19 @@ synthetic ones (one file each in this folder), GLUE (glue.py) and a user's own f
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
+
+from peftlab.errors import unknown
+from peftlab.tasks.metrics import ALLOWED, RECORDED
 
 Kind = Literal["classes", "regression"]
 
@@ -40,11 +45,13 @@ class Task:
         name: as on the command line and in the record.
         kind: "classes" (cross-entropy) or "regression" (one output, mean squared error).
         metrics: names of metrics.py; the first is the main one, which tables and "best" use.
+            Those of its kind are recorded beside them.
         labels: the classes' names, in the order of their indices; empty for a regression.
         max_length: longest input in tokens; longer ones are cut.
         source: where the data came from: "synthetic", "folder ...", "hub ..." or "file ...";
             followed by ", a fifth of train" where that is what judges.
         columns: the names that the texts have in their file, where they have any.
+        notes: what was decided about the data, and how to ask for something else.
     """
 
     name: str
@@ -56,10 +63,46 @@ class Task:
     max_length: int = 128
     source: str = "python"
     columns: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def main_metric(self) -> str:
         return self.metrics[0]
+
+    @property
+    def every_metric(self) -> tuple[str, ...]:
+        """What a run is scored by: the task's own metrics, then those of all tasks of its kind."""
+        return tuple(dict.fromkeys((*self.metrics, *RECORDED[self.kind])))
+
+    def judged_by(self, metric: str) -> Task:
+        """The task with `metric` as its main one.
+
+        Raises:
+            RequestError: if that is no metric of a task of its kind.
+        """
+        if metric not in ALLOWED[self.kind]:
+            what = f"metric of {self.kind} (task {self.name})"
+            raise unknown(what, metric, ALLOWED[self.kind])
+        return dataclasses.replace(self, metrics=tuple(dict.fromkeys((metric, *self.metrics))))
+
+    @property
+    def constant(self) -> float:
+        """What is right most often without reading a text: train's commonest class, or its mean."""
+        labels = self.train.labels
+        if self.kind == "regression":
+            return sum(labels) / len(labels)
+        counts = Counter(labels)
+        return min(counts, key=lambda label: (-counts[label], label))
+
+    @property
+    def balanced_weights(self) -> tuple[float, ...]:
+        """A weight a class, n / (k · count) over the k classes of train: each has as much to say.
+
+        scikit-learn's "balanced". A class that does not occur in train has 1.
+        """
+        counts = Counter(self.train.labels)
+        n, k = len(self.train), len(counts)
+        return tuple(n / (k * counts[i]) if i in counts else 1.0 for i in range(len(self.labels)))
 
     @property
     def num_labels(self) -> int:

@@ -70,7 +70,16 @@ def load(
         labels=names,
         source=f"file {path.name}" + (f", dev file {dev.name}" if dev else ""),
         columns=tuple(text),
+        notes=_notes(label, names, type_, kind),
     )
+
+
+def _notes(label: str, names: tuple[str, ...], type_: Type, asked: str) -> tuple[str, ...]:
+    """That stars from 1 to 5 are taken as five names, which most who rate do not mean."""
+    if asked != "auto" or type_ != "int" or len(names) < 3:
+        return ()
+    span = f"{len(names)} whole numbers from {names[0]} to {names[-1]}"
+    return (f"{label} holds {span}, taken as classes; --kind regression asks for numbers",)
 
 
 def _columns(text: Sequence[str], label: str) -> list[str]:

@@ -1,8 +1,8 @@
-"""Judge predictions: the five metrics that GLUE uses, computed by scikit-learn and scipy.
+"""Judge predictions: GLUE's five metrics and three more, computed by scikit-learn and scipy.
 
-Every score is a fraction (a correlation: -1 to 1) and always a finite number: where all
-predictions, or all answers, are the same, a correlation is undefined and counts as 0.0 here,
-Matthews' too, as in scikit-learn.
+Every score is a fraction (a correlation: -1 to 1) or, of `rmse` and `mae`, an error in the label's
+unit, where less is better. It is always a finite number: where all predictions, or all answers, are
+the same, a correlation is undefined and counts as 0.0 here, Matthews' too, as in scikit-learn.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ def score(
 ) -> dict[str, float]:
     """Score `predictions` (n) against the answers `labels` (n) by each of `metrics`, in order.
 
-    For `matthews`, `f1` and `accuracy` both are class indices; `f1` is of class 1 where there
-    are two classes, as in GLUE, and the unweighted mean over the classes where there are more
-    (give `n_classes` if not every class need occur). For `pearson` and `spearman` they are numbers.
+    For `matthews`, `f1`, `macro_f1` and `accuracy` both are class indices; `f1` is of class 1
+    where there are two classes, as in GLUE, and the unweighted mean over the classes, which
+    `macro_f1` always is, where there are more (give `n_classes` if not every class need occur). For
+    `pearson`, `spearman`, `rmse` and `mae` they are numbers.
 
     Raises:
         RequestError: a metric of another name.
@@ -72,6 +73,13 @@ def _f1(labels: Array, predictions: Array, n_classes: int) -> float:
     return float(f1_score(answers, guesses, average=average, zero_division=0.0))
 
 
+def _macro_f1(labels: Array, predictions: Array, n_classes: int) -> float:
+    from sklearn.metrics import f1_score
+
+    answers, guesses = labels.astype(int), predictions.astype(int)
+    return float(f1_score(answers, guesses, average="macro", zero_division=0.0))
+
+
 def _accuracy(labels: Array, predictions: Array, n_classes: int) -> float:
     return float((labels == predictions).mean())
 
@@ -86,6 +94,18 @@ def _spearman(labels: Array, predictions: Array, n_classes: int) -> float:
     from scipy.stats import spearmanr
 
     return _correlation(spearmanr, labels, predictions)
+
+
+def _rmse(labels: Array, predictions: Array, n_classes: int) -> float:
+    from sklearn.metrics import root_mean_squared_error
+
+    return float(root_mean_squared_error(labels, predictions))
+
+
+def _mae(labels: Array, predictions: Array, n_classes: int) -> float:
+    from sklearn.metrics import mean_absolute_error
+
+    return float(mean_absolute_error(labels, predictions))
 
 
 def _correlation(
@@ -106,7 +126,17 @@ def _constant(values: Array) -> bool:
 METRICS: dict[str, Callable[[Array, Array, int], float]] = {
     "matthews": _matthews,
     "f1": _f1,
+    "macro_f1": _macro_f1,
     "accuracy": _accuracy,
     "pearson": _pearson,
     "spearman": _spearman,
+    "rmse": _rmse,
+    "mae": _mae,
 }
+
+# What a task of each kind can be judged by, and of these what is recorded whatever it is judged by.
+ALLOWED = {
+    "classes": ("accuracy", "f1", "macro_f1", "matthews"),
+    "regression": ("pearson", "spearman", "rmse", "mae"),
+}
+RECORDED = {"classes": ("accuracy", "f1", "macro_f1"), "regression": ALLOWED["regression"]}

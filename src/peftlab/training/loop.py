@@ -60,7 +60,8 @@ class Plan:
 
     `warmup` is a share of the steps; `accumulation` the parts a batch is taken in; `autocast`
     whether fp32 weights compute in bf16; `fast` whether to train inside `peftlab.layers.fast`;
-    `batches` whether chance or length decides which examples meet.
+    `batches` whether chance or length decides which examples meet;
+    `class_weights` what an example of each class counts, as many as classes, or none for 1 each.
     """
 
     kind: str  # "classes" or "regression"
@@ -77,6 +78,7 @@ class Plan:
     accumulation: int = 1
     fast: bool = True
     batches: str = "random"  # or "grouped"
+    class_weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -277,11 +279,18 @@ def n_parts(size: int, width: int, accumulation: int, by_tokens: bool) -> int:
 
 
 def batch_loss(model: PreTrainedModel, batch: Batch, plan: Plan) -> Tensor:
-    """The mean loss of a batch: cross-entropy, or squared error for a regression."""
+    """The mean loss of a batch: cross-entropy, or squared error for a regression.
+
+    Where classes have weights it is the mean of weight · loss, not divided by the batch's weights:
+    an example counts the same whichever others are in its batch, or in its part of one.
+    """
     with _compute(plan):
         logits = model(**batch.inputs).logits.float()
     if plan.kind == "regression":
         return F.mse_loss(logits.squeeze(-1), batch.labels.float())
+    if plan.class_weights:
+        weight = logits.new_tensor(plan.class_weights)
+        return F.cross_entropy(logits, batch.labels, weight, reduction="sum") / len(batch.labels)
     return F.cross_entropy(logits, batch.labels)
 
 

@@ -1,0 +1,68 @@
+"""What a score hides: predictions that are all the same, a class that never comes, a collapse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from peftlab.bench.stats import merit
+from peftlab.tasks import Task
+
+NAMED = 5  # classes, before the rest are counted
+SAME = 0.01  # of the labels' standard deviation: predictions that differ less are one
+
+
+def doubts(
+    task: Task,
+    predictions: Sequence[float],
+    scores: dict[str, float],
+    score: Callable[..., dict[str, float]],
+) -> list[str]:
+    """What a reader of `scores` must know, in words; nothing for a run that learnt.
+
+    Args:
+        task: with its labels.
+        predictions: one an example of dev: indices of classes, or numbers.
+        scores: theirs, by metric.
+        score: as `peftlab.tasks.metrics.score`, to score the constant answer by.
+    """
+    found = []
+    if _same(task, predictions):
+        what = f"{task.labels[int(predictions[0])]!r}" if task.labels else "the same"
+        found.append(f"every prediction is {what}")
+    elif never := _never_predicted(task, predictions):
+        more = f" and {len(never) - NAMED} more" if len(never) > NAMED else ""
+        found.append(f"never predicts {', '.join(map(repr, never[:NAMED]))}{more}")
+    if _collapsed(task, predictions, scores, score):
+        what = repr(task.labels[int(task.constant)]) if task.labels else "train's mean"
+        found.append(f"collapsed: no better than always answering {what}")
+    return found
+
+
+def _same(task: Task, predictions: Sequence[float]) -> bool:
+    if task.kind == "classes":
+        return len(set(predictions)) == 1
+    return bool(np.std(predictions) <= SAME * np.std(task.train.labels))
+
+
+def _never_predicted(task: Task, predictions: Sequence[float]) -> list[str]:
+    """The classes that occur in dev and never among the answers to it."""
+    if task.kind == "regression":
+        return []
+    missing = set(task.dev.labels) - set(predictions)
+    return [name for index, name in enumerate(task.labels) if index in missing]
+
+
+def _collapsed(
+    task: Task,
+    predictions: Sequence[float],
+    scores: dict[str, float],
+    score: Callable[..., dict[str, float]],
+) -> bool:
+    if set(predictions) == {task.constant}:
+        return True
+    main = task.main_metric
+    n_classes = task.num_labels if task.kind == "classes" else None
+    constant = score([main], task.dev.labels, [task.constant] * len(task.dev), n_classes)
+    return merit(main, scores[main]) <= merit(main, constant[main])

@@ -1,0 +1,61 @@
+"""Cells that are done already, judged by the metric that is asked for now.
+
+A metric is no part of a cell's identity: training is the same whatever judges it. A record whose
+main metric is another takes the one asked for, and its best epoch from its curve.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from peftlab.bench.grid import Grid
+from peftlab.bench.record import Best, Record
+from peftlab.bench.stats import merit
+from peftlab.bench.store import Store
+
+
+def done_cells(store: Store, grid: Grid) -> dict[str, Record]:
+    """The records of the grid's done cells by name; one that lacks the metric is not done."""
+    found = {}
+    for cell in grid.cells:
+        record = store.read(cell.name)
+        if record is None or record.status != "done":
+            continue
+        judged = _judged(store, record, cell.task.main_metric)
+        if judged is not None:
+            found[cell.name] = judged
+    return found
+
+
+def write_judged(store: Store, records: Iterable[Record]) -> None:
+    """Write those records that are judged by another metric now than when they were stored."""
+    for record in records:
+        if record != store.read(record.cell):
+            store.write_record(record)
+
+
+def _judged(store: Store, record: Record, metric: str) -> Record | None:
+    if record.task.main_metric == metric:
+        return record
+    epochs = _epochs(store, record)
+    if not all(metric in score for score in [record.score or {}, *epochs]) or not epochs:
+        return None
+    best = max(range(len(epochs)), key=lambda epoch: merit(metric, epochs[epoch][metric]))
+    return record.model_copy(
+        update={
+            "task": record.task.model_copy(update={"main_metric": metric}),
+            "best": Best(epoch=best + 1, score=epochs[best]),
+        }
+    )
+
+
+def _epochs(store: Store, record: Record) -> list[dict[str, float]]:
+    """The scores after each epoch, as its curve has them; none without a curve."""
+    try:
+        lines = (store.out / "curves" / f"{record.cell}.jsonl").read_text(encoding="utf-8")
+        rows: list[dict[str, Any]] = [json.loads(line) for line in lines.splitlines()]
+    except (OSError, ValueError):
+        return []
+    return [row["score"] for row in rows if "score" in row]

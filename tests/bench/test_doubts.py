@@ -1,0 +1,86 @@
+"""What a score hides is said in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from peftlab.bench.doubts import doubts
+from peftlab.tasks import Examples, Task
+from peftlab.tasks.metrics import score
+
+
+def said(task: Task, predictions: list[Any]) -> list[str]:
+    n_classes = len(task.labels) or None
+    scores = score(task.every_metric, task.dev.labels, predictions, n_classes)
+    return doubts(task, predictions, scores, score)
+
+
+def texts(labels: list[Any]) -> Examples:
+    return Examples([(f"text {i}",) for i in range(len(labels))], labels)
+
+
+def classes(labels: list[int], names: str = "ham spam", metric: str = "accuracy") -> Task:
+    examples = texts(labels)
+    return Task("mail", "classes", (metric,), examples, examples, tuple(names.split()))
+
+
+def numbers(labels: list[float], metric: str = "pearson") -> Task:
+    examples = texts(labels)
+    return Task("stars", "regression", (metric,), examples, examples)
+
+
+def test_a_run_that_learnt_raises_no_doubt() -> None:
+    task = classes([0, 0, 0, 1])
+    assert said(task, [0, 0, 0, 1]) == []
+    assert said(numbers([1.0, 2.0, 4.0]), [1.2, 2.5, 3.0]) == []
+
+
+def test_ninety_seven_of_a_hundred_is_no_success_where_all_are_called_ham() -> None:
+    assert said(classes([0] * 97 + [1] * 3), [0] * 100) == [
+        "every prediction is 'ham'",
+        "collapsed: no better than always answering 'ham'",
+    ]
+
+
+def test_the_rarer_class_for_all_is_a_constant_too() -> None:
+    assert said(classes([0, 0, 1], metric="f1"), [1, 1, 1]) == ["every prediction is 'spam'"]
+
+
+def test_a_class_that_is_never_predicted_is_named() -> None:
+    task = classes([0, 0, 0, 1, 1, 2], "pay cancel other")
+    assert said(task, [0, 0, 0, 1, 1, 1]) == ["never predicts 'other'"]
+
+
+def test_a_class_that_dev_has_not_need_not_be_predicted() -> None:
+    task = classes([0, 0, 1], "pay cancel other")
+    assert said(task, [0, 0, 1]) == []
+
+
+def test_of_many_such_classes_the_rest_are_counted() -> None:
+    task = classes([0, 0, 0, *range(9)], "a b c d e f g h i")
+    assert said(task, [0, 0, 0, 0, 1, *[1] * 7])[0] == (
+        "never predicts 'c', 'd', 'e', 'f', 'g' and 2 more"
+    )
+
+
+def test_a_score_no_better_than_the_majority_s_is_a_collapse() -> None:
+    assert said(classes([0, 0, 0, 1]), [0, 1, 0, 0]) == [
+        "collapsed: no better than always answering 'ham'"
+    ]
+
+
+@pytest.mark.parametrize("metric", ["pearson", "rmse"])
+def test_of_a_regression_predictions_that_hardly_differ_are_one(metric: str) -> None:
+    assert said(numbers([1.0, 2.0, 3.0], metric), [2.0, 2.001, 2.0])[0] == (
+        "every prediction is the same"
+    )
+
+
+def test_less_error_than_the_mean_s_is_no_collapse_and_more_is() -> None:
+    task = numbers([1.0, 2.0, 3.0], "rmse")
+    assert said(task, [1.5, 2.0, 2.5]) == []
+    assert said(task, [3.0, 2.0, 1.0]) == [
+        "collapsed: no better than always answering train's mean"
+    ]

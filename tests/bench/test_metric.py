@@ -1,0 +1,208 @@
+"""The main metric is whichever is asked for, and of errors less is better everywhere."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import peftlab
+from peftlab.bench import baselines as room
+from peftlab.bench.compare import run_grid
+from peftlab.bench.export import _row
+from peftlab.bench.grid import Grid, load_tasks, resolve
+from peftlab.bench.keep import best_seed
+from peftlab.bench.progress import Silent
+from peftlab.bench.record import Record
+from peftlab.bench.resume import done_cells
+from peftlab.bench.stats import ERRORS, merit
+from peftlab.bench.store import Store
+from peftlab.bench.suite import make_suite
+from peftlab.errors import RequestError
+from peftlab.tasks import Baselines, Examples, Task, baselines
+from peftlab.tasks.metrics import METRICS, score
+
+EPOCHS = 3
+
+
+def veries(n: int = 48) -> Task:
+    """Numbers that a text gives away, in a unit of which 1 is little."""
+    texts = [(f"the {'very ' * (i % 6)}big cat {i}",) for i in range(n)]
+    labels = [100.0 * (i % 6) for i in range(n)]
+    train = Examples(texts[n // 4 :], labels[n // 4 :])
+    dev = Examples(texts[: n // 4], labels[: n // 4])
+    return Task("veries", "regression", ("pearson",), train, dev)
+
+
+def grid(model: Path, task: Task | str, **request: Any) -> Grid:
+    training = {"epochs": EPOCHS, "batch_size": 8, "lr": 3e-2}
+    asked = {"model": str(model), "tasks": [task], "methods": ["head"], "seeds": [0]}
+    return resolve(make_suite(**asked | {"training": training} | request))
+
+
+@pytest.fixture(scope="module")
+def by_rmse(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[Path, Record]:
+    """A run that was judged by an error."""
+    out = tmp_path_factory.mktemp("runs") / "veries"
+    (record,) = run_grid(grid(tiny_model, veries(), metric="rmse"), out, Silent())
+    assert record.status == "done", record.failure
+    return out, record
+
+
+@pytest.fixture
+def stored(by_rmse: tuple[Path, Record], tmp_path: Path) -> tuple[Path, Record]:
+    """The same in a folder that may be changed."""
+    return shutil.copytree(by_rmse[0], tmp_path / "veries"), by_rmse[1]
+
+
+def rewrite(stored: tuple[Path, Record], **changes: Any) -> None:
+    out, record = stored
+    older = record.model_dump(mode="json") | changes
+    (out / "records" / f"{record.cell}.json").write_text(json.dumps(older))
+
+
+def test_a_perfect_answer_has_the_highest_merit_of_all() -> None:
+    right, wrong = [0, 1, 2, 1, 0], [0, 2, 2, 0, 1]
+    for name in METRICS:
+        perfect, other = (score([name], right, answer)[name] for answer in (right, wrong))
+        assert merit(name, perfect) > merit(name, other), name
+    assert set(METRICS) >= ERRORS
+
+
+def test_what_every_task_of_its_kind_is_scored_by_is_recorded(
+    by_rmse: tuple[Path, Record], tiny_task: Task
+) -> None:
+    _, record = by_rmse
+    assert list(record.score or {}) == ["rmse", "pearson", "spearman", "mae"]
+    (cola,) = load_tasks(make_suite(tasks=["acceptability"]))
+    assert cola.every_metric == ("matthews", "accuracy", "f1", "macro_f1")
+
+
+def test_of_an_error_the_best_epoch_has_the_least(by_rmse: tuple[Path, Record]) -> None:
+    out, record = by_rmse
+    curve = (out / "curves" / f"{record.cell}.jsonl").read_text().splitlines()
+    errors = [row["score"]["rmse"] for row in map(json.loads, curve) if "score" in row]
+    assert record.task.main_metric == "rmse"
+    assert record.best is not None
+    assert len(set(errors)) == EPOCHS  # else any would do
+    assert record.best.score["rmse"] == min(errors)
+
+
+def test_of_an_error_the_best_seed_and_the_winner_have_the_least(
+    by_rmse: tuple[Path, Record],
+) -> None:
+    def made(seed: int, label: str, rmse: float) -> Record:
+        record = by_rmse[1]
+        method = record.method.model_copy(update={"label": label})
+        return record.model_copy(update={"seed": seed, "method": method, "score": {"rmse": rmse}})
+
+    good, bad = [made(0, "good", 3.0), made(1, "good", 2.0)], [made(0, "bad", 5.0)]
+    assert best_seed(good).seed == 1
+    assert _row([*bad, made(1, "bad", 1.9), *good], None) == good
+
+
+def test_another_metric_is_no_other_cell_and_trains_nothing(
+    stored: tuple[Path, Record], tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, first = stored
+    monkeypatch.setattr("peftlab.bench.compare.Worker", lambda: pytest.fail("it was trained again"))
+    (again,) = run_grid(grid(tiny_model, veries()), out, Silent())
+    assert (again.cell, again.score, again.train_s) == (first.cell, first.score, first.train_s)
+    assert (first.task.main_metric, again.task.main_metric) == ("rmse", "pearson")
+    assert Store(out).read(first.cell) == again
+    assert run_grid(grid(tiny_model, veries(), metric="rmse"), out, Silent()) == [first]  # and back
+
+
+def test_a_record_without_the_metric_is_not_done(
+    stored: tuple[Path, Record], tiny_model: Path
+) -> None:
+    store, asked = Store(stored[0]), grid(tiny_model, veries(), metric="mae")
+    assert set(done_cells(store, asked)) == {stored[1].cell}
+    rewrite(stored, score={"rmse": 0.5})
+    assert done_cells(store, asked) == {}
+    assert set(done_cells(store, grid(tiny_model, veries(), metric="rmse"))) == {stored[1].cell}
+
+
+def test_a_record_from_before_the_new_fields_is_done(
+    stored: tuple[Path, Record], tiny_model: Path
+) -> None:
+    older = stored[1].model_dump(mode="json")
+    del older["warnings"], older["task"]["labels"], older["task"]["baselines"]
+    (stored[0] / "records" / f"{stored[1].cell}.json").write_text(json.dumps(older))
+    (again,) = done_cells(Store(stored[0]), grid(tiny_model, veries(), metric="rmse")).values()
+    assert again.score == stored[1].score
+    assert (again.warnings, again.task.labels, again.task.baselines) == ([], [], {})
+
+
+def test_baselines_are_recorded_and_are_no_part_of_what_a_cell_is(
+    by_rmse: tuple[Path, Record], tiny_model: Path
+) -> None:
+    _, record = by_rmse
+    (cell,) = grid(tiny_model, veries(), metric="rmse").cells
+    assert cell.task.baselines == {}
+    assert cell.name == record.cell
+    assert set(record.task.baselines) == {"mean", "tf-idf"}
+    for scores in record.task.baselines.values():
+        assert set(scores) == set(record.score or {})
+    assert record.task.baselines["mean"]["pearson"] == 0.0
+
+
+def test_baselines_are_computed_once_a_task_whatever_its_cells(
+    tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed = []
+
+    def counted(task: Task) -> Baselines:
+        computed.append(task.name)
+        return baselines(task)
+
+    monkeypatch.setattr(room, "baselines", counted)
+    asked = grid(tiny_model, tiny_task, methods=["head", "lora"], seeds=[0, 1])
+    cells = room.with_baselines(asked.cells, asked.tasks, Silent())
+    assert computed == ["tiny"]
+    assert [cell.name for cell in cells] == [cell.name for cell in asked.cells]
+    assert all(set(cell.task.baselines) == {"majority", "tf-idf"} for cell in cells)
+    assert all(cell.task.labels == ["other", "cat"] for cell in cells)
+
+
+def test_a_metric_of_the_other_kind_is_refused() -> None:
+    with pytest.raises(RequestError, match=r"unknown metric of classes .task entailment. 'rmse'"):
+        load_tasks(make_suite(tasks=["similarity", "entailment"], metric="rmse"))
+    with pytest.raises(RequestError, match="did you mean 'macro_f1'"):
+        load_tasks(make_suite(tasks=["entailment"], metric="macro-f1"))
+    (task,) = load_tasks(make_suite(tasks=["acceptability"], metric="macro_f1"))
+    assert task.metrics == ("macro_f1", "matthews", "accuracy")
+
+
+def test_class_weights_of_a_regression_are_refused(tiny_model: Path) -> None:
+    with pytest.raises(RequestError, match="class_weights must be none for similarity"):
+        grid(tiny_model, "similarity", training={"class_weights": "balanced"})
+    with pytest.raises(RequestError, match="class_weights must be 'none' or 'balanced'"):
+        make_suite(training={"class_weights": "heavy"})
+
+
+def train(model: Path, task: Task, out: Path, **training: Any) -> Record:
+    loaded, tokenizer = peftlab.load_model(str(model), num_labels=task.num_labels)
+    return peftlab.train(loaded, tokenizer, task, "head", batch_size=8, out=out, **training)
+
+
+def test_balanced_weights_reach_the_training(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task
+) -> None:
+    """A quarter is cats; with weights each of them counts three times as much as another."""
+    leaning = {}
+    for weights in ("none", "balanced"):
+        record = train(tiny_model, tiny_task, tmp_path / weights, epochs=3, class_weights=weights)
+        assert record.training["class_weights"] == weights
+        file = tmp_path / weights / "predictions" / f"{record.cell}.jsonl"
+        logits = [json.loads(line)["logits"] for line in file.read_text().splitlines()]
+        leaning[weights] = sum(cat - other for other, cat in logits)
+    assert leaning["balanced"] > leaning["none"]
+
+
+def test_a_collapse_is_recorded(tmp_path: Path, tiny_model: Path, tiny_task: Task) -> None:
+    record = train(tiny_model, tiny_task, tmp_path, epochs=5, lr=3e-2, head_lr=3e-2, clip=1e-9)
+    assert any("collapsed" in warning for warning in record.warnings), record.score
