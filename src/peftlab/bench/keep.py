@@ -12,6 +12,7 @@ from typing import Literal
 
 from peftlab.bench.cell import Cell
 from peftlab.bench.record import Record
+from peftlab.bench.stats import ERRORS
 from peftlab.bench.store import Store
 from peftlab.methods import METHODS
 
@@ -42,22 +43,28 @@ def drop_beaten(store: Store, records: Sequence[Record], keep: Keep) -> None:
         whole = METHODS[record.method.name].keeps_whole_model
         kept = store.adapter(record.cell).is_dir()
         if kept and record.status == "done" and (whole or keep == "best"):
-            rows.setdefault(_row(record), []).append(record)
+            rows.setdefault(row_of(record), []).append(record)
     for row in rows.values():
         for record in row:
             if record is not best_seed(row):
                 shutil.rmtree(store.adapter(record.cell), ignore_errors=True)
 
 
-def _row(record: Record) -> str:
+def row_of(record: Record) -> str:
     """All that was asked but the seed."""
     asked = record.method.settings, record.training, record.precision
     return repr((record.model.name, record.task.sha256, record.method.name, *asked))
 
 
 def best_seed(row: Sequence[Record]) -> Record:
-    """Of one row's done cells, the one with the highest last score; of equals, the first seed."""
-    return max(row, key=lambda record: (main_score(record), -record.seed))
+    """Of one row's done cells, the one with the best last score; of equals, the first seed."""
+    return max(row, key=lambda record: (quality(record), -record.seed))
+
+
+def quality(record: Record) -> float:
+    """The main metric after the last epoch, an error turned round: more is better."""
+    score = main_score(record)
+    return -score if record.task.main_metric in ERRORS else score
 
 
 def main_score(record: Record) -> float:

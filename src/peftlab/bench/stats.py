@@ -6,6 +6,8 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 
+ERRORS = frozenset({"rmse", "mae"})  # metrics in the label's unit, of which less is better
+
 
 def known(values: Iterable[float | None]) -> list[float]:
     """The values that were measured: neither None nor NaN nor infinite.
