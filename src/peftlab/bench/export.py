@@ -17,15 +17,18 @@ import torch
 from peftlab.adapters import load
 from peftlab.adapters.whole import replace_folder
 from peftlab.bench.grid import load_tasks
-from peftlab.bench.keep import best_seed, main_score, quality, row_of
+from peftlab.bench.keep import best_seed, main_score, row_of
 from peftlab.bench.record import Record
 from peftlab.bench.single import evaluate
+from peftlab.bench.stats import merit
 from peftlab.bench.store import Store
 from peftlab.bench.suite import Suite, Training
 from peftlab.errors import RequestError, unknown
 from peftlab.tasks import Task, names
 
-TOLERANCE = 0.005  # of a score: batches are put together otherwise, and another machine may round
+# Of a score, relative where it is an error in the label's unit: batches are put together otherwise,
+# and another machine may round.
+TOLERANCE = 0.005
 
 
 def export(
@@ -51,7 +54,7 @@ def export(
     of_task = _as_asked_last(_of_task(done, task, out), store)
     record = _kept(store, _row(of_task, method))
     reached = _score_again(store, record)
-    if abs(reached - main_score(record)) > TOLERANCE:
+    if abs(reached - main_score(record)) > TOLERANCE * max(1.0, main_score(record)):
         raise RequestError(
             f"the adapter of {record.cell} reaches {record.task.main_metric} {reached:.4f} and its "
             f"record says {main_score(record):.4f}; it is not exported"
@@ -99,7 +102,8 @@ def _row(records: list[Record], method: str | None) -> list[Record]:
     # one lucky seed of five must not beat the mean of all five
     most = max(len(row) for row in rows.values())
     whole = [row for row in rows.values() if len(row) == most]
-    return max(whole, key=lambda row: statistics.fmean(map(quality, row)))
+    metric = records[0].task.main_metric
+    return max(whole, key=lambda row: merit(metric, statistics.fmean(map(main_score, row))))
 
 
 def _kept(store: Store, row: list[Record]) -> Record:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from peftlab.bench.cell import Cell
 from peftlab.bench.record import Record
-from peftlab.bench.stats import ERRORS
+from peftlab.bench.stats import merit
 from peftlab.bench.store import Store
 from peftlab.methods import METHODS
 
@@ -58,13 +58,10 @@ def row_of(record: Record) -> str:
 
 def best_seed(row: Sequence[Record]) -> Record:
     """Of one row's done cells, the one with the best last score; of equals, the first seed."""
-    return max(row, key=lambda record: (quality(record), -record.seed))
-
-
-def quality(record: Record) -> float:
-    """The main metric after the last epoch, an error turned round: more is better."""
-    score = main_score(record)
-    return -score if record.task.main_metric in ERRORS else score
+    return max(
+        row,
+        key=lambda record: (merit(record.task.main_metric, main_score(record)), -record.seed),
+    )
 
 
 def main_score(record: Record) -> float:

@@ -32,6 +32,9 @@ class TaskPart(_Part):
     n_dev: int
     n_truncated: int | None  # examples of both splits cut at max_length; null before tokenising
     sha256: str  # of the examples
+    labels: list[str] = []  # the classes' names, in the order of the outputs
+    # by name (majority or mean, tf-idf) and metric; empty where they were not computed
+    baselines: dict[str, dict[str, float]] = {}
 
 
 class MethodPart(_Part):
@@ -80,6 +83,8 @@ class Environment(_Part):
     processor: str
     gpu: str | None
     threads: int
+    spin_count: str | None = None  # GOMP_SPINCOUNT, else OMP_WAIT_POLICY; null if neither is set
+    quantiser: str | None = None  # of a base in four bits: "peftlab", or "bitsandbytes VERSION"
 
 
 class Failure(_Part):
@@ -103,9 +108,11 @@ class Record(_Part):
     score: dict[str, float] | None = None
     best: Best | None = None
     score_by_rank: dict[str, dict[str, float]] | None = None
+    warnings: list[str] = []  # what the score hides, such as a class that is never predicted
     n_trainable: Trainable | None = None
     speed: Speed | None = None
     memory: Memory | None = None
+    parts: float | None = None  # mean number of parts that a batch was taken in
     prepare_s: float | None = None
     train_s: float | None = None
     eval_s: float | None = None

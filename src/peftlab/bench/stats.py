@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 
-ERRORS = frozenset({"rmse", "mae"})  # metrics in the label's unit, of which less is better
+ERRORS = frozenset({"rmse", "mae"})  # metrics of which less is better
 
 
 def known(values: Iterable[float | None]) -> list[float]:
@@ -34,3 +34,12 @@ def sample_sd(values: Sequence[float]) -> float | None:
     (2.0, None)
     """
     return statistics.stdev(values) if len(values) > 1 else None
+
+
+def merit(metric: str, score: float) -> float:
+    """The score as a number of which more is better, whatever the metric.
+
+    >>> merit("accuracy", 0.75), merit("rmse", 0.75)
+    (0.75, -0.75)
+    """
+    return -score if metric in ERRORS else score
