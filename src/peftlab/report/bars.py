@@ -24,6 +24,7 @@ PARTS = {
     "gradients": "#35b779",
     "optimizer": "#9fda3a",
     "activations": "#fde725",
+    "rest": "#7f7f7f",
     REST: "#b4b4b4",
 }
 OTHER = "#7f7f7f"
