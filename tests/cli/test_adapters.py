@@ -75,6 +75,31 @@ def test_the_winner_of_a_comparison_answers_a_file(
     assert plain.config.id2label == {0: "cat", 1: "other"}
 
 
+def test_the_winner_of_an_earlier_suite_in_the_folder_is_exported(
+    type_in: Type, tiny_model: Path, tiny_csv: Path, tmp_path: Path
+) -> None:
+    """Its data is found although a later suite, of other data, wrote suite.json anew."""
+    other = tmp_path / "other.csv"
+    other.write_text(tiny_csv.read_text(encoding="utf-8"), encoding="utf-8")
+    short = ["--model", tiny_model, "--epochs", "1", "--batch-size", "8", "--quiet"]
+    for file, method in ((tiny_csv, "lora[rank=2]"), (other, "head")):
+        data = ["--data", file, "--text", "sentence", "--label", "answer"]
+        type_in("compare", *data, *short, "--methods", method, "--seeds", "0", "--out", "out")
+    for task in ("tiny", "other"):
+        assert "in its record" in type_in("export", "out", "--to", task, "--task", task)
+    assert "several tasks" in type_in("export", "out", "--to", "no", code=2)
+
+    data = ["--data", tiny_csv, "--text", "sentence", "--label", "answer"]
+    longer = [*short, "--methods", "lora[rank=2]", "--seeds", "0,1", "--lr", "1e-4"]
+    type_in("compare", *data, *longer, "--out", "out")
+    type_in("export", "out", "--to", "again", "--task", "tiny", "--method", "lora[rank=2]")
+    weights = (tmp_path / "again" / "adapter_model.safetensors").read_bytes()
+    records = [json.loads(p.read_text()) for p in (tmp_path / "out" / "records").iterdir()]
+    most = [r["cell"] for r in records if r["training"]["lr"] == 1e-4]  # of two rows of one label
+    kept = [tmp_path / "out" / "adapters" / cell / "adapter_model.safetensors" for cell in most]
+    assert weights in [path.read_bytes() for path in kept]
+
+
 def test_train_writes_one_adapter_that_predicts(
     type_in: Type, tiny_model: Path, tiny_csv: Path, tmp_path: Path
 ) -> None:

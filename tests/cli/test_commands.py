@@ -87,6 +87,32 @@ def test_a_comparison_ends_with_a_table_and_a_page(compare: Run, tmp_path: Path)
     assert report.stdout == done.stdout
 
 
+def test_a_subset_run_again_does_not_shrink_table_and_page(
+    compare: Run, peftlab: Run, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    first = compare("--methods", "head,lora[rank=4]", "--seeds", "0", "--out", out)
+    again = compare("--methods", "head", "--seeds", "0", "--out", out)
+    assert again.returncode == 0, again.stderr
+    assert "1 cells, 1 done already" in again.stderr
+    assert again.stdout == first.stdout
+    page = out / "report" / "index.html"
+    assert "lora[rank=4]" in page.read_text(encoding="utf-8")
+
+    asked = compare("--methods", "head", "--seeds", "0", "--out", out, "--json", "--quiet")
+    assert [one["method"]["name"] for one in json.loads(asked.stdout)["records"]] == ["head"]
+
+    assert peftlab("report", out).stdout == first.stdout
+    for less in (["--last"], ["--methods", "head"]):
+        shown = peftlab("report", out, *less).stdout
+        assert " head " in shown and "lora" not in shown
+        assert "lora" not in page.read_text(encoding="utf-8").partition("<script")[0]
+    assert "lora[rank=4]" in peftlab("report", out, "--methods", "lora[rank=4],head").stdout
+    wrong = peftlab("report", out, "--tasks", "tiney")
+    assert wrong.returncode == 2
+    assert "unknown task 'tiney'; did you mean 'tiny'" in wrong.stderr
+
+
 def test_json_is_one_document_on_stdout_and_quiet_says_nothing_else(
     compare: Run, tmp_path: Path
 ) -> None:

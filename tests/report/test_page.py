@@ -156,6 +156,46 @@ def test_hostile_names_reach_the_figures_whole(hostile):
     assert any(HOSTILE in json.dumps(spec).replace('\\"', '"') for spec in specs)
 
 
+def test_baselines_are_rows_apart_without_cost(record, tmp_path):
+    task = record().task.model_copy(update={"baselines": {"majority": {"f1": 0.812}}})
+    text = build(
+        tmp_path,
+        "demo",
+        [record(task="cola"), record().model_copy(update={"task": task})],
+        svg=False,
+    ).read_text(encoding="utf-8")
+    (group,) = re.findall(r'<tbody class="baselines">.*?</tbody>', text, flags=re.DOTALL)
+    cells = re.findall(r"<td([^>]*)>(.*?)</td>", group)
+    assert cells == [("", "–"), ("", ".812"), (' colspan="7"', "")]
+    assert "Baselines train nothing of the model" in text
+
+
+def test_what_a_score_hides_stands_below_it(record, tmp_path):
+    records = [record(seed=0, warnings=["never predicts <b>"]), record(seed=1)]
+    text = build(tmp_path, "demo", records, svg=False).read_text(encoding="utf-8")
+    assert '<small class="hidden">1 of 2 seeds: never predicts &lt;b&gt;</small>' in text
+    assert "marks a score that hides something." in text
+
+
+def test_scores_by_rank_have_a_table_and_a_figure(record, tmp_path):
+    by_rank = [{"1": {"f1": 0.6}, "16": {"f1": 0.8}}, {"1": {"f1": 0.7}, "16": {"f1": 0.9}}]
+    records = [record("dylora", seed=n, score_by_rank=one) for n, one in enumerate(by_rank)]
+    page = Page(build(tmp_path, "demo", records).read_text(encoding="utf-8"))
+    words = "".join(page.text.split())
+    assert "ranksinusemethodtask116dyloramrpcf1.650±.071.850±.071" in words
+    assert (tmp_path / "report" / "figures" / "rank-mrpc.svg").exists()
+    assert "f1 on dev over the number of ranks in use for dylora." in {
+        attrs.get("aria-label") for _, attrs in page.tags
+    }
+
+
+def test_default_rates_are_said_to_be_defaults(record, tmp_path):
+    part = record().method.model_copy(update={"rate_from": "default"})
+    records = [record().model_copy(update={"method": part}), record("dora")]
+    text = build(tmp_path, "demo", records, svg=False).read_text(encoding="utf-8")
+    assert "Learning rates are defaults, not tuned for this model: lora." in text
+
+
 def test_figures_of_an_earlier_report_are_removed(record, tmp_path):
     build(tmp_path, "demo", [record(task="cola"), record(task="mrpc")])
     build(tmp_path, "demo", [record(task="mrpc")])

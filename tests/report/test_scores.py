@@ -40,10 +40,11 @@ def test_costs_are_means_over_tasks_and_memory_the_highest(record):
     records[2:] = [one.model_copy(update={"memory": memory}) for one in records[2:]]
     row = table(records).rows[0]
     speeds = np.array([one.speed.examples_per_s for one in records]).reshape(2, 2)
-    assert row.examples_per_s == pytest.approx(speeds.mean(axis=1).mean())
-    assert row.cell_s == pytest.approx(np.mean([one.total_s for one in records]))
+    (cost,) = row.costs
+    assert cost.examples_per_s == pytest.approx(speeds.mean(axis=1).mean())
+    assert cost.cell_s == pytest.approx(np.mean([one.total_s for one in records]))
     assert row.all_cells_s == pytest.approx(sum(one.total_s for one in records))
-    assert row.peak_mib == 900.0
+    assert cost.peak_mib == 900.0
 
 
 def test_rows_and_columns_keep_the_order_of_the_records(record):
@@ -114,6 +115,20 @@ def test_one_name_with_other_examples_is_another_task(record):
     assert labels == ["mrpc (cdcdcdcd)", "mrpc (efefefef)"]
 
 
+def test_one_task_judged_by_two_metrics_is_two_columns(record):
+    one = record()
+    task = one.task.model_copy(update={"main_metric": "accuracy"})
+    other = one.model_copy(update={"cell": "x", "task": task, "score": {"accuracy": 0.9}})
+    labels = [column.label for column in table([one, other]).columns]
+    assert labels == ["mrpc (f1)", "mrpc (accuracy)"]
+
+
+def test_one_method_under_two_labels_is_one_row(record):
+    """Two suites in one folder may call it otherwise; the seeds are of one kind all the same."""
+    (row,) = table([record(seed=0, label="mine"), record(seed=1)]).rows
+    assert (row.label, row.cells[0].last.n) == ("mine", 2)
+
+
 def test_a_cell_given_twice_is_one_seed(record):
     cell = table([record(score=0.1), record(score=0.7)]).rows[0].cells[0]
     assert (cell.last.mean, cell.last.n) == (0.7, 1)
@@ -131,13 +146,13 @@ def test_failed_cells_are_counted_listed_and_in_no_mean(record, failed):
 def test_all_failed_leaves_nothing_measured(failed):
     row = table([failed(seed=0), failed(seed=1)]).rows[0]
     assert (row.cells[0].last.mean, row.cells[0].n_failed) == (None, 2)
-    assert (row.examples_per_s, row.peak_mib, row.all_cells_s, row.total.low) == (None,) * 4
+    assert (row.costs, row.all_cells_s, row.total.low) == ((), None, None)
 
 
 def test_not_measured_is_none_and_never_zero(record):
     nothing = dict.fromkeys(("examples_per_s", "tokens_per_s", "step_ms_p50", "step_ms_p95"))
     row = table([record(speed=nothing, score=float("nan"))]).rows[0]
-    assert row.examples_per_s is None
+    assert row.costs[0].examples_per_s is None
     assert row.cells[0].last.mean is None
 
 

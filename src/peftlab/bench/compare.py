@@ -126,7 +126,7 @@ def write_suite(store: Store, grid: Grid) -> None:
             if table.get(key):
                 table[key] = str(Path(table[key]).expanduser().resolve())
     cells = [{"cell": cell.name, "label": cell.method.label} for cell in grid.cells]
-    store.write_json("suite.json", asked | {"tasks": list(grid.tasks), "cells": cells})
+    store.write_suite(asked | {"tasks": list(grid.tasks), "cells": cells})
 
 
 def _run_missing(

@@ -1,12 +1,12 @@
 """The winner of a comparison: its adapter, copied out after it has shown that it is the one.
 
 The winner is the row with the best mean of the main metric over seeds, last epoch, of those with
-the most done seeds; of its seeds, the adapter with the best score.
+the most done seeds; of its seeds, the adapter with the best score. Rows of all suites of a folder
+compete, as its table shows them.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import statistics
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 from peftlab.adapters import load
 from peftlab.adapters.whole import replace_folder
 from peftlab.bench.grid import load_tasks
-from peftlab.bench.keep import best_seed, main_score
+from peftlab.bench.keep import best_seed, main_score, row_of
 from peftlab.bench.record import Record
 from peftlab.bench.single import evaluate
 from peftlab.bench.stats import merit
@@ -51,7 +51,8 @@ def export(
     """
     store = Store(out)
     done = [record for record in store.records() if record.status == "done"]
-    record = _kept(store, _row(_of_task(done, task, out), method))
+    of_task = _as_asked_last(_of_task(done, task, out), store)
+    record = _kept(store, _row(of_task, method))
     reached = _score_again(store, record)
     if abs(reached - main_score(record)) > TOLERANCE * max(1.0, main_score(record)):
         raise RequestError(
@@ -75,14 +76,29 @@ def _of_task(records: list[Record], task: str | None, out: Path) -> list[Record]
     return [record for record in records if record.task.name == (task or tasks[0])]
 
 
+def _as_asked_last(records: list[Record], store: Store) -> list[Record]:
+    """Those with the examples and the metric that the task had when it was last asked for.
+
+    A file that was changed between two suites makes two tasks of one name: the latter lies there.
+    """
+    of_cell = {record.cell: record for record in records}
+    cells = [cell["cell"] for suite in store.suites()[::-1] for cell in suite["cells"]]
+    last = next((of_cell[cell] for cell in cells if cell in of_cell), records[-1]).task
+    return [
+        record
+        for record in records
+        if (record.task.sha256, record.task.main_metric) == (last.sha256, last.main_metric)
+    ]
+
+
 def _row(records: list[Record], method: str | None) -> list[Record]:
+    labels = dict.fromkeys(record.method.label for record in records)
+    if method is not None and method not in labels:
+        raise unknown("method", method, labels)
     rows: dict[str, list[Record]] = {}
     for record in records:
-        rows.setdefault(record.method.label, []).append(record)
-    if method is not None:
-        if method not in rows:
-            raise unknown("method", method, rows)
-        return rows[method]
+        if method in (None, record.method.label):
+            rows.setdefault(row_of(record), []).append(record)
     # one lucky seed of five must not beat the mean of all five
     most = max(len(row) for row in rows.values())
     whole = [row for row in rows.values() if len(row) == most]
@@ -111,13 +127,7 @@ def _score_again(store: Store, record: Record) -> float:
 
 
 def _task_again(store: Store, record: Record) -> Task:
-    path = store.out / "suite.json"
-    if not path.is_file():
-        raise RequestError(
-            f"{path} is not there, so the data to check the adapter with is not known; "
-            "run the same `peftlab compare` again, which writes it and trains nothing"
-        )
-    asked: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    asked = _asked(store, record)
     if asked["data"] is None and record.task.name not in names():
         raise RequestError(
             f"task {record.task.name} was handed over in Python, so its data is not at hand to "
@@ -135,6 +145,21 @@ def _task_again(store: Store, record: Record) -> Task:
         }
     )
     return load_tasks(suite)[0]
+
+
+def _asked(store: Store, record: Record) -> dict[str, Any]:
+    """The latest suite that asked for the record's cell, or else for its task."""
+    suites = store.suites()[::-1]
+    for suite in suites:
+        if any(cell["cell"] == record.cell for cell in suite["cells"]):
+            return suite
+    for suite in suites:
+        if record.task.name in suite["tasks"]:
+            return suite
+    raise RequestError(
+        f"{store.out / 'suite.json'} does not say where the data of {record.cell} lies, to check "
+        "the adapter with; run the same `peftlab compare` again, which writes it and trains nothing"
+    )
 
 
 def _with_paths(data: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -43,14 +43,14 @@ def drop_beaten(store: Store, records: Sequence[Record], keep: Keep) -> None:
         whole = METHODS[record.method.name].keeps_whole_model
         kept = store.adapter(record.cell).is_dir()
         if kept and record.status == "done" and (whole or keep == "best"):
-            rows.setdefault(_row(record), []).append(record)
+            rows.setdefault(row_of(record), []).append(record)
     for row in rows.values():
         for record in row:
             if record is not best_seed(row):
                 shutil.rmtree(store.adapter(record.cell), ignore_errors=True)
 
 
-def _row(record: Record) -> str:
+def row_of(record: Record) -> str:
     """All that was asked but the seed."""
     asked = record.method.settings, record.training, record.precision
     return repr((record.model.name, record.task.sha256, record.method.name, *asked))

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from peftlab.bench.record import Record
-from peftlab.errors import RequestError
+from peftlab.errors import RequestError, unknown
 
 OURS = {"suite.json", "records", "curves", "predictions", "adapters", "report"}
 NEEDED_MIB = 200  # records and curves are small; the page and its figures take a few MiB
@@ -90,38 +90,65 @@ class Store:
         except ValidationError:
             return None
 
-    def records(self) -> list[Record]:
-        """Every record, in the order of the latest suite.json, others left out if there is one.
+    def records(self, last: bool = False) -> list[Record]:
+        """Every record of the folder, in the order in which suites asked for them.
+
+        A row's label is the one that a suite gave it last.
+
+        Args:
+            last: only those that the latest suite asked for.
 
         Raises:
             RequestError: if the folder has no records.
         """
-        labels = self._suite_labels()
-        names = labels or {
-            path.stem: None for path in sorted((self.out / "records").glob("*.json"))
-        }
-        found = []
-        for name, label in names.items():
-            record = self.read(name)
-            if record is not None:
-                found.append(record if label is None else relabelled(record, label))
-        if not found:
+        suites = self.suites()
+        asked = suites[-1:] if last else suites
+        labels = {cell["cell"]: cell["label"] for suite in asked for cell in suite["cells"]}
+        names = list(labels)
+        if not (last and suites):  # also those that no suite is known of
+            stems = sorted(path.stem for path in (self.out / "records").glob("*.json"))
+            names += [stem for stem in stems if stem not in labels]
+        read = [record for name in names if (record := self.read(name)) is not None]
+        if not read:
             raise RequestError(
                 f"{self.out} has no records; give the output folder of `peftlab compare`"
             )
-        return found
+        return [relabelled(one, labels[one.cell]) if one.cell in labels else one for one in read]
 
-    def _suite_labels(self) -> dict[str, str | None]:
+    def suites(self) -> list[dict[str, Any]]:
+        """What was asked of this folder, the latest last; empty without a suite.json.
+
+        Raises:
+            RequestError: if suite.json is damaged.
+        """
         path = self.out / "suite.json"
         if not path.exists():
-            return {}
+            return []
         try:
-            cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-            return {cell["cell"]: cell["label"] for cell in cells}
-        except (ValueError, KeyError, TypeError) as error:
+            latest = json.loads(path.read_text(encoding="utf-8"))
+            suites = [*latest.pop("earlier", []), latest]
+            if not all({"cell", "label"} <= cell.keys() for one in suites for cell in one["cells"]):
+                raise KeyError("cells")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RequestError(
                 f"{path} is damaged ({error}); delete it to see every record"
             ) from None
+        return suites
+
+    def title(self, records: list[Record]) -> str:
+        """The latest suite's name, or that of the records where there is no suite.json."""
+        suites = self.suites()
+        return suites[-1].get("name", records[-1].suite) if suites else records[-1].suite
+
+    def write_suite(self, asked: dict[str, Any]) -> None:
+        """Write suite.json: what is asked now and, as `earlier`, what was asked for other cells."""
+        try:
+            before = self.suites()
+        except RequestError:  # what it held is lost; the records are not
+            before = []
+        cells = {cell["cell"] for cell in asked["cells"]}
+        earlier = [one for one in before if not cells >= {cell["cell"] for cell in one["cells"]}]
+        self.write_json("suite.json", asked | {"earlier": earlier})
 
     def write_json(self, name: str, content: Any) -> None:
         """Write `OUT/name` as indented JSON."""
@@ -142,6 +169,30 @@ class Store:
         temporary = path.with_name(f"{path.name}.tmp")
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
+
+
+def chosen(
+    records: list[Record], tasks: list[str] | None, methods: list[str] | None
+) -> list[Record]:
+    """Of the records, those of some tasks and of some methods, by a row's label or a method's name.
+
+    Raises:
+        RequestError: a task or a method that none of them has.
+    """
+    known_tasks = dict.fromkeys(record.task.name for record in records)
+    known_methods = dict.fromkeys(
+        name for record in records for name in (record.method.label, record.method.name)
+    )
+    for kind, asked, known in (("task", tasks, known_tasks), ("method", methods, known_methods)):
+        for name in asked or ():
+            if name not in known:
+                raise unknown(kind, name, known)
+    return [
+        record
+        for record in records
+        if (tasks is None or record.task.name in tasks)
+        and (methods is None or {record.method.label, record.method.name} & set(methods))
+    ]
 
 
 def relabelled(record: Record, label: str) -> Record:

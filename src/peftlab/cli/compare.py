@@ -107,28 +107,26 @@ def _run(
         raise typer.Exit(130) from None
     with console.status("drawing the page"):
         from peftlab import report
+        from peftlab.bench.store import Store
 
-        page = report.build(folder, grid.suite.name, records)
-    _show(folder, page, grid.suite.name, records, as_json)
+        shown = Store(folder).records()  # also those of earlier suites in the same folder
+        page = report.build(folder, grid.suite.name, shown)
+    if as_json:
+        _print_json(folder, page, grid.suite.name, records)
+    else:
+        Console().print(report.render_terminal(report.table(shown)))
+        print(f"page: {page.resolve()}")
     _finish(records)
 
 
-def _show(out: Path, page: Path, suite: str, records: list[Record], as_json: bool) -> None:
-    from rich.console import Console
-
-    from peftlab import report
-
-    if as_json:
-        document = {
-            "suite": suite,
-            "out": str(out),
-            "page": str(page),
-            "records": [record.model_dump(mode="json") for record in records],
-        }
-        print(json.dumps(document, indent=2))
-    else:
-        Console().print(report.render_terminal(report.table(records)))
-        print(f"page: {page.resolve()}")
+def _print_json(out: Path, page: Path, suite: str, records: list[Record]) -> None:
+    document = {
+        "suite": suite,
+        "out": str(out),
+        "page": str(page),
+        "records": [record.model_dump(mode="json") for record in records],
+    }
+    print(json.dumps(document, indent=2))
 
 
 def _finish(records: list[Record]) -> None:

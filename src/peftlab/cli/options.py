@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -124,10 +125,10 @@ def data_of(
 
 
 def split(text: str | None, option: str) -> list[str] | None:
-    """Words with commas between; RequestError if there is none."""
+    """Words with commas between, but not those in brackets; RequestError if there is none."""
     if text is None:
         return None
-    words = [word.strip() for word in text.split(",") if word.strip()]
+    words = [word.strip() for word in re.split(r",(?![^\[]*\])", text) if word.strip()]
     if not words:
         raise RequestError(f"{option} must name at least one, got {text!r}")
     return words

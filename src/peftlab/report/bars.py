@@ -1,11 +1,15 @@
-"""Figures of one number a method: speed, and peak memory by part."""
+"""Figures of one number a method: speed, and peak memory by part.
+
+A method that was measured under several sets of conditions has a bar for each.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from peftlab.report.scores import Cell, Column
+from peftlab.report.columns import Column
+from peftlab.report.costs import Cost
 from peftlab.report.style import Figure, Style, data, legend, listed, spec
 from peftlab.report.text import number, slug
 
@@ -20,35 +24,41 @@ PARTS = {
     "gradients": "#35b779",
     "optimizer": "#9fda3a",
     "activations": "#fde725",
+    "rest": "#7f7f7f",
     REST: "#b4b4b4",
 }
 OTHER = "#7f7f7f"
 BAR = 24  # pixels from one bar to the next
 
+Bars = Sequence[tuple[str, str, Cost]]  # the method, the bar's own name, what it shows
 
-def speed_figure(column: Column, cells: Mapping[str, Cell], style: Style) -> Figure | None:
+
+def speed_figure(column: Column, bars: Bars, style: Style) -> Figure | None:
     """Examples per second, a bar a method; a thin line spans one sd over seeds to either side."""
     import altair as alt
 
     rows: list[tuple[object, ...]] = []
-    for label, cell in cells.items():
-        mean, sd = cell.examples_per_s.mean, cell.examples_per_s.sd
+    for label, name, cost in bars:
+        mean, sd = cost.examples_per_s.mean, cost.examples_per_s.sd
         if mean is not None:
             low, high = (mean - sd, mean + sd) if sd is not None else (mean, mean)
-            rows.append((label, mean, low, high, number(mean)))
+            rows.append((name, mean, low, high, number(mean), label))
     if not rows:
         return None
-    labels = [str(row[0]) for row in rows]
-    base = alt.Chart(data(("method", "x", "low", "high", "text"), rows)).encode(y=_methods(labels))
+    names = [str(row[0]) for row in rows]
+    labels = list(dict.fromkeys(str(row[5]) for row in rows))
+    base = alt.Chart(data(("bar", "x", "low", "high", "text", "method"), rows)).encode(
+        y=_bars(names)
+    )
     colour = alt.Color("method:N", scale=style.colours(labels), legend=None)
-    bars = base.mark_bar(aria=False).encode(
+    drawn = base.mark_bar(aria=False).encode(
         x=alt.X("x:Q", title="training examples per second"), color=colour
     )
     spans = base.mark_rule(aria=False, color="#888").encode(x="low:Q", x2="high:Q")
     texts = base.mark_text(aria=False, align="left", dx=5, fontSize=11).encode(
         x="high:Q", text="text:N"
     )
-    spread_known = any(cell.examples_per_s.sd is not None for cell in cells.values())
+    spread_known = any(cost.examples_per_s.sd is not None for _, _, cost in bars)
     title = f"{column.label}: training speed"
     words = f"Examples per second: {listed(f'{row[0]} {row[4]}' for row in rows)}."
     return Figure(
@@ -57,26 +67,26 @@ def speed_figure(column: Column, cells: Mapping[str, Cell], style: Style) -> Fig
         title=title,
         caption="Mean over seeds; thin line: ± one sd." if spread_known else "One seed.",
         alt=words,
-        spec=spec(alt.layer(bars, spans, texts), title, words, BAR * len(labels)),
+        spec=spec(alt.layer(drawn, spans, texts), title, words, BAR * len(names)),
     )
 
 
-def peak_figure(column: Column, cells: Mapping[str, Cell]) -> Figure | None:
+def peak_figure(column: Column, bars: Bars) -> Figure | None:
     """Peak memory, a bar a method, stacked by what it went to."""
     import altair as alt
 
-    stacks = {label: stack for label, cell in cells.items() if (stack := _stack(cell))}
+    stacks = {name: stack for _, name, cost in bars if (stack := _stack(cost))}
     if not stacks:
         return None
-    many = any(cell.peak_mib.n > 1 for cell in cells.values())
-    peaks = {label: cells[label].peak_mib.mean or 0.0 for label in stacks}
-    ends = [(label, sum(stacks[label].values()), number(peak)) for label, peak in peaks.items()]
-    words = f"Peak memory in MiB: {listed(f'{label} {text}' for label, _, text in ends)}."
+    many = any(cost.peak_mib.n > 1 for _, _, cost in bars)
+    peaks = {name: cost.peak_mib.mean or 0.0 for _, name, cost in bars if name in stacks}
+    ends = [(name, sum(stacks[name].values()), number(peak)) for name, peak in peaks.items()]
+    words = f"Peak memory in MiB: {listed(f'{name} {text}' for name, _, text in ends)}."
     title = f"{column.label}: peak memory"
     texts = (
-        alt.Chart(data(("method", "x", "text"), ends))
+        alt.Chart(data(("bar", "x", "text"), ends))
         .mark_text(aria=False, align="left", dx=5, fontSize=11)
-        .encode(y=_methods(stacks), x="x:Q", text="text:N")
+        .encode(y=_bars(stacks), x="x:Q", text="text:N")
     )
     return Figure(
         kind="peak",
@@ -96,37 +106,41 @@ def _stacked(stacks: Mapping[str, Mapping[str, float]]) -> alt.Chart:
     parts += [part for part in found if part not in PARTS]
     colours = alt.Scale(domain=parts, range=[PARTS.get(part, OTHER) for part in parts])
     rows = [
-        (label, part, parts.index(part), f"{mib:.6g}")
-        for label, stack in stacks.items()
+        (name, part, parts.index(part), f"{mib:.6g}")
+        for name, stack in stacks.items()
         for part, mib in stack.items()
     ]
     drawn: alt.Chart = (
-        alt.Chart(data(("method", "part", "order", "x"), rows))
+        alt.Chart(data(("bar", "part", "order", "x"), rows))
         .mark_bar(aria=False)
         .encode(
-            y=_methods(stacks),
+            y=_bars(stacks),
             x=alt.X("x:Q", stack="zero", title="peak memory (MiB)"),
             color=alt.Color("part:N", scale=colours, legend=legend(lines=False)),
             order="order:Q",
-            tooltip=["method:N", "part:N", alt.Tooltip("x:Q", title="MiB", format=",.1f")],
+            tooltip=[
+                alt.Tooltip("bar:N", title="method"),
+                "part:N",
+                alt.Tooltip("x:Q", title="MiB", format=",.1f"),
+            ],
         )
     )
     return drawn
 
 
-def _stack(cell: Cell) -> dict[str, float]:
+def _stack(cost: Cost) -> dict[str, float]:
     """MiB of each part that was measured, and what of the peak is left; empty without a peak."""
-    peak = cell.peak_mib.mean
+    peak = cost.peak_mib.mean
     if peak is None:
         return {}
-    stack = {part: mib for part, mib in cell.by_part_mib.items() if mib is not None}
+    stack = {part: mib for part, mib in cost.by_part_mib.items() if mib is not None}
     # the parts may have peaked at different moments: then they exceed the peak and nothing is left
     rest = peak - sum(stack.values())
     return {**stack, REST: rest} if rest > 0 else stack
 
 
-def _methods(labels: Iterable[str]) -> alt.Y:
+def _bars(names: Iterable[str]) -> alt.Y:
     import altair as alt
 
     axis = alt.Axis(labelLimit=130, ticks=False, domain=False)
-    return alt.Y("method:N", sort=list(labels), title=None, axis=axis)
+    return alt.Y("bar:N", sort=list(names), title=None, axis=axis)

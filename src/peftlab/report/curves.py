@@ -24,10 +24,10 @@ class Curves:
 
 def read(path: Path) -> Curves:
     """The curves of one cell; empty where the file is absent. A cell's resumed steps count once."""
-    rows = _rows(path)
+    found = rows(path)
     # a resumed cell may write a step again: the later row is the one that happened
-    steps = sorted({row["step"]: row for row in rows if "step" in row}.items())
-    epochs = sorted({row["epoch"]: row["score"] for row in rows if "score" in row}.items())
+    steps = sorted({row["step"]: row for row in found if "step" in row}.items())
+    epochs = sorted({row["epoch"]: row["score"] for row in found if "score" in row}.items())
     score: dict[str, Points] = {}
     for epoch, scores in epochs:
         for metric, value in scores.items():
@@ -40,16 +40,17 @@ def read(path: Path) -> Curves:
     )
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def rows(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file with one a line; none where the file is absent."""
     if not path.is_file():
         return []
-    rows = []
+    found = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            rows.append(json.loads(line))
+            found.append(json.loads(line))
         except json.JSONDecodeError:
             continue  # a line cut short by a crash says nothing
-    return [row for row in rows if isinstance(row, dict)]
+    return [row for row in found if isinstance(row, dict)]
 
 
 def _finite(points: Sequence[tuple[Any, Any]]) -> Points:

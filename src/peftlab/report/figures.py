@@ -1,4 +1,4 @@
-"""All figures of a report: five small ones a task, as far as there is something to show."""
+"""All figures of a report: up to six small ones a task, as far as there is something to show."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from pathlib import Path
 from peftlab.report.bars import peak_figure, speed_figure
 from peftlab.report.curves import read
 from peftlab.report.lines import Line, loss_figure, memory_figure, score_figure
+from peftlab.report.ranks import rank_figure
 from peftlab.report.scores import Table
 from peftlab.report.style import Figure, Style
+from peftlab.report.text import letter
 
 POINTS_A_LINE = 400
 POINTS_A_PAGE = 12_000  # of one kind of line: the page stays under 3 MB
@@ -30,14 +32,20 @@ def figures(table: Table, folder: Path) -> list[Figure]:
             )
             for label, cell in cells.items()
         ]
+        bars = [
+            (label, f"{label} {letter(cost.under, table)}".strip(), cost)
+            for label, cell in cells.items()
+            for cost in cell.costs
+        ]
         share = POINTS_A_PAGE // max(1, len(lines) * len(table.columns))
         limit = max(40, min(POINTS_A_LINE, share))
         found += [
             score_figure(column, lines, style),
             loss_figure(column, lines, style, limit),
-            speed_figure(column, cells, style),
+            speed_figure(column, bars, style),
             memory_figure(column, lines, style, limit),
-            peak_figure(column, cells),
+            peak_figure(column, bars),
+            rank_figure(column, cells, style),
         ]
     return _renamed([figure for figure in found if figure])
 

@@ -7,10 +7,10 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from peftlab.report.columns import Column
 from peftlab.report.curves import Curves, Points, average, smooth, thin
-from peftlab.report.scores import Column
 from peftlab.report.style import Figure, Style, data, listed, pick, spec
-from peftlab.report.text import slug
+from peftlab.report.text import metric, slug
 
 if TYPE_CHECKING:
     import altair as alt
@@ -53,7 +53,7 @@ def score_figure(column: Column, lines: Sequence[Line], style: Style) -> Figure 
     ]
     base = alt.Chart(data(COLUMNS, rows)).encode(
         x=alt.X("x:Q", title="epoch", axis=alt.Axis(values=ticks, format="d")),
-        y=alt.Y("y:Q", title=f"{column.metric} on dev", scale=alt.Scale(zero=False, nice=True)),
+        y=alt.Y("y:Q", title=f"{metric(column)} on dev", scale=alt.Scale(zero=False, nice=True)),
     )
     mean_line = style.lines(base, "mean", labels, opacity=1, width=2.2)
     dots = mean_line.mark_point(aria=False, filled=True, size=24).encode(tooltip=tooltip)

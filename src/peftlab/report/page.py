@@ -16,17 +16,19 @@ from markupsafe import Markup
 
 from peftlab.bench.record import Environment, Record
 from peftlab.report import text, vega
+from peftlab.report.columns import Column
+from peftlab.report.confusion import Confusion, confusions
 from peftlab.report.figures import figures
 from peftlab.report.files import write
 from peftlab.report.scores import Row, Table, table
 from peftlab.report.style import Figure
 
-KINDS = ("score", "loss", "speed", "peak", "memory")  # of figures, in the page's order
+KINDS = ("rank", "score", "loss", "speed", "peak", "memory")  # of figures, in the page's order
 SOURCES = Path(__file__).parent
 
 
 def build(out: Path, suite: str, records: Sequence[Record], svg: bool = True) -> Path:
-    """Write OUT/report from the records and from OUT/curves; returns the page.
+    """Write OUT/report from the records, OUT/curves and OUT/predictions; returns the page.
 
     `svg` also draws every figure as a file, and into the page for readers without JavaScript.
     """
@@ -34,7 +36,8 @@ def build(out: Path, suite: str, records: Sequence[Record], svg: bool = True) ->
     scores = table(records)
     drawn = figures(scores, out / "curves")
     static = {figure.name: vega.svg(figure.spec) for figure in drawn} if svg else {}
-    html = page(suite, scores, records, drawn, static, vega.bundle())
+    mistaken = confusions(scores, out / "predictions")
+    html = page(suite, scores, records, mistaken, drawn, static, vega.bundle())
     if svg:
         _write_figures(folder / "figures", static)
     write(folder / "table.json", json.dumps(scores.as_data(), indent=2, allow_nan=False) + "\n")
@@ -46,6 +49,7 @@ def page(
     suite: str,
     scores: Table,
     records: Sequence[Record],
+    mistaken: Sequence[tuple[Column, list[Confusion]]],
     drawn: Sequence[Figure],
     static: dict[str, str],
     bundle: str,
@@ -65,6 +69,10 @@ def page(
         },
         "seeds": sorted({record.seed for record in records}),
         "training": _common(scores.rows),
+        "ranks": sorted(
+            {rank for *_, cell in text.by_rank(scores) for rank in cell.by_rank}, key=int
+        ),
+        "confusions": mistaken,
         "environments": _environments(records),
         "memory_how": sorted({record.memory.how for record in records if record.memory}),
         "kinds": KINDS,
@@ -88,16 +96,25 @@ def _environment() -> jinja2.Environment:
     )
     made.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     for function in (
-        text.fraction,
-        text.deviation,
+        text.score,
         text.spread,
+        text.metric,
         text.number,
         text.count,
         text.span,
         text.measure,
         text.minutes,
         text.notes,
+        text.warnings,
+        text.hidden,
+        text.partly,
         text.partial,
+        text.letter,
+        text.told_conditions,
+        text.told_baselines,
+        text.default_rates,
+        text.baselines,
+        text.by_rank,
     ):
         made.filters[function.__name__] = function
     made.filters["own_training"] = _own_training

@@ -62,15 +62,17 @@ def task_fields(records: Iterable[Record]) -> set[str]:
 
 
 def group(records: Iterable[Record]) -> dict[RowKey, list[Record]]:
-    """The records of every row, rows in the order in which they were first seen."""
+    """The records of every row, rows in the order in which they were first seen.
+
+    A row has the label of its first record: two suites may have called the same method otherwise.
+    """
     records = list(records)
     ignored = task_fields(records)
-    rows: dict[RowKey, list[Record]] = {}
+    rows: dict[str, list[Record]] = {}
     for record in records:
         fields = {key: value for key, value in asked(record).items() if key not in ignored}
-        key = (record.method.label, json.dumps(fields, sort_keys=True))
-        rows.setdefault(key, []).append(record)
-    return rows
+        rows.setdefault(json.dumps(fields, sort_keys=True), []).append(record)
+    return {(members[0].method.label, key): members for key, members in rows.items()}
 
 
 def labels(keys: Iterable[RowKey]) -> dict[RowKey, str]:

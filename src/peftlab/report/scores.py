@@ -1,65 +1,34 @@
 """Records -> the table: tasks across, methods down. Plain values, no formatting.
 
-Only seeds are averaged, and only within one task: there is no mean score over tasks. A failed cell
-is counted and listed and enters no mean; what was not measured is None.
+Only seeds are averaged, and only within one task: there is no mean score over tasks. Speed, memory
+and time are averaged only where they were measured alike. A failed cell is counted and listed and
+enters no mean; what was not measured is None.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import statistics
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from peftlab.bench.record import Record
-from peftlab.bench.stats import known, mean, sample_sd
+from peftlab.bench.stats import known
+from peftlab.report.columns import Column, columns, finite
+from peftlab.report.costs import (
+    Conditions,
+    Cost,
+    RowCost,
+    cell_costs,
+    conditions,
+    ordered,
+    row_costs,
+)
 from peftlab.report.rows import TaskKey, group, labels, task_fields, task_key
+from peftlab.report.spread import Span, Spread
 
-SCHEMA_VERSION = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Spread:
-    """A number over seeds: mean, sample standard deviation (None below two), how many."""
-
-    mean: float | None
-    sd: float | None
-    n: int
-
-    @staticmethod
-    def of(values: Iterable[float | None]) -> Spread:
-        found = known(values)
-        return Spread(mean(found), sample_sd(found), len(found))
-
-
-@dataclasses.dataclass(frozen=True)
-class Span:
-    """Smallest and largest of a number; they differ only where tasks or seeds differ in it."""
-
-    low: int | None
-    high: int | None
-
-    @staticmethod
-    def of(values: Iterable[int | None]) -> Span:
-        found = [value for value in values if value is not None]
-        return Span(min(found, default=None), max(found, default=None))
-
-
-@dataclasses.dataclass(frozen=True)
-class Column:
-    """One task. `training` holds the training fields that the task decides for all methods."""
-
-    label: str
-    task: str
-    kind: str
-    metric: str
-    source: str
-    synthetic: bool
-    n_train: int
-    n_dev: int
-    n_truncated: int | None
-    training: dict[str, Any]
+SCHEMA_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +37,7 @@ class Run:
 
     seed: int
     cell: str
+    under: int  # the table's conditions that it was measured in
     last: float | None
     best: float | None
     best_epoch: int | None
@@ -85,17 +55,17 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A method on a task, over seeds. `n_failed` seeds failed and are in no number here."""
+    """A method on a task, over seeds. `n_failed` seeds failed and are in no number here.
+
+    `warnings` counts the seeds that each holds for: what the score hides.
+    """
 
     runs: tuple[Run, ...]
     n_failed: int
     last: Spread
     best: Spread
-    examples_per_s: Spread
-    peak_mib: Spread
-    train_peak_mib: Spread
-    total_s: Spread
-    by_part_mib: dict[str, float | None]  # mean over seeds
+    warnings: dict[str, int]
+    costs: tuple[Cost, ...]
     by_rank: dict[str, Spread]  # the last epoch's score with only the first ranks in use (DyLoRA)
 
 
@@ -103,8 +73,8 @@ class Cell:
 class Row:
     """A method as it was asked for. `cells` is aligned with the table's columns.
 
-    `examples_per_s` and `cell_s` are means over the row's tasks, `peak_mib` the highest
-    over them: what must fit. `n_tasks` of the columns have a done cell.
+    `n_tasks` of the columns have a done cell. `default_rate` says that some learning rate is the
+    method's default.
     """
 
     label: str
@@ -115,15 +85,13 @@ class Row:
     training: dict[str, Any]
     targets: tuple[str, ...]
     notes: tuple[str, ...]
+    default_rate: bool
     cells: tuple[Cell | None, ...]
     n_tasks: int
     adapter: Span
     head: Span
     total: Span
-    examples_per_s: float | None
-    peak_mib: float | None
-    train_peak_mib: float | None
-    cell_s: float | None
+    costs: tuple[RowCost, ...]
     all_cells_s: float | None
 
 
@@ -141,14 +109,21 @@ class FailedCell:
 class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
+    conditions: tuple[Conditions, ...]  # that of most cells first
     failures: tuple[FailedCell, ...]
     n_cells: int
+    n_collapsed: int
 
     @property
     def n_seeds(self) -> int | None:
         """The seeds behind most scores; a score of another number says its own. None: no score."""
         counts = [cell.last.n for row in self.rows for cell in row.cells if cell and cell.last.n]
         return statistics.mode(counts) if counts else None
+
+    @property
+    def n_done(self) -> int:
+        """The cells that finished."""
+        return self.n_cells - len(self.failures)
 
     def as_data(self) -> dict[str, Any]:
         """The table as JSON-ready data at full precision."""
@@ -161,28 +136,31 @@ def table(records: Iterable[Record]) -> Table:
     tasks: dict[TaskKey, list[Record]] = {}
     for record in records:
         tasks.setdefault(task_key(record), []).append(record)
-    columns = _columns(tasks, task_fields(records))
+    across = columns(tasks, task_fields(records))
     rows = group(records)
     names = labels(rows)
+    alike = conditions(rows.values())
+    all_conditions = ordered(alike)
+    under = {cell: all_conditions.index(one) for cell, one in alike.items()}
     failures = [
-        FailedCell(
-            names[key],
-            columns[task_key(record)].label,
-            record.seed,
-            record.cell,
-            record.failure.kind if record.failure else "unknown",
-            record.failure.message if record.failure else "no reason was recorded",
-        )
+        _failure(names[key], across[task_key(record)].label, record)
         for key, members in rows.items()
         for record in members
         if record.status == "failed"
     ]
     return Table(
-        columns=tuple(columns.values()),
-        rows=tuple(_row(names[key], members, list(tasks)) for key, members in rows.items()),
+        columns=tuple(across.values()),
+        rows=tuple(_row(names[key], members, list(tasks), under) for key, members in rows.items()),
+        conditions=all_conditions,
         failures=tuple(failures),
         n_cells=len(records),
+        n_collapsed=sum(any(map(collapsed, record.warnings)) for record in records),
     )
+
+
+def collapsed(warning: str) -> bool:
+    """Whether a record's warning says that the run scores no more than one constant answer."""
+    return warning.startswith("collapsed")
 
 
 def _latest(records: Iterable[Record]) -> list[Record]:
@@ -190,32 +168,22 @@ def _latest(records: Iterable[Record]) -> list[Record]:
     return list({record.cell: record for record in records}.values())
 
 
-def _columns(tasks: dict[TaskKey, list[Record]], decided: set[str]) -> dict[TaskKey, Column]:
-    names = [name for name, _, _ in tasks]
-    fields = sorted(field.removeprefix("training.") for field in decided)
-    columns = {}
-    for key, members in tasks.items():
-        task = members[0].task
-        truncated = (member.task.n_truncated for member in members)
-        columns[key] = Column(
-            label=task.name if names.count(task.name) == 1 else f"{task.name} ({key[2][:8]})",
-            task=task.name,
-            kind=task.kind,
-            metric=task.main_metric,
-            source=task.source,
-            synthetic=task.source.startswith("synthetic"),
-            n_train=task.n_train,
-            n_dev=task.n_dev,
-            n_truncated=next((n for n in truncated if n is not None), None),
-            training={field: members[0].training.get(field) for field in fields},
-        )
-    return columns
+def _failure(row: str, task: str, record: Record) -> FailedCell:
+    failure = record.failure
+    return FailedCell(
+        row,
+        task,
+        record.seed,
+        record.cell,
+        failure.kind if failure else "unknown",
+        failure.message if failure else "no reason was recorded",
+    )
 
 
-def _row(label: str, members: list[Record], tasks: list[TaskKey]) -> Row:
+def _row(label: str, members: list[Record], tasks: list[TaskKey], under: Mapping[str, int]) -> Row:
     first = members[0]
     by_task = [[m for m in members if task_key(m) == key] for key in tasks]
-    cells = tuple(_cell(found) if found else None for found in by_task)
+    cells = tuple(_cell(found, under) if found else None for found in by_task)
     done = [cell for cell in cells if cell and cell.runs]
     counts = [record.n_trainable for record in members if record.n_trainable]
     seconds = known(run.total_s for cell in done for run in cell.runs)
@@ -228,23 +196,20 @@ def _row(label: str, members: list[Record], tasks: list[TaskKey]) -> Row:
         training=first.training,
         targets=tuple(first.method.targets),
         notes=tuple(dict.fromkeys(note for m in members for note in m.method.notes)),
+        default_rate=any(m.method.rate_from == "default" for m in members),
         cells=cells,
         n_tasks=len(done),
         adapter=Span.of(count.adapter for count in counts),
         head=Span.of(count.head for count in counts),
         total=Span.of(count.total for count in counts),
-        examples_per_s=mean(known(cell.examples_per_s.mean for cell in done)),
-        peak_mib=max(known(cell.peak_mib.mean for cell in done), default=None),
-        train_peak_mib=max(known(cell.train_peak_mib.mean for cell in done), default=None),
-        cell_s=mean(known(cell.total_s.mean for cell in done)),
+        costs=row_costs(cell.costs for cell in done),
         all_cells_s=sum(seconds) if seconds else None,
     )
 
 
-def _cell(members: list[Record]) -> Cell:
+def _cell(members: list[Record], under: Mapping[str, int]) -> Cell:
     done = sorted((m for m in members if m.status == "done"), key=lambda m: m.seed)
-    runs = tuple(_run(member) for member in done)
-    parts = dict.fromkeys(part for m in done if m.memory for part in m.memory.by_part)
+    runs = tuple(_run(member, under[member.cell]) for member in done)
     ranks = dict.fromkeys(rank for m in done for rank in m.score_by_rank or {})
     metric = members[0].task.main_metric
     return Cell(
@@ -252,14 +217,8 @@ def _cell(members: list[Record]) -> Cell:
         n_failed=len(members) - len(done),
         last=Spread.of(run.last for run in runs),
         best=Spread.of(run.best for run in runs),
-        examples_per_s=Spread.of(run.examples_per_s for run in runs),
-        peak_mib=Spread.of(run.peak_mib for run in runs),
-        train_peak_mib=Spread.of(run.train_peak_mib for run in runs),
-        total_s=Spread.of(run.total_s for run in runs),
-        by_part_mib={
-            part: mean(known(m.memory.by_part.get(part) for m in done if m.memory))
-            for part in parts
-        },
+        warnings=dict(Counter(warning for m in done for warning in dict.fromkeys(m.warnings))),
+        costs=cell_costs(done, under),
         by_rank={
             rank: Spread.of((m.score_by_rank or {}).get(rank, {}).get(metric) for m in done)
             for rank in ranks
@@ -267,28 +226,24 @@ def _cell(members: list[Record]) -> Cell:
     )
 
 
-def _run(record: Record) -> Run:
+def _run(record: Record, under: int) -> Run:
     metric = record.task.main_metric
     speed, memory, best = record.speed, record.memory, record.best
     return Run(
         seed=record.seed,
         cell=record.cell,
-        last=_finite((record.score or {}).get(metric)),
-        best=_finite(best.score.get(metric)) if best else None,
+        under=under,
+        last=finite((record.score or {}).get(metric)),
+        best=finite(best.score.get(metric)) if best else None,
         best_epoch=best.epoch if best else None,
-        examples_per_s=_finite(speed.examples_per_s) if speed else None,
-        tokens_per_s=_finite(speed.tokens_per_s) if speed else None,
-        step_ms_p50=_finite(speed.step_ms_p50) if speed else None,
-        step_ms_p95=_finite(speed.step_ms_p95) if speed else None,
-        peak_mib=_finite(memory.peak_mib) if memory else None,
-        train_peak_mib=_finite(memory.train_peak_mib) if memory else None,
-        prepare_s=_finite(record.prepare_s),
-        train_s=_finite(record.train_s),
-        eval_s=_finite(record.eval_s),
-        total_s=_finite(record.total_s),
+        examples_per_s=finite(speed.examples_per_s) if speed else None,
+        tokens_per_s=finite(speed.tokens_per_s) if speed else None,
+        step_ms_p50=finite(speed.step_ms_p50) if speed else None,
+        step_ms_p95=finite(speed.step_ms_p95) if speed else None,
+        peak_mib=finite(memory.peak_mib) if memory else None,
+        train_peak_mib=finite(memory.train_peak_mib) if memory else None,
+        prepare_s=finite(record.prepare_s),
+        train_s=finite(record.train_s),
+        eval_s=finite(record.eval_s),
+        total_s=finite(record.total_s),
     )
-
-
-def _finite(value: float | None) -> float | None:
-    """A correlation with a constant is NaN: no score, so no number."""
-    return value if value is not None and math.isfinite(value) else None

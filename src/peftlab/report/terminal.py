@@ -10,8 +10,11 @@ from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from peftlab.report import text
+from peftlab.report.columns import Column
+from peftlab.report.costs import RowCost
 from peftlab.report.scores import Cell, Row, Table
-from peftlab.report.text import MISSING, minutes, notes, number, partial, printable, span, spread
+from peftlab.report.text import MISSING, minutes, notes, number, printable, span, spread
 
 COST = ("adapter\nparam.", "head\nparam.", "ex/s", "peak\nMiB", "min/\ncell")
 
@@ -45,37 +48,67 @@ def _draw(table: Table, *, scores: bool, cost: bool) -> RichTable:
     view.add_column("method", overflow="fold")
     synthetic = any(column.synthetic for column in table.columns)
     for column in table.columns if scores else ():
-        lines = [printable(column.label), column.metric, f"dev {column.n_dev:,}"]
+        lines = [printable(column.label), text.metric(column), f"dev {column.n_dev:,}"]
         lines += ["synthetic" if column.synthetic else ""] if synthetic else []
         view.add_column(Text("\n".join(lines)), justify="right", overflow="fold")
     for header in COST if cost else ():
         view.add_column(header, justify="right")
     for row in table.rows:
         texts = [printable(row.label)]
-        texts += [_score(cell, table) for cell in row.cells] if scores else []
-        texts += _cost(row, len(table.columns)) if cost else []
+        texts += _scores(row, table) if scores else []
+        texts += _cost(row, table) if cost else []
         view.add_row(*map(Text, texts))
+    baselines = text.baselines(table) if scores else {}
+    if baselines:
+        view.add_row()
+        view.add_row(Text("baselines", style="italic"))
+    for name, values in baselines.items():
+        view.add_row(*map(Text, [f"  {printable(name)}", *values]))
     return view
 
 
-def _cost(row: Row, n_columns: int) -> list[str]:
-    mark = partial(row, n_columns)
-    values = (row.examples_per_s, row.peak_mib, minutes(row.cell_s))
+def _cost(row: Row, table: Table) -> list[str]:
+    """A line for each set of conditions: what was measured under unlike ones is not averaged."""
+    lines = [
+        [
+            number(value) + (_marks(cost, table) if value is not None else "")
+            for value in (cost.examples_per_s, cost.peak_mib, minutes(cost.cell_s))
+        ]
+        for cost in row.costs
+    ]
+    columns = zip(*lines, strict=True) if lines else [[MISSING]] * 3
+    return [span(row.adapter), span(row.head), *("\n".join(column) for column in columns)]
+
+
+def _marks(cost: RowCost, table: Table) -> str:
+    letter = text.letter(cost.under, table)
+    return text.partial(cost, len(table.columns)) + (f" {letter}" if letter else "")
+
+
+def _scores(row: Row, table: Table) -> list[str]:
     return [
-        span(row.adapter),
-        span(row.head),
-        *(number(value) + (mark if value is not None else "") for value in values),
+        _score(cell, column, table) for cell, column in zip(row.cells, table.columns, strict=True)
     ]
 
 
-def _score(cell: Cell | None, table: Table) -> str:
+def _score(cell: Cell | None, column: Column, table: Table) -> str:
     if cell is None:
         return MISSING
-    return "\n".join([spread(cell.last), *notes(cell, table.n_seeds)])
+    mark = f"{text.WARNING} " if cell.warnings else ""
+    return "\n".join([mark + spread(cell.last, column), *notes(cell, table.n_seeds)])
 
 
 def _below(table: Table) -> list[str]:
-    """The caption's lines and every failed cell with its reason."""
+    """The caption's lines, what scores hide, and every failed cell with its reason."""
+    return [
+        *_caption(table),
+        *_hidden(table),
+        *_ranks(table),
+        *_failed(table),
+    ]
+
+
+def _caption(table: Table) -> list[str]:
     n = table.n_seeds
     if n == 1:
         what = "one seed, so no spread can be given"
@@ -84,14 +117,53 @@ def _below(table: Table) -> list[str]:
     lines = []
     if n:
         lines.append(f"Scores: dev, last epoch, as fractions; {what}. {MISSING} not measured.")
+    if any(column.lower_is_better for column in table.columns):
+        lines.append("↓ an error in the label's own unit: lower is better.")
+    lines += [line for line in (text.told_baselines(table), text.default_rates(table)) if line]
     if len(table.columns) > 1:
         lines.append("ex/s and minutes: mean over tasks; peak MiB: the highest of them.")
-    if any(partial(row, len(table.columns)) for row in table.rows):
+    if text.partly(table):
         lines.append("† over fewer tasks than other rows have: compares with none of them.")
-    if table.failures:
-        lines.append(f"{len(table.failures)} of {table.n_cells} cells failed:")
-        lines += [
+    if conditions := text.told_conditions(table):
+        lines.append("ex/s, MiB and minutes are of unlike conditions; those of one letter compare:")
+        lines += [f"  {printable(one)}" for one in conditions]
+    return lines
+
+
+def _hidden(table: Table) -> list[str]:
+    """What the marked scores hide, cell by cell."""
+    lines = [
+        printable(f"  {row.label}, {column.label}: {warning}")
+        for row in table.rows
+        for column, cell in zip(table.columns, row.cells, strict=True)
+        for warning in (text.warnings(cell) if cell else [])
+    ]
+    return [f"{text.WARNING} {text.hidden(table)}:", *lines] if lines else []
+
+
+def _ranks(table: Table) -> list[str]:
+    """Scores by rank, a line a cell."""
+    lines = [
+        printable(f"  {row.label}, {column.label}: ")
+        + ", ".join(
+            f"{rank}: {text.score(spread.mean, column)}" for rank, spread in cell.by_rank.items()
+        )
+        for row, column, cell in text.by_rank(table)
+    ]
+    return (
+        ["Score by rank, with only the first ranks of one training in use:", *lines]
+        if lines
+        else []
+    )
+
+
+def _failed(table: Table) -> list[str]:
+    if not table.failures:
+        return []
+    return [
+        f"{len(table.failures)} of {table.n_cells} cells failed:",
+        *(
             printable(f"  {bad.row}, {bad.task}, seed {bad.seed}: {bad.kind}: {bad.message}")
             for bad in table.failures
-        ]
-    return lines
+        ),
+    ]

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import re
 
-from peftlab.report.scores import Cell, Row, Span, Spread
+from peftlab.report.columns import Column
+from peftlab.report.costs import RowCost, words
+from peftlab.report.scores import Cell, Row, Table
+from peftlab.report.spread import Span, Spread
 
 MISSING = "–"
+WARNING = "!"
+BASELINES = {
+    "majority": "majority always gives train's most frequent class",
+    "mean": "mean always gives train's mean",
+    "tf-idf": "tf-idf is a linear model on the words alone, fitted in seconds",
+}
 
 
 def fraction(value: float | None) -> str:
@@ -22,8 +31,15 @@ def fraction(value: float | None) -> str:
     return f"−{text}" if value < 0 and text != ".000" else text
 
 
-def spread(score: Spread) -> str:
+def score(value: float | None, column: Column) -> str:
+    """A score on the task: a fraction, or an error in the label's unit."""
+    return number(value) if column.lower_is_better else fraction(value)
+
+
+def spread(score: Spread, column: Column) -> str:
     """Mean ± sample standard deviation; the mean alone where there is one seed."""
+    if column.lower_is_better:
+        return measure(score)
     if score.sd is None:
         return fraction(score.mean)
     return f"{fraction(score.mean)} ± {deviation(score.sd)}"
@@ -102,9 +118,87 @@ def notes(cell: Cell, n_seeds: int | None) -> list[str]:
     return [f"n = {cell.last.n}"] if cell.last.n not in (0, n_seeds) else []
 
 
-def partial(row: Row, n_columns: int) -> str:
+def warnings(cell: Cell) -> list[str]:
+    """What a score hides, and for how many seeds if there are several."""
+    n = len(cell.runs)
+    return [
+        f"{count} of {n} seeds: {warning}" if n > 1 else warning
+        for warning, count in cell.warnings.items()
+    ]
+
+
+def hidden(table: Table) -> str:
+    """What the mark of a warning means, and how many runs collapsed; empty where none is marked."""
+    if not any(cell and cell.warnings for row in table.rows for cell in row.cells):
+        return ""
+    told = "marks a score that hides something"
+    if not table.n_collapsed:
+        return told
+    return f"{told}; {table.n_collapsed} of {table.n_done} finished cells collapsed"
+
+
+def metric(column: Column) -> str:
+    """The main metric, with an arrow where less is better."""
+    return f"{column.metric} ↓" if column.lower_is_better else column.metric
+
+
+def partial(cost: RowCost, n_columns: int) -> str:
     """A mark on means over tasks of a row that lacks some task: they compare with no other row."""
-    return "†" if 0 < row.n_tasks < n_columns else ""
+    return "†" if 0 < cost.n_tasks < n_columns else ""
+
+
+def partly(table: Table) -> bool:
+    """Whether a mean in the table has that mark."""
+    return any(partial(cost, len(table.columns)) for row in table.rows for cost in row.costs)
+
+
+def letter(under: int, table: Table) -> str:
+    """The name of the conditions that a cost was measured under, where there are several."""
+    if len(table.conditions) < 2:
+        return ""
+    return chr(ord("a") + under) if under < 26 else str(under + 1)
+
+
+def told_conditions(table: Table) -> list[str]:
+    """`a: …`, for every set of conditions where there are several."""
+    if len(table.conditions) < 2:
+        return []
+    told = words(table.conditions)
+    return [f"{letter(under, table)}: {one}" for under, one in enumerate(told)]
+
+
+def default_rates(table: Table) -> str:
+    """The rows whose learning rate is a default, in one line; empty where none is."""
+    untuned = [row.label for row in table.rows if row.default_rate]
+    if not untuned:
+        return ""
+    which = "" if len(untuned) == len(table.rows) else f": {', '.join(untuned)}"
+    return f"Learning rates are defaults, not tuned for this model{which}."
+
+
+def baselines(table: Table) -> dict[str, list[str]]:
+    """Each baseline's scores, a text a column."""
+    names = dict.fromkeys(name for column in table.columns for name in column.baselines)
+    return {
+        name: [score(column.baselines.get(name), column) for column in table.columns]
+        for name in names
+    }
+
+
+def told_baselines(table: Table) -> str:
+    """What the baselines are, in one line; empty where there are none."""
+    told = [BASELINES[name] for name in baselines(table) if name in BASELINES]
+    return f"Baselines train nothing of the model: {'; '.join(told)}." if told else ""
+
+
+def by_rank(table: Table) -> list[tuple[Row, Column, Cell]]:
+    """Every cell that was scored with its first ranks alone (DyLoRA)."""
+    return [
+        (row, column, cell)
+        for row in table.rows
+        for column, cell in zip(table.columns, row.cells, strict=True)
+        if cell and cell.by_rank
+    ]
 
 
 def printable(text: str) -> str:

@@ -1,0 +1,79 @@
+"""The columns of the table: its tasks, and what each scores without a method."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from peftlab.bench.record import Record
+from peftlab.bench.stats import ERRORS
+from peftlab.report.rows import TaskKey
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One task. `training` holds the training fields that the task decides for all methods.
+
+    `labels` are its classes' names; `baselines` the main metric that each cheap baseline reaches.
+    """
+
+    label: str
+    task: str
+    kind: str
+    metric: str
+    lower_is_better: bool  # then the metric is in the label's unit, and no fraction
+    source: str
+    synthetic: bool
+    n_train: int
+    n_dev: int
+    n_truncated: int | None
+    labels: tuple[str, ...]
+    baselines: dict[str, float | None]
+    training: dict[str, Any]
+
+
+def columns(tasks: Mapping[TaskKey, Sequence[Record]], decided: set[str]) -> dict[TaskKey, Column]:
+    """A column a task; `decided` are the training fields that tasks decide."""
+    fields = sorted(field.removeprefix("training.") for field in decided)
+    found = {}
+    for key, members in tasks.items():
+        task = members[0].task
+        truncated = (member.task.n_truncated for member in members)
+        found[key] = Column(
+            label=_label(key, tasks),
+            task=task.name,
+            kind=task.kind,
+            metric=task.main_metric,
+            lower_is_better=task.main_metric in ERRORS,
+            source=task.source,
+            synthetic=task.source.startswith("synthetic"),
+            n_train=task.n_train,
+            n_dev=task.n_dev,
+            n_truncated=next((n for n in truncated if n is not None), None),
+            labels=next((tuple(m.task.labels) for m in members if m.task.labels), ()),
+            baselines=_baselines(members, task.main_metric),
+            training={field: members[0].training.get(field) for field in fields},
+        )
+    return found
+
+
+def _label(key: TaskKey, tasks: Mapping[TaskKey, object]) -> str:
+    """The task's name, and where tasks share one, by what they differ."""
+    name, metric, sha256 = key
+    same = [other for other in tasks if other[0] == name]
+    extra = [metric] if len({other[1] for other in same}) > 1 else []
+    extra += [sha256[:8]] if len({other[2] for other in same}) > 1 else []
+    return f"{name} ({', '.join(extra)})" if extra else name
+
+
+def _baselines(members: Sequence[Record], metric: str) -> dict[str, float | None]:
+    """The main metric of each baseline, as the latest record that has it says."""
+    scores = {name: one for member in members for name, one in member.task.baselines.items()}
+    return {name: finite(one.get(metric)) for name, one in scores.items()}
+
+
+def finite(value: float | None) -> float | None:
+    """A correlation with a constant is NaN: no score, so no number."""
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,67 @@
+"""Which class was taken for which: counts over dev examples, from predictions/CELL.jsonl."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+
+from peftlab.report.columns import Column
+from peftlab.report.curves import rows
+from peftlab.report.scores import Cell, Table
+
+MOST_CLASSES = 20  # a wider table can't be read, and makes the page large
+
+
+@dataclasses.dataclass(frozen=True)
+class Confusion:
+    """One method on one task: `counts[true][predicted]` dev examples, summed over `n_seeds`."""
+
+    method: str
+    labels: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+    n_seeds: int
+
+    def share(self, true: int, predicted: int) -> float:
+        """Of the examples of class `true`, the share taken for `predicted`; 0 of none."""
+        total = sum(self.counts[true])
+        return self.counts[true][predicted] / total if total else 0.0
+
+
+def confusions(table: Table, folder: Path) -> list[tuple[Column, list[Confusion]]]:
+    """The matrices of every task with classes, as far as `folder` holds predictions."""
+    found = []
+    for index, column in enumerate(table.columns):
+        if column.kind != "classes" or len(column.labels) > MOST_CLASSES:
+            continue
+        cells = [(row.label, row.cells[index]) for row in table.rows]
+        made = [_confusion(label, cell, column, folder) for label, cell in cells if cell]
+        if kept := [one for one in made if one]:
+            found.append((column, kept))
+    return found
+
+
+def _confusion(method: str, cell: Cell, column: Column, folder: Path) -> Confusion | None:
+    seeds = [_pairs(folder / f"{run.cell}.jsonl") for run in cell.runs]
+    pairs = sum(seeds, Counter[tuple[int, int]]())
+    if not pairs:
+        return None
+    n_classes = len(column.labels) or 1 + max(max(pair) for pair in pairs)
+    if n_classes > MOST_CLASSES:
+        return None
+    classes = range(n_classes)
+    return Confusion(
+        method=method,
+        labels=column.labels or tuple(map(str, classes)),  # records of old have no names
+        counts=tuple(tuple(pairs[true, predicted] for predicted in classes) for true in classes),
+        n_seeds=sum(bool(seed) for seed in seeds),
+    )
+
+
+def _pairs(path: Path) -> Counter[tuple[int, int]]:
+    """(label, prediction) -> how many examples; empty where the file is absent."""
+    return Counter(
+        (row["label"], row["prediction"])
+        for row in rows(path)
+        if isinstance(row.get("label"), int) and isinstance(row.get("prediction"), int)
+    )

@@ -1,0 +1,172 @@
+"""What it cost: speed, memory and time, averaged only over runs that were measured alike.
+
+A score does not depend on how long OpenMP's threads spin, but a speed does. So a cell has one
+cost for each set of conditions that its runs were measured in, and says which.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from peftlab.bench.record import Record
+from peftlab.bench.stats import known, mean
+from peftlab.report.spread import Spread
+
+ALIKE = 1.1  # mean numbers of parts whose ratio is below this differ by the drawing of batches
+
+
+@dataclasses.dataclass(frozen=True)
+class Conditions:
+    """What speed and memory depend on beside what was asked.
+
+    `quantiser` is None where a method's runs agree on it, `parts` where a cell's runs do.
+    """
+
+    processor: str
+    gpu: str | None
+    threads: int
+    spin_count: str | None
+    torch: str | None
+    quantiser: str | None
+    parts: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """A cell's cost over those seeds that were measured under the table's conditions[`under`]."""
+
+    under: int
+    examples_per_s: Spread
+    peak_mib: Spread
+    train_peak_mib: Spread
+    total_s: Spread
+    by_part_mib: dict[str, float | None]  # mean over seeds
+
+
+@dataclasses.dataclass(frozen=True)
+class RowCost:
+    """A row's cost under one set of conditions: means over `n_tasks` tasks, memory the highest."""
+
+    under: int
+    n_tasks: int
+    examples_per_s: float | None
+    peak_mib: float | None
+    train_peak_mib: float | None
+    cell_s: float | None
+
+
+def conditions(rows: Iterable[Sequence[Record]]) -> dict[str, Conditions]:
+    """The conditions of every done cell, by its name. `rows` are the records of each row."""
+    found: dict[str, Conditions] = {}
+    for row in rows:
+        done = [record for record in row if record.status == "done"]
+        quantisers = {record.environment.quantiser for record in done}
+        parts = _levels_by_task(done)
+        for record in done:
+            environment = record.environment
+            found[record.cell] = Conditions(
+                processor=environment.processor,
+                gpu=environment.gpu,
+                threads=environment.threads,
+                spin_count=environment.spin_count,
+                torch=environment.packages.get("torch"),
+                quantiser=environment.quantiser if len(quantisers) > 1 else None,
+                parts=parts.get(record.cell),
+            )
+    return found
+
+
+def ordered(found: Mapping[str, Conditions]) -> tuple[Conditions, ...]:
+    """Every set of conditions once, that of most cells first."""
+    return tuple(one for one, _ in Counter(found.values()).most_common())
+
+
+def words(all_conditions: Sequence[Conditions]) -> list[str]:
+    """For each of them, in what it differs from the others.
+
+    >>> like = Conditions("x", None, 2, "20000", "2.9", None, None)
+    >>> words([like, dataclasses.replace(like, spin_count="5000")])
+    ['spin count 20000', 'spin count 5000']
+    """
+    names = [field.name for field in dataclasses.fields(Conditions)]
+    differing = [name for name in names if len({getattr(c, name) for c in all_conditions}) > 1]
+    told = [[_word(name, getattr(one, name)) for name in differing] for one in all_conditions]
+    return [", ".join(word for word in one if word) or "not recorded" for one in told]
+
+
+def _word(name: str, value: object) -> str:
+    if name in {"quantiser", "parts"} and value is None:
+        return ""
+    if value is None:
+        return "no GPU" if name == "gpu" else f"{name.replace('_', ' ')} not recorded"
+    forms = {
+        "threads": f"{value} threads",
+        "spin_count": f"spin count {value}",
+        "torch": f"torch {value}",
+        "quantiser": f"quantised by {value}",
+    }
+    if name == "parts":
+        return f"batches in {value:.1f} parts"
+    return forms.get(name, str(value))
+
+
+def _levels_by_task(row: Iterable[Record]) -> dict[str, float]:
+    """The level of parts of each cell in a task whose seeds do not agree on it."""
+    by_task: dict[str, list[Record]] = defaultdict(list)
+    for record in row:
+        by_task[record.task.sha256].append(record)
+    levels: dict[str, float] = {}
+    for records in by_task.values():
+        steps: list[float] = []
+        for value in sorted(known(record.parts for record in records)):
+            if not steps or value > ALIKE * steps[-1]:
+                steps.append(value)
+        if len(steps) + any(record.parts is None for record in records) > 1:
+            for record in records:
+                if record.parts is not None:
+                    levels[record.cell] = max(one for one in steps if one <= record.parts)
+    return levels
+
+
+def cell_costs(done: Iterable[Record], under: Mapping[str, int]) -> tuple[Cost, ...]:
+    """The costs of one cell; `under` numbers each record's conditions."""
+    alike: dict[int, list[Record]] = defaultdict(list)
+    for record in done:
+        alike[under[record.cell]].append(record)
+    return tuple(_cost(number, alike[number]) for number in sorted(alike))
+
+
+def _cost(under: int, records: list[Record]) -> Cost:
+    speeds = [record.speed.examples_per_s for record in records if record.speed]
+    memories = [record.memory for record in records if record.memory]
+    parts = dict.fromkeys(part for memory in memories for part in memory.by_part)
+    return Cost(
+        under=under,
+        examples_per_s=Spread.of(speeds),
+        peak_mib=Spread.of(memory.peak_mib for memory in memories),
+        train_peak_mib=Spread.of(memory.train_peak_mib for memory in memories),
+        total_s=Spread.of(record.total_s for record in records),
+        by_part_mib={part: mean(known(m.by_part.get(part) for m in memories)) for part in parts},
+    )
+
+
+def row_costs(cells: Iterable[Sequence[Cost]]) -> tuple[RowCost, ...]:
+    """The costs of one row, given those of its cells."""
+    alike: dict[int, list[Cost]] = defaultdict(list)
+    for costs in cells:
+        for cost in costs:
+            alike[cost.under].append(cost)
+    return tuple(_row_cost(number, alike[number]) for number in sorted(alike))
+
+
+def _row_cost(under: int, costs: list[Cost]) -> RowCost:
+    return RowCost(
+        under=under,
+        n_tasks=len(costs),
+        examples_per_s=mean(known(cost.examples_per_s.mean for cost in costs)),
+        peak_mib=max(known(cost.peak_mib.mean for cost in costs), default=None),
+        train_peak_mib=max(known(cost.train_peak_mib.mean for cost in costs), default=None),
+        cell_s=mean(known(cost.total_s.mean for cost in costs)),
+    )

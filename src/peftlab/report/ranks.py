@@ -1,0 +1,52 @@
+"""The figure of score by rank, of methods that train all ranks at once (DyLoRA)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from peftlab.report.columns import Column
+from peftlab.report.scores import Cell
+from peftlab.report.style import Figure, Style, data, legend, listed, spec
+from peftlab.report.text import metric, slug
+
+HEIGHT = 200  # pixels
+
+
+def rank_figure(column: Column, cells: Mapping[str, Cell], style: Style) -> Figure | None:
+    """Score over the number of ranks in use; a thin line spans one sd over seeds either way."""
+    import altair as alt
+
+    rows: list[tuple[object, ...]] = []
+    for label, cell in cells.items():
+        for rank, score in cell.by_rank.items():
+            if score.mean is not None:
+                sd = score.sd or 0.0
+                rows.append((label, rank, score.mean, score.mean - sd, score.mean + sd))
+    if not rows:
+        return None
+    labels = list(dict.fromkeys(str(row[0]) for row in rows))
+    ticks = sorted({int(str(row[1])) for row in rows})
+    base = alt.Chart(data(("method", "x", "y", "low", "high"), rows)).encode(
+        x=alt.X("x:Q", title="ranks in use", axis=alt.Axis(values=ticks, format="d")),
+        color=alt.Color("method:N", scale=style.colours(labels), legend=legend(lines=True)),
+    )
+    y = alt.Y("y:Q", title=f"{metric(column)} on dev", scale=alt.Scale(zero=False, nice=True))
+    tooltip = [
+        alt.Tooltip("method:N"),
+        alt.Tooltip("x:Q", title="ranks"),
+        alt.Tooltip("y:Q", title=f"{column.metric}, mean over seeds", format=".3f"),
+    ]
+    lines = base.mark_line(aria=False, strokeWidth=2.2).encode(y=y)
+    spans = base.mark_rule(aria=False, opacity=0.5).encode(y="low:Q", y2="high:Q")
+    dots = base.mark_point(aria=False, filled=True, size=24).encode(y=y, tooltip=tooltip)
+    many = any(score.sd is not None for cell in cells.values() for score in cell.by_rank.values())
+    title = f"{column.label}: score by rank"
+    words = f"{column.metric} on dev over the number of ranks in use for {listed(labels)}."
+    return Figure(
+        kind="rank",
+        name=f"rank-{slug(column.label)}",
+        title=title,
+        caption="Mean over seeds; thin line: ± one sd." if many else "One seed.",
+        alt=words,
+        spec=spec(alt.layer(spans, lines, dots), title, words, HEIGHT),
+    )
