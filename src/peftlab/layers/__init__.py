@@ -1,7 +1,7 @@
 """What methods are made of: adapters, the LoRA layer, and how a frozen base is held."""
 
 from peftlab.layers.adapter import Adapter, Wrapper, exact, replace_linears
-from peftlab.layers.engine import fast
+from peftlab.layers.engine import fast, own_tensors
 from peftlab.layers.linear import (
     Features,
     Linear,
@@ -61,6 +61,7 @@ __all__ = [
     "linear_like",
     "low_rank_update",
     "new_pair",
+    "own_tensors",
     "product",
     "replace_linears",
     "resolve_compute",

@@ -3,7 +3,7 @@
 from peftlab.training.batches import Batch, Encoded, encode
 from peftlab.training.guard import Diverged, Untrained
 from peftlab.training.loop import Fitted, Loop, Plan, Rehearsal, fit, outputs
-from peftlab.training.meters import Memory, MemoryMeter, SpeedMeter
+from peftlab.training.meters import Memory, MemoryMeter, SavedMeter, SpeedMeter
 
 __all__ = [
     "Batch",
@@ -15,6 +15,7 @@ __all__ = [
     "MemoryMeter",
     "Plan",
     "Rehearsal",
+    "SavedMeter",
     "SpeedMeter",
     "Untrained",
     "encode",

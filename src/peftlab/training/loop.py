@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftlab.layers import fast
+from peftlab.layers import fast, own_tensors
 from peftlab.training.batches import (
     Batch,
     Encoded,
@@ -37,7 +37,7 @@ from peftlab.training.batches import (
     stratified,
 )
 from peftlab.training.guard import Watch, check_groups, check_loss, check_outputs
-from peftlab.training.meters import Memory, MemoryMeter, SpeedMeter
+from peftlab.training.meters import Memory, MemoryMeter, SavedMeter, SpeedMeter
 from peftlab.training.schedule import warmup_and_decay
 
 if TYPE_CHECKING:
@@ -138,6 +138,7 @@ class Loop:
         self.watch = Watch(model, self.total)
         self.takes_parts = takes_parts(model, plan)
         self.index = 0
+        self.saved_mib: float | None = None  # for the backward pass of the widest part
         self.losses: list[float] = []
         self.reach = 0.0  # the sum of the smallest learning rates so far
         self.speed = SpeedMeter()
@@ -167,13 +168,18 @@ class Loop:
         """Forward and backward through the widest part of the first epoch, and no update.
 
         What doesn't fit into memory shows now instead of hours later, and a heap that is laid out
-        for the widest grows less in what follows (LOG.md).
+        for the widest grows less in what follows (LOG.md). What is saved in between is counted.
         """
         self.model.train()
         begin_stream(step_seed(self.plan.seed, -1), self.plan.device)  # no step's: each begins anew
         batches = self._batches(epoch=0)
         widest = max((part for batch in batches for part in self._parts(batch)), key=self._tokens)
-        batch_loss(self.model, self.train.batch(widest, self.plan.device), self.plan).backward()
+        batch = self.train.batch(widest, self.plan.device)
+        own = (*own_tensors(self.model), *batch.inputs.values(), batch.labels)
+        with SavedMeter(own) as saved:
+            loss = batch_loss(self.model, batch, self.plan)
+        self.saved_mib = saved.mib()
+        loss.backward()
         self.optimizer.zero_grad()
 
     def step(self, indices: list[int]) -> float:
@@ -328,7 +334,7 @@ def fit(
         names = ", ".join(loop.watch.unused[:3])
         fitted.notes.append(f"the model does not compute with {names}, so training leaves it")
     fitted.train_s = loop.elapsed_s
-    fitted.memory = memory.measure(loop.model, loop.optimizer)
+    fitted.memory = memory.measure(loop.model, loop.optimizer, loop.saved_mib)
     return fitted
 
 
