@@ -236,6 +236,17 @@ class Loop:
         return value
 
 
+def try_one(model: PreTrainedModel, train: Encoded, plan: Plan) -> None:
+    """Forward and backward through one example, and no trace of it."""
+    model.train()
+    devices = [model.device] if plan.device == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices):
+            batch_loss(model, train.batch([0], plan.device), plan).backward()
+    finally:
+        model.zero_grad()
+
+
 def step_seed(seed: int, step: int) -> int:
     """The seed of one step's dropout. No draw before it matters, so resuming needs no state."""
     return random.Random(f"{seed}/step/{step}").getrandbits(63)
