@@ -81,6 +81,8 @@ class Environment(_Part):
     processor: str
     gpu: str | None
     threads: int
+    spin_count: str | None = None  # GOMP_SPINCOUNT, else OMP_WAIT_POLICY; null if neither is set
+    quantiser: str | None = None  # of a base in four bits: "peftlab", or "bitsandbytes VERSION"
 
 
 class Failure(_Part):
@@ -107,6 +109,7 @@ class Record(_Part):
     n_trainable: Trainable | None = None
     speed: Speed | None = None
     memory: Memory | None = None
+    parts: float | None = None  # mean number of parts that a batch was taken in
     prepare_s: float | None = None
     train_s: float | None = None
     eval_s: float | None = None

@@ -194,7 +194,7 @@ def failed(cell: Cell, kind: str, message: str, total_s: float | None) -> Record
         **_asked(cell),
         status="failed",
         total_s=total_s,
-        environment=environment(cell.training["threads"]),
+        environment=environment(cell.training["threads"], cell.precision),
         failure=Failure(kind=kind, message=message),
     )
 
@@ -234,10 +234,11 @@ def _record(
         n_trainable=count(model),
         speed=Speed(**fitted.speed.summary()),
         memory=Memory(**vars(memory)) if memory else None,
+        parts=fitted.parts,
         train_s=fitted.train_s,
         eval_s=fitted.eval_s,
         total_s=time.perf_counter() - started,
-        environment=environment(cell.training["threads"]),
+        environment=environment(cell.training["threads"], cell.precision),
     )
 
 

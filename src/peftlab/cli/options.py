@@ -51,6 +51,10 @@ Fast = Annotated[
     bool | None,
     Option("--fast/--no-fast", help="Fast kernels, or the plain path with the same results."),
 ]
+Parts = Annotated[
+    bool | None,
+    Option("--parts/--no-parts", help="On a CPU, wide batches in parts, or all of them whole."),
+]
 Quiet = Annotated[bool, Option("--quiet", help="No progress.")]
 Debug = Annotated[bool, Option("--debug", help="Tracebacks.")]
 
@@ -72,7 +76,7 @@ TRAINING = (
         "warmup",
         "clip",
     ),
-    *("precision", "device", "threads", "fast"),
+    *("precision", "device", "threads", "parts", "fast"),
 )
 
 

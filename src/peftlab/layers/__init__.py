@@ -24,7 +24,7 @@ from peftlab.layers.lora import (
     low_rank_update,
     new_pair,
 )
-from peftlab.layers.nf4 import NF4Linear
+from peftlab.layers.nf4 import NF4Linear, quantiser
 from peftlab.layers.precision import (
     Precision,
     held_precision,
@@ -63,6 +63,7 @@ __all__ = [
     "new_pair",
     "own_tensors",
     "product",
+    "quantiser",
     "replace_linears",
     "resolve_compute",
     "resolve_device",

@@ -51,7 +51,6 @@ Row = dict[str, Any]
 HALVED_TOKENS, PART_TOKENS = 512, 1024
 EVALUATED_TOKENS = 2048  # the most at once where nothing is saved
 WORTH_ENTERING = 8192  # tokens to evaluate; entering `fast` costs what 1,000 do, a tenth is saved
-MOSTLY = 0.1  # of a model's numbers: where fewer are trained it is mostly frozen
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,9 @@ class Plan:
     """All that the loop needs to know of a run, resolved.
 
     `warmup` is a share of the steps; `accumulation` the parts a batch is taken in; `autocast`
-    whether fp32 weights compute in bf16; `fast` whether to train inside `peftlab.layers.fast`;
-    `batches` whether chance or length decides which examples meet.
+    whether fp32 weights compute in bf16; `parts` whether a wide batch is taken in parts though none
+    were asked for; `fast` whether to train inside `peftlab.layers.fast`; `batches` whether chance
+    or length decides which examples meet.
     """
 
     kind: str  # "classes" or "regression"
@@ -75,8 +75,14 @@ class Plan:
     device: str
     autocast: bool
     accumulation: int = 1
+    parts: bool = True
     fast: bool = True
     batches: str = "random"  # or "grouped"
+
+    @property
+    def by_tokens(self) -> bool:
+        """Whether the tokens of a batch decide on its parts: on a CPU, for every method."""
+        return self.parts and self.fast and self.device == "cpu"
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,7 @@ class Fitted:
     notes: list[str] = field(default_factory=list)  # what a reader of the scores must know
     speed: SpeedMeter = field(default_factory=SpeedMeter)
     memory: Memory | None = None
+    parts: float | None = None  # mean number that a batch was taken in
     train_s: float = 0.0
     eval_s: float = 0.0
 
@@ -136,8 +143,8 @@ class Loop:
         self.optimizer = method.make_optimizer(groups)
         self.schedule = warmup_and_decay(self.optimizer, self.warmup, self.total)
         self.watch = Watch(model, self.total)
-        self.takes_parts = takes_parts(model, plan)
         self.index = 0
+        self.n_parts = 0  # of all batches so far
         self.saved_mib: float | None = None  # for the backward pass of the widest part
         self.losses: list[float] = []
         self.reach = 0.0  # the sum of the smallest learning rates so far
@@ -212,7 +219,9 @@ class Loop:
         the same in every epoch.
         """
         value = torch.zeros((), device=self.plan.device)
-        for part in self._parts(indices):
+        parts = self._parts(indices)
+        self.n_parts += len(parts)
+        for part in parts:
             batch = self.train.batch(part, self.plan.device)
             loss = batch_loss(self.model, batch, self.plan)
             value += loss.detach() * (len(part) / len(indices))
@@ -225,7 +234,7 @@ class Loop:
         return draw(self.train.lengths, plan.batch_size, plan.seed, epoch, by_length)
 
     def _parts(self, indices: list[int]) -> list[list[int]]:
-        return parts_of(indices, self.train, self.plan.accumulation, self.takes_parts)
+        return parts_of(indices, self.train, self.plan.accumulation, self.plan.by_tokens)
 
     def _tokens(self, part: list[int]) -> int:
         return len(part) * self.train.width(part)
@@ -261,16 +270,6 @@ def begin_stream(seed: int, device: str) -> None:
     torch.default_generator.manual_seed(seed)
     if device != "cpu":
         torch.get_device_module(device).manual_seed(seed)
-
-
-def takes_parts(model: PreTrainedModel, plan: Plan) -> bool:
-    """Whether a wide batch is taken in parts though none were asked for.
-
-    Where most of the model is trained, a part costs one more sum over all its gradients.
-    """
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    mostly_frozen = trained < MOSTLY * sum(p.numel() for p in model.parameters())
-    return plan.fast and plan.device == "cpu" and mostly_frozen
 
 
 def parts_of(
@@ -346,6 +345,7 @@ def fit(
         fitted.notes.append(f"the model does not compute with {names}, so training leaves it")
     fitted.train_s = loop.elapsed_s
     fitted.memory = memory.measure(loop.model, loop.optimizer, loop.saved_mib)
+    fitted.parts = loop.n_parts / loop.index
     return fitted
 
 
@@ -392,7 +392,6 @@ class Rehearsal:
     def fit(self, model: PreTrainedModel, batches: list[Batch], steps: int) -> None:
         """Train `model` for `steps` updates on `batches`, each epoch in an order of its own."""
         plan = self.plan
-        by_tokens = takes_parts(model, plan)
         groups = self.method.parameter_groups(model, plan.lr, plan.head_lr, plan.weight_decay)
         trained = [parameter for group in groups for parameter in group["params"]]
         optimizer = self.method.make_optimizer(groups)
@@ -406,7 +405,7 @@ class Rehearsal:
                     order.shuffle(batches)
                 batch = batches[index % len(batches)]
                 size, width = batch.inputs["input_ids"].shape
-                count = n_parts(size, width, plan.accumulation, by_tokens)
+                count = n_parts(size, width, plan.accumulation, plan.by_tokens)
                 for part in batch.split(count):
                     loss = batch_loss(model, part, plan) * (len(part.labels) / size)
                     check_loss(loss.item(), index + 1, [], plan.lr, model)
