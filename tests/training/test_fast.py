@@ -12,7 +12,7 @@ import transformers
 
 from peftlab.methods import inject, make
 from peftlab.training import Encoded, Loop, MemoryMeter, Plan, fit
-from peftlab.training.loop import HALVED_TOKENS, PART_TOKENS, n_parts, takes_parts
+from peftlab.training.loop import HALVED_TOKENS, PART_TOKENS, n_parts
 
 STEPS, BATCH = 50, 8
 PLAN = Plan(
@@ -35,14 +35,14 @@ def data(n: int = STEPS * BATCH // PLAN.epochs, longest: int = 9) -> Encoded:
     return Encoded(features, [int(7 in row) for row in rows], dict.fromkeys(features, 0), 0)
 
 
-def build(kind: str, dtype: torch.dtype) -> Any:
+def build(kind: str, dtype: torch.dtype, method: str = "lora") -> Any:
     config = transformers.AutoConfig.for_model(kind, **SIZES)
     for name, value in config.to_dict().items():
         if "drop" in name and isinstance(value, float):
             setattr(config, name, 0.0)
     torch.manual_seed(0)
     model = transformers.AutoModelForSequenceClassification.from_config(config)
-    return inject(model.to(dtype), make("lora", {"rank": 4}))
+    return inject(model.to(dtype), make(method, {"rank": 4} if method == "lora" else {}))
 
 
 def losses(
@@ -97,22 +97,19 @@ def test_in_bf16_as_near_to_fp32_as_the_plain_path_is() -> None:
     assert not torch.equal(quick, plain)
 
 
-def test_parts_give_the_losses_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_parts_give_the_losses_of_the_whole(method: str) -> None:
     train = data(64, longest=60)
-    monkeypatch.setattr("peftlab.training.loop.MOSTLY", 0.0)
-    whole = losses("bert", torch.float32, fast=True, train=train, batch_size=32)
-    cut: list[int] = []
-    monkeypatch.setattr("peftlab.training.loop.MOSTLY", 1.0)
-    batch = Encoded.batch
-
-    def watched(self: Encoded, indices: list[int], device: str = "cpu") -> Any:
-        cut.append(len(indices))
-        return batch(self, indices, device)
-
-    monkeypatch.setattr(Encoded, "batch", watched)
-    parts = losses("bert", torch.float32, fast=True, train=train, batch_size=32)
-    assert cut[:3] == [16, 16, 16]  # the widest part, tried, and the first batch
-    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
+    found, cut = {}, {}
+    for parts in (True, False):
+        plan = dataclasses.replace(PLAN, parts=parts, batch_size=32, lr=2e-4)
+        loop = Loop(build("bert", torch.float32, method), make(method), train, plan)
+        fitted = fit(loop, train, lambda out: {"accuracy": 0.0}, lambda *_: None, MemoryMeter())
+        found[parts] = torch.tensor([row["loss"] for row in fitted.curve if "loss" in row])
+        cut[parts] = fitted.parts
+    assert cut == {True: 2.0, False: 1.0}  # the mean over its batches, as the record has it
+    assert found[False][-3:].mean() < found[False][:3].mean()
+    torch.testing.assert_close(found[True], found[False], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -137,16 +134,10 @@ def test_parts_of_a_batch(
     assert n_parts(size, width, accumulation, by_tokens) == parts
 
 
-def test_only_a_mostly_frozen_model_on_a_cpu_is_taken_in_parts() -> None:
-    model = build("bert", torch.float32)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    filler = torch.nn.Linear(1000, trained // 50)
-    model.filler = filler.requires_grad_(False)
-    assert takes_parts(model, PLAN)
-    assert not takes_parts(model, dataclasses.replace(PLAN, fast=False))
-    assert not takes_parts(model, dataclasses.replace(PLAN, device="cuda"))
-    filler.requires_grad_(True)
-    assert not takes_parts(model, PLAN)
+def test_a_cpu_takes_the_batches_of_every_method_in_parts_unless_asked_not_to() -> None:
+    assert PLAN.by_tokens
+    for otherwise in ({"parts": False}, {"fast": False}, {"device": "cuda"}):
+        assert not dataclasses.replace(PLAN, **otherwise).by_tokens
 
 
 @pytest.fixture

@@ -38,11 +38,15 @@ def test_the_peak_is_the_training_s_own() -> None:
     layer = nn.Linear(2, 2)
     optimizer = torch.optim.AdamW(layer.parameters())
     held = torch.ones(100 * 2**18)
-    memory = meter.measure(layer, optimizer)
+    memory = meter.measure(layer, optimizer, activations=60.0)
     assert held.sum() > 0
     assert memory.train_peak_mib == pytest.approx(100, abs=30)
     assert memory.peak_mib is not None
     assert memory.peak_mib > 200
+    assert memory.by_part["activations"] == 60
+    rest = memory.by_part["rest"]
+    assert rest is not None
+    assert memory.train_peak_mib == pytest.approx(60 + rest, abs=0.01)  # the layer is tiny
 
 
 def test_parts_are_the_bytes_of_their_tensors() -> None:
@@ -56,3 +60,11 @@ def test_parts_are_the_bytes_of_their_tensors() -> None:
     assert parts["adapters"] == pytest.approx(adapter)
     assert parts["gradients"] == pytest.approx(adapter)
     assert parts["optimizer"] == pytest.approx(2 * adapter, rel=0.02)  # two moments and the step
+
+
+def test_without_a_peak_the_rest_is_not_measured_and_activations_are() -> None:
+    layer = nn.Linear(2, 2)
+    memory = MemoryMeter("mps").measure(layer, torch.optim.SGD(layer.parameters()), 60.0)
+    assert memory.train_peak_mib is None
+    assert memory.by_part["rest"] is None
+    assert memory.by_part["activations"] == 60

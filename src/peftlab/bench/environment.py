@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 import platform
 import subprocess
 from importlib import metadata
@@ -11,6 +13,7 @@ from pathlib import Path
 import torch
 
 from peftlab.bench.record import Environment
+from peftlab.layers import quantiser
 
 PACKAGES = (
     "peftlab",
@@ -22,21 +25,33 @@ PACKAGES = (
     "scipy",
     "scikit-learn",
 )
+IF_INSTALLED = ("bitsandbytes",)
 
 
-def environment(threads: int) -> Environment:
-    """The environment of this process."""
+def environment(threads: int, precision: str | None = None) -> Environment:
+    """The environment of this process, in which a base is held in `precision`."""
     commit, dirty = own_commit()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return Environment(
         commit=commit,
         dirty=dirty,
         python=platform.python_version(),
-        packages={name: metadata.version(name) for name in PACKAGES},
+        packages=packages(),
         processor=processor(),
         gpu=gpu,
         threads=threads,
+        spin_count=os.environ.get("GOMP_SPINCOUNT", os.environ.get("OMP_WAIT_POLICY")),
+        quantiser=quantiser() if precision == "nf4" else None,
     )
+
+
+def packages() -> dict[str, str]:
+    """Versions of the packages that numbers may depend on."""
+    found = {name: metadata.version(name) for name in PACKAGES}
+    for name in IF_INSTALLED:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def processor() -> str:

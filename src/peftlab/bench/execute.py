@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from peftlab.bench.cell import Cell
 from peftlab.bench.load import others_share
+from peftlab.training import WORKSPACE
 
 # -P: a file in the current folder, such as statistics.py, must not shadow a library
 COMMAND = [sys.executable, "-P", "-m", "peftlab.bench.worker"]
@@ -110,14 +111,14 @@ class Worker:
 
 
 def environment() -> dict[str, str]:
-    """What cells run in: this process's variables, and those that speed and memory ask for.
+    """What cells run in: this process's variables, and those that speed, memory and bits ask for.
 
     Whoever sets one keeps what they set.
     """
     spin = {}
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         spin["GOMP_SPINCOUNT"] = SHORT_SPIN if others_share() > BUSY else LONG_SPIN
-    return {**spin, **FEW_KERNELS, **os.environ}
+    return {**spin, **FEW_KERNELS, **WORKSPACE, **os.environ}
 
 
 def order(cell: Cell, task_file: Path, out: Path, keep: bool) -> dict[str, Any]:

@@ -178,6 +178,7 @@ def resolve_training(
         "batch_size": asked.batch_size,
         "batches": asked.batches,
         "accumulation": asked.accumulation,
+        "parts": asked.parts,
         "checkpointing": asked.checkpointing,
         "fast": asked.fast,
         "lr": lr,

@@ -71,7 +71,8 @@ class Speed(_Part):
 class Memory(_Part):
     peak_mib: float | None  # the whole process
     train_peak_mib: float | None  # above what was resident just before the model was loaded
-    by_part: dict[str, float | None]  # MiB of weights, adapters, gradients, optimizer, activations
+    # MiB of weights, adapters, gradients, optimizer, activations, and the rest of training's peak
+    by_part: dict[str, float | None]
     how: str
 
 

@@ -43,6 +43,8 @@ from peftlab.training import (
     Rehearsal,
     fit,
     outputs,
+    repeatable,
+    try_one,
 )
 
 if TYPE_CHECKING:
@@ -120,7 +122,10 @@ def run(
         # transformers renames it; what both take is not reentrant
         enable = getattr(model, "activation_checkpointing_enable", None)
         (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
-    with _labels_unit(model, task, train) as (train, own):
+    with (
+        _labels_unit(model, task, train) as (train, own),
+        repeatable(plan.device, lambda: try_one(model, train, plan)) as notes,
+    ):
         prepare_s = _prepare(model, method, Rehearsal(method, train, plan))
         loop = Loop(model, method, train, plan)
         fitted = fit(loop, dev, lambda out: dev_score(task, own(out), score), on_row, memory)
@@ -132,7 +137,7 @@ def run(
             for rank in method.ranks(model)
         }
         fitted.eval_s += time.perf_counter() - evaluating
-    fitted.notes += method.notes(model)
+    fitted.notes += [*notes, *method.notes(model)]
     if task.kind == "regression" and last_layer(model).bias is None:
         fitted.notes.append("the head has no bias: labels were scaled for training, not centred")
     record = _record(cell, task, model, fitted, train.n_truncated + dev.n_truncated, started)
@@ -199,7 +204,7 @@ def failed(cell: Cell, kind: str, message: str, total_s: float | None) -> Record
         **_asked(cell),
         status="failed",
         total_s=total_s,
-        environment=environment(cell.training["threads"]),
+        environment=environment(cell.training["threads"], cell.precision),
         failure=Failure(kind=kind, message=message),
     )
 
@@ -240,10 +245,11 @@ def _record(
         n_trainable=count(model),
         speed=Speed(**fitted.speed.summary()),
         memory=Memory(**vars(memory)) if memory else None,
+        parts=fitted.parts,
         train_s=fitted.train_s,
         eval_s=fitted.eval_s,
         total_s=time.perf_counter() - started,
-        environment=environment(cell.training["threads"]),
+        environment=environment(cell.training["threads"], cell.precision),
     )
 
 

@@ -52,6 +52,7 @@ class Training(_Request):
     clip: float = Field(default=1.0, gt=0)
     class_weights: Literal["none", "balanced"] = "none"  # balanced: every class has as much to say
     accumulation: int = Field(default=1, ge=1, le=65_536)  # the parts that a batch is taken in
+    parts: bool = True  # of some 1,024 tokens, on a CPU, though accumulation asks for none
     checkpointing: bool = False  # compute activations again in the backward pass, to save memory
     precision: Literal["auto", "fp32", "bf16", "nf4"] = "auto"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

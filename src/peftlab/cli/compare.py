@@ -52,6 +52,7 @@ def compare(
     precision: options.Precision = None,
     device: options.Device = None,
     threads: options.Threads = None,
+    parts: options.Parts = None,
     fast: options.Fast = None,
     rerun: Annotated[bool, Option("--rerun", help="Run done cells again.")] = False,
     json_: Annotated[bool, Option("--json", help="One JSON document on stdout.")] = False,

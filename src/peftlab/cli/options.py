@@ -62,6 +62,10 @@ Fast = Annotated[
     bool | None,
     Option("--fast/--no-fast", help="Fast kernels, or the plain path with the same results."),
 ]
+Parts = Annotated[
+    bool | None,
+    Option("--parts/--no-parts", help="On a CPU, wide batches in parts, or all of them whole."),
+]
 Quiet = Annotated[bool, Option("--quiet", help="No progress.")]
 Debug = Annotated[bool, Option("--debug", help="Tracebacks.")]
 
@@ -73,7 +77,7 @@ def given(**settings: Any) -> dict[str, Any]:
 
 TRAINING = (
     *("lr", "head_lr", "epochs", "batch_size", "batches", "max_length", "weight_decay", "warmup"),
-    *("clip", "class_weights", "precision", "device", "threads", "fast"),
+    *("clip", "class_weights", "precision", "device", "threads", "parts", "fast"),
 )
 
 

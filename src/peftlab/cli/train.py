@@ -39,6 +39,7 @@ def train(
     precision: options.Precision = None,
     device: options.Device = None,
     threads: options.Threads = None,
+    parts: options.Parts = None,
     fast: options.Fast = None,
     quiet: options.Quiet = False,
     debug: options.Debug = False,

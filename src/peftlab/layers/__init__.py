@@ -1,7 +1,7 @@
 """What methods are made of: adapters, the LoRA layer, and how a frozen base is held."""
 
 from peftlab.layers.adapter import Adapter, Wrapper, exact, replace_linears
-from peftlab.layers.engine import fast
+from peftlab.layers.engine import fast, own_tensors
 from peftlab.layers.linear import (
     Features,
     Linear,
@@ -24,7 +24,7 @@ from peftlab.layers.lora import (
     low_rank_update,
     new_pair,
 )
-from peftlab.layers.nf4 import NF4Linear
+from peftlab.layers.nf4 import NF4Linear, quantiser
 from peftlab.layers.precision import (
     Precision,
     held_precision,
@@ -61,7 +61,9 @@ __all__ = [
     "linear_like",
     "low_rank_update",
     "new_pair",
+    "own_tensors",
     "product",
+    "quantiser",
     "replace_linears",
     "resolve_compute",
     "resolve_device",

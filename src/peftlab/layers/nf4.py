@@ -19,6 +19,7 @@ import functools
 import importlib.util
 import logging
 import math
+from importlib import metadata
 from typing import Any, NamedTuple
 
 import torch
@@ -199,6 +200,13 @@ def bitsandbytes() -> Any | None:
     import bitsandbytes.functional as functions
 
     return functions
+
+
+def quantiser() -> str:
+    """What makes the four bits here: "bitsandbytes VERSION", or "peftlab"."""
+    if bitsandbytes() is None:
+        return "peftlab"
+    return f"bitsandbytes {metadata.version('bitsandbytes')}"
 
 
 def _quantise(weight: Tensor) -> Quantised:

@@ -2,10 +2,12 @@
 
 from peftlab.training.batches import Batch, Encoded, encode
 from peftlab.training.guard import Diverged, Untrained
-from peftlab.training.loop import Fitted, Loop, Plan, Rehearsal, fit, outputs
-from peftlab.training.meters import Memory, MemoryMeter, SpeedMeter
+from peftlab.training.loop import Fitted, Loop, Plan, Rehearsal, fit, outputs, try_one
+from peftlab.training.meters import Memory, MemoryMeter, SavedMeter, SpeedMeter
+from peftlab.training.repeatable import WORKSPACE, repeatable
 
 __all__ = [
+    "WORKSPACE",
     "Batch",
     "Diverged",
     "Encoded",
@@ -15,9 +17,12 @@ __all__ = [
     "MemoryMeter",
     "Plan",
     "Rehearsal",
+    "SavedMeter",
     "SpeedMeter",
     "Untrained",
     "encode",
     "fit",
     "outputs",
+    "repeatable",
+    "try_one",
 ]

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftlab.layers import fast
+from peftlab.layers import fast, own_tensors
 from peftlab.training.batches import (
     Batch,
     Encoded,
@@ -37,7 +37,7 @@ from peftlab.training.batches import (
     stratified,
 )
 from peftlab.training.guard import Watch, check_groups, check_loss, check_outputs
-from peftlab.training.meters import Memory, MemoryMeter, SpeedMeter
+from peftlab.training.meters import Memory, MemoryMeter, SavedMeter, SpeedMeter
 from peftlab.training.schedule import warmup_and_decay
 
 if TYPE_CHECKING:
@@ -51,7 +51,6 @@ Row = dict[str, Any]
 HALVED_TOKENS, PART_TOKENS = 512, 1024
 EVALUATED_TOKENS = 2048  # the most at once where nothing is saved
 WORTH_ENTERING = 8192  # tokens to evaluate; entering `fast` costs what 1,000 do, a tenth is saved
-MOSTLY = 0.1  # of a model's numbers: where fewer are trained it is mostly frozen
 
 
 @dataclass(frozen=True)
@@ -59,9 +58,10 @@ class Plan:
     """All that the loop needs to know of a run, resolved.
 
     `warmup` is a share of the steps; `accumulation` the parts a batch is taken in; `autocast`
-    whether fp32 weights compute in bf16; `fast` whether to train inside `peftlab.layers.fast`;
-    `batches` whether chance or length decides which examples meet;
-    `class_weights` what an example of each class counts, as many as classes, or none for 1 each.
+    whether fp32 weights compute in bf16; `parts` whether a wide batch is taken in parts though none
+    were asked for; `fast` whether to train inside `peftlab.layers.fast`; `batches` whether chance
+    or length decides which examples meet; `class_weights` what an example of each class counts, as
+    many as classes, or none for 1 each.
     """
 
     kind: str  # "classes" or "regression"
@@ -76,9 +76,15 @@ class Plan:
     device: str
     autocast: bool
     accumulation: int = 1
+    parts: bool = True
     fast: bool = True
     batches: str = "random"  # or "grouped"
     class_weights: tuple[float, ...] = ()
+
+    @property
+    def by_tokens(self) -> bool:
+        """Whether the tokens of a batch decide on its parts: on a CPU, for every method."""
+        return self.parts and self.fast and self.device == "cpu"
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,7 @@ class Fitted:
     notes: list[str] = field(default_factory=list)  # what a reader of the scores must know
     speed: SpeedMeter = field(default_factory=SpeedMeter)
     memory: Memory | None = None
+    parts: float | None = None  # mean number that a batch was taken in
     train_s: float = 0.0
     eval_s: float = 0.0
 
@@ -138,8 +145,9 @@ class Loop:
         self.optimizer = method.make_optimizer(groups)
         self.schedule = warmup_and_decay(self.optimizer, self.warmup, self.total)
         self.watch = Watch(model, self.total)
-        self.takes_parts = takes_parts(model, plan)
         self.index = 0
+        self.n_parts = 0  # of all batches so far
+        self.saved_mib: float | None = None  # for the backward pass of the widest part
         self.losses: list[float] = []
         self.reach = 0.0  # the sum of the smallest learning rates so far
         self.speed = SpeedMeter()
@@ -169,13 +177,18 @@ class Loop:
         """Forward and backward through the widest part of the first epoch, and no update.
 
         What doesn't fit into memory shows now instead of hours later, and a heap that is laid out
-        for the widest grows less in what follows (LOG.md).
+        for the widest grows less in what follows (LOG.md). What is saved in between is counted.
         """
         self.model.train()
         begin_stream(step_seed(self.plan.seed, -1), self.plan.device)  # no step's: each begins anew
         batches = self._batches(epoch=0)
         widest = max((part for batch in batches for part in self._parts(batch)), key=self._tokens)
-        batch_loss(self.model, self.train.batch(widest, self.plan.device), self.plan).backward()
+        batch = self.train.batch(widest, self.plan.device)
+        own = (*own_tensors(self.model), *batch.inputs.values(), batch.labels)
+        with SavedMeter(own) as saved:
+            loss = batch_loss(self.model, batch, self.plan)
+        self.saved_mib = saved.mib()
+        loss.backward()
         self.optimizer.zero_grad()
 
     def step(self, indices: list[int]) -> float:
@@ -208,7 +221,9 @@ class Loop:
         the same in every epoch.
         """
         value = torch.zeros((), device=self.plan.device)
-        for part in self._parts(indices):
+        parts = self._parts(indices)
+        self.n_parts += len(parts)
+        for part in parts:
             batch = self.train.batch(part, self.plan.device)
             loss = batch_loss(self.model, batch, self.plan)
             value += loss.detach() * (len(part) / len(indices))
@@ -221,7 +236,7 @@ class Loop:
         return draw(self.train.lengths, plan.batch_size, plan.seed, epoch, by_length)
 
     def _parts(self, indices: list[int]) -> list[list[int]]:
-        return parts_of(indices, self.train, self.plan.accumulation, self.takes_parts)
+        return parts_of(indices, self.train, self.plan.accumulation, self.plan.by_tokens)
 
     def _tokens(self, part: list[int]) -> int:
         return len(part) * self.train.width(part)
@@ -230,6 +245,17 @@ class Loop:
         value = loss.item()
         check_loss(value, self.index + 1, self.losses, self.plan.lr, self.model)
         return value
+
+
+def try_one(model: PreTrainedModel, train: Encoded, plan: Plan) -> None:
+    """Forward and backward through one example, and no trace of it."""
+    model.train()
+    devices = [model.device] if plan.device == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices):
+            batch_loss(model, train.batch([0], plan.device), plan).backward()
+    finally:
+        model.zero_grad()
 
 
 def step_seed(seed: int, step: int) -> int:
@@ -246,16 +272,6 @@ def begin_stream(seed: int, device: str) -> None:
     torch.default_generator.manual_seed(seed)
     if device != "cpu":
         torch.get_device_module(device).manual_seed(seed)
-
-
-def takes_parts(model: PreTrainedModel, plan: Plan) -> bool:
-    """Whether a wide batch is taken in parts though none were asked for.
-
-    Where most of the model is trained, a part costs one more sum over all its gradients.
-    """
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    mostly_frozen = trained < MOSTLY * sum(p.numel() for p in model.parameters())
-    return plan.fast and plan.device == "cpu" and mostly_frozen
 
 
 def parts_of(
@@ -337,7 +353,8 @@ def fit(
         names = ", ".join(loop.watch.unused[:3])
         fitted.notes.append(f"the model does not compute with {names}, so training leaves it")
     fitted.train_s = loop.elapsed_s
-    fitted.memory = memory.measure(loop.model, loop.optimizer)
+    fitted.memory = memory.measure(loop.model, loop.optimizer, loop.saved_mib)
+    fitted.parts = loop.n_parts / loop.index
     return fitted
 
 
@@ -384,7 +401,6 @@ class Rehearsal:
     def fit(self, model: PreTrainedModel, batches: list[Batch], steps: int) -> None:
         """Train `model` for `steps` updates on `batches`, each epoch in an order of its own."""
         plan = self.plan
-        by_tokens = takes_parts(model, plan)
         groups = self.method.parameter_groups(model, plan.lr, plan.head_lr, plan.weight_decay)
         trained = [parameter for group in groups for parameter in group["params"]]
         optimizer = self.method.make_optimizer(groups)
@@ -398,7 +414,7 @@ class Rehearsal:
                     order.shuffle(batches)
                 batch = batches[index % len(batches)]
                 size, width = batch.inputs["input_ids"].shape
-                count = n_parts(size, width, plan.accumulation, by_tokens)
+                count = n_parts(size, width, plan.accumulation, plan.by_tokens)
                 for part in batch.split(count):
                     loss = batch_loss(model, part, plan) * (len(part.labels) / size)
                     check_loss(loss.item(), index + 1, [], plan.lr, model)

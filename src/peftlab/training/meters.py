@@ -3,18 +3,23 @@
 CPU     VmHWM of /proc/self/status: the process's own peak. It is reset through
         /proc/self/clear_refs just before the model is loaded. (Never ru_maxrss: it survives exec.)
 CUDA    torch's peak of allocated bytes, reset at the same moment.
+
+What the backward pass needs is counted as autograd saves it, in one step that is not timed.
 """
 
 from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim import Optimizer
 
 from peftlab.layers import Wrapper
@@ -81,16 +86,23 @@ class MemoryMeter:
         pages = int(_STATM.read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / MIB
 
-    def measure(self, model: nn.Module, optimizer: Optimizer) -> Memory:
-        """The peaks so far, and the bytes of each part of training as they are held now."""
+    def measure(
+        self, model: nn.Module, optimizer: Optimizer, activations: float | None = None
+    ) -> Memory:
+        """The peaks so far, and the MiB of each part of training as they are held now.
+
+        `activations` is what a `SavedMeter` found. What is left of the training's peak is the
+        rest: the passes' own working memory, kernels, what the allocator holds.
+        """
         peak = self._peak()
         whole = None if peak is None else max(peak, self.before or 0.0)
         train = None
         if peak is not None and self.start is not None and self.can_reset:
             train = max(0.0, peak - self.start)
-        parts = _parts(model, optimizer)
-        held = sum(value for value in parts.values() if value is not None)
-        parts["activations"] = None if train is None else max(0.0, train - held)
+        parts = _parts(model, optimizer) | {"activations": activations}
+        known = sum(value for value in parts.values() if value is not None)
+        # the parts may have been largest at different moments: then they exceed the peak
+        parts["rest"] = None if train is None else max(0.0, train - known)
         return Memory(whole, train, parts, self._how())
 
     def _peak(self) -> float | None:
@@ -118,7 +130,51 @@ class MemoryMeter:
             peaks = "torch.cuda.max_memory_allocated, reset before the model is loaded"
         else:
             peaks = "VmHWM, reset through clear_refs before the model is loaded"
-        return f"{peaks}; activations = train peak less the other parts"
+        return (
+            f"{peaks}; activations = saved for the backward pass of the widest part of a batch, "
+            "each storage once, without the model's own; rest = train peak less all parts"
+        )
+
+
+class SavedMeter:
+    """Counts what autograd saves, inside it, for the backward pass: each storage once.
+
+    A copy of a weight that the forward pass makes and saves counts; what is dropped before the
+    backward pass, with a branch that leads nowhere, does not. A layer that checkpointing computes
+    again is not seen: its input, which is kept, is.
+
+    Args:
+        own: what is there anyway and does not count: the model's tensors and the batch's.
+
+    >>> x = torch.zeros(256, 256, requires_grad=True)
+    >>> with SavedMeter([x]) as saved:
+    ...     y = x.exp().square()
+    >>> saved.mib()  # exp keeps its output, square its input, and the two are one
+    0.25
+    """
+
+    def __init__(self, own: Iterable[Tensor]) -> None:
+        self.hooks = saved_tensors_hooks(self._note, lambda tensor: tensor)
+        self.own = {StorageWeakRef(tensor.untyped_storage()) for tensor in own}
+        self.bytes: dict[StorageWeakRef, int] = {}
+
+    def __enter__(self) -> Self:
+        self.hooks.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.hooks.__exit__(*error)
+
+    def mib(self) -> float:
+        """What is saved now."""
+        return sum(size for storage, size in self.bytes.items() if not storage.expired()) / MIB
+
+    def _note(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        reference = StorageWeakRef(storage)
+        if reference not in self.own:
+            self.bytes[reference] = storage.nbytes()
+        return tensor.detach()  # an output itself would hold its graph, and that the output
 
 
 def _parts(model: nn.Module, optimizer: Optimizer) -> dict[str, float | None]:

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from peftlab.layers.engine.attention import plain_attention
 from peftlab.layers.engine.frozen import FrozenLinear, Joined, onednn_multiplies
@@ -59,6 +59,15 @@ def fast(model: Any, enabled: bool = True) -> Iterator[None]:
             for handle in slice_last(model):
                 undo.callback(handle.remove)
         yield
+
+
+def own_tensors(model: nn.Module) -> Iterator[Tensor]:
+    """Parameters and buffers, the weights of layers that the engine stands in for among them."""
+    yield from model.parameters()
+    yield from model.buffers()
+    for module in model.modules():
+        if isinstance(module, FrozenLinear):
+            yield module.weight
 
 
 def _for_cpu(model: Any, undo: ExitStack) -> None:
