@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from peftlab.bench.compare import write_suite
+from peftlab.bench.export import _task_again
 from peftlab.bench.grid import load_tasks, resolve
+from peftlab.bench.runner import failed
+from peftlab.bench.store import Store
 from peftlab.bench.suite import make_suite, merged_request
 from peftlab.errors import RequestError
 from peftlab.tasks import Examples, Task, carved, load
@@ -114,3 +118,17 @@ def test_its_cells_are_others(tiny_model: Path, tiny_task: Task) -> None:
         for part in ("dev", "train")
     }
     assert len(names) == 2
+
+
+def test_an_exported_adapter_is_checked_on_the_part_that_judged_it(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    asked = {"model": str(tiny_model), "tasks": ["acceptability"], "methods": ["lora"]}
+    grid = resolve(make_suite(**asked, seeds=[0], judge_on="train", metric="macro_f1"))
+    (cell,) = grid.cells
+    store = Store(tmp_path)
+    store.prepare()
+    write_suite(store, grid)
+    again = _task_again(store, failed(cell, "None", "", None))
+    assert again.sha256() == cell.task.sha256
+    assert again.main_metric == "macro_f1"
