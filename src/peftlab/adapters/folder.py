@@ -20,6 +20,7 @@ from peftlab.layers import resolve_compute, resolve_device, resolve_precision
 from peftlab.methods import Method, inject, injected
 from peftlab.models import (
     Source,
+    agree_on_padding,
     empty_model,
     find,
     head_parameters,
@@ -109,7 +110,7 @@ def load(
     if precision is None:
         model.peftlab_compute = card.compute  # type: ignore[assignment]
     _name_outputs(model, card)
-    return model.eval(), _tokenizer(folder, source)
+    return model.eval(), _tokenizer(model, folder, source)
 
 
 def _load_peft(
@@ -128,7 +129,7 @@ def _load_peft(
     drawn = {name for name in adapter_state(model) if ".shared." in name}
     tensors = peft_layout.from_file(tensors, list(adapter_state(model)))
     fill(model, tensors, optional=pretrained | drawn)
-    return model.eval(), _tokenizer(folder, source)
+    return model.eval(), _tokenizer(model, folder, source)
 
 
 def _load_base(
@@ -172,9 +173,11 @@ def _name_outputs(model: PreTrainedModel, card: Card) -> None:
         model.config.label2id = {label: i for i, label in enumerate(card.task.labels)}
 
 
-def _tokenizer(folder: Path, source: Source) -> Any:
+def _tokenizer(model: PreTrainedModel, folder: Path, source: Source) -> Any:
     has_one = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
-    return load_tokenizer(folder if has_one else source.folder)
+    tokenizer = load_tokenizer(folder if has_one else source.folder)
+    agree_on_padding(model, tokenizer)
+    return tokenizer
 
 
 def check_adapter(folder: Path) -> None:

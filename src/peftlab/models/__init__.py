@@ -18,6 +18,7 @@ from peftlab.models.load import (
     stored_tensor,
     token_limit,
 )
+from peftlab.models.padding import agree_on_padding, check_batches
 from peftlab.models.targets import (
     ARCHITECTURES,
     LOGICAL,
@@ -36,6 +37,8 @@ __all__ = [
     "LOGICAL",
     "Source",
     "Targets",
+    "agree_on_padding",
+    "check_batches",
     "check_weights",
     "empty_model",
     "find",
