@@ -148,7 +148,7 @@ def probabilities(model: Any, tokenizer: Any, texts: list[tuple[str, ...]]) -> l
 def test_a_loaded_models_answers_do_not_depend_on_the_batch(
     pad: int, tokenizers: str | None, tmp_path: Path
 ) -> None:
-    """A Llama whose config names another token than its tokenizer pads with, or none that it has."""
+    """A Llama whose config names another token than its tokenizer pads with, or none at all."""
     folder = save(tmp_path / "llama", "llama", PAD, tokenizers)
     config = json.loads((tmp_path / "llama" / "config.json").read_text())
     (tmp_path / "llama" / "config.json").write_text(json.dumps(config | {"pad_token_id": pad}))

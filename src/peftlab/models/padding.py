@@ -89,7 +89,8 @@ def check_batches(model: PreTrainedModel, tokenizer: Any) -> None:
         RequestError: if it is not, or the model can't answer a batch at all.
     """
     kind = model.config.model_type
-    check_suited(model.name_or_path, kind)
+    name = model.name_or_path or "of no name"
+    check_suited(name, kind)
     if kind in ARCHITECTURES:
         return
     agree_on_padding(model, tokenizer)
@@ -99,12 +100,12 @@ def check_batches(model: PreTrainedModel, tokenizer: Any) -> None:
     except Exception as error:  # whatever the code of an architecture meets
         reason = " ".join(str(error).split())[:300]
         raise RequestError(
-            f"model {model.name_or_path} ({kind}) can't answer a batch of two texts: {reason}"
+            f"model {name} ({kind}) can't answer a batch of two texts: {reason}"
         ) from error
     tolerance = EXACT if model.dtype == torch.float32 else ROUNDED
     if not moved <= tolerance * alone.abs().max():
         raise RequestError(
-            f"model {model.name_or_path} ({kind}) answers a text otherwise when it is batched with "
+            f"model {name} ({kind}) answers a text otherwise when it is batched with "
             f"a longer one (logits move by {moved:.2g}): it reads the padding, so it can't be "
             "trained in batches; choose another model"
         )
