@@ -15,7 +15,7 @@ from peftlab.adapters.card import FILE, Card, make_card, method_of, read_card
 from peftlab.adapters.merge import is_merged
 from peftlab.adapters.state import adapter_state, check_head, fill
 from peftlab.adapters.whole import replace_folder
-from peftlab.errors import RequestError
+from peftlab.errors import RequestError, system_refusals
 from peftlab.layers import resolve_compute, resolve_device, resolve_precision
 from peftlab.methods import Method, inject, injected
 from peftlab.models import (
@@ -182,7 +182,9 @@ def _tokenizer(model: PreTrainedModel, folder: Path, source: Source) -> Any:
 
 def check_adapter(folder: Path) -> None:
     """Raise `RequestError` unless `folder` is there and has an adapter's weights."""
-    if not folder.is_dir():
+    with system_refusals(f"{folder} can't be read"):
+        there = folder.is_dir()
+    if not there:
         raise RequestError(f"there is no folder {folder}; give one that an adapter was saved to")
     if not (folder / WEIGHTS).is_file():
         pickled = (folder / "adapter_model.bin").is_file()

@@ -22,7 +22,7 @@ from peftlab.bench.record import Record
 from peftlab.bench.single import evaluate
 from peftlab.bench.store import Store
 from peftlab.bench.suite import Suite, Training
-from peftlab.errors import RequestError, unknown
+from peftlab.errors import JSON_ERRORS, RequestError, unknown
 from peftlab.tasks import Task, names
 
 TOLERANCE = 0.005  # of a score: batches are put together otherwise, and another machine may round
@@ -107,28 +107,37 @@ def _score_again(store: Store, record: Record) -> float:
 
 
 def _task_again(store: Store, record: Record) -> Task:
-    path = store.out / "suite.json"
-    if not path.is_file():
-        raise RequestError(
-            f"{path} is not there, so the data to check the adapter with is not known; "
-            "run the same `peftlab compare` again, which writes it and trains nothing"
-        )
-    asked: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    asked = _asked(store.out / "suite.json")
     if asked["data"] is None and record.task.name not in names():
         raise RequestError(
             f"task {record.task.name} was handed over in Python, so its data is not at hand to "
             f"check the adapter with; it lies in {store.adapter(record.cell)}"
         )
-    suite = Suite.model_validate(
-        {
+    suite = Suite.model_validate(asked | {"tasks": [record.task.name], "training": Training()})
+    return load_tasks(suite)[0]
+
+
+def _asked(path: Path) -> dict[str, Any]:
+    """Of suite.json what says where the data lies."""
+    if not path.is_file():
+        raise RequestError(
+            f"{path} is not there, so the data to check the adapter with is not known; "
+            "run the same `peftlab compare` again, which writes it and trains nothing"
+        )
+    try:
+        asked: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = {
             "name": asked["name"],
-            "training": Training(),
-            "tasks": [record.task.name],
             "data": _with_paths(asked["data"]),
             "data_dir": Path(asked["data_dir"]) if asked["data_dir"] else None,
         }
-    )
-    return load_tasks(suite)[0]
+        Suite.model_validate(found)
+    except (*JSON_ERRORS, KeyError, TypeError) as error:
+        raise RequestError(
+            f"{path} is damaged ({error}); run the same `peftlab compare` again, which writes it "
+            "anew and trains nothing"
+        ) from error
+    return found
 
 
 def _with_paths(data: dict[str, Any] | None) -> dict[str, Any] | None:

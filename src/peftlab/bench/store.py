@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from peftlab.bench.record import Record
-from peftlab.errors import RequestError
+from peftlab.errors import JSON_ERRORS, RequestError, system_refusals
 
 OURS = {"suite.json", "records", "curves", "predictions", "adapters", "report"}
 NEEDED_MIB = 200  # records and curves are small; the page and its figures take a few MiB
@@ -44,17 +44,20 @@ class Store:
         try:
             if self.out.exists():
                 self._check_ours()
+            is_new = not self.out.exists()
             self.out.mkdir(parents=True, exist_ok=True)
             probe = self.out / f".{uuid.uuid4().hex}.tmp"
             probe.write_text("")
             probe.unlink()
+            free = shutil.disk_usage(self.out).free / 2**20
+            needed = NEEDED_MIB + adapters_mib
+            if is_new and free < needed:
+                self.out.rmdir()
         except OSError as error:
             raise RequestError(
                 f"output folder {self.out} is not writable: {error.strerror}; "
                 "give another one with --out DIR"
             ) from error
-        free = shutil.disk_usage(self.out).free / 2**20
-        needed = NEEDED_MIB + adapters_mib
         if free < needed:
             raise RequestError(
                 f"output folder {self.out} has {free:.0f} MiB of free disk space and "
@@ -96,15 +99,13 @@ class Store:
         Raises:
             RequestError: if the folder has no records.
         """
-        labels = self._suite_labels()
-        names = labels or {
-            path.stem: None for path in sorted((self.out / "records").glob("*.json"))
-        }
         found = []
-        for name, label in names.items():
-            record = self.read(name)
-            if record is not None:
-                found.append(record if label is None else relabelled(record, label))
+        with system_refusals(f"{self.out} can't be read"):
+            stems = [path.stem for path in sorted((self.out / "records").glob("*.json"))]
+            for name, label in (self._suite_labels() or dict.fromkeys(stems)).items():
+                record = self.read(name)
+                if record is not None:
+                    found.append(record if label is None else relabelled(record, label))
         if not found:
             raise RequestError(
                 f"{self.out} has no records; give the output folder of `peftlab compare`"
@@ -118,7 +119,7 @@ class Store:
         try:
             cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
             return {cell["cell"]: cell["label"] for cell in cells}
-        except (ValueError, KeyError, TypeError) as error:
+        except (*JSON_ERRORS, KeyError, TypeError) as error:
             raise RequestError(
                 f"{path} is damaged ({error}); delete it to see every record"
             ) from None

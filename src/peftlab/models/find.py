@@ -52,7 +52,7 @@ def find(name: str, revision: str | None = None) -> Source:
         if name == BUNDLED:
             folder, revision = _bundled(), None
         elif _is_folder(name):
-            folder, revision = Path(name).expanduser(), None
+            folder, revision = _expanded(name), None
         else:
             folder, revision = _from_hub(name, revision)
         weights = _check_folder(name, folder)
@@ -79,6 +79,13 @@ def _bundled() -> Path:
 def _is_folder(name: str) -> bool:
     looks_like_one = name.startswith((".", "/", "~")) or name.count("/") > 1
     return looks_like_one or Path(name).is_dir()
+
+
+def _expanded(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:  # ~nobody
+        raise RequestError(f"model folder {name} does not exist: {error}") from None
 
 
 def _from_hub(name: str, revision: str | None) -> tuple[Path, str]:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 READ_TOGETHER = 16  # tensors of a file
+SHORTEST = 4  # tokens of a text: one, and those that a tokenizer adds
 
 
 def empty_model(folder: Path, num_labels: int, precision: str = "fp32") -> PreTrainedModel:
@@ -90,14 +91,19 @@ def longest_input(folder: Path) -> int:
     """The most tokens that the model takes.
 
     Raises:
-        RequestError: if the folder's tokenizer can't be read.
+        RequestError: if the folder's tokenizer can't be read, or takes no text.
     """
     try:
-        tokenizer = load_tokenizer(folder)
+        limit = token_limit(load_tokenizer(folder), read_config(folder))
     except Exception as error:  # the libraries raise whatever they meet in a damaged file
         reason = " ".join(str(error).split())[:300]
         raise RequestError(f"the tokenizer of {folder.name} can't be read: {reason}") from error
-    return token_limit(tokenizer, read_config(folder))
+    if limit < SHORTEST:
+        raise RequestError(
+            f"model {folder.name} takes at most {limit} tokens, by its tokenizer's "
+            f"model_max_length and its config's positions, and {SHORTEST} are needed"
+        )
+    return limit
 
 
 def token_limit(tokenizer: Any, config: Any) -> int:
@@ -205,7 +211,7 @@ def _for_classification(name: str, make: Callable[[], PreTrainedModel]) -> PreTr
         return make()
     except RequestError:
         raise
-    except (ValueError, ImportError) as error:
+    except Exception as error:  # whatever a class meets in a config that is not of its kind
         reason = " ".join(str(error).split())[:300]
         if "Unrecognized configuration class" in reason:
             reason = "transformers has no sequence-classification class for it"

@@ -280,7 +280,7 @@ def _pattern(model: PreTrainedModel, item: str, candidates: list[str]) -> str:
 def _matches(pattern: str, name: str, item: str) -> bool:
     try:
         return name == pattern or re.fullmatch(pattern, name) is not None
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         raise RequestError(f"target {item!r} is not a regular expression: {error}") from error
 
 

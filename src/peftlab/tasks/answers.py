@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-import os
+import tempfile
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftlab.errors import RequestError
+from peftlab.errors import RequestError, system_refusals
 from peftlab.tasks import file, rows
 
 
@@ -53,10 +53,15 @@ def check_out(out: Path) -> None:
     if out.suffix.lower() not in WRITERS:
         raise RequestError(f"{out} must end in one of {', '.join(WRITERS)}")
     parent = out.absolute().parent
-    if not parent.is_dir():
+    with system_refusals(f"{out} can't be written"):
+        folder, room = out.is_dir(), parent.is_dir()
+    if not room:
         raise RequestError(f"{out} can't be written: {out.parent} is no folder")
-    if out.is_dir() or not os.access(parent, os.W_OK):
-        raise RequestError(f"{out} can't be written: it is a folder, or {parent} is not writable")
+    if folder:
+        raise RequestError(f"{out} can't be written: it is a folder")
+    # what may be written is not all in the permissions: try it
+    with system_refusals(f"{out} can't be written"), tempfile.TemporaryFile(dir=parent):
+        pass
 
 
 def answer_file(sheet: Sheet, out: Path, extra: Sequence[dict[str, Any]]) -> None:

@@ -92,8 +92,9 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         raise RequestError(f"no such file: {path}") from None
-    except OSError as error:
-        raise RequestError(f"{path} can't be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # a path may hold a character that none can
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise RequestError(f"{path} can't be read: {reason}") from None
 
 
 def read_text(path: Path) -> str:
