@@ -6,9 +6,13 @@ Every room may import this file and it imports none of them.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from pydantic import ValidationError
+
+# what json.loads and tomllib.loads raise: the latter for what is nested too deeply
+JSON_ERRORS = (ValueError, RecursionError)
 
 
 class RequestError(ValueError):
@@ -29,6 +33,21 @@ def unknown(kind: str, given: str, allowed: Iterable[str], hint: str = "") -> Re
     guess = f"did you mean {near[0]!r}? " if near else ""
     text = f"unknown {kind} {given!r}; {guess}Allowed: {', '.join(names) or 'none'}."
     return RequestError(f"{text} {hint}".strip())
+
+
+@contextmanager
+def system_refusals(problem: str) -> Iterator[None]:
+    """What the system refuses inside, such as too long a name, is a wrong request: `problem`.
+
+    >>> with system_refusals("a can't be read"):
+    ...     raise PermissionError(13, "Permission denied")
+    Traceback (most recent call last):
+    peftlab.errors.RequestError: a can't be read: Permission denied
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RequestError(f"{problem}: {error.strerror or error}") from error
 
 
 def explain(error: ValidationError, owner: str, fields: Iterable[str] = ()) -> RequestError:

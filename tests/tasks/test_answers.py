@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,8 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from peftlab.errors import RequestError
-from peftlab.tasks import answer_file, check_out, texts_of
-from peftlab.tasks.rows import records
+from peftlab.tasks import Sheet, answer_file, check_out, read_sheet
 
 ROWS = [{"id": "1", "text": 'a "quoted", cat'}, {"id": "2", "text": "two\nlines"}]
 EXTRA = [{"prediction": "cat", "score_cat": 0.75}, {"prediction": "dog", "score_cat": 0.25}]
@@ -29,16 +30,20 @@ def given(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return path
 
 
+def sheet(path: Path) -> Sheet:
+    return read_sheet(path, ["text"])
+
+
 def test_every_format_goes_into_every_other(given: Path, tmp_path: Path) -> None:
-    assert texts_of(given, ["text"]) == [(row["text"],) for row in ROWS]
+    assert sheet(given).texts == [(row["text"],) for row in ROWS]
     wanted = [row | extra for row, extra in zip(ROWS, EXTRA, strict=True)]
-    answer_file(given, tmp_path / "out.jsonl", EXTRA)
+    answer_file(sheet(given), tmp_path / "out.jsonl", EXTRA)
     lines = (tmp_path / "out.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == wanted
-    answer_file(given, tmp_path / "out.parquet", EXTRA)
+    answer_file(sheet(given), tmp_path / "out.parquet", EXTRA)
     assert pq.read_table(tmp_path / "out.parquet").to_pylist() == wanted
-    answer_file(given, tmp_path / "out.csv", EXTRA)
-    assert texts_of(tmp_path / "out.csv", ["text", "score_cat"]) == [
+    answer_file(sheet(given), tmp_path / "out.csv", EXTRA)
+    assert read_sheet(tmp_path / "out.csv", ["text", "score_cat"]).texts == [
         (row["text"], str(row["score_cat"])) for row in wanted
     ]
 
@@ -48,8 +53,8 @@ def test_rows_of_json_may_have_other_columns(suffix: str, tmp_path: Path) -> Non
     rows = [{"text": "a", "left": 1}, {"text": "b", "right": 2}]
     (tmp_path / "given.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     out = tmp_path / f"out{suffix}"
-    answer_file(tmp_path / "given.jsonl", out, EXTRA)
-    found = records(out)
+    answer_file(sheet(tmp_path / "given.jsonl"), out, EXTRA)
+    found = sheet(out).records
     assert list(found[0]) == ["text", "left", "prediction", "score_cat", "right"]
     assert [str(row["right"] or "") for row in found] == ["", "2"]
 
@@ -60,14 +65,14 @@ def test_tsv_refuses_what_it_can_not_hold_and_leaves_the_old_file(
     out = tmp_path / "out.tsv"
     out.write_text("old")
     with pytest.raises(RequestError, match="can't hold a tab or a line break"):
-        answer_file(given, out, EXTRA)
+        answer_file(sheet(given), out, EXTRA)
     assert out.read_text() == "old"
     assert {path.name for path in tmp_path.iterdir()} == {given.name, "out.tsv"}
 
 
 def test_a_column_that_is_there_already_is_not_overwritten(given: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="has a column 'text' already"):
-        answer_file(given, tmp_path / "out.csv", [{"text": "a"}, {"text": "b"}])
+        answer_file(sheet(given), tmp_path / "out.csv", [{"text": "a"}, {"text": "b"}])
 
 
 @pytest.mark.parametrize(
@@ -83,4 +88,36 @@ def test_where_nothing_can_be_written_is_said_first(
 
 def test_three_text_columns_are_too_many(given: Path) -> None:
     with pytest.raises(RequestError, match="one or two text columns are needed, got 3"):
-        texts_of(given, ["id", "text", "id"])
+        read_sheet(given, ["id", "text", "id"])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name")
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_file_is_read_once_so_it_may_be_a_pipe(suffix: str, tmp_path: Path) -> None:
+    plain, pipe = tmp_path / f"plain{suffix}", tmp_path / f"pipe{suffix}"
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "rows.parquet")
+    answer_file(sheet(tmp_path / "rows.parquet"), plain, [{"more": 1}, {"more": 2}])
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(plain.read_bytes()), daemon=True)
+    writer.start()
+    answer_file(sheet(pipe), tmp_path / "out.jsonl", EXTRA)
+    writer.join(timeout=5)
+    written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [(row["text"], row["prediction"]) for row in written] == [
+        (row["text"], extra["prediction"]) for row, extra in zip(ROWS, EXTRA, strict=True)
+    ]
+
+
+def test_the_rows_answered_are_the_rows_written(given: Path, tmp_path: Path) -> None:
+    seen = sheet(given)
+    given.write_text("another file altogether")
+    answer_file(seen, tmp_path / "out.jsonl", EXTRA)
+    written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in written] == [text for (text,) in seen.texts]
+
+
+def test_numbers_too_large_for_the_format_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "given.jsonl").write_text('{"text": "a", "n": 1' + "0" * 40 + "}\n")
+    with pytest.raises(RequestError, match=r"has cells that \.parquet can't hold"):
+        answer_file(sheet(tmp_path / "given.jsonl"), tmp_path / "out.parquet", EXTRA[:1])
+    assert [path.name for path in tmp_path.iterdir()] == ["given.jsonl"]

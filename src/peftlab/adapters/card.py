@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from peftlab.errors import RequestError
+from peftlab.errors import JSON_ERRORS, RequestError
 from peftlab.layers import held_precision
 from peftlab.methods import Method, make
 
@@ -95,7 +95,7 @@ def read_card(folder: Path) -> Card | None:
         return None
     try:
         return Card.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, ValidationError) as error:
+    except (*JSON_ERRORS, OSError) as error:  # ValidationError is a ValueError
         reason = " ".join(str(error).split())[:300]
         raise RequestError(f"{path} can't be read: {reason}") from None
 

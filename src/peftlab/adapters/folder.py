@@ -15,11 +15,12 @@ from peftlab.adapters.card import FILE, Card, make_card, method_of, read_card
 from peftlab.adapters.merge import is_merged
 from peftlab.adapters.state import adapter_state, check_head, fill
 from peftlab.adapters.whole import replace_folder
-from peftlab.errors import RequestError
+from peftlab.errors import RequestError, system_refusals
 from peftlab.layers import resolve_compute, resolve_device, resolve_precision
 from peftlab.methods import Method, inject, injected
 from peftlab.models import (
     Source,
+    agree_on_padding,
     empty_model,
     find,
     head_parameters,
@@ -111,7 +112,7 @@ def load(
     if precision is None:
         model.peftlab_compute = card.compute  # type: ignore[assignment]
     _name_outputs(model, card)
-    return model.eval(), _tokenizer(folder, source)
+    return model.eval(), _tokenizer(model, folder, source)
 
 
 def _load_peft(
@@ -131,7 +132,7 @@ def _load_peft(
     tensors = peft_layout.from_file(tensors, list(adapter_state(model)))
     fill(model, tensors, optional=pretrained | drawn)
     mark_own_unit(model)
-    return model.eval(), _tokenizer(folder, source)
+    return model.eval(), _tokenizer(model, folder, source)
 
 
 def _load_base(
@@ -175,14 +176,18 @@ def _name_outputs(model: PreTrainedModel, card: Card) -> None:
         model.config.label2id = {label: i for i, label in enumerate(card.task.labels)}
 
 
-def _tokenizer(folder: Path, source: Source) -> Any:
+def _tokenizer(model: PreTrainedModel, folder: Path, source: Source) -> Any:
     has_one = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
-    return load_tokenizer(folder if has_one else source.folder)
+    tokenizer = load_tokenizer(folder if has_one else source.folder)
+    agree_on_padding(model, tokenizer)
+    return tokenizer
 
 
 def check_adapter(folder: Path) -> None:
     """Raise `RequestError` unless `folder` is there and has an adapter's weights."""
-    if not folder.is_dir():
+    with system_refusals(f"{folder} can't be read"):
+        there = folder.is_dir()
+    if not there:
         raise RequestError(f"there is no folder {folder}; give one that an adapter was saved to")
     if not (folder / WEIGHTS).is_file():
         pickled = (folder / "adapter_model.bin").is_file()

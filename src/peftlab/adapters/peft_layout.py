@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from peftlab.adapters.card import Card
-from peftlab.errors import RequestError
+from peftlab.errors import JSON_ERRORS, RequestError
 from peftlab.layers import Adapter, is_conv1d
 from peftlab.methods import Method, make
 from peftlab.models import head_names
@@ -96,7 +96,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise RequestError(f"{folder} is no adapter: it has neither peftlab.json nor {FILE}")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (*JSON_ERRORS, OSError) as error:
         raise RequestError(f"{path} is not JSON: {error}") from None
     needed: dict[str, type] = {"peft_type": str, "base_model_name_or_path": str}
     if isinstance(found, dict) and found.get("peft_type") in ("LORA", "VERA"):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-from peftlab.errors import RequestError
+from peftlab.errors import RequestError, system_refusals
 
 MARK = "peftlab.json"  # a folder that has it is an adapter's and may be replaced, if all in it is
 OURS = (
@@ -26,20 +27,22 @@ def check_replaceable(folder: Path, may_be_adapter: bool = True) -> None:
 
     `may_be_adapter` says whether an adapter there may be replaced.
     """
-    folder = folder.resolve()
+    with system_refusals(f"{folder} can't be written"):
+        folder = folder.resolve()
+        strange = _strange(folder, may_be_adapter) if folder.is_dir() else []
     if os.path.ismount(folder):
         raise RequestError(f"{folder} is a mount point and can't be replaced; give a folder in it")
     if folder.exists() and not folder.is_dir():
         raise RequestError(f"{folder} is a file; give a folder")
-    strange = _strange(folder, may_be_adapter) if folder.exists() else []
     if strange:
         raise RequestError(
             f"{folder} holds something that is not an adapter of peftlab's ({strange[0]}); "
             "give a new or an empty folder"
         )
-    parent = next(place for place in folder.parents if place.exists())
-    if not os.access(parent, os.W_OK):
-        raise RequestError(f"{folder} can't be written: {parent} is not writable")
+    # what may be written is not all in the permissions: try it
+    with system_refusals(f"{folder} can't be written"):
+        parent = next(place for place in folder.parents if place.exists())
+        Path(tempfile.mkdtemp(prefix=".", dir=parent)).rmdir()
 
 
 def replace_folder(
@@ -54,8 +57,8 @@ def replace_folder(
     """
     check_replaceable(folder, may_be_adapter)
     folder = folder.resolve()
-    mark = uuid.uuid4().hex[:8]
-    place, old = (folder.with_name(f".{folder.name}.{mark}.{end}") for end in ("tmp", "old"))
+    mark = uuid.uuid4().hex  # no part of the folder's own name, which may be as long as names can
+    place, old = (folder.with_name(f".{mark}.{end}") for end in ("tmp", "old"))
     try:
         place.mkdir(parents=True)
         write(place)

@@ -128,22 +128,28 @@ def _score_again(store: Store, record: Record) -> float:
 
 def _task_again(store: Store, record: Record) -> Task:
     asked = _asked(store, record)
-    if asked["data"] is None and record.task.name not in names():
+    try:
+        suite = Suite.model_validate(
+            {
+                "name": asked["name"],
+                "training": Training(),
+                "tasks": [record.task.name],
+                "data": _with_paths(asked["data"]),
+                "data_dir": Path(asked["data_dir"]) if asked["data_dir"] else None,
+                "metric": record.task.main_metric,
+                "judge_on": asked.get("judge_on", "dev"),
+            }
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise RequestError(
+            f"{store.out / 'suite.json'} is damaged ({error}); run the same `peftlab compare` "
+            "again, which writes it anew and trains nothing"
+        ) from error
+    if suite.data is None and record.task.name not in names():
         raise RequestError(
             f"task {record.task.name} was handed over in Python, so its data is not at hand to "
             f"check the adapter with; it lies in {store.adapter(record.cell)}"
         )
-    suite = Suite.model_validate(
-        {
-            "name": asked["name"],
-            "training": Training(),
-            "tasks": [record.task.name],
-            "data": _with_paths(asked["data"]),
-            "data_dir": Path(asked["data_dir"]) if asked["data_dir"] else None,
-            "metric": record.task.main_metric,
-            "judge_on": asked.get("judge_on", "dev"),
-        }
-    )
     return load_tasks(suite)[0]
 
 
@@ -154,7 +160,7 @@ def _asked(store: Store, record: Record) -> dict[str, Any]:
         if any(cell["cell"] == record.cell for cell in suite["cells"]):
             return suite
     for suite in suites:
-        if record.task.name in suite["tasks"]:
+        if record.task.name in suite.get("tasks", []):
             return suite
     raise RequestError(
         f"{store.out / 'suite.json'} does not say where the data of {record.cell} lies, to check "

@@ -11,7 +11,7 @@ from peftlab.adapters import check_adapter, load, read_card
 from peftlab.bench.single import predictions
 from peftlab.errors import RequestError
 from peftlab.layers import resolve_device
-from peftlab.tasks import answer_file, check_columns, check_out, texts_of
+from peftlab.tasks import answer_file, check_out, read_sheet
 
 
 def predict_file(
@@ -51,9 +51,10 @@ def predict_file(
         raise RequestError(
             f"{adapter} does not say which columns hold the texts; name them with --text"
         )
-    rows = texts_of(file, columns)
+    sheet = read_sheet(file, columns)
+    rows = sheet.texts
     labels = card.task.labels if card and card.task else []
-    check_columns(file, ["prediction", *(f"score_{name}" for name in labels)])
+    sheet.check_new(["prediction", *(f"score_{name}" for name in labels)])
     place = resolve_device(device).value
     model, tokenizer = load(adapter, base=base)
     model.to(torch.device(place))  # type: ignore[arg-type]
@@ -63,5 +64,5 @@ def predict_file(
         | {f"score_{name}": score for name, score in answer.scores.items()}
         for answer in found
     ]
-    answer_file(file, out, extra)
+    answer_file(sheet, out, extra)
     return len(rows)

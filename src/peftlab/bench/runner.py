@@ -25,6 +25,7 @@ from peftlab.bench.store import Store
 from peftlab.bench.tokens import Tokens, tokens_of
 from peftlab.methods import Method, inject, injected, make
 from peftlab.models import (
+    agree_on_padding,
     head_parameters,
     last_layer,
     load_source,
@@ -79,6 +80,7 @@ def run_cell(
         memory = MemoryMeter(cell.training["device"])
         compute = cell.training["compute"]
         model = load_source(cell.source, task.num_labels, cell.precision, cell.seed, compute)
+        agree_on_padding(model, tokenizer)
         torch.manual_seed(cell.seed)
         inject(model, make(cell.method.name, cell.method.settings))
         outcome = run(model, task, tokens, cell, on_row, memory, started, score)

@@ -28,7 +28,7 @@ from peftlab.bench.tokens import tokens_of
 from peftlab.errors import RequestError, explain
 from peftlab.layers import held_precision, resolve_compute, resolve_precision
 from peftlab.methods import Method, inject, injected, make
-from peftlab.models import Source, token_limit
+from peftlab.models import Source, agree_on_padding, check_batches, token_limit
 from peftlab.tasks import Task, load
 from peftlab.training import MemoryMeter, Plan, encode, outputs
 
@@ -85,6 +85,8 @@ def train(
         raise RequestError(
             "this model is merged, so no adapter is left in it to train; unmerge it first"
         )
+    agree_on_padding(model, tokenizer)
+    check_batches(model, tokenizer)
     device = model.device.type
     memory = MemoryMeter(device)
     torch.manual_seed(seed)
@@ -119,6 +121,7 @@ def evaluate(
     """
     task = load(task) if isinstance(task, str) else task
     _check_outputs(model, task)
+    agree_on_padding(model, tokenizer)
     longest = _longest(model, tokenizer, task.max_length)
     dev = encode(tokenizer, task.dev.texts, task.dev.labels, longest)
     return dev_score(task, outputs(model, dev, _plan_for_inference(model, task.kind, fast)))
@@ -166,6 +169,7 @@ def predictions(
         return []
     if len({len(row) for row in rows}) > 1:
         raise RequestError("texts must be all single texts or all pairs, got some of each")
+    agree_on_padding(model, tokenizer)
     kind = "regression" if model.config.num_labels == 1 else "classes"
     data = encode(tokenizer, rows, [0] * len(rows), _longest(model, tokenizer, None))
     logits = outputs(model, data, _plan_for_inference(model, kind, fast), on_batch)

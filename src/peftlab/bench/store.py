@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from peftlab.bench.record import Record
-from peftlab.errors import RequestError, unknown
+from peftlab.errors import JSON_ERRORS, RequestError, system_refusals, unknown
 
 OURS = {"suite.json", "records", "curves", "predictions", "adapters", "report"}
 NEEDED_MIB = 200  # records and curves are small; the page and its figures take a few MiB
@@ -44,17 +44,20 @@ class Store:
         try:
             if self.out.exists():
                 self._check_ours()
+            is_new = not self.out.exists()
             self.out.mkdir(parents=True, exist_ok=True)
             probe = self.out / f".{uuid.uuid4().hex}.tmp"
             probe.write_text("")
             probe.unlink()
+            free = shutil.disk_usage(self.out).free / 2**20
+            needed = NEEDED_MIB + adapters_mib
+            if is_new and free < needed:
+                self.out.rmdir()
         except OSError as error:
             raise RequestError(
                 f"output folder {self.out} is not writable: {error.strerror}; "
                 "give another one with --out DIR"
             ) from error
-        free = shutil.disk_usage(self.out).free / 2**20
-        needed = NEEDED_MIB + adapters_mib
         if free < needed:
             raise RequestError(
                 f"output folder {self.out} has {free:.0f} MiB of free disk space and "
@@ -101,14 +104,15 @@ class Store:
         Raises:
             RequestError: if the folder has no records.
         """
-        suites = self.suites()
-        asked = suites[-1:] if last else suites
-        labels = {cell["cell"]: cell["label"] for suite in asked for cell in suite["cells"]}
-        names = list(labels)
-        if not (last and suites):  # also those that no suite is known of
-            stems = sorted(path.stem for path in (self.out / "records").glob("*.json"))
-            names += [stem for stem in stems if stem not in labels]
-        read = [record for name in names if (record := self.read(name)) is not None]
+        with system_refusals(f"{self.out} can't be read"):
+            suites = self.suites()
+            asked = suites[-1:] if last else suites
+            labels = {cell["cell"]: cell["label"] for suite in asked for cell in suite["cells"]}
+            names = list(labels)
+            if not (last and suites):  # also those that no suite is known of
+                stems = sorted(path.stem for path in (self.out / "records").glob("*.json"))
+                names += [stem for stem in stems if stem not in labels]
+            read = [record for name in names if (record := self.read(name)) is not None]
         if not read:
             raise RequestError(
                 f"{self.out} has no records; give the output folder of `peftlab compare`"
@@ -129,7 +133,7 @@ class Store:
             suites = [*latest.pop("earlier", []), latest]
             if not all({"cell", "label"} <= cell.keys() for one in suites for cell in one["cells"]):
                 raise KeyError("cells")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (*JSON_ERRORS, KeyError, TypeError, AttributeError) as error:
             raise RequestError(
                 f"{path} is damaged ({error}); delete it to see every record"
             ) from None

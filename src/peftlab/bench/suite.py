@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from peftlab.errors import RequestError, explain, unknown
+from peftlab.errors import JSON_ERRORS, RequestError, explain, unknown
 from peftlab.methods import METHODS, Method, split_variants
 from peftlab.tasks import Task, names
 
@@ -184,7 +184,7 @@ def read_suite(path: Path) -> dict[str, Any]:
         request = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RequestError(f"suite file {path} can't be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except JSON_ERRORS as error:  # what is not UTF-8 and TOMLDecodeError among them
         raise RequestError(f"suite file {path} is not TOML: {error}") from error
     request.setdefault("name", path.stem)
     for key in ("data_dir", "path", "dev"):  # paths in a file are strings there
@@ -202,7 +202,7 @@ def parse_value(text: str) -> Any:
     """
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except JSON_ERRORS:
         return text
 
 

@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import re
 import signal
 import sys
 import traceback
+from typing import NoReturn
 
 import typer
 
@@ -58,14 +61,32 @@ def main() -> None:
     try:
         app()
     except RequestError as error:
-        _explain(f"error: {error}", debug)
+        _explain(f"error: {_short(str(error))}", debug)
         sys.exit(2)
     except BrokenPipeError:
         sys.exit(1)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            _unforeseen(error, debug)
+        _explain(f"error: {_short(str(error.filename))} can't be used: the name is too long", debug)
+        sys.exit(2)
     except Exception as error:
-        text = f"error inside peftlab: {type(error).__name__}: {error}"
-        _explain(text if debug else f"{text}\nrun it again with --debug for a traceback", debug)
-        sys.exit(1)
+        _unforeseen(error, debug)
+
+
+def _unforeseen(error: Exception, debug: bool) -> NoReturn:
+    text = f"error inside peftlab: {type(error).__name__}: {_short(str(error))}"
+    _explain(text if debug else f"{text}\nrun it again with --debug for a traceback", debug)
+    sys.exit(1)
+
+
+def _short(text: str) -> str:
+    """The text with what is given in thousands of characters cut.
+
+    >>> _short("unknown model " + 5000 * "x")
+    'unknown model xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx… (5000 characters)'
+    """
+    return re.sub(r"\S{300,}", lambda word: f"{word[0][:40]}… ({len(word[0])} characters)", text)
 
 
 def _explain(text: str, debug: bool) -> None:

@@ -70,6 +70,9 @@ Quiet = Annotated[bool, Option("--quiet", help="No progress.")]
 Debug = Annotated[bool, Option("--debug", help="Tracebacks.")]
 
 
+LONGEST_SEED = 10  # digits
+
+
 def given(**settings: Any) -> dict[str, Any]:
     """Those settings that were given."""
     return {key: value for key, value in settings.items() if value is not None}
@@ -105,9 +108,11 @@ def seeds_of(text: str | None) -> list[int] | None:
     words = split(text, "--seeds")
     if words is None:
         return None
-    wrong = [word for word in words if not word.isdecimal()]
+    wrong = [word for word in words if not word.isdecimal() or len(word) > LONGEST_SEED]
     if wrong:
-        raise RequestError(f"--seeds takes whole numbers with commas between, got {wrong[0]!r}")
+        raise RequestError(
+            f"--seeds takes whole numbers below 2**32 with commas between, got {wrong[0]!r}"
+        )
     return [int(word) for word in words]
 
 

@@ -19,6 +19,7 @@ from peftlab.models.load import (
     stored_tensor,
     token_limit,
 )
+from peftlab.models.padding import agree_on_padding, check_batches
 from peftlab.models.targets import (
     ARCHITECTURES,
     LOGICAL,
@@ -39,6 +40,8 @@ __all__ = [
     "Source",
     "Targets",
     "Unit",
+    "agree_on_padding",
+    "check_batches",
     "check_weights",
     "empty_model",
     "find",

@@ -15,7 +15,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from peftlab.errors import RequestError
+from peftlab.errors import JSON_ERRORS, RequestError, system_refusals
 from peftlab.hub import reachable
 from peftlab.models.lean import transformers
 
@@ -48,16 +48,17 @@ def find(name: str, revision: str | None = None) -> Source:
     Raises:
         RequestError: if there is no such model, or its folder lacks what is needed.
     """
-    if name == BUNDLED:
-        folder, revision = _bundled(), None
-    elif _is_folder(name):
-        folder, revision = Path(name).expanduser(), None
-    else:
-        folder, revision = _from_hub(name, revision)
-    weights = _check_folder(name, folder)
-    config = read_config(folder)
-    shown = name if name == BUNDLED or revision else folder.resolve().name
-    return Source(shown, folder, revision, _sha256(folder, weights), config.model_type)
+    with system_refusals(f"model {name} can't be read"):
+        if name == BUNDLED:
+            folder, revision = _bundled(), None
+        elif _is_folder(name):
+            folder, revision = _expanded(name), None
+        else:
+            folder, revision = _from_hub(name, revision)
+        weights = _check_folder(name, folder)
+        config = read_config(folder)
+        shown = name if name == BUNDLED or revision else folder.resolve().name
+        return Source(shown, folder, revision, _sha256(folder, weights), config.model_type)
 
 
 def is_bundled_here() -> bool:
@@ -78,6 +79,13 @@ def _bundled() -> Path:
 def _is_folder(name: str) -> bool:
     looks_like_one = name.startswith((".", "/", "~")) or name.count("/") > 1
     return looks_like_one or Path(name).is_dir()
+
+
+def _expanded(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:  # ~nobody
+        raise RequestError(f"model folder {name} does not exist: {error}") from None
 
 
 def _from_hub(name: str, revision: str | None) -> tuple[Path, str]:
@@ -123,7 +131,7 @@ def _check_folder(name: str, folder: Path) -> list[Path]:
         )
     if not (folder / "config.json").is_file():
         raise RequestError(f"model folder {name} has no config.json; {_lists(folder)}")
-    weights = _weights(folder)
+    weights = weight_files(folder)
     if not weights:
         pickles = sorted(path.name for path in folder.glob("*.bin"))
         if pickles:
@@ -146,19 +154,26 @@ def _check_folder(name: str, folder: Path) -> list[Path]:
     return weights
 
 
-def _weights(folder: Path) -> list[Path]:
-    """model.safetensors, or every shard that its index names."""
+def weight_files(folder: Path) -> list[Path]:
+    """What a model is loaded from: model.safetensors, or every shard that its index names.
+
+    Raises:
+        RequestError: if the index can't be read, or names a file that is not there.
+    """
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return [path for path in [folder / "model.safetensors"] if path.is_file()]
     try:
-        shards = {*json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+    except (*JSON_ERRORS, KeyError, AttributeError, TypeError) as error:
         raise RequestError(f"{index} can't be read: {error}") from error
-    absent = sorted(name for name in shards if not (folder / Path(name).name).is_file())
+    strange = [name for name in named if not isinstance(name, str) or name != Path(name).name]
+    if strange:
+        raise RequestError(f"{index} must map names to files beside it, not to {strange[0]!r}")
+    absent = sorted(name for name in set(named) if not (folder / name).is_file())
     if absent:
         raise RequestError(f"{index} names a file that is not there: {absent[0]}")
-    return sorted(folder / Path(name).name for name in shards)
+    return sorted({folder / name for name in named})
 
 
 def _check_readable(path: Path) -> None:

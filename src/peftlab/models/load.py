@@ -25,7 +25,14 @@ from peftlab.layers import (
     resolve_precision,
 )
 from peftlab.layers.precision import DTYPES
-from peftlab.models.find import Source, find, read_config
+from peftlab.models.find import Source, find, read_config, weight_files
+from peftlab.models.padding import (
+    COUNT_FROM_PADDING,
+    agree_on_padding,
+    check_batches,
+    check_suited,
+    name_padding,
+)
 from peftlab.models.targets import head_names, head_parameters, linear_names
 from peftlab.models.unit import last_layer, mark_own_unit
 
@@ -33,7 +40,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 READ_TOGETHER = 16  # tensors of a file
-COUNT_FROM_PADDING = {"roberta", "xlm-roberta", "mpnet"}
+SHORTEST = 4  # tokens of a text: one, and those that a tokenizer adds
 
 
 def empty_model(folder: Path, num_labels: int, precision: str = "fp32") -> PreTrainedModel:
@@ -64,17 +71,20 @@ def load_model(
     resolved = resolve_precision(precision, device).value
     compute = resolve_compute(resolved, device)
     model = load_source(source, num_labels, resolved, seed, compute)
-    return model, load_tokenizer(source.folder)
+    tokenizer = load_tokenizer(source.folder)
+    agree_on_padding(model, tokenizer)
+    check_batches(model, tokenizer)
+    return model, tokenizer
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a model folder; where it has no padding it pads with the end of a text."""
+    """The tokenizer of a model's or an adapter's folder, with a token to pad with."""
     with quiet():
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    if (folder / "config.json").is_file():
+        name_padding(tokenizer, read_config(folder))
     return tokenizer
 
 
@@ -82,14 +92,19 @@ def longest_input(folder: Path) -> int:
     """The most tokens that the model takes.
 
     Raises:
-        RequestError: if the folder's tokenizer can't be read.
+        RequestError: if the folder's tokenizer can't be read, or takes no text.
     """
     try:
-        tokenizer = load_tokenizer(folder)
+        limit = token_limit(load_tokenizer(folder), read_config(folder))
     except Exception as error:  # the libraries raise whatever they meet in a damaged file
         reason = " ".join(str(error).split())[:300]
         raise RequestError(f"the tokenizer of {folder.name} can't be read: {reason}") from error
-    return token_limit(tokenizer, read_config(folder))
+    if limit < SHORTEST:
+        raise RequestError(
+            f"model {folder.name} takes at most {limit} tokens, by its tokenizer's "
+            f"model_max_length and its config's positions, and {SHORTEST} are needed"
+        )
+    return limit
 
 
 def hidden_size(folder: Path) -> int:
@@ -130,15 +145,21 @@ def load_source(
     if precision == "nf4":
         hold_in_nf4(model, linear_names(model), compute)
     _fill_head(model, _Stored(folder), seed)
-    _name_padding(model, folder)
     model.peftlab_source = source  # type: ignore[assignment]
     model.peftlab_compute = compute if precision == "nf4" else precision  # type: ignore[assignment]
     return model
 
 
 def check_weights(source: Source) -> None:
-    """Raise `RequestError` unless the model's weights fill the backbone of its config.json."""
-    _pretrained(source.folder, num_labels=2, dtype="auto")  # as stored: nothing is converted
+    """Try the model before anything is trained.
+
+    Raises:
+        RequestError: if its weights don't fill the backbone of its config.json, or its answers
+            would depend on the batch.
+    """
+    check_suited(source.name, source.model_type)
+    model = _pretrained(source.folder, num_labels=2, dtype="auto")  # as stored: no conversion
+    check_batches(model, load_tokenizer(source.folder))
 
 
 def _pretrained(folder: Path, num_labels: int, dtype: torch.dtype | str) -> PreTrainedModel:
@@ -192,18 +213,12 @@ def _spellings(model: PreTrainedModel, name: str) -> tuple[str, str]:
     return name, name.removeprefix(f"{model.base_model_prefix}.")
 
 
-def _name_padding(model: PreTrainedModel, folder: Path) -> None:
-    """A decoder's head reads the last token that is no padding, so it must know the padding."""
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = load_tokenizer(folder).pad_token_id
-
-
 def _for_classification(name: str, make: Callable[[], PreTrainedModel]) -> PreTrainedModel:
     try:
         return make()
     except RequestError:
         raise
-    except (ValueError, ImportError) as error:
+    except Exception as error:  # whatever a class meets in a config that is not of its kind
         reason = " ".join(str(error).split())[:300]
         if "Unrecognized configuration class" in reason:
             reason = "transformers has no sequence-classification class for it"
@@ -261,7 +276,7 @@ class _Stored:
 
     def __init__(self, folder: Path) -> None:
         self.file_of: dict[str, Path] = {}
-        for file in sorted(folder.glob("*.safetensors")):
+        for file in weight_files(folder):
             with safe_open(file, "pt") as tensors:
                 self.file_of |= dict.fromkeys(tensors.keys(), file)
 

@@ -4,7 +4,8 @@
     find_blocks(model)                   what stands last in each block before its residual adds
     head_names(model)                    the modules between the last hidden states and the logits
 
-For an architecture that is not in the table, exact names and regular expressions work.
+For an architecture that is not in the table, words mean what layers are commonly called (names.py);
+exact names and regular expressions work on any.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import nn
 
 from peftlab.errors import RequestError, unknown
 from peftlab.layers import is_linear
+from peftlab.models.names import meaning
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -198,17 +200,22 @@ def find_targets(model: PreTrainedModel, targets: str) -> Targets:
     if not items:
         raise RequestError(f"targets must name at least one layer, got {targets!r}")
     candidates = linear_names(model)
-    architecture = ARCHITECTURES.get(model.config.model_type)
-    patterns = [_pattern(model, architecture, item) for item in items]
+    patterns = [_pattern(model, item, candidates) for item in items]
     found: set[str] = set()
     for item, pattern in zip(items, patterns, strict=True):
         matching = {name for name in candidates if _matches(pattern, name, item)}
         if not matching:
-            raise _no_such_target(item, candidates, architecture is not None)
+            raise _no_such_target(model, item, candidates)
         found |= matching
     names = [name for name in candidates if name in found]
+    architecture = ARCHITECTURES.get(model.config.model_type)
     fused = architecture.fused if architecture else ()
     notes = [note for layer, note in fused if any(name.endswith(layer) for name in names)]
+    meanings = [] if architecture else [meaning(item, candidates) for item in items]
+    said = dict.fromkeys(found.note for found in meanings if found)
+    if said:
+        by_name = f"{model.config.model_type} is in no table, its layers were found by name: "
+        notes.append(by_name + ", ".join(said))
     return Targets(names, list(dict.fromkeys(patterns)), notes)
 
 
@@ -259,29 +266,32 @@ def linear_names(model: PreTrainedModel) -> list[str]:
     ]
 
 
-def _pattern(model: PreTrainedModel, architecture: Architecture | None, item: str) -> str:
+def _pattern(model: PreTrainedModel, item: str, candidates: list[str]) -> str:
     prefix = re.escape(model.base_model_prefix)
     if item == "all-linear":
         return rf"{prefix}\..*"
+    architecture = ARCHITECTURES.get(model.config.model_type)
     if architecture and item in LOGICAL:
         return rf"{prefix}\.{architecture.pattern(item)}"
-    return item
+    found = None if architecture else meaning(item, candidates)
+    return found.pattern if found else item
 
 
 def _matches(pattern: str, name: str, item: str) -> bool:
     try:
         return name == pattern or re.fullmatch(pattern, name) is not None
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         raise RequestError(f"target {item!r} is not a regular expression: {error}") from error
 
 
-def _no_such_target(item: str, candidates: list[str], has_words: bool) -> RequestError:
-    words = [*(LOGICAL if has_words else ()), "all-linear"]
+def _no_such_target(model: PreTrainedModel, item: str, candidates: list[str]) -> RequestError:
+    known = model.config.model_type in ARCHITECTURES
+    words = [word for word in LOGICAL if known or meaning(word, candidates)]
     kinds = list(dict.fromkeys(re.sub(r"\.\d+\.", ".N.", name) for name in candidates))
     return unknown(
         "target",
         item,
-        words,
+        [*words, "all-linear"],
         "Or an exact name, or a regular expression on one; this model's linear layers "
         f"(N a number): {', '.join(kinds)}.",
     )

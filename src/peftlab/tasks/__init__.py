@@ -17,7 +17,7 @@ from typing import Literal
 
 from peftlab.errors import unknown
 from peftlab.tasks import file, glue
-from peftlab.tasks.answers import answer_file, check_columns, check_out, texts_of
+from peftlab.tasks.answers import Sheet, answer_file, check_out, read_sheet
 from peftlab.tasks.base import BuiltIn, Examples, Kind, Task
 from peftlab.tasks.baselines import Baselines, baselines
 from peftlab.tasks.glue_table import GLUE
@@ -29,18 +29,18 @@ __all__ = [
     "Examples",
     "Kind",
     "Listing",
+    "Sheet",
     "Task",
     "answer_file",
     "baselines",
     "built_in",
     "carved",
-    "check_columns",
     "check_out",
     "listing",
     "load",
     "load_file",
     "names",
-    "texts_of",
+    "read_sheet",
 ]
 
 

@@ -4,24 +4,48 @@ from __future__ import annotations
 
 import csv
 import json
-import os
+import tempfile
+import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftlab.errors import RequestError
+from peftlab.errors import RequestError, system_refusals
 from peftlab.tasks import file, rows
 
 
-def texts_of(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
-    """The texts of each row, one or two.
+@dataclass(frozen=True)
+class Sheet:
+    """A file as it was when it was read, once: it may be a pipe, or change meanwhile.
+
+    Attributes:
+        path: the file.
+        texts: of each row, one or two.
+        records: each row with all of its columns by name.
+    """
+
+    path: Path
+    texts: list[tuple[str, ...]]
+    records: list[dict[str, Any]]
+
+    def check_new(self, columns: Sequence[str]) -> None:
+        """Raise `RequestError` if one of `columns`, which are to be added, is there already."""
+        taken = [name for name in _header(self.records) if name in columns]
+        if taken:
+            raise RequestError(f"{self.path} has a column {taken[0]!r} already; rename it first")
+
+
+def read_sheet(path: Path, columns: Sequence[str]) -> Sheet:
+    """Read a file whose texts are in `columns`.
 
     Raises:
         RequestError: for a file, a column or a row that is not as it must be, with its line.
     """
     if not 1 <= len(columns) <= 2:
         raise RequestError(f"one or two text columns are needed, got {len(columns)}")
-    return file.texts(rows.read(path, columns))
+    table, records = rows.read_whole(path, columns)
+    return Sheet(path, file.texts(table), records)
 
 
 def check_out(out: Path) -> None:
@@ -29,42 +53,36 @@ def check_out(out: Path) -> None:
     if out.suffix.lower() not in WRITERS:
         raise RequestError(f"{out} must end in one of {', '.join(WRITERS)}")
     parent = out.absolute().parent
-    if not parent.is_dir():
+    with system_refusals(f"{out} can't be written"):
+        folder, room = out.is_dir(), parent.is_dir()
+    if not room:
         raise RequestError(f"{out} can't be written: {out.parent} is no folder")
-    if out.is_dir() or not os.access(parent, os.W_OK):
-        raise RequestError(f"{out} can't be written: it is a folder, or {parent} is not writable")
+    if folder:
+        raise RequestError(f"{out} can't be written: it is a folder")
+    # what may be written is not all in the permissions: try it
+    with system_refusals(f"{out} can't be written"), tempfile.TemporaryFile(dir=parent):
+        pass
 
 
-def check_columns(path: Path, new: Sequence[str]) -> None:
-    """Raise `RequestError` if the file at `path` has one of the `new` columns already."""
-    _check_new(path, rows.records(path), new)
-
-
-def _check_new(path: Path, records: list[dict[str, Any]], new: Sequence[str]) -> None:
-    taken = [name for name in _header(records) if name in new]
-    if taken:
-        raise RequestError(f"{path} has a column {taken[0]!r} already; rename it first")
-
-
-def answer_file(path: Path, out: Path, extra: Sequence[dict[str, Any]]) -> None:
-    """Write the rows of `path` to `out`, each with the columns of `extra`; whole or not at all.
+def answer_file(sheet: Sheet, out: Path, extra: Sequence[dict[str, Any]]) -> None:
+    """Write the sheet's rows to `out`, each with the columns of `extra`; whole or not at all.
 
     Raises:
         RequestError: if a column is there already, or `out` can't be written.
     """
-    records = rows.records(path)
-    _check_new(path, records, list(extra[0]))
-    joined = [record | more for record, more in zip(records, extra, strict=True)]
+    sheet.check_new(list(extra[0]))
+    joined = [record | more for record, more in zip(sheet.records, extra, strict=True)]
     write = WRITERS[out.suffix.lower()]
-    temporary = out.with_name(f".{out.name}.tmp")
+    temporary = out.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         write(temporary, joined)
         temporary.replace(out)
     except OSError as error:
         raise RequestError(f"{out} can't be written: {error.strerror}") from error
-    except (TypeError, ValueError) as error:  # Arrow's errors are such: cells of mixed types
+    # Arrow's errors are such: cells of mixed types, or numbers that are too large
+    except (TypeError, ValueError, OverflowError) as error:
         raise RequestError(
-            f"{path} has cells that {out.suffix} can't hold ({error}); write another format"
+            f"{sheet.path} has cells that {out.suffix} can't hold ({error}); write another format"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)

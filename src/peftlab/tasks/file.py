@@ -21,6 +21,7 @@ from peftlab.tasks import rows, split
 from peftlab.tasks.base import Examples, Kind, Task
 
 MAX_CLASSES = 20
+MAX_DIGITS = 4000  # Python converts no more than 4,300 to a whole number
 
 Type = Literal["bool", "int", "float", "str"]
 
@@ -130,6 +131,10 @@ def _type(table: rows.Table, row: rows.Row) -> Type:
     if cell is None or not cell.strip():
         raise table.error(row, "the label is empty. Fill it in or leave the row out.")
     _check_encodes(table, row, cell)
+    if not table.typed and len(cell) > MAX_DIGITS and _INT.fullmatch(cell.strip()):
+        raise table.error(
+            row, f"a label of more than {MAX_DIGITS} digits is no number to work with."
+        )
     return "str" if table.typed else _looks_like(cell.strip())
 
 
@@ -190,7 +195,9 @@ def _name(cell: Any, type_: Type) -> str | None:
         return text
     if type_ == "bool":
         return text.lower() if text.lower() in {"true", "false"} else None
-    if _INT.fullmatch(text):  # not by way of a float, which would round an identifier
+    if (
+        _INT.fullmatch(text) and len(text) <= MAX_DIGITS
+    ):  # not by way of a float, which would round an identifier
         return str(int(text))
     number = _number(cell)
     if number is None:

@@ -119,7 +119,7 @@ def _layout(row: Glue) -> str:
 
 
 def _examples(row: Glue, path: Path) -> Examples:
-    records = rows.tab_separated(path)
+    records = rows.tab_separated(rows.read_text(path))
     if row.n_fields is not None:  # CoLA: no header
         n_fields, picked = row.n_fields, cast(list[int], [*row.text, row.label])
     else:

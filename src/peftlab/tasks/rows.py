@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from peftlab.errors import RequestError, unknown
+from peftlab.errors import JSON_ERRORS, RequestError, unknown
 
 
 class Row(NamedTuple):
@@ -51,32 +51,39 @@ def read(path: Path, columns: Sequence[str]) -> Table:
         RequestError: no such file, another suffix, not UTF-8, a column that is not there, a
             malformed row, or no row at all.
     """
+    return _table(path, _content(path), columns)
+
+
+def read_whole(path: Path, columns: Sequence[str]) -> tuple[Table, list[dict[str, Any]]]:
+    """As `read`, and each of its rows with all columns by name. The file is read once."""
+    content = _content(path)
+    table = _table(path, content, columns)
     suffix = path.suffix.lower()
-    if suffix not in READERS:
+    if suffix == ".parquet":
+        found: list[dict[str, Any]] = _arrow(path, content, None).to_pylist()
+        return table, found
+    text = decoded(path, content)
+    if suffix in {".jsonl", ".json"}:
+        return table, [json.loads(line) for line in lines(text) if line.strip()]
+    (_, header), *rest = _csv_records(path, text) if suffix == ".csv" else tab_separated(text)
+    positions(path, header, header)
+    return table, [dict(zip(header, cells, strict=True)) for _, cells in rest]
+
+
+def _content(path: Path) -> bytes:
+    if path.suffix.lower() not in READERS:
         allowed = ", ".join(READERS)
-        given = f"ends in {suffix!r}" if suffix else "has no suffix"
+        given = f"ends in {path.suffix.lower()!r}" if path.suffix else "has no suffix"
         raise RequestError(f"{path} {given}; a data file ends in one of {allowed}.")
-    reader, unit = READERS[suffix]
-    table = Table(path, unit, reader in (_jsonl, _parquet), list(reader(path, columns)))
+    return read_bytes(path)
+
+
+def _table(path: Path, content: bytes, columns: Sequence[str]) -> Table:
+    reader, unit = READERS[path.suffix.lower()]
+    table = Table(path, unit, reader in (_jsonl, _parquet), list(reader(path, content, columns)))
     if not table.rows:
         raise RequestError(f"{path} holds no rows; a data file needs at least one.")
     return table
-
-
-def records(path: Path) -> list[dict[str, Any]]:
-    """Every row of a file that `read` has read, with all of its columns by name."""
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        found: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-        return found
-    if suffix in {".jsonl", ".json"}:
-        return [json.loads(line) for line in lines(read_text(path)) if line.strip()]
-    fields = _csv_records(path) if suffix == ".csv" else tab_separated(path)
-    (_, header), *rest = fields
-    positions(path, header, header)
-    return [dict(zip(header, cells, strict=True)) for _, cells in rest]
 
 
 def read_bytes(path: Path) -> bytes:
@@ -85,19 +92,24 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         raise RequestError(f"no such file: {path}") from None
-    except OSError as error:
-        raise RequestError(f"{path} can't be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # a path may hold a character that none can
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise RequestError(f"{path} can't be read: {reason}") from None
 
 
 def read_text(path: Path) -> str:
     """The file's text, UTF-8 with or without a byte-order mark; RequestError if it is neither."""
-    raw = read_bytes(path)
+    return decoded(path, read_bytes(path))
+
+
+def decoded(path: Path, content: bytes) -> str:
+    """As `read_text`, of a file that was read."""
     try:
-        return raw.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        looks = "; it looks like UTF-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
-        problem = f"not UTF-8 (byte 0x{raw[error.start]:02x}){looks}"
+        line = content.count(b"\n", 0, error.start) + 1
+        looks = "; it looks like UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+        problem = f"not UTF-8 (byte 0x{content[error.start]:02x}){looks}"
         raise RequestError(f"{path}, line {line}: {problem}. Save the file as UTF-8.") from None
 
 
@@ -111,9 +123,9 @@ def lines(text: str) -> list[str]:
     return found[:-1] if found[-1] == "" else found
 
 
-def tab_separated(path: Path) -> Iterator[tuple[int, list[str]]]:
+def tab_separated(text: str) -> Iterator[tuple[int, list[str]]]:
     """Each line's number and fields. Nothing is quoted: a `"` is a character like any other."""
-    for number, line in enumerate(lines(read_text(path)), start=1):
+    for number, line in enumerate(lines(text), start=1):
         yield number, line.split("\t")
 
 
@@ -159,16 +171,16 @@ def _picked(
         yield Row(number, tuple(fields[i] for i in picked))
 
 
-def _tsv(path: Path, columns: Sequence[str]) -> Iterator[Row]:
-    return _picked(path, tab_separated(path), columns)
+def _tsv(path: Path, content: bytes, columns: Sequence[str]) -> Iterator[Row]:
+    return _picked(path, tab_separated(decoded(path, content)), columns)
 
 
-def _csv(path: Path, columns: Sequence[str]) -> Iterator[Row]:
-    return _picked(path, _csv_records(path), columns)
+def _csv(path: Path, content: bytes, columns: Sequence[str]) -> Iterator[Row]:
+    return _picked(path, _csv_records(path, decoded(path, content)), columns)
 
 
-def _csv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+def _csv_records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     number = 1
     with _long_fields():
         try:
@@ -192,13 +204,13 @@ def _long_fields() -> Iterator[None]:
         csv.field_size_limit(limit)
 
 
-def _jsonl(path: Path, columns: Sequence[str]) -> Iterator[Row]:
-    for number, line in enumerate(lines(read_text(path)), start=1):
+def _jsonl(path: Path, content: bytes, columns: Sequence[str]) -> Iterator[Row]:
+    for number, line in enumerate(lines(decoded(path, content)), start=1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except JSON_ERRORS as error:
             raise _not_jsonl(path, number, f"not JSON ({error})") from None
         if not isinstance(record, dict):
             raise _not_jsonl(path, number, f"a JSON {type(record).__name__}, not an object")
@@ -214,23 +226,29 @@ def _not_jsonl(path: Path, number: int, problem: str) -> RequestError:
     return RequestError(text)
 
 
-def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(pa.BufferReader(read_bytes(path))) as file:
-            header = file.schema_arrow.names
-            positions(path, header, columns)
-            table = file.read(columns=list(columns))
-    except (pa.ArrowException, OSError) as error:
-        raise RequestError(f"{path} can't be read as Parquet: {error}") from None
+def _parquet(path: Path, content: bytes, columns: Sequence[str]) -> Iterator[Row]:
+    table = _arrow(path, content, columns)
     cells = [table.column(name).to_pylist() for name in columns]
     for number, row in enumerate(zip(*cells, strict=True), start=1):
         yield Row(number, row)
 
 
-Reader = Callable[[Path, Sequence[str]], Iterator[Row]]
+def _arrow(path: Path, content: bytes, columns: Sequence[str] | None) -> Any:
+    """The columns asked for as an Arrow table; None for all."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(pa.BufferReader(content)) as file:
+            header = file.schema_arrow.names
+            positions(path, header, header if columns is None else columns)
+            # a thread that Arrow has just started aborts a process that ends at once
+            return file.read(columns=columns and list(columns), use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise RequestError(f"{path} can't be read as Parquet: {error}") from None
+
+
+Reader = Callable[[Path, bytes, Sequence[str]], Iterator[Row]]
 
 READERS: dict[str, tuple[Reader, str]] = {
     ".csv": (_csv, "line"),
