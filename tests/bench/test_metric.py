@@ -94,9 +94,9 @@ def test_of_an_error_the_best_epoch_has_the_least(by_rmse: tuple[Path, Record]) 
 def test_of_an_error_the_best_seed_and_the_winner_have_the_least(
     by_rmse: tuple[Path, Record],
 ) -> None:
-    def made(seed: int, label: str, rmse: float) -> Record:
+    def made(seed: int, row: str, rmse: float) -> Record:
         record = by_rmse[1]
-        method = record.method.model_copy(update={"label": label})
+        method = record.method.model_copy(update={"settings": {"row": row}})
         return record.model_copy(update={"seed": seed, "method": method, "score": {"rmse": rmse}})
 
     good, bad = [made(0, "good", 3.0), made(1, "good", 2.0)], [made(0, "bad", 5.0)]
