@@ -95,7 +95,7 @@ def test_every_method_trains_at_its_defaults(name: str, kind: str) -> None:
     inject(model, method)
     nn.functional.cross_entropy(logits(model), torch.tensor([0, 1])).backward()
     wrapped = [layer for layer in model.modules() if isinstance(layer, Wrapper)]
-    assert bool(wrapped) == (name not in {"full", "head", "bitfit"})
+    assert wrapped or name in {"full", "head", "bitfit"}
     for layer in wrapped:
         trained = [p for p in layer.parameters() if p.requires_grad]
         assert trained

@@ -6,18 +6,15 @@ load_model("roberta-base")     any hub name, for sequence classification
 """
 
 from peftlab.models.find import BUNDLED, Source, find, is_bundled_here
+from peftlab.models.lean import quiet
 from peftlab.models.load import (
     check_weights,
     empty_model,
     hidden_size,
     load_model,
     load_source,
-    load_tokenizer,
-    longest_input,
-    quiet,
     stored_names,
     stored_tensor,
-    token_limit,
 )
 from peftlab.models.padding import agree_on_padding, check_batches
 from peftlab.models.targets import (
@@ -31,6 +28,7 @@ from peftlab.models.targets import (
     linear_names,
     norms,
 )
+from peftlab.models.tokenizer import load_tokenizer, longest_input, token_limit
 from peftlab.models.unit import Unit, last_layer, mark_own_unit, standard_unit, unit_of
 
 __all__ = [

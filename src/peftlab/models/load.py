@@ -6,15 +6,13 @@ a generator of its own, seeded by the cell's seed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers  # its classes are looked up when used: importing them takes 2 s
 from safetensors import safe_open
-from transformers.utils import logging as transformers_logging
 
 from peftlab.errors import RequestError
 from peftlab.layers import (
@@ -26,21 +24,16 @@ from peftlab.layers import (
 )
 from peftlab.layers.precision import DTYPES
 from peftlab.models.find import Source, find, read_config, weight_files
-from peftlab.models.padding import (
-    COUNT_FROM_PADDING,
-    agree_on_padding,
-    check_batches,
-    check_suited,
-    name_padding,
-)
+from peftlab.models.lean import quiet
+from peftlab.models.padding import agree_on_padding, check_batches, check_suited
 from peftlab.models.targets import head_names, head_parameters, linear_names
+from peftlab.models.tokenizer import load_tokenizer
 from peftlab.models.unit import last_layer, mark_own_unit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 READ_TOGETHER = 16  # tensors of a file
-SHORTEST = 4  # tokens of a text: one, and those that a tokenizer adds
 
 
 def empty_model(folder: Path, num_labels: int, precision: str = "fp32") -> PreTrainedModel:
@@ -77,51 +70,10 @@ def load_model(
     return model, tokenizer
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a model's or an adapter's folder, with a token to pad with."""
-    with quiet():
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
-        )
-    if (folder / "config.json").is_file():
-        name_padding(tokenizer, read_config(folder))
-    return tokenizer
-
-
-def longest_input(folder: Path) -> int:
-    """The most tokens that the model takes.
-
-    Raises:
-        RequestError: if the folder's tokenizer can't be read, or takes no text.
-    """
-    try:
-        limit = token_limit(load_tokenizer(folder), read_config(folder))
-    except Exception as error:  # the libraries raise whatever they meet in a damaged file
-        reason = " ".join(str(error).split())[:300]
-        raise RequestError(f"the tokenizer of {folder.name} can't be read: {reason}") from error
-    if limit < SHORTEST:
-        raise RequestError(
-            f"model {folder.name} takes at most {limit} tokens, by its tokenizer's "
-            f"model_max_length and its config's positions, and {SHORTEST} are needed"
-        )
-    return limit
-
-
 def hidden_size(folder: Path) -> int:
     """The width of the model's hidden states."""
-    width: int = read_config(folder).hidden_size
+    width: int = read_config(folder).get_text_config().hidden_size
     return width
-
-
-def token_limit(tokenizer: Any, config: Any) -> int:
-    """The most tokens that both tokenizer and positions allow."""
-    limit: int = tokenizer.model_max_length
-    positions: int | None = getattr(config, "max_position_embeddings", None)
-    if positions is None:
-        return limit
-    # RoBERTa's family counts positions from padding_idx + 1
-    skipped = config.pad_token_id + 1 if config.model_type in COUNT_FROM_PADDING else 0
-    return min(limit, positions - skipped)
 
 
 def load_source(
@@ -235,21 +187,6 @@ def _check_backbone(model: PreTrainedModel, found: dict[str, Any]) -> None:
             f"the weights of {model.name_or_path} don't fit its config.json: {len(lacking)} "
             f"tensors of the backbone are missing or of another shape, such as {sorted(lacking)[0]}"
         )
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without transformers' report on the head's missing weights (we draw them) and its bars."""
-    verbosity = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 def _fill_head(model: PreTrainedModel, stored: _Stored, seed: int) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from peftlab.errors import JSON_ERRORS
+
 Points = list[tuple[float, float]]  # (x, y), x rising
 
 
@@ -48,7 +50,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             found.append(json.loads(line))
-        except json.JSONDecodeError:
+        except JSON_ERRORS:
             continue  # a line cut short by a crash says nothing
     return [row for row in found if isinstance(row, dict)]
 

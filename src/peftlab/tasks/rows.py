@@ -60,8 +60,10 @@ def read_whole(path: Path, columns: Sequence[str]) -> tuple[Table, list[dict[str
     table = _table(path, content, columns)
     suffix = path.suffix.lower()
     if suffix == ".parquet":
-        found: list[dict[str, Any]] = _arrow(path, content, None).to_pylist()
-        return table, found
+        cells = _arrow(path, content, None)
+        return table, [
+            dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)
+        ]
     text = decoded(path, content)
     if suffix in {".jsonl", ".json"}:
         return table, [json.loads(line) for line in lines(text) if line.strip()]
@@ -227,14 +229,13 @@ def _not_jsonl(path: Path, number: int, problem: str) -> RequestError:
 
 
 def _parquet(path: Path, content: bytes, columns: Sequence[str]) -> Iterator[Row]:
-    table = _arrow(path, content, columns)
-    cells = [table.column(name).to_pylist() for name in columns]
-    for number, row in enumerate(zip(*cells, strict=True), start=1):
+    cells = _arrow(path, content, columns)
+    for number, row in enumerate(zip(*(cells[name] for name in columns), strict=True), start=1):
         yield Row(number, row)
 
 
-def _arrow(path: Path, content: bytes, columns: Sequence[str] | None) -> Any:
-    """The columns asked for as an Arrow table; None for all."""
+def _arrow(path: Path, content: bytes, columns: Sequence[str] | None) -> dict[str, list[Any]]:
+    """The cells of the columns asked for, None for all."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -243,8 +244,11 @@ def _arrow(path: Path, content: bytes, columns: Sequence[str] | None) -> Any:
             header = file.schema_arrow.names
             positions(path, header, header if columns is None else columns)
             # a thread that Arrow has just started aborts a process that ends at once
-            return file.read(columns=columns and list(columns), use_threads=False)
-    except (pa.ArrowException, OSError) as error:
+            table = file.read(columns=columns and list(columns), use_threads=False)
+            return {name: table.column(name).to_pylist() for name in table.column_names}
+    except RequestError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:  # or a cell that Python can't hold
         raise RequestError(f"{path} can't be read as Parquet: {error}") from None
 
 

@@ -1,0 +1,288 @@
+"""A wrong input ends in one short message and exit code 2, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from peftlab import hub
+from peftlab.adapters import save
+from peftlab.cli import main
+from peftlab.methods import inject, make
+from peftlab.models import load_model
+
+LONG = "x" * 5000
+DIGITS = "9" * 4400
+DEEP = "[" * 100_000
+LABELS = "".join(f"the cat {i},{i % 2}\n" for i in range(20))
+OURS = ("--text", "a", "--label", "b")
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Refused:
+    """Run the command line in a folder of its own; its message, if it refuses as it should."""
+    room, scratch = tmp_path / "room", tmp_path / "scratch"
+    room.mkdir(exist_ok=True)
+    scratch.mkdir()
+    monkeypatch.chdir(room)
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    monkeypatch.setattr(hub, "problem", lambda path="": "no network in tests")
+    monkeypatch.delenv("PEFTLAB_DATA_DIR", raising=False)
+
+    def run(*words: object) -> str:
+        before = sorted(room.rglob("*"))
+        monkeypatch.setattr(sys, "argv", ["peftlab", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        shown = capsys.readouterr()
+        assert stop.value.code == 2, shown.err
+        assert "Traceback" not in shown.err
+        assert "inside peftlab" not in shown.err
+        assert 0 < len(shown.err.strip()) < 1000
+        assert shown.out == ""
+        assert sorted(room.rglob("*")) == before
+        # torch makes one of its own and keeps it
+        assert [p for p in scratch.iterdir() if not p.name.startswith("torchinductor")] == []
+        return shown.err
+
+    return run
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Path:
+    (tmp_path / "room").mkdir(exist_ok=True)
+    return tmp_path / "room"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("d.csv", f"a,b\n{LABELS}z,{DIGITS}\n", "d.csv, line 22: a label of more than 4000 digits"),
+        ("d.tsv", f"a\tb\nx\t1\ny\t-{DIGITS}\n", "d.tsv, line 3: a label of more than 4000 digits"),
+        ("d.jsonl", f'{{"a": "x", "b": {DIGITS}}}\n', "d.jsonl, line 1: not JSON (Exceeds"),
+        ("d.csv", f"a,b\n{LABELS}z,{DIGITS}.5\n", "must be a finite number"),
+        ("d.jsonl", DEEP, "d.jsonl, line 1: not JSON (maximum recursion depth"),
+        ("d.jsonl", '{"a":' * 50_000, "d.jsonl, line 1: not JSON (maximum recursion depth"),
+    ],
+)
+def test_data(name: str, text: str, message: str, room: Path, refused: Refused) -> None:
+    (room / name).write_text(text)
+    assert message in refused("compare", "--data", name, *OURS)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_dev_label_of_thousands_of_digits(kind: str, room: Path, refused: Refused) -> None:
+    (room / "d.csv").write_text(f"a,b\n{LABELS}")
+    given = f'{{"a": "z", "b": "{DIGITS}"}}' if kind == "jsonl" else f"a,b\nz,{DIGITS}\n"
+    (room / f"dev.{kind}").write_text(given)
+    said = refused("compare", "--data", "d.csv", "--dev", f"dev.{kind}", *OURS)
+    assert f"dev.{kind}, line " in said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("compare", "--seeds", DIGITS),
+        ("compare", "--seeds", f"0,{2**32}"),
+        ("train", "--out", "o", "--seed", DIGITS),
+        ("train", "--out", "o", "--seed", 2**32),
+        ("compare", "--epochs", DIGITS),
+        ("compare", "--lr", DIGITS),
+        ("compare", "--methods", f"lora[rank={DIGITS}]"),
+        ("compare", "--methods", f"lora[rank={DEEP[:5000]}]"),
+        ("compare", "--set", f"training.epochs={DIGITS}"),
+    ],
+)
+def test_numbers(words: tuple[object, ...], refused: Refused) -> None:
+    refused(*words)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"seeds = [{DIGITS}]",
+        f"seeds = {DEEP}",
+        'model = "a\\u0000b"',
+        'data = { path = "\\u0000.csv", text = ["a"], label = "b" }',
+        f'name = "{LONG}"\nmodel = "MODEL"\nmethods = ["head"]\ntasks = ["acceptability"]',
+    ],
+    ids=["digits", "deep", "null-in-model", "null-in-path", "long-name"],
+)
+def test_suite_files(text: str, room: Path, tiny_model: Path, refused: Refused) -> None:
+    (room / "s.toml").write_text(text.replace("MODEL", str(tiny_model)))
+    refused("compare", "s.toml")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("compare", "--model", LONG),
+        ("compare", "--model", f"./{LONG}"),
+        ("compare", "--model", "~nobody-of-this-name/model"),
+        ("compare", "--data", f"{LONG}.csv", *OURS),
+        ("compare", "--tasks", LONG),
+        ("compare", "--methods", LONG),
+        ("compare", "--tasks", "mrpc", "--data-dir", LONG),
+        ("compare", LONG),
+        ("train", "--out", LONG),
+        ("train", "--out", "o", "--task", LONG),
+        ("predict", LONG, "d.csv", "--out", "o.csv"),
+        ("predict", "adapter", LONG, "--out", "o.csv"),
+        ("predict", "adapter", "d.csv", "--out", f"{LONG}.csv"),
+        ("merge", LONG, "--out", "o"),
+        ("merge", "adapter", "--out", LONG),
+        ("export", LONG, "--to", "o"),
+        ("report", LONG),
+        ("methods", LONG),
+        ("tasks", "--data-dir", LONG),
+        ("doctor", "--out", LONG),
+    ],
+)
+def test_names_of_thousands_of_characters(
+    words: tuple[str, ...], tiny_model: Path, refused: Refused
+) -> None:
+    model = ("--model", str(tiny_model))
+    refused(*words, *(model if words[0] == "train" else ()))
+
+
+def test_an_output_folder_that_can_not_be_made_is_refused_before_the_training(
+    room: Path, tiny_model: Path, refused: Refused
+) -> None:
+    (room / "d.csv").write_text(f"a,b\n{LABELS}")
+    words = ("train", "--model", tiny_model, "--data", "d.csv", *OURS, "--method", "head", "--out")
+    for out in ("d.csv/x", "/proc/x", LONG):
+        assert "can't be written" in refused(*words, out)
+    words = ("compare", *words[1:-3], "--methods", "head", "--out")
+    assert "too long" in refused(*words, LONG)
+    assert "is not writable" in refused(*words, "d.csv/x")
+
+
+@pytest.fixture
+def model(room: Path, tiny_model: Path) -> Path:
+    (room / "d.csv").write_text(f"a,b\n{LABELS}")
+    return shutil.copytree(tiny_model, room / "model")
+
+
+COMPARE = ("compare", "--model", "./model", "--data", "d.csv", *OURS, "--methods", "lora")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"hidden_size": -32}, "model model can't be made: "),
+        ({"hidden_size": 10**9}, "model model can't be made: "),
+        ({"intermediate_size": -1}, "model model can't be made: "),
+        ({"vocab_size": -1}, "has no token to pad with among the model's -1"),
+        ({"max_position_embeddings": -5}, "takes no text: "),
+        ({"num_attention_heads": 0}, "model model can't be made: "),
+        ({"hidden_act": "nonsense"}, "model model can't be made: "),
+        ({"hidden_act": 5}, "can't be "),
+        ({"model_type": "gpt2"}, "don't fit its config.json"),
+        ({"model_type": "distilbert"}, "don't fit its config.json"),
+        ({"model_type": "clip"}, "no sequence-classification class"),
+        ({"model_type": "fnet"}, "can't be trained in batches"),
+        ({"model_type": LONG}, "can't be read"),
+        ({"num_hidden_layers": 0}, "unknown target 'query'"),
+    ],
+)
+def test_configurations(
+    changed: dict[str, Any], message: str, model: Path, refused: Refused
+) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | changed))
+    assert message in refused(*COMPARE)
+
+
+@pytest.mark.parametrize("text", [DEEP, "", "5", "null", "[]", f'{{"vocab_size": {DIGITS}}}'])
+def test_a_config_that_is_none(text: str, model: Path, refused: Refused) -> None:
+    (model / "config.json").write_text(text)
+    assert "config.json of model model can't be read" in refused(*COMPARE)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("5", "[]", "{}", DEEP, '{"weight_map": 5}', '{"weight_map": {"a": 5}}'),
+        *('{"weight_map": {"a": null}}', '{"weight_map": {"a": "../model/model.safetensors"}}'),
+        *(f'{{"weight_map": {{"a": "{LONG}"}}}}', '{"weight_map": {"a": ["b"]}}'),
+        *('{"weight_map": {"a": "\\u0000"}}', '{"weight_map": {"a": "config.json"}}'),
+    ],
+)
+def test_indices_of_weights(text: str, model: Path, refused: Refused) -> None:
+    (model / "model.safetensors.index.json").write_text(text)
+    refused(*COMPARE)
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize(
+    "text", [DEEP, "5", '{"model_max_length": -5}', '{"model_max_length": "x"}']
+)
+def test_tokenizers(file: str, text: str, model: Path, refused: Refused) -> None:
+    (model / file).write_text(text)
+    refused(*COMPARE)
+
+
+@pytest.mark.parametrize("targets", ["(" * 3000, "a{99999999999}", "[", LONG])
+def test_targets(targets: str, model: Path, refused: Refused) -> None:
+    refused(*COMPARE[:-1], f"lora[targets={targets}]")
+
+
+@pytest.fixture
+def adapter(room: Path, tiny_model: Path) -> Path:
+    (room / "d.csv").write_text("a\nthe cat\n")
+    loaded, _ = load_model(str(tiny_model))
+    save(inject(loaded, make("lora")), room / "adapter")
+    return room / "adapter"
+
+
+@pytest.mark.parametrize("file", ["peftlab.json", "adapter_config.json", "tokenizer.json"])
+@pytest.mark.parametrize("text", [DEEP, "5", "[]", "{}", f'{{"r": {DIGITS}}}'])
+def test_adapters(file: str, text: str, adapter: Path, refused: Refused) -> None:
+    if file == "adapter_config.json":
+        (adapter / "peftlab.json").unlink()
+    (adapter / file).write_text(text)
+    refused("predict", "adapter", "d.csv", "--out", "o.csv", "--text", "a")
+    refused("merge", "adapter", "--out", "merged")
+
+
+@pytest.mark.parametrize(
+    "text", [DEEP, "5", "[]", "{}", '{"cells": [5]}', f'{{"cells": [{{"cell": "{LONG}"}}]}}']
+)
+def test_damaged_output_folders(text: str, room: Path, refused: Refused) -> None:
+    (room / "out").mkdir()
+    (room / "out" / "suite.json").write_text(text)
+    refused("report", "out")
+    refused("export", "out", "--to", "o")
+
+
+def test_parquet_with_nulls(room: Path, refused: Refused) -> None:
+    pq.write_table(pa.table({"a": ["x", None], "b": ["p", None]}), room / "d.parquet")
+    assert "d.parquet, row 2: the label is empty" in refused(
+        "compare", "--data", "d.parquet", *OURS
+    )
+
+
+def test_parquet_is_read_without_threads_of_arrow(
+    room: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that has just started aborts a process that ends at once, in one run of four."""
+    read, asked = pq.ParquetFile.read, []
+    monkeypatch.setattr(
+        pq.ParquetFile,
+        "read",
+        lambda self, *a, **more: asked.append(more["use_threads"]) or read(self, *a, **more),
+    )
+    test_parquet_with_nulls(room, refused)
+    assert asked == [False]
