@@ -258,6 +258,17 @@ def test_adapters(file: str, text: str, adapter: Path, refused: Refused) -> None
 
 
 @pytest.mark.parametrize(
+    ("field", "value"), [("max_length", -5), ("labels", ["one"]), ("kind", LONG), ("columns", 5)]
+)
+def test_cards(field: str, value: object, adapter: Path, refused: Refused) -> None:
+    card = json.loads((adapter / "peftlab.json").read_text())
+    task = {"kind": "classes", "labels": ["a", "b"], "columns": ["a"], "max_length": 8}
+    (adapter / "peftlab.json").write_text(json.dumps(card | {"task": task | {field: value}}))
+    said = refused("predict", "adapter", "d.csv", "--out", "o.csv")
+    assert "peftlab.json can't be read: " in said
+
+
+@pytest.mark.parametrize(
     "text", [DEEP, "5", "[]", "{}", '{"cells": [5]}', f'{{"cells": [{{"cell": "{LONG}"}}]}}']
 )
 def test_damaged_output_folders(text: str, room: Path, refused: Refused) -> None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from peftlab.errors import JSON_ERRORS, RequestError
 from peftlab.layers import held_precision
@@ -42,7 +42,7 @@ class TaskCard(_Part):
     kind: Literal["classes", "regression"]
     labels: list[str]  # in the order of the outputs; empty for a regression
     columns: list[str]  # of the texts in the user's file; empty where they have no name
-    max_length: int  # tokens
+    max_length: int = Field(ge=1)  # tokens
 
 
 class Card(_Part):
@@ -55,6 +55,12 @@ class Card(_Part):
     precision: str  # how the base was held
     compute: str  # what products were made in
     task: TaskCard | None
+
+    @model_validator(mode="after")
+    def _one_label_an_output(self) -> Card:
+        if self.task and self.task.labels and len(self.task.labels) != self.num_labels:
+            raise ValueError(f"{len(self.task.labels)} labels for {self.num_labels} outputs")
+        return self
 
 
 def make_card(model: PreTrainedModel, method: Method, state: dict[str, Any]) -> Card:
