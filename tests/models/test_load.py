@@ -250,3 +250,19 @@ def test_an_index_that_names_a_missing_shard_is_refused(
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(RequestError, match=r"names a file that is not there: gone"):
         find(str(folder))
+
+
+def test_only_what_is_hashed_is_loaded(
+    tmp_path: Path, make_tiny_model: Callable[[Path], Path]
+) -> None:
+    """A second file of tensors in the folder, of an adapter or an older run, is none of it."""
+    folder = make_tiny_model(tmp_path / "model")
+    whole, _ = load_model(str(folder), precision="fp32")
+    before = find(str(folder)).sha256
+    stored = load_file(folder / "model.safetensors")
+    stray = {name: value + 1 for name, value in stored.items()} | {"classifier.bias": torch.ones(2)}
+    save_file(stray, folder / "zzz.safetensors", {"format": "pt"})
+    again, _ = load_model(str(folder), precision="fp32")
+    for name, parameter in whole.named_parameters():
+        assert torch.equal(parameter, again.get_parameter(name)), name
+    assert find(str(folder)).sha256 == before
