@@ -43,7 +43,7 @@ def models() -> None:
     from peftlab.bench import catalog
 
     print_rows(("model", "needs", "here"), catalog.models())
-    print(f"layers have logical names in: {catalog.architectures()}")
+    print(f"words for layers are known in: {catalog.architectures()}; elsewhere by common names")
 
 
 def print_rows(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
