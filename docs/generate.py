@@ -59,6 +59,7 @@ def methods_page() -> str:
     ]
     for name, *cells in catalog.methods():
         lines.append(f"| [{name}]({name}.md) | {' | '.join(cells)} |")
+    lines += ["", "A method of your own is a class of some twenty lines: [own.md](own.md)."]
     return "\n".join(lines) + "\n"
 
 

@@ -7,22 +7,42 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for type checkers and editors; the same names as in _HOMES
+    from peftlab.adapters import load as load
+    from peftlab.adapters import merge as merge
+    from peftlab.adapters import save as save
+    from peftlab.adapters import unmerge as unmerge
+    from peftlab.bench.compare import compare as compare
+    from peftlab.bench.inference import evaluate as evaluate
+    from peftlab.bench.inference import predict as predict
+    from peftlab.bench.single import train as train
+    from peftlab.errors import RequestError as RequestError
+    from peftlab.methods import Method as Method
+    from peftlab.methods import inject as inject
+    from peftlab.methods import register as register
+    from peftlab.models import load_model as load_model
+    from peftlab.tasks import Task as Task
 
 __version__ = "0.1.0"
 
 # where each public name lives; imported when first used, so that `import peftlab` stays quick
 _HOMES = {
+    "Method": "peftlab.methods",
     "RequestError": "peftlab.errors",
     "Task": "peftlab.tasks",
     "compare": "peftlab.bench.compare",
-    "evaluate": "peftlab.bench.single",
+    "evaluate": "peftlab.bench.inference",
     "inject": "peftlab.methods",
     "load": "peftlab.adapters",
     "load_model": "peftlab.models",
     "merge": "peftlab.adapters",
-    "predict": "peftlab.bench.single",
+    "predict": "peftlab.bench.inference",
+    "register": "peftlab.methods",
     "save": "peftlab.adapters",
     "train": "peftlab.bench.single",
     "unmerge": "peftlab.adapters",
@@ -43,4 +63,16 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_HOMES]
+    return sorted({*(name for name in globals() if name.startswith("__")), *__all__, *_methods()})
+
+
+def _methods() -> list[str]:
+    """The names of methods' classes, read from their files: importing them would import torch."""
+    files = Path(__file__).with_name("methods").glob("*.py")
+    return [
+        node.name
+        for file in files
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef)
+        and any(isinstance(d, ast.Name) and d.id == "register" for d in node.decorator_list)
+    ]

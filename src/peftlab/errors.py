@@ -5,9 +5,14 @@ Every room may import this file and it imports none of them.
 
 from __future__ import annotations
 
+import abc
+import dataclasses
 import difflib
+import os
+import reprlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -52,9 +57,12 @@ def system_refusals(problem: str) -> Iterator[None]:
 
 def explain(error: ValidationError, owner: str, fields: Iterable[str] = ()) -> RequestError:
     """Pydantic's findings about `owner` in one line each: the field, the rule, the value given."""
-    lines = []
+    lines, fields = [], list(fields)
     for found in error.errors(include_url=False):
-        where = ".".join(str(part) for part in found["loc"]) or "value"
+        loc = list(found["loc"])
+        if loc and isinstance(loc[0], int) and loc[0] < len(fields):  # it was given by position
+            loc[0] = fields[loc[0]]
+        where = ".".join(map(str, loc)) or "value"
         if found["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
             inner = ".".join([owner, *map(str, found["loc"][:-1])])
             lines.append(str(unknown(f"setting of {inner}", str(found["loc"][-1]), fields)))
@@ -68,3 +76,41 @@ def explain(error: ValidationError, owner: str, fields: Iterable[str] = ()) -> R
         rule = found["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
         lines.append(f"{owner}: {where} must be {rule}, got {found['input']!r}")
     return RequestError("; ".join(lines))
+
+
+def expect(name: str, given: object, kinds: type | tuple[type, ...], words: str) -> None:
+    """Raise `RequestError` unless `given` is of one of `kinds`; `words` say which are allowed.
+
+    >>> expect("seed", "3", int, "a whole number")
+    Traceback (most recent call last):
+        ...
+    peftlab.errors.RequestError: seed must be a whole number, got '3'
+    """
+    kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+    if not isinstance(given, kinds) or (isinstance(given, bool) and bool not in kinds):
+        shown = reprlib.repr(given)
+        raise RequestError(f"{name} must be {words}, got {shown}")
+
+
+def expect_path(name: str, given: object) -> None:
+    """Raise `RequestError` unless `given` is a path, as text or as a `Path`."""
+    expect(name, given, (str, os.PathLike), "a path")
+
+
+def check_seed(seed: object) -> None:
+    """Raise `RequestError` unless `seed` is one that every generator takes."""
+    expect("seed", seed, int, "a whole number")
+    if isinstance(seed, int) and not 0 <= seed < 2**32:  # not shown: it may have 10,000 digits
+        raise RequestError("seed must be at least 0 and less than 2**32")
+
+
+class Explained(abc.ABCMeta):
+    """The class of classes whose wrong arguments are a `RequestError`, not pydantic's own error."""
+
+    def __call__(cls, *args: Any, **given: Any) -> Any:
+        try:
+            return super().__call__(*args, **given)
+        except ValidationError as error:
+            owner = getattr(cls, "name", cls.__name__)  # a method's, as on the command line
+            fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+            raise explain(error, owner, [field.name for field in fields]) from None

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 import peftlab
+from peftlab.adapters import read_card
 from peftlab.layers import NF4Linear, weight_of
 from peftlab.methods import make
 
@@ -57,6 +58,28 @@ def test_peft_loads_what_peftlab_saved(
     theirs = peft.PeftModel.from_pretrained(base_of(tiny_model), tmp_path / "adapter").eval()
     wanted = logits(model, tokenizer)
     torch.testing.assert_close(logits(theirs, tokenizer), wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("bundled", [False, True])
+def test_peft_s_auto_class_loads_the_folder_by_itself(
+    bundled: bool, tiny_model: Path, logits: Any, tmp_path: Path
+) -> None:
+    """adapter_config.json names a folder, or a name of the hub; "minilm" is neither."""
+    name = "minilm" if bundled else str(tiny_model)
+    model, tokenizer = peftlab.load_model(name, num_labels=2, precision="fp32")
+    peftlab.inject(model, "lora")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    peftlab.save(model, tmp_path / "adapter")
+    found = peft.AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "adapter")
+    torch.testing.assert_close(
+        logits(found.eval(), tokenizer), logits(model.eval(), tokenizer), rtol=0, atol=1e-5
+    )
+    card = read_card(tmp_path / "adapter")
+    assert card is not None
+    assert card.base.folder == (None if bundled else str(tiny_model.resolve()))
 
 
 def test_peft_loads_dylora_at_a_rank(

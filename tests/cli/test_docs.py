@@ -6,12 +6,16 @@ import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+import torch
 import typer
 
+import peftlab
 from peftlab.bench.catalog import shown
 from peftlab.cli import app
+from peftlab.layers import Adapter
 from peftlab.methods import METHODS
 from peftlab.tasks import built_in
 
@@ -74,6 +78,23 @@ def test_the_python_of_the_adapters_page_runs(
     names: dict[str, object] = {"peftlab": importlib.import_module("peftlab")}
     exec(code, names)
     assert len(names["errors"]) == 12  # type: ignore[arg-type]  # six layers' query and value
+
+
+def test_the_method_of_one_s_own_on_its_page_is_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "methods" / "own.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    definitions, _, comparison = code.partition("records = ")
+    assert comparison
+    monkeypatch.setattr("peftlab.methods.base.METHODS", dict(METHODS))
+    names: dict[str, Any] = {}
+    exec(definitions, names)
+    model, _ = peftlab.load_model("minilm", precision="fp32")
+    peftlab.inject(model, "scaled")
+    adapters = [module for module in model.modules() if isinstance(module, Adapter)]
+    assert len(adapters) == 18  # six layers' key, value and ffn-in
+    torch.nn.init.uniform_(adapters[0].scale, 0.5, 1.5)
+    x = torch.randn(3, 384)
+    torch.testing.assert_close(adapters[0](x), adapters[0].merged()(x))
 
 
 def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

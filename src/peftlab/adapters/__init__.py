@@ -6,17 +6,20 @@ load("adapter/")                   (model, tokenizer), from such a folder or one
 merge(model), unmerge(model)       plain layers in the adapters' place, and back
 """
 
-from peftlab.adapters.card import Card, TaskCard, read_card
+from peftlab.adapters.card import Card, TaskCard, label_names, read_card
 from peftlab.adapters.folder import check_adapter, load, save
 from peftlab.adapters.merge import is_merged, merge, plain_folder, unmerge
+from peftlab.adapters.origin import base_of
 from peftlab.adapters.state import adapter_state
 
 __all__ = [
     "Card",
     "TaskCard",
     "adapter_state",
+    "base_of",
     "check_adapter",
     "is_merged",
+    "label_names",
     "load",
     "merge",
     "plain_folder",

@@ -27,7 +27,7 @@ class BasePart(_Part):
     name: str
     folder: str | None  # where it lay; null for what a name finds on any machine
     revision: str | None
-    sha256: str
+    sha256: str | None = None  # of its files; null where they were not at hand
 
 
 class MethodCard(_Part):
@@ -52,6 +52,7 @@ class Card(_Part):
     method: MethodCard
     base: BasePart
     num_labels: int
+    labels: list[str] = []  # the outputs' names; empty in a card of before they were kept
     precision: str  # how the base was held
     compute: str  # what products were made in
     task: TaskCard | None
@@ -63,31 +64,31 @@ class Card(_Part):
         return self
 
 
-def make_card(model: PreTrainedModel, method: Method, state: dict[str, Any]) -> Card:
-    """The card of an injected model.
-
-    Raises:
-        RequestError: if the model did not come from `peftlab.load_model`, so that its base
-            can't be named.
-    """
-    source: Any = getattr(model, "peftlab_source", None)
-    if source is None:
-        raise RequestError(
-            "this model's base is not known; load it with peftlab.load_model, so that the adapter "
-            "can say what it belongs to"
-        )
+def make_card(
+    model: PreTrainedModel, method: Method, state: dict[str, Any], base: BasePart
+) -> Card:
+    """The card of an injected model on `base`."""
     held = held_precision(model.get_submodule(model.base_model_prefix))
-    folder = None if source.is_named else str(source.folder.resolve())
+    labels = label_names(model)
+    task: TaskCard | None = getattr(model, "peftlab_task", None)
+    if task is not None and task.labels:  # they may have been renamed since
+        task = task.model_copy(update={"labels": labels})
     return Card(
         method=MethodCard(name=method.name, settings=method.settings, state=state),
-        base=BasePart(
-            name=source.name, folder=folder, revision=source.revision, sha256=source.sha256
-        ),
+        base=base,
         num_labels=model.config.num_labels,
+        labels=labels,
         precision=held,
         compute=getattr(model, "peftlab_compute", held),
-        task=getattr(model, "peftlab_task", None),
+        task=task,
     )
+
+
+def label_names(model: PreTrainedModel) -> list[str]:
+    """The names of the outputs, in their order, as the model's config has them."""
+    given: dict[Any, str] = model.config.id2label or {}
+    n_outputs: int = model.config.num_labels or 0
+    return [str(given.get(index, given.get(str(index), index))) for index in range(n_outputs)]
 
 
 def read_card(folder: Path) -> Card | None:

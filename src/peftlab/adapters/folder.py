@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
@@ -13,14 +15,16 @@ from torch import Tensor
 from peftlab.adapters import peft_layout
 from peftlab.adapters.card import FILE, Card, make_card, method_of, read_card
 from peftlab.adapters.merge import is_merged
+from peftlab.adapters.origin import base_of
 from peftlab.adapters.state import adapter_state, check_head, fill
 from peftlab.adapters.whole import replace_folder
-from peftlab.errors import RequestError, system_refusals
+from peftlab.errors import RequestError, expect, expect_path, system_refusals
 from peftlab.layers import resolve_compute, resolve_device, resolve_precision
-from peftlab.methods import Method, inject, injected
+from peftlab.methods import inject, injected
 from peftlab.models import (
     Source,
     agree_on_padding,
+    check_model,
     empty_model,
     find,
     head_parameters,
@@ -40,14 +44,17 @@ def save(model: PreTrainedModel, folder: str | Path, rank: int | None = None) ->
     """Write the adapter of an injected model to `folder`, whole or not at all.
 
     Args:
-        model: from `load_model`, injected, not merged.
+        model: from `load_model` or transformers' `from_pretrained`, injected, not merged.
         folder: a new or empty one, or one that holds an adapter, which is replaced.
         rank: for DyLoRA, the rank to cut to, scaled by alpha / rank.
 
     Raises:
-        RequestError: if the model has no adapter, or its head is not part of it, or the folder
-            holds something else.
+        RequestError: if the model has no adapter, or its head is not part of it, or its base is
+            not known, or the folder holds something else.
     """
+    check_model(model)
+    expect_path("folder", folder)
+    expect("rank", rank, (int, NoneType), "a whole number")
     method = injected(model)
     if method is None:
         raise RequestError("this model has no method; inject one before saving")
@@ -61,26 +68,31 @@ def save(model: PreTrainedModel, folder: str | Path, rank: int | None = None) ->
     structure = method.state(model)
     if rank is not None:
         method, state = method.at_rank(state, rank)
-    card = make_card(model, method, structure)
-    replace_folder(Path(folder), lambda place: _write(place, model, method, card, state))
+    base = base_of(model)
+    card = make_card(model, method, structure, base.part)
+    config = peft_layout.config(model, method, base)
+    replace_folder(Path(folder), lambda place: _write(place, config, card, state, base.folder))
 
 
 def _write(
-    place: Path, model: PreTrainedModel, method: Method, card: Card, state: dict[str, Tensor]
+    place: Path,
+    config: dict[str, Any] | None,
+    card: Card,
+    state: dict[str, Tensor],
+    base: Path | None,
 ) -> None:
-    config = peft_layout.config(model, method, card)
     if config is not None:
         state = {peft_layout.name(name): tensor for name, tensor in state.items()}
         _write_json(place / peft_layout.FILE, config)
     held = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
     save_file(held, place / WEIGHTS, metadata={"format": "pt"})
     _write_json(place / FILE, card.model_dump(mode="json"))
-    source: Any = model.peftlab_source
-    load_tokenizer(source.folder).save_pretrained(place)
+    if base is not None:
+        load_tokenizer(base).save_pretrained(place)
 
 
 def load(
-    folder: str | Path, base: str | None = None, precision: str | None = None
+    folder: str | Path, base: str | Path | None = None, precision: str | None = None
 ) -> tuple[PreTrainedModel, Any]:
     """The model that `save` wrote to `folder`, or HF PEFT did, and its tokenizer.
 
@@ -93,7 +105,10 @@ def load(
         RequestError: if the folder is not complete, its base can't be found or is another one,
             or a tensor is missing, unexpected or of another shape.
     """
-    folder = Path(folder)
+    expect_path("folder", folder)
+    expect("base", base, (str, os.PathLike, NoneType), "a folder or a name of the hub")
+    expect("precision", precision, (str, NoneType), "auto, fp32, bf16 or nf4")
+    folder, base = Path(folder), None if base is None else str(base)
     check_adapter(folder)
     card = read_card(folder)
     tensors = _read_weights(folder)
@@ -146,10 +161,10 @@ def _load_base(
 
 def _find_base(card: Card, base: str | None) -> Source:
     source = _find(base or card.base.folder or card.base.name, base, card.base.revision)
-    if source.sha256 != card.base.sha256:
+    if card.base.sha256 not in (None, source.sha256):
         raise RequestError(
             f"this adapter belongs to another base: {card.base.name} with sha256 "
-            f"{card.base.sha256[:12]}…, and {source.name} has {source.sha256[:12]}…; "
+            f"{str(card.base.sha256)[:12]}…, and {source.name} has {source.sha256[:12]}…; "
             "a different base would give other answers without a word"
         )
     return source
@@ -168,12 +183,12 @@ def _find(name: str, base: str | None, revision: str | None) -> Source:
 
 
 def _name_outputs(model: PreTrainedModel, card: Card) -> None:
-    if card.task is None:
-        return
-    model.peftlab_task = card.task  # type: ignore[assignment]
-    if card.task.labels:
-        model.config.id2label = dict(enumerate(card.task.labels))
-        model.config.label2id = {label: i for i, label in enumerate(card.task.labels)}
+    if card.task is not None:
+        model.peftlab_task = card.task  # type: ignore[assignment]
+    labels = card.labels or (card.task.labels if card.task else [])
+    if labels:
+        model.config.id2label = dict(enumerate(labels))
+        model.config.label2id = {label: i for i, label in enumerate(labels)}
 
 
 def _tokenizer(model: PreTrainedModel, folder: Path, source: Source) -> Any:

@@ -20,7 +20,7 @@ from peftlab.layers import (
     weight_of,
 )
 from peftlab.methods import injected
-from peftlab.models import quiet, stored_tensor
+from peftlab.models import check_model, quiet, stored_tensor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,6 +40,7 @@ def merge(model: PreTrainedModel) -> dict[str, float]:
     Raises:
         RequestError: if the method can't be merged, or the model has none, or it is merged.
     """
+    check_model(model)
     method = injected(model)
     if method is None:
         raise RequestError("this model has no method; there is nothing to merge")
@@ -69,6 +70,7 @@ def unmerge(model: PreTrainedModel) -> None:
     Raises:
         RequestError: if the model is not merged.
     """
+    check_model(model)
     if not is_merged(model):
         raise RequestError("this model is not merged")
     adapters: Any = model.peftlab_merged

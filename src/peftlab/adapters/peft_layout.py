@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from peftlab.adapters.card import Card
+from peftlab.adapters.origin import Base
 from peftlab.errors import JSON_ERRORS, RequestError
 from peftlab.layers import Adapter, is_conv1d
 from peftlab.methods import Method, make
@@ -66,7 +66,7 @@ def from_file(tensors: dict[str, Tensor], wanted: Sequence[str]) -> dict[str, Te
     return {ours.get(theirs, theirs): tensor for theirs, tensor in tensors.items()}
 
 
-def config(model: PreTrainedModel, method: Method, card: Card) -> dict[str, Any] | None:
+def config(model: PreTrainedModel, method: Method, base: Base) -> dict[str, Any] | None:
     """The content of adapter_config.json, or None where PEFT does not have the method."""
     settings = method.peft_config()
     if settings is None:
@@ -75,8 +75,8 @@ def config(model: PreTrainedModel, method: Method, card: Card) -> dict[str, Any]
     return {
         **settings,
         "task_type": "SEQ_CLS",
-        "base_model_name_or_path": card.base.folder or card.base.name,
-        "revision": card.base.revision,
+        "base_model_name_or_path": base.loadable,
+        "revision": base.part.revision,
         "inference_mode": True,
         "bias": "none",
         "fan_in_fan_out": any(is_conv1d(layer.base) for layer in layers.values()),

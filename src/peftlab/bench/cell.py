@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from peftlab.bench.own import OwnMethod
 from peftlab.bench.record import SCHEMA_VERSION, MethodPart, ModelPart, TaskPart
 from peftlab.bench.suite import slug
 from peftlab.models import Source
@@ -32,6 +33,7 @@ class Cell(BaseModel):
     training: dict[str, Any]  # epochs, batch_size, lr, head_lr, max_length, ..., all resolved
     precision: str
     seed: int
+    own: OwnMethod | None = None  # the class of a method that is not peftlab's
 
     @property
     def source(self) -> Source:
@@ -51,12 +53,17 @@ class Cell(BaseModel):
             "schema_version": SCHEMA_VERSION,
             "model": self.model.sha256,
             "task": self.task.sha256,
-            "method": [self.method.name, self.method.settings],
+            "method": [self.method.name, self.method.settings, *self._code],
             "training": self.training,
             "precision": self.precision,
             "seed": self.seed,
         }
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def _code(self) -> list[str]:
+        """What stands for a method's code; nothing for peftlab's own."""
+        return [self.method.source_sha256] if self.method.source_sha256 else []
 
     @property
     def name(self) -> str:

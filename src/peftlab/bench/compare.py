@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -11,6 +11,7 @@ from rich.console import Console
 
 from peftlab.bench.baselines import with_baselines
 from peftlab.bench.cell import Cell
+from peftlab.bench.data import data_of
 from peftlab.bench.execute import Worker, how_it_died, order
 from peftlab.bench.grid import Grid, resolve
 from peftlab.bench.keep import Keep, drop_beaten, room_mib
@@ -20,18 +21,23 @@ from peftlab.bench.resume import done_cells, write_judged
 from peftlab.bench.runner import failed
 from peftlab.bench.store import Store, relabelled
 from peftlab.bench.suite import merged_request, slug
-from peftlab.errors import unknown
-from peftlab.methods import Method
+from peftlab.errors import expect_path, unknown
+from peftlab.methods import Method, is_built_in, register
 from peftlab.tasks import Task
 
 
 def compare(
     suite: str | Path | None = None,
     *,
-    model: str | None = None,
-    tasks: Sequence[str | Task] | None = None,
-    methods: Sequence[str | dict[str, Any] | Method] | None = None,
-    seeds: Sequence[int] | None = None,
+    model: str | Path | None = None,
+    tasks: str | Task | Sequence[str | Task] | None = None,
+    methods: str | Method | Sequence[str | dict[str, Any] | Method] | None = None,
+    seeds: int | Sequence[int] | None = None,
+    data: str | Path | dict[str, Any] | None = None,
+    text: str | Sequence[str] | None = None,
+    label: str | None = None,
+    dev: str | Path | None = None,
+    kind: str | None = None,
     data_dir: str | Path | None = None,
     metric: str | None = None,
     judge_on: Literal["dev", "train"] | None = None,
@@ -45,8 +51,15 @@ def compare(
         suite: a TOML file that says the same as the other arguments, which win over it.
         model: `minilm`, a folder, or a hub name.
         tasks: names, or `Task` values.
-        methods: names such as "lora" or "lora[rank=16]", tables, or `Method` values.
+        methods: names such as "lora" or "lora[rank=16]", tables, or `Method` values, those of a
+            class of your own too.
         seeds: one run of every cell a seed; (0,) unless a suite file says otherwise.
+        data: your own file instead of tasks, CSV, TSV, JSONL or Parquet; or a table with `path`
+            and the four that follow.
+        text: its text column, or two.
+        label: its label column.
+        dev: a file to evaluate on; without it a fifth is kept apart.
+        kind: auto, classes or regression.
         data_dir: the folder with GLUE's own files; PEFTLAB_DATA_DIR's if not given.
         metric: the main one, of all tasks, instead of each task's own.
         judge_on: dev, or train: a fifth of train, so that settings are chosen without dev.
@@ -58,29 +71,36 @@ def compare(
     Raises:
         RequestError: if anything in the request is wrong; nothing was trained then.
     """
-    file = None if suite is None else Path(suite)
-    if file is None and seeds is None:
+    for name, given in {"suite": suite, "data_dir": data_dir, "out": out, "model": model}.items():
+        if given is not None:
+            expect_path(name, given)
+    if suite is None and seeds is None:
         seeds = (0,)
-    request = {
-        "model": model,
+    request: dict[str, Any] = {
+        "model": None if model is None else str(model),
         "tasks": _listed(tasks),
         "methods": _listed(methods),
         "seeds": _listed(seeds),
+        "data": data_of(data, {"text": text, "label": label, "dev": dev, "kind": kind}),
         "data_dir": None if data_dir is None else Path(data_dir),
         "metric": metric,
         "judge_on": judge_on,
         "training": training,
     }
-    grid = resolve(merged_request(file, request))
+    for method in request["methods"] or []:
+        if isinstance(method, Method) and not is_built_in(type(method)):
+            register(type(method))
+    grid = resolve(merged_request(None if suite is None else Path(suite), request))
     folder = Path(out) if out is not None else default_out(grid)
     return run_grid(grid, folder, observer(Console(stderr=True)), keep=keep)
 
 
-def _listed(given: Sequence[Any] | None) -> list[Any] | None:
-    """A list of what was given; one name alone is a list of one."""
+def _listed(given: Any) -> list[Any] | None:
+    """A list of what was given; one thing alone is a list of one."""
     if given is None:
         return None
-    return [given] if isinstance(given, str) else list(given)
+    alone = isinstance(given, str | bytes | dict) or not isinstance(given, Iterable)
+    return [given] if alone else list(given)
 
 
 def default_out(grid: Grid) -> Path:
@@ -104,7 +124,7 @@ def run_grid(
         RequestError: if `out` can't take them, or `keep` is unknown.
     """
     if keep not in get_args(Keep):
-        raise unknown("keep", keep, get_args(Keep))
+        raise unknown("keep", str(keep), get_args(Keep))
     store = Store(out)
     done = {} if rerun else done_cells(store, grid)
     missing = [cell for cell in grid.cells if cell.name not in done]

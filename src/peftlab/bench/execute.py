@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from peftlab.bench.cell import Cell
-from peftlab.bench.load import others_share
+from peftlab.bench.load import BUSY, others_share
 from peftlab.training import WORKSPACE
 
 # -P: a file in the current folder, such as statistics.py, must not shadow a library
@@ -27,7 +27,6 @@ COMMAND = [sys.executable, "-P", "-m", "peftlab.bench.worker"]
 # minilm trains at 254 examples/s with 5,000, 119 with 20,000, and crawls at libgomp's own 300,000
 # (LOG.md).
 LONG_SPIN, SHORT_SPIN = "20000", "5000"
-BUSY = 0.3  # of a core taken by others
 # How many kernels torch (first) and oneDNN keep, each made for one shape: what an epoch's widths
 # need again is within 640. By default both keep 1,024 (LOG.md).
 FEW_KERNELS = {"LRU_CACHE_CAPACITY": "1", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "640"}

@@ -17,9 +17,9 @@ import torch
 from peftlab.adapters import load
 from peftlab.adapters.whole import replace_folder
 from peftlab.bench.grid import load_tasks
+from peftlab.bench.inference import evaluate
 from peftlab.bench.keep import best_seed, main_score, row_of
 from peftlab.bench.record import Record
-from peftlab.bench.single import evaluate
 from peftlab.bench.stats import merit
 from peftlab.bench.store import Store
 from peftlab.bench.suite import Suite, Training

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from peftlab.bench.cell import Cell
+from peftlab.bench.own import OwnMethod, sent, source_hash
 from peftlab.bench.record import MethodPart, ModelPart, TaskPart
 from peftlab.bench.suite import Suite, Training, Variant
 from peftlab.errors import RequestError
@@ -72,6 +73,7 @@ def resolve(suite: Suite) -> Grid:
         for variant, method in zip(suite.methods, methods, strict=True)
     ]
     _check_rows(parts, suite)
+    own_methods = [sent(type(method)) for method in methods]
     cells = [
         make_cell(
             suite=suite.name,
@@ -82,9 +84,12 @@ def resolve(suite: Suite) -> Grid:
             training=resolve_training(suite.training, variant, method, task, sizes, device.value),
             precision=precision.value,
             seed=seed,
+            own=own,
         )
-        for task, seed, (variant, method, part) in product(
-            tasks, dict.fromkeys(suite.seeds), list(zip(suite.methods, methods, parts, strict=True))
+        for task, seed, (variant, method, part, own) in product(
+            tasks,
+            dict.fromkeys(suite.seeds),
+            list(zip(suite.methods, methods, parts, own_methods, strict=True)),
         )
     ]
     notes = [f"device {device.value} ({device.reason}), {precision.value} ({precision.reason})"]
@@ -150,6 +155,7 @@ def method_part(model: Any, method: Method, asked: Training, variant: Variant) -
         targets=targets.patterns if targets else [],
         notes=targets.notes if targets else [],
         rate_from="asked for" if _asked_rate(asked, variant, method) else "default",
+        source_sha256=source_hash(type(method)),
     )
 
 
@@ -232,6 +238,7 @@ def make_cell(
     training: dict[str, Any],
     precision: str,
     seed: int,
+    own: OwnMethod | None = None,
 ) -> Cell:
     """One cell; a method that needs a base of its own precision gets one.
 
@@ -250,6 +257,7 @@ def make_cell(
         training=training | {"compute": compute},
         precision=held,
         seed=seed,
+        own=own,
     )
 
 

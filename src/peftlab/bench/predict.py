@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from peftlab.adapters import check_adapter, load, read_card
-from peftlab.bench.single import predictions
+from peftlab.bench.inference import predictions
 from peftlab.errors import RequestError
 from peftlab.layers import resolve_device
 from peftlab.tasks import answer_file, check_out, read_sheet

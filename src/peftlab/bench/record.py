@@ -44,6 +44,7 @@ class MethodPart(_Part):
     targets: list[str]  # patterns of the module names that were adapted; empty where none
     notes: list[str]  # what a reader must know, such as a fused projection
     rate_from: str = ""  # "default" or "asked for"; empty in records that don't say
+    source_sha256: str | None = None  # of the code of a user's own method; null for peftlab's
 
 
 class Best(_Part):

@@ -74,6 +74,8 @@ def run_cell(
     started = time.perf_counter()
     try:
         torch.set_num_threads(cell.training["threads"])
+        if cell.own is not None:
+            cell.own.receive()
         task = Task.read(task_file)
         tokenizer = load_tokenizer(cell.model_folder)
         tokens = tokens_of(tokenizer, task, cell.training["max_length"], task_file.parent)

@@ -1,4 +1,4 @@
-"""One model in one's own hands: train it, evaluate it, predict with it.
+"""Train a model that one holds in one's own hands.
 
 model, tokenizer = peftlab.load_model("minilm", num_labels=2)
 record = peftlab.train(model, tokenizer, "paraphrase", peftlab.LoRA(rank=8))
@@ -8,29 +8,38 @@ peftlab.predict(model, tokenizer, [("a sentence", "another one")])
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ValidationError
 from rich.console import Console
 
-from peftlab.adapters import TaskCard, is_merged, save
+from peftlab.adapters import base_of, is_merged, save
+from peftlab.adapters.whole import check_replaceable, replace_folder
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Sizes, method_part, resolve_training, task_part
+from peftlab.bench.inference import check_outputs, held, task_of
 from peftlab.bench.progress import observer
 from peftlab.bench.record import ModelPart, Record
-from peftlab.bench.runner import answers, dev_score, run, write
-from peftlab.bench.store import Store
+from peftlab.bench.runner import Outcome, run
+from peftlab.bench.store import BESIDE, lines_of
 from peftlab.bench.suite import Training, Variant
+from peftlab.bench.threads import threads_for
 from peftlab.bench.tokens import tokens_of
-from peftlab.errors import RequestError, explain
-from peftlab.layers import held_precision, resolve_compute, resolve_precision
-from peftlab.methods import Method, inject, injected, make
-from peftlab.models import Source, agree_on_padding, check_batches, token_limit
-from peftlab.tasks import Task, load
-from peftlab.training import MemoryMeter, Plan, encode, outputs
+from peftlab.errors import RequestError, check_seed, expect_path, explain
+from peftlab.layers import resolve_compute, resolve_precision
+from peftlab.methods import Method, inject, injected, resolve_method
+from peftlab.models import (
+    Source,
+    agree_on_padding,
+    check_batches,
+    check_model,
+    check_tokenizer,
+    token_limit,
+)
+from peftlab.tasks import Task
+from peftlab.training import MemoryMeter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -64,29 +73,48 @@ def train(
         batch_size: examples a step.
         lr: the highest learning rate of the adapter; the method's default if not given.
         seed: of data order, dropout and, if they are drawn here, the adapters.
-        out: a folder for the record, curve, predictions and adapter, as `compare` writes them;
+        out: a new or empty folder, or an adapter's, which is replaced: for the adapter, as `save`
+            writes it, and record.json, curve.jsonl and predictions.jsonl, as `peftlab train` does;
             nothing is written if not given.
         training: further fields of `peftlab.bench.suite.Training`, such as head_lr or warmup;
-            device, threads and a frozen base's precision are the model's and torch's own.
+            device and a frozen base's precision are the model's own. Without `threads` they are
+            torch's, or as many as others leave cores for; the record says how many.
 
     Raises:
-        RequestError: if the request is wrong.
+        RequestError: if the request is wrong, or `out` holds something else.
         Diverged: if the loss is no number any more.
     """
     started = time.perf_counter()
-    task = load(task) if isinstance(task, str) else task
-    method = make(method) if isinstance(method, str) else method
+    check_model(model)
+    check_tokenizer(tokenizer)
+    task = task_of(task)
+    method = resolve_method(method)
+    check_seed(seed)
     asked = _check({"epochs": epochs, "batch_size": batch_size, "lr": lr, **training}, method)
-    _check_outputs(model, task)
-    store = Store(Path(out)) if out is not None else None
-    if store is not None:
-        store.prepare()
+    check_outputs(model, task)
     if is_merged(model):
         raise RequestError(
             "this model is merged, so no adapter is left in it to train; unmerge it first"
         )
     agree_on_padding(model, tokenizer)
     check_batches(model, tokenizer)
+    folder = None if out is None else _checked_folder(model, out)
+    with threads_for(model.device.type, asked.threads):
+        outcome = _run(model, tokenizer, task, method, asked, seed, started)
+    if folder is not None:
+        replace_folder(folder, lambda place: _fill(place, model, outcome))
+    return outcome.record
+
+
+def _run(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    task: Task,
+    method: Method,
+    asked: Training,
+    seed: int,
+    started: float,
+) -> Outcome:
     device = model.device.type
     memory = MemoryMeter(device)
     torch.manual_seed(seed)
@@ -105,98 +133,32 @@ def train(
             started,
         )
         progress.end(outcome.record)
-    if store is not None:
-        if getattr(model, "peftlab_source", None) is not None:  # else its base has no name
-            save(model, store.adapter(outcome.record.cell))
-        write(store, outcome)
-    return outcome.record
+    return outcome
 
 
-def evaluate(
-    model: PreTrainedModel, tokenizer: Any, task: Task | str, fast: bool = True
-) -> dict[str, float]:
-    """The task's metrics of `model` on its dev split, as fractions.
-
-    `fast` computes as `peftlab.layers.engine` does, else the model's own code as it is.
-    """
-    task = load(task) if isinstance(task, str) else task
-    _check_outputs(model, task)
-    agree_on_padding(model, tokenizer)
-    longest = _longest(model, tokenizer, task.max_length)
-    dev = encode(tokenizer, task.dev.texts, task.dev.labels, longest)
-    return dev_score(task, outputs(model, dev, _plan_for_inference(model, task.kind, fast)))
+def _checked_folder(model: PreTrainedModel, out: Any) -> Path:
+    """`out`, to which the trained adapter can be written: found out before it is trained."""
+    expect_path("out", out)
+    check_replaceable(Path(out))
+    base_of(model)
+    return Path(out)
 
 
-def predict(
-    model: PreTrainedModel,
-    tokenizer: Any,
-    texts: Sequence[str | tuple[str, ...]],
-    fast: bool = True,
-) -> list[str] | list[float]:
-    """The answer to each text, or pair of texts: a class's name, or a number for a regression.
-
-    `fast` as in `evaluate`.
-    """
-    rows = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
-    found = predictions(model, tokenizer, rows, lambda n: None, fast)
-    return [answer.prediction for answer in found]  # type: ignore[return-value]
-
-
-class Prediction(NamedTuple):
-    """The answer to one text, and the probability of each class; none for a regression."""
-
-    prediction: str | float
-    scores: dict[str, float]
-
-
-def predictions(
-    model: PreTrainedModel,
-    tokenizer: Any,
-    rows: Sequence[tuple[str, ...]],
-    on_batch: Callable[[int], None],
-    fast: bool = True,
-) -> list[Prediction]:
-    """The answer to each row of one or two texts.
-
-    Args:
-        model: loaded and trained.
-        tokenizer: the model's own.
-        rows: one or two texts each.
-        on_batch: called with the number of rows of each batch that is done.
-        fast: as in `evaluate`.
-    """
-    if not rows:
-        return []
-    if len({len(row) for row in rows}) > 1:
-        raise RequestError("texts must be all single texts or all pairs, got some of each")
-    agree_on_padding(model, tokenizer)
-    kind = "regression" if model.config.num_labels == 1 else "classes"
-    data = encode(tokenizer, rows, [0] * len(rows), _longest(model, tokenizer, None))
-    logits = outputs(model, data, _plan_for_inference(model, kind, fast), on_batch)
-    found = answers(kind, logits)
-    if kind == "regression":
-        return [Prediction(float(value), {}) for value in found]
-    given: dict[Any, str] = model.config.id2label or {}
-    names = [given.get(index, str(index)) for index in range(logits.shape[1])]
-    shares = logits.softmax(-1).tolist()
-    return [
-        Prediction(names[int(index)], dict(zip(names, row, strict=True)))
-        for index, row in zip(found, shares, strict=True)
-    ]
-
-
-def _longest(model: PreTrainedModel, tokenizer: Any, otherwise: int | None) -> int:
-    """The longest input: as in training where the model knows it, else the task's or its own."""
-    limit = token_limit(tokenizer, model.config)
-    card: TaskCard | None = getattr(model, "peftlab_task", None)
-    wanted = card.max_length if card else otherwise
-    return min(wanted or limit, limit)
+def _fill(place: Path, model: PreTrainedModel, outcome: Outcome) -> None:
+    """Write the adapter and, beside it, what `peftlab train` writes there."""
+    save(model, place)
+    texts = {
+        "records": outcome.record.model_dump_json(indent=2) + "\n",
+        "curves": lines_of(outcome.curve),
+        "predictions": lines_of(outcome.predictions),
+    }
+    for kind, text in texts.items():
+        (place / BESIDE[kind]).write_text(text, encoding="utf-8")
 
 
 def _check(training: dict[str, Any], method: Method) -> Training:
     ways = {
         "device": "move the model with model.to(device)",
-        "threads": "call torch.set_num_threads",
         "precision": "load the model with load_model(..., precision=...)",
     }
     if method.base_precision == "fp32":
@@ -207,14 +169,6 @@ def _check(training: dict[str, Any], method: Method) -> Training:
         return Training.model_validate(training)
     except ValidationError as error:
         raise explain(error, "training", Training.model_fields) from None
-
-
-def _check_outputs(model: PreTrainedModel, task: Task) -> None:
-    if model.config.num_labels != task.num_labels:
-        raise RequestError(
-            f"task {task.name} needs a model with {task.num_labels} outputs and this one has "
-            f"{model.config.num_labels}; load it with num_labels={task.num_labels}"
-        )
 
 
 def _cell(
@@ -230,8 +184,8 @@ def _cell(
     longest = token_limit(tokenizer, model.config)
     sizes = Sizes(longest, model.config.hidden_size)
     training = resolve_training(asked, variant, method, task, sizes, device)
-    held = _held(model)
-    compute = getattr(model, "peftlab_compute", held)
+    precision = held(model)
+    compute = getattr(model, "peftlab_compute", precision)
     if method.base_precision == "fp32":
         compute = resolve_compute(resolve_precision(asked.precision, device).value, device)
     source: Source | None = getattr(model, "peftlab_source", None)
@@ -248,28 +202,6 @@ def _cell(
         task=task_part(task),
         method=method_part(model, method, asked, variant),
         training=training | {"compute": compute},
-        precision=held,
+        precision=precision,
         seed=seed,
-    )
-
-
-def _held(model: PreTrainedModel) -> str:
-    return held_precision(model.get_submodule(model.base_model_prefix))
-
-
-def _plan_for_inference(model: PreTrainedModel, kind: str, fast: bool) -> Plan:
-    return Plan(
-        fast=fast,
-        kind=kind,
-        epochs=0,
-        batch_size=32,
-        lr=0.0,
-        head_lr=0.0,
-        weight_decay=0.0,
-        warmup=0.0,
-        clip=1.0,
-        seed=0,
-        device=model.device.type,
-        # as it was trained
-        autocast=_held(model) == "fp32" and getattr(model, "peftlab_compute", None) == "bf16",
     )

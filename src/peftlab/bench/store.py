@@ -19,6 +19,7 @@ from peftlab.bench.record import Record
 from peftlab.errors import JSON_ERRORS, RequestError, system_refusals, unknown
 
 OURS = {"suite.json", "records", "curves", "predictions", "adapters", "report"}
+BESIDE = {"records": "record.json", "curves": "curve.jsonl", "predictions": "predictions.jsonl"}
 NEEDED_MIB = 200  # records and curves are small; the page and its figures take a few MiB
 
 
@@ -165,8 +166,7 @@ class Store:
 
     def write_lines(self, kind: str, cell: str, rows: Iterable[dict[str, Any]]) -> None:
         """Write `OUT/kind/CELL.jsonl`, one JSON object a line."""
-        lines = [json.dumps(row, ensure_ascii=False) for row in rows]
-        self._write(self.out / kind / f"{cell}.jsonl", "\n".join(lines) + "\n")
+        self._write(self.out / kind / f"{cell}.jsonl", lines_of(rows))
 
     def _write(self, path: Path, text: str) -> None:
         path.parent.mkdir(exist_ok=True)
@@ -197,6 +197,11 @@ def chosen(
         if (tasks is None or record.task.name in tasks)
         and (methods is None or {record.method.label, record.method.name} & set(methods))
     ]
+
+
+def lines_of(rows: Iterable[dict[str, Any]]) -> str:
+    """One JSON object a line."""
+    return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n"
 
 
 def relabelled(record: Record, label: str) -> Record:

@@ -235,7 +235,10 @@ def _label(given: dict[str, Any]) -> str | None:
 
 def _changed(method: Method) -> dict[str, Any]:
     """The settings that differ from the method's defaults."""
-    defaults = type(method)().settings
+    try:
+        defaults = type(method)().settings
+    except RequestError:  # a user's own, which asks for one
+        return method.settings
     return {key: value for key, value in method.settings.items() if value != defaults[key]}
 
 

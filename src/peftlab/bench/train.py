@@ -11,10 +11,8 @@ from peftlab.bench.compare import run_grid
 from peftlab.bench.grid import Grid
 from peftlab.bench.progress import Observer
 from peftlab.bench.record import Record
-from peftlab.bench.store import Store
+from peftlab.bench.store import BESIDE, Store
 from peftlab.errors import RequestError
-
-BESIDE = {"records": "record.json", "curves": "curve.jsonl", "predictions": "predictions.jsonl"}
 
 
 def train_folder(grid: Grid, out: Path, progress: Observer) -> Record:

@@ -120,17 +120,9 @@ def data_of(
     path: Path | None, text: str | None, label: str | None, dev: Path | None, kind: str | None
 ) -> dict[str, Any] | None:
     """The user's own data."""
-    if path is None:
-        others = given(**{"--text": text, "--label": label, "--dev": dev, "--kind": kind})
-        if others:
-            raise RequestError(
-                f"{next(iter(others))} describes your own data; give the file with --data FILE"
-            )
-        return None
-    columns = split(text, "--text")
-    if columns is None or label is None:
-        raise RequestError("--data FILE needs --text COLUMN[,COLUMN] and --label COLUMN")
-    return given(path=path, text=columns, label=label, dev=dev, kind=kind)
+    from peftlab.bench.data import data_request
+
+    return data_request(path, split(text, "--text"), label, dev, kind)
 
 
 def split(text: str | None, option: str) -> list[str] | None:

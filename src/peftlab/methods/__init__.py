@@ -7,7 +7,19 @@ inject(model, LoRA())       make a loaded model trainable by a method
 import importlib
 import pkgutil
 
-from peftlab.methods.base import METHODS, Method, inject, injected, make, split_variants
+from peftlab.methods.base import (
+    METHODS,
+    STRICT,
+    Method,
+    inject,
+    injected,
+    is_built_in,
+    make,
+    register,
+    resolve_method,
+    split_variants,
+    train_head_only,
+)
 
 for _module in pkgutil.iter_modules(__path__, prefix=f"{__name__}."):
     importlib.import_module(_module.name)
@@ -22,10 +34,15 @@ globals().update({method.__name__: method for method in METHODS.values()})
 
 __all__ = [
     "METHODS",
+    "STRICT",
     "Method",
     "inject",
     "injected",
+    "is_built_in",
     "make",
+    "register",
+    "resolve_method",
     "split_variants",
+    "train_head_only",
     *(method.__name__ for method in METHODS.values()),
 ]

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import torch
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import nn
 
-from peftlab.errors import RequestError, explain, unknown
-from peftlab.layers import NF4Linear, held_precision
-from peftlab.models import Targets, head_names, head_parameters
+from peftlab.errors import Explained, RequestError, expect, unknown
+from peftlab.layers import NF4Linear, held_precision, hold_in_fp32
+from peftlab.layers.precision import DTYPES
+from peftlab.models import Targets, check_model, head_names, head_parameters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -62,7 +63,7 @@ class Rehearsal(Protocol):
 
 
 @dataclass(frozen=True, config=STRICT)
-class Method(abc.ABC):
+class Method(abc.ABC, metaclass=Explained):
     """What is trained and how. Its fields are the settings; a run's state is in adapter buffers.
 
     Attributes:
@@ -129,23 +130,23 @@ class Method(abc.ABC):
             for (is_head, is_matrix), parameters in groups.items()
         ]
 
-    def check_device(self, device: str) -> None:  # noqa: B027
+    def check_device(self, device: str) -> None:
         """Raise `RequestError` if this method can't be trained on `device`."""
 
     def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """AdamW with β (.9, .999), ε 1e-8; each group brings its lr and its weight decay."""
         return torch.optim.AdamW(groups, fused=True)
 
-    def prepare(self, model: PreTrainedModel, rehearsal: Rehearsal) -> None:  # noqa: B027
+    def prepare(self, model: PreTrainedModel, rehearsal: Rehearsal) -> None:
         """Called once, before the training begins; its time is recorded as `prepare_s`."""
 
-    def before_step(self, model: PreTrainedModel, step: Step) -> None:  # noqa: B027 - a hook, not a duty
+    def before_step(self, model: PreTrainedModel, step: Step) -> None:
         """Called before the step's first forward."""
 
-    def before_update(self, model: PreTrainedModel, step: Step) -> None:  # noqa: B027
+    def before_update(self, model: PreTrainedModel, step: Step) -> None:
         """Called when gradients are complete and not yet clipped."""
 
-    def after_step(self, model: PreTrainedModel, step: Step) -> None:  # noqa: B027
+    def after_step(self, model: PreTrainedModel, step: Step) -> None:
         """Called after the optimizer's step."""
 
     def idle(self, model: PreTrainedModel) -> list[str]:
@@ -178,7 +179,7 @@ class Method(abc.ABC):
         """What the run has made of the model's structure, as JSON; `restore` makes it again."""
         return {}
 
-    def restore(self, model: PreTrainedModel, state: dict[str, Any]) -> None:  # noqa: B027
+    def restore(self, model: PreTrainedModel, state: dict[str, Any]) -> None:
         """Make the structure that `state` describes, on a model that was just injected."""
 
     def peft_config(self) -> dict[str, Any] | None:
@@ -191,8 +192,30 @@ METHODS: dict[str, type[Method]] = {}
 M = TypeVar("M", bound=type[Method])
 
 
+def is_built_in(method: type[Method]) -> bool:
+    """Whether the method is one of peftlab's own."""
+    return method.__module__.startswith("peftlab.methods.")
+
+
 def register(method: M) -> M:
-    """Class decorator: make a method known by its name."""
+    """Class decorator: make a method known by its name, wherever a name is asked for.
+
+    Raises:
+        RequestError: if the name is a built-in method's and the class is not.
+    """
+    needed = ("name", "summary", "paper", "default_lr")
+    lacking = [name for name in needed if not hasattr(method, name)]
+    if lacking:
+        raise RequestError(
+            f"{method.__name__} lacks {', '.join(lacking)}; a method has the class variables "
+            f"{', '.join(needed)}"
+        )
+    taken = METHODS.get(method.name)
+    if taken is not None and is_built_in(taken) and not is_built_in(method):
+        raise RequestError(
+            f"{method.__name__} can't be called {method.name!r}, as peftlab's {taken.__name__} is; "
+            "give it a class variable name of its own"
+        )
     METHODS[method.name] = method
     return method
 
@@ -204,11 +227,20 @@ def make(name: str, settings: Mapping[str, Any] | None = None) -> Method:
         RequestError: for an unknown name or setting, or a value out of range.
     """
     if name not in METHODS:
-        raise unknown("method", name, METHODS)
-    try:
-        return METHODS[name](**(settings or {}))
-    except ValidationError as error:
-        raise explain(error, name, [field.name for field in fields(METHODS[name])]) from None
+        raise unknown("method", name, METHODS, "One of your own is made known by peftlab.register.")
+    return METHODS[name](**(settings or {}))
+
+
+def resolve_method(method: Method | str) -> Method:
+    """A method by its name, or as it is.
+
+    Raises:
+        RequestError: for an unknown name, or what is no method.
+    """
+    if isinstance(method, type) and issubclass(method, Method):
+        raise RequestError(f"method must be a value, got the class; call it: {method.__name__}()")
+    expect("method", method, (str, Method), "a name, or a Method such as LoRA(rank=8)")
+    return make(method) if isinstance(method, str) else method
 
 
 def inject(model: PreTrainedModel, method: Method | str) -> PreTrainedModel:
@@ -218,10 +250,12 @@ def inject(model: PreTrainedModel, method: Method | str) -> PreTrainedModel:
         RequestError: if a target matches no layer, the base is held in a precision that the
             method can't train, or the model has been injected before.
     """
-    method = make(method) if isinstance(method, str) else method
+    check_model(model)
+    method = resolve_method(method)
     if injected(model) is not None:
         raise RequestError(f"this model is already injected with {injected(model)}; load it again")
     _check_precision(model, method)
+    _raise_head(model)
     model.peftlab_targets = method.inject(model)  # type: ignore[assignment]
     frozen = [name for name, p in head_parameters(model).items() if not p.requires_grad]
     assert not frozen, f"{method.name} leaves the head frozen: {frozen[0]}"
@@ -239,6 +273,10 @@ def _check_precision(model: PreTrainedModel, method: Method) -> None:
     held = held_precision(model.get_submodule(model.base_model_prefix))
     if any(isinstance(part, NF4Linear) for part in _head(model)):
         raise RequestError("the head is quantised, and every method trains it; load the model anew")
+    if held not in (*DTYPES, "nf4", "float64"):
+        raise RequestError(
+            f"the base is held in {held}; load it in fp32 or bf16, as with dtype=torch.bfloat16"
+        )
     if method.base_precision == "fp32" and held not in ("fp32", "float64"):
         raise RequestError(
             f"{method.name} updates the base itself and needs it in fp32, but it is held in "
@@ -250,6 +288,14 @@ def _check_precision(model: PreTrainedModel, method: Method) -> None:
             f"{method.name} is made for a base in four bits, and this one is held in {held}; "
             "load it with precision='nf4', or take lora"
         )
+
+
+def _raise_head(model: PreTrainedModel) -> None:
+    """Hold the head in fp32 where it is in less, as in a model that transformers loaded in bf16."""
+    for name in head_names(model):
+        part = model.get_submodule(name)
+        if any(p.dtype.itemsize < torch.float32.itemsize for p in part.parameters()):
+            hold_in_fp32(part)
 
 
 def _head(model: PreTrainedModel) -> Iterator[nn.Module]:

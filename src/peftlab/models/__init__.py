@@ -5,7 +5,8 @@ load_model("path/to/folder")   config.json, *.safetensors and a tokenizer
 load_model("roberta-base")     any hub name, for sequence classification
 """
 
-from peftlab.models.find import BUNDLED, Source, find, is_bundled_here
+from peftlab.models.find import BUNDLED, Source, find, is_bundled_here, looks_like_folder
+from peftlab.models.given import check_model, check_tokenizer
 from peftlab.models.lean import quiet
 from peftlab.models.load import (
     check_weights,
@@ -40,6 +41,8 @@ __all__ = [
     "Unit",
     "agree_on_padding",
     "check_batches",
+    "check_model",
+    "check_tokenizer",
     "check_weights",
     "empty_model",
     "find",
@@ -55,6 +58,7 @@ __all__ = [
     "load_source",
     "load_tokenizer",
     "longest_input",
+    "looks_like_folder",
     "mark_own_unit",
     "norms",
     "quiet",

@@ -51,7 +51,7 @@ def find(name: str, revision: str | None = None) -> Source:
     with system_refusals(f"model {name} can't be read"):
         if name == BUNDLED:
             folder, revision = _bundled(), None
-        elif _is_folder(name):
+        elif looks_like_folder(name):
             folder, revision = _expanded(name), None
         else:
             folder, revision = _from_hub(name, revision)
@@ -76,7 +76,8 @@ def _bundled() -> Path:
     return Path(spec.origin).parent / "model"
 
 
-def _is_folder(name: str) -> bool:
+def looks_like_folder(name: str) -> bool:
+    """Whether `name` means a folder, there or not, rather than a model of the hub."""
     looks_like_one = name.startswith((".", "/", "~")) or name.count("/") > 1
     return looks_like_one or Path(name).is_dir()
 

@@ -14,7 +14,7 @@ import torch
 import transformers  # its classes are looked up when used: importing them takes 2 s
 from safetensors import safe_open
 
-from peftlab.errors import RequestError
+from peftlab.errors import RequestError, check_seed, expect, expect_path
 from peftlab.layers import (
     hold_in_fp32,
     hold_in_nf4,
@@ -49,7 +49,7 @@ def empty_model(folder: Path, num_labels: int, precision: str = "fp32") -> PreTr
 
 
 def load_model(
-    name: str, num_labels: int = 2, precision: str = "auto", seed: int = 0
+    name: str | Path, num_labels: int = 2, precision: str = "auto", seed: int = 0
 ) -> tuple[PreTrainedModel, Any]:
     """Load a pretrained model for `num_labels` outputs, its base in `precision`, its head in fp32.
 
@@ -57,12 +57,19 @@ def load_model(
     from a generator of its own, so that one seed gives every method and precision one head.
 
     Raises:
-        RequestError: if there is no such model, or its folder lacks what is needed.
+        RequestError: if there is no such model, its folder lacks what is needed, or an argument is
+            of a wrong type.
     """
-    source = find(name)
+    expect_path("name", name)
+    expect("num_labels", num_labels, int, "a whole number")
+    expect("precision", precision, str, "auto, fp32, bf16 or nf4")
+    check_seed(seed)
+    if num_labels < 1:
+        raise RequestError(f"num_labels must be >= 1, got {num_labels}; 1 is for a regression")
     device = resolve_device().value
     resolved = resolve_precision(precision, device).value
     compute = resolve_compute(resolved, device)
+    source = find(str(name))
     model = load_source(source, num_labels, resolved, seed, compute)
     tokenizer = load_tokenizer(source.folder)
     agree_on_padding(model, tokenizer)

@@ -17,14 +17,14 @@ from typing import Literal
 from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from peftlab.errors import unknown
+from peftlab.errors import Explained, unknown
 from peftlab.tasks.metrics import ALLOWED, RECORDED
 
 Kind = Literal["classes", "regression"]
 
 
 @dataclass(frozen=True)
-class Examples:
+class Examples(metaclass=Explained):
     """One split. `texts[i]` has one text a column (a sentence, or a pair); `labels[i]` its answer.
 
     A label is an index into `Task.labels` for classes and a number for a regression.
@@ -38,7 +38,7 @@ class Examples:
 
 
 @dataclass(frozen=True)
-class Task:
+class Task(metaclass=Explained):
     """What a model is asked, with its data.
 
     Attributes:

@@ -1,0 +1,148 @@
+"""A method of the user's own: how its class reaches a cell, and what stands for its code there.
+
+A cell is a process that never runs the user's script. The class goes to it by value, with what it
+uses of its own file; what that imports is found where the caller finds it. In a cell's identity,
+and in its record, the class is a hash of its source and of what it uses in its file, so that a cell
+is run again when the method was changed, and not when the rest of a script was.
+"""
+
+from __future__ import annotations
+
+import ast
+import base64
+import contextlib
+import hashlib
+import inspect
+import linecache
+import pickle
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+from pydantic import BaseModel, ConfigDict
+
+from peftlab.errors import RequestError
+from peftlab.methods import Method, is_built_in, register
+
+
+class OwnMethod(BaseModel):
+    """The class of a method that is not peftlab's, as an order to a worker carries it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pickled: str  # base64
+    path: list[str]  # where its imports are looked for, after the worker's own
+
+    def receive(self) -> None:
+        """Make the method known in this process."""
+        sys.path += [folder for folder in self.path if folder not in sys.path]
+        register(pickle.loads(base64.b64decode(self.pickled)))
+
+
+def sent(method: type[Method]) -> OwnMethod | None:
+    """What a cell needs to know the method; None for one of peftlab's own.
+
+    Raises:
+        RequestError: if its source is nowhere to be read, or it can't leave this process.
+    """
+    if is_built_in(method):
+        return None
+    if source_hash(method) is None:
+        raise RequestError(
+            f"the source of {method.__name__} can't be found, and without it nobody can tell "
+            "whether a finished cell was of this method; define it in a file or a notebook's cell"
+        )
+    import cloudpickle
+
+    try:
+        with _by_value(sys.modules.get(method.__module__)):
+            pickled = cloudpickle.dumps(method)
+    except Exception as error:  # whatever the class holds on to raises when it is pickled
+        raise RequestError(
+            f"{method.__name__} can't be sent to a cell's process: {error}; define it in a module "
+            "of its own, which holds nothing but the method"
+        ) from error
+    path = [str(Path(folder).resolve()) for folder in sys.path]
+    return OwnMethod(pickled=base64.b64encode(pickled).decode(), path=path)
+
+
+@contextlib.contextmanager
+def _by_value(module: ModuleType | None) -> Iterator[None]:
+    """Classes of `module` are pickled whole, as those of a script always are."""
+    import cloudpickle
+
+    if module is None or module.__name__ == "__main__":
+        yield
+        return
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
+
+
+def source_hash(method: type[Method]) -> str | None:
+    """SHA-256 of a method's source and of all that it uses in its file; None if it has no file.
+
+    None for peftlab's own too, whose source the record's commit or version says.
+    """
+    if is_built_in(method):
+        return None
+    name = method.__qualname__.partition(".")[0]
+    for file in _files(method):
+        text = "".join(linecache.getlines(file))
+        found = definitions(text, name)
+        if found:
+            return hashlib.sha256(found.encode()).hexdigest()
+    return None
+
+
+def _files(method: type[Method]) -> list[str]:
+    """Where the class may be written: its module's file, or the notebook's cell of a function."""
+    file = getattr(sys.modules.get(method.__module__), "__file__", None)
+    functions = [value for value in vars(method).values() if inspect.isfunction(value)]
+    return [*([file] if file else []), *(value.__code__.co_filename for value in functions)]
+
+
+def definitions(text: str, name: str) -> str:
+    r"""What defines `name` in a file's text, and all that this uses in turn, in the file's order.
+
+    >>> print(definitions("a = 1; b = a; c = 3\ndef f():\n    return b\nprint(f())", "f"))
+    a = 1
+    b = a
+    def f():
+        return b
+    """
+    statements = ast.parse(text).body
+    binding: dict[str, list[int]] = {}
+    for index, statement in enumerate(statements):
+        for bound in _bound(statement):
+            binding.setdefault(bound, []).append(index)
+    wanted: set[int] = set()
+    names = [name] if name in binding else []
+    while names:
+        for index in binding.get(names.pop(), []):
+            if index not in wanted:
+                wanted.add(index)
+                names += _used(statements[index])
+    return "\n".join(ast.unparse(statements[index]) for index in sorted(wanted))
+
+
+def _bound(statement: ast.stmt) -> set[str]:
+    """The names that a statement of a file defines."""
+    if isinstance(statement, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        return {statement.name}
+    found = set()
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.alias):
+            found.add(node.asname or node.name.partition(".")[0])
+        elif isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            found.add(node.name)
+    return found
+
+
+def _used(statement: ast.stmt) -> list[str]:
+    return [node.id for node in ast.walk(statement) if isinstance(node, ast.Name)]

@@ -1,0 +1,186 @@
+"""A method of the user's own in compare: its class reaches the cells, its code is in their name."""
+
+from __future__ import annotations
+
+import json
+import linecache
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from transformers import PreTrainedModel
+
+import peftlab
+from peftlab.bench.own import definitions, sent, source_hash
+from peftlab.methods import METHODS, Method, make, register, train_head_only
+from peftlab.tasks import Task
+
+METHOD = """
+from __future__ import annotations
+import sys
+from typing import ClassVar
+import peftlab
+from peftlab.layers import LoRALinear, replace_linears
+from peftlab.methods import STRICT, train_head_only
+from peftlab.models import find_targets
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from words import TARGETS  # a file beside the script
+
+SCALING = 2.0
+
+class MyLinear(LoRALinear):
+    def forward(self, x):
+        return super().forward(x)
+
+@dataclass(frozen=True, config=STRICT)
+class Mine(peftlab.Method):
+    name: ClassVar[str] = "mine"
+    summary: ClassVar[str] = "a low-rank update"
+    paper: ClassVar[str] = "my own"
+    default_lr: ClassVar[float] = 2e-3
+    rank: int = Field(default=4, ge=1)
+
+    def inject(self, model):
+        targets = find_targets(model, TARGETS)
+        train_head_only(model)
+        replace_linears(
+            model, targets.names, lambda base: MyLinear(base, self.rank, SCALING, 0.0)
+        )
+        return targets
+"""
+SCRIPT = (
+    METHOD
+    + """
+print("the script runs")
+records = peftlab.compare(
+    model={model!r}, tasks=[peftlab.Task.read({task!r})], out={out!r}, epochs=1, batch_size=8,
+    seeds={seeds!r}, methods=[Mine(), Mine(rank=2), {{"name": "lora", "alpha": 8.0, "rank": 4}}],
+)
+for record in records:
+    print(record.failure or record.status)
+"""
+)
+
+
+def _run(folder: Path, model: Path, seeds: list[int]) -> subprocess.CompletedProcess[str]:
+    text = SCRIPT.format(
+        model=str(model), task=folder / "task.json", out=str(folder / "out"), seeds=seeds
+    ).replace("PosixPath", "__import__('pathlib').Path")
+    (folder / "script.py").write_text(text)
+    return subprocess.run(
+        [sys.executable, folder / "script.py"], capture_output=True, text=True, check=False
+    )
+
+
+def test_a_class_of_a_bare_script_works_in_its_cells(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task
+) -> None:
+    """Without `if __name__ == "__main__"`; what the class uses of the script and beside it."""
+    tiny_task.write(tmp_path / "task.json")
+    (tmp_path / "words.py").write_text('TARGETS = "query,value"\n')
+    first = _run(tmp_path, tiny_model, [0])
+    assert first.stdout.splitlines() == ["the script runs", "done", "done", "done"], first.stderr
+    by_label = {}
+    for path in (tmp_path / "out" / "records").iterdir():
+        record = json.loads(path.read_text())
+        by_label[record["method"]["label"]] = record
+    assert set(by_label) == {"mine", "mine[rank=2]", "lora[alpha=8.0,rank=4]"}
+    assert by_label["mine"]["score"] == by_label["lora[alpha=8.0,rank=4]"]["score"]
+    assert re.fullmatch(r"[0-9a-f]{64}", by_label["mine"]["method"]["source_sha256"])
+    assert by_label["lora[alpha=8.0,rank=4]"]["method"]["source_sha256"] is None
+    again = _run(tmp_path, tiny_model, [0, 1])  # the rest of the script is another: no cell is
+    assert "6 cells, 3 done already" in again.stderr
+
+
+def test_a_cell_is_another_when_its_method_s_code_is() -> None:
+    """And when it is not the method's, it is not."""
+    wanted = definitions(METHOD, "Mine")
+    assert "class MyLinear" in wanted
+    assert "SCALING = 2.0" in wanted
+    assert "import sys" not in wanted
+    for same in (METHOD + "\nrecords = Mine()\n", METHOD.replace("  # a file beside", "  # where")):
+        assert definitions(same, "Mine") == wanted
+    for changed in ("SCALING = 3.0", "SCALING = float(2)"):
+        assert definitions(METHOD.replace("SCALING = 2.0", changed), "Mine") != wanted
+    assert definitions(METHOD.replace("return super", "return 2 * super"), "Mine") != wanted
+
+
+def _defined(text: str, file: str) -> type[Method]:
+    """The class `Mine` of `text`, run as if it stood in `file`."""
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(
+        compile(text.replace("from words import TARGETS", "TARGETS = 'query'"), file, "exec"), names
+    )
+    found: type[Method] = names["Mine"]
+    return found
+
+
+def test_a_class_of_a_notebook_s_cell_has_a_source() -> None:
+    text = METHOD.replace("from words import TARGETS", "TARGETS = 'query'")
+    linecache.cache["<cell 7>"] = (len(text), None, text.splitlines(keepends=True), "<cell 7>")
+    found = _defined(METHOD, "<cell 7>")
+    assert source_hash(found)
+    assert sent(found) is not None
+
+
+def test_a_class_without_a_source_is_refused(
+    tiny_model: Path, tiny_task: Task, tmp_path: Path
+) -> None:
+    mine = _defined(METHOD, "<string>")
+    with pytest.raises(peftlab.RequestError, match="define it in a file or a notebook's cell"):
+        peftlab.compare(model=tiny_model, tasks=tiny_task, methods=mine(), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    METHODS.pop("mine")
+
+
+LOCK = threading.Lock()
+
+
+class Locked(Method):
+    """Holds on to what can't leave a process."""
+
+    name: ClassVar[str] = "locked"
+    summary: ClassVar[str] = "the head"
+    paper: ClassVar[str] = "none"
+    default_lr: ClassVar[float] = 1e-3
+
+    def inject(self, model: PreTrainedModel) -> None:
+        with LOCK:
+            train_head_only(model)
+
+
+def test_what_can_not_be_sent_is_explained() -> None:
+    with pytest.raises(peftlab.RequestError, match="Locked can't be sent to a cell's process"):
+        sent(Locked)
+
+
+def test_peftlab_s_own_are_not_sent() -> None:
+    for method in METHODS.values():
+        assert sent(method) is None
+        assert source_hash(method) is None
+
+
+def test_a_name_of_peftlab_s_own_is_not_taken() -> None:
+    with pytest.raises(peftlab.RequestError, match="can't be called 'lora', as peftlab's LoRA is"):
+        register(type("Mine", (peftlab.LoRA,), {}))
+    with pytest.raises(peftlab.RequestError, match=r"Mine lacks name, summary, paper, default_lr"):
+        register(type("Mine", (Method,), {}))
+
+
+def test_an_adapter_of_an_own_method_is_loaded_where_its_class_is_known(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peftlab.methods.base.METHODS", dict(METHODS))
+    model, _ = peftlab.load_model(tiny_model)
+    peftlab.inject(model, Locked())
+    peftlab.save(model, tmp_path / "adapter")
+    with pytest.raises(peftlab.RequestError, match=r"unknown method 'locked'.*register"):
+        peftlab.load(tmp_path / "adapter")
+    peftlab.register(Locked)
+    again, _ = peftlab.load(tmp_path / "adapter")
+    assert again.peftlab_method == Locked() == make("locked")

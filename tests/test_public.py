@@ -1,0 +1,154 @@
+"""The public names as a caller in Python meets them: what they are, and what they refuse."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import peftlab
+from peftlab.methods import METHODS
+from peftlab.tasks import Examples, Task
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_model: Path) -> tuple[Any, Any]:
+    return peftlab.load_model(str(tiny_model))
+
+
+def test_dir_has_every_public_name_and_imports_no_torch() -> None:
+    code = "import sys, peftlab; print(*dir(peftlab)); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    names, torch = done.stdout.splitlines()
+    classes = {method.__name__ for method in METHODS.values() if method.__module__ != __name__}
+    assert {*peftlab.__all__, *classes} <= set(names.split())
+    assert torch == "False"
+
+
+def test_type_checkers_see_the_public_names() -> None:
+    """py.typed says that there are types; without the imports under TYPE_CHECKING all is Any."""
+    assert (resources.files("peftlab") / "py.typed").is_file()
+    tree = ast.parse(Path(peftlab.__file__).read_text(encoding="utf-8"))
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {
+        name.asname: statement.module
+        for statement in block.body
+        if isinstance(statement, ast.ImportFrom)
+        for name in statement.names
+    }
+    assert seen == peftlab._HOMES
+
+
+Call = Callable[[Any, Any], object]
+TRAIN, DEV = Examples([("a",)], [0]), Examples([("b",)], [1])
+TASK = Task("t", "classes", ("accuracy",), TRAIN, DEV, labels=("x", "y"))
+
+WRONG: dict[str, tuple[Call, str]] = {
+    "load_model name": (lambda m, t: peftlab.load_model(5), "name must be a path"),
+    "load_model outputs": (lambda m, t: peftlab.load_model("minilm", "2"), "num_labels must be"),
+    "load_model no outputs": (lambda m, t: peftlab.load_model("minilm", 0), "must be >= 1"),
+    "load_model precision": (lambda m, t: peftlab.load_model("minilm", 2, 16), "precision must be"),
+    "load_model seed": (lambda m, t: peftlab.load_model("minilm", seed="x"), "seed must be"),
+    "inject model": (lambda m, t: peftlab.inject(3, "lora"), "model must be"),
+    "inject method": (lambda m, t: peftlab.inject(m, 3), "method must be a name"),
+    "inject class": (lambda m, t: peftlab.inject(m, peftlab.LoRA), r"call it: LoRA\(\)"),
+    "inject backbone": (lambda m, t: peftlab.inject(m.bert, "lora"), "must have a head"),
+    "train model": (lambda m, t: peftlab.train(None, t, TASK, "lora"), "model must be"),
+    "train tokenizer": (lambda m, t: peftlab.train(m, None, TASK, "lora"), "tokenizer must be"),
+    "train task": (lambda m, t: peftlab.train(m, t, 5, "lora"), "task must be a name or a Task"),
+    "train method": (lambda m, t: peftlab.train(m, t, TASK, 5), "method must be a name"),
+    "train epochs": (lambda m, t: peftlab.train(m, t, TASK, "lora", epochs="3"), "epochs must be"),
+    "train lr": (lambda m, t: peftlab.train(m, t, TASK, "lora", lr="x"), "lr must be"),
+    "train seed": (lambda m, t: peftlab.train(m, t, TASK, "lora", seed="x"), "seed must be"),
+    "train low seed": (lambda m, t: peftlab.train(m, t, TASK, "lora", seed=-1), "seed must be"),
+    "train out": (lambda m, t: peftlab.train(m, t, TASK, "lora", out=5), "out must be a path"),
+    "train threads": (lambda m, t: peftlab.train(m, t, TASK, "lora", threads="2"), "threads must"),
+    "train unknown": (lambda m, t: peftlab.train(m, t, TASK, "lora", epoch=3), "mean 'epochs'"),
+    "evaluate model": (lambda m, t: peftlab.evaluate("minilm", t, TASK), "model must be"),
+    "evaluate tokenizer": (lambda m, t: peftlab.evaluate(m, 5, TASK), "tokenizer must be"),
+    "evaluate task": (lambda m, t: peftlab.evaluate(m, t, ["cola"]), "task must be a name"),
+    "evaluate fast": (lambda m, t: peftlab.evaluate(m, t, TASK, "no"), "fast must be True"),
+    "predict texts": (lambda m, t: peftlab.predict(m, t, 5), "texts must be a list"),
+    "predict one text": (lambda m, t: peftlab.predict(m, t, "a text"), "texts must be a list"),
+    "predict table": (lambda m, t: peftlab.predict(m, t, {"a": "b"}), "texts must be a list"),
+    "predict numbers": (lambda m, t: peftlab.predict(m, t, [1.5]), "texts must be a list"),
+    "predict triples": (lambda m, t: peftlab.predict(m, t, [("a", "b", "c")]), "texts must be"),
+    "save model": (lambda m, t: peftlab.save({}, "x"), "model must be"),
+    "save folder": (lambda m, t: peftlab.save(m, 5), "folder must be a path"),
+    "save rank": (lambda m, t: peftlab.save(m, "x", rank="2"), "rank must be"),
+    "load folder": (lambda m, t: peftlab.load(7), "folder must be a path"),
+    "load base": (lambda m, t: peftlab.load("x", base=7), "base must be a folder"),
+    "load precision": (lambda m, t: peftlab.load("x", precision=7), "precision must be"),
+    "merge": (lambda m, t: peftlab.merge(3), "model must be"),
+    "unmerge": (lambda m, t: peftlab.unmerge(t), "model must be"),
+    "compare suite": (lambda m, t: peftlab.compare(5), "suite must be a path"),
+    "compare model": (lambda m, t: peftlab.compare(model=m), "model must be a path"),
+    "compare tasks": (lambda m, t: peftlab.compare(tasks=5), "a task is a name"),
+    "compare methods": (lambda m, t: peftlab.compare(methods=[5]), "a method is a name"),
+    "compare class": (lambda m, t: peftlab.compare(methods=[peftlab.LoRA]), "a method is a name"),
+    "compare seeds": (lambda m, t: peftlab.compare(seeds="abc"), "got 'abc'"),
+    "compare seed": (lambda m, t: peftlab.compare(seeds=[0.5]), "got 0.5"),
+    "compare out": (lambda m, t: peftlab.compare(out=5), "out must be a path"),
+    "compare data_dir": (lambda m, t: peftlab.compare(data_dir=5), "data_dir must be a path"),
+    "compare keep": (lambda m, t: peftlab.compare(keep=5), "unknown keep '5'"),
+    "compare epochs": (lambda m, t: peftlab.compare(epochs="3"), "epochs must be"),
+    "compare data": (lambda m, t: peftlab.compare(data=5, text="a", label="b"), "path must be"),
+    "compare text": (lambda m, t: peftlab.compare(data="f.csv", text=5, label="b"), "text must be"),
+    "compare label": (lambda m, t: peftlab.compare(data="f.csv", text="a", label=5), "label must"),
+    "compare dev": (lambda m, t: peftlab.compare(data="f", text="a", label="b", dev=5), "dev must"),
+    "compare kind": (lambda m, t: peftlab.compare(data="f", text="a", label="b", kind=5), "kind"),
+    "a method's setting": (lambda m, t: peftlab.LoRA(rank="8"), "lora: rank must be"),
+    "no such setting": (lambda m, t: peftlab.LoRA(rnak=8), "did you mean 'rank'"),
+    "a task's field": (lambda m, t: Task(5, "classes", (), TRAIN, DEV), "name must be"),
+    "examples": (lambda m, t: Examples("abc", [0]), "texts must be"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_type_is_a_request_error(
+    name: str, loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    call, message = WRONG[name]
+    with pytest.raises(peftlab.RequestError, match=message):
+        call(*loaded)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_name_or_value_alone_is_a_list_of_one(
+    tiny_model: Path, tiny_task: Task, tmp_path: Path
+) -> None:
+    records = peftlab.compare(
+        model=tiny_model, tasks=tiny_task, methods=peftlab.LoRA(), seeds=3, out=tmp_path, epochs=1
+    )
+    assert [(r.method.name, r.seed, r.status) for r in records] == [("lora", 3, "done")]
+
+
+def test_a_users_file_is_compared_on_in_python(
+    tiny_model: Path, tiny_csv: Path, tmp_path: Path
+) -> None:
+    asked = {"model": tiny_model, "methods": "head", "epochs": 1, "out": tmp_path / "out"}
+    columns = {"text": "sentence", "label": "answer"}
+    (record,) = peftlab.compare(data=tiny_csv, **columns, **asked)
+    assert record.status == "done"
+    assert (record.task.name, record.task.source) == ("tiny", "file tiny.csv")
+    table = {"path": str(tiny_csv), "text": ["sentence"], "label": "answer"}
+    assert peftlab.compare(data=table, **asked) == [record]  # it is the same cell: done already
+    both = {**asked, "data": tiny_csv, **columns, "tasks": ["cola"]}
+    for wrong, message in (
+        ({"data": tiny_csv, **asked}, r"needs --text .*\(in Python: data=FILE, text=, label=\)"),
+        ({"text": "sentence", **asked}, "describes your own data"),
+        ({"data": {"text": "a"}, **asked}, "data must have a path"),
+        ({"data": {**table, "lable": "a"}, **asked}, "did you mean 'label'"),
+        ({"data": {**table, "kind": "numbers"}, **asked}, "got 'numbers'"),
+        ({"data": {**table, "label": "anser"}, **asked}, "anser"),
+        (both, "not both"),
+    ):
+        with pytest.raises(peftlab.RequestError, match=message):
+            peftlab.compare(**wrong)
