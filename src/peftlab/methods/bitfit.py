@@ -44,7 +44,7 @@ class BitFit(Method):
     name: ClassVar[str] = "bitfit"
     summary: ClassVar[str] = "every bias of the backbone"
     paper: ClassVar[str] = "arXiv:2106.10199"
-    default_lr: ClassVar[float] = 3e-3
+    default_lr: ClassVar[float] = 7.5e-4
 
     def inject(self, model: PreTrainedModel) -> None:
         biased = _biased(model)

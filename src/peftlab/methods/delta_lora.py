@@ -58,7 +58,7 @@ class DeltaLoRA(Method):
     name: ClassVar[str] = "delta-lora"
     summary: ClassVar[str] = "LoRA, the frozen weight follows its change"
     paper: ClassVar[str] = "arXiv:2309.02411"
-    default_lr: ClassVar[float] = 2e-3
+    default_lr: ClassVar[float] = 5e-4
 
     rank: int = Field(default=8, ge=1)
     alpha: float = Field(default=16.0, gt=0)

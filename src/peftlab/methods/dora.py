@@ -60,7 +60,7 @@ class DoRA(Method):
     name: ClassVar[str] = "dora"
     summary: ClassVar[str] = "a low-rank update of direction, and a magnitude per output"
     paper: ClassVar[str] = "arXiv:2402.09353"
-    default_lr: ClassVar[float] = 2e-3
+    default_lr: ClassVar[float] = 5e-4
 
     rank: int = Field(default=8, ge=1)
     alpha: float = Field(default=16.0, gt=0)

@@ -59,7 +59,7 @@ class DyLoRA(Method):
     name: ClassVar[str] = "dylora"
     summary: ClassVar[str] = "one LoRA for every rank up to the largest"
     paper: ClassVar[str] = "arXiv:2210.07558"
-    default_lr: ClassVar[float] = 2e-3
+    default_lr: ClassVar[float] = 5e-4
 
     rank: int = Field(default=8, ge=1)
     alpha: float = Field(default=16.0, gt=0)

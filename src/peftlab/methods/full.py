@@ -27,7 +27,7 @@ class FullFineTuning(Method):
     name: ClassVar[str] = "full"
     summary: ClassVar[str] = "every parameter of the model"
     paper: ClassVar[str] = "baseline"
-    default_lr: ClassVar[float] = 1e-4
+    default_lr: ClassVar[float] = 2.5e-5
     base_precision: ClassVar[str | None] = "fp32"
     keeps_whole_model: ClassVar[bool] = True
 

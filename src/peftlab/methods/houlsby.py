@@ -49,7 +49,7 @@ class Houlsby(Method):
     name: ClassVar[str] = "houlsby"
     summary: ClassVar[str] = "two bottlenecks a block, and the norms"
     paper: ClassVar[str] = "arXiv:1902.00751"
-    default_lr: ClassVar[float] = 1e-3
+    default_lr: ClassVar[float] = 2.5e-4
     mergeable: ClassVar[bool] = False
 
     size: int = Field(default=64, ge=1)

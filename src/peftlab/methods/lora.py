@@ -44,7 +44,7 @@ class LoRA(Method):
     name: ClassVar[str] = "lora"
     summary: ClassVar[str] = "a low-rank update of each target layer"
     paper: ClassVar[str] = "arXiv:2106.09685"
-    default_lr: ClassVar[float] = 2e-3
+    default_lr: ClassVar[float] = 5e-4
 
     rank: int = Field(default=8, ge=1)
     alpha: float = Field(default=16.0, gt=0)

@@ -56,7 +56,7 @@ class LoRADrop(Method):
     name: ClassVar[str] = "lora-drop"
     summary: ClassVar[str] = "LoRA where it matters, one shared pair elsewhere"
     paper: ClassVar[str] = "arXiv:2402.07721"
-    default_lr: ClassVar[float] = 2e-3
+    default_lr: ClassVar[float] = 5e-4
 
     rank: int = Field(default=8, ge=1)
     alpha: float = Field(default=16.0, gt=0)

@@ -52,7 +52,7 @@ class LoRAFA(Method):
     name: ClassVar[str] = "lora-fa"
     summary: ClassVar[str] = "LoRA with A frozen"
     paper: ClassVar[str] = "arXiv:2308.03303"
-    default_lr: ClassVar[float] = 4e-3
+    default_lr: ClassVar[float] = 1e-3
 
     rank: int = Field(default=8, ge=1)
     alpha: float = Field(default=16.0, gt=0)

@@ -44,7 +44,7 @@ class LoRAPlus(Method):
     name: ClassVar[str] = "lora-plus"
     summary: ClassVar[str] = "LoRA, B with a higher learning rate than A"
     paper: ClassVar[str] = "arXiv:2402.12354"
-    default_lr: ClassVar[float] = 5e-4
+    default_lr: ClassVar[float] = 1.25e-4
 
     rank: int = Field(default=8, ge=1)
     alpha: float = Field(default=16.0, gt=0)

@@ -49,7 +49,7 @@ class QLoRA(Method):
     name: ClassVar[str] = "qlora"
     summary: ClassVar[str] = "LoRA on a base in four bits"
     paper: ClassVar[str] = "arXiv:2305.14314"
-    default_lr: ClassVar[float] = 2e-3
+    default_lr: ClassVar[float] = 5e-4
     base_precision: ClassVar[str | None] = "nf4"
 
     rank: int = Field(default=8, ge=1)

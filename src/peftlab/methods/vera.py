@@ -62,7 +62,7 @@ class VeRA(Method):
     name: ClassVar[str] = "vera"
     summary: ClassVar[str] = "two vectors a layer around one shared frozen random pair"
     paper: ClassVar[str] = "arXiv:2310.11454"
-    default_lr: ClassVar[float] = 2e-2
+    default_lr: ClassVar[float] = 5e-3
 
     rank: int = Field(default=1024, ge=1)
     d_initial: float = Field(default=0.1)
