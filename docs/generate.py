@@ -12,6 +12,7 @@ import typer
 
 from peftlab.bench import catalog
 from peftlab.cli import app
+from peftlab.methods import METHODS
 
 DOCS = Path(__file__).parent
 NOTE = "<!-- written by docs/generate.py from the code; `make docs` writes it anew -->"
@@ -50,15 +51,19 @@ def _option(parameter: object) -> str:
 
 def methods_page() -> str:
     """The table of methods."""
+    head = [*catalog.METHODS_HEAD, "lr", "lr, minilm"]
     lines = ["# Methods", "", NOTE, ""]
     lines += [
-        "Adapter and head: numbers trained on RoBERTa-base with two labels, at default settings.",
+        "Adapter and head: numbers trained on RoBERTa-base with two labels, at default settings. "
+        "lr: the default on a model 768 wide, and on `minilm`, which is 384 wide "
+        "([where they come from](../rates.md)).",
         "",
-        f"| {' | '.join(catalog.METHODS_HEAD)} |",
-        "|---" * len(catalog.METHODS_HEAD) + "|",
+        f"| {' | '.join(head)} |",
+        "|---" * len(head) + "|",
     ]
     for name, *cells in catalog.methods():
-        lines.append(f"| [{name}]({name}.md) | {' | '.join(cells)} |")
+        rates = [f"{METHODS[name]().lr_at(width):g}" for width in (768, 384)]
+        lines.append(f"| [{name}]({name}.md) | {' | '.join([*cells, *rates])} |")
     lines += ["", "A method of your own is a class of some twenty lines: [own.md](own.md)."]
     return "\n".join(lines) + "\n"
 
