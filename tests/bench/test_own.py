@@ -175,7 +175,7 @@ def test_a_name_of_peftlab_s_own_is_not_taken() -> None:
 def test_an_adapter_of_an_own_method_is_loaded_where_its_class_is_known(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peftlab.methods.base.METHODS", dict(METHODS))
+    monkeypatch.delitem(METHODS, "locked", raising=False)
     model, _ = peftlab.load_model(tiny_model)
     peftlab.inject(model, Locked())
     peftlab.save(model, tmp_path / "adapter")
@@ -184,3 +184,4 @@ def test_an_adapter_of_an_own_method_is_loaded_where_its_class_is_known(
     peftlab.register(Locked)
     again, _ = peftlab.load(tmp_path / "adapter")
     assert again.peftlab_method == Locked() == make("locked")
+    METHODS.pop("locked")

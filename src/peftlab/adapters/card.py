@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from peftlab.errors import JSON_ERRORS, RequestError
+from peftlab.errors import JSON_ERRORS, RequestError, unknown
 from peftlab.layers import held_precision
-from peftlab.methods import Method, make
+from peftlab.methods import METHODS, Method, make
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -108,5 +108,12 @@ def read_card(folder: Path) -> Card | None:
 
 
 def method_of(card: Card) -> Method:
-    """The method that the card names."""
+    """The method that the card names.
+
+    Raises:
+        RequestError: if it is not known here, or has other settings.
+    """
+    if card.method.name not in METHODS:
+        hint = "One of your own is made known by peftlab.register."
+        raise unknown("method", card.method.name, METHODS, hint)
     return make(card.method.name, card.method.settings)

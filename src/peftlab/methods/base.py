@@ -231,7 +231,7 @@ def make(name: str, settings: Mapping[str, Any] | None = None) -> Method:
         RequestError: for an unknown name or setting, or a value out of range.
     """
     if name not in METHODS:
-        raise unknown("method", name, METHODS, "One of your own is made known by peftlab.register.")
+        raise unknown("method", name, METHODS)
     return METHODS[name](**(settings or {}))
 
 
