@@ -11,7 +11,7 @@ from peftlab.bench.suite import make_suite
 
 
 def test_acceptability_is_learned_by_full_and_lora_and_not_by_the_head(tmp_path: Path) -> None:
-    """At the default rates. The table over five seeds and all four tasks is in LOG.md."""
+    """At the default rates, in a quarter of the default epochs: lora is short of updates then."""
     asked = {"tasks": ["acceptability"], "methods": ["full", "head", "lora"], "seeds": [0]}
     suite = make_suite(**asked, training={"epochs": 3})
     grid = resolve(suite)
@@ -19,6 +19,6 @@ def test_acceptability_is_learned_by_full_and_lora_and_not_by_the_head(tmp_path:
     assert [record.failure for record in records] == [None] * 3
     full, head, lora = (record.score["matthews"] for record in records if record.score)
     assert head > 0  # what one class for all gets
-    assert head < full - 0.10
-    assert abs(lora - full) < 0.05
+    assert head < min(full, lora) - 0.10
+    assert abs(lora - full) < 0.10
     assert full < 0.98
