@@ -1,0 +1,34 @@
+"""What experiments have left: every record loads, and rates are chosen by the rule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from defaults import Score, choose, standard_error
+
+from peftlab.bench.record import Record
+
+RESULTS = Path(__file__).parents[2] / "results"
+
+
+def test_every_committed_record_loads_and_is_of_a_clean_tree() -> None:
+    files = sorted(RESULTS.glob("**/records/*.json"))
+    assert files
+    for file in files:
+        record = Record.model_validate_json(file.read_text(encoding="utf-8"))
+        assert file.stem == record.cell
+        assert record.environment.commit is not None and record.environment.dirty is False, file
+
+
+def test_the_lowest_rate_within_a_standard_error_of_the_best_is_chosen() -> None:
+    """Of 100 examples at 90 % the standard error is 3 points: 88 is within it, 86 is not."""
+    rates = {1e-4: 0.86, 1e-3: 0.88, 1e-2: 0.90, 1e-1: 0.89}
+    scores = {rate: {"task": Score(accuracy, 100)} for rate, accuracy in rates.items()}
+    assert standard_error(scores[1e-2]) == pytest.approx(0.03, abs=0.002)
+    assert choose(scores) == 1e-3
+
+
+def test_more_examples_tell_more_apart() -> None:
+    rates = {1e-3: 0.88, 1e-2: 0.90}
+    assert choose({rate: {"task": Score(of, 10_000)} for rate, of in rates.items()}) == 1e-2
