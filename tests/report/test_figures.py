@@ -11,7 +11,7 @@ import pytest
 from peftlab.report import table
 from peftlab.report.curves import average, read, smooth, thin
 from peftlab.report.figures import POINTS_A_LINE, figures
-from peftlab.report.style import Style
+from peftlab.report.style import Style, score_scale
 
 
 def rows(spec, dataset=0):
@@ -126,3 +126,10 @@ def test_thin_never_exceeds_the_limit(n):
 
 def test_smooth_keeps_a_constant():
     assert smooth([(x, 2.0) for x in range(9)], 5) == [(x, 2.0) for x in range(9)]
+
+
+def test_a_constant_score_stands_at_its_own_height() -> None:
+    """Of a scale without a width Vega's one tick was labelled 1, at .95."""
+    low, high = score_scale([0.95, 0.95]).to_dict()["domain"]
+    assert low < 0.95 < high
+    assert "domain" not in score_scale([0.5, 0.6]).to_dict()

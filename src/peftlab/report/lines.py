@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from peftlab.report.columns import Column
 from peftlab.report.curves import Curves, Points, average, smooth, thin
-from peftlab.report.style import Figure, Style, data, listed, pick, spec
+from peftlab.report.style import Figure, Style, data, listed, pick, score_scale, spec
 from peftlab.report.text import metric, slug
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def score_figure(column: Column, lines: Sequence[Line], style: Style) -> Figure 
     if not labels:
         return None
     epochs = sorted({x for line in lines for one in line.curves for x, _ in _score(one, column)})
+    heights = [y for line in lines for one in line.curves for _, y in _score(one, column)]
     ticks = epochs[:: math.ceil(len(epochs) / 10)]  # whole epochs, which no automatic tick heeds
     tooltip = [
         alt.Tooltip("method:N"),
@@ -53,7 +54,7 @@ def score_figure(column: Column, lines: Sequence[Line], style: Style) -> Figure 
     ]
     base = alt.Chart(data(COLUMNS, rows)).encode(
         x=alt.X("x:Q", title="epoch", axis=alt.Axis(values=ticks, format="d")),
-        y=alt.Y("y:Q", title=f"{metric(column)} on dev", scale=alt.Scale(zero=False, nice=True)),
+        y=alt.Y("y:Q", title=f"{metric(column)} on dev", scale=score_scale(heights)),
     )
     mean_line = style.lines(base, "mean", labels, opacity=1, width=2.2)
     dots = mean_line.mark_point(aria=False, filled=True, size=24).encode(tooltip=tooltip)

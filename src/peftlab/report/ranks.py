@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from peftlab.report.columns import Column
 from peftlab.report.scores import Cell
-from peftlab.report.style import Figure, Style, data, legend, listed, spec
+from peftlab.report.style import Figure, Style, data, legend, listed, score_scale, spec
 from peftlab.report.text import metric, slug
 
 HEIGHT = 200  # pixels
@@ -30,7 +30,8 @@ def rank_figure(column: Column, cells: Mapping[str, Cell], style: Style) -> Figu
         x=alt.X("x:Q", title="ranks in use", axis=alt.Axis(values=ticks, format="d")),
         color=alt.Color("method:N", scale=style.colours(labels), legend=legend(lines=True)),
     )
-    y = alt.Y("y:Q", title=f"{metric(column)} on dev", scale=alt.Scale(zero=False, nice=True))
+    scale = score_scale(float(str(bound)) for row in rows for bound in row[3:])
+    y = alt.Y("y:Q", title=f"{metric(column)} on dev", scale=scale)
     tooltip = [
         alt.Tooltip("method:N"),
         alt.Tooltip("x:Q", title="ranks"),

@@ -117,6 +117,21 @@ def data(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> alt.Inline
     return alt.InlineData(values=text.getvalue(), format=alt.CsvDataFormat(type="csv"))
 
 
+def score_scale(values: Iterable[float]) -> alt.Scale:
+    """An axis that need not begin at 0, with a width around a constant too.
+
+    Without one Vega rounds the label of its only tick: a score of .95 would stand at 1.
+    """
+    import altair as alt
+
+    found = list(values)
+    low, high = min(found), max(found)
+    if low < high:
+        return alt.Scale(zero=False, nice=True)
+    width = max(0.05, 0.05 * abs(low))
+    return alt.Scale(domain=[low - width, high + width], nice=True)
+
+
 def listed(words: Iterable[str]) -> str:
     """Words in a row.
 
