@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from peftlab.bench.single import predictions
+from peftlab.bench.inference import predictions
 from peftlab.errors import RequestError
 from peftlab.layers import fast
 from peftlab.models import agree_on_padding, check_batches, check_weights, find, load_model
