@@ -17,8 +17,9 @@ BLOCK, BLOCKS = MIB, 64
 
 
 def resident_mib() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / MIB
+    """Without pages of files, which the kernel takes back whenever it wants memory."""
+    _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_text().split())
+    return (resident - shared) * os.sysconf("SC_PAGE_SIZE") / MIB
 
 
 def use_and_free() -> None:
