@@ -37,6 +37,8 @@ def main() -> None:
             one.score[one.task.main_metric] - other.score[other.task.main_metric]
             for one, other in pairs
         ]
+        if len(pairs) < 2:  # one difference has no interval
+            continue
         test = ttest_1samp(differences, 0.0)
         low, high = test.confidence_interval(0.95)
         mean = sum(differences) / len(differences)
