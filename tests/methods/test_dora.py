@@ -128,7 +128,7 @@ def test_a_weight_whose_row_is_zero_gives_no_nan() -> None:
     torch.testing.assert_close(layer.merged()(x), base(x))
 
 
-@pytest.mark.parametrize("gain", [0.998, 1.001, 1.0035, 1.3])
+@pytest.mark.parametrize("gain", [0.998, 1.0035, 1.3])
 def test_forward_in_bf16_equals_merged_but_for_the_rounding_of_outputs(gain: float) -> None:
     """A gain of 1.0035 is 1 in bf16: forward left out what merging put in."""
     torch.manual_seed(0)

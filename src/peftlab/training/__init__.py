@@ -2,8 +2,9 @@
 
 from peftlab.training.batches import Batch, Encoded, encode
 from peftlab.training.guard import Diverged, Untrained
-from peftlab.training.loop import Fitted, Loop, Plan, Rehearsal, fit, outputs, try_one
+from peftlab.training.loop import Fitted, Loop, Plan, fit, outputs, try_one
 from peftlab.training.meters import Memory, MemoryMeter, SavedMeter, SpeedMeter
+from peftlab.training.rehearsal import Rehearsal
 from peftlab.training.repeatable import WORKSPACE, repeatable
 
 __all__ = [

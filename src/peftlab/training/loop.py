@@ -31,10 +31,7 @@ from peftlab.training.batches import (
     Encoded,
     by_length,
     chunks,
-    cut,
     draw,
-    spread,
-    stratified,
 )
 from peftlab.training.guard import Watch, check_groups, check_loss, check_outputs
 from peftlab.training.meters import Memory, MemoryMeter, SavedMeter, SpeedMeter
@@ -232,8 +229,8 @@ class Loop:
 
     def _batches(self, epoch: int) -> list[list[int]]:
         plan = self.plan
-        by_length = plan.batches == "grouped"
-        return draw(self.train.lengths, plan.batch_size, plan.seed, epoch, by_length)
+        grouped = plan.batches == "grouped"
+        return draw(self.train.lengths, plan.batch_size, plan.seed, epoch, grouped)
 
     def _parts(self, indices: list[int]) -> list[list[int]]:
         return parts_of(indices, self.train, self.plan.accumulation, self.plan.by_tokens)
@@ -377,52 +374,6 @@ def outputs(
             rows += zip(indices, logits, strict=True)
             on_batch(len(indices))
     return torch.stack([logits for _, logits in sorted(rows, key=lambda row: row[0])])
-
-
-@dataclass
-class Rehearsal:
-    """A short training on a sample, before the real one; see `peftlab.methods.base.Rehearsal`."""
-
-    method: Trainee
-    train: Encoded
-    plan: Plan
-
-    def sample(self, share: float, least: int) -> list[Batch]:
-        """Batches of a share of train, stratified by label, at least `least` examples."""
-        size = min(len(self.train), max(least, round(share * len(self.train))))
-        indices = stratified(self.train.labels, size, self.plan.seed)
-        lengths = self.train.lengths
-        indices.sort(key=lengths.__getitem__)
-        return [
-            self.train.batch(part, self.plan.device)
-            for part in cut(indices, spread(size, self.plan.batch_size))
-        ]
-
-    def fit(self, model: PreTrainedModel, batches: list[Batch], steps: int) -> None:
-        """Train `model` for `steps` updates on `batches`, each epoch in an order of its own."""
-        plan = self.plan
-        groups = self.method.parameter_groups(model, plan.lr, plan.head_lr, plan.weight_decay)
-        trained = [parameter for group in groups for parameter in group["params"]]
-        optimizer = self.method.make_optimizer(groups)
-        schedule = warmup_and_decay(optimizer, math.ceil(plan.warmup * steps), steps)
-        order = random.Random(f"{plan.seed}/rehearsal")
-        model.train()
-        with fast(model, plan.fast):
-            for index in range(steps):
-                begin_stream(step_seed(plan.seed, index), plan.device)
-                if index % len(batches) == 0:
-                    order.shuffle(batches)
-                batch = batches[index % len(batches)]
-                size, width = batch.inputs["input_ids"].shape
-                count = n_parts(size, width, plan.accumulation, plan.by_tokens)
-                for part in batch.split(count):
-                    loss = batch_loss(model, part, plan) * (len(part.labels) / size)
-                    check_loss(loss.item(), index + 1, [], plan.lr, model)
-                    loss.backward()
-                nn.utils.clip_grad_norm_(trained, plan.clip)
-                optimizer.step()
-                optimizer.zero_grad()
-                schedule.step()
 
 
 def _compute(plan: Plan) -> contextlib.AbstractContextManager[Any]:
