@@ -96,15 +96,16 @@ def test_the_unit_survives_saving_merging_and_transformers(
 def test_a_second_training_goes_on_from_the_first(
     tiny_model: Path, numbers: Task, tmp_path: Path
 ) -> None:
-    """The head answers in the label's unit when it begins: its first loss is not of raw numbers."""
+    """At a rate of next to nothing it answers as before, so it began in the label's unit."""
     task = in_unit(numbers, 100.0, 1000.0)
-    first, (model, tokenizer) = trained(tiny_model, task, epochs=8)
+    _, (model, tokenizer) = trained(tiny_model, task, epochs=8)
+    answers = peftlab.predict(model, tokenizer, TEXTS)
     peftlab.save(model, tmp_path / "adapter")
     for again in (model, peftlab.load(tmp_path / "adapter")[0]):
-        record = peftlab.train(
+        peftlab.train(
             again, tokenizer, task, injected(again), epochs=1, batch_size=8, lr=1e-9, head_lr=1e-9
         )
-        assert record.score["pearson"] == pytest.approx(first.score["pearson"], abs=1e-3)
+        assert peftlab.predict(again, tokenizer, TEXTS) == pytest.approx(answers, rel=1e-4)
 
 
 def test_the_unit_is_given_back_where_training_fails(tiny_model: Path) -> None:
