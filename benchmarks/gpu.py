@@ -23,7 +23,7 @@ from runs import HERE, Bench, Results, machine
 from sections import lora, scores
 from tables import HEAD, PARTS, Memory, Part, beside, text
 
-from peftlab.report.files import write
+from peftlab.atomic import write
 
 MEMORY: dict[str, Memory] = {
     "cpu": {"peak_mib": ("peak memory", None)},

@@ -76,7 +76,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
     from peftlab.bench.cell import Cell
     from peftlab.bench.runner import run_cell
-    from peftlab.bench.store import Store
+    from peftlab.records.store import Store
 
     cell = Cell.model_validate_json((folder / ORDER).read_text())
     store = Store(folder / "out")
@@ -152,12 +152,12 @@ def main() -> None:
         measured = run(options, options.cell)
         print(json.dumps({"side": "ours", "settings": settings} | measured))
         return
-    from peftlab.bench.execute import environment
+    from peftlab.bench.execute import variables
 
     with tempfile.TemporaryDirectory() as folder:
         write_order(options, Path(folder))
         words = [sys.executable, *sys.argv, "--cell", folder]
-        raise SystemExit(subprocess.run(words, env=environment(), check=False).returncode)
+        raise SystemExit(subprocess.run(words, env=variables(), check=False).returncode)
 
 
 if __name__ == "__main__":

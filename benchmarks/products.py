@@ -26,8 +26,8 @@ from sides import add_options, settings_of, write_task
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from peftlab.engine.frozen import Frozen, onednn_multiplies
 from peftlab.layers import resolve_precision
-from peftlab.layers.engine.frozen import Frozen, onednn_multiplies
 from peftlab.layers.precision import DTYPES
 from peftlab.models import load_tokenizer
 from peftlab.models.find import read_config

@@ -17,8 +17,8 @@ from typing import Any
 from plan import ATTEMPTS, DISTURBED
 
 from models import folder_of
-from peftlab.bench.load import busy_elsewhere_s
-from peftlab.report.files import write
+from peftlab.atomic import write
+from peftlab.machine.load import busy_elsewhere_s
 
 Line = dict[str, Any]
 HERE = Path(__file__).parent

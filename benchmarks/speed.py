@@ -22,7 +22,7 @@ from runs import HERE, Bench, Results, machine
 from sections import SECTIONS, chosen
 from tables import text
 
-from peftlab.report.files import write
+from peftlab.atomic import write
 
 ROUNDS, QUICK_EXAMPLES = 5, 64
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import typer
 
-from peftlab.bench import catalog
+from peftlab.api import listings
 from peftlab.cli import app
 from peftlab.methods import METHODS
 
@@ -51,7 +51,7 @@ def _option(parameter: object) -> str:
 
 def methods_page() -> str:
     """The table of methods."""
-    head = [*catalog.METHODS_HEAD, "lr", "lr, minilm"]
+    head = [*listings.METHODS_HEAD, "lr", "lr, minilm"]
     lines = ["# Methods", "", NOTE, ""]
     lines += [
         "Adapter and head: numbers trained on RoBERTa-base with two labels, at default settings. "
@@ -61,7 +61,7 @@ def methods_page() -> str:
         f"| {' | '.join(head)} |",
         "|---" * len(head) + "|",
     ]
-    for name, *cells in catalog.methods():
+    for name, *cells in listings.methods():
         rates = [f"{METHODS[name]().lr_at(width):g}" for width in (768, 384)]
         lines.append(f"| [{name}]({name}.md) | {' | '.join([*cells, *rates])} |")
     lines += ["", "A method of your own is a class of some twenty lines: [own.md](own.md)."]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from scipy.stats import ttest_1samp
 
-from peftlab.bench.record import Record
+from peftlab.records.record import Record
 
 LOSS, EXCLUDED = 0.005, 0.02  # of a score
 

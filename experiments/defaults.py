@@ -14,7 +14,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
-from peftlab.bench.record import Record
+from peftlab.records.record import Record
 
 
 class Score(NamedTuple):

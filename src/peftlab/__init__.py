@@ -17,10 +17,10 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as in _HOMES
     from peftlab.adapters import merge as merge
     from peftlab.adapters import save as save
     from peftlab.adapters import unmerge as unmerge
-    from peftlab.bench.compare import compare as compare
-    from peftlab.bench.inference import evaluate as evaluate
-    from peftlab.bench.inference import predict as predict
-    from peftlab.bench.single import train as train
+    from peftlab.api.compare import compare as compare
+    from peftlab.api.inference import evaluate as evaluate
+    from peftlab.api.inference import predict as predict
+    from peftlab.api.train import train as train
     from peftlab.errors import RequestError as RequestError
     from peftlab.methods import Method as Method
     from peftlab.methods import inject as inject
@@ -35,16 +35,16 @@ _HOMES = {
     "Method": "peftlab.methods",
     "RequestError": "peftlab.errors",
     "Task": "peftlab.tasks",
-    "compare": "peftlab.bench.compare",
-    "evaluate": "peftlab.bench.inference",
+    "compare": "peftlab.api.compare",
+    "evaluate": "peftlab.api.inference",
     "inject": "peftlab.methods",
     "load": "peftlab.adapters",
     "load_model": "peftlab.models",
     "merge": "peftlab.adapters",
-    "predict": "peftlab.bench.inference",
+    "predict": "peftlab.api.inference",
     "register": "peftlab.methods",
     "save": "peftlab.adapters",
-    "train": "peftlab.bench.single",
+    "train": "peftlab.api.train",
     "unmerge": "peftlab.adapters",
 }
 

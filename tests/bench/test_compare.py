@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 
 import peftlab
+from peftlab.api.export import export
+from peftlab.api.progress import Silent
 from peftlab.bench import execute
-from peftlab.bench.compare import run_grid
 from peftlab.bench.execute import Worker
-from peftlab.bench.export import export
 from peftlab.bench.grid import resolve
-from peftlab.bench.progress import Silent
-from peftlab.bench.record import Record
+from peftlab.bench.run import run_grid
 from peftlab.bench.suite import make_suite
 from peftlab.errors import RequestError
+from peftlab.records.record import Record
 from peftlab.tasks import Task
 
 FAST = {"epochs": 1, "batch_size": 8}

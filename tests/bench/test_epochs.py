@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from peftlab.api.progress import describe
 from peftlab.bench.grid import default_epochs, resolve
-from peftlab.bench.progress import describe
 from peftlab.bench.suite import DEMO_EPOCHS, make_suite
 from peftlab.tasks import Examples, Task
 

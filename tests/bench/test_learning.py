@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from peftlab.bench.compare import run_grid
+from peftlab.api.progress import Silent
 from peftlab.bench.grid import resolve
-from peftlab.bench.progress import Silent
+from peftlab.bench.run import run_grid
 from peftlab.bench.suite import make_suite
 
 

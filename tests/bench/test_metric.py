@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 
 import peftlab
+from peftlab.api.export import _row
+from peftlab.api.progress import Silent
 from peftlab.bench import baselines as room
-from peftlab.bench.compare import run_grid
-from peftlab.bench.export import _row
 from peftlab.bench.grid import Grid, load_tasks, resolve
 from peftlab.bench.keep import best_seed
-from peftlab.bench.progress import Silent
-from peftlab.bench.record import Record
 from peftlab.bench.resume import done_cells
-from peftlab.bench.stats import ERRORS, merit
-from peftlab.bench.store import Store
+from peftlab.bench.run import run_grid
 from peftlab.bench.suite import make_suite
 from peftlab.errors import RequestError
+from peftlab.records.record import Record
+from peftlab.records.stats import ERRORS, merit
+from peftlab.records.store import Store
 from peftlab.tasks import Baselines, Examples, Task, baselines
 from peftlab.tasks.metrics import METRICS, score
 
@@ -108,7 +108,7 @@ def test_another_metric_is_no_other_cell_and_trains_nothing(
     stored: tuple[Path, Record], tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, first = stored
-    monkeypatch.setattr("peftlab.bench.compare.Worker", lambda: pytest.fail("it was trained again"))
+    monkeypatch.setattr("peftlab.bench.run.Worker", lambda: pytest.fail("it was trained again"))
     (again,) = run_grid(grid(tiny_model, veries()), out, Silent())
     assert (again.cell, again.score, again.train_s) == (first.cell, first.score, first.train_s)
     assert (first.task.main_metric, again.task.main_metric) == ("rmse", "pearson")

@@ -13,7 +13,7 @@ import torch
 import typer
 
 import peftlab
-from peftlab.bench.catalog import shown
+from peftlab.api.listings import shown
 from peftlab.cli import app
 from peftlab.layers import Adapter
 from peftlab.methods import METHODS

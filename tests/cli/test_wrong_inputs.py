@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from peftlab import hub
+from peftlab import network
 from peftlab.adapters import save
 from peftlab.cli import main
 from peftlab.methods import inject, make
@@ -38,7 +38,7 @@ def refused(
     scratch.mkdir()
     monkeypatch.chdir(room)
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    monkeypatch.setattr(hub, "problem", lambda path="": "no network in tests")
+    monkeypatch.setattr(network, "problem", lambda path="": "no network in tests")
     monkeypatch.delenv("PEFTLAB_DATA_DIR", raising=False)
 
     def run(*words: object) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from defaults import Score, choose, standard_error
 
-from peftlab.bench.record import Record
+from peftlab.records.record import Record
 
 RESULTS = Path(__file__).parents[2] / "results"
 

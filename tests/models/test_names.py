@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
+from peftlab.engine import fast
 from peftlab.errors import RequestError
-from peftlab.layers import Wrapper, fast
+from peftlab.layers import Wrapper
 from peftlab.methods import METHODS, inject, make
 from peftlab.models import ARCHITECTURES, LOGICAL, find_targets, linear_names
 from peftlab.models.names import meaning

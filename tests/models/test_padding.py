@@ -13,9 +13,9 @@ from tokenizers import Tokenizer, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from peftlab.bench.inference import predictions
+from peftlab.api.inference import predictions
+from peftlab.engine import fast
 from peftlab.errors import RequestError
-from peftlab.layers import fast
 from peftlab.models import agree_on_padding, check_batches, check_weights, find, load_model
 from peftlab.models.padding import COUNT_FROM_PADDING, UNSUITED
 from peftlab.models.targets import ARCHITECTURES

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from peftlab.bench.record import Record
+from peftlab.records.record import Record
 from peftlab.report import build
 
 # adapter parameters, examples/s, MiB above the base, score above .5

@@ -244,7 +244,7 @@ def test_building_a_report_imports_no_torch(suite, out, tmp_path):
     records.write_text("\n".join(one.model_dump_json() for one in suite), encoding="utf-8")
     code = (
         "import sys; from pathlib import Path\n"
-        "from peftlab.bench.record import Record\n"
+        "from peftlab.records.record import Record\n"
         "from peftlab.report import build\n"
         f"lines = Path({str(records)!r}).read_text().splitlines()\n"
         f"build(Path({str(tmp_path)!r}), 'demo', [Record.model_validate_json(x) for x in lines])\n"

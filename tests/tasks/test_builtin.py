@@ -13,9 +13,9 @@ from collections import Counter
 
 import pytest
 
-from peftlab.tasks import acceptability, entailment, paraphrase, similarity
 from peftlab.tasks.base import BuiltIn, Examples, Task
-from peftlab.tasks.grammar import DEALING, HANDLING, PEOPLE, PLACES, THINGS, Lexicon, plural
+from peftlab.tasks.builtin import acceptability, entailment, paraphrase, similarity
+from peftlab.tasks.builtin.grammar import DEALING, HANDLING, PEOPLE, PLACES, THINGS, Lexicon, plural
 
 MODULES = {
     "acceptability": acceptability,
@@ -69,7 +69,7 @@ def test_examples_are_the_known_ones(name: str, task: Task) -> None:
 
 def test_another_process_generates_the_same() -> None:
     code = (
-        "from peftlab.tasks import acceptability, entailment, paraphrase, similarity\n"
+        "from peftlab.tasks.builtin import acceptability, entailment, paraphrase, similarity\n"
         "for module in (acceptability, paraphrase, entailment, similarity):\n"
         "    print(module.TASK.name, module.TASK.load().sha256())\n"
     )

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from peftlab.bench.compare import write_suite
-from peftlab.bench.export import _task_again
+from peftlab.api.export import _task_again
 from peftlab.bench.grid import load_tasks, resolve
+from peftlab.bench.run import write_suite
 from peftlab.bench.runner import failed
-from peftlab.bench.store import Store
 from peftlab.bench.suite import make_suite, merged_request
 from peftlab.errors import RequestError
+from peftlab.records.store import Store
 from peftlab.tasks import Examples, Task, carved, load
 
 

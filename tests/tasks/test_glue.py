@@ -12,9 +12,9 @@ import pytest
 
 from peftlab import tasks
 from peftlab.errors import RequestError
-from peftlab.tasks import glue
 from peftlab.tasks.base import Task
-from peftlab.tasks.glue_table import GLUE, QQP_SHORT_ROWS
+from peftlab.tasks.glue import read as glue
+from peftlab.tasks.glue.table import GLUE, QQP_SHORT_ROWS
 
 BOM = "\ufeff"
 TRAPS = ['a "lone quote', "next\x85line\u2028here\x0b\x1d", " blanks kept ", '"quoted"', "", "r\rr"]

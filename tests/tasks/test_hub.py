@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import peftlab.hub as probe
+import peftlab.network as probe
 from peftlab import tasks
 from peftlab.tasks import hub
 

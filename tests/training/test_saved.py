@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftlab.layers import LoRALinear, fast, own_tensors
-from peftlab.layers.engine.frozen import FrozenLinear, onednn_multiplies
+from peftlab.engine import fast, own_tensors
+from peftlab.engine.frozen import FrozenLinear, onednn_multiplies
+from peftlab.layers import LoRALinear
 from peftlab.methods import METHODS, inject, injected, make
 from peftlab.models import load_model
 from peftlab.tasks import Task

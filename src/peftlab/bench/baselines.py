@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 
 from peftlab.bench.cell import Cell
-from peftlab.bench.progress import Observer
+from peftlab.bench.observer import Observer
 from peftlab.tasks import Task, baselines
 
 SILENT_S = 2.0  # a wait longer than this is explained

@@ -14,9 +14,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from peftlab.bench.own import OwnMethod
-from peftlab.bench.record import SCHEMA_VERSION, MethodPart, ModelPart, TaskPart
 from peftlab.bench.suite import slug
 from peftlab.models import Source
+from peftlab.records.record import SCHEMA_VERSION, MethodPart, ModelPart, TaskPart
 
 
 class Cell(BaseModel):

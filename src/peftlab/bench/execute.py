@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from peftlab.bench.cell import Cell
-from peftlab.bench.load import BUSY, others_share
+from peftlab.machine.load import BUSY, others_share
 from peftlab.training import WORKSPACE
 
 # -P: a file in the current folder, such as statistics.py, must not shadow a library
@@ -84,7 +84,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
-            env=environment(),
+            env=variables(),
             start_new_session=True,  # Ctrl-C reaches the caller alone, who then ends the group
         )
 
@@ -109,7 +109,7 @@ class Worker:
                     pipe.close()
 
 
-def environment() -> dict[str, str]:
+def variables() -> dict[str, str]:
     """What cells run in: this process's variables, and those that speed, memory and bits ask for.
 
     Whoever sets one keeps what they set.

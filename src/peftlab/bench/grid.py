@@ -15,7 +15,6 @@ import torch
 
 from peftlab.bench.cell import Cell
 from peftlab.bench.own import OwnMethod, sent, source_hash
-from peftlab.bench.record import MethodPart, ModelPart, TaskPart
 from peftlab.bench.suite import Suite, Training, Variant
 from peftlab.errors import RequestError
 from peftlab.layers import resolve_compute, resolve_device, resolve_precision
@@ -29,6 +28,7 @@ from peftlab.models import (
     hidden_size,
     longest_input,
 )
+from peftlab.records.record import MethodPart, ModelPart, TaskPart
 from peftlab.tasks import Task, carved, load, load_file
 
 # Three passes are enough where a pass has a hundred updates. Five hundred rows make 16: lora's

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 from peftlab.bench.cell import Cell
-from peftlab.bench.record import Record
-from peftlab.bench.stats import merit
-from peftlab.bench.store import Store
 from peftlab.methods import METHODS
+from peftlab.records.record import Record
+from peftlab.records.stats import merit
+from peftlab.records.store import Store
 
 Keep = Literal["all", "best", "none"]
 

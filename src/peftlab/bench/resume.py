@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from peftlab.bench.grid import Grid
-from peftlab.bench.record import Best, Record
-from peftlab.bench.stats import merit
-from peftlab.bench.store import Store
+from peftlab.records.record import Best, Record
+from peftlab.records.stats import merit
+from peftlab.records.store import Store
 
 
 def done_cells(store: Store, grid: Grid) -> dict[str, Record]:

@@ -18,11 +18,8 @@ import torch
 from peftlab.adapters import TaskCard, save
 from peftlab.bench.cell import Cell
 from peftlab.bench.doubts import doubts
-from peftlab.bench.environment import environment
-from peftlab.bench.record import Best, Failure, Memory, Record, Speed, Trainable
-from peftlab.bench.stats import merit
-from peftlab.bench.store import Store
 from peftlab.bench.tokens import Tokens, tokens_of
+from peftlab.machine.environment import environment
 from peftlab.methods import Method, inject, injected, make
 from peftlab.models import (
     agree_on_padding,
@@ -33,6 +30,9 @@ from peftlab.models import (
     standard_unit,
     unit_of,
 )
+from peftlab.records.record import Best, Failure, Memory, Record, Speed, Trainable
+from peftlab.records.stats import merit
+from peftlab.records.store import Store
 from peftlab.tasks import Task
 from peftlab.tasks.metrics import score
 from peftlab.training import (

@@ -57,7 +57,7 @@ class Training(_Request):
     precision: Literal["auto", "fp32", "bf16", "nf4"] = "auto"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: int | None = Field(default=None, ge=1, le=1024)
-    fast: bool = True  # False: the readable path, see peftlab.layers.engine
+    fast: bool = True  # False: the readable path, see peftlab.engine
 
 
 class Variant(_Request):

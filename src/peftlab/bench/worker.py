@@ -106,7 +106,7 @@ def run_order(order: str, events: TextIO, score: Score) -> None:
     """Run one cell here; its rows go to `events`, steps at most every `EVERY_S` seconds."""
     from peftlab.bench.cell import Cell
     from peftlab.bench.runner import run_cell
-    from peftlab.bench.store import Store
+    from peftlab.records.store import Store
 
     wanted = json.loads(order)
     last = 0.0

@@ -38,7 +38,7 @@ def predict(
         def show(n: int, total: int) -> None:
             progress.update(bar, description="rows", total=total, advance=n)
 
-        from peftlab.bench.predict import predict_file
+        from peftlab.api.predict_file import predict_file
 
         columns = options.split(text, "--text")
         n = predict_file(adapter, file, out, columns, base, device, show, fast is not False)
@@ -58,17 +58,13 @@ def merge(
     from rich.console import Console
 
     with Console(stderr=True).status("loading and merging"):
-        from peftlab.adapters import check_adapter, load, plain_folder, read_card
-        from peftlab.adapters.whole import check_replaceable
+        from peftlab.api.merge_folder import merge_folder
 
-        check_adapter(adapter)
-        check_replaceable(out, may_be_adapter=False)
-        card = read_card(adapter)
-        quantised = card is not None and card.precision == "nf4"
-        model, tokenizer = load(adapter, base=base, precision="nf4" if quantised else "fp32")
-        moved = plain_folder(model, tokenizer, out)
-    what = "the base in four bits" if quantised else "the base in fp32"
-    print(f"logits move by at most {moved:.2g} against the adapter on {what} (random tokens)")
+        merged = merge_folder(adapter, out, base)
+    what = "the base in four bits" if merged.quantised else "the base in fp32"
+    print(
+        f"logits move by at most {merged.moved:.2g} against the adapter on {what} (random tokens)"
+    )
     print(f"model: {out.resolve()}")
 
 
@@ -87,7 +83,7 @@ def export(
     from rich.console import Console
 
     with Console(stderr=True).status("evaluating the adapter again"):
-        from peftlab.bench.export import export as copy_out
+        from peftlab.api.export import export as copy_out
 
         record, reached = copy_out(out, to, task, method)
     assert record.score is not None

@@ -13,7 +13,7 @@ from peftlab.cli import options
 from peftlab.cli.options import Option, Text
 
 if TYPE_CHECKING:
-    from peftlab.bench.record import Record
+    from peftlab.records.record import Record
 
 
 def compare(
@@ -93,30 +93,26 @@ def _run(
 
     console = Console(stderr=True, quiet=quiet)
     with console.status("reading the request, the model and the data"):
-        from peftlab.bench.compare import default_out, run_grid
-        from peftlab.bench.grid import resolve
-        from peftlab.bench.progress import observer
-        from peftlab.bench.suite import merged_request
+        from peftlab.api.compare import plan, run
 
-        grid = resolve(merged_request(file, request, sets))
-    folder = out if out is not None else default_out(grid)
+        planned = plan(file, request, sets, out)
+    folder, name = planned.out, planned.grid.suite.name
     try:
-        records = run_grid(grid, folder, observer(console, quiet), **how)
+        records = run(planned, console, quiet, **how)
     except KeyboardInterrupt:
         print(f"stopped; what is finished is kept in {folder}", file=sys.stderr)
         print("the same command goes on from there", file=sys.stderr)
         raise typer.Exit(130) from None
     with console.status("drawing the page"):
         from peftlab import report
-        from peftlab.bench.store import Store
 
-        shown = Store(folder).records()  # also those of earlier suites in the same folder
-        page = report.build(folder, grid.suite.name, shown)
+        # also of the records of earlier suites in the same folder
+        shown = report.rebuild(folder)
     if as_json:
-        _print_json(folder, page, grid.suite.name, records)
+        _print_json(folder, shown.page, name, records)
     else:
-        Console().print(report.render_terminal(report.table(shown)))
-        print(f"page: {page.resolve()}")
+        Console().print(shown.terminal)
+        print(f"page: {shown.page.resolve()}")
     _finish(records)
 
 

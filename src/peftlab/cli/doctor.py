@@ -12,7 +12,7 @@ def doctor(
     out: Annotated[Path, typer.Option(help="Where runs would be written.")] = Path("runs"),
 ) -> None:
     """Check Python, torch, threads, bf16 and why, the model, the hub and the disk."""
-    from peftlab.bench import catalog
+    from peftlab.api import listings
     from peftlab.cli.listings import print_rows
 
-    print_rows(("what", "found", "meaning"), catalog.machine(out))
+    print_rows(("what", "found", "meaning"), listings.machine(out))

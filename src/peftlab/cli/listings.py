@@ -15,10 +15,10 @@ def methods(
     from rich.console import Console
 
     with Console(stderr=True).status("counting what each method trains"):
-        from peftlab.bench import catalog
+        from peftlab.api import listings
 
-        head = ("setting", "default") if name else catalog.METHODS_HEAD
-        rows = catalog.method_settings(name) if name else catalog.methods()
+        head = ("setting", "default") if name else listings.METHODS_HEAD
+        rows = listings.method_settings(name) if name else listings.methods()
     print_rows(head, rows)
     if name is None:
         print("adapter, head: numbers trained on RoBERTa-base, two labels, at the default settings")
@@ -32,18 +32,18 @@ def tasks(
     ] = None,
 ) -> None:
     """List the tasks: what each asks, its metrics, and whether its data is here."""
-    from peftlab.bench import catalog
+    from peftlab.api import listings
 
-    print_rows(("task", "asks", "metrics", "here"), catalog.tasks(data_dir))
+    print_rows(("task", "asks", "metrics", "here"), listings.tasks(data_dir))
     print("synthetic tasks are built in; the others, GLUE's, need --data-dir FOLDER or the hub")
 
 
 def models() -> None:
     """List what can be given as a model, what it needs, and whether that is here."""
-    from peftlab.bench import catalog
+    from peftlab.api import listings
 
-    print_rows(("model", "needs", "here"), catalog.models())
-    print(f"words for layers are known in: {catalog.architectures()}; elsewhere by common names")
+    print_rows(("model", "needs", "here"), listings.models())
+    print(f"words for layers are known in: {listings.architectures()}; elsewhere by common names")
 
 
 def print_rows(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

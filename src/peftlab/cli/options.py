@@ -91,14 +91,14 @@ def training_of(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def tasks_of(text: str | None) -> list[str] | None:
     """Names with commas between, or all."""
-    from peftlab.bench.suite import every_task
+    from peftlab.api.request import every_task
 
     return every_task() if text == "all" else split(text, "--tasks")
 
 
 def methods_of(text: str | None) -> list[dict[str, Any]] | None:
     """Methods with commas between, or all."""
-    from peftlab.bench.suite import parse_methods
+    from peftlab.api.request import parse_methods
 
     return None if text is None else parse_methods(text)
 
@@ -120,7 +120,7 @@ def data_of(
     path: Path | None, text: str | None, label: str | None, dev: Path | None, kind: str | None
 ) -> dict[str, Any] | None:
     """The user's own data."""
-    from peftlab.bench.data import data_request
+    from peftlab.api.request import data_request
 
     return data_request(path, split(text, "--text"), label, dev, kind)
 

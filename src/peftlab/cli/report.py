@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from peftlab.cli.options import split
-from peftlab.errors import RequestError
 
 
 def report(
@@ -34,14 +33,7 @@ def report(
     from rich.console import Console
 
     from peftlab import report as room
-    from peftlab.bench.store import Store, chosen
 
-    store = Store(folder)
-    wanted = split(tasks, "--tasks"), split(methods, "--methods")
-    records = chosen(store.records(last), *wanted)
-    try:
-        page = room.build(folder, store.title(records), records, svg=svg)
-    except OSError as error:
-        raise RequestError(f"{folder} can't be written: {error.strerror}") from error
-    Console().print(room.render_terminal(room.table(records)))
-    print(f"page: {page.resolve()}")
+    shown = room.rebuild(folder, split(tasks, "--tasks"), split(methods, "--methods"), last, svg)
+    Console().print(shown.terminal)
+    print(f"page: {shown.page.resolve()}")

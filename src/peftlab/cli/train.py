@@ -54,10 +54,8 @@ def train(
     training = options.training_of(locals())
     console = Console(stderr=True, quiet=quiet)
     with console.status("reading the request, the model and the data"):
-        from peftlab.bench.grid import resolve
-        from peftlab.bench.progress import observer
-        from peftlab.bench.suite import merged_request
-        from peftlab.bench.train import train_folder
+        from peftlab.api.compare import plan
+        from peftlab.api.train_folder import train_folder
 
         request = {
             "name": "train",
@@ -71,9 +69,9 @@ def train(
             "judge_on": judge_on,
             "training": training,
         }
-        grid = resolve(merged_request(None, request, set_ or []))
+        grid = plan(None, request, set_ or []).grid
     try:
-        record = train_folder(grid, out, observer(console, quiet))
+        record = train_folder(grid, out, console, quiet)
     except KeyboardInterrupt:
         typer.echo("stopped; nothing was written", err=True)
         raise typer.Exit(130) from None

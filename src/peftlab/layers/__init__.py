@@ -1,7 +1,6 @@
 """What methods are made of: adapters, the LoRA layer, and how a frozen base is held."""
 
 from peftlab.layers.adapter import Adapter, Wrapper, exact, replace_linears
-from peftlab.layers.engine import fast, own_tensors
 from peftlab.layers.linear import (
     Features,
     Linear,
@@ -50,7 +49,6 @@ __all__ = [
     "device_of",
     "dropout",
     "exact",
-    "fast",
     "features",
     "held_dtype",
     "held_precision",
@@ -61,7 +59,6 @@ __all__ = [
     "linear_like",
     "low_rank_update",
     "new_pair",
-    "own_tensors",
     "product",
     "quantiser",
     "replace_linears",

@@ -16,8 +16,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from peftlab.errors import JSON_ERRORS, RequestError, system_refusals
-from peftlab.hub import reachable
 from peftlab.models.lean import transformers
+from peftlab.network import reachable
 
 BUNDLED = "minilm"
 

@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from peftlab.bench.record import Record
-from peftlab.bench.stats import ERRORS
-from peftlab.report.rows import TaskKey
+from peftlab.records.record import Record
+from peftlab.records.rows import TaskKey
+from peftlab.records.stats import ERRORS
 
 
 @dataclasses.dataclass(frozen=True)

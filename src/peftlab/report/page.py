@@ -14,12 +14,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from peftlab.bench.record import Environment, Record
+from peftlab.atomic import write
+from peftlab.records.record import Environment, Record
 from peftlab.report import text, vega
 from peftlab.report.columns import Column
 from peftlab.report.confusion import Confusion, confusions
 from peftlab.report.figures import figures
-from peftlab.report.files import write
 from peftlab.report.scores import Row, Table, table
 from peftlab.report.style import Figure
 

@@ -13,8 +13,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from peftlab.bench.record import Record
-from peftlab.bench.stats import known
+from peftlab.records.record import Record
+from peftlab.records.rows import TaskKey, group, labels, task_fields, task_key
+from peftlab.records.stats import known
 from peftlab.report.columns import Column, columns, finite
 from peftlab.report.costs import (
     Conditions,
@@ -25,7 +26,6 @@ from peftlab.report.costs import (
     ordered,
     row_costs,
 )
-from peftlab.report.rows import TaskKey, group, labels, task_fields, task_key
 from peftlab.report.spread import Span, Spread
 
 SCHEMA_VERSION = 2

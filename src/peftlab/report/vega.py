@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from peftlab.report.files import write
+from peftlab.atomic import write
 
 Spec = dict[str, Any]
 

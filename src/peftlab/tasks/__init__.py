@@ -1,6 +1,6 @@
 """Tasks: the built-in synthetic ones, GLUE, and a user's own file.
 
-Adding a built-in task is adding one file to this folder that defines `TASK = BuiltIn(...)`.
+Adding a built-in task is adding one file to builtin/ that defines `TASK = BuiltIn(...)`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Literal
 
 from peftlab.errors import unknown
-from peftlab.tasks import file, glue
-from peftlab.tasks.answers import Sheet, answer_file, check_out, read_sheet
+from peftlab.tasks import builtin, files, glue
 from peftlab.tasks.base import BuiltIn, Examples, Kind, Task
 from peftlab.tasks.baselines import Baselines, baselines
-from peftlab.tasks.glue_table import GLUE
+from peftlab.tasks.files import Sheet, answer_file, check_out, read_sheet
+from peftlab.tasks.glue import GLUE
 from peftlab.tasks.split import carved
 
 __all__ = [
@@ -46,10 +46,10 @@ __all__ = [
 
 @functools.cache
 def built_in() -> dict[str, BuiltIn]:
-    """The built-in tasks by name: the `TASK` of every module in this folder that has one."""
+    """The built-in tasks by name: the `TASK` of every module in builtin/ that has one."""
     found = {}
-    for module in pkgutil.iter_modules(__path__):
-        task = getattr(importlib.import_module(f"{__name__}.{module.name}"), "TASK", None)
+    for module in pkgutil.iter_modules(builtin.__path__):
+        task = getattr(importlib.import_module(f"{builtin.__name__}.{module.name}"), "TASK", None)
         if isinstance(task, BuiltIn):
             found[task.name] = task
     return found
@@ -90,12 +90,12 @@ def load_file(
     dev: Path | None = None,
     kind: Literal["auto", "classes", "regression"] = "auto",
 ) -> Task:
-    """Make a task of a user's own file; see `file.load`, which this names apart from `names()`.
+    """Make a task of a user's own file; see `files.load`, which this names apart from `names()`.
 
     Raises:
         RequestError: the file, a column or a row is not as it must be.
     """
-    task = file.load(Path(path), text, label, Path(dev) if dev else None, kind)
+    task = files.load(Path(path), text, label, Path(dev) if dev else None, kind)
     return dataclasses.replace(task, name=f"{task.name}-file") if task.name in names() else task
 
 

@@ -1,6 +1,7 @@
 """A data set from the Hugging Face hub, or from its cache.
 
-Where the hub can't be reached (see `peftlab.hub`) the cache serves, without the libraries' retries.
+Where the hub can't be reached (see `peftlab.network`) the cache serves, without the libraries'
+retries.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from peftlab.errors import RequestError
-from peftlab.hub import problem
+from peftlab.network import problem
 
 
 @dataclass(frozen=True)

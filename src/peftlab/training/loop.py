@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftlab.layers import fast, own_tensors
+from peftlab.engine import fast, own_tensors
 from peftlab.training.batches import (
     Batch,
     Encoded,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from peftlab.layers import fast
+from peftlab.engine import fast
 from peftlab.training.batches import Batch, Encoded, cut, spread, stratified
 from peftlab.training.guard import check_loss
 from peftlab.training.loop import Plan, Trainee, batch_loss, begin_stream, n_parts, step_seed

@@ -1,0 +1,175 @@
+"""The winner of a comparison: its adapter, copied out after it has shown that it is the one.
+
+The winner is the row with the best mean of the main metric over seeds, last epoch, of those with
+the most done seeds; of its seeds, the adapter with the best score. Rows of all suites of a folder
+compete, as its table shows them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from peftlab.adapters import load
+from peftlab.adapters.whole import replace_folder
+from peftlab.api.inference import evaluate
+from peftlab.bench.grid import load_tasks
+from peftlab.bench.keep import best_seed, main_score, row_of
+from peftlab.bench.suite import Suite, Training
+from peftlab.errors import RequestError, unknown
+from peftlab.records.record import Record
+from peftlab.records.stats import merit
+from peftlab.records.store import Store
+from peftlab.tasks import Task, names
+
+# Of a score, relative where it is an error in the label's unit: batches are put together otherwise,
+# and another machine may round.
+TOLERANCE = 0.005
+
+
+def export(
+    out: Path, to: Path, task: str | None = None, method: str | None = None
+) -> tuple[Record, float]:
+    """Copy the winner's adapter of `out` to the folder `to`.
+
+    Args:
+        out: the output folder of a comparison.
+        to: a new or empty folder, or one with an adapter, which is replaced.
+        task: which task's, if there are several.
+        method: the row to take instead of the winner.
+
+    Returns:
+        The adapter's record, and the score that it reached again.
+
+    Raises:
+        RequestError: if there is no such row or adapter, its data can't be had again, or it does
+            not reach its record's score.
+    """
+    store = Store(out)
+    done = [record for record in store.records() if record.status == "done"]
+    of_task = _as_asked_last(_of_task(done, task, out), store)
+    record = _kept(store, _row(of_task, method))
+    reached = _score_again(store, record)
+    if abs(reached - main_score(record)) > TOLERANCE * max(1.0, main_score(record)):
+        raise RequestError(
+            f"the adapter of {record.cell} reaches {record.task.main_metric} {reached:.4f} and its "
+            f"record says {main_score(record):.4f}; it is not exported"
+        )
+    replace_folder(
+        to, lambda place: shutil.copytree(store.adapter(record.cell), place, dirs_exist_ok=True)
+    )
+    return record, reached
+
+
+def _of_task(records: list[Record], task: str | None, out: Path) -> list[Record]:
+    tasks = list(dict.fromkeys(record.task.name for record in records))
+    if not tasks:
+        raise RequestError(f"no cell of {out} is done; run `peftlab compare` to its end first")
+    if task is None and len(tasks) > 1:
+        raise RequestError(f"{out} has several tasks; say which with --task: {', '.join(tasks)}")
+    if task is not None and task not in tasks:
+        raise unknown("task", task, tasks)
+    return [record for record in records if record.task.name == (task or tasks[0])]
+
+
+def _as_asked_last(records: list[Record], store: Store) -> list[Record]:
+    """Those with the examples and the metric that the task had when it was last asked for.
+
+    A file that was changed between two suites makes two tasks of one name: the latter lies there.
+    """
+    of_cell = {record.cell: record for record in records}
+    cells = [cell["cell"] for suite in store.suites()[::-1] for cell in suite["cells"]]
+    last = next((of_cell[cell] for cell in cells if cell in of_cell), records[-1]).task
+    return [
+        record
+        for record in records
+        if (record.task.sha256, record.task.main_metric) == (last.sha256, last.main_metric)
+    ]
+
+
+def _row(records: list[Record], method: str | None) -> list[Record]:
+    labels = dict.fromkeys(record.method.label for record in records)
+    if method is not None and method not in labels:
+        raise unknown("method", method, labels)
+    rows: dict[str, list[Record]] = {}
+    for record in records:
+        if method in (None, record.method.label):
+            rows.setdefault(row_of(record), []).append(record)
+    # one lucky seed of five must not beat the mean of all five
+    most = max(len(row) for row in rows.values())
+    whole = [row for row in rows.values() if len(row) == most]
+    metric = records[0].task.main_metric
+    return max(whole, key=lambda row: merit(metric, statistics.fmean(map(main_score, row))))
+
+
+def _kept(store: Store, row: list[Record]) -> Record:
+    kept = [record for record in row if store.adapter(record.cell).is_dir()]
+    if not kept:
+        raise RequestError(
+            f"no adapter of {row[0].method.label} was kept in {store.out}; run the comparison "
+            "again with --keep all --rerun"
+        )
+    return best_seed(kept)
+
+
+def _score_again(store: Store, record: Record) -> float:
+    task = _task_again(store, record)
+    if task.sha256() != record.task.sha256:
+        raise RequestError(f"the data of task {task.name} is no longer what {record.cell} saw")
+    torch.set_num_threads(record.training["threads"])
+    model, tokenizer = load(store.adapter(record.cell))
+    model.to(record.training["device"] if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
+    return evaluate(model, tokenizer, task)[task.main_metric]
+
+
+def _task_again(store: Store, record: Record) -> Task:
+    asked = _asked(store, record)
+    try:
+        suite = Suite.model_validate(
+            {
+                "name": asked["name"],
+                "training": Training(),
+                "tasks": [record.task.name],
+                "data": _with_paths(asked["data"]),
+                "data_dir": Path(asked["data_dir"]) if asked["data_dir"] else None,
+                "metric": record.task.main_metric,
+                "judge_on": asked.get("judge_on", "dev"),
+            }
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise RequestError(
+            f"{store.out / 'suite.json'} is damaged ({error}); run the same `peftlab compare` "
+            "again, which writes it anew and trains nothing"
+        ) from error
+    if suite.data is None and record.task.name not in names():
+        raise RequestError(
+            f"task {record.task.name} was handed over in Python, so its data is not at hand to "
+            f"check the adapter with; it lies in {store.adapter(record.cell)}"
+        )
+    return load_tasks(suite)[0]
+
+
+def _asked(store: Store, record: Record) -> dict[str, Any]:
+    """The latest suite that asked for the record's cell, or else for its task."""
+    suites = store.suites()[::-1]
+    for suite in suites:
+        if any(cell["cell"] == record.cell for cell in suite["cells"]):
+            return suite
+    for suite in suites:
+        if record.task.name in suite.get("tasks", []):
+            return suite
+    raise RequestError(
+        f"{store.out / 'suite.json'} does not say where the data of {record.cell} lies, to check "
+        "the adapter with; run the same `peftlab compare` again, which writes it and trains nothing"
+    )
+
+
+def _with_paths(data: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A data table whose paths are paths again, after JSON."""
+    if data is None:
+        return None
+    return data | {key: Path(data[key]) for key in ("path", "dev") if data[key] is not None}

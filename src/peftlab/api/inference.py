@@ -1,0 +1,167 @@
+"""Answers of a trained model: the scores on a task, or the predictions for a caller's texts."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from peftlab.adapters import TaskCard, label_names
+from peftlab.bench.runner import answers, dev_score
+from peftlab.errors import RequestError, expect
+from peftlab.layers import held_precision
+from peftlab.machine.threads import threads_for
+from peftlab.models import agree_on_padding, check_model, check_tokenizer, token_limit
+from peftlab.tasks import Task, load
+from peftlab.training import Plan, encode, outputs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+TEXTS = "a list of texts, or of pairs of texts"
+
+
+def evaluate(
+    model: PreTrainedModel, tokenizer: Any, task: Task | str, fast: bool = True
+) -> dict[str, float]:
+    """The task's metrics of `model` on its dev split, as fractions.
+
+    `fast` computes as `peftlab.engine` does, else the model's own code as it is. Beside
+    other work it takes fewer threads, as `train` does.
+
+    Raises:
+        RequestError: if an argument is of a wrong type, or the task has other outputs.
+    """
+    _check(model, tokenizer, fast)
+    task = task_of(task)
+    check_outputs(model, task)
+    agree_on_padding(model, tokenizer)
+    longest = _longest(model, tokenizer, task.max_length)
+    dev = encode(tokenizer, task.dev.texts, task.dev.labels, longest)
+    with threads_for(model.device.type, lately=True):
+        return dev_score(task, outputs(model, dev, _plan(model, task.kind, fast)))
+
+
+def predict(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    texts: Sequence[str | tuple[str, ...]],
+    fast: bool = True,
+) -> list[str] | list[float]:
+    """The answer to each text, or pair of texts: a class's name, or a number for a regression.
+
+    `fast` as in `evaluate`.
+
+    Raises:
+        RequestError: if an argument is of a wrong type, or some texts are single and some pairs.
+    """
+    _check(model, tokenizer, fast)
+    rows = _rows(texts)
+    found = predictions(model, tokenizer, rows, lambda n: None, fast)
+    return [answer.prediction for answer in found]  # type: ignore[return-value]
+
+
+class Prediction(NamedTuple):
+    """The answer to one text, and the probability of each class; none for a regression."""
+
+    prediction: str | float
+    scores: dict[str, float]
+
+
+def predictions(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    rows: Sequence[tuple[str, ...]],
+    on_batch: Callable[[int], None],
+    fast: bool = True,
+) -> list[Prediction]:
+    """The answer to each row of one or two texts.
+
+    Args:
+        model: loaded and trained.
+        tokenizer: the model's own.
+        rows: one or two texts each.
+        on_batch: called with the number of rows of each batch that is done.
+        fast: as in `evaluate`.
+    """
+    if not rows:
+        return []
+    if len({len(row) for row in rows}) > 1:
+        raise RequestError("texts must be all single texts or all pairs, got some of each")
+    agree_on_padding(model, tokenizer)
+    kind = "regression" if model.config.num_labels == 1 else "classes"
+    data = encode(tokenizer, rows, [0] * len(rows), _longest(model, tokenizer, None))
+    with threads_for(model.device.type, lately=True):
+        logits = outputs(model, data, _plan(model, kind, fast), on_batch)
+    found = answers(kind, logits)
+    if kind == "regression":
+        return [Prediction(float(value), {}) for value in found]
+    names = label_names(model)
+    shares = logits.softmax(-1).tolist()
+    return [
+        Prediction(names[int(index)], dict(zip(names, row, strict=True)))
+        for index, row in zip(found, shares, strict=True)
+    ]
+
+
+def task_of(task: Task | str) -> Task:
+    """A task, by its name or as it is; RequestError for anything else."""
+    expect("task", task, (str, Task), "a name or a Task")
+    return load(task) if isinstance(task, str) else task
+
+
+def check_outputs(model: PreTrainedModel, task: Task) -> None:
+    """Raise `RequestError` unless the model has as many outputs as the task asks for."""
+    if model.config.num_labels != task.num_labels:
+        raise RequestError(
+            f"task {task.name} needs a model with {task.num_labels} outputs and this one has "
+            f"{model.config.num_labels}; load it with num_labels={task.num_labels}"
+        )
+
+
+def _check(model: Any, tokenizer: Any, fast: Any) -> None:
+    check_model(model)
+    check_tokenizer(tokenizer)
+    expect("fast", fast, bool, "True or False")
+
+
+def _rows(texts: Any) -> list[tuple[str, ...]]:
+    """Rows of one or two texts each."""
+    if not isinstance(texts, Iterable) or isinstance(texts, str | bytes | Mapping):
+        raise RequestError(f"texts must be {TEXTS}, got {reprlib.repr(texts)}")
+    rows = [tuple(text) if isinstance(text, list | tuple) else (text,) for text in texts]
+    for row in rows:
+        if not 1 <= len(row) <= 2 or not all(isinstance(text, str) for text in row):
+            raise RequestError(f"texts must be {TEXTS}, got {reprlib.repr(row)} among them")
+    return rows
+
+
+def _longest(model: PreTrainedModel, tokenizer: Any, otherwise: int | None) -> int:
+    """The longest input: as in training where the model knows it, else the task's or its own."""
+    limit = token_limit(tokenizer, model.config)
+    card: TaskCard | None = getattr(model, "peftlab_task", None)
+    wanted = card.max_length if card else otherwise
+    return min(wanted or limit, limit)
+
+
+def held(model: PreTrainedModel) -> str:
+    """The precision that the model's base is held in."""
+    return held_precision(model.get_submodule(model.base_model_prefix))
+
+
+def _plan(model: PreTrainedModel, kind: str, fast: bool) -> Plan:
+    return Plan(
+        fast=fast,
+        kind=kind,
+        epochs=0,
+        batch_size=32,
+        lr=0.0,
+        head_lr=0.0,
+        weight_decay=0.0,
+        warmup=0.0,
+        clip=1.0,
+        seed=0,
+        device=model.device.type,
+        # as it was trained
+        autocast=held(model) == "fp32" and getattr(model, "peftlab_compute", None) == "bf16",
+    )

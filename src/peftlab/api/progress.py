@@ -1,0 +1,200 @@
+"""Progress of a suite: bars on a terminal, plain lines elsewhere, nothing when quiet."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any, Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from peftlab.bench.cell import Cell
+from peftlab.bench.grid import LEAST_EPOCHS, LEAST_UPDATES, Grid
+from peftlab.bench.observer import Observer, Silent
+from peftlab.records.record import Record
+from peftlab.tasks import Task
+
+LINE_EVERY_S = 10.0
+
+
+def observer(console: Console, quiet: bool = False) -> Observer:
+    """The observer that fits the console."""
+    if quiet:
+        return Silent()
+    return Bars(console) if console.is_terminal else Lines(console)
+
+
+class Lines:
+    """Plain lines: the suite, each cell's begin and end, and a sign of life every ten seconds."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.number = self.n_cells = 0
+        self.spoke = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None: ...
+
+    def suite(self, grid: Grid, n_done: int, out: str) -> None:
+        self.number, self.n_cells = n_done, len(grid.cells)
+        for line in describe(grid, n_done, out):
+            self._say(line)
+
+    def note(self, line: str) -> None:
+        self._say(line)
+
+    def cell(self, cell: Cell) -> None:
+        self.number += 1
+        count = f"[{self.number}/{self.n_cells}] " if self.n_cells else ""  # one cell has no count
+        self._say(f"{count}{cell.title}")
+
+    def row(self, cell: Cell, row: dict[str, Any], total: int) -> None:
+        if "score" in row:
+            self._say(f"    epoch {row['epoch']}: {_score(cell, row)}")
+        elif time.monotonic() - self.spoke > LINE_EVERY_S:
+            self._say(f"    step {row['step']}/{total}: loss {row['loss']:.3f}")
+
+    def end(self, record: Record) -> None:
+        self._say(f"    {summary(record)}")
+        for warning in record.warnings:
+            self._say(f"    warning: {warning}")
+
+    def _say(self, line: str) -> None:
+        self.spoke = time.monotonic()
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class Bars:
+    """Two bars: cells of the suite; steps of the cell, with loss, score so far and time left."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(compact=True),
+            console=console,
+        )
+        self.bars: list[TaskID] = []
+        self.score = ""
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for bar in self.bars[1:]:
+            self.progress.remove_task(bar)
+        self.progress.stop()
+
+    def suite(self, grid: Grid, n_done: int, out: str) -> None:
+        for line in describe(grid, n_done, out):
+            self.console.print(line, markup=False, highlight=False)
+        total = len(grid.cells)
+        self.bars = [
+            self.progress.add_task("cells", total=total, completed=n_done, note=""),
+            self.progress.add_task("", total=None, note="", visible=n_done < total),
+        ]
+
+    def note(self, line: str) -> None:
+        self.progress.console.print(line, markup=False, highlight=False)
+
+    def cell(self, cell: Cell) -> None:
+        self.score = ""
+        self.progress.reset(
+            self.bars[1], description=escape(cell.title), total=None, note="loading"
+        )
+
+    def row(self, cell: Cell, row: dict[str, Any], total: int) -> None:
+        if "score" in row:
+            self.score = _score(cell, row)
+            self.progress.update(self.bars[1], note=self.score)
+            return
+        note = f"loss {row['loss']:.3f}  {self.score}"
+        self.progress.update(self.bars[1], completed=row["step"], total=total, note=note)
+
+    def end(self, record: Record) -> None:
+        self.progress.advance(self.bars[0])
+        style = "red" if record.status == "failed" else None
+        title = f"{record.task.name} · {record.method.label} · seed {record.seed}"
+        say = self.progress.console.print
+        say(f"{title}: {summary(record)}", markup=False, highlight=False, style=style)
+        for warning in record.warnings:
+            say(f"    warning: {warning}", markup=False, highlight=False, style="yellow")
+
+
+def describe(grid: Grid, n_done: int, out: str) -> list[str]:
+    """What is about to run, in lines."""
+    lines = [
+        f"suite {grid.suite.name}: {len(grid.cells)} cells, {n_done} done already, in {out}",
+        f"model {grid.cells[0].model.name}: {'; '.join(grid.notes)}",
+    ]
+    by_default = grid.suite.training.epochs is None
+    trainings = {cell.task.name: cell.training for cell in grid.cells}
+    for name, task in grid.tasks.items():
+        length = describe_length(len(task.train), trainings[name], by_default)
+        lines.append(f"{describe_task(task)}; {length}")
+        lines += [f"task {name}: {note}" for note in task.notes]
+    return lines
+
+
+def describe_task(task: Task) -> str:
+    """Its kind, classes and sizes in one line."""
+    kind = "regression" if task.kind == "regression" else f"classes {', '.join(task.labels)}"
+    return (
+        f"task {task.name} ({task.source}): {kind}; "
+        f"{len(task.train)} train, {len(task.dev)} dev; metric {task.main_metric}"
+    )
+
+
+def describe_length(n_train: int, training: dict[str, Any], by_default: bool) -> str:
+    """How long a training is, and why where nobody asked for it.
+
+    >>> describe_length(500, {"epochs": 19, "batch_size": 32}, by_default=True)
+    '19 epochs of 16 updates, to make 300'
+    """
+    epochs, updates = training["epochs"], math.ceil(n_train / training["batch_size"])
+    length = f"{epochs} epoch{'s' * (epochs > 1)} of {updates} update{'s' * (updates > 1)}"
+    if not by_default or epochs == LEAST_EPOCHS:
+        return length
+    if epochs * updates < LEAST_UPDATES:
+        return f"{length}, the most unless --epochs says more"
+    return f"{length}, to make {LEAST_UPDATES}"
+
+
+def summary(record: Record) -> str:
+    """A cell's end in one line."""
+    if record.status == "failed":
+        assert record.failure is not None
+        return f"FAILED: {record.failure.message}"
+    assert record.score is not None
+    main = record.task.main_metric
+    parts = [f"{main} {record.score[main]:.3f}"]
+    if record.speed and record.speed.examples_per_s:
+        parts.append(f"{record.speed.examples_per_s:.0f} examples/s")
+    if record.task.n_truncated:
+        parts.append(
+            f"{record.task.n_truncated} examples cut at {record.training['max_length']} tokens"
+        )
+    parts += record.method.notes
+    return f"{', '.join(parts)}, {record.total_s or 0:.1f} s"
+
+
+def _score(cell: Cell, row: dict[str, Any]) -> str:
+    metric = cell.task.main_metric
+    return f"{metric} {row['score'][metric]:.3f}"

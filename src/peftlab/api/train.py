@@ -1,0 +1,207 @@
+"""Train a model that one holds in one's own hands.
+
+model, tokenizer = peftlab.load_model("minilm", num_labels=2)
+record = peftlab.train(model, tokenizer, "paraphrase", peftlab.LoRA(rank=8))
+peftlab.predict(model, tokenizer, [("a sentence", "another one")])
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import ValidationError
+from rich.console import Console
+
+from peftlab.adapters import base_of, is_merged, save
+from peftlab.adapters.whole import check_replaceable, replace_folder
+from peftlab.api.inference import check_outputs, held, task_of
+from peftlab.api.progress import observer
+from peftlab.bench.cell import Cell
+from peftlab.bench.grid import Sizes, method_part, resolve_training, task_part
+from peftlab.bench.runner import Outcome, run
+from peftlab.bench.suite import Training, Variant
+from peftlab.bench.tokens import tokens_of
+from peftlab.errors import RequestError, check_seed, expect_path, explain
+from peftlab.layers import resolve_compute, resolve_precision
+from peftlab.machine.threads import threads_for
+from peftlab.methods import Method, inject, injected, resolve_method
+from peftlab.models import (
+    Source,
+    agree_on_padding,
+    check_batches,
+    check_model,
+    check_tokenizer,
+    token_limit,
+)
+from peftlab.records.record import ModelPart, Record
+from peftlab.records.store import BESIDE, lines_of
+from peftlab.tasks import Task
+from peftlab.training import MemoryMeter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SUITE = "train"
+
+
+def train(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    task: Task | str,
+    method: Method | str,
+    *,
+    epochs: int | None = None,
+    batch_size: int = 32,
+    lr: float | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    **training: Any,
+) -> Record:
+    """Train `model` in place on `task` by `method`, evaluating after every epoch.
+
+    The model is injected with the method first, unless it has been already.
+
+    Args:
+        model: from `load_model`.
+        tokenizer: the model's own.
+        task: a name, or a `Task`.
+        method: a name, or a `Method`.
+        epochs: passes over the train split; by default as many as make 300 updates, 3 to 30.
+        batch_size: examples a step.
+        lr: the highest learning rate of the adapter; the method's default if not given.
+        seed: of data order, dropout and, if they are drawn here, the adapters.
+        out: a new or empty folder, or an adapter's, which is replaced: for the adapter, as `save`
+            writes it, and record.json, curve.jsonl and predictions.jsonl, as `peftlab train` does;
+            nothing is written if not given.
+        training: further fields of `peftlab.bench.suite.Training`, such as head_lr or warmup;
+            device and a frozen base's precision are the model's own. Without `threads` they are
+            torch's, or as many as others leave cores for; the record says how many.
+
+    Raises:
+        RequestError: if the request is wrong, or `out` holds something else.
+        Diverged: if the loss is no number any more.
+    """
+    started = time.perf_counter()
+    check_model(model)
+    check_tokenizer(tokenizer)
+    task = task_of(task)
+    method = resolve_method(method)
+    check_seed(seed)
+    asked = _check({"epochs": epochs, "batch_size": batch_size, "lr": lr, **training}, method)
+    check_outputs(model, task)
+    if is_merged(model):
+        raise RequestError(
+            "this model is merged, so no adapter is left in it to train; unmerge it first"
+        )
+    agree_on_padding(model, tokenizer)
+    check_batches(model, tokenizer)
+    folder = None if out is None else _checked_folder(model, out)
+    with threads_for(model.device.type, asked.threads):
+        outcome = _run(model, tokenizer, task, method, asked, seed, started)
+    if folder is not None:
+        replace_folder(folder, lambda place: _fill(place, model, outcome))
+    return outcome.record
+
+
+def _run(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    task: Task,
+    method: Method,
+    asked: Training,
+    seed: int,
+    started: float,
+) -> Outcome:
+    device = model.device.type
+    memory = MemoryMeter(device)
+    torch.manual_seed(seed)
+    if injected(model) != method:
+        inject(model, method)
+    cell = _cell(model, tokenizer, task, method, asked, seed, device)
+    with observer(Console(stderr=True)) as progress:
+        progress.cell(cell)
+        outcome = run(
+            model,
+            task,
+            tokens_of(tokenizer, task, cell.training["max_length"]),
+            cell,
+            lambda row, total: progress.row(cell, row, total),
+            memory,
+            started,
+        )
+        progress.end(outcome.record)
+    return outcome
+
+
+def _checked_folder(model: PreTrainedModel, out: Any) -> Path:
+    """`out`, to which the trained adapter can be written: found out before it is trained."""
+    expect_path("out", out)
+    check_replaceable(Path(out))
+    base_of(model)
+    return Path(out)
+
+
+def _fill(place: Path, model: PreTrainedModel, outcome: Outcome) -> None:
+    """Write the adapter and, beside it, what `peftlab train` writes there."""
+    save(model, place)
+    texts = {
+        "records": outcome.record.model_dump_json(indent=2) + "\n",
+        "curves": lines_of(outcome.curve),
+        "predictions": lines_of(outcome.predictions),
+    }
+    for kind, text in texts.items():
+        (place / BESIDE[kind]).write_text(text, encoding="utf-8")
+
+
+def _check(training: dict[str, Any], method: Method) -> Training:
+    ways = {
+        "device": "move the model with model.to(device)",
+        "precision": "load the model with load_model(..., precision=...)",
+    }
+    if method.base_precision == "fp32":
+        del ways["precision"]  # an fp32 base computes in what is asked
+    for name in sorted(ways.keys() & training.keys()):
+        raise RequestError(f"train() takes the model as it is; for {name}, {ways[name]}")
+    try:
+        return Training.model_validate(training)
+    except ValidationError as error:
+        raise explain(error, "training", Training.model_fields) from None
+
+
+def _cell(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    task: Task,
+    method: Method,
+    asked: Training,
+    seed: int,
+    device: str,
+) -> Cell:
+    variant = Variant.model_validate(method)
+    longest = token_limit(tokenizer, model.config)
+    sizes = Sizes(longest, model.config.hidden_size)
+    training = resolve_training(asked, variant, method, task, sizes, device)
+    precision = held(model)
+    compute = getattr(model, "peftlab_compute", precision)
+    if method.base_precision == "fp32":
+        compute = resolve_compute(resolve_precision(asked.precision, device).value, device)
+    source: Source | None = getattr(model, "peftlab_source", None)
+    folder = Path(model.name_or_path or "model")
+    return Cell(
+        suite=SUITE,
+        model=ModelPart(
+            name=source.name if source else folder.name,
+            revision=source.revision if source else None,
+            sha256=source.sha256 if source else None,
+        ),
+        model_folder=source.folder if source else folder,
+        model_type=model.config.model_type,
+        task=task_part(task),
+        method=method_part(model, method, asked, variant),
+        training=training | {"compute": compute},
+        precision=precision,
+        seed=seed,
+    )

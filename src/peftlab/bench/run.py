@@ -1,0 +1,96 @@
+"""Run a grid: every cell that is not done yet, each in a process of its own, into one folder."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any, get_args
+
+from peftlab.bench.baselines import with_baselines
+from peftlab.bench.cell import Cell
+from peftlab.bench.execute import Worker, how_it_died, order
+from peftlab.bench.grid import Grid
+from peftlab.bench.keep import Keep, drop_beaten, room_mib
+from peftlab.bench.observer import Observer
+from peftlab.bench.resume import done_cells, write_judged
+from peftlab.bench.runner import failed
+from peftlab.errors import unknown
+from peftlab.records.record import Record
+from peftlab.records.store import Store, relabelled
+
+
+def run_grid(
+    grid: Grid,
+    out: Path,
+    progress: Observer,
+    rerun: bool = False,
+    keep: Keep = "all",
+    shown: Path | None = None,
+) -> list[Record]:
+    """Run the grid's missing cells into `out`; returns every cell's record in the grid's order.
+
+    `shown` is the folder that the progress names, if not `out`.
+
+    Raises:
+        RequestError: if `out` can't take them, or `keep` is unknown.
+    """
+    if keep not in get_args(Keep):
+        raise unknown("keep", str(keep), get_args(Keep))
+    store = Store(out)
+    done = {} if rerun else done_cells(store, grid)
+    missing = [cell for cell in grid.cells if cell.name not in done]
+    store.prepare(room_mib(missing, keep))
+    write_suite(store, grid)
+    write_judged(store, done.values())
+    with progress:
+        progress.suite(grid, len(done), str(shown or out))
+        if missing:
+            done |= _run_missing(missing, grid, store, progress, done, keep)
+    return [relabelled(done[cell.name], cell.method.label) for cell in grid.cells]
+
+
+def write_suite(store: Store, grid: Grid) -> None:
+    """suite.json: what was asked, and the cells it became, which the report follows."""
+    asked = grid.suite.model_dump(mode="json", exclude={"tasks"})
+    for table in (asked, asked["data"] or {}):  # so that `export` finds them from anywhere
+        for key in ("data_dir", "path", "dev"):
+            if table.get(key):
+                table[key] = str(Path(table[key]).expanduser().resolve())
+    cells = [{"cell": cell.name, "label": cell.method.label} for cell in grid.cells]
+    store.write_suite(asked | {"tasks": list(grid.tasks), "cells": cells})
+
+
+def _run_missing(
+    missing: list[Cell],
+    grid: Grid,
+    store: Store,
+    progress: Observer,
+    done: dict[str, Record],
+    keep: Keep,
+) -> dict[str, Record]:
+    records: dict[str, Record] = {}
+    with Worker() as worker, tempfile.TemporaryDirectory(prefix="peftlab-") as scratch:
+        files = {name: Path(scratch) / f"{i}.json" for i, name in enumerate(grid.tasks)}
+        for name, task in grid.tasks.items():
+            task.write(files[name])
+        for cell in with_baselines(missing, grid.tasks, progress):  # while the worker starts
+            progress.cell(cell)
+            asked = order(cell, files[cell.task.name], store.out, keep=keep != "none")
+            records[cell.name] = _run_one(worker, cell, asked, store, progress)
+            drop_beaten(store, [*done.values(), *records.values()], keep)
+            progress.end(records[cell.name])
+    return records
+
+
+def _run_one(
+    worker: Worker, cell: Cell, asked: dict[str, Any], store: Store, progress: Observer
+) -> Record:
+    code = worker.run(
+        asked,
+        lambda event: progress.row(cell, event["row"], event["total"]),
+    )
+    record = store.read(cell.name) if code == 0 else None
+    if record is None:
+        record = failed(cell, "ProcessDied", how_it_died(code, worker.last_words()), None)
+        store.write_record(record)
+    return record

@@ -1,0 +1,143 @@
+"""The engine: inside `with fast(model)` the same training, at the speed of its matrix products.
+
+    frozen.py     frozen layers as bare products; query, key and value as one
+    updates.py    low-rank updates of such layers beside that product
+    attention.py  plain products instead of a CPU's flash kernel
+    masks.py      dropout from 16 random bits an element
+    last.py       the last layer only where the classifier reads it
+    heap.py       memory that a step frees is the next one's, not the kernel's
+    beside.py     tensors that lie side by side are one
+
+Outside the context the model is plain transformers again, its weights the same bits: it can be
+copied, saved and merged. Each part stands beside what it replaces, and a test holds the two
+together (tests/layers/engine).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from peftlab.engine.attention import plain_attention
+from peftlab.engine.frozen import FrozenLinear, Joined, onednn_multiplies
+from peftlab.engine.heap import give_back, kept_heap, unsearched
+from peftlab.engine.last import slice_last
+from peftlab.engine.masks import Bits, FastDropout
+from peftlab.layers.linear import is_conv1d
+from peftlab.layers.lora import LowRank
+
+# layers of one parent that are given one input
+SIBLINGS = (
+    ("query", "key", "value"),
+    ("q", "k", "v"),
+    ("q_lin", "k_lin", "v_lin"),
+    ("q_proj", "k_proj", "v_proj"),
+    ("gate_proj", "up_proj"),
+)
+
+
+@contextmanager
+def fast(model: Any, enabled: bool = True) -> Iterator[None]:
+    """Make `model` fast inside the context, and plain again behind it, whatever happens there.
+
+    Inside another `fast` of the same model it does nothing.
+
+    Args:
+        model: of transformers, injected with a method or not.
+        enabled: whether to do anything at all.
+    """
+    with ExitStack() as undo:
+        if enabled and not getattr(model, "peftlab_fast", False):
+            model.peftlab_fast = True
+            undo.callback(delattr, model, "peftlab_fast")
+            if model.device.type == "cpu":
+                _for_cpu(model, undo)
+            for handle in slice_last(model):
+                undo.callback(handle.remove)
+        yield
+
+
+def own_tensors(model: nn.Module) -> Iterator[Tensor]:
+    """Parameters and buffers, the weights of layers that the engine stands in for among them."""
+    yield from model.parameters()
+    yield from model.buffers()
+    for module in model.modules():
+        if isinstance(module, FrozenLinear):
+            yield module.weight
+
+
+def _for_cpu(model: Any, undo: ExitStack) -> None:
+    # a layer computed again in the backward pass must meet the same masks, and torch replays its
+    # own generator only
+    if not any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+        bits = Bits()
+        undo.enter_context(plain_attention(model, bits))
+        _replace_dropout(model, bits, undo)
+    undo.enter_context(kept_heap())
+    undo.enter_context(unsearched())
+    _join(model, undo)
+
+
+def _replace_dropout(model: nn.Module, bits: Bits, undo: ExitStack) -> None:
+    for name, module in list(model.named_modules()):
+        if type(module) is nn.Dropout and module.p > 0:
+            quick = FastDropout(module.p, bits).train(module.training)
+            _swap(model, name, module, quick, undo)
+
+
+def _join(model: nn.Module, undo: ExitStack) -> None:
+    for names in _groups(model):
+        layers: list[Any] = [model.get_submodule(name) for name in names]
+        joined = Joined(layers, [_adapter(model, name) for name in names])
+        undo.callback(joined.part)
+        joined.share()
+        for index, (name, layer) in enumerate(zip(names, layers, strict=True)):
+            _swap(model, name, layer, FrozenLinear(layer, joined, index), undo)
+    give_back()  # the weights that are parts of joined ones now
+
+
+def _swap(model: nn.Module, name: str, old: nn.Module, new: nn.Module, undo: ExitStack) -> None:
+    model.set_submodule(name, new)
+    undo.callback(lambda: model.set_submodule(name, old.train(new.training)))
+
+
+def _groups(model: nn.Module) -> list[list[str]]:
+    """The frozen layers, those of one input together."""
+    owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for name, module in model.named_modules():
+        if not _is_frozen_linear(module) or owners[id(module.weight)] > 1:
+            continue
+        if not onednn_multiplies(module):
+            continue
+        parent, own = _place(name)
+        family = next((family for family in SIBLINGS if own in family), (own,))
+        groups.setdefault((parent, family), []).append(name)
+    return list(groups.values())
+
+
+def _place(name: str) -> tuple[str, str]:
+    """Where a layer stands, and what it is called there: an adapter's `base` by the adapter."""
+    parent, _, own = name.removesuffix(".base").rpartition(".")
+    return parent, own
+
+
+def _adapter(model: nn.Module, name: str) -> LowRank | None:
+    """What updates the layer of this name, if the update's input is the layer's own."""
+    parent, _, own = name.rpartition(".")
+    adapter = model.get_submodule(parent)
+    if own == "base" and isinstance(adapter, LowRank) and type(adapter.dropout) is nn.Identity:
+        return adapter
+    return None
+
+
+def _is_frozen_linear(module: Any) -> bool:
+    return (type(module) is nn.Linear or is_conv1d(module)) and not (
+        any(p.requires_grad for p in module.parameters())
+        or module._forward_pre_hooks
+        or module._forward_hooks
+    )

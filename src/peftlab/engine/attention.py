@@ -1,0 +1,187 @@
+"""Attention as plain products: faster on a CPU, at the lengths of sentences, than its flash kernel.
+
+    P = softmax(Q Kᵀ · scaling + mask),  Y = (P ∘ dropout) V
+
+Registered with transformers as the attention `peftlab`; causal attention is left to `sdpa`. The
+three gradients are written side by side, as the joined product of query, key and value wants them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peftlab.engine.masks import Bits
+
+NAME = "peftlab"
+ASKED = "peftlab_asked"  # of a module of attention: how many positions' outputs are read, from 0
+WIDE = 32  # keys, a vector of bf16
+# of a score, below the highest: exp(-60) is lost in any sum, even fp32's, and far enough from the
+# numbers that a processor multiplies a hundred times slower, where padding's exp would end
+FAINTEST = -60.0
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        bias: Tensor | None,
+        scaling: float,
+        drop: Tensor | None,
+        asked: int,
+    ) -> Tensor:
+        whole, query = query.shape, query[:, :, :asked]
+        batch, heads, length, width = query.shape
+        k, v = _flat(key), _flat(value)
+        q = torch.mul(query, scaling, out=k.new_empty(query.shape)).flatten(0, 1)
+        scores = _product(q, k.transpose(1, 2))
+        if bias is not None:
+            scores.view(batch, heads, length, -1).add_(bias[:, :, :asked])
+        shares = _softmax(scores)
+        dropped = shares if drop is None else shares * drop.view_as(shares)
+        y = _product(dropped, v)
+        ctx.save_for_backward(q, k, v, shares, drop)
+        ctx.scaling, ctx.shape, ctx.asked = scaling, whole, asked
+        return y.view(batch, heads, length, width).transpose(1, 2).contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, shares, drop = ctx.saved_tensors
+        batch, heads, length, width = ctx.shape
+        g = _flat(gradients[0].transpose(1, 2))
+        g_shares = _product(g, v.transpose(1, 2))
+        dropped = shares
+        if drop is not None:
+            mask = drop.view_as(shares)
+            g_shares.mul_(mask)
+            dropped = shares * mask
+        g_scores = _softmax_gradient(g_shares, shares)
+        all_three = g.new_empty(batch, length, 3, heads, width).permute(2, 0, 3, 1, 4)
+        g_query, g_key, g_value = all_three
+        g_query[:, :, ctx.asked :] = 0
+        g_asked = _product(g_scores, k).view(batch, heads, -1, width)
+        torch.mul(g_asked, ctx.scaling, out=g_query[:, :, : ctx.asked])
+        g_key.copy_(_product(g_scores.transpose(1, 2), q).view(ctx.shape))
+        g_value.copy_(_product(dropped.transpose(1, 2), g).view(ctx.shape))
+        return g_query, g_key, g_value, None, None, None, None
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """(n, rows, inner) by (n, inner, columns).
+
+    In bf16 oneDNN makes a kernel for every length, of a third of a MiB (LOG.md). The last layer's
+    one query would need two of its own, so products of one row, or of one inside, do without.
+    """
+    if a.shape[2] == 1:
+        return a * b
+    if a.shape[1] == 1 and a.dtype == torch.bfloat16:
+        return torch.bmm(a.float(), b.float()).to(a.dtype)
+    return torch.bmm(a, b)
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    """Over the last dimension. Torch's own takes three times as long on less than a vector of bf16.
+
+    Here as there it is computed in fp32 and rounded once.
+    """
+    if scores.shape[-1] >= WIDE or scores.dtype != torch.bfloat16:
+        return scores.softmax(-1)
+    powers: Tensor = scores.float()
+    powers.sub_(powers.amax(-1, keepdim=True)).clamp_(min=FAINTEST).exp_()
+    return powers.div_(powers.sum(-1, keepdim=True)).to(scores.dtype)
+
+
+def _softmax_gradient(g: Tensor, shares: Tensor) -> Tensor:
+    """Of the scores, from that of their softmax: shares ∘ (g - Σ g ∘ shares), in fp32."""
+    if shares.shape[-1] >= WIDE or shares.dtype != torch.bfloat16:
+        found: Tensor = torch.ops.aten._softmax_backward_data(g, shares, -1, shares.dtype)
+        return found
+    exact = shares.float()
+    moved = exact * g
+    return moved.sub_(exact.mul_(moved.sum(-1, keepdim=True))).to(shares.dtype)
+
+
+def _flat(x: Tensor) -> Tensor:
+    """(batch, heads, length, width) -> (batch · heads, length, width)."""
+    return x.reshape(-1, *x.shape[2:])
+
+
+@contextmanager
+def plain_attention(model: Any, bits: Bits) -> Iterator[None]:
+    """Let `model` attend by plain products, where it lets its attention be chosen at all."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    chosen: str = model.config._attn_implementation
+    if chosen != "sdpa" or not _is_bidirectional(model):
+        yield
+        return
+    name = f"{NAME}-{id(bits)}"  # a model's dropout draws from its own stream
+    AttentionInterface.register(name, functools.partial(_attend, bits))
+    AttentionMaskInterface.register(name, _additive_mask)
+    model.config._attn_implementation = name
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = chosen
+        for interface in (AttentionInterface, AttentionMaskInterface):
+            interface._global_mapping.pop(name)
+
+
+def _is_bidirectional(model: nn.Module) -> bool:
+    return not any(getattr(module, "is_causal", False) for module in model.modules())
+
+
+def _additive_mask(*args: Any, dtype: torch.dtype = torch.float32, **kwargs: Any) -> Tensor | None:
+    """As sdpa's mask, None where no token is padding; else 0 or the lowest number."""
+    from transformers.masking_utils import sdpa_mask
+
+    keep = sdpa_mask(*args, **kwargs)
+    if keep is None:
+        return None
+    lowest = torch.finfo(dtype).min
+    return torch.zeros(keep.shape, dtype=dtype).masked_fill_(~keep, lowest)
+
+
+def _by_sdpa(*args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    return sdpa_attention_forward(*args, **kwargs)
+
+
+def _attend(
+    bits: Bits,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """An attention function of transformers: (batch, heads, length, width) -> (batch, length, ...).
+
+    What `_Attention` knows no gradient of, or no way to compute, is left to sdpa.
+    """
+    learned = attention_mask is not None and attention_mask.requires_grad
+    if learned or query.shape[1] != key.shape[1]:
+        return _by_sdpa(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+    length = query.shape[2]
+    asked = min(length, getattr(module, ASKED, length))
+    drop = None
+    if dropout > 0:
+        shape = torch.Size((*query.shape[:2], asked, key.shape[2]))
+        drop = bits.mask(shape, dropout, query.dtype)
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    y: Tensor = _Attention.apply(query, key, value, attention_mask, scaling, drop, asked)  # type: ignore[no-untyped-call]
+    if asked < length:  # the model expects all of them; only those asked for are read
+        y = y.expand(-1, length, *y.shape[2:])
+    return y, None

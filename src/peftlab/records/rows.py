@@ -1,0 +1,115 @@
+"""Which records may be averaged: those that differ in nothing but the seed.
+
+A row of the table is one method as it was asked for. Two records of one label whose model,
+settings, targets, precision or training differ are two rows, told apart by what differs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+
+from peftlab.records.record import Record
+
+TaskKey = tuple[str, str, str]  # name, metric, sha256 of the examples
+UNREADABLE = {"revision", "weights", "adapted"}  # in a label only where nothing else differs
+RowKey = tuple[str, str]  # label, everything else that was asked, as canonical JSON
+
+
+def task_key(record: Record) -> TaskKey:
+    return (record.task.name, record.task.main_metric, record.task.sha256)
+
+
+def asked(record: Record) -> dict[str, str]:
+    """What the cell was asked, seed and task apart: field -> value as canonical JSON."""
+    parts: dict[str, Mapping[str, object]] = {
+        "": {
+            "model": record.model.name,
+            "revision": record.model.revision,
+            "weights": record.model.sha256,
+            "method": record.method.name,
+            "precision": record.precision,
+            "adapted": record.method.targets,
+            "threads": record.environment.threads,
+        },
+        "settings.": record.method.settings,
+        "training.": record.training,
+    }
+    return {
+        prefix + name: json.dumps(value, sort_keys=True, default=str)
+        for prefix, fields in parts.items()
+        for name, value in fields.items()
+    }
+
+
+def task_fields(records: Iterable[Record]) -> set[str]:
+    """Training fields that the task decides, such as a longer max_length for RTE.
+
+    Within one task all records agree on them, so they part columns and not rows.
+    """
+    seen: dict[str, dict[TaskKey, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for record in records:
+        for field, value in asked(record).items():
+            if field.startswith("training."):
+                seen[field][task_key(record)].add(value)
+    return {
+        field
+        for field, by_task in seen.items()
+        if all(len(values) == 1 for values in by_task.values())
+        and len(set.union(*by_task.values())) > 1
+    }
+
+
+def group(records: Iterable[Record]) -> dict[RowKey, list[Record]]:
+    """The records of every row, rows in the order in which they were first seen.
+
+    A row has the label of its first record: two suites may have called the same method otherwise.
+    """
+    records = list(records)
+    ignored = task_fields(records)
+    rows: dict[str, list[Record]] = {}
+    for record in records:
+        fields = {key: value for key, value in asked(record).items() if key not in ignored}
+        rows.setdefault(json.dumps(fields, sort_keys=True), []).append(record)
+    return {(members[0].method.label, key): members for key, members in rows.items()}
+
+
+def labels(keys: Iterable[RowKey]) -> dict[RowKey, str]:
+    """A name of its own for every row: its label, and where rows share one, what differs.
+
+    >>> keys = [("lora", '{"training.lr": "0.001"}'), ("lora", '{"training.lr": "0.002"}')]
+    >>> list(labels(keys).values())
+    ['lora (lr 0.001)', 'lora (lr 0.002)']
+    """
+    keys = list(keys)
+    names: dict[RowKey, str] = {}
+    for key in keys:
+        fields = {other: json.loads(other[1]) for other in keys if other[0] == key[0]}
+        extra = _differing(fields[key], list(fields.values()))
+        name = f"{key[0]} ({', '.join(extra)})" if extra else key[0]
+        names[key] = name
+    clashes = Counter(names.values())
+    return {
+        key: name if clashes[name] == 1 else f"{name} #{position}"
+        for position, (key, name) in enumerate(names.items(), start=1)
+    }
+
+
+def _differing(own: dict[str, str], all_rows: list[dict[str, str]]) -> list[str]:
+    """`field value` for each field on which the rows disagree, in the fields' order."""
+    fields = dict.fromkeys(name for row in all_rows for name in row)
+    differing = [name for name in fields if len({row.get(name) for row in all_rows}) > 1]
+    words = [
+        _word(name.rpartition(".")[2], json.loads(own[name]) if name in own else "–")
+        for name in [name for name in differing if name not in UNREADABLE] or differing
+    ]
+    return list(dict.fromkeys(words))
+
+
+def _word(name: str, value: object) -> str:
+    if name == "weights":
+        return f"weights {str(value)[:8]}"
+    if name in {"model", "precision"}:
+        return str(value)
+    return f"{name} {value}"

@@ -1,0 +1,210 @@
+"""The folder that a suite leaves: records, curves, predictions. Every write is whole or absent.
+
+OUT/suite.json · records/CELL.json · curves/CELL.jsonl · predictions/CELL.jsonl ·
+adapters/CELL/ · report/
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from peftlab.errors import JSON_ERRORS, RequestError, system_refusals, unknown
+from peftlab.records.record import Record
+
+OURS = {"suite.json", "records", "curves", "predictions", "adapters", "report"}
+BESIDE = {"records": "record.json", "curves": "curve.jsonl", "predictions": "predictions.jsonl"}
+NEEDED_MIB = 200  # records and curves are small; the page and its figures take a few MiB
+
+
+class Store:
+    """The files of one suite under `out`."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+
+    def adapter(self, cell: str) -> Path:
+        """The folder of a cell's adapter."""
+        return self.out / "adapters" / cell
+
+    def prepare(self, adapters_mib: float = 0.0) -> None:
+        """Make the folder, or check that an existing one is ours, writable and has room.
+
+        Args:
+            adapters_mib: what adapters will need at most, beside records and curves.
+
+        Raises:
+            RequestError: if it is not.
+        """
+        try:
+            if self.out.exists():
+                self._check_ours()
+            is_new = not self.out.exists()
+            self.out.mkdir(parents=True, exist_ok=True)
+            probe = self.out / f".{uuid.uuid4().hex}.tmp"
+            probe.write_text("")
+            probe.unlink()
+            free = shutil.disk_usage(self.out).free / 2**20
+            needed = NEEDED_MIB + adapters_mib
+            if is_new and free < needed:
+                self.out.rmdir()
+        except OSError as error:
+            raise RequestError(
+                f"output folder {self.out} is not writable: {error.strerror}; "
+                "give another one with --out DIR"
+            ) from error
+        if free < needed:
+            raise RequestError(
+                f"output folder {self.out} has {free:.0f} MiB of free disk space and "
+                f"{needed:.0f} MiB are needed; free some, or give another one with --out DIR"
+            )
+        for kind in ("records", "curves", "predictions"):
+            for left in (self.out / kind).glob("*.tmp"):  # of a run that was killed as it wrote
+                left.unlink()
+        for left in (self.out / "adapters").glob(".*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+    def _check_ours(self) -> None:
+        if not self.out.is_dir():
+            raise RequestError(f"output folder {self.out} is a file; give a folder with --out DIR")
+        strange = sorted(
+            path.name
+            for path in self.out.iterdir()
+            if path.name not in OURS and not (path.name.startswith(".") and path.is_file())
+        )
+        if strange:
+            raise RequestError(
+                f"output folder {self.out} holds files that are not peftlab's "
+                f"({', '.join(strange[:5])}); give a new or an empty folder with --out DIR"
+            )
+
+    def read(self, cell: str) -> Record | None:
+        """The record of a cell, or None if there is none that this version can read."""
+        path = self.out / "records" / f"{cell}.json"
+        if not path.exists():
+            return None
+        try:
+            return Record.model_validate_json(path.read_bytes())
+        except ValidationError:
+            return None
+
+    def records(self, last: bool = False) -> list[Record]:
+        """Every record of the folder, in the order in which suites asked for them.
+
+        A row's label is the one that a suite gave it last.
+
+        Args:
+            last: only those that the latest suite asked for.
+
+        Raises:
+            RequestError: if the folder has no records.
+        """
+        with system_refusals(f"{self.out} can't be read"):
+            suites = self.suites()
+            asked = suites[-1:] if last else suites
+            labels = {cell["cell"]: cell["label"] for suite in asked for cell in suite["cells"]}
+            names = list(labels)
+            if not (last and suites):  # also those that no suite is known of
+                stems = sorted(path.stem for path in (self.out / "records").glob("*.json"))
+                names += [stem for stem in stems if stem not in labels]
+            read = [record for name in names if (record := self.read(name)) is not None]
+        if not read:
+            raise RequestError(
+                f"{self.out} has no records; give the output folder of `peftlab compare`"
+            )
+        return [relabelled(one, labels[one.cell]) if one.cell in labels else one for one in read]
+
+    def suites(self) -> list[dict[str, Any]]:
+        """What was asked of this folder, the latest last; empty without a suite.json.
+
+        Raises:
+            RequestError: if suite.json is damaged.
+        """
+        path = self.out / "suite.json"
+        if not path.exists():
+            return []
+        try:
+            latest = json.loads(path.read_text(encoding="utf-8"))
+            suites = [*latest.pop("earlier", []), latest]
+            if not all({"cell", "label"} <= cell.keys() for one in suites for cell in one["cells"]):
+                raise KeyError("cells")
+        except (*JSON_ERRORS, KeyError, TypeError, AttributeError) as error:
+            raise RequestError(
+                f"{path} is damaged ({error}); delete it to see every record"
+            ) from None
+        return suites
+
+    def title(self, records: list[Record]) -> str:
+        """The latest suite's name, or that of the records where there is no suite.json."""
+        suites = self.suites()
+        return suites[-1].get("name", records[-1].suite) if suites else records[-1].suite
+
+    def write_suite(self, asked: dict[str, Any]) -> None:
+        """Write suite.json: what is asked now and, as `earlier`, what was asked for other cells."""
+        try:
+            before = self.suites()
+        except RequestError:  # what it held is lost; the records are not
+            before = []
+        cells = {cell["cell"] for cell in asked["cells"]}
+        earlier = [one for one in before if not cells >= {cell["cell"] for cell in one["cells"]}]
+        self.write_json("suite.json", asked | {"earlier": earlier})
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write `OUT/name` as indented JSON."""
+        self._write(self.out / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+    def write_record(self, record: Record) -> None:
+        self._write(
+            self.out / "records" / f"{record.cell}.json", record.model_dump_json(indent=2) + "\n"
+        )
+
+    def write_lines(self, kind: str, cell: str, rows: Iterable[dict[str, Any]]) -> None:
+        """Write `OUT/kind/CELL.jsonl`, one JSON object a line."""
+        self._write(self.out / kind / f"{cell}.jsonl", lines_of(rows))
+
+    def _write(self, path: Path, text: str) -> None:
+        path.parent.mkdir(exist_ok=True)
+        temporary = path.with_name(f"{path.name}.tmp")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+
+
+def chosen(
+    records: list[Record], tasks: list[str] | None, methods: list[str] | None
+) -> list[Record]:
+    """Of the records, those of some tasks and of some methods, by a row's label or a method's name.
+
+    Raises:
+        RequestError: a task or a method that none of them has.
+    """
+    known_tasks = dict.fromkeys(record.task.name for record in records)
+    known_methods = dict.fromkeys(
+        name for record in records for name in (record.method.label, record.method.name)
+    )
+    for kind, asked, known in (("task", tasks, known_tasks), ("method", methods, known_methods)):
+        for name in asked or ():
+            if name not in known:
+                raise unknown(kind, name, known)
+    return [
+        record
+        for record in records
+        if (tasks is None or record.task.name in tasks)
+        and (methods is None or {record.method.label, record.method.name} & set(methods))
+    ]
+
+
+def lines_of(rows: Iterable[dict[str, Any]]) -> str:
+    """One JSON object a line."""
+    return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n"
+
+
+def relabelled(record: Record, label: str) -> Record:
+    """The record under the label that its row has now: a label is no part of a cell's identity."""
+    method = record.method.model_copy(update={"label": label})
+    return record.model_copy(update={"method": method})

@@ -1,0 +1,47 @@
+"""The page and the table of a folder, from what lies in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import RenderableType
+
+from peftlab.errors import system_refusals
+from peftlab.records.store import Store, chosen
+from peftlab.report.page import build
+from peftlab.report.scores import table
+from peftlab.report.terminal import render_terminal
+
+
+class Shown(NamedTuple):
+    """The page's file, and the table as a terminal shows it."""
+
+    page: Path
+    terminal: RenderableType
+
+
+def rebuild(
+    folder: Path,
+    tasks: list[str] | None = None,
+    methods: list[str] | None = None,
+    last: bool = False,
+    svg: bool = True,
+) -> Shown:
+    """Write the page of a folder anew from its records: all of them, unless less is asked for.
+
+    Args:
+        folder: of `peftlab compare`.
+        tasks: these alone.
+        methods: these rows alone, by label, or by name for all of a method.
+        last: only what the latest comparison asked for.
+        svg: also draw every figure as a file.
+
+    Raises:
+        RequestError: if the folder has no such records, or can't be written.
+    """
+    store = Store(folder)
+    records = chosen(store.records(last), tasks, methods)
+    with system_refusals(f"{folder} can't be written"):
+        page = build(folder, store.title(records), records, svg=svg)
+    return Shown(page, render_terminal(table(records)))

@@ -1,0 +1,1 @@
+"""The built-in synthetic tasks. Adding one is adding a file here that defines `TASK`."""

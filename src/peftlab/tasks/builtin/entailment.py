@@ -1,0 +1,122 @@
+"""entailment: does the first sentence imply the second (stands for RTE).
+
+The second sentence, the claim, tells the same event with fewer facts and sometimes less exactly
+("a couch" is "a piece of furniture"). It isn't implied if the first sentence only reports what is
+doubted ("we doubt that ...") or if up to three of its facts are others. The hard cases are rare:
+only one other fact, or a claim that is more exact than the first sentence.
+Train and dev use different frames.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+from peftlab.tasks.base import BuiltIn, Examples
+from peftlab.tasks.builtin.grammar import (
+    HANDLING,
+    PEOPLE,
+    PLACES,
+    THINGS,
+    Concept,
+    Example,
+    Lexicon,
+    article,
+    concepts,
+    group_of,
+    sample,
+    sentence,
+    unrelated,
+)
+
+ENTAILED, NOT_ENTAILED = 0, 1
+SLOTS: dict[str, Lexicon] = {"agent": PEOPLE, "act": HANDLING, "thing": THINGS, "place": PLACES}
+Frames = dict[str, tuple[str, ...]]
+
+# Premises are "fact" or "report" frames: the former imply what stands in them, the latter don't.
+TRAIN_TEMPLATES: Frames = {
+    "fact": (
+        "{place} the {agent} {act} {thing}",
+        "{thing} was {act} by the {agent} {place}",
+        "we know that the {agent} {act} {thing} {place}",
+    ),
+    "report": (
+        "we doubt that the {agent} {act} {thing} {place}",
+        "nobody thinks that the {agent} {act} {thing} {place}",
+    ),
+    "claim": ("the {agent} {act} {thing}", "{thing} was {act} {place}"),
+}
+DEV_TEMPLATES: Frames = {
+    "fact": (
+        "it was the {agent} who {act} {thing} {place}",
+        "{place} {thing} was {act} by the {agent}",
+        "it is known that the {agent} {act} {thing} {place}",
+    ),
+    "report": (
+        "it is doubtful that the {agent} {act} {thing} {place}",
+        "nobody claims that {thing} was {act} by the {agent} {place}",
+    ),
+    "claim": ("{thing} was {act} by the {agent}", "someone {act} {thing} {place}"),
+}
+KINDS = (
+    *("report", "three", "two", "report", "three", "report", "two", "exact"),
+    *("report", "three", "two", "report", "three", "report", "two", "one"),
+)
+CHANGES = {"one": 1, "two": 2, "three": 3}  # each claim states three facts
+TRAIN, DEV = 960, 240
+SEED = 3
+
+Facts = dict[str, Concept]
+
+
+def wording(rng: Random, frame: str, facts: Facts, exact: bool) -> str:
+    """A sentence with the facts, the thing called by its hypernym unless `exact`."""
+    words = {slot: rng.choice(concept) for slot, concept in facts.items()}
+    thing = words["thing"] if exact else group_of(THINGS, facts["thing"])
+    return sentence(frame, {**words, "thing": article(thing)})
+
+
+def differing(rng: Random, facts: Facts, claim: str, changes: int) -> Facts:
+    """The facts with `changes` of those that the claim states replaced."""
+    stated = [slot for slot in SLOTS if f"{{{slot}}}" in claim]
+    slots = rng.sample(stated, changes)
+    return {**facts, **{slot: unrelated(rng, SLOTS[slot], facts[slot]) for slot in slots}}
+
+
+def pair(rng: Random, frames: Frames, how: str) -> tuple[str, str]:
+    """Premise and claim; `how` is "entailed" or one of KINDS, the ways to be not entailed."""
+    facts = {slot: rng.choice(concepts(lexicon)) for slot, lexicon in SLOTS.items()}
+    premise = rng.choice(frames["report" if how == "report" else "fact"])
+    claim = rng.choice(frames["claim"])
+    claimed = differing(rng, facts, claim, CHANGES.get(how, 0))
+    exact = how == "exact" or rng.random() < 0.5
+    return (
+        wording(rng, premise, facts, exact=how != "exact"),
+        wording(rng, claim, claimed, exact),
+    )
+
+
+def split(rng: Random, frames: Frames, count: int) -> Examples:
+    """Pairs, every second one entailed, with the ways not to be in turn."""
+
+    def make(index: int) -> Example:
+        label = index % 2
+        how = "entailed" if label == ENTAILED else KINDS[index // 2 % len(KINDS)]
+        return pair(rng, frames, how), label
+
+    return sample(count, make)
+
+
+def generate() -> tuple[Examples, Examples]:
+    """Train and dev, from frames that they don't share."""
+    rng = Random(SEED)
+    return split(rng, TRAIN_TEMPLATES, TRAIN), split(rng, DEV_TEMPLATES, DEV)
+
+
+TASK = BuiltIn(
+    name="entailment",
+    summary="does one sentence imply another (synthetic)",
+    kind="classes",
+    metrics=("accuracy",),
+    labels=("entailment", "not_entailment"),
+    generate=generate,
+)

@@ -1,0 +1,6 @@
+"""A user's own file: read as a task, or read and written again with answers."""
+
+from peftlab.tasks.files.answers import Sheet, answer_file, check_out, read_sheet
+from peftlab.tasks.files.file import load
+
+__all__ = ["Sheet", "answer_file", "check_out", "load", "read_sheet"]

@@ -1,0 +1,131 @@
+"""A user's file once more, with columns added: what `peftlab predict` writes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import tempfile
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peftlab.errors import RequestError, system_refusals
+from peftlab.tasks.files import file, rows
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A file as it was when it was read, once: it may be a pipe, or change meanwhile.
+
+    Attributes:
+        path: the file.
+        texts: of each row, one or two.
+        records: each row with all of its columns by name.
+    """
+
+    path: Path
+    texts: list[tuple[str, ...]]
+    records: list[dict[str, Any]]
+
+    def check_new(self, columns: Sequence[str]) -> None:
+        """Raise `RequestError` if one of `columns`, which are to be added, is there already."""
+        taken = [name for name in _header(self.records) if name in columns]
+        if taken:
+            raise RequestError(f"{self.path} has a column {taken[0]!r} already; rename it first")
+
+
+def read_sheet(path: Path, columns: Sequence[str]) -> Sheet:
+    """Read a file whose texts are in `columns`.
+
+    Raises:
+        RequestError: for a file, a column or a row that is not as it must be, with its line.
+    """
+    if not 1 <= len(columns) <= 2:
+        raise RequestError(f"one or two text columns are needed, got {len(columns)}")
+    table, records = rows.read_whole(path, columns)
+    return Sheet(path, file.texts(table), records)
+
+
+def check_out(out: Path) -> None:
+    """Raise `RequestError` unless `out` has a known suffix and can be written."""
+    if out.suffix.lower() not in WRITERS:
+        raise RequestError(f"{out} must end in one of {', '.join(WRITERS)}")
+    parent = out.absolute().parent
+    with system_refusals(f"{out} can't be written"):
+        folder, room = out.is_dir(), parent.is_dir()
+    if not room:
+        raise RequestError(f"{out} can't be written: {out.parent} is no folder")
+    if folder:
+        raise RequestError(f"{out} can't be written: it is a folder")
+    # what may be written is not all in the permissions: try it
+    with system_refusals(f"{out} can't be written"), tempfile.TemporaryFile(dir=parent):
+        pass
+
+
+def answer_file(sheet: Sheet, out: Path, extra: Sequence[dict[str, Any]]) -> None:
+    """Write the sheet's rows to `out`, each with the columns of `extra`; whole or not at all.
+
+    Raises:
+        RequestError: if a column is there already, or `out` can't be written.
+    """
+    sheet.check_new(list(extra[0]))
+    joined = [record | more for record, more in zip(sheet.records, extra, strict=True)]
+    write = WRITERS[out.suffix.lower()]
+    temporary = out.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        write(temporary, joined)
+        temporary.replace(out)
+    except OSError as error:
+        raise RequestError(f"{out} can't be written: {error.strerror}") from error
+    # Arrow's errors are such: cells of mixed types, or numbers that are too large
+    except (TypeError, ValueError, OverflowError) as error:
+        raise RequestError(
+            f"{sheet.path} has cells that {out.suffix} can't hold ({error}); write another format"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _csv(path: Path, records: list[dict[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as target:
+        writer = csv.DictWriter(target, _header(records))
+        writer.writeheader()
+        writer.writerows(records)
+
+
+def _tsv(path: Path, records: list[dict[str, Any]]) -> None:
+    header = _header(records)
+    cells = [header, *([_cell(record.get(name)) for name in header] for record in records)]
+    for line in cells:
+        broken = [cell for cell in line if "\t" in cell or "\n" in cell]
+        if broken:
+            raise RequestError(f"a TSV cell can't hold a tab or a line break: {broken[0]!r}")
+    path.write_text("".join("\t".join(line) + "\n" for line in cells), encoding="utf-8")
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _jsonl(path: Path, records: list[dict[str, Any]]) -> None:
+    # dates and the like, which Parquet has and JSON has not, become text
+    lines = [json.dumps(record, ensure_ascii=False, default=str) + "\n" for record in records]
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def _parquet(path: Path, records: list[dict[str, Any]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    header = _header(records)
+    pq.write_table(pa.table({name: [r.get(name) for r in records] for name in header}), path)
+
+
+def _header(records: list[dict[str, Any]]) -> list[str]:
+    """Every column of any row: JSON's may differ from row to row."""
+    return list(dict.fromkeys(name for record in records for name in record))
+
+
+WRITERS = {".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".json": _jsonl, ".parquet": _parquet}

@@ -1,0 +1,274 @@
+"""A user's own file as a task: CSV, TSV, JSONL or Parquet, a label column, one or two text columns.
+
+Text, true/false and whole numbers of at most `MAX_CLASSES` different values are classes; other
+numbers are a regression; `kind` overrides. Classes are named and ordered by their value: numbers
+by size, text by its characters. In CSV and TSV, where all is text, a column is of numbers if every
+cell is one. CSV is quoted (RFC 4180); TSV is not: a `"` is a character there.
+"""
+
+from __future__ import annotations
+
+import decimal
+import math
+import re
+import reprlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from peftlab.errors import RequestError
+from peftlab.tasks import split
+from peftlab.tasks.base import Examples, Kind, Task
+from peftlab.tasks.files import rows
+
+MAX_CLASSES = 20
+MAX_DIGITS = 4000  # Python converts no more than 4,300 to a whole number
+
+Type = Literal["bool", "int", "float", "str"]
+
+_INT = re.compile(r"[+-]?\d+", re.ASCII)
+_FLOAT = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|inf(inity)?)", re.ASCII | re.I)
+
+
+def load(
+    path: Path,
+    text: Sequence[str],
+    label: str,
+    dev: Path | None = None,
+    kind: Literal["auto", "classes", "regression"] = "auto",
+) -> Task:
+    """Make a task of the file at `path`: its columns `text` (one, or a pair) and `label`.
+
+    Without `dev`, a file with the same columns, a fifth is kept apart (see split.py). The task is
+    named after the file, in lower case and with hyphens for anything but letters and digits.
+
+    Raises:
+        RequestError: a file, column or row that is not as it must be, with its line; a label
+            in `dev` that `path` has not; fewer than two classes or, for a regression, values.
+    """
+    columns = _columns(text, label)
+    table = rows.read(path, columns)
+    type_ = _label_type(table)
+    chosen = _kind(table, type_, kind)
+    names = _names(table, type_) if chosen == "classes" else ()
+    train = _examples(table, type_, names)
+    if len(set(train.labels)) < 2:
+        raise RequestError(
+            f"{path}: every row has the same label in {label!r}: there is nothing to learn."
+        )
+    if dev is not None:
+        judged = _examples(rows.read(dev, columns), type_, names)
+    else:
+        try:
+            train, judged = split.divided(train, names)
+        except RequestError as error:
+            raise RequestError(f"{path}: {error} Or give --dev FILE.") from None
+    return Task(
+        name=_slug(path.stem),
+        kind=chosen,
+        metrics=("accuracy", "f1") if chosen == "classes" else ("pearson", "spearman"),
+        train=train,
+        dev=judged,
+        labels=names,
+        source=f"file {path.name}" + (f", dev file {dev.name}" if dev else ""),
+        columns=tuple(text),
+        notes=_notes(label, names, type_, kind),
+    )
+
+
+def _notes(label: str, names: tuple[str, ...], type_: Type, asked: str) -> tuple[str, ...]:
+    """That stars from 1 to 5 are taken as five names, which most who rate do not mean."""
+    if asked != "auto" or type_ != "int" or len(names) < 3:
+        return ()
+    span = f"{len(names)} whole numbers from {names[0]} to {names[-1]}"
+    return (f"{label} holds {span}, taken as classes; --kind regression asks for numbers",)
+
+
+def _columns(text: Sequence[str], label: str) -> list[str]:
+    columns = [*text, label]
+    if not 1 <= len(text) <= 2:
+        raise RequestError(f"one or two text columns are needed, got {len(text)}: {list(text)}.")
+    if len(set(columns)) < len(columns):
+        raise RequestError(f"the text and label columns must differ, got {', '.join(columns)}.")
+    return columns
+
+
+def _slug(stem: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")[:40].strip("-") or "data"
+
+
+def _label_type(table: rows.Table) -> Type:
+    """The one type that every label has; raises RequestError for an empty or mixed one."""
+    first: rows.Row | None = None
+    types: set[Type] = set()
+    for row in table.rows:
+        found = _type(table, row)
+        types.add(found)
+        first = first or row
+        if table.typed and len(types) > 1 and not types <= {"int", "float"}:
+            other = f"{_shown(first.cells[-1])} in {table.unit} {first.number}"
+            problem = f"found {_shown(row.cells[-1])} after {other}"
+            raise table.error(row, f"labels must be of one type, {problem}.")
+    if types == {"int", "float"}:
+        return "float"
+    return types.pop() if len(types) == 1 else "str"
+
+
+def _type(table: rows.Table, row: rows.Row) -> Type:
+    cell = row.cells[-1]
+    if isinstance(cell, bool):
+        return "bool"
+    if isinstance(cell, int):
+        return "int"
+    if isinstance(cell, float | decimal.Decimal):
+        if not math.isfinite(cell):
+            raise table.error(row, f"a label must be a finite number, got {cell}.")
+        return "float"
+    if not isinstance(cell, str | None):
+        allowed = "text, a number or true/false"
+        raise table.error(
+            row, f"a label must be {allowed}, got {type(cell).__name__}: {_shown(cell)}."
+        )
+    if cell is None or not cell.strip():
+        raise table.error(row, "the label is empty. Fill it in or leave the row out.")
+    _check_encodes(table, row, cell)
+    if not table.typed and len(cell) > MAX_DIGITS and _INT.fullmatch(cell.strip()):
+        raise table.error(
+            row, f"a label of more than {MAX_DIGITS} digits is no number to work with."
+        )
+    return "str" if table.typed else _looks_like(cell.strip())
+
+
+def _looks_like(cell: str) -> Type:
+    """What a cell of a file without types holds.
+
+    >>> [_looks_like(cell) for cell in ("-3", "2.5", "1e-3", "True", "1_000", "n/a")]
+    ['int', 'float', 'float', 'bool', 'str', 'str']
+    """
+    if _INT.fullmatch(cell):
+        return "int"
+    if _FLOAT.fullmatch(cell):
+        return "float"
+    return "bool" if cell.lower() in {"true", "false"} else "str"
+
+
+def _kind(table: rows.Table, type_: Type, asked: Literal["auto", "classes", "regression"]) -> Kind:
+    if type_ == "str" and asked != "classes":
+        _refuse_number_gone_wrong(table, asked)
+    if type_ in {"bool", "str"}:
+        if asked == "regression":
+            row = table.rows[0]
+            raise table.error(
+                row, f"a regression needs numbers, got the label {_shown(row.cells[-1])}."
+            )
+        return "classes"
+    if asked != "auto":
+        return asked
+    values = {_name(row.cells[-1], "int") for row in table.rows} if type_ == "int" else None
+    return "classes" if values is not None and len(values) <= MAX_CLASSES else "regression"
+
+
+def _refuse_number_gone_wrong(table: rows.Table, asked: str) -> None:
+    """A column of numbers with one cell that is none would else be taken for text."""
+    other = [row for row in table.rows if _number(row.cells[-1]) is None]
+    fractions = sum(_looks_like(str(row.cells[-1]).strip()) == "float" for row in table.rows)
+    if other and (asked == "regression" or 2 * fractions > len(table.rows)):
+        problem = f"the label {_shown(other[0].cells[-1])} is not a number"
+        raise table.error(other[0], f"{problem}. Mend it, or say --kind classes.")
+
+
+def _names(table: rows.Table, type_: Type) -> tuple[str, ...]:
+    """The classes' names in the order of their indices."""
+    found = {str(_name(row.cells[-1], type_)): row for row in table.rows}
+    if type_ == "float" and len(found) > MAX_CLASSES:
+        raise RequestError(
+            f"{table.path}: {len(found)} different numbers, some not whole, can't be classes "
+            f"(at most {MAX_CLASSES}). Say --kind regression, or round them."
+        )
+    by_size = {"int": int, "float": float}
+    return tuple(sorted(found, key=by_size.get(type_)))
+
+
+def _name(cell: Any, type_: Type) -> str | None:
+    """The name of the class that `cell` stands for if classes are of `type_`; None for no class."""
+    text = str(cell).strip()
+    if type_ == "str":
+        return text
+    if type_ == "bool":
+        return text.lower() if text.lower() in {"true", "false"} else None
+    if (
+        _INT.fullmatch(text) and len(text) <= MAX_DIGITS
+    ):  # not by way of a float, which would round an identifier
+        return str(int(text))
+    number = _number(cell)
+    if number is None:
+        return None
+    return str(int(number)) if number == int(number) else repr(number)
+
+
+def _number(cell: Any) -> float | None:
+    text = str(cell).strip()
+    if not _FLOAT.fullmatch(text) or isinstance(cell, bool):
+        return None
+    return float(text) if math.isfinite(float(text)) else None
+
+
+def _examples(table: rows.Table, type_: Type, names: tuple[str, ...]) -> Examples:
+    """Every row's texts and label; raises RequestError for a label that is not as in train."""
+    index = {name: i for i, name in enumerate(names)}
+    texts = [_texts(table, row) for row in table.rows]
+    if not names:
+        return Examples(texts, [_value(table, row) for row in table.rows])
+    labels = []
+    for row in table.rows:
+        _type(table, row)
+        name = _name(row.cells[-1], type_)
+        if name not in index:
+            allowed = ", ".join(names[:MAX_CLASSES]) + (", ..." if names[MAX_CLASSES:] else "")
+            problem = f"the label {_shown(row.cells[-1])} is not one of the train file's: {allowed}"
+            raise table.error(row, f"{problem}.")
+        labels.append(index[name])
+    return Examples(texts, labels)
+
+
+def _value(table: rows.Table, row: rows.Row) -> float:
+    _type(table, row)
+    value = _number(row.cells[-1])
+    if value is None:
+        raise table.error(row, f"a label must be a finite number, got {_shown(row.cells[-1])}.")
+    return value
+
+
+def texts(table: rows.Table) -> list[tuple[str, ...]]:
+    """The texts of every row of a table that has no other columns."""
+    return [tuple(_text(table, row, cell) for cell in row.cells) for row in table.rows]
+
+
+def _texts(table: rows.Table, row: rows.Row) -> tuple[str, ...]:
+    return tuple(_text(table, row, cell) for cell in row.cells[:-1])
+
+
+def _text(table: rows.Table, row: rows.Row, cell: Any) -> str:
+    if cell is None or cell != cell or (isinstance(cell, str) and not cell.strip()):
+        raise table.error(row, "a text is empty. Fill it in or leave the row out.")
+    if not isinstance(cell, str | int | float | decimal.Decimal):
+        problem = f"a text column must hold text, got {type(cell).__name__}: {_shown(cell)}"
+        raise table.error(row, f"{problem}.")
+    text = str(cell)
+    _check_encodes(table, row, text)
+    return text
+
+
+def _check_encodes(table: rows.Table, row: rows.Row, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # JSON can spell half a character: "\ud83d"
+        problem = "half a surrogate pair, which is no character"
+        raise table.error(
+            row, f"{text.encode(errors='backslashreplace')!r} holds {problem}."
+        ) from None
+
+
+def _shown(cell: Any) -> str:
+    """The cell as an error quotes it: shortened, for a wrong column may hold whole texts."""
+    return reprlib.repr(cell)

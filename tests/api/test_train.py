@@ -1,0 +1,54 @@
+"""train: what it writes to a folder, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import peftlab
+from peftlab.records.record import Record
+from peftlab.records.store import BESIDE
+from peftlab.tasks import Task
+
+FAST = {"epochs": 1, "batch_size": 8}
+
+
+def test_load_reads_what_train_wrote(tiny_model: Path, tiny_task: Task, tmp_path: Path) -> None:
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    out = tmp_path / "new" / "adapter"
+    record = peftlab.train(model, tokenizer, tiny_task, "lora", out=out, **FAST)
+    again, its_tokenizer = peftlab.load(out)
+    assert peftlab.evaluate(again, its_tokenizer, tiny_task) == record.score
+    assert Record.model_validate_json((out / "record.json").read_bytes()) == record
+    curve = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
+    assert curve[-1] == {"epoch": 1, "score": record.score}
+    predictions = (out / "predictions.jsonl").read_text().splitlines()
+    assert len(predictions) == len(tiny_task.dev)
+    names = {path.name for path in out.iterdir()}
+    assert {*BESIDE.values(), "peftlab.json", "adapter_model.safetensors"} <= names
+    assert not [path for path in out.parent.iterdir() if path.name.startswith(".")]
+    peftlab.train(model, tokenizer, tiny_task, "lora", out=out, **FAST)  # its own is replaced
+
+
+def test_a_folder_that_holds_something_else_is_refused_before_training(
+    tiny_model: Path, tiny_task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    monkeypatch.setattr("peftlab.api.train.run", lambda *_: pytest.fail("it was trained"))
+    with pytest.raises(peftlab.RequestError, match=r"not an adapter of peftlab's \(thesis\.txt\)"):
+        peftlab.train(model, tokenizer, tiny_task, "lora", out=tmp_path, **FAST)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_base_that_can_not_be_named_is_refused_before_training(
+    tiny_model: Path, tiny_task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    del model.peftlab_source
+    model.name_or_path = ""
+    monkeypatch.setattr("peftlab.api.train.run", lambda *_: pytest.fail("it was trained"))
+    with pytest.raises(peftlab.RequestError, match="this model's base is not known"):
+        peftlab.train(model, tokenizer, tiny_task, "lora", out=tmp_path / "a", **FAST)

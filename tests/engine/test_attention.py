@@ -1,0 +1,123 @@
+"""Plain products against transformers' own eager attention, forward and backward."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers.models.bert.modeling_bert import eager_attention_forward
+
+from peftlab.engine.attention import (
+    ASKED,
+    _attend,
+    _Attention,
+    _product,
+    _softmax,
+    _softmax_gradient,
+)
+from peftlab.engine.masks import Bits
+
+
+def inputs(length: int, requires_grad: bool = True) -> list[torch.Tensor]:
+    draws = torch.Generator().manual_seed(length)
+    return [
+        torch.randn(3, 4, length, 8, generator=draws, dtype=torch.float64).requires_grad_(
+            requires_grad
+        )
+        for _ in range(3)
+    ]
+
+
+def padding(length: int) -> torch.Tensor:
+    mask = torch.zeros(3, 1, 1, length, dtype=torch.float64)
+    mask[1, ..., length // 2 :] = torch.finfo(torch.float64).min
+    return mask
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("length", [1, 2, 7, 16])
+def test_equals_eager_attention(length: int, masked: bool) -> None:
+    qkv = inputs(length)
+    mask = padding(length) if masked else None
+    module = SimpleNamespace(training=False, num_key_value_groups=1)
+    wanted, _ = eager_attention_forward(module, *qkv, mask, scaling=0.3)
+    got, _ = _attend(Bits(), module, *qkv, mask, scaling=0.3)
+    torch.testing.assert_close(got, wanted)
+    weights = torch.randn_like(wanted)
+    for x, y in zip(
+        torch.autograd.grad((got * weights).sum(), qkv),
+        torch.autograd.grad((wanted * weights).sum(), qkv),
+        strict=True,
+    ):
+        torch.testing.assert_close(x, y)
+
+
+def test_dropout_acts_on_the_shares_and_its_gradient_is_exact() -> None:
+    torch.manual_seed(1)
+    drop = Bits().mask(torch.Size([3, 4, 5, 5]), 0.4, torch.float64)
+    q, k, v = inputs(5)
+    shares = (q @ k.transpose(2, 3) * 0.3).softmax(-1) * drop
+    got = _Attention.apply(q, k, v, None, 0.3, drop, 5)
+    torch.testing.assert_close(got, (shares @ v).transpose(1, 2))
+    assert torch.autograd.gradcheck(lambda *x: _Attention.apply(*x, None, 0.3, drop, 5), [q, k, v])
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_one_query_is_answered_as_among_all(masked: bool) -> None:
+    qkv = inputs(6)
+    mask = padding(6) if masked else None
+    module = SimpleNamespace(training=False, **{ASKED: 1})
+    whole, _ = _attend(Bits(), SimpleNamespace(training=False), *qkv, mask, scaling=0.3)
+    got, _ = _attend(Bits(), module, *qkv, mask, scaling=0.3)
+    assert got.shape == whole.shape
+    torch.testing.assert_close(got[:, 0], whole[:, 0])
+    weights = torch.randn_like(whole[:, 0])
+    for one, other in zip(
+        torch.autograd.grad((got[:, 0] * weights).sum(), qkv),
+        torch.autograd.grad((whole[:, 0] * weights).sum(), qkv),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(("rows", "inner"), [(1, 7), (1, 1), (7, 1), (7, 7)])
+@pytest.mark.parametrize(
+    ("dtype", "summed"), [(torch.bfloat16, torch.float32), (torch.float64, torch.float64)]
+)
+def test_products_are_summed_wide_and_rounded_once(
+    dtype: torch.dtype, summed: torch.dtype, rows: int, inner: int
+) -> None:
+    torch.manual_seed(rows)
+    a, b = torch.randn(6, rows, inner).to(dtype), torch.randn(6, 5, inner).to(dtype)
+    exact = a.double() @ b.double().transpose(1, 2)
+    most = a.double().abs() @ b.double().abs().transpose(1, 2)
+    got = _product(a, b.transpose(1, 2))
+    assert got.dtype == dtype
+    bound = exact.abs() * torch.finfo(dtype).eps / 2 + inner * most * torch.finfo(summed).eps
+    assert bool(((got.double() - exact).abs() <= bound).all())
+
+
+@pytest.mark.parametrize("length", [1, 5, 11, 31, 32, 40])
+def test_softmax_of_short_rows_is_as_exact_as_torchs(length: int) -> None:
+    """Both compute in fp32 and round once, so both are within half of bf16's ε of float64."""
+    torch.manual_seed(length)
+    scores = (5 * torch.randn(8, 7, length)).bfloat16()
+    if length > 2:
+        scores[::2, :, -2:] = torch.finfo(torch.bfloat16).min  # padding
+    exact = scores.double().softmax(-1)
+    shares = _softmax(scores)
+    torch.testing.assert_close(shares.double(), exact, rtol=2**-8, atol=1e-20)
+    g = torch.randn(shares.shape).bfloat16()
+    wanted = shares.double() * (g.double() - (shares.double() * g.double()).sum(-1, keepdim=True))
+    got = _softmax_gradient(g, shares).double()
+    torch.testing.assert_close(got, wanted, rtol=2**-8, atol=1e-6)
+
+
+def test_a_bias_that_is_trained_gets_its_gradient() -> None:
+    """T5's relative positions come as the mask; its gradient is sdpa's to give."""
+    qkv = inputs(5, requires_grad=False)
+    bias = torch.zeros(1, 4, 5, 5, dtype=torch.float64, requires_grad=True)
+    module = SimpleNamespace(training=False, is_causal=False)
+    _attend(Bits(), module, *qkv, bias, scaling=0.3)[0].square().sum().backward()
+    assert bias.grad is not None and bool(bias.grad.any())

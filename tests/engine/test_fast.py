@@ -1,0 +1,212 @@
+"""Inside `fast` every method and architecture computes what it did, and no trace is left."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+from peftlab.engine import fast
+from peftlab.engine.attention import ASKED
+from peftlab.engine.frozen import FrozenLinear, onednn_multiplies
+from peftlab.engine.masks import FastDropout
+from peftlab.methods import METHODS, inject, make
+from peftlab.models.targets import ARCHITECTURES
+
+COMMON = {
+    "vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "intermediate_size": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+GROUPED = {"num_key_value_heads": 2, "head_dim": 8}
+EXTRA: dict[str, dict[str, Any]] = {
+    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64},
+    "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+    "modernbert": {"cls_token_id": 1, "sep_token_id": 2},
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), GROUPED),
+}
+CAUSAL = {"gpt2", "llama", "mistral", "qwen2", "qwen3"}
+OWN_ATTENTION = {"deberta-v2", "mpnet", "modernbert"}  # in their own code
+
+
+needs_bf16 = pytest.mark.skipif(
+    not onednn_multiplies(torch.nn.Linear(2, 2, dtype=torch.bfloat16)),
+    reason="oneDNN multiplies no bf16 here, so no layer is replaced",
+)
+
+
+def tiny(kind: str = "bert", dtype: torch.dtype = torch.bfloat16, p: float = 0.0) -> Any:
+    """A model of random weights, all its dropouts of probability `p`."""
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(kind, **COMMON | EXTRA.get(kind, {}))
+    for name, value in config.to_dict().items():
+        if "drop" in name and isinstance(value, float):
+            setattr(config, name, p)
+    return transformers.AutoModelForSequenceClassification.from_config(config, dtype=dtype)
+
+
+def batch(padded: bool = True) -> dict[str, torch.Tensor]:
+    ids = torch.randint(3, 40, (6, 9), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    if padded:
+        mask[2, 5:] = 0
+        ids[2, 5:] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def passes(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The logits, and every trained tensor's gradient."""
+    logits = model(**inputs).logits
+    logits.float().square().sum().backward()
+    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return found | {"logits": logits.detach()}
+
+
+def compare(kind: str, method: str, dtype: torch.dtype, tolerance: float) -> None:
+    model = inject(tiny(kind, dtype), make(method)).train()
+    with torch.no_grad():  # away from the start, where much is zero
+        for p in model.parameters():
+            if p.requires_grad:
+                p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(2)))
+    inputs = batch()
+    slow = passes(model, inputs)
+    with fast(model):
+        quick = passes(model, inputs)
+    assert slow.keys() == quick.keys()
+    largest = max(tensor.double().norm() for tensor in slow.values())
+    for name, wanted in slow.items():
+        error = (quick[name] - wanted).double().norm()
+        # a key's bias has no effect, and a gradient of nothing but rounding
+        assert error <= tolerance * max(wanted.double().norm(), 1e-4 * largest), name
+
+
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - {"qlora"}))
+def test_every_method_in_fp32(method: str) -> None:
+    """Sums in another order, of up to 64 terms: fp32's ε, 1.2e-7, some hundred times."""
+    compare("bert", method, torch.float32, 2e-5)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - {"qlora", "full", "bitfit"}))
+def test_every_method_in_bf16(method: str) -> None:
+    """Two layers of some ten roundings each, of bf16's ε/2 = 2⁻⁹: √20 · 2⁻⁹ ≈ 1 %, times 5."""
+    compare("bert", method, torch.bfloat16, 5e-2)
+
+
+@pytest.mark.parametrize("kind", sorted(ARCHITECTURES))
+def test_every_architecture(kind: str) -> None:
+    compare(kind, "lora", torch.float32, 2e-5)
+    compare(kind, "lora", torch.bfloat16, 8e-2)
+
+
+@pytest.mark.parametrize("kind", sorted(ARCHITECTURES))
+def test_behind_the_context_the_model_is_as_it_was(kind: str, tmp_path: Path) -> None:
+    model = inject(tiny(kind, p=0.1), make("lora")).train()
+    before = {name: (type(m), m) for name, m in model.named_modules()}
+    hooks = {name: dict(m._forward_pre_hooks) for name, m in model.named_modules()}
+    state = {name: t.clone() for name, t in model.state_dict().items()}
+    chosen = model.config._attn_implementation
+    with fast(model):
+        if kind not in CAUSAL | OWN_ATTENTION:
+            assert model.config._attn_implementation.startswith("peftlab")
+        model.eval()
+    assert model.config._attn_implementation == chosen
+    for name, module in model.named_modules():
+        assert before[name] == (type(module), module), name
+        assert not module.training  # a mode chosen inside holds outside
+        assert dict(module._forward_pre_hooks) == hooks[name], name
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+    assert not hasattr(model, "peftlab_fast")
+    inputs = batch()
+    assert torch.equal(copy.deepcopy(model)(**inputs).logits, model(**inputs).logits)
+    plain = tiny(kind)
+    with fast(plain):
+        pass
+    plain.save_pretrained(tmp_path / "saved")
+
+
+def test_an_error_inside_leaves_it_plain_too() -> None:
+    model = inject(tiny(p=0.1), make("lora"))
+    state = {name: t.clone() for name, t in model.state_dict().items()}
+    with pytest.raises(KeyboardInterrupt), fast(model):
+        raise KeyboardInterrupt
+    assert not any(isinstance(m, FrozenLinear | FastDropout) for m in model.modules())
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, state[name])
+
+
+@needs_bf16
+def test_inside_it_is_joined_and_sliced() -> None:
+    """Else all the tests above would compare the slow path with itself."""
+    model = inject(tiny(p=0.1), make("lora"))
+    rows: list[int] = []
+    with fast(model):
+        layers = {n: m for n, m in model.named_modules() if isinstance(m, FrozenLinear)}
+        joined = {id(layer.__dict__["joined"]) for layer in layers.values()}
+        assert (len(layers), len(joined)) == (12, 8)  # two blocks of six layers in four products
+        assert sum(isinstance(m, FastDropout) for m in model.modules()) > 4
+        last = model.bert.encoder.layer[1].intermediate
+        last.register_forward_hook(lambda m, inputs, y: rows.append(y.shape[1]))
+        asked = [hasattr(block.attention.self, ASKED) for block in model.bert.encoder.layer]
+        model(**batch())
+    assert rows == [1]
+    assert asked == [False, True]
+    assert not any(hasattr(module, ASKED) for module in model.modules())
+
+
+def test_turned_off_it_does_nothing() -> None:
+    model = inject(tiny(p=0.1), make("lora"))
+    with fast(model, enabled=False):
+        assert not any(isinstance(m, FrozenLinear | FastDropout) for m in model.modules())
+
+
+@needs_bf16
+def test_inside_itself_it_does_nothing_more() -> None:
+    model = inject(tiny(), make("lora"))
+    with fast(model):
+        with fast(model):
+            pass
+        assert any(isinstance(m, FrozenLinear) for m in model.modules())
+    assert not any(isinstance(m, FrozenLinear) for m in model.modules())
+
+
+def test_recomputed_layers_keep_torchs_own_dropout() -> None:
+    """GPT-2's last layer is not sliced, so both passes draw the same numbers."""
+    model = inject(tiny("gpt2", p=0.1), make("lora")).train()
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    with fast(model):
+        assert not any(isinstance(m, FastDropout) for m in model.modules())
+        torch.manual_seed(0)
+        quick = passes(model, batch())
+    model.activation_checkpointing_disable()
+    torch.manual_seed(0)
+    slow = passes(model, batch())
+    for name, wanted in slow.items():
+        assert (quick[name] - wanted).float().norm() <= 5e-2 * wanted.float().norm() + 1e-6, name
+
+
+def test_a_shared_weight_is_left_alone() -> None:
+    model = tiny()
+    one, other = (model.bert.encoder.layer[i].intermediate.dense for i in (0, 1))
+    other.weight = one.weight
+    model.requires_grad_(False)
+    with fast(model):
+        found = [n for n, m in model.named_modules() if isinstance(m, FrozenLinear)]
+        assert not any("intermediate" in name for name in found)
+        model(**batch())
+
+
+@needs_bf16
+def test_methods_read_the_weight_of_a_layer_inside() -> None:
+    model = inject(tiny(), make("dora"))
+    layer = model.bert.encoder.layer[0].attention.self.query
+    weight, norm = layer.merged().weight, layer.norm()
+    with fast(model):
+        assert isinstance(layer.base, FrozenLinear)
+        assert torch.equal(layer.merged().weight, weight)
+        torch.testing.assert_close(layer.norm(), norm, rtol=2**-7, atol=0)

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from peftlab.errors import RequestError
+from peftlab.records.record import Record
+from peftlab.records.store import Store, chosen
+
+
+def test_a_new_folder_is_made(tmp_path: Path) -> None:
+    Store(tmp_path / "a" / "b").prepare()
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_our_own_folder_is_taken_and_half_written_files_go(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write_json("suite.json", {})
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "x.json.tmp").write_text("{")
+    store.prepare()
+    assert list((tmp_path / "records").iterdir()) == []
+
+
+def test_a_folder_with_other_files_is_refused_and_untouched(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(RequestError, match=r"not peftlab's \(thesis\.tex\); give a new"):
+        Store(tmp_path).prepare()
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_hidden_folders_are_not_ours_and_their_files_stay(tmp_path: Path) -> None:
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "x.tmp").write_text("precious")
+    with pytest.raises(RequestError, match=r"not peftlab's \(\.cache\)"):
+        Store(tmp_path).prepare()
+    assert (tmp_path / ".cache" / "x.tmp").exists()
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(RequestError, match="is a file; give a folder"):
+        Store(tmp_path / "out").prepare()
+
+
+def test_a_folder_that_can_not_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RequestError, match="is not writable: Not a directory"):
+        Store(tmp_path / "file" / "out").prepare()
+    with pytest.raises(RequestError, match="is not writable"):
+        Store(Path("/proc/peftlab")).prepare()
+
+
+def test_a_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2**40, 2**40, 5 * 2**20))
+    with pytest.raises(RequestError, match="5 MiB of free disk space and 200 MiB are needed"):
+        Store(tmp_path).prepare()
+
+
+def test_a_folder_without_records_has_no_report(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="has no records"):
+        Store(tmp_path).records()
+
+
+def test_an_unreadable_record_counts_as_none(tmp_path: Path) -> None:
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "x.json").write_text("{}")
+    assert Store(tmp_path).read("x") is None
+    assert Store(tmp_path).read("y") is None
+
+
+def fill(store: Store, *cells: tuple[str, str, str]) -> None:
+    """Records of (cell, task, method)."""
+    (store.out / "records").mkdir(exist_ok=True)
+    environment = {"commit": None, "dirty": None, "python": "3", "packages": {}, "processor": "x"}
+    for cell, task, method in cells:
+        store.write_record(
+            Record.model_validate(
+                {
+                    "cell": cell,
+                    "suite": "x",
+                    "model": {"name": "m", "revision": None, "sha256": None},
+                    "task": {
+                        "name": task,
+                        "kind": "classes",
+                        "main_metric": "f1",
+                        "source": "python",
+                        "n_train": 1,
+                        "n_dev": 1,
+                        "n_truncated": None,
+                        "sha256": task,
+                    },
+                    "method": {
+                        "name": method,
+                        "label": method,
+                        "settings": {},
+                        "targets": [],
+                        "notes": [],
+                    },
+                    "training": {},
+                    "precision": "fp32",
+                    "seed": 0,
+                    "status": "done",
+                    "environment": environment | {"gpu": None, "threads": 1},
+                }
+            )
+        )
+
+
+def ask(store: Store, name: str, **labels: str) -> None:
+    """Write the suite that asked for these cells under these labels."""
+    cells = [{"cell": cell, "label": label} for cell, label in labels.items()]
+    store.write_suite({"name": name, "tasks": [], "cells": cells})
+
+
+def shown(store: Store, last: bool = False) -> list[tuple[str, str]]:
+    return [(record.cell, record.method.label) for record in store.records(last)]
+
+
+def test_a_subset_asked_again_leaves_all_records_in_their_order(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    fill(store, ("b", "t", "head"), ("a", "t", "lora"), ("c", "t", "dora"))
+    ask(store, "first", b="head", a="LoRA", c="dora")
+    ask(store, "again", a="LoRA")
+    assert shown(store) == [("b", "head"), ("a", "LoRA"), ("c", "dora")]
+    assert shown(store, last=True) == [("a", "LoRA")]
+    assert store.title(store.records()) == "again"
+
+
+def test_labels_of_earlier_suites_survive_and_a_new_one_wins(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    fill(store, ("a", "t", "lora"), ("b", "t", "lora"), ("c", "t", "dora"))
+    ask(store, "first", a="rank 8", b="rank 16")
+    ask(store, "second", b="large")
+    ask(store, "third", c="mine")
+    assert shown(store) == [("a", "rank 8"), ("b", "large"), ("c", "mine")]
+
+
+def test_records_that_no_suite_is_known_of_are_shown_last(tmp_path: Path) -> None:
+    """A folder of an older version: its suite.json kept the last suite alone."""
+    store = Store(tmp_path)
+    fill(store, ("a", "t", "lora"), ("z", "t", "head"))
+    store.write_json("suite.json", {"name": "x", "cells": [{"cell": "z", "label": "Head"}]})
+    assert shown(store) == [("z", "Head"), ("a", "lora")]
+    (tmp_path / "suite.json").unlink()
+    assert shown(store, last=True) == [("a", "lora"), ("z", "head")]
+
+
+def test_a_suite_that_covers_earlier_ones_takes_their_place(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for labels in ({"a": "x"}, {"b": "y"}, {"a": "x"}, {"a": "x", "b": "y"}):
+        ask(store, "s", **labels)
+    (suite,) = store.suites()
+    assert suite["cells"] == [{"cell": "a", "label": "x"}, {"cell": "b", "label": "y"}]
+
+
+def test_a_damaged_suite_is_said_to_be_and_written_anew(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for text in ("{", "[]", '{"cells": [1]}', '{"name": "x"}'):
+        (tmp_path / "suite.json").write_text(text)
+        with pytest.raises(RequestError, match="is damaged"):
+            store.records()
+        ask(store, "s", a="x")
+        assert [one["name"] for one in store.suites()] == ["s"]
+
+
+def test_less_is_shown_if_asked(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    fill(store, ("a", "t", "lora"), ("b", "u", "lora"), ("c", "t", "head"))
+    ask(store, "s", a="r8", b="r16", c="head")
+    records = store.records()
+
+    def cells(tasks: list[str] | None, methods: list[str] | None) -> list[str]:
+        return [record.cell for record in chosen(records, tasks, methods)]
+
+    assert cells(None, None) == ["a", "b", "c"]
+    assert cells(["t"], None) == ["a", "c"]
+    assert cells(None, ["lora"]) == ["a", "b"]
+    assert cells(["t", "u"], ["r16", "head"]) == ["b", "c"]
+    with pytest.raises(RequestError, match="unknown method 'lroa'; did you mean 'lora'"):
+        chosen(records, None, ["lroa"])
+    with pytest.raises(RequestError, match="unknown task 'v'"):
+        chosen(records, ["v"], None)
+
+
+def test_a_write_that_fails_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    store.write_json("suite.json", {"cells": []})
+    before = (tmp_path / "suite.json").read_text()
+
+    def full(self: Path, *arguments: object, **named: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        store.write_json("suite.json", {"cells": ["new"]})
+    assert (tmp_path / "suite.json").read_text() == before
