@@ -11,12 +11,14 @@ from rich.console import Console
 from peftlab.api.progress import observer
 from peftlab.api.request import data_of
 from peftlab.bench.grid import Grid, resolve
-from peftlab.bench.keep import Keep
+from peftlab.bench.retention import Keep
 from peftlab.bench.run import run_grid
-from peftlab.bench.suite import merged_request, slug
+from peftlab.bench.suite import merged_request
 from peftlab.errors import expect_path
 from peftlab.methods import Method, is_built_in, register
+from peftlab.naming import slug
 from peftlab.records.record import Record
+from peftlab.settings import Training
 from peftlab.tasks import Task
 
 
@@ -60,7 +62,7 @@ def compare(
         out: the folder for records, curves and predictions; `runs/SUITE` if not given.
         keep: which cells' adapters to keep: all, the best seed's of each row, or none. A method
             that changes the whole model keeps its best seed's at most.
-        training: fields of `peftlab.bench.suite.Training`, such as epochs or lr.
+        training: fields of `peftlab.settings.Training`, such as epochs or lr.
 
     Raises:
         RequestError: if anything in the request is wrong; nothing was trained then.
@@ -79,7 +81,7 @@ def compare(
         "data_dir": None if data_dir is None else Path(data_dir),
         "metric": metric,
         "judge_on": judge_on,
-        "training": training,
+        "training": Training.of(training),
     }
     for method in request["methods"] or []:
         if isinstance(method, Method) and not is_built_in(type(method)):

@@ -18,10 +18,11 @@ from peftlab.adapters import load
 from peftlab.adapters.whole import replace_folder
 from peftlab.api.inference import evaluate
 from peftlab.bench.grid import load_tasks
-from peftlab.bench.keep import best_seed, main_score, row_of
-from peftlab.bench.suite import Suite, Training
+from peftlab.bench.retention import best_seed, main_score
+from peftlab.bench.suite import Suite
 from peftlab.errors import RequestError, unknown
 from peftlab.records.record import Record
+from peftlab.records.rows import row_of
 from peftlab.records.stats import merit
 from peftlab.records.store import Store
 from peftlab.tasks import Task, names
@@ -132,7 +133,6 @@ def _task_again(store: Store, record: Record) -> Task:
         suite = Suite.model_validate(
             {
                 "name": asked["name"],
-                "training": Training(),
                 "tasks": [record.task.name],
                 "data": _with_paths(asked["data"]),
                 "data_dir": Path(asked["data_dir"]) if asked["data_dir"] else None,

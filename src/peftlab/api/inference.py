@@ -6,14 +6,16 @@ import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from torch import Tensor
+
 from peftlab.adapters import TaskCard, label_names
-from peftlab.bench.runner import answers, dev_score
+from peftlab.bench.outcome import answers
 from peftlab.errors import RequestError, expect
-from peftlab.layers import held_precision
+from peftlab.layers import Precision, held_precision
 from peftlab.machine.threads import threads_for
 from peftlab.models import agree_on_padding, check_model, check_tokenizer, token_limit
 from peftlab.tasks import Task, load
-from peftlab.training import Plan, encode, outputs
+from peftlab.training import Encoded, encode, outputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,7 +41,8 @@ def evaluate(
     longest = _longest(model, tokenizer, task.max_length)
     dev = encode(tokenizer, task.dev.texts, task.dev.labels, longest)
     with threads_for(model.device.type, lately=True):
-        return dev_score(task, outputs(model, dev, _plan(model, task.kind, fast)))
+        found = _outputs(model, dev, fast)
+    return task.score(answers(task.kind, found.tolist()))
 
 
 def predict(
@@ -92,8 +95,8 @@ def predictions(
     kind = "regression" if model.config.num_labels == 1 else "classes"
     data = encode(tokenizer, rows, [0] * len(rows), _longest(model, tokenizer, None))
     with threads_for(model.device.type, lately=True):
-        logits = outputs(model, data, _plan(model, kind, fast), on_batch)
-    found = answers(kind, logits)
+        logits = _outputs(model, data, fast, on_batch)
+    found = answers(kind, logits.tolist())
     if kind == "regression":
         return [Prediction(float(value), {}) for value in found]
     names = label_names(model)
@@ -144,24 +147,18 @@ def _longest(model: PreTrainedModel, tokenizer: Any, otherwise: int | None) -> i
     return min(wanted or limit, limit)
 
 
-def held(model: PreTrainedModel) -> str:
-    """The precision that the model's base is held in."""
-    return held_precision(model.get_submodule(model.base_model_prefix))
+def precision_of(model: PreTrainedModel) -> Precision:
+    """The precision that the model's base is held in, and computes in, as far as it is known."""
+    base = held_precision(model.get_submodule(model.base_model_prefix))
+    return Precision(base, getattr(model, "peftlab_compute", base))
 
 
-def _plan(model: PreTrainedModel, kind: str, fast: bool) -> Plan:
-    return Plan(
-        fast=fast,
-        kind=kind,
-        epochs=0,
-        batch_size=32,
-        lr=0.0,
-        head_lr=0.0,
-        weight_decay=0.0,
-        warmup=0.0,
-        clip=1.0,
-        seed=0,
-        device=model.device.type,
-        # as it was trained
-        autocast=held(model) == "fp32" and getattr(model, "peftlab_compute", None) == "bf16",
-    )
+def _outputs(
+    model: PreTrainedModel,
+    data: Encoded,
+    fast: bool,
+    on_batch: Callable[[int], None] = lambda n: None,
+) -> Tensor:
+    """The outputs for `data`, (n, num_labels), computed as the model was trained."""
+    autocast = precision_of(model).autocast
+    return outputs(model, data, autocast=autocast, fast=fast, on_batch=on_batch)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from peftlab.bench.runner import count
+from peftlab.bench.process import count
 from peftlab.layers import hold_in_nf4, resolve_device, resolve_precision
 from peftlab.machine.environment import environment, processor
 from peftlab.methods import METHODS, Method, inject, make
@@ -130,9 +130,9 @@ def _device() -> Row:
 
 
 def _precision() -> Row:
-    precision = resolve_precision("auto", resolve_device().value)
-    meaning = "the base is held in it" if precision.value == "bf16" else "bf16 would be slow here"
-    return ("precision", precision.value, f"{precision.reason}: {meaning}")
+    precision, why = resolve_precision("auto", resolve_device().value)
+    meaning = "the base is held in it" if precision.base == "bf16" else "bf16 would be slow here"
+    return ("precision", precision.base, f"{why}: {meaning}")
 
 
 def _bundled() -> Row:

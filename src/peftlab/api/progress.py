@@ -21,6 +21,7 @@ from rich.progress import (
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import LEAST_EPOCHS, LEAST_UPDATES, Grid
 from peftlab.bench.observer import Observer, Silent
+from peftlab.naming import title
 from peftlab.records.record import Record
 from peftlab.tasks import Task
 
@@ -131,9 +132,9 @@ class Bars:
     def end(self, record: Record) -> None:
         self.progress.advance(self.bars[0])
         style = "red" if record.status == "failed" else None
-        title = f"{record.task.name} · {record.method.label} · seed {record.seed}"
+        name = title(record.task.name, record.method.label, record.seed)
         say = self.progress.console.print
-        say(f"{title}: {summary(record)}", markup=False, highlight=False, style=style)
+        say(f"{name}: {summary(record)}", markup=False, highlight=False, style=style)
         for warning in record.warnings:
             say(f"    warning: {warning}", markup=False, highlight=False, style="yellow")
 
@@ -147,7 +148,8 @@ def describe(grid: Grid, n_done: int, out: str) -> list[str]:
     by_default = grid.suite.training.epochs is None
     trainings = {cell.task.name: cell.training for cell in grid.cells}
     for name, task in grid.tasks.items():
-        length = describe_length(len(task.train), trainings[name], by_default)
+        training = trainings[name]
+        length = describe_length(len(task.train), training.batch_size, training.epochs, by_default)
         lines.append(f"{describe_task(task)}; {length}")
         lines += [f"task {name}: {note}" for note in task.notes]
     return lines
@@ -162,13 +164,13 @@ def describe_task(task: Task) -> str:
     )
 
 
-def describe_length(n_train: int, training: dict[str, Any], by_default: bool) -> str:
+def describe_length(n_train: int, batch_size: int, epochs: int, by_default: bool) -> str:
     """How long a training is, and why where nobody asked for it.
 
-    >>> describe_length(500, {"epochs": 19, "batch_size": 32}, by_default=True)
+    >>> describe_length(500, batch_size=32, epochs=19, by_default=True)
     '19 epochs of 16 updates, to make 300'
     """
-    epochs, updates = training["epochs"], math.ceil(n_train / training["batch_size"])
+    updates = math.ceil(n_train / batch_size)
     length = f"{epochs} epoch{'s' * (epochs > 1)} of {updates} update{'s' * (updates > 1)}"
     if not by_default or epochs == LEAST_EPOCHS:
         return length

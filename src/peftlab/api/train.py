@@ -7,25 +7,26 @@ peftlab.predict(model, tokenizer, [("a sentence", "another one")])
 
 from __future__ import annotations
 
+import functools
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import ValidationError
 from rich.console import Console
 
 from peftlab.adapters import base_of, is_merged, save
 from peftlab.adapters.whole import check_replaceable, replace_folder
-from peftlab.api.inference import check_outputs, held, task_of
+from peftlab.api.inference import check_outputs, precision_of, task_of
 from peftlab.api.progress import observer
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Sizes, method_part, resolve_training, task_part
-from peftlab.bench.runner import Outcome, run
-from peftlab.bench.suite import Training, Variant
+from peftlab.bench.outcome import Outcome, Told
+from peftlab.bench.process import train_model
+from peftlab.bench.suite import Variant
 from peftlab.bench.tokens import tokens_of
-from peftlab.errors import RequestError, check_seed, expect_path, explain
-from peftlab.layers import resolve_compute, resolve_precision
+from peftlab.errors import RequestError, check_seed, expect_path
+from peftlab.layers import resolve_precision
 from peftlab.machine.threads import threads_for
 from peftlab.methods import Method, inject, injected, resolve_method
 from peftlab.models import (
@@ -38,6 +39,7 @@ from peftlab.models import (
 )
 from peftlab.records.record import ModelPart, Record
 from peftlab.records.store import BESIDE, lines_of
+from peftlab.settings import Training
 from peftlab.tasks import Task
 from peftlab.training import MemoryMeter
 
@@ -76,7 +78,7 @@ def train(
         out: a new or empty folder, or an adapter's, which is replaced: for the adapter, as `save`
             writes it, and record.json, curve.jsonl and predictions.jsonl, as `peftlab train` does;
             nothing is written if not given.
-        training: further fields of `peftlab.bench.suite.Training`, such as head_lr or warmup;
+        training: further fields of `peftlab.settings.Training`, such as head_lr or warmup;
             device and a frozen base's precision are the model's own. Without `threads` they are
             torch's, or as many as others leave cores for; the record says how many.
 
@@ -90,7 +92,7 @@ def train(
     task = task_of(task)
     method = resolve_method(method)
     check_seed(seed)
-    asked = _check({"epochs": epochs, "batch_size": batch_size, "lr": lr, **training}, method)
+    asked = _asked({"epochs": epochs, "batch_size": batch_size, "lr": lr, **training}, method)
     check_outputs(model, task)
     if is_merged(model):
         raise RequestError(
@@ -121,17 +123,12 @@ def _run(
     if injected(model) != method:
         inject(model, method)
     cell = _cell(model, tokenizer, task, method, asked, seed, device)
+    tokens = tokens_of(tokenizer, task, cell.training.max_length)
     with observer(Console(stderr=True)) as progress:
         progress.cell(cell)
-        outcome = run(
-            model,
-            task,
-            tokens_of(tokenizer, task, cell.training["max_length"]),
-            cell,
-            lambda row, total: progress.row(cell, row, total),
-            memory,
-            started,
-        )
+        told = Told(task, functools.partial(progress.row, cell))
+        trained = train_model(model, task, tokens, cell, told, memory, started)
+        outcome = told.outcome(cell, trained)
         progress.end(outcome.record)
     return outcome
 
@@ -156,7 +153,7 @@ def _fill(place: Path, model: PreTrainedModel, outcome: Outcome) -> None:
         (place / BESIDE[kind]).write_text(text, encoding="utf-8")
 
 
-def _check(training: dict[str, Any], method: Method) -> Training:
+def _asked(training: dict[str, Any], method: Method) -> Training:
     ways = {
         "device": "move the model with model.to(device)",
         "precision": "load the model with load_model(..., precision=...)",
@@ -165,10 +162,7 @@ def _check(training: dict[str, Any], method: Method) -> Training:
         del ways["precision"]  # an fp32 base computes in what is asked
     for name in sorted(ways.keys() & training.keys()):
         raise RequestError(f"train() takes the model as it is; for {name}, {ways[name]}")
-    try:
-        return Training.model_validate(training)
-    except ValidationError as error:
-        raise explain(error, "training", Training.model_fields) from None
+    return Training.of(training)
 
 
 def _cell(
@@ -184,10 +178,9 @@ def _cell(
     longest = token_limit(tokenizer, model.config)
     sizes = Sizes(longest, model.config.hidden_size)
     training = resolve_training(asked, variant, method, task, sizes, device)
-    precision = held(model)
-    compute = getattr(model, "peftlab_compute", precision)
+    precision = precision_of(model)
     if method.base_precision == "fp32":
-        compute = resolve_compute(resolve_precision(asked.precision, device).value, device)
+        precision = resolve_precision(asked.precision, device)[0].of_base(precision.base)
     source: Source | None = getattr(model, "peftlab_source", None)
     folder = Path(model.name_or_path or "model")
     return Cell(
@@ -201,7 +194,7 @@ def _cell(
         model_type=model.config.model_type,
         task=task_part(task),
         method=method_part(model, method, asked, variant),
-        training=training | {"compute": compute},
+        training=training,
         precision=precision,
         seed=seed,
     )

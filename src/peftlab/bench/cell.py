@@ -14,9 +14,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from peftlab.bench.own import OwnMethod
-from peftlab.bench.suite import slug
+from peftlab.layers import Precision
 from peftlab.models import Source
+from peftlab.naming import slug, title
 from peftlab.records.record import SCHEMA_VERSION, MethodPart, ModelPart, TaskPart
+from peftlab.settings import Resolved
 
 
 class Cell(BaseModel):
@@ -30,8 +32,8 @@ class Cell(BaseModel):
     model_type: str
     task: TaskPart
     method: MethodPart
-    training: dict[str, Any]  # epochs, batch_size, lr, head_lr, max_length, ..., all resolved
-    precision: str
+    training: Resolved
+    precision: Precision
     seed: int
     own: OwnMethod | None = None  # the class of a method that is not peftlab's
 
@@ -47,6 +49,20 @@ class Cell(BaseModel):
         )
 
     @property
+    def asked(self) -> dict[str, Any]:
+        """The fields of a record that say what was asked."""
+        return {
+            "cell": self.name,
+            "suite": self.suite,
+            "model": self.model,
+            "task": self.task,
+            "method": self.method,
+            "training": self._training,
+            "precision": self.precision.base,
+            "seed": self.seed,
+        }
+
+    @property
     def identity(self) -> str:
         """SHA-256 of all that was asked."""
         asked = {
@@ -54,11 +70,15 @@ class Cell(BaseModel):
             "model": self.model.sha256,
             "task": self.task.sha256,
             "method": [self.method.name, self.method.settings, *self._code],
-            "training": self.training,
-            "precision": self.precision,
+            "training": self._training,
+            "precision": self.precision.base,
             "seed": self.seed,
         }
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def _training(self) -> dict[str, Any]:
+        return self.training.model_dump() | {"compute": self.precision.compute}
 
     @property
     def _code(self) -> list[str]:
@@ -75,4 +95,4 @@ class Cell(BaseModel):
     @property
     def title(self) -> str:
         """As progress shows it."""
-        return f"{self.task.name} · {self.method.label} · seed {self.seed}"
+        return title(self.task.name, self.method.label, self.seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,7 +17,6 @@ def doubts(
     task: Task,
     predictions: Sequence[float],
     scores: dict[str, float],
-    score: Callable[..., dict[str, float]],
 ) -> list[str]:
     """What a reader of `scores` must know, in words; nothing for a run that learnt.
 
@@ -25,7 +24,6 @@ def doubts(
         task: with its labels.
         predictions: one an example of dev: indices of classes, or numbers.
         scores: theirs, by metric.
-        score: as `peftlab.tasks.metrics.score`, to score the constant answer by.
     """
     found = []
     if _same(task, predictions):
@@ -34,7 +32,7 @@ def doubts(
     elif never := _never_predicted(task, predictions):
         more = f" and {len(never) - NAMED} more" if len(never) > NAMED else ""
         found.append(f"never predicts {', '.join(map(repr, never[:NAMED]))}{more}")
-    if _collapsed(task, predictions, scores, score):
+    if _collapsed(task, predictions, scores):
         what = repr(task.labels[int(task.constant)]) if task.labels else "train's mean"
         found.append(f"collapsed: no better than always answering {what}")
     return found
@@ -54,15 +52,9 @@ def _never_predicted(task: Task, predictions: Sequence[float]) -> list[str]:
     return [name for index, name in enumerate(task.labels) if index in missing]
 
 
-def _collapsed(
-    task: Task,
-    predictions: Sequence[float],
-    scores: dict[str, float],
-    score: Callable[..., dict[str, float]],
-) -> bool:
+def _collapsed(task: Task, predictions: Sequence[float], scores: dict[str, float]) -> bool:
     if set(predictions) == {task.constant}:
         return True
     main = task.main_metric
-    n_classes = task.num_labels if task.kind == "classes" else None
-    constant = score([main], task.dev.labels, [task.constant] * len(task.dev), n_classes)
+    constant = task.score([task.constant] * len(task.dev))
     return merit(main, scores[main]) <= merit(main, constant[main])

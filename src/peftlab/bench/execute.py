@@ -9,13 +9,18 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from pydantic import BaseModel, ConfigDict
+
 from peftlab.bench.cell import Cell
+from peftlab.bench.outcome import Failed, Told, Trained
+from peftlab.machine.environment import environment
 from peftlab.machine.load import BUSY, others_share
+from peftlab.records.record import Failure
 from peftlab.training import WORKSPACE
 
 # -P: a file in the current folder, such as statistics.py, must not shadow a library
@@ -30,6 +35,22 @@ LONG_SPIN, SHORT_SPIN = "20000", "5000"
 # How many kernels torch (first) and oneDNN keep, each made for one shape: what an epoch's widths
 # need again is within 640. By default both keep 1,024 (LOG.md).
 FEW_KERNELS = {"LRU_CACHE_CAPACITY": "1", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "640"}
+
+
+class Order(BaseModel):
+    """What the worker is asked for.
+
+    Attributes:
+        cell: to run.
+        task_file: its task, as `Task.write` wrote it; tokens are kept beside it.
+        adapter: the folder to save the adapter to; None for none.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cell: Cell
+    task_file: Path
+    adapter: Path | None
 
 
 class Worker:
@@ -52,23 +73,44 @@ class Worker:
         self._stop()
         self.log.close()
 
-    def run(self, order: dict[str, Any], on_event: Callable[[dict[str, Any]], None]) -> int:
-        """Run one cell to its end; returns how its process ended: 0, or minus a signal's number."""
+    def run(self, order: Order, told: Told) -> Trained | Failed:
+        """Run one cell to its end, whatever that is; `told` hears of it as it goes."""
+        end: Trained | Failed | None = None
+        code = 0
+        for event in self._events_of(order):
+            match event["event"]:
+                case "row":
+                    told.row(event["row"], event["total"])
+                case "epoch":
+                    told.epoch(event["epoch"], event["outputs"])
+                case "rank":
+                    told.rank(event["rank"], event["outputs"])
+                case "trained":
+                    end = Trained.model_validate(event["trained"])
+                case "failed":
+                    end = Failed.model_validate(event["failed"])
+                case "end":
+                    code = event["exit"]
+        if end is None or code:
+            return _died(order.cell, code, self.last_words())
+        return end
+
+    def _events_of(self, order: Order) -> Iterator[dict[str, Any]]:
+        """What the cell tells, up to its end, which may be the worker's own."""
         if self.process.poll() is not None:  # it died while it had nothing to do
             self.process = self._start()
         self.log_start = os.fstat(self.log.fileno()).st_size
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.write(order.model_dump_json() + "\n")
         self.process.stdin.flush()
         for event in self._events():
+            yield event
             if event["event"] == "end":
-                code: int = event["exit"]
-                return code
-            on_event(event)
+                return
         code = self.process.wait()  # the worker itself is gone: start another for the next cell
         self._kill_group()
         self.process = self._start()
-        return code or 1
+        yield {"event": "end", "exit": code or 1}
 
     def last_words(self) -> str:
         """The last line that the libraries or a crash left on stderr."""
@@ -120,18 +162,16 @@ def variables() -> dict[str, str]:
     return {**spin, **FEW_KERNELS, **WORKSPACE, **os.environ}
 
 
-def order(cell: Cell, task_file: Path, out: Path, keep: bool) -> dict[str, Any]:
-    """The worker's order for a cell; `keep` says whether to save its adapter."""
-    return {
-        "cell": cell.model_dump(mode="json"),
-        "task_file": str(task_file),
-        "out": str(out.resolve()),
-        "keep": keep,
-    }
+def _died(cell: Cell, code: int, last_words: str) -> Failed:
+    """The end of a cell whose process ended without a word on how it came out."""
+    return Failed(
+        failure=Failure(kind="ProcessDied", message=how_it_died(code, last_words)),
+        environment=environment(cell.training.threads, cell.precision.base),
+    )
 
 
 def how_it_died(code: int, last_words: str) -> str:
-    """What to tell of a process that ended without a record."""
+    """What to tell of a process that ended before its cell did."""
     if code == -signal.SIGKILL:
         return "its process was killed; most likely the machine ran out of memory"
     if code < 0:

@@ -15,9 +15,9 @@ import torch
 
 from peftlab.bench.cell import Cell
 from peftlab.bench.own import OwnMethod, sent, source_hash
-from peftlab.bench.suite import Suite, Training, Variant
+from peftlab.bench.suite import Suite, Variant
 from peftlab.errors import RequestError
-from peftlab.layers import resolve_compute, resolve_device, resolve_precision
+from peftlab.layers import Precision, resolve_device, resolve_precision
 from peftlab.methods import Method, inject, make
 from peftlab.models import (
     Source,
@@ -29,6 +29,7 @@ from peftlab.models import (
     longest_input,
 )
 from peftlab.records.record import MethodPart, ModelPart, TaskPart
+from peftlab.settings import Resolved, Training
 from peftlab.tasks import Task, carved, load, load_file
 
 # Three passes are enough where a pass has a hundred updates. Five hundred rows make 16: lora's
@@ -59,7 +60,7 @@ def resolve(suite: Suite) -> Grid:
     source = find(suite.model)
     sizes = Sizes(longest_input(source.folder), hidden_size(source.folder))
     device = resolve_device(suite.training.device)
-    precision = resolve_precision(suite.training.precision, device.value)
+    precision, why = resolve_precision(suite.training.precision, device.value)
     check_weights(source)
     parts = [
         _method_part(
@@ -67,7 +68,7 @@ def resolve(suite: Suite) -> Grid:
             suite.training,
             variant,
             method,
-            method.base_precision or precision.value,
+            precision.of_base(method.base_precision),
             device.value,
         )
         for variant, method in zip(suite.methods, methods, strict=True)
@@ -80,9 +81,8 @@ def resolve(suite: Suite) -> Grid:
             source=source,
             task=task,
             part=part,
-            method=method,
             training=resolve_training(suite.training, variant, method, task, sizes, device.value),
-            precision=precision.value,
+            precision=precision.of_base(method.base_precision),
             seed=seed,
             own=own,
         )
@@ -92,7 +92,7 @@ def resolve(suite: Suite) -> Grid:
             list(zip(suite.methods, methods, parts, own_methods, strict=True)),
         )
     ]
-    notes = [f"device {device.value} ({device.reason}), {precision.value} ({precision.reason})"]
+    notes = [f"device {device.value} ({device.reason}), {precision.base} ({why})"]
     notes += list(dict.fromkeys(note for part in parts for note in part.notes))
     return Grid(suite, cells, {task.name: task for task in tasks}, notes)
 
@@ -133,10 +133,10 @@ def _method_part(
     asked: Training,
     variant: Variant,
     method: Method,
-    precision: str,
+    precision: Precision,
     device: str,
 ) -> MethodPart:
-    model = empty_model(source.folder, num_labels=2, precision=precision)
+    model = empty_model(source.folder, num_labels=2, precision=precision.base)
     try:
         method.check_device(device)
         inject(model, method)
@@ -168,7 +168,7 @@ class Sizes(NamedTuple):
 
 def resolve_training(
     asked: Training, variant: Variant, method: Method, task: Task, sizes: Sizes, device: str
-) -> dict[str, Any]:
+) -> Resolved:
     """The training settings with every default filled in by method, task and model."""
     limit = sizes.longest
     if asked.max_length is not None and asked.max_length > limit:
@@ -179,24 +179,14 @@ def resolve_training(
             f"classes, got {asked.class_weights!r}"
         )
     lr, head_lr = resolve_rates(asked, variant, method, sizes.width)
-    return {
-        "epochs": asked.epochs or default_epochs(len(task.train), asked.batch_size),
-        "batch_size": asked.batch_size,
-        "batches": asked.batches,
-        "accumulation": asked.accumulation,
-        "parts": asked.parts,
-        "checkpointing": asked.checkpointing,
-        "fast": asked.fast,
-        "lr": lr,
-        "head_lr": head_lr,
-        "max_length": asked.max_length or min(task.max_length, limit),
-        "weight_decay": asked.weight_decay,
-        "warmup": asked.warmup,
-        "clip": asked.clip,
-        "class_weights": asked.class_weights,
-        "device": device,
-        "threads": asked.threads or torch.get_num_threads(),
-    }
+    return asked.resolved(
+        epochs=asked.epochs or default_epochs(len(task.train), asked.batch_size),
+        lr=lr,
+        head_lr=head_lr,
+        max_length=asked.max_length or min(task.max_length, limit),
+        device=device,
+        threads=asked.threads or torch.get_num_threads(),
+    )
 
 
 def resolve_rates(
@@ -234,19 +224,12 @@ def make_cell(
     source: Source,
     task: Task,
     part: MethodPart,
-    method: Method,
-    training: dict[str, Any],
-    precision: str,
+    training: Resolved,
+    precision: Precision,
     seed: int,
-    own: OwnMethod | None = None,
+    own: OwnMethod | None,
 ) -> Cell:
-    """One cell; a method that needs a base of its own precision gets one.
-
-    `compute` is what products are made in: where the method asks for the base's precision (fp32
-    for full and bitfit, nf4 for qlora), the one that was asked for the suite.
-    """
-    held = method.base_precision or precision
-    compute = resolve_compute(precision, training["device"])
+    """One cell of what was found for it."""
     return Cell(
         suite=suite,
         model=ModelPart(name=source.name, revision=source.revision, sha256=source.sha256),
@@ -254,8 +237,8 @@ def make_cell(
         model_type=source.model_type,
         task=task_part(task),
         method=part,
-        training=training | {"compute": compute},
-        precision=held,
+        training=training,
+        precision=precision,
         seed=seed,
         own=own,
     )

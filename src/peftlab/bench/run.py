@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from peftlab.bench.baselines import with_baselines
 from peftlab.bench.cell import Cell
-from peftlab.bench.execute import Worker, how_it_died, order
+from peftlab.bench.execute import Order, Worker
 from peftlab.bench.grid import Grid
-from peftlab.bench.keep import Keep, drop_beaten, room_mib
 from peftlab.bench.observer import Observer
+from peftlab.bench.outcome import Told
 from peftlab.bench.resume import done_cells, write_judged
-from peftlab.bench.runner import failed
+from peftlab.bench.retention import Keep, drop_beaten, room_mib
 from peftlab.errors import unknown
 from peftlab.records.record import Record
 from peftlab.records.store import Store, relabelled
@@ -75,22 +76,12 @@ def _run_missing(
             task.write(files[name])
         for cell in with_baselines(missing, grid.tasks, progress):  # while the worker starts
             progress.cell(cell)
-            asked = order(cell, files[cell.task.name], store.out, keep=keep != "none")
-            records[cell.name] = _run_one(worker, cell, asked, store, progress)
+            told = Told(grid.tasks[cell.task.name], functools.partial(progress.row, cell))
+            adapter = None if keep == "none" else store.adapter(cell.name).resolve()
+            order = Order(cell=cell, task_file=files[cell.task.name], adapter=adapter)
+            outcome = told.outcome(cell, worker.run(order, told))
+            outcome.write(store)
+            records[cell.name] = outcome.record
             drop_beaten(store, [*done.values(), *records.values()], keep)
-            progress.end(records[cell.name])
+            progress.end(outcome.record)
     return records
-
-
-def _run_one(
-    worker: Worker, cell: Cell, asked: dict[str, Any], store: Store, progress: Observer
-) -> Record:
-    code = worker.run(
-        asked,
-        lambda event: progress.row(cell, event["row"], event["total"]),
-    )
-    record = store.read(cell.name) if code == 0 else None
-    if record is None:
-        record = failed(cell, "ProcessDied", how_it_died(code, worker.last_words()), None)
-        store.write_record(record)
-    return record

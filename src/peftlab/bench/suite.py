@@ -20,6 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from peftlab.errors import JSON_ERRORS, RequestError, explain, unknown
 from peftlab.methods import METHODS, Method, split_variants
+from peftlab.naming import slug
+from peftlab.settings import STRICT, Rate, Training
 from peftlab.tasks import Task, names
 
 DEMO_NAME = "demo"
@@ -30,34 +32,7 @@ DEMO_EPOCHS = 2  # thirteen methods in under 4 minutes on two cores; 3 take 4.5 
 
 
 class _Request(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, arbitrary_types_allowed=True
-    )
-
-
-Rate = Annotated[float, Field(gt=0)]
-
-
-class Training(_Request):
-    """How every cell is trained. A `None` is resolved later: the method's or the task's own."""
-
-    epochs: int | None = Field(default=None, ge=1, le=10_000)  # see `grid.default_epochs`
-    batch_size: int = Field(default=32, ge=1, le=65_536)
-    batches: Literal["random", "grouped"] = "random"  # whether those of like lengths meet
-    lr: Rate | None = None
-    head_lr: Rate | None = None
-    max_length: int | None = Field(default=None, ge=4)
-    weight_decay: float = Field(default=0.0, ge=0, lt=1)
-    warmup: float = Field(default=0.06, ge=0, lt=1)
-    clip: float = Field(default=1.0, gt=0)
-    class_weights: Literal["none", "balanced"] = "none"  # balanced: every class has as much to say
-    accumulation: int = Field(default=1, ge=1, le=65_536)  # the parts that a batch is taken in
-    parts: bool = True  # of some 1,024 tokens, on a CPU, though accumulation asks for none
-    checkpointing: bool = False  # compute activations again in the backward pass, to save memory
-    precision: Literal["auto", "fp32", "bf16", "nf4"] = "auto"
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    threads: int | None = Field(default=None, ge=1, le=1024)
-    fast: bool = True  # False: the readable path, see peftlab.engine
+    model_config = STRICT | ConfigDict(arbitrary_types_allowed=True)
 
 
 class Variant(_Request):
@@ -142,9 +117,9 @@ def merged_request(file: Path | None, request: dict[str, Any], sets: Iterable[st
         merged.pop("data", None)
     if request.get("data") is not None:
         merged.pop("tasks", None)
-    training = {**merged.get("training", {}), **request.get("training", {})}
+    training = merged.get("training", {})
     merged |= {key: value for key, value in request.items() if value is not None}
-    merged["training"] = training
+    merged["training"] = {**training, **request.get("training", Training()).given}
     apply_sets(merged, sets)
     return make_suite(**merged)
 
@@ -293,19 +268,10 @@ def _name(request: dict[str, Any]) -> str:
     return slug("-".join([Path(model).name, *words]))[:80]
 
 
-def slug(text: str) -> str:
-    """A name that is safe in a path.
-
-    >>> slug("../My Data (v2)")
-    'my-data-v2'
-    """
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "unnamed"
-
-
 def _fields_near(error: ValidationError) -> list[str]:
     """The fields that are allowed where the first unknown one was given."""
     where = error.errors()[0]["loc"][:-1]
-    owners: dict[str, type[_Request]] = {
+    owners: dict[str, type[BaseModel]] = {
         "training": Training,
         "data": DataFile,
         "methods": Variant,

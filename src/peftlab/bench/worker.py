@@ -1,8 +1,11 @@
 """The warm parent of cells: `python -m peftlab.bench.worker`. It imports, waits and forks.
 
-stdin    one JSON order a line: {"cell": ..., "task_file": ..., "out": ...}
-stdout   one JSON event a line: {"event": "row", "row": ..., "total": ...} and, at a cell's end,
-         {"event": "end", "exit": 0 or a signal's or exit's number}
+stdin    one JSON `Order` a line
+stdout   one JSON event a line, named by its "event":
+         row {row, total}      a step of the training, with its row of the curve
+         epoch {epoch, outputs} · rank {rank, outputs}      answers to dev, (n_dev, num_labels)
+         trained {trained} or failed {failed}               how it came out
+         end {exit}            0, or a signal's or exit's number
 
 Each cell is a process of its own, forked after the imports, so its memory is its own and its
 start is quick. The parent runs no tensor operation, tokenizer or CUDA call before the fork: an
@@ -20,14 +23,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from peftlab.bench.scorer import Scorer
-from peftlab.tasks.metrics import score
-
 if TYPE_CHECKING:
-    from peftlab.bench.runner import Score
+    from peftlab.bench.outcome import Outputs, Row
 
 EVERY_S = 0.1  # the least time between two step events of a cell
 CAN_FORK = hasattr(os, "fork") and sys.platform == "linux"
@@ -39,11 +38,11 @@ def main() -> None:
     os.dup2(2, 1)  # whatever a library prints is no event
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller decides when to stop
     if "--once" in sys.argv:
-        run_order(sys.stdin.readline(), events, score)
+        run_order(sys.stdin.readline(), events)
         return
     run: Callable[[str], int] = functools.partial(_in_fresh_process, events=events)
     if CAN_FORK:
-        run = functools.partial(_in_fork, events=events, score=Scorer())
+        run = functools.partial(_in_fork, events=events)
         _warm()
     while order := _read_line():
         code = run(order)
@@ -52,7 +51,7 @@ def main() -> None:
 
 def _warm() -> None:
     """Import what every cell needs."""
-    import peftlab.bench.runner  # noqa: F401
+    import peftlab.bench.process  # noqa: F401
 
 
 def _read_line() -> str:
@@ -73,14 +72,14 @@ def _import_architecture(order: str) -> None:
     transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(config, None)
 
 
-def _in_fork(order: str, events: TextIO, score: Score) -> int:
+def _in_fork(order: str, events: TextIO) -> int:
     _import_architecture(order)
     events.flush()
     pid = os.fork()
     if pid == 0:
         try:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-            run_order(order, events, score)
+            run_order(order, events)
             events.flush()
             os._exit(0)
         except BaseException:
@@ -102,30 +101,50 @@ def _in_fresh_process(order: str, events: TextIO) -> int:
     return done.returncode
 
 
-def run_order(order: str, events: TextIO, score: Score) -> None:
-    """Run one cell here; its rows go to `events`, steps at most every `EVERY_S` seconds."""
-    from peftlab.bench.cell import Cell
-    from peftlab.bench.runner import run_cell
-    from peftlab.records.store import Store
+class Teller:
+    """Writes what a training tells as events, steps at most every `EVERY_S` seconds."""
 
-    wanted = json.loads(order)
-    last = 0.0
+    def __init__(self, events: TextIO) -> None:
+        self.events = events
+        self.spoke = 0.0
 
-    def on_row(row: dict[str, Any], total: int) -> None:
-        nonlocal last
-        if "score" not in row and row["step"] < total and time.monotonic() - last < EVERY_S:
+    def tell(self, event: str, **content: Any) -> None:
+        print(json.dumps({"event": event, **content}), file=self.events)
+
+    def row(self, row: Row, total: int) -> None:
+        if row["step"] < total and time.monotonic() - self.spoke < EVERY_S:
             return
-        last = time.monotonic()
-        print(json.dumps({"event": "row", "row": row, "total": total}), file=events)
+        self.spoke = time.monotonic()
+        self.tell("row", row=row, total=total)
 
-    run_cell(
-        Cell.model_validate(wanted["cell"]),
-        Path(wanted["task_file"]),
-        Store(Path(wanted["out"])),
-        on_row,
-        wanted["keep"],
-        score,
-    )
+    def epoch(self, epoch: int, outputs: Outputs) -> None:
+        self.tell("epoch", epoch=epoch, outputs=outputs)
+
+    def rank(self, rank: int, outputs: Outputs) -> None:
+        self.tell("rank", rank=rank, outputs=outputs)
+
+
+def run_order(order: str, events: TextIO) -> None:
+    """Run one cell here; what it tells goes to `events`. A failure is told too."""
+    from peftlab.bench.execute import Order
+    from peftlab.bench.outcome import Failed
+    from peftlab.bench.process import run_cell
+    from peftlab.machine.environment import environment
+    from peftlab.records.record import Failure
+
+    wanted, teller, started = Order.model_validate_json(order), Teller(events), time.perf_counter()
+    cell = wanted.cell
+    try:
+        trained = run_cell(cell, wanted.task_file, wanted.adapter, teller)
+    except Exception as error:  # whatever went wrong, the suite goes on and says so
+        failed = Failed(
+            failure=Failure(kind=type(error).__name__, message=str(error)),
+            total_s=time.perf_counter() - started,
+            environment=environment(cell.training.threads, cell.precision.base),
+        )
+        teller.tell("failed", failed=failed.model_dump(mode="json"))
+    else:
+        teller.tell("trained", trained=trained.model_dump(mode="json"))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import typer
 
 from peftlab.cli import options
 from peftlab.cli.options import Option, Text
+from peftlab.naming import title
 
 Adapter = Annotated[Path, typer.Argument(help="A folder with an adapter, ours or HF PEFT's.")]
 Base = Annotated[Text, Option(help="Where the base lies now, if not where it lay in training.")]
@@ -87,7 +88,7 @@ def export(
 
         record, reached = copy_out(out, to, task, method)
     assert record.score is not None
-    row = f"{record.task.name} · {record.method.label} · seed {record.seed}"
+    row = title(record.task.name, record.method.label, record.seed)
     metric = record.task.main_metric
     print(f"{row}: {metric} {reached:.4f} again, {record.score[metric]:.4f} in its record")
     print(f"adapter: {to.resolve()}")

@@ -11,11 +11,13 @@ import typer
 
 from peftlab.cli import options
 from peftlab.cli.options import Option, Text
+from peftlab.settings import Training
 
 if TYPE_CHECKING:
     from peftlab.records.record import Record
 
 
+@options.with_training
 def compare(
     suite: Annotated[
         Path | None, typer.Argument(help="A suite file (TOML); options win over it.")
@@ -39,21 +41,8 @@ def compare(
         str, Option(help="Adapters to keep: all, best (the best seed of each row) or none.")
     ] = "all",
     set_: options.Sets = None,
-    lr: options.Rate = None,
-    head_lr: options.HeadRate = None,
-    epochs: options.Epochs = None,
-    batch_size: options.BatchSize = None,
-    batches: options.Batches = None,
-    max_length: options.MaxLength = None,
-    weight_decay: options.WeightDecay = None,
-    warmup: options.Warmup = None,
-    clip: options.Clip = None,
-    class_weights: options.ClassWeights = None,
-    precision: options.Precision = None,
-    device: options.Device = None,
-    threads: options.Threads = None,
-    parts: options.Parts = None,
-    fast: options.Fast = None,
+    *,
+    training: Training,
     rerun: Annotated[bool, Option("--rerun", help="Run done cells again.")] = False,
     json_: Annotated[bool, Option("--json", help="One JSON document on stdout.")] = False,
     quiet: options.Quiet = False,
@@ -73,7 +62,7 @@ def compare(
         "data": options.data_of(data, text, label, dev, kind),
         "metric": metric,
         "judge_on": judge_on,
-        "training": options.training_of(locals()),
+        "training": training,
     }
     how = {"rerun": rerun, "keep": keep}
     _run(suite, request, set_ or [], out, how, as_json=json_, quiet=quiet)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
+from pydantic.fields import FieldInfo
 
 from peftlab.errors import RequestError
+from peftlab.settings import Training
 
 Option = typer.Option
 Text = str | None
@@ -38,33 +43,10 @@ Sets = Annotated[
     list[str] | None,
     Option("--set", help="METHOD.FIELD=VALUE or training.FIELD=VALUE; may be repeated."),
 ]
-Rate = Annotated[float | None, Option(help="Learning rate; default: the method's.")]
-HeadRate = Annotated[float | None, Option(help="The head's; default: the method's.")]
-Epochs = Annotated[
-    int | None,
-    Option(help="Passes over train; default: what makes 300 updates, 3 to 30 (2 in the demo)."),
-]
-BatchSize = Annotated[int | None, Option(help="Examples a step; default 32.")]
-Batches = Annotated[
-    Text, Option(help="random, or grouped: like lengths together, quicker, and labels correlate.")
-]
-MaxLength = Annotated[int | None, Option(help="Longest input in tokens; default 128, RTE 256.")]
-WeightDecay = Annotated[float | None, Option(help="AdamW's, on matrices; default 0.")]
-Warmup = Annotated[float | None, Option(help="Share of the steps; default 0.06.")]
-Clip = Annotated[float | None, Option(help="Largest gradient norm; default 1.")]
-ClassWeights = Annotated[
-    Text, Option(help="none, or balanced: a rare class counts as much as a common one.")
-]
-Precision = Annotated[Text, Option(help="auto, fp32, bf16 or nf4.")]
 Device = Annotated[Text, Option(help="auto, cpu, cuda or mps.")]
-Threads = Annotated[int | None, Option(help="CPU threads; default: torch's choice.")]
 Fast = Annotated[
     bool | None,
     Option("--fast/--no-fast", help="Fast kernels, or the plain path with the same results."),
-]
-Parts = Annotated[
-    bool | None,
-    Option("--parts/--no-parts", help="On a CPU, wide batches in parts, or all of them whole."),
 ]
 Quiet = Annotated[bool, Option("--quiet", help="No progress.")]
 Debug = Annotated[bool, Option("--debug", help="Tracebacks.")]
@@ -73,20 +55,41 @@ Debug = Annotated[bool, Option("--debug", help="Tracebacks.")]
 LONGEST_SEED = 10  # digits
 
 
-def given(**settings: Any) -> dict[str, Any]:
-    """Those settings that were given."""
-    return {key: value for key, value in settings.items() if value is not None}
+def with_training(command: Callable[..., None]) -> Callable[..., None]:
+    """`command` with an option for every setting of a training, in the place of its `training`."""
+
+    @functools.wraps(command)
+    def run(**arguments: Any) -> None:
+        asked = {name: arguments.pop(name) for name in Training.model_fields}
+        given = {name: value for name, value in asked.items() if value is not None}
+        command(**arguments, training=Training.of(given))
+
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    options = [_option(name, field) for name, field in Training.model_fields.items()]
+    parameters = [
+        one for given in own for one in (options if given.name == "training" else [given])
+    ]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
 
 
-TRAINING = (
-    *("lr", "head_lr", "epochs", "batch_size", "batches", "max_length", "weight_decay", "warmup"),
-    *("clip", "class_weights", "precision", "device", "threads", "parts", "fast"),
-)
+def _option(name: str, field: FieldInfo) -> inspect.Parameter:
+    """The option of a setting: its help is the field's, and what it allows is checked there."""
+    word = name.replace("_", "-")
+    kinds = _kinds(field.annotation)
+    kind: Any = next((one for one in (bool, int, float) if one in kinds), str)
+    flags = f"--{word}/--no-{word}" if kind is bool else f"--{word}"
+    annotation = Annotated[kind | None, Option(flags, help=field.description)]
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+    )
 
 
-def training_of(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Of a command's arguments, those of training that were given."""
-    return given(**{name: arguments[name] for name in TRAINING})
+def _kinds(annotation: Any) -> set[Any]:
+    """The types that an annotation names, such as those of `Annotated[float, ...] | None`."""
+    inner = get_args(annotation)
+    return {annotation}.union(*map(_kinds, inner)) if inner else {annotation}
 
 
 def tasks_of(text: str | None) -> list[str] | None:

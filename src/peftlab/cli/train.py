@@ -9,8 +9,10 @@ import typer
 
 from peftlab.cli import options
 from peftlab.cli.options import Option, Text
+from peftlab.settings import Training
 
 
+@options.with_training
 def train(
     out: Annotated[Path, Option(help="Folder for the adapter, its record and its curve.")],
     model: options.Model = None,
@@ -26,21 +28,8 @@ def train(
     metric: options.Metric = None,
     judge_on: options.JudgeOn = None,
     set_: options.Sets = None,
-    lr: options.Rate = None,
-    head_lr: options.HeadRate = None,
-    epochs: options.Epochs = None,
-    batch_size: options.BatchSize = None,
-    batches: options.Batches = None,
-    max_length: options.MaxLength = None,
-    weight_decay: options.WeightDecay = None,
-    warmup: options.Warmup = None,
-    clip: options.Clip = None,
-    class_weights: options.ClassWeights = None,
-    precision: options.Precision = None,
-    device: options.Device = None,
-    threads: options.Threads = None,
-    parts: options.Parts = None,
-    fast: options.Fast = None,
+    *,
+    training: Training,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -51,7 +40,6 @@ def train(
     """
     from rich.console import Console
 
-    training = options.training_of(locals())
     console = Console(stderr=True, quiet=quiet)
     with console.status("reading the request, the model and the data"):
         from peftlab.api.compare import plan

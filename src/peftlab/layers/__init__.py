@@ -25,16 +25,17 @@ from peftlab.layers.lora import (
 )
 from peftlab.layers.nf4 import NF4Linear, quantiser
 from peftlab.layers.precision import (
+    FP32,
     Precision,
     held_precision,
     hold_in_fp32,
     hold_in_nf4,
-    resolve_compute,
     resolve_device,
     resolve_precision,
 )
 
 __all__ = [
+    "FP32",
     "Adapter",
     "Features",
     "Linear",
@@ -62,7 +63,6 @@ __all__ = [
     "product",
     "quantiser",
     "replace_linears",
-    "resolve_compute",
     "resolve_device",
     "resolve_precision",
     "weight_of",

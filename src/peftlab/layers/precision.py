@@ -2,11 +2,14 @@
 
 auto -> bf16 where it multiplies faster than fp32 (AMX, AMD's AVX512-BF16, CUDA >= 8.0), else fp32
 nf4  -> the backbone's linear layers in four bits, the rest and the products in what auto gives
+
+What a method needs of its base may part the two: full fine-tuning's is fp32 and computes in bf16.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -17,8 +20,28 @@ from peftlab.errors import RequestError
 from peftlab.layers.linear import weight_of
 from peftlab.layers.nf4 import NF4Linear
 
-Precision = Literal["fp32", "bf16", "nf4"]
+Asked = Literal["auto", "fp32", "bf16", "nf4"]
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What a base is held in (fp32, bf16, nf4), and what products with it are made in (no nf4)."""
+
+    base: str
+    compute: str
+
+    def of_base(self, base: str | None) -> Precision:
+        """The same products, on a base in `base`; None leaves it as it is."""
+        return replace(self, base=base or self.base)
+
+    @property
+    def autocast(self) -> bool:
+        """Whether products are made in bf16 of a base that is held in fp32."""
+        return (self.base, self.compute) == ("fp32", "bf16")
+
+
+FP32 = Precision("fp32", "fp32")
 
 
 class Choice(NamedTuple):
@@ -51,25 +74,30 @@ def resolve_device(asked: str = "auto") -> Choice:
     return Choice(asked, "asked for")
 
 
-def resolve_precision(asked: str = "auto", device: str = "cpu") -> Choice:
-    """Auto -> bf16 where `device` multiplies it faster than fp32, else fp32; with the reason."""
-    if asked != "auto":
-        allowed = get_args(Precision)
-        if asked not in allowed:
-            raise RequestError(f"precision must be auto, {', '.join(allowed)}, got {asked!r}")
-        return Choice(asked, "asked for")
+def resolve_precision(asked: str = "auto", device: str = "cpu") -> tuple[Precision, str]:
+    """The precision of a base on `device`, and the reason.
+
+    Raises:
+        RequestError: for an unknown one.
+    """
+    allowed = get_args(Asked)
+    if asked not in allowed:
+        raise RequestError(f"precision must be {', '.join(allowed)}, got {asked!r}")
+    quickest, reason = _quickest(device)
+    if asked == "auto":
+        return Precision(quickest, quickest), reason
+    return Precision(asked, quickest if asked == "nf4" else asked), "asked for"
+
+
+def _quickest(device: str) -> Choice:
+    """Which of bf16 and fp32 `device` multiplies faster."""
     if device == "cuda":
         major, minor = torch.cuda.get_device_capability()
-        fast = (major, minor) >= (8, 0)
-        return Choice("bf16" if fast else "fp32", f"CUDA capability {major}.{minor}")
+        quick = (major, minor) >= (8, 0)
+        return Choice("bf16" if quick else "fp32", f"CUDA capability {major}.{minor}")
     if device == "cpu":
         return _for_processor(_cpuinfo())
     return Choice("fp32", f"bf16 is not tried on {device}")
-
-
-def resolve_compute(precision: str, device: str = "cpu") -> str:
-    """What products with a base held in `precision` are made in: fp32 or bf16."""
-    return resolve_precision("auto", device).value if precision == "nf4" else precision
 
 
 def _for_processor(words: set[str]) -> Choice:

@@ -43,6 +43,11 @@ def asked(record: Record) -> dict[str, str]:
     }
 
 
+def row_of(record: Record) -> str:
+    """What the records of a row on one task have in common: all that was asked but the seed."""
+    return json.dumps([task_key(record), asked(record)], sort_keys=True)
+
+
 def task_fields(records: Iterable[Record]) -> set[str]:
     """Training fields that the task decides, such as a longer max_length for RTE.
 

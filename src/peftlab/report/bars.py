@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from peftlab.naming import slug
 from peftlab.report.columns import Column
 from peftlab.report.costs import Cost
 from peftlab.report.style import Figure, Style, data, legend, listed, spec
-from peftlab.report.text import number, slug
+from peftlab.report.text import number
 
 if TYPE_CHECKING:
     import altair as alt
@@ -63,7 +64,7 @@ def speed_figure(column: Column, bars: Bars, style: Style) -> Figure | None:
     words = f"Examples per second: {listed(f'{row[0]} {row[4]}' for row in rows)}."
     return Figure(
         kind="speed",
-        name=f"speed-{slug(column.label)}",
+        name=f"speed-{slug(column.label)[:60]}",
         title=title,
         caption="Mean over seeds; thin line: ± one sd." if spread_known else "One seed.",
         alt=words,
@@ -90,7 +91,7 @@ def peak_figure(column: Column, bars: Bars) -> Figure | None:
     )
     return Figure(
         kind="peak",
-        name=f"peak-memory-{slug(column.label)}",
+        name=f"peak-memory-{slug(column.label)[:60]}",
         title=title,
         caption="Mean over seeds." if many else "One seed.",
         alt=words,

@@ -7,10 +7,11 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from peftlab.naming import slug
 from peftlab.report.columns import Column
 from peftlab.report.curves import Curves, Points, average, smooth, thin
 from peftlab.report.style import Figure, Style, data, listed, pick, score_scale, spec
-from peftlab.report.text import metric, slug
+from peftlab.report.text import metric
 
 if TYPE_CHECKING:
     import altair as alt
@@ -163,7 +164,7 @@ def _figure(
 ) -> Figure:
     return Figure(
         kind=kind,
-        name=f"{kind}-{slug(column.label)}",
+        name=f"{kind}-{slug(column.label)[:60]}",
         title=title,
         caption=caption,
         alt=alt,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from peftlab.naming import slug
 from peftlab.report.columns import Column
 from peftlab.report.scores import Cell
 from peftlab.report.style import Figure, Style, data, legend, listed, score_scale, spec
-from peftlab.report.text import metric, slug
+from peftlab.report.text import metric
 
 HEIGHT = 200  # pixels
 
@@ -45,7 +46,7 @@ def rank_figure(column: Column, cells: Mapping[str, Cell], style: Style) -> Figu
     words = f"{column.metric} on dev over the number of ranks in use for {listed(labels)}."
     return Figure(
         kind="rank",
-        name=f"rank-{slug(column.label)}",
+        name=f"rank-{slug(column.label)[:60]}",
         title=title,
         caption="Mean over seeds; thin line: ± one sd." if many else "One seed.",
         alt=words,

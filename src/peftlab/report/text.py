@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from peftlab.report.columns import Column
 from peftlab.report.costs import RowCost, words
 from peftlab.report.scores import Cell, Row, Table
@@ -208,12 +206,3 @@ def printable(text: str) -> str:
     'a [31mb'
     """
     return "".join(char if char.isprintable() or char == "\n" else " " for char in text)
-
-
-def slug(text: str) -> str:
-    """A safe part of a file name.
-
-    >>> slug("../Über <b>"), slug("///")
-    ('ber-b', 'x')
-    """
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "x"

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from peftlab.errors import Explained, unknown
-from peftlab.tasks.metrics import ALLOWED, RECORDED
+from peftlab.tasks.metrics import ALLOWED, RECORDED, score
 
 Kind = Literal["classes", "regression"]
 
@@ -103,6 +103,11 @@ class Task(metaclass=Explained):
         counts = Counter(self.train.labels)
         n, k = len(self.train), len(counts)
         return tuple(n / (k * counts[i]) if i in counts else 1.0 for i in range(len(self.labels)))
+
+    def score(self, answers: Sequence[float]) -> dict[str, float]:
+        """Every metric of `answers` to dev: indices of classes, or numbers."""
+        n_classes = self.num_labels if self.kind == "classes" else None
+        return score(self.every_metric, self.dev.labels, answers, n_classes)
 
     @property
     def num_labels(self) -> int:

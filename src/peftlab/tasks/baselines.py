@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from peftlab.tasks.base import Task
-from peftlab.tasks.metrics import score
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -34,12 +33,12 @@ def baselines(task: Task) -> Baselines:
     """The scores of both on dev; `tf-idf` is left out, with a note, where it can't be fitted."""
     found = Baselines()
     name = "majority" if task.kind == "classes" else "mean"
-    found.scores[name] = _score(task, [task.constant] * len(task.dev))
+    found.scores[name] = task.score([task.constant] * len(task.dev))
     if len(task.labels) > MOST_CLASSES:
         found.notes.append(f"no tf-idf baseline for more than {MOST_CLASSES:,} classes")
         return found
     try:
-        found.scores["tf-idf"] = _score(task, _by_words(task))
+        found.scores["tf-idf"] = task.score(_by_words(task))
     except ValueError as error:  # no word in any text, or one class alone
         found.notes.append(f"no tf-idf baseline: {error}")
         return found
@@ -48,11 +47,6 @@ def baselines(task: Task) -> Baselines:
             f"tf-idf is fitted on {MOST_ROWS:,} of {len(task.train):,} rows of train"
         )
     return found
-
-
-def _score(task: Task, answers: list[float]) -> dict[str, float]:
-    n_classes = task.num_labels if task.kind == "classes" else None
-    return score(task.every_metric, task.dev.labels, answers, n_classes)
 
 
 def _by_words(task: Task) -> list[float]:

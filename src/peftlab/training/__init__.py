@@ -1,9 +1,11 @@
 """Training: batches, the loop, optimizer and schedule, guard, meters. Knows no method by name."""
 
 from peftlab.training.batches import Batch, Encoded, encode
-from peftlab.training.guard import Diverged, Untrained
-from peftlab.training.loop import Fitted, Loop, Plan, fit, outputs, try_one
+from peftlab.training.guard import Diverged, Untrained, check_outputs
+from peftlab.training.loop import Fitted, Loop, answer, fit, try_one
 from peftlab.training.meters import Memory, MemoryMeter, SavedMeter, SpeedMeter
+from peftlab.training.passes import outputs
+from peftlab.training.plan import Plan, Step
 from peftlab.training.rehearsal import Rehearsal
 from peftlab.training.repeatable import WORKSPACE, repeatable
 
@@ -20,7 +22,10 @@ __all__ = [
     "Rehearsal",
     "SavedMeter",
     "SpeedMeter",
+    "Step",
     "Untrained",
+    "answer",
+    "check_outputs",
     "encode",
     "fit",
     "outputs",

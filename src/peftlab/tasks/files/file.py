@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from peftlab.errors import RequestError
+from peftlab.naming import slug
 from peftlab.tasks import split
 from peftlab.tasks.base import Examples, Kind, Task
 from peftlab.tasks.files import rows
@@ -64,7 +65,7 @@ def load(
         except RequestError as error:
             raise RequestError(f"{path}: {error} Or give --dev FILE.") from None
     return Task(
-        name=_slug(path.stem),
+        name=slug(path.stem, "data")[:40].strip("-"),
         kind=chosen,
         metrics=("accuracy", "f1") if chosen == "classes" else ("pearson", "spearman"),
         train=train,
@@ -91,10 +92,6 @@ def _columns(text: Sequence[str], label: str) -> list[str]:
     if len(set(columns)) < len(columns):
         raise RequestError(f"the text and label columns must differ, got {', '.join(columns)}.")
     return columns
-
-
-def _slug(stem: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")[:40].strip("-") or "data"
 
 
 def _label_type(table: rows.Table) -> Type:

@@ -13,6 +13,7 @@ from typing import Literal
 from peftlab.bench.cell import Cell
 from peftlab.methods import METHODS
 from peftlab.records.record import Record
+from peftlab.records.rows import row_of
 from peftlab.records.stats import merit
 from peftlab.records.store import Store
 
@@ -48,12 +49,6 @@ def drop_beaten(store: Store, records: Sequence[Record], keep: Keep) -> None:
         for record in row:
             if record is not best_seed(row):
                 shutil.rmtree(store.adapter(record.cell), ignore_errors=True)
-
-
-def row_of(record: Record) -> str:
-    """All that was asked but the seed."""
-    asked = record.method.settings, record.training, record.precision
-    return repr((record.model.name, record.task.sha256, record.method.name, *asked))
 
 
 def best_seed(row: Sequence[Record]) -> Record:

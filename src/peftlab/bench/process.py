@@ -1,0 +1,192 @@
+"""What a cell's own process does: load, inject, train, answer. Whoever asked listens and scores.
+
+`run_cell` begins with nothing; `train_model` is the same with a model that the caller holds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from peftlab.adapters import TaskCard, save
+from peftlab.bench.cell import Cell
+from peftlab.bench.outcome import Outputs, Row, Trained
+from peftlab.bench.tokens import Tokens, tokens_of
+from peftlab.machine.environment import environment
+from peftlab.methods import Method, inject, injected, make
+from peftlab.models import (
+    agree_on_padding,
+    head_parameters,
+    last_layer,
+    load_source,
+    load_tokenizer,
+    standard_unit,
+    unit_of,
+)
+from peftlab.records.record import Memory, Speed, Trainable
+from peftlab.tasks import Task
+from peftlab.training import (
+    Encoded,
+    Loop,
+    MemoryMeter,
+    Plan,
+    Rehearsal,
+    answer,
+    check_outputs,
+    fit,
+    repeatable,
+    try_one,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Listener(Protocol):
+    """Who is told of a training as it goes; see `peftlab.bench.outcome.Told`."""
+
+    def row(self, row: Row, total: int) -> None: ...
+    def epoch(self, epoch: int, outputs: Outputs) -> None: ...
+    def rank(self, rank: int, outputs: Outputs) -> None: ...
+
+
+def run_cell(cell: Cell, task_file: Path, adapter: Path | None, listener: Listener) -> Trained:
+    """Run one cell from nothing, and save its adapter to the folder `adapter`, if there is one."""
+    started = time.perf_counter()
+    torch.set_num_threads(cell.training.threads)
+    if cell.own is not None:
+        cell.own.receive()
+    task = Task.read(task_file)
+    tokenizer = load_tokenizer(cell.model_folder)
+    tokens = tokens_of(tokenizer, task, cell.training.max_length, task_file.parent)
+    memory = MemoryMeter(cell.training.device)
+    model = load_source(cell.source, task.num_labels, cell.precision, cell.seed)
+    agree_on_padding(model, tokenizer)
+    torch.manual_seed(cell.seed)
+    inject(model, make(cell.method.name, cell.method.settings))
+    trained = train_model(model, task, tokens, cell, listener, memory, started)
+    if adapter is not None:
+        save(model, adapter)
+    return trained
+
+
+def train_model(
+    model: PreTrainedModel,
+    task: Task,
+    tokens: Tokens,
+    cell: Cell,
+    listener: Listener,
+    memory: MemoryMeter,
+    started: float,
+) -> Trained:
+    """Train an injected model on `task`, given as `tokens` too, as `cell` says."""
+    method = injected(model)
+    assert method is not None
+    plan = make_plan(cell, task)
+    train, dev = tokens
+    model.to(plan.device)  # type: ignore[arg-type]  # transformers' own wrapper hides its type
+    _name_task(model, task, cell)
+    if cell.training.checkpointing:
+        # transformers renames it; what both take is not reentrant
+        enable = getattr(model, "activation_checkpointing_enable", None)
+        (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
+    with (
+        _labels_unit(model, task, train) as (train, own),
+        repeatable(plan.device, lambda: try_one(model, train, plan)) as notes,
+    ):
+        prepare_s = _prepare(model, method, Rehearsal(method, train, plan))
+        fitted = fit(
+            Loop(model, method, train, plan),
+            dev,
+            listener.row,
+            lambda epoch, out: listener.epoch(epoch, own(out).tolist()),
+            memory,
+        )
+        evaluating = time.perf_counter()
+        for rank in method.ranks(model):
+            answered = answer(model, dev, plan)
+            check_outputs(answered, cell.training.epochs)
+            listener.rank(rank, own(answered).tolist())
+        fitted.eval_s += time.perf_counter() - evaluating
+    fitted.notes += [*notes, *method.notes(model)]
+    if task.kind == "regression" and last_layer(model).bias is None:
+        fitted.notes.append("the head has no bias: labels were scaled for training, not centred")
+    return Trained(
+        n_truncated=train.n_truncated + dev.n_truncated,
+        n_trainable=count(model),
+        speed=Speed(**fitted.speed.summary()),
+        memory=Memory(**vars(fitted.memory)) if fitted.memory else None,
+        parts=fitted.parts,
+        curve=fitted.curve,
+        notes=fitted.notes,
+        prepare_s=prepare_s,
+        train_s=fitted.train_s,
+        eval_s=fitted.eval_s,
+        total_s=time.perf_counter() - started,
+        environment=environment(cell.training.threads, cell.precision.base),
+    )
+
+
+@contextmanager
+def _labels_unit(
+    model: PreTrainedModel, task: Task, train: Encoded
+) -> Iterator[tuple[Encoded, Callable[[Tensor], Tensor]]]:
+    """What to train on, and what gives an output its own unit: numbers are standardised for it."""
+    if task.kind == "classes":
+        yield train, lambda outputs: outputs
+        return
+    unit = unit_of(model, train.labels)
+    with standard_unit(model, unit):
+        yield replace(train, labels=unit.standardised(train.labels)), unit.restored
+
+
+def _prepare(model: PreTrainedModel, method: Method, rehearsal: Rehearsal) -> float | None:
+    """Let the method prepare itself; the seconds it took, or None if it has nothing to do."""
+    if type(method).prepare is Method.prepare:
+        return None
+    started = time.perf_counter()
+    method.prepare(model, rehearsal)
+    return time.perf_counter() - started
+
+
+def make_plan(cell: Cell, task: Task) -> Plan:
+    """The loop's part of the cell."""
+    balanced = cell.training.class_weights == "balanced"
+    return Plan(
+        settings=cell.training,
+        kind=task.kind,
+        seed=cell.seed,
+        autocast=cell.precision.autocast,
+        class_weights=task.balanced_weights if balanced else (),
+    )
+
+
+def count(model: PreTrainedModel) -> Trainable:
+    """Trained numbers, the head apart."""
+    total = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    head = sum(p.numel() for p in head_parameters(model).values() if p.requires_grad)
+    return Trainable(adapter=total - head, head=head, total=total)
+
+
+def _name_task(model: PreTrainedModel, task: Task, cell: Cell) -> None:
+    """Tell the model what it answers: transformers in its config, an adapter's folder in a card."""
+    model.peftlab_task = TaskCard(  # type: ignore[assignment]
+        kind=task.kind,
+        labels=list(task.labels),
+        columns=list(task.columns),
+        max_length=cell.training.max_length,
+    )
+    model.peftlab_compute = cell.precision.compute  # type: ignore[assignment]
+    if task.kind == "classes":
+        model.config.id2label = dict(enumerate(task.labels))
+        model.config.label2id = {label: index for index, label in enumerate(task.labels)}
+    model.config.problem_type = (
+        "regression" if task.kind == "regression" else "single_label_classification"
+    )

@@ -1,0 +1,105 @@
+"""The settings of a training. One field here is a setting: all else that a setting is follows.
+
+Training    as it is asked for: a None is decided later, by the method, the task or the model
+Resolved    as it is run, and stored in a record: nothing is open any more
+
+The command line's options and their help, what a suite file may say, the checks, what the loop
+reads and a record's `training` are these fields. Every room may import this file; it imports
+`errors` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from peftlab.errors import explain
+
+STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+Rate = Annotated[float, Field(gt=0)]
+
+
+class _Settings(BaseModel):
+    """What is the same as it is asked for and as it is run."""
+
+    model_config = STRICT
+
+    batch_size: int = Field(32, ge=1, le=65_536, description="Examples a step; default 32.")
+    batches: Literal["random", "grouped"] = Field(
+        "random",
+        description="random, or grouped: like lengths together, quicker, and labels correlate.",
+    )
+    weight_decay: float = Field(0.0, ge=0, lt=1, description="AdamW's, on matrices; default 0.")
+    warmup: float = Field(0.06, ge=0, lt=1, description="Share of the steps; default 0.06.")
+    clip: float = Field(1.0, gt=0, description="Largest gradient norm; default 1.")
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="none, or balanced: a rare class counts as much as a common one."
+    )
+    accumulation: int = Field(
+        1, ge=1, le=65_536, description="Parts that a batch is taken in, at least; default 1."
+    )
+    parts: bool = Field(True, description="On a CPU, wide batches in parts, or all of them whole.")
+    checkpointing: bool = Field(
+        False, description="Compute activations again in the backward pass, to save memory."
+    )
+    fast: bool = Field(True, description="Fast kernels, or the plain path with the same results.")
+
+
+class Training(_Settings):
+    """How every cell is to be trained."""
+
+    lr: Rate | None = Field(None, description="Learning rate; default: the method's.")
+    head_lr: Rate | None = Field(None, description="The head's; default: the method's.")
+    epochs: int | None = Field(
+        None,
+        ge=1,
+        le=10_000,
+        description="Passes over train; default: what makes 300 updates, 3 to 30 (2 in the demo).",
+    )
+    max_length: int | None = Field(
+        None, ge=4, description="Longest input in tokens; default 128, RTE 256."
+    )
+    precision: Literal["auto", "fp32", "bf16", "nf4"] = Field(
+        "auto", description="auto, fp32, bf16 or nf4."
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="auto, cpu, cuda or mps."
+    )
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="CPU threads; default: torch's choice."
+    )
+
+    @staticmethod
+    def of(given: Mapping[str, Any]) -> Training:
+        """The settings that were given, checked; the rest at their defaults, and marked as such.
+
+        Raises:
+            RequestError: naming the field, what was given and what is allowed.
+        """
+        try:
+            return Training.model_validate(dict(given))
+        except ValidationError as error:
+            raise explain(error, "training", Training.model_fields) from None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Those settings alone that were given."""
+        return self.model_dump(exclude_unset=True)
+
+    def resolved(self, **decided: Any) -> Resolved:
+        """The training with all that it leaves open decided."""
+        shared = {name: getattr(self, name) for name in _Settings.model_fields}
+        return Resolved(**shared, **decided)
+
+
+class Resolved(_Settings):
+    """How one cell is trained; rates and lengths as they are used."""
+
+    lr: float
+    head_lr: float
+    epochs: int
+    max_length: int
+    device: str
+    threads: int
