@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from peftlab.errors import JSON_ERRORS, RequestError, unknown
 from peftlab.layers import held_precision
 from peftlab.methods import METHODS, Method, make
+from peftlab.models import TaskCard, state_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,15 +35,6 @@ class MethodCard(_Part):
     name: str
     settings: dict[str, Any]
     state: dict[str, Any] = {}  # what the run made of the structure, such as LoRA-drop's sharing
-
-
-class TaskCard(_Part):
-    """What the model was trained to answer."""
-
-    kind: Literal["classes", "regression"]
-    labels: list[str]  # in the order of the outputs; empty for a regression
-    columns: list[str]  # of the texts in the user's file; empty where they have no name
-    max_length: int = Field(ge=1)  # tokens
 
 
 class Card(_Part):
@@ -70,7 +62,7 @@ def make_card(
     """The card of an injected model on `base`."""
     held = held_precision(model.get_submodule(model.base_model_prefix))
     labels = label_names(model)
-    task: TaskCard | None = getattr(model, "peftlab_task", None)
+    task = state_of(model).answers
     if task is not None and task.labels:  # they may have been renamed since
         task = task.model_copy(update={"labels": labels})
     return Card(
@@ -79,7 +71,7 @@ def make_card(
         num_labels=model.config.num_labels,
         labels=labels,
         precision=held,
-        compute=getattr(model, "peftlab_compute", held),
+        compute=state_of(model).compute or held,
         task=task,
     )
 

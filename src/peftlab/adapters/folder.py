@@ -30,7 +30,7 @@ from peftlab.models import (
     head_parameters,
     load_source,
     load_tokenizer,
-    mark_own_unit,
+    state_of,
     stored_names,
 )
 
@@ -123,9 +123,9 @@ def load(
     if (folder / peft_layout.FILE).is_file():
         tensors = peft_layout.from_file(tensors, list(adapter_state(model)))
     fill(model, tensors, optional=set())
-    mark_own_unit(model)
+    state_of(model).own_unit = True
     if precision is None:
-        model.peftlab_compute = card.compute  # type: ignore[assignment]
+        state_of(model).compute = card.compute
     _name_outputs(model, card)
     return model.eval(), _tokenizer(model, folder, source)
 
@@ -142,11 +142,11 @@ def _load_peft(
     model = _load_base(source, num_labels, precision)
     inject(model, method)
     # PEFT leaves a pretrained pooler in the base, and can draw VeRA's pair again from its seed
-    pretrained = stored_names(model, list(head_parameters(model)))
+    pretrained = stored_names(model, source, list(head_parameters(model)))
     drawn = {name for name in adapter_state(model) if ".shared." in name}
     tensors = peft_layout.from_file(tensors, list(adapter_state(model)))
     fill(model, tensors, optional=pretrained | drawn)
-    mark_own_unit(model)
+    state_of(model).own_unit = True
     return model.eval(), _tokenizer(model, folder, source)
 
 
@@ -183,8 +183,7 @@ def _find(name: str, base: str | None, revision: str | None) -> Source:
 
 
 def _name_outputs(model: PreTrainedModel, card: Card) -> None:
-    if card.task is not None:
-        model.peftlab_task = card.task  # type: ignore[assignment]
+    state_of(model).answers = card.task
     labels = card.labels or (card.task.labels if card.task else [])
     if labels:
         model.config.id2label = dict(enumerate(labels))

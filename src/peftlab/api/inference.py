@@ -6,12 +6,12 @@ import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from peftlab.adapters import TaskCard, label_names
+from peftlab.adapters import label_names
 from peftlab.bench.runner import answers, dev_score
 from peftlab.errors import RequestError, expect
 from peftlab.layers import held_precision
 from peftlab.machine.threads import threads_for
-from peftlab.models import agree_on_padding, check_model, check_tokenizer, token_limit
+from peftlab.models import agree_on_padding, check_model, check_tokenizer, state_of, token_limit
 from peftlab.tasks import Task, load
 from peftlab.training import Plan, encode, outputs
 
@@ -139,8 +139,8 @@ def _rows(texts: Any) -> list[tuple[str, ...]]:
 def _longest(model: PreTrainedModel, tokenizer: Any, otherwise: int | None) -> int:
     """The longest input: as in training where the model knows it, else the task's or its own."""
     limit = token_limit(tokenizer, model.config)
-    card: TaskCard | None = getattr(model, "peftlab_task", None)
-    wanted = card.max_length if card else otherwise
+    answers = state_of(model).answers
+    wanted = answers.max_length if answers else otherwise
     return min(wanted or limit, limit)
 
 
@@ -163,5 +163,5 @@ def _plan(model: PreTrainedModel, kind: str, fast: bool) -> Plan:
         seed=0,
         device=model.device.type,
         # as it was trained
-        autocast=held(model) == "fp32" and getattr(model, "peftlab_compute", None) == "bf16",
+        autocast=held(model) == "fp32" and state_of(model).compute == "bf16",
     )

@@ -29,11 +29,11 @@ from peftlab.layers import resolve_compute, resolve_precision
 from peftlab.machine.threads import threads_for
 from peftlab.methods import Method, inject, injected, resolve_method
 from peftlab.models import (
-    Source,
     agree_on_padding,
     check_batches,
     check_model,
     check_tokenizer,
+    state_of,
     token_limit,
 )
 from peftlab.records.record import ModelPart, Record
@@ -185,10 +185,10 @@ def _cell(
     sizes = Sizes(longest, model.config.hidden_size)
     training = resolve_training(asked, variant, method, task, sizes, device)
     precision = held(model)
-    compute = getattr(model, "peftlab_compute", precision)
+    compute = state_of(model).compute or precision
     if method.base_precision == "fp32":
         compute = resolve_compute(resolve_precision(asked.precision, device).value, device)
-    source: Source | None = getattr(model, "peftlab_source", None)
+    source = state_of(model).source
     folder = Path(model.name_or_path or "model")
     return Cell(
         suite=SUITE,

@@ -15,19 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from peftlab.adapters import TaskCard, save
+from peftlab.adapters import save
 from peftlab.bench.cell import Cell
 from peftlab.bench.doubts import doubts
 from peftlab.bench.tokens import Tokens, tokens_of
 from peftlab.machine.environment import environment
 from peftlab.methods import Method, inject, injected, make
 from peftlab.models import (
+    TaskCard,
     agree_on_padding,
     head_parameters,
     last_layer,
     load_source,
     load_tokenizer,
     standard_unit,
+    state_of,
     unit_of,
 )
 from peftlab.records.record import Best, Failure, Memory, Record, Speed, Trainable
@@ -121,7 +123,7 @@ def run(
     train, dev = tokens
     model.to(plan.device)  # type: ignore[arg-type]
     _name_task(model, task, cell.training["max_length"])
-    model.peftlab_compute = cell.training["compute"]
+    state_of(model).compute = cell.training["compute"]
     if cell.training["checkpointing"]:
         # transformers renames it; what both take is not reentrant
         enable = getattr(model, "activation_checkpointing_enable", None)
@@ -274,7 +276,7 @@ def _predictions(task: Task, dev: Encoded, outputs: torch.Tensor) -> list[dict[s
 
 def _name_task(model: PreTrainedModel, task: Task, max_length: int) -> None:
     """Tell the model what it answers: transformers in its config, an adapter's folder in a card."""
-    model.peftlab_task = TaskCard(  # type: ignore[assignment]
+    state_of(model).answers = TaskCard(
         kind=task.kind,
         labels=list(task.labels),
         columns=list(task.columns),
