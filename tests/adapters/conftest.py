@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 import peftlab
 from peftlab.adapters import TaskCard
 from peftlab.methods import METHODS, make
+from peftlab.models import state_of
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "houlsby": {"size": 4},
@@ -46,7 +47,7 @@ def trained(tiny_model: Path) -> Trained:
         labels = ["red", "green", "blue"][:num_labels] if num_labels > 1 else []
         kind = "classes" if num_labels > 1 else "regression"
         card = TaskCard(kind=kind, labels=labels, columns=["sentence"], max_length=32)
-        model.peftlab_task = card
+        state_of(model).answers = card
         model.config.id2label = dict(enumerate(labels))
         return model.eval(), tokenizer
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import peftlab
 from peftlab.adapters import adapter_state, read_card
-from peftlab.methods import METHODS
+from peftlab.methods import METHODS, injected
 
 PEFT_HAS = {"lora", "lora-plus", "lora-fa", "dora", "vera", "qlora", "dylora"}
 
@@ -32,7 +32,7 @@ def test_save_and_load_give_the_same_bits(
     assert {"adapter_model.safetensors", "peftlab.json", "tokenizer.json"} <= files
     assert ("adapter_config.json" in files) == (name in PEFT_HAS)
     assert again.config.id2label == {0: "red", 1: "green", 2: "blue"}
-    assert again.peftlab_method == model.peftlab_method
+    assert injected(again) == injected(model)
     trainable = {n for n, p in model.named_parameters() if p.requires_grad}
     assert {n for n, p in again.named_parameters() if p.requires_grad} == trainable
 
@@ -223,7 +223,7 @@ def test_training_goes_on_from_a_loaded_adapter_on_nf4_with_the_same_bits(
     model, tokenizer = trained("qlora", num_labels=2)
     peftlab.save(model, tmp_path / "first")
     again, _ = peftlab.load(tmp_path / "first")
-    peftlab.train(again, tokenizer, tiny_task, again.peftlab_method, epochs=1, batch_size=8)
+    peftlab.train(again, tokenizer, tiny_task, injected(again), epochs=1, batch_size=8)
     peftlab.save(again, tmp_path / "second")
     third, _ = peftlab.load(tmp_path / "second")
     assert torch.equal(logits(third, tokenizer), logits(again, tokenizer))
@@ -234,7 +234,7 @@ def test_a_merged_model_is_not_trained_in_silence(trained: Any, tiny_task: Any) 
     model, tokenizer = trained("lora", num_labels=2)
     peftlab.merge(model)
     with pytest.raises(peftlab.RequestError, match="no adapter is left in it to train"):
-        peftlab.train(model, tokenizer, tiny_task, model.peftlab_method)
+        peftlab.train(model, tokenizer, tiny_task, injected(model))
 
 
 def test_shared_tensors_are_saved_once(trained: Any) -> None:
@@ -246,7 +246,7 @@ def test_shared_tensors_are_saved_once(trained: Any) -> None:
 def test_lora_drop_remembers_what_is_shared(trained: Any, logits: Any, tmp_path: Path) -> None:
     model, tokenizer = trained("lora-drop")
     names = [f"bert.encoder.layer.{i}.attention.self.query" for i in (0, 1)]
-    model.peftlab_method.restore(model, {"shared": [names]})
+    injected(model).restore(model, {"shared": [names]})
     peftlab.save(model, tmp_path / "adapter")
     again, _ = peftlab.load(tmp_path / "adapter")
     first, second = (again.get_submodule(name) for name in names)
@@ -256,7 +256,7 @@ def test_lora_drop_remembers_what_is_shared(trained: Any, logits: Any, tmp_path:
 
 def test_dylora_is_cut_to_a_rank(trained: Any, logits: Any, tmp_path: Path) -> None:
     model, tokenizer = trained("dylora")
-    for rank in model.peftlab_method.ranks(model):
+    for rank in injected(model).ranks(model):
         wanted = logits(model, tokenizer)
         peftlab.save(model, tmp_path / "adapter", rank=rank)
         again, _ = peftlab.load(tmp_path / "adapter")

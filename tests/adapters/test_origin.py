@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 import peftlab
 from peftlab.adapters import base_of, read_card
 from peftlab.adapters.folder import WEIGHTS
+from peftlab.models import state_of
 from peftlab.tasks import Task
 
 
@@ -33,7 +34,7 @@ def test_a_model_of_from_pretrained_is_saved_and_loaded_again(
     card = read_card(tmp_path / "adapter")
     assert card is not None
     assert card.base.folder == str(tiny_model.resolve())
-    assert card.base.sha256 == peftlab.load_model(str(tiny_model))[0].peftlab_source.sha256
+    assert card.base.sha256 == state_of(peftlab.load_model(str(tiny_model))[0]).source.sha256
     again, its_tokenizer = peftlab.load(tmp_path / "adapter")
     assert torch.equal(logits(again, its_tokenizer), logits(model.eval(), tokenizer))
 
@@ -135,7 +136,7 @@ def test_label_names_survive_our_save_and_load(
     peftlab.save(model, tmp_path / "renamed")
     again, _ = peftlab.load(tmp_path / "renamed")
     assert again.config.id2label == {0: "no cat", 1: "cat"}
-    assert again.peftlab_task.labels == ["no cat", "cat"]
+    assert state_of(again).answers.labels == ["no cat", "cat"]
     assert set(peftlab.predict(again, tokenizer, ["the cat sees"])) <= {"no cat", "cat"}
 
 

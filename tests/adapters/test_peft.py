@@ -21,7 +21,7 @@ from transformers import (
 import peftlab
 from peftlab.adapters import read_card
 from peftlab.layers import NF4Linear, weight_of
-from peftlab.methods import make
+from peftlab.methods import injected, make
 
 TARGETS = ["query", "intermediate.dense"]
 
@@ -86,7 +86,7 @@ def test_peft_loads_dylora_at_a_rank(
     trained: Any, logits: Any, tiny_model: Path, tmp_path: Path
 ) -> None:
     model, tokenizer = trained("dylora")
-    next(model.peftlab_method.ranks(model))  # rank 1
+    next(injected(model).ranks(model))  # rank 1
     peftlab.save(model, tmp_path / "adapter", rank=1)
     theirs = peft.PeftModel.from_pretrained(base_of(tiny_model), tmp_path / "adapter").eval()
     wanted = logits(model, tokenizer)

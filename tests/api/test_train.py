@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import peftlab
+from peftlab.models import state_of
 from peftlab.records.record import Record
 from peftlab.records.store import BESIDE
 from peftlab.tasks import Task
@@ -47,7 +48,7 @@ def test_a_base_that_can_not_be_named_is_refused_before_training(
     tiny_model: Path, tiny_task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, tokenizer = peftlab.load_model(str(tiny_model))
-    del model.peftlab_source
+    state_of(model).source = None
     model.name_or_path = ""
     monkeypatch.setattr("peftlab.api.train.run", lambda *_: pytest.fail("it was trained"))
     with pytest.raises(peftlab.RequestError, match="this model's base is not known"):

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 import peftlab
 from peftlab.bench.own import definitions, sent, source_hash
-from peftlab.methods import METHODS, Method, make, register, train_head_only
+from peftlab.methods import METHODS, Method, injected, make, register, train_head_only
 from peftlab.tasks import Task
 
 METHOD = """
@@ -183,5 +183,5 @@ def test_an_adapter_of_an_own_method_is_loaded_where_its_class_is_known(
         peftlab.load(tmp_path / "adapter")
     peftlab.register(Locked)
     again, _ = peftlab.load(tmp_path / "adapter")
-    assert again.peftlab_method == Locked() == make("locked")
+    assert injected(again) == Locked() == make("locked")
     METHODS.pop("locked")

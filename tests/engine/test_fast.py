@@ -16,6 +16,7 @@ from peftlab.engine.attention import ASKED
 from peftlab.engine.frozen import FrozenLinear, onednn_multiplies
 from peftlab.engine.masks import FastDropout
 from peftlab.methods import METHODS, inject, make
+from peftlab.models import state_of
 from peftlab.models.targets import ARCHITECTURES
 
 COMMON = {
@@ -121,7 +122,7 @@ def test_behind_the_context_the_model_is_as_it_was(kind: str, tmp_path: Path) ->
         assert dict(module._forward_pre_hooks) == hooks[name], name
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, state[name]), name
-    assert not hasattr(model, "peftlab_fast")
+    assert not state_of(model).fast
     inputs = batch()
     assert torch.equal(copy.deepcopy(model)(**inputs).logits, model(**inputs).logits)
     plain = tiny(kind)

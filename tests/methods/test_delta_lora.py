@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
 from peftlab.layers import LoRALinear
-from peftlab.methods import DeltaLoRA, inject
+from peftlab.methods import DeltaLoRA, inject, injected
 from peftlab.methods.delta_lora import DeltaLoRALinear
 from peftlab.training.loop import Step
 
@@ -173,4 +173,4 @@ def test_control_is_plain_lora_at_one_plus_delta_times_alpha() -> None:
     model = model_with(DeltaLoRA(rank=2, alpha=6.0, delta=0.5, control=True))
     layers = [layer for layer in model.modules() if isinstance(layer, LoRALinear)]
     assert [layer.scaling for layer in layers] == [4.5] * 4
-    model.peftlab_method.before_step(model, Step(0, 0, 1, 0))  # nothing to follow
+    injected(model).before_step(model, Step(0, 0, 1, 0))  # nothing to follow

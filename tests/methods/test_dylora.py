@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
 from peftlab.layers import LoRALinear
-from peftlab.methods import DyLoRA, inject
+from peftlab.methods import DyLoRA, inject, injected
 from peftlab.methods.dylora import DyLoRALinear
 from peftlab.training.loop import Step
 
@@ -125,7 +125,7 @@ def test_a_draw_leaves_the_runs_dropout_alone() -> None:
 
 def test_one_rank_holds_for_all_layers_and_forwards_of_a_step() -> None:
     model = tiny()
-    method: Any = model.peftlab_method
+    method: Any = injected(model)
     seen = set()
     for index in range(12):
         method.before_step(model, Step(index, 0, 12, seed=5))
@@ -139,8 +139,8 @@ def test_one_rank_holds_for_all_layers_and_forwards_of_a_step() -> None:
 def test_evaluation_is_at_the_full_rank_whatever_was_drawn() -> None:
     model = tiny()
     expected = loss_of(model.eval())
-    index = next(i for i in range(20) if model.peftlab_method.draw(1, i) == 2)
-    model.peftlab_method.before_step(model, Step(index, 0, 20, seed=1))
+    index = next(i for i in range(20) if injected(model).draw(1, i) == 2)
+    injected(model).before_step(model, Step(index, 0, 20, seed=1))
     assert {layer.drawn for layer in layers(model)} == {2}
     assert torch.equal(loss_of(model.eval()), expected)
 
@@ -148,7 +148,7 @@ def test_evaluation_is_at_the_full_rank_whatever_was_drawn() -> None:
 def test_ranks_go_through_all_and_end_at_the_full_one() -> None:
     model = tiny().eval()
     full = loss_of(model)
-    losses = {rank: loss_of(model).item() for rank in model.peftlab_method.ranks(model)}
+    losses = {rank: loss_of(model).item() for rank in injected(model).ranks(model)}
     assert list(losses) == [1, 2, 3, 4]
     assert len(set(losses.values())) == 4
     assert losses[RANK] == full.item() == loss_of(model).item()
@@ -156,7 +156,7 @@ def test_ranks_go_through_all_and_end_at_the_full_one() -> None:
 
 def trained(model: PreTrainedModel, steps: list[int]) -> dict[str, Tensor]:
     """Train at the steps of these indices; what each row of A and column of B has moved."""
-    method: Any = model.peftlab_method
+    method: Any = injected(model)
     optimizer = method.make_optimizer(method.parameter_groups(model, 0.01, 0.01, 0.1))
     for index in steps:
         before = {n: p.detach().clone() for n, p in model.named_parameters()}
@@ -189,7 +189,7 @@ def test_rows_that_were_not_drawn_move_by_momentum_unless_strict(strict: bool) -
 
 def test_idle_names_the_rows_that_were_drawn_without_a_gradient() -> None:
     model = tiny()
-    method: Any = model.peftlab_method
+    method: Any = injected(model)
     assert method.idle(model) == []  # nothing was drawn yet
     for layer in layers(model):
         layer.drawn = 2

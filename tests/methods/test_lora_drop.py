@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from peftlab.bench.runner import count
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
-from peftlab.bench.runner import count
 from peftlab.layers import LoRALinear
-from peftlab.methods import LoRA, LoRADrop, inject
+from peftlab.methods import LoRA, LoRADrop, inject, injected
 from peftlab.methods.lora_drop import importance, keep, share
 from peftlab.models import ARCHITECTURES
 from peftlab.training import Batch
@@ -175,7 +175,7 @@ def test_shared_layers_share_storage_and_receive_the_sum_of_gradients() -> None:
 def prepared(threshold: float = 0.6) -> tuple[PreTrainedModel, FakeRehearsal, dict[str, Tensor]]:
     model, rehearsal = tiny(threshold=threshold), FakeRehearsal()
     start = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
-    model.peftlab_method.prepare(model, rehearsal)
+    injected(model).prepare(model, rehearsal)
     return model, rehearsal, start
 
 
@@ -197,7 +197,7 @@ def test_stage_2_starts_where_stage_1_did() -> None:
 
 def test_queries_and_values_are_kept_and_shared_apart() -> None:
     model = prepared()[0]
-    groups = model.peftlab_method.state(model)["shared"]
+    groups = injected(model).state(model)["shared"]
     kinds = [{name.rsplit(".", 1)[1] for name in names} for names in groups]
     assert sorted(kinds, key=str) == [{"query"}, {"value"}]
     assert all(1 < len(names) < LAYERS for names in groups)
@@ -208,7 +208,7 @@ def test_the_layers_that_share_are_the_least_important_of_their_kind() -> None:
     trained = tiny()
     trained.load_state_dict(rehearsal.stage_1, strict=False)
     scores = importance(trained, rehearsal.sample(0.1, 64))
-    for names in model.peftlab_method.state(model)["shared"]:
+    for names in injected(model).state(model)["shared"]:
         kind = names[0].rsplit(".", 1)[1]
         of_kind = {name: score for name, score in scores.items() if name.endswith(kind)}
         assert set(of_kind) - set(names) == set(keep(of_kind, 0.6))
@@ -216,11 +216,11 @@ def test_the_layers_that_share_are_the_least_important_of_their_kind() -> None:
 
 def test_trained_numbers_are_those_of_the_kept_pairs_and_one_shared_of_each_kind() -> None:
     model = prepared()[0]
-    groups = model.peftlab_method.state(model)["shared"]
+    groups = injected(model).state(model)["shared"]
     pairs = sum(LAYERS - len(names) + 1 for names in groups)
     assert count(model).adapter == pairs * 2 * (8 + 8)
     assert pairs < 2 * LAYERS
-    check_groups(model, model.peftlab_method.parameter_groups(model, 0.1, 0.1, 0.0))
+    check_groups(model, injected(model).parameter_groups(model, 0.1, 0.1, 0.0))
 
 
 def test_state_makes_the_structure_again_on_a_model_just_injected() -> None:
@@ -229,10 +229,10 @@ def test_state_makes_the_structure_again_on_a_model_just_injected() -> None:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.3 * torch.randn_like(parameter))
-    state = json.loads(json.dumps(model.peftlab_method.state(model)))
+    state = json.loads(json.dumps(injected(model).state(model)))
     again = tiny(threshold=0.6).eval()
-    again.peftlab_method.restore(again, state)
-    assert again.peftlab_method.state(again) == state
+    injected(again).restore(again, state)
+    assert injected(again).state(again) == state
     assert count(again) == count(model)
     again.load_state_dict(dict(model.named_parameters()), strict=False)
     inputs = batch_of([6, 6]).inputs
@@ -241,7 +241,7 @@ def test_state_makes_the_structure_again_on_a_model_just_injected() -> None:
 
 def test_a_shared_pair_merges_into_each_of_its_layers() -> None:
     model = prepared()[0]
-    names = model.peftlab_method.state(model)["shared"][0]
+    names = injected(model).state(model)["shared"][0]
     shared = layers(model)[names[0]]
     torch.nn.init.normal_(shared.lora_B)
     for name in names:

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from peftlab.bench.runner import count
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
-from peftlab.bench.runner import count
 from peftlab.layers import LoRALinear, hold_in_nf4, nf4
-from peftlab.methods import LoRA, Method, inject, make
+from peftlab.methods import LoRA, Method, inject, injected, make
 from peftlab.methods.dora import DoRALinear
 from peftlab.methods.lora_drop import keep
 from peftlab.models import linear_names
@@ -57,7 +57,7 @@ def batch(index: int) -> dict[str, Tensor]:
 
 def train(model: Any, steps: int = STEPS, warmup: int = 3, **changes: Any) -> list[float]:
     """Losses of the run. `changes` are put into the optimizer's groups."""
-    method = model.peftlab_method
+    method = injected(model)
     optimizer = method.make_optimizer(method.parameter_groups(model, 1e-2, 1e-2, 0.01))
     for group in optimizer.param_groups:
         group |= changes
@@ -156,9 +156,9 @@ def test_lora_drop_with_threshold_1_is_lora() -> None:
 
     one, other = adapted("lora-drop", rank=3, threshold=1.0), adapted("lora", rank=3)
     torch.manual_seed(5)  # stage 2 draws its pairs anew
-    one.peftlab_method.prepare(one, Rehearsal())
+    injected(one).prepare(one, Rehearsal())
     assert count(one) == count(other)
-    assert one.peftlab_method.state(one) == {"shared": []}
+    assert injected(one).state(one) == {"shared": []}
     equal(one, other)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from peftlab.errors import JSON_ERRORS, RequestError, unknown
-from peftlab.layers import held_precision
 from peftlab.methods import METHODS, Method, make
+from peftlab.models import TaskCard, precision_of, state_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,15 +36,6 @@ class MethodCard(_Part):
     state: dict[str, Any] = {}  # what the run made of the structure, such as LoRA-drop's sharing
 
 
-class TaskCard(_Part):
-    """What the model was trained to answer."""
-
-    kind: Literal["classes", "regression"]
-    labels: list[str]  # in the order of the outputs; empty for a regression
-    columns: list[str]  # of the texts in the user's file; empty where they have no name
-    max_length: int = Field(ge=1)  # tokens
-
-
 class Card(_Part):
     """The content of peftlab.json."""
 
@@ -68,9 +59,9 @@ def make_card(
     model: PreTrainedModel, method: Method, state: dict[str, Any], base: BasePart
 ) -> Card:
     """The card of an injected model on `base`."""
-    held = held_precision(model.get_submodule(model.base_model_prefix))
+    precision = precision_of(model)
     labels = label_names(model)
-    task: TaskCard | None = getattr(model, "peftlab_task", None)
+    task = state_of(model).answers
     if task is not None and task.labels:  # they may have been renamed since
         task = task.model_copy(update={"labels": labels})
     return Card(
@@ -78,8 +69,8 @@ def make_card(
         base=base,
         num_labels=model.config.num_labels,
         labels=labels,
-        precision=held,
-        compute=getattr(model, "peftlab_compute", held),
+        precision=precision.base,
+        compute=precision.compute,
         task=task,
     )
 

@@ -19,7 +19,7 @@ from peftlab.adapters.origin import base_of
 from peftlab.adapters.state import adapter_state, check_head, fill
 from peftlab.adapters.whole import replace_folder
 from peftlab.errors import RequestError, expect, expect_path, system_refusals
-from peftlab.layers import resolve_compute, resolve_device, resolve_precision
+from peftlab.layers import Precision, resolve_device, resolve_precision
 from peftlab.methods import inject, injected
 from peftlab.models import (
     Source,
@@ -30,7 +30,7 @@ from peftlab.models import (
     head_parameters,
     load_source,
     load_tokenizer,
-    mark_own_unit,
+    state_of,
     stored_names,
 )
 
@@ -116,16 +116,14 @@ def load(
         return _load_peft(folder, tensors, base, precision or "auto")
     method = method_of(card)
     source = _find_base(card, base)
-    held = precision or card.precision
-    model = _load_base(source, card.num_labels, held, card.compute if precision is None else None)
+    held = Precision(card.precision, card.compute) if precision is None else _asked(precision)
+    model = load_source(source, card.num_labels, held, seed=0)
     inject(model, method)
     method.restore(model, card.method.state)
     if (folder / peft_layout.FILE).is_file():
         tensors = peft_layout.from_file(tensors, list(adapter_state(model)))
     fill(model, tensors, optional=set())
-    mark_own_unit(model)
-    if precision is None:
-        model.peftlab_compute = card.compute  # type: ignore[assignment]
+    state_of(model).own_unit = True
     _name_outputs(model, card)
     return model.eval(), _tokenizer(model, folder, source)
 
@@ -139,24 +137,19 @@ def _load_peft(
     method = peft_layout.method(config, tensors)
     empty = empty_model(source.folder, num_labels=2)
     num_labels = peft_layout.num_labels(tensors, list(head_parameters(empty)))
-    model = _load_base(source, num_labels, precision)
+    model = load_source(source, num_labels, _asked(precision), seed=0)
     inject(model, method)
     # PEFT leaves a pretrained pooler in the base, and can draw VeRA's pair again from its seed
-    pretrained = stored_names(model, list(head_parameters(model)))
+    pretrained = stored_names(model, source, list(head_parameters(model)))
     drawn = {name for name in adapter_state(model) if ".shared." in name}
     tensors = peft_layout.from_file(tensors, list(adapter_state(model)))
     fill(model, tensors, optional=pretrained | drawn)
-    mark_own_unit(model)
+    state_of(model).own_unit = True
     return model.eval(), _tokenizer(model, folder, source)
 
 
-def _load_base(
-    source: Source, num_labels: int, asked: str, compute: str | None = None
-) -> PreTrainedModel:
-    device = resolve_device().value
-    precision = resolve_precision(asked, device).value
-    compute = compute or resolve_compute(precision, device)
-    return load_source(source, num_labels, precision, seed=0, compute=compute)
+def _asked(precision: str) -> Precision:
+    return resolve_precision(precision, resolve_device().value)[0]
 
 
 def _find_base(card: Card, base: str | None) -> Source:
@@ -183,8 +176,7 @@ def _find(name: str, base: str | None, revision: str | None) -> Source:
 
 
 def _name_outputs(model: PreTrainedModel, card: Card) -> None:
-    if card.task is not None:
-        model.peftlab_task = card.task  # type: ignore[assignment]
+    state_of(model).answers = card.task
     labels = card.labels or (card.task.labels if card.task else [])
     if labels:
         model.config.id2label = dict(enumerate(labels))

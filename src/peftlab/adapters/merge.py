@@ -20,7 +20,7 @@ from peftlab.layers import (
     weight_of,
 )
 from peftlab.methods import injected
-from peftlab.models import check_model, quiet, stored_tensor
+from peftlab.models import check_model, quiet, state_of, stored_tensor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -60,7 +60,7 @@ def merge(model: PreTrainedModel) -> dict[str, float]:
             wanted = adapter.merged_weight(original)
             errors[name] = (exact(weight_of(plain)) - wanted).abs().max().item()
             model.set_submodule(name, plain)
-    model.peftlab_merged = adapters  # type: ignore[assignment]
+    state_of(model).merged = adapters
     return errors
 
 
@@ -71,20 +71,20 @@ def unmerge(model: PreTrainedModel) -> None:
         RequestError: if the model is not merged.
     """
     check_model(model)
-    if not is_merged(model):
+    adapters = state_of(model).merged
+    if adapters is None:
         raise RequestError("this model is not merged")
-    adapters: Any = model.peftlab_merged
     for name, adapter in adapters.items():
         now, then = held_dtype(model.get_submodule(name)), held_dtype(adapter.base)
         if now != then:
             raise RequestError(f"the model was cast from {then} to {now} since; cast it back first")
     for name, adapter in adapters.items():
         model.set_submodule(name, adapter.train(model.training).to(model.device))
-    del model.peftlab_merged
+    state_of(model).merged = None
 
 
 def is_merged(model: PreTrainedModel) -> bool:
-    return hasattr(model, "peftlab_merged")
+    return state_of(model).merged is not None
 
 
 def _original(model: PreTrainedModel, name: str, adapter: Adapter) -> Tensor:

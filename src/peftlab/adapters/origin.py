@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from peftlab.adapters.card import BasePart
 from peftlab.errors import RequestError
-from peftlab.models import Source, find, looks_like_folder
+from peftlab.models import Source, find, looks_like_folder, state_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,7 +27,7 @@ def base_of(model: PreTrainedModel) -> Base:
     Raises:
         RequestError: if the model came from neither, or its folder can't be loaded from again.
     """
-    source: Source | None = getattr(model, "peftlab_source", None)
+    source = state_of(model).source
     if source is not None:
         return _found(source)
     name = model.name_or_path

@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
-from peftlab.adapters import TaskCard, label_names
+from peftlab.adapters import label_names
 from peftlab.bench.outcome import answers
 from peftlab.errors import RequestError, expect
-from peftlab.layers import Precision, held_precision
 from peftlab.machine.threads import threads_for
-from peftlab.models import agree_on_padding, check_model, check_tokenizer, token_limit
+from peftlab.models import (
+    agree_on_padding,
+    check_model,
+    check_tokenizer,
+    precision_of,
+    state_of,
+    token_limit,
+)
 from peftlab.tasks import Task, load
 from peftlab.training import Encoded, encode, outputs
 
@@ -142,15 +148,9 @@ def _rows(texts: Any) -> list[tuple[str, ...]]:
 def _longest(model: PreTrainedModel, tokenizer: Any, otherwise: int | None) -> int:
     """The longest input: as in training where the model knows it, else the task's or its own."""
     limit = token_limit(tokenizer, model.config)
-    card: TaskCard | None = getattr(model, "peftlab_task", None)
-    wanted = card.max_length if card else otherwise
+    answers = state_of(model).answers
+    wanted = answers.max_length if answers else otherwise
     return min(wanted or limit, limit)
-
-
-def precision_of(model: PreTrainedModel) -> Precision:
-    """The precision that the model's base is held in, and computes in, as far as it is known."""
-    base = held_precision(model.get_submodule(model.base_model_prefix))
-    return Precision(base, getattr(model, "peftlab_compute", base))
 
 
 def _outputs(

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from peftlab.adapters import base_of, is_merged, save
 from peftlab.adapters.whole import check_replaceable, replace_folder
-from peftlab.api.inference import check_outputs, precision_of, task_of
+from peftlab.api.inference import check_outputs, task_of
 from peftlab.api.progress import observer
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Sizes, method_part, resolve_training, task_part
@@ -30,11 +30,12 @@ from peftlab.layers import resolve_precision
 from peftlab.machine.threads import threads_for
 from peftlab.methods import Method, inject, injected, resolve_method
 from peftlab.models import (
-    Source,
     agree_on_padding,
     check_batches,
     check_model,
     check_tokenizer,
+    precision_of,
+    state_of,
     token_limit,
 )
 from peftlab.records.record import ModelPart, Record
@@ -181,7 +182,7 @@ def _cell(
     precision = precision_of(model)
     if method.base_precision == "fp32":
         precision = resolve_precision(asked.precision, device)[0].of_base(precision.base)
-    source: Source | None = getattr(model, "peftlab_source", None)
+    source = state_of(model).source
     folder = Path(model.name_or_path or "model")
     return Cell(
         suite=SUITE,

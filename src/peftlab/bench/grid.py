@@ -27,6 +27,7 @@ from peftlab.models import (
     find,
     hidden_size,
     longest_input,
+    state_of,
 )
 from peftlab.records.record import MethodPart, ModelPart, TaskPart
 from peftlab.settings import Resolved, Training
@@ -147,7 +148,7 @@ def _method_part(
 
 def method_part(model: Any, method: Method, asked: Training, variant: Variant) -> MethodPart:
     """The record's part on the method that `model` was injected with."""
-    targets = model.peftlab_targets
+    targets = state_of(model).targets
     return MethodPart(
         name=method.name,
         label=variant.label,

@@ -15,19 +15,21 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from peftlab.adapters import TaskCard, save
+from peftlab.adapters import save
 from peftlab.bench.cell import Cell
 from peftlab.bench.outcome import Outputs, Row, Trained
 from peftlab.bench.tokens import Tokens, tokens_of
 from peftlab.machine.environment import environment
 from peftlab.methods import Method, inject, injected, make
 from peftlab.models import (
+    TaskCard,
     agree_on_padding,
     head_parameters,
     last_layer,
     load_source,
     load_tokenizer,
     standard_unit,
+    state_of,
     unit_of,
 )
 from peftlab.records.record import Memory, Speed, Trainable
@@ -177,13 +179,14 @@ def count(model: PreTrainedModel) -> Trainable:
 
 def _name_task(model: PreTrainedModel, task: Task, cell: Cell) -> None:
     """Tell the model what it answers: transformers in its config, an adapter's folder in a card."""
-    model.peftlab_task = TaskCard(  # type: ignore[assignment]
+    state = state_of(model)
+    state.precision = cell.precision
+    state.answers = TaskCard(
         kind=task.kind,
         labels=list(task.labels),
         columns=list(task.columns),
         max_length=cell.training.max_length,
     )
-    model.peftlab_compute = cell.precision.compute  # type: ignore[assignment]
     if task.kind == "classes":
         model.config.id2label = dict(enumerate(task.labels))
         model.config.label2id = {label: index for index, label in enumerate(task.labels)}

@@ -29,6 +29,7 @@ from peftlab.engine.last import slice_last
 from peftlab.engine.masks import Bits, FastDropout
 from peftlab.layers.linear import is_conv1d
 from peftlab.layers.lora import LowRank
+from peftlab.models import state_of
 
 # layers of one parent that are given one input
 SIBLINGS = (
@@ -51,9 +52,10 @@ def fast(model: Any, enabled: bool = True) -> Iterator[None]:
         enabled: whether to do anything at all.
     """
     with ExitStack() as undo:
-        if enabled and not getattr(model, "peftlab_fast", False):
-            model.peftlab_fast = True
-            undo.callback(delattr, model, "peftlab_fast")
+        state = state_of(model)
+        if enabled and not state.fast:
+            state.fast = True
+            undo.callback(setattr, state, "fast", False)
             if model.device.type == "cpu":
                 _for_cpu(model, undo)
             for handle in slice_last(model):

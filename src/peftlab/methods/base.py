@@ -20,7 +20,7 @@ from torch import nn
 from peftlab.errors import Explained, RequestError, expect, unknown
 from peftlab.layers import NF4Linear, held_precision, hold_in_fp32
 from peftlab.layers.precision import DTYPES
-from peftlab.models import Targets, check_model, head_names, head_parameters
+from peftlab.models import Targets, check_model, head_names, head_parameters, state_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -260,17 +260,18 @@ def inject(model: PreTrainedModel, method: Method | str) -> PreTrainedModel:
         raise RequestError(f"this model is already injected with {injected(model)}; load it again")
     _check_precision(model, method)
     _raise_head(model)
-    model.peftlab_targets = method.inject(model)  # type: ignore[assignment]
+    state = state_of(model)
+    state.targets = method.inject(model)
     frozen = [name for name, p in head_parameters(model).items() if not p.requires_grad]
     assert not frozen, f"{method.name} leaves the head frozen: {frozen[0]}"
-    model.peftlab_method = method  # type: ignore[assignment]
+    state.method = method
     return model
 
 
 def injected(model: PreTrainedModel) -> Method | None:
     """The method that `model` was injected with, if any."""
-    method: Method | None = getattr(model, "peftlab_method", None)
-    return method
+    method = state_of(model).method
+    return method if isinstance(method, Method) else None
 
 
 def _check_precision(model: PreTrainedModel, method: Method) -> None:

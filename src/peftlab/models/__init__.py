@@ -18,6 +18,7 @@ from peftlab.models.load import (
     stored_tensor,
 )
 from peftlab.models.padding import agree_on_padding, check_batches
+from peftlab.models.state import State, TaskCard, precision_of, state_of
 from peftlab.models.targets import (
     ARCHITECTURES,
     LOGICAL,
@@ -30,14 +31,16 @@ from peftlab.models.targets import (
     norms,
 )
 from peftlab.models.tokenizer import load_tokenizer, longest_input, token_limit
-from peftlab.models.unit import Unit, last_layer, mark_own_unit, standard_unit, unit_of
+from peftlab.models.unit import Unit, last_layer, standard_unit, unit_of
 
 __all__ = [
     "ARCHITECTURES",
     "BUNDLED",
     "LOGICAL",
     "Source",
+    "State",
     "Targets",
+    "TaskCard",
     "Unit",
     "agree_on_padding",
     "check_batches",
@@ -59,10 +62,11 @@ __all__ = [
     "load_tokenizer",
     "longest_input",
     "looks_like_folder",
-    "mark_own_unit",
     "norms",
+    "precision_of",
     "quiet",
     "standard_unit",
+    "state_of",
     "stored_names",
     "stored_tensor",
     "token_limit",

@@ -16,9 +16,9 @@ from safetensors import safe_open
 
 from peftlab.errors import RequestError, check_seed, expect, expect_path
 from peftlab.layers import (
+    Precision,
     hold_in_fp32,
     hold_in_nf4,
-    resolve_compute,
     resolve_device,
     resolve_precision,
 )
@@ -26,9 +26,10 @@ from peftlab.layers.precision import DTYPES
 from peftlab.models.find import Source, find, read_config, weight_files
 from peftlab.models.lean import quiet
 from peftlab.models.padding import agree_on_padding, check_batches, check_suited
+from peftlab.models.state import state_of
 from peftlab.models.targets import head_names, head_parameters, linear_names
 from peftlab.models.tokenizer import load_tokenizer
-from peftlab.models.unit import last_layer, mark_own_unit
+from peftlab.models.unit import last_layer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -67,10 +68,9 @@ def load_model(
     if num_labels < 1:
         raise RequestError(f"num_labels must be >= 1, got {num_labels}; 1 is for a regression")
     device = resolve_device().value
-    resolved = resolve_precision(precision, device).value
-    compute = resolve_compute(resolved, device)
+    resolved, _ = resolve_precision(precision, device)
     source = find(str(name))
-    model = load_source(source, num_labels, resolved, seed, compute)
+    model = load_source(source, num_labels, resolved, seed)
     tokenizer = load_tokenizer(source.folder)
     agree_on_padding(model, tokenizer)
     check_batches(model, tokenizer)
@@ -84,28 +84,27 @@ def hidden_size(folder: Path) -> int:
 
 
 def load_source(
-    source: Source, num_labels: int, precision: str, seed: int, compute: str = "fp32"
+    source: Source, num_labels: int, precision: Precision, seed: int
 ) -> PreTrainedModel:
     """`load_model` for a model that `find` has found and a resolved precision.
 
     Args:
         source: where it lies.
         num_labels: of the head.
-        precision: of the base.
+        precision: of the base; of one in nf4, all else is held in what it computes in.
         seed: of what is drawn of the head.
-        compute: with nf4, what products are made in and all else of the base is held in.
 
     Raises:
         RequestError: if the weights don't fill the backbone that config.json describes.
     """
     folder = source.folder
     # what is quantised is quantised from fp32
-    model = _pretrained(folder, num_labels, DTYPES.get(precision, torch.float32))
-    if precision == "nf4":
-        hold_in_nf4(model, linear_names(model), compute)
+    model = _pretrained(folder, num_labels, DTYPES.get(precision.base, torch.float32))
+    if precision.base == "nf4":
+        hold_in_nf4(model, linear_names(model), precision.compute)
+    state = state_of(model)
+    state.source, state.precision = source, precision
     _fill_head(model, _Stored(folder), seed)
-    model.peftlab_source = source  # type: ignore[assignment]
-    model.peftlab_compute = compute if precision == "nf4" else precision  # type: ignore[assignment]
     return model
 
 
@@ -148,23 +147,18 @@ def _pretrained(folder: Path, num_labels: int, dtype: torch.dtype | str) -> PreT
         return _for_classification(folder.name, load)
 
 
-def stored_names(model: PreTrainedModel, names: Iterable[str]) -> set[str]:
-    """Those of `names` that the files of the model's base hold."""
-    stored = _Stored(_source(model).folder)
+def stored_names(model: PreTrainedModel, source: Source, names: Iterable[str]) -> set[str]:
+    """Those of the tensors `names` of `model` that the files of `source` hold."""
+    stored = _Stored(source.folder)
     return {name for name in names if stored.has(*_spellings(model, name))}
 
 
 def stored_tensor(model: PreTrainedModel, name: str, shape: torch.Size) -> torch.Tensor | None:
     """A tensor of the model's base as its file holds it, or None if there is none of that shape."""
-    if not hasattr(model, "peftlab_source"):
+    source = state_of(model).source
+    if source is None:
         return None
-    return _Stored(_source(model).folder).get(*_spellings(model, name), shape=shape)
-
-
-def _source(model: PreTrainedModel) -> Source:
-    source: Any = model.peftlab_source
-    found: Source = source
-    return found
+    return _Stored(source.folder).get(*_spellings(model, name), shape=shape)
 
 
 def _spellings(model: PreTrainedModel, name: str) -> tuple[str, str]:
@@ -212,7 +206,7 @@ def _fill_head(model: PreTrainedModel, stored: _Stored, seed: int) -> None:
             else:
                 parameter.fill_(0.0 if name.endswith("bias") else 1.0)
         if value is not None and parameter is last_layer(model).weight:
-            mark_own_unit(model)
+            state_of(model).own_unit = True
 
 
 class _Stored:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from peftlab.errors import RequestError
 from peftlab.layers import is_linear
+from peftlab.models.state import state_of
 from peftlab.models.targets import head_names
 
 if TYPE_CHECKING:
@@ -76,23 +77,14 @@ def standard_unit(model: PreTrainedModel, unit: Unit) -> Iterator[None]:
     A head that has answered in the label's own unit before, from an earlier training or from the
     checkpoint, goes on from there; one that was just drawn is small in standard units.
     """
-    if in_own_unit(model):
+    state = state_of(model)
+    if state.own_unit:
         _rescale(model, 1 / unit.sd, -unit.mean / unit.sd)
     try:
         yield
     finally:
         _rescale(model, unit.sd, unit.mean)
-        mark_own_unit(model)
-
-
-def in_own_unit(model: PreTrainedModel) -> bool:
-    """Whether the outputs of a regression are known to be in its label's own unit."""
-    return bool(getattr(model, "peftlab_own_unit", False))
-
-
-def mark_own_unit(model: PreTrainedModel) -> None:
-    """Note that the outputs are in the label's own unit."""
-    model.peftlab_own_unit = True  # type: ignore[assignment]
+        state.own_unit = True
 
 
 def last_layer(model: PreTrainedModel) -> Any:
