@@ -65,46 +65,62 @@ def write_order(options: argparse.Namespace, folder: Path) -> None:
     (folder / ORDER).write_text(cell.model_dump_json())
 
 
+class Listener:
+    """Tells the meter of each step and epoch; keeps the answers, to be scored behind it."""
+
+    def __init__(self, meter: Any, epochs: int, share: Callable[..., float | None] | None) -> None:
+        self.meter, self.epochs, self.share = meter, epochs, share
+        self.outputs: list[list[float]] = []  # for dev, of the last epoch
+
+    def row(self, row: dict[str, Any], total: int) -> None:
+        self.meter.step()
+        if row["epoch"].is_integer():
+            self.meter.end_epoch()
+        if self.share is not None:
+            self.share(row, total)
+
+    def epoch(self, epoch: int, outputs: list[list[float]]) -> None:
+        self.outputs = outputs
+        if epoch < self.epochs:
+            self.meter.epoch()
+        if self.share is not None:
+            self.share({"epoch": epoch}, 0)
+
+    def rank(self, rank: int, outputs: list[list[float]]) -> None:
+        """Not measured."""
+
+
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run the cell as its worker does, the meter told of its rows."""
     from peftlab.bench import worker
-    from peftlab.bench.scorer import Scorer
 
-    scorer = Scorer()
     worker._warm()  # the imports of a cell, whatever they are
     from meter import Meter
 
     from peftlab.bench.cell import Cell
-    from peftlab.bench.runner import run_cell
-    from peftlab.records.store import Store
+    from peftlab.bench.process import run_cell
 
     cell = Cell.model_validate_json((folder / ORDER).read_text())
-    store = Store(folder / "out")
-    store.prepare()
     meter = Meter(options.device)
     share = _attention_share(options.epochs) if options.attention else None
-
-    def on_row(row: dict[str, Any], total: int) -> None:
-        if "score" not in row:
-            meter.step()
-            if row["epoch"].is_integer():
-                meter.end_epoch()
-        elif row["epoch"] < options.epochs:
-            meter.epoch()
-        if share is not None:
-            share(row, total)
-
-    record = run_cell(cell, folder / TASK, store, on_row, keep=False, score=scorer)
-    scorer.process.kill()
-    if record.status == "failed":
-        raise SystemExit(f"{record.failure.kind}: {record.failure.message}")
-    parts = record.memory.by_part
+    listener = Listener(meter, options.epochs, share)
+    trained = run_cell(cell, folder / TASK, None, listener)
+    assert trained.memory is not None
+    parts = trained.memory.by_part
     return meter.result(_lengths(cell, folder / TASK)) | {
         "weights_mib": parts["weights"] + parts["adapters"],
-        "n_trainable": record.n_trainable.total,
-        "score": record.score[record.task.main_metric] if options.score else None,
+        "n_trainable": trained.n_trainable.total,
+        "score": _score(folder / TASK, listener.outputs) if options.score else None,
         "attention_share": share({}, 0) if share is not None else None,
     }
+
+
+def _score(task_file: Path, outputs: list[list[float]]) -> float:
+    from peftlab.bench.outcome import answers
+    from peftlab.tasks import Task
+
+    task = Task.read(task_file)
+    return task.score(answers(task.kind, outputs))[task.main_metric]
 
 
 def _lengths(cell: Any, task_file: Path) -> list[int]:
@@ -114,7 +130,7 @@ def _lengths(cell: Any, task_file: Path) -> list[int]:
 
     train = Task.read(task_file).train
     tokenizer = load_tokenizer(cell.model_folder)
-    return encode(tokenizer, train.texts, train.labels, cell.training["max_length"]).lengths
+    return encode(tokenizer, train.texts, train.labels, cell.training.max_length).lengths
 
 
 def _attention_share(epochs: int) -> Callable[[dict[str, Any], int], float | None]:
@@ -124,7 +140,7 @@ def _attention_share(epochs: int) -> Callable[[dict[str, Any], int], float | Non
     profiler = profile(activities=[ProfilerActivity.CPU], record_shapes=True)
 
     def on_row(row: dict[str, Any], total: int) -> float | None:
-        if "score" in row and row["epoch"] == epochs - 1:
+        if row and "step" not in row and row["epoch"] == epochs - 1:
             profiler.start()
         elif row.get("step") == total and total:
             profiler.stop()

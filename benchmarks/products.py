@@ -32,9 +32,9 @@ from peftlab.layers.precision import DTYPES
 from peftlab.models import load_tokenizer
 from peftlab.models.find import read_config
 from peftlab.tasks import Task
-from peftlab.training import encode
-from peftlab.training.batches import draw
-from peftlab.training.loop import parts_of
+from peftlab.training import Encoded, encode
+from peftlab.training.batches import chunks, draw
+from peftlab.training.parts import n_parts
 
 PASSES = 3
 
@@ -98,8 +98,14 @@ def shapes_of(options: argparse.Namespace) -> list[tuple[int, int]]:
     train = encode(tokenizer, task.train.texts, task.train.labels, task.max_length)
     epoch = options.epochs - 1
     batches = draw(train.lengths, options.batch_size, options.seed, epoch, by_length=True)
-    parts = [part for batch in batches for part in parts_of(batch, train, 1, by_tokens=True)]
+    parts = [part for batch in batches for part in _parts(batch, train)]
     return [(len(part), train.width(part)) for part in parts]
+
+
+def _parts(batch: list[int], train: Encoded) -> list[list[int]]:
+    """As the loop takes a batch on a CPU: neighbours in length together."""
+    count = n_parts(len(batch), train.width(batch), accumulation=1, by_tokens=True)
+    return chunks(sorted(batch, key=train.lengths.__getitem__), -(-len(batch) // count))
 
 
 @torch.inference_mode()
@@ -119,7 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_options(parser)
     options = parser.parse_args()
-    dtype = DTYPES[resolve_precision("auto", "cpu").value]
+    dtype = DTYPES[resolve_precision("auto", "cpu")[0].compute]
     config = read_config(options.model)
     shapes = shapes_of(options)
     blocks = blocks_of(config, dtype)

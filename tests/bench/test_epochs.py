@@ -26,7 +26,7 @@ def plan(model: Path, n: int, **training: Any) -> tuple[int, str]:
     """The epochs that `n` rows get, and the plan's line on their task."""
     asked = {"model": str(model), "tasks": [rows(n)], "methods": ["head"], "seeds": [0]}
     grid = resolve(make_suite(**asked, training=training))
-    return grid.cells[0].training["epochs"], describe(grid, 0, "out")[-1]
+    return grid.cells[0].training.epochs, describe(grid, 0, "out")[-1]
 
 
 @given(st.integers(1, 500_000), st.integers(1, 512))

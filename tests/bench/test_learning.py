@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from peftlab.api.progress import Silent
 from peftlab.bench.grid import resolve
+from peftlab.bench.observer import Silent
 from peftlab.bench.run import run_grid
 from peftlab.bench.suite import make_suite
 

@@ -20,6 +20,7 @@ from peftlab.bench.suite import (
 )
 from peftlab.errors import RequestError
 from peftlab.methods import make
+from peftlab.settings import Training
 from peftlab.tasks import Examples
 
 
@@ -73,7 +74,7 @@ def test_the_experiments_can_be_asked_for(path: Path) -> None:
 
 
 def test_options_win_over_the_file(toml: Path) -> None:
-    suite = merged_request(toml, {"seeds": [7], "tasks": None, "training": {"epochs": 1}})
+    suite = merged_request(toml, {"seeds": [7], "tasks": None, "training": Training(epochs=1)})
     assert suite.seeds == [7]
     assert suite.tasks == ["mrpc", "stsb"]
     assert (suite.training.epochs, suite.training.lr) == (1, 2e-3)
@@ -183,13 +184,13 @@ def test_cells_are_tasks_by_seeds_by_methods(tiny_model: Path) -> None:
 
 def test_defaults_are_resolved_by_method_task_and_model(tiny_model: Path) -> None:
     head, full = resolve(suite(tiny_model, methods=["head", "full"])).cells
-    assert full.training["lr"] == peftlab.FullFineTuning().lr_at(32)
-    assert full.training["head_lr"] == peftlab.FullFineTuning.default_head_lr
+    assert full.training.lr == peftlab.FullFineTuning().lr_at(32)
+    assert full.training.head_lr == peftlab.FullFineTuning.default_head_lr
     assert full.precision == "fp32"
-    assert head.training["max_length"] == 64  # the model takes no more
+    assert head.training.max_length == 64  # the model takes no more
     asked = suite(tiny_model, methods=[{"name": "lora", "lr": 0.5}, "head"], training={"lr": 0.25})
     lora, head = resolve(asked).cells
-    assert (lora.training["lr"], head.training["lr"]) == (0.5, 0.25)
+    assert (lora.training.lr, head.training.lr) == (0.5, 0.25)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +207,7 @@ def test_head_trains_at_the_rate_that_its_record_says(
     tiny_model: Path, row: str, training: dict[str, float], rate: float
 ) -> None:
     (cell,) = resolve(suite(tiny_model, methods=[row], training=training)).cells
-    assert (cell.training["lr"], cell.training["head_lr"]) == (rate, rate)
+    assert (cell.training.lr, cell.training.head_lr) == (rate, rate)
     model = peftlab.inject(peftlab.load_model(str(tiny_model))[0], "head")
     groups = peftlab.HeadOnly().parameter_groups(model, rate, rate, 0.0)
     assert {group["lr"] for group in groups} == {rate}
@@ -219,8 +220,8 @@ def test_a_default_rate_follows_the_models_width_and_an_asked_one_does_not(
     assert lora.lr_at(768) == lora.default_lr
     assert lora.lr_at(32) == lora.lr_at(384) > lora.lr_at(768) > lora.lr_at(1024)
     default, asked = resolve(suite(tiny_model, methods=["lora", "lora[lr=0.5]"])).cells
-    assert default.training["lr"] == lora.lr_at(32)
-    assert (asked.training["lr"], default.method.rate_from, asked.method.rate_from) == (
+    assert default.training.lr == lora.lr_at(32)
+    assert (asked.training.lr, default.method.rate_from, asked.method.rate_from) == (
         *(0.5, "default", "asked for"),
     )
 

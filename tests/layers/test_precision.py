@@ -5,11 +5,11 @@ from torch import nn
 from peftlab.errors import RequestError
 from peftlab.layers import (
     NF4Linear,
+    Precision,
     held_precision,
     hold_in_fp32,
     hold_in_nf4,
     precision,
-    resolve_compute,
     resolve_device,
     resolve_precision,
 )
@@ -29,13 +29,13 @@ def test_auto_is_bf16_exactly_where_the_processor_gains_by_it(
     words: set[str], value: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(precision, "_cpuinfo", lambda: words)
-    choice = resolve_precision("auto", "cpu")
-    assert choice.value == value
-    assert reason in choice.reason
+    found, why = resolve_precision("auto", "cpu")
+    assert found == Precision(value, value)
+    assert reason in why
 
 
 def test_what_is_asked_for_is_taken() -> None:
-    assert resolve_precision("fp32") == ("fp32", "asked for")
+    assert resolve_precision("fp32") == (Precision("fp32", "fp32"), "asked for")
 
 
 def test_unknown_words_are_refused_with_what_is_allowed() -> None:
@@ -95,10 +95,18 @@ def test_held_precision_is_the_lowest_of_all() -> None:
 
 def test_nf4_computes_in_what_auto_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "_cpuinfo", lambda: {"amx_bf16"})
-    assert resolve_compute("nf4") == "bf16"
+    assert resolve_precision("nf4")[0] == Precision("nf4", "bf16")
     monkeypatch.setattr(precision, "_cpuinfo", set)
-    assert resolve_compute("nf4") == "fp32"
-    assert resolve_compute("bf16") == "bf16"
+    assert resolve_precision("nf4")[0] == Precision("nf4", "fp32")
+    assert resolve_precision("bf16")[0] == Precision("bf16", "bf16")
+
+
+def test_a_method_that_needs_another_base_computes_in_what_was_asked() -> None:
+    asked = Precision("bf16", "bf16")
+    assert asked.of_base(None) == asked
+    assert asked.of_base("fp32") == Precision("fp32", "bf16")
+    assert asked.of_base("fp32").autocast
+    assert not asked.autocast and not Precision("fp32", "fp32").autocast
 
 
 def test_what_is_held_in_fp32_computes_in_fp32_under_autocast() -> None:

@@ -21,13 +21,13 @@ from transformers import (
     RobertaConfig,
 )
 
-from peftlab.bench.runner import count
+from peftlab.bench.process import count
 from peftlab.errors import RequestError
 from peftlab.layers import Adapter, NF4Linear, Wrapper, hold_in_nf4
 from peftlab.methods import METHODS, Method, inject, injected, make
 from peftlab.models import head_parameters, linear_names
-from peftlab.training import Encoded, Loop, Plan
-from peftlab.training.loop import Step
+from peftlab.training import Encoded, Loop, Step
+from plans import plan
 
 LOW_RANK = {"rank": 3, "alpha": 5.0, "targets": "all-linear"}
 SETTINGS: dict[str, dict[str, object]] = {
@@ -348,10 +348,10 @@ def test_parts_of_a_batch_give_the_gradients_of_the_whole(method: Method) -> Non
     )
     found = []
     for parts in (1, 3):  # of 3, 3 and 2 examples
-        plan = Plan("classes", 1, 8, 0.1, 0.1, 0.0, 0.1, 1e9, 0, "cpu", False, accumulation=parts)
+        run = plan(batch_size=8, lr=0.1, head_lr=0.1, warmup=0.1, clip=1e9, accumulation=parts)
         model = inject(tiny(method, torch.float64), method).train()
         move(model, method)
-        loop = Loop(model, method, data, plan)
+        loop = Loop(model, method, data, run)
         loop.optimizer.register_step_pre_hook(lambda *_: found.append(gradients(model)))  # noqa: B023
         losses = [loop.step(list(range(8)))]
         assert losses[0] > 0

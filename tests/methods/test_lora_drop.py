@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from peftlab.bench.runner import count
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
+from peftlab.bench.process import count
 from peftlab.layers import LoRALinear
 from peftlab.methods import LoRA, LoRADrop, inject, injected
 from peftlab.methods.lora_drop import importance, keep, share
@@ -77,7 +77,7 @@ class FakeRehearsal:
         self.asked.append((share, least))
         return [batch_of([3, 5]), batch_of([7, 2])]
 
-    def fit(self, model: PreTrainedModel, batches: list[Batch], steps: int) -> None:
+    def fit(self, model: PreTrainedModel, steps: int) -> None:
         self.asked.append(steps)
         torch.manual_seed(9)
         with torch.no_grad():

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 import torch
-from peftlab.bench.runner import count
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
+from peftlab.bench.process import count
 from peftlab.layers import LoRALinear, hold_in_nf4, nf4
 from peftlab.methods import LoRA, Method, inject, injected, make
 from peftlab.methods.dora import DoRALinear
 from peftlab.methods.lora_drop import keep
 from peftlab.models import linear_names
-from peftlab.training.loop import Step
+from peftlab.training import Step
 
 TARGETS = "query,value,ffn-in,ffn-out"
 STEPS = 30
@@ -151,7 +151,7 @@ def test_lora_drop_with_threshold_1_is_lora() -> None:
         def sample(self, share: float, least: int) -> list[Any]:
             return []
 
-        def fit(self, model: PreTrainedModel, batches: list[Any], steps: int) -> None:
+        def fit(self, model: PreTrainedModel, steps: int) -> None:
             assert steps == 20
 
     one, other = adapted("lora-drop", rank=3, threshold=1.0), adapted("lora", rank=3)

@@ -20,8 +20,9 @@ def test_our_own_folder_is_taken_and_half_written_files_go(tmp_path: Path) -> No
     store = Store(tmp_path)
     store.write_json("suite.json", {})
     (tmp_path / "records").mkdir()
-    (tmp_path / "records" / "x.json.tmp").write_text("{")
+    (tmp_path / "records" / ".x.json.4711").write_text("{")
     store.prepare()
+    store.clean()
     assert list((tmp_path / "records").iterdir()) == []
 
 
@@ -201,3 +202,19 @@ def test_a_write_that_fails_leaves_the_old_file(
     with pytest.raises(OSError, match="No space left"):
         store.write_json("suite.json", {"cells": ["new"]})
     assert (tmp_path / "suite.json").read_text() == before
+
+
+def test_a_record_that_can_not_be_read_is_named_and_set_aside(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    records = tmp_path / "records"
+    records.mkdir()
+    for content in ("first", "second"):
+        (records / "a-s0-12345678.json").write_text(content)
+        assert store.unreadable() == ["a-s0-12345678"]
+        store.set_aside("a-s0-12345678")
+        assert store.unreadable() == []
+    kept = {path.name: path.read_text() for path in records.iterdir()}
+    assert kept == {
+        "a-s0-12345678.json.unreadable": "first",
+        "a-s0-12345678.json.unreadable1": "second",
+    }

@@ -11,10 +11,12 @@ import pytest
 
 from peftlab.api.export import _task_again
 from peftlab.bench.grid import load_tasks, resolve
+from peftlab.bench.outcome import Failed, failed
 from peftlab.bench.run import write_suite
-from peftlab.bench.runner import failed
 from peftlab.bench.suite import make_suite, merged_request
 from peftlab.errors import RequestError
+from peftlab.machine.environment import environment
+from peftlab.records.record import Failure
 from peftlab.records.store import Store
 from peftlab.tasks import Examples, Task, carved, load
 
@@ -129,6 +131,7 @@ def test_an_exported_adapter_is_checked_on_the_part_that_judged_it(
     store = Store(tmp_path)
     store.prepare()
     write_suite(store, grid)
-    again = _task_again(store, failed(cell, "None", "", None))
+    end = Failed(failure=Failure(kind="None", message=""), environment=environment(1))
+    again = _task_again(store, failed(cell, end))
     assert again.sha256() == cell.task.sha256
     assert again.main_metric == "macro_f1"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,11 +10,12 @@ import torch
 import transformers
 
 from peftlab.methods import inject, make
-from peftlab.training import Encoded, Loop, MemoryMeter, Plan, fit
-from peftlab.training.loop import HALVED_TOKENS, PART_TOKENS, n_parts
+from peftlab.training import Encoded, Loop, MemoryMeter, fit
+from peftlab.training.parts import HALVED_TOKENS, PART_TOKENS, n_parts
+from plans import changed, plan
 
 STEPS, BATCH = 50, 8
-PLAN = Plan(
+PLAN = plan(
     kind="classes", epochs=5, batch_size=BATCH, lr=2e-3, head_lr=2e-3, weight_decay=0.0, warmup=0.1,
     clip=1.0, seed=0, device="cpu", autocast=False,
 )  # fmt: skip
@@ -25,7 +25,7 @@ SIZES = {
 }  # fmt: skip
 
 
-def data(n: int = STEPS * BATCH // PLAN.epochs, longest: int = 9) -> Encoded:
+def data(n: int = STEPS * BATCH // PLAN.settings.epochs, longest: int = 9) -> Encoded:
     """Sequences of 3 to `longest` tokens, of class 1 if they have token 7."""
     draws = torch.Generator().manual_seed(0)
     rows = [
@@ -48,10 +48,10 @@ def build(kind: str, dtype: torch.dtype, method: str = "lora") -> Any:
 def losses(
     kind: str, dtype: torch.dtype, fast: bool, train: Encoded | None = None, **changes: Any
 ) -> torch.Tensor:
-    plan = dataclasses.replace(PLAN, fast=fast, **changes)
+    run = changed(PLAN, fast=fast, **changes)
     train = train or data()
-    loop = Loop(build(kind, dtype), make("lora"), train, plan)
-    fitted = fit(loop, train, lambda out: {"accuracy": 0.0}, lambda *_: None, MemoryMeter())
+    loop = Loop(build(kind, dtype), make("lora"), train, run)
+    fitted = fit(loop, train, lambda *_: None, lambda *_: None, MemoryMeter())
     found = [row["loss"] for row in fitted.curve if "loss" in row]
     return torch.tensor(found, dtype=torch.float64)
 
@@ -102,9 +102,9 @@ def test_parts_give_the_losses_of_the_whole(method: str) -> None:
     train = data(64, longest=60)
     found, cut = {}, {}
     for parts in (True, False):
-        plan = dataclasses.replace(PLAN, parts=parts, batch_size=32, lr=2e-4)
-        loop = Loop(build("bert", torch.float32, method), make(method), train, plan)
-        fitted = fit(loop, train, lambda out: {"accuracy": 0.0}, lambda *_: None, MemoryMeter())
+        run = changed(PLAN, parts=parts, batch_size=32, lr=2e-4)
+        loop = Loop(build("bert", torch.float32, method), make(method), train, run)
+        fitted = fit(loop, train, lambda *_: None, lambda *_: None, MemoryMeter())
         found[parts] = torch.tensor([row["loss"] for row in fitted.curve if "loss" in row])
         cut[parts] = fitted.parts
     assert cut == {True: 2.0, False: 1.0}  # the mean over its batches, as the record has it
@@ -137,19 +137,19 @@ def test_parts_of_a_batch(
 def test_a_cpu_takes_the_batches_of_every_method_in_parts_unless_asked_not_to() -> None:
     assert PLAN.by_tokens
     for otherwise in ({"parts": False}, {"fast": False}, {"device": "cuda"}):
-        assert not dataclasses.replace(PLAN, **otherwise).by_tokens
+        assert not changed(PLAN, **otherwise).by_tokens
 
 
 @pytest.fixture
 def with_dropout(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], torch.Tensor]:
     def run(fast: bool) -> torch.Tensor:
-        train, plan = data(), dataclasses.replace(PLAN, fast=fast)
+        train, asked = data(), changed(PLAN, fast=fast)
         model = build("bert", torch.float32)
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.3
-        loop = Loop(model, make("lora"), train, plan)
-        fitted = fit(loop, train, lambda out: {"accuracy": 0.0}, lambda *_: None, MemoryMeter())
+        loop = Loop(model, make("lora"), train, asked)
+        fitted = fit(loop, train, lambda *_: None, lambda *_: None, MemoryMeter())
         return torch.tensor([row["loss"] for row in fitted.curve if "loss" in row])
 
     return run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,10 +13,11 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 from peftlab.layers import hold_in_nf4
 from peftlab.methods import METHODS, Method, inject, make
 from peftlab.models import linear_names
-from peftlab.training import Encoded, Loop, Plan, Rehearsal, Untrained
+from peftlab.training import Encoded, Loop, Rehearsal, Untrained
 from peftlab.training.guard import LATEST, Watch, check_groups
+from plans import changed, plan
 
-PLAN = Plan(
+PLAN = plan(
     kind="classes", epochs=6, batch_size=8, lr=1e-2, head_lr=1e-2, weight_decay=0.01, warmup=0.1,
     clip=1.0, seed=0, device="cpu", autocast=False,
 )  # fmt: skip
@@ -60,7 +60,7 @@ def tiny(method: Method) -> PreTrainedModel:
 
 
 def steps(loop: Loop) -> Iterator[int]:
-    for epoch in range(loop.plan.epochs):
+    for epoch in range(loop.plan.settings.epochs):
         for row in loop.epoch(epoch):
             yield row["step"]
 
@@ -83,8 +83,8 @@ def test_a_whole_run_of_every_method_passes(variant: str) -> None:
 def test_rows_that_were_drawn_once_are_not_missed_in_a(variant: str, seed: int) -> None:
     """A row of A has a gradient once its column of B has moved: from its second draw on."""
     method = make("dylora", CHANGES[variant.split()[1]] | {"rank": 12})
-    plan = dataclasses.replace(PLAN, epochs=2, seed=seed)  # 8 updates, checked after 2
-    loop = Loop(tiny(method), method, DATA, plan)
+    run = changed(PLAN, epochs=2, seed=seed)  # 8 updates, checked after 2
+    loop = Loop(tiny(method), method, DATA, run)
     assert list(steps(loop)) == list(range(1, 9))
 
 

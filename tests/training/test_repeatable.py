@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import peftlab
-from peftlab.bench import execute, runner
+from peftlab.bench import execute, process
 from peftlab.methods import METHODS, make
 from peftlab.tasks import Task
 from peftlab.training import WORKSPACE, repeatable
@@ -107,7 +107,7 @@ def test_a_run_is_inside_and_its_record_has_the_notes(
     tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on CUDA, where the model's own operations are tried first; here one refuses besides."""
-    inside, original = [], runner.fit
+    inside, original = [], process.fit
 
     def pretended(device: str, trial: object) -> object:
         assert device == "cpu"
@@ -124,8 +124,8 @@ def test_a_run_is_inside_and_its_record_has_the_notes(
 
     model, tokenizer = peftlab.load_model(str(tiny_model), precision="fp32")
     plain = peftlab.train(model, tokenizer, tiny_task, "lora", epochs=1, batch_size=8)
-    monkeypatch.setattr(runner, "repeatable", pretended)
-    monkeypatch.setattr(runner, "fit", fit)
+    monkeypatch.setattr(process, "repeatable", pretended)
+    monkeypatch.setattr(process, "fit", fit)
     model, tokenizer = peftlab.load_model(str(tiny_model), precision="fp32")
     record = peftlab.train(model, tokenizer, tiny_task, "lora", epochs=1, batch_size=8)
     assert inside == [True]

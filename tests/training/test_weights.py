@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -16,11 +15,11 @@ from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 
 from peftlab.tasks import Examples, Task
-from peftlab.training import Plan
 from peftlab.training.batches import Batch
-from peftlab.training.loop import batch_loss
+from peftlab.training.passes import batch_loss
+from plans import changed, plan
 
-PLAN = Plan(
+PLAN = plan(
     kind="classes", epochs=1, batch_size=8, lr=1e-2, head_lr=1e-2, weight_decay=0.0, warmup=0.1,
     clip=1.0, seed=0, device="cpu", autocast=False,
 )  # fmt: skip
@@ -54,37 +53,45 @@ def test_balanced_weights_are_scikit_learn_s(labels: list[int]) -> None:
 @given(LABELS)
 def test_the_loss_of_all_of_train_is_scikit_learn_s_weighted_one(labels: list[int]) -> None:
     logits = torch.randn(len(labels), 3, generator=torch.Generator().manual_seed(0))
-    plan = dataclasses.replace(PLAN, class_weights=task(labels).balanced_weights)
+    run = changed(PLAN, class_weights=task(labels).balanced_weights)
     expected = log_loss(
         labels,
         logits.double().softmax(-1).numpy(),
         sample_weight=compute_sample_weight("balanced", labels),
         labels=[0, 1, 2],
     )
-    assert batch_loss(model(logits), batch(labels), plan).item() == pytest.approx(
-        expected, rel=1e-4
-    )
+    assert batch_loss(model(logits), batch(labels), run).item() == pytest.approx(expected, rel=1e-4)
+
+
+def parts_of(whole: Batch, parts: int) -> list[Batch]:
+    size = -(-len(whole.labels) // parts)
+    return [
+        Batch({name: tensor[start : start + size] for name, tensor in whole.inputs.items()}, labels)
+        for start, labels in zip(
+            range(0, len(whole.labels), size), whole.labels.split(size), strict=True
+        )
+    ]
 
 
 @given(LABELS, st.integers(1, 7))
 def test_the_losses_of_a_batch_s_parts_add_up_to_its_own(labels: list[int], parts: int) -> None:
     logits = torch.randn(len(labels), 3, generator=torch.Generator().manual_seed(0))
-    plan = dataclasses.replace(PLAN, class_weights=(9.0, 1.0, 0.1))
+    run = changed(PLAN, class_weights=(9.0, 1.0, 0.1))
     whole = batch(labels)
     shares = [
-        batch_loss(model(logits), part, plan) * len(part.labels) / len(labels)
-        for part in whole.split(parts)
+        batch_loss(model(logits), part, run) * len(part.labels) / len(labels)
+        for part in parts_of(whole, parts)
     ]
-    torch.testing.assert_close(sum(shares), batch_loss(model(logits), whole, plan))
+    torch.testing.assert_close(sum(shares), batch_loss(model(logits), whole, run))
 
 
 def test_an_example_counts_the_same_whichever_others_are_in_its_batch() -> None:
     logits = torch.zeros(4, 3, requires_grad=True)
-    plan = dataclasses.replace(PLAN, class_weights=(9.0, 1.0, 0.1))
+    run = changed(PLAN, class_weights=(9.0, 1.0, 0.1))
     gradients = []
     for others in ([0, 0, 0], [2, 2, 2]):
         (gradient,) = torch.autograd.grad(
-            batch_loss(model(logits), batch([1, *others]), plan), logits
+            batch_loss(model(logits), batch([1, *others]), run), logits
         )
         gradients.append(gradient[0])
     assert torch.equal(*gradients)

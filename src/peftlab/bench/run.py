@@ -16,6 +16,7 @@ from peftlab.bench.outcome import Told
 from peftlab.bench.resume import done_cells, write_judged
 from peftlab.bench.retention import Keep, drop_beaten, room_mib
 from peftlab.errors import unknown
+from peftlab.records.lock import locked
 from peftlab.records.record import Record
 from peftlab.records.store import Store, relabelled
 
@@ -33,21 +34,34 @@ def run_grid(
     `shown` is the folder that the progress names, if not `out`.
 
     Raises:
-        RequestError: if `out` can't take them, or `keep` is unknown.
+        RequestError: if `out` can't take them, another command writes to it, or `keep` is unknown.
     """
     if keep not in get_args(Keep):
         raise unknown("keep", str(keep), get_args(Keep))
     store = Store(out)
-    done = {} if rerun else done_cells(store, grid)
-    missing = [cell for cell in grid.cells if cell.name not in done]
-    store.prepare(room_mib(missing, keep))
-    write_suite(store, grid)
-    write_judged(store, done.values())
-    with progress:
-        progress.suite(grid, len(done), str(shown or out))
-        if missing:
-            done |= _run_missing(missing, grid, store, progress, done, keep)
+    store.prepare()
+    with locked(out):
+        store.clean()
+        done = {} if rerun else done_cells(store, grid)
+        missing = [cell for cell in grid.cells if cell.name not in done]
+        store.check_room(room_mib(missing, keep))
+        write_suite(store, grid)
+        write_judged(store, done.values())
+        with progress:
+            progress.suite(grid, len(done), str(shown or out))
+            _set_aside(store, missing, progress)
+            if missing:
+                done |= _run_missing(missing, grid, store, progress, done, keep)
     return [relabelled(done[cell.name], cell.method.label) for cell in grid.cells]
+
+
+def _set_aside(store: Store, missing: list[Cell], progress: Observer) -> None:
+    """Keep what lies in the place of a record and is none; its cell is about to run again."""
+    unreadable = {*store.unreadable()}
+    for cell in missing:
+        if cell.name in unreadable:
+            aside = store.set_aside(cell.name)
+            progress.note(f"the record of {cell.name} can't be read; it is kept as {aside.name}")
 
 
 def write_suite(store: Store, grid: Grid) -> None:

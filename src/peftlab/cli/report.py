@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -35,5 +36,7 @@ def report(
     from peftlab import report as room
 
     shown = room.rebuild(folder, split(tasks, "--tasks"), split(methods, "--methods"), last, svg)
+    for cell in shown.unreadable:
+        print(f"the record of {cell} can't be read and is left out", file=sys.stderr)
     Console().print(shown.terminal)
     print(f"page: {shown.page.resolve()}")

@@ -10,7 +10,7 @@
 
 Outside the context the model is plain transformers again, its weights the same bits: it can be
 copied, saved and merged. Each part stands beside what it replaces, and a test holds the two
-together (tests/layers/engine).
+together (tests/engine).
 """
 
 from __future__ import annotations

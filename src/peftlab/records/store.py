@@ -6,6 +6,7 @@ adapters/CELL/ · report/
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import uuid
@@ -15,6 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from peftlab import atomic
 from peftlab.errors import JSON_ERRORS, RequestError, system_refusals, unknown
 from peftlab.records.record import Record
 
@@ -33,11 +35,8 @@ class Store:
         """The folder of a cell's adapter."""
         return self.out / "adapters" / cell
 
-    def prepare(self, adapters_mib: float = 0.0) -> None:
+    def prepare(self) -> None:
         """Make the folder, or check that an existing one is ours, writable and has room.
-
-        Args:
-            adapters_mib: what adapters will need at most, beside records and curves.
 
         Raises:
             RequestError: if it is not.
@@ -50,22 +49,32 @@ class Store:
             probe = self.out / f".{uuid.uuid4().hex}.tmp"
             probe.write_text("")
             probe.unlink()
-            free = shutil.disk_usage(self.out).free / 2**20
-            needed = NEEDED_MIB + adapters_mib
-            if is_new and free < needed:
-                self.out.rmdir()
+            try:
+                self.check_room()
+            except RequestError:
+                if is_new:
+                    self.out.rmdir()
+                raise
         except OSError as error:
             raise RequestError(
                 f"output folder {self.out} is not writable: {error.strerror}; "
                 "give another one with --out DIR"
             ) from error
+
+    def check_room(self, adapters_mib: float = 0.0) -> None:
+        """Raise `RequestError` if the disk lacks room for records, curves and so much beside."""
+        free = shutil.disk_usage(self.out).free / 2**20
+        needed = NEEDED_MIB + adapters_mib
         if free < needed:
             raise RequestError(
                 f"output folder {self.out} has {free:.0f} MiB of free disk space and "
                 f"{needed:.0f} MiB are needed; free some, or give another one with --out DIR"
             )
+
+    def clean(self) -> None:
+        """Delete what a command that was killed has left; call it with the folder locked."""
         for kind in ("records", "curves", "predictions"):
-            for left in (self.out / kind).glob("*.tmp"):  # of a run that was killed as it wrote
+            for left in (self.out / kind).glob(".*"):
                 left.unlink()
         for left in (self.out / "adapters").glob(".*"):
             shutil.rmtree(left, ignore_errors=True)
@@ -86,13 +95,24 @@ class Store:
 
     def read(self, cell: str) -> Record | None:
         """The record of a cell, or None if there is none that this version can read."""
-        path = self.out / "records" / f"{cell}.json"
-        if not path.exists():
-            return None
         try:
-            return Record.model_validate_json(path.read_bytes())
-        except ValidationError:
+            return Record.model_validate_json(self._record(cell).read_bytes())
+        except (ValidationError, FileNotFoundError):
             return None
+
+    def unreadable(self) -> list[str]:
+        """The cells whose record is there and can't be read by this version."""
+        stems = (path.stem for path in (self.out / "records").glob("*.json"))
+        return sorted(cell for cell in stems if self.read(cell) is None)
+
+    def set_aside(self, cell: str) -> Path:
+        """Give the record of a cell another name, which no other file has; returns its path."""
+        path = self._record(cell)
+        names = (path.with_name(f"{path.name}.unreadable{n or ''}") for n in itertools.count())
+        return path.rename(next(name for name in names if not name.exists()))
+
+    def _record(self, cell: str) -> Path:
+        return self.out / "records" / f"{cell}.json"
 
     def records(self, last: bool = False) -> list[Record]:
         """Every record of the folder, in the order in which suites asked for them.
@@ -157,22 +177,14 @@ class Store:
 
     def write_json(self, name: str, content: Any) -> None:
         """Write `OUT/name` as indented JSON."""
-        self._write(self.out / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        atomic.write(self.out / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     def write_record(self, record: Record) -> None:
-        self._write(
-            self.out / "records" / f"{record.cell}.json", record.model_dump_json(indent=2) + "\n"
-        )
+        atomic.write(self._record(record.cell), record.model_dump_json(indent=2) + "\n")
 
     def write_lines(self, kind: str, cell: str, rows: Iterable[dict[str, Any]]) -> None:
         """Write `OUT/kind/CELL.jsonl`, one JSON object a line."""
-        self._write(self.out / kind / f"{cell}.jsonl", lines_of(rows))
-
-    def _write(self, path: Path, text: str) -> None:
-        path.parent.mkdir(exist_ok=True)
-        temporary = path.with_name(f"{path.name}.tmp")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        atomic.write(self.out / kind / f"{cell}.jsonl", lines_of(rows))
 
 
 def chosen(

@@ -15,10 +15,11 @@ from peftlab.report.terminal import render_terminal
 
 
 class Shown(NamedTuple):
-    """The page's file, and the table as a terminal shows it."""
+    """The page's file, the table as a terminal shows it, and the cells that could not be read."""
 
     page: Path
     terminal: RenderableType
+    unreadable: list[str]
 
 
 def rebuild(
@@ -44,4 +45,4 @@ def rebuild(
     records = chosen(store.records(last), tasks, methods)
     with system_refusals(f"{folder} can't be written"):
         page = build(folder, store.title(records), records, svg=svg)
-    return Shown(page, render_terminal(table(records)))
+    return Shown(page, render_terminal(table(records)), store.unreadable())

@@ -1,0 +1,48 @@
+"""One command at a time writes to a folder; a second one is told which does."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from peftlab import atomic
+from peftlab.errors import RequestError
+
+LOCK, HOLDER = ".lock", ".holder"  # the latter says in words who has the former
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep `folder` for this process to write to.
+
+    Raises:
+        RequestError: if another process has it; it is named.
+    """
+    try:
+        lock = FileLock(folder / LOCK, timeout=0).acquire()
+    except Timeout:
+        raise RequestError(
+            f"another command writes to {folder}: {_holder(folder)}; wait for its end, or give "
+            "another folder with --out DIR"
+        ) from None
+    with lock:
+        since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+        holder = f"process {os.getpid()} on {platform.node() or 'this machine'} since {since}"
+        try:
+            atomic.write(folder / HOLDER, holder)
+            yield
+        finally:
+            (folder / HOLDER).unlink(missing_ok=True)
+
+
+def _holder(folder: Path) -> str:
+    try:
+        return (folder / HOLDER).read_text(encoding="utf-8")
+    except OSError:  # it has just begun, or is about to end
+        return "it has not said which"
