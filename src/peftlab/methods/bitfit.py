@@ -30,7 +30,7 @@ from peftlab.layers import (
     replace_linears,
 )
 from peftlab.methods.base import STRICT, Method, register, train_head_only
-from peftlab.models import head_names
+from peftlab.models import backbone_modules
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -68,13 +68,10 @@ class BitFit(Method):
 
 def _biased(model: PreTrainedModel) -> dict[str, nn.Module]:
     """The modules of the backbone that have a bias, the head's left out."""
-    prefix, heads = f"{model.base_model_prefix}.", tuple(f"{name}." for name in head_names(model))
     return {
         name: module
-        for name, module in model.named_modules()
-        if name.startswith(prefix)
-        and not f"{name}.".startswith(heads)
-        and isinstance(getattr(module, "bias", None), nn.Parameter)
+        for name, module in backbone_modules(model).items()
+        if isinstance(getattr(module, "bias", None), nn.Parameter)
     }
 
 

@@ -23,11 +23,12 @@ from peftlab.layers import (
     resolve_precision,
 )
 from peftlab.layers.precision import DTYPES
+from peftlab.models.architectures import head_names, head_parameters
 from peftlab.models.find import Source, find, read_config, weight_files
 from peftlab.models.lean import quiet
 from peftlab.models.padding import agree_on_padding, check_batches, check_suited
 from peftlab.models.state import state_of
-from peftlab.models.targets import head_names, head_parameters, linear_names
+from peftlab.models.targets import linear_names
 from peftlab.models.tokenizer import load_tokenizer
 from peftlab.models.unit import last_layer
 
@@ -115,7 +116,7 @@ def check_weights(source: Source) -> None:
         RequestError: if its weights don't fill the backbone of its config.json, or its answers
             would depend on the batch.
     """
-    check_suited(source.name, source.model_type)
+    check_suited(source.name, source)
     model = _pretrained(source.folder, num_labels=2, dtype="auto")  # as stored: no conversion
     check_batches(model, load_tokenizer(source.folder))
 
