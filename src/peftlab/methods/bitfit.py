@@ -22,11 +22,11 @@ from peftlab.errors import RequestError
 from peftlab.layers import (
     Adapter,
     Linear,
+    base_dtype,
     exact,
-    held_dtype,
-    hold_in_fp32,
     is_conv1d,
     is_linear,
+    keep_in_fp32,
     replace_linears,
 )
 from peftlab.methods.base import STRICT, Method, register, train_head_only
@@ -61,7 +61,7 @@ class BitFit(Method):
                 continue
             held = next(layer.parameters()).dtype
             if held.itemsize < 4:
-                hold_in_fp32(layer, outputs=held)
+                keep_in_fp32(layer, outputs=held)
             bias: nn.Parameter = layer.bias  # type: ignore[assignment]  # it has one
             bias.requires_grad_(True)
 
@@ -93,4 +93,4 @@ class BiasedLinear(Adapter):
         return weight
 
     def merged_bias(self) -> Tensor:
-        return self.bias.to(held_dtype(self.base))
+        return self.bias.to(base_dtype(self.base))

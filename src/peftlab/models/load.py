@@ -17,8 +17,8 @@ from safetensors import safe_open
 from peftlab.errors import RequestError, check_seed, expect, expect_path
 from peftlab.layers import (
     Precision,
-    hold_in_fp32,
-    hold_in_nf4,
+    keep_in_fp32,
+    quantise_linears,
     resolve_device,
     resolve_precision,
 )
@@ -46,7 +46,7 @@ def empty_model(folder: Path, num_labels: int, precision: str = "fp32") -> PreTr
         make: Any = transformers.AutoModelForSequenceClassification.from_config
         model = _for_classification(folder.name, lambda: make(config))
         if precision == "nf4":
-            hold_in_nf4(model, linear_names(model), "fp32")
+            quantise_linears(model, linear_names(model), "fp32")
         return model
 
 
@@ -102,7 +102,7 @@ def load_source(
     # what is quantised is quantised from fp32
     model = _pretrained(folder, num_labels, DTYPES.get(precision.base, torch.float32))
     if precision.base == "nf4":
-        hold_in_nf4(model, linear_names(model), precision.compute)
+        quantise_linears(model, linear_names(model), precision.compute)
     state = state_of(model)
     state.source, state.precision = source, precision
     _fill_head(model, _Stored(folder), seed)
@@ -196,7 +196,7 @@ def _fill_head(model: PreTrainedModel, stored: _Stored, seed: int) -> None:
     std = getattr(model.config, "initializer_range", None) or 0.02
     generator = torch.Generator().manual_seed(seed)
     for name in head_names(model):
-        hold_in_fp32(model.get_submodule(name))
+        keep_in_fp32(model.get_submodule(name))
     for name, parameter in head_parameters(model).items():
         value = stored.get(*_spellings(model, name), shape=parameter.shape)
         with torch.no_grad():
