@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from peftlab.adapters.whole import replace_folder
+from peftlab.atomic import replace_folder
 from peftlab.errors import RequestError
 from peftlab.layers import (
     Adapter,

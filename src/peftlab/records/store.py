@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from peftlab.atomic import write
 from peftlab.errors import JSON_ERRORS, RequestError, system_refusals, unknown
 from peftlab.records.record import Record
 
@@ -157,22 +158,16 @@ class Store:
 
     def write_json(self, name: str, content: Any) -> None:
         """Write `OUT/name` as indented JSON."""
-        self._write(self.out / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        write(self.out / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     def write_record(self, record: Record) -> None:
-        self._write(
-            self.out / "records" / f"{record.cell}.json", record.model_dump_json(indent=2) + "\n"
-        )
+        """Write `OUT/records/CELL.json`."""
+        path = self.out / "records" / f"{record.cell}.json"
+        write(path, record.model_dump_json(indent=2) + "\n")
 
     def write_lines(self, kind: str, cell: str, rows: Iterable[dict[str, Any]]) -> None:
         """Write `OUT/kind/CELL.jsonl`, one JSON object a line."""
-        self._write(self.out / kind / f"{cell}.jsonl", lines_of(rows))
-
-    def _write(self, path: Path, text: str) -> None:
-        path.parent.mkdir(exist_ok=True)
-        temporary = path.with_name(f"{path.name}.tmp")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        write(self.out / kind / f"{cell}.jsonl", lines_of(rows))
 
 
 def chosen(
