@@ -1,17 +1,112 @@
-"""Files that are either the old one or the new one, never half of it."""
+"""Files and folders that are either the old one or the new one, never half of it.
+
+What is written is made beside its place, under a name that ends in .tmp, and then renamed.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable
 from pathlib import Path
+
+from safetensors import SafetensorError
+
+from peftlab.errors import RequestError, system_refusals
+
+MARK = "peftlab.json"  # a folder that has it is an adapter's and may be replaced, if all in it is
+OURS = (
+    *(MARK, "adapter_model.safetensors", "adapter_config.json"),
+    *("record.json", "curve.jsonl", "predictions.jsonl"),
+    *("token*", "special_tokens_map.json", "added_tokens.json", "chat_template*"),
+    *("vocab.*", "merges.txt", "*.model"),
+)
 
 
 def write(path: Path, text: str) -> None:
-    """Write UTF-8 text under a temporary name beside `path` and rename it; folders are made."""
+    """Write UTF-8 text to `path`; the folders above it are made."""
+    replace_file(path, lambda place: place.write_text(text, encoding="utf-8", newline="\n"))
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a file beside `path`, then put it in its place; the folders above are made.
+
+    Raises:
+        OSError: if it can't be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    place, _ = _beside(path)
     try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        temporary.replace(path)
+        write(place)
+        place.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        place.unlink(missing_ok=True)
+
+
+def check_replaceable(folder: Path, may_be_adapter: bool = True) -> None:
+    """Raise `RequestError` unless `folder` is new, empty or an adapter, and can be written.
+
+    `may_be_adapter` says whether an adapter there may be replaced.
+    """
+    with system_refusals(f"{folder} can't be written"):
+        folder = folder.resolve()
+        strange = _strange(folder, may_be_adapter) if folder.is_dir() else []
+    if os.path.ismount(folder):
+        raise RequestError(f"{folder} is a mount point and can't be replaced; give a folder in it")
+    if folder.exists() and not folder.is_dir():
+        raise RequestError(f"{folder} is a file; give a folder")
+    if strange:
+        raise RequestError(
+            f"{folder} holds something that is not an adapter of peftlab's ({strange[0]}); "
+            "give a new or an empty folder"
+        )
+    # what may be written is not all in the permissions: try it
+    with system_refusals(f"{folder} can't be written"):
+        parent = next(place for place in folder.parents if place.exists())
+        Path(tempfile.mkdtemp(prefix=".", dir=parent)).rmdir()
+
+
+def replace_folder(
+    folder: Path, write: Callable[[Path], object], may_be_adapter: bool = True
+) -> None:
+    """Let `write` fill a folder beside `folder`, then put it in its place.
+
+    Until the new one is there whole, the old one stays or is put back.
+
+    Raises:
+        RequestError: if `folder` may not be replaced, or can't be written.
+    """
+    check_replaceable(folder, may_be_adapter)
+    folder = folder.resolve()
+    place, old = _beside(folder)
+    try:
+        place.mkdir(parents=True)
+        write(place)
+        if folder.exists():
+            folder.rename(old)
+        place.rename(folder)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RequestError(f"{folder} can't be written: {reason}") from error
+    finally:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        for left in (place, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _beside(path: Path) -> tuple[Path, Path]:
+    """Where to write what `path` shall be, and where to put what it was meanwhile."""
+    mark = uuid.uuid4().hex  # no part of the path's own name, which may be as long as names can
+    return path.with_name(f".{mark}.tmp"), path.with_name(f".{mark}.old")
+
+
+def _strange(folder: Path, may_be_adapter: bool) -> list[str]:
+    """What `folder` holds that may not be deleted."""
+    names = sorted(path.name for path in folder.iterdir())
+    if not (may_be_adapter and MARK in names):
+        return names
+    known = {path.name for pattern in OURS for path in folder.glob(pattern)}
+    return [name for name in names if name not in known]

@@ -16,8 +16,7 @@ from peftlab.engine.attention import ASKED
 from peftlab.engine.frozen import FrozenLinear, onednn_multiplies
 from peftlab.engine.masks import FastDropout
 from peftlab.methods import METHODS, inject, make
-from peftlab.models import state_of
-from peftlab.models.targets import ARCHITECTURES
+from peftlab.models import ARCHITECTURES, state_of
 
 COMMON = {
     "vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -11,8 +11,8 @@ from peftlab.layers import (
     Linear,
     NF4Linear,
     adapter_dtype,
+    base_dtype,
     features,
-    held_dtype,
     is_conv1d,
     is_linear,
     linear_like,
@@ -54,7 +54,7 @@ def test_linear_like_keeps_all_but_the_weight(kind: str, dtype: torch.dtype) -> 
     made = linear_like(base, torch.arange(35.0).view(5, 7), base.bias)
     assert type(made) is (Conv1D if "conv1d" in kind else nn.Linear)
     assert torch.equal(weight_of(made), torch.arange(35.0).view(5, 7).to(dtype))
-    assert held_dtype(made) == held_dtype(base) == dtype
+    assert base_dtype(made) == base_dtype(base) == dtype
     assert (made.bias is None) == (base.bias is None)
     if base.bias is not None:
         assert torch.equal(made.bias, base.bias)

@@ -6,12 +6,12 @@ from peftlab.errors import RequestError
 from peftlab.layers import (
     NF4Linear,
     Precision,
-    held_precision,
-    hold_in_fp32,
-    hold_in_nf4,
+    keep_in_fp32,
     precision,
+    quantise_linears,
     resolve_device,
     resolve_precision,
+    weight_precision,
 )
 
 
@@ -54,14 +54,14 @@ def test_a_device_that_is_not_here_is_refused() -> None:
 
 def test_layers_held_in_fp32_take_inputs_of_any_precision() -> None:
     module = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.LayerNorm(4)).bfloat16()
-    hold_in_fp32(module)
+    keep_in_fp32(module)
     assert {p.dtype for p in module.parameters()} == {torch.float32}
     assert module(torch.randn(2, 4).bfloat16()).dtype == torch.float32
 
 
 def test_fp32_inside_a_bf16_base_gives_back_what_the_base_goes_on_with() -> None:
     norm = nn.LayerNorm(4).bfloat16()
-    hold_in_fp32(norm, outputs=torch.bfloat16)
+    keep_in_fp32(norm, outputs=torch.bfloat16)
     x = torch.randn(2, 4).bfloat16()
     assert norm.weight.dtype == torch.float32
     assert norm(x).dtype == torch.bfloat16
@@ -74,7 +74,7 @@ def test_nf4_holds_the_named_layers_in_four_bits_and_the_rest_in_what_it_compute
 ) -> None:
     model = nn.Sequential(nn.Linear(8, 6), nn.LayerNorm(6), nn.Linear(6, 4)).eval()
     model.register_buffer("frequencies", torch.ones(3))
-    hold_in_nf4(model, ["0"], compute)
+    quantise_linears(model, ["0"], compute)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[compute]
     assert isinstance(model[0], NF4Linear)
     assert not model[0].training
@@ -82,15 +82,15 @@ def test_nf4_holds_the_named_layers_in_four_bits_and_the_rest_in_what_it_compute
     assert {p.dtype for p in model.parameters()} == {dtype}
     assert model.frequencies.dtype == torch.float32
     assert model(torch.randn(2, 8, dtype=dtype)).dtype == dtype
-    assert held_precision(model) == "nf4"
-    assert held_precision(model[1:]) == compute
+    assert weight_precision(model) == "nf4"
+    assert weight_precision(model[1:]) == compute
 
 
-def test_held_precision_is_the_lowest_of_all() -> None:
+def test_a_modules_precision_is_the_lowest_of_all() -> None:
     mixed = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).bfloat16())
-    assert held_precision(mixed) == "bf16"
-    assert held_precision(nn.Linear(2, 2).double()) == "float64"
-    assert held_precision(nn.Linear(2, 2).half()) == "float16"
+    assert weight_precision(mixed) == "bf16"
+    assert weight_precision(nn.Linear(2, 2).double()) == "float64"
+    assert weight_precision(nn.Linear(2, 2).half()) == "float16"
 
 
 def test_nf4_computes_in_what_auto_gives(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +114,7 @@ def test_what_is_held_in_fp32_computes_in_fp32_under_autocast() -> None:
     model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 2))
     inputs = torch.randn(64, 16)
     hidden = model[0](inputs).bfloat16().float()
-    hold_in_fp32(model[1])
+    keep_in_fp32(model[1])
     with torch.autocast("cpu", torch.bfloat16):
         outputs = model(inputs)
         assert model[0](inputs).dtype == torch.bfloat16  # autocast is on again behind it
@@ -125,7 +125,7 @@ def test_what_is_held_in_fp32_computes_in_fp32_under_autocast() -> None:
 
 def test_autocast_is_on_again_behind_a_layer_that_failed() -> None:
     layer = nn.Linear(4, 4)
-    hold_in_fp32(layer)
+    keep_in_fp32(layer)
     with torch.autocast("cpu", torch.bfloat16):
         with pytest.raises(RuntimeError, match="shapes"):
             layer(torch.randn(2, 3))

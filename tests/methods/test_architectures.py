@@ -8,7 +8,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from peftlab.errors import RequestError
-from peftlab.layers import Adapter, Wrapper, hold_in_nf4, is_conv1d
+from peftlab.layers import Adapter, Wrapper, is_conv1d, quantise_linears
 from peftlab.methods import METHODS, Method, inject, make
 from peftlab.models import ARCHITECTURES, linear_names
 from peftlab.training.loop import Step
@@ -41,7 +41,7 @@ def build(model_type: str, method: Method, dtype: torch.dtype = torch.float64) -
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     if method.base_precision == "nf4":
-        hold_in_nf4(model, linear_names(model), "bf16" if dtype == torch.bfloat16 else "fp32")
+        quantise_linears(model, linear_names(model), "bf16" if dtype == torch.bfloat16 else "fp32")
         return model
     built: PreTrainedModel = model.to(dtype)
     return built
@@ -102,7 +102,7 @@ def test_every_method_that_can_trains_on_a_base_held_in(held: str, model_type: s
             continue
         model = build(model_type, method, torch.bfloat16)
         if held == "nf4" and method.base_precision != "nf4":
-            hold_in_nf4(model, linear_names(model), "bf16")
+            quantise_linears(model, linear_names(model), "bf16")
         output = logits(inject(model, method).train())
         assert output.dtype == torch.float32  # the head is, whatever the base
         nn.functional.cross_entropy(output.float(), torch.tensor([0, 1])).backward()

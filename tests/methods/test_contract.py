@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from peftlab.bench.runner import count
 from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
@@ -21,9 +22,8 @@ from transformers import (
     RobertaConfig,
 )
 
-from peftlab.bench.process import count
 from peftlab.errors import RequestError
-from peftlab.layers import Adapter, NF4Linear, Wrapper, hold_in_nf4
+from peftlab.layers import Adapter, NF4Linear, Wrapper, quantise_linears
 from peftlab.methods import METHODS, Method, inject, injected, make
 from peftlab.models import head_parameters, linear_names
 from peftlab.training import Encoded, Loop, Step
@@ -100,7 +100,7 @@ def tiny(
         for name in linear_names(model):
             model.get_submodule(name).register_parameter("bias", None)
     if method is not None and method.base_precision == "nf4":
-        hold_in_nf4(model, linear_names(model), "bf16" if dtype == torch.bfloat16 else "fp32")
+        quantise_linears(model, linear_names(model), "bf16" if dtype == torch.bfloat16 else "fp32")
         return model
     return model.to(dtype)
 
@@ -214,7 +214,7 @@ def test_trained_numbers_on_roberta_base_are_the_specifications(method: Method) 
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(config)
     if method.base_precision == "nf4":
-        hold_in_nf4(model, linear_names(model), "fp32")
+        quantise_linears(model, linear_names(model), "fp32")
     trained = count(inject(model, make(method.name)))
     assert (trained.adapter, trained.head) == (ROBERTA_BASE[method.name], ROBERTA_HEAD)
 
@@ -270,7 +270,7 @@ def test_a_model_is_injected_once(method: Method) -> None:
 @pytest.mark.parametrize("compute", ["fp32", "bf16"])
 def test_trains_on_an_nf4_base_or_is_refused_with_the_reason(method: Method, compute: str) -> None:
     model = tiny()
-    hold_in_nf4(model, linear_names(model), compute)
+    quantise_linears(model, linear_names(model), compute)
     if method.name in NOT_ON_NF4:
         with pytest.raises(RequestError, match=NOT_ON_NF4[method.name]):
             inject(model, method)
@@ -300,7 +300,7 @@ def added_parameters(model: PreTrainedModel) -> list[torch.Tensor]:
 
 def test_a_quantised_head_is_refused(method: Method) -> None:
     model = tiny()
-    hold_in_nf4(model, [*linear_names(model), "classifier"], "fp32")
+    quantise_linears(model, [*linear_names(model), "classifier"], "fp32")
     with pytest.raises(RequestError, match="the head is quantised, and every method trains it"):
         inject(model, method)
 

@@ -11,7 +11,7 @@ from transformers import (
 
 import peftlab
 from peftlab.errors import RequestError
-from peftlab.layers import LoRALinear, hold_in_nf4
+from peftlab.layers import LoRALinear, quantise_linears
 from peftlab.methods import METHODS, inject, make, split_variants
 from peftlab.models import linear_names
 
@@ -89,7 +89,7 @@ def test_qlora_on_a_base_that_is_not_quantised_is_refused() -> None:
 def test_paging_on_a_cpu_is_refused() -> None:
     """But not loading what was trained so: only its optimizer needs CUDA."""
     model = tiny()
-    hold_in_nf4(model, linear_names(model), "fp32")
+    quantise_linears(model, linear_names(model), "fp32")
     method = peftlab.QLoRA(optimizer="paged")
     groups = method.parameter_groups(inject(model, method), 0.1, 0.1, 0.0)
     for refused in (lambda: method.check_device("cpu"), lambda: method.make_optimizer(groups)):

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
 from peftlab.bench.process import count
-from peftlab.layers import LoRALinear, hold_in_nf4, nf4
+from peftlab.layers import LoRALinear, nf4, quantise_linears
 from peftlab.methods import LoRA, Method, inject, injected, make
 from peftlab.methods.dora import DoRALinear
 from peftlab.methods.lora_drop import keep
@@ -199,7 +199,7 @@ def test_qlora_whose_quantiser_changes_nothing_is_lora(monkeypatch: pytest.Monke
     monkeypatch.setattr(nf4, "_quantise", quantise)
     monkeypatch.setattr(nf4, "_dequantise", dequantise)
     base = tiny(torch.float32)
-    hold_in_nf4(base, linear_names(base), "fp32")
+    quantise_linears(base, linear_names(base), "fp32")
     one = adapted("qlora", base, rank=3)
     other = adapted("lora", tiny(torch.float32), rank=3)
     assert train(one, 8) == pytest.approx(train(other, 8), rel=1e-4)

@@ -16,9 +16,15 @@ from transformers import PreTrainedTokenizerFast
 from peftlab.api.inference import predictions
 from peftlab.engine import fast
 from peftlab.errors import RequestError
-from peftlab.models import agree_on_padding, check_batches, check_weights, find, load_model
-from peftlab.models.padding import COUNT_FROM_PADDING, UNSUITED
-from peftlab.models.targets import ARCHITECTURES
+from peftlab.models import (
+    ARCHITECTURES,
+    agree_on_padding,
+    check_batches,
+    check_weights,
+    find,
+    load_model,
+)
+from peftlab.models.architectures import TABLE
 from peftlab.training import encode
 
 WORDS = ["<s>", "</s>", "<unk>", "<pad>", "<own>", *(f"w{i}" for i in range(35))]
@@ -55,6 +61,7 @@ OTHERS = (
 )
 # whose code counts the ends of texts: they can't be padding too
 ENDS_COUNT = {"t5", "mt5", "bart", "mbart"}
+COUNT_FROM_PADDING = {kind for kind, row in TABLE.items() if row.counts_from_padding}
 # (the config's padding, the tokenizer's); without one the tokenizer pads with </s>
 PADDINGS = {"one": (PAD, "<pad>"), "two": (PAD, "<own>"), "none": (None, None), "his": (PAD, None)}
 # the end and the padding in the middle, too, and behind the text
@@ -210,7 +217,7 @@ def make_unsuited(kind: str) -> Any:
     return model
 
 
-@pytest.mark.parametrize("kind", sorted(UNSUITED))
+@pytest.mark.parametrize("kind", sorted(kind for kind, row in TABLE.items() if row.unsuited))
 def test_what_reads_padding_is_refused_by_name(kind: str) -> None:
     model, tokenizer = make_unsuited(kind), make_tokenizer("<pad>")
     short, long = TEXTS[1], TEXTS[-1]
@@ -232,7 +239,7 @@ def test_what_reads_padding_is_refused_before_anything_is_loaded(tmp_path: Path)
 def test_an_architecture_that_is_in_no_table_is_tried(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(UNSUITED, kind)
+    monkeypatch.delitem(TABLE, kind)
     with pytest.raises(RequestError, match=rf"\({kind}\) answers a text otherwise when"):
         check_batches(make_unsuited(kind), make_tokenizer("<pad>"))
     check_batches(make_model("gemma2"), make_tokenizer(None))

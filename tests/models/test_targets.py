@@ -21,6 +21,7 @@ from peftlab.models import (
     linear_names,
     norms,
 )
+from peftlab.models.architectures import TABLE
 
 COMMON = {
     "vocab_size": 40,
@@ -202,6 +203,16 @@ def test_norms_are_all_of_the_backbone_and_none_of_the_head(model_type: str) -> 
     assert all(any(True for _ in norm.parameters()) for norm in found)
     head = {m for name in head_names(model) for m in model.get_submodule(name).modules()}
     assert not head & set(found)
+
+
+@pytest.mark.parametrize("model_type", [kind for kind in TABLE if TABLE[kind].classifier_reads])
+def test_the_classifier_reads_the_token_that_its_row_says(model_type: str) -> None:
+    """The rest of the last hidden states has no gradient."""
+    ids = torch.arange(4, 16).view(2, 6)
+    out = build(model_type).eval()(input_ids=ids, output_hidden_states=True)
+    (gradient,) = torch.autograd.grad(out.logits.square().sum(), out.hidden_states[-1])
+    read = gradient.abs().sum(dim=(0, 2)).nonzero().flatten().tolist()
+    assert read == [{"first": 0, "last": 5}[TABLE[model_type].classifier_reads or ""]]
 
 
 def test_an_unknown_architecture_has_no_known_blocks() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
-from peftlab.layers import hold_in_nf4
+from peftlab.layers import quantise_linears
 from peftlab.methods import METHODS, Method, inject, make
 from peftlab.models import linear_names
 from peftlab.training import Encoded, Loop, Rehearsal, Untrained
@@ -55,7 +55,7 @@ def tiny(method: Method) -> PreTrainedModel:
     )  # fmt: skip
     model = BertForSequenceClassification(config)
     if method.base_precision == "nf4":
-        hold_in_nf4(model, linear_names(model), "fp32")
+        quantise_linears(model, linear_names(model), "fp32")
     return inject(model, method)
 
 

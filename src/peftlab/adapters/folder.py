@@ -17,7 +17,7 @@ from peftlab.adapters.card import FILE, Card, make_card, method_of, read_card
 from peftlab.adapters.merge import is_merged
 from peftlab.adapters.origin import base_of
 from peftlab.adapters.state import adapter_state, check_head, fill
-from peftlab.adapters.whole import replace_folder
+from peftlab.atomic import replace_folder
 from peftlab.errors import RequestError, expect, expect_path, system_refusals
 from peftlab.layers import Precision, resolve_device, resolve_precision
 from peftlab.methods import inject, injected

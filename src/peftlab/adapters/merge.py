@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from peftlab.adapters.whole import replace_folder
+from peftlab.atomic import replace_folder
 from peftlab.errors import RequestError
 from peftlab.layers import (
     Adapter,
     NF4Linear,
+    base_dtype,
     exact,
-    held_dtype,
     is_conv1d,
     linear_like,
     weight_of,
@@ -75,7 +75,7 @@ def unmerge(model: PreTrainedModel) -> None:
     if adapters is None:
         raise RequestError("this model is not merged")
     for name, adapter in adapters.items():
-        now, then = held_dtype(model.get_submodule(name)), held_dtype(adapter.base)
+        now, then = base_dtype(model.get_submodule(name)), base_dtype(adapter.base)
         if now != then:
             raise RequestError(f"the model was cast from {then} to {now} since; cast it back first")
     for name, adapter in adapters.items():

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from peftlab.adapters import load
-from peftlab.adapters.whole import replace_folder
 from peftlab.api.inference import evaluate
+from peftlab.atomic import replace_folder
 from peftlab.bench.grid import load_tasks
 from peftlab.bench.retention import best_seed, main_score
 from peftlab.bench.suite import Suite

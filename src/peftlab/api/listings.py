@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from peftlab.bench.process import count
-from peftlab.layers import hold_in_nf4, resolve_device, resolve_precision
+from peftlab.layers import quantise_linears, resolve_device, resolve_precision
 from peftlab.machine.environment import environment, processor
 from peftlab.methods import METHODS, Method, inject, make
 from peftlab.models import ARCHITECTURES, BUNDLED, is_bundled_here, linear_names
@@ -72,7 +72,7 @@ def trained_on_roberta(method: Method) -> Trainable:
     with torch.device("meta"):
         model = RobertaForSequenceClassification(config)
     if method.base_precision == "nf4":
-        hold_in_nf4(model, linear_names(model), "fp32")
+        quantise_linears(model, linear_names(model), "fp32")
     return count(inject(model, method))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from peftlab.adapters import check_adapter, load, plain_folder, read_card
-from peftlab.adapters.whole import check_replaceable
+from peftlab.atomic import check_replaceable
 
 
 class Merged(NamedTuple):

@@ -16,9 +16,9 @@ import torch
 from rich.console import Console
 
 from peftlab.adapters import base_of, is_merged, save
-from peftlab.adapters.whole import check_replaceable, replace_folder
 from peftlab.api.inference import check_outputs, task_of
 from peftlab.api.progress import observer
+from peftlab.atomic import check_replaceable, replace_folder
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Sizes, method_part, resolve_training, task_part
 from peftlab.bench.outcome import Outcome, Told

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from peftlab.adapters.whole import check_replaceable, replace_folder
 from peftlab.api.progress import observer
+from peftlab.atomic import check_replaceable, replace_folder
 from peftlab.bench.grid import Grid
 from peftlab.bench.run import run_grid
 from peftlab.errors import RequestError

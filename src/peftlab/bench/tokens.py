@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from peftlab.atomic import replace_file
 from peftlab.tasks import Examples, Task
 from peftlab.training import Encoded, encode
 
@@ -58,16 +58,14 @@ def _content(tokenizer: Any, examples: Examples, max_length: int) -> str:
 
 
 def _write(data: Encoded, file: Path) -> None:
-    """Every feature as one row of numbers, example after example; written aside and renamed."""
+    """Every feature as one row of numbers, example after example."""
     tensors = {
         f"features.{name}": np.concatenate([np.asarray(row, np.int32) for row in rows])
         for name, rows in data.features.items()
     }
     tensors["lengths"] = np.asarray(data.lengths, np.int32)
     about = {"padding": json.dumps(data.padding), "n_truncated": str(data.n_truncated)}
-    aside = file.with_suffix(f".{os.getpid()}")
-    save_file(tensors, aside, about)
-    aside.replace(file)
+    replace_file(file, lambda place: save_file(tensors, place, about))
 
 
 def _read(file: Path, labels: Any) -> Encoded:

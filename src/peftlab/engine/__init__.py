@@ -4,7 +4,7 @@
     updates.py    low-rank updates of such layers beside that product
     attention.py  plain products instead of a CPU's flash kernel
     masks.py      dropout from 16 random bits an element
-    last.py       the last layer only where the classifier reads it
+    position.py   the last block only at the position that the classifier reads
     heap.py       memory that a step frees is the next one's, not the kernel's
     beside.py     tensors that lie side by side are one
 
@@ -25,20 +25,12 @@ from torch import Tensor, nn
 from peftlab.engine.attention import plain_attention
 from peftlab.engine.frozen import FrozenLinear, Joined, onednn_multiplies
 from peftlab.engine.heap import give_back, kept_heap, unsearched
-from peftlab.engine.last import slice_last
 from peftlab.engine.masks import Bits, FastDropout
+from peftlab.engine.position import cut_to_position
 from peftlab.layers.linear import is_conv1d
 from peftlab.layers.lora import LowRank
 from peftlab.models import state_of
-
-# layers of one parent that are given one input
-SIBLINGS = (
-    ("query", "key", "value"),
-    ("q", "k", "v"),
-    ("q_lin", "k_lin", "v_lin"),
-    ("q_proj", "k_proj", "v_proj"),
-    ("gate_proj", "up_proj"),
-)
+from peftlab.models.names import SIBLINGS
 
 
 @contextmanager
@@ -58,7 +50,7 @@ def fast(model: Any, enabled: bool = True) -> Iterator[None]:
             undo.callback(setattr, state, "fast", False)
             if model.device.type == "cpu":
                 _for_cpu(model, undo)
-            for handle in slice_last(model):
+            for handle in cut_to_position(model):
                 undo.callback(handle.remove)
         yield
 

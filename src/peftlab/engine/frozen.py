@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from peftlab.engine.beside import side_by_side
 from peftlab.engine.updates import updated
-from peftlab.layers.held import HeldLinear
+from peftlab.layers.base_linear import BaseLinear
 from peftlab.layers.linear import features, is_conv1d, weight_of
 from peftlab.layers.lora import LowRank
 
@@ -70,7 +70,7 @@ class _Product(torch.autograd.Function):
         return ctx.weight.gradient(side_by_side(gradients)), None, None, None
 
 
-class FrozenLinear(HeldLinear):
+class FrozenLinear(BaseLinear):
     """The place of a frozen linear layer inside the engine, alone or with its siblings.
 
     Args:

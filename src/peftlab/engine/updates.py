@@ -64,7 +64,7 @@ class _Updated(torch.autograd.Function):
         inner = rows @ a.T  # (n, sum of ranks)
         y.view(-1, y.shape[-1]).addmm_(inner, bt)
         ctx.weight, ctx.blocks, ctx.scalings = weight, blocks, scalings
-        ctx.ranks, ctx.held = ranks, pairs[0].dtype
+        ctx.ranks, ctx.dtype = ranks, pairs[0].dtype
         # what no A learns from is not kept: LoRA-FA's are constants
         kept = rows if any(ctx.needs_input_grad[6::2]) else None
         ctx.save_for_backward(kept, inner, a, bt)
@@ -83,8 +83,8 @@ class _Updated(torch.autograd.Function):
             g_x.view(-1, g_x.shape[-1]).addmm_(g_inner, a)
         g_pairs: list[Tensor | None] = [None] * (2 * len(ctx.ranks))
         if rows is not None:
-            g_pairs[::2] = (g_inner.T @ rows).to(ctx.held).split(ctx.ranks)
-        g_bt = (inner.T @ flat).to(ctx.held)
+            g_pairs[::2] = (g_inner.T @ rows).to(ctx.dtype).split(ctx.ranks)
+        g_bt = (inner.T @ flat).to(ctx.dtype)
         g_pairs[1::2] = [
             g_bt[block].T.mul_(scaling)
             for block, scaling in zip(ctx.blocks, ctx.scalings, strict=True)

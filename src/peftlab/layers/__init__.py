@@ -1,13 +1,13 @@
-"""What methods are made of: adapters, the LoRA layer, and how a frozen base is held."""
+"""What methods are made of: adapters, the LoRA layer, and the frozen base."""
 
 from peftlab.layers.adapter import Adapter, Wrapper, exact, replace_linears
 from peftlab.layers.linear import (
     Features,
     Linear,
     adapter_dtype,
+    base_dtype,
     device_of,
     features,
-    held_dtype,
     is_conv1d,
     is_linear,
     linear_like,
@@ -27,11 +27,11 @@ from peftlab.layers.nf4 import NF4Linear, quantiser
 from peftlab.layers.precision import (
     FP32,
     Precision,
-    held_precision,
-    hold_in_fp32,
-    hold_in_nf4,
+    keep_in_fp32,
+    quantise_linears,
     resolve_device,
     resolve_precision,
+    weight_precision,
 )
 
 __all__ = [
@@ -47,23 +47,23 @@ __all__ = [
     "Wrapper",
     "adapter_dtype",
     "add_low_rank",
+    "base_dtype",
     "device_of",
     "dropout",
     "exact",
     "features",
-    "held_dtype",
-    "held_precision",
-    "hold_in_fp32",
-    "hold_in_nf4",
     "is_conv1d",
     "is_linear",
+    "keep_in_fp32",
     "linear_like",
     "low_rank_update",
     "new_pair",
     "product",
+    "quantise_linears",
     "quantiser",
     "replace_linears",
     "resolve_device",
     "resolve_precision",
     "weight_of",
+    "weight_precision",
 ]

@@ -26,7 +26,7 @@ class Wrapper(nn.Module):
 class Adapter(Wrapper, abc.ABC):
     """A frozen linear layer `base` plus what a method adds to it.
 
-    `base` is an `nn.Linear`, a `Conv1D` or a `HeldLinear`; see `peftlab.layers.linear`.
+    `base` is an `nn.Linear`, a `Conv1D` or a `BaseLinear`; see `peftlab.layers.linear`.
     """
 
     @property

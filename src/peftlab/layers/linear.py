@@ -2,7 +2,7 @@
 
 nn.Linear    holds its weight so
 Conv1D       GPT-2's, holds it transposed
-HeldLinear   multiplies in a way of its own: in four bits (layers/nf4.py), or layers/engine
+BaseLinear   multiplies in a way of its own: in four bits (layers/nf4.py), or in the engine
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftlab.layers.held import HeldLinear
+from peftlab.layers.base_linear import BaseLinear
 
-Linear: TypeAlias = Any  # an nn.Linear, a Conv1D or a HeldLinear: what `is_linear` accepts
+Linear: TypeAlias = Any  # an nn.Linear, a Conv1D or a BaseLinear: what `is_linear` accepts
 
 
 class Features(NamedTuple):
@@ -32,7 +32,7 @@ def is_conv1d(module: nn.Module) -> bool:
 
 def is_linear(module: nn.Module) -> bool:
     """Whether an adapter can stand on `module`."""
-    return isinstance(module, nn.Linear | HeldLinear) or is_conv1d(module)
+    return isinstance(module, nn.Linear | BaseLinear) or is_conv1d(module)
 
 
 def features(layer: Linear) -> Features:
@@ -45,7 +45,7 @@ def features(layer: Linear) -> Features:
 
 def weight_of(layer: Linear) -> Tensor:
     """The layer's weight (out, in), as it is held; of four bits, what they stand for in fp32."""
-    if isinstance(layer, HeldLinear):
+    if isinstance(layer, BaseLinear):
         return layer.dense()
     weight: Tensor = layer.weight
     return weight.T if is_conv1d(layer) else weight
@@ -53,7 +53,7 @@ def weight_of(layer: Linear) -> Tensor:
 
 def product(layer: Linear, x: Tensor) -> Tensor:
     """(*batch, in) -> (*batch, out): x Wᵀ without the bias."""
-    if isinstance(layer, HeldLinear):
+    if isinstance(layer, BaseLinear):
         return layer.product(x)
     return F.linear(x, weight_of(layer))
 
@@ -61,36 +61,36 @@ def product(layer: Linear, x: Tensor) -> Tensor:
 def linear_like(base: Linear, weight: Tensor, bias: Tensor | None) -> Linear:
     """A frozen layer of `base`'s kind, dtype and device with this weight (out, in) and bias (out,).
 
-    For a `HeldLinear` it is the plain layer that was, in the precision it computes in.
+    For a `BaseLinear` it is the plain layer that was, in the precision it computes in.
     """
     outside, inside = weight.shape
-    kind: Any = base.plain_kind if isinstance(base, HeldLinear) else type(base)
-    held = weight.detach().to(held_dtype(base))
+    kind: Any = base.plain_kind if isinstance(base, BaseLinear) else type(base)
+    weight = weight.detach().to(base_dtype(base))
     with torch.device("meta"):
         if issubclass(kind, nn.Linear):
             layer: Any = nn.Linear(inside, outside, bias=bias is not None)
         else:
             layer = kind(outside, inside)  # Conv1D
-            held = held.T.contiguous()
-    layer.weight = nn.Parameter(held, requires_grad=False)
+            weight = weight.T.contiguous()
+    layer.weight = nn.Parameter(weight, requires_grad=False)
     if bias is not None:
         layer.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
     made: nn.Module = layer.train(base.training)
     return made
 
 
-def held_dtype(layer: Linear) -> torch.dtype:
+def base_dtype(layer: Linear) -> torch.dtype:
     """The precision of the layer's inputs: what it is held in, or computes in from four bits."""
-    if isinstance(layer, HeldLinear):
+    if isinstance(layer, BaseLinear):
         return layer.compute
-    held: torch.dtype = layer.weight.dtype
-    return held
+    dtype: torch.dtype = layer.weight.dtype
+    return dtype
 
 
 def adapter_dtype(module: nn.Module) -> torch.dtype:
     """What adapters on `module` are held in: fp32, or float64 where the base is (in tests)."""
-    held = next((p.dtype for p in module.parameters()), torch.float32)
-    return torch.promote_types(held, torch.float32)
+    dtype = next((p.dtype for p in module.parameters()), torch.float32)
+    return torch.promote_types(dtype, torch.float32)
 
 
 def device_of(module: nn.Module) -> torch.device:

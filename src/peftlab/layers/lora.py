@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from peftlab.errors import RequestError
 from peftlab.layers.adapter import Adapter
-from peftlab.layers.held import HeldLinear
+from peftlab.layers.base_linear import BaseLinear
 from peftlab.layers.linear import Linear, adapter_dtype, device_of, features
 
 
@@ -47,7 +47,7 @@ class _AddLowRank(torch.autograd.Function):
         rows = x.reshape(-1, x.shape[-1])
         inner = rows @ a.T  # (n, rank)
         out = torch.addmm(onto.reshape(-1, onto.shape[-1]), inner, bt, alpha=scaling)
-        ctx.scaling, ctx.held = scaling, lora_A.dtype
+        ctx.scaling, ctx.dtype = scaling, lora_A.dtype
         ctx.save_for_backward(rows if ctx.needs_input_grad[2] else None, inner, a, bt)
         return out.view(onto.shape)
 
@@ -58,10 +58,10 @@ class _AddLowRank(torch.autograd.Function):
         g_rows = g.reshape(-1, g.shape[-1])
         g_inner = (g_rows @ bt.T).mul_(ctx.scaling)
         g_x = (g_inner @ a).view(*g.shape[:-1], -1) if ctx.needs_input_grad[1] else None
-        g_A = (g_inner.T @ rows).to(ctx.held) if ctx.needs_input_grad[2] else None
+        g_A = (g_inner.T @ rows).to(ctx.dtype) if ctx.needs_input_grad[2] else None
         g_B = None
         if ctx.needs_input_grad[3]:
-            g_B = (inner.T @ g_rows).T.to(ctx.held).mul_(ctx.scaling)
+            g_B = (inner.T @ g_rows).T.to(ctx.dtype).mul_(ctx.scaling)
         return g, g_x, g_A, g_B, None
 
 
@@ -97,7 +97,7 @@ class Pair(NamedTuple):
 class LowRank(Adapter):
     """A linear layer with a low-rank update of its output, and what a method makes of the sum.
 
-    A held base may compute the sum itself, together with that of the layers beside it.
+    A `BaseLinear` may compute the sum itself, together with that of the layers beside it.
 
     Attributes:
         dropout: of the update's input.
@@ -114,7 +114,7 @@ class LowRank(Adapter):
         return updated
 
     def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
-        updated = self.base.updated(x) if isinstance(self.base, HeldLinear) else None
+        updated = self.base.updated(x) if isinstance(self.base, BaseLinear) else None
         if updated is None:
             updated = add_low_rank(self.base(x), self.dropout(x), *self.pair())
         return self.finish(updated)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftlab.layers.held import HeldLinear
+from peftlab.layers.base_linear import BaseLinear
 
 # bitsandbytes, which transformers imports too, warns of optional kernels that nothing here uses
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -81,12 +81,13 @@ def quantise(weight: Tensor) -> Quantised:
     return Quantised(packed[::2] << 4 | packed[1::2], quantised_scales, scale_of_scales, offset)
 
 
-def dequantise(held: Quantised, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """The weight that `held` stands for, computed in fp32 and rounded to `dtype`."""
-    size, device = math.prod(shape), held.codes.device
-    scales = _times(dynamic_map().to(device)[held.scales.int()], held.scale_of_scales, SCALE_BLOCK)
-    values = F.embedding(held.codes.int(), _pairs().to(device)).flatten()[:size]
-    return _times(values, scales + held.offset, BLOCK).to(dtype).view(shape)
+def dequantise(weight: Quantised, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """The weight that four bits stand for, computed in fp32 and rounded to `dtype`."""
+    size, device = math.prod(shape), weight.codes.device
+    scales = dynamic_map().to(device)[weight.scales.int()]
+    scales = _times(scales, weight.scale_of_scales, SCALE_BLOCK)
+    values = F.embedding(weight.codes.int(), _pairs().to(device)).flatten()[:size]
+    return _times(values, scales + weight.offset, BLOCK).to(dtype).view(shape)
 
 
 @functools.cache
@@ -114,7 +115,7 @@ def _between(table: Tensor) -> Tensor:
     return (table[:-1] + table[1:]) / 2
 
 
-class NF4Linear(HeldLinear):
+class NF4Linear(BaseLinear):
     """A frozen linear layer whose weight is held in four bits; it multiplies in its input's dtype.
 
     The gradient flows through the weight to the input, never to the weight; nothing of the size
@@ -137,8 +138,8 @@ class NF4Linear(HeldLinear):
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self.compute, self.plain_kind = compute, plain_kind
-        held = _empty(weight) if weight.is_meta else _quantise(weight)
-        for name, tensor in held._asdict().items():
+        quantised = _empty(weight) if weight.is_meta else _quantise(weight)
+        for name, tensor in quantised._asdict().items():
             self.register_buffer(name, tensor)
         self.bias = (
             None if bias is None else nn.Parameter(bias.detach().to(compute), requires_grad=False)
@@ -146,8 +147,8 @@ class NF4Linear(HeldLinear):
 
     def dequantised(self, dtype: torch.dtype) -> Tensor:
         """The weight (out, in) that the four bits stand for."""
-        held = Quantised(*(getattr(self, name) for name in Quantised._fields))
-        return _dequantise(held, (self.out_features, self.in_features), dtype)
+        weight = Quantised(*(getattr(self, name) for name in Quantised._fields))
+        return _dequantise(weight, (self.out_features, self.in_features), dtype)
 
     def dense(self) -> Tensor:
         return self.dequantised(torch.float32)
@@ -220,19 +221,19 @@ def _quantise(weight: Tensor) -> Quantised:
     return Quantised(codes.flatten(), state.absmax, state.state2.absmax, state.offset)
 
 
-def _dequantise(held: Quantised, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+def _dequantise(weight: Quantised, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
     functions = bitsandbytes()
     if functions is None or dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return dequantise(held, shape, dtype)
+        return dequantise(weight, shape, dtype)
     inner = functions.QuantState(
-        absmax=held.scale_of_scales,
-        code=dynamic_map().to(held.codes.device),
+        absmax=weight.scale_of_scales,
+        code=dynamic_map().to(weight.codes.device),
         blocksize=SCALE_BLOCK,
         dtype=torch.float32,
     )
     state = functions.QuantState(
-        absmax=held.scales, shape=torch.Size(shape), dtype=dtype, blocksize=BLOCK,
-        quant_type="nf4", offset=held.offset, state2=inner,
+        absmax=weight.scales, shape=torch.Size(shape), dtype=dtype, blocksize=BLOCK,
+        quant_type="nf4", offset=weight.offset, state2=inner,
     )  # fmt: skip
-    weight: Tensor = functions.dequantize_4bit(held.codes[:, None], state)
-    return weight
+    dense: Tensor = functions.dequantize_4bit(weight.codes[:, None], state)
+    return dense

@@ -117,7 +117,7 @@ def _cpuinfo() -> set[str]:
     return set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
 
 
-def hold_in_nf4(model: nn.Module, names: Iterable[str], compute: str) -> None:
+def quantise_linears(model: nn.Module, names: Iterable[str], compute: str) -> None:
     """Quantise the linear layers of `model` named in `names`; all else is held in `compute`.
 
     Buffers stay as they are: rotary frequencies are fp32 in every precision.
@@ -125,13 +125,13 @@ def hold_in_nf4(model: nn.Module, names: Iterable[str], compute: str) -> None:
     dtype = DTYPES[compute]
     for name in names:
         layer: Any = model.get_submodule(name)
-        held = NF4Linear(weight_of(layer), layer.bias, dtype, type(layer))
-        model.set_submodule(name, held.train(layer.training))
+        quantised = NF4Linear(weight_of(layer), layer.bias, dtype, type(layer))
+        model.set_submodule(name, quantised.train(layer.training))
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
 
 
-def held_precision(module: nn.Module) -> str:
+def weight_precision(module: nn.Module) -> str:
     """How `module` holds its weights: nf4 if any layer does, else the lowest precision of all."""
     if any(isinstance(layer, NF4Linear) for layer in module.modules()):
         return "nf4"
@@ -140,7 +140,7 @@ def held_precision(module: nn.Module) -> str:
     return names.get(lowest, str(lowest).removeprefix("torch."))
 
 
-def hold_in_fp32(module: nn.Module, outputs: torch.dtype | None = None) -> None:
+def keep_in_fp32(module: nn.Module, outputs: torch.dtype | None = None) -> None:
     """Keep `module` in fp32, and let it compute in fp32: on a base in bf16, and under autocast.
 
     Args:
@@ -164,12 +164,12 @@ class _Exact:
         self.autocast: list[tuple[str, bool]] = []  # a stack: a layer may be called inside itself
 
     def enter(self, layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        held = next(layer.parameters(recurse=False))
-        kind = held.device.type
+        weight = next(layer.parameters(recurse=False))
+        kind = weight.device.type
         self.autocast.append((kind, torch.is_autocast_enabled(kind)))
         torch.set_autocast_enabled(kind, False)
         return tuple(
-            x.to(held.dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+            x.to(weight.dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x
             for x in inputs
         )
 

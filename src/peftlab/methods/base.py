@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 
 from peftlab.errors import Explained, RequestError, expect, unknown
-from peftlab.layers import NF4Linear, held_precision, hold_in_fp32
+from peftlab.layers import NF4Linear, keep_in_fp32, weight_precision
 from peftlab.layers.precision import DTYPES
 from peftlab.models import Targets, check_model, head_names, head_parameters, state_of
 
@@ -275,7 +275,7 @@ def injected(model: PreTrainedModel) -> Method | None:
 
 
 def _check_precision(model: PreTrainedModel, method: Method) -> None:
-    held = held_precision(model.get_submodule(model.base_model_prefix))
+    held = weight_precision(model.get_submodule(model.base_model_prefix))
     if any(isinstance(part, NF4Linear) for part in _head(model)):
         raise RequestError("the head is quantised, and every method trains it; load the model anew")
     if held not in (*DTYPES, "nf4", "float64"):
@@ -300,7 +300,7 @@ def _raise_head(model: PreTrainedModel) -> None:
     for name in head_names(model):
         part = model.get_submodule(name)
         if any(p.dtype.itemsize < torch.float32.itemsize for p in part.parameters()):
-            hold_in_fp32(part)
+            keep_in_fp32(part)
 
 
 def _head(model: PreTrainedModel) -> Iterator[nn.Module]:

@@ -22,15 +22,15 @@ from peftlab.errors import RequestError
 from peftlab.layers import (
     Adapter,
     Linear,
+    base_dtype,
     exact,
-    held_dtype,
-    hold_in_fp32,
     is_conv1d,
     is_linear,
+    keep_in_fp32,
     replace_linears,
 )
 from peftlab.methods.base import STRICT, Method, register, train_head_only
-from peftlab.models import head_names
+from peftlab.models import backbone_modules
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -61,20 +61,17 @@ class BitFit(Method):
                 continue
             held = next(layer.parameters()).dtype
             if held.itemsize < 4:
-                hold_in_fp32(layer, outputs=held)
+                keep_in_fp32(layer, outputs=held)
             bias: nn.Parameter = layer.bias  # type: ignore[assignment]  # it has one
             bias.requires_grad_(True)
 
 
 def _biased(model: PreTrainedModel) -> dict[str, nn.Module]:
     """The modules of the backbone that have a bias, the head's left out."""
-    prefix, heads = f"{model.base_model_prefix}.", tuple(f"{name}." for name in head_names(model))
     return {
         name: module
-        for name, module in model.named_modules()
-        if name.startswith(prefix)
-        and not f"{name}.".startswith(heads)
-        and isinstance(getattr(module, "bias", None), nn.Parameter)
+        for name, module in backbone_modules(model).items()
+        if isinstance(getattr(module, "bias", None), nn.Parameter)
     }
 
 
@@ -96,4 +93,4 @@ class BiasedLinear(Adapter):
         return weight
 
     def merged_bias(self) -> Tensor:
-        return self.bias.to(held_dtype(self.base))
+        return self.bias.to(base_dtype(self.base))

@@ -30,9 +30,9 @@ from peftlab.layers import (
     Linear,
     LoRALinear,
     add_low_rank,
-    held_precision,
     new_pair,
     replace_linears,
+    weight_precision,
 )
 from peftlab.methods.base import STRICT, Method, Step, register, train_head_only
 from peftlab.models import Targets, find_targets
@@ -68,7 +68,7 @@ class DeltaLoRA(Method):
     control: bool = False
 
     def inject(self, model: PreTrainedModel) -> Targets:
-        if held_precision(model) == "nf4":
+        if weight_precision(model) == "nf4":
             raise RequestError(
                 "delta-lora moves the base's weights, and in nf4 they can't be; "
                 "hold the base in fp32 or bf16"

@@ -26,9 +26,9 @@ from peftlab.layers import (
     Linear,
     LowRank,
     Pair,
+    base_dtype,
     dropout,
     exact,
-    held_dtype,
     new_pair,
     product,
     replace_linears,
@@ -120,7 +120,7 @@ class DoRALinear(LowRank):
 
         ‖W + s·B A‖² = ‖W‖² + s · Σ B ∘ (2 W Aᵀ + s·B A Aᵀ), summed over the rank.
         """
-        cross = product(self.base, self.lora_A.to(held_dtype(self.base))).T  # W Aᵀ: (out, rank)
+        cross = product(self.base, self.lora_A.to(base_dtype(self.base))).T  # W Aᵀ: (out, rank)
         gram = self.lora_A @ self.lora_A.T
         inner = torch.addmm(cross.to(gram.dtype), self.lora_B, gram, beta=2, alpha=self.scaling)
         added = inner.mul_(self.lora_B).sum(dim=1)
@@ -143,7 +143,7 @@ class _Scaled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, updated: Tensor, excess: Tensor, bias: Tensor | None) -> Tensor:
         free = updated if bias is None else updated - bias.to(updated.dtype)
-        ctx.held = excess.dtype
+        ctx.dtype = excess.dtype
         delta = excess.to(updated.dtype)
         ctx.save_for_backward(free, delta)
         return torch.addcmul(updated, delta, free)
@@ -153,4 +153,4 @@ class _Scaled(torch.autograd.Function):
         (g,) = gradients
         free, delta = ctx.saved_tensors
         products = g.reshape(-1, g.shape[-1]) * free.reshape(-1, free.shape[-1])
-        return torch.addcmul(g, delta, g), products.sum(0, dtype=ctx.held), None
+        return torch.addcmul(g, delta, g), products.sum(0, dtype=ctx.dtype), None

@@ -27,7 +27,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftlab.layers import Wrapper, adapter_dtype, device_of, hold_in_fp32
+from peftlab.layers import Wrapper, adapter_dtype, device_of, keep_in_fp32
 from peftlab.methods.base import STRICT, Method, register, train_head_only
 from peftlab.models import Targets, find_blocks, norms
 
@@ -70,7 +70,7 @@ class Houlsby(Method):
             held = next(backbone.parameters()).dtype
             for norm in norms(model):
                 if held.itemsize < 4:
-                    hold_in_fp32(norm, outputs=held)
+                    keep_in_fp32(norm, outputs=held)
                 norm.requires_grad_(True)
         return blocks
 

@@ -32,10 +32,10 @@ from peftlab.layers import (
     Adapter,
     Linear,
     adapter_dtype,
+    base_dtype,
     device_of,
     dropout,
     features,
-    held_dtype,
     replace_linears,
 )
 from peftlab.methods.base import STRICT, Method, register, train_head_only
@@ -80,7 +80,7 @@ class VeRA(Method):
             max(size.inside for size in sizes),
             max(size.outside for size in sizes),
             self.projection_seed,
-        ).to(device=device_of(layers[0]), dtype=held_dtype(layers[0]))
+        ).to(device=device_of(layers[0]), dtype=base_dtype(layers[0]))
         replace_linears(
             model,
             targets.names,

@@ -5,6 +5,13 @@ load_model("path/to/folder")   config.json, *.safetensors and a tokenizer
 load_model("roberta-base")     any hub name, for sequence classification
 """
 
+from peftlab.models.architectures import (
+    ARCHITECTURES,
+    architecture_of,
+    backbone_modules,
+    head_names,
+    head_parameters,
+)
 from peftlab.models.find import BUNDLED, Source, find, is_bundled_here, looks_like_folder
 from peftlab.models.given import check_model, check_tokenizer
 from peftlab.models.lean import quiet
@@ -20,13 +27,10 @@ from peftlab.models.load import (
 from peftlab.models.padding import agree_on_padding, check_batches
 from peftlab.models.state import State, TaskCard, precision_of, state_of
 from peftlab.models.targets import (
-    ARCHITECTURES,
     LOGICAL,
     Targets,
     find_blocks,
     find_targets,
-    head_names,
-    head_parameters,
     linear_names,
     norms,
 )
@@ -43,6 +47,8 @@ __all__ = [
     "TaskCard",
     "Unit",
     "agree_on_padding",
+    "architecture_of",
+    "backbone_modules",
     "check_batches",
     "check_model",
     "check_tokenizer",

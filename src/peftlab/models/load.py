@@ -17,17 +17,18 @@ from safetensors import safe_open
 from peftlab.errors import RequestError, check_seed, expect, expect_path
 from peftlab.layers import (
     Precision,
-    hold_in_fp32,
-    hold_in_nf4,
+    keep_in_fp32,
+    quantise_linears,
     resolve_device,
     resolve_precision,
 )
 from peftlab.layers.precision import DTYPES
+from peftlab.models.architectures import head_names, head_parameters
 from peftlab.models.find import Source, find, read_config, weight_files
 from peftlab.models.lean import quiet
 from peftlab.models.padding import agree_on_padding, check_batches, check_suited
 from peftlab.models.state import state_of
-from peftlab.models.targets import head_names, head_parameters, linear_names
+from peftlab.models.targets import linear_names
 from peftlab.models.tokenizer import load_tokenizer
 from peftlab.models.unit import last_layer
 
@@ -45,7 +46,7 @@ def empty_model(folder: Path, num_labels: int, precision: str = "fp32") -> PreTr
         make: Any = transformers.AutoModelForSequenceClassification.from_config
         model = _for_classification(folder.name, lambda: make(config))
         if precision == "nf4":
-            hold_in_nf4(model, linear_names(model), "fp32")
+            quantise_linears(model, linear_names(model), "fp32")
         return model
 
 
@@ -101,7 +102,7 @@ def load_source(
     # what is quantised is quantised from fp32
     model = _pretrained(folder, num_labels, DTYPES.get(precision.base, torch.float32))
     if precision.base == "nf4":
-        hold_in_nf4(model, linear_names(model), precision.compute)
+        quantise_linears(model, linear_names(model), precision.compute)
     state = state_of(model)
     state.source, state.precision = source, precision
     _fill_head(model, _Stored(folder), seed)
@@ -115,7 +116,7 @@ def check_weights(source: Source) -> None:
         RequestError: if its weights don't fill the backbone of its config.json, or its answers
             would depend on the batch.
     """
-    check_suited(source.name, source.model_type)
+    check_suited(source.name, source)
     model = _pretrained(source.folder, num_labels=2, dtype="auto")  # as stored: no conversion
     check_batches(model, load_tokenizer(source.folder))
 
@@ -195,7 +196,7 @@ def _fill_head(model: PreTrainedModel, stored: _Stored, seed: int) -> None:
     std = getattr(model.config, "initializer_range", None) or 0.02
     generator = torch.Generator().manual_seed(seed)
     for name in head_names(model):
-        hold_in_fp32(model.get_submodule(name))
+        keep_in_fp32(model.get_submodule(name))
     for name, parameter in head_parameters(model).items():
         value = stored.get(*_spellings(model, name), shape=parameter.shape)
         with torch.no_grad():

@@ -28,6 +28,14 @@ COMMON = {
 }
 FUSED = ("query_key_value", "qkv_proj", "qkv", "Wqkv", "c_attn", "in_proj")
 OF_FUSED = ("query", "key", "value")
+# layers of one parent that are given one input
+SIBLINGS = (
+    ("query", "key", "value"),
+    ("q", "k", "v"),
+    ("q_lin", "k_lin", "v_lin"),
+    ("q_proj", "k_proj", "v_proj"),
+    ("gate_proj", "up_proj"),
+)
 
 
 class Meaning(NamedTuple):

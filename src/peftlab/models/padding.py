@@ -5,8 +5,8 @@ Padding is on the right, and attention leaves it out. What else could let it thr
 - A decoder's head reads the last token that is not the config's padding, so the config and the
   tokenizer must mean one token. Then a text that holds that token itself is read at the same place
   in every batch.
-- Some architectures mix the padding in. They are refused by name, and whatever is in no table is
-  tried before it is trained.
+- Some architectures mix the padding in. They are refused by their row (architectures.py), and where
+  no row names the layers the model is tried before it is trained.
 """
 
 from __future__ import annotations
@@ -16,37 +16,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from peftlab.errors import RequestError
-from peftlab.models.targets import ARCHITECTURES
+from peftlab.models.architectures import architecture_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# their positions count from the config's padding, so it is a part of the base
-COUNT_FROM_PADDING = {
-    *("roberta", "xlm-roberta", "mpnet", "camembert", "data2vec-text", "esm", "ibert", "lilt"),
-    *("layoutlmv3", "longformer", "luke", "markuplm", "roberta-prelayernorm", "xlm-roberta-xl"),
-    "xmod",
-}
-APPROXIMATE = "its attention is approximated over all positions, padding among them"
-UNSUITED = {
-    "xlnet": "it must be padded from the left, and padding is on the right here",
-    "convbert": "its convolutions take padding for words",
-    "canine": "its convolutions take padding for characters",
-    "mobilebert": "it joins each token with its neighbours, padding among them",
-    "fnet": "it has no attention that could leave padding out",
-    "nystromformer": APPROXIMATE,
-    "yoso": APPROXIMATE,
-}
 TEXTS = ("one", "one two three four five six seven eight nine ten eleven twelve")
 # of the largest logit: how far rounding may move one
 EXACT, ROUNDED = 1e-4, 0.1
 
 
-def check_suited(name: str, model_type: str) -> None:
-    """Raise `RequestError` for an architecture that is known to read padding."""
-    if model_type in UNSUITED:
+def check_suited(name: str, known: Any) -> None:
+    """Raise `RequestError` for a config or a `Source` that is known to read padding."""
+    reason = architecture_of(known).unsuited
+    if reason:
         raise RequestError(
-            f"model {name} ({model_type}) can't be trained in batches: {UNSUITED[model_type]}, so "
+            f"model {name} ({known.model_type}) can't be trained in batches: {reason}, so "
             "an example's answer would depend on what it is batched with; choose another model"
         )
 
@@ -75,7 +60,7 @@ def name_padding(tokenizer: Any, config: Any) -> None:
 def agree_on_padding(model: PreTrainedModel, tokenizer: Any) -> None:
     """Let config and tokenizer mean one padding token, the tokenizer's."""
     name_padding(tokenizer, model.config)
-    if model.config.model_type not in COUNT_FROM_PADDING:
+    if not architecture_of(model).counts_from_padding:
         for config in (model.config, model.config.get_text_config()):
             config.pad_token_id = tokenizer.pad_token_id
 
@@ -90,8 +75,8 @@ def check_batches(model: PreTrainedModel, tokenizer: Any) -> None:
     """
     kind = model.config.model_type
     name = model.name_or_path or "of no name"
-    check_suited(name, kind)
-    if kind in ARCHITECTURES:
+    check_suited(name, model.config)
+    if architecture_of(model).layers:
         return
     agree_on_padding(model, tokenizer)
     try:

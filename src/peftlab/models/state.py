@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, Field
 from torch import nn
 
-from peftlab.layers import Adapter, Precision, held_precision
+from peftlab.layers import Adapter, Precision, weight_precision
 from peftlab.models.find import Source
 from peftlab.models.targets import Targets
 
@@ -64,6 +64,6 @@ def state_of(model: nn.Module) -> State:
 
 def precision_of(model: PreTrainedModel) -> Precision:
     """What the model's base is held in, and what it computes in as far as that is known."""
-    base = held_precision(model.get_submodule(model.base_model_prefix))
+    base = weight_precision(model.get_submodule(model.base_model_prefix))
     known = state_of(model).precision
     return Precision(base, known.compute if known else base)

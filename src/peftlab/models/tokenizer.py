@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from peftlab.errors import RequestError
+from peftlab.models.architectures import architecture_of
 from peftlab.models.find import read_config
 from peftlab.models.lean import quiet, transformers
-from peftlab.models.padding import COUNT_FROM_PADDING, name_padding
+from peftlab.models.padding import name_padding
 
 SHORTEST = 4  # tokens of a text: one, and those that a tokenizer adds
 
@@ -57,5 +58,5 @@ def token_limit(tokenizer: Any, config: Any) -> int:
     if positions is None:
         return limit
     # RoBERTa's family counts positions from padding_idx + 1
-    skipped = (config.pad_token_id or 0) + 1 if config.model_type in COUNT_FROM_PADDING else 0
+    skipped = (config.pad_token_id or 0) + 1 if architecture_of(config).counts_from_padding else 0
     return min(limit, positions - skipped)

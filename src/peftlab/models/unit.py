@@ -20,8 +20,8 @@ from torch import Tensor
 
 from peftlab.errors import RequestError
 from peftlab.layers import is_linear
+from peftlab.models.architectures import head_names
 from peftlab.models.state import state_of
-from peftlab.models.targets import head_names
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

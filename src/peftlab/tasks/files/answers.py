@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import tempfile
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peftlab.atomic import replace_file
 from peftlab.errors import RequestError, system_refusals
 from peftlab.tasks.files import file, rows
 
@@ -73,10 +73,8 @@ def answer_file(sheet: Sheet, out: Path, extra: Sequence[dict[str, Any]]) -> Non
     sheet.check_new(list(extra[0]))
     joined = [record | more for record, more in zip(sheet.records, extra, strict=True)]
     write = WRITERS[out.suffix.lower()]
-    temporary = out.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        write(temporary, joined)
-        temporary.replace(out)
+        replace_file(out, lambda place: write(place, joined))
     except OSError as error:
         raise RequestError(f"{out} can't be written: {error.strerror}") from error
     # Arrow's errors are such: cells of mixed types, or numbers that are too large
@@ -84,8 +82,6 @@ def answer_file(sheet: Sheet, out: Path, extra: Sequence[dict[str, Any]]) -> Non
         raise RequestError(
             f"{sheet.path} has cells that {out.suffix} can't hold ({error}); write another format"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _csv(path: Path, records: list[dict[str, Any]]) -> None:

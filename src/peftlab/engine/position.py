@@ -1,4 +1,4 @@
-"""The last layer, computed only where the classifier reads it: at the first position.
+"""The classifier's position: the last block, computed only where the head reads it, at the first.
 
 Attention needs every position's key and value, and nothing behind it needs more than the first
 one's output. So that one query is answered, where attention is ours (attention.py), and the output
@@ -11,44 +11,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
 from peftlab.engine.attention import ASKED
+from peftlab.models import architecture_of
 
 
-class Block(NamedTuple):
-    """Names in one block: attention's own module, its output projection, the norm behind both."""
-
-    attention: str
-    projection: str
-    norm: str
-
-
-# post-norm encoders whose classifier reads the first position; ALBERT's blocks are all one module
-BLOCKS = {
-    **dict.fromkeys(
-        ("bert", "roberta", "xlm-roberta", "electra"),
-        Block("attention.self", "attention.output.dense", "attention.output.LayerNorm"),
-    ),
-    "mpnet": Block("attention.attn", "attention.attn.o", "attention.LayerNorm"),
-    "distilbert": Block("attention", "attention.out_lin", "sa_layer_norm"),
-}
-
-
-def slice_last(model: Any) -> Iterator[Any]:
+def cut_to_position(model: Any) -> Iterator[Any]:
     """Hook the last block of `model`, if the first position is all that its head reads.
 
     Yields:
         Handles, whose `remove` undoes it.
     """
-    block = BLOCKS.get(model.config.model_type)
-    if block is None or not type(model).__name__.endswith("ForSequenceClassification"):
+    row = architecture_of(model)
+    layers, is_classifier = row.layers, type(model).__name__.endswith("ForSequenceClassification")
+    if not (is_classifier and row.classifier_reads == "first" and layers and layers.attention_norm):
         return
-    yield _Asked(_last(model, block.attention))
-    for ending in (block.projection, block.norm):
-        yield _last(model, ending).register_forward_pre_hook(_first_position)
+    attention, _, _ = layers.query.rpartition(r"\.")
+    yield _Asked(_last(model, attention))
+    for pattern in (layers.attention_output, layers.attention_norm):
+        yield _last(model, pattern).register_forward_pre_hook(_first_position)
 
 
 class _Asked:
@@ -62,13 +46,12 @@ class _Asked:
         delattr(self.module, ASKED)
 
 
-def _last(model: nn.Module, ending: str) -> nn.Module:
+def _last(model: nn.Module, pattern: str) -> nn.Module:
     """The module so named in the block of the highest number; an adapter may stand in its place."""
-    pattern = re.compile(rf".*\.(\d+)\.{re.escape(ending)}")
     found: dict[int, nn.Module] = {
         int(match[1]): module
         for name, module in reversed(list(model.named_modules()))  # the outermost of a name wins
-        if (match := pattern.fullmatch(name.replace(".base", "")))
+        if (match := re.fullmatch(rf".*\.(\d+)\.{pattern}", name.replace(".base", "")))
     }
     return found[max(found)]
 

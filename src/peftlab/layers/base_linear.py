@@ -1,4 +1,4 @@
-"""A frozen linear layer that multiplies in a way of its own: from four bits, or for the engine."""
+"""A linear layer of the base that multiplies in a way of its own: from four bits, or joined."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-class HeldLinear(nn.Module, abc.ABC):
+class BaseLinear(nn.Module, abc.ABC):
     """What the readers of a linear layer ask of one that is no plain one.
 
     Attributes:

@@ -1,0 +1,229 @@
+"""What is known of each architecture of transformers, a row each: adding one is a row and a test.
+
+What no row says works all the same: layers are found by what they are commonly called (names.py),
+and an architecture whose layers no row names is tried before it is trained (padding.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Layers:
+    r"""Where the blocks of one architecture keep their linear layers: patterns of names.
+
+    Attributes:
+        block: of a block's name, below the backbone; all others are below the block.
+        query, key, value, attention_output, ffn_in, ffn_out: as the words for targets.
+        attention_end, ffn_end: the last modules before the two residual adds: the dropout where
+            there is one, else the projection.
+        attention_norm: what stands behind the first of these adds, in a post-norm encoder of
+            which the last block may be cut to the classifier's position (engine/position.py).
+        fused: the layers that hold more than one projection, and what to say of them.
+
+    >>> TABLE["distilbert"].layers.pattern("query")
+    'transformer\\.layer\\.\\d+\\.attention\\.q_lin'
+    """
+
+    block: str
+    query: str
+    key: str
+    value: str
+    attention_output: str
+    ffn_in: str
+    ffn_out: str
+    attention_end: str
+    ffn_end: str
+    attention_norm: str | None = None
+    fused: tuple[tuple[str, str], ...] = ()
+
+    def pattern(self, word: str) -> str:
+        """Of the layers that `word` means, below the backbone."""
+        return rf"{self.block}\.{getattr(self, word.replace('-', '_'))}"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One row. Its defaults are what is taken for true of an architecture that has none.
+
+    Attributes:
+        layers: of a block, if they are known.
+        classifier_reads: the one token whose last hidden state the head is given, if it is known.
+        counts_from_padding: whether positions count from the config's padding, so that this is a
+            part of the base.
+        unsuited: why it can't be trained in batches, which are padded on the right.
+    """
+
+    layers: Layers | None = None
+    classifier_reads: Literal["first", "last"] | None = None
+    counts_from_padding: bool = False
+    unsuited: str = ""
+
+
+_BERT = Layers(
+    block=r"encoder\.layer\.\d+",
+    query=r"attention\.self\.query",
+    key=r"attention\.self\.key",
+    value=r"attention\.self\.value",
+    attention_output=r"attention\.output\.dense",
+    ffn_in=r"intermediate\.dense",
+    ffn_out=r"output\.dense",
+    attention_end=r"attention\.output\.dropout",
+    ffn_end=r"output\.dropout",
+    attention_norm=r"attention\.output\.LayerNorm",
+)
+_DEBERTA = replace(
+    _BERT,
+    query=r"attention\.self\.query_proj",
+    key=r"attention\.self\.key_proj",
+    value=r"attention\.self\.value_proj",
+    attention_norm=None,
+)
+_MPNET = replace(
+    _BERT,
+    query=r"attention\.attn\.q",
+    key=r"attention\.attn\.k",
+    value=r"attention\.attn\.v",
+    attention_output=r"attention\.attn\.o",
+    attention_end=r"attention\.dropout",
+    attention_norm=r"attention\.LayerNorm",
+)
+_DISTILBERT = Layers(
+    block=r"transformer\.layer\.\d+",
+    query=r"attention\.q_lin",
+    key=r"attention\.k_lin",
+    value=r"attention\.v_lin",
+    attention_output=r"attention\.out_lin",
+    ffn_in=r"ffn\.lin1",
+    ffn_out=r"ffn\.lin2",
+    attention_end=r"attention\.out_lin",
+    ffn_end=r"ffn\.dropout",
+    attention_norm=r"sa_layer_norm",
+)
+_ALBERT = Layers(  # all its blocks are one module, so the last can't be cut by itself
+    block=r"encoder\.albert_layer_groups\.\d+\.albert_layers\.\d+",
+    query=r"attention\.query",
+    key=r"attention\.key",
+    value=r"attention\.value",
+    attention_output=r"attention\.dense",
+    ffn_in=r"ffn",
+    ffn_out=r"ffn_output",
+    attention_end=r"attention\.output_dropout",
+    ffn_end=r"ffn_output",
+)
+_MODERNBERT = Layers(
+    block=r"layers\.\d+",
+    query=r"attn\.Wqkv",
+    key=r"attn\.Wqkv",
+    value=r"attn\.Wqkv",
+    attention_output=r"attn\.Wo",
+    ffn_in=r"mlp\.Wi",
+    ffn_out=r"mlp\.Wo",
+    attention_end=r"attn\.out_drop",
+    ffn_end=r"mlp\.Wo",
+    fused=(
+        ("attn.Wqkv", "query, key and value are one fused layer, attn.Wqkv, adapted whole"),
+        ("mlp.Wi", "the FFN's input and its gate are one fused layer, mlp.Wi, adapted whole"),
+    ),
+)
+_GPT2 = Layers(
+    block=r"h\.\d+",
+    query=r"attn\.c_attn",
+    key=r"attn\.c_attn",
+    value=r"attn\.c_attn",
+    attention_output=r"attn\.c_proj",
+    ffn_in=r"mlp\.c_fc",
+    ffn_out=r"mlp\.c_proj",
+    attention_end=r"attn\.resid_dropout",
+    ffn_end=r"mlp\.dropout",
+    fused=(
+        ("attn.c_attn", "query, key and value are one fused layer, attn.c_attn, adapted whole"),
+    ),
+)
+_LLAMA = Layers(
+    block=r"layers\.\d+",
+    query=r"self_attn\.q_proj",
+    key=r"self_attn\.k_proj",
+    value=r"self_attn\.v_proj",
+    attention_output=r"self_attn\.o_proj",
+    ffn_in=r"mlp\.(gate|up)_proj",
+    ffn_out=r"mlp\.down_proj",
+    attention_end=r"self_attn\.o_proj",
+    ffn_end=r"mlp\.down_proj",
+)
+_APPROXIMATE = "its attention is approximated over all positions, padding among them"
+
+TABLE: dict[str, Architecture] = {
+    "bert": Architecture(_BERT, "first"),
+    "roberta": Architecture(_BERT, "first", counts_from_padding=True),
+    "xlm-roberta": Architecture(_BERT, "first", counts_from_padding=True),
+    "electra": Architecture(_BERT, "first"),
+    "deberta-v2": Architecture(_DEBERTA, "first"),  # also v3, of which transformers has no class
+    "mpnet": Architecture(_MPNET, "first", counts_from_padding=True),
+    "distilbert": Architecture(_DISTILBERT, "first"),
+    "albert": Architecture(_ALBERT, "first"),
+    "modernbert": Architecture(_MODERNBERT),  # its config says: the first token, or the mean
+    "gpt2": Architecture(_GPT2, "last"),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), Architecture(_LLAMA, "last")),
+    **dict.fromkeys(
+        (
+            *("camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer"),
+            *("luke", "markuplm", "roberta-prelayernorm", "xlm-roberta-xl", "xmod"),
+        ),
+        Architecture(counts_from_padding=True),
+    ),
+    "canine": Architecture(unsuited="its convolutions take padding for characters"),
+    "convbert": Architecture(unsuited="its convolutions take padding for words"),
+    "fnet": Architecture(unsuited="it has no attention that could leave padding out"),
+    "mobilebert": Architecture(
+        unsuited="it joins each token with its neighbours, padding among them"
+    ),
+    "nystromformer": Architecture(unsuited=_APPROXIMATE),
+    "xlnet": Architecture(
+        unsuited="it must be padded from the left, and padding is on the right here"
+    ),
+    "yoso": Architecture(unsuited=_APPROXIMATE),
+}
+ARCHITECTURES = [name for name, row in TABLE.items() if row.layers]  # whose layers are known
+
+
+def architecture_of(known: Any) -> Architecture:
+    """What is known of the architecture of a model, a config, or a `Source`."""
+    return TABLE.get(getattr(known, "config", known).model_type, Architecture())
+
+
+def head_names(model: PreTrainedModel) -> list[str]:
+    """The modules of the head: all that lies outside the backbone, and a pooler inside it.
+
+    Listed only if they hold parameters: tests name them for each architecture.
+    """
+    prefix = model.base_model_prefix
+    backbone = model.get_submodule(prefix)
+    names = [name for name, _ in model.named_children() if name != prefix]
+    if getattr(backbone, "pooler", None) is not None:
+        names.insert(0, f"{prefix}.pooler")
+    return [name for name in names if any(True for _ in model.get_submodule(name).parameters())]
+
+
+def head_parameters(model: PreTrainedModel) -> dict[str, nn.Parameter]:
+    """The head's parameters by full name, in the model's order."""
+    heads = tuple(f"{name}." for name in head_names(model))
+    return {name: p for name, p in model.named_parameters() if name.startswith(heads)}
+
+
+def backbone_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """The modules inside the backbone by full name, the head's left out."""
+    prefix, heads = f"{model.base_model_prefix}.", tuple(f"{name}." for name in head_names(model))
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if name.startswith(prefix)
+        and not f"{name}.".startswith(heads)  # ALBERT's pooler is itself a linear layer
+    }
