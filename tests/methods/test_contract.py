@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from peftlab.bench.runner import count
 from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
@@ -22,6 +21,7 @@ from transformers import (
     RobertaConfig,
 )
 
+from peftlab.bench.process import count
 from peftlab.errors import RequestError
 from peftlab.layers import Adapter, NF4Linear, Wrapper, quantise_linears
 from peftlab.methods import METHODS, Method, inject, injected, make

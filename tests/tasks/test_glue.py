@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -243,14 +242,6 @@ def test_a_file_that_is_not_utf_8_is_named_with_its_line(tmp_path):
     path = write(tmp_path, "cola")
     path.write_bytes("s\t1\t\tok\ns\t1\t\tcaf\u00e9".encode("latin-1"))
     assert f"{path}, line 2: not UTF-8 (byte 0xe9)" in refused(tmp_path, "cola")
-
-
-def test_labels_of_the_hub_in_another_order_are_refused():
-    split = SimpleNamespace(features={"label": SimpleNamespace(names=["0", "1"])})
-    columns = {"sentence1": ["a"], "sentence2": ["b"], "label": [0]}
-    split = type("Split", (), {"features": split.features, "__getitem__": lambda *_: columns})()
-    with pytest.raises(RequestError, match="numbers the labels of 'rte' 0, 1; entailment"):
-        glue._hub_examples(GLUE["rte"], split)
 
 
 def test_the_hubs_single_precision_gives_back_every_score_of_the_files():

@@ -252,6 +252,7 @@ def task_part(task: Task) -> TaskPart:
         kind=task.kind,
         main_metric=task.main_metric,
         source=task.source,
+        licence=task.licence,
         n_train=len(task.train),
         n_dev=len(task.dev),
         n_truncated=None,

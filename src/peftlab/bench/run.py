@@ -19,6 +19,7 @@ from peftlab.errors import unknown
 from peftlab.records.lock import locked
 from peftlab.records.record import Record
 from peftlab.records.store import Store, relabelled
+from peftlab.tasks import is_on_hub
 
 
 def run_grid(
@@ -69,7 +70,7 @@ def write_suite(store: Store, grid: Grid) -> None:
     asked = grid.suite.model_dump(mode="json", exclude={"tasks"})
     for table in (asked, asked["data"] or {}):  # so that `export` finds them from anywhere
         for key in ("data_dir", "path", "dev"):
-            if table.get(key):
+            if table.get(key) and not is_on_hub(Path(table[key])):
                 table[key] = str(Path(table[key]).expanduser().resolve())
     cells = [{"cell": cell.name, "label": cell.method.label} for cell in grid.cells]
     store.write_suite(asked | {"tasks": list(grid.tasks), "cells": cells})

@@ -62,7 +62,7 @@ class Variant(_Request):
 class DataFile(_Request):
     """A user's own data."""
 
-    path: Path
+    path: Path  # of a file; or hub:OWNER/NAME, which a path carries as it was given
     text: list[str]
     label: str
     dev: Path | None = None

@@ -22,7 +22,10 @@ Model = Annotated[Text, Option(help="minilm, a folder, or a hub name.")]
 DataDir = Annotated[
     Path | None, Option(envvar="PEFTLAB_DATA_DIR", help="The folder with GLUE's own files.")
 ]
-Data = Annotated[Path | None, Option(help="Your own data: CSV, TSV, JSONL or Parquet.")]
+Data = Annotated[
+    Path | None,
+    Option(help="Your own data: CSV, TSV, JSONL or Parquet; or hub:OWNER/NAME."),
+]
 TextColumns = Annotated[Text, Option(help="Its text column, or two with a comma between.")]
 Label = Annotated[Text, Option(help="Its label column.")]
 Dev = Annotated[

@@ -28,6 +28,7 @@ class TaskPart(_Part):
     kind: Literal["classes", "regression"]
     main_metric: str
     source: str
+    licence: str | None = None  # of the data, in its source's words; null where that names none
     n_train: int
     n_dev: int
     n_truncated: int | None  # examples of both splits cut at max_length; null before tokenising

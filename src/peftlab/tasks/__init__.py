@@ -1,4 +1,4 @@
-"""Tasks: the built-in synthetic ones, GLUE, and a user's own file.
+"""Tasks: the built-in synthetic ones, GLUE, a user's own file, and any data set of the hub.
 
 Adding a built-in task is adding one file to builtin/ that defines `TASK = BuiltIn(...)`.
 """
@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from peftlab.errors import unknown
-from peftlab.tasks import builtin, files, glue
+from peftlab.errors import RequestError, unknown
+from peftlab.tasks import builtin, files, glue, hub
 from peftlab.tasks.base import BuiltIn, Examples, Kind, Task
 from peftlab.tasks.baselines import Baselines, baselines
 from peftlab.tasks.files import Sheet, answer_file, check_out, read_sheet
 from peftlab.tasks.glue import GLUE
+from peftlab.tasks.hub import is_on_hub
 from peftlab.tasks.split import carved
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "built_in",
     "carved",
     "check_out",
+    "is_on_hub",
     "listing",
     "load",
     "load_file",
@@ -90,13 +92,26 @@ def load_file(
     dev: Path | None = None,
     kind: Literal["auto", "classes", "regression"] = "auto",
 ) -> Task:
-    """Make a task of a user's own file; see `files.load`, which this names apart from `names()`.
+    """Make a task of a user's own file, or of a data set that `path` names as `hub:OWNER/NAME`.
+
+    See `files.load` and `hub.load`, which this names apart from `names()`.
 
     Raises:
-        RequestError: the file, a column or a row is not as it must be.
+        RequestError: the file or data set, a column or a row is not as it must be; or `dev` is
+            given beside a data set, which has its own.
     """
-    task = files.load(Path(path), text, label, Path(dev) if dev else None, kind)
-    return dataclasses.replace(task, name=f"{task.name}-file") if task.name in names() else task
+    path, on_hub = Path(path), is_on_hub(Path(path))
+    if on_hub and dev is not None:
+        raise RequestError(
+            f"--dev goes with a file; {path} is judged on its split validation, or on a fifth of "
+            "train if it has none."
+        )
+    if on_hub:
+        task = hub.load(path, text, label, kind)
+    else:
+        task = files.load(path, text, label, Path(dev) if dev else None, kind)
+    origin = "hub" if on_hub else "file"
+    return dataclasses.replace(task, name=f"{task.name}-{origin}") if task.name in names() else task
 
 
 @dataclass(frozen=True)

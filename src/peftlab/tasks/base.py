@@ -52,6 +52,7 @@ class Task(metaclass=Explained):
             followed by ", a fifth of train" where that is what judges.
         columns: the names that the texts have in their file, where they have any.
         notes: what was decided about the data, and how to ask for something else.
+        licence: of the data, in its source's own words; None where that names none.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Task(metaclass=Explained):
     source: str = "python"
     columns: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    licence: str | None = None
 
     @property
     def main_metric(self) -> str:

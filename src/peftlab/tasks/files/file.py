@@ -47,33 +47,62 @@ def load(
         RequestError: a file, column or row that is not as it must be, with its line; a label
             in `dev` that `path` has not; fewer than two classes or, for a regression, values.
     """
-    columns = _columns(text, label)
+    columns = columns_of(text, label)
     table = rows.read(path, columns)
+    return task_of(
+        table,
+        rows.read(dev, columns) if dev else None,
+        text,
+        label,
+        kind,
+        stem=path.stem,
+        source=f"file {path.name}" + (f", dev file {dev.name}" if dev else ""),
+        otherwise="Or give --dev FILE.",
+    )
+
+
+def task_of(
+    table: rows.Table,
+    dev: rows.Table | None,
+    text: Sequence[str],
+    label: str,
+    kind: Literal["auto", "classes", "regression"],
+    *,
+    stem: str,
+    source: str,
+    licence: str | None = None,
+    otherwise: str = "",
+) -> Task:
+    """Make a task of rows that were read with `columns_of`; see `load`.
+
+    `stem` is what it is named after; `otherwise` ends the error if no fifth can be kept apart.
+    """
     type_ = _label_type(table)
     chosen = _kind(table, type_, kind)
     names = _names(table, type_) if chosen == "classes" else ()
     train = _examples(table, type_, names)
     if len(set(train.labels)) < 2:
         raise RequestError(
-            f"{path}: every row has the same label in {label!r}: there is nothing to learn."
+            f"{table.name}: every row has the same label in {label!r}: there is nothing to learn."
         )
     if dev is not None:
-        judged = _examples(rows.read(dev, columns), type_, names)
+        judged = _examples(dev, type_, names)
     else:
         try:
             train, judged = split.divided(train, names)
         except RequestError as error:
-            raise RequestError(f"{path}: {error} Or give --dev FILE.") from None
+            raise RequestError(f"{table.name}: {error} {otherwise}".strip()) from None
     return Task(
-        name=slug(path.stem, "data")[:40].strip("-"),
+        name=slug(stem, "data")[:40].strip("-"),
         kind=chosen,
         metrics=("accuracy", "f1") if chosen == "classes" else ("pearson", "spearman"),
         train=train,
         dev=judged,
         labels=names,
-        source=f"file {path.name}" + (f", dev file {dev.name}" if dev else ""),
+        source=source,
         columns=tuple(text),
         notes=_notes(label, names, type_, kind),
+        licence=licence,
     )
 
 
@@ -85,7 +114,8 @@ def _notes(label: str, names: tuple[str, ...], type_: Type, asked: str) -> tuple
     return (f"{label} holds {span}, taken as classes; --kind regression asks for numbers",)
 
 
-def _columns(text: Sequence[str], label: str) -> list[str]:
+def columns_of(text: Sequence[str], label: str) -> list[str]:
+    """The columns to read, the label last; RequestError for too many, or one named twice."""
     columns = [*text, label]
     if not 1 <= len(text) <= 2:
         raise RequestError(f"one or two text columns are needed, got {len(text)}: {list(text)}.")
@@ -179,7 +209,7 @@ def _names(table: rows.Table, type_: Type) -> tuple[str, ...]:
     found = {str(_name(row.cells[-1], type_)): row for row in table.rows}
     if type_ == "float" and len(found) > MAX_CLASSES:
         raise RequestError(
-            f"{table.path}: {len(found)} different numbers, some not whole, can't be classes "
+            f"{table.name}: {len(found)} different numbers, some not whole, can't be classes "
             f"(at most {MAX_CLASSES}). Say --kind regression, or round them."
         )
     by_size = {"int": int, "float": float}

@@ -25,23 +25,23 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """The columns asked for of one file.
+    """The columns asked for of one file, or of the files of one split.
 
     Attributes:
-        path: the file.
+        name: what errors call it: the file's path.
         unit: what `Row.number` counts: "line", or "row" for Parquet.
         typed: True where cells keep the file's types, False where all are text (CSV, TSV).
         rows: in the order of the file.
     """
 
-    path: Path
+    name: str
     unit: str
     typed: bool
     rows: list[Row]
 
     def error(self, row: Row, problem: str) -> RequestError:
         """An error about one row, with its place: "reviews.csv, line 7: ..."."""
-        return RequestError(f"{self.path}, {self.unit} {row.number}: {problem}")
+        return RequestError(f"{self.name}, {self.unit} {row.number}: {problem}")
 
 
 def read(path: Path, columns: Sequence[str]) -> Table:
@@ -52,6 +52,19 @@ def read(path: Path, columns: Sequence[str]) -> Table:
             malformed row, or no row at all.
     """
     return _table(path, _content(path), columns)
+
+
+def read_split(name: str, paths: Sequence[Path], columns: Sequence[str]) -> Table:
+    """Read `columns` of Parquet files that are one split of a data set, `name` in errors.
+
+    Integers that stand for names, as the files say themselves, become these names.
+
+    Raises:
+        RequestError: a file is not Parquet or has no such column; or no row at all.
+    """
+    cells = [row.cells for path in paths for row in _parquet(path, read_bytes(path), columns, True)]
+    numbered = [Row(number, row) for number, row in enumerate(cells, start=1)]
+    return _filled(Table(name, "row", True, numbered))
 
 
 def read_whole(path: Path, columns: Sequence[str]) -> tuple[Table, list[dict[str, Any]]]:
@@ -82,9 +95,13 @@ def _content(path: Path) -> bytes:
 
 def _table(path: Path, content: bytes, columns: Sequence[str]) -> Table:
     reader, unit = READERS[path.suffix.lower()]
-    table = Table(path, unit, reader in (_jsonl, _parquet), list(reader(path, content, columns)))
+    typed = reader in (_jsonl, _parquet)
+    return _filled(Table(str(path), unit, typed, list(reader(path, content, columns))))
+
+
+def _filled(table: Table) -> Table:
     if not table.rows:
-        raise RequestError(f"{path} holds no rows; a data file needs at least one.")
+        raise RequestError(f"{table.name} holds no rows; a data file needs at least one.")
     return table
 
 
@@ -228,14 +245,18 @@ def _not_jsonl(path: Path, number: int, problem: str) -> RequestError:
     return RequestError(text)
 
 
-def _parquet(path: Path, content: bytes, columns: Sequence[str]) -> Iterator[Row]:
-    cells = _arrow(path, content, columns)
+def _parquet(
+    path: Path, content: bytes, columns: Sequence[str], named: bool = False
+) -> Iterator[Row]:
+    cells = _arrow(path, content, columns, named)
     for number, row in enumerate(zip(*(cells[name] for name in columns), strict=True), start=1):
         yield Row(number, row)
 
 
-def _arrow(path: Path, content: bytes, columns: Sequence[str] | None) -> dict[str, list[Any]]:
-    """The cells of the columns asked for, None for all."""
+def _arrow(
+    path: Path, content: bytes, columns: Sequence[str] | None, named: bool = False
+) -> dict[str, list[Any]]:
+    """The cells of the columns asked for, None for all; `named`: see `read_split`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -245,11 +266,37 @@ def _arrow(path: Path, content: bytes, columns: Sequence[str] | None) -> dict[st
             positions(path, header, header if columns is None else columns)
             # a thread that Arrow has just started aborts a process that ends at once
             table = file.read(columns=columns and list(columns), use_threads=False)
-            return {name: table.column(name).to_pylist() for name in table.column_names}
+            cells = {name: table.column(name).to_pylist() for name in table.column_names}
+            return _with_names(cells, file.schema_arrow.metadata) if named else cells
     except RequestError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:  # or a cell that Python can't hold
         raise RequestError(f"{path} can't be read as Parquet: {error}") from None
+
+
+def _with_names(
+    cells: dict[str, list[Any]], metadata: dict[bytes, bytes] | None
+) -> dict[str, list[Any]]:
+    """The cells with names in place of a ClassLabel's integers; None where it has no such name.
+
+    The library `datasets` writes such columns, and -1 for an answer that is hidden.
+    """
+    try:
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        names = {name: features[name].get("names") for name in cells if name in features}
+    except (*JSON_ERRORS, LookupError, TypeError, AttributeError):
+        return cells
+    return {
+        column: [_class_name(cell, names[column]) for cell in found]
+        if isinstance(names.get(column), list)
+        else found
+        for column, found in cells.items()
+    }
+
+
+def _class_name(cell: Any, names: list[Any]) -> str | None:
+    known = isinstance(cell, int) and 0 <= cell < len(names)
+    return str(names[cell]) if known else None
 
 
 Reader = Callable[[Path, bytes, Sequence[str]], Iterator[Row]]

@@ -10,7 +10,6 @@ that lost fields, which the loaders of the field leave out, and so does this one
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +20,7 @@ from peftlab.tasks.files import rows
 from peftlab.tasks.glue.table import GLUE, Glue
 
 REPO = "nyu-mll/glue"
+COMMIT = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
 
 
 def load(name: str, data_dir: Path | None = None) -> Task:
@@ -43,22 +43,27 @@ def from_folder(row: Glue, data_dir: Path) -> Task:
 
 def from_hub(row: Glue) -> Task:
     """The task from the hub or its cache; raises RequestError, see `load`."""
-    splits = ("train", row.dev[1])
-    loaded = hub.load(REPO, row.name, splits, otherwise=_ways_out(row))
-    train, dev = (_hub_examples(row, loaded.splits[name]) for name in splits)
-    commit = f"@{loaded.revision}" if loaded.revision else ""
-    return _task(row, train, dev, f"hub {REPO}{commit}")
+    paths = hub.fetch(REPO, COMMIT, _hub_files(row), otherwise=_ways_out(row))
+    train, dev = (_hub_examples(row, path) for path in paths)
+    return _task(row, train, dev, f"hub {REPO}@{COMMIT}", hub.licence(REPO, COMMIT))
 
 
 def is_here(row: Glue, data_dir: Path | None = None) -> bool:
     """Whether the task can be loaded without a network: its files, or the hub's cache."""
     if data_dir is None:
-        return hub.cached(REPO, row.name, ("train", row.dev[1])) is not None
+        return bool(hub.cached(REPO, COMMIT, _hub_files(row)))
     folder = Path(data_dir).expanduser() / row.folder
     return all((folder / file).is_file() for file in ("train.tsv", row.dev[0]))
 
 
-def _task(row: Glue, train: Examples, dev: Examples, source: str) -> Task:
+def _hub_files(row: Glue) -> list[str]:
+    """Train and dev."""
+    return [f"{row.name}/{split}-00000-of-00001.parquet" for split in ("train", row.dev[1])]
+
+
+def _task(
+    row: Glue, train: Examples, dev: Examples, source: str, licence: str | None = None
+) -> Task:
     return Task(
         name=row.name,
         kind=row.kind,
@@ -69,6 +74,7 @@ def _task(row: Glue, train: Examples, dev: Examples, source: str) -> Task:
         max_length=row.max_length,
         source=source,
         columns=row.hub_text,
+        licence=licence,
     )
 
 
@@ -167,21 +173,21 @@ def _similarity(path: Path, number: int, given: str) -> float:
     return score
 
 
-def _hub_examples(row: Glue, split: Any) -> Examples:
-    columns = split[:]
-    texts = list(zip(*(columns[name] for name in row.hub_text), strict=True))
+def _hub_examples(row: Glue, path: Path) -> Examples:
+    table = rows.read_split(str(path), [path], [*row.hub_text, "label"])
+    labels: list[Any] = [_hub_label(row, table, entry) for entry in table.rows]
+    return Examples([entry.cells[:-1] for entry in table.rows], labels)
+
+
+def _hub_label(row: Glue, table: rows.Table, entry: rows.Row) -> int | float:
+    """Of a class its index: by its name, or as it is where the file names none."""
+    cell = entry.cells[-1]
     if row.kind == "regression":
-        return Examples(texts, [_decimal(score) for score in columns["label"]])
-    _check_order(row, split.features["label"].names)
-    return Examples(texts, columns["label"])
-
-
-def _check_order(row: Glue, names: Sequence[str]) -> None:
-    if tuple(names) != row.labels:
-        raise RequestError(
-            f"{REPO} numbers the labels of {row.name!r} {', '.join(names)}; "
-            f"{', '.join(row.labels)} is expected. Use the benchmark's files: --data-dir FOLDER."
-        )
+        return _decimal(cell)
+    if cell not in (*row.labels, *range(len(row.labels))):
+        allowed = ", ".join(row.labels)
+        raise table.error(entry, f"unknown label {cell!r}; allowed: {allowed}.")
+    return cell if isinstance(cell, int) else row.labels.index(cell)
 
 
 def _decimal(score: float) -> float:
