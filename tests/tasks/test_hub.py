@@ -23,17 +23,18 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from peftlab.bench.runner import failed
 
 import peftlab.network as probe
 from peftlab import tasks
 from peftlab.api.export import _task_again
 from peftlab.api.request import data_of
 from peftlab.bench.grid import resolve, task_part
+from peftlab.bench.outcome import Failed, failed
 from peftlab.bench.run import write_suite
 from peftlab.bench.suite import make_suite
 from peftlab.errors import RequestError
-from peftlab.records.record import TaskPart
+from peftlab.machine.environment import environment
+from peftlab.records.record import Failure, TaskPart
 from peftlab.records.store import Store
 from peftlab.tasks.files import rows
 from peftlab.tasks.glue.read import COMMIT, REPO
@@ -645,7 +646,8 @@ def test_a_comparison_remembers_the_name_of_a_data_set_as_it_was_given(
     store = Store(tmp_path)
     store.prepare()
     write_suite(store, grid)
-    assert _task_again(store, failed(cell, "None", "", None)).sha256() == tiny_task.sha256()
+    end = Failed(failure=Failure(kind="None", message=""), environment=environment(1))
+    assert _task_again(store, failed(cell, end)).sha256() == tiny_task.sha256()
     assert asked == ["hub:a/b/c@v1"] * 2
 
 
