@@ -10,6 +10,7 @@ from transformers.models.bert.modeling_bert import eager_attention_forward
 
 from peftlab.engine.attention import (
     ASKED,
+    BITS,
     _attend,
     _Attention,
     _product,
@@ -17,6 +18,8 @@ from peftlab.engine.attention import (
     _softmax_gradient,
 )
 from peftlab.engine.masks import Bits
+
+OURS = {BITS: Bits()}  # as a module of attention carries inside `fast`
 
 
 def inputs(length: int, requires_grad: bool = True) -> list[torch.Tensor]:
@@ -40,9 +43,9 @@ def padding(length: int) -> torch.Tensor:
 def test_equals_eager_attention(length: int, masked: bool) -> None:
     qkv = inputs(length)
     mask = padding(length) if masked else None
-    module = SimpleNamespace(training=False, num_key_value_groups=1)
+    module = SimpleNamespace(training=False, num_key_value_groups=1, **OURS)
     wanted, _ = eager_attention_forward(module, *qkv, mask, scaling=0.3)
-    got, _ = _attend(Bits(), module, *qkv, mask, scaling=0.3)
+    got, _ = _attend(module, *qkv, mask, scaling=0.3)
     torch.testing.assert_close(got, wanted)
     weights = torch.randn_like(wanted)
     for x, y in zip(
@@ -67,9 +70,9 @@ def test_dropout_acts_on_the_shares_and_its_gradient_is_exact() -> None:
 def test_one_query_is_answered_as_among_all(masked: bool) -> None:
     qkv = inputs(6)
     mask = padding(6) if masked else None
-    module = SimpleNamespace(training=False, **{ASKED: 1})
-    whole, _ = _attend(Bits(), SimpleNamespace(training=False), *qkv, mask, scaling=0.3)
-    got, _ = _attend(Bits(), module, *qkv, mask, scaling=0.3)
+    module = SimpleNamespace(training=False, **OURS, **{ASKED: 1})
+    whole, _ = _attend(SimpleNamespace(training=False, **OURS), *qkv, mask, scaling=0.3)
+    got, _ = _attend(module, *qkv, mask, scaling=0.3)
     assert got.shape == whole.shape
     torch.testing.assert_close(got[:, 0], whole[:, 0])
     weights = torch.randn_like(whole[:, 0])
@@ -118,6 +121,6 @@ def test_a_bias_that_is_trained_gets_its_gradient() -> None:
     """T5's relative positions come as the mask; its gradient is sdpa's to give."""
     qkv = inputs(5, requires_grad=False)
     bias = torch.zeros(1, 4, 5, 5, dtype=torch.float64, requires_grad=True)
-    module = SimpleNamespace(training=False, is_causal=False)
-    _attend(Bits(), module, *qkv, bias, scaling=0.3)[0].square().sum().backward()
+    module = SimpleNamespace(training=False, is_causal=False, **OURS)
+    _attend(module, *qkv, bias, scaling=0.3)[0].square().sum().backward()
     assert bias.grad is not None and bool(bias.grad.any())

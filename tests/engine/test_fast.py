@@ -106,17 +106,17 @@ def test_every_architecture(kind: str) -> None:
 @pytest.mark.parametrize("kind", sorted(ARCHITECTURES))
 def test_behind_the_context_the_model_is_as_it_was(kind: str, tmp_path: Path) -> None:
     model = inject(tiny(kind, p=0.1), make("lora")).train()
-    before = {name: (type(m), m) for name, m in model.named_modules()}
+    before = {name: (type(m), m, {*vars(m)}) for name, m in model.named_modules()}
     hooks = {name: dict(m._forward_pre_hooks) for name, m in model.named_modules()}
     state = {name: t.clone() for name, t in model.state_dict().items()}
     chosen = model.config._attn_implementation
     with fast(model):
         if kind not in CAUSAL | OWN_ATTENTION:
-            assert model.config._attn_implementation.startswith("peftlab")
+            assert model.config._attn_implementation == "peftlab"
         model.eval()
     assert model.config._attn_implementation == chosen
     for name, module in model.named_modules():
-        assert before[name] == (type(module), module), name
+        assert before[name] == (type(module), module, {*vars(module)}), name
         assert not module.training  # a mode chosen inside holds outside
         assert dict(module._forward_pre_hooks) == hooks[name], name
     for name, tensor in model.state_dict().items():

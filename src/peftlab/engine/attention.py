@@ -17,9 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from peftlab.engine.masks import Bits
+from peftlab.models import quiet
 
 NAME = "peftlab"
-ASKED = "peftlab_asked"  # of a module of attention: how many positions' outputs are read, from 0
+# attributes of a module of attention: what its dropout draws from, and of how many positions, from
+# the first on, the outputs are read
+BITS, ASKED = "peftlab_bits", "peftlab_asked"
 WIDE = 32  # keys, a vector of bf16
 # of a score, below the highest: exp(-60) is lost in any sum, even fp32's, and far enough from the
 # numbers that a processor multiplies a hundred times slower, where padding's exp would end
@@ -116,27 +119,37 @@ def _flat(x: Tensor) -> Tensor:
 
 @contextmanager
 def plain_attention(model: Any, bits: Bits) -> Iterator[None]:
-    """Let `model` attend by plain products, where it lets its attention be chosen at all."""
-    from transformers import AttentionInterface, AttentionMaskInterface
+    """Let `model` attend by plain products, where it lets its attention be chosen at all.
 
-    chosen: str = model.config._attn_implementation
-    if chosen != "sdpa" or not _is_bidirectional(model):
+    Its dropout draws from `bits`, which its modules of attention carry meanwhile.
+    """
+    # those that transformers' functions of attention can serve say whether they look ahead
+    modules = [module for module in model.modules() if hasattr(module, "is_causal")]
+    chosen = model.config._attn_implementation  # transformers has no other way to ask
+    if chosen != "sdpa" or any(module.is_causal for module in modules):
         yield
         return
-    name = f"{NAME}-{id(bits)}"  # a model's dropout draws from its own stream
-    AttentionInterface.register(name, functools.partial(_attend, bits))
-    AttentionMaskInterface.register(name, _additive_mask)
-    model.config._attn_implementation = name
+    _register()
+    with quiet():  # of a model that does not let it be chosen
+        model.set_attn_implementation(NAME)
+    for module in modules:
+        setattr(module, BITS, bits)
     try:
         yield
     finally:
-        model.config._attn_implementation = chosen
-        for interface in (AttentionInterface, AttentionMaskInterface):
-            interface._global_mapping.pop(name)
+        with quiet():
+            model.set_attn_implementation(chosen)
+        for module in modules:
+            delattr(module, BITS)
 
 
-def _is_bidirectional(model: nn.Module) -> bool:
-    return not any(getattr(module, "is_causal", False) for module in model.modules())
+@functools.cache
+def _register() -> None:
+    """Make the attention known to transformers, once for all models."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(NAME, _attend)
+    AttentionMaskInterface.register(NAME, _additive_mask)
 
 
 def _additive_mask(*args: Any, dtype: torch.dtype = torch.float32, **kwargs: Any) -> Tensor | None:
@@ -157,7 +170,6 @@ def _by_sdpa(*args: Any, **kwargs: Any) -> tuple[Tensor, None]:
 
 
 def _attend(
-    bits: Bits,
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -171,8 +183,9 @@ def _attend(
 
     What `_Attention` knows no gradient of, or no way to compute, is left to sdpa.
     """
+    bits: Bits | None = getattr(module, BITS, None)
     learned = attention_mask is not None and attention_mask.requires_grad
-    if learned or query.shape[1] != key.shape[1]:
+    if bits is None or learned or query.shape[1] != key.shape[1]:
         return _by_sdpa(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     length = query.shape[2]
     asked = min(length, getattr(module, ASKED, length))

@@ -14,7 +14,6 @@ from peftlab.models.architectures import (
 )
 from peftlab.models.find import BUNDLED, Source, find, is_bundled_here, looks_like_folder
 from peftlab.models.given import check_model, check_tokenizer
-from peftlab.models.lean import quiet
 from peftlab.models.load import (
     check_weights,
     empty_model,
@@ -25,6 +24,7 @@ from peftlab.models.load import (
     stored_tensor,
 )
 from peftlab.models.padding import agree_on_padding, check_batches
+from peftlab.models.quiet import quiet
 from peftlab.models.state import State, TaskCard, precision_of, state_of
 from peftlab.models.targets import (
     LOGICAL,

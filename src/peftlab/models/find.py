@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import transformers  # its classes are looked up when used: importing them takes 2 s
 from safetensors import SafetensorError, safe_open
 
 from peftlab.errors import JSON_ERRORS, RequestError, system_refusals
-from peftlab.models.lean import transformers
 from peftlab.network import reachable
 
 BUNDLED = "minilm"

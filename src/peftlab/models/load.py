@@ -25,8 +25,8 @@ from peftlab.layers import (
 from peftlab.layers.precision import DTYPES
 from peftlab.models.architectures import head_names, head_parameters
 from peftlab.models.find import Source, find, read_config, weight_files
-from peftlab.models.lean import quiet
 from peftlab.models.padding import agree_on_padding, check_batches, check_suited
+from peftlab.models.quiet import quiet
 from peftlab.models.state import state_of
 from peftlab.models.targets import linear_names
 from peftlab.models.tokenizer import load_tokenizer

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import transformers
+
 from peftlab.errors import RequestError
 from peftlab.models.architectures import architecture_of
 from peftlab.models.find import read_config
-from peftlab.models.lean import quiet, transformers
 from peftlab.models.padding import name_padding
+from peftlab.models.quiet import quiet
 
 SHORTEST = 4  # tokens of a text: one, and those that a tokenizer adds
 
