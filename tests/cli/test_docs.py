@@ -85,7 +85,7 @@ def test_the_method_of_one_s_own_on_its_page_is_a_method(monkeypatch: pytest.Mon
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     definitions, _, comparison = code.partition("records = ")
     assert comparison
-    monkeypatch.setattr("peftlab.methods.base.METHODS", dict(METHODS))
+    monkeypatch.setattr("peftlab.methods.registry.METHODS", dict(METHODS))
     names: dict[str, Any] = {}
     exec(definitions, names)
     model, _ = peftlab.load_model("minilm", precision="fp32")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from peftlab.bench.suite import every_task, parse_methods
+from peftlab.bench.suite import every_task
 from peftlab.errors import RequestError, expect_path
+from peftlab.methods import parse_methods
 
 __all__ = ["data_of", "data_request", "every_task", "parse_methods"]
 

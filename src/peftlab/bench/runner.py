@@ -20,7 +20,7 @@ from peftlab.bench.cell import Cell
 from peftlab.bench.doubts import doubts
 from peftlab.bench.tokens import Tokens, tokens_of
 from peftlab.machine.environment import environment
-from peftlab.methods import Method, inject, injected, make
+from peftlab.methods import ManyRanks, Method, Prepared, inject, injected, make
 from peftlab.models import (
     agree_on_padding,
     head_parameters,
@@ -136,12 +136,14 @@ def run(
         assert fitted.outputs is not None
         fitted.outputs = own(fitted.outputs)
         evaluating = time.perf_counter()
+        ranks = method.ranks(model) if isinstance(method, ManyRanks) else ()
         by_rank = {
-            str(rank): dev_score(task, own(outputs(model, dev, plan)), score)
-            for rank in method.ranks(model)
+            str(rank): dev_score(task, own(outputs(model, dev, plan)), score) for rank in ranks
         }
         fitted.eval_s += time.perf_counter() - evaluating
-    fitted.notes += [*notes, *method.notes(model)]
+    fitted.notes += notes
+    if isinstance(method, Prepared):
+        fitted.notes += method.notes(model)
     if task.kind == "regression" and last_layer(model).bias is None:
         fitted.notes.append("the head has no bias: labels were scaled for training, not centred")
     record = _record(cell, task, model, fitted, train.n_truncated + dev.n_truncated, started)
@@ -170,7 +172,7 @@ def _labels_unit(
 
 def _prepare(model: PreTrainedModel, method: Method, rehearsal: Rehearsal) -> float | None:
     """Let the method prepare itself; the seconds it took, or None if it has nothing to do."""
-    if type(method).prepare is Method.prepare:
+    if not isinstance(method, Prepared):
         return None
     started = time.perf_counter()
     method.prepare(model, rehearsal)

@@ -29,7 +29,8 @@ from peftlab.layers import (
     is_linear,
     replace_linears,
 )
-from peftlab.methods.base import STRICT, Method, register, train_head_only
+from peftlab.methods.base import STRICT, Method, train_head_only
+from peftlab.methods.registry import register
 from peftlab.models import head_names
 
 if TYPE_CHECKING:
