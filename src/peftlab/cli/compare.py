@@ -39,6 +39,7 @@ def compare(
         str, Option(help="Adapters to keep: all, best (the best seed of each row) or none.")
     ] = "all",
     set_: options.Sets = None,
+    plugin: options.Plugins = None,
     lr: options.Rate = None,
     head_lr: options.HeadRate = None,
     epochs: options.Epochs = None,

@@ -26,6 +26,7 @@ def train(
     metric: options.Metric = None,
     judge_on: options.JudgeOn = None,
     set_: options.Sets = None,
+    plugin: options.Plugins = None,
     lr: options.Rate = None,
     head_lr: options.HeadRate = None,
     epochs: options.Epochs = None,

@@ -11,6 +11,7 @@ from peftlab.methods.base import STRICT, Method, adapt, train_head_only
 from peftlab.methods.hooks import ManyRanks, NeedsDevice, Prepared
 from peftlab.methods.inject import inject, injected
 from peftlab.methods.peft import InPeft
+from peftlab.methods.plugins import load_installed, load_plugin
 from peftlab.methods.registry import METHODS, is_built_in, make, register, resolve_method
 from peftlab.methods.text import parse_method, parse_methods, parse_value
 
@@ -37,6 +38,7 @@ __all__ = [
     "inject",
     "injected",
     "is_built_in",
+    "load_plugin",
     "make",
     "parse_method",
     "parse_methods",
@@ -46,3 +48,5 @@ __all__ = [
     "train_head_only",
     *(method.__name__ for method in METHODS.values()),
 ]
+
+load_installed()
