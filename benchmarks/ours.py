@@ -38,7 +38,8 @@ def parse() -> argparse.Namespace:
 def write_order(options: argparse.Namespace, folder: Path) -> None:
     """Resolve what is asked and leave the task and the cell in `folder`."""
     from peftlab.bench.grid import resolve
-    from peftlab.bench.suite import make_suite, parse_methods
+    from peftlab.bench.suite import make_suite
+    from peftlab.methods import parse_methods
 
     training = {
         "epochs": options.epochs,

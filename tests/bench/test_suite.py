@@ -16,10 +16,9 @@ from peftlab.bench.suite import (
     Suite,
     make_suite,
     merged_request,
-    parse_methods,
 )
 from peftlab.errors import RequestError
-from peftlab.methods import make
+from peftlab.methods import make, parse_methods
 from peftlab.settings import Training
 from peftlab.tasks import Examples
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
@@ -80,14 +82,19 @@ def test_the_python_of_the_adapters_page_runs(
     assert len(names["errors"]) == 12  # type: ignore[arg-type]  # six layers' query and value
 
 
-def test_the_method_of_one_s_own_on_its_page_is_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def own_method() -> str:
+    """The code of the page about a method of one's own."""
     page = (ROOT / "docs" / "methods" / "own.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    definitions, _, comparison = code.partition("records = ")
-    assert comparison
-    monkeypatch.setattr("peftlab.methods.base.METHODS", dict(METHODS))
-    names: dict[str, Any] = {}
-    exec(definitions, names)
+    return str(code)
+
+
+def test_the_method_of_one_s_own_on_its_page_is_a_method(
+    own_method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peftlab.methods.registry.METHODS", dict(METHODS))
+    exec(own_method, {})
     model, _ = peftlab.load_model("minilm", precision="fp32")
     peftlab.inject(model, "scaled")
     adapters = [module for module in model.modules() if isinstance(module, Adapter)]
@@ -95,6 +102,33 @@ def test_the_method_of_one_s_own_on_its_page_is_a_method(monkeypatch: pytest.Mon
     torch.nn.init.uniform_(adapters[0].scale, 0.5, 1.5)
     x = torch.randn(3, 384)
     torch.testing.assert_close(adapters[0](x), adapters[0].merged()(x))
+
+
+def test_it_is_a_plugin_of_the_command_line(
+    own_method: str, tiny_model: Path, tiny_csv: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "scaled.py").write_text(own_method, encoding="utf-8")
+
+    def run(*words: object) -> str:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "peftlab", *map(str, words), "--plugin", "scaled.py"],
+            **{"cwd": tmp_path, "capture_output": True, "text": True, "check": False},
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert re.search(r"targets +key,value,ffn-in", run("methods", "scaled"))
+    data = ["--data", tiny_csv, "--text", "sentence", "--label", "answer", "--epochs", "1"]
+    rows = ["--methods", "lora,scaled,scaled[targets=value]", "--model", tiny_model, "--json"]
+    records = json.loads(run("compare", *data, *rows, "--out", "out"))["records"]
+    assert [record["status"] for record in records] == ["done"] * 6  # two seeds
+    trained = [record["n_trainable"]["adapter"] for record in records[:3]]
+    assert trained == [4 * 8 * (32 + 32), 2 * (32 + 32 + 48), 2 * 32]
+    run("export", "out", "--to", "best", "--method", "scaled")
+    run("predict", "best", tiny_csv, "--out", "answers.csv")
+    assert len((tmp_path / "answers.csv").read_text().splitlines()) == 49
+    run("merge", "best", "--out", "model")
+    assert (tmp_path / "model" / "model.safetensors").is_file()
 
 
 def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

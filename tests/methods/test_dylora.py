@@ -190,14 +190,11 @@ def test_rows_that_were_not_drawn_move_by_momentum_unless_strict(strict: bool) -
 def test_idle_names_the_rows_that_were_drawn_without_a_gradient() -> None:
     model = tiny()
     method: Any = injected(model)
-    assert method.idle(model) == []  # nothing was drawn yet
+    assert [layer.idle("layer") for layer in layers(model)] == 4 * [[]]  # nothing was drawn yet
     for layer in layers(model):
         layer.drawn = 2
     loss_of(model).backward()
     layers(model)[1].lora_B.grad[:, 1] = 0.0
     method.before_update(model, Step(0, 0, 1, 0))
-    (found,) = method.idle(model)
-    assert (
-        found
-        == "row 2 of bert.encoder.layer.0.attention.self.value.lora_B, though its rank was drawn"
-    )
+    assert layers(model)[0].idle("query") == []
+    assert layers(model)[1].idle("value") == ["row 2 of value.lora_B, though its rank was drawn"]

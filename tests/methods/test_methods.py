@@ -12,7 +12,16 @@ from transformers import (
 import peftlab
 from peftlab.errors import RequestError
 from peftlab.layers import LoRALinear, quantise_linears
-from peftlab.methods import METHODS, inject, make, split_variants
+from peftlab.methods import (
+    METHODS,
+    ManyRanks,
+    Method,
+    Prepared,
+    inject,
+    make,
+    parse_methods,
+    register,
+)
 from peftlab.models import linear_names
 
 
@@ -125,7 +134,22 @@ def test_rank_beyond_a_layer_is_refused_at_injection() -> None:
 
 
 def test_variants_are_split_outside_brackets() -> None:
-    assert split_variants("lora[rank=4,lr=1e-3] , full") == ["lora[rank=4,lr=1e-3]", "full"]
+    assert parse_methods("lora[rank=4,lr=1e-3] , full,") == [
+        {"name": "lora", "rank": 4, "lr": 1e-3},
+        {"name": "full"},
+    ]
+    assert parse_methods("all") == [{"name": name} for name in METHODS]
+    for wrong, message in (("lora[rank=4", "NAME or NAME"), ("lora[4]", "'4' .* field=value")):
+        with pytest.raises(RequestError, match=message):
+            parse_methods(wrong)
+
+
+@pytest.mark.parametrize(("hook", "kind"), [("prepare", Prepared), ("at_rank", ManyRanks)])
+def test_a_hook_that_would_never_be_called_is_refused(hook: str, kind: type[Method]) -> None:
+    mine = type("Mine", (peftlab.HeadOnly,), {hook: print, "name": "mine"})
+    with pytest.raises(RequestError, match=f"Mine has {hook}, .* peftlab.methods.{kind.__name__}"):
+        register(mine)
+    assert "mine" not in METHODS
 
 
 def test_all_methods_train_the_head_at_one_rate() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import peft.optimizers.lorafa
 import pytest
 import torch
-from peft import LoraConfig, VeraConfig, get_peft_model
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING, get_peft_model
 from peft.optimizers import create_lorafa_optimizer, create_loraplus_optimizer
 from torch import Tensor, nn
 from transformers import (
@@ -22,9 +22,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from peftlab.layers import Wrapper
-from peftlab.methods import METHODS, Method, inject, make
-from peftlab.models import find_targets
+from peftlab.layers import Adapter, Wrapper
+from peftlab.methods import METHODS, InPeft, Method, inject, make
 from peftlab.training.loop import Step
 
 # PEFT asks transformers by a name that transformers has given up
@@ -71,13 +70,13 @@ def base(kind: str) -> PreTrainedModel:
 
 def in_peft(method: Method, kind: str) -> Any:
     """The same base with PEFT's adapters on the same layers."""
-    model = base(kind)
-    config = method.peft_config()
-    assert config is not None
-    cls = {"LORA": LoraConfig, "VERA": VeraConfig}[config.pop("peft_type")]
-    names = find_targets(model, TARGETS).names
-    asked = cls(**config, target_modules=names, fan_in_fan_out=kind == "gpt2")
-    return get_peft_model(model, asked).double()
+    assert isinstance(method, InPeft)
+    ours = inject(base(kind), method)
+    layers = {n: layer for n, layer in ours.named_modules() if isinstance(layer, Adapter)}
+    asked = PEFT_TYPE_TO_CONFIG_MAPPING[method.peft_type](
+        **method.peft_config(layers), target_modules=list(layers), fan_in_fan_out=kind == "gpt2"
+    )
+    return get_peft_model(base(kind), asked).double()
 
 
 def pairs(model: PreTrainedModel, reference: Any) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
@@ -197,4 +196,4 @@ def test_steps_of_corrected_lora_fa_are_pefts_optimizers(monkeypatch: pytest.Mon
 def test_every_method_that_peft_has_is_compared_here() -> None:
     compared = {row.split()[0] for row in SETTINGS} | {"lora-plus", "lora-fa"}
     as_lora = {"qlora", "dylora"}  # their layers are LoRA's: tests/methods/test_oracles.py
-    assert compared | as_lora == {name for name in METHODS if make(name).peft_config()}
+    assert compared | as_lora == {n for n, m in METHODS.items() if issubclass(m, InPeft)}

@@ -145,12 +145,6 @@ class Spy:
     def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         return self.method.make_optimizer(groups)
 
-    def idle(self, model: PreTrainedModel) -> list[str]:
-        return self.method.idle(model)
-
-    def excused(self, model: PreTrainedModel) -> set[str]:
-        return self.method.excused(model)
-
     def before_step(self, model: PreTrainedModel, step: Any) -> None:
         self.calls.append(("before_step", step.index, step.warmup, step.total))
         assert all(p.grad is None for p in model.parameters())

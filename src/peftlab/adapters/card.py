@@ -105,6 +105,6 @@ def method_of(card: Card) -> Method:
         RequestError: if it is not known here, or has other settings.
     """
     if card.method.name not in METHODS:
-        hint = "One of your own is made known by peftlab.register."
+        hint = "One of your own is made known by peftlab.register, or by --plugin FILE."
         raise unknown("method", card.method.name, METHODS, hint)
     return make(card.method.name, card.method.settings)

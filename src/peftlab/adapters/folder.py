@@ -20,7 +20,7 @@ from peftlab.adapters.state import adapter_state, check_head, fill
 from peftlab.atomic import replace_folder
 from peftlab.errors import RequestError, expect, expect_path, system_refusals
 from peftlab.layers import Precision, resolve_device, resolve_precision
-from peftlab.methods import inject, injected
+from peftlab.methods import InPeft, ManyRanks, Prepared, inject, injected
 from peftlab.models import (
     Source,
     agree_on_padding,
@@ -65,12 +65,19 @@ def save(model: PreTrainedModel, folder: str | Path, rank: int | None = None) ->
         )
     state = adapter_state(model)
     check_head(model, state)
-    structure = method.state(model)
+    structure = method.state(model) if isinstance(method, Prepared) else {}
     if rank is not None:
+        if not isinstance(method, ManyRanks):
+            raise RequestError(
+                f"{method.name} is trained for one rank; dylora has several to choose from"
+            )
         method, state = method.at_rank(state, rank)
     base = base_of(model)
     card = make_card(model, method, structure, base.part)
-    config = peft_layout.config(model, method, base)
+    config = None
+    if isinstance(method, InPeft):
+        config = peft_layout.config(model, method, base)
+        state = peft_layout.to_file(method, state)
     replace_folder(Path(folder), lambda place: _write(place, config, card, state, base.folder))
 
 
@@ -82,7 +89,6 @@ def _write(
     base: Path | None,
 ) -> None:
     if config is not None:
-        state = {peft_layout.name(name): tensor for name, tensor in state.items()}
         _write_json(place / peft_layout.FILE, config)
     held = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
     save_file(held, place / WEIGHTS, metadata={"format": "pt"})
@@ -119,9 +125,10 @@ def load(
     held = Precision(card.precision, card.compute) if precision is None else _asked(precision)
     model = load_source(source, card.num_labels, held, seed=0)
     inject(model, method)
-    method.restore(model, card.method.state)
-    if (folder / peft_layout.FILE).is_file():
-        tensors = peft_layout.from_file(tensors, list(adapter_state(model)))
+    if isinstance(method, Prepared):
+        method.restore(model, card.method.state)
+    if isinstance(method, InPeft):
+        tensors = peft_layout.from_file(method, tensors, list(adapter_state(model)))
     fill(model, tensors, optional=set())
     state_of(model).own_unit = True
     _name_outputs(model, card)
@@ -139,11 +146,11 @@ def _load_peft(
     num_labels = peft_layout.num_labels(tensors, list(head_parameters(empty)))
     model = load_source(source, num_labels, _asked(precision), seed=0)
     inject(model, method)
-    # PEFT leaves a pretrained pooler in the base, and can draw VeRA's pair again from its seed
-    pretrained = stored_names(model, source, list(head_parameters(model)))
-    drawn = {name for name in adapter_state(model) if ".shared." in name}
-    tensors = peft_layout.from_file(tensors, list(adapter_state(model)))
-    fill(model, tensors, optional=pretrained | drawn)
+    # PEFT leaves a pretrained pooler in the base
+    optional = stored_names(model, source, list(head_parameters(model)))
+    wanted = list(adapter_state(model))
+    optional |= {name for name in wanted if name.endswith(method.peft_optional)}
+    fill(model, peft_layout.from_file(method, tensors, wanted), optional)
     state_of(model).own_unit = True
     return model.eval(), _tokenizer(model, folder, source)
 

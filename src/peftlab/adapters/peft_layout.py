@@ -2,12 +2,14 @@
 
 ours   bert.encoder.layer.0.attention.self.query.lora_A
 PEFT   base_model.model.bert.encoder.layer.0.attention.self.query.lora_A.weight
+
+What PEFT calls a method's tensors and settings stands in the method's own file (`InPeft`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,69 +18,56 @@ from torch import Tensor
 from peftlab.adapters.origin import Base
 from peftlab.errors import JSON_ERRORS, RequestError
 from peftlab.layers import Adapter, is_conv1d
-from peftlab.methods import Method, make
+from peftlab.methods import METHODS, InPeft
+from peftlab.methods.peft import PREFIX, refuse
 from peftlab.models import head_names
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 FILE = "adapter_config.json"
-PREFIX = "base_model.model."
-ENDINGS = {
-    ".lora_A": ".lora_A.weight",
-    ".lora_B": ".lora_B.weight",
-    ".magnitude": ".lora_magnitude_vector",
-}
 # settings of PEFT's that change what an adapter computes and that no method here has
-REFUSED = {
-    "bias": "none",
-    "lora_bias": False,
-    "rank_pattern": {},
-    "alpha_pattern": {},
-    "layer_replication": None,
-    "trainable_token_indices": None,
-    "target_parameters": None,
-    "use_qalora": False,
-    "alora_invocation_tokens": None,
-}
-MOVED_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")  # inits that change the base itself
+REFUSED = {"bias": "none", "trainable_token_indices": None, "target_parameters": None}
 
 
-def name(ours: str) -> str:
-    """PEFT's name of a tensor.
+def name(ours: str, names: Mapping[str, str]) -> str:
+    """PEFT's name of a tensor, of a method with these `peft_names`.
 
-    >>> name("bert.pooler.dense.weight")
+    >>> name("bert.pooler.dense.weight", {"lora_A": "{layer}.lora_A.weight"})
     'base_model.model.bert.pooler.dense.weight'
-    >>> name("bert.encoder.layer.0.attention.self.query.shared.vera_A")
-    'base_model.vera_A'
+    >>> name("bert.layer.0.key.lora_A", {"lora_A": "{layer}.lora_A.weight"})
+    'base_model.model.bert.layer.0.key.lora_A.weight'
     """
-    if ".shared.vera_" in ours:  # the one pair of the model
-        return f"base_model.{ours.rpartition('.')[2]}"
-    for ending, theirs in ENDINGS.items():
-        if ours.endswith(ending):
-            return f"{PREFIX}{ours.removesuffix(ending)}{theirs}"
+    for ending, theirs in names.items():
+        if ours.endswith(f".{ending}"):
+            return theirs.format(layer=PREFIX + ours.removesuffix(f".{ending}"))
     return f"{PREFIX}{ours}"
 
 
-def from_file(tensors: dict[str, Tensor], wanted: Sequence[str]) -> dict[str, Tensor]:
-    """A file's tensors under our names; what is not wanted keeps its own."""
-    ours = {name(one): one for one in wanted}
-    return {ours.get(theirs, theirs): tensor for theirs, tensor in tensors.items()}
+def to_file(method: InPeft, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """An adapter's tensors as PEFT names and shapes them."""
+    shaped = method.peft_tensors(tensors)
+    return {name(ours, method.peft_names): tensor for ours, tensor in shaped.items()}
 
 
-def config(model: PreTrainedModel, method: Method, base: Base) -> dict[str, Any] | None:
-    """The content of adapter_config.json, or None where PEFT does not have the method."""
-    settings = method.peft_config()
-    if settings is None:
-        return None
+def from_file(
+    method: InPeft, tensors: dict[str, Tensor], wanted: Sequence[str]
+) -> dict[str, Tensor]:
+    """A file's tensors under our names and in our shapes; what is not wanted keeps its own."""
+    ours = {name(one, method.peft_names): one for one in wanted}
+    return method.own_tensors({ours.get(theirs, theirs): t for theirs, t in tensors.items()})
+
+
+def config(model: PreTrainedModel, method: InPeft, base: Base) -> dict[str, Any]:
+    """The content of adapter_config.json."""
     layers = {n: layer for n, layer in model.named_modules() if isinstance(layer, Adapter)}
     return {
-        **settings,
+        "peft_type": method.peft_type,
+        **method.peft_config(layers),
         "task_type": "SEQ_CLS",
         "base_model_name_or_path": base.loadable,
         "revision": base.part.revision,
         "inference_mode": True,
-        "bias": "none",
         "fan_in_fan_out": any(is_conv1d(layer.base) for layer in layers.values()),
         "target_modules": list(layers),
         "modules_to_save": head_names(model),
@@ -98,69 +87,44 @@ def read_config(folder: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (*JSON_ERRORS, OSError) as error:
         raise RequestError(f"{path} is not JSON: {error}") from None
-    needed: dict[str, type] = {"peft_type": str, "base_model_name_or_path": str}
-    if isinstance(found, dict) and found.get("peft_type") in ("LORA", "VERA"):
-        needed["r"] = int
-    for field, kind in needed.items():
-        if not isinstance(found, dict) or not isinstance(found.get(field), kind):
-            raise RequestError(f"{path} lacks {field}, or it is not {kind.__name__}")
+    _check_fields(path, found, {"peft_type": str, "base_model_name_or_path": str})
+    for known in _known().get(found["peft_type"], []):
+        _check_fields(path, found, known.peft_needs)
     config: dict[str, Any] = found
     return config
 
 
-def method(config: dict[str, Any], tensors: dict[str, Tensor]) -> Method:
+def _check_fields(path: Path, found: Any, needed: Mapping[str, type]) -> None:
+    for field, kind in needed.items():
+        if not isinstance(found, dict) or not isinstance(found.get(field), kind):
+            raise RequestError(f"{path} lacks {field}, or it is not {kind.__name__}")
+
+
+def method(config: dict[str, Any], tensors: dict[str, Tensor]) -> InPeft:
     """The method that PEFT's settings mean; its targets are the layers that have tensors.
 
     Raises:
         RequestError: if no method here computes the same.
     """
-    kind = config.get("peft_type")
-    for field, plain in REFUSED.items():
-        if config.get(field) not in (plain, None):
-            raise RequestError(f"PEFT's {field}={config[field]!r} is not known here")
-    if str(config.get("init_lora_weights")).startswith(MOVED_BASE):
-        raise RequestError(
-            f"PEFT's init_lora_weights={config['init_lora_weights']!r} changes the base itself, "
-            "so that these tensors do not belong to the base that the folder names"
-        )
-    if kind == "VERA":
-        return _vera(config, tensors)
-    if kind != "LORA":
-        raise RequestError(f"PEFT's {kind} is not known here; LORA and VERA are")
-    settings = {
-        "rank": config["r"],
-        "alpha": float(config["lora_alpha"]),
-        "dropout": float(config.get("lora_dropout", 0.0)),
-        "targets": _layers(tensors, ".lora_A.weight"),
-    }
-    stabilised = bool(config.get("use_rslora"))
-    if not config.get("use_dora"):
-        return make("lora", settings | {"rank_stabilised": stabilised})
-    if stabilised:  # alpha / sqrt(rank) is alpha' / rank for alpha' = alpha · sqrt(rank)
-        settings["alpha"] *= config["r"] ** 0.5
-    return make("dora", settings)
+    refuse(config, REFUSED)
+    known = _known()
+    for candidate in known.get(config["peft_type"], []):
+        found = candidate.from_peft(config, tensors)
+        if found is not None:
+            return found
+    *some, last = sorted(known)
+    raise RequestError(
+        f"PEFT's {config['peft_type']} is not known here; {', '.join(some)} and {last} are"
+    )
 
 
-def _vera(config: dict[str, Any], tensors: dict[str, Tensor]) -> Method:
-    settings = {
-        "rank": config["r"],
-        "d_initial": float(config.get("d_initial", 0.1)),
-        "dropout": float(config.get("vera_dropout", 0.0)),
-        "projection_seed": config.get("projection_prng_key", 0),
-        "targets": _layers(tensors, ".vera_lambda_d"),
-    }
-    return make("vera", settings)
-
-
-def _layers(tensors: dict[str, Tensor], ending: str) -> str:
-    names = [
-        theirs.removeprefix(PREFIX).removesuffix(ending)
-        for theirs in tensors
-        if theirs.endswith(ending)
-    ]
-    if not names:
-        raise RequestError(f"the adapter has no tensors that end in {ending}")
-    return ",".join(names)
+def _known() -> dict[str, list[type[InPeft]]]:
+    """The methods that PEFT has, by its words for them."""
+    known: dict[str, list[type[InPeft]]] = {}
+    for candidate in METHODS.values():
+        if issubclass(candidate, InPeft):
+            known.setdefault(candidate.peft_type, []).append(candidate)
+    return known
 
 
 def num_labels(tensors: dict[str, Tensor], head: Sequence[str]) -> int:
@@ -171,7 +135,7 @@ def num_labels(tensors: dict[str, Tensor], head: Sequence[str]) -> int:
     """
     matrices = [
         tensors[theirs]
-        for theirs in map(name, head)
+        for theirs in (f"{PREFIX}{ours}" for ours in head)
         if theirs in tensors and tensors[theirs].ndim == 2
     ]
     if not matrices:

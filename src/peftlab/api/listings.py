@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from peftlab.bench.process import count
+from peftlab.errors import RequestError
 from peftlab.layers import quantise_linears, resolve_device, resolve_precision
 from peftlab.machine.environment import environment, processor
 from peftlab.methods import METHODS, Method, inject, make
@@ -28,12 +29,17 @@ METHODS_HEAD = ("method", "trains", "adapter", "head", "paper")
 
 def methods() -> list[Row]:
     """The rows under `METHODS_HEAD`; adapter and head are numbers trained on RoBERTa-base."""
-    rows: list[Row] = []
-    for name, method in METHODS.items():
+    return [
+        (name, method.summary, *_numbers(method), method.paper) for name, method in METHODS.items()
+    ]
+
+
+def _numbers(method: type[Method]) -> tuple[str, str]:
+    try:
         trained = trained_on_roberta(method())
-        numbers = (f"{trained.adapter:,}", f"{trained.head:,}")
-        rows.append((name, method.summary, *numbers, method.paper))
-    return rows
+    except RequestError:  # a user's own, which asks for a setting or is for other models
+        return "-", "-"
+    return f"{trained.adapter:,}", f"{trained.head:,}"
 
 
 def method_settings(name: str) -> list[Row]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from peftlab.bench.suite import every_task, parse_methods
+from peftlab.bench.suite import every_task
 from peftlab.errors import RequestError, expect_path
+from peftlab.methods import load_plugin, parse_methods
 
-__all__ = ["data_of", "data_request", "every_task", "parse_methods"]
+__all__ = ["data_of", "data_request", "every_task", "load_plugin", "parse_methods"]
 
 
 def data_request(

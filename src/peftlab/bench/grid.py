@@ -18,7 +18,7 @@ from peftlab.bench.own import OwnMethod, sent, source_hash
 from peftlab.bench.suite import Suite, Variant
 from peftlab.errors import RequestError
 from peftlab.layers import Precision, resolve_device, resolve_precision
-from peftlab.methods import Method, inject, make
+from peftlab.methods import Method, NeedsDevice, inject, make
 from peftlab.models import (
     Source,
     Unit,
@@ -139,7 +139,8 @@ def _method_part(
 ) -> MethodPart:
     model = empty_model(source.folder, num_labels=2, precision=precision.base)
     try:
-        method.check_device(device)
+        if isinstance(method, NeedsDevice):
+            method.check_device(device)
         inject(model, method)
     except RequestError as error:
         raise RequestError(f"method {variant.label} on model {source.name}: {error}") from error

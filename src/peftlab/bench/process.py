@@ -20,7 +20,7 @@ from peftlab.bench.cell import Cell
 from peftlab.bench.outcome import Outputs, Row, Trained
 from peftlab.bench.tokens import Tokens, tokens_of
 from peftlab.machine.environment import environment
-from peftlab.methods import Method, inject, injected, make
+from peftlab.methods import ManyRanks, Method, Prepared, inject, injected, make
 from peftlab.models import (
     TaskCard,
     agree_on_padding,
@@ -112,12 +112,15 @@ def train_model(
             memory,
         )
         evaluating = time.perf_counter()
-        for rank in method.ranks(model):
+        ranks = method.ranks(model) if isinstance(method, ManyRanks) else ()
+        for rank in ranks:
             answered = answer(model, dev, plan)
             check_outputs(answered, cell.training.epochs)
             listener.rank(rank, own(answered).tolist())
         fitted.eval_s += time.perf_counter() - evaluating
-    fitted.notes += [*notes, *method.notes(model)]
+    fitted.notes += notes
+    if isinstance(method, Prepared):
+        fitted.notes += method.notes(model)
     if task.kind == "regression" and last_layer(model).bias is None:
         fitted.notes.append("the head has no bias: labels were scaled for training, not centred")
     return Trained(
@@ -151,7 +154,7 @@ def _labels_unit(
 
 def _prepare(model: PreTrainedModel, method: Method, rehearsal: Rehearsal) -> float | None:
     """Let the method prepare itself; the seconds it took, or None if it has nothing to do."""
-    if type(method).prepare is Method.prepare:
+    if not isinstance(method, Prepared):
         return None
     started = time.perf_counter()
     method.prepare(model, rehearsal)

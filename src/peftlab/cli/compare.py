@@ -41,6 +41,7 @@ def compare(
         str, Option(help="Adapters to keep: all, best (the best seed of each row) or none.")
     ] = "all",
     set_: options.Sets = None,
+    plugin: options.Plugins = None,
     *,
     training: Training,
     rerun: Annotated[bool, Option("--rerun", help="Run done cells again.")] = False,

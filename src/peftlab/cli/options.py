@@ -18,6 +18,17 @@ from peftlab.settings import Training
 Option = typer.Option
 Text = str | None
 
+
+def _load_plugins(files: list[Path] | None) -> list[Path] | None:
+    """Before the command begins, so that its request finds the methods."""
+    if files:
+        from peftlab.api.request import load_plugin
+
+        for file in files:
+            load_plugin(file)
+    return files
+
+
 Model = Annotated[Text, Option(help="minilm, a folder, or a hub name.")]
 DataDir = Annotated[
     Path | None, Option(envvar="PEFTLAB_DATA_DIR", help="The folder with GLUE's own files.")
@@ -50,6 +61,14 @@ Device = Annotated[Text, Option(help="auto, cpu, cuda or mps.")]
 Fast = Annotated[
     bool | None,
     Option("--fast/--no-fast", help="Fast kernels, or the plain path with the same results."),
+]
+Plugins = Annotated[
+    list[Path] | None,
+    Option(
+        "--plugin",
+        callback=_load_plugins,
+        help="A Python file that registers methods of your own; may be repeated.",
+    ),
 ]
 Quiet = Annotated[bool, Option("--quiet", help="No progress.")]
 Debug = Annotated[bool, Option("--debug", help="Tracebacks.")]

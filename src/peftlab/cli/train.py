@@ -28,6 +28,7 @@ def train(
     metric: options.Metric = None,
     judge_on: options.JudgeOn = None,
     set_: options.Sets = None,
+    plugin: options.Plugins = None,
     *,
     training: Training,
     quiet: options.Quiet = False,

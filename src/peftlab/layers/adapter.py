@@ -22,6 +22,17 @@ class Wrapper(nn.Module):
 
     base: nn.Module
 
+    def idle(self, name: str) -> list[str]:
+        """What should have had a gradient by now and had none, in parts of a tensor.
+
+        `name` is the wrapper's own in the model.
+        """
+        return []
+
+    def excused(self, name: str) -> set[str]:
+        """The trainable tensors, by full name, that can't have had a gradient by now."""
+        return set()
+
 
 class Adapter(Wrapper, abc.ABC):
     """A frozen linear layer `base` plus what a method adds to it.

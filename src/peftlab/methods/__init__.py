@@ -7,19 +7,13 @@ inject(model, LoRA())       make a loaded model trainable by a method
 import importlib
 import pkgutil
 
-from peftlab.methods.base import (
-    METHODS,
-    STRICT,
-    Method,
-    inject,
-    injected,
-    is_built_in,
-    make,
-    register,
-    resolve_method,
-    split_variants,
-    train_head_only,
-)
+from peftlab.methods.base import STRICT, Method, adapt, train_head_only
+from peftlab.methods.hooks import ManyRanks, NeedsDevice, Prepared
+from peftlab.methods.inject import inject, injected
+from peftlab.methods.peft import InPeft
+from peftlab.methods.plugins import load_installed, load_plugin
+from peftlab.methods.registry import METHODS, is_built_in, make, register, resolve_method
+from peftlab.methods.text import parse_method, parse_methods, parse_value
 
 for _module in pkgutil.iter_modules(__path__, prefix=f"{__name__}."):
     importlib.import_module(_module.name)
@@ -35,14 +29,24 @@ globals().update({method.__name__: method for method in METHODS.values()})
 __all__ = [
     "METHODS",
     "STRICT",
+    "InPeft",
+    "ManyRanks",
     "Method",
+    "NeedsDevice",
+    "Prepared",
+    "adapt",
     "inject",
     "injected",
     "is_built_in",
+    "load_plugin",
     "make",
+    "parse_method",
+    "parse_methods",
+    "parse_value",
     "register",
     "resolve_method",
-    "split_variants",
     "train_head_only",
     *(method.__name__ for method in METHODS.values()),
 ]
+
+load_installed()

@@ -29,7 +29,8 @@ from peftlab.layers import (
     keep_in_fp32,
     replace_linears,
 )
-from peftlab.methods.base import STRICT, Method, register, train_head_only
+from peftlab.methods.base import STRICT, Method, train_head_only
+from peftlab.methods.registry import register
 from peftlab.models import backbone_modules
 
 if TYPE_CHECKING:

@@ -31,11 +31,11 @@ from peftlab.layers import (
     LoRALinear,
     add_low_rank,
     new_pair,
-    replace_linears,
     weight_precision,
 )
-from peftlab.methods.base import STRICT, Method, Step, register, train_head_only
-from peftlab.models import Targets, find_targets
+from peftlab.methods.base import STRICT, Method, Step, adapt
+from peftlab.methods.registry import register
+from peftlab.models import Targets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -73,17 +73,14 @@ class DeltaLoRA(Method):
                 "delta-lora moves the base's weights, and in nf4 they can't be; "
                 "hold the base in fp32 or bf16"
             )
-        targets = find_targets(model, self.targets)
-        train_head_only(model)
+        return adapt(model, self.targets, self.layer)
+
+    def layer(self, base: Linear) -> Adapter:
+        """What stands in the place of a target layer."""
         scaling = self.alpha / self.rank
-
-        def layer(base: Linear) -> Adapter:
-            if self.control:
-                return LoRALinear(base, self.rank, (1 + self.delta) * scaling)
-            return DeltaLoRALinear(base, self.rank, scaling, self.delta)
-
-        replace_linears(model, targets.names, layer)
-        return targets
+        if self.control:
+            return LoRALinear(base, self.rank, (1 + self.delta) * scaling)
+        return DeltaLoRALinear(base, self.rank, scaling, self.delta)
 
     def before_step(self, model: PreTrainedModel, step: Step) -> None:
         start = step.warmup if self.start is None else self.start

@@ -15,14 +15,15 @@ Raises     as LoRA
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 import torch
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from peftlab.layers import (
+    Adapter,
     Linear,
     LowRank,
     Pair,
@@ -31,14 +32,11 @@ from peftlab.layers import (
     exact,
     new_pair,
     product,
-    replace_linears,
     weight_of,
 )
-from peftlab.methods.base import STRICT, Method, register, train_head_only
-from peftlab.models import Targets, find_targets
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from peftlab.methods.base import STRICT
+from peftlab.methods.low_rank import NAMES, PeftLoRA, lora_settings
+from peftlab.methods.registry import register
 
 SMALLEST = (
     1e-36  # of a row's ‖·‖²: a row of zeros has m = 0 and stays one, where 0 / 0 is no number
@@ -47,44 +45,33 @@ SMALLEST = (
 
 @dataclass(frozen=True, config=STRICT)
 @register
-class DoRA(Method):
-    """Weight-decomposed low-rank adaptation of the target layers.
-
-    Attributes:
-        rank: of the update.
-        alpha: the update is scaled by alpha / rank.
-        dropout: probability, on the update's input only.
-        targets: which layers, see `peftlab.models.find_targets`.
-    """
+class DoRA(PeftLoRA):
+    """Weight-decomposed low-rank adaptation of the target layers. Its settings are the family's."""
 
     name: ClassVar[str] = "dora"
     summary: ClassVar[str] = "a low-rank update of direction, and a magnitude per output"
     paper: ClassVar[str] = "arXiv:2402.09353"
     default_lr: ClassVar[float] = 5e-4
 
-    rank: int = Field(default=8, ge=1)
-    alpha: float = Field(default=16.0, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    targets: str = "query,value"
+    peft_names: ClassVar[Mapping[str, str]] = {
+        **NAMES,
+        "magnitude": "{layer}.lora_magnitude_vector",
+    }
 
-    def inject(self, model: PreTrainedModel) -> Targets:
-        targets = find_targets(model, self.targets)
-        train_head_only(model)
-        replace_linears(
-            model,
-            targets.names,
-            lambda base: DoRALinear(base, self.rank, self.alpha / self.rank, self.dropout),
-        )
-        return targets
+    def layer(self, base: Linear) -> Adapter:
+        return DoRALinear(base, self.rank, self.scaling, self.dropout)
 
-    def peft_config(self) -> dict[str, Any]:
-        return {
-            "peft_type": "LORA",
-            "r": self.rank,
-            "lora_alpha": self.alpha,
-            "lora_dropout": self.dropout,
-            "use_dora": True,
-        }
+    def peft_config(self, layers: Mapping[str, Adapter]) -> dict[str, Any]:
+        return super().peft_config(layers) | {"use_dora": True}
+
+    @classmethod
+    def from_peft(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self | None:
+        if not config.get("use_dora"):
+            return None
+        settings = lora_settings(config, tensors)
+        if config.get("use_rslora"):  # alpha / √rank is alpha' / rank for alpha' = alpha · √rank
+            settings["alpha"] *= settings["rank"] ** 0.5
+        return cls(**settings)
 
 
 class DoRALinear(LowRank):

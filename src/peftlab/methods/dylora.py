@@ -19,24 +19,18 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from peftlab.errors import RequestError
-from peftlab.layers import (
-    Linear,
-    LowRank,
-    Pair,
-    dropout,
-    new_pair,
-    replace_linears,
-)
-from peftlab.methods.base import STRICT, Method, Step, register, train_head_only
-from peftlab.models import Targets, find_targets
+from peftlab.layers import Adapter, Linear, LowRank, Pair, dropout, new_pair
+from peftlab.methods.base import STRICT, Method, Step
+from peftlab.methods.hooks import ManyRanks
+from peftlab.methods.low_rank import PeftLoRA
+from peftlab.methods.registry import register
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,14 +38,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, config=STRICT)
 @register
-class DyLoRA(Method):
+class DyLoRA(PeftLoRA, ManyRanks):
     """LoRA for every rank up to `rank`.
 
     Attributes:
         rank: the largest.
         alpha: the update at rank b is scaled by alpha / b.
-        dropout: probability, on the update's input only.
-        targets: which layers, see `peftlab.models.find_targets`.
+        dropout, targets: LoRA's, see `LowRankMethod`.
         update: "all" rows up to the drawn one learn, or the "last" of them alone.
         strict: with update="last", whether the other rows are kept from moving at all.
     """
@@ -61,24 +54,11 @@ class DyLoRA(Method):
     paper: ClassVar[str] = "arXiv:2210.07558"
     default_lr: ClassVar[float] = 5e-4
 
-    rank: int = Field(default=8, ge=1)
-    alpha: float = Field(default=16.0, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    targets: str = "query,value"
     update: Literal["all", "last"] = "all"
     strict: bool = False
 
-    def inject(self, model: PreTrainedModel) -> Targets:
-        targets = find_targets(model, self.targets)
-        train_head_only(model)
-        replace_linears(
-            model,
-            targets.names,
-            lambda base: DyLoRALinear(
-                base, self.rank, self.alpha, self.dropout, self.update == "last"
-            ),
-        )
-        return targets
+    def layer(self, base: Linear) -> Adapter:
+        return DyLoRALinear(base, self.rank, self.alpha, self.dropout, self.update == "last")
 
     def draw(self, seed: int, index: int) -> int:
         """The rank of a step: uniform over 1 … rank."""
@@ -101,24 +81,6 @@ class DyLoRA(Method):
             for layer in _layers(model):
                 layer.restore()
 
-    def idle(self, model: PreTrainedModel) -> list[str]:
-        return [
-            f"row {row + 1} of {name}.lora_B, though its rank was drawn"
-            for name, layer in model.named_modules()
-            if isinstance(layer, DyLoRALinear)
-            for row in (layer.was_drawn & ~layer.had_gradient).nonzero().flatten().tolist()
-        ]
-
-    def excused(self, model: PreTrainedModel) -> set[str]:
-        """With update="last" every A of which no row was drawn twice: its column of B was 0."""
-        if self.update == "all":
-            return set()
-        return {
-            f"{name}.lora_A"
-            for name, layer in model.named_modules()
-            if isinstance(layer, DyLoRALinear) and not layer.was_drawn_again.any()
-        }
-
     def ranks(self, model: PreTrainedModel) -> Iterator[int]:
         for rank in range(1, self.rank + 1):
             for layer in _layers(model):
@@ -137,14 +99,6 @@ class DyLoRA(Method):
             for name, tensor in state.items()
         }
         return replace(self, rank=rank), cut
-
-    def peft_config(self) -> dict[str, Any]:
-        return {
-            "peft_type": "LORA",
-            "r": self.rank,
-            "lora_alpha": self.alpha,
-            "lora_dropout": self.dropout,
-        }
 
 
 class DyLoRALinear(LowRank):
@@ -206,6 +160,14 @@ class DyLoRALinear(LowRank):
         if self.lora_B.grad is not None:
             self.had_gradient |= self.lora_B.grad.ne(0).any(dim=0)
         self.all_seen = bool((self.had_gradient & self.was_drawn_again).all())
+
+    def idle(self, name: str) -> list[str]:
+        rows = (self.was_drawn & ~self.had_gradient).nonzero().flatten().tolist()
+        return [f"row {row + 1} of {name}.lora_B, though its rank was drawn" for row in rows]
+
+    def excused(self, name: str) -> set[str]:
+        """With `last` A, as long as no row was drawn twice: its column of B was 0."""
+        return {f"{name}.lora_A"} if self.last and not self.was_drawn_again.any() else set()
 
     def remember(self) -> None:
         """Keep A and B as they are, for `restore`."""

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from peftlab.methods.base import STRICT, Method, register
+from peftlab.methods.base import STRICT, Method
+from peftlab.methods.registry import register
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from peftlab.methods.base import HEAD_LR, STRICT, Method, register, train_head_only
+from peftlab.methods.base import HEAD_LR, STRICT, Method, train_head_only
+from peftlab.methods.registry import register
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftlab.layers import Wrapper, adapter_dtype, device_of, keep_in_fp32
-from peftlab.methods.base import STRICT, Method, register, train_head_only
+from peftlab.methods.base import STRICT, Method, train_head_only
+from peftlab.methods.registry import register
 from peftlab.models import Targets, find_blocks, norms
 
 if TYPE_CHECKING:

@@ -15,29 +15,25 @@ Raises     RequestError if a target matches no layer, or rank exceeds a layer's 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
-from pydantic import Field
 from pydantic.dataclasses import dataclass
+from torch import Tensor
 
-from peftlab.layers import LoRALinear, replace_linears
-from peftlab.methods.base import STRICT, Method, register, train_head_only
-from peftlab.models import Targets, find_targets
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from peftlab.layers import Adapter
+from peftlab.methods.base import STRICT
+from peftlab.methods.low_rank import PeftLoRA, lora_settings
+from peftlab.methods.registry import register
 
 
 @dataclass(frozen=True, config=STRICT)
 @register
-class LoRA(Method):
+class LoRA(PeftLoRA):
     """Low-rank adaptation of the target layers.
 
     Attributes:
-        rank: of the update, r in the paper.
-        alpha: the update is scaled by alpha / rank.
-        dropout: probability, on the update's input only.
-        targets: which layers, see `peftlab.models.find_targets`.
+        rank, alpha, dropout, targets: the family's, see `LowRankMethod`.
         rank_stabilised: scale by alpha / sqrt(rank) instead; at equal alpha a larger scale.
     """
 
@@ -46,31 +42,18 @@ class LoRA(Method):
     paper: ClassVar[str] = "arXiv:2106.09685"
     default_lr: ClassVar[float] = 5e-4
 
-    rank: int = Field(default=8, ge=1)
-    alpha: float = Field(default=16.0, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    targets: str = "query,value"
     rank_stabilised: bool = False
 
     @property
     def scaling(self) -> float:
         return self.alpha / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
 
-    def inject(self, model: PreTrainedModel) -> Targets:
-        targets = find_targets(model, self.targets)
-        train_head_only(model)
-        replace_linears(
-            model,
-            targets.names,
-            lambda base: LoRALinear(base, self.rank, self.scaling, self.dropout),
-        )
-        return targets
+    def peft_config(self, layers: Mapping[str, Adapter]) -> dict[str, Any]:
+        return super().peft_config(layers) | {"use_rslora": self.rank_stabilised}
 
-    def peft_config(self) -> dict[str, Any]:
-        return {
-            "peft_type": "LORA",
-            "r": self.rank,
-            "lora_alpha": self.alpha,
-            "lora_dropout": self.dropout,
-            "use_rslora": self.rank_stabilised,
-        }
+    @classmethod
+    def from_peft(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self | None:
+        if config.get("use_dora"):
+            return None
+        settings = lora_settings(config, tensors)
+        return cls(**settings, rank_stabilised=bool(config.get("use_rslora")))

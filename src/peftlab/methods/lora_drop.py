@@ -28,9 +28,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from peftlab.layers import LoRALinear, low_rank_update, replace_linears
-from peftlab.methods.base import STRICT, Batch, Method, Rehearsal, register, train_head_only
-from peftlab.models import Targets, find_targets
+from peftlab.layers import LoRALinear, low_rank_update
+from peftlab.methods.base import STRICT
+from peftlab.methods.hooks import Batch, Prepared, Rehearsal
+from peftlab.methods.low_rank import LowRankMethod
+from peftlab.methods.registry import register
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,14 +43,11 @@ LEAST_STEPS = 20
 
 @dataclass(frozen=True, config=STRICT)
 @register
-class LoRADrop(Method):
+class LoRADrop(LowRankMethod, Prepared):
     """LoRA with a pair of their own for the layers that matter and a shared one for the rest.
 
     Attributes:
-        rank: of the updates.
-        alpha: the update is scaled by alpha / rank.
-        dropout: probability, on the update's input only.
-        targets: which layers, see `peftlab.models.find_targets`.
+        rank, alpha, dropout, targets: LoRA's, see `LowRankMethod`.
         threshold: the share of importance that the layers with a pair of their own hold; 1 is LoRA.
         sample: the share of train that stage 1 sees.
     """
@@ -58,22 +57,8 @@ class LoRADrop(Method):
     paper: ClassVar[str] = "arXiv:2402.07721"
     default_lr: ClassVar[float] = 5e-4
 
-    rank: int = Field(default=8, ge=1)
-    alpha: float = Field(default=16.0, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    targets: str = "query,value"
     threshold: float = Field(default=0.9, gt=0, le=1)
     sample: float = Field(default=0.1, gt=0, le=1)
-
-    def inject(self, model: PreTrainedModel) -> Targets:
-        targets = find_targets(model, self.targets)
-        train_head_only(model)
-        replace_linears(
-            model,
-            targets.names,
-            lambda base: LoRALinear(base, self.rank, self.alpha / self.rank, self.dropout),
-        )
-        return targets
 
     def prepare(self, model: PreTrainedModel, rehearsal: Rehearsal) -> None:
         """Stage 1, and the start of stage 2."""

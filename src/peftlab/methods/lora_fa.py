@@ -19,16 +19,16 @@ Raises     as LoRA
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from peftlab.layers import LoRALinear, replace_linears
-from peftlab.methods.base import STRICT, Method, Step, register, train_head_only
-from peftlab.models import Targets, find_targets
+from peftlab.layers import Adapter, Linear, LoRALinear
+from peftlab.methods.base import STRICT, Step
+from peftlab.methods.low_rank import PeftLoRA
+from peftlab.methods.registry import register
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -38,14 +38,11 @@ RIDGE = 1e-8  # as in PEFT: A Aᵀ + RIDGE·I is inverted
 
 @dataclass(frozen=True, config=STRICT)
 @register
-class LoRAFA(Method):
+class LoRAFA(PeftLoRA):
     """LoRA that trains B alone.
 
     Attributes:
-        rank: of the update.
-        alpha: the update is scaled by alpha / rank.
-        dropout: probability, on the update's input only.
-        targets: which layers, see `peftlab.models.find_targets`.
+        rank, alpha, dropout, targets: LoRA's, see `LowRankMethod`.
         correct_gradient: use the second version's gradient of B.
     """
 
@@ -54,40 +51,23 @@ class LoRAFA(Method):
     paper: ClassVar[str] = "arXiv:2308.03303"
     default_lr: ClassVar[float] = 1e-3
 
-    rank: int = Field(default=8, ge=1)
-    alpha: float = Field(default=16.0, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    targets: str = "query,value"
     correct_gradient: bool = False
 
-    def inject(self, model: PreTrainedModel) -> Targets:
-        targets = find_targets(model, self.targets)
-        train_head_only(model)
-        replace_linears(
-            model,
-            targets.names,
-            lambda base: LoRALinear(base, self.rank, self.alpha / self.rank, self.dropout),
-        )
-        for layer in _layers(model):
-            layer.lora_A.requires_grad_(False)
-        return targets
+    def layer(self, base: Linear) -> Adapter:
+        layer = LoRALinear(base, self.rank, self.scaling, self.dropout)
+        layer.lora_A.requires_grad_(False)
+        return layer
 
     def before_update(self, model: PreTrainedModel, step: Step) -> None:
         if not self.correct_gradient:
             return
-        for layer in _layers(model):
+        for layer in model.modules():
+            if not isinstance(layer, LoRALinear):
+                continue
             if not hasattr(layer, "correction"):
                 layer.register_buffer("correction", correction(layer), persistent=False)
             if layer.lora_B.grad is not None:
                 layer.lora_B.grad = layer.lora_B.grad @ layer.get_buffer("correction")
-
-    def peft_config(self) -> dict[str, Any]:
-        return {
-            "peft_type": "LORA",
-            "r": self.rank,
-            "lora_alpha": self.alpha,
-            "lora_dropout": self.dropout,
-        }
 
 
 def correction(layer: LoRALinear) -> Tensor:
@@ -96,7 +76,3 @@ def correction(layer: LoRALinear) -> Tensor:
     ridge = RIDGE * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     inverse: Tensor = torch.linalg.pinv(gram + ridge)
     return inverse / layer.scaling**2
-
-
-def _layers(model: PreTrainedModel) -> list[LoRALinear]:
-    return [layer for layer in model.modules() if isinstance(layer, LoRALinear)]

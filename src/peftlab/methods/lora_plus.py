@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from peftlab.layers import LoRALinear, replace_linears
-from peftlab.methods.base import STRICT, Method, register, train_head_only
-from peftlab.models import Targets, find_targets
+from peftlab.layers import LoRALinear
+from peftlab.methods.base import STRICT
+from peftlab.methods.low_rank import PeftLoRA
+from peftlab.methods.registry import register
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,14 +31,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, config=STRICT)
 @register
-class LoRAPlus(Method):
+class LoRAPlus(PeftLoRA):
     """LoRA with a learning rate of A and a higher one of B.
 
     Attributes:
-        rank: of the update.
-        alpha: the update is scaled by alpha / rank.
-        dropout: probability, on the update's input only.
-        targets: which layers, see `peftlab.models.find_targets`.
+        rank, alpha, dropout, targets: LoRA's, see `LowRankMethod`.
         ratio: lr(B) / lr(A); 1 is LoRA.
     """
 
@@ -46,21 +44,7 @@ class LoRAPlus(Method):
     paper: ClassVar[str] = "arXiv:2402.12354"
     default_lr: ClassVar[float] = 1.25e-4
 
-    rank: int = Field(default=8, ge=1)
-    alpha: float = Field(default=16.0, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    targets: str = "query,value"
     ratio: float = Field(default=16.0, gt=0)
-
-    def inject(self, model: PreTrainedModel) -> Targets:
-        targets = find_targets(model, self.targets)
-        train_head_only(model)
-        replace_linears(
-            model,
-            targets.names,
-            lambda base: LoRALinear(base, self.rank, self.alpha / self.rank, self.dropout),
-        )
-        return targets
 
     def parameter_groups(
         self, model: PreTrainedModel, lr: float, head_lr: float, weight_decay: float
@@ -76,11 +60,3 @@ class LoRAPlus(Method):
             *slow,
             {"params": fast, "lr": self.ratio * lr, "weight_decay": weight_decay},
         ]
-
-    def peft_config(self) -> dict[str, Any]:
-        return {
-            "peft_type": "LORA",
-            "r": self.rank,
-            "lora_alpha": self.alpha,
-            "lora_dropout": self.dropout,
-        }

@@ -18,31 +18,25 @@ Raises     RequestError if the base is not held in nf4, or for optimizer="paged"
 from __future__ import annotations
 
 import importlib.util
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from peftlab.errors import RequestError
-from peftlab.layers import LoRALinear, replace_linears
-from peftlab.methods.base import STRICT, Method, register, train_head_only
-from peftlab.models import Targets, find_targets
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from peftlab.methods.base import STRICT
+from peftlab.methods.hooks import NeedsDevice
+from peftlab.methods.low_rank import PeftLoRA
+from peftlab.methods.registry import register
 
 
 @dataclass(frozen=True, config=STRICT)
 @register
-class QLoRA(Method):
+class QLoRA(PeftLoRA, NeedsDevice):
     """LoRA on an nf4 base.
 
     Attributes:
-        rank: of the update.
-        alpha: the update is scaled by alpha / rank.
-        dropout: probability, on the update's input only.
-        targets: which layers, see `peftlab.models.find_targets`.
+        rank, alpha, dropout, targets: LoRA's, see `LowRankMethod`.
         optimizer: "adamw", or "paged" for bitsandbytes' paged AdamW, on CUDA.
     """
 
@@ -52,21 +46,7 @@ class QLoRA(Method):
     default_lr: ClassVar[float] = 5e-4
     base_precision: ClassVar[str | None] = "nf4"
 
-    rank: int = Field(default=8, ge=1)
-    alpha: float = Field(default=16.0, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    targets: str = "query,value"
     optimizer: Literal["adamw", "paged"] = "adamw"
-
-    def inject(self, model: PreTrainedModel) -> Targets:
-        targets = find_targets(model, self.targets)
-        train_head_only(model)
-        replace_linears(
-            model,
-            targets.names,
-            lambda base: LoRALinear(base, self.rank, self.alpha / self.rank, self.dropout),
-        )
-        return targets
 
     def check_device(self, device: str) -> None:
         if self.optimizer == "paged" and device != "cuda":
@@ -84,11 +64,3 @@ class QLoRA(Method):
         optim: Any = importlib.import_module("bitsandbytes.optim")
         paged: torch.optim.Optimizer = optim.PagedAdamW32bit(groups)
         return paged
-
-    def peft_config(self) -> dict[str, Any]:
-        return {
-            "peft_type": "LORA",
-            "r": self.rank,
-            "lora_alpha": self.alpha,
-            "lora_dropout": self.dropout,
-        }

@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from pydantic import Field
@@ -36,9 +36,10 @@ from peftlab.layers import (
     device_of,
     dropout,
     features,
-    replace_linears,
 )
-from peftlab.methods.base import STRICT, Method, register, train_head_only
+from peftlab.methods.base import STRICT, adapt
+from peftlab.methods.peft import InPeft, layers_with
+from peftlab.methods.registry import register
 from peftlab.models import Targets, find_targets
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, config=STRICT)
 @register
-class VeRA(Method):
+class VeRA(InPeft):
     """Vector-based random matrix adaptation of the target layers.
 
     Attributes:
@@ -63,6 +64,13 @@ class VeRA(Method):
     summary: ClassVar[str] = "two vectors a layer around one shared frozen random pair"
     paper: ClassVar[str] = "arXiv:2310.11454"
     default_lr: ClassVar[float] = 5e-3
+    peft_type: ClassVar[str] = "VERA"
+    peft_needs: ClassVar[Mapping[str, type]] = {"r": int}
+    peft_names: ClassVar[Mapping[str, str]] = {  # the one pair of the model
+        "shared.vera_A": "base_model.vera_A",
+        "shared.vera_B": "base_model.vera_B",
+    }
+    peft_optional: ClassVar[tuple[str, ...]] = tuple(peft_names)  # drawn again from its seed
 
     rank: int = Field(default=1024, ge=1)
     d_initial: float = Field(default=0.1)
@@ -71,9 +79,7 @@ class VeRA(Method):
     projection_seed: int | None = Field(default=None, ge=0)
 
     def inject(self, model: PreTrainedModel) -> Targets:
-        targets = find_targets(model, self.targets)
-        train_head_only(model)
-        layers = [model.get_submodule(name) for name in targets.names]
+        layers = [model.get_submodule(name) for name in find_targets(model, self.targets).names]
         sizes = [features(layer) for layer in layers]
         shared = Projections(
             self.rank,
@@ -81,23 +87,32 @@ class VeRA(Method):
             max(size.outside for size in sizes),
             self.projection_seed,
         ).to(device=device_of(layers[0]), dtype=base_dtype(layers[0]))
-        replace_linears(
+        return adapt(
             model,
-            targets.names,
+            self.targets,
             lambda base: VeRALinear(base, shared, self.d_initial, self.dropout),
         )
-        return targets
 
-    def peft_config(self) -> dict[str, Any]:
+    def peft_config(self, layers: Mapping[str, Adapter]) -> dict[str, Any]:
         return {
-            "peft_type": "VERA",
             "r": self.rank,
             "d_initial": self.d_initial,
             "vera_dropout": self.dropout,
             # PEFT wants one, and takes the saved pair all the same
             "projection_prng_key": self.projection_seed or 0,
             "save_projection": True,
+            "bias": "none",
         }
+
+    @classmethod
+    def from_peft(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self | None:
+        return cls(
+            rank=config["r"],
+            d_initial=float(config.get("d_initial", 0.1)),
+            dropout=float(config.get("vera_dropout", 0.0)),
+            projection_seed=config.get("projection_prng_key", 0),
+            targets=layers_with(tensors, ".vera_lambda_d"),
+        )
 
 
 class Projections(nn.Module):

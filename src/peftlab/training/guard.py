@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -64,29 +63,24 @@ class Watch:
                 if name in self.waiting and p.grad is not None and bool(p.grad.any())
             }
 
-    def check(
-        self,
-        model: Any,
-        updates: int,
-        idle: Callable[[Any], list[str]] = lambda model: [],
-        excused: Callable[[Any], set[str]] = lambda model: set(),
-        reach: float = math.inf,
-    ) -> None:
+    def check(self, model: Any, updates: int, reach: float = math.inf) -> None:
         """Raise `Untrained` if something is not trained, once `updates` are as many as are due.
 
-        `idle` names parts of tensors that lack a gradient, `excused` tensors that may lack one.
+        Wrappers say which of their tensors may lack a gradient, and which parts of one do lack it.
         `reach` is the sum of the learning rates so far: a tensor whose every number is so large
         that this is lost in rounding is not called stuck. A tensor of the base that the model does
         not compute with, such as an unused pooler, is `unused` and no error.
         """
         if self.exempt or updates != self.due:
             return
-        added = tuple(f"{n}." for n, module in model.named_modules() if isinstance(module, Wrapper))
+        wrappers = {n: module for n, module in model.named_modules() if isinstance(module, Wrapper)}
+        added = tuple(f"{n}." for n in wrappers)
         base = f"{getattr(model, 'base_model_prefix', '')}."
         self.unused = sorted(
             name for name in self.outside if name.startswith(base) and not name.startswith(added)
         )
-        missed = sorted(self.waiting - excused(model) - {*self.unused})
+        excused = {name for n, wrapper in wrappers.items() for name in wrapper.excused(n)}
+        missed = sorted(self.waiting - excused - {*self.unused})
         found = [f"{name} has had no gradient" for name in missed]
         found += [
             f"{name} has not moved"
@@ -95,7 +89,8 @@ class Watch:
             and _checksum(p) == self.start[name]
             and reach > 8 * torch.finfo(p.dtype).eps * float(p.detach().abs().min())
         ]
-        found += [f"no gradient for {part}" for part in idle(model)]
+        for n, wrapper in wrappers.items():
+            found += [f"no gradient for {part}" for part in wrapper.idle(n)]
         found += [
             f"dropout {name} is in evaluation mode"
             for name, module in model.named_modules()

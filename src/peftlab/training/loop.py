@@ -153,8 +153,7 @@ class Loop:
         value = self._check(loss) if waits else value
         self.index += 1
         self.losses.append(value)
-        method = self.method
-        self.watch.check(self.model, self.index, method.idle, method.excused, self.reach)
+        self.watch.check(self.model, self.index, self.reach)
         return value
 
     def _gradients(self, indices: list[int]) -> Tensor:

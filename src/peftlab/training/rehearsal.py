@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Rehearsal:
-    """A short training on a sample, before the real one; see `peftlab.methods.base.Rehearsal`."""
+    """A short training on a sample, before the real one; see `peftlab.methods.hooks.Rehearsal`."""
 
     method: Trainee
     train: Encoded

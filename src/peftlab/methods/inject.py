@@ -1,0 +1,80 @@
+"""Put a method into a loaded model, once; what it can't be put into is refused with the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from peftlab.errors import RequestError
+from peftlab.layers import NF4Linear, keep_in_fp32, weight_precision
+from peftlab.layers.precision import DTYPES
+from peftlab.methods.base import Method
+from peftlab.methods.registry import resolve_method
+from peftlab.models import check_model, head_names, head_parameters, state_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def inject(model: PreTrainedModel, method: Method | str) -> PreTrainedModel:
+    """Make a loaded model trainable by `method`, in place; returns it.
+
+    Raises:
+        RequestError: if a target matches no layer, the base is held in a precision that the
+            method can't train, or the model has been injected before.
+    """
+    check_model(model)
+    method = resolve_method(method)
+    if injected(model) is not None:
+        raise RequestError(f"this model is already injected with {injected(model)}; load it again")
+    _check_precision(model, method)
+    _raise_head(model)
+    state = state_of(model)
+    state.targets = method.inject(model)
+    frozen = [name for name, p in head_parameters(model).items() if not p.requires_grad]
+    assert not frozen, f"{method.name} leaves the head frozen: {frozen[0]}"
+    state.method = method
+    return model
+
+
+def injected(model: PreTrainedModel) -> Method | None:
+    """The method that `model` was injected with, if any."""
+    method = state_of(model).method
+    return method if isinstance(method, Method) else None
+
+
+def _check_precision(model: PreTrainedModel, method: Method) -> None:
+    held = weight_precision(model.get_submodule(model.base_model_prefix))
+    if any(isinstance(part, NF4Linear) for part in _head(model)):
+        raise RequestError("the head is quantised, and every method trains it; load the model anew")
+    if held not in (*DTYPES, "nf4", "float64"):
+        raise RequestError(
+            f"the base is held in {held}; load it in fp32 or bf16, as with dtype=torch.bfloat16"
+        )
+    if method.base_precision == "fp32" and held not in ("fp32", "float64"):
+        raise RequestError(
+            f"{method.name} updates the base itself and needs it in fp32, but it is held in "
+            f"{held}; load it with precision='fp32' "
+            "(it then computes in bf16 by autocast where that is fast)"
+        )
+    if method.base_precision == "nf4" and held != "nf4":
+        raise RequestError(
+            f"{method.name} is made for a base in four bits, and this one is held in {held}; "
+            "load it with precision='nf4', or take lora"
+        )
+
+
+def _raise_head(model: PreTrainedModel) -> None:
+    """Hold the head in fp32 where it is in less, as in a model that transformers loaded in bf16."""
+    for name in head_names(model):
+        part = model.get_submodule(name)
+        if any(p.dtype.itemsize < torch.float32.itemsize for p in part.parameters()):
+            keep_in_fp32(part)
+
+
+def _head(model: PreTrainedModel) -> Iterator[nn.Module]:
+    for name in head_names(model):
+        yield from model.get_submodule(name).modules()
