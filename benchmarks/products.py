@@ -31,10 +31,11 @@ from peftlab.layers import resolve_precision
 from peftlab.layers.precision import DTYPES
 from peftlab.models import load_tokenizer
 from peftlab.models.find import read_config
+from peftlab.settings import Resolved
 from peftlab.tasks import Task
-from peftlab.training import Encoded, encode
-from peftlab.training.batches import chunks, draw
-from peftlab.training.parts import n_parts
+from peftlab.training import Plan, encode
+from peftlab.training.batches import draw
+from peftlab.training.parts import parts_of
 
 PASSES = 3
 
@@ -98,14 +99,12 @@ def shapes_of(options: argparse.Namespace) -> list[tuple[int, int]]:
     train = encode(tokenizer, task.train.texts, task.train.labels, task.max_length)
     epoch = options.epochs - 1
     batches = draw(train.lengths, options.batch_size, options.seed, epoch, by_length=True)
-    parts = [part for batch in batches for part in _parts(batch, train)]
+    asked = Resolved(
+        lr=1.0, head_lr=1.0, epochs=1, max_length=train.longest, device="cpu", threads=1
+    )
+    plan = Plan(settings=asked, kind=task.kind, seed=options.seed)
+    parts = [part for batch in batches for part in parts_of(batch, train, plan)]
     return [(len(part), train.width(part)) for part in parts]
-
-
-def _parts(batch: list[int], train: Encoded) -> list[list[int]]:
-    """As the loop takes a batch on a CPU: neighbours in length together."""
-    count = n_parts(len(batch), train.width(batch), accumulation=1, by_tokens=True)
-    return chunks(sorted(batch, key=train.lengths.__getitem__), -(-len(batch) // count))
 
 
 @torch.inference_mode()

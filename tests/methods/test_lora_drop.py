@@ -77,7 +77,7 @@ class FakeRehearsal:
         self.asked.append((share, least))
         return [batch_of([3, 5]), batch_of([7, 2])]
 
-    def fit(self, model: PreTrainedModel, steps: int) -> None:
+    def fit(self, model: PreTrainedModel, batches: list[Batch], steps: int) -> None:
         self.asked.append(steps)
         torch.manual_seed(9)
         with torch.no_grad():

@@ -151,7 +151,7 @@ def test_lora_drop_with_threshold_1_is_lora() -> None:
         def sample(self, share: float, least: int) -> list[Any]:
             return []
 
-        def fit(self, model: PreTrainedModel, steps: int) -> None:
+        def fit(self, model: PreTrainedModel, batches: list[Any], steps: int) -> None:
             assert steps == 20
 
     one, other = adapted("lora-drop", rank=3, threshold=1.0), adapted("lora", rank=3)

@@ -131,7 +131,8 @@ def test_parts_of_a_batch(
     size: int, width: int, accumulation: int, by_tokens: bool, parts: int
 ) -> None:
     assert (HALVED_TOKENS, PART_TOKENS) == (512, 1024)
-    assert n_parts(size, width, accumulation, by_tokens) == parts
+    asked = changed(PLAN, accumulation=accumulation, parts=by_tokens)
+    assert n_parts(size, width, asked) == parts
 
 
 def test_a_cpu_takes_the_batches_of_every_method_in_parts_unless_asked_not_to() -> None:

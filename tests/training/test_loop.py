@@ -244,7 +244,7 @@ def test_labels_that_overflow_are_not_blamed_on_the_weights(tiny_model: Path) ->
     data = encode(tokenizer, [("the cat",), ("a dog",)], [1e39, 0.0], 32)
     loop = Loop(model, injected(model), data, changed(PLAN, kind="regression"))
     with pytest.raises(Diverged, match=r"before any update.*labels or weights are at fault"):
-        loop.step([0, 1])
+        loop.step([data.batch([0, 1])], 2, 2)
     assert all(p.isfinite().all() for p in model.parameters())
 
 
@@ -292,7 +292,7 @@ def test_regression_is_the_mean_squared_error(tiny_model: Path) -> None:
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     predictions = outputs(model, data).squeeze(-1)
-    loss = Loop(model, injected(model), data, run).step([0, 1])
+    loss = Loop(model, injected(model), data, run).step([data.batch([0, 1])], 2, 2)
     assert loss == pytest.approx(((predictions - torch.tensor([1.5, 4.0])) ** 2).mean().item())
     assert isinstance(data, Encoded)
 
@@ -323,8 +323,7 @@ def test_a_rehearsal_trains_for_as_many_updates_as_asked_and_the_same_each_time(
         torch.manual_seed(0)
         inject(model, "lora")
         rehearsal = Rehearsal(injected(model), train, PLAN)
-        rehearsal.sample(0.5, 4)
-        rehearsal.fit(model, updates)
+        rehearsal.fit(model, rehearsal.sample(0.5, 4), updates)
         found.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])

@@ -63,16 +63,6 @@ def test_the_loss_of_all_of_train_is_scikit_learn_s_weighted_one(labels: list[in
     assert batch_loss(model(logits), batch(labels), run).item() == pytest.approx(expected, rel=1e-4)
 
 
-def parts_of(whole: Batch, parts: int) -> list[Batch]:
-    size = -(-len(whole.labels) // parts)
-    return [
-        Batch({name: tensor[start : start + size] for name, tensor in whole.inputs.items()}, labels)
-        for start, labels in zip(
-            range(0, len(whole.labels), size), whole.labels.split(size), strict=True
-        )
-    ]
-
-
 @given(LABELS, st.integers(1, 7))
 def test_the_losses_of_a_batch_s_parts_add_up_to_its_own(labels: list[int], parts: int) -> None:
     logits = torch.randn(len(labels), 3, generator=torch.Generator().manual_seed(0))
@@ -80,7 +70,7 @@ def test_the_losses_of_a_batch_s_parts_add_up_to_its_own(labels: list[int], part
     whole = batch(labels)
     shares = [
         batch_loss(model(logits), part, run) * len(part.labels) / len(labels)
-        for part in parts_of(whole, parts)
+        for part in whole.split(parts)
     ]
     torch.testing.assert_close(sum(shares), batch_loss(model(logits), whole, run))
 

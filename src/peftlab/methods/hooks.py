@@ -32,8 +32,8 @@ class Rehearsal(Protocol):
     def sample(self, share: float, least: int) -> list[Any]:
         """Batches of a share of train, stratified by label, at least `least` examples."""
 
-    def fit(self, model: PreTrainedModel, steps: int) -> None:
-        """Train `model` for `steps` updates on the sample, at the run's learning rates."""
+    def fit(self, model: PreTrainedModel, batches: list[Any], steps: int) -> None:
+        """Train `model` for `steps` updates on `batches`, at the run's learning rates."""
 
 
 class Prepared(Method):

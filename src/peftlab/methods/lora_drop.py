@@ -64,7 +64,7 @@ class LoRADrop(LowRankMethod, Prepared):
         """Stage 1, and the start of stage 2."""
         first = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
         batches = rehearsal.sample(self.sample, LEAST_EXAMPLES)
-        rehearsal.fit(model, max(LEAST_STEPS, len(batches)))
+        rehearsal.fit(model, batches, max(LEAST_STEPS, len(batches)))
         scores = importance(model, batches)
         with torch.no_grad():
             for name, start in first.items():

@@ -34,6 +34,15 @@ class Batch:
     inputs: dict[str, Tensor]
     labels: Tensor
 
+    def split(self, parts: int) -> list[Batch]:
+        """The batch in at most so many parts."""
+        size = -(-len(self.labels) // parts)
+        pieces = {name: tensor.split(size) for name, tensor in self.inputs.items()}
+        return [
+            Batch({name: piece[i] for name, piece in pieces.items()}, labels)
+            for i, labels in enumerate(self.labels.split(size))
+        ]
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -63,12 +72,6 @@ class Encoded:
     def longest(self) -> int:
         """Tokens of the longest example."""
         return max(self.lengths)
-
-    def subset(self, indices: Sequence[int]) -> Encoded:
-        """The examples at `indices`, in that order."""
-        features = {name: [rows[i] for i in indices] for name, rows in self.features.items()}
-        labels: list[Any] = [self.labels[i] for i in indices]
-        return Encoded(features, labels, self.padding, self.n_truncated)
 
     def width(self, indices: Sequence[int]) -> int:
         """Tokens that a batch of these examples is padded to."""

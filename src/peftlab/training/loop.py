@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from peftlab.engine import fast, own_tensors
-from peftlab.training.batches import Encoded, draw
+from peftlab.training.batches import Batch, Encoded, draw
 from peftlab.training.guard import Watch, check_groups, check_loss, check_outputs
 from peftlab.training.meters import Memory, MemoryMeter, SavedMeter, SpeedMeter
 from peftlab.training.parts import parts_of
@@ -99,17 +99,19 @@ class Loop:
         """Train for one epoch; a row of the curve after each step."""
         self.model.train()
         lengths = self.train.lengths
-        batches = self._batches(epoch)
-        for number, indices in enumerate(batches, start=1):
+        drawn = self._batches(epoch)
+        for number, indices in enumerate(drawn, start=1):
             started = time.perf_counter()
             lr = self.schedule.get_last_lr()[0]
-            loss = self.step(indices)
+            parts = parts_of(indices, self.train, self.plan)
+            batches = (self.train.batch(part, self.plan.device) for part in parts)
+            loss = self.step(batches, len(indices), self.usual_size)
             seconds = time.perf_counter() - started
             self.elapsed_s += seconds
             self.speed.add(seconds, len(indices), sum(lengths[i] for i in indices))
             yield {
                 "step": self.index,
-                "epoch": epoch + number / len(batches),
+                "epoch": epoch + number / len(drawn),
                 "loss": loss,
                 "lr": lr,
                 "time_s": round(self.elapsed_s, 4),
@@ -134,12 +136,16 @@ class Loop:
         loss.backward()
         self.optimizer.zero_grad()
 
-    def step(self, indices: list[int]) -> float:
-        """One update on the examples at `indices`; returns the loss."""
+    def step(self, parts: Iterable[Batch], n: int, usual: float) -> float:
+        """One update on a batch of `n` examples, taken in parts; returns its mean loss.
+
+        A gradient is divided by the `usual` size of a batch, not by this one's: every example
+        weighs the same in every epoch.
+        """
         step = Step(self.index, self.warmup, self.total, self.plan.seed)
         begin_stream(step_seed(step.seed, step.index), self.plan.device)
         self.method.before_step(self.model, step)
-        loss = self._gradients(indices)
+        loss = self._gradients(parts, n, usual)
         waits = self.plan.device != "cpu"  # reading the loss would hold up the launch of the rest
         value = 0.0 if waits else self._check(loss)
         self.method.before_update(self.model, step)
@@ -156,20 +162,14 @@ class Loop:
         self.watch.check(self.model, self.index, self.reach)
         return value
 
-    def _gradients(self, indices: list[int]) -> Tensor:
-        """Forward and backward, part by part; returns the batch's mean loss.
-
-        A gradient is divided by the usual size of a batch, not by this one's: every example weighs
-        the same in every epoch.
-        """
+    def _gradients(self, parts: Iterable[Batch], n: int, usual: float) -> Tensor:
         value = torch.zeros((), device=self.plan.device)
-        parts = parts_of(indices, self.train, self.plan)
-        self.n_parts += len(parts)
         for part in parts:
-            batch = self.train.batch(part, self.plan.device)
-            loss = batch_loss(self.model, batch, self.plan)
-            value += loss.detach() * (len(part) / len(indices))
-            (loss * (len(part) / self.usual_size)).backward()
+            self.n_parts += 1
+            size = len(part.labels)
+            loss = batch_loss(self.model, part, self.plan)
+            value += loss.detach() * (size / n)
+            (loss * (size / usual)).backward()
         return value
 
     def _batches(self, epoch: int) -> list[list[int]]:

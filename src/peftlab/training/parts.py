@@ -19,17 +19,16 @@ HALVED_TOKENS, PART_TOKENS = 512, 1024
 
 def parts_of(indices: list[int], train: Encoded, plan: Plan) -> list[list[int]]:
     """The parts that a batch of the examples at `indices` is taken in."""
-    accumulation = plan.settings.accumulation
-    count = n_parts(len(indices), train.width(indices), accumulation, plan.by_tokens)
+    count = n_parts(len(indices), train.width(indices), plan)
     if count > 1:  # neighbours in length, so that a part is not padded to the whole's longest
         indices = sorted(indices, key=train.lengths.__getitem__)
     return chunks(indices, math.ceil(len(indices) / count))
 
 
-def n_parts(size: int, width: int, accumulation: int, by_tokens: bool) -> int:
+def n_parts(size: int, width: int, plan: Plan) -> int:
     """In how many parts to take a batch of `size` examples, padded to `width` tokens."""
-    parts = accumulation
-    if by_tokens:
+    parts = plan.settings.accumulation
+    if plan.by_tokens:
         tokens = size * width
         halves = min(2, math.ceil(tokens / HALVED_TOKENS))
         parts = max(parts, halves, math.ceil(tokens / PART_TOKENS))

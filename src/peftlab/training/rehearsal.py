@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from peftlab.engine import fast
 from peftlab.training.batches import Batch, Encoded, cut, spread, stratified
 from peftlab.training.loop import Loop
+from peftlab.training.parts import n_parts
 from peftlab.training.plan import Plan, Trainee
 
 if TYPE_CHECKING:
@@ -24,21 +25,24 @@ class Rehearsal:
     plan: Plan
 
     def sample(self, share: float, least: int) -> list[Batch]:
-        """Draw a share of train, stratified by label, at least `least` examples; its batches."""
+        """Batches of a share of train, stratified by label, at least `least` examples."""
         size = min(len(self.train), max(least, round(share * len(self.train))))
         indices = stratified(self.train.labels, size, self.plan.seed)
         indices.sort(key=self.train.lengths.__getitem__)
-        self.drawn = self.train.subset(indices)
-        self.batches = cut(list(range(size)), spread(size, self.plan.settings.batch_size))
-        return [self.drawn.batch(batch, self.plan.device) for batch in self.batches]
+        return [
+            self.train.batch(part, self.plan.device)
+            for part in cut(indices, spread(size, self.plan.settings.batch_size))
+        ]
 
-    def fit(self, model: PreTrainedModel, steps: int) -> None:
-        """Train `model` on the sample for `steps` updates, each epoch in an order of its own."""
-        loop = Loop(model, self.method, self.drawn, self.plan, steps)
+    def fit(self, model: PreTrainedModel, batches: list[Batch], steps: int) -> None:
+        """Train `model` for `steps` updates on `batches`, each epoch in an order of its own."""
+        loop = Loop(model, self.method, self.train, self.plan, steps)
         order = random.Random(f"{self.plan.seed}/rehearsal")
         model.train()
         with fast(model, self.plan.settings.fast):
             for index in range(steps):
-                if index % len(self.batches) == 0:
-                    order.shuffle(self.batches)
-                loop.step(self.batches[index % len(self.batches)])
+                if index % len(batches) == 0:
+                    order.shuffle(batches)
+                batch = batches[index % len(batches)]
+                n, width = batch.inputs["input_ids"].shape
+                loop.step(batch.split(n_parts(n, width, self.plan)), n, n)
