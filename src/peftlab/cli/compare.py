@@ -11,39 +11,27 @@ import typer
 
 from peftlab.cli import options
 from peftlab.cli.options import Option, Text
-from peftlab.settings import Training
 
 if TYPE_CHECKING:
     from peftlab.records.record import Record
 
 
-@options.with_training
+@options.with_request
 def compare(
     suite: Annotated[
         Path | None, typer.Argument(help="A suite file (TOML); options win over it.")
     ] = None,
-    model: options.Model = None,
     tasks: Annotated[Text, Option(help="Names with commas between, or all.")] = None,
     methods: Annotated[
         Text, Option(help="Names with commas between, or all; lora[rank=16,lr=1e-3] is a variant.")
     ] = None,
     seeds: Annotated[Text, Option(help="Numbers with commas between.")] = None,
-    data_dir: options.DataDir = None,
-    data: options.Data = None,
-    text: options.TextColumns = None,
-    label: options.Label = None,
-    dev: options.Dev = None,
-    kind: options.Kind = None,
-    metric: options.Metric = None,
-    judge_on: options.JudgeOn = None,
     out: Annotated[Path | None, Option(help="Output folder; default runs/SUITE.")] = None,
     keep: Annotated[
         str, Option(help="Adapters to keep: all, best (the best seed of each row) or none.")
     ] = "all",
-    set_: options.Sets = None,
-    plugin: options.Plugins = None,
     *,
-    training: Training,
+    asked: options.Asked,
     rerun: Annotated[bool, Option("--rerun", help="Run done cells again.")] = False,
     json_: Annotated[bool, Option("--json", help="One JSON document on stdout.")] = False,
     quiet: options.Quiet = False,
@@ -54,19 +42,13 @@ def compare(
     Without arguments: the demo, on a bundled model and built-in synthetic tasks. Finished cells
     are never run again, so the same command goes on from where it stopped.
     """
-    request = {
-        "model": model,
+    request = asked.request | {
         "tasks": options.tasks_of(tasks),
         "methods": options.methods_of(methods),
         "seeds": options.seeds_of(seeds),
-        "data_dir": data_dir,
-        "data": options.data_of(data, text, label, dev, kind),
-        "metric": metric,
-        "judge_on": judge_on,
-        "training": training,
     }
     how = {"rerun": rerun, "keep": keep}
-    _run(suite, request, set_ or [], out, how, as_json=json_, quiet=quiet)
+    _run(suite, request, asked.sets, out, how, as_json=json_, quiet=quiet)
 
 
 def _run(

@@ -7,7 +7,7 @@ import inspect
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, NamedTuple, get_args
 
 import typer
 from pydantic.fields import FieldInfo
@@ -29,34 +29,6 @@ def _load_plugins(files: list[Path] | None) -> list[Path] | None:
     return files
 
 
-Model = Annotated[Text, Option(help="minilm, a folder, or a hub name.")]
-DataDir = Annotated[
-    Path | None, Option(envvar="PEFTLAB_DATA_DIR", help="The folder with GLUE's own files.")
-]
-Data = Annotated[
-    Path | None,
-    Option(help="Your own data: CSV, TSV, JSONL or Parquet; or hub:OWNER/NAME."),
-]
-TextColumns = Annotated[Text, Option(help="Its text column, or two with a comma between.")]
-Label = Annotated[Text, Option(help="Its label column.")]
-Dev = Annotated[
-    Path | None, Option(help="A file to evaluate on; without it a fifth is kept apart.")
-]
-Kind = Annotated[Text, Option(help="auto, classes or regression.")]
-Metric = Annotated[
-    Text,
-    Option(
-        help="The main metric: accuracy, f1, macro_f1 or matthews; "
-        "pearson, spearman, rmse or mae for a regression. Default: the task's."
-    ),
-]
-JudgeOn = Annotated[
-    Text, Option(help="dev, or train: a fifth of train, to choose settings without dev.")
-]
-Sets = Annotated[
-    list[str] | None,
-    Option("--set", help="METHOD.FIELD=VALUE or training.FIELD=VALUE; may be repeated."),
-]
 Device = Annotated[Text, Option(help="auto, cpu, cuda or mps.")]
 Fast = Annotated[
     bool | None,
@@ -77,23 +49,80 @@ Debug = Annotated[bool, Option("--debug", help="Tracebacks.")]
 LONGEST_SEED = 10  # digits
 
 
-def with_training(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` with an option for every setting of a training, in the place of its `training`."""
+class Asked(NamedTuple):
+    """A request as far as options have made it, and the assignments of `--set`."""
+
+    request: dict[str, Any]
+    sets: list[str]
+
+
+def with_request(command: Callable[..., None]) -> Callable[..., None]:
+    """`command` with the options of `_shared`, whose result it takes as `asked`, in its place."""
+    *shared, _ = inspect.signature(_shared, eval_str=True).parameters.values()
+    # what is decided later if nobody asks comes first, the rates and epochs among it
+    settings = sorted(Training.model_fields.items(), key=lambda item: item[1].default is not None)
+    shared += [_option(name, field) for name, field in settings]
 
     @functools.wraps(command)
     def run(**arguments: Any) -> None:
-        asked = {name: arguments.pop(name) for name in Training.model_fields}
-        given = {name: value for name, value in asked.items() if value is not None}
-        command(**arguments, training=Training.of(given))
+        asked = _shared(**{option.name: arguments.pop(option.name) for option in shared})
+        command(**arguments, asked=asked)
 
     own = inspect.signature(command, eval_str=True).parameters.values()
-    options = [_option(name, field) for name, field in Training.model_fields.items()]
     parameters = [
-        one for given in own for one in (options if given.name == "training" else [given])
+        option.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for given in own
+        for option in (shared if given.name == "asked" else [given])
     ]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+def _shared(
+    model: Annotated[Text, Option(help="minilm, a folder, or a hub name.")] = None,
+    data_dir: Annotated[
+        Path | None, Option(envvar="PEFTLAB_DATA_DIR", help="The folder with GLUE's own files.")
+    ] = None,
+    data: Annotated[
+        Path | None, Option(help="Your own data: CSV, TSV, JSONL or Parquet; or hub:OWNER/NAME.")
+    ] = None,
+    text: Annotated[Text, Option(help="Its text column, or two with a comma between.")] = None,
+    label: Annotated[Text, Option(help="Its label column.")] = None,
+    dev: Annotated[
+        Path | None, Option(help="A file to evaluate on; without it a fifth is kept apart.")
+    ] = None,
+    kind: Annotated[Text, Option(help="auto, classes or regression.")] = None,
+    metric: Annotated[
+        Text,
+        Option(
+            help="The main metric: accuracy, f1, macro_f1 or matthews; "
+            "pearson, spearman, rmse or mae for a regression. Default: the task's."
+        ),
+    ] = None,
+    judge_on: Annotated[
+        Text, Option(help="dev, or train: a fifth of train, to choose settings without dev.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        Option("--set", help="METHOD.FIELD=VALUE or training.FIELD=VALUE; may be repeated."),
+    ] = None,
+    plugin: Plugins = None,
+    **training: Any,
+) -> Asked:
+    """What compare and train ask alike; `training` has an option for each of its settings."""
+    from peftlab.api.request import data_request
+
+    given = {name: value for name, value in training.items() if value is not None}
+    request = {
+        "model": model,
+        "data_dir": data_dir,
+        "data": data_request(data, split(text, "--text"), label, dev, kind),
+        "metric": metric,
+        "judge_on": judge_on,
+        "training": Training.of(given),
+    }
+    return Asked(request, set_ or [])
 
 
 def _option(name: str, field: FieldInfo) -> inspect.Parameter:
@@ -139,15 +168,6 @@ def seeds_of(text: str | None) -> list[int] | None:
             f"--seeds takes whole numbers below 2**32 with commas between, got {wrong[0]!r}"
         )
     return [int(word) for word in words]
-
-
-def data_of(
-    path: Path | None, text: str | None, label: str | None, dev: Path | None, kind: str | None
-) -> dict[str, Any] | None:
-    """The user's own data."""
-    from peftlab.api.request import data_request
-
-    return data_request(path, split(text, "--text"), label, dev, kind)
 
 
 def split(text: str | None, option: str) -> list[str] | None:

@@ -9,28 +9,16 @@ import typer
 
 from peftlab.cli import options
 from peftlab.cli.options import Option, Text
-from peftlab.settings import Training
 
 
-@options.with_training
+@options.with_request
 def train(
     out: Annotated[Path, Option(help="Folder for the adapter, its record and its curve.")],
-    model: options.Model = None,
     task: Annotated[Text, Option(help="A name; see `peftlab tasks`.")] = None,
     method: Annotated[str, Option(help="A name, or lora[rank=16].")] = "lora",
     seed: Annotated[int, Option(help="Of head, adapter, data order and dropout.")] = 0,
-    data_dir: options.DataDir = None,
-    data: options.Data = None,
-    text: options.TextColumns = None,
-    label: options.Label = None,
-    dev: options.Dev = None,
-    kind: options.Kind = None,
-    metric: options.Metric = None,
-    judge_on: options.JudgeOn = None,
-    set_: options.Sets = None,
-    plugin: options.Plugins = None,
     *,
-    training: Training,
+    asked: options.Asked,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -46,19 +34,13 @@ def train(
         from peftlab.api.compare import plan
         from peftlab.api.train_folder import train_folder
 
-        request = {
+        request = asked.request | {
             "name": "train",
-            "model": model,
             "tasks": options.split(task, "--task"),
             "methods": options.methods_of(method),
             "seeds": [seed],
-            "data_dir": data_dir,
-            "data": options.data_of(data, text, label, dev, kind),
-            "metric": metric,
-            "judge_on": judge_on,
-            "training": training,
         }
-        grid = plan(None, request, set_ or []).grid
+        grid = plan(None, request, asked.sets).grid
     try:
         record = train_folder(grid, out, console, quiet)
     except KeyboardInterrupt:
