@@ -14,11 +14,20 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from peftlab.errors import explain
 
 STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 Rate = Annotated[float, Field(gt=0)]
+
+
+def later(default: Any, **given: Any) -> Any:
+    """A setting that records of earlier versions lack, declared as by pydantic's `Field`.
+
+    At its default it is no part of a cell's identity: what was done before it came stays done.
+    """
+    return Field(default, json_schema_extra={"later": True}, **given)
 
 
 class _Settings(BaseModel):
@@ -103,3 +112,17 @@ class Resolved(_Settings):
     max_length: int
     device: str
     threads: int
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of it makes a cell another one: all but `later` settings at their defaults."""
+        return {
+            name: value
+            for name, value in self.model_dump().items()
+            if not (_is_later(field := type(self).model_fields[name]) and value == field.default)
+        }
+
+
+def _is_later(field: FieldInfo) -> bool:
+    extra = field.json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("later"))

@@ -57,7 +57,7 @@ class Cell(BaseModel):
             "model": self.model,
             "task": self.task,
             "method": self.method,
-            "training": self._training,
+            "training": self.training.model_dump() | self._compute,
             "precision": self.precision.base,
             "seed": self.seed,
         }
@@ -70,15 +70,16 @@ class Cell(BaseModel):
             "model": self.model.sha256,
             "task": self.task.sha256,
             "method": [self.method.name, self.method.settings, *self._code],
-            "training": self._training,
+            "training": self.training.identity | self._compute,
             "precision": self.precision.base,
             "seed": self.seed,
         }
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
     @property
-    def _training(self) -> dict[str, Any]:
-        return self.training.model_dump() | {"compute": self.precision.compute}
+    def _compute(self) -> dict[str, str]:
+        """Where a record's `training` says what products are made in."""
+        return {"compute": self.precision.compute}
 
     @property
     def _code(self) -> list[str]:

@@ -1,0 +1,16 @@
+"""The lowest version of each library that pyproject.toml allows, as constraints for pip.
+
+torch and transformers are left out: their newest are what the numbers are of.
+"""
+
+import re
+import tomllib
+from pathlib import Path
+
+NEWEST = {"torch", "transformers"}
+
+project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
+for wanted in project["dependencies"]:
+    name, lowest = re.fullmatch(r"([\w-]+)>=([\w.]+)", wanted).groups()
+    if name not in NEWEST:
+        print(f"{name}=={lowest}")
