@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftlab.layers import (
+    Adapter,
     Linear,
     WeightAdapter,
     adapter_dtype,
