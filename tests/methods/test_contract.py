@@ -23,7 +23,7 @@ from transformers import (
 
 from peftlab.bench.process import count
 from peftlab.errors import RequestError
-from peftlab.layers import Adapter, NF4Linear, Wrapper, quantise_linears
+from peftlab.layers import Adapter, NF4Linear, Wrapper, features, quantise_linears
 from peftlab.methods import METHODS, Method, inject, injected, make
 from peftlab.models import head_parameters, linear_names
 from peftlab.training import Encoded, Loop, Step
@@ -167,7 +167,7 @@ def test_forward_equals_merged(method: Method, bias: bool) -> None:
     assert method.mergeable or not adapters
     before = model(**batch()).logits
     for name, layer in adapters.items():
-        x = torch.randn(2, 5, layer.features.inside, dtype=before.dtype)
+        x = torch.randn(2, 5, features(layer.base).inside, dtype=before.dtype)
         torch.testing.assert_close(layer(x), layer.merged()(x))
         assert (layer(x) - layer.base(x)).abs().max() > 1e-2
         model.set_submodule(name, layer.merged())

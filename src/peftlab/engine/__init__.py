@@ -2,6 +2,7 @@
 
     frozen.py     frozen layers as bare products; query, key and value as one
     updates.py    low-rank updates of such layers beside that product
+    weight.py     a frozen weight and its two products
     attention.py  plain products instead of a CPU's flash kernel
     masks.py      dropout from 16 random bits an element
     position.py   the last block only at the position that the classifier reads
@@ -23,10 +24,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from peftlab.engine.attention import plain_attention
-from peftlab.engine.frozen import FrozenLinear, Joined, onednn_multiplies
+from peftlab.engine.frozen import FrozenLinear, Joined
 from peftlab.engine.heap import give_back, kept_heap, unsearched
 from peftlab.engine.masks import Bits, FastDropout
 from peftlab.engine.position import cut_to_position
+from peftlab.engine.weight import onednn_multiplies
 from peftlab.layers.linear import is_conv1d
 from peftlab.layers.lora import LowRank
 from peftlab.models import state_of

@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from peftlab.engine.beside import side_by_side
-
-if TYPE_CHECKING:
-    from peftlab.engine.frozen import Frozen
-    from peftlab.layers.lora import Pair
+from peftlab.engine.weight import Frozen
+from peftlab.layers.lora import Pair
 
 
 def updated(

@@ -1,6 +1,6 @@
 """What methods are made of: adapters, the LoRA layer, and the frozen base."""
 
-from peftlab.layers.adapter import Adapter, Wrapper, exact, replace_linears
+from peftlab.layers.adapter import Adapter, WeightAdapter, Wrapper, exact, replace_linears
 from peftlab.layers.linear import (
     Features,
     Linear,
@@ -44,6 +44,7 @@ __all__ = [
     "NF4Linear",
     "Pair",
     "Precision",
+    "WeightAdapter",
     "Wrapper",
     "adapter_dtype",
     "add_low_rank",

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterable
+from typing import final
 
 import torch
 from torch import Tensor, nn
 
-from peftlab.layers.linear import Features, Linear, features, is_linear, linear_like, weight_of
+from peftlab.layers.linear import Linear, is_linear, linear_like, weight_of
 
 
 class Wrapper(nn.Module):
@@ -35,15 +36,12 @@ class Wrapper(nn.Module):
 
 
 class Adapter(Wrapper, abc.ABC):
-    """A frozen linear layer `base` plus what a method adds to it.
+    """A frozen linear layer `base` plus what a method adds to it, which a subclass says.
 
     `base` is an `nn.Linear`, a `Conv1D` or a `BaseLinear`; see `peftlab.layers.linear`.
     """
 
-    @property
-    def features(self) -> Features:
-        """The sizes of the layer's input and output."""
-        return features(self.base)
+    base: Linear
 
     @abc.abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -53,11 +51,11 @@ class Adapter(Wrapper, abc.ABC):
     def merged_weight(self, weight: Tensor) -> Tensor:
         """The paper's equation: what a frozen `weight` (out, in) becomes with this adapter."""
 
+    @abc.abstractmethod
     def merged_bias(self) -> Tensor | None:
-        """The bias (out,) of the plain layer: the base's own, for all methods but one."""
-        bias: Tensor | None = self.base.bias  # type: ignore[assignment]  # a linear layer's
-        return bias
+        """The bias (out,) of the plain layer, None if it has none."""
 
+    @final
     def merged(self, weight: Tensor | None = None) -> Linear:
         """The plain layer this adapter equals in eval mode. A new layer; `self` is not touched.
 
@@ -69,10 +67,20 @@ class Adapter(Wrapper, abc.ABC):
             return linear_like(self.base, self.merged_weight(weight), self.merged_bias())
 
     @property
+    @final
     def weight(self) -> Tensor:
         """The base's weight as it is held: some models, T5 among them, ask for its dtype."""
-        weight: Tensor = self.base.weight  # type: ignore[assignment]
+        weight: Tensor = self.base.weight
         return weight
+
+
+class WeightAdapter(Adapter):
+    """An adapter that changes the weight alone and leaves the bias as it is."""
+
+    @final
+    def merged_bias(self) -> Tensor | None:
+        bias: Tensor | None = self.base.bias
+        return bias
 
 
 def exact(weight: Tensor) -> Tensor:

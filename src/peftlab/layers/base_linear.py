@@ -32,9 +32,9 @@ class BaseLinear(nn.Module, abc.ABC):
     def dense(self) -> Tensor:
         """The weight (out, in), as exactly as it is held."""
 
+    @abc.abstractmethod
     def updated(self, x: Tensor) -> Tensor | None:
         """(*batch, in) -> (*batch, out): the output with its adapter's low-rank update.
 
         None, unless the layer was told of the adapter.
         """
-        return None

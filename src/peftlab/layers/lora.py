@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import abc
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftlab.errors import RequestError
-from peftlab.layers.adapter import Adapter
+from peftlab.layers.adapter import WeightAdapter
 from peftlab.layers.base_linear import BaseLinear
 from peftlab.layers.linear import Linear, adapter_dtype, device_of, features
 
@@ -94,10 +94,8 @@ class Pair(NamedTuple):
     scaling: float
 
 
-class LowRank(Adapter):
-    """A linear layer with a low-rank update of its output, and what a method makes of the sum.
-
-    A `BaseLinear` may compute the sum itself, together with that of the layers beside it.
+class LowRank(WeightAdapter):
+    """A linear layer with a low-rank update of its output; `forward` says what is made of the sum.
 
     Attributes:
         dropout: of the update's input.
@@ -109,15 +107,16 @@ class LowRank(Adapter):
     def pair(self) -> Pair:
         """The update as it is now."""
 
-    def finish(self, updated: Tensor) -> Tensor:
-        """(*batch, out) -> the same: the layer's output of x Wᵀ + c + s · dropout(x) Aᵀ Bᵀ."""
-        return updated
+    @final
+    def updated(self, x: Tensor) -> Tensor:
+        """(*batch, in) -> (*batch, out): x Wᵀ + c + s · dropout(x) Aᵀ Bᵀ.
 
-    def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
+        A `BaseLinear` may compute it itself, together with that of the layers beside it.
+        """
         updated = self.base.updated(x) if isinstance(self.base, BaseLinear) else None
         if updated is None:
             updated = add_low_rank(self.base(x), self.dropout(x), *self.pair())
-        return self.finish(updated)
+        return updated
 
 
 class LoRALinear(LowRank):
@@ -142,6 +141,9 @@ class LoRALinear(LowRank):
 
     def pair(self) -> Pair:
         return Pair(self.lora_A, self.lora_B, self.scaling)
+
+    def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
+        return self.updated(x)
 
     def merged_weight(self, weight: Tensor) -> Tensor:  # (out, in) -> (out, in)
         return weight + self.scaling * self.lora_B @ self.lora_A

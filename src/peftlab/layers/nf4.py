@@ -158,6 +158,9 @@ class NF4Linear(BaseLinear):
         result: Tensor = _Product.apply(x, self)  # type: ignore[no-untyped-call]
         return result
 
+    def updated(self, x: Tensor) -> None:
+        return None
+
     def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
         out = self.product(x)
         return out if self.bias is None else out + self.bias.to(out.dtype)

@@ -63,8 +63,7 @@ class BitFit(Method):
             held = next(layer.parameters()).dtype
             if held.itemsize < 4:
                 keep_in_fp32(layer, outputs=held)
-            bias: nn.Parameter = layer.bias  # type: ignore[assignment]  # it has one
-            bias.requires_grad_(True)
+            layer.get_parameter("bias").requires_grad_(True)
 
 
 def _biased(model: PreTrainedModel) -> dict[str, nn.Module]:

@@ -29,6 +29,7 @@ from peftlab.layers import (
     Adapter,
     Linear,
     LoRALinear,
+    WeightAdapter,
     add_low_rank,
     new_pair,
     weight_precision,
@@ -90,7 +91,7 @@ class DeltaLoRA(Method):
                     layer.follow()
 
 
-class DeltaLoRALinear(Adapter):
+class DeltaLoRALinear(WeightAdapter):
     """A linear layer with a low-rank update and, once it follows, the weight's own change."""
 
     def __init__(self, base: Linear, rank: int, scaling: float, delta: float) -> None:

@@ -95,10 +95,10 @@ class DoRALinear(LowRank):
     def pair(self) -> Pair:
         return Pair(self.lora_A, self.lora_B, self.scaling)
 
-    def finish(self, updated: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
+        updated = self.updated(x)
         excess = self.magnitude / self.norm() - 1  # (out,), in fp32
-        bias: Tensor | None = self.base.bias  # type: ignore[assignment]  # a linear layer's
-        scaled: Tensor = _Scaled.apply(updated, excess, bias)  # type: ignore[no-untyped-call]
+        scaled: Tensor = _Scaled.apply(updated, excess, self.base.bias)  # type: ignore[no-untyped-call]
         return scaled
 
     @torch.no_grad()

@@ -145,6 +145,9 @@ class DyLoRALinear(LowRank):
             lora_B = torch.where(rows == b - 1, lora_B, lora_B.detach())
         return Pair(lora_A, lora_B, self.alpha / b)
 
+    def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
+        return self.updated(x)
+
     def merged_weight(self, weight: Tensor) -> Tensor:  # (out, in) -> (out, in)
         b = self.cut
         return weight + self.alpha / b * self.lora_B[:, :b] @ self.lora_A[:b]

@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from peftlab.layers import (
     Adapter,
     Linear,
+    WeightAdapter,
     adapter_dtype,
     base_dtype,
     device_of,
@@ -147,7 +148,7 @@ class Projections(nn.Module):
         return product
 
 
-class VeRALinear(Adapter):
+class VeRALinear(WeightAdapter):
     """A linear layer with the shared pair beside it, scaled by two vectors of its own."""
 
     def __init__(
@@ -160,12 +161,12 @@ class VeRALinear(Adapter):
         rank = shared.vera_A.shape[0]
         like: dict[str, Any] = {"dtype": adapter_dtype(base), "device": device_of(base)}
         self.vera_lambda_d = nn.Parameter(torch.full((rank,), d_initial, **like))
-        self.vera_lambda_b = nn.Parameter(torch.zeros(self.features.outside, **like))
+        self.vera_lambda_b = nn.Parameter(torch.zeros(features(base).outside, **like))
 
     @property
     def pair(self) -> tuple[Tensor, Tensor]:
         """The shared pair cut to this layer: (rank, in), (out, rank)."""
-        inside, outside = self.features
+        inside, outside = features(self.base)
         return self.shared.vera_A[:, :inside], self.shared.vera_B[:outside]
 
     def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
