@@ -48,6 +48,8 @@ def base_of(folder: Path, num_labels: int = 3) -> Any:
         ("dora", {}),
         ("vera", {}),
         ("dylora", {}),
+        ("ia3", {}),
+        ("ia3", {"feedforward": ""}),
     ],
 )
 def test_peft_loads_what_peftlab_saved(
@@ -115,6 +117,7 @@ CONFIGS: dict[str, tuple[type, dict[str, Any]]] = {
     "rslora": (peft.LoraConfig, {**LORA, "use_rslora": True}),
     "dora": (peft.LoraConfig, {**LORA, "use_dora": True}),
     "vera": (peft.VeraConfig, {"r": 5}),
+    "ia3": (peft.IA3Config, {"feedforward_modules": ["intermediate.dense"]}),
     "vera-drawn-again": (peft.VeraConfig, {"r": 5, "save_projection": False}),
 }
 
@@ -161,7 +164,7 @@ def test_a_folder_of_peft_without_its_head_is_refused(tiny_model: Path, tmp_path
         ({"rank_pattern": {"query": 2}}, "rank_pattern"),
         ({"bias": "all"}, "bias='all'"),
         ({"init_lora_weights": "pissa"}, "changes the base itself"),
-        ({"peft_type": "IA3"}, "IA3 is not known here"),
+        ({"peft_type": "LOHA"}, "LOHA is not known here; IA3, LORA and VERA are"),
         ({"r": None}, "lacks r, or it is not int"),
         ({"base_model_name_or_path": None}, "lacks base_model_name_or_path"),
         ({"base_model_name_or_path": "/gone"}, "Say where it lies now with --base"),
@@ -178,14 +181,14 @@ def test_what_no_method_here_computes_is_refused(
         peftlab.load(tmp_path / "theirs")
 
 
-@pytest.mark.parametrize("name", ["lora", "dora", "vera"])
+@pytest.mark.parametrize("name", ["lora", "dora", "vera", "ia3"])
 def test_folders_go_both_ways_on_conv1d(
     name: str, logits: Any, tiny_model: Path, tmp_path: Path
 ) -> None:
     """GPT-2 holds its weights transposed: fan_in_fan_out in PEFT's words."""
     folder = _tiny_gpt2(tiny_model, tmp_path / "gpt2")
     model, tokenizer = peftlab.load_model(str(folder), num_labels=3, precision="fp32")
-    settings = {"rank": 3} if name != "vera" else {"rank": 5}
+    settings = {"vera": {"rank": 5}, "ia3": {}}.get(name, {"rank": 3})
     peftlab.inject(model, make(name, settings | {"targets": "query,ffn-in"}))
     torch.manual_seed(1)
     with torch.no_grad():

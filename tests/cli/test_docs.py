@@ -18,7 +18,7 @@ import peftlab
 from peftlab.api.listings import shown
 from peftlab.cli import app
 from peftlab.layers import Adapter
-from peftlab.methods import METHODS
+from peftlab.methods import METHODS, InPeft
 from peftlab.tasks import built_in
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +51,7 @@ def test_every_method_has_a_card_with_its_settings() -> None:
         card = (ROOT / "docs" / "methods" / f"{name}.md").read_text(encoding="utf-8")
         assert card.startswith(f"# {name}\n")
         assert method.paper.removeprefix("arXiv:") in card
+        assert ("in HF PEFT's layout" in card) == issubclass(method, InPeft), name
         for setting, default in method().settings.items():
             row = re.search(rf"^\| `{setting}` \| `?([^|`]+)`? \|", card, re.MULTILINE)
             assert row is not None, f"{name}: {setting}"

@@ -41,6 +41,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     "vera": {"rank": 15, "targets": "all-linear"},
     "lora-fa": {**LOW_RANK, "correct_gradient": True},
     "qlora": LOW_RANK,
+    "ia3": {"targets": "key,value,ffn-in"},
     "dylora": LOW_RANK,
     "lora-drop": LOW_RANK,
     "delta-lora": LOW_RANK,
@@ -57,6 +58,7 @@ ROBERTA_BASE = {
     "vera": 43_008,
     "lora-fa": 147_456,
     "qlora": 294_912,
+    "ia3": 12 * (768 + 768 + 3072),
     "dylora": 294_912,
     "lora-drop": 294_912,  # in stage 1; what is shared in stage 2 depends on the data
     "delta-lora": 294_912,

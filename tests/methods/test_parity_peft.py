@@ -11,7 +11,7 @@ from typing import Any
 import peft.optimizers.lorafa
 import pytest
 import torch
-from peft import PEFT_TYPE_TO_CONFIG_MAPPING, get_peft_model
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING, IA3Config, get_peft_model
 from peft.optimizers import create_lorafa_optimizer, create_loraplus_optimizer
 from torch import Tensor, nn
 from transformers import (
@@ -37,12 +37,15 @@ NAMES = {
     "magnitude": "lora_magnitude_vector.default.weight",
     "vera_lambda_d": "vera_lambda_d.default",
     "vera_lambda_b": "vera_lambda_b.default",
+    "output_scale": "ia3_l.default",
+    "input_scale": "ia3_l.default",
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "lora": {"rank": 3, "alpha": 5.0},
     "lora rank-stabilised": {"rank": 3, "alpha": 5.0, "rank_stabilised": True},
     "dora": {"rank": 3, "alpha": 5.0},
     "vera": {"rank": 6, "d_initial": 0.2, "projection_seed": 0},
+    "ia3": {},
 }
 
 
@@ -97,8 +100,8 @@ def same_start(model: PreTrainedModel, reference: Any) -> dict[str, tuple[Any, A
     with torch.no_grad():
         for ours, theirs in found.values():
             ours.add_(0.2 * torch.randn_like(ours))
-            assert theirs.shape == ours.shape
-            theirs.copy_(ours)
+            assert theirs.squeeze().shape == ours.shape  # a vector may be one row or column there
+            theirs.copy_(ours.view_as(theirs))
     return found
 
 
@@ -117,7 +120,7 @@ def test_outputs_and_all_gradients_are_pefts(row: str, kind: str) -> None:
     method = make(row.split()[0], SETTINGS[row] | {"targets": TARGETS})
     model, reference = inject(base(kind), method), in_peft(method, kind)
     found = same_start(model, reference)
-    per_layer = 3 if method.name == "dora" else 2
+    per_layer = {"dora": 3, "ia3": 1}.get(method.name, 2)
     assert len(found) == per_layer * (8 if kind == "bert" else 6)
     results = []
     for one in (model, reference):
@@ -127,7 +130,7 @@ def test_outputs_and_all_gradients_are_pefts(row: str, kind: str) -> None:
     torch.testing.assert_close(results[0], results[1])
     for name, (ours, theirs) in found.items():
         assert ours.grad.abs().max() > 1e-6, name
-        torch.testing.assert_close(ours.grad, theirs.grad)
+        torch.testing.assert_close(ours.grad, theirs.grad.squeeze())
     assert (loss_of(base(kind))[1] - logits).abs().max() > 1e-2
 
 
@@ -162,7 +165,7 @@ def ten_steps_are_equal(
             optimizer.step()
             optimizer.zero_grad()
         for name, (ours, theirs) in found.items():
-            torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
+            torch.testing.assert_close(ours, theirs.squeeze(), rtol=1e-6, atol=1e-9)
             assert torch.equal(ours, start[name]) == name.endswith(fixed), name
 
 
@@ -176,6 +179,22 @@ def test_steps_of_lora_plus_are_pefts_optimizers() -> None:
         reference, torch.optim.AdamW, lr=1e-3, loraplus_lr_ratio=4.0, loraplus_weight_decay=0.1
     )
     ten_steps_are_equal(method, (model, reference), (ours, theirs))
+
+
+def test_steps_of_ia3_are_pefts() -> None:
+    """Which inputs are scaled is said here in PEFT's words, as its users do."""
+    method = make("ia3")
+    model = inject(base("bert"), method)
+    ffn = r".*layer\.\d+\.output\.dense"
+    asked = IA3Config(target_modules=rf".*\.(key|value)|{ffn}", feedforward_modules=ffn)
+    reference = get_peft_model(base("bert"), asked).double()
+    freeze_head(model, reference)
+    ours = method.make_optimizer(method.parameter_groups(model, 1e-2, 1.0, 0.1))
+    theirs = torch.optim.AdamW(
+        [p for p in reference.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.0
+    )
+    ten_steps_are_equal(method, (model, reference), (ours, theirs))
+    torch.testing.assert_close(loss_of(model)[1], loss_of(reference)[1])
 
 
 def test_steps_of_corrected_lora_fa_are_pefts_optimizers(monkeypatch: pytest.MonkeyPatch) -> None:
