@@ -23,7 +23,15 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from peftlab.layers import Adapter, Linear, adapter_dtype, device_of, features, held_dtype
+from peftlab.layers import (
+    Adapter,
+    Linear,
+    WeightAdapter,
+    adapter_dtype,
+    base_dtype,
+    device_of,
+    features,
+)
 from peftlab.methods.base import STRICT, adapt
 from peftlab.methods.peft import PREFIX, InPeft
 from peftlab.methods.registry import register
@@ -110,11 +118,11 @@ class ScaledOutput(Adapter):
         return weight * self.output_scale[:, None]
 
     def merged_bias(self) -> Tensor | None:
-        bias = super().merged_bias()
-        return None if bias is None else (bias * self.output_scale).to(held_dtype(self.base))
+        bias: Tensor | None = self.base.bias
+        return None if bias is None else (bias * self.output_scale).to(base_dtype(self.base))
 
 
-class ScaledInput(Adapter):
+class ScaledInput(WeightAdapter):
     """A linear layer whose inputs have a factor each."""
 
     def __init__(self, base: Linear) -> None:
