@@ -1,7 +1,8 @@
 """A task: texts with labels, split into train and dev, and the metrics that judge a model on it.
 
-Tasks come from three places, all of which end in the same plain value, `Task`: the built-in
-synthetic ones (one file each in this folder), GLUE (glue.py) and a user's own file (file.py).
+Tasks come from four places, all of which end in the same plain value, `Task`: the built-in
+synthetic ones (one file each in builtin/), GLUE (glue/), a user's own file (files/) and any data
+set of the hub (hub/).
 """
 
 from __future__ import annotations
