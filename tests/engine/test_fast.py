@@ -31,7 +31,7 @@ EXTRA: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), GROUPED),
 }
 CAUSAL = {"gpt2", "llama", "mistral", "qwen2", "qwen3"}
-OWN_ATTENTION = {"deberta-v2", "mpnet", "modernbert"}  # in their own code
+OWN_ATTENTION = {"deberta-v2", "mpnet"}  # in their own code
 
 
 needs_bf16 = pytest.mark.skipif(

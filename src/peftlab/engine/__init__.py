@@ -52,8 +52,7 @@ def fast(model: Any, enabled: bool = True) -> Iterator[None]:
             undo.callback(setattr, state, "fast", False)
             if model.device.type == "cpu":
                 _for_cpu(model, undo)
-            for handle in cut_to_position(model):
-                undo.callback(handle.remove)
+            cut_to_position(model, undo)
         yield
 
 

@@ -18,8 +18,7 @@ from torch.nn import functional as F
 from peftlab.engine.beside import side_by_side
 from peftlab.engine.updates import updated
 from peftlab.engine.weight import Frozen
-from peftlab.layers.base_linear import BaseLinear
-from peftlab.layers.linear import features, is_conv1d, weight_of
+from peftlab.layers.linear import BaseLinear, features, is_conv1d, weight_of
 from peftlab.layers.lora import LowRank
 
 

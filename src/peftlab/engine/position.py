@@ -10,7 +10,7 @@ it saves a tenth of the work.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 from torch import nn
@@ -19,31 +19,17 @@ from peftlab.engine.attention import ASKED
 from peftlab.models import architecture_of
 
 
-def cut_to_position(model: Any) -> Iterator[Any]:
-    """Hook the last block of `model`, if the first position is all that its head reads.
-
-    Yields:
-        Handles, whose `remove` undoes it.
-    """
+def cut_to_position(model: Any, undo: ExitStack) -> None:
+    """Hook the last block of `model`, if the first position is all that its head reads."""
     row = architecture_of(model)
     layers, is_classifier = row.layers, type(model).__name__.endswith("ForSequenceClassification")
     if not (is_classifier and row.classifier_reads == "first" and layers and layers.attention_norm):
         return
-    attention, _, _ = layers.query.rpartition(r"\.")
-    yield _Asked(_last(model, attention))
+    attention = _last(model, layers.query.rpartition(r"\.")[0])
+    setattr(attention, ASKED, 1)
+    undo.callback(delattr, attention, ASKED)
     for pattern in (layers.attention_output, layers.attention_norm):
-        yield _last(model, pattern).register_forward_pre_hook(_first_position)
-
-
-class _Asked:
-    """Lets a module of attention know that its first output is all that is read."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        setattr(module, ASKED, 1)
-
-    def remove(self) -> None:
-        delattr(self.module, ASKED)
+        undo.callback(_last(model, pattern).register_forward_pre_hook(_first_position).remove)
 
 
 def _last(model: nn.Module, pattern: str) -> nn.Module:

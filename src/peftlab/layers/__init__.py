@@ -2,7 +2,6 @@
 
 from peftlab.layers.adapter import Adapter, WeightAdapter, Wrapper, exact, replace_linears
 from peftlab.layers.linear import (
-    Features,
     Linear,
     adapter_dtype,
     base_dtype,
@@ -37,7 +36,6 @@ from peftlab.layers.precision import (
 __all__ = [
     "FP32",
     "Adapter",
-    "Features",
     "Linear",
     "LoRALinear",
     "LowRank",

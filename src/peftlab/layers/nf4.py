@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftlab.layers.base_linear import BaseLinear
+from peftlab.layers.linear import BaseLinear
 
 # bitsandbytes, which transformers imports too, warns of optional kernels that nothing here uses
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -25,7 +25,7 @@ from peftlab.models.load import (
 )
 from peftlab.models.padding import agree_on_padding, check_batches
 from peftlab.models.quiet import quiet
-from peftlab.models.state import State, TaskCard, precision_of, state_of
+from peftlab.models.state import TaskCard, precision_of, state_of
 from peftlab.models.targets import (
     LOGICAL,
     Targets,
@@ -42,7 +42,6 @@ __all__ = [
     "BUNDLED",
     "LOGICAL",
     "Source",
-    "State",
     "Targets",
     "TaskCard",
     "Unit",
