@@ -48,6 +48,8 @@ def base_of(folder: Path, num_labels: int = 3) -> Any:
         ("dora", {}),
         ("vera", {}),
         ("dylora", {}),
+        ("pissa", {}),
+        ("pissa", {"alpha": 5.0, "niter": 4}),
         ("ia3", {}),
         ("ia3", {"feedforward": ""}),
     ],
@@ -148,6 +150,35 @@ def _theirs(name: str, folder: Path) -> tuple[Any, Any]:
     return theirs.eval(), tokenizer
 
 
+def test_pefts_pissa_is_lora_once_it_is_converted(
+    logits: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    """As PEFT converts it; the head, which it leaves out then, is put back."""
+    _, tokenizer = peftlab.load_model(str(tiny_model), num_labels=3)
+    asked = peft.LoraConfig(
+        **LORA, init_lora_weights="pissa", target_modules=TARGETS, task_type="SEQ_CLS"
+    )
+    theirs = peft.get_peft_model(base_of(tiny_model), asked)
+    theirs.peft_config["default"].init_lora_weights = True
+    theirs.save_pretrained(tmp_path / "start")
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    wanted = logits(theirs.eval(), tokenizer)
+    theirs.save_pretrained(
+        tmp_path / "theirs", path_initial_model_for_weight_conversion=str(tmp_path / "start")
+    )
+    theirs.save_pretrained(tmp_path / "whole")
+    files = [tmp_path / name / "adapter_model.safetensors" for name in ("whole", "theirs")]
+    whole, converted = map(load_file, files)
+    assert "base_model.model.classifier.weight" in whole.keys() - converted.keys()
+    save_file(whole | converted, files[1])
+    ours, _ = peftlab.load(tmp_path / "theirs", precision="fp32")
+    assert ours.peftlab_method.settings["rank"] == 2 * LORA["r"]
+    torch.testing.assert_close(logits(ours, tokenizer), wanted, rtol=0, atol=1e-5)
+
+
 def test_a_folder_of_peft_without_its_head_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     theirs, _ = _theirs("lora", tiny_model)
     theirs.save_pretrained(tmp_path / "theirs")
@@ -181,7 +212,7 @@ def test_what_no_method_here_computes_is_refused(
         peftlab.load(tmp_path / "theirs")
 
 
-@pytest.mark.parametrize("name", ["lora", "dora", "vera", "ia3"])
+@pytest.mark.parametrize("name", ["lora", "dora", "vera", "ia3", "pissa"])
 def test_folders_go_both_ways_on_conv1d(
     name: str, logits: Any, tiny_model: Path, tmp_path: Path
 ) -> None:

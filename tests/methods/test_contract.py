@@ -36,6 +36,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     "bitfit": {},
     "houlsby": {"size": 5},
     "lora": LOW_RANK,
+    "pissa": LOW_RANK,
     "lora-plus": {**LOW_RANK, "ratio": 4.0},
     "dora": LOW_RANK,
     "vera": {"rank": 15, "targets": "all-linear"},
@@ -53,6 +54,7 @@ ROBERTA_BASE = {
     "bitfit": 102_144,
     "houlsby": 2_379_264 + 38_400,  # two bottlenecks of 64 a layer, and the norms
     "lora": 294_912,
+    "pissa": 294_912,
     "lora-plus": 294_912,
     "dora": 313_344,
     "vera": 43_008,

@@ -11,7 +11,7 @@ from typing import Any
 import peft.optimizers.lorafa
 import pytest
 import torch
-from peft import PEFT_TYPE_TO_CONFIG_MAPPING, IA3Config, get_peft_model
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING, IA3Config, LoraConfig, get_peft_model
 from peft.optimizers import create_lorafa_optimizer, create_loraplus_optimizer
 from torch import Tensor, nn
 from transformers import (
@@ -22,8 +22,9 @@ from transformers import (
     PreTrainedModel,
 )
 
-from peftlab.layers import Adapter, Wrapper
+from peftlab.layers import Adapter, Wrapper, weight_of
 from peftlab.methods import METHODS, InPeft, Method, inject, make
+from peftlab.methods.pissa import principal
 from peftlab.training.loop import Step
 
 # PEFT asks transformers by a name that transformers has given up
@@ -148,7 +149,7 @@ def test_veras_projections_are_pefts_draw_bit_for_bit(kind: str) -> None:
 def freeze_head(*models: Any) -> None:
     for model in models:
         for name, parameter in model.named_parameters():
-            if "classifier" in name or "pooler" in name:
+            if any(part in name for part in ("classifier", "pooler", "score")):
                 parameter.requires_grad_(False)
 
 
@@ -212,7 +213,55 @@ def test_steps_of_corrected_lora_fa_are_pefts_optimizers(monkeypatch: pytest.Mon
     ten_steps_are_equal(method, (model, reference), (ours, theirs), fixed="lora_A")
 
 
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_steps_of_pissa_are_pefts(kind: str) -> None:
+    """PEFT decomposes in fp32 and moves the base; here it stays, and the sums are the same."""
+    method = make("pissa", {"rank": 3, "alpha": 5.0, "targets": TARGETS})
+    model = inject(base(kind).float(), method).double()
+    layers = {n: layer for n, layer in model.named_modules() if isinstance(layer, Adapter)}
+    asked = LoraConfig(
+        r=3, lora_alpha=5.0, init_lora_weights="pissa", target_modules=list(layers),
+        fan_in_fan_out=kind == "gpt2",
+    )  # fmt: skip
+    reference = get_peft_model(base(kind).float(), asked).double()
+    freeze_head(model)
+    models = (model, reference)
+    start = loss_of(base(kind).float().double())[1]
+    for one in models:
+        torch.testing.assert_close(loss_of(one)[1], start, rtol=0, atol=1e-6)
+        # a singular vector's sign is free, and both are the same to AdamW; its large ε keeps
+        # rounding, PEFT's of the rest in fp32, from deciding on the direction of a step
+        trained = [p for p in one.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=0.02, eps=1e-3, weight_decay=0.0)
+        for index in range(10):
+            loss_of(one, index)[0].backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    logits = [loss_of(one)[1] for one in models]
+    torch.testing.assert_close(logits[0], logits[1], rtol=0, atol=1e-5)
+    assert (logits[0] - start).abs().max() > 1e-2
+    for name, layer in layers.items():
+        theirs = reference.base_model.model.get_submodule(name)
+        wanted = theirs.base_layer.weight + theirs.get_delta_weight("default")
+        wanted = wanted.T if kind == "gpt2" else wanted
+        weight = weight_of(layer.base)
+        torch.testing.assert_close(layer.merged_weight(weight), wanted, rtol=0, atol=1e-5)
+        assert (wanted - weight).abs().max() > 1e-3
+        assert torch.equal(weight, weight_of(base(kind).float().get_submodule(name)).double())
+
+
+def test_pissas_randomised_decomposition_finds_the_same_part() -> None:
+    torch.manual_seed(0)
+    left, right = (torch.linalg.qr(torch.randn(n, 8))[0] for n in (12, 20))
+    weight = left @ torch.diag(2.0 ** -torch.arange(8)) @ right.T
+    products = [b @ a for a, b in (principal(weight, 3, niter) for niter in (None, 16))]
+    torch.testing.assert_close(products[0], products[1])
+    rest = torch.linalg.matrix_norm(weight - products[0], ord=2)
+    torch.testing.assert_close(rest, torch.tensor(2.0**-3))
+    assert make("pissa", {"rank": 3}).scaling == 1.0  # the paper's, whatever the rank
+
+
 def test_every_method_that_peft_has_is_compared_here() -> None:
-    compared = {row.split()[0] for row in SETTINGS} | {"lora-plus", "lora-fa"}
+    compared = {row.split()[0] for row in SETTINGS} | {"lora-plus", "lora-fa", "pissa"}
     as_lora = {"qlora", "dylora"}  # their layers are LoRA's: tests/methods/test_oracles.py
     assert compared | as_lora == {n for n, m in METHODS.items() if issubclass(m, InPeft)}
