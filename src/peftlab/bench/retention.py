@@ -25,7 +25,7 @@ def room_mib(missing: Sequence[Cell], keep: Keep) -> float:
     whole = {
         (cell.task.name, cell.method.label)
         for cell in missing
-        if METHODS[cell.method.name].keeps_whole_model
+        if METHODS[cell.method.name].saves_full_weights
     }
     if keep == "none" or not whole:
         return 0.0
@@ -41,7 +41,7 @@ def drop_beaten(store: Store, records: Sequence[Record], keep: Keep) -> None:
     """
     rows: dict[str, list[Record]] = {}
     for record in records:
-        whole = METHODS[record.method.name].keeps_whole_model
+        whole = METHODS[record.method.name].saves_full_weights
         kept = store.adapter(record.cell).is_dir()
         if kept and record.status == "done" and (whole or keep == "best"):
             rows.setdefault(row_of(record), []).append(record)

@@ -10,7 +10,6 @@ import io
 import re
 import signal
 import sys
-import traceback
 from typing import NoReturn
 
 import typer
@@ -19,6 +18,7 @@ from peftlab.cli.adapters import export, merge, predict
 from peftlab.cli.compare import compare
 from peftlab.cli.doctor import doctor
 from peftlab.cli.listings import methods, models, tasks
+from peftlab.cli.options import with_debug, with_plugins
 from peftlab.cli.report import report
 from peftlab.cli.train import train
 from peftlab.errors import RequestError
@@ -31,12 +31,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-COMMANDS = (
-    *(compare, train, predict, merge, export),
-    *(report, methods, tasks, models, doctor),
-)
-for command in COMMANDS:
-    app.command()(command)
+for command in (compare, train, predict, merge, export, methods):
+    app.command()(with_debug(with_plugins(command)))
+for command in (report, tasks, models, doctor):
+    app.command()(with_debug(command))
 
 
 @app.callback(invoke_without_command=True)
@@ -51,9 +49,7 @@ def root(
 
 
 def main() -> None:
-    """Run the command line; never a traceback without --debug."""
-    debug = "--debug" in sys.argv
-    sys.argv = [word for word in sys.argv if word != "--debug"]
+    """Run the command line; an error ends in words, and with --debug in a traceback before them."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that contexts close behind it
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # an ASCII terminal shows ? for what it lacks
@@ -61,23 +57,25 @@ def main() -> None:
     try:
         app()
     except RequestError as error:
-        _explain(f"error: {_short(str(error))}", debug)
-        sys.exit(2)
+        _end(2, f"error: {_short(str(error))}")
     except BrokenPipeError:
         sys.exit(1)
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
-            _unforeseen(error, debug)
-        _explain(f"error: {_short(str(error.filename))} can't be used: the name is too long", debug)
-        sys.exit(2)
+            _unforeseen(error)
+        _end(2, f"error: {_short(str(error.filename))} can't be used: the name is too long")
     except Exception as error:
-        _unforeseen(error, debug)
+        _unforeseen(error)
 
 
-def _unforeseen(error: Exception, debug: bool) -> NoReturn:
-    text = f"error inside peftlab: {type(error).__name__}: {_short(str(error))}"
-    _explain(text if debug else f"{text}\nrun it again with --debug for a traceback", debug)
-    sys.exit(1)
+def _unforeseen(error: Exception) -> NoReturn:
+    hint = "" if "--debug" in sys.argv else "\nrun it again with --debug for a traceback"
+    _end(1, f"error inside peftlab: {type(error).__name__}: {_short(str(error))}{hint}")
+
+
+def _end(code: int, text: str) -> NoReturn:
+    print(text, file=sys.stderr)
+    sys.exit(code)
 
 
 def _short(text: str) -> str:
@@ -87,9 +85,3 @@ def _short(text: str) -> str:
     'unknown model xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx… (5000 characters)'
     """
     return re.sub(r"\S{300,}", lambda word: f"{word[0][:40]}… ({len(word[0])} characters)", text)
-
-
-def _explain(text: str, debug: bool) -> None:
-    if debug:
-        traceback.print_exc()
-    print(text, file=sys.stderr)

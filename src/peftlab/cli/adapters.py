@@ -26,8 +26,6 @@ def predict(
     device: Annotated[str, Option(help="auto, cpu, cuda or mps.")] = "auto",
     fast: options.Fast = None,
     quiet: options.Quiet = False,
-    plugin: options.Plugins = None,
-    debug: options.Debug = False,
 ) -> None:
     """Answer every row of a file: its columns again, a prediction, and a score for each class."""
     from rich.console import Console
@@ -51,8 +49,6 @@ def merge(
     adapter: Adapter,
     out: Annotated[Path, Option(help="A new folder for the model.")],
     base: Base = None,
-    plugin: options.Plugins = None,
-    debug: options.Debug = False,
 ) -> None:
     """Merge an adapter into its base, as a plain transformers folder.
 
@@ -76,8 +72,6 @@ def export(
     to: Annotated[Path, Option(help="Folder for the adapter.")],
     task: Annotated[Text, Option(help="Which task's, if there are several.")] = None,
     method: Annotated[Text, Option(help="The row to take; default: the winner.")] = None,
-    plugin: options.Plugins = None,
-    debug: options.Debug = False,
 ) -> None:
     """Copy the winner's adapter out of a comparison, once it has reached its score again.
 

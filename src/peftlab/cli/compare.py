@@ -35,7 +35,6 @@ def compare(
     rerun: Annotated[bool, Option("--rerun", help="Run done cells again.")] = False,
     json_: Annotated[bool, Option("--json", help="One JSON document on stdout.")] = False,
     quiet: options.Quiet = False,
-    debug: options.Debug = False,
 ) -> None:
     """Train every method on every task with every seed, and compare them.
 

@@ -7,12 +7,9 @@ from typing import Annotated
 
 import typer
 
-from peftlab.cli import options
-
 
 def methods(
     name: Annotated[str | None, typer.Argument(help="Show this one's settings.")] = None,
-    plugin: options.Plugins = None,
 ) -> None:
     """List the methods: what each trains, how much of RoBERTa-base, and its paper."""
     from rich.console import Console

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args
@@ -19,31 +20,12 @@ Option = typer.Option
 Text = str | None
 
 
-def _load_plugins(files: list[Path] | None) -> list[Path] | None:
-    """Before the command begins, so that its request finds the methods."""
-    if files:
-        from peftlab.api.request import load_plugin
-
-        for file in files:
-            load_plugin(file)
-    return files
-
-
 Device = Annotated[Text, Option(help="auto, cpu, cuda or mps.")]
 Fast = Annotated[
     bool | None,
     Option("--fast/--no-fast", help="Fast kernels, or the plain path with the same results."),
 ]
-Plugins = Annotated[
-    list[Path] | None,
-    Option(
-        "--plugin",
-        callback=_load_plugins,
-        help="A Python file that registers methods of your own; may be repeated.",
-    ),
-]
 Quiet = Annotated[bool, Option("--quiet", help="No progress.")]
-Debug = Annotated[bool, Option("--debug", help="Tracebacks.")]
 
 
 LONGEST_SEED = 10  # digits
@@ -69,14 +51,67 @@ def with_request(command: Callable[..., None]) -> Callable[..., None]:
         command(**arguments, asked=asked)
 
     own = inspect.signature(command, eval_str=True).parameters.values()
-    parameters = [
-        option.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for given in own
-        for option in (shared if given.name == "asked" else [given])
-    ]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return _signed(
+        run, [one for given in own for one in (shared if given.name == "asked" else [given])]
+    )
+
+
+def with_debug(command: Callable[..., None]) -> Callable[..., None]:
+    """`command` with `--debug`, which shows where an error came from."""
+
+    @functools.wraps(command)
+    def run(debug: bool, **arguments: Any) -> None:
+        try:
+            command(**arguments)
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception:
+            if debug:
+                traceback.print_exc()
+            raise
+
+    return _with(
+        run, command, _keyword("debug", False, bool, Option("--debug", help="Tracebacks."))
+    )
+
+
+def with_plugins(command: Callable[..., None]) -> Callable[..., None]:
+    """`command` with `--plugin`, whose methods are known before it begins."""
+
+    @functools.wraps(command)
+    def run(plugin: list[Path] | None, **arguments: Any) -> None:
+        if plugin:
+            from peftlab.api.request import load_plugin
+
+            for file in plugin:
+                load_plugin(file)
+        command(**arguments)
+
+    words = "A Python file that registers methods of your own; may be repeated."
+    option = Option("--plugin", help=words)
+    return _with(run, command, _keyword("plugin", None, list[Path] | None, option))
+
+
+def _with(
+    run: Callable[..., None], command: Callable[..., None], option: inspect.Parameter
+) -> Callable[..., None]:
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    return _signed(run, [*own, option])
+
+
+def _signed(run: Callable[..., None], parameters: list[inspect.Parameter]) -> Callable[..., None]:
+    """`run` as typer shall see it: called with these parameters, all by their names."""
+    named = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in parameters]
+    run.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in named}
     return run
+
+
+def _keyword(name: str, default: Any, kind: Any, option: Any) -> inspect.Parameter:
+    annotation = Annotated[kind, option]
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+    )
 
 
 def _shared(
@@ -107,7 +142,6 @@ def _shared(
         list[str] | None,
         Option("--set", help="METHOD.FIELD=VALUE or training.FIELD=VALUE; may be repeated."),
     ] = None,
-    plugin: Plugins = None,
     **training: Any,
 ) -> Asked:
     """What compare and train ask alike; `training` has an option for each of its settings."""
@@ -131,10 +165,7 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
     kinds = _kinds(field.annotation)
     kind: Any = next((one for one in (bool, int, float) if one in kinds), str)
     flags = f"--{word}/--no-{word}" if kind is bool else f"--{word}"
-    annotation = Annotated[kind | None, Option(flags, help=field.description)]
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
-    )
+    return _keyword(name, None, kind | None, Option(flags, help=field.description))
 
 
 def _kinds(annotation: Any) -> set[Any]:

@@ -25,7 +25,6 @@ def report(
     svg: Annotated[
         bool, typer.Option("--svg/--no-svg", help="Write the figures as SVG too.")
     ] = True,
-    debug: Annotated[bool, typer.Option("--debug", help="Tracebacks.")] = False,
 ) -> None:
     """Rebuild the table and the page of a folder from its records.
 

@@ -20,7 +20,6 @@ def train(
     *,
     asked: options.Asked,
     quiet: options.Quiet = False,
-    debug: options.Debug = False,
 ) -> None:
     """Train one method on one task, and write its adapter to a folder.
 

@@ -59,7 +59,7 @@ class Method(abc.ABC, metaclass=Explained):
         head_alone: whether the head is all that is trained: its rate is then `lr`.
         mergeable: whether the adapted layers equal plain ones.
         base_precision: the precision that the base must be held in, if the method needs one.
-        keeps_whole_model: whether what is saved is as large as the model itself.
+        saves_full_weights: whether what is saved is as large as the model itself.
     """
 
     name: ClassVar[str]
@@ -70,7 +70,7 @@ class Method(abc.ABC, metaclass=Explained):
     head_alone: ClassVar[bool] = False
     mergeable: ClassVar[bool] = True
     base_precision: ClassVar[str | None] = None
-    keeps_whole_model: ClassVar[bool] = False
+    saves_full_weights: ClassVar[bool] = False
 
     @property
     def settings(self) -> dict[str, Any]:

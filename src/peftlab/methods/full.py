@@ -30,7 +30,7 @@ class FullFineTuning(Method):
     paper: ClassVar[str] = "baseline"
     default_lr: ClassVar[float] = 2.5e-5
     base_precision: ClassVar[str | None] = "fp32"
-    keeps_whole_model: ClassVar[bool] = True
+    saves_full_weights: ClassVar[bool] = True
 
     def inject(self, model: PreTrainedModel) -> None:
         model.requires_grad_(True)
