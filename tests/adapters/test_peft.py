@@ -175,7 +175,7 @@ def test_pefts_pissa_is_lora_once_it_is_converted(
     assert "base_model.model.classifier.weight" in whole.keys() - converted.keys()
     save_file(whole | converted, files[1])
     ours, _ = peftlab.load(tmp_path / "theirs", precision="fp32")
-    assert ours.peftlab_method.settings["rank"] == 2 * LORA["r"]
+    assert injected(ours).settings["rank"] == 2 * LORA["r"]
     torch.testing.assert_close(logits(ours, tokenizer), wanted, rtol=0, atol=1e-5)
 
 

@@ -38,7 +38,7 @@ def test_a_folder_that_holds_something_else_is_refused_before_training(
 ) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     model, tokenizer = peftlab.load_model(str(tiny_model))
-    monkeypatch.setattr("peftlab.api.train.run", lambda *_: pytest.fail("it was trained"))
+    monkeypatch.setattr("peftlab.api.train.train_model", lambda *_: pytest.fail("it was trained"))
     with pytest.raises(peftlab.RequestError, match=r"not an adapter of peftlab's \(thesis\.txt\)"):
         peftlab.train(model, tokenizer, tiny_task, "lora", out=tmp_path, **FAST)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
@@ -50,6 +50,6 @@ def test_a_base_that_can_not_be_named_is_refused_before_training(
     model, tokenizer = peftlab.load_model(str(tiny_model))
     state_of(model).source = None
     model.name_or_path = ""
-    monkeypatch.setattr("peftlab.api.train.run", lambda *_: pytest.fail("it was trained"))
+    monkeypatch.setattr("peftlab.api.train.train_model", lambda *_: pytest.fail("it was trained"))
     with pytest.raises(peftlab.RequestError, match="this model's base is not known"):
         peftlab.train(model, tokenizer, tiny_task, "lora", out=tmp_path / "a", **FAST)
