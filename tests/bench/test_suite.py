@@ -18,7 +18,7 @@ from peftlab.bench.suite import (
     merged_request,
 )
 from peftlab.errors import RequestError
-from peftlab.methods import make, parse_methods
+from peftlab.methods import METHODS, make, parse_methods
 from peftlab.settings import Training
 from peftlab.tasks import Examples
 
@@ -29,6 +29,8 @@ def test_the_empty_request_is_the_demo() -> None:
     assert suite.model == "minilm"
     assert suite.tasks == DEMO_TASKS
     assert [make(variant.name).name for variant in suite.methods] == DEMO_METHODS
+    asked = make_suite(tasks=["similarity"]).methods
+    assert [variant.name for variant in asked] == list(METHODS)
     assert len(DEMO_METHODS) == 13  # as README says; a new method is not in the demo by itself
     assert suite.seeds == [0, 1]
     assert suite.training.epochs == DEMO_EPOCHS

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from peftlab.errors import JSON_ERRORS, RequestError, explain, unknown
-from peftlab.methods import Method, parse_method, parse_value
+from peftlab.methods import METHODS, Method, parse_method, parse_value
 from peftlab.naming import slug
 from peftlab.settings import STRICT, Rate, Training
 from peftlab.tasks import Task, names
@@ -81,7 +81,7 @@ class Suite(_Request):
         default_factory=lambda: list[str | Task](DEMO_TASKS), min_length=1
     )
     methods: list[Variant] = Field(
-        default_factory=lambda: [Variant.model_validate(name) for name in DEMO_METHODS],
+        default_factory=lambda: [Variant.model_validate(name) for name in METHODS],
         min_length=1,
     )
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(default=DEMO_SEEDS, min_length=1)
@@ -100,8 +100,9 @@ def make_suite(**request: Any) -> Suite:
     """
     request = {key: value for key, value in request.items() if value is not None}
     _check_types(request)
-    if not {"model", "tasks", "methods", "data"} & request.keys():
+    if _is_demo(request):
         request["training"] = {"epochs": DEMO_EPOCHS} | request.get("training", {})
+        request["methods"] = DEMO_METHODS
     if "data" in request and "tasks" in request:
         raise RequestError("give either tasks by name or your own data, not both")
     if "name" not in request:
@@ -110,6 +111,11 @@ def make_suite(**request: Any) -> Suite:
         return Suite.model_validate(request)
     except ValidationError as error:
         raise explain(error, "the suite", _fields_near(error)) from None
+
+
+def _is_demo(request: dict[str, Any]) -> bool:
+    """Whether nothing is asked for but how to train."""
+    return all(request.get(key) is None for key in ("model", "tasks", "methods", "data"))
 
 
 def merged_request(file: Path | None, request: dict[str, Any], sets: Iterable[str] = ()) -> Suite:
@@ -211,7 +217,7 @@ def _changed(method: Method) -> dict[str, Any]:
 def _set_on_method(request: dict[str, Any], owner: str, field: str, value: Any) -> None:
     methods = [
         parse_method(method) if isinstance(method, str) else dict(method)
-        for method in request.get("methods") or DEMO_METHODS
+        for method in request.get("methods") or (DEMO_METHODS if _is_demo(request) else METHODS)
     ]
     owners = list(dict.fromkeys(method["name"] for method in methods))
     if owner not in owners:
