@@ -188,7 +188,7 @@ def test_defaults_are_resolved_by_method_task_and_model(tiny_model: Path) -> Non
     head, full = resolve(suite(tiny_model, methods=["head", "full"])).cells
     assert full.training.lr == peftlab.FullFineTuning().lr_at(32)
     assert full.training.head_lr == peftlab.FullFineTuning.default_head_lr
-    assert full.precision == "fp32"
+    assert full.precision.base == "fp32"
     assert head.training.max_length == 64  # the model takes no more
     asked = suite(tiny_model, methods=[{"name": "lora", "lr": 0.5}, "head"], training={"lr": 0.25})
     lora, head = resolve(asked).cells
