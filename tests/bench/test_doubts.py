@@ -8,13 +8,10 @@ import pytest
 
 from peftlab.bench.doubts import doubts
 from peftlab.tasks import Examples, Task
-from peftlab.tasks.metrics import score
 
 
 def said(task: Task, predictions: list[Any]) -> list[str]:
-    n_classes = len(task.labels) or None
-    scores = score(task.every_metric, task.dev.labels, predictions, n_classes)
-    return doubts(task, predictions, scores, score)
+    return doubts(task, predictions, task.score(predictions))
 
 
 def texts(labels: list[Any]) -> Examples:

@@ -145,9 +145,9 @@ def test_steps_that_are_timed_are_not_watched(
         updates.append(len(now))
         return note(self, tensor)
 
-    def stepped(self: Loop, indices: list[int]) -> float:
+    def stepped(self: Loop, *batch: Any) -> float:
         now.append(self)
-        return step(self, indices)
+        return step(self, *batch)
 
     monkeypatch.setattr(SavedMeter, "_note", noted)
     monkeypatch.setattr(Loop, "step", stepped)

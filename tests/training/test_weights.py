@@ -53,7 +53,7 @@ def test_balanced_weights_are_scikit_learn_s(labels: list[int]) -> None:
 @given(LABELS)
 def test_the_loss_of_all_of_train_is_scikit_learn_s_weighted_one(labels: list[int]) -> None:
     logits = torch.randn(len(labels), 3, generator=torch.Generator().manual_seed(0))
-    run = changed(PLAN, class_weights=task(labels).balanced_weights)
+    run = changed(PLAN, weights=task(labels).balanced_weights)
     expected = log_loss(
         labels,
         logits.double().softmax(-1).numpy(),
@@ -66,7 +66,7 @@ def test_the_loss_of_all_of_train_is_scikit_learn_s_weighted_one(labels: list[in
 @given(LABELS, st.integers(1, 7))
 def test_the_losses_of_a_batch_s_parts_add_up_to_its_own(labels: list[int], parts: int) -> None:
     logits = torch.randn(len(labels), 3, generator=torch.Generator().manual_seed(0))
-    run = changed(PLAN, class_weights=(9.0, 1.0, 0.1))
+    run = changed(PLAN, weights=(9.0, 1.0, 0.1))
     whole = batch(labels)
     shares = [
         batch_loss(model(logits), part, run) * len(part.labels) / len(labels)
@@ -77,7 +77,7 @@ def test_the_losses_of_a_batch_s_parts_add_up_to_its_own(labels: list[int], part
 
 def test_an_example_counts_the_same_whichever_others_are_in_its_batch() -> None:
     logits = torch.zeros(4, 3, requires_grad=True)
-    run = changed(PLAN, class_weights=(9.0, 1.0, 0.1))
+    run = changed(PLAN, weights=(9.0, 1.0, 0.1))
     gradients = []
     for others in ([0, 0, 0], [2, 2, 2]):
         (gradient,) = torch.autograd.grad(

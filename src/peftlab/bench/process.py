@@ -169,7 +169,7 @@ def make_plan(cell: Cell, task: Task) -> Plan:
         kind=task.kind,
         seed=cell.seed,
         autocast=cell.precision.autocast,
-        class_weights=task.balanced_weights if balanced else (),
+        weights=task.balanced_weights if balanced else (),
     )
 
 

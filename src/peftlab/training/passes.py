@@ -32,8 +32,8 @@ def batch_loss(model: PreTrainedModel, batch: Batch, plan: Plan) -> Tensor:
         logits = model(**batch.inputs).logits.float()
     if plan.kind == "regression":
         return F.mse_loss(logits.squeeze(-1), batch.labels.float())
-    if plan.class_weights:
-        weight = logits.new_tensor(plan.class_weights)
+    if plan.weights:
+        weight = logits.new_tensor(plan.weights)
         return F.cross_entropy(logits, batch.labels, weight, reduction="sum") / len(batch.labels)
     return F.cross_entropy(logits, batch.labels)
 

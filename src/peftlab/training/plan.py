@@ -22,14 +22,14 @@ class Plan:
         kind: "classes" or "regression".
         seed: of data order and dropout.
         autocast: whether fp32 weights compute in bf16.
-        class_weights: what an example of each class counts; none for 1 each.
+        weights: what an example of each class counts; none for 1 each.
     """
 
     settings: Resolved
     kind: str
     seed: int
     autocast: bool = False
-    class_weights: tuple[float, ...] = ()
+    weights: tuple[float, ...] = ()
 
     @property
     def device(self) -> str:
