@@ -91,7 +91,7 @@ def test_curves_and_predictions_lie_beside_the_record(
 def test_nothing_temporary_is_left(done: tuple[Path, list[Record]]) -> None:
     out, _ = done
     assert not list(out.rglob("*.tmp"))
-    ours = {"suite.json", "records", "curves", "predictions", "adapters"}
+    ours = {".lock", "suite.json", "records", "curves", "predictions", "adapters"}
     assert {p.name for p in out.iterdir()} == ours
     assert not [path for path in (out / "adapters").iterdir() if path.name.startswith(".")]
 

@@ -120,16 +120,14 @@ def test_it_is_a_plugin_of_the_command_line(
 
     assert re.search(r"targets +key,value,ffn-in", run("methods", "scaled"))
     data = ["--data", tiny_csv, "--text", "sentence", "--label", "answer", "--epochs", "1"]
-    rows = ["--methods", "lora,scaled,scaled[targets=value]", "--model", tiny_model, "--json"]
-    records = json.loads(run("compare", *data, *rows, "--out", "out"))["records"]
-    assert [record["status"] for record in records] == ["done"] * 6  # two seeds
-    trained = [record["n_trainable"]["adapter"] for record in records[:3]]
-    assert trained == [4 * 8 * (32 + 32), 2 * (32 + 32 + 48), 2 * 32]
+    rows = ["--methods", "scaled,scaled[targets=value]", "--model", tiny_model, "--seeds", "0"]
+    records = json.loads(run("compare", *data, *rows, "--json", "--out", "out"))["records"]
+    assert [record["status"] for record in records] == ["done"] * 2
+    trained = [record["n_trainable"]["adapter"] for record in records]
+    assert trained == [2 * (32 + 32 + 48), 2 * 32]
     run("export", "out", "--to", "best", "--method", "scaled")
     run("predict", "best", tiny_csv, "--out", "answers.csv")
     assert len((tmp_path / "answers.csv").read_text().splitlines()) == 49
-    run("merge", "best", "--out", "model")
-    assert (tmp_path / "model" / "model.safetensors").is_file()
 
 
 def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
