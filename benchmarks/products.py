@@ -34,8 +34,7 @@ from peftlab.models.find import read_config
 from peftlab.settings import Resolved
 from peftlab.tasks import Task
 from peftlab.training import Plan, encode
-from peftlab.training.batches import draw
-from peftlab.training.parts import parts_of
+from peftlab.training.batches import draw, parts_of
 
 PASSES = 3
 

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from peftlab.api.progress import Bars, Lines
-from peftlab.bench import baselines as room
+from peftlab.bench import run as room
 from peftlab.bench.grid import Grid, resolve
 from peftlab.bench.suite import make_suite
 from peftlab.records.record import Record

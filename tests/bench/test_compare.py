@@ -18,8 +18,7 @@ from peftlab.api.export import export
 from peftlab.bench import execute
 from peftlab.bench.execute import Worker
 from peftlab.bench.grid import resolve
-from peftlab.bench.observer import Silent
-from peftlab.bench.run import run_grid
+from peftlab.bench.run import Silent, run_grid
 from peftlab.bench.suite import make_suite
 from peftlab.errors import RequestError
 from peftlab.records.record import Record

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from peftlab.bench.grid import resolve
-from peftlab.bench.observer import Silent
-from peftlab.bench.run import run_grid
+from peftlab.bench.run import Silent, run_grid
 from peftlab.bench.suite import make_suite
 
 

@@ -11,12 +11,11 @@ import pytest
 
 import peftlab
 from peftlab.api.export import _row
-from peftlab.bench import baselines as room
+from peftlab.bench import run as room
 from peftlab.bench.grid import Grid, load_tasks, resolve
-from peftlab.bench.observer import Silent
 from peftlab.bench.resume import done_cells
 from peftlab.bench.retention import best_seed
-from peftlab.bench.run import run_grid
+from peftlab.bench.run import Silent, run_grid
 from peftlab.bench.suite import make_suite
 from peftlab.errors import RequestError
 from peftlab.records.record import Record

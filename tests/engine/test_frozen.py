@@ -7,9 +7,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from peftlab.engine.beside import side_by_side
 from peftlab.engine.frozen import FrozenLinear, Joined
-from peftlab.engine.weight import onednn_multiplies
+from peftlab.engine.weight import onednn_multiplies, side_by_side
 from peftlab.layers import LoRALinear
 
 BF16 = torch.bfloat16

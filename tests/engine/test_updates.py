@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from peftlab.engine.beside import side_by_side
 from peftlab.engine.updates import updated
+from peftlab.engine.weight import side_by_side
 from peftlab.layers import Pair
 
 SIZES = (4, 3, 5)

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from peftlab.bench.grid import resolve
-from peftlab.bench.observer import Silent
-from peftlab.bench.run import run_grid
+from peftlab.bench.run import Silent, run_grid
 from peftlab.bench.suite import make_suite
 from peftlab.layers import nf4
 from peftlab.machine.environment import environment

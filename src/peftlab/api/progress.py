@@ -20,7 +20,7 @@ from rich.progress import (
 
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import LEAST_EPOCHS, LEAST_UPDATES, Grid
-from peftlab.bench.observer import Observer, Silent
+from peftlab.bench.run import Observer, Silent
 from peftlab.naming import title
 from peftlab.records.record import Record
 from peftlab.tasks import Task

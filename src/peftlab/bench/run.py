@@ -1,17 +1,20 @@
-"""Run a grid: every cell that is not done yet, each in a process of its own, into one folder."""
+"""Run a grid: every cell that is not done yet, each in a process of its own, into one folder.
+
+Whoever shows it is an `Observer`. Baselines are computed here, while the worker starts.
+"""
 
 from __future__ import annotations
 
 import functools
 import tempfile
+import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, Protocol, Self, get_args
 
-from peftlab.bench.baselines import with_baselines
 from peftlab.bench.cell import Cell
 from peftlab.bench.execute import Order, Worker
 from peftlab.bench.grid import Grid
-from peftlab.bench.observer import Observer
 from peftlab.bench.outcome import Told
 from peftlab.bench.resume import done_cells, write_judged
 from peftlab.bench.retention import Keep, drop_beaten, room_mib
@@ -19,7 +22,35 @@ from peftlab.errors import unknown
 from peftlab.records.lock import locked
 from peftlab.records.record import Record
 from peftlab.records.store import Store, relabelled
-from peftlab.tasks import is_on_hub
+from peftlab.tasks import Task, baselines, is_on_hub
+
+SILENT_S = 2.0  # a wait longer than this is explained
+
+
+class Observer(Protocol):
+    """What a suite tells while it runs."""
+
+    def suite(self, grid: Grid, n_done: int, out: str) -> None: ...
+    def note(self, line: str) -> None: ...
+    def cell(self, cell: Cell) -> None: ...
+    def row(self, cell: Cell, row: dict[str, Any], total: int) -> None: ...
+    def end(self, record: Record) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *exception: object) -> None: ...
+
+
+class Silent:
+    """Says nothing."""
+
+    def suite(self, grid: Grid, n_done: int, out: str) -> None: ...
+    def note(self, line: str) -> None: ...
+    def cell(self, cell: Cell) -> None: ...
+    def row(self, cell: Cell, row: dict[str, Any], total: int) -> None: ...
+    def end(self, record: Record) -> None: ...
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None: ...
 
 
 def run_grid(
@@ -100,3 +131,34 @@ def _run_missing(
             drop_beaten(store, [*done.values(), *records.values()], keep)
             progress.end(outcome.record)
     return records
+
+
+def with_baselines(
+    cells: Sequence[Cell], tasks: Mapping[str, Task], progress: Observer
+) -> list[Cell]:
+    """The cells with their task's baselines, which are no part of what a cell is."""
+    names = dict.fromkeys(cell.task.name for cell in cells)
+    found = {name: _computed(tasks[name], progress) for name in names}
+    return [
+        cell.model_copy(
+            update={"task": cell.task.model_copy(update={"baselines": found[cell.task.name]})}
+        )
+        for cell in cells
+    ]
+
+
+def _computed(task: Task, progress: Observer) -> dict[str, dict[str, float]]:
+    waiting = threading.Timer(
+        SILENT_S, progress.note, [f"task {task.name}: computing its baselines"]
+    )
+    waiting.start()
+    try:
+        found = baselines(task)
+    finally:
+        waiting.cancel()
+    main = task.main_metric
+    scores = [f"{name} {by_metric[main]:.3f}" for name, by_metric in found.scores.items()]
+    progress.note(f"task {task.name}: {main} of baselines: {', '.join(scores)}")
+    for note in found.notes:
+        progress.note(f"task {task.name}: {note}")
+    return found.scores

@@ -7,7 +7,6 @@
     masks.py      dropout from 16 random bits an element
     position.py   the last block only at the position that the classifier reads
     heap.py       memory that a step frees is the next one's, not the kernel's
-    beside.py     tensors that lie side by side are one
 
 Outside the context the model is plain transformers again, its weights the same bits: it can be
 copied, saved and merged. Each part stands beside what it replaces, and a test holds the two

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from peftlab.engine.beside import side_by_side
 from peftlab.engine.updates import updated
-from peftlab.engine.weight import Frozen
+from peftlab.engine.weight import Frozen, side_by_side
 from peftlab.layers.linear import BaseLinear, features, is_conv1d, weight_of
 from peftlab.layers.lora import LowRank
 

@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peftlab.engine.beside import side_by_side
-from peftlab.engine.weight import Frozen
+from peftlab.engine.weight import Frozen, side_by_side
 from peftlab.layers.lora import Pair
 
 

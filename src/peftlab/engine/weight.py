@@ -2,11 +2,12 @@
 
 It adds the bias inside its product where torch's own `linear` takes a second pass. Its operation
 knows nothing of autograd, and called bare it loses the gradient, so it is called inside autograd
-functions only.
+functions only. Gradients that lie side by side in memory, as a joined product's do, are one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -41,3 +42,22 @@ def onednn_multiplies(layer: Any) -> bool:
         and torch.backends.mkldnn.is_available()
         and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     )
+
+
+def side_by_side(parts: Sequence[Tensor]) -> Tensor:
+    """`parts` (*batch, nᵢ) along their last dimension; no copy where they already lie so."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    width = sum(part.shape[-1] for part in parts)
+    offset = first.storage_offset()
+    for part in parts:
+        if (
+            part.untyped_storage().data_ptr() != first.untyped_storage().data_ptr()
+            or part.storage_offset() != offset
+            or part.stride() != first.stride()
+            or part.stride()[-2] != width
+        ):
+            return torch.cat(list(parts), dim=-1)
+        offset += part.shape[-1]
+    return first.as_strided((*first.shape[:-1], width), first.stride())

@@ -12,8 +12,16 @@ from peftlab.methods.hooks import ManyRanks, NeedsDevice, Prepared
 from peftlab.methods.inject import inject, injected
 from peftlab.methods.peft import InPeft
 from peftlab.methods.plugins import load_installed, load_plugin
-from peftlab.methods.registry import METHODS, is_built_in, make, register, resolve_method
-from peftlab.methods.text import parse_method, parse_methods, parse_value
+from peftlab.methods.registry import (
+    METHODS,
+    is_built_in,
+    make,
+    parse_method,
+    parse_methods,
+    parse_value,
+    register,
+    resolve_method,
+)
 
 for _module in pkgutil.iter_modules(__path__, prefix=f"{__name__}."):
     importlib.import_module(_module.name)

@@ -4,7 +4,7 @@
     for epoch, batch: before_step · forward · backward · before_update · clip · step · after_step
     after an epoch:       the outputs for dev
 
-A batch may be taken in several parts (parts.py), each a forward and a backward pass; their
+A batch may be taken in several parts (batches.py), each a forward and a backward pass; their
 gradients add up to the batch's.
 
 The loop knows a method only by the hooks of `Trainee`, and no metric at all: whoever called it
@@ -24,16 +24,18 @@ import torch
 from torch import Tensor, nn
 
 from peftlab.engine import fast, own_tensors
-from peftlab.training.batches import Batch, Encoded, draw
+from peftlab.training.batches import Batch, Encoded, draw, parts_of
 from peftlab.training.guard import Watch, check_groups, check_loss, check_outputs
 from peftlab.training.meters import Memory, MemoryMeter, SavedMeter, SpeedMeter
-from peftlab.training.parts import parts_of
 from peftlab.training.passes import batch_loss, outputs
 from peftlab.training.plan import Plan, Step, Trainee
-from peftlab.training.schedule import warmup_and_decay
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 Row = dict[str, Any]
 
@@ -266,3 +268,17 @@ def answer(model: PreTrainedModel, data: Encoded, plan: Plan) -> Tensor:
         fast=settings.fast,
         batch_size=settings.batch_size,
     )
+
+
+def warmup_and_decay(optimizer: Optimizer, warmup: int, total: int) -> LambdaLR:
+    """Linear warm-up over `warmup` steps, then linear decay to 0 at step `total`.
+
+    Every group is scaled by the same factor, so their ratios hold through the run.
+    """
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        return max(0.0, (total - step) / max(1, total - warmup))
+
+    return LambdaLR(optimizer, factor)

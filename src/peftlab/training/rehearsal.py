@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from peftlab.engine import fast
-from peftlab.training.batches import Batch, Encoded, cut, spread, stratified
+from peftlab.training.batches import Batch, Encoded, cut, n_parts, spread, stratified
 from peftlab.training.loop import Loop
-from peftlab.training.parts import n_parts
 from peftlab.training.plan import Plan, Trainee
 
 if TYPE_CHECKING:
