@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from peftlab.errors import RequestError
-from peftlab.settings import Resolved, Training, later
+from peftlab.settings import Resolved, Training, later, told_apart
 from plans import SHORT
 
 
@@ -19,6 +19,12 @@ def test_a_later_setting_at_its_default_leaves_a_cells_identity_as_it_was() -> N
     assert Newer(**values).identity == values
     assert Newer(**values, smoothing=0.1).identity == values | {"smoothing": 0.1}
     assert Newer(**values).model_dump() == values | {"smoothing": 0.0}  # the record has it
+
+
+def test_records_from_before_a_later_setting_are_of_one_row_with_those_at_its_default() -> None:
+    before, after = SHORT.model_dump(), Newer(**SHORT.model_dump()).model_dump()
+    assert told_apart(after, Newer.model_fields) == told_apart(before, Newer.model_fields) == before
+    assert told_apart({"no setting": 1}) == {"no setting": 1}
 
 
 def test_only_what_was_given_is_given() -> None:

@@ -116,11 +116,18 @@ class Resolved(_Settings):
     @property
     def identity(self) -> dict[str, Any]:
         """What of it makes a cell another one: all but `later` settings at their defaults."""
-        return {
-            name: value
-            for name, value in self.model_dump().items()
-            if not (_is_later(field := type(self).model_fields[name]) and value == field.default)
-        }
+        return told_apart(self.model_dump(), type(self).model_fields)
+
+
+def told_apart(
+    values: Mapping[str, Any], fields: Mapping[str, FieldInfo] = Resolved.model_fields
+) -> dict[str, Any]:
+    """Those of a record's settings by which cells and rows differ: see `later`."""
+    return {
+        name: value
+        for name, value in values.items()
+        if not (name in fields and _is_later(fields[name]) and value == fields[name].default)
+    }
 
 
 def _is_later(field: FieldInfo) -> bool:

@@ -85,3 +85,14 @@ def test_baselines_are_told_and_a_long_wait_for_them_is_explained(
         "task stars: a note",
     ]
     assert lines == {0.05: ["task stars: computing its baselines", *told], 30.0: told}
+
+
+def test_bars_show_one_training_that_is_no_suite(tmp_path: Path, tiny_model: Path) -> None:
+    """`peftlab.train` in a terminal."""
+    (cell,) = stars(tmp_path, tiny_model).cells
+    said = io.StringIO()
+    with Bars(Console(file=said, width=200, force_terminal=True)) as bars:
+        bars.cell(cell)
+        bars.row(cell, {"step": 1, "loss": 0.5}, 2)
+        bars.row(cell, {"epoch": 1, "score": {"accuracy": 0.25}}, 0)
+    assert "stars · head · seed 0" in said.getvalue()

@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import peftlab
 from peftlab.api.export import export
-from peftlab.bench import execute
+from peftlab.bench import execute, outcome
 from peftlab.bench.execute import Worker
 from peftlab.bench.grid import resolve
 from peftlab.bench.run import Silent, run_grid
@@ -265,6 +266,30 @@ def test_a_killed_process_fails_its_cell_alone_and_is_tried_again(
     assert lora.status == "done"
     head, lora = run_grid(grid, tmp_path, Silent())
     assert head.status == "done"
+
+
+def test_a_cell_waits_while_its_answers_are_scored(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its next steps would be timed beside other work."""
+    score = Task.score
+
+    def slow(task: Task, answers: Any) -> dict[str, float]:
+        time.sleep(0.5)
+        return score(task, answers)
+
+    monkeypatch.setattr(Task, "score", slow)
+    monkeypatch.setattr(outcome, "doubts", lambda *_: [])
+    (record,) = go(tmp_path, tiny_model, tiny_task, methods=["head"], training={"epochs": 3})
+    assert record.eval_s > 1.5
+    assert record.total_s > 1.5  # the last one too
+    assert record.train_s < 1
+
+
+def test_what_a_killed_cell_has_left_half_said_is_no_event() -> None:
+    lines = ['{"event": "row", "row": {"lo', "", '{"event": "end", "exit": -9}']
+    told = SimpleNamespace(process=SimpleNamespace(stdout=[f"{line}\n" for line in lines]))
+    assert list(execute.Worker._events(told)) == [{"event": "end", "exit": -9}]
 
 
 def test_where_fork_is_unsafe_a_fresh_process_runs_the_cell(

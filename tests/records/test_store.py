@@ -20,10 +20,11 @@ def test_our_own_folder_is_taken_and_half_written_files_go(tmp_path: Path) -> No
     store = Store(tmp_path)
     store.write_json("suite.json", {})
     (tmp_path / "records").mkdir()
-    (tmp_path / "records" / ".x.json.4711").write_text("{")
+    (tmp_path / "records" / ".4711.tmp").write_text("{")
+    (tmp_path / "records" / ".gitkeep").write_text("")
     store.prepare()
     store.clean()
-    assert list((tmp_path / "records").iterdir()) == []
+    assert [path.name for path in (tmp_path / "records").iterdir()] == [".gitkeep"]
 
 
 def test_a_folder_with_other_files_is_refused_and_untouched(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from peftlab.adapters.state import adapter_state, check_head, fill
 from peftlab.atomic import replace_folder
 from peftlab.errors import RequestError, expect, expect_path, system_refusals
 from peftlab.layers import Precision, resolve_device, resolve_precision
+from peftlab.layers.precision import DTYPES
 from peftlab.methods import InPeft, ManyRanks, Prepared, inject, injected
 from peftlab.models import (
     Source,
@@ -122,7 +123,7 @@ def load(
         return _load_peft(folder, tensors, base, precision or "auto")
     method = method_of(card)
     source = _find_base(card, base)
-    held = Precision(card.precision, card.compute) if precision is None else _asked(precision)
+    held = _of_card(card, folder) if precision is None else _asked(precision)
     model = load_source(source, card.num_labels, held, seed=0)
     inject(model, method)
     if isinstance(method, Prepared):
@@ -153,6 +154,15 @@ def _load_peft(
     fill(model, peft_layout.from_file(method, tensors, wanted), optional)
     state_of(model).own_unit = True
     return model.eval(), _tokenizer(model, folder, source)
+
+
+def _of_card(card: Card, folder: Path) -> Precision:
+    if card.precision not in (*DTYPES, "nf4") or card.compute not in DTYPES:
+        raise RequestError(
+            f"the adapter in {folder} was trained on a base in {card.precision}, computing in "
+            f"{card.compute}; say how to hold it: precision=fp32, bf16 or nf4"
+        )
+    return Precision(card.precision, card.compute)
 
 
 def _asked(precision: str) -> Precision:

@@ -96,6 +96,10 @@ class Bars:
 
     def __enter__(self) -> Self:
         self.progress.start()
+        self.bars = [
+            self.progress.add_task(what, total=None, note="", visible=False)
+            for what in ("cells", "")
+        ]
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -107,10 +111,7 @@ class Bars:
         for line in describe(grid, n_done, out):
             self.console.print(line, markup=False, highlight=False)
         total = len(grid.cells)
-        self.bars = [
-            self.progress.add_task("cells", total=total, completed=n_done, note=""),
-            self.progress.add_task("", total=None, note="", visible=n_done < total),
-        ]
+        self.progress.update(self.bars[0], total=total, completed=n_done, visible=True)
 
     def note(self, line: str) -> None:
         self.progress.console.print(line, markup=False, highlight=False)
@@ -118,7 +119,7 @@ class Bars:
     def cell(self, cell: Cell) -> None:
         self.score = ""
         self.progress.reset(
-            self.bars[1], description=escape(cell.title), total=None, note="loading"
+            self.bars[1], description=escape(cell.title), total=None, note="loading", visible=True
         )
 
     def row(self, cell: Cell, row: dict[str, Any], total: int) -> None:

@@ -83,8 +83,10 @@ class Worker:
                     told.row(event["row"], event["total"])
                 case "epoch":
                     told.epoch(event["epoch"], event["outputs"])
+                    self._say("")
                 case "rank":
                     told.rank(event["rank"], event["outputs"])
+                    self._say("")
                 case "trained":
                     end = Trained.model_validate(event["trained"])
                 case "failed":
@@ -100,9 +102,7 @@ class Worker:
         if self.process.poll() is not None:  # it died while it had nothing to do
             self.process = self._start()
         self.log_start = os.fstat(self.log.fileno()).st_size
-        assert self.process.stdin is not None
-        self.process.stdin.write(order.model_dump_json() + "\n")
-        self.process.stdin.flush()
+        self._say(json.dumps(order.model_dump(mode="json")))
         for event in self._events():
             yield event
             if event["event"] == "end":
@@ -111,6 +111,12 @@ class Worker:
         self._kill_group()
         self.process = self._start()
         yield {"event": "end", "exit": code or 1}
+
+    def _say(self, line: str) -> None:
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has just died: `_events_of` says so
+            self.process.stdin.write(line + "\n")
+            self.process.stdin.flush()
 
     def last_words(self) -> str:
         """The last line that the libraries or a crash left on stderr."""
@@ -125,7 +131,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
-            text=True,
+            encoding="utf-8",
             env=variables(),
             start_new_session=True,  # Ctrl-C reaches the caller alone, who then ends the group
         )
@@ -133,7 +139,8 @@ class Worker:
     def _events(self) -> Iterator[dict[str, Any]]:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            yield json.loads(line)
+            with contextlib.suppress(ValueError):  # half a line of a cell that was killed, or none
+                yield json.loads(line)
 
     def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError):

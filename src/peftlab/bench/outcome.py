@@ -140,7 +140,7 @@ class Told:
             prepare_s=end.prepare_s,
             train_s=end.train_s,
             eval_s=end.eval_s + self.scoring_s,
-            total_s=end.total_s + self.scoring_s,
+            total_s=end.total_s,
             environment=end.environment,
         )
         return Outcome(record, self._curve(end.curve), self._predictions(predictions))

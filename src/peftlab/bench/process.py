@@ -52,7 +52,10 @@ if TYPE_CHECKING:
 
 
 class Listener(Protocol):
-    """Who is told of a training as it goes; see `peftlab.bench.outcome.Told`."""
+    """Who is told of a training as it goes; see `peftlab.bench.outcome.Told`.
+
+    The training waits while its answers are scored: no step is timed beside other work.
+    """
 
     def row(self, row: Row, total: int) -> None: ...
     def epoch(self, epoch: int, outputs: Outputs) -> None: ...
@@ -111,13 +114,13 @@ def train_model(
             lambda epoch, out: listener.epoch(epoch, own(out).tolist()),
             memory,
         )
-        evaluating = time.perf_counter()
         ranks = method.ranks(model) if isinstance(method, ManyRanks) else ()
         for rank in ranks:
+            evaluating = time.perf_counter()
             answered = answer(model, dev, plan)
+            fitted.eval_s += time.perf_counter() - evaluating
             check_outputs(answered, cell.training.epochs)
             listener.rank(rank, own(answered).tolist())
-        fitted.eval_s += time.perf_counter() - evaluating
     fitted.notes += notes
     if isinstance(method, Prepared):
         fitted.notes += method.notes(model)

@@ -71,12 +71,12 @@ def run_grid(
     if keep not in get_args(Keep):
         raise unknown("keep", str(keep), get_args(Keep))
     store = Store(out)
-    store.prepare()
+    known = {} if rerun else done_cells(store, grid)
+    store.prepare(room_mib([cell for cell in grid.cells if cell.name not in known], keep))
     with locked(out):
         store.clean()
-        done = {} if rerun else done_cells(store, grid)
+        done = {} if rerun else done_cells(store, grid)  # another command may have added some
         missing = [cell for cell in grid.cells if cell.name not in done]
-        store.check_room(room_mib(missing, keep))
         write_suite(store, grid)
         write_judged(store, done.values())
         with progress:

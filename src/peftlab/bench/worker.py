@@ -1,6 +1,6 @@
 """The warm parent of cells: `python -m peftlab.bench.worker`. It imports, waits and forks.
 
-stdin    one JSON `Order` a line
+stdin    one JSON `Order` a line; an empty line for each of its epochs and ranks that is scored
 stdout   one JSON event a line, named by its "event":
          row {row, total}      a step of the training, with its row of the curve
          epoch {epoch, outputs} · rank {rank, outputs}      answers to dev, (n_dev, num_labels)
@@ -45,8 +45,9 @@ def main() -> None:
         run = functools.partial(_in_fork, events=events)
         _warm()
     while order := _read_line():
-        code = run(order)
-        print(json.dumps({"event": "end", "exit": code}), file=events)
+        if order.strip():  # else an answer to a cell that has ended
+            # on a line of its own, also behind what a killed cell has left half said
+            print("\n" + json.dumps({"event": "end", "exit": run(order)}), file=events)
 
 
 def _warm() -> None:
@@ -75,11 +76,12 @@ def _import_architecture(order: str) -> None:
 def _in_fork(order: str, events: TextIO) -> int:
     _import_architecture(order)
     events.flush()
+    heard, answered = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-            run_order(order, events)
+            run_order(order, events, lambda: os.read(heard, 1))
             events.flush()
             os._exit(0)
         except BaseException:
@@ -88,24 +90,31 @@ def _in_fork(order: str, events: TextIO) -> int:
     while True:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
+            os.close(heard)
+            os.close(answered)
             return os.waitstatus_to_exitcode(status)
-        # the caller's death closes stdin: then the cell has nobody to work for
-        if select.select([0], [], [], 0.05)[0] and not os.read(0, 1):
-            os.kill(pid, signal.SIGKILL)
-            os._exit(1)
+        if select.select([0], [], [], 0.05)[0]:
+            byte = os.read(0, 1)
+            if not byte:  # the caller is dead: the cell has nobody to work for
+                os.kill(pid, signal.SIGKILL)
+                os._exit(1)
+            os.write(answered, byte)
 
 
 def _in_fresh_process(order: str, events: TextIO) -> int:
     command = [sys.executable, "-P", "-m", "peftlab.bench.worker", "--once"]
-    done = subprocess.run(command, input=order, stdout=events, text=True, check=False)
+    done = subprocess.run(command, input=order, stdout=events, encoding="utf-8", check=False)
     return done.returncode
 
 
 class Teller:
-    """Writes what a training tells as events, steps at most every `EVERY_S` seconds."""
+    """Writes what a training tells as events, steps at most every `EVERY_S` seconds.
 
-    def __init__(self, events: TextIO) -> None:
-        self.events = events
+    `wait` returns when answers are scored; in a fresh process, which has no pipe for it, at once.
+    """
+
+    def __init__(self, events: TextIO, wait: Callable[[], object]) -> None:
+        self.events, self.wait = events, wait
         self.spoke = 0.0
 
     def tell(self, event: str, **content: Any) -> None:
@@ -119,12 +128,14 @@ class Teller:
 
     def epoch(self, epoch: int, outputs: Outputs) -> None:
         self.tell("epoch", epoch=epoch, outputs=outputs)
+        self.wait()
 
     def rank(self, rank: int, outputs: Outputs) -> None:
         self.tell("rank", rank=rank, outputs=outputs)
+        self.wait()
 
 
-def run_order(order: str, events: TextIO) -> None:
+def run_order(order: str, events: TextIO, wait: Callable[[], object] = lambda: None) -> None:
     """Run one cell here; what it tells goes to `events`. A failure is told too."""
     from peftlab.bench.execute import Order
     from peftlab.bench.outcome import Failed
@@ -132,7 +143,8 @@ def run_order(order: str, events: TextIO) -> None:
     from peftlab.machine.environment import environment
     from peftlab.records.record import Failure
 
-    wanted, teller, started = Order.model_validate_json(order), Teller(events), time.perf_counter()
+    started = time.perf_counter()
+    wanted, teller = Order.model_validate_json(order), Teller(events, wait)
     cell = wanted.cell
     try:
         trained = run_cell(cell, wanted.task_file, wanted.adapter, teller)

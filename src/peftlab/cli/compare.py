@@ -79,6 +79,8 @@ def _run(
 
         # also of the records of earlier suites in the same folder
         shown = report.rebuild(folder)
+    for cell in shown.unreadable:
+        print(f"the record of {cell} can't be read and is left out", file=sys.stderr)
     if as_json:
         _print_json(folder, shown.page, name, records)
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -66,7 +67,7 @@ def with_debug(command: Callable[..., None]) -> Callable[..., None]:
         except (typer.Exit, typer.Abort):
             raise
         except Exception:
-            if debug:
+            if debug or "--debug" in sys.argv:  # before the command, too
                 traceback.print_exc()
             raise
 

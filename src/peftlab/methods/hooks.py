@@ -33,7 +33,10 @@ class Rehearsal(Protocol):
         """Batches of a share of train, stratified by label, at least `least` examples."""
 
     def fit(self, model: PreTrainedModel, batches: list[Any], steps: int) -> None:
-        """Train `model` for `steps` updates on `batches`, at the run's learning rates."""
+        """Train `model` for `steps` updates on `batches`, at the run's learning rates.
+
+        The method's step hooks are called, their steps counted from 0.
+        """
 
 
 class Prepared(Method):

@@ -18,6 +18,11 @@ from peftlab.methods.peft import InPeft
 METHODS: dict[str, type[Method]] = {}
 
 M = TypeVar("M", bound=type[Method])
+MOVED = {  # what a method of an earlier version may have, and where it would be missed
+    "idle": "its adapters' (peftlab.layers.Wrapper.idle)",
+    "excused": "its adapters' (peftlab.layers.Wrapper.excused)",
+    "keeps_whole_model": "called saves_full_weights",
+}
 
 
 def register(method: M) -> M:
@@ -35,12 +40,16 @@ def register(method: M) -> M:
             f"{', '.join(needed)}"
         )
     for kind in (Prepared, ManyRanks, NeedsDevice, InPeft):
-        hooks = [name for name in vars(kind) if not name.startswith("_") and hasattr(method, name)]
+        own = (name for name in vars(kind) if not name.startswith("_"))
+        hooks = [name for name in own if callable(getattr(method, name, None))]
         if hooks and not issubclass(method, kind):
             raise RequestError(
                 f"{method.__name__} has {hooks[0]}, and is no peftlab.methods.{kind.__name__}, of "
                 "which alone it is called; inherit from that instead of Method"
             )
+    for name, place in MOVED.items():
+        if hasattr(method, name):
+            raise RequestError(f"{method.__name__} has {name}, which is now {place}")
     taken = METHODS.get(method.name)
     if taken is not None and is_built_in(taken) and not is_built_in(method):
         raise RequestError(

@@ -31,6 +31,11 @@ def locked(folder: Path) -> Iterator[None]:
             f"another command writes to {folder}: {_holder(folder)}; wait for its end, or give "
             "another folder with --out DIR"
         ) from None
+    except NotImplementedError as error:
+        raise RequestError(
+            f"{folder} lies on a file system that can't lock files ({error}); give another folder "
+            "with --out DIR"
+        ) from error
     with lock:
         since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
         holder = f"process {os.getpid()} on {platform.node() or 'this machine'} since {since}"

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
 from peftlab.records.record import Record
+from peftlab.settings import told_apart
 
 TaskKey = tuple[str, str, str]  # name, metric, sha256 of the examples
 UNREADABLE = {"revision", "weights", "adapted"}  # in a label only where nothing else differs
@@ -34,7 +35,7 @@ def asked(record: Record) -> dict[str, str]:
             "threads": record.environment.threads,
         },
         "settings.": record.method.settings,
-        "training.": record.training,
+        "training.": told_apart(record.training),
     }
     return {
         prefix + name: json.dumps(value, sort_keys=True, default=str)

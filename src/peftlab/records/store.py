@@ -35,8 +35,11 @@ class Store:
         """The folder of a cell's adapter."""
         return self.out / "adapters" / cell
 
-    def prepare(self) -> None:
+    def prepare(self, adapters_mib: float = 0.0) -> None:
         """Make the folder, or check that an existing one is ours, writable and has room.
+
+        Args:
+            adapters_mib: what adapters will need at most, beside records and curves.
 
         Raises:
             RequestError: if it is not.
@@ -50,7 +53,7 @@ class Store:
             probe.write_text("")
             probe.unlink()
             try:
-                self.check_room()
+                self._check_room(adapters_mib)
             except RequestError:
                 if is_new:
                     self.out.rmdir()
@@ -61,8 +64,7 @@ class Store:
                 "give another one with --out DIR"
             ) from error
 
-    def check_room(self, adapters_mib: float = 0.0) -> None:
-        """Raise `RequestError` if the disk lacks room for records, curves and so much beside."""
+    def _check_room(self, adapters_mib: float) -> None:
         free = shutil.disk_usage(self.out).free / 2**20
         needed = NEEDED_MIB + adapters_mib
         if free < needed:
@@ -74,8 +76,9 @@ class Store:
     def clean(self) -> None:
         """Delete what a command that was killed has left; call it with the folder locked."""
         for kind in ("records", "curves", "predictions"):
-            for left in (self.out / kind).glob(".*"):
-                left.unlink()
+            for pattern in (".*.tmp", "*.tmp"):  # the latter of earlier versions
+                for left in (self.out / kind).glob(pattern):
+                    left.unlink()
         for left in (self.out / "adapters").glob(".*"):
             shutil.rmtree(left, ignore_errors=True)
 
@@ -135,9 +138,9 @@ class Store:
                 names += [stem for stem in stems if stem not in labels]
             read = [record for name in names if (record := self.read(name)) is not None]
         if not read:
-            raise RequestError(
-                f"{self.out} has no records; give the output folder of `peftlab compare`"
-            )
+            lost = ", ".join(self.unreadable())
+            why = f"none that can be read (damaged: {lost})" if lost else "no records"
+            raise RequestError(f"{self.out} has {why}; give the output folder of `peftlab compare`")
         return [relabelled(one, labels[one.cell]) if one.cell in labels else one for one in read]
 
     def suites(self) -> list[dict[str, Any]]:

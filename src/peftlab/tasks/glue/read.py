@@ -4,7 +4,7 @@ The files lie as the benchmark lays them out, FOLDER/MRPC/train.tsv and so on; t
 hidden, so dev judges. Their fields are not quoted. A row with too few or too many fields is an
 error that names its line, with one exception: QQP's official train file itself holds a few rows
 that lost fields, which the loaders of the field leave out, and so does this one (at most
-`QQP_SHORT_ROWS` of glue_table.py; with more the file is broken).
+`QQP_SHORT_ROWS` of table.py; with more the file is broken).
 """
 
 from __future__ import annotations
