@@ -327,3 +327,26 @@ def test_a_rehearsal_trains_for_as_many_updates_as_asked_and_the_same_each_time(
         found.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
+
+
+def test_a_rehearsal_takes_every_batch_once_an_epoch_each_time_in_another_order(
+    tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+    train = encode(tokenizer, tiny_task.train.texts, tiny_task.train.labels, 32)
+    model, _ = load_model(str(tiny_model), precision="fp32")
+    inject(model, "head")
+    rehearsal = Rehearsal(injected(model), train, PLAN)
+    batches = rehearsal.sample(1.0, 4)
+    names = {batch.inputs["input_ids"].data_ptr(): i for i, batch in enumerate(batches)}
+    taken: list[int] = []
+
+    def step(self: Loop, parts: list[Any], n: int, usual: float) -> float:
+        taken.append(names[parts[0].inputs["input_ids"].data_ptr()])
+        return 0.0
+
+    monkeypatch.setattr(Loop, "step", step)
+    rehearsal.fit(model, batches, 4 * len(names))
+    epochs = [taken[i : i + len(names)] for i in range(0, len(taken), len(names))]
+    assert all(sorted(epoch) == list(range(len(names))) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1

@@ -1,0 +1,63 @@
+"""What a cell has told becomes its record, its curve and its predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from peftlab.bench.cell import Cell
+from peftlab.bench.grid import resolve
+from peftlab.bench.outcome import Told, Trained
+from peftlab.bench.suite import make_suite
+from peftlab.machine.environment import environment
+from peftlab.records.record import Speed, Trainable
+from peftlab.tasks import Task
+
+RIGHT, WRONG = [0.0, 1.0], [1.0, 0.0]  # logits of class 1, and of class 0
+
+
+def trained(epochs: int) -> Trained:
+    return Trained(
+        n_truncated=0,
+        n_trainable=Trainable(adapter=0, head=1, total=1),
+        speed=Speed(examples_per_s=None, tokens_per_s=None, step_ms_p50=None, step_ms_p95=None),
+        memory=None,
+        parts=None,
+        curve=[
+            row for epoch in range(1, epochs + 1) for row in ({"step": epoch}, {"epoch": epoch})
+        ],
+        notes=["a note"],
+        prepare_s=None,
+        train_s=1.0,
+        eval_s=1.0,
+        total_s=3.0,
+        environment=environment(1),
+    )
+
+
+def test_every_epoch_has_its_own_score_and_the_last_is_the_records(
+    tiny_model: Path, tiny_task: Task
+) -> None:
+    asked = make_suite(model=str(tiny_model), tasks=[tiny_task], methods=["head"], seeds=[0])
+    cell: Cell = resolve(asked).cells[0]
+    shown: list[dict[str, object]] = []
+    told = Told(tiny_task, lambda row, total: shown.append(row))
+    labels = tiny_task.dev.labels
+    for hits in (4, 16, 8):  # of 16
+        told.epoch(
+            len(told.scores) + 1,
+            [(RIGHT if (label == 1) == (i < hits) else WRONG) for i, label in enumerate(labels)],
+        )
+    told.rank(2, [RIGHT for _ in labels])
+    outcome = told.outcome(cell, trained(epochs=3))
+    record = outcome.record
+    accuracies = [0.25, 1.0, 0.5]
+    assert [row["score"]["accuracy"] for row in outcome.curve if "score" in row] == accuracies
+    assert [row["score"]["accuracy"] for row in shown] == accuracies
+    assert [row for row in outcome.curve if "step" in row] == [{"step": n} for n in (1, 2, 3)]
+    assert (record.score["accuracy"], record.best.epoch) == (0.5, 2)
+    assert record.best.score["accuracy"] == 1.0
+    assert record.score_by_rank["2"]["accuracy"] == sum(labels) / len(labels)
+    right = [row["label"] == row["prediction"] for row in outcome.predictions]
+    assert right == [True] * 8 + [False] * 8
+    assert (record.method.notes[-1], record.total_s) == ("a note", 3.0)
+    assert record.eval_s > 1.0  # with the time of scoring
