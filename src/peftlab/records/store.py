@@ -100,7 +100,7 @@ class Store:
         """The record of a cell, or None if there is none that this version can read."""
         try:
             return Record.model_validate_json(self._record(cell).read_bytes())
-        except (ValidationError, FileNotFoundError):
+        except (ValidationError, FileNotFoundError, NotADirectoryError):
             return None
 
     def unreadable(self) -> list[str]:
