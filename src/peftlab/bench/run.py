@@ -89,9 +89,8 @@ def run_grid(
 
 def _set_aside(store: Store, missing: list[Cell], progress: Observer) -> None:
     """Keep what lies in the place of a record and is none; its cell is about to run again."""
-    unreadable = {*store.unreadable()}
     for cell in missing:
-        if cell.name in unreadable:
+        if store.is_unreadable(cell.name):
             aside = store.set_aside(cell.name)
             progress.note(f"the record of {cell.name} can't be read; it is kept as {aside.name}")
 

@@ -40,7 +40,7 @@ for command in (report, tasks, models, doctor):
 @app.callback(invoke_without_command=True)
 def root(
     version: bool = typer.Option(False, "--version", help="Print the version and exit."),
-    debug: bool = typer.Option(False, "--debug", help="Tracebacks."),
+    debug: bool = typer.Option(False, "--debug", help="Tracebacks."),  # see `with_debug`
 ) -> None:
     if version:
         import peftlab

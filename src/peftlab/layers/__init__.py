@@ -24,7 +24,6 @@ from peftlab.layers.lora import (
 )
 from peftlab.layers.nf4 import NF4Linear, quantiser
 from peftlab.layers.precision import (
-    FP32,
     Precision,
     keep_in_fp32,
     quantise_linears,
@@ -34,7 +33,6 @@ from peftlab.layers.precision import (
 )
 
 __all__ = [
-    "FP32",
     "Adapter",
     "Linear",
     "LoRALinear",

@@ -41,9 +41,6 @@ class Precision:
         return (self.base, self.compute) == ("fp32", "bf16")
 
 
-FP32 = Precision("fp32", "fp32")
-
-
 class Choice(NamedTuple):
     """A resolved setting and why it was chosen."""
 

@@ -106,7 +106,11 @@ class Store:
     def unreadable(self) -> list[str]:
         """The cells whose record is there and can't be read by this version."""
         stems = (path.stem for path in (self.out / "records").glob("*.json"))
-        return sorted(cell for cell in stems if self.read(cell) is None)
+        return sorted(filter(self.is_unreadable, stems))
+
+    def is_unreadable(self, cell: str) -> bool:
+        """Whether the cell's record is there and can't be read by this version."""
+        return self._record(cell).exists() and self.read(cell) is None
 
     def set_aside(self, cell: str) -> Path:
         """Give the record of a cell another name, which no other file has; returns its path."""
