@@ -268,6 +268,18 @@ def test_a_killed_process_fails_its_cell_alone_and_is_tried_again(
     assert head.status == "done"
 
 
+def test_a_damaged_record_is_kept_aside_and_its_cell_runs_again(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task
+) -> None:
+    (record,) = go(tmp_path, tiny_model, tiny_task, methods=["head"])
+    path = tmp_path / "records" / f"{record.cell}.json"
+    path.write_text("half of a rec")
+    (again,) = go(tmp_path, tiny_model, tiny_task, methods=["head"])
+    assert again.score == record.score
+    assert Record.model_validate_json(path.read_text()) == again
+    assert path.with_name(f"{path.name}.unreadable").read_text() == "half of a rec"
+
+
 def test_a_cell_waits_while_its_answers_are_scored(
     tmp_path: Path, tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
