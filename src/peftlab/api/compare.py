@@ -9,11 +9,12 @@ from typing import Any, Literal, NamedTuple
 from rich.console import Console
 
 from peftlab.api.progress import observer
-from peftlab.api.request import data_of
+from peftlab.api.request import data_of, tune_of
 from peftlab.bench.grid import Grid, resolve
 from peftlab.bench.retention import Keep
 from peftlab.bench.run import run_grid
 from peftlab.bench.suite import merged_request
+from peftlab.bench.tune import tuned
 from peftlab.errors import expect_path
 from peftlab.methods import Method, is_built_in, register
 from peftlab.naming import slug
@@ -37,6 +38,7 @@ def compare(
     data_dir: str | Path | None = None,
     metric: str | None = None,
     judge_on: Literal["dev", "train"] | None = None,
+    tune: int | dict[str, Any] | None = None,
     out: str | Path | None = None,
     keep: Keep = "all",
     **training: Any,
@@ -59,10 +61,14 @@ def compare(
         data_dir: the folder with GLUE's own files; PEFTLAB_DATA_DIR's if not given.
         metric: the main one, of all tasks, instead of each task's own.
         judge_on: dev, or train: a fifth of train, so that settings are chosen without dev.
+        tune: how many trials to give every row on each task, so that rates are found and not
+            assumed; or a table with `trials`, `validation` (the share of train that they are
+            judged on) and `space` (settings' names). Needs the extra `tune`.
         out: the folder for records, curves and predictions; `runs/SUITE` if not given.
         keep: which cells' adapters to keep: all, the best seed's of each row, or none. A method
             that changes the whole model keeps its best seed's at most.
-        training: fields of `peftlab.settings.Training`, such as epochs or lr.
+        training: fields of `peftlab.settings.Training`, such as epochs or lr; a list of learning
+            rates makes a row of every method at each.
 
     Raises:
         RequestError: if anything in the request is wrong; nothing was trained then.
@@ -81,6 +87,8 @@ def compare(
         "data_dir": None if data_dir is None else Path(data_dir),
         "metric": metric,
         "judge_on": judge_on,
+        "tune": tune_of(tune),
+        "rates": _popped_rates(training),
         "training": Training.of(training),
     }
     for method in request["methods"] or []:
@@ -88,6 +96,12 @@ def compare(
             register(type(method))
     asked = plan(None if suite is None else Path(suite), request, out=out)
     return run(asked, Console(stderr=True), keep=keep)
+
+
+def _popped_rates(training: dict[str, Any]) -> list[Any] | None:
+    """Several learning rates, which are rows; a single one stays a setting."""
+    rates = training.get("lr")
+    return list(training.pop("lr")) if isinstance(rates, list | tuple) else None
 
 
 def _listed(given: Any) -> list[Any] | None:
@@ -128,4 +142,7 @@ def run(
     keep: Keep = "all",
 ) -> list[Record]:
     """Run what is missing of a plan, showing progress; every cell's record."""
-    return run_grid(planned.grid, planned.out, observer(console, quiet), rerun, keep)
+    grid, out = planned
+    if grid.suite.tune is not None:
+        grid = tuned(grid, grid.suite.tune, out, observer(console, quiet))
+    return run_grid(grid, out, observer(console, quiet), rerun, keep)

@@ -9,7 +9,7 @@ from peftlab.bench.suite import every_task
 from peftlab.errors import RequestError, expect_path
 from peftlab.methods import load_plugin, parse_methods
 
-__all__ = ["data_of", "data_request", "every_task", "load_plugin", "parse_methods"]
+__all__ = ["data_of", "data_request", "every_task", "load_plugin", "parse_methods", "tune_of"]
 
 
 def data_request(
@@ -35,6 +35,26 @@ def data_request(
             "(in Python: data=FILE, text=, label=)"
         )
     return {"path": path, **given}
+
+
+def tune_of(
+    trials: Any, validation: float | None = None, space: list[str] | None = None
+) -> dict[str, Any] | None:
+    """The request's `tune` of what a command line or a caller gave; None if nothing was given.
+
+    Raises:
+        RequestError: if it is said how to tune and not how many trials to run.
+    """
+    given = {"validation": validation, "space": space}
+    given = {name: value for name, value in given.items() if value is not None}
+    if trials is None and given:
+        raise RequestError(
+            "--validation and --tune-space describe how to tune; say with --tune N how many trials "
+            "every method gets"
+        )
+    if trials is None or isinstance(trials, dict):
+        return trials
+    return {"trials": trials, **given}
 
 
 def data_of(data: Any, given: dict[str, Any]) -> dict[str, Any] | None:

@@ -69,7 +69,7 @@ class Cell(BaseModel):
             "schema_version": SCHEMA_VERSION,
             "model": self.model.sha256,
             "task": self.task.sha256,
-            "method": [self.method.name, self.method.settings, *self._code],
+            "method": [self.method.name, self.method.settings, *self._code, *self._tuned],
             "training": self.training.identity | self._compute,
             "precision": self.precision.base,
             "seed": self.seed,
@@ -85,6 +85,11 @@ class Cell(BaseModel):
     def _code(self) -> list[str]:
         """What stands for a method's code; nothing for peftlab's own."""
         return [self.method.source_sha256] if self.method.source_sha256 else []
+
+    @property
+    def _tuned(self) -> list[dict[str, Any]]:
+        """How its settings were found: even at a default rate the cell is one of a tuned row."""
+        return [self.method.tuned] if self.method.tuned else []
 
     @property
     def name(self) -> str:

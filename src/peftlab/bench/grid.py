@@ -6,9 +6,10 @@ the tasks are loaded once; what is left for a cell is to train.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -39,14 +40,109 @@ from peftlab.tasks import Task, carved, load, load_file
 LEAST_EPOCHS, MOST_EPOCHS, LEAST_UPDATES = 3, 30, 300
 
 
+class Sizes(NamedTuple):
+    """What of a model decides settings: the most tokens it takes, and its hidden states' width."""
+
+    longest: int
+    width: int
+
+
+class Row(NamedTuple):
+    """One row of the table, found right: its method, and what a record says of it."""
+
+    variant: Variant
+    method: Method
+    part: MethodPart
+    own: OwnMethod | None
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What all cells of a suite stand on: the base, and where and in what it is trained."""
+
+    training: Training
+    name: str  # the suite's
+    source: Source
+    sizes: Sizes
+    device: str
+    precision: Precision
+    notes: tuple[str, ...]
+
+    @staticmethod
+    def of(suite: Suite) -> Ground:
+        """The suite's.
+
+        Raises:
+            RequestError: for an unknown model, or one that can't be trained as asked.
+        """
+        source = find(suite.model)
+        sizes = Sizes(longest_input(source.folder), hidden_size(source.folder))
+        device = resolve_device(suite.training.device)
+        precision, why = resolve_precision(suite.training.precision, device.value)
+        check_weights(source)
+        notes = (f"device {device.value} ({device.reason}), {precision.base} ({why})",)
+        return Ground(suite.training, suite.name, source, sizes, device.value, precision, notes)
+
+    def row(self, variant: Variant) -> Row:
+        """What is asked for, tried on the model's structure.
+
+        Raises:
+            RequestError: for an unknown method, setting or target, or a value out of range.
+        """
+        method = make(variant.name, variant.settings)
+        model = empty_model(self.source.folder, num_labels=2, precision=self._held(method).base)
+        try:
+            if isinstance(method, NeedsDevice):
+                method.check_device(self.device)
+            inject(model, method)
+        except RequestError as error:
+            raise RequestError(
+                f"method {variant.label} on model {self.source.name}: {error}"
+            ) from error
+        part = method_part(model, method, self.training, variant)
+        return Row(variant, method, part, sent(type(method)))
+
+    def cell(self, row: Row, task: Task, seed: int, epochs: int | None = None) -> Cell:
+        """The row's cell on a task; with as many epochs as asked, or else as the suite says."""
+        source = self.source
+        training = self.training.model_copy(update={"epochs": epochs} if epochs else {})
+        return Cell(
+            suite=self.name,
+            model=ModelPart(name=source.name, revision=source.revision, sha256=source.sha256),
+            model_folder=source.folder,
+            model_type=source.model_type,
+            task=task_part(task),
+            method=row.part,
+            training=resolve_training(
+                training, row.variant, row.method, task, self.sizes, self.device
+            ),
+            precision=self._held(row.method),
+            seed=seed,
+            own=row.own,
+        )
+
+    def _held(self, method: Method) -> Precision:
+        return self.precision.of_base(method.base_precision)
+
+
 @dataclass(frozen=True)
 class Grid:
-    """The cells of a suite in the order they run, and the data that they share."""
+    """The cells of a suite in the order they run, and what they share."""
 
     suite: Suite
-    cells: list[Cell]
+    ground: Ground
+    rows: list[Row]
     tasks: dict[str, Task]
-    notes: list[str]
+    cells: list[Cell]
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader should know before it runs."""
+        return [*self.ground.notes, *dict.fromkeys(n for row in self.rows for n in row.part.notes)]
+
+    def with_rows(self, on: Mapping[str, list[Row]]) -> Grid:
+        """The grid with other rows on each task, by its name."""
+        return dataclasses.replace(self, cells=_cells(self.suite, self.ground, self.tasks, on))
 
 
 def resolve(suite: Suite) -> Grid:
@@ -56,46 +152,25 @@ def resolve(suite: Suite) -> Grid:
         RequestError: for an unknown model, task, method, setting or target, a value out of range,
             or data that can't be read.
     """
-    methods = [make(variant.name, variant.settings) for variant in suite.methods]
-    tasks = load_tasks(suite)
-    source = find(suite.model)
-    sizes = Sizes(longest_input(source.folder), hidden_size(source.folder))
-    device = resolve_device(suite.training.device)
-    precision, why = resolve_precision(suite.training.precision, device.value)
-    check_weights(source)
-    parts = [
-        _method_part(
-            source,
-            suite.training,
-            variant,
-            method,
-            precision.of_base(method.base_precision),
-            device.value,
-        )
-        for variant, method in zip(suite.methods, methods, strict=True)
+    for variant in suite.methods:
+        make(variant.name, variant.settings)  # before data and model are read, which takes a while
+    tasks = {task.name: task for task in load_tasks(suite)}
+    ground = Ground.of(suite)
+    rows = [ground.row(variant) for variant in suite.methods]
+    _check_rows(rows)
+    cells = _cells(suite, ground, tasks, dict.fromkeys(tasks, rows))
+    return Grid(suite, ground, rows, tasks, cells)
+
+
+def _cells(
+    suite: Suite, ground: Ground, tasks: Mapping[str, Task], rows: Mapping[str, list[Row]]
+) -> list[Cell]:
+    return [
+        ground.cell(row, task, seed)
+        for name, task in tasks.items()
+        for seed in dict.fromkeys(suite.seeds)
+        for row in rows[name]
     ]
-    _check_rows(parts, suite)
-    own_methods = [sent(type(method)) for method in methods]
-    cells = [
-        make_cell(
-            suite=suite.name,
-            source=source,
-            task=task,
-            part=part,
-            training=resolve_training(suite.training, variant, method, task, sizes, device.value),
-            precision=precision.of_base(method.base_precision),
-            seed=seed,
-            own=own,
-        )
-        for task, seed, (variant, method, part, own) in product(
-            tasks,
-            dict.fromkeys(suite.seeds),
-            list(zip(suite.methods, methods, parts, own_methods, strict=True)),
-        )
-    ]
-    notes = [f"device {device.value} ({device.reason}), {precision.base} ({why})"]
-    notes += list(dict.fromkeys(note for part in parts for note in part.notes))
-    return Grid(suite, cells, {task.name: task for task in tasks}, notes)
 
 
 def load_tasks(suite: Suite) -> list[Task]:
@@ -129,24 +204,6 @@ def _check_labels(task: Task) -> None:
         raise RequestError(f"task {task.name}: {error}") from None
 
 
-def _method_part(
-    source: Source,
-    asked: Training,
-    variant: Variant,
-    method: Method,
-    precision: Precision,
-    device: str,
-) -> MethodPart:
-    model = empty_model(source.folder, num_labels=2, precision=precision.base)
-    try:
-        if isinstance(method, NeedsDevice):
-            method.check_device(device)
-        inject(model, method)
-    except RequestError as error:
-        raise RequestError(f"method {variant.label} on model {source.name}: {error}") from error
-    return method_part(model, method, asked, variant)
-
-
 def method_part(model: Any, method: Method, asked: Training, variant: Variant) -> MethodPart:
     """The record's part on the method that `model` was injected with."""
     targets = state_of(model).targets
@@ -159,13 +216,6 @@ def method_part(model: Any, method: Method, asked: Training, variant: Variant) -
         rate_from="asked for" if _asked_rate(asked, variant, method) else "default",
         source_sha256=source_hash(type(method)),
     )
-
-
-class Sizes(NamedTuple):
-    """What of a model decides settings: the most tokens it takes, and its hidden states' width."""
-
-    longest: int
-    width: int
 
 
 def resolve_training(
@@ -220,32 +270,6 @@ def default_epochs(n_train: int, batch_size: int) -> int:
     return min(MOST_EPOCHS, max(LEAST_EPOCHS, wanted))
 
 
-def make_cell(
-    *,
-    suite: str,
-    source: Source,
-    task: Task,
-    part: MethodPart,
-    training: Resolved,
-    precision: Precision,
-    seed: int,
-    own: OwnMethod | None,
-) -> Cell:
-    """One cell of what was found for it."""
-    return Cell(
-        suite=suite,
-        model=ModelPart(name=source.name, revision=source.revision, sha256=source.sha256),
-        model_folder=source.folder,
-        model_type=source.model_type,
-        task=task_part(task),
-        method=part,
-        training=training,
-        precision=precision,
-        seed=seed,
-        own=own,
-    )
-
-
 def task_part(task: Task) -> TaskPart:
     """The record's part on a task that is not tokenised yet."""
     return TaskPart(
@@ -262,10 +286,15 @@ def task_part(task: Task) -> TaskPart:
     )
 
 
-def _check_rows(parts: list[MethodPart], suite: Suite) -> None:
+def _check_rows(found: list[Row]) -> None:
     rows = [
-        (variant.label, f"{part.name} {part.settings}", variant.lr, variant.head_lr)
-        for variant, part in zip(suite.methods, parts, strict=True)
+        (
+            row.variant.label,
+            f"{row.part.name} {row.part.settings}",
+            row.variant.lr,
+            row.variant.head_lr,
+        )
+        for row in found
     ]
     labels = [row[0] for row in rows]
     asked = [row[1:] for row in rows]

@@ -5,6 +5,7 @@ Whoever shows it is an `Observer`. Baselines are computed here, while the worker
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import tempfile
 import threading
@@ -31,6 +32,7 @@ class Observer(Protocol):
     """What a suite tells while it runs."""
 
     def suite(self, grid: Grid, n_done: int, out: str) -> None: ...
+    def trials(self, grid: Grid, total: int, out: str) -> None: ...
     def note(self, line: str) -> None: ...
     def cell(self, cell: Cell) -> None: ...
     def row(self, cell: Cell, row: dict[str, Any], total: int) -> None: ...
@@ -43,6 +45,7 @@ class Silent:
     """Says nothing."""
 
     def suite(self, grid: Grid, n_done: int, out: str) -> None: ...
+    def trials(self, grid: Grid, total: int, out: str) -> None: ...
     def note(self, line: str) -> None: ...
     def cell(self, cell: Cell) -> None: ...
     def row(self, cell: Cell, row: dict[str, Any], total: int) -> None: ...
@@ -115,21 +118,45 @@ def _run_missing(
     keep: Keep,
 ) -> dict[str, Record]:
     records: dict[str, Record] = {}
-    with Worker() as worker, tempfile.TemporaryDirectory(prefix="peftlab-") as scratch:
-        files = {name: Path(scratch) / f"{i}.json" for i, name in enumerate(grid.tasks)}
-        for name, task in grid.tasks.items():
-            task.write(files[name])
+    with Session(store, grid.tasks, progress) as session:
         for cell in with_baselines(missing, grid.tasks, progress):  # while the worker starts
-            progress.cell(cell)
-            told = Told(grid.tasks[cell.task.name], functools.partial(progress.row, cell))
-            adapter = None if keep == "none" else store.adapter(cell.name).resolve()
-            order = Order(cell=cell, task_file=files[cell.task.name], adapter=adapter)
-            outcome = told.outcome(cell, worker.run(order, told))
-            outcome.write(store)
-            records[cell.name] = outcome.record
+            records[cell.name] = session.run(cell, keep != "none")
             drop_beaten(store, [*done.values(), *records.values()], keep)
-            progress.end(outcome.record)
     return records
+
+
+class Session:
+    """Runs cells on some tasks, one after the other, and writes what comes out into a folder.
+
+    A context: entering starts the worker, leaving ends it and the cell in it.
+    """
+
+    def __init__(self, store: Store, tasks: Mapping[str, Task], progress: Observer) -> None:
+        self.store, self.tasks, self.progress = store, tasks, progress
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            self.worker = stack.enter_context(Worker())
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="peftlab-")))
+            self.files = {name: scratch / f"{i}.json" for i, name in enumerate(self.tasks)}
+            for name, task in self.tasks.items():
+                task.write(self.files[name])
+            self.stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.stack.__exit__(*exception)
+
+    def run(self, cell: Cell, keep_adapter: bool) -> Record:
+        """Run one cell to its end; its record, which may be that of a failure."""
+        self.progress.cell(cell)
+        told = Told(self.tasks[cell.task.name], functools.partial(self.progress.row, cell))
+        adapter = self.store.adapter(cell.name).resolve() if keep_adapter else None
+        order = Order(cell=cell, task_file=self.files[cell.task.name], adapter=adapter)
+        outcome = told.outcome(cell, self.worker.run(order, told))
+        outcome.write(self.store)
+        self.progress.end(outcome.record)
+        return outcome.record
 
 
 def with_baselines(

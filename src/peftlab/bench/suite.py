@@ -6,6 +6,8 @@ tasks = ["mrpc", "stsb"]
 seeds = [0, 1, 2]
 training = { epochs = 3 }
 methods = ["full", { name = "lora" }, { name = "lora", label = "LoRA r=16", rank = 16 }]
+
+`rates = [1e-4, 4e-4]` makes a row of every method at each; `tune = { trials = 6 }` finds rates.
 """
 
 from __future__ import annotations
@@ -51,10 +53,8 @@ class Variant(_Request):
     @classmethod
     def _read(cls, given: Any) -> Any:
         """Accept a name, a `name[field=value]`, a flat table as in a suite file, or a Method."""
-        if isinstance(given, Method):
-            given = {"name": given.name} | _changed(given)
-        if isinstance(given, str):
-            given = parse_method(given)
+        if isinstance(given, Method | str):
+            given = _table(given)
         if not isinstance(given, dict) or "settings" in given:
             return given
         own = {key: given[key] for key in ("name", "label", "lr", "head_lr") if key in given}
@@ -70,6 +70,22 @@ class DataFile(_Request):
     label: str
     dev: Path | None = None
     kind: Literal["auto", "classes", "regression"] = "auto"
+
+
+class Tune(_Request):
+    """How settings are looked for: alike for every row, on a part of train that dev is not in."""
+
+    trials: int = Field(ge=1, le=1000)  # of a row on a task
+    validation: float = Field(0.1, gt=0, le=0.5)  # the share of train that trials are judged on
+    space: list[str] = Field(["lr", "head_lr"], min_length=1)
+
+    @model_validator(mode="after")
+    def _known(self) -> Tune:
+        known = dict.fromkeys(name for one in METHODS.values() for name in one.search_space())
+        for name in self.space:
+            if name not in known:
+                raise unknown("setting in the tuning space", name, known)
+        return self
 
 
 class Suite(_Request):
@@ -89,6 +105,7 @@ class Suite(_Request):
     data_dir: Path | None = None
     data: DataFile | None = None
     metric: str | None = None  # the main one, of all tasks, instead of each task's own
+    tune: Tune | None = None
     judge_on: Literal["dev", "train"] = "dev"  # train: a fifth of it, and dev is not looked at
 
 
@@ -103,6 +120,8 @@ def make_suite(**request: Any) -> Suite:
     if _is_demo(request):
         request["training"] = {"epochs": DEMO_EPOCHS} | request.get("training", {})
         request["methods"] = DEMO_METHODS
+    if "rates" in request:
+        request["methods"] = _at_rates(request.get("methods", list(METHODS)), request.pop("rates"))
     if "data" in request and "tasks" in request:
         raise RequestError("give either tasks by name or your own data, not both")
     if "name" not in request:
@@ -111,6 +130,28 @@ def make_suite(**request: Any) -> Suite:
         return Suite.model_validate(request)
     except ValidationError as error:
         raise explain(error, "the suite", _fields_near(error)) from None
+
+
+def _at_rates(methods: list[Any], rates: list[Any]) -> list[dict[str, Any]]:
+    """A row of every method at each learning rate; a method that has its own keeps that alone."""
+    rows: list[dict[str, Any]] = []
+    for method in methods:
+        given = _table(method)
+        own = given.get("lr") is not None
+        rows += [given] if own else [_relabelled(given, rate) for rate in rates]
+    return rows
+
+
+def _table(method: Any) -> dict[str, Any]:
+    """A row as the flat table that a suite file has."""
+    if isinstance(method, Method):
+        return {"name": method.name} | _changed(method)
+    return parse_method(method) if isinstance(method, str) else dict(method)
+
+
+def _relabelled(given: dict[str, Any], rate: Any) -> dict[str, Any]:
+    label = {"label": f"{given['label']} (lr {rate:g})"} if "label" in given else {}
+    return given | {"lr": rate} | label
 
 
 def _is_demo(request: dict[str, Any]) -> bool:
@@ -141,6 +182,8 @@ TYPES: dict[str, tuple[type, str]] = {
     "seeds": (list, "a list of numbers"),
     "training": (dict, "a table"),
     "data": (dict, "a table"),
+    "tune": (dict, "a table"),
+    "rates": (list, "a list of numbers"),
 }
 
 
@@ -216,7 +259,7 @@ def _changed(method: Method) -> dict[str, Any]:
 
 def _set_on_method(request: dict[str, Any], owner: str, field: str, value: Any) -> None:
     methods = [
-        parse_method(method) if isinstance(method, str) else dict(method)
+        _table(method)
         for method in request.get("methods") or (DEMO_METHODS if _is_demo(request) else METHODS)
     ]
     owners = list(dict.fromkeys(method["name"] for method in methods))
@@ -250,5 +293,6 @@ def _fields_near(error: ValidationError) -> list[str]:
         "training": Training,
         "data": DataFile,
         "methods": Variant,
+        "tune": Tune,
     }
     return list(owners.get(str(where[0]) if where else "", Suite).model_fields)

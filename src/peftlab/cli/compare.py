@@ -26,6 +26,16 @@ def compare(
         Text, Option(help="Names with commas between, or all; lora[rank=16,lr=1e-3] is a variant.")
     ] = None,
     seeds: Annotated[Text, Option(help="Numbers with commas between.")] = None,
+    tune: Annotated[
+        int | None,
+        Option(help="Trials of every method on each task, to find rates; else defaults."),
+    ] = None,
+    validation: Annotated[
+        float | None, Option(help="Share of train that trials are judged on; default 0.1.")
+    ] = None,
+    tune_space: Annotated[
+        Text, Option(help="Settings to find, with commas between; default lr,head_lr.")
+    ] = None,
     out: Annotated[Path | None, Option(help="Output folder; default runs/SUITE.")] = None,
     keep: Annotated[
         str, Option(help="Adapters to keep: all, best (the best seed of each row) or none.")
@@ -45,6 +55,7 @@ def compare(
         "tasks": options.tasks_of(tasks),
         "methods": options.methods_of(methods),
         "seeds": options.seeds_of(seeds),
+        "tune": options.tune_of(tune, validation, tune_space),
     }
     how = {"rerun": rerun, "keep": keep}
     _run(suite, request, asked.sets, out, how, as_json=json_, quiet=quiet)

@@ -149,6 +149,9 @@ def _shared(
     from peftlab.api.request import data_request
 
     given = {name: value for name, value in training.items() if value is not None}
+    rates = rates_of(given.pop("lr", None))
+    if len(rates) == 1:
+        given["lr"] = rates[0]
     request = {
         "model": model,
         "data_dir": data_dir,
@@ -156,12 +159,16 @@ def _shared(
         "metric": metric,
         "judge_on": judge_on,
         "training": Training.of(given),
+        "rates": rates if len(rates) > 1 else None,
     }
     return Asked(request, set_ or [])
 
 
 def _option(name: str, field: FieldInfo) -> inspect.Parameter:
     """The option of a setting: its help is the field's, and what it allows is checked there."""
+    if name == "lr":
+        help_ = "Learning rate; several with commas between make a row each. Default: the method's."
+        return _keyword(name, None, Text, Option("--lr", help=help_))
     word = name.replace("_", "-")
     kinds = _kinds(field.annotation)
     kind: Any = next((one for one in (bool, int, float) if one in kinds), str)
@@ -187,6 +194,25 @@ def methods_of(text: str | None) -> list[dict[str, Any]] | None:
     from peftlab.api.request import parse_methods
 
     return None if text is None else parse_methods(text)
+
+
+def tune_of(
+    trials: int | None, validation: float | None, space: str | None
+) -> dict[str, Any] | None:
+    """How to tune, of its three options."""
+    from peftlab.api import request
+
+    return request.tune_of(trials, validation, split(space, "--tune-space"))
+
+
+def rates_of(text: str | None) -> list[float]:
+    """Numbers with commas between; none of no text."""
+    try:
+        return [float(word) for word in split(text, "--lr") or []]
+    except ValueError:
+        raise RequestError(
+            f"--lr takes a number, or several with commas between, such as 1e-4,4e-4; got {text!r}"
+        ) from None
 
 
 def seeds_of(text: str | None) -> list[int] | None:

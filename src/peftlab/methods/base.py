@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import nn
 
@@ -30,6 +30,28 @@ HEAD_LR = 1e-3
 REFERENCE_WIDTH = 768
 NARROWEST = 384  # that was measured: a narrower model gets this one's rate
 WIDTH_EXPONENT = 2
+
+
+@dataclass(frozen=True)
+class Range:
+    """Where trials look for a setting, both ends included."""
+
+    low: float
+    high: float
+    log: bool = True
+    whole: bool = False  # numbers without a fraction
+
+
+def searched(default: Any, low: float, high: float, *, log: bool = True, **given: Any) -> Any:
+    """A setting that trials may look for between two values, declared as by pydantic's `Field`.
+
+    >>> from peftlab.methods import METHODS
+    >>> METHODS["lora"].search_space()["rank"]
+    Range(low=1, high=64, log=True, whole=True)
+    """
+    whole = isinstance(default, int)
+    search: dict[str, Any] = {"low": low, "high": high, "log": log, "whole": whole}
+    return Field(default=default, json_schema_extra={"search": search}, **given)
 
 
 class Step(Protocol):
@@ -54,6 +76,8 @@ class Method(abc.ABC, metaclass=Explained):
         summary: one line, what trains.
         paper: the source of the equation.
         default_lr: of the adapter's parameters on a model 768 wide, where none is asked for.
+        published_lr: its paper's, for a base-size model; trials look a factor of ten around it.
+            Without one, around the default.
         default_head_lr: of the head's parameters, the same for all methods, so that what one of
             them has over `head` is what adapting the base is worth.
         head_alone: whether the head is all that is trained: its rate is then `lr`.
@@ -66,6 +90,7 @@ class Method(abc.ABC, metaclass=Explained):
     summary: ClassVar[str]
     paper: ClassVar[str]
     default_lr: ClassVar[float]
+    published_lr: ClassVar[float | None] = None
     default_head_lr: ClassVar[float] = HEAD_LR
     head_alone: ClassVar[bool] = False
     mergeable: ClassVar[bool] = True
@@ -75,6 +100,19 @@ class Method(abc.ABC, metaclass=Explained):
     @property
     def settings(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def search_space(cls) -> dict[str, Range]:
+        """Where trials look: its rates, and those of its settings that are declared `searched`."""
+        around = cls.published_lr or cls.default_lr
+        space = {"lr": Range(around / 10, around * 10)}
+        if not cls.head_alone:
+            space["head_lr"] = Range(cls.default_head_lr / 10, cls.default_head_lr * 10)
+        for name, field in cls.__pydantic_fields__.items():  # type: ignore[attr-defined]
+            extra = field.json_schema_extra
+            if isinstance(extra, dict) and "search" in extra:
+                space[name] = Range(**extra["search"])
+        return space
 
     def lr_at(self, width: int) -> float:
         """The default rate on a model whose hidden states are `width` wide, of three digits.

@@ -46,6 +46,7 @@ class BitFit(Method):
     summary: ClassVar[str] = "every bias of the backbone"
     paper: ClassVar[str] = "arXiv:2106.10199"
     default_lr: ClassVar[float] = 7.5e-4
+    published_lr: ClassVar[float | None] = 1e-3
 
     def inject(self, model: PreTrainedModel) -> None:
         biased = _biased(model)

@@ -34,7 +34,7 @@ from peftlab.layers import (
     new_pair,
     weight_precision,
 )
-from peftlab.methods.base import STRICT, Method, Step, adapt
+from peftlab.methods.base import STRICT, Method, Step, adapt, searched
 from peftlab.methods.registry import register
 from peftlab.models import Targets
 
@@ -61,8 +61,8 @@ class DeltaLoRA(Method):
     paper: ClassVar[str] = "arXiv:2309.02411"
     default_lr: ClassVar[float] = 5e-4
 
-    rank: int = Field(default=8, ge=1)
-    alpha: float = Field(default=16.0, gt=0)
+    rank: int = searched(8, 1, 64, ge=1)
+    alpha: float = searched(16.0, 1, 64, gt=0)
     targets: str = "query,value"
     delta: float = Field(default=0.5, ge=0)
     start: int | None = Field(default=None, ge=0)

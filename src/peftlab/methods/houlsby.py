@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftlab.layers import Wrapper, adapter_dtype, device_of, keep_in_fp32
-from peftlab.methods.base import STRICT, Method, train_head_only
+from peftlab.methods.base import STRICT, Method, searched, train_head_only
 from peftlab.methods.registry import register
 from peftlab.models import Targets, find_blocks, norms
 
@@ -51,9 +51,10 @@ class Houlsby(Method):
     summary: ClassVar[str] = "two bottlenecks a block, and the norms"
     paper: ClassVar[str] = "arXiv:1902.00751"
     default_lr: ClassVar[float] = 2.5e-4
+    published_lr: ClassVar[float | None] = 3e-4
     mergeable: ClassVar[bool] = False
 
-    size: int = Field(default=64, ge=1)
+    size: int = searched(64, 8, 256, ge=1)
     variant: Literal["houlsby", "pfeiffer"] = "houlsby"
     init_std: float = Field(default=1e-2, gt=0)
 

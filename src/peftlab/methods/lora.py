@@ -41,6 +41,7 @@ class LoRA(PeftLoRA):
     summary: ClassVar[str] = "a low-rank update of each target layer"
     paper: ClassVar[str] = "arXiv:2106.09685"
     default_lr: ClassVar[float] = 5e-4
+    published_lr: ClassVar[float | None] = 5e-4
 
     rank_stabilised: bool = False
 

@@ -17,11 +17,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from peftlab.layers import LoRALinear
-from peftlab.methods.base import STRICT
+from peftlab.methods.base import STRICT, searched
 from peftlab.methods.low_rank import PeftLoRA
 from peftlab.methods.registry import register
 
@@ -43,8 +42,9 @@ class LoRAPlus(PeftLoRA):
     summary: ClassVar[str] = "LoRA, B with a higher learning rate than A"
     paper: ClassVar[str] = "arXiv:2402.12354"
     default_lr: ClassVar[float] = 1.25e-4
+    published_lr: ClassVar[float | None] = 5e-5
 
-    ratio: float = Field(default=16.0, gt=0)
+    ratio: float = searched(16.0, 1, 64, gt=0)
 
     def parameter_groups(
         self, model: PreTrainedModel, lr: float, head_lr: float, weight_decay: float

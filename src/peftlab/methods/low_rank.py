@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from peftlab.errors import RequestError
 from peftlab.layers import Adapter, Linear, LoRALinear
-from peftlab.methods.base import STRICT, Method, adapt
+from peftlab.methods.base import STRICT, Method, adapt, searched
 from peftlab.methods.peft import InPeft, layers_with, refuse
 from peftlab.models import Targets
 
@@ -47,9 +46,9 @@ class LowRankMethod(Method):
         targets: which layers, see `peftlab.models.find_targets`.
     """
 
-    rank: int = Field(default=8, ge=1)
-    alpha: float = Field(default=16.0, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    rank: int = searched(8, 1, 64, ge=1)
+    alpha: float = searched(16.0, 1, 64, gt=0)
+    dropout: float = searched(0.0, 0, 0.3, log=False, ge=0, lt=1)
     targets: str = "query,value"
 
     @property

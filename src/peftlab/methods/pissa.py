@@ -27,7 +27,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from peftlab.layers import Adapter, Linear, LowRank, Pair, dropout, exact, new_pair, weight_of
-from peftlab.methods.base import STRICT, adapt
+from peftlab.methods.base import STRICT, adapt, searched
 from peftlab.methods.low_rank import NAMES
 from peftlab.methods.peft import InPeft
 from peftlab.methods.registry import register
@@ -56,7 +56,7 @@ class PiSSA(InPeft):
     peft_type: ClassVar[str] = "LORA"
     peft_names: ClassVar[Mapping[str, str]] = NAMES
 
-    rank: int = Field(default=8, ge=1)
+    rank: int = searched(8, 1, 64, ge=1)
     alpha: float | None = Field(default=None, gt=0)
     targets: str = "query,value"
     niter: int | None = Field(default=None, ge=1)

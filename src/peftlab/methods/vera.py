@@ -38,7 +38,7 @@ from peftlab.layers import (
     dropout,
     features,
 )
-from peftlab.methods.base import STRICT, adapt
+from peftlab.methods.base import STRICT, adapt, searched
 from peftlab.methods.peft import InPeft, layers_with
 from peftlab.methods.registry import register
 from peftlab.models import Targets, find_targets
@@ -65,6 +65,7 @@ class VeRA(InPeft):
     summary: ClassVar[str] = "two vectors a layer around one shared frozen random pair"
     paper: ClassVar[str] = "arXiv:2310.11454"
     default_lr: ClassVar[float] = 5e-3
+    published_lr: ClassVar[float | None] = 1e-2
     peft_type: ClassVar[str] = "VERA"
     peft_needs: ClassVar[Mapping[str, type]] = {"r": int}
     peft_names: ClassVar[Mapping[str, str]] = {  # the one pair of the model
@@ -73,9 +74,9 @@ class VeRA(InPeft):
     }
     peft_optional: ClassVar[tuple[str, ...]] = tuple(peft_names)  # drawn again from its seed
 
-    rank: int = Field(default=1024, ge=1)
+    rank: int = searched(1024, 64, 2048, ge=1)
     d_initial: float = Field(default=0.1)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    dropout: float = searched(0.0, 0, 0.3, log=False, ge=0, lt=1)
     targets: str = "query,value"
     projection_seed: int | None = Field(default=None, ge=0)
 

@@ -44,7 +44,8 @@ class MethodPart(_Part):
     settings: dict[str, Any]
     targets: list[str]  # patterns of the module names that were adapted; empty where none
     notes: list[str]  # what a reader must know, such as a fused projection
-    rate_from: str = ""  # "default" or "asked for"; empty in records that don't say
+    rate_from: str = ""  # "default", "asked for" or "tuned"; empty in records that don't say
+    tuned: dict[str, Any] = {}  # how settings were found: trials, validation, space; or empty
     source_sha256: str | None = None  # of the code of a user's own method; null for peftlab's
 
 

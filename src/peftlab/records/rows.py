@@ -14,6 +14,7 @@ from peftlab.records.record import Record
 from peftlab.settings import told_apart
 
 TaskKey = tuple[str, str, str]  # name, metric, sha256 of the examples
+TUNED = "tuned"  # in place of a setting that trials found: it may be another on each task
 UNREADABLE = {"revision", "weights", "adapted"}  # in a label only where nothing else differs
 RowKey = tuple[str, str]  # label, everything else that was asked, as canonical JSON
 
@@ -33,12 +34,14 @@ def asked(record: Record) -> dict[str, str]:
             "precision": record.precision,
             "adapted": record.method.targets,
             "threads": record.environment.threads,
+            "tuned": record.method.tuned,
         },
         "settings.": record.method.settings,
         "training.": told_apart(record.training),
     }
+    found = set(record.method.tuned.get("space", ()))
     return {
-        prefix + name: json.dumps(value, sort_keys=True, default=str)
+        prefix + name: json.dumps(TUNED if name in found else value, sort_keys=True, default=str)
         for prefix, fields in parts.items()
         for name, value in fields.items()
     }

@@ -20,7 +20,16 @@ from peftlab import atomic
 from peftlab.errors import JSON_ERRORS, RequestError, system_refusals, unknown
 from peftlab.records.record import Record
 
-OURS = {"suite.json", "records", "curves", "predictions", "adapters", "report"}
+OURS = {
+    "suite.json",
+    "tuning",
+    "trials.json",
+    "records",
+    "curves",
+    "predictions",
+    "adapters",
+    "report",
+}
 BESIDE = {"records": "record.json", "curves": "curve.jsonl", "predictions": "predictions.jsonl"}
 NEEDED_MIB = 200  # records and curves are small; the page and its figures take a few MiB
 

@@ -113,6 +113,7 @@ def _environment() -> jinja2.Environment:
         text.told_conditions,
         text.told_baselines,
         text.default_rates,
+        text.tuned,
         text.baselines,
         text.by_rank,
     ):

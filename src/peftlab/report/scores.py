@@ -73,7 +73,8 @@ class Cell:
 class Row:
     """A method as it was asked for. `cells` is aligned with the table's columns.
 
-    `n_tasks` of the columns have a done cell. `default_rate` says that some learning rate is the
+    `n_tasks` of the columns have a done cell. `tuned` says how its settings were found, if they
+    were. `default_rate` says that some learning rate is the
     method's default.
     """
 
@@ -86,6 +87,7 @@ class Row:
     targets: tuple[str, ...]
     notes: tuple[str, ...]
     default_rate: bool
+    tuned: dict[str, Any]
     cells: tuple[Cell | None, ...]
     n_tasks: int
     adapter: Span
@@ -197,6 +199,7 @@ def _row(label: str, members: list[Record], tasks: list[TaskKey], under: Mapping
         targets=tuple(first.method.targets),
         notes=tuple(dict.fromkeys(note for m in members for note in m.method.notes)),
         default_rate=any(m.method.rate_from == "default" for m in members),
+        tuned=first.method.tuned,
         cells=cells,
         n_tasks=len(done),
         adapter=Span.of(count.adapter for count in counts),

@@ -174,6 +174,20 @@ def default_rates(table: Table) -> str:
     return f"Learning rates are defaults, not tuned for this model{which}."
 
 
+def tuned(table: Table) -> list[str]:
+    """How the rows' settings were found, a line for each way."""
+    ways: dict[tuple[int, float], list[str]] = {}
+    for row in table.rows:
+        if row.tuned:
+            way = (row.tuned["trials"], row.tuned["validation"])
+            ways.setdefault(way, []).append(f"{row.label} ({', '.join(row.tuned['space'])})")
+    return [
+        f"Found on each task by {trials} trials a row on {validation:.3g} of train, dev unseen: "
+        f"{', '.join(rows)}."
+        for (trials, validation), rows in ways.items()
+    ]
+
+
 def baselines(table: Table) -> dict[str, list[str]]:
     """Each baseline's scores, a text a column."""
     names = dict.fromkeys(name for column in table.columns for name in column.baselines)

@@ -23,31 +23,34 @@ from typing import Any, TypeVar
 from peftlab.errors import RequestError
 from peftlab.tasks.base import Examples, Task
 
-SHARE = 5  # one in so many goes to dev
+FIFTH = 0.2  # goes to dev
 QUANTILES = 5
 
 Texts = tuple[str, ...]
 Label = TypeVar("Label", int, float)
 
 
-def carved(task: Task) -> Task:
-    """The task with a fifth of train in place of dev, which is not looked at, and train the rest.
+def carved(task: Task, share: float = FIFTH) -> Task:
+    """The task with a share of train in place of dev, which is not looked at, and train the rest.
 
     Raises:
         RequestError: too few different texts, see `by_class` and `by_quantile`.
     """
     try:
-        train, dev = divided(task.train, task.labels)
+        train, dev = divided(task.train, task.labels, share)
     except RequestError as error:
         raise RequestError(
             f"task {task.name} has no part of train to be judged on: {error}"
         ) from None
-    source = f"{task.source}, a fifth of train"
+    part = "a fifth" if share == FIFTH else f"{share:.3g}"
+    source = f"{task.source}, {part} of train"
     return dataclasses.replace(task, train=train, dev=dev, source=source)
 
 
-def divided(data: Examples, names: Sequence[str]) -> tuple[Examples, Examples]:
-    """The two sides of `data`: what is left to train on, and about a fifth to judge by.
+def divided(
+    data: Examples, names: Sequence[str], share: float = FIFTH
+) -> tuple[Examples, Examples]:
+    """The two sides of `data`: what is left to train on, and about that share to judge by.
 
     `names` are its classes'; none for a regression.
 
@@ -55,9 +58,9 @@ def divided(data: Examples, names: Sequence[str]) -> tuple[Examples, Examples]:
         RequestError: see `by_class` and `by_quantile`.
     """
     if names:
-        kept = by_class(data.texts, [int(label) for label in data.labels], names)
+        kept = by_class(data.texts, [int(label) for label in data.labels], names, share)
     else:
-        kept = by_quantile(data.texts, data.labels)
+        kept = by_quantile(data.texts, data.labels, share)
     train = [i for i, text in enumerate(data.texts) if text not in kept]
     dev = [i for i, text in enumerate(data.texts) if text in kept]
     return _subset(data, train), _subset(data, dev)
@@ -68,8 +71,10 @@ def _subset(data: Examples, indices: list[int]) -> Examples:
     return Examples([data.texts[i] for i in indices], labels)
 
 
-def by_class(texts: Sequence[Texts], labels: Sequence[int], names: Sequence[str]) -> set[Texts]:
-    """The texts that go to dev, about a fifth of every class.
+def by_class(
+    texts: Sequence[Texts], labels: Sequence[int], names: Sequence[str], share: float = FIFTH
+) -> set[Texts]:
+    """The texts that go to dev, about that share of every class.
 
     Raises:
         RequestError: a class with fewer than two different texts can't be on both sides.
@@ -86,11 +91,13 @@ def by_class(texts: Sequence[Texts], labels: Sequence[int], names: Sequence[str]
                 f"{'' if len(strata[index]) == 1 else 's'} of its own; it needs at least 2, one "
                 "to train on and one to judge by. Add examples, or leave the class out."
             )
-    return {text for group in strata.values() for text in _fifth(group, members)}
+    return {text for group in strata.values() for text in _share(group, members, share)}
 
 
-def by_quantile(texts: Sequence[Texts], labels: Sequence[float]) -> set[Texts]:
-    """The texts that go to dev, about a fifth of every quintile of the labels.
+def by_quantile(
+    texts: Sequence[Texts], labels: Sequence[float], share: float = FIFTH
+) -> set[Texts]:
+    """The texts that go to dev, about that share of every quintile of the labels.
 
     Raises:
         RequestError: fewer than two different texts.
@@ -103,10 +110,10 @@ def by_quantile(texts: Sequence[Texts], labels: Sequence[float]) -> set[Texts]:
         )
     mean = {text: math.fsum(found) / len(found) for text, found in members.items()}
     ordered = sorted(members, key=lambda text: (mean[text], _hash(text)))
-    n_strata = max(1, min(QUANTILES, len(ordered) // SHARE))
+    n_strata = max(1, min(QUANTILES, int(len(ordered) * share)))
     bounds = [len(ordered) * i // n_strata for i in range(n_strata + 1)]
     strata = [ordered[start:end] for start, end in itertools.pairwise(bounds)]
-    return {text for group in strata for text in _fifth(group, members)}
+    return {text for group in strata for text in _share(group, members, share)}
 
 
 def _members(texts: Sequence[Texts], labels: Sequence[Label]) -> dict[Texts, list[Label]]:
@@ -116,10 +123,10 @@ def _members(texts: Sequence[Texts], labels: Sequence[Label]) -> dict[Texts, lis
     return members
 
 
-def _fifth(stratum: list[Texts], members: dict[Texts, list[Label]]) -> list[Texts]:
-    """Groups of `stratum` for dev: at least one, never all, and near a fifth of the examples."""
+def _share(stratum: list[Texts], members: dict[Texts, list[Label]], share: float) -> list[Texts]:
+    """Groups of `stratum` for dev: at least one, never all, and near that share of the examples."""
     ordered = sorted(stratum, key=_hash)
-    wanted = max(1, round(sum(len(members[text]) for text in ordered) / SHARE))
+    wanted = max(1, round(sum(len(members[text]) for text in ordered) * share))
     taken: list[Texts] = []
     size = 0
     for text in ordered:

@@ -1,0 +1,169 @@
+"""Tuning: every row the same number of trials on each task, and then its seeds at what they found.
+
+    --tune 6    6 trials a row and task: on 90 % of train, judged on the other tenth; dev is unseen
+
+The first points are the published rate and the default. A trial is a cell: it is recorded in
+OUT/tuning, it is never run twice, and a killed one is run again. Which points are tried depends on
+nothing but the scores so far, so that a tuning that was stopped goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from peftlab.bench.grid import Grid, Row
+from peftlab.bench.run import Observer, Session
+from peftlab.bench.search import (
+    Space,
+    at_border,
+    check_optuna,
+    chosen,
+    rung_sizes,
+    rungs_of,
+    search,
+)
+from peftlab.bench.suite import Tune, Variant
+from peftlab.errors import RequestError
+from peftlab.records.lock import locked
+from peftlab.records.record import Record
+from peftlab.records.stats import merit
+from peftlab.records.store import Store
+from peftlab.records.trials import Trial, Values, write_trials
+from peftlab.tasks import Task, carved
+
+SEED = 0  # of all trials: which seeds a comparison has changes none of them
+RATES = ("lr", "head_lr")
+
+
+def tuned(grid: Grid, tune: Tune, out: Path, progress: Observer) -> Grid:
+    """The grid with each row's cells at what its trials found on the task.
+
+    Raises:
+        RequestError: without Optuna, if rates are asked for that trials shall find, if a task is
+            too small to keep a part of train apart, or if `out` can't take the trials.
+    """
+    check_optuna()
+    _check_open(grid, tune)
+    tasks = {name: carved(task, tune.validation) for name, task in grid.tasks.items()}
+    Store(out).prepare()
+    store = Store(out / "tuning")
+    store.prepare()
+    tunings = {
+        name: [RowTuning(grid, row, task, tune) for row in grid.rows]
+        for name, task in tasks.items()
+    }
+    with locked(store.out), progress, Session(store, tasks, progress) as session:
+        store.clean()
+        progress.trials(
+            grid, sum(one.n_trainings for of in tunings.values() for one in of), str(out)
+        )
+        on = {name: [one.run(session) for one in of] for name, of in tunings.items()}
+    return grid.with_rows(on)
+
+
+class RowTuning:
+    """The trials of one row on one task, of which a part is validation."""
+
+    def __init__(self, grid: Grid, row: Row, task: Task, tune: Tune) -> None:
+        self.ground, self.row, self.task, self.tune = grid.ground, row, task, tune
+        self.training = self.ground.cell(row, task, SEED).training
+        updates = math.ceil(len(task.train) / self.training.batch_size)
+        self.rungs = rungs_of(self.training.epochs, updates)
+        self.space = space_of(row, tune)
+        self.trials: list[Trial] = []
+
+    @property
+    def n_trainings(self) -> int:
+        """How many it takes at most."""
+        return sum(rung_sizes(self.tune.trials, len(self.rungs))) if self.space else 0
+
+    def run(self, session: Session) -> Row:
+        """The row at what its trials found; as it is where nothing of it is open, or all failed."""
+        if not self.space:
+            return self.row
+        self.session = session
+        tried = search(self.space, self.first, self.tune.trials, self._merit, self.rungs)
+        best = chosen(tried)
+        if best is None:
+            name = f"{self.row.part.label} on {self.task.name}"
+            session.progress.note(f"{name}: every trial failed; it is trained at its defaults")
+            return self.row
+        values = tried[best].values
+        border = [name for name, value in values.items() if at_border(value, self.space[name])]
+        self.trials[best] = self.trials[best].model_copy(
+            update={"chosen": True, "at_border": border}
+        )
+        write_trials(session.store.out, self.trials)
+        return self._row_at(values)
+
+    @property
+    def first(self) -> list[Values]:
+        """The published rate and the default, all else at its default."""
+        rates = {"lr": self.training.lr, "head_lr": self.training.head_lr}
+        default = {name: (rates | self.row.method.settings)[name] for name in self.space}
+        published = self.row.method.published_lr
+        return (
+            [default | {"lr": published}, default] if published and "lr" in default else [default]
+        )
+
+    def _merit(self, values: Values, epochs: int) -> float | None:
+        """Of a training with these values: of its record, which is there or is made."""
+        told = ", ".join(f"{name} {value:g}" for name, value in values.items())
+        variant = _variant(self.row.variant, values)
+        variant = variant.model_copy(update={"label": f"{variant.label} ({told})"})
+        cell = self.ground.cell(self.ground.row(variant), self.task, SEED, epochs)
+        record = self.session.store.read(cell.name)
+        if record is not None and record.status == "done":
+            self.session.progress.cell(cell)
+            self.session.progress.end(record)
+        else:
+            record = self.session.run(cell, keep_adapter=False)
+        self.trials.append(self._trial(record, values, epochs))
+        metric, score = self.trials[-1].metric, self.trials[-1].score
+        return None if score is None else merit(metric, score)
+
+    def _trial(self, record: Record, values: Values, epochs: int) -> Trial:
+        metric = self.task.main_metric
+        return Trial(
+            task=self.task.name,
+            label=self.row.part.label,
+            number=len(self.trials),
+            epochs=epochs,
+            values=values,
+            metric=metric,
+            score=None if record.score is None else record.score[metric],
+            cell=record.cell,
+        )
+
+    def _row_at(self, values: Values) -> Row:
+        """The row with what was found, which its record tells from what somebody asked for."""
+        found = self.ground.row(_variant(self.row.variant, values))
+        how = self.tune.model_dump() | {"space": list(self.space)}
+        part = found.part.model_copy(update={"rate_from": "tuned", "tuned": how})
+        return found._replace(part=part)
+
+
+def space_of(row: Row, tune: Tune) -> Space:
+    """Where the row's trials look: in those settings of the space that it has and leaves open."""
+    declared = type(row.method).search_space()
+    given = {*row.variant.settings, *(rate for rate in RATES if getattr(row.variant, rate))}
+    return {name: declared[name] for name in tune.space if name in declared.keys() - given}
+
+
+def _variant(variant: Variant, values: Values) -> Variant:
+    rates = {name: value for name, value in values.items() if name in RATES}
+    settings = {name: value for name, value in values.items() if name not in RATES}
+    return variant.model_copy(update={**rates, "settings": variant.settings | settings})
+
+
+def _check_open(grid: Grid, tune: Tune) -> None:
+    for rate in RATES:
+        asked = getattr(grid.suite.training, rate)
+        if asked is not None and rate in tune.space:
+            option = rate.replace("_", "-")
+            raise RequestError(
+                f"--{option} {asked} is given and --tune shall find it; leave one of them out, or "
+                f"look for something else with --tune-space, or set it for one row with "
+                f"METHOD[{rate}={asked}]"
+            )

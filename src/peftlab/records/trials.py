@@ -1,0 +1,51 @@
+"""What tuning tried and what it found: trials.json, in OUT/tuning beside the trials' records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+from peftlab import atomic
+
+Values = dict[str, int | float]  # by setting
+
+FILE = "trials.json"
+
+
+class Trial(BaseModel):
+    """One training on the part of train that is not validation. Its record lies beside the file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: str
+    label: str  # the row's
+    number: int  # from 0, in the order in which they were tried
+    epochs: int
+    values: Values
+    metric: str
+    score: float | None  # None where it failed
+    cell: str
+    chosen: bool = False  # what the row's cells on this task are trained with
+    at_border: list[str] = []  # settings found where their range ends, which may be too narrow
+
+
+_TRIALS = TypeAdapter(list[Trial])
+
+
+def read_trials(folder: Path) -> list[Trial]:
+    """The trials in a folder; none where nothing was tuned.
+
+    Raises:
+        pydantic.ValidationError: if the file is damaged.
+    """
+    path = folder / FILE
+    return _TRIALS.validate_json(path.read_bytes()) if path.exists() else []
+
+
+def write_trials(folder: Path, trials: list[Trial]) -> None:
+    """Write them, in the place of those of the same rows on the same tasks."""
+    now = {(trial.task, trial.label) for trial in trials}
+    kept = [trial for trial in read_trials(folder) if (trial.task, trial.label) not in now]
+    text = _TRIALS.dump_json(kept + trials, indent=2).decode()
+    atomic.write(folder / FILE, text + "\n")

@@ -1,0 +1,200 @@
+"""`--tune`: trials on a part of train, none run twice; then the seeds at what they found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import peftlab
+from peftlab.bench import tune as tuning
+from peftlab.bench.grid import Grid, resolve
+from peftlab.bench.run import Silent
+from peftlab.bench.suite import Tune, make_suite
+from peftlab.errors import RequestError
+from peftlab.records.record import Record
+from peftlab.records.rows import group
+from peftlab.records.trials import read_trials
+from peftlab.report.scores import table
+from peftlab.tasks import Examples, Task
+from peftlab.tasks.split import carved
+
+
+class Counting(Silent):
+    """How many cells were trained."""
+
+    def __init__(self) -> None:
+        self.cells: list[str] = []
+
+    def cell(self, cell: Any) -> None:
+        self.cells.append(cell.name)
+
+
+def grid(model: Path, task: Task, **request: Any) -> Grid:
+    base = {"model": str(model), "tasks": [task], "methods": ["head", "lora"], "seeds": [0]}
+    asked = base | {"training": {"epochs": 1, "batch_size": 8}, "tune": {"trials": 3}} | request
+    return resolve(make_suite(**asked))
+
+
+def tuned(asked: Grid, out: Path, progress: Silent | None = None) -> Grid:
+    assert asked.suite.tune is not None
+    return tuning.tuned(asked, asked.suite.tune, out, progress or Silent())
+
+
+def compared(model: Path, task: Task, out: Path, **request: Any) -> list[Record]:
+    base = {"model": str(model), "tasks": [task], "methods": ["head", "lora"], "out": out}
+    return peftlab.compare(**base | {"epochs": 1, "batch_size": 8, "tune": 3} | request)
+
+
+def test_every_row_gets_the_same_trials_and_runs_at_the_best_of_its_own(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task
+) -> None:
+    records = compared(tiny_model, tiny_task, tmp_path, seeds=[0, 1])
+    trials = read_trials(tmp_path / "tuning")
+    assert [trial.label for trial in trials] == ["head"] * 3 + ["lora"] * 3
+    for label in ("head", "lora"):
+        of = [trial for trial in trials if trial.label == label]
+        (found,) = [trial for trial in of if trial.chosen]
+        assert found.score == max(trial.score for trial in of if trial.score is not None)
+        mine = [record for record in records if record.method.name == label]
+        assert [record.seed for record in mine] == [0, 1]
+        for record in mine:
+            assert record.training["lr"] == found.values["lr"]
+            assert record.method.rate_from == "tuned"
+            assert record.method.tuned["trials"] == 3
+            assert record.task.n_train == len(tiny_task.train)  # validation is put back
+
+
+def test_no_trial_sees_dev(tmp_path: Path, tiny_model: Path, tiny_task: Task) -> None:
+    """Other answers to dev change no trial's record."""
+    flipped = Examples(tiny_task.dev.texts, [1 - int(label) for label in tiny_task.dev.labels])
+    asked = grid(tiny_model, tiny_task, tune={"trials": 2, "validation": 0.25})
+    other = Task(**{**vars(tiny_task), "dev": flipped})
+    tuned(asked, tmp_path / "a")
+    tuned(grid(tiny_model, other, tune={"trials": 2, "validation": 0.25}), tmp_path / "b")
+    first, second = (read_trials(tmp_path / name / "tuning") for name in "ab")
+    assert first == second
+    part = carved(tiny_task, 0.25)
+    text = (tmp_path / "a" / "tuning" / "predictions" / f"{first[0].cell}.jsonl").read_text()
+    assert len(text.splitlines()) == len(part.dev)
+
+
+def test_a_trial_that_is_done_is_never_run_again(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task
+) -> None:
+    class Stopping(Counting):
+        def end(self, record: Record) -> None:
+            if len(self.cells) == 4:
+                raise KeyboardInterrupt
+
+    asked = grid(tiny_model, tiny_task)
+    stopped = Stopping()
+    with pytest.raises(KeyboardInterrupt):
+        tuned(asked, tmp_path, stopped)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("tuning/records/*.json")}
+    assert len(before) == 4
+    on = tuned(asked, tmp_path)
+    assert all(path.stat().st_mtime_ns == then for path, then in before.items())
+    assert len(list(tmp_path.glob("tuning/records/*.json"))) == 6
+    undisturbed = tuned(asked, tmp_path / "whole")
+    assert [cell.name for cell in on.cells] == [cell.name for cell in undisturbed.cells]
+
+
+def test_what_a_row_fixes_is_not_looked_for(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task
+) -> None:
+    asked = grid(
+        tiny_model,
+        tiny_task,
+        methods=["head", "lora[rank=2]", "lora[lr=1e-3]"],
+        tune={"trials": 2, "space": ["lr", "rank"]},
+    )
+    head, ranked, fixed = (
+        tuning.space_of(row, Tune(trials=2, space=["lr", "rank"])) for row in asked.rows
+    )
+    assert list(head) == ["lr"]  # it has no rank
+    assert list(ranked) == ["lr"]
+    assert list(fixed) == ["rank"]
+    cells = tuned(asked, tmp_path).cells
+    assert cells[1].method.settings["rank"] == 2
+    assert cells[2].training.lr == 1e-3
+
+
+def test_a_tuned_row_is_one_row_over_tasks_whatever_was_found(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task
+) -> None:
+    other = Task(
+        **{**vars(tiny_task), "name": "other", "train": tiny_task.dev, "dev": tiny_task.train}
+    )
+    records = compared(tiny_model, tiny_task, tmp_path, tasks=[tiny_task, other], methods="lora")
+    apart = [
+        record.model_copy(update={"training": record.training | {"lr": 1e-3 * (i + 1)}})
+        for i, record in enumerate(records)
+    ]
+    assert len(group(apart)) == 1
+    untuned = apart[0].model_copy(
+        update={"method": apart[0].method.model_copy(update={"tuned": {}})}
+    )
+    assert len(group([*apart, untuned])) == 2
+    (row,) = table(apart).rows
+    assert row.label == "lora"
+    assert row.tuned["space"] == ["lr", "head_lr"]
+
+
+def test_a_tuned_cell_is_another_one_even_at_the_default_rate(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task
+) -> None:
+    asked = grid(tiny_model, tiny_task, methods=["head"], tune={"trials": 1})
+    (plain,) = asked.cells
+    (found,) = tuned(asked, tmp_path).cells
+    assert found.training == plain.training
+    assert found.name != plain.name
+
+
+def test_a_row_whose_trials_all_fail_keeps_its_defaults(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "search", lambda *args: [])
+    told: list[str] = []
+
+    class Telling(Silent):
+        def note(self, line: str) -> None:
+            told.append(line)
+
+    asked = grid(tiny_model, tiny_task, methods=["lora"])
+    assert tuned(asked, tmp_path, Telling()).cells == asked.cells
+    assert told == [f"lora on {tiny_task.name}: every trial failed; it is trained at its defaults"]
+
+
+WRONG = {
+    "trials": ({"tune": {"trials": 0}}, "trials"),
+    "validation": ({"tune": {"trials": 2, "validation": 0.9}}, "validation"),
+    "space": ({"tune": {"trials": 2, "space": ["rnak"]}}, "did you mean 'rank'"),
+    "field": ({"tune": {"trails": 2}}, "did you mean 'trials'"),
+    "kind": ({"tune": 3}, "tune must be a table"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_requests_say_what_is_allowed(name: str, tiny_model: Path, tiny_task: Task) -> None:
+    request, words = WRONG[name]
+    with pytest.raises(RequestError, match=words):
+        grid(tiny_model, tiny_task, **request)
+
+
+def test_a_rate_for_all_and_a_search_for_it_exclude_each_other(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task
+) -> None:
+    asked = grid(tiny_model, tiny_task, training={"epochs": 1, "lr": 1e-3})
+    with pytest.raises(RequestError, match="leave one of them out"):
+        tuned(asked, tmp_path)
+    assert not (tmp_path / "tuning").exists()
+
+
+def test_without_optuna_the_remedy_is_named(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "optuna", None)
+    with pytest.raises(RequestError, match=r"pip install 'peftlab\[tune\]'"):
+        tuned(grid(tiny_model, tiny_task), tmp_path)
