@@ -331,3 +331,34 @@ def test_options_win_over_the_file_s_data(tmp_path: Path) -> None:
     path.write_text('data = { path = "x.csv", text = ["a"], label = "b" }')
     assert merged_request(path, {}).data is not None
     assert merged_request(path, {"tasks": ["rte"]}).data is None
+
+
+def test_several_rates_make_a_row_of_every_method_at_each(tiny_model: Path) -> None:
+    suite = make_suite(
+        model=str(tiny_model), methods=["full", {"name": "lora", "label": "L"}], rates=[1e-5, 4e-5]
+    )
+    assert [(row.label, row.lr) for row in suite.methods] == [
+        ("full[lr=1e-05]", 1e-5),
+        ("full[lr=4e-05]", 4e-5),
+        ("L (lr 1e-05)", 1e-5),
+        ("L (lr 4e-05)", 4e-5),
+    ]
+    fixed = make_suite(methods=["lora[lr=1e-3]", "head"], rates=[1e-4, 2e-4]).methods
+    assert [row.lr for row in fixed] == [1e-3, 1e-4, 2e-4]
+    assert len(make_suite(tasks=["similarity"], rates=[1e-4, 2e-4]).methods) == 2 * len(METHODS)
+
+
+@pytest.mark.parametrize("rates", [["fast"], [0.0], [-1.0], 3])
+def test_rates_must_be_positive_numbers(rates: Any) -> None:
+    with pytest.raises(RequestError, match=r"lr|list of numbers"):
+        make_suite(methods=["lora"], rates=rates)
+
+
+def test_a_suite_file_may_ask_for_rates_and_for_tuning(tmp_path: Path) -> None:
+    path = tmp_path / "rates.toml"
+    path.write_text('methods = ["lora"]\nrates = [1e-4, 4e-4]\n')
+    assert [row.lr for row in merged_request(path, {}).methods] == [1e-4, 4e-4]
+    path.write_text('methods = ["lora"]\ntune = { trials = 6, space = ["lr", "rank"] }\n')
+    tune = merged_request(path, {}).tune
+    assert tune is not None
+    assert (tune.trials, tune.validation, tune.space) == (6, 0.1, ["lr", "rank"])

@@ -150,7 +150,7 @@ def _table(method: Any) -> dict[str, Any]:
 
 
 def _relabelled(given: dict[str, Any], rate: Any) -> dict[str, Any]:
-    label = {"label": f"{given['label']} (lr {rate:g})"} if "label" in given else {}
+    label = {"label": f"{given['label']} (lr {rate})"} if "label" in given else {}
     return given | {"lr": rate} | label
 
 

@@ -1,15 +1,18 @@
-"""All figures of a report: up to six small ones a task, as far as there is something to show."""
+"""All figures of a report: up to nine small ones a task, as far as there is something to show."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
+from peftlab.records.trials import Trial
 from peftlab.report.bars import peak_figure, speed_figure
 from peftlab.report.curves import read
 from peftlab.report.lines import Line, loss_figure, memory_figure, score_figure
 from peftlab.report.ranks import rank_figure
+from peftlab.report.rates import progress_figure, rate_figure, tuning_figure
 from peftlab.report.scores import Table
 from peftlab.report.style import Figure, Style
 from peftlab.report.text import letter
@@ -18,8 +21,8 @@ POINTS_A_LINE = 400
 POINTS_A_PAGE = 12_000  # of one kind of line: the page stays under 3 MB
 
 
-def figures(table: Table, folder: Path) -> list[Figure]:
-    """Every figure that the table's done cells, and their curves in `folder`, allow."""
+def figures(table: Table, folder: Path, trials: Sequence[Trial] = ()) -> list[Figure]:
+    """Every figure that the table's done cells, their curves in `folder`, and trials allow."""
     style = Style([row.label for row in table.rows])
     found: list[Figure | None] = []
     for index, column in enumerate(table.columns):
@@ -37,6 +40,7 @@ def figures(table: Table, folder: Path) -> list[Figure]:
             for label, cell in cells.items()
             for cost in cell.costs
         ]
+        tried = [trial for trial in trials if trial.task == column.task]
         share = POINTS_A_PAGE // max(1, len(lines) * len(table.columns))
         limit = max(40, min(POINTS_A_LINE, share))
         found += [
@@ -46,6 +50,9 @@ def figures(table: Table, folder: Path) -> list[Figure]:
             memory_figure(column, lines, style, limit),
             peak_figure(column, bars),
             rank_figure(column, cells, style),
+            rate_figure(column, [(row, cell) for row in table.rows if (cell := row.cells[index])]),
+            tuning_figure(column, tried, style),
+            progress_figure(column, tried, style),
         ]
     return _renamed([figure for figure in found if figure])
 

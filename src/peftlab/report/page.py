@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from peftlab.atomic import write
 from peftlab.records.record import Environment, Record
+from peftlab.records.trials import read_trials
 from peftlab.report import text, vega
 from peftlab.report.columns import Column
 from peftlab.report.confusion import Confusion, confusions
@@ -23,7 +24,17 @@ from peftlab.report.figures import figures
 from peftlab.report.scores import Row, Table, table
 from peftlab.report.style import Figure
 
-KINDS = ("rank", "score", "loss", "speed", "peak", "memory")  # of figures, in the page's order
+KINDS = (
+    "rate",
+    "tuning",
+    "trials",
+    "rank",
+    "score",
+    "loss",
+    "speed",
+    "peak",
+    "memory",
+)  # of figures, in the page's order
 SOURCES = Path(__file__).parent
 
 
@@ -34,7 +45,7 @@ def build(out: Path, suite: str, records: Sequence[Record], svg: bool = True) ->
     """
     folder = out / "report"
     scores = table(records)
-    drawn = figures(scores, out / "curves")
+    drawn = figures(scores, out / "curves", read_trials(out / "tuning"))
     static = {figure.name: vega.svg(figure.spec) for figure in drawn} if svg else {}
     mistaken = confusions(scores, out / "predictions")
     html = page(suite, scores, records, mistaken, drawn, static, vega.bundle())

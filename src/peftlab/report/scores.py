@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from peftlab.records.record import Record
@@ -194,8 +194,8 @@ def _row(label: str, members: list[Record], tasks: list[TaskKey], under: Mapping
         method=first.method.name,
         model=first.model.name,
         precision=first.precision,
-        settings=first.method.settings,
-        training=first.training,
+        settings=_with_found(members, lambda record: record.method.settings),
+        training=_with_found(members, lambda record: record.training),
         targets=tuple(first.method.targets),
         notes=tuple(dict.fromkeys(note for m in members for note in m.method.notes)),
         default_rate=any(m.method.rate_from == "default" for m in members),
@@ -208,6 +208,18 @@ def _row(label: str, members: list[Record], tasks: list[TaskKey], under: Mapping
         costs=row_costs(cell.costs for cell in done),
         all_cells_s=sum(seconds) if seconds else None,
     )
+
+
+def _with_found(
+    members: list[Record], values: Callable[[Record], Mapping[str, Any]]
+) -> dict[str, Any]:
+    """A row's settings; one that was found may be another on each task, and is then told so."""
+    told = dict(values(members[0]))
+    for name in told.keys() & set(members[0].method.tuned.get("space", ())):
+        on = {record.task.name: values(record)[name] for record in members}
+        if len(on) > 1:
+            told[name] = ", ".join(f"{value:g} on {task}" for task, value in on.items())
+    return told
 
 
 def _cell(members: list[Record], under: Mapping[str, int]) -> Cell:

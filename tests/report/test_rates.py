@@ -1,0 +1,123 @@
+"""The curves over the learning rate, and how a rate was found."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import altair as alt
+
+from peftlab.records.trials import Trial, read_trials, write_trials
+from peftlab.report import table, text
+from peftlab.report.figures import figures
+from peftlab.report.page import build
+from peftlab.report.rates import BORDER
+
+
+def trial(label="lora", number=0, epochs=1, lr=1e-3, score=0.5, **more):
+    return Trial(
+        task="mrpc",
+        label=label,
+        number=number,
+        epochs=epochs,
+        values={"lr": lr},
+        metric="f1",
+        score=score,
+        cell=f"{label}-{number}",
+        **more,
+    )
+
+
+TRIALS = [
+    trial(number=0, lr=1e-3, score=0.5),
+    trial(number=1, lr=3e-3, score=0.7),
+    trial(number=2, lr=1e-4, score=0.4),
+    trial(number=3, lr=5e-3, score=None),
+    trial(number=4, lr=3e-3, score=0.8, epochs=3, chosen=True, at_border=["lr"]),
+    trial("full", lr=2e-5, score=0.6, chosen=True),
+]
+
+
+def drawn(records, trials=()):
+    found = {figure.kind: figure for figure in figures(table(records), Path("nowhere"), trials)}
+    for figure in found.values():
+        alt.Chart.from_dict(figure.spec, validate=True)
+    return found
+
+
+def rows(figure):
+    (table_,) = figure.spec["datasets"].values()
+    return list(csv.reader(table_.splitlines()))[1:]
+
+
+def at_rate(record, method, rate, seed=0):
+    one = record(method, "mrpc", seed, label=f"{method}[lr={rate:g}]")
+    return one.model_copy(
+        update={"cell": f"{one.cell}-{rate}", "training": one.training | {"lr": rate}}
+    )
+
+
+def test_rows_that_differ_in_the_rate_alone_are_one_curve(record):
+    records = [at_rate(record, "lora", rate) for rate in (1e-4, 1e-3, 1e-2)]
+    records += [at_rate(record, "full", 1e-5)]  # one rate is no curve
+    figure = drawn(records)["rate"]
+    assert [(row[0], float(row[1])) for row in rows(figure)] == [
+        ("lora", 1e-4),
+        ("lora", 1e-3),
+        ("lora", 1e-2),
+    ]
+    assert "rate" not in drawn(records[:2])
+
+
+def test_every_trial_is_a_point_and_what_was_taken_is_marked(record):
+    figure = drawn([record("lora"), record("full")], TRIALS)["tuning"]
+    shown = rows(figure)
+    assert len(shown) == 5  # not the one that failed
+    marks = {(row[0], float(row[1]), int(row[3])): row[4] for row in shown}
+    assert marks[("lora", 3e-3, 3)] == BORDER
+    assert marks[("full", 2e-5, 1)] == "taken"
+    assert marks[("lora", 3e-3, 1)] == ""
+    assert "too narrow: lora" in figure.caption
+
+
+def test_the_best_so_far_never_falls_and_of_an_error_never_rises(record):
+    figure = drawn([record("lora")], TRIALS)["trials"]
+    assert [float(row[2]) for row in rows(figure)] == [0.5, 0.7, 0.7]
+
+
+def test_trials_of_another_task_or_row_are_in_no_figure(record):
+    other = [one.model_copy(update={"task": "cola"}) for one in TRIALS]
+    assert "tuning" not in drawn([record("lora")], other)
+    assert "tuning" not in drawn([record("vera")], TRIALS)
+
+
+def test_trials_are_kept_by_row_and_the_page_tells_of_them(tmp_path, record):
+    write_trials(tmp_path / "tuning", [TRIALS[-1]])
+    write_trials(tmp_path / "tuning", TRIALS[:-1])
+    again = [trial(number=0, score=0.9, chosen=True)]
+    write_trials(tmp_path / "tuning", again)
+    assert read_trials(tmp_path / "tuning") == [TRIALS[-1], *again]
+    page = build(tmp_path, "tuned", [record("lora")], svg=False).read_text(encoding="utf-8")
+    assert "How settings were found" in page
+    plain = build(tmp_path / "none", "plain", [record("lora")], svg=False)
+    assert "How settings were found" not in plain.read_text(encoding="utf-8")
+
+
+def test_the_table_says_how_settings_were_found(record):
+    tuned = {"trials": 6, "validation": 0.1, "space": ["lr"]}
+
+    def on(task, rate):
+        one = record("lora", task)
+        method = one.method.model_copy(update={"tuned": tuned, "rate_from": "tuned"})
+        return one.model_copy(
+            update={"method": method, "training": one.training | {"lr": rate}, "cell": task}
+        )
+
+    found = table([on("mrpc", 1e-3), on("rte", 2e-3)])
+    assert [row.label for row in found.rows] == ["lora"]
+    assert found.rows[0].training["lr"] == "0.001 on mrpc, 0.002 on rte"
+    assert text.tuned(found) == [
+        "Found on each task by 6 trials a row on 0.1 of train, dev unseen: lora (lr)."
+    ]
+    assert text.default_rates(found) == ""
+    assert text.tuned(table([record("lora")])) == []
