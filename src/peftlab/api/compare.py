@@ -13,9 +13,10 @@ from peftlab.api.request import data_of, tune_of
 from peftlab.bench.grid import Grid, resolve
 from peftlab.bench.retention import Keep
 from peftlab.bench.run import run_grid
+from peftlab.bench.speed import measure_speed
 from peftlab.bench.suite import merged_request
 from peftlab.bench.tune import tuned
-from peftlab.errors import expect_path
+from peftlab.errors import RequestError, expect_path
 from peftlab.methods import Method, is_built_in, register
 from peftlab.naming import slug
 from peftlab.records.record import Record
@@ -41,6 +42,7 @@ def compare(
     tune: int | dict[str, Any] | None = None,
     out: str | Path | None = None,
     keep: Keep = "all",
+    repeat_speed: int = 0,
     **training: Any,
 ) -> list[Record]:
     """Train and measure every method on every task with every seed; done cells are not run again.
@@ -67,6 +69,7 @@ def compare(
         out: the folder for records, curves and predictions; `runs/SUITE` if not given.
         keep: which cells' adapters to keep: all, the best seed's of each row, or none. A method
             that changes the whole model keeps its best seed's at most.
+        repeat_speed: rounds of short cells, taking turns, that speed and memory are then read from.
         training: fields of `peftlab.settings.Training`, such as epochs or lr; a list of learning
             rates makes a row of every method at each.
 
@@ -95,7 +98,13 @@ def compare(
         if isinstance(method, Method) and not is_built_in(type(method)):
             register(type(method))
     asked = plan(None if suite is None else Path(suite), request, out=out)
-    return run(asked, Console(stderr=True), keep=keep)
+    return run(asked, Console(stderr=True), keep=keep, repeat_speed=_rounds(repeat_speed))
+
+
+def _rounds(given: Any) -> int:
+    if not isinstance(given, int) or isinstance(given, bool) or given < 0:
+        raise RequestError(f"repeat_speed must be a whole number from 0, got {given!r}")
+    return given
 
 
 def _popped_rates(training: dict[str, Any]) -> list[Any] | None:
@@ -140,9 +149,13 @@ def run(
     quiet: bool = False,
     rerun: bool = False,
     keep: Keep = "all",
+    repeat_speed: int = 0,
 ) -> list[Record]:
     """Run what is missing of a plan, showing progress; every cell's record."""
     grid, out = planned
     if grid.suite.tune is not None:
         grid = tuned(grid, grid.suite.tune, out, observer(console, quiet))
-    return run_grid(grid, out, observer(console, quiet), rerun, keep)
+    records = run_grid(grid, out, observer(console, quiet), rerun, keep)
+    if repeat_speed:
+        measure_speed(grid, repeat_speed, out, observer(console, quiet))
+    return records

@@ -53,10 +53,9 @@ class Lines:
         for line in describe(grid, n_done, out):
             self._say(line)
 
-    def trials(self, grid: Grid, total: int, out: str) -> None:
+    def stage(self, what: str, total: int) -> None:
         self.number, self.n_cells = 0, total
-        for line in describe_trials(grid, total, out):
-            self._say(line)
+        self._say(what)
 
     def note(self, line: str) -> None:
         self._say(line)
@@ -118,10 +117,9 @@ class Bars:
         total = len(grid.cells)
         self.progress.update(self.bars[0], total=total, completed=n_done, visible=True)
 
-    def trials(self, grid: Grid, total: int, out: str) -> None:
-        for line in describe_trials(grid, total, out):
-            self.console.print(line, markup=False, highlight=False)
-        self.progress.update(self.bars[0], description="trials", total=total, visible=True)
+    def stage(self, what: str, total: int) -> None:
+        self.console.print(what, markup=False, highlight=False)
+        self.progress.update(self.bars[0], description="trainings", total=total, visible=True)
 
     def note(self, line: str) -> None:
         self.progress.console.print(line, markup=False, highlight=False)
@@ -164,17 +162,6 @@ def describe(grid: Grid, n_done: int, out: str) -> list[str]:
         lines.append(f"{describe_task(task)}; {length}")
         lines += [f"task {name}: {note}" for note in task.notes]
     return lines
-
-
-def describe_trials(grid: Grid, total: int, out: str) -> list[str]:
-    """How settings will be looked for, in lines."""
-    tune = grid.suite.tune
-    assert tune is not None
-    return [
-        f"tuning {', '.join(tune.space)}: {tune.trials} trials of every method on each task, "
-        f"judged on {tune.validation:.3g} of train, dev unseen; at most {total} trainings, "
-        f"in {out}/tuning"
-    ]
 
 
 def describe_task(task: Task) -> str:

@@ -55,11 +55,18 @@ def tuned(grid: Grid, tune: Tune, out: Path, progress: Observer) -> Grid:
     }
     with locked(store.out), progress, Session(store, tasks, progress) as session:
         store.clean()
-        progress.trials(
-            grid, sum(one.n_trainings for of in tunings.values() for one in of), str(out)
-        )
+        total = sum(one.n_trainings for of in tunings.values() for one in of)
+        progress.stage(f"{described(tune)}; at most {total} trainings, in {store.out}", total)
         on = {name: [one.run(session) for one in of] for name, of in tunings.items()}
     return grid.with_rows(on)
+
+
+def described(tune: Tune) -> str:
+    """How settings are looked for, in words."""
+    return (
+        f"tuning {', '.join(tune.space)}: {tune.trials} trials of every method on each task, "
+        f"judged on {tune.validation:.3g} of train, dev unseen"
+    )
 
 
 class RowTuning:

@@ -40,6 +40,9 @@ def compare(
     keep: Annotated[
         str, Option(help="Adapters to keep: all, best (the best seed of each row) or none.")
     ] = "all",
+    repeat_speed: Annotated[
+        int, Option(min=0, help="Rounds of short cells in turns to read speed and memory from.")
+    ] = 0,
     *,
     asked: options.Asked,
     rerun: Annotated[bool, Option("--rerun", help="Run done cells again.")] = False,
@@ -57,7 +60,7 @@ def compare(
         "seeds": options.seeds_of(seeds),
         "tune": options.tune_of(tune, validation, tune_space),
     }
-    how = {"rerun": rerun, "keep": keep}
+    how = {"rerun": rerun, "keep": keep, "repeat_speed": repeat_speed}
     _run(suite, request, asked.sets, out, how, as_json=json_, quiet=quiet)
 
 

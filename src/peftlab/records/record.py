@@ -69,6 +69,7 @@ class Speed(_Part):
     tokens_per_s: float | None
     step_ms_p50: float | None
     step_ms_p95: float | None
+    others_share: float | None = None  # of a core, what others took just before; null: not looked
 
 
 class Memory(_Part):

@@ -21,14 +21,8 @@ from peftlab.errors import JSON_ERRORS, RequestError, system_refusals, unknown
 from peftlab.records.record import Record
 
 OURS = {
-    "suite.json",
-    "tuning",
-    "trials.json",
-    "records",
-    "curves",
-    "predictions",
-    "adapters",
-    "report",
+    *("suite.json", "records", "curves", "predictions", "adapters", "report"),
+    *("tuning", "trials.json", "speed"),
 }
 BESIDE = {"records": "record.json", "curves": "curve.jsonl", "predictions": "predictions.jsonl"}
 NEEDED_MIB = 200  # records and curves are small; the page and its figures take a few MiB
@@ -201,6 +195,12 @@ class Store:
     def write_lines(self, kind: str, cell: str, rows: Iterable[dict[str, Any]]) -> None:
         """Write `OUT/kind/CELL.jsonl`, one JSON object a line."""
         atomic.write(self.out / kind / f"{cell}.jsonl", lines_of(rows))
+
+
+def rounds(folder: Path) -> list[Record]:
+    """The records of a comparison's short cells in turns (`--repeat-speed`), if it has some."""
+    speed = folder / "speed"
+    return Store(speed).records() if any(speed.glob("records/*.json")) else []
 
 
 def chosen(

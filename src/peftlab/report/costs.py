@@ -130,15 +130,21 @@ def _levels_by_task(row: Iterable[Record]) -> dict[str, float]:
     return levels
 
 
-def cell_costs(done: Iterable[Record], under: Mapping[str, int]) -> tuple[Cost, ...]:
-    """The costs of one cell; `under` numbers each record's conditions."""
+def cell_costs(
+    done: Sequence[Record], under: Mapping[str, int], rounds: Sequence[Record] = ()
+) -> tuple[Cost, ...]:
+    """The costs of one cell; `under` numbers each record's conditions.
+
+    With `rounds`, short cells of the same row in turns, speed and memory are theirs.
+    """
     alike: dict[int, list[Record]] = defaultdict(list)
-    for record in done:
+    for record in rounds or done:
         alike[under[record.cell]].append(record)
-    return tuple(_cost(number, alike[number]) for number in sorted(alike))
+    total_s = Spread.of(record.total_s for record in done) if rounds else None
+    return tuple(_cost(number, alike[number], total_s) for number in sorted(alike))
 
 
-def _cost(under: int, records: list[Record]) -> Cost:
+def _cost(under: int, records: list[Record], total_s: Spread | None) -> Cost:
     speeds = [record.speed.examples_per_s for record in records if record.speed]
     memories = [record.memory for record in records if record.memory]
     parts = dict.fromkeys(part for memory in memories for part in memory.by_part)
@@ -147,7 +153,7 @@ def _cost(under: int, records: list[Record]) -> Cost:
         examples_per_s=Spread.of(speeds),
         peak_mib=Spread.of(memory.peak_mib for memory in memories),
         train_peak_mib=Spread.of(memory.train_peak_mib for memory in memories),
-        total_s=Spread.of(record.total_s for record in records),
+        total_s=total_s or Spread.of(record.total_s for record in records),
         by_part_mib={part: mean(known(m.by_part.get(part) for m in memories)) for part in parts},
     )
 

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from peftlab.atomic import write
 from peftlab.records.record import Environment, Record
+from peftlab.records.store import rounds
 from peftlab.records.trials import read_trials
 from peftlab.report import text, vega
 from peftlab.report.columns import Column
@@ -44,7 +45,7 @@ def build(out: Path, suite: str, records: Sequence[Record], svg: bool = True) ->
     `svg` also draws every figure as a file, and into the page for readers without JavaScript.
     """
     folder = out / "report"
-    scores = table(records)
+    scores = table(records, rounds(out))
     drawn = figures(scores, out / "curves", read_trials(out / "tuning"))
     static = {figure.name: vega.svg(figure.spec) for figure in drawn} if svg else {}
     mistaken = confusions(scores, out / "predictions")
@@ -125,6 +126,7 @@ def _environment() -> jinja2.Environment:
         text.told_baselines,
         text.default_rates,
         text.tuned,
+        text.told_rounds,
         text.baselines,
         text.by_rank,
     ):

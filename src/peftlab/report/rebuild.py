@@ -8,7 +8,7 @@ from typing import NamedTuple
 from rich.console import RenderableType
 
 from peftlab.errors import system_refusals
-from peftlab.records.store import Store, chosen
+from peftlab.records.store import Store, chosen, rounds
 from peftlab.report.page import build
 from peftlab.report.scores import table
 from peftlab.report.terminal import render_terminal
@@ -45,4 +45,4 @@ def rebuild(
     records = chosen(store.records(last), tasks, methods)
     with system_refusals(f"{folder} can't be written"):
         page = build(folder, store.title(records), records, svg=svg)
-    return Shown(page, render_terminal(table(records)), store.unreadable())
+    return Shown(page, render_terminal(table(records, rounds(folder))), store.unreadable())

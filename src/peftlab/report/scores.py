@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -115,6 +115,8 @@ class Table:
     failures: tuple[FailedCell, ...]
     n_cells: int
     n_collapsed: int
+    n_rounds: int  # of short cells in turns, that speed and memory are from; 0: from the cells
+    busy: float | None  # the most of a core that others took before one of them
 
     @property
     def n_seeds(self) -> int | None:
@@ -132,16 +134,22 @@ class Table:
         return {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
 
 
-def table(records: Iterable[Record]) -> Table:
-    """Group, average over seeds and count failures. Pure; the records' order is the rows' order."""
-    records = _latest(records)
+def table(records: Iterable[Record], rounds: Iterable[Record] = ()) -> Table:
+    """Group, average over seeds and count failures. Pure; the records' order is the rows' order.
+
+    Speed and memory of a cell are those of its `rounds` (`--repeat-speed`), where it has some.
+    """
+    records, rounds = _latest(records), [one for one in rounds if one.status == "done"]
     tasks: dict[TaskKey, list[Record]] = {}
     for record in records:
         tasks.setdefault(task_key(record), []).append(record)
     across = columns(tasks, task_fields(records))
     rows = group(records)
     names = labels(rows)
-    alike = conditions(rows.values())
+    in_turns: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for one in rounds:
+        in_turns[one.task.name, one.method.label].append(one)
+    alike = conditions([*rows.values(), *in_turns.values()])
     all_conditions = ordered(alike)
     under = {cell: all_conditions.index(one) for cell, one in alike.items()}
     failures = [
@@ -152,11 +160,15 @@ def table(records: Iterable[Record]) -> Table:
     ]
     return Table(
         columns=tuple(across.values()),
-        rows=tuple(_row(names[key], members, list(tasks), under) for key, members in rows.items()),
+        rows=tuple(
+            _row(names[key], members, list(tasks), under, in_turns) for key, members in rows.items()
+        ),
         conditions=all_conditions,
         failures=tuple(failures),
         n_cells=len(records),
         n_collapsed=sum(any(map(collapsed, record.warnings)) for record in records),
+        n_rounds=len({one.seed for one in rounds}),
+        busy=max(known(one.speed.others_share for one in rounds if one.speed), default=None),
     )
 
 
@@ -182,10 +194,16 @@ def _failure(row: str, task: str, record: Record) -> FailedCell:
     )
 
 
-def _row(label: str, members: list[Record], tasks: list[TaskKey], under: Mapping[str, int]) -> Row:
+def _row(
+    label: str,
+    members: list[Record],
+    tasks: list[TaskKey],
+    under: Mapping[str, int],
+    in_turns: Mapping[tuple[str, str], list[Record]],
+) -> Row:
     first = members[0]
     by_task = [[m for m in members if task_key(m) == key] for key in tasks]
-    cells = tuple(_cell(found, under) if found else None for found in by_task)
+    cells = tuple(_cell(found, under, in_turns) if found else None for found in by_task)
     done = [cell for cell in cells if cell and cell.runs]
     counts = [record.n_trainable for record in members if record.n_trainable]
     seconds = known(run.total_s for cell in done for run in cell.runs)
@@ -222,18 +240,22 @@ def _with_found(
     return told
 
 
-def _cell(members: list[Record], under: Mapping[str, int]) -> Cell:
+def _cell(
+    members: list[Record],
+    under: Mapping[str, int],
+    in_turns: Mapping[tuple[str, str], list[Record]],
+) -> Cell:
     done = sorted((m for m in members if m.status == "done"), key=lambda m: m.seed)
     runs = tuple(_run(member, under[member.cell]) for member in done)
     ranks = dict.fromkeys(rank for m in done for rank in m.score_by_rank or {})
-    metric = members[0].task.main_metric
+    metric, task = members[0].task.main_metric, members[0].task.name
     return Cell(
         runs=runs,
         n_failed=len(members) - len(done),
         last=Spread.of(run.last for run in runs),
         best=Spread.of(run.best for run in runs),
         warnings=dict(Counter(warning for m in done for warning in dict.fromkeys(m.warnings))),
-        costs=cell_costs(done, under),
+        costs=cell_costs(done, under, in_turns.get((task, members[0].method.label), [])),
         by_rank={
             rank: Spread.of((m.score_by_rank or {}).get(rank, {}).get(metric) for m in done)
             for rank in ranks

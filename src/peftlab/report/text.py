@@ -174,6 +174,15 @@ def default_rates(table: Table) -> str:
     return f"Learning rates are defaults, not tuned for this model{which}."
 
 
+def told_rounds(table: Table) -> str:
+    """Where speed and memory are from, if from rounds of short cells; empty if from the cells."""
+    if not table.n_rounds:
+        return ""
+    told = f"Speed and memory: {table.n_rounds} rounds of short cells that took turns"
+    busy = "" if table.busy is None else f"; others took at most {table.busy:.1f} of a core"
+    return f"{told}{busy}."
+
+
 def tuned(table: Table) -> list[str]:
     """How the rows' settings were found, a line for each way."""
     ways: dict[tuple[int, float], list[str]] = {}

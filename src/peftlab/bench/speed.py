@@ -1,0 +1,96 @@
+"""`--repeat-speed N`: speed and memory from short cells of all rows that take turns, N rounds.
+
+Machines are shared, and vary by a third within an hour: what was measured at another time compares
+with nothing. In each round every row trains on the same few batches once, every second round in
+the opposite order, so that a machine that slows down slows all of them. The records lie in
+OUT/speed, and a round that is done is not run again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from pathlib import Path
+
+from peftlab.bench.cell import Cell
+from peftlab.bench.grid import Grid, task_part
+from peftlab.bench.run import Observer, Session
+from peftlab.machine.load import BUSY, others_share
+from peftlab.records.lock import locked
+from peftlab.records.store import Store
+from peftlab.tasks import Examples, Task
+
+STEPS = 40  # the first ones are not timed; 30 more take a second or two on a small model
+DEV_STEPS = 2
+
+
+def measure_speed(grid: Grid, rounds: int, out: Path, progress: Observer) -> None:
+    """Run the rounds that are missing, and say when the machine was busy with something else.
+
+    Raises:
+        RequestError: if `out` can't take the records.
+    """
+    Store(out).prepare()
+    store = Store(out / "speed")
+    store.prepare()
+    size = grid.cells[0].training.batch_size
+    tasks = {name: short(task, size) for name, task in grid.tasks.items()}
+    asked = [cell for number in range(rounds) for cell in _round(grid, tasks, number)]
+    with locked(store.out):
+        store.clean()
+        missing = [cell for cell in asked if not _is_done(store, cell)]
+        if not missing:
+            return
+        with progress, Session(store, tasks, progress) as session:
+            turns = f"{rounds} rounds of {STEPS} steps in turns, in {store.out}"
+            progress.stage(f"speed and memory: {turns}", len(missing))
+            for cell in missing:
+                _measure(cell, session)
+
+
+def _measure(cell: Cell, session: Session) -> None:
+    share = others_share()
+    if share > BUSY:
+        session.progress.note(
+            f"others take {share:.1f} of a core: the speed of {cell.title} is not the machine's"
+        )
+    record = session.run(cell, keep_adapter=False)
+    if record.speed is not None:
+        speed = record.speed.model_copy(update={"others_share": share})
+        session.store.write_record(record.model_copy(update={"speed": speed}))
+
+
+def _is_done(store: Store, cell: Cell) -> bool:
+    record = store.read(cell.name)
+    return record is not None and record.status == "done"
+
+
+def _round(grid: Grid, tasks: dict[str, Task], number: int) -> list[Cell]:
+    """A short cell of every row on every task; the round's number is its seed."""
+    rows = {(cell.task.name, cell.method.label): cell for cell in grid.cells}
+    cells = [
+        cell.model_copy(
+            update={
+                "task": task_part(tasks[name]),
+                "training": cell.training.model_copy(update={"epochs": 1}),
+                "seed": number,
+            }
+        )
+        for (name, _), cell in rows.items()
+    ]
+    return cells[::-1] if number % 2 else cells
+
+
+def short(task: Task, batch_size: int) -> Task:
+    """The task with `STEPS` batches of train, drawn at random, and a little of dev."""
+    return dataclasses.replace(
+        task,
+        train=_drawn(task.train, STEPS * batch_size),
+        dev=_drawn(task.dev, DEV_STEPS * batch_size),
+        source=f"{task.source}, {STEPS} batches",
+    )
+
+
+def _drawn(data: Examples, n: int) -> Examples:
+    kept = sorted(random.Random(0).sample(range(len(data)), min(n, len(data))))
+    return Examples([data.texts[i] for i in kept], [data.labels[i] for i in kept])

@@ -1,0 +1,95 @@
+"""`--repeat-speed`: short cells of every row in turns, which speed and memory are read from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import peftlab
+from peftlab.bench import speed
+from peftlab.bench.grid import Grid, resolve
+from peftlab.bench.run import Silent
+from peftlab.bench.suite import make_suite
+from peftlab.errors import RequestError
+from peftlab.records.store import rounds
+from peftlab.report import table
+from peftlab.tasks import Task
+
+
+class Told(Silent):
+    def __init__(self) -> None:
+        self.cells: list[tuple[str, int]] = []
+        self.notes: list[str] = []
+
+    def cell(self, cell: Any) -> None:
+        self.cells.append((cell.method.label, cell.seed))
+
+    def note(self, line: str) -> None:
+        self.notes.append(line)
+
+
+@pytest.fixture
+def grid(tiny_model: Path, tiny_task: Task) -> Grid:
+    return resolve(
+        make_suite(
+            model=str(tiny_model),
+            tasks=[tiny_task],
+            methods=["head", "lora"],
+            seeds=[0, 1],
+            training={"epochs": 3, "batch_size": 2},
+        )
+    )
+
+
+def test_rows_take_turns_in_both_orders_and_done_rounds_stay(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = iter([0.0, 0.9, 0.0, 0.0, 0.0, 0.0])
+    monkeypatch.setattr(speed, "others_share", lambda: next(shares))
+    told = Told()
+    speed.measure_speed(grid, 2, tmp_path, told)
+    assert told.cells == [("head", 0), ("lora", 0), ("lora", 1), ("head", 1)]
+    (line,) = told.notes
+    assert line.startswith("others take 0.9 of a core")
+    again = Told()
+    speed.measure_speed(grid, 3, tmp_path, again)
+    assert again.cells == [("head", 2), ("lora", 2)]
+    found = rounds(tmp_path)
+    assert len(found) == 6
+    assert max(one.speed.others_share or 0.0 for one in found if one.speed) == 0.9
+    assert {one.training["epochs"] for one in found} == {1}
+
+
+def test_a_short_task_is_a_part_of_the_task(tiny_task: Task) -> None:
+    part = speed.short(tiny_task, 1)
+    assert len(part.train) == min(speed.STEPS, len(tiny_task.train))
+    assert set(part.train.texts) <= set(tiny_task.train.texts)
+    assert len(part.dev) == speed.DEV_STEPS
+
+
+def test_the_table_reads_speed_from_the_rounds_and_time_from_the_cells(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task
+) -> None:
+    asked = {"model": str(tiny_model), "tasks": [tiny_task], "methods": "head", "out": tmp_path}
+    records = peftlab.compare(**asked, epochs=1, batch_size=2, repeat_speed=2)
+    short = [
+        one.model_copy(update={"speed": one.speed.model_copy(update={"examples_per_s": 7.0})})
+        for one in rounds(tmp_path)
+        if one.speed
+    ]
+    found = table(records, short)
+    (cost,) = found.rows[0].costs
+    assert cost.examples_per_s == 7.0
+    assert cost.cell_s == records[0].total_s
+    assert found.n_rounds == 2
+    (plain,) = table(records).rows[0].costs
+    assert plain.examples_per_s != 7.0
+    assert table(records).n_rounds == 0
+
+
+@pytest.mark.parametrize("given", [-1, 1.5, True, "2"])
+def test_rounds_are_a_whole_number(given: Any, tiny_model: Path, tiny_task: Task) -> None:
+    with pytest.raises(RequestError, match="repeat_speed must be a whole number"):
+        peftlab.compare(model=str(tiny_model), tasks=[tiny_task], repeat_speed=given)
