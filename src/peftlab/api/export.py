@@ -54,12 +54,7 @@ def export(
     done = [record for record in store.records() if record.status == "done"]
     of_task = _as_asked_last(_of_task(done, task, out), store)
     record = _kept(store, _row(of_task, method))
-    reached = _score_again(store, record)
-    if abs(reached - main_score(record)) > TOLERANCE * max(1.0, main_score(record)):
-        raise RequestError(
-            f"the adapter of {record.cell} reaches {record.task.main_metric} {reached:.4f} and its "
-            f"record says {main_score(record):.4f}; it is not exported"
-        )
+    reached = check_adapter(store.adapter(record.cell), record, _task_again(store, record))
     replace_folder(
         to, lambda place: shutil.copytree(store.adapter(record.cell), place, dirs_exist_ok=True)
     )
@@ -117,14 +112,24 @@ def _kept(store: Store, row: list[Record]) -> Record:
     return best_seed(kept)
 
 
-def _score_again(store: Store, record: Record) -> float:
-    task = _task_again(store, record)
+def check_adapter(adapter: Path, record: Record, task: Task) -> float:
+    """The main metric that an adapter's folder, loaded again, comes to on its task.
+
+    Raises:
+        RequestError: if that is not the record's, or the task is another one than it saw.
+    """
     if task.sha256() != record.task.sha256:
         raise RequestError(f"the data of task {task.name} is no longer what {record.cell} saw")
     torch.set_num_threads(record.training["threads"])
-    model, tokenizer = load(store.adapter(record.cell))
+    model, tokenizer = load(adapter)
     model.to(record.training["device"] if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
-    return evaluate(model, tokenizer, task)[task.main_metric]
+    reached = evaluate(model, tokenizer, task)[task.main_metric]
+    if abs(reached - main_score(record)) > TOLERANCE * max(1.0, main_score(record)):
+        raise RequestError(
+            f"the adapter of {record.cell} reaches {record.task.main_metric} {reached:.4f} and its "
+            f"record says {main_score(record):.4f}; it is not exported"
+        )
+    return reached
 
 
 def _task_again(store: Store, record: Record) -> Task:

@@ -17,6 +17,7 @@ import typer
 from peftlab.cli.adapters import export, merge, predict
 from peftlab.cli.compare import compare
 from peftlab.cli.doctor import doctor
+from peftlab.cli.fit import fit
 from peftlab.cli.listings import methods, models, tasks
 from peftlab.cli.options import with_debug, with_plugins
 from peftlab.cli.report import report
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (compare, train, predict, merge, export, methods):
+for command in (compare, fit, train, predict, merge, export, methods):
     app.command()(with_debug(with_plugins(command)))
 for command in (report, tasks, models, doctor):
     app.command()(with_debug(command))

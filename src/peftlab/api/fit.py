@@ -1,0 +1,218 @@
+"""fit: for someone who only wants a model. A race, the best rows again, one adapter, one page.
+
+60 % of the time at most goes to the race: every method at several learning rates on a part of
+train, where the bad ones stop early. Then the three best rows train on all of train, seed after
+seed, and are judged on dev, which has chosen nothing. The recommended row's best adapter is loaded
+again, has to reach its score again, and is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from peftlab.api.compare import Planned, plan
+from peftlab.api.export import check_adapter
+from peftlab.api.progress import observer
+from peftlab.atomic import check_replaceable, replace_folder
+from peftlab.bench.cell import Cell
+from peftlab.bench.grid import Grid, Row
+from peftlab.bench.race import AROUND, Race, TimeIsUp, Until
+from peftlab.bench.retention import best_seed
+from peftlab.bench.run import Session, with_baselines, write_suite
+from peftlab.errors import RequestError
+from peftlab.naming import slug
+from peftlab.records.lock import locked
+from peftlab.records.recommend import Recommendation
+from peftlab.records.record import Record
+from peftlab.records.store import Store
+from peftlab.records.verdicts import compare_rows
+from peftlab.tasks import Task
+
+METHODS = ("lora", "houlsby", "bitfit", "full", "head")
+VALIDATION = 0.1
+RACE_SHARE = 0.6  # of the time; what the race leaves goes to seeds
+SEEDS = (0, 1, 2)
+FINALISTS = 3
+
+
+class Fitted(NamedTuple):
+    """What fit leaves.
+
+    Attributes:
+        record: of the adapter that was written.
+        reached: the main metric that the adapter, loaded again, came to.
+        recommendation: why this row; None where the time was over before the race was.
+        stopped: whether Ctrl-C ended it.
+    """
+
+    record: Record
+    reached: float
+    recommendation: Recommendation | None
+    stopped: bool
+
+
+def planned(request: dict[str, Any], sets: Iterable[str], runs: Path | None) -> Planned:
+    """Check a request and resolve it; what is tried goes to `runs`, or to runs/fit-DATA.
+
+    Raises:
+        RequestError: if anything in it is wrong, or it has more than one task.
+    """
+    found = plan(None, request, sets)
+    if len(found.grid.tasks) != 1:
+        names = ", ".join(found.grid.tasks)
+        raise RequestError(
+            f"fit makes one model of one task, and this asks for {names}; give your --data with "
+            "--text and --label, or one --task"
+        )
+    (task,) = found.grid.tasks
+    return found._replace(out=runs or Path("runs") / f"fit-{slug(task)}")
+
+
+def told(fitted: Fitted) -> list[str]:
+    """What came out, in lines."""
+    record, why = fitted.record, fitted.recommendation
+    metric, rate = record.task.main_metric, record.training["lr"]
+    where = "dev" if why else "a part of train"
+    row = f"{record.method.label} at learning rate {rate:g}"
+    lines = [f"{row}: {metric} {fitted.reached:.3f} on {where}, loaded again"]
+    if why is None:
+        lines.append("The time was over before it trained on all of train; give more --minutes.")
+    return lines
+
+
+def fit(
+    planned: Planned, to: Path, minutes: float, console: Console, quiet: bool = False
+) -> Fitted:
+    """Race, train, choose, check and write an adapter to the folder `to`, within the time.
+
+    Args:
+        planned: one task, the rows to choose from, and the folder for what is tried.
+        to: a new or empty folder, or one with an adapter, which is replaced.
+        minutes: from now on; loading and scoring the last adapter may take a little longer.
+        console: for progress.
+        quiet: no progress.
+
+    Raises:
+        RequestError: if `to` or the folder can't be written, or no training ended in time.
+    """
+    started = time.monotonic()
+    end = started + 60 * minutes
+    check_replaceable(to)
+    fitting = _Fitting(planned, started, end, console, quiet)
+    console.print(fitting.described(minutes, to), markup=False, highlight=False)
+    stopped = False
+    Store(planned.out).prepare()
+    with locked(planned.out):
+        try:
+            fitting.race()
+            fitting.train()
+        except KeyboardInterrupt:
+            stopped = True
+        return fitting.written(to)._replace(stopped=stopped)
+
+
+class _Fitting:
+    """One call of `fit` on its way."""
+
+    def __init__(
+        self, planned: Planned, started: float, end: float, console: Console, quiet: bool
+    ) -> None:
+        self.grid, self.out = planned
+        (self.task,) = self.grid.tasks.values()
+        self.started, self.end, self.console, self.quiet = started, end, console, quiet
+        self.contest = Race(self.grid, self.task, VALIDATION)
+        self.trials = Store(self.out / "tuning")
+        self.store = Store(self.out)
+        self.records: list[Record] = []
+
+    def described(self, minutes: float, to: Path) -> str:
+        """What will be done, in words."""
+        rows = ", ".join(row.part.label for row in self.grid.rows)
+        rungs = " then ".join(map(str, self.contest.rungs))
+        return (
+            f"fit: {rows} at up to {len(AROUND)} learning rates each race on "
+            f"{1 - VALIDATION:.0%} of train ({rungs} epochs), the best {FINALISTS} train on all of "
+            f"it with up to {len(SEEDS)} seeds; at most {minutes:g} minutes. "
+            f"The adapter goes to {to}, what was tried to {self.out}"
+        )
+
+    def race(self) -> None:
+        """Run the race until it or its share of the time is over."""
+        until = self.started + RACE_SHARE * (self.end - self.started)
+        self.trials.prepare()
+        with self._session(self.trials, self.contest.task, until) as session:
+            session.progress.stage("the race, judged on a part of train", sum(self.contest.sizes))
+            self.contest.run(session)
+
+    def train(self) -> None:
+        """Train the best rows, seed after seed, as long as there is time for another training."""
+        rows = self.contest.best_rows(FINALISTS)
+        if not rows:
+            return
+        cells = self._cells(rows)
+        with self._session(self.store, self.task, self.end) as session:
+            session.progress.stage("the best of it, on all of train, judged on dev", len(cells))
+            for cell in with_baselines(cells, {self.task.name: self.task}, session.progress):
+                if self.records and not self._has_time_for(cell):
+                    return
+                self._run(cell, session)
+
+    def _run(self, cell: Cell, session: Session) -> None:
+        record = self.store.read(cell.name)
+        if record is None or record.status != "done":
+            record = session.run(cell, keep_adapter=True)
+        if record.status == "done":
+            self.records.append(record)
+
+    def _cells(self, rows: list[Row]) -> list[Cell]:
+        """One seed of every row before the next seed of any."""
+        suite = self.grid.suite.model_copy(update={"seeds": list(SEEDS)})
+        grid = Grid(suite, self.grid.ground, rows, self.grid.tasks, []).with_rows(
+            {self.task.name: rows}
+        )
+        write_suite(self.store, grid)
+        return grid.cells
+
+    def _has_time_for(self, cell: Cell) -> bool:
+        """Whether it would end in time if it took as long as the row's slowest, or any row's."""
+        took = [r.total_s or 0.0 for r in self.records if r.method.label == cell.method.label]
+        others = [r.total_s or 0.0 for r in self.records]
+        return time.monotonic() + max(took or others) < self.end
+
+    @contextlib.contextmanager
+    def _session(self, store: Store, task: Task, until: float) -> Iterator[Session]:
+        """A session that ends, with what is done by then, when its time is over."""
+        progress = Until(observer(self.console, self.quiet), until)
+        session = Session(store, {task.name: task}, progress)
+        with contextlib.suppress(TimeIsUp), progress, session:
+            yield session
+
+    def written(self, to: Path) -> Fitted:
+        """Check the adapter to take, and write it."""
+        if self.records:
+            comparison = compare_rows(self.records, [self.out])
+            chosen = comparison.recommendation
+            assert chosen is not None  # every record here has a score
+            row = [record for record in self.records if record.method.label == chosen.row]
+            return self._write(to, self.store, best_seed(row), self.task, chosen)
+        if not self.contest.ranking:
+            raise RequestError(
+                "no training ended in time; give more --minutes, or fewer or cheaper --methods"
+            )
+        best = self.contest.ranking[0].record
+        return self._write(to, self.trials, best, self.contest.task, None)
+
+    def _write(
+        self, to: Path, store: Store, record: Record, task: Task, why: Recommendation | None
+    ) -> Fitted:
+        adapter = store.adapter(record.cell)
+        reached = check_adapter(adapter, record, task)
+        replace_folder(to, lambda place: shutil.copytree(adapter, place, dirs_exist_ok=True))
+        return Fitted(record, reached, why, stopped=False)

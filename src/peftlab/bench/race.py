@@ -1,0 +1,154 @@
+"""A race: rows at several rates on a part of train, where the bad ones stop early.
+
+Every runner is one row at one rate. All of them train for the epochs of the first rung; the best
+third goes on to the next one (successive halving, Jamieson and Talwalkar 2016), whichever rows that
+leaves. What is done when the time is over is what there is: `Race.ran` holds it at every moment.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from typing import Any, NamedTuple, Self
+
+from peftlab.bench.cell import Cell
+from peftlab.bench.grid import Grid, Row
+from peftlab.bench.run import Observer, Session
+from peftlab.bench.search import REDUCTION, rungs_of
+from peftlab.records.record import Record
+from peftlab.records.stats import merit
+from peftlab.tasks import Task, carved
+
+SEED = 0
+AROUND = (1.0, 3.0, 1 / 3)  # a row's rates, as multiples of its default
+FEWEST = 3  # runners of a later rung, so that the last one has something to choose from
+
+
+class TimeIsUp(Exception):
+    """The time that was given is over; what is done is kept."""
+
+
+class Until:
+    """An observer that ends a training, and with it the session, when a moment has come.
+
+    Args:
+        progress: what is told of it otherwise.
+        end: the moment, of `time.monotonic`.
+    """
+
+    def __init__(self, progress: Observer, end: float) -> None:
+        self.progress, self.end_at = progress, end
+
+    def suite(self, grid: Grid, n_done: int, out: str) -> None:
+        self.progress.suite(grid, n_done, out)
+
+    def stage(self, what: str, total: int) -> None:
+        self.progress.stage(what, total)
+
+    def note(self, line: str) -> None:
+        self.progress.note(line)
+
+    def cell(self, cell: Cell) -> None:
+        self.progress.cell(cell)
+
+    def row(self, cell: Cell, row: dict[str, Any], total: int) -> None:
+        if time.monotonic() > self.end_at:
+            raise TimeIsUp
+        self.progress.row(cell, row, total)
+
+    def end(self, record: Record) -> None:
+        self.progress.end(record)
+
+    def __enter__(self) -> Self:
+        self.progress.__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.progress.__exit__(*exception)
+
+
+class Runner(NamedTuple):
+    """A row at a rate."""
+
+    row: Row  # as the comparison names it
+    trial: Row  # as its cells on the part of train are named
+
+
+class Ran(NamedTuple):
+    """What a runner came to on one rung; merit None where it failed."""
+
+    runner: Runner
+    epochs: int
+    record: Record
+    merit: float | None
+
+
+class Race:
+    """The runners of a grid on one task, of which a part is validation."""
+
+    def __init__(self, grid: Grid, task: Task, validation: float) -> None:
+        self.grid, self.task = grid, carved(task, validation)
+        how = {"trials": len(AROUND), "validation": validation, "space": ["lr"]}
+        self.runners = [one for row in grid.rows for one in _runners(grid, row, self.task, how)]
+        training = grid.ground.cell(grid.rows[0], self.task, SEED).training
+        updates = math.ceil(len(self.task.train) / training.batch_size)
+        self.rungs = rungs_of(training.epochs, updates)
+        self.ran: list[Ran] = []
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many run on each rung."""
+        n = len(self.runners)
+        return [
+            min(n, max(FEWEST, math.ceil(n / REDUCTION**rung))) for rung in range(len(self.rungs))
+        ]
+
+    def run(self, session: Session) -> None:
+        """Run all rungs; each training that ends is in `ran`, and only the best adapter is kept."""
+        left = self.runners
+        for epochs, size in zip(self.rungs, self.sizes, strict=True):
+            for runner in left[:size]:
+                self._run(runner, epochs, session)
+            left = [one.runner for one in self.ranking if one.epochs == epochs]
+
+    @property
+    def ranking(self) -> list[Ran]:
+        """What did not fail, the longest training first, and of one length the best first."""
+        done = [one for one in self.ran if one.merit is not None]
+        return sorted(done, key=lambda one: (-one.epochs, -(one.merit or 0.0)))
+
+    def best_rows(self, n: int) -> list[Row]:
+        """The first `n` different rows of the ranking, each at the best of its rates."""
+        by_label: dict[str, Row] = {}
+        for one in self.ranking:
+            by_label.setdefault(one.runner.row.part.label, one.runner.row)
+        return list(by_label.values())[:n]
+
+    def _run(self, runner: Runner, epochs: int, session: Session) -> None:
+        cell = self.grid.ground.cell(runner.trial, self.task, SEED, epochs)
+        record = session.store.read(cell.name)
+        if record is None or record.status != "done":
+            record = session.run(cell, keep_adapter=True)
+        metric = self.task.main_metric
+        found = None if record.score is None else merit(metric, record.score[metric])
+        self.ran.append(Ran(runner, epochs, record, found))
+        for beaten in self.ranking[1:]:
+            shutil.rmtree(session.store.adapter(beaten.record.cell), ignore_errors=True)
+
+
+def _runners(grid: Grid, row: Row, task: Task, how: dict[str, Any]) -> list[Runner]:
+    if row.variant.lr is not None:
+        return [Runner(row, row)]
+    default = grid.ground.cell(row, task, SEED).training.lr
+    where = type(row.method).search_space()["lr"]
+    rates = [float(f"{default * factor:.3g}") for factor in AROUND]
+    return [_runner(grid, row, rate, how) for rate in rates if where.low <= rate <= where.high]
+
+
+def _runner(grid: Grid, row: Row, rate: float, how: dict[str, Any]) -> Runner:
+    at = row.variant.model_copy(update={"lr": rate})
+    found = grid.ground.row(at)
+    part = found.part.model_copy(update={"rate_from": "tuned", "tuned": how})
+    named = at.model_copy(update={"label": f"{at.label} (lr {rate:g})"})
+    return Runner(found._replace(part=part), grid.ground.row(named))

@@ -1,0 +1,60 @@
+"""peftlab fit: the whole way for someone who only wants a model."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from peftlab.cli import options
+from peftlab.cli.options import Option, Text
+
+
+@options.with_request
+def fit(
+    out: Annotated[Path, Option(help="Folder for the adapter.")],
+    minutes: Annotated[float, Option(min=0.1, help="How long it may take.")] = 20.0,
+    task: Annotated[Text, Option(help="A name, instead of your own --data.")] = None,
+    methods: Annotated[
+        Text, Option(help="To choose from; default: lora,houlsby,bitfit,full,head.")
+    ] = None,
+    runs: Annotated[
+        Path | None, Option(help="Folder for what is tried; default runs/fit-DATA.")
+    ] = None,
+    *,
+    asked: options.Asked,
+    quiet: options.Quiet = False,
+) -> None:
+    """Find, train and write a model for your data within a time, without a decision of yours.
+
+    Several methods and learning rates race on a part of train; the best train on all of it, with
+    several seeds, and are judged on dev. The recommended one's adapter is checked and written. When
+    the time is over, or on Ctrl-C, the best so far is.
+    """
+    from rich.console import Console
+
+    console = Console(stderr=True, quiet=quiet)
+    with console.status("reading the request, the model and the data"):
+        from peftlab.api import fit as api
+
+        request = asked.request | {
+            "tasks": options.split(task, "--task"),
+            "methods": options.methods_of(methods) or list(api.METHODS),
+            "seeds": list(api.SEEDS),
+        }
+        planned = api.planned(request, asked.sets, runs)
+    fitted = api.fit(planned, out, minutes, console, quiet)
+    if fitted.recommendation is not None:
+        from peftlab import report
+
+        shown = report.rebuild(planned.out)
+        Console().print(shown.terminal)
+        print(f"page: {shown.page.resolve()}")
+    for line in api.told(fitted):
+        print(line)
+    print(f"adapter: {out.resolve()}")
+    if fitted.stopped:
+        print("stopped; the adapter is the best of what was finished", file=sys.stderr)
+        raise typer.Exit(130)
