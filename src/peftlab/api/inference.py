@@ -11,7 +11,7 @@ from torch import Tensor
 from peftlab.adapters import label_names
 from peftlab.bench.outcome import answers
 from peftlab.errors import RequestError, expect
-from peftlab.machine.threads import threads_for
+from peftlab.machine import threads_for
 from peftlab.models import (
     agree_on_padding,
     check_model,

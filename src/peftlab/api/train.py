@@ -27,7 +27,7 @@ from peftlab.bench.suite import Variant
 from peftlab.bench.tokens import tokens_of
 from peftlab.errors import RequestError, check_seed, expect_path
 from peftlab.layers import resolve_precision
-from peftlab.machine.threads import threads_for
+from peftlab.machine import threads_for
 from peftlab.methods import Method, inject, injected, resolve_method
 from peftlab.models import (
     agree_on_padding,
