@@ -25,7 +25,7 @@ class Layers:
         attention_end, ffn_end: the last modules before the two residual adds: the dropout where
             there is one, else the projection.
         attention_norm: what stands behind the first of these adds, in a post-norm encoder of
-            which the last block may be cut to the classifier's position (engine/position.py).
+            which the last block may be cut to the classifier's position (engine/attention.py).
         fused: the layers that hold more than one projection, and what to say of them.
 
     >>> TABLE["distilbert"].layers.pattern("query")
