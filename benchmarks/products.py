@@ -34,7 +34,8 @@ from peftlab.models.find import read_config
 from peftlab.settings import Resolved
 from peftlab.tasks import Task
 from peftlab.training import Plan, encode
-from peftlab.training.batches import draw, parts_of
+from peftlab.training.batches import draw
+from peftlab.training.passes import parts_of
 
 PASSES = 3
 

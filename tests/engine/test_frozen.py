@@ -1,4 +1,4 @@
-"""Frozen layers and updates beside them: values and gradients, and the weights behind, are plain."""
+"""Frozen layers and updates beside them: values, gradients and the weights behind are plain."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from peftlab.engine.heap import give_back, kept_heap, unsearched
 from peftlab.layers.linear import is_conv1d
 from peftlab.layers.lora import LowRank
 from peftlab.models import state_of
-from peftlab.models.names import SIBLINGS
+from peftlab.models.targets import SIBLINGS
 
 
 @contextmanager

@@ -27,8 +27,7 @@ from torch import Tensor, nn
 
 from peftlab.errors import RequestError
 from peftlab.layers import Adapter, Linear, LowRank, Pair, dropout, new_pair
-from peftlab.methods.base import STRICT, Method, Step
-from peftlab.methods.hooks import ManyRanks
+from peftlab.methods.base import STRICT, ManyRanks, Method, Step
 from peftlab.methods.low_rank import PeftLoRA
 from peftlab.methods.registry import register
 

@@ -29,8 +29,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from peftlab.layers import LoRALinear, low_rank_update
-from peftlab.methods.base import STRICT
-from peftlab.methods.hooks import Batch, Prepared, Rehearsal
+from peftlab.methods.base import STRICT, Batch, Prepared, Rehearsal
 from peftlab.methods.low_rank import LowRankMethod
 from peftlab.methods.registry import register
 

@@ -1,7 +1,7 @@
 """What is known of each architecture of transformers, a row each: adding one is a row and a test.
 
-What no row says works all the same: layers are found by what they are commonly called (names.py),
-and an architecture whose layers no row names is tried before it is trained (padding.py).
+What no row says works all the same: layers are found by what they are commonly called (targets.py),
+and an architecture whose layers no row names is tried before it is trained (tokenizer.py).
 """
 
 from __future__ import annotations

@@ -24,12 +24,10 @@ from peftlab.layers import (
 )
 from peftlab.layers.precision import DTYPES
 from peftlab.models.architectures import head_names, head_parameters
-from peftlab.models.find import Source, find, read_config, weight_files
-from peftlab.models.padding import agree_on_padding, check_batches, check_suited
-from peftlab.models.quiet import quiet
+from peftlab.models.find import Source, find, quiet, read_config, weight_files
 from peftlab.models.state import state_of
 from peftlab.models.targets import linear_names
-from peftlab.models.tokenizer import load_tokenizer
+from peftlab.models.tokenizer import agree_on_padding, check_batches, check_suited, load_tokenizer
 from peftlab.models.unit import last_layer
 
 if TYPE_CHECKING:
