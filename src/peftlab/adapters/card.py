@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from peftlab.errors import JSON_ERRORS, RequestError, unknown
+from peftlab.layers import PreTrainedModel
 from peftlab.methods import METHODS, Method, make
 from peftlab.models import TaskCard, precision_of, state_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 SCHEMA_VERSION = 1
 FILE = "peftlab.json"

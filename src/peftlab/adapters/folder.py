@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -19,7 +19,7 @@ from peftlab.adapters.origin import base_of
 from peftlab.adapters.state import adapter_state, check_head, fill
 from peftlab.atomic import replace_folder
 from peftlab.errors import RequestError, expect, expect_path, system_refusals
-from peftlab.layers import Precision, resolve_device, resolve_precision
+from peftlab.layers import Precision, PreTrainedModel, resolve_device, resolve_precision
 from peftlab.layers.precision import DTYPES
 from peftlab.methods import InPeft, ManyRanks, Prepared, inject, injected
 from peftlab.models import (
@@ -34,9 +34,6 @@ from peftlab.models import (
     state_of,
     stored_names,
 )
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 WEIGHTS = "adapter_model.safetensors"
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from peftlab.adapters.card import BasePart
 from peftlab.errors import RequestError
+from peftlab.layers import PreTrainedModel
 from peftlab.models import Source, find, looks_like_folder, state_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 class Base(NamedTuple):

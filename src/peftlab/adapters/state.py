@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
 from peftlab.errors import RequestError
-from peftlab.layers import Wrapper
+from peftlab.layers import PreTrainedModel, Wrapper
 from peftlab.models import head_parameters
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 def adapter_state(model: PreTrainedModel) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from peftlab.adapters import check_adapter, label_names, load, read_card
 from peftlab.bench.outcome import answers
 from peftlab.errors import RequestError, expect
-from peftlab.layers import resolve_device
+from peftlab.layers import PreTrainedModel, resolve_device
 from peftlab.machine import threads_for
 from peftlab.models import (
     agree_on_padding,
@@ -26,9 +26,6 @@ from peftlab.models import (
 from peftlab.tasks import Task, answer_file, check_out, read_sheet
 from peftlab.tasks import load as load_task
 from peftlab.training import Encoded, encode, outputs
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 TEXTS = "a list of texts, or of pairs of texts"
 

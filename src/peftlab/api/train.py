@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -29,7 +29,7 @@ from peftlab.bench.run import run_grid
 from peftlab.bench.suite import Variant
 from peftlab.bench.tokens import tokens_of
 from peftlab.errors import RequestError, check_seed, expect_path
-from peftlab.layers import resolve_precision
+from peftlab.layers import PreTrainedModel, resolve_precision
 from peftlab.machine import threads_for
 from peftlab.methods import Method, inject, injected, resolve_method
 from peftlab.models import (
@@ -46,9 +46,6 @@ from peftlab.records.store import BESIDE, Store, lines_of
 from peftlab.settings import Training
 from peftlab.tasks import Task
 from peftlab.training import MemoryMeter
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 SUITE = "train"
 

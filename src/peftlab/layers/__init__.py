@@ -3,6 +3,7 @@
 from peftlab.layers.linear import (
     Adapter,
     Linear,
+    PreTrainedModel,
     WeightAdapter,
     Wrapper,
     adapter_dtype,
@@ -43,6 +44,7 @@ __all__ = [
     "LowRank",
     "NF4Linear",
     "Pair",
+    "PreTrainedModel",
     "Precision",
     "WeightAdapter",
     "Wrapper",

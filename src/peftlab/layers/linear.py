@@ -16,11 +16,16 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, TypeAlias, final
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel as PreTrainedModel
+else:
+    PreTrainedModel = Any  # only annotations name it, and importing it takes 2 s
 
 Linear: TypeAlias = Any  # an nn.Linear, a Conv1D or a BaseLinear: what `is_linear` accepts
 

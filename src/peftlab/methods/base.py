@@ -15,7 +15,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from pydantic import ConfigDict
@@ -23,11 +23,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from peftlab.errors import Explained
-from peftlab.layers import Adapter, Linear, replace_linears
+from peftlab.layers import Adapter, Linear, PreTrainedModel, replace_linears
 from peftlab.models import Targets, find_targets, head_parameters
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 # Where rates come from, and why they follow a model's width so: docs/rates.md

@@ -7,12 +7,11 @@ and an architecture whose layers no row names is tried before it is trained (tok
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from torch import nn
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from peftlab.layers import PreTrainedModel
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,15 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 from torch import nn
 
 from peftlab.errors import RequestError
-from peftlab.layers import Adapter, Precision, weight_precision
+from peftlab.layers import Adapter, Precision, PreTrainedModel, weight_precision
 from peftlab.models.find import Source
 from peftlab.models.targets import Targets
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 LOADED = "give what peftlab.load_model or transformers' from_pretrained returned, got"
 

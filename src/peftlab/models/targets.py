@@ -14,16 +14,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from torch import nn
 
 from peftlab.errors import RequestError, unknown
-from peftlab.layers import is_linear
+from peftlab.layers import PreTrainedModel, is_linear
 from peftlab.models.architectures import ARCHITECTURES, architecture_of, backbone_modules
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 COMMON = {
     "query": ("q", "q_proj", "q_lin", "q_head", "query", "query_proj", "Wq"),

@@ -13,17 +13,15 @@ attention leaves it out. What else could let it through:
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import transformers
 
 from peftlab.errors import RequestError
+from peftlab.layers import PreTrainedModel
 from peftlab.models.architectures import architecture_of
 from peftlab.models.find import quiet, read_config
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 SHORTEST = 4  # tokens of a text: one, and those that a tokenizer adds
 

@@ -18,7 +18,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from peftlab.engine import fast, own_tensors
+from peftlab.layers import PreTrainedModel
 from peftlab.training.batches import Batch, Encoded, cut, draw, spread, stratified
 from peftlab.training.guard import Watch, check_groups, check_loss, check_outputs
 from peftlab.training.meters import Memory, MemoryMeter, SavedMeter, SpeedMeter
@@ -38,9 +39,6 @@ from peftlab.training.passes import (
     outputs,
     parts_of,
 )
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 Row = dict[str, Any]
 

@@ -9,18 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from peftlab.engine import fast as engine
+from peftlab.layers import PreTrainedModel
 from peftlab.settings import Resolved
 from peftlab.training.batches import Batch, Encoded, by_length
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 # The tokens of a batch that a CPU takes at once, padding counted: above the first number it is
 # halved, since a part saves half as much for its backward pass; above twice the second it is cut
