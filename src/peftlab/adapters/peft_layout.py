@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from peftlab.adapters.origin import Base
+from peftlab.adapters.card import Base
 from peftlab.errors import JSON_ERRORS, RequestError
 from peftlab.layers import Adapter, PreTrainedModel, is_conv1d
 from peftlab.methods import METHODS, InPeft

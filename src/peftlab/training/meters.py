@@ -136,7 +136,7 @@ class MemoryMeter:
         )
 
 
-class SavedMeter:
+class SavedMeter(saved_tensors_hooks):
     """Counts what autograd saves, inside it, for the backward pass: each storage once.
 
     A copy of a weight that the forward pass makes and saves counts; what is dropped before the
@@ -154,16 +154,13 @@ class SavedMeter:
     """
 
     def __init__(self, own: Iterable[Tensor]) -> None:
-        self.hooks = saved_tensors_hooks(self._note, lambda tensor: tensor)
+        super().__init__(self._note, lambda tensor: tensor)
         self.own = {StorageWeakRef(tensor.untyped_storage()) for tensor in own}
         self.bytes: dict[StorageWeakRef, int] = {}
 
     def __enter__(self) -> Self:
-        self.hooks.__enter__()
+        super().__enter__()
         return self
-
-    def __exit__(self, *error: object) -> None:
-        self.hooks.__exit__(*error)
 
     def mib(self) -> float:
         """What is saved now."""
