@@ -23,7 +23,6 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from peftlab.tasks.glue.read import COMMIT, REPO
 
 import peftlab.network as probe
 from peftlab import tasks
@@ -39,6 +38,7 @@ from peftlab.records.record import Failure, TaskPart
 from peftlab.records.store import Store
 from peftlab.tasks import hub
 from peftlab.tasks.files import rows
+from peftlab.tasks.glue import COMMIT, REPO
 
 NEWEST, OLDER, CONVERTED = "a" * 40, "b" * 40, "c" * 40
 SENTENCES = ['She said "no.', "Zwei\u2028Zeilen", "plain", " spaces stay "]
