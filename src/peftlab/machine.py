@@ -35,6 +35,9 @@ PACKAGES = (
     "scikit-learn",
 )
 IF_INSTALLED = ("bitsandbytes",)
+STAT = Path("/proc/stat")
+BUSY = 0.3  # of a core: what others take below this is not worth a thread
+KEPT_S = 10.0  # how long a look holds where looking again would cost more than the work itself
 
 
 def environment(threads: int, precision: str | None = None) -> Environment:
@@ -92,10 +95,6 @@ def _git(root: Path, *words: str) -> str:
     )
     return done.stdout
 
-
-STAT = Path("/proc/stat")
-BUSY = 0.3  # of a core: what others take below this is not worth a thread
-KEPT_S = 10.0  # how long a look holds where looking again would cost more than the work itself
 
 _last: tuple[float, float] | None = None  # when it was looked last, and what was seen
 

@@ -29,6 +29,15 @@ from torch import Tensor, nn
 
 from peftlab.models import architecture_of, quiet
 
+NAME = "peftlab"
+# attributes of a module of attention: what its dropout draws from, and of how many positions, from
+# the first on, the outputs are read
+BITS, ASKED = "peftlab_bits", "peftlab_asked"
+WIDE = 32  # keys, a vector of bf16
+# of a score, below the highest: exp(-60) is lost in any sum, even fp32's, and far enough from the
+# numbers that a processor multiplies a hundred times slower, where padding's exp would end
+FAINTEST = -60.0
+
 
 class Bits:
     """A stream of random 16-bit lanes that follows torch's seed."""
@@ -82,16 +91,6 @@ class FastDropout(nn.Dropout):
         if not self.training:
             return x
         return x * self.bits.mask(x.shape, self.p, x.dtype)
-
-
-NAME = "peftlab"
-# attributes of a module of attention: what its dropout draws from, and of how many positions, from
-# the first on, the outputs are read
-BITS, ASKED = "peftlab_bits", "peftlab_asked"
-WIDE = 32  # keys, a vector of bf16
-# of a score, below the highest: exp(-60) is lost in any sum, even fp32's, and far enough from the
-# numbers that a processor multiplies a hundred times slower, where padding's exp would end
-FAINTEST = -60.0
 
 
 class _Attention(torch.autograd.Function):

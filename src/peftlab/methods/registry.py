@@ -34,6 +34,7 @@ MOVED = {  # what a method of an earlier version may have, and where it would be
     "excused": "its adapters' (peftlab.layers.Wrapper.excused)",
     "keeps_whole_model": "called saves_full_weights",
 }
+GROUP = "peftlab.methods"
 
 
 def register(method: M) -> M:
@@ -155,9 +156,6 @@ def _words(text: str) -> list[str]:
         else:
             parts[-1] += character
     return [part.strip() for part in parts if part.strip()]
-
-
-GROUP = "peftlab.methods"
 
 
 def load_plugin(file: Path) -> None:

@@ -24,6 +24,9 @@ from peftlab.models.architectures import architecture_of
 from peftlab.models.find import quiet, read_config
 
 SHORTEST = 4  # tokens of a text: one, and those that a tokenizer adds
+TEXTS = ("one", "one two three four five six seven eight nine ten eleven twelve")
+# of the largest logit: how far rounding may move one
+EXACT, ROUNDED = 1e-4, 0.1
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -72,11 +75,6 @@ def token_limit(tokenizer: Any, config: Any) -> int:
     # RoBERTa's family counts positions from padding_idx + 1
     skipped = (config.pad_token_id or 0) + 1 if architecture_of(config).counts_from_padding else 0
     return min(limit, positions - skipped)
-
-
-TEXTS = ("one", "one two three four five six seven eight nine ten eleven twelve")
-# of the largest logit: how far rounding may move one
-EXACT, ROUNDED = 1e-4, 0.1
 
 
 def check_suited(name: str, known: Any) -> None:

@@ -19,6 +19,7 @@ from peftlab.settings import told_apart
 TaskKey = tuple[str, str, str]  # name, metric, sha256 of the examples
 UNREADABLE = {"revision", "weights", "adapted"}  # in a label only where nothing else differs
 RowKey = tuple[str, str]  # label, everything else that was asked, as canonical JSON
+ERRORS = frozenset({"rmse", "mae"})  # metrics of which less is better
 
 
 def task_key(record: Record) -> TaskKey:
@@ -122,9 +123,6 @@ def _word(name: str, value: object) -> str:
     if name in {"model", "precision"}:
         return str(value)
     return f"{name} {value}"
-
-
-ERRORS = frozenset({"rmse", "mae"})  # metrics of which less is better
 
 
 def known(values: Iterable[float | None]) -> list[float]:

@@ -28,6 +28,7 @@ from peftlab.records.record import Record
 OURS = {"suite.json", "records", "curves", "predictions", "adapters", "report"}
 BESIDE = {"records": "record.json", "curves": "curve.jsonl", "predictions": "predictions.jsonl"}
 NEEDED_MIB = 200  # records and curves are small; the page and its figures take a few MiB
+LOCK, HOLDER = ".lock", ".holder"  # the latter says in words who has the former
 
 
 class Store:
@@ -232,9 +233,6 @@ def relabelled(record: Record, label: str) -> Record:
     """The record under the label that its row has now: a label is no part of a cell's identity."""
     method = record.method.model_copy(update={"label": label})
     return record.model_copy(update={"method": method})
-
-
-LOCK, HOLDER = ".lock", ".holder"  # the latter says in words who has the former
 
 
 @contextmanager

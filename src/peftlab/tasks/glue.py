@@ -22,6 +22,8 @@ from peftlab.tasks.files import rows
 QQP_SHORT_ROWS = 10
 _ENTAILMENT = ("entailment", "not_entailment")
 _PAIR = ("sentence1", "sentence2")
+REPO = "nyu-mll/glue"
+COMMIT = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
 
 
 @dataclass(frozen=True)
@@ -151,10 +153,6 @@ GLUE: dict[str, Glue] = {
         ),
     )
 }
-
-
-REPO = "nyu-mll/glue"
-COMMIT = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
 
 
 def load(name: str, data_dir: Path | None = None) -> Task:

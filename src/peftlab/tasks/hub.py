@@ -35,6 +35,8 @@ _FILE = re.compile(
 )
 
 Splits = dict[str, list[str]]  # split -> its files in order
+CARD = "README.md"
+CONVERTED = "refs/convert/parquet"  # where the hub keeps other formats converted to Parquet
 
 
 @dataclass(frozen=True)
@@ -167,10 +169,6 @@ def _config(name: Name, configs: dict[str, Splits]) -> str:
     if config not in configs:
         raise unknown(f"config of {name.repo}", config, configs)
     return config
-
-
-CARD = "README.md"
-CONVERTED = "refs/convert/parquet"  # where the hub keeps other formats converted to Parquet
 
 
 def fetch(repo: str, commit: str, names: Sequence[str], otherwise: str = "") -> list[Path]:

@@ -36,6 +36,9 @@ ALLOWED = {
 }
 RECORDED = {"classes": ("accuracy", "f1", "macro_f1"), "regression": ALLOWED["regression"]}
 METRICS = (*ALLOWED["classes"], *ALLOWED["regression"])
+# 8,000 pairs take a second; what a fit on more rows or rarer words would add is small, and numbers
+# of the model (words times classes) are what its time and memory go with.
+MOST_ROWS, MOST_WORDS, MOST_CLASSES, MOST_NUMBERS = 20_000, 20_000, 1_000, 4_000_000
 
 
 def score(
@@ -111,11 +114,6 @@ def _correlation(
 
 def _constant(values: Array) -> bool:
     return bool((values == values[0]).all())
-
-
-# 8,000 pairs take a second; what a fit on more rows or rarer words would add is small, and numbers
-# of the model (words times classes) are what its time and memory go with.
-MOST_ROWS, MOST_WORDS, MOST_CLASSES, MOST_NUMBERS = 20_000, 20_000, 1_000, 4_000_000
 
 
 @dataclass

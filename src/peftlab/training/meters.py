@@ -136,7 +136,7 @@ class MemoryMeter:
         )
 
 
-class SavedMeter(saved_tensors_hooks):
+class SavedMeter:
     """Counts what autograd saves, inside it, for the backward pass: each storage once.
 
     A copy of a weight that the forward pass makes and saves counts; what is dropped before the
@@ -154,13 +154,16 @@ class SavedMeter(saved_tensors_hooks):
     """
 
     def __init__(self, own: Iterable[Tensor]) -> None:
-        super().__init__(self._note, lambda tensor: tensor)
+        self.hooks = saved_tensors_hooks(self._note, lambda tensor: tensor)
         self.own = {StorageWeakRef(tensor.untyped_storage()) for tensor in own}
         self.bytes: dict[StorageWeakRef, int] = {}
 
     def __enter__(self) -> Self:
-        super().__enter__()
+        self.hooks.__enter__()
         return self
+
+    def __exit__(self, *error: object) -> None:
+        self.hooks.__exit__(*error)
 
     def mib(self) -> float:
         """What is saved now."""

@@ -24,6 +24,9 @@ from peftlab.training.batches import Batch, Encoded, by_length
 # halved, since a part saves half as much for its backward pass; above twice the second it is cut
 # further, seldom, since each part costs the many small operations once more (LOG.md).
 HALVED_TOKENS, PART_TOKENS = 512, 1024
+EVALUATED_TOKENS = 2048  # the most at once where nothing is saved
+# tokens to evaluate; entering the engine costs what 1,000 do, a tenth is saved
+WORTH_ENTERING = 8192
 
 
 @dataclass(frozen=True)
@@ -93,12 +96,6 @@ def n_parts(size: int, width: int, plan: Plan) -> int:
         halves = min(2, math.ceil(tokens / HALVED_TOKENS))
         parts = max(parts, halves, math.ceil(tokens / PART_TOKENS))
     return min(size, parts)
-
-
-EVALUATED_TOKENS = 2048  # the most at once where nothing is saved
-WORTH_ENTERING = (
-    8192  # tokens to evaluate; entering the engine costs what 1,000 do, a tenth is saved
-)
 
 
 def batch_loss(model: PreTrainedModel, batch: Batch, plan: Plan) -> Tensor:
