@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import peftlab
-from peftlab.machine.environment import processor
+from peftlab.machine import processor
 
 ROUNDS, WARMING = 60, 5
 TEXT = "The committee has not yet decided whether the old bridge can be repaired this year."

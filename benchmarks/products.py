@@ -26,7 +26,7 @@ from sides import add_options, settings_of, write_task
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftlab.engine.weight import Frozen, onednn_multiplies
+from peftlab.engine.frozen import Frozen, onednn_multiplies
 from peftlab.layers import resolve_precision
 from peftlab.layers.precision import DTYPES
 from peftlab.models import load_tokenizer
@@ -34,7 +34,8 @@ from peftlab.models.find import read_config
 from peftlab.settings import Resolved
 from peftlab.tasks import Task
 from peftlab.training import Plan, encode
-from peftlab.training.batches import draw, parts_of
+from peftlab.training.batches import draw
+from peftlab.training.passes import parts_of
 
 PASSES = 3
 

@@ -18,7 +18,7 @@ from plan import ATTEMPTS, DISTURBED
 
 from models import folder_of
 from peftlab.atomic import write
-from peftlab.machine.load import busy_elsewhere_s
+from peftlab.machine import busy_elsewhere_s
 
 Line = dict[str, Any]
 HERE = Path(__file__).parent

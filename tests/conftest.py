@@ -25,7 +25,7 @@ from peftlab.tasks import Examples, Task
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads as torch has them: tests compare bits, which depend on their number."""
     for look in ("others_share", "others_share_lately"):
-        monkeypatch.setattr(f"peftlab.machine.threads.{look}", lambda: 0.0)
+        monkeypatch.setattr(f"peftlab.machine.{look}", lambda: 0.0)
 
 
 WORDS = [

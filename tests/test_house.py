@@ -68,7 +68,7 @@ def test_imports_point_one_way() -> None:
 def test_methods_import_no_other_method() -> None:
     files = {method.__module__: method for method in METHODS.values()}
     assert len(files) == len(METHODS)  # one file a method
-    shared = {f"peftlab.methods.{name}" for name in ("base", "hooks", "low_rank", "peft")}
+    shared = {f"peftlab.methods.{name}" for name in ("base", "low_rank", "peft")}
     for path in (SRC / "methods").glob("*.py"):
         if f"peftlab.methods.{path.stem}" in files:
             within = {name for name in _imports(path) if name.startswith("peftlab.methods")}

@@ -19,7 +19,7 @@ from peftlab.bench.run import Silent, run_grid
 from peftlab.bench.suite import make_suite
 from peftlab.errors import RequestError
 from peftlab.records.record import Record
-from peftlab.records.stats import ERRORS, merit
+from peftlab.records.rows import ERRORS, merit
 from peftlab.records.store import Store
 from peftlab.tasks import Baselines, Examples, Task, baselines
 from peftlab.tasks.metrics import METRICS, score

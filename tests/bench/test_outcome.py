@@ -8,7 +8,7 @@ from peftlab.bench.cell import Cell
 from peftlab.bench.grid import resolve
 from peftlab.bench.outcome import Told, Trained
 from peftlab.bench.suite import make_suite
-from peftlab.machine.environment import environment
+from peftlab.machine import environment
 from peftlab.records.record import Speed, Trainable
 from peftlab.tasks import Task
 

@@ -12,10 +12,8 @@ import transformers
 from transformers import PreTrainedModel
 
 from peftlab.engine import fast
-from peftlab.engine.attention import ASKED
-from peftlab.engine.frozen import FrozenLinear
-from peftlab.engine.masks import FastDropout
-from peftlab.engine.weight import onednn_multiplies
+from peftlab.engine.attention import ASKED, FastDropout
+from peftlab.engine.frozen import FrozenLinear, onednn_multiplies
 from peftlab.methods import METHODS, inject, make
 from peftlab.models import ARCHITECTURES, state_of
 

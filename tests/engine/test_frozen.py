@@ -1,15 +1,15 @@
-"""Frozen layers: products and gradients are the plain layers', and so are the weights behind."""
+"""Frozen layers and updates beside them: values, gradients and the weights behind are plain."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from peftlab.engine.frozen import FrozenLinear, Joined
-from peftlab.engine.weight import onednn_multiplies, side_by_side
-from peftlab.layers import LoRALinear
+from peftlab.engine.frozen import FrozenLinear, Joined, onednn_multiplies, side_by_side, updated
+from peftlab.layers import LoRALinear, Pair
 
 BF16 = torch.bfloat16
 pytestmark = pytest.mark.skipif(
@@ -102,3 +102,130 @@ def test_gradients_that_lie_side_by_side_are_not_copied() -> None:
 def test_a_layers_place_adds_nothing_to_the_state() -> None:
     plain = layers(8)
     assert set(places(plain)[0].state_dict()) == {"bias"}
+
+
+SIZES = (4, 3, 5)
+
+
+class Whole:
+    """A weight in float64: `Frozen` is for bf16 alone."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+
+    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, self.weight, bias)
+
+    def gradient(self, g: Tensor) -> Tensor:
+        return g @ self.weight
+
+
+def draw(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64).requires_grad_()
+
+
+def case() -> tuple[Tensor, Whole, Tensor, list[Pair | None]]:
+    torch.manual_seed(0)
+    weight, bias = draw(sum(SIZES), 6).detach(), draw(sum(SIZES)).detach()
+    # of two ranks, so that a part in the wrong place shows
+    pairs = [Pair(draw(2, 6), draw(4, 2), 1.5), None, Pair(draw(1, 6), draw(5, 1), 0.25)]
+    return draw(2, 3, 6), Whole(weight), bias, pairs
+
+
+def by_formula(x: Tensor, weight: Whole, bias: Tensor, pairs: list[Pair | None]) -> list[Tensor]:
+    plain = F.linear(x, weight.weight, bias).split(SIZES, dim=-1)
+    return [
+        y if pair is None else y + pair.scaling * x @ pair.lora_A.T @ pair.lora_B.T
+        for y, pair in zip(plain, pairs, strict=True)
+    ]
+
+
+def learned(x: Tensor, pairs: list[Pair | None]) -> list[Tensor]:
+    return [x, *(tensor for pair in pairs if pair is not None for tensor in pair[:2])]
+
+
+def test_a_gradient_may_lie_in_any_order() -> None:
+    """As it does behind a layer whose output is transposed."""
+    torch.manual_seed(0)
+    x, pair = draw(2, 3, 6), Pair(draw(2, 6), draw(4, 2), 1.5)
+    weight, bias = Whole(draw(4, 6).detach()), draw(4).detach()
+    (got,) = updated(x, weight, bias, (4,), [pair])
+    wanted = F.linear(x, weight.weight, bias) + 1.5 * x @ pair.lora_A.T @ pair.lora_B.T
+    grad = torch.randn(3, 4, 2, dtype=torch.float64).permute(2, 0, 1)
+    for one, other in zip(
+        torch.autograd.grad(got, learned(x, [pair]), grad),
+        torch.autograd.grad(wanted, learned(x, [pair]), grad),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_equals_the_formula(beside: bool) -> None:
+    """`beside`: the three gradients come as parts of one tensor, as attention gives them."""
+    x, weight, bias, pairs = case()
+    wanted = by_formula(x, weight, bias, pairs)
+    got = updated(x, weight, bias, SIZES, pairs)
+    torch.testing.assert_close(list(got), wanted)
+    grads = list(torch.randn(2, 3, sum(SIZES), dtype=torch.float64).split(SIZES, dim=-1))
+    if not beside:
+        grads = [grad.clone() for grad in grads]
+    assert (side_by_side(grads).data_ptr() == grads[0].data_ptr()) == beside
+    for one, other in zip(
+        torch.autograd.grad(got, learned(x, pairs), grads),
+        torch.autograd.grad(wanted, learned(x, pairs), grads),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_layer_by_itself_and_without_a_bias() -> None:
+    x, weight, _, (pair, *_) = case()
+    weight = Whole(weight.weight[: SIZES[0]])
+    (got,) = updated(x, weight, None, SIZES[:1], [pair])
+    assert pair is not None
+    torch.testing.assert_close(
+        got, F.linear(x, weight.weight) + 1.5 * x @ pair.lora_A.T @ pair.lora_B.T
+    )
+
+
+@pytest.mark.parametrize("frozen", range(5))
+def test_what_is_frozen_gets_no_gradient(frozen: int) -> None:
+    x, weight, bias, pairs = case()
+    given = learned(x, pairs)
+    given[frozen].requires_grad_(False)
+    sum(y.square().sum() for y in updated(x, weight, bias, SIZES, pairs)).backward()
+    assert [t.grad is None for t in given] == [index == frozen for index in range(5)]
+
+
+def test_with_every_A_frozen_the_input_is_not_kept() -> None:
+    """What makes LoRA-FA smaller."""
+    kept: list[torch.Size] = []
+
+    def shapes_kept(freeze: bool) -> list[torch.Size]:
+        kept.clear()
+        x, weight, bias, pairs = case()
+        for pair in pairs:
+            if pair is not None:
+                pair.lora_A.requires_grad_(not freeze)
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: kept.append(tensor.shape), lambda nothing: nothing
+        ):
+            updated(x, weight, bias, SIZES, pairs)
+        return list(kept)
+
+    assert (6, 6) in shapes_kept(freeze=False)  # x's 2 · 3 rows
+    assert (6, 6) not in shapes_kept(freeze=True)
+
+
+def test_pairs_in_fp32_get_gradients_in_fp32() -> None:
+    x, weight, bias, pairs = case()
+    weight = Whole(weight.weight.bfloat16())
+    exact = [
+        None if p is None else Pair(*(t.detach().float().requires_grad_() for t in p[:2]), p[2])
+        for p in pairs
+    ]
+    outputs = updated(x.detach().bfloat16(), weight, bias.bfloat16(), SIZES, exact)
+    assert {y.dtype for y in outputs} == {torch.bfloat16}
+    sum(y.float().sum() for y in outputs).backward()
+    assert {t.grad.dtype for p in exact if p is not None for t in p[:2]} == {torch.float32}

@@ -15,7 +15,7 @@ from peftlab.bench.outcome import Failed, failed
 from peftlab.bench.run import write_suite
 from peftlab.bench.suite import make_suite, merged_request
 from peftlab.errors import RequestError
-from peftlab.machine.environment import environment
+from peftlab.machine import environment
 from peftlab.records.record import Failure
 from peftlab.records.store import Store
 from peftlab.tasks import Examples, Task, carved, load

@@ -11,9 +11,9 @@ import pytest
 
 from peftlab import tasks
 from peftlab.errors import RequestError
+from peftlab.tasks import glue
 from peftlab.tasks.base import Task
-from peftlab.tasks.glue import read as glue
-from peftlab.tasks.glue.table import GLUE, QQP_SHORT_ROWS
+from peftlab.tasks.glue import GLUE, QQP_SHORT_ROWS
 
 BOM = "\ufeff"
 TRAPS = ['a "lone quote', "next\x85line\u2028here\x0b\x1d", " blanks kept ", '"quoted"', "", "r\rr"]
@@ -262,7 +262,7 @@ def names_here() -> list[str]:
     """The founding report's four tasks, and whatever else the folder has: none is skipped there."""
     folder = Path(os.environ.get("PEFTLAB_DATA_DIR", "."))
     four = ["cola", "mrpc", "rte", "stsb"]
-    return [name for name in GLUE if name in four or glue.is_here(GLUE[name], folder)]
+    return [name for name in GLUE if name in four or GLUE[name].is_here(folder)]
 
 
 def loaded(real: Path, name: str) -> Task:

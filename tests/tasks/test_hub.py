@@ -26,19 +26,19 @@ import pytest
 
 import peftlab.network as probe
 from peftlab import tasks
+from peftlab.api.compare import data_of
 from peftlab.api.export import _task_again
-from peftlab.api.request import data_of
 from peftlab.bench.grid import resolve, task_part
 from peftlab.bench.outcome import Failed, failed
 from peftlab.bench.run import write_suite
 from peftlab.bench.suite import make_suite
 from peftlab.errors import RequestError
-from peftlab.machine.environment import environment
+from peftlab.machine import environment
 from peftlab.records.record import Failure, TaskPart
 from peftlab.records.store import Store
+from peftlab.tasks import hub
 from peftlab.tasks.files import rows
-from peftlab.tasks.glue.read import COMMIT, REPO
-from peftlab.tasks.hub import data_set, files
+from peftlab.tasks.glue import COMMIT, REPO
 
 NEWEST, OLDER, CONVERTED = "a" * 40, "b" * 40, "c" * 40
 SENTENCES = ['She said "no.', "Zwei\u2028Zeilen", "plain", " spaces stay "]
@@ -63,7 +63,7 @@ for asked in sys.argv[1:]:
     answer["s"] = time.perf_counter() - start
     answer["heavy"] = sorted({"torch", "transformers", "pyarrow", "pandas"} & set(sys.modules))
     if asked in tasks.glue.GLUE:
-        answer["here"] = tasks.glue.is_here(tasks.glue.GLUE[asked])
+        answer["here"] = tasks.glue.GLUE[asked].is_here()
     print(json.dumps(answer))
 """
 
@@ -603,7 +603,7 @@ def test_a_split_is_downloaded_from_its_end_so_that_its_first_file_says_that_it_
     ],
 )
 def test_configs_and_splits_are_read_off_the_names_of_files(names, configs):
-    assert {name: list(splits) for name, splits in data_set._configs(names).items()} == configs
+    assert {name: list(splits) for name, splits in hub._configs(names).items()} == configs
 
 
 @pytest.mark.parametrize(
@@ -672,5 +672,5 @@ def test_a_task_and_a_record_from_before_licences_still_read(tmp_path, tiny_task
 )
 def test_the_licence_is_read_off_the_card(tmp_path, monkeypatch, card, licence):
     (tmp_path / "README.md").write_bytes(card)
-    monkeypatch.setattr(files, "_cached", lambda *asked: tmp_path / "README.md")
-    assert files.licence("a/b", "main") == licence
+    monkeypatch.setattr(hub, "_cached", lambda *asked: tmp_path / "README.md")
+    assert hub.licence("a/b", "main") == licence

@@ -11,7 +11,7 @@ import transformers
 
 from peftlab.methods import inject, make
 from peftlab.training import Encoded, Loop, MemoryMeter, fit
-from peftlab.training.batches import HALVED_TOKENS, PART_TOKENS, n_parts
+from peftlab.training.passes import HALVED_TOKENS, PART_TOKENS, n_parts
 from plans import changed, plan
 
 STEPS, BATCH = 50, 8

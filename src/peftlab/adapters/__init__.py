@@ -6,15 +6,12 @@ load("adapter/")                   (model, tokenizer), from such a folder or one
 merge(model), unmerge(model)       plain layers in the adapters' place, and back
 """
 
-from peftlab.adapters.card import Card, label_names, read_card
-from peftlab.adapters.folder import check_adapter, load, save
+from peftlab.adapters.card import base_of, label_names, read_card
+from peftlab.adapters.folder import adapter_state, check_adapter, load, save
 from peftlab.adapters.merge import is_merged, merge, plain_folder, unmerge
-from peftlab.adapters.origin import base_of
-from peftlab.adapters.state import adapter_state
 from peftlab.models import TaskCard
 
 __all__ = [
-    "Card",
     "TaskCard",
     "adapter_state",
     "base_of",

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from peftlab.errors import JSON_ERRORS, RequestError, unknown
+from peftlab.layers import PreTrainedModel
 from peftlab.methods import METHODS, Method, make
-from peftlab.models import TaskCard, precision_of, state_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from peftlab.models import Source, TaskCard, find, looks_like_folder, precision_of, state_of
 
 SCHEMA_VERSION = 1
 FILE = "peftlab.json"
@@ -108,3 +106,53 @@ def method_of(card: Card) -> Method:
         hint = "One of your own is made known by peftlab.register, or by --plugin FILE."
         raise unknown("method", card.method.name, METHODS, hint)
     return make(card.method.name, card.method.settings)
+
+
+class Base(NamedTuple):
+    """A base as the card tells of it, where it lies, and the name that other libraries load."""
+
+    part: BasePart
+    folder: Path | None  # None where its files are not at hand
+    loadable: str  # a folder, or a name of the hub
+
+
+def base_of(model: PreTrainedModel) -> Base:
+    """The base of a model that `load_model` or transformers' `from_pretrained` gave.
+
+    Raises:
+        RequestError: if the model came from neither, or its folder can't be loaded from again.
+    """
+    source = state_of(model).source
+    if source is not None:
+        return _found(source)
+    name = model.name_or_path
+    if not name:
+        raise RequestError(
+            "this model's base is not known: it was made from a configuration, and an adapter "
+            "must say what it belongs to; save the model with model.save_pretrained(folder), its "
+            "tokenizer too, and load it from there"
+        )
+    if Path(name).is_dir():
+        return _found(find(str(Path(name).resolve())))
+    if looks_like_folder(name):  # it is gone
+        return _unseen(BasePart(name=Path(name).name, folder=name, revision=None))
+    revision: str | None = getattr(model.config, "_commit_hash", None)
+    try:
+        return _found(find(name, revision))
+    except RequestError:  # the hub is out of reach, or has pickle weights only
+        return _unseen(BasePart(name=name, folder=None, revision=revision))
+
+
+def _found(source: Source) -> Base:
+    folder = source.folder.resolve()
+    part = BasePart(
+        name=source.name,
+        folder=None if source.is_named else str(folder),
+        revision=source.revision,
+        sha256=source.sha256,
+    )
+    return Base(part, folder, source.name if source.revision else str(folder))
+
+
+def _unseen(part: BasePart) -> Base:
+    return Base(part, None, part.folder or part.name)

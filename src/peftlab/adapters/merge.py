@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from peftlab.errors import RequestError
 from peftlab.layers import (
     Adapter,
     NF4Linear,
+    PreTrainedModel,
     base_dtype,
     exact,
     is_conv1d,
@@ -21,9 +22,6 @@ from peftlab.layers import (
 )
 from peftlab.methods import injected
 from peftlab.models import check_model, quiet, state_of, stored_tensor
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 def merge(model: PreTrainedModel) -> dict[str, float]:

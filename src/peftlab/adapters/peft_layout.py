@@ -11,19 +11,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
-from peftlab.adapters.origin import Base
+from peftlab.adapters.card import Base
 from peftlab.errors import JSON_ERRORS, RequestError
-from peftlab.layers import Adapter, is_conv1d
+from peftlab.layers import Adapter, PreTrainedModel, is_conv1d
 from peftlab.methods import METHODS, InPeft
 from peftlab.methods.peft import PREFIX, refuse
 from peftlab.models import head_names
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 FILE = "adapter_config.json"
 # settings of PEFT's that change what an adapter computes and that no method here has

@@ -1,4 +1,7 @@
-"""compare: run every cell of a suite that is not done yet, and give back all its records."""
+"""compare: run every cell of a suite that is not done yet, and give back all its records.
+
+What options give as words is made a request here too, as Python's arguments are.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,17 @@ from typing import Any, Literal, NamedTuple
 from rich.console import Console
 
 from peftlab.api.progress import observer
-from peftlab.api.request import data_of, tune_of
 from peftlab.bench.grid import Grid, resolve
 from peftlab.bench.retention import Keep
 from peftlab.bench.run import run_grid
 from peftlab.bench.speed import measure_speed
+from peftlab.bench.suite import every_task as every_task
 from peftlab.bench.suite import merged_request
 from peftlab.bench.tune import tuned
 from peftlab.errors import RequestError, expect_path
 from peftlab.methods import Method, is_built_in, register
+from peftlab.methods import load_plugin as load_plugin
+from peftlab.methods import parse_methods as parse_methods
 from peftlab.naming import slug
 from peftlab.records.record import Record
 from peftlab.settings import Training
@@ -159,3 +164,65 @@ def run(
     if repeat_speed:
         measure_speed(grid, repeat_speed, out, observer(console, quiet))
     return records
+
+
+def tune_of(
+    trials: Any, validation: float | None = None, space: list[str] | None = None
+) -> dict[str, Any] | None:
+    """The request's `tune` of what a command line or a caller gave; None if nothing was given.
+
+    Raises:
+        RequestError: if it is said how to tune and not how many trials to run.
+    """
+    given = {"validation": validation, "space": space}
+    given = {name: value for name, value in given.items() if value is not None}
+    if trials is None and given:
+        raise RequestError(
+            "--validation and --tune-space describe how to tune; say with --tune N how many trials "
+            "every method gets"
+        )
+    if trials is None or isinstance(trials, dict):
+        return trials
+    return {"trials": trials, **given}
+
+
+def data_request(
+    path: Any, text: Any, label: Any, dev: Any = None, kind: Any = None
+) -> dict[str, Any] | None:
+    """The request's `data` of what a command line or a caller gave; None if nothing was given.
+
+    Raises:
+        RequestError: if a column is not named, or there is no file.
+    """
+    given = {"text": text, "label": label, "dev": dev, "kind": kind}
+    given = {name: value for name, value in given.items() if value is not None}
+    if path is None:
+        if given:
+            raise RequestError(
+                f"--{next(iter(given))} describes your own data; give the file with --data FILE "
+                "(in Python: data=FILE)"
+            )
+        return None
+    if not {"text", "label"} <= given.keys():
+        raise RequestError(
+            "--data FILE needs --text COLUMN[,COLUMN] and --label COLUMN "
+            "(in Python: data=FILE, text=, label=)"
+        )
+    return {"path": path, **given}
+
+
+def data_of(data: Any, given: dict[str, Any]) -> dict[str, Any] | None:
+    """The request's `data` of compare's arguments; what is given beside a table wins over it."""
+    given = {name: value for name, value in given.items() if value is not None}
+    table = {**data, **given} if isinstance(data, dict) else {"path": data, **given}
+    if isinstance(data, dict) and "path" not in table:
+        raise RequestError(f"data must have a path, got {data!r}")
+    for name in ("path", "dev"):
+        if table.get(name) is not None:
+            expect_path(f"data's {name}", table[name])
+            table[name] = Path(table[name])
+    if isinstance(table.get("text"), str):
+        table["text"] = [column.strip() for column in table["text"].split(",")]
+    known = {name: table.pop(name, None) for name in ("path", "text", "label", "dev", "kind")}
+    asked = data_request(**known)
+    return asked and {**asked, **table}

@@ -1,8 +1,8 @@
-"""The winner of a comparison: its adapter, copied out after it has shown that it is the one.
+"""What leaves: the winner of a comparison, and an adapter merged into its base.
 
-The winner is the row with the best mean of the main metric over seeds, last epoch, of those with
-the most done seeds; of its seeds, the adapter with the best score. Rows of all suites of a folder
-compete, as its table shows them.
+The winner's adapter is copied out after it has shown that it is the one: the row with the best mean
+of the main metric over seeds, last epoch, of those with the most done seeds; of its seeds, the
+adapter with the best score. Rows of all suites of a folder compete, as its table shows them.
 """
 
 from __future__ import annotations
@@ -10,20 +10,19 @@ from __future__ import annotations
 import shutil
 import statistics
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from peftlab.adapters import load
+from peftlab.adapters import check_adapter, load, plain_folder, read_card
 from peftlab.api.inference import evaluate
-from peftlab.atomic import replace_folder
+from peftlab.atomic import check_replaceable, replace_folder
 from peftlab.bench.grid import load_tasks
 from peftlab.bench.retention import best_seed, main_score
 from peftlab.bench.suite import Suite
 from peftlab.errors import RequestError, unknown
 from peftlab.records.record import Record
-from peftlab.records.rows import row_of
-from peftlab.records.stats import merit
+from peftlab.records.rows import merit, row_of
 from peftlab.records.store import Store
 from peftlab.tasks import Task, names
 
@@ -54,7 +53,7 @@ def export(
     done = [record for record in store.records() if record.status == "done"]
     of_task = _as_asked_last(_of_task(done, task, out), store)
     record = _kept(store, _row(of_task, method))
-    reached = check_adapter(store.adapter(record.cell), record, _task_again(store, record))
+    reached = check_again(store.adapter(record.cell), record, _task_again(store, record))
     replace_folder(
         to, lambda place: shutil.copytree(store.adapter(record.cell), place, dirs_exist_ok=True)
     )
@@ -112,7 +111,7 @@ def _kept(store: Store, row: list[Record]) -> Record:
     return best_seed(kept)
 
 
-def check_adapter(adapter: Path, record: Record, task: Task) -> float:
+def check_again(adapter: Path, record: Record, task: Task) -> float:
     """The main metric that an adapter's folder, loaded again, comes to on its task.
 
     Raises:
@@ -178,3 +177,29 @@ def _with_paths(data: dict[str, Any] | None) -> dict[str, Any] | None:
     if data is None:
         return None
     return data | {key: Path(data[key]) for key in ("path", "dev") if data[key] is not None}
+
+
+class Merged(NamedTuple):
+    """How far a logit moves at most against the adapter, and whether on a base in four bits."""
+
+    moved: float
+    quantised: bool
+
+
+def merge_folder(adapter: Path, out: Path, base: str | None = None) -> Merged:
+    """Write the merged model to `out`, in fp32.
+
+    Args:
+        adapter: a folder that `peftlab.save` or HF PEFT wrote.
+        out: a new or empty folder.
+        base: where the base lies now, if not where it lay in training.
+
+    Raises:
+        RequestError: if the adapter can't be read or merged, or `out` can't be written.
+    """
+    check_adapter(adapter)
+    check_replaceable(out, may_be_adapter=False)
+    card = read_card(adapter)
+    quantised = card is not None and card.precision == "nf4"
+    model, tokenizer = load(adapter, base=base, precision="nf4" if quantised else "fp32")
+    return Merged(plain_folder(model, tokenizer, out), quantised)

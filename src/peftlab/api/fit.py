@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from peftlab.api.compare import Planned, plan
-from peftlab.api.export import check_adapter
+from peftlab.api.export import check_again
 from peftlab.api.progress import observer
 from peftlab.atomic import check_replaceable, replace_folder
 from peftlab.bench.cell import Cell
@@ -28,14 +28,13 @@ from peftlab.bench.retention import best_seed
 from peftlab.bench.run import Session, with_baselines, write_suite
 from peftlab.errors import RequestError
 from peftlab.naming import slug
-from peftlab.records.lock import locked
 from peftlab.records.recommend import Recommendation
 from peftlab.records.record import Record
-from peftlab.records.store import Store
+from peftlab.records.store import Store, locked
 from peftlab.records.verdicts import compare_rows
 from peftlab.tasks import Task
 
-METHODS = ("lora", "houlsby", "bitfit", "full", "head")
+METHODS = "lora,houlsby,bitfit,full,head"
 VALIDATION = 0.1
 RACE_SHARE = 0.6  # of the time; what the race leaves goes to seeds
 SEEDS = (0, 1, 2)
@@ -213,6 +212,6 @@ class _Fitting:
         self, to: Path, store: Store, record: Record, task: Task, why: Recommendation | None
     ) -> Fitted:
         adapter = store.adapter(record.cell)
-        reached = check_adapter(adapter, record, task)
+        reached = check_again(adapter, record, task)
         replace_folder(to, lambda place: shutil.copytree(adapter, place, dirs_exist_ok=True))
         return Fitted(record, reached, why, stopped=False)

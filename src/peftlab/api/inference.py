@@ -1,17 +1,20 @@
-"""Answers of a trained model: the scores on a task, or the predictions for a caller's texts."""
+"""Answers of a trained model: the scores on a task, or predictions for texts or for a file."""
 
 from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from peftlab.adapters import label_names
+from peftlab.adapters import check_adapter, label_names, load, read_card
 from peftlab.bench.outcome import answers
 from peftlab.errors import RequestError, expect
-from peftlab.machine.threads import threads_for
+from peftlab.layers import PreTrainedModel, resolve_device
+from peftlab.machine import threads_for
 from peftlab.models import (
     agree_on_padding,
     check_model,
@@ -20,11 +23,9 @@ from peftlab.models import (
     state_of,
     token_limit,
 )
-from peftlab.tasks import Task, load
+from peftlab.tasks import Task, answer_file, check_out, read_sheet
+from peftlab.tasks import load as load_task
 from peftlab.training import Encoded, encode, outputs
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 TEXTS = "a list of texts, or of pairs of texts"
 
@@ -116,7 +117,7 @@ def predictions(
 def task_of(task: Task | str) -> Task:
     """A task, by its name or as it is; RequestError for anything else."""
     expect("task", task, (str, Task), "a name or a Task")
-    return load(task) if isinstance(task, str) else task
+    return load_task(task) if isinstance(task, str) else task
 
 
 def check_outputs(model: PreTrainedModel, task: Task) -> None:
@@ -162,3 +163,57 @@ def _outputs(
     """The outputs for `data`, (n, num_labels), computed as the model was trained."""
     autocast = precision_of(model).autocast
     return outputs(model, data, autocast=autocast, fast=fast, on_batch=on_batch)
+
+
+def predict_file(
+    adapter: Path,
+    file: Path,
+    out: Path,
+    text: Sequence[str] | None = None,
+    base: str | None = None,
+    device: str = "auto",
+    on_batch: Callable[[int, int], None] = lambda n, total: None,
+    fast: bool = True,
+) -> int:
+    """Write the rows of `file` to `out` with the columns `prediction` and, for classes, scores.
+
+    Args:
+        adapter: a folder that `peftlab.save` or HF PEFT wrote.
+        file: CSV, TSV, JSONL or Parquet.
+        out: the file to write, its suffix one of the same.
+        text: the columns of the texts; those of training if not given.
+        base: where the base lies now, if not where it lay in training.
+        device: where to compute.
+        on_batch: called with the rows of each batch that is done, and all there are.
+        fast: as in `peftlab.evaluate`.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        RequestError: for an adapter or a file that is not as it must be.
+    """
+    check_out(out)
+    check_adapter(adapter)
+    card = read_card(adapter)
+    known = card.task.columns if card and card.task else []
+    columns = list(text or known)
+    if not columns:
+        raise RequestError(
+            f"{adapter} does not say which columns hold the texts; name them with --text"
+        )
+    sheet = read_sheet(file, columns)
+    rows = sheet.texts
+    labels = card.task.labels if card and card.task else []
+    sheet.check_new(["prediction", *(f"score_{name}" for name in labels)])
+    place = resolve_device(device).value
+    model, tokenizer = load(adapter, base=base)
+    model.to(torch.device(place))  # type: ignore[arg-type]
+    found = predictions(model, tokenizer, rows, lambda n: on_batch(n, len(rows)), fast)
+    extra = [
+        {"prediction": answer.prediction}
+        | {f"score_{name}": score for name, score in answer.scores.items()}
+        for answer in found
+    ]
+    answer_file(sheet, out, extra)
+    return len(rows)

@@ -13,7 +13,7 @@ import torch
 from peftlab.bench.process import count
 from peftlab.errors import RequestError
 from peftlab.layers import quantise_linears, resolve_device, resolve_precision
-from peftlab.machine.environment import environment, processor
+from peftlab.machine import environment, processor
 from peftlab.methods import METHODS, Method, inject, make
 from peftlab.models import ARCHITECTURES, BUNDLED, is_bundled_here, linear_names
 from peftlab.network import problem

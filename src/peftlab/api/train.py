@@ -8,9 +8,11 @@ peftlab.predict(model, tokenizer, [("a sentence", "another one")])
 from __future__ import annotations
 
 import functools
+import shutil
+import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -20,14 +22,15 @@ from peftlab.api.inference import check_outputs, task_of
 from peftlab.api.progress import observer
 from peftlab.atomic import check_replaceable, replace_folder
 from peftlab.bench.cell import Cell
-from peftlab.bench.grid import Sizes, method_part, resolve_training, task_part
+from peftlab.bench.grid import Grid, Sizes, method_part, resolve_training, task_part
 from peftlab.bench.outcome import Outcome, Told
 from peftlab.bench.process import train_model
+from peftlab.bench.run import run_grid
 from peftlab.bench.suite import Variant
 from peftlab.bench.tokens import tokens_of
 from peftlab.errors import RequestError, check_seed, expect_path
-from peftlab.layers import resolve_precision
-from peftlab.machine.threads import threads_for
+from peftlab.layers import PreTrainedModel, resolve_precision
+from peftlab.machine import threads_for
 from peftlab.methods import Method, inject, injected, resolve_method
 from peftlab.models import (
     agree_on_padding,
@@ -39,13 +42,10 @@ from peftlab.models import (
     token_limit,
 )
 from peftlab.records.record import ModelPart, Record
-from peftlab.records.store import BESIDE, lines_of
+from peftlab.records.store import BESIDE, Store, lines_of
 from peftlab.settings import Training
 from peftlab.tasks import Task
 from peftlab.training import MemoryMeter
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 SUITE = "train"
 
@@ -199,3 +199,40 @@ def _cell(
         precision=precision,
         seed=seed,
     )
+
+
+def train_folder(grid: Grid, out: Path, console: Console, quiet: bool = False) -> Record:
+    """Run the grid's one cell and write its adapter to `out`, record, curve and predictions beside.
+
+    A cell that fails leaves nothing in `out`.
+
+    Raises:
+        RequestError: if the grid has more than one cell, or `out` can't be replaced.
+    """
+    if len(grid.cells) != 1:
+        raise RequestError(
+            f"train runs one cell, and this asks for {len(grid.cells)}; `peftlab compare` runs many"
+        )
+    check_replaceable(out)
+    scratch = Path(tempfile.mkdtemp(prefix="peftlab-"))
+    store = Store(scratch / "out")
+    try:
+        (record,) = run_grid(grid, store.out, observer(console, quiet), shown=out)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    if record.status == "done":
+        try:
+            replace_folder(out, lambda place: _gather(store, record, place))
+        except RequestError as error:
+            raise RequestError(f"{error}; the finished run is kept in {store.out}") from error
+    shutil.rmtree(scratch, ignore_errors=True)
+    return record
+
+
+def _gather(store: Store, record: Record, place: Path) -> None:
+    for file in store.adapter(record.cell).iterdir():
+        (place / file.name).write_bytes(file.read_bytes())
+    for kind, name in BESIDE.items():
+        (path,) = (store.out / kind).iterdir()
+        (place / name).write_bytes(path.read_bytes())

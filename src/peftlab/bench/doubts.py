@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from peftlab.records.stats import merit
+from peftlab.records.rows import merit
 from peftlab.tasks import Task
 
 NAMED = 5  # classes, before the rest are counted

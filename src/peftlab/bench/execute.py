@@ -18,8 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from peftlab.bench.cell import Cell
 from peftlab.bench.outcome import Failed, Told, Trained
-from peftlab.machine.environment import environment
-from peftlab.machine.load import BUSY, others_share
+from peftlab.machine import BUSY, environment, others_share
 from peftlab.records.record import Failure
 from peftlab.training import WORKSPACE
 

@@ -24,7 +24,7 @@ from peftlab.records.record import (
     Speed,
     Trainable,
 )
-from peftlab.records.stats import merit
+from peftlab.records.rows import merit
 from peftlab.records.store import Store
 from peftlab.tasks import Task
 

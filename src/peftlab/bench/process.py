@@ -19,7 +19,7 @@ from peftlab.adapters import save
 from peftlab.bench.cell import Cell
 from peftlab.bench.outcome import Outputs, Row, Trained
 from peftlab.bench.tokens import Tokens, tokens_of
-from peftlab.machine.environment import environment
+from peftlab.machine import environment
 from peftlab.methods import ManyRanks, Method, Prepared, inject, injected, make
 from peftlab.models import (
     TaskCard,

@@ -17,7 +17,7 @@ from peftlab.bench.grid import Grid, Row
 from peftlab.bench.run import Observer, Session
 from peftlab.bench.search import REDUCTION, rungs_of
 from peftlab.records.record import Record
-from peftlab.records.stats import merit
+from peftlab.records.rows import merit
 from peftlab.tasks import Task, carved
 
 SEED = 0

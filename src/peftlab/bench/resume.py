@@ -12,7 +12,7 @@ from typing import Any
 
 from peftlab.bench.grid import Grid
 from peftlab.records.record import Best, Record
-from peftlab.records.stats import merit
+from peftlab.records.rows import merit
 from peftlab.records.store import Store
 
 

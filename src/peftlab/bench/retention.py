@@ -13,8 +13,7 @@ from typing import Literal
 from peftlab.bench.cell import Cell
 from peftlab.methods import METHODS
 from peftlab.records.record import Record
-from peftlab.records.rows import row_of
-from peftlab.records.stats import merit
+from peftlab.records.rows import merit, row_of
 from peftlab.records.store import Store
 
 Keep = Literal["all", "best", "none"]

@@ -20,9 +20,8 @@ from peftlab.bench.outcome import Told
 from peftlab.bench.resume import done_cells, write_judged
 from peftlab.bench.retention import Keep, drop_beaten, room_mib
 from peftlab.errors import unknown
-from peftlab.records.lock import locked
 from peftlab.records.record import Record
-from peftlab.records.store import Store, relabelled
+from peftlab.records.store import Store, locked, relabelled
 from peftlab.tasks import Task, baselines, is_on_hub
 
 SILENT_S = 2.0  # a wait longer than this is explained

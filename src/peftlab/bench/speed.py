@@ -15,9 +15,8 @@ from pathlib import Path
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Grid, task_part
 from peftlab.bench.run import Observer, Session
-from peftlab.machine.load import BUSY, others_share
-from peftlab.records.lock import locked
-from peftlab.records.store import Store
+from peftlab.machine import BUSY, others_share
+from peftlab.records.store import Store, locked
 from peftlab.tasks import Examples, Task
 
 STEPS = 40  # the first ones are not timed; 30 more take a second or two on a small model

@@ -25,10 +25,9 @@ from peftlab.bench.search import (
 )
 from peftlab.bench.suite import Tune, Variant
 from peftlab.errors import RequestError
-from peftlab.records.lock import locked
 from peftlab.records.record import Record
-from peftlab.records.stats import merit
-from peftlab.records.store import Store
+from peftlab.records.rows import merit
+from peftlab.records.store import Store, locked
 from peftlab.records.trials import Trial, Values, write_trials
 from peftlab.tasks import Task, carved
 

@@ -140,7 +140,7 @@ def run_order(order: str, events: TextIO, wait: Callable[[], object] = lambda: N
     from peftlab.bench.execute import Order
     from peftlab.bench.outcome import Failed
     from peftlab.bench.process import run_cell
-    from peftlab.machine.environment import environment
+    from peftlab.machine import environment
     from peftlab.records.record import Failure
 
     started = time.perf_counter()

@@ -16,9 +16,8 @@ import typer
 
 from peftlab.cli.adapters import export, merge, predict
 from peftlab.cli.compare import compare
-from peftlab.cli.doctor import doctor
 from peftlab.cli.fit import fit
-from peftlab.cli.listings import methods, models, tasks
+from peftlab.cli.listings import doctor, methods, models, tasks
 from peftlab.cli.options import with_debug, with_plugins
 from peftlab.cli.report import report
 from peftlab.cli.train import train

@@ -38,7 +38,7 @@ def predict(
         def show(n: int, total: int) -> None:
             progress.update(bar, description="rows", total=total, advance=n)
 
-        from peftlab.api.predict_file import predict_file
+        from peftlab.api.inference import predict_file
 
         columns = options.split(text, "--text")
         n = predict_file(adapter, file, out, columns, base, device, show, fast is not False)
@@ -57,7 +57,7 @@ def merge(
     from rich.console import Console
 
     with Console(stderr=True).status("loading and merging"):
-        from peftlab.api.merge_folder import merge_folder
+        from peftlab.api.export import merge_folder
 
         merged = merge_folder(adapter, out, base)
     what = "the base in four bits" if merged.quantised else "the base in fp32"

@@ -41,7 +41,7 @@ def fit(
 
         request = asked.request | {
             "tasks": options.split(task, "--task"),
-            "methods": options.methods_of(methods) or list(api.METHODS),
+            "methods": options.methods_of(methods or api.METHODS),
             "seeds": list(api.SEEDS),
         }
         planned = api.planned(request, asked.sets, runs)

@@ -1,4 +1,4 @@
-"""peftlab methods, tasks, models: what there is, what each needs, and whether it is here."""
+"""peftlab methods, tasks, models, doctor: what there is and needs, and whether it is here."""
 
 from __future__ import annotations
 
@@ -57,3 +57,12 @@ def print_rows(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     for row in rows:
         table.add_row(*(escape(value) for value in row))
     Console().print(table)
+
+
+def doctor(
+    out: Annotated[Path, typer.Option(help="Where runs would be written.")] = Path("runs"),
+) -> None:
+    """Check Python, torch, threads, bf16 and why, the model, the hub and the disk."""
+    from peftlab.api import listings
+
+    print_rows(("what", "found", "meaning"), listings.machine(out))

@@ -82,7 +82,7 @@ def with_plugins(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(plugin: list[Path] | None, **arguments: Any) -> None:
         if plugin:
-            from peftlab.api.request import load_plugin
+            from peftlab.api.compare import load_plugin
 
             for file in plugin:
                 load_plugin(file)
@@ -146,7 +146,7 @@ def _shared(
     **training: Any,
 ) -> Asked:
     """What compare and train ask alike; `training` has an option for each of its settings."""
-    from peftlab.api.request import data_request
+    from peftlab.api.compare import data_request
 
     given = {name: value for name, value in training.items() if value is not None}
     rates = rates_of(given.pop("lr", None))
@@ -184,14 +184,14 @@ def _kinds(annotation: Any) -> set[Any]:
 
 def tasks_of(text: str | None) -> list[str] | None:
     """Names with commas between, or all."""
-    from peftlab.api.request import every_task
+    from peftlab.api.compare import every_task
 
     return every_task() if text == "all" else split(text, "--tasks")
 
 
 def methods_of(text: str | None) -> list[dict[str, Any]] | None:
     """Methods with commas between, or all."""
-    from peftlab.api.request import parse_methods
+    from peftlab.api.compare import parse_methods
 
     return None if text is None else parse_methods(text)
 
@@ -200,9 +200,9 @@ def tune_of(
     trials: int | None, validation: float | None, space: str | None
 ) -> dict[str, Any] | None:
     """How to tune, of its three options."""
-    from peftlab.api import request
+    from peftlab.api import compare
 
-    return request.tune_of(trials, validation, split(space, "--tune-space"))
+    return compare.tune_of(trials, validation, split(space, "--tune-space"))
 
 
 def rates_of(text: str | None) -> list[float]:

@@ -31,7 +31,7 @@ def train(
     console = Console(stderr=True, quiet=quiet)
     with console.status("reading the request, the model and the data"):
         from peftlab.api.compare import plan
-        from peftlab.api.train_folder import train_folder
+        from peftlab.api.train import train_folder
 
         request = asked.request | {
             "name": "train",

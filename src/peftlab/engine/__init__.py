@@ -1,11 +1,8 @@
 """The engine: inside `with fast(model)` the same training, at the speed of its matrix products.
 
-    frozen.py     frozen layers as bare products; query, key and value as one
-    updates.py    low-rank updates of such layers beside that product
-    weight.py     a frozen weight and its two products
-    attention.py  plain products instead of a CPU's flash kernel
-    masks.py      dropout from 16 random bits an element
-    position.py   the last block only at the position that the classifier reads
+    frozen.py     frozen layers as bare products; query, key and value as one; updates beside them
+    attention.py  plain products instead of a CPU's flash kernel; dropout from 16 random bits; the
+                  last block only at the position that the classifier reads
     heap.py       memory that a step frees is the next one's, not the kernel's
 
 Outside the context the model is plain transformers again, its weights the same bits: it can be
@@ -22,16 +19,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from peftlab.engine.attention import plain_attention
-from peftlab.engine.frozen import FrozenLinear, Joined
+from peftlab.engine.attention import Bits, FastDropout, cut_to_position, plain_attention
+from peftlab.engine.frozen import FrozenLinear, Joined, onednn_multiplies
 from peftlab.engine.heap import give_back, kept_heap, unsearched
-from peftlab.engine.masks import Bits, FastDropout
-from peftlab.engine.position import cut_to_position
-from peftlab.engine.weight import onednn_multiplies
 from peftlab.layers.linear import is_conv1d
 from peftlab.layers.lora import LowRank
 from peftlab.models import state_of
-from peftlab.models.names import SIBLINGS
+from peftlab.models.targets import SIBLINGS
 
 
 @contextmanager

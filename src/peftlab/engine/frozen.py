@@ -1,13 +1,20 @@
-"""Frozen linear layers as bare products, and those of one input as a single one.
+"""Frozen linear layers as bare products, those of one input as a single one, updates beside them.
 
+    Frozen         a weight and its two products, which oneDNN makes in bf16
+    updated        low-rank updates, added to a product's output where the layers lie side by side
     FrozenLinear   y = x Wᵀ + c, and backward g W alone: no gradient of W is even asked for
     Joined         query, key and value (or gate and up): one product forward, one backward
 
 No weight is there twice: joined layers' own are parts of the one.
+
+oneDNN adds the bias inside its product where torch's own `linear` takes a second pass. What it does
+knows nothing of autograd, and called bare it loses the gradient, so it is called inside autograd
+functions only. Gradients that lie side by side in memory, as a joined product's do, are one.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,10 +22,140 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from peftlab.engine.updates import updated
-from peftlab.engine.weight import Frozen, side_by_side
 from peftlab.layers.linear import BaseLinear, features, is_conv1d, weight_of
-from peftlab.layers.lora import LowRank
+from peftlab.layers.lora import LowRank, Pair
+
+
+class Frozen:
+    """A frozen weight (out, in), in bf16, for x Wᵀ and for g W."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight.detach()
+        # oneDNN makes a kernel of its own for a product without a bias
+        self.no_bias = weight.new_zeros(weight.shape[0])
+
+    def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """(*batch, in) -> (*batch, out): x Wᵀ + bias. Never inside autograd."""
+        bias = self.no_bias if bias is None else bias
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(
+            x.contiguous(), self.weight, bias, "none", [], ""
+        )
+        return y
+
+    def gradient(self, g: Tensor) -> Tensor:
+        """(*batch, out) -> (*batch, in): g W. Never inside autograd."""
+        return (g.reshape(-1, g.shape[-1]) @ self.weight).view(*g.shape[:-1], -1)
+
+
+def onednn_multiplies(layer: Any) -> bool:
+    """Whether oneDNN gains by the layer's weight: a bf16 one does, fp32 doesn't."""
+    return bool(
+        layer.weight.dtype == torch.bfloat16
+        and torch.backends.mkldnn.is_available()
+        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+
+
+def side_by_side(parts: Sequence[Tensor]) -> Tensor:
+    """`parts` (*batch, nᵢ) along their last dimension; no copy where they already lie so."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    width = sum(part.shape[-1] for part in parts)
+    offset = first.storage_offset()
+    for part in parts:
+        if (
+            part.untyped_storage().data_ptr() != first.untyped_storage().data_ptr()
+            or part.storage_offset() != offset
+            or part.stride() != first.stride()
+            or part.stride()[-2] != width
+        ):
+            return torch.cat(list(parts), dim=-1)
+        offset += part.shape[-1]
+    return first.as_strided((*first.shape[:-1], width), first.stride())
+
+
+def updated(
+    x: Tensor,
+    weight: Frozen,
+    bias: Tensor | None,
+    sizes: Sequence[int],
+    pairs: Sequence[Pair | None],
+) -> tuple[Tensor, ...]:
+    """The outputs (*batch, nᵢ) of all layers, those with a pair updated by it.
+
+        y = x [W₁; W₂; …]ᵀ + c,    yᵢ += x Aᵢᵀ (sᵢ Bᵢᵀ)        i: the layers that have an update
+
+    All the A are one matrix, and all the sᵢ Bᵢᵀ blocks of another, zero elsewhere, so that the
+    updates are two products forward and four backward however many they are, and no sum is a pass
+    of its own; a layer by itself has all of this to pay (`peftlab.layers.lora`).
+    """
+    places = zip(_slices(sizes), pairs, strict=True)
+    columns = [column for column, pair in places if pair is not None]
+    scalings = [pair.scaling for pair in pairs if pair is not None]
+    tensors = [tensor for pair in pairs if pair is not None for tensor in pair[:2]]
+    found: tuple[Tensor, ...] = _Updated.apply(  # type: ignore[no-untyped-call]
+        x, weight, bias, sizes, columns, scalings, *tensors
+    )
+    return found
+
+
+class _Updated(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Frozen,
+        bias: Tensor | None,
+        sizes: Sequence[int],
+        columns: Sequence[slice],
+        scalings: Sequence[float],
+        *pairs: Tensor,
+    ) -> tuple[Tensor, ...]:
+        y = weight.product(x, bias)
+        rows = x.reshape(-1, x.shape[-1])
+        ranks = [lora_A.shape[0] for lora_A in pairs[::2]]
+        a = torch.cat(pairs[::2]).to(x.dtype)  # (sum of ranks, in)
+        bt = x.new_zeros(len(a), y.shape[-1])
+        blocks = list(zip(_slices(ranks), columns, strict=True))
+        for (own, column), scaling, lora_B in zip(blocks, scalings, pairs[1::2], strict=True):
+            torch.mul(lora_B.T, scaling, out=bt[own, column])
+        inner = rows @ a.T  # (n, sum of ranks)
+        y.view(-1, y.shape[-1]).addmm_(inner, bt)
+        ctx.weight, ctx.blocks, ctx.scalings = weight, blocks, scalings
+        ctx.ranks, ctx.dtype = ranks, pairs[0].dtype
+        # what no A learns from is not kept: LoRA-FA's are constants
+        kept = rows if any(ctx.needs_input_grad[6::2]) else None
+        ctx.save_for_backward(kept, inner, a, bt)
+        parts: tuple[Tensor, ...] = y.split(sizes, dim=-1)
+        return parts
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        rows, inner, a, bt = ctx.saved_tensors
+        g = side_by_side(gradients)
+        flat = g.reshape(-1, g.shape[-1])
+        g_inner = flat @ bt.T
+        g_x = None
+        if ctx.needs_input_grad[0]:
+            g_x = ctx.weight.gradient(g)
+            g_x.view(-1, g_x.shape[-1]).addmm_(g_inner, a)
+        g_pairs: list[Tensor | None] = [None] * (2 * len(ctx.ranks))
+        if rows is not None:
+            g_pairs[::2] = (g_inner.T @ rows).to(ctx.dtype).split(ctx.ranks)
+        g_bt = (inner.T @ flat).to(ctx.dtype)
+        g_pairs[1::2] = [
+            g_bt[block].T.mul_(scaling)
+            for block, scaling in zip(ctx.blocks, ctx.scalings, strict=True)
+        ]
+        return (g_x, None, None, None, None, None, *g_pairs)
+
+
+def _slices(sizes: Sequence[int]) -> list[slice]:
+    """Where parts of these sizes lie, one behind the other."""
+    return [
+        slice(end - size, end) for size, end in zip(sizes, itertools.accumulate(sizes), strict=True)
+    ]
 
 
 class _Product(torch.autograd.Function):

@@ -1,16 +1,21 @@
 """What methods are made of: adapters, the LoRA layer, and the frozen base."""
 
-from peftlab.layers.adapter import Adapter, WeightAdapter, Wrapper, exact, replace_linears
 from peftlab.layers.linear import (
+    Adapter,
     Linear,
+    PreTrainedModel,
+    WeightAdapter,
+    Wrapper,
     adapter_dtype,
     base_dtype,
     device_of,
+    exact,
     features,
     is_conv1d,
     is_linear,
     linear_like,
     product,
+    replace_linears,
     weight_of,
 )
 from peftlab.layers.lora import (
@@ -39,6 +44,7 @@ __all__ = [
     "LowRank",
     "NF4Linear",
     "Pair",
+    "PreTrainedModel",
     "Precision",
     "WeightAdapter",
     "Wrapper",

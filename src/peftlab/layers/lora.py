@@ -17,8 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftlab.errors import RequestError
-from peftlab.layers.adapter import WeightAdapter
-from peftlab.layers.linear import BaseLinear, Linear, adapter_dtype, device_of, features
+from peftlab.layers.linear import (
+    BaseLinear,
+    Linear,
+    WeightAdapter,
+    adapter_dtype,
+    device_of,
+    features,
+)
 
 
 def low_rank_update(x: Tensor, lora_A: Tensor, lora_B: Tensor, scaling: float) -> Tensor:

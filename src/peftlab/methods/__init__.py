@@ -7,14 +7,22 @@ inject(model, LoRA())       make a loaded model trainable by a method
 import importlib
 import pkgutil
 
-from peftlab.methods.base import STRICT, Method, adapt, train_head_only
-from peftlab.methods.hooks import ManyRanks, NeedsDevice, Prepared
+from peftlab.methods.base import (
+    STRICT,
+    ManyRanks,
+    Method,
+    NeedsDevice,
+    Prepared,
+    adapt,
+    train_head_only,
+)
 from peftlab.methods.inject import inject, injected
 from peftlab.methods.peft import InPeft
-from peftlab.methods.plugins import load_installed, load_plugin
 from peftlab.methods.registry import (
     METHODS,
     is_built_in,
+    load_installed,
+    load_plugin,
     make,
     parse_method,
     parse_methods,

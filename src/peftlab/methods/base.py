@@ -2,27 +2,29 @@
 
 Trainable means `requires_grad`, and nothing else decides what is counted, optimised or saved. The
 training loop knows no method by name: it calls the hooks, of which most methods need none. What
-only a few have is in classes of their own: hooks.py, and peft.py for HF PEFT.
+only a few have is in a class for each kind, which such a method inherits from:
+
+    Prepared      looks at the data before the training begins (LoRA-drop)
+    ManyRanks     serves several ranks with one training (DyLoRA)
+    NeedsDevice   can't be trained everywhere (QLoRA's paged optimizer)
+    InPeft        has a counterpart in HF PEFT (peft.py)
 """
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
-from torch import nn
+from torch import Tensor, nn
 
 from peftlab.errors import Explained
-from peftlab.layers import Adapter, Linear, replace_linears
+from peftlab.layers import Adapter, Linear, PreTrainedModel, replace_linears
 from peftlab.models import Targets, find_targets, head_parameters
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 # Where rates come from, and why they follow a model's width so: docs/rates.md
@@ -186,3 +188,66 @@ def adapt(model: PreTrainedModel, targets: str, layer: Callable[[Linear], Adapte
     train_head_only(model)
     replace_linears(model, found.names, layer)
     return found
+
+
+class Batch(Protocol):
+    """Examples as the model takes them: `inputs` by name, each (batch, length)."""
+
+    @property
+    def inputs(self) -> dict[str, Tensor]: ...
+
+
+class Rehearsal(Protocol):
+    """A short training before the real one."""
+
+    def sample(self, share: float, least: int) -> list[Any]:
+        """Batches of a share of train, stratified by label, at least `least` examples."""
+
+    def fit(self, model: PreTrainedModel, batches: list[Any], steps: int) -> None:
+        """Train `model` for `steps` updates on `batches`, at the run's learning rates.
+
+        The method's step hooks are called, their steps counted from 0.
+        """
+
+
+class Prepared(Method):
+    """A method that prepares itself on the data, and may change the model's structure by it."""
+
+    @abc.abstractmethod
+    def prepare(self, model: PreTrainedModel, rehearsal: Rehearsal) -> None:
+        """Called once, before the training begins; its time is recorded as `prepare_s`."""
+
+    def notes(self, model: PreTrainedModel) -> list[str]:
+        """What a reader of a run's record must know of what the run has made of the method."""
+        return []
+
+    def state(self, model: PreTrainedModel) -> dict[str, Any]:
+        """What the run has made of the model's structure, as JSON; `restore` makes it again."""
+        return {}
+
+    def restore(self, model: PreTrainedModel, state: dict[str, Any]) -> None:
+        """Make the structure that `state` describes, on a model that was just injected."""
+
+
+class ManyRanks(Method):
+    """A method whose one training serves several ranks."""
+
+    @abc.abstractmethod
+    def ranks(self, model: PreTrainedModel) -> Iterator[int]:
+        """Set `model` to each rank that it can be cut to, the trained one last."""
+
+    @abc.abstractmethod
+    def at_rank(self, state: dict[str, Tensor], rank: int) -> tuple[Method, dict[str, Tensor]]:
+        """The method and the tensors of its adapter, cut to a lower rank.
+
+        Raises:
+            RequestError: if it does not have this rank.
+        """
+
+
+class NeedsDevice(Method):
+    """A method that not every device can train; what was trained can be loaded on any."""
+
+    @abc.abstractmethod
+    def check_device(self, device: str) -> None:
+        """Raise `RequestError` if this method can't be trained on `device`."""

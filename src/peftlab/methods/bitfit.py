@@ -12,7 +12,7 @@ Raises     RequestError if the backbone has no bias to train
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -22,6 +22,7 @@ from peftlab.errors import RequestError
 from peftlab.layers import (
     Adapter,
     Linear,
+    PreTrainedModel,
     base_dtype,
     exact,
     is_conv1d,
@@ -32,9 +33,6 @@ from peftlab.layers import (
 from peftlab.methods.base import STRICT, Method, train_head_only
 from peftlab.methods.registry import register
 from peftlab.models import backbone_modules
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, config=STRICT)

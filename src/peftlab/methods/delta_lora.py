@@ -17,7 +17,7 @@ Raises     as LoRA, and RequestError on an nf4 base
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -29,6 +29,7 @@ from peftlab.layers import (
     Adapter,
     Linear,
     LoRALinear,
+    PreTrainedModel,
     WeightAdapter,
     add_low_rank,
     new_pair,
@@ -37,9 +38,6 @@ from peftlab.layers import (
 from peftlab.methods.base import STRICT, Method, Step, adapt, searched
 from peftlab.methods.registry import register
 from peftlab.models import Targets
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, config=STRICT)

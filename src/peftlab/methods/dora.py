@@ -38,9 +38,8 @@ from peftlab.methods.base import STRICT
 from peftlab.methods.low_rank import NAMES, PeftLoRA, lora_settings
 from peftlab.methods.registry import register
 
-SMALLEST = (
-    1e-36  # of a row's ‖·‖²: a row of zeros has m = 0 and stays one, where 0 / 0 is no number
-)
+# of a row's ‖·‖²: a row of zeros has m = 0 and stays one, where 0 / 0 is no number
+SMALLEST = 1e-36
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -19,21 +19,17 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from peftlab.errors import RequestError
-from peftlab.layers import Adapter, Linear, LowRank, Pair, dropout, new_pair
-from peftlab.methods.base import STRICT, Method, Step
-from peftlab.methods.hooks import ManyRanks
+from peftlab.layers import Adapter, Linear, LowRank, Pair, PreTrainedModel, dropout, new_pair
+from peftlab.methods.base import STRICT, ManyRanks, Method, Step
 from peftlab.methods.low_rank import PeftLoRA
 from peftlab.methods.registry import register
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -9,15 +9,13 @@ Departs    nothing: fp32 master weights, which compute in bf16 by autocast where
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
+from peftlab.layers import PreTrainedModel
 from peftlab.methods.base import STRICT, Method
 from peftlab.methods.registry import register
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -10,15 +10,13 @@ Departs    the base's dropout stays on in training, as in every method here, so 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
+from peftlab.layers import PreTrainedModel
 from peftlab.methods.base import HEAD_LR, STRICT, Method, train_head_only
 from peftlab.methods.registry import register
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -19,7 +19,7 @@ Raises     RequestError for an architecture whose blocks are not known
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -27,13 +27,10 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftlab.layers import Wrapper, adapter_dtype, device_of, keep_in_fp32
+from peftlab.layers import PreTrainedModel, Wrapper, adapter_dtype, device_of, keep_in_fp32
 from peftlab.methods.base import STRICT, Method, searched, train_head_only
 from peftlab.methods.registry import register
 from peftlab.models import Targets, find_blocks, norms
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -17,7 +17,7 @@ Raises     RequestError if a target matches no layer
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from peftlab.layers import (
     Adapter,
     Linear,
+    PreTrainedModel,
     WeightAdapter,
     adapter_dtype,
     base_dtype,
@@ -36,9 +37,6 @@ from peftlab.methods.base import STRICT, adapt
 from peftlab.methods.peft import PREFIX, InPeft
 from peftlab.methods.registry import register
 from peftlab.models import Targets, find_targets
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from peftlab.errors import RequestError
-from peftlab.layers import NF4Linear, keep_in_fp32, weight_precision
+from peftlab.layers import NF4Linear, PreTrainedModel, keep_in_fp32, weight_precision
 from peftlab.layers.precision import DTYPES
 from peftlab.methods.base import Method
 from peftlab.methods.registry import resolve_method
 from peftlab.models import check_model, head_names, head_parameters, state_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 def inject(model: PreTrainedModel, method: Method | str) -> PreTrainedModel:

@@ -21,21 +21,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from peftlab.layers import LoRALinear, low_rank_update
-from peftlab.methods.base import STRICT
-from peftlab.methods.hooks import Batch, Prepared, Rehearsal
+from peftlab.layers import LoRALinear, PreTrainedModel, low_rank_update
+from peftlab.methods.base import STRICT, Batch, Prepared, Rehearsal
 from peftlab.methods.low_rank import LowRankMethod
 from peftlab.methods.registry import register
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 LEAST_EXAMPLES = 64
 LEAST_STEPS = 20

@@ -19,19 +19,16 @@ Raises     as LoRA
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from peftlab.layers import Adapter, Linear, LoRALinear
+from peftlab.layers import Adapter, Linear, LoRALinear, PreTrainedModel
 from peftlab.methods.base import STRICT, Step
 from peftlab.methods.low_rank import PeftLoRA
 from peftlab.methods.registry import register
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 RIDGE = 1e-8  # as in PEFT: A Aᵀ + RIDGE·I is inverted
 

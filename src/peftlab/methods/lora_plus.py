@@ -15,17 +15,14 @@ Raises     as LoRA
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from peftlab.layers import LoRALinear
+from peftlab.layers import LoRALinear, PreTrainedModel
 from peftlab.methods.base import STRICT, searched
 from peftlab.methods.low_rank import PeftLoRA
 from peftlab.methods.registry import register
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, config=STRICT)

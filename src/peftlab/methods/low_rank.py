@@ -8,19 +8,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from peftlab.errors import RequestError
-from peftlab.layers import Adapter, Linear, LoRALinear
+from peftlab.layers import Adapter, Linear, LoRALinear, PreTrainedModel
 from peftlab.methods.base import STRICT, Method, adapt, searched
 from peftlab.methods.peft import InPeft, layers_with, refuse
 from peftlab.models import Targets
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 # settings of PEFT's LoRA that change what it computes and that no method here has
 REFUSED = {

@@ -19,22 +19,29 @@ Raises     as LoRA
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from peftlab.layers import Adapter, Linear, LowRank, Pair, dropout, exact, new_pair, weight_of
+from peftlab.layers import (
+    Adapter,
+    Linear,
+    LowRank,
+    Pair,
+    PreTrainedModel,
+    dropout,
+    exact,
+    new_pair,
+    weight_of,
+)
 from peftlab.methods.base import STRICT, adapt, searched
 from peftlab.methods.low_rank import NAMES
 from peftlab.methods.peft import InPeft
 from peftlab.methods.registry import register
 from peftlab.models import Targets
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, config=STRICT)

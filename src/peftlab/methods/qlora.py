@@ -24,8 +24,7 @@ import torch
 from pydantic.dataclasses import dataclass
 
 from peftlab.errors import RequestError
-from peftlab.methods.base import STRICT
-from peftlab.methods.hooks import NeedsDevice
+from peftlab.methods.base import STRICT, NeedsDevice
 from peftlab.methods.low_rank import PeftLoRA
 from peftlab.methods.registry import register
 

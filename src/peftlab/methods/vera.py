@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from pydantic import Field
@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from peftlab.layers import (
     Adapter,
     Linear,
+    PreTrainedModel,
     WeightAdapter,
     adapter_dtype,
     base_dtype,
@@ -42,9 +43,6 @@ from peftlab.methods.base import STRICT, adapt, searched
 from peftlab.methods.peft import InPeft, layers_with
 from peftlab.methods.registry import register
 from peftlab.models import Targets, find_targets
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, config=STRICT)

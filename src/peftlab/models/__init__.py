@@ -12,8 +12,7 @@ from peftlab.models.architectures import (
     head_names,
     head_parameters,
 )
-from peftlab.models.find import BUNDLED, Source, find, is_bundled_here, looks_like_folder
-from peftlab.models.given import check_model, check_tokenizer
+from peftlab.models.find import BUNDLED, Source, find, is_bundled_here, looks_like_folder, quiet
 from peftlab.models.load import (
     check_weights,
     empty_model,
@@ -23,9 +22,7 @@ from peftlab.models.load import (
     stored_names,
     stored_tensor,
 )
-from peftlab.models.padding import agree_on_padding, check_batches
-from peftlab.models.quiet import quiet
-from peftlab.models.state import TaskCard, precision_of, state_of
+from peftlab.models.state import TaskCard, check_model, check_tokenizer, precision_of, state_of
 from peftlab.models.targets import (
     LOGICAL,
     Targets,
@@ -34,7 +31,13 @@ from peftlab.models.targets import (
     linear_names,
     norms,
 )
-from peftlab.models.tokenizer import load_tokenizer, longest_input, token_limit
+from peftlab.models.tokenizer import (
+    agree_on_padding,
+    check_batches,
+    load_tokenizer,
+    longest_input,
+    token_limit,
+)
 from peftlab.models.unit import Unit, last_layer, standard_unit, unit_of
 
 __all__ = [

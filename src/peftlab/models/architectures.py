@@ -1,18 +1,17 @@
 """What is known of each architecture of transformers, a row each: adding one is a row and a test.
 
-What no row says works all the same: layers are found by what they are commonly called (names.py),
-and an architecture whose layers no row names is tried before it is trained (padding.py).
+What no row says works all the same: layers are found by what they are commonly called (targets.py),
+and an architecture whose layers no row names is tried before it is trained (tokenizer.py).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from torch import nn
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from peftlab.layers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Layers:
         attention_end, ffn_end: the last modules before the two residual adds: the dropout where
             there is one, else the projection.
         attention_norm: what stands behind the first of these adds, in a post-norm encoder of
-            which the last block may be cut to the classifier's position (engine/position.py).
+            which the last block may be cut to the classifier's position (engine/attention.py).
         fused: the layers that hold more than one projection, and what to say of them.
 
     >>> TABLE["distilbert"].layers.pattern("query")

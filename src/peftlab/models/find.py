@@ -9,12 +9,15 @@ import difflib
 import hashlib
 import importlib.util
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import transformers  # its classes are looked up when used: importing them takes 2 s
 from safetensors import SafetensorError, safe_open
+from transformers.utils import logging
 
 from peftlab.errors import JSON_ERRORS, RequestError, system_refusals
 from peftlab.network import reachable
@@ -215,3 +218,18 @@ def read_config(folder: Path) -> Any:
     except Exception as error:  # the libraries raise whatever they meet in a damaged file
         reason = " ".join(str(error).split())[:300]
         raise RequestError(f"config.json of model {folder.name} can't be read: {reason}") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' report on the head's missing weights (we draw them) and its bars."""
+    verbosity = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import transformers  # its classes are looked up when used: importing them takes 2 s
@@ -17,6 +17,7 @@ from safetensors import safe_open
 from peftlab.errors import RequestError, check_seed, expect, expect_path
 from peftlab.layers import (
     Precision,
+    PreTrainedModel,
     keep_in_fp32,
     quantise_linears,
     resolve_device,
@@ -24,16 +25,11 @@ from peftlab.layers import (
 )
 from peftlab.layers.precision import DTYPES
 from peftlab.models.architectures import head_names, head_parameters
-from peftlab.models.find import Source, find, read_config, weight_files
-from peftlab.models.padding import agree_on_padding, check_batches, check_suited
-from peftlab.models.quiet import quiet
+from peftlab.models.find import Source, find, quiet, read_config, weight_files
 from peftlab.models.state import state_of
 from peftlab.models.targets import linear_names
-from peftlab.models.tokenizer import load_tokenizer
+from peftlab.models.tokenizer import agree_on_padding, check_batches, check_suited, load_tokenizer
 from peftlab.models.unit import last_layer
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 READ_TOGETHER = 16  # tensors of a file
 

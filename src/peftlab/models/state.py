@@ -1,25 +1,53 @@
-"""What peftlab knows of a model beside its weights, in one place: where it came from, its method.
+"""A model that a caller hands over, and what peftlab knows of it beside its weights.
 
-It lies in the model's own `__dict__`, so it goes where the model goes, `copy.deepcopy` included.
+The latter, where it came from and its method, lies in one place, the model's own `__dict__`, so it
+goes where the model goes, `copy.deepcopy` included.
 """
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 from torch import nn
 
-from peftlab.layers import Adapter, Precision, weight_precision
+from peftlab.errors import RequestError
+from peftlab.layers import Adapter, Precision, PreTrainedModel, weight_precision
 from peftlab.models.find import Source
 from peftlab.models.targets import Targets
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+LOADED = "give what peftlab.load_model or transformers' from_pretrained returned, got"
 
-NAME = "peftlab"  # in the model's __dict__
+
+def check_model(model: Any) -> None:
+    """Raise `RequestError` unless `model` is a model of transformers' with outputs to train."""
+    if isinstance(model, nn.Module) and hasattr(model, "peft_config"):
+        raise RequestError(
+            "model is HF PEFT's own wrapper; give the plain model in it: model.unload()"
+        )
+    prefix = getattr(model, "base_model_prefix", None)
+    if not (isinstance(model, nn.Module) and isinstance(prefix, str)):
+        raise RequestError(f"model must be a model of transformers': {LOADED} {_shown(model)}")
+    if not hasattr(model, prefix) or not hasattr(model, "config"):
+        raise RequestError(
+            f"model must have a head for classification, and {type(model).__name__} has none; "
+            "load it with AutoModelForSequenceClassification"
+        )
+
+
+def check_tokenizer(tokenizer: Any) -> None:
+    """Raise `RequestError` unless `tokenizer` is a tokenizer of transformers'."""
+    if not (callable(tokenizer) and hasattr(tokenizer, "model_max_length")):
+        raise RequestError(
+            f"tokenizer must be the model's own, of transformers': {LOADED} {_shown(tokenizer)}"
+        )
+
+
+def _shown(given: object) -> str:
+    return given.__name__ if isinstance(given, type) else reprlib.repr(given)
 
 
 class TaskCard(BaseModel, extra="forbid", frozen=True):
@@ -58,7 +86,7 @@ class State:
 
 def state_of(model: nn.Module) -> State:
     """The model's state, to read and to change; one that knows nothing where it had none."""
-    state: State = model.__dict__.setdefault(NAME, State())
+    state: State = model.__dict__.setdefault("peftlab", State())
     return state
 
 

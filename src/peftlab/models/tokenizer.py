@@ -1,19 +1,32 @@
-"""A model's tokenizer, and how long a text may be."""
+"""A model's tokenizer: how long a text may be, and that padding changes no answer.
+
+An example's logits must not depend on what it is batched with. Padding is on the right, and
+attention leaves it out. What else could let it through:
+
+- A decoder's head reads the last token that is not the config's padding, so the config and the
+  tokenizer must mean one token. Then a text that holds that token itself is read at the same place
+  in every batch.
+- Some architectures mix the padding in. They are refused by their row (architectures.py), and where
+  no row names the layers the model is tried before it is trained.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 
 from peftlab.errors import RequestError
+from peftlab.layers import PreTrainedModel
 from peftlab.models.architectures import architecture_of
-from peftlab.models.find import read_config
-from peftlab.models.padding import name_padding
-from peftlab.models.quiet import quiet
+from peftlab.models.find import quiet, read_config
 
 SHORTEST = 4  # tokens of a text: one, and those that a tokenizer adds
+TEXTS = ("one", "one two three four five six seven eight nine ten eleven twelve")
+# of the largest logit: how far rounding may move one
+EXACT, ROUNDED = 1e-4, 0.1
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -62,3 +75,90 @@ def token_limit(tokenizer: Any, config: Any) -> int:
     # RoBERTa's family counts positions from padding_idx + 1
     skipped = (config.pad_token_id or 0) + 1 if architecture_of(config).counts_from_padding else 0
     return min(limit, positions - skipped)
+
+
+def check_suited(name: str, known: Any) -> None:
+    """Raise `RequestError` for a config or a `Source` that is known to read padding."""
+    reason = architecture_of(known).unsuited
+    if reason:
+        raise RequestError(
+            f"model {name} ({known.model_type}) can't be trained in batches: {reason}, so "
+            "an example's answer would depend on what it is batched with; choose another model"
+        )
+
+
+def name_padding(tokenizer: Any, config: Any) -> None:
+    """See that `tokenizer` pads with a token that the model has: its own, else the end of a text.
+
+    Raises:
+        RequestError: if it has neither, nor the config a padding token that it knows.
+    """
+    text = config.get_text_config()
+    size = getattr(text, "vocab_size", None) or len(tokenizer)
+    for index in (tokenizer.pad_token_id, tokenizer.eos_token_id, _padding_of(text)):
+        if index is None or not 0 <= index < size:
+            continue
+        if index != tokenizer.pad_token_id:
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(index)
+        if tokenizer.pad_token is not None:
+            return
+    raise RequestError(
+        f"the tokenizer has no token to pad with among the model's {size}: give it one with "
+        "tokenizer.pad_token = ..., and save it again"
+    )
+
+
+def agree_on_padding(model: PreTrainedModel, tokenizer: Any) -> None:
+    """Let config and tokenizer mean one padding token, the tokenizer's."""
+    name_padding(tokenizer, model.config)
+    if not architecture_of(model).counts_from_padding:
+        for config in (model.config, model.config.get_text_config()):
+            config.pad_token_id = tokenizer.pad_token_id
+
+
+def check_batches(model: PreTrainedModel, tokenizer: Any) -> None:
+    """Try whether a text is answered alike alone and beside a longer one; needs weights.
+
+    An architecture of the table is known to do so (tests/models/test_tokenizer.py).
+
+    Raises:
+        RequestError: if it is not, or the model can't answer a batch at all.
+    """
+    kind = model.config.model_type
+    name = model.name_or_path or "of no name"
+    check_suited(name, model.config)
+    if architecture_of(model).layers:
+        return
+    agree_on_padding(model, tokenizer)
+    try:
+        alone = torch.cat([_logits(model, tokenizer, [text]) for text in TEXTS])
+        moved = (_logits(model, tokenizer, list(TEXTS)) - alone).abs().max()
+    except Exception as error:  # whatever the code of an architecture meets
+        reason = " ".join(str(error).split())[:300]
+        raise RequestError(
+            f"model {name} ({kind}) can't answer a batch of two texts: {reason}"
+        ) from error
+    tolerance = EXACT if model.dtype == torch.float32 else ROUNDED
+    if not moved <= tolerance * alone.abs().max():
+        raise RequestError(
+            f"model {name} ({kind}) answers a text otherwise when it is batched with "
+            f"a longer one (logits move by {moved:.2g}): it reads the padding, so it can't be "
+            "trained in batches; choose another model"
+        )
+
+
+@torch.no_grad()
+def _logits(model: PreTrainedModel, tokenizer: Any, texts: list[str]) -> torch.Tensor:
+    """(texts, num_labels), without dropout."""
+    training = model.training
+    inputs = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
+    try:
+        logits: torch.Tensor = model.eval()(**inputs.to(model.device)).logits
+        return logits.float()
+    finally:
+        model.train(training)
+
+
+def _padding_of(config: Any) -> int | None:
+    index: int | None = getattr(config, "pad_token_id", None)
+    return index

@@ -12,19 +12,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from peftlab.errors import RequestError
-from peftlab.layers import is_linear
+from peftlab.layers import PreTrainedModel, is_linear
 from peftlab.models.architectures import head_names
 from peftlab.models.state import state_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,17 @@
-"""Which records may be averaged: those that differ in nothing but the seed.
+"""Which records may be averaged, those that differ in nothing but the seed, and how.
 
 A row of the table is one method as it was asked for. Two records of one label whose model,
 settings, targets, precision or training differ are two rows, told apart by what differs.
+Statistics are over seeds; what cannot be known is None: absence is not certainty.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from peftlab.records.record import Record
 from peftlab.settings import told_apart
@@ -17,6 +20,7 @@ TaskKey = tuple[str, str, str]  # name, metric, sha256 of the examples
 TUNED = "tuned"  # in place of a setting that trials found: it may be another on each task
 UNREADABLE = {"revision", "weights", "adapted"}  # in a label only where nothing else differs
 RowKey = tuple[str, str]  # label, everything else that was asked, as canonical JSON
+ERRORS = frozenset({"rmse", "mae"})  # metrics of which less is better
 
 
 def task_key(record: Record) -> TaskKey:
@@ -122,3 +126,39 @@ def _word(name: str, value: object) -> str:
     if name in {"model", "precision"}:
         return str(value)
     return f"{name} {value}"
+
+
+def known(values: Iterable[float | None]) -> list[float]:
+    """The values that were measured: neither None nor NaN nor infinite.
+
+    >>> known([1.0, None, float("nan")])
+    [1.0]
+    """
+    return [value for value in values if value is not None and math.isfinite(value)]
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """Arithmetic mean; None of no values.
+
+    >>> mean([0.5, 0.75]), mean([])
+    (0.625, None)
+    """
+    return statistics.fmean(values) if values else None
+
+
+def sample_sd(values: Sequence[float]) -> float | None:
+    """Sample standard deviation (n - 1 below); None for fewer than two values.
+
+    >>> sample_sd([1.0, 3.0, 5.0]), sample_sd([1.0])
+    (2.0, None)
+    """
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def merit(metric: str, score: float) -> float:
+    """The score as a number of which more is better, whatever the metric.
+
+    >>> merit("accuracy", 0.75), merit("rmse", 0.75)
+    (0.75, -0.75)
+    """
+    return -score if metric in ERRORS else score

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import platform
 import shutil
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from peftlab import atomic
@@ -26,6 +31,7 @@ OURS = {
 }
 BESIDE = {"records": "record.json", "curves": "curve.jsonl", "predictions": "predictions.jsonl"}
 NEEDED_MIB = 200  # records and curves are small; the page and its figures take a few MiB
+LOCK, HOLDER = ".lock", ".holder"  # the latter says in words who has the former
 
 
 class Store:
@@ -236,3 +242,39 @@ def relabelled(record: Record, label: str) -> Record:
     """The record under the label that its row has now: a label is no part of a cell's identity."""
     method = record.method.model_copy(update={"label": label})
     return record.model_copy(update={"method": method})
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep `folder` for this process to write to.
+
+    Raises:
+        RequestError: if another process has it; it is named.
+    """
+    try:
+        lock = FileLock(folder / LOCK, timeout=0).acquire()
+    except Timeout:
+        raise RequestError(
+            f"another command writes to {folder}: {_holder(folder)}; wait for its end, or give "
+            "another folder with --out DIR"
+        ) from None
+    except NotImplementedError as error:
+        raise RequestError(
+            f"{folder} lies on a file system that can't lock files ({error}); give another folder "
+            "with --out DIR"
+        ) from error
+    with lock:
+        since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+        holder = f"process {os.getpid()} on {platform.node() or 'this machine'} since {since}"
+        try:
+            atomic.write(folder / HOLDER, holder)
+            yield
+        finally:
+            (folder / HOLDER).unlink(missing_ok=True)
+
+
+def _holder(folder: Path) -> str:
+    try:
+        return (folder / HOLDER).read_text(encoding="utf-8")
+    except OSError:  # it has just begun, or is about to end
+        return "it has not said which"

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from peftlab.records.record import Record
-from peftlab.records.rows import TaskKey
-from peftlab.records.stats import ERRORS
+from peftlab.records.rows import ERRORS, TaskKey
 
 
 @dataclasses.dataclass(frozen=True)

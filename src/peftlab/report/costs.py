@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from peftlab.records.record import Record
-from peftlab.records.stats import known, mean
+from peftlab.records.rows import known, mean
 from peftlab.report.spread import Spread
 
 ALIKE = 1.1  # mean numbers of parts whose ratio is below this differ by the drawing of batches

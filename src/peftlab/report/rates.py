@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from peftlab.naming import slug
-from peftlab.records.stats import merit
+from peftlab.records.rows import merit
 from peftlab.records.trials import Trial
 from peftlab.report.columns import Column
 from peftlab.report.scores import Cell, Row

@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from peftlab.records.record import Record
-from peftlab.records.rows import TaskKey, group, labels, task_fields, task_key
-from peftlab.records.stats import known
+from peftlab.records.rows import TaskKey, group, known, labels, task_fields, task_key
 from peftlab.report.columns import Column, columns, finite
 from peftlab.report.costs import (
     Conditions,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
-from peftlab.records.stats import known, mean, sample_sd
+from peftlab.records.rows import known, mean, sample_sd
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,26 +10,21 @@ import functools
 import importlib
 import os
 import pkgutil
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from peftlab.errors import RequestError, unknown
 from peftlab.tasks import builtin, files, glue, hub
-from peftlab.tasks.base import BuiltIn, Examples, Kind, Task
-from peftlab.tasks.baselines import Baselines, baselines
+from peftlab.tasks.base import BuiltIn, Examples, Task
 from peftlab.tasks.files import Sheet, answer_file, check_out, read_sheet
-from peftlab.tasks.glue import GLUE
+from peftlab.tasks.glue import GLUE, Glue
 from peftlab.tasks.hub import is_on_hub
+from peftlab.tasks.metrics import Baselines, baselines
 from peftlab.tasks.split import carved
 
 __all__ = [
     "Baselines",
-    "BuiltIn",
     "Examples",
-    "Kind",
-    "Listing",
     "Sheet",
     "Task",
     "answer_file",
@@ -114,39 +109,6 @@ def load_file(
     return dataclasses.replace(task, name=f"{task.name}-{origin}") if task.name in names() else task
 
 
-@dataclass(frozen=True)
-class Listing:
-    """A row of `peftlab tasks`: what is known of a task before its data is loaded."""
-
-    name: str
-    summary: str
-    kind: Kind
-    metrics: tuple[str, ...]
-    source: str  # "synthetic, built in" or "GLUE"
-    is_here: Callable[[Path | None], bool]  # given the data folder: loads without a network
-
-
-def listing() -> list[Listing]:
-    """Every task of `names()`, in that order."""
-    own = [
-        Listing(
-            name=task.name,
-            summary=task.summary,
-            kind=task.kind,
-            metrics=task.metrics,
-            source="synthetic, built in",
-            is_here=lambda data_dir: True,
-        )
-        for task in built_in().values()
-    ]
-    return own + [
-        Listing(
-            name=row.name,
-            summary=row.summary,
-            kind=row.kind,
-            metrics=row.metrics,
-            source="GLUE",
-            is_here=functools.partial(glue.is_here, row),
-        )
-        for row in GLUE.values()
-    ]
+def listing() -> list[BuiltIn | Glue]:
+    """Every task of `names()`, in that order: what is known of it before its data is loaded."""
+    return [*built_in().values(), *GLUE.values()]

@@ -1,8 +1,8 @@
 """A task: texts with labels, split into train and dev, and the metrics that judge a model on it.
 
 Tasks come from four places, all of which end in the same plain value, `Task`: the built-in
-synthetic ones (one file each in builtin/), GLUE (glue/), a user's own file (files/) and any data
-set of the hub (hub/).
+synthetic ones (one file each in builtin/), GLUE (glue.py), a user's own file (files/) and any data
+set of the hub (hub.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
@@ -146,6 +146,11 @@ class BuiltIn:
     metrics: tuple[str, ...]
     labels: tuple[str, ...]
     generate: Callable[[], tuple[Examples, Examples]]
+    source: ClassVar[str] = "synthetic, built in"
+
+    def is_here(self, data_dir: Path | None = None) -> bool:
+        """Whether it can be loaded without a network: always."""
+        return True
 
     def load(self) -> Task:
         """Generate the examples: the same ones on every machine and in every process."""

@@ -2,11 +2,9 @@
 
 from peftlab.training.batches import Batch, Encoded, encode
 from peftlab.training.guard import Diverged, Untrained, check_outputs
-from peftlab.training.loop import Fitted, Loop, answer, fit, try_one
-from peftlab.training.meters import Memory, MemoryMeter, SavedMeter, SpeedMeter
-from peftlab.training.passes import outputs
-from peftlab.training.plan import Plan, Step
-from peftlab.training.rehearsal import Rehearsal
+from peftlab.training.loop import Fitted, Loop, Rehearsal, answer, fit, try_one
+from peftlab.training.meters import MemoryMeter, SavedMeter
+from peftlab.training.passes import Plan, Step, outputs
 from peftlab.training.repeatable import WORKSPACE, repeatable
 
 __all__ = [
@@ -16,12 +14,10 @@ __all__ = [
     "Encoded",
     "Fitted",
     "Loop",
-    "Memory",
     "MemoryMeter",
     "Plan",
     "Rehearsal",
     "SavedMeter",
-    "SpeedMeter",
     "Step",
     "Untrained",
     "answer",

@@ -4,16 +4,12 @@ An epoch's batches differ in size by one example at most, so that none is a step
 is padded to its longest example; batches of like lengths save most of the padding, and which
 examples meet in them still changes every epoch. Long batches are padded a little further, since a
 width that was met before needs no new kernels: a CPU makes some 19, of 0.5 to 4 ms each (LOG.md).
-
-A batch may be taken in parts, each a forward and a backward pass: as many as are asked for
-(`accumulation`), or as keep what a CPU holds for the backward pass small.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,14 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peftlab.training.plan import Plan
-
 WIDTHS = 8  # from 16 tokens to 32, as many from 32 to 64, and so on; see `rounded`
 POOL = 50  # batches' worth of shuffled examples that are sorted by length together
-# The tokens of a batch that a CPU takes at once, padding counted: above the first number it is
-# halved, since a part saves half as much for its backward pass; above twice the second it is cut
-# further, seldom, since each part costs the many small operations once more (LOG.md).
-HALVED_TOKENS, PART_TOKENS = 512, 1024
 
 
 @dataclass(frozen=True)
@@ -216,26 +206,3 @@ def by_length(lengths: Sequence[int], batch_size: int, most_tokens: int) -> Iter
         batch.append(index)
     if batch:
         yield batch
-
-
-def chunks(indices: list[int], size: int) -> list[list[int]]:
-    """Runs of `size` indices, the last one shorter if need be."""
-    return [indices[start : start + size] for start in range(0, len(indices), size)]
-
-
-def parts_of(indices: list[int], train: Encoded, plan: Plan) -> list[list[int]]:
-    """The parts that a batch of the examples at `indices` is taken in."""
-    count = n_parts(len(indices), train.width(indices), plan)
-    if count > 1:  # neighbours in length, so that a part is not padded to the whole's longest
-        indices = sorted(indices, key=train.lengths.__getitem__)
-    return chunks(indices, math.ceil(len(indices) / count))
-
-
-def n_parts(size: int, width: int, plan: Plan) -> int:
-    """In how many parts to take a batch of `size` examples, padded to `width` tokens."""
-    parts = plan.settings.accumulation
-    if plan.by_tokens:
-        tokens = size * width
-        halves = min(2, math.ceil(tokens / HALVED_TOKENS))
-        parts = max(parts, halves, math.ceil(tokens / PART_TOKENS))
-    return min(size, parts)

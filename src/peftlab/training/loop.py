@@ -4,7 +4,7 @@
     for epoch, batch: before_step · forward · backward · before_update · clip · step · after_step
     after an epoch:       the outputs for dev
 
-A batch may be taken in several parts (batches.py), each a forward and a backward pass; their
+A batch may be taken in several parts (passes.py), each a forward and a backward pass; their
 gradients add up to the batch's.
 
 The loop knows a method only by the hooks of `Trainee`, and no metric at all: whoever called it
@@ -18,24 +18,27 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from peftlab.engine import fast, own_tensors
-from peftlab.training.batches import Batch, Encoded, draw, parts_of
-from peftlab.training.guard import Watch, check_groups, check_loss, check_outputs
-from peftlab.training.meters import Memory, MemoryMeter, SavedMeter, SpeedMeter
-from peftlab.training.passes import batch_loss, outputs
-from peftlab.training.plan import Plan, Step, Trainee
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from peftlab.engine import fast, own_tensors
+from peftlab.layers import PreTrainedModel
+from peftlab.training.batches import Batch, Encoded, cut, draw, spread, stratified
+from peftlab.training.guard import Watch, check_groups, check_loss, check_outputs
+from peftlab.training.meters import Memory, MemoryMeter, SavedMeter, SpeedMeter
+from peftlab.training.passes import (
+    Plan,
+    Step,
+    Trainee,
+    batch_loss,
+    n_parts,
+    outputs,
+    parts_of,
+)
 
 Row = dict[str, Any]
 
@@ -282,3 +285,35 @@ def warmup_and_decay(optimizer: Optimizer, warmup: int, total: int) -> LambdaLR:
         return max(0.0, (total - step) / max(1, total - warmup))
 
     return LambdaLR(optimizer, factor)
+
+
+@dataclass
+class Rehearsal:
+    """A short training on a sample, before the real one; see `peftlab.methods.base.Rehearsal`."""
+
+    method: Trainee
+    train: Encoded
+    plan: Plan
+
+    def sample(self, share: float, least: int) -> list[Batch]:
+        """Batches of a share of train, stratified by label, at least `least` examples."""
+        size = min(len(self.train), max(least, round(share * len(self.train))))
+        indices = stratified(self.train.labels, size, self.plan.seed)
+        indices.sort(key=self.train.lengths.__getitem__)
+        return [
+            self.train.batch(part, self.plan.device)
+            for part in cut(indices, spread(size, self.plan.settings.batch_size))
+        ]
+
+    def fit(self, model: PreTrainedModel, batches: list[Batch], steps: int) -> None:
+        """Train `model` for `steps` updates on `batches`, each epoch in an order of its own."""
+        loop = Loop(model, self.method, self.train, self.plan, steps)
+        order = random.Random(f"{self.plan.seed}/rehearsal")
+        model.train()
+        with fast(model, self.plan.settings.fast):
+            for index in range(steps):
+                if index % len(batches) == 0:
+                    order.shuffle(batches)
+                batch = batches[index % len(batches)]
+                n, width = batch.inputs["input_ids"].shape
+                loop.step(batch.split(n_parts(n, width, self.plan)), n, n)

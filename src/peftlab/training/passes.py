@@ -1,25 +1,101 @@
-"""Passes through the model: the loss of a batch, and the outputs for a split in eval mode."""
+"""A run, what it asks of a method, and its passes through the model.
+
+A batch may be taken in parts, each a forward and a backward pass: as many as are asked for
+(`accumulation`), or as keep what a CPU holds for the backward pass small.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from peftlab.engine import fast as engine
+from peftlab.layers import PreTrainedModel
+from peftlab.settings import Resolved
 from peftlab.training.batches import Batch, Encoded, by_length
-from peftlab.training.plan import Plan
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
+# The tokens of a batch that a CPU takes at once, padding counted: above the first number it is
+# halved, since a part saves half as much for its backward pass; above twice the second it is cut
+# further, seldom, since each part costs the many small operations once more (LOG.md).
+HALVED_TOKENS, PART_TOKENS = 512, 1024
 EVALUATED_TOKENS = 2048  # the most at once where nothing is saved
-WORTH_ENTERING = (
-    8192  # tokens to evaluate; entering the engine costs what 1,000 do, a tenth is saved
-)
+# tokens to evaluate; entering the engine costs what 1,000 do, a tenth is saved
+WORTH_ENTERING = 8192
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run, all of it decided.
+
+    Attributes:
+        settings: of the training.
+        kind: "classes" or "regression".
+        seed: of data order and dropout.
+        autocast: whether fp32 weights compute in bf16.
+        weights: what an example of each class counts; none for 1 each.
+    """
+
+    settings: Resolved
+    kind: str
+    seed: int
+    autocast: bool = False
+    weights: tuple[float, ...] = ()
+
+    @property
+    def device(self) -> str:
+        return self.settings.device
+
+    @property
+    def by_tokens(self) -> bool:
+        """Whether the tokens of a batch decide on its parts: on a CPU, for every method."""
+        return self.settings.parts and self.settings.fast and self.device == "cpu"
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where in the run a method's hook is called: `index` from 0, `warmup` and `total` in steps."""
+
+    index: int
+    warmup: int
+    total: int
+    seed: int
+
+
+class Trainee(Protocol):
+    """What the loop asks of a method."""
+
+    def parameter_groups(
+        self, model: PreTrainedModel, lr: float, head_lr: float, weight_decay: float
+    ) -> list[dict[str, Any]]: ...
+    def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer: ...
+    def before_step(self, model: PreTrainedModel, step: Step) -> None: ...
+    def before_update(self, model: PreTrainedModel, step: Step) -> None: ...
+    def after_step(self, model: PreTrainedModel, step: Step) -> None: ...
+
+
+def parts_of(indices: list[int], train: Encoded, plan: Plan) -> list[list[int]]:
+    """The parts that a batch of the examples at `indices` is taken in."""
+    count = n_parts(len(indices), train.width(indices), plan)
+    if count > 1:  # neighbours in length, so that a part is not padded to the whole's longest
+        indices = sorted(indices, key=train.lengths.__getitem__)
+    size = math.ceil(len(indices) / count)
+    return [indices[start : start + size] for start in range(0, len(indices), size)]
+
+
+def n_parts(size: int, width: int, plan: Plan) -> int:
+    """In how many parts to take a batch of `size` examples, padded to `width` tokens."""
+    parts = plan.settings.accumulation
+    if plan.by_tokens:
+        tokens = size * width
+        halves = min(2, math.ceil(tokens / HALVED_TOKENS))
+        parts = max(parts, halves, math.ceil(tokens / PART_TOKENS))
+    return min(size, parts)
 
 
 def batch_loss(model: PreTrainedModel, batch: Batch, plan: Plan) -> Tensor:

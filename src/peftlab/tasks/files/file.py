@@ -223,10 +223,8 @@ def _name(cell: Any, type_: Type) -> str | None:
         return text
     if type_ == "bool":
         return text.lower() if text.lower() in {"true", "false"} else None
-    if (
-        _INT.fullmatch(text) and len(text) <= MAX_DIGITS
-    ):  # not by way of a float, which would round an identifier
-        return str(int(text))
+    if _INT.fullmatch(text) and len(text) <= MAX_DIGITS:
+        return str(int(text))  # not by way of a float, which would round an identifier
     number = _number(cell)
     if number is None:
         return None

@@ -4,23 +4,155 @@ The files lie as the benchmark lays them out, FOLDER/MRPC/train.tsv and so on; t
 hidden, so dev judges. Their fields are not quoted. A row with too few or too many fields is an
 error that names its line, with one exception: QQP's official train file itself holds a few rows
 that lost fields, which the loaders of the field leave out, and so does this one (at most
-`QQP_SHORT_ROWS` of table.py; with more the file is broken).
+`QQP_SHORT_ROWS`; with more the file is broken).
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, Literal, cast
 
 from peftlab.errors import RequestError
 from peftlab.tasks import hub
-from peftlab.tasks.base import Examples, Task
+from peftlab.tasks.base import Examples, Kind, Task
 from peftlab.tasks.files import rows
-from peftlab.tasks.glue.table import GLUE, Glue
 
+QQP_SHORT_ROWS = 10
+_ENTAILMENT = ("entailment", "not_entailment")
+_PAIR = ("sentence1", "sentence2")
 REPO = "nyu-mll/glue"
 COMMIT = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
+
+
+@dataclass(frozen=True)
+class Glue:
+    """One task of the benchmark, and how its files and its copy on the hub are laid out.
+
+    Attributes:
+        labels: the classes in the hub's order, which the files' tasks follow too.
+        metrics: the main one first.
+        text: the columns of the texts: names in the header, or positions where there is none.
+        label: the column of the label, likewise.
+        spelled: whether the files write a label as its index or by its name.
+        hub_text: the columns of the texts on the hub.
+        dev: the name of the dev file, and of the split on the hub.
+        short_rows: how many rows with fields missing are left out before that is an error.
+    """
+
+    name: str
+    folder: str
+    summary: str
+    labels: tuple[str, ...]
+    metrics: tuple[str, ...] = ("accuracy",)
+    text: tuple[str, ...] | tuple[int, ...] = _PAIR
+    label: str | int = "label"
+    hub_text: tuple[str, ...] = _PAIR
+    spelled: Literal["index", "name"] = "index"
+    dev: tuple[str, str] = ("dev.tsv", "validation")
+    max_length: int = 128
+    n_fields: int | None = None
+    short_rows: int = 0
+    source: ClassVar[str] = "GLUE"
+
+    @property
+    def kind(self) -> Kind:
+        return "classes" if self.labels else "regression"
+
+    def is_here(self, data_dir: Path | None = None) -> bool:
+        """Whether the task can be loaded without a network: its files, or the hub's cache."""
+        if data_dir is None:
+            return bool(hub.cached(REPO, COMMIT, _hub_files(self)))
+        folder = Path(data_dir).expanduser() / self.folder
+        return all((folder / file).is_file() for file in ("train.tsv", self.dev[0]))
+
+
+GLUE: dict[str, Glue] = {
+    row.name: row
+    for row in (
+        Glue(
+            name="cola",
+            folder="CoLA",
+            summary="Is the sentence acceptable English?",
+            metrics=("matthews", "accuracy"),
+            labels=("unacceptable", "acceptable"),
+            text=(3,),
+            label=1,
+            n_fields=4,
+            hub_text=("sentence",),
+        ),
+        Glue(
+            name="mrpc",
+            folder="MRPC",
+            summary="Do two sentences from the news mean the same?",
+            metrics=("f1", "accuracy"),
+            labels=("not_equivalent", "equivalent"),
+            text=("#1 String", "#2 String"),
+            label="Quality",
+        ),
+        Glue(
+            name="rte",
+            folder="RTE",
+            summary="Does the first text entail the second?",
+            labels=_ENTAILMENT,
+            spelled="name",
+            max_length=256,
+        ),
+        Glue(
+            name="stsb",
+            folder="STS-B",
+            summary="How similar are two sentences, from 0 to 5?",
+            metrics=("pearson", "spearman"),
+            labels=(),
+            label="score",
+        ),
+        Glue(
+            name="sst2",
+            folder="SST-2",
+            summary="Is a phrase from a film review positive?",
+            labels=("negative", "positive"),
+            text=("sentence",),
+            hub_text=("sentence",),
+        ),
+        Glue(
+            name="qnli",
+            folder="QNLI",
+            summary="Does the sentence answer the question?",
+            labels=_ENTAILMENT,
+            text=("question", "sentence"),
+            hub_text=("question", "sentence"),
+            spelled="name",
+        ),
+        Glue(
+            name="qqp",
+            folder="QQP",
+            summary="Do two questions ask the same?",
+            metrics=("f1", "accuracy"),
+            labels=("not_duplicate", "duplicate"),
+            text=("question1", "question2"),
+            label="is_duplicate",
+            hub_text=("question1", "question2"),
+            short_rows=QQP_SHORT_ROWS,
+        ),
+        Glue(
+            name="mnli",
+            folder="MNLI",
+            summary="Does the first sentence entail the second, contradict it, or neither?",
+            labels=("entailment", "neutral", "contradiction"),
+            label="gold_label",
+            hub_text=("premise", "hypothesis"),
+            spelled="name",
+            dev=("dev_matched.tsv", "validation_matched"),
+        ),
+        Glue(
+            name="wnli",
+            folder="WNLI",
+            summary="Does the second sentence resolve the first one's pronoun rightly?",
+            labels=("not_entailment", "entailment"),
+        ),
+    )
+}
 
 
 def load(name: str, data_dir: Path | None = None) -> Task:
@@ -46,14 +178,6 @@ def from_hub(row: Glue) -> Task:
     paths = hub.fetch(REPO, COMMIT, _hub_files(row), otherwise=_ways_out(row))
     train, dev = (_hub_examples(row, path) for path in paths)
     return _task(row, train, dev, f"hub {REPO}@{COMMIT}", hub.licence(REPO, COMMIT))
-
-
-def is_here(row: Glue, data_dir: Path | None = None) -> bool:
-    """Whether the task can be loaded without a network: its files, or the hub's cache."""
-    if data_dir is None:
-        return bool(hub.cached(REPO, COMMIT, _hub_files(row)))
-    folder = Path(data_dir).expanduser() / row.folder
-    return all((folder / file).is_file() for file in ("train.tsv", row.dev[0]))
 
 
 def _hub_files(row: Glue) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peftlab.records.stats import known, mean, sample_sd
+from peftlab.records.rows import known, mean, sample_sd
 
 scores = st.lists(st.floats(-1, 1), min_size=2, max_size=8)
 

@@ -15,7 +15,7 @@ from peftlab.errors import RequestError
 from peftlab.layers import Wrapper
 from peftlab.methods import METHODS, inject, make
 from peftlab.models import ARCHITECTURES, LOGICAL, find_targets, linear_names
-from peftlab.models.names import meaning
+from peftlab.models.targets import meaning
 
 COMMON = {
     "vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,

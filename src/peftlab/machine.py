@@ -1,0 +1,179 @@
+"""The machine: what a cell ran on, how busy it is with something else, and the threads that leaves.
+
+A thread of libgomp's that waits for another one spins 300,000 turns before it sleeps. Cells spin
+less (execute.py), but how long is settled when torch is loaded. Beside other work such threads take
+the cores from one another: on two cores, one of them busy, two threads train minilm at a thirtieth
+of the speed of one (LOG.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from peftlab.layers import quantiser
+from peftlab.records.record import Environment
+
+PACKAGES = (
+    "peftlab",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+)
+IF_INSTALLED = ("bitsandbytes",)
+STAT = Path("/proc/stat")
+BUSY = 0.3  # of a core: what others take below this is not worth a thread
+KEPT_S = 10.0  # how long a look holds where looking again would cost more than the work itself
+
+
+def environment(threads: int, precision: str | None = None) -> Environment:
+    """The environment of this process, in which a base is held in `precision`."""
+    commit, dirty = own_commit()
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return Environment(
+        commit=commit,
+        dirty=dirty,
+        python=platform.python_version(),
+        packages=packages(),
+        processor=processor(),
+        gpu=gpu,
+        threads=threads,
+        spin_count=os.environ.get("GOMP_SPINCOUNT", os.environ.get("OMP_WAIT_POLICY")),
+        quantiser=quantiser() if precision == "nf4" else None,
+    )
+
+
+def packages() -> dict[str, str]:
+    """Versions of the packages that numbers may depend on."""
+    found = {name: metadata.version(name) for name in PACKAGES}
+    for name in IF_INSTALLED:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def processor() -> str:
+    """The processor's name."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+@functools.cache
+def own_commit() -> tuple[str | None, bool | None]:
+    """The commit that peftlab runs from and whether its files differ; nulls if from a package."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None, None
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return commit.strip(), bool(_git(root, "status", "--porcelain").strip())
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+
+
+def _git(root: Path, *words: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=10
+    )
+    return done.stdout
+
+
+_last: tuple[float, float] | None = None  # when it was looked last, and what was seen
+
+
+def others_share(seconds: float = 0.2) -> float:
+    """The share of one core that others take, looked at for so long; 0 where Linux can't tell.
+
+    Only the cores that this process may use are looked at, so it can be more than 1.
+    """
+    global _last
+    if not STAT.exists():
+        return 0.0
+    started, before = time.perf_counter(), busy_elsewhere_s()
+    time.sleep(seconds)
+    ended = time.perf_counter()
+    share = (busy_elsewhere_s() - before) / (ended - started)
+    _last = ended, share
+    return share
+
+
+def others_share_lately() -> float:
+    """`others_share` as it was at most `KEPT_S` ago."""
+    if _last is not None and time.perf_counter() - _last[0] < KEPT_S:
+        return _last[1]
+    return others_share()
+
+
+def threads_left(threads: int, share: float) -> int:
+    """So many of `threads` as there are cores for beside others who take `share` of a core.
+
+    >>> threads_left(64, share=0.1)
+    64
+    >>> threads_left(1, share=64.0)
+    1
+    """
+    taken = math.ceil(share - BUSY)
+    return max(1, min(threads, len(own_cores()) - taken)) if taken > 0 else threads
+
+
+def own_cores() -> set[int]:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def busy_elsewhere_s() -> float:
+    """Seconds that this process's cores have worked so far for others, or were taken away.
+
+    All but this process and those of its children that have ended.
+    """
+    import resource  # Windows has none
+
+    wanted = {f"cpu{core}" for core in own_cores()}
+    busy = 0
+    for line in STAT.read_text().splitlines():
+        name, *ticks = line.split()[:9]
+        if name in wanted:
+            spent = [int(number) for number in ticks]
+            busy += sum(spent) - spent[3] - spent[4]  # idle, waiting for a disk
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return busy / os.sysconf("SC_CLK_TCK") - sum(own.ru_utime + own.ru_stime for own in used)
+
+
+@contextlib.contextmanager
+def threads_for(device: str, asked: int | None = None, lately: bool = False) -> Iterator[None]:
+    """`asked` threads in this context, or torch's own as far as others leave cores for them.
+
+    Args:
+        device: where the work is done; what is not on the CPU is left alone.
+        asked: a number that somebody wants, whatever others do.
+        lately: a look of some seconds ago will do, for work that may take less time than a look.
+    """
+    before = torch.get_num_threads()
+    wanted = asked or before
+    if asked is None and device == "cpu" and before > 1:
+        wanted = threads_left(before, others_share_lately() if lately else others_share())
+    torch.set_num_threads(wanted)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

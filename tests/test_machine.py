@@ -1,0 +1,247 @@
+"""What a record says of where its cell ran; how busy the machine is, and the threads that leaves.
+
+In one's own process torch takes no more cores than others leave, and says how many it took.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import torch
+
+import peftlab
+from peftlab import machine
+from peftlab.bench import execute
+from peftlab.bench.grid import resolve
+from peftlab.bench.run import Silent, run_grid
+from peftlab.bench.suite import make_suite
+from peftlab.layers import nf4
+from peftlab.machine import (  # as they are, before `alone`
+    environment,
+    others_share,
+    others_share_lately,
+    threads_for,
+    threads_left,
+)
+from peftlab.models import is_bundled_here
+from peftlab.records.record import Record
+from peftlab.tasks import Task
+
+INSTALLED = metadata.version("bitsandbytes")
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({}, None),
+        ({"OMP_WAIT_POLICY": "passive"}, "passive"),
+        ({"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "7"}, "7"),  # as libgomp decides it
+    ],
+)
+def test_the_spin_count_is_the_one_in_force(
+    given: dict[str, str], found: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert environment(1).spin_count == found
+
+
+def test_the_quantiser_is_named_where_there_are_four_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert environment(1, "nf4").quantiser == f"bitsandbytes {INSTALLED}"
+    assert environment(1, "bf16").quantiser is None
+    assert environment(1).packages["bitsandbytes"] == INSTALLED
+    monkeypatch.setattr(nf4, "bitsandbytes", lambda: None)
+    assert environment(1, "nf4").quantiser == "peftlab"
+
+
+def test_a_package_that_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    version = metadata.version
+
+    def without(name: str) -> str:
+        if name == "bitsandbytes":
+            raise metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(metadata, "version", without)
+    assert "bitsandbytes" not in environment(1).packages
+    assert environment(1).packages["torch"]
+
+
+@pytest.fixture(scope="module")
+def records(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_task: Task
+) -> list[Record]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GOMP_SPINCOUNT", "4321")
+        suite = make_suite(
+            model=str(tiny_model), tasks=[tiny_task], methods=["head", "qlora"], seeds=[0],
+            training={"epochs": 1, "batch_size": 16, "accumulation": 3, "parts": False},
+        )  # fmt: skip
+        return run_grid(resolve(suite), tmp_path_factory.mktemp("runs"), Silent())
+
+
+def test_a_record_says_what_its_speed_and_numbers_depend_on(records: list[Record]) -> None:
+    head = records[0]
+    assert [record.failure for record in records] == [None, None]
+    assert [record.environment.spin_count for record in records] == ["4321", "4321"]
+    assert [record.environment.quantiser for record in records] == [
+        None, f"bitsandbytes {INSTALLED}",
+    ]  # fmt: skip
+    assert [record.parts for record in records] == [3, 3]
+    assert head.training["parts"] is False
+
+
+def test_records_from_before_still_load(records: list[Record]) -> None:
+    old = records[0].model_dump(mode="json")
+    del old["parts"], old["environment"]["spin_count"], old["environment"]["quantiser"]
+    del old["memory"]["by_part"]["rest"], old["training"]["parts"]
+    read = Record.model_validate(old)
+    assert (read.parts, read.environment.spin_count, read.environment.quantiser) == (None,) * 3
+
+
+needs_stat = pytest.mark.skipif(not machine.STAT.exists(), reason="no /proc/stat here")
+
+
+@needs_stat
+def test_another_process_is_seen() -> None:
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        assert others_share(1.0) > 0.3
+    finally:
+        busy.kill()
+        busy.wait()
+
+
+def test_where_nothing_can_be_told_nobody_is_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "STAT", tmp_path / "none")
+    assert others_share() == 0
+
+
+@pytest.mark.parametrize(("share", "turns"), [(0.0, "20000"), (1.0, "5000")])
+def test_threads_spin_long_on_an_idle_machine_only(
+    share: float, turns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execute, "others_share", lambda: share)
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    assert execute.variables()["GOMP_SPINCOUNT"] == turns
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")  # whoever sets it keeps it
+    assert execute.variables()["GOMP_SPINCOUNT"] == "7"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    assert "GOMP_SPINCOUNT" not in execute.variables()
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("threads", "cores", "share", "left"),
+    [(2, 2, 0.2, 2), (2, 2, 1.0, 1), (2, 2, 9.0, 1), (8, 16, 3.0, 8), (16, 16, 1.1, 15)],
+)
+def test_threads_are_as_many_as_there_are_cores_left(
+    threads: int, cores: int, share: float, left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "own_cores", lambda: set(range(cores)))
+    assert threads_left(threads, share) == left
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize(
+    ("device", "asked", "share", "during"),
+    [("cpu", None, 0.0, 2), ("cpu", None, 1e4, 1), ("cpu", 2, 1e4, 2), ("cuda", None, 1e4, 2)],
+)
+def test_threads_are_put_back(
+    device: str,
+    asked: int | None,
+    share: float,
+    during: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine, "others_share", lambda: share)
+    with pytest.raises(KeyError), threads_for(device, asked):
+        assert torch.get_num_threads() == during
+        raise KeyError
+    assert torch.get_num_threads() == 2
+
+
+@needs_stat
+def test_a_look_holds_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A single sentence is answered in less time than a look takes."""
+    share = others_share()
+    monkeypatch.setattr(machine.time, "sleep", lambda s: pytest.fail("looked again"))
+    assert others_share_lately() == share
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize(("share", "used"), [(0.0, 2), (1e4, 1)])
+def test_the_record_says_the_threads_that_were_used(
+    share: float,
+    used: int,
+    tiny_model: Path,
+    tiny_task: Task,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine, "others_share", lambda: share)
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    record = peftlab.train(model, tokenizer, tiny_task, "head", epochs=1, batch_size=8)
+    assert record.training["threads"] == record.environment.threads == used
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    asked = peftlab.train(model, tokenizer, tiny_task, "head", epochs=1, batch_size=8, threads=2)
+    assert asked.environment.threads == 2
+    assert torch.get_num_threads() == 2
+
+
+BESIDE_A_BUSY_CORE = """
+import dataclasses, os, subprocess, sys
+import torch, peftlab
+from peftlab.tasks import Examples, load
+task = load("acceptability")
+few = lambda split, n: Examples(split.texts[:n], split.labels[:n])
+task = dataclasses.replace(task, train=few(task.train, 160), dev=few(task.dev, 8))
+def speed(**training):
+    model, tokenizer = peftlab.load_model("minilm")
+    record = peftlab.train(model, tokenizer, task, "lora", epochs=1, batch_size=16, **training)
+    return record.speed.examples_per_s
+alone = speed(threads=1)
+n_busy = max(1, len(os.sched_getaffinity(0)) // 2)
+command = [sys.executable, "-c", "while True: pass"]
+busy = [subprocess.Popen(command) for _ in range(n_busy)]
+try:
+    print(speed() / alone)
+finally:
+    for process in busy:
+        process.kill()
+"""
+
+
+@needs_stat
+@pytest.mark.skipif(not is_bundled_here(), reason="needs the extra demo")
+def test_beside_a_busy_core_training_keeps_a_sixth_of_the_speed_of_one_thread_alone() -> None:
+    """Two threads that spin as long as libgomp's do by default reach a thirtieth (LOG.md)."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
+    run = subprocess.run(
+        [sys.executable, "-c", BESIDE_A_BUSY_CORE],
+        env=clean,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    assert float(run.stdout) > 1 / 6
