@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from peftlab.api.compare import foreseeing
 from peftlab.api.progress import observer
 from peftlab.atomic import check_replaceable, replace_folder
 from peftlab.bench.grid import Grid
@@ -33,7 +34,13 @@ def train_folder(grid: Grid, out: Path, console: Console, quiet: bool = False) -
     scratch = Path(tempfile.mkdtemp(prefix="peftlab-"))
     store = Store(scratch / "out")
     try:
-        (record,) = run_grid(grid, store.out, observer(console, quiet), shown=out)
+        (record,) = run_grid(
+            grid,
+            store.out,
+            observer(console, quiet),
+            shown=out,
+            foresee=foreseeing(grid, out, console),
+        )
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise

@@ -31,14 +31,13 @@ IF_INSTALLED = ("bitsandbytes",)
 def environment(threads: int, precision: str | None = None) -> Environment:
     """The environment of this process, in which a base is held in `precision`."""
     commit, dirty = own_commit()
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return Environment(
         commit=commit,
         dirty=dirty,
         python=platform.python_version(),
         packages=packages(),
         processor=processor(),
-        gpu=gpu,
+        gpu=gpu(),
         threads=threads,
         spin_count=os.environ.get("GOMP_SPINCOUNT", os.environ.get("OMP_WAIT_POLICY")),
         quantiser=quantiser() if precision == "nf4" else None,
@@ -62,6 +61,11 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def gpu() -> str | None:
+    """The CUDA device's name, None without one."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
 @functools.cache

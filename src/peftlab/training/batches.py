@@ -223,6 +223,19 @@ def chunks(indices: list[int], size: int) -> list[list[int]]:
     return [indices[start : start + size] for start in range(0, len(indices), size)]
 
 
+def first_parts(train: Encoded, plan: Plan) -> list[list[int]]:
+    """The parts of the first epoch's batches."""
+    settings = plan.settings
+    grouped = settings.batches == "grouped"
+    batches = draw(train.lengths, settings.batch_size, plan.seed, 0, grouped)
+    return [part for batch in batches for part in parts_of(batch, train, plan)]
+
+
+def widest(parts: list[list[int]], train: Encoded) -> list[int]:
+    """Of the parts, the one with the most tokens, padding counted."""
+    return max(parts, key=lambda part: len(part) * train.width(part))
+
+
 def parts_of(indices: list[int], train: Encoded, plan: Plan) -> list[list[int]]:
     """The parts that a batch of the examples at `indices` is taken in."""
     count = n_parts(len(indices), train.width(indices), plan)

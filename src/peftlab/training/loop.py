@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from peftlab.engine import fast, own_tensors
-from peftlab.training.batches import Batch, Encoded, draw, parts_of
+from peftlab.training.batches import Batch, Encoded, draw, first_parts, parts_of, widest
 from peftlab.training.guard import Watch, check_groups, check_loss, check_outputs
 from peftlab.training.meters import Memory, MemoryMeter, SavedMeter, SpeedMeter
 from peftlab.training.passes import batch_loss, outputs
@@ -127,10 +127,8 @@ class Loop:
         """
         self.model.train()
         begin_stream(step_seed(self.plan.seed, -1), self.plan.device)  # no step's: each begins anew
-        batches = self._batches(epoch=0)
-        parts = (part for batch in batches for part in parts_of(batch, self.train, self.plan))
-        widest = max(parts, key=lambda part: len(part) * self.train.width(part))
-        batch = self.train.batch(widest, self.plan.device)
+        part = widest(first_parts(self.train, self.plan), self.train)
+        batch = self.train.batch(part, self.plan.device)
         own = (*own_tensors(self.model), *batch.inputs.values(), batch.labels)
         with SavedMeter(own) as saved:
             loss = batch_loss(self.model, batch, self.plan)
