@@ -97,7 +97,7 @@ def measured(
         cells: one of each row and task will do.
         tell: is told which one runs.
     """
-    found = {}
+    found: dict[str, Record] = {}
     with Worker() as worker, tempfile.TemporaryDirectory(prefix="peftlab-") as scratch:
         for cell in cells:
             tell(cell.title)
@@ -153,10 +153,10 @@ def _seconds(cell: Cell, train: Encoded, dev: Encoded, record: Record, scale: fl
     assert speed.tokens_per_s
     assert speed.examples_per_s
     epochs = cell.training.epochs
-    train_s = epochs * sum(train.lengths) / speed.tokens_per_s
+    train_s: float = epochs * sum(train.lengths) / speed.tokens_per_s
     ranks = len(record.score_by_rank or {})  # answers to dev beside those of the epochs
-    answers = (epochs + ranks) / (record.training["epochs"] + ranks)
-    tokens = record.task.n_dev * speed.tokens_per_s / speed.examples_per_s
-    eval_s = (record.eval_s or 0.0) * answers * sum(dev.lengths) / tokens
+    answers: float = (epochs + ranks) / (record.training["epochs"] + ranks)
+    tokens: float = record.task.n_dev * speed.tokens_per_s / speed.examples_per_s
+    eval_s: float = (record.eval_s or 0.0) * answers * sum(dev.lengths) / tokens
     other_s = (record.total_s or 0.0) - (record.train_s or 0.0) - (record.eval_s or 0.0)
     return scale * (train_s + eval_s) + max(0.0, other_s)

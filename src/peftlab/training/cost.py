@@ -14,7 +14,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +84,7 @@ class LiveMeter(TorchDispatchMode):
     """
 
     def __init__(self, own: Iterable[Tensor] = ()) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now, self.peaks = [0, 0], [0, 0]  # on the heap, and beside it
         self.products: set[object] = set()
         self.own = [tensor.untyped_storage() for tensor in own]  # held, so that no other is there
@@ -192,7 +192,8 @@ def _evaluated(model: PreTrainedModel, plan: Plan, shape: Shape) -> float:
     computing = torch.autocast(plan.device, torch.bfloat16, enabled=plan.autocast)
     with torch.no_grad(), computing, LiveMeter(own_tensors(model)) as live:
         model(**batch.inputs)
-    return live.peak / MIB
+    peak_mib: float = live.peak / MIB
+    return peak_mib
 
 
 def _batch(model: PreTrainedModel, shape: Shape, plan: Plan) -> Batch:
@@ -207,7 +208,7 @@ def _become_fake(model: nn.Module, mode: FakeTensorMode, device: torch.device) -
     for module in model.modules():
         if isinstance(module, NF4Linear):
             module.__dict__["dequantised"] = _Dequantised(module)
-        for tensors in (module._parameters, module._buffers):
+        for tensors in (cast(dict[str, Tensor | None], module._parameters), module._buffers):
             for name, tensor in tensors.items():
                 if tensor is not None:
                     tensors[name] = made.setdefault(id(tensor), _fake(tensor, mode, device))
