@@ -15,8 +15,10 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, NoReturn
+
+import torch
 
 from peftlab.adapters.state import adapter_state
 from peftlab.bench.cell import Cell
@@ -24,12 +26,12 @@ from peftlab.bench.grid import Grid
 from peftlab.bench.process import checkpointed, count, make_plan
 from peftlab.layers import Precision, quantiser
 from peftlab.methods import Method, Prepared, inject, make
-from peftlab.models import load_tokenizer, sized_model
+from peftlab.models import empty_model, load_tokenizer, sized_model
 from peftlab.records.record import Trainable
 from peftlab.settings import Resolved
 from peftlab.tasks import Examples, Task
 from peftlab.training import Encoded, Plan, Rehearsal, encode
-from peftlab.training.batches import first_parts, n_parts, widest
+from peftlab.training.batches import by_length, n_parts, parts_in, widest
 from peftlab.training.cost import Counted, Shape, count_step
 from peftlab.training.meters import MIB
 from peftlab.training.passes import EVALUATED_TOKENS
@@ -38,8 +40,9 @@ TOKENISED = 2000  # texts of a split; of more, the lengths of the others follow 
 LONGEST = 200  # of them are the longest ones, since the widest batch is made of those
 # Of the rest of a CPU's peak, measured (docs/plan.md): the libraries' code as it is first run, a
 # kernel of oneDNN, the gaps on the heap for each MiB that is saved, bitsandbytes and its own.
-LIBRARIES_MIB, KERNEL_MIB, GAPS, BITSANDBYTES_MIB = 50.0, 0.3, 0.25, 40.0
+LIBRARIES_MIB, KERNEL_MIB, GAPS, BITSANDBYTES_MIB = 46.0, 0.3, 0.23, 40.0
 MOST_KERNELS = 640  # that a cell keeps, see execute.py
+DRAWN = 3  # epochs, whose batches have nearly all shapes that there are
 IMPORTS_MIB = 300.0  # of a worker that has loaded no model, measured
 
 
@@ -110,14 +113,14 @@ class Predictor:
         task = self.grid.tasks[cell.task.name]
         shape, shapes, in_parts = self._shapes(cell)
         shapes |= self._prepared(cell)
-        dev = self.lengths_of(cell).dev.longest
-        rows = min(2 * cell.training.batch_size, max(1, EVALUATED_TOKENS // dev))
+        answered = self._answered(cell)
+        evaluated = max(answered, key=lambda shape: shape.size * shape.width)
         key = (
             *(cell.method.name, repr(cell.method.settings), cell.precision, shape, in_parts),
-            *(Shape(rows, dev), task.num_labels, repr(_of_passes(cell.training))),
+            *(evaluated, task.num_labels, repr(_of_passes(cell.training))),
         )
         if key not in self.counted:
-            self.counted[key] = _counted(cell, task, shape, Shape(rows, dev), in_parts)
+            self.counted[key] = _counted(cell, task, shape, evaluated, in_parts)
         trainable, adapter_mib, counted = self.counted[key]
         return Cost(
             task=task.name,
@@ -126,7 +129,7 @@ class Predictor:
             cells=cells,
             n_trainable=trainable,
             adapter_mib=adapter_mib,
-            memory=None if isinstance(counted, str) else _memory(counted, len(shapes), cell),
+            memory=None if isinstance(counted, str) else _memory(counted, shapes, answered, cell),
             why=counted if isinstance(counted, str) else None,
         )
 
@@ -134,11 +137,21 @@ class Predictor:
         """Of the parts of a batch: the widest, all their shapes, and if a batch has several."""
         train = self.lengths_of(cell).train
         plan = make_plan(cell, self.grid.tasks[cell.task.name])
-        parts = first_parts(train, plan)
-        shapes = {Shape(len(part), train.width(part)) for part in parts}
+        parts = parts_in(0, train, plan)  # of which a training tries the widest
+        shapes = {
+            Shape(len(part), train.width(part))
+            for epoch in range(min(DRAWN, cell.training.epochs))
+            for part in parts_in(epoch, train, plan)
+        }
         part = widest(parts, train)
         batches = math.ceil(len(train) / cell.training.batch_size)
         return Shape(len(part), train.width(part)), shapes, len(parts) > batches
+
+    def _answered(self, cell: Cell) -> set[Shape]:
+        """The shapes of an evaluation's batches."""
+        dev = self.lengths_of(cell).dev
+        batches = by_length(dev.lengths, 2 * cell.training.batch_size, EVALUATED_TOKENS)
+        return {Shape(len(batch), dev.width(batch)) for batch in batches}
 
     def _prepared(self, cell: Cell) -> set[Shape]:
         """The shapes that the method meets while it prepares itself."""
@@ -233,7 +246,7 @@ def _counted(
     return trainable, adapter_mib, found
 
 
-def _memory(counted: Counted, shapes: int, cell: Cell) -> Memory:
+def _memory(counted: Counted, shapes: set[Shape], answered: set[Shape], cell: Cell) -> Memory:
     held = {
         name: getattr(counted, name) for name in ("weights", "adapters", "gradients", "optimizer")
     }
@@ -241,17 +254,30 @@ def _memory(counted: Counted, shapes: int, cell: Cell) -> Memory:
     train = kept + held["gradients"] + counted.activations + counted.transient
     peak = max(train, kept + counted.evaluation)
     if cell.training.device == "cpu":
-        peak += _cpu_rest(counted, shapes, cell.precision)
+        made = counted.kernels * len(shapes) + counted.evaluation_kernels * len(answered)
+        # neither kernels nor activations are there yet when a base is quantised
+        peak = max(
+            peak + _cpu_rest(counted, made, cell.precision),
+            _loading(counted, cell)
+            + _cpu_rest(replace(counted, activations=0.0), 0, cell.precision),
+        )
     held["activations"] = counted.activations
     return Memory(peak, {**held, "rest": peak - sum(held.values())})
 
 
-def _cpu_rest(counted: Counted, shapes: int, precision: Precision) -> float:
-    kernels = min(MOST_KERNELS, counted.kernels * shapes)
+def _loading(counted: Counted, cell: Cell) -> float:
+    """MiB while the model is loaded: what is quantised is read whole, in fp32, from its file."""
+    if cell.precision.base != "nf4":
+        return counted.weights
+    numbers = sum(p.numel() for p in empty_model(cell.model_folder, 2).parameters())
+    return counted.weights + numbers * torch.float32.itemsize / MIB
+
+
+def _cpu_rest(counted: Counted, kernels: int, precision: Precision) -> float:
     quantised = precision.base == "nf4" and quantiser() != "peftlab"
     return (
         LIBRARIES_MIB
-        + KERNEL_MIB * kernels
+        + KERNEL_MIB * min(MOST_KERNELS, kernels)
         + GAPS * counted.activations
         + BITSANDBYTES_MIB * quantised
     )

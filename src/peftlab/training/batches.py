@@ -223,11 +223,11 @@ def chunks(indices: list[int], size: int) -> list[list[int]]:
     return [indices[start : start + size] for start in range(0, len(indices), size)]
 
 
-def first_parts(train: Encoded, plan: Plan) -> list[list[int]]:
-    """The parts of the first epoch's batches."""
+def parts_in(epoch: int, train: Encoded, plan: Plan) -> list[list[int]]:
+    """The parts of an epoch's batches; epochs are counted from 0."""
     settings = plan.settings
     grouped = settings.batches == "grouped"
-    batches = draw(train.lengths, settings.batch_size, plan.seed, 0, grouped)
+    batches = draw(train.lengths, settings.batch_size, plan.seed, epoch, grouped)
     return [part for batch in batches for part in parts_of(batch, train, plan)]
 
 

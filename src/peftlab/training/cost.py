@@ -53,7 +53,8 @@ class Counted:
         activations: saved for the backward pass of the widest part of a batch.
         transient: the most that a step holds beyond gradients and activations.
         evaluation: the most that the passes of an evaluation hold.
-        kernels: products of different shapes; a CPU makes a kernel for each, in bf16.
+        kernels: products of different shapes in bf16, for each of which a CPU makes a kernel.
+        evaluation_kernels: those of a forward pass where nothing is saved.
     """
 
     weights: float
@@ -64,6 +65,7 @@ class Counted:
     transient: float
     evaluation: float
     kernels: int
+    evaluation_kernels: int
 
 
 class LiveMeter(TorchDispatchMode):
@@ -154,7 +156,7 @@ def count_step(
         )
         optimizer = method.make_optimizer(groups)
         with fast(model, plan.settings.fast, real=False):
-            evaluation = _evaluated(model, plan, evaluated)
+            answered = _evaluated(model, plan, evaluated)
             model.train()
             batch = _batch(model, trained, plan)
             parameters = [p for group in groups for p in group["params"]]
@@ -180,20 +182,20 @@ def count_step(
         activations=activations,
         # gradients that grow while activations go don't fit into the gaps that those leave
         transient=max(0.0, live.peak / MIB - gradients - activations),
-        evaluation=evaluation,
+        evaluation=answered.peak / MIB,
         kernels=kernels,
+        evaluation_kernels=len(answered.products),
     )
 
 
-def _evaluated(model: PreTrainedModel, plan: Plan, shape: Shape) -> float:
-    """MiB that a forward pass holds where nothing is saved."""
+def _evaluated(model: PreTrainedModel, plan: Plan, shape: Shape) -> LiveMeter:
+    """What a forward pass holds where nothing is saved."""
     model.eval()
     batch = _batch(model, shape, plan)
     computing = torch.autocast(plan.device, torch.bfloat16, enabled=plan.autocast)
     with torch.no_grad(), computing, LiveMeter(own_tensors(model)) as live:
         model(**batch.inputs)
-    peak_mib: float = live.peak / MIB
-    return peak_mib
+    return live
 
 
 def _batch(model: PreTrainedModel, shape: Shape, plan: Plan) -> Batch:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from peftlab.engine import fast, own_tensors
-from peftlab.training.batches import Batch, Encoded, draw, first_parts, parts_of, widest
+from peftlab.training.batches import Batch, Encoded, draw, parts_in, parts_of, widest
 from peftlab.training.guard import Watch, check_groups, check_loss, check_outputs
 from peftlab.training.meters import Memory, MemoryMeter, SavedMeter, SpeedMeter
 from peftlab.training.passes import batch_loss, outputs
@@ -127,7 +127,7 @@ class Loop:
         """
         self.model.train()
         begin_stream(step_seed(self.plan.seed, -1), self.plan.device)  # no step's: each begins anew
-        part = widest(first_parts(self.train, self.plan), self.train)
+        part = widest(parts_in(0, self.train, self.plan), self.train)
         batch = self.train.batch(part, self.plan.device)
         own = (*own_tensors(self.model), *batch.inputs.values(), batch.labels)
         with SavedMeter(own) as saved:
