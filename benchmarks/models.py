@@ -37,6 +37,11 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
         {"vocab_size": 30527, "max_position_embeddings": 514, "layer_norm_eps": 1e-5},
     ),
     "distilbert-base": ("distilbert", {"vocab_size": 30522}),
+    # of no published size: a decoder that any machine trains
+    "tiny-gpt2": (
+        "gpt2",
+        {"vocab_size": 30522, "n_embd": 128, "n_layer": 2, "n_head": 4, "n_positions": 256},
+    ),
 }
 
 
@@ -66,7 +71,7 @@ def _make(name: str, folder: Path) -> None:
         find(BUNDLED).folder,
         # these architectures know no second kind of token, as their own tokenizers know none
         model_input_names=["input_ids", "attention_mask"],
-        model_max_length=512,
+        model_max_length=min(512, fields.get("n_positions", 512)),
     )
     config = transformers.AutoConfig.for_model(
         model_type,
@@ -77,7 +82,9 @@ def _make(name: str, folder: Path) -> None:
     )
     torch.manual_seed(0)
     with quiet():
-        transformers.AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
+        masked = type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING
+        kind = transformers.AutoModelForMaskedLM if masked else transformers.AutoModelForCausalLM
+        kind.from_config(config).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
 

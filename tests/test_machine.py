@@ -245,3 +245,18 @@ def test_beside_a_busy_core_training_keeps_a_sixth_of_the_speed_of_one_thread_al
     )
     assert run.returncode == 0, run.stderr
     assert float(run.stdout) > 1 / 6
+
+
+def test_what_is_available_is_read_from_the_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 4096 kB\nMemFree: 1024 kB\nMemAvailable:    2048 kB\n")
+    monkeypatch.setattr(machine, "MEMINFO", meminfo)
+    assert machine.available_mib("cpu") == 2.0
+
+
+def test_what_is_not_known_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "MEMINFO", tmp_path / "none")
+    assert machine.available_mib("cpu") is None
+    assert machine.available_mib("mps") is None

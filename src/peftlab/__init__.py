@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as in _HOMES
     from peftlab.api.compare import compare as compare
     from peftlab.api.inference import evaluate as evaluate
     from peftlab.api.inference import predict as predict
+    from peftlab.api.plan import plan as plan
     from peftlab.api.train import train as train
     from peftlab.errors import RequestError as RequestError
     from peftlab.methods import Method as Method
@@ -41,6 +42,7 @@ _HOMES = {
     "load": "peftlab.adapters",
     "load_model": "peftlab.models",
     "merge": "peftlab.adapters",
+    "plan": "peftlab.api.plan",
     "predict": "peftlab.api.inference",
     "register": "peftlab.methods",
     "save": "peftlab.adapters",

@@ -36,6 +36,7 @@ PACKAGES = (
 )
 IF_INSTALLED = ("bitsandbytes",)
 STAT = Path("/proc/stat")
+MEMINFO = Path("/proc/meminfo")
 BUSY = 0.3  # of a core: what others take below this is not worth a thread
 KEPT_S = 10.0  # how long a look holds where looking again would cost more than the work itself
 
@@ -43,14 +44,13 @@ KEPT_S = 10.0  # how long a look holds where looking again would cost more than 
 def environment(threads: int, precision: str | None = None) -> Environment:
     """The environment of this process, in which a base is held in `precision`."""
     commit, dirty = own_commit()
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return Environment(
         commit=commit,
         dirty=dirty,
         python=platform.python_version(),
         packages=packages(),
         processor=processor(),
-        gpu=gpu,
+        gpu=gpu(),
         threads=threads,
         spin_count=os.environ.get("GOMP_SPINCOUNT", os.environ.get("OMP_WAIT_POLICY")),
         quantiser=quantiser() if precision == "nf4" else None,
@@ -74,6 +74,11 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def gpu() -> str | None:
+    """The CUDA device's name, None without one."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
 @functools.cache
@@ -177,3 +182,18 @@ def threads_for(device: str, asked: int | None = None, lately: bool = False) -> 
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def available_mib(device: str) -> float | None:
+    """MiB that a training on `device` can take: without swapping, or unallocated on CUDA.
+
+    None where that is not known: outside Linux, and on other devices.
+    """
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0] / 2**20
+    if device != "cpu" or not MEMINFO.exists():
+        return None
+    for line in MEMINFO.read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) / 1024
+    return None

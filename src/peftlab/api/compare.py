@@ -5,19 +5,22 @@ What options give as words is made a request here too, as Python's arguments are
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from rich.console import Console
 
 from peftlab.api.progress import observer
+from peftlab.bench.cell import Cell
+from peftlab.bench.foresee import foresee
 from peftlab.bench.grid import Grid, resolve
 from peftlab.bench.retention import Keep
 from peftlab.bench.run import run_grid
 from peftlab.bench.speed import measure_speed
 from peftlab.bench.suite import every_task as every_task
 from peftlab.bench.suite import merged_request
+from peftlab.bench.times import records_of
 from peftlab.bench.tune import tuned
 from peftlab.errors import RequestError, expect_path
 from peftlab.methods import Method, is_built_in, register
@@ -81,29 +84,53 @@ def compare(
     Raises:
         RequestError: if anything in the request is wrong; nothing was trained then.
     """
-    for name, given in {"suite": suite, "data_dir": data_dir, "out": out, "model": model}.items():
-        if given is not None:
-            expect_path(name, given)
-    if suite is None and seeds is None:
-        seeds = (0,)
-    request: dict[str, Any] = {
-        "model": None if model is None else str(model),
-        "tasks": _listed(tasks),
-        "methods": _listed(methods),
-        "seeds": _listed(seeds),
-        "data": data_of(data, {"text": text, "label": label, "dev": dev, "kind": kind}),
-        "data_dir": None if data_dir is None else Path(data_dir),
-        "metric": metric,
-        "judge_on": judge_on,
-        "tune": tune_of(tune),
-        "rates": _popped_rates(training),
-        "training": Training.of(training),
-    }
-    for method in request["methods"] or []:
+    request = asked_for(
+        suite=suite,
+        model=model,
+        tasks=tasks,
+        methods=methods,
+        seeds=seeds,
+        data=data_of(data, {"text": text, "label": label, "dev": dev, "kind": kind}),
+        data_dir=data_dir,
+        metric=metric,
+        judge_on=judge_on,
+        out=out,
+        tune=tune_of(tune),
+        rates=_popped_rates(training),
+        training=Training.of(training),
+    )
+    ready = planned(request.suite, request.asked, out=out)
+    rounds = _rounds(repeat_speed)
+    return run(ready, Console(stderr=True), keep=keep, repeat_speed=rounds)
+
+
+class Request(NamedTuple):
+    """A request as Python's arguments give it: a suite file, and what wins over it."""
+
+    suite: Path | None
+    asked: dict[str, Any]
+
+
+def asked_for(*, suite: Any, out: Any, **given: Any) -> Request:
+    """The request of `compare`'s arguments; methods of classes that are new are known then.
+
+    Raises:
+        RequestError: if a path is none.
+    """
+    paths = {"suite": suite, "data_dir": given["data_dir"], "out": out, "model": given["model"]}
+    for name, path in paths.items():
+        if path is not None:
+            expect_path(name, path)
+    if suite is None and given["seeds"] is None:
+        given["seeds"] = (0,)
+    for name in ("tasks", "methods", "seeds"):
+        given[name] = _listed(given[name])
+    given["model"] = None if given["model"] is None else str(given["model"])
+    given["data_dir"] = None if given["data_dir"] is None else Path(given["data_dir"])
+    for method in given["methods"] or []:
         if isinstance(method, Method) and not is_built_in(type(method)):
             register(type(method))
-    asked = plan(None if suite is None else Path(suite), request, out=out)
-    return run(asked, Console(stderr=True), keep=keep, repeat_speed=_rounds(repeat_speed))
+    return Request(None if suite is None else Path(suite), given)
 
 
 def _rounds(given: Any) -> int:
@@ -133,7 +160,7 @@ class Planned(NamedTuple):
     out: Path
 
 
-def plan(
+def planned(
     file: Path | None,
     request: dict[str, Any],
     sets: Iterable[str] = (),
@@ -149,7 +176,7 @@ def plan(
 
 
 def run(
-    planned: Planned,
+    asked: Planned,
     console: Console,
     quiet: bool = False,
     rerun: bool = False,
@@ -157,13 +184,33 @@ def run(
     repeat_speed: int = 0,
 ) -> list[Record]:
     """Run what is missing of a plan, showing progress; every cell's record."""
-    grid, out = planned
+    grid, out = asked
     if grid.suite.tune is not None:
         grid = tuned(grid, grid.suite.tune, out, observer(console, quiet))
-    records = run_grid(grid, out, observer(console, quiet), rerun, keep)
+    say = foreseeing(grid, out, console)
+    records = run_grid(grid, out, observer(console, quiet), rerun, keep, foresee=say)
     if repeat_speed:
         measure_speed(grid, repeat_speed, out, observer(console, quiet))
     return records
+
+
+def foreseeing(grid: Grid, out: Path, console: Console) -> Callable[[Sequence[Cell]], str]:
+    """What says, of cells of the grid that are to run, what they cost; shown while it counts."""
+
+    def say(due: Sequence[Cell]) -> str:
+        with console.status("counting what each method needs") as status:
+            records = records_of(known_folders(out))
+            return foresee(
+                grid, due, records, lambda what: status.update(f"counting what {what} needs")
+            )
+
+    return say
+
+
+def known_folders(out: Path) -> list[Path]:
+    """Where records may lie that tell how long a cell takes: `out`, and the folders of runs/."""
+    found = {path.resolve(): path for path in (out, *sorted(Path("runs").glob("*")))}
+    return list(found.values())
 
 
 def tune_of(

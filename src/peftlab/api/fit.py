@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from peftlab.api.compare import Planned, plan
+from peftlab.api.compare import Planned
+from peftlab.api.compare import planned as resolved
 from peftlab.api.export import check_again
 from peftlab.api.progress import observer
 from peftlab.atomic import check_replaceable, replace_folder
@@ -63,7 +64,7 @@ def planned(request: dict[str, Any], sets: Iterable[str], runs: Path | None) -> 
     Raises:
         RequestError: if anything in it is wrong, or it has more than one task.
     """
-    found = plan(None, request, sets)
+    found = resolved(None, request, sets)
     if len(found.grid.tasks) != 1:
         names = ", ".join(found.grid.tasks)
         raise RequestError(

@@ -18,6 +18,7 @@ import torch
 from rich.console import Console
 
 from peftlab.adapters import base_of, is_merged, save
+from peftlab.api.compare import foreseeing
 from peftlab.api.inference import check_outputs, task_of
 from peftlab.api.progress import observer
 from peftlab.atomic import check_replaceable, replace_folder
@@ -217,7 +218,13 @@ def train_folder(grid: Grid, out: Path, console: Console, quiet: bool = False) -
     scratch = Path(tempfile.mkdtemp(prefix="peftlab-"))
     store = Store(scratch / "out")
     try:
-        (record,) = run_grid(grid, store.out, observer(console, quiet), shown=out)
+        (record,) = run_grid(
+            grid,
+            store.out,
+            observer(console, quiet),
+            shown=out,
+            foresee=foreseeing(grid, out, console),
+        )
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise

@@ -33,6 +33,7 @@ from peftlab.models import (
     unit_of,
 )
 from peftlab.records.record import Memory, Speed, Trainable
+from peftlab.settings import Resolved
 from peftlab.tasks import Task
 from peftlab.training import (
     Encoded,
@@ -98,10 +99,7 @@ def train_model(
     train, dev = tokens
     model.to(plan.device)  # type: ignore[arg-type]  # transformers' own wrapper hides its type
     _name_task(model, task, cell)
-    if cell.training.checkpointing:
-        # transformers renames it; what both take is not reentrant
-        enable = getattr(model, "activation_checkpointing_enable", None)
-        (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
+    checkpointed(model, cell.training)
     with (
         _labels_unit(model, task, train) as (train, own),
         repeatable(plan.device, lambda: try_one(model, train, plan)) as notes,
@@ -140,6 +138,14 @@ def train_model(
         total_s=time.perf_counter() - started,
         environment=environment(cell.training.threads, cell.precision.base),
     )
+
+
+def checkpointed(model: PreTrainedModel, training: Resolved) -> None:
+    """Let `model` compute its activations again in the backward pass, if that was asked for."""
+    if training.checkpointing:
+        # transformers renames it; what both take is not reentrant
+        enable = getattr(model, "activation_checkpointing_enable", None)
+        (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self, get_args
 
@@ -62,19 +62,24 @@ def run_grid(
     rerun: bool = False,
     keep: Keep = "all",
     shown: Path | None = None,
+    foresee: Callable[[Sequence[Cell]], str] | None = None,
 ) -> list[Record]:
     """Run the grid's missing cells into `out`; returns every cell's record in the grid's order.
 
-    `shown` is the folder that the progress names, if not `out`.
+    `shown` is the folder that the progress names, if not `out`; `foresee` says in a line what the
+    missing cells will cost, or raises.
 
     Raises:
-        RequestError: if `out` can't take them, another command writes to it, or `keep` is unknown.
+        RequestError: if `out` can't take them, `foresee` refuses them, another command writes to
+            it, or `keep` is unknown.
     """
     if keep not in get_args(Keep):
         raise unknown("keep", str(keep), get_args(Keep))
     store = Store(out)
     known = {} if rerun else done_cells(store, grid)
-    store.prepare(room_mib([cell for cell in grid.cells if cell.name not in known], keep))
+    due = [cell for cell in grid.cells if cell.name not in known]
+    line = foresee(due) if foresee is not None and due else None
+    store.prepare(room_mib(due, keep))
     with locked(out):
         store.clean()
         done = {} if rerun else done_cells(store, grid)  # another command may have added some
@@ -83,6 +88,8 @@ def run_grid(
         write_judged(store, done.values())
         with progress:
             progress.suite(grid, len(done), str(shown or out))
+            if line is not None:
+                progress.note(line)
             _set_aside(store, missing, progress)
             if missing:
                 done |= _run_missing(missing, grid, store, progress, done, keep)

@@ -19,6 +19,7 @@ from peftlab.cli.compare import compare
 from peftlab.cli.fit import fit
 from peftlab.cli.listings import doctor, methods, models, tasks
 from peftlab.cli.options import with_debug, with_plugins
+from peftlab.cli.plan import plan
 from peftlab.cli.report import report
 from peftlab.cli.train import train
 from peftlab.errors import RequestError
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (compare, fit, train, predict, merge, export, methods):
+for command in (compare, plan, fit, train, predict, merge, export, methods):
     app.command()(with_debug(with_plugins(command)))
 for command in (report, tasks, models, doctor):
     app.command()(with_debug(command))

@@ -78,12 +78,12 @@ def _run(
 
     console = Console(stderr=True, quiet=quiet)
     with console.status("reading the request, the model and the data"):
-        from peftlab.api.compare import plan, run
+        from peftlab.api.compare import planned, run
 
-        planned = plan(file, request, sets, out)
-    folder, name = planned.out, planned.grid.suite.name
+        ready = planned(file, request, sets, out)
+    folder, name = ready.out, ready.grid.suite.name
     try:
-        records = run(planned, console, quiet, **how)
+        records = run(ready, console, quiet, **how)
     except KeyboardInterrupt:
         print(f"stopped; what is finished is kept in {folder}", file=sys.stderr)
         print("the same command goes on from there", file=sys.stderr)

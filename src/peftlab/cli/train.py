@@ -30,7 +30,7 @@ def train(
 
     console = Console(stderr=True, quiet=quiet)
     with console.status("reading the request, the model and the data"):
-        from peftlab.api.compare import plan
+        from peftlab.api.compare import planned
         from peftlab.api.train import train_folder
 
         request = asked.request | {
@@ -39,7 +39,7 @@ def train(
             "methods": options.methods_of(method),
             "seeds": [seed],
         }
-        grid = plan(None, request, asked.sets).grid
+        grid = planned(None, request, asked.sets).grid
     try:
         record = train_folder(grid, out, console, quiet)
     except KeyboardInterrupt:

@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from peftlab.engine.attention import Bits, FastDropout, cut_to_position, plain_attention
+from peftlab.engine.attention import Bits, FastDropout, NoBits, cut_to_position, plain_attention
 from peftlab.engine.frozen import FrozenLinear, Joined, onednn_multiplies
 from peftlab.engine.heap import give_back, kept_heap, unsearched
 from peftlab.layers.linear import is_conv1d
@@ -29,7 +29,7 @@ from peftlab.models.targets import SIBLINGS
 
 
 @contextmanager
-def fast(model: Any, enabled: bool = True) -> Iterator[None]:
+def fast(model: Any, enabled: bool = True, real: bool = True) -> Iterator[None]:
     """Make `model` fast inside the context, and plain again behind it, whatever happens there.
 
     Inside another `fast` of the same model it does nothing.
@@ -37,6 +37,8 @@ def fast(model: Any, enabled: bool = True) -> Iterator[None]:
     Args:
         model: of transformers, injected with a method or not.
         enabled: whether to do anything at all.
+        real: whether the model has numbers. Of one that has only shapes (torch's FakeTensorMode)
+            masks are shapes too, and the heap is left alone.
     """
     with ExitStack() as undo:
         state = state_of(model)
@@ -44,7 +46,7 @@ def fast(model: Any, enabled: bool = True) -> Iterator[None]:
             state.fast = True
             undo.callback(setattr, state, "fast", False)
             if model.device.type == "cpu":
-                _for_cpu(model, undo)
+                _for_cpu(model, undo, real)
             cut_to_position(model, undo)
         yield
 
@@ -58,16 +60,19 @@ def own_tensors(model: nn.Module) -> Iterator[Tensor]:
             yield module.weight
 
 
-def _for_cpu(model: Any, undo: ExitStack) -> None:
+def _for_cpu(model: Any, undo: ExitStack, real: bool) -> None:
     # a layer computed again in the backward pass must meet the same masks, and torch replays its
     # own generator only
     if not any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
-        bits = Bits()
+        bits = Bits() if real else NoBits()
         undo.enter_context(plain_attention(model, bits))
         _replace_dropout(model, bits, undo)
-    undo.enter_context(kept_heap())
-    undo.enter_context(unsearched())
+    if real:
+        undo.enter_context(kept_heap())
+        undo.enter_context(unsearched())
     _join(model, undo)
+    if real:
+        give_back()  # the weights that are parts of joined ones now
 
 
 def _replace_dropout(model: nn.Module, bits: Bits, undo: ExitStack) -> None:
@@ -85,7 +90,6 @@ def _join(model: nn.Module, undo: ExitStack) -> None:
         joined.share()
         for index, (name, layer) in enumerate(zip(names, layers, strict=True)):
             _swap(model, name, layer, FrozenLinear(layer, joined, index), undo)
-    give_back()  # the weights that are parts of joined ones now
 
 
 def _swap(model: nn.Module, name: str, old: nn.Module, new: nn.Module, undo: ExitStack) -> None:

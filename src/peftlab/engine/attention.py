@@ -64,6 +64,14 @@ class Bits:
         return (lanes > last).to(dtype).mul_(1 / (1 - p))
 
 
+class NoBits(Bits):
+    """Masks of the right shape and no content, for a model that has only shapes."""
+
+    def mask(self, shape: torch.Size, p: float, dtype: torch.dtype) -> Tensor:
+        lanes = torch.empty(shape, dtype=torch.int16)  # as large, and there as long, as real ones
+        return torch.empty_like(lanes, dtype=dtype)
+
+
 def _bfloat16(lanes: Tensor, last: int, scale: float) -> Tensor:
     """(lanes > last) · scale in two passes over integers.
 

@@ -65,7 +65,7 @@ def side_by_side(parts: Sequence[Tensor]) -> Tensor:
     offset = first.storage_offset()
     for part in parts:
         if (
-            part.untyped_storage().data_ptr() != first.untyped_storage().data_ptr()
+            part.untyped_storage()._cdata != first.untyped_storage()._cdata  # also of mere shapes
             or part.storage_offset() != offset
             or part.stride() != first.stride()
             or part.stride()[-2] != width

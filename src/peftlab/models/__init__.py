@@ -19,6 +19,7 @@ from peftlab.models.load import (
     hidden_size,
     load_model,
     load_source,
+    sized_model,
     stored_names,
     stored_tensor,
 )
@@ -73,6 +74,7 @@ __all__ = [
     "norms",
     "precision_of",
     "quiet",
+    "sized_model",
     "standard_unit",
     "state_of",
     "stored_names",

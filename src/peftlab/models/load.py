@@ -46,6 +46,19 @@ def empty_model(folder: Path, num_labels: int, precision: str = "fp32") -> PreTr
         return model
 
 
+def sized_model(folder: Path, num_labels: int, precision: Precision) -> PreTrainedModel:
+    """`empty_model` with every tensor in the precision that `load_source` gives it."""
+    model = empty_model(folder, num_labels)
+    if precision.base == "nf4":
+        quantise_linears(model, linear_names(model), precision.compute)
+    else:
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(DTYPES[precision.base])
+    for name in head_names(model):
+        keep_in_fp32(model.get_submodule(name))
+    return model
+
+
 def load_model(
     name: str | Path, num_labels: int = 2, precision: str = "auto", seed: int = 0
 ) -> tuple[PreTrainedModel, Any]:

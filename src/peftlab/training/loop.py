@@ -37,7 +37,9 @@ from peftlab.training.passes import (
     batch_loss,
     n_parts,
     outputs,
+    parts_in,
     parts_of,
+    widest,
 )
 
 Row = dict[str, Any]
@@ -130,10 +132,8 @@ class Loop:
         """
         self.model.train()
         begin_stream(step_seed(self.plan.seed, -1), self.plan.device)  # no step's: each begins anew
-        batches = self._batches(epoch=0)
-        parts = (part for batch in batches for part in parts_of(batch, self.train, self.plan))
-        widest = max(parts, key=lambda part: len(part) * self.train.width(part))
-        batch = self.train.batch(widest, self.plan.device)
+        part = widest(parts_in(0, self.train, self.plan), self.train)
+        batch = self.train.batch(part, self.plan.device)
         own = (*own_tensors(self.model), *batch.inputs.values(), batch.labels)
         with SavedMeter(own) as saved:
             loss = batch_loss(self.model, batch, self.plan)

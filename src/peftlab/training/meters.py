@@ -99,7 +99,7 @@ class MemoryMeter:
         train = None
         if peak is not None and self.start is not None and self.can_reset:
             train = max(0.0, peak - self.start)
-        parts = _parts(model, optimizer) | {"activations": activations}
+        parts: dict[str, float | None] = {**sizes(model, optimizer), "activations": activations}
         known = sum(value for value in parts.values() if value is not None)
         # the parts may have been largest at different moments: then they exceed the peak
         parts["rest"] = None if train is None else max(0.0, train - known)
@@ -177,7 +177,8 @@ class SavedMeter:
         return tensor.detach()  # an output itself would hold its graph, and that the output
 
 
-def _parts(model: nn.Module, optimizer: Optimizer) -> dict[str, float | None]:
+def sizes(model: nn.Module, optimizer: Optimizer) -> dict[str, float]:
+    """MiB of weights, adapters, gradients and optimizer, as they are held now."""
     everything = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     bases = tuple(
         f"{n}.base." for n, module in model.named_modules() if isinstance(module, Wrapper)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from peftlab.engine import fast as engine
 from peftlab.layers import PreTrainedModel
 from peftlab.settings import Resolved
-from peftlab.training.batches import Batch, Encoded, by_length
+from peftlab.training.batches import Batch, Encoded, by_length, draw
 
 # The tokens of a batch that a CPU takes at once, padding counted: above the first number it is
 # halved, since a part saves half as much for its backward pass; above twice the second it is cut
@@ -77,6 +77,19 @@ class Trainee(Protocol):
     def before_step(self, model: PreTrainedModel, step: Step) -> None: ...
     def before_update(self, model: PreTrainedModel, step: Step) -> None: ...
     def after_step(self, model: PreTrainedModel, step: Step) -> None: ...
+
+
+def parts_in(epoch: int, train: Encoded, plan: Plan) -> list[list[int]]:
+    """The parts of an epoch's batches; epochs are counted from 0."""
+    settings = plan.settings
+    grouped = settings.batches == "grouped"
+    batches = draw(train.lengths, settings.batch_size, plan.seed, epoch, grouped)
+    return [part for batch in batches for part in parts_of(batch, train, plan)]
+
+
+def widest(parts: list[list[int]], train: Encoded) -> list[int]:
+    """Of the parts, the one with the most tokens, padding counted."""
+    return max(parts, key=lambda part: len(part) * train.width(part))
 
 
 def parts_of(indices: list[int], train: Encoded, plan: Plan) -> list[list[int]]:

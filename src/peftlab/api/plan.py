@@ -1,0 +1,212 @@
+"""plan: what a comparison will cost, before any of it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from peftlab.api.compare import Planned, asked_for, data_of, known_folders, planned
+from peftlab.bench.cell import Cell
+from peftlab.bench.cost import IMPORTS_MIB, Cost, Predictor
+from peftlab.bench.foresee import duration
+from peftlab.bench.times import by_measured, by_records, measured, records_of
+from peftlab.machine import available_mib
+from peftlab.methods import Method
+from peftlab.records.record import Record
+from peftlab.settings import Training
+from peftlab.tasks import Task
+
+__all__ = ["Plan", "Row", "duration", "plan", "plan_of"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the cells of one method on one task will take.
+
+    Attributes:
+        cost: trained numbers, memory, the adapter's size on disk.
+        cell_s: seconds of one cell; None where no record tells.
+        time_from: what the seconds are taken from.
+        measured_peak_mib: the peak of the steps that were measured, if any were.
+        fits: whether the memory that is free will do; None where either is not known.
+    """
+
+    cost: Cost
+    cell_s: float | None
+    time_from: str | None
+    measured_peak_mib: float | None
+    fits: bool | None
+
+    @property
+    def all_s(self) -> float | None:
+        """Seconds of all cells of the row."""
+        return None if self.cell_s is None else self.cell_s * self.cost.cells
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a comparison will cost.
+
+    Attributes:
+        suite: its name.
+        model: its name.
+        cells: how many there are.
+        rows: one a method and task, in the order in which they run.
+        free_mib: memory that a training can take beside the libraries; None where not known.
+    """
+
+    suite: str
+    model: str
+    cells: int
+    rows: list[Row]
+    free_mib: float | None
+
+    @property
+    def all_s(self) -> float | None:
+        """Seconds of all cells, None if those of one are not known."""
+        seconds = [row.all_s for row in self.rows]
+        return sum(seconds) if None not in seconds else None  # type: ignore[arg-type]
+
+    @property
+    def peak_mib(self) -> float | None:
+        """Of the cell that holds the most, as far as that can be counted."""
+        peaks = [row.cost.memory.peak_mib for row in self.rows if row.cost.memory]
+        return max(peaks, default=None)
+
+    def document(self) -> dict[str, Any]:
+        """All of it as JSON has it."""
+        rows = [
+            {
+                **asdict(row.cost) | {"n_trainable": row.cost.n_trainable.model_dump()},
+                "cell_s": row.cell_s,
+                "all_s": row.all_s,
+                "time_from": row.time_from,
+                "measured_peak_mib": row.measured_peak_mib,
+                "fits": row.fits,
+            }
+            for row in self.rows
+        ]
+        about = {name: getattr(self, name) for name in ("suite", "model", "cells", "free_mib")}
+        return {**about, "all_s": self.all_s, "peak_mib": self.peak_mib, "rows": rows}
+
+
+def plan(
+    suite: str | Path | None = None,
+    *,
+    model: str | Path | None = None,
+    tasks: str | Task | Sequence[str | Task] | None = None,
+    methods: str | Method | Sequence[str | dict[str, Any] | Method] | None = None,
+    seeds: int | Sequence[int] | None = None,
+    data: str | Path | dict[str, Any] | None = None,
+    text: str | Sequence[str] | None = None,
+    label: str | None = None,
+    dev: str | Path | None = None,
+    kind: str | None = None,
+    data_dir: str | Path | None = None,
+    metric: str | None = None,
+    judge_on: Literal["dev", "train"] | None = None,
+    out: str | Path | None = None,
+    measure: bool = False,
+    **training: Any,
+) -> Plan:
+    """What `compare` will cost with these arguments: nothing is trained, and nothing written.
+
+    Args:
+        suite: a TOML file that says the same as the other arguments, which win over it.
+        model: `minilm`, a folder, or a hub name.
+        tasks: names, or `Task` values.
+        methods: names such as "lora" or "lora[rank=16]", tables, or `Method` values.
+        seeds: one run of every cell a seed; (0,) unless a suite file says otherwise.
+        data: your own file instead of tasks, or a table, as `peftlab.compare` takes it.
+        text: its text column, or two.
+        label: its label column.
+        dev: a file to evaluate on; without it a fifth is kept apart.
+        kind: auto, classes or regression.
+        data_dir: the folder with GLUE's own files; PEFTLAB_DATA_DIR's if not given.
+        metric: the main one, of all tasks, instead of each task's own.
+        judge_on: dev, or train: a fifth of train.
+        out: a folder with records, beside those of runs/, that tell how long a cell takes.
+        measure: run a few steps of each method on each task, and predict times by those.
+        training: fields of `peftlab.settings.Training`, such as epochs or batch_size.
+
+    Raises:
+        RequestError: if anything in the request is wrong.
+    """
+    request = asked_for(
+        suite=suite,
+        model=model,
+        tasks=tasks,
+        methods=methods,
+        seeds=seeds,
+        data=data_of(data, {"text": text, "label": label, "dev": dev, "kind": kind}),
+        data_dir=data_dir,
+        metric=metric,
+        judge_on=judge_on,
+        out=out,
+        training=Training.of(training),
+    )
+    return plan_of(planned(request.suite, request.asked, out=out), measure)
+
+
+def plan_of(
+    asked: Planned, measure: bool = False, tell: Callable[[str], None] = lambda _: None
+) -> Plan:
+    """The plan of a request that was found right; `tell` is told what is looked at."""
+    grid = asked.grid
+    predictor = Predictor(grid)
+    rows: dict[tuple[str, str], list[Cell]] = {}
+    for cell in grid.cells:
+        rows.setdefault((cell.task.name, cell.method.label), []).append(cell)
+    costs = []
+    for (task, label), cells in rows.items():
+        tell(f"counting what {label} needs on {task}")
+        costs.append(predictor.cost(cells[0], len(cells)))
+    first = [cells[0] for cells in rows.values()]
+    few = (
+        measured(grid, first, lambda title: tell(f"running a few steps of {title}"))
+        if measure
+        else {}
+    )
+    records = [] if measure else records_of(known_folders(asked.out))
+    free = _beside_libraries(first[0].training.device)
+    return Plan(
+        suite=grid.suite.name,
+        model=grid.cells[0].model.name,
+        cells=len(grid.cells),
+        rows=[
+            _row(predictor, cell, cost, few.get(cell.name), records, free)
+            for cell, cost in zip(first, costs, strict=True)
+        ],
+        free_mib=free,
+    )
+
+
+def _row(
+    predictor: Predictor,
+    cell: Cell,
+    cost: Cost,
+    few: Record | None,
+    records: Sequence[Record],
+    free: float | None,
+) -> Row:
+    train, dev = predictor.lengths_of(cell)
+    weights = cost.memory.by_part["weights"] if cost.memory else None
+    time = (
+        by_records(cell, train, dev, weights, records)
+        if few is None
+        else by_measured(cell, train, dev, few)
+    )
+    return Row(
+        cost=cost,
+        cell_s=time.cell_s if time else None,
+        time_from=time.source if time else None,
+        measured_peak_mib=few.memory.train_peak_mib if few and few.memory else None,
+        fits=None if free is None or cost.memory is None else cost.memory.peak_mib <= free,
+    )
+
+
+def _beside_libraries(device: str) -> float | None:
+    free = available_mib(device)
+    return free if free is None or device != "cpu" else free - IMPORTS_MIB

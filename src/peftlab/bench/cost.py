@@ -1,0 +1,283 @@
+"""What the cells of a grid will cost, before one of them trains: memory, disk, trained numbers.
+
+    weights · adapters · gradients · optimizer    exactly, on the injected structure
+    activations                                   exactly, for the widest part of a batch
+    rest                                          the passes' own working memory, counted; on a CPU
+                                                  kernels and libraries' code too, by what was
+                                                  measured of them (docs/plan.md)
+
+The peak is that of `train_peak_mib` in a record: above what was resident before the model was
+loaded. What can't be counted, as of a model that asks its numbers for something, is None.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, NoReturn
+
+import torch
+
+from peftlab.adapters import adapter_state
+from peftlab.bench.cell import Cell
+from peftlab.bench.grid import Grid
+from peftlab.bench.process import checkpointed, count, make_plan
+from peftlab.layers import Precision, quantiser
+from peftlab.methods import Method, Prepared, inject, make
+from peftlab.models import empty_model, load_tokenizer, sized_model
+from peftlab.records.record import Trainable
+from peftlab.settings import Resolved
+from peftlab.tasks import Examples, Task
+from peftlab.training import Encoded, Plan, Rehearsal, encode
+from peftlab.training.batches import by_length
+from peftlab.training.cost import Counted, Shape, count_step
+from peftlab.training.meters import MIB
+from peftlab.training.passes import EVALUATED_TOKENS, n_parts, parts_in, widest
+
+TOKENISED = 2000  # texts of a split; of more, the lengths of the others follow from their letters
+LONGEST = 200  # of them are the longest ones, since the widest batch is made of those
+# Of the rest of a CPU's peak, measured (docs/plan.md): the libraries' code as it is first run, a
+# kernel of oneDNN, the gaps on the heap for each MiB that is saved, bitsandbytes and its own.
+LIBRARIES_MIB, KERNEL_MIB, GAPS, BITSANDBYTES_MIB = 46.0, 0.3, 0.23, 40.0
+MOST_KERNELS = 640  # that a cell keeps, see execute.py
+DRAWN = 3  # epochs, whose batches have nearly all shapes that there are
+IMPORTS_MIB = 300.0  # of a worker that has loaded no model, measured
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A training's peak in MiB, above what was resident before its model was loaded."""
+
+    peak_mib: float
+    by_part: dict[str, float]  # as a record's: weights, adapters, gradients, optimizer, ...
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the cells of one method on one task will each take.
+
+    Attributes:
+        task: its name.
+        label: of the method's row.
+        method: its name.
+        cells: how many they are, one a seed.
+        n_trainable: trained numbers; LoRA-drop's are those of its first stage.
+        adapter_mib: an adapter's size on disk, the head included.
+        memory: None where it can't be counted.
+        why: what prevented that.
+    """
+
+    task: str
+    label: str
+    method: str
+    cells: int
+    n_trainable: Trainable
+    adapter_mib: float
+    memory: Memory | None
+    why: str | None = None
+
+
+class Lengths(NamedTuple):
+    """The two splits of a task as lengths in tokens."""
+
+    train: Encoded
+    dev: Encoded
+
+
+class Predictor:
+    """Predicts cells of one grid; what several of them have in common is counted once."""
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid = grid
+        self.tokenizer = load_tokenizer(grid.cells[0].model_folder)
+        self.lengths: dict[tuple[str, int], Lengths] = {}
+        self.counted: dict[Any, tuple[Trainable, float, Counted | str]] = {}
+
+    def lengths_of(self, cell: Cell) -> Lengths:
+        """The lengths of the cell's task, cut to what it takes."""
+        task, most = self.grid.tasks[cell.task.name], cell.training.max_length
+        if (task.name, most) not in self.lengths:
+            train, dev = (lengths(self.tokenizer, split, most) for split in (task.train, task.dev))
+            self.lengths[task.name, most] = Lengths(train, dev)
+        return self.lengths[task.name, most]
+
+    def tokens(self, cell: Cell) -> int:
+        """Of the widest part of a batch, padding counted."""
+        shape, _, _ = self._shapes(cell)
+        return shape.size * shape.width
+
+    def cost(self, cell: Cell, cells: int = 1) -> Cost:
+        """What the cell will take."""
+        task = self.grid.tasks[cell.task.name]
+        shape, shapes, in_parts = self._shapes(cell)
+        shapes |= self._prepared(cell)
+        answered = self._answered(cell)
+        evaluated = max(answered, key=lambda shape: shape.size * shape.width)
+        key = (
+            *(cell.method.name, repr(cell.method.settings), cell.precision, shape, in_parts),
+            *(evaluated, task.num_labels, repr(_of_passes(cell.training))),
+        )
+        if key not in self.counted:
+            self.counted[key] = _counted(cell, task, shape, evaluated, in_parts)
+        trainable, adapter_mib, counted = self.counted[key]
+        return Cost(
+            task=task.name,
+            label=cell.method.label,
+            method=cell.method.name,
+            cells=cells,
+            n_trainable=trainable,
+            adapter_mib=adapter_mib,
+            memory=None if isinstance(counted, str) else _memory(counted, shapes, answered, cell),
+            why=counted if isinstance(counted, str) else None,
+        )
+
+    def _shapes(self, cell: Cell) -> tuple[Shape, set[Shape], bool]:
+        """Of the parts of a batch: the widest, all their shapes, and if a batch has several."""
+        train = self.lengths_of(cell).train
+        plan = make_plan(cell, self.grid.tasks[cell.task.name])
+        parts = parts_in(0, train, plan)  # of which a training tries the widest
+        shapes = {
+            Shape(len(part), train.width(part))
+            for epoch in range(min(DRAWN, cell.training.epochs))
+            for part in parts_in(epoch, train, plan)
+        }
+        part = widest(parts, train)
+        batches = math.ceil(len(train) / cell.training.batch_size)
+        return Shape(len(part), train.width(part)), shapes, len(parts) > batches
+
+    def _answered(self, cell: Cell) -> set[Shape]:
+        """The shapes of an evaluation's batches."""
+        dev = self.lengths_of(cell).dev
+        batches = by_length(dev.lengths, 2 * cell.training.batch_size, EVALUATED_TOKENS)
+        return {Shape(len(batch), dev.width(batch)) for batch in batches}
+
+    def _prepared(self, cell: Cell) -> set[Shape]:
+        """The shapes that the method meets while it prepares itself."""
+        method = make(cell.method.name, cell.method.settings)
+        if not isinstance(method, Prepared):
+            return set()
+        plan = make_plan(cell, self.grid.tasks[cell.task.name])
+        sampled = _Sampled(method, self.lengths_of(cell).train, plan)
+        with contextlib.suppress(_Sampled.Known):
+            method.prepare(sized_model(cell.model_folder, 2, cell.precision), sampled)
+        return sampled.shapes
+
+
+class _Sampled(Rehearsal):
+    """A rehearsal that ends once it is known which batches it would be of."""
+
+    class Known(Exception):
+        """The batches are known."""
+
+    def __init__(self, method: Method, train: Encoded, plan: Plan) -> None:
+        super().__init__(method, train, plan)
+        self.shapes: set[Shape] = set()
+
+    def sample(self, share: float, least: int) -> NoReturn:
+        for batch in super().sample(share, least):
+            size, width = batch.inputs["input_ids"].shape
+            size = math.ceil(size / n_parts(size, width, self.plan))
+            self.shapes.add(Shape(size, width))
+        raise self.Known
+
+
+def lengths(tokenizer: Any, split: Examples, most: int) -> Encoded:
+    """A split of which only lengths are known: exactly, or of a large one nearly.
+
+    Args:
+        tokenizer: the model's own.
+        split: texts.
+        most: tokens, to which texts are cut.
+    """
+    letters = [sum(map(len, text)) for text in split.texts]
+    order = sorted(range(len(letters)), key=letters.__getitem__)
+    chosen = order
+    if len(order) > TOKENISED:
+        step = -(-(len(order) - LONGEST) // (TOKENISED - LONGEST))
+        chosen = order[-LONGEST:] + order[:-LONGEST:step]
+    texts = [split.texts[index] for index in chosen]
+    found = encode(tokenizer, texts, [0] * len(texts), most)
+    a_letter = sum(found.lengths) / max(1, sum(letters[index] for index in chosen))
+    tokens = [min(most, max(1, round(n * a_letter))) for n in letters]
+    for index, length in zip(chosen, found.lengths, strict=True):
+        tokens[index] = length
+    rows = [[0] * length for length in tokens]
+    return Encoded({"input_ids": rows}, split.labels, {"input_ids": 0}, 0)
+
+
+def largest(
+    predictor: Predictor, cells: Sequence[Cell], tell: Callable[[str], None] = lambda _: None
+) -> list[Cost]:
+    """What each method will take on the task of the widest batch, where it holds the most."""
+    widest_of: dict[str, Cell] = {}
+    for cell in cells:
+        known = widest_of.get(cell.method.label)
+        if known is None or predictor.tokens(cell) > predictor.tokens(known):
+            widest_of[cell.method.label] = cell
+    found = []
+    for label, cell in widest_of.items():
+        tell(label)
+        found.append(predictor.cost(cell))
+    return found
+
+
+def _of_passes(training: Resolved) -> dict[str, Any]:
+    """Those settings on which the size of a step depends, beside its shape."""
+    return training.model_dump(include={"fast", "checkpointing", "device"})
+
+
+def _counted(
+    cell: Cell, task: Task, shape: Shape, evaluated: Shape, in_parts: bool
+) -> tuple[Trainable, float, Counted | str]:
+    method = make(cell.method.name, cell.method.settings)
+    model = inject(sized_model(cell.model_folder, task.num_labels, cell.precision), method)
+    state = adapter_state(model)
+    adapter_mib = sum(t.numel() * t.element_size() for t in state.values()) / MIB
+    trainable = count(model)
+    checkpointed(model, cell.training)
+    try:
+        found: Counted | str = count_step(
+            model, method, make_plan(cell, task), shape, evaluated, in_parts
+        )
+    except Exception as error:  # whatever a model or a method meets that has no numbers
+        found = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return trainable, adapter_mib, found
+
+
+def _memory(counted: Counted, shapes: set[Shape], answered: set[Shape], cell: Cell) -> Memory:
+    held = {
+        name: getattr(counted, name) for name in ("weights", "adapters", "gradients", "optimizer")
+    }
+    kept = held["weights"] + held["adapters"] + held["optimizer"]
+    train = kept + held["gradients"] + counted.activations + counted.transient
+    peak = max(train, kept + counted.evaluation)
+    if cell.training.device == "cpu":
+        made = counted.kernels * len(shapes) + counted.evaluation_kernels * len(answered)
+        # neither kernels nor activations are there yet when a base is quantised
+        peak = max(
+            peak + _cpu_rest(counted, made, cell.precision),
+            _loading(counted, cell)
+            + _cpu_rest(replace(counted, activations=0.0), 0, cell.precision),
+        )
+    held["activations"] = counted.activations
+    return Memory(peak, {**held, "rest": peak - sum(held.values())})
+
+
+def _loading(counted: Counted, cell: Cell) -> float:
+    """MiB while the model is loaded: what is quantised is read whole, in fp32, from its file."""
+    if cell.precision.base != "nf4":
+        return counted.weights
+    numbers = sum(p.numel() for p in empty_model(cell.model_folder, 2).parameters())
+    return counted.weights + numbers * torch.float32.itemsize / MIB
+
+
+def _cpu_rest(counted: Counted, kernels: int, precision: Precision) -> float:
+    quantised = precision.base == "nf4" and quantiser() != "peftlab"
+    return (
+        LIBRARIES_MIB
+        + KERNEL_MIB * min(MOST_KERNELS, kernels)
+        + GAPS * counted.activations
+        + BITSANDBYTES_MIB * quantised
+    )

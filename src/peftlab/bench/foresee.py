@@ -1,0 +1,144 @@
+"""What is said before a grid runs: its cells, their time, and whether they fit into memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+from peftlab.bench.cell import Cell
+from peftlab.bench.cost import IMPORTS_MIB, Cost, Predictor, largest
+from peftlab.bench.grid import Grid
+from peftlab.bench.times import Time, by_records
+from peftlab.errors import RequestError
+from peftlab.machine import available_mib
+from peftlab.records.record import Record
+
+TRIED = 3  # rows that something is sought for which would fit
+
+
+def foresee(
+    grid: Grid,
+    cells: Sequence[Cell],
+    records: Sequence[Record],
+    tell: Callable[[str], None] = lambda _: None,
+) -> str:
+    """The cells that are to run in one line, such as "plan: 30 cells, about 12 minutes, ...".
+
+    Args:
+        grid: resolved.
+        cells: of it, those to run; at least one.
+        records: of this machine, which times are taken from.
+        tell: is told what is looked at.
+
+    Raises:
+        RequestError: if a method would not fit into the memory that is free.
+    """
+    predictor = Predictor(grid)
+    found = largest(predictor, cells, tell)
+    check_fits(predictor, cells, found, available_mib(cells[0].training.device))
+    weights = {cost.label: cost.memory.by_part["weights"] for cost in found if cost.memory}
+    times = [
+        by_records(cell, *predictor.lengths_of(cell), weights.get(cell.method.label), records)
+        for cell in cells
+    ]
+    return line(len(cells), times, found)
+
+
+def line(cells: int, times: Sequence[Time | None], found: Sequence[Cost]) -> str:
+    """So many cells, how long they take, and what the largest of them holds."""
+    known = [time.cell_s for time in times if time is not None]
+    words = [f"{cells} cell{'s' * (cells > 1)}"]
+    if len(known) == cells:
+        words.append(f"about {duration(sum(known))}")
+    elif known:
+        words.append(f"about {duration(sum(known))} for {len(known)}, unknown for the others")
+    else:
+        words.append("time unknown (peftlab plan --measure tells)")
+    counted = [(cost.memory.peak_mib, cost.label) for cost in found if cost.memory]
+    if counted:
+        peak, label = max(counted)
+        words.append(f"at most {peak:,.0f} MiB ({label})")
+    unknown = [cost.label for cost in found if cost.memory is None]
+    if unknown:
+        words.append(f"memory of {', '.join(unknown)} unknown")
+    return f"plan: {', '.join(words)}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them.
+
+    >>> duration(42), duration(100), duration(754), duration(9000)
+    ('42 seconds', '2 minutes', '13 minutes', '2.5 hours')
+    """
+    if seconds < 90:
+        return f"{math.ceil(seconds)} seconds"
+    if seconds < 5400:
+        return f"{round(seconds / 60)} minutes"
+    return f"{seconds / 3600:.1f} hours"
+
+
+def check_fits(
+    predictor: Predictor, cells: Sequence[Cell], found: Sequence[Cost], free: float | None
+) -> None:
+    """Raise `RequestError` if a row needs more than `free` MiB, and say what would fit.
+
+    Args:
+        predictor: of the grid.
+        cells: that are to run.
+        found: what the rows cost, each on the task of its widest batch.
+        free: None if it is not known, and then nothing is refused.
+    """
+    if free is None:
+        return
+    room = free - _imports(cells[0])
+    too_large = [cost for cost in found if cost.memory and cost.memory.peak_mib > room]
+    if not too_large:
+        return
+    lines = []
+    for cost in too_large:
+        assert cost.memory is not None
+        lines.append(f"  {cost.label} on {cost.task} needs {cost.memory.peak_mib:,.0f} MiB")
+        if len(lines) <= 2 * TRIED:
+            cell = _cell_of(cost, cells)
+            lines.append(f"    fits with {_or(list(_ways(predictor, cell, room)))}")
+    rest = [cost.label for cost in found if cost not in too_large]
+    lines.append(f"  what fits as it is: {', '.join(rest) or 'none of the methods'}")
+    said = "\n".join(lines)
+    raise RequestError(
+        f"{len(too_large)} of {len(found)} methods would not fit into memory: {free:,.0f} MiB are "
+        f"free, {room:,.0f} beside the libraries; nothing was trained\n{said}"
+    )
+
+
+def _imports(cell: Cell) -> float:
+    return IMPORTS_MIB if cell.training.device == "cpu" else 0.0
+
+
+def _cell_of(cost: Cost, cells: Sequence[Cell]) -> Cell:
+    return next(
+        cell for cell in cells if (cell.task.name, cell.method.label) == (cost.task, cost.label)
+    )
+
+
+def _ways(predictor: Predictor, cell: Cell, room: float) -> Iterator[str]:
+    """What to ask for, so that the cell fits into `room` MiB."""
+    asked = cell.training
+
+    def fits(**changed: object) -> bool:
+        other = cell.model_copy(update={"training": asked.model_copy(update=changed)})
+        memory = predictor.cost(other).memory
+        return memory is not None and memory.peak_mib <= room
+
+    parts = 2 * asked.accumulation
+    while parts <= asked.batch_size:
+        if fits(accumulation=parts):
+            yield f"--accumulation {parts} (the same batches, in parts)"
+            yield f"--batch-size {asked.batch_size // parts}"
+            break
+        parts *= 2
+    if not asked.checkpointing and fits(checkpointing=True):
+        yield "--checkpointing (slower)"
+
+
+def _or(ways: list[str]) -> str:
+    return " or ".join(ways) or "no batch size: weights, gradients and optimizer alone are too many"

@@ -1,0 +1,162 @@
+"""How long a cell will take, by a record of one that is like it: an earlier one, or a few steps.
+
+train   tokens of all epochs / the record's tokens per second
+eval    the record's, by tokens answered
+else    the record's: loading, and what a method prepares
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from peftlab.bench.cell import Cell
+from peftlab.bench.execute import Order, Worker
+from peftlab.bench.grid import Grid, task_part
+from peftlab.bench.outcome import Told
+from peftlab.errors import RequestError
+from peftlab.machine import gpu, processor
+from peftlab.records.record import Record
+from peftlab.records.store import Store
+from peftlab.tasks import Examples, Task
+from peftlab.training import Encoded
+from peftlab.training.batches import stratified
+from peftlab.training.meters import WARMING
+
+STEPS = WARMING + 12  # that are measured, the first ones left out of the speed
+ANSWERED = 256  # examples of dev
+
+
+@dataclass(frozen=True)
+class Time:
+    """Seconds of a cell, and what they are taken from."""
+
+    cell_s: float
+    source: str
+
+
+def records_of(folders: Iterable[Path]) -> list[Record]:
+    """The done cells in these folders that ran on a machine like this one and have a speed."""
+    found: list[Record] = []
+    for folder in folders:
+        try:
+            found += Store(folder).records()
+        except RequestError:  # no such folder, or nothing in it that can be read
+            continue
+    here = processor(), gpu()
+    return [
+        record
+        for record in found
+        if record.status == "done"
+        and record.speed is not None
+        and record.speed.tokens_per_s
+        and (record.environment.processor, record.environment.gpu) == here
+    ]
+
+
+def by_records(
+    cell: Cell, train: Encoded, dev: Encoded, weights: float | None, records: Sequence[Record]
+) -> Time | None:
+    """The time of a cell by the record nearest to it, if one has its method and threads.
+
+    Args:
+        cell: to be run.
+        train: of its task, by lengths.
+        dev: the same.
+        weights: MiB of its model's weights, by which another model's speed is scaled, if known.
+        records: of this machine.
+    """
+    able = [
+        record
+        for record in records
+        if record.method.name == cell.method.name
+        and record.environment.threads == cell.training.threads
+        and record.training["device"] == cell.training.device
+    ]
+    if not able:
+        return None
+    record = max(able, key=lambda record: _likeness(record, cell))
+    if record.model.sha256 == cell.model.sha256:
+        return Time(_seconds(cell, train, dev, record), f"{record.model.name}, {record.task.name}")
+    held = record.memory and record.memory.by_part.get("weights")
+    if not held or weights is None:
+        return None
+    seconds = _seconds(cell, train, dev, record, weights / held)
+    return Time(seconds, f"{record.model.name}, {record.task.name}, by the size of the weights")
+
+
+def measured(
+    grid: Grid, cells: Iterable[Cell], tell: Callable[[str], None] = lambda _: None
+) -> dict[str, Record]:
+    """The records of a few steps of each of the cells, by its name; nothing is kept of them.
+
+    Args:
+        grid: of the cells.
+        cells: one of each row and task will do.
+        tell: is told which one runs.
+    """
+    found: dict[str, Record] = {}
+    with Worker() as worker, tempfile.TemporaryDirectory(prefix="peftlab-") as scratch:
+        for cell in cells:
+            tell(cell.title)
+            task = short(grid.tasks[cell.task.name], STEPS * cell.training.batch_size)
+            file = Path(scratch) / f"{len(found)}.json"
+            task.write(file)
+            few = cell.model_copy(
+                update={
+                    "task": task_part(task),
+                    "training": cell.training.model_copy(update={"epochs": 1}),
+                }
+            )
+            told = Told(task, _ignore)
+            end = worker.run(Order(cell=few, task_file=file, adapter=None), told)
+            found[cell.name] = told.outcome(few, end).record
+    return found
+
+
+def short(task: Task, size: int) -> Task:
+    """The task with a sample of `size` examples to train on and of `ANSWERED` to answer."""
+    return replace(task, train=_sample(task.train, size), dev=_sample(task.dev, ANSWERED), notes=())
+
+
+def by_measured(cell: Cell, train: Encoded, dev: Encoded, record: Record) -> Time | None:
+    """The time of a cell by a record of its first few steps; None if those failed."""
+    if record.status != "done" or record.speed is None or not record.speed.tokens_per_s:
+        return None
+    return Time(_seconds(cell, train, dev, record), f"{STEPS} steps, measured")
+
+
+def _ignore(row: object, total: int) -> None: ...
+
+
+def _sample(examples: Examples, size: int) -> Examples:
+    chosen = stratified(examples.labels, size, seed=0)
+    return Examples([examples.texts[i] for i in chosen], [examples.labels[i] for i in chosen])
+
+
+def _likeness(record: Record, cell: Cell) -> tuple[bool, ...]:
+    return (
+        record.model.sha256 == cell.model.sha256,
+        record.precision == cell.precision.base,
+        record.training["batch_size"] == cell.training.batch_size,
+        record.method.settings == cell.method.settings,
+        record.task.sha256 == cell.task.sha256,
+    )
+
+
+def _seconds(cell: Cell, train: Encoded, dev: Encoded, record: Record, scale: float = 1.0) -> float:
+    """What the cell takes if it does as much in a second as the record, or 1/`scale` of it."""
+    speed = record.speed
+    assert speed is not None
+    assert speed.tokens_per_s
+    assert speed.examples_per_s
+    epochs = cell.training.epochs
+    train_s: float = epochs * sum(train.lengths) / speed.tokens_per_s
+    ranks = len(record.score_by_rank or {})  # answers to dev beside those of the epochs
+    answers: float = (epochs + ranks) / (record.training["epochs"] + ranks)
+    tokens: float = record.task.n_dev * speed.tokens_per_s / speed.examples_per_s
+    eval_s: float = (record.eval_s or 0.0) * answers * sum(dev.lengths) / tokens
+    other_s = (record.total_s or 0.0) - (record.train_s or 0.0) - (record.eval_s or 0.0)
+    return scale * (train_s + eval_s) + max(0.0, other_s)

@@ -1,0 +1,97 @@
+"""peftlab plan: what a comparison will cost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from peftlab.cli import options
+from peftlab.cli.options import Option, Text
+
+if TYPE_CHECKING:
+    from peftlab.api.plan import Plan, Row
+
+PARTS = ("weights", "adapters", "gradients", "optimizer", "activations", "rest")
+HEAD = ("task", "method", "trained", "disk MiB", *PARTS, "peak MiB", "min/cell", "min")
+
+
+@options.with_request
+def plan(
+    suite: Annotated[
+        Path | None, typer.Argument(help="A suite file (TOML); options win over it.")
+    ] = None,
+    tasks: Annotated[Text, Option(help="Names with commas between, or all.")] = None,
+    methods: Annotated[
+        Text, Option(help="Names with commas between, or all; lora[rank=16,lr=1e-3] is a variant.")
+    ] = None,
+    seeds: Annotated[Text, Option(help="Numbers with commas between.")] = None,
+    out: Annotated[
+        Path | None, Option(help="A folder of records that tell times, beside those in runs/.")
+    ] = None,
+    measure: Annotated[
+        bool, Option("--measure", help="Run a few steps of each row, and predict times by those.")
+    ] = False,
+    *,
+    asked: options.Asked,
+    json_: Annotated[bool, Option("--json", help="One JSON document on stdout.")] = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Say what a comparison will cost before it trains: numbers, memory by part, disk and time.
+
+    Takes what compare takes. Memory is counted on the model's structure; time is taken from the
+    nearest records of this machine, or from a few steps with --measure.
+    """
+    from rich.console import Console
+
+    request = asked.request | {
+        "tasks": options.tasks_of(tasks),
+        "methods": options.methods_of(methods),
+        "seeds": options.seeds_of(seeds),
+    }
+    with Console(stderr=True, quiet=quiet).status("reading the request and the data") as status:
+        from peftlab.api.compare import planned
+        from peftlab.api.plan import plan_of
+
+        found = plan_of(planned(suite, request, asked.sets, out), measure, status.update)
+    if json_:
+        print(json.dumps(found.document(), indent=2))
+    else:
+        _show(found)
+
+
+def _show(found: Plan) -> None:
+    from peftlab.api.plan import duration
+    from peftlab.cli.listings import print_rows
+
+    print_rows(HEAD, [_cells(row) for row in found.rows])
+    time = "time unknown: use --measure"
+    if found.all_s is not None:
+        time = f"about {duration(found.all_s)}"
+    print(f"{found.cells} cells on {found.model}, {time}")
+    if found.free_mib is not None:
+        print(f"MiB are above the libraries' own; {found.free_mib:,.0f} are free beside them")
+    lacking = [row for row in found.rows if row.fits is False]
+    if lacking:
+        rows = ", ".join(f"{row.cost.label} on {row.cost.task}" for row in lacking)
+        print(f"would not fit into memory: {rows}")
+    for source in dict.fromkeys(row.time_from for row in found.rows if row.time_from):
+        print(f"time from: {source}")
+    for row in found.rows:
+        if row.cost.why:
+            print(f"{row.cost.label} on {row.cost.task}: its memory is unknown ({row.cost.why})")
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    from peftlab.report.text import count, minutes, number
+
+    cost = row.cost
+    parts = cost.memory.by_part if cost.memory else {}
+    return (
+        *(cost.task, cost.label, count(cost.n_trainable.total), number(cost.adapter_mib)),
+        *(number(parts.get(name)) for name in PARTS),
+        number(cost.memory.peak_mib if cost.memory else None),
+        *(number(minutes(seconds)) for seconds in (row.cell_s, row.all_s)),
+    )

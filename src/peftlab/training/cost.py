@@ -1,0 +1,238 @@
+"""What a step of training will hold, counted on a model that has shapes and no numbers.
+
+The model's tensors become torch's fake ones, which every operation takes and whose results are
+shapes again: the engine, the passes and the optimizer run as they are, in a fraction of a second
+for any size. Live bytes are counted as storages come and go, each once, and what is saved for the
+backward pass by the meter that a training has too (meters.py).
+
+What an operation holds only inside itself is not seen, nor are kernels, pages that the allocator
+keeps, or the libraries' own code as it is read in.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from peftlab.engine import fast, own_tensors
+from peftlab.engine.heap import LARGEST_ON_HEAP
+from peftlab.layers import NF4Linear, quantiser
+from peftlab.training.batches import Batch
+from peftlab.training.meters import MIB, SavedMeter, sizes
+from peftlab.training.passes import Plan, Trainee, batch_loss
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_PRODUCTS = {"mm", "addmm", "addmm_", "bmm", "_linear_pointwise"}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of what goes through a model at once: so many examples, padded to so many tokens."""
+
+    size: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a training holds, in MiB.
+
+    Attributes:
+        weights, adapters, gradients, optimizer: of these sizes as long as training goes on.
+        activations: saved for the backward pass of the widest part of a batch.
+        transient: the most that a step holds beyond gradients and activations.
+        evaluation: the most that the passes of an evaluation hold.
+        kernels: products of different shapes in bf16, for each of which a CPU makes a kernel.
+        evaluation_kernels: those of a forward pass where nothing is saved.
+    """
+
+    weights: float
+    adapters: float
+    gradients: float
+    optimizer: float
+    activations: float
+    transient: float
+    evaluation: float
+    kernels: int
+    evaluation_kernels: int
+
+
+class LiveMeter(TorchDispatchMode):
+    """Counts the bytes of what is made inside it and still there, and the most they have been.
+
+    Inside the engine a CPU's heap is never given back, and what is larger than `LARGEST_ON_HEAP`
+    lies beside it: the peaks of the two add up, though they may be of different moments.
+
+    Args:
+        own: what is there anyway and does not count.
+
+    >>> with FakeTensorMode(), LiveMeter() as live:
+    ...     x = torch.zeros(256, 1024)
+    ...     del x
+    ...     x = torch.zeros(128, 1024)
+    >>> sum(live.now) / MIB, live.peak / MIB
+    (0.5, 1.0)
+    """
+
+    def __init__(self, own: Iterable[Tensor] = ()) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now, self.peaks = [0, 0], [0, 0]  # on the heap, and beside it
+        self.products: set[object] = set()
+        self.own = [tensor.untyped_storage() for tensor in own]  # held, so that no other is there
+        self.known: dict[int, Any] = {storage._cdata: None for storage in self.own}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is torch.ops.prim.device.default:  # half of all calls
+            return args[0].fake_device
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(result):
+            if isinstance(tensor, Tensor):
+                self._note(tensor)
+        if func.overloadpacket.__name__ in _PRODUCTS:
+            shapes = [(x.shape, x.stride()) for x in args if isinstance(x, Tensor)]
+            if args[0].dtype == torch.bfloat16:
+                self.products.add((func, *shapes))
+        return result
+
+    def _note(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.known:
+            return
+        self.known[key] = weakref.ref(storage, lambda _: self._drop(key, size))
+        place = int(size > LARGEST_ON_HEAP)
+        self.now[place] += size
+        self.peaks[place] = max(self.peaks[place], self.now[place])
+
+    def _drop(self, key: int, size: int) -> None:
+        self.now[int(size > LARGEST_ON_HEAP)] -= size
+        del self.known[key]
+
+    @property
+    def peak(self) -> int:
+        """The most bytes that are there at once."""
+        return sum(self.peaks)
+
+
+def count_step(
+    model: PreTrainedModel,
+    method: Trainee,
+    plan: Plan,
+    trained: Shape,
+    evaluated: Shape,
+    in_parts: bool = False,
+) -> Counted:
+    """What training `model` holds at these shapes. The model is of no use for anything else then.
+
+    Args:
+        model: on the meta device, its tensors in their precisions, injected with `method`.
+        method: what is trained.
+        plan: of the run.
+        trained: the widest part of a batch.
+        evaluated: the widest batch of an evaluation.
+        in_parts: whether a batch is taken in several parts, so that gradients of one are there
+            while the next is passed.
+
+    Raises:
+        Exception: whatever a model or a method raises that asks for a number.
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        _become_fake(model, mode, torch.device(plan.device))
+        groups = method.parameter_groups(
+            model, plan.settings.lr, plan.settings.head_lr, plan.settings.weight_decay
+        )
+        optimizer = method.make_optimizer(groups)
+        with fast(model, plan.settings.fast, real=False):
+            answered = _evaluated(model, plan, evaluated)
+            model.train()
+            batch = _batch(model, trained, plan)
+            parameters = [p for group in groups for p in group["params"]]
+            own = [*own_tensors(model), *batch.inputs.values(), batch.labels]
+            live = LiveMeter(own)
+            with live:
+                if in_parts:
+                    for parameter in parameters:
+                        parameter.grad = torch.zeros_like(parameter)
+                with SavedMeter(own) as saved:
+                    loss = batch_loss(model, batch, plan)
+                activations = saved.mib()
+                loss.backward()
+            kernels = len(live.products)
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        held = sizes(model, optimizer)
+    gradients = held["gradients"]
+    return Counted(
+        **held,
+        activations=activations,
+        # gradients that grow while activations go don't fit into the gaps that those leave
+        transient=max(0.0, live.peak / MIB - gradients - activations),
+        evaluation=answered.peak / MIB,
+        kernels=kernels,
+        evaluation_kernels=len(answered.products),
+    )
+
+
+def _evaluated(model: PreTrainedModel, plan: Plan, shape: Shape) -> LiveMeter:
+    """What a forward pass holds where nothing is saved."""
+    model.eval()
+    batch = _batch(model, shape, plan)
+    computing = torch.autocast(plan.device, torch.bfloat16, enabled=plan.autocast)
+    live = LiveMeter(own_tensors(model))
+    with torch.no_grad(), computing, live:
+        model(**batch.inputs)
+    return live
+
+
+def _batch(model: PreTrainedModel, shape: Shape, plan: Plan) -> Batch:
+    ids = torch.zeros(shape.size, shape.width, dtype=torch.long, device=plan.device)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return Batch(inputs, torch.zeros(shape.size, dtype=torch.long, device=plan.device))
+
+
+def _become_fake(model: nn.Module, mode: FakeTensorMode, device: torch.device) -> None:
+    """Let every tensor of `model` pass for one on `device`; shared ones stay shared."""
+    made: dict[int, Tensor] = {}
+    for module in model.modules():
+        if isinstance(module, NF4Linear):
+            module.__dict__["dequantised"] = _Dequantised(module)
+        for tensors in (cast(dict[str, Tensor | None], module._parameters), module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    tensors[name] = made.setdefault(id(tensor), _fake(tensor, mode, device))
+
+
+def _fake(tensor: Tensor, mode: FakeTensorMode, device: torch.device) -> Tensor:
+    fake = FakeTensor(mode, tensor.detach().to("meta"), device)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(fake, requires_grad=tensor.requires_grad)
+    return fake
+
+
+class _Dequantised:
+    """In the place of `NF4Linear.dequantised`, which reads tables that only numbers have."""
+
+    def __init__(self, layer: NF4Linear) -> None:
+        self.shape = (layer.out_features, layer.in_features)
+        self.device = layer.codes.device
+        self.in_fp32 = quantiser() == "peftlab"  # computes there, block by block
+
+    def __call__(self, dtype: torch.dtype) -> Tensor:
+        exact = torch.empty(self.shape) if self.in_fp32 else None
+        dense = torch.empty(self.shape, dtype=dtype)
+        del exact
+        return dense

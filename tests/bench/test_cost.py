@@ -1,0 +1,289 @@
+"""What is predicted of cells: parts and sizes as a run has them, times, and what doesn't fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peftlab.bench import cost
+from peftlab.bench.cell import Cell
+from peftlab.bench.cost import IMPORTS_MIB, Predictor, largest, lengths
+from peftlab.bench.foresee import check_fits, foresee, line
+from peftlab.bench.grid import Grid, resolve
+from peftlab.bench.run import Silent, run_grid
+from peftlab.bench.suite import make_suite
+from peftlab.bench.times import Time, by_measured, by_records, measured, short
+from peftlab.errors import RequestError
+from peftlab.machine import environment
+from peftlab.models import load_tokenizer
+from peftlab.records.record import Record
+from peftlab.records.store import Store
+from peftlab.tasks import Examples, Task
+
+METHODS = ["head", "lora", "full"]
+
+
+def grid_of(model: Path, task: Task, methods: list[str] | None = None, **training: Any) -> Grid:
+    return resolve(
+        make_suite(
+            model=str(model),
+            tasks=[task],
+            methods=methods or METHODS,
+            seeds=[0, 1],
+            training={"epochs": 2, "batch_size": 8, "threads": 1} | training,
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def grid(tiny_model: Path, tiny_task: Task) -> Grid:
+    return grid_of(tiny_model, tiny_task)
+
+
+@pytest.fixture(scope="module")
+def predictor(grid: Grid) -> Predictor:
+    return Predictor(grid)
+
+
+def cell_of(grid: Grid, method: str) -> Cell:
+    return next(cell for cell in grid.cells if cell.method.name == method)
+
+
+@pytest.fixture(scope="module")
+def ran(tiny_model: Path, tiny_task: Task, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    out = tmp_path_factory.mktemp("ran")
+    suite = make_suite(
+        model=str(tiny_model),
+        tasks=[tiny_task],
+        methods=["lora"],
+        seeds=[0],
+        training={"epochs": 2, "batch_size": 8, "threads": 1},
+    )
+    run_grid(resolve(suite), out, Silent())
+    return Store(out)
+
+
+def test_a_cell_takes_what_was_predicted(grid: Grid, predictor: Predictor, ran: Store) -> None:
+    (record,) = ran.records()
+    found = predictor.cost(cell_of(grid, "lora"))
+    assert found.memory is not None
+    assert record.memory is not None
+    assert found.n_trainable == record.n_trainable
+    for part in ("weights", "adapters", "gradients", "optimizer", "activations"):
+        held = record.memory.by_part[part]
+        assert found.memory.by_part[part] == pytest.approx(held, rel=1e-3), part
+    saved = sum(path.stat().st_size for path in ran.out.rglob("*.safetensors")) / 2**20
+    header = 0.01  # names, shapes and what a card says
+    assert found.adapter_mib == pytest.approx(saved, abs=header)
+
+
+def test_parts_make_up_the_peak(grid: Grid, predictor: Predictor) -> None:
+    for method in METHODS:
+        memory = predictor.cost(cell_of(grid, method)).memory
+        assert memory is not None
+        assert sum(memory.by_part.values()) == pytest.approx(memory.peak_mib)
+        assert min(memory.by_part.values()) >= 0
+
+
+def test_seeds_are_counted_once(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch, tiny_model: Path
+) -> None:
+    asked = []
+    count = cost.count_step
+    monkeypatch.setattr(cost, "count_step", lambda *given: (asked.append(1), count(*given))[1])
+    predictor = Predictor(grid)
+    for cell in grid.cells:
+        predictor.cost(cell)
+    assert len(asked) == len(METHODS)
+
+
+def test_what_can_t_be_counted_is_none_and_says_why(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: object) -> None:
+        raise RuntimeError("asks for a number")
+
+    monkeypatch.setattr(cost, "count_step", refuse)
+    predictor = Predictor(grid)
+    found = predictor.cost(cell_of(grid, "lora"))
+    assert found.memory is None
+    assert found.why == "RuntimeError: asks for a number"
+    check_fits(predictor, grid.cells, [found], free=1.0)  # what is not known is not refused
+    assert line(2, [None, None], [found]).endswith("memory of lora unknown")
+
+
+def test_lengths_of_a_large_split_are_nearly_right(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+    texts = [("cat " * (1 + i % 29),) for i in range(300)]
+    split = Examples(texts, [0] * 300)
+    exact = lengths(tokenizer, split, most=24)
+    assert exact.lengths == [min(24, 3 + i % 29) for i in range(300)]
+    monkeypatch.setattr(cost, "TOKENISED", 40)
+    monkeypatch.setattr(cost, "LONGEST", 10)
+    near = lengths(tokenizer, split, most=24)
+    assert near.longest == 24
+    assert sum(near.lengths) == pytest.approx(sum(exact.lengths), rel=0.1)
+
+
+def test_a_method_that_prepares_itself_meets_more_shapes(tiny_model: Path, tiny_task: Task) -> None:
+    grid = grid_of(tiny_model, tiny_task, ["lora", "lora-drop"], precision="bf16")
+    predictor = Predictor(grid)
+    lora, drop = (predictor.cost(cell_of(grid, name)).memory for name in ("lora", "lora-drop"))
+    assert lora is not None
+    assert drop is not None
+    assert drop.peak_mib > lora.peak_mib
+    assert {n: v for n, v in drop.by_part.items() if n != "rest"} == pytest.approx(
+        {n: v for n, v in lora.by_part.items() if n != "rest"}
+    )
+
+
+def test_the_widest_task_stands_for_a_method(tiny_model: Path, tiny_task: Task) -> None:
+    long = Task(
+        **{name: getattr(tiny_task, name) for name in ("kind", "metrics", "dev", "labels")},
+        name="long",
+        train=Examples([("cat " * 40,)] * 48, tiny_task.train.labels),
+    )
+    suite = make_suite(model=str(tiny_model), tasks=[tiny_task, long], methods=["lora"], seeds=[0])
+    grid = resolve(suite)
+    (found,) = largest(Predictor(grid), grid.cells)
+    assert found.task == "long"
+
+
+def test_what_does_not_fit_is_refused_with_what_would(grid: Grid, predictor: Predictor) -> None:
+    found = largest(predictor, grid.cells)
+    peaks = {cost.label: cost.memory.peak_mib for cost in found if cost.memory}
+    free = IMPORTS_MIB + (peaks["lora"] + peaks["full"]) / 2
+    with pytest.raises(RequestError) as refused:
+        check_fits(predictor, grid.cells, found, free)
+    said = str(refused.value)
+    assert "1 of 3 methods would not fit into memory" in said
+    assert f"full on tiny needs {peaks['full']:,.0f} MiB" in said
+    assert "what fits as it is: head, lora" in said
+    assert "nothing was trained" in said
+    check_fits(predictor, grid.cells, found, IMPORTS_MIB + peaks["full"] + 1)
+    check_fits(predictor, grid.cells, found, None)
+
+
+def test_a_smaller_part_is_found_by_halving(tiny_model: Path, tiny_task: Task) -> None:
+    grid = grid_of(tiny_model, tiny_task, ["lora"], batch_size=32, precision="fp32")
+    predictor = Predictor(grid)
+    found = largest(predictor, grid.cells)
+    parts = grid.cells[0].model_copy(
+        update={"training": grid.cells[0].training.model_copy(update={"accumulation": 4})}
+    )
+    enough = predictor.cost(parts).memory
+    assert enough is not None
+    with pytest.raises(RequestError, match=r"fits with --accumulation 4 .* or --batch-size 8"):
+        check_fits(predictor, grid.cells, found, IMPORTS_MIB + enough.peak_mib + 0.001)
+    with pytest.raises(RequestError, match="no batch size: weights, gradients and optimizer"):
+        check_fits(predictor, grid.cells, found, IMPORTS_MIB + 1)
+
+
+def record_of(cell: Cell, **changed: Any) -> Record:
+    """Of a cell: 100 tokens and 10 examples a second, 2 s of eval, 4 s of the rest."""
+    record = Record(
+        **cell.asked,
+        status="done",
+        speed={
+            **{"examples_per_s": 10.0, "tokens_per_s": 100.0},
+            **{"step_ms_p50": 1.0, "step_ms_p95": 1.0},
+        },
+        memory={
+            "peak_mib": 1.0,
+            "train_peak_mib": 1.0,
+            "by_part": {"weights": 2.0},
+            "how": "",
+        },
+        train_s=10.0,
+        eval_s=2.0,
+        total_s=16.0,
+        environment=environment(cell.training.threads),
+    )
+    return record.model_copy(update=changed)
+
+
+def test_a_time_follows_the_tokens_of_the_nearest_record(grid: Grid, predictor: Predictor) -> None:
+    cell = cell_of(grid, "lora")
+    train, dev = predictor.lengths_of(cell)
+    record = record_of(cell)
+    time = by_records(cell, train, dev, 1.0, [record])
+    answered = 2.0 * sum(dev.lengths) / (16 * 10)  # the record's dev: 16 examples of 10 tokens
+    assert time is not None
+    assert time.cell_s == pytest.approx(4.0 + 2 * sum(train.lengths) / 100 + answered)
+    longer = cell.model_copy(update={"training": cell.training.model_copy(update={"epochs": 6})})
+    more = by_records(longer, train, dev, 1.0, [record])
+    assert more is not None
+    assert more.cell_s - 4.0 == pytest.approx(3 * (time.cell_s - 4.0))
+
+
+def test_another_model_s_record_is_scaled_by_the_weights(grid: Grid, predictor: Predictor) -> None:
+    cell = cell_of(grid, "lora")
+    train, dev = predictor.lengths_of(cell)
+    own = record_of(cell)
+    other = own.model_copy(update={"model": own.model.model_copy(update={"sha256": "0"})})
+    by_own, by_other = (by_records(cell, train, dev, 6.0, [r]) for r in (own, other))
+    assert by_own is not None
+    assert by_other is not None
+    assert by_other.cell_s - 4 == pytest.approx(3 * (by_own.cell_s - 4))  # 6 MiB against 2
+    assert "by the size of the weights" in by_other.source
+    assert by_records(cell, train, dev, 6.0, [other, own]) == by_own  # the nearer one
+    assert by_records(cell, train, dev, None, [other]) is None
+
+
+@pytest.mark.parametrize("change", ["method", "threads"])
+def test_other_conditions_tell_no_time(grid: Grid, predictor: Predictor, change: str) -> None:
+    cell = cell_of(grid, "lora")
+    train, dev = predictor.lengths_of(cell)
+    record = record_of(cell_of(grid, "head")) if change == "method" else record_of(cell)
+    if change == "threads":
+        environment = record.environment.model_copy(update={"threads": 7})
+        record = record.model_copy(update={"environment": environment})
+    assert by_records(cell, train, dev, 1.0, [record]) is None
+
+
+def test_a_few_steps_tell_the_time_of_all(grid: Grid, predictor: Predictor) -> None:
+    cell = cell_of(grid, "head")
+    told: list[str] = []
+    found = measured(grid, [cell], told.append)
+    assert told == [cell.title]
+    record = found[cell.name]
+    assert record.training["epochs"] == 1
+    time = by_measured(cell, *predictor.lengths_of(cell), record)
+    assert record.status == "done", record.failure
+    # 48 examples in batches of 8 are 6 steps, as many as there are: an epoch is one measured
+    assert time is not None
+    assert time.cell_s > (record.total_s or 0) / 2
+
+
+def test_a_short_task_keeps_the_shares_of_its_classes(tiny_task: Task) -> None:
+    few = short(tiny_task, 12)
+    assert len(few.train) == 12
+    share = sum(tiny_task.train.labels) / len(tiny_task.train)
+    assert sum(few.train.labels) / 12 == pytest.approx(share, abs=0.1)
+
+
+def test_the_line_says_cells_time_and_the_largest_peak(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = foresee(grid, grid.cells, [])
+    assert said.startswith("plan: 6 cells, time unknown (peftlab plan --measure tells), at most ")
+    assert said.endswith(" MiB (full)")
+    records = [record_of(cell) for cell in grid.cells]
+    assert "plan: 6 cells, about " in foresee(grid, grid.cells, records)
+    half = line(2, [Time(60.0, ""), None], [])
+    assert half == "plan: 2 cells, about 60 seconds for 1, unknown for the others"
+
+
+def test_a_run_is_refused_before_it_writes(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peftlab.bench.foresee.available_mib", lambda device: 1.0)
+    say: Callable[[Any], str] = lambda due: foresee(grid, due, [])  # noqa: E731
+    with pytest.raises(RequestError, match="would not fit into memory"):
+        run_grid(grid, tmp_path / "out", Silent(), foresee=say)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,96 @@
+"""peftlab plan as a user meets it, and the line that every comparison begins with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import peftlab
+from peftlab.api import plan as api
+from peftlab.cli import main
+from peftlab.errors import RequestError
+from peftlab.tasks import Task
+
+
+@pytest.fixture
+def ask(tiny_model: Path, tiny_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run the command line here, on the tiny model and the tiny file; what it said."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(command: str, *words: str) -> None:
+        data = ["--data", str(tiny_csv), "--text", "sentence", "--label", "answer"]
+        given = ["--model", str(tiny_model), *data, "--epochs", "1", "--batch-size", "8", *words]
+        monkeypatch.setattr("sys.argv", ["peftlab", command, *given])
+        main()
+
+    return run
+
+
+def test_plan_says_every_cost_and_trains_nothing(
+    ask: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        ask("plan", "--methods", "head,lora", "--seeds", "0,1")
+    assert ended.value.code in (0, None)
+    said = capsys.readouterr().out
+    for word in ("weights", "optimizer", "lora", "4 cells on tiny, time unknown: use --measure"):
+        assert word in said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_plan_in_json_has_parts_and_nulls(ask: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        ask("plan", "--methods", "lora", "--seeds", "0", "--json")
+    document = json.loads(capsys.readouterr().out)
+    (row,) = document["rows"]
+    assert row["n_trainable"]["adapter"] > 0
+    assert sum(row["memory"]["by_part"].values()) == pytest.approx(row["memory"]["peak_mib"])
+    assert row["cell_s"] is None
+    assert document["all_s"] is None
+    assert document["peak_mib"] == row["memory"]["peak_mib"]
+
+
+def test_a_comparison_begins_with_its_plan_and_later_ones_know_the_time(
+    ask: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--methods", "head", "--seeds", "0", "--keep", "none"]
+    with pytest.raises(SystemExit):
+        ask("compare", *words)
+    said = capsys.readouterr().err
+    before, _, after = said.partition("plan: 1 cell, time unknown")
+    assert "suite tiny-tiny: 1 cells, 0 done already" in before
+    assert "[1/1] tiny · head · seed 0" in after
+    assert " MiB (head)" in after
+
+
+def test_a_comparison_that_does_not_fit_is_refused(
+    ask: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("peftlab.bench.foresee.available_mib", lambda device: 1.0)
+    with pytest.raises(SystemExit) as ended:
+        ask("compare", "--methods", "head", "--seeds", "0")
+    assert ended.value.code == 2
+    assert "1 of 1 methods would not fit into memory" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_plan_in_python_takes_what_compare_takes(
+    tiny_model: Path, tiny_task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(api, "available_mib", lambda device: 10.0)
+    given: dict[str, Any] = {"model": tiny_model, "tasks": tiny_task, "methods": ["head"]}
+    found = peftlab.plan(**given, seeds=[0, 1], batch_size=8)
+    (row,) = found.rows
+    assert (found.cells, row.cost.cells) == (2, 2)
+    assert row.fits is False
+    assert row.all_s is None
+    with pytest.raises(RequestError, match="unknown method 'lroa'"):
+        peftlab.plan(model=tiny_model, tasks=tiny_task, methods="lroa")

@@ -1,0 +1,138 @@
+"""What is counted without numbers is what a training with numbers holds."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from peftlab.bench.process import checkpointed
+from peftlab.layers import Precision
+from peftlab.methods import METHODS, inject, make
+from peftlab.models import find, load_source, sized_model
+from peftlab.training import Encoded, Loop
+from peftlab.training.cost import LiveMeter, Shape, count_step
+from peftlab.training.meters import MIB, sizes
+from plans import plan
+
+SIZE, WIDTH = 6, 24
+PARTS = ("weights", "adapters", "gradients", "optimizer")
+
+
+def precision_of(method: str) -> Precision:
+    return Precision("bf16", "bf16").of_base(make(method).base_precision)
+
+
+def data() -> Encoded:
+    ids = [[5] * (WIDTH - i % 2) for i in range(SIZE)]  # of two lengths: some are padded
+    features = {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]}
+    return Encoded(features, [i % 2 for i in range(SIZE)], dict.fromkeys(features, 0), 0)
+
+
+def trained(folder: Path, method: str, **settings: Any) -> tuple[dict[str, float], float]:
+    """The sizes of the parts, and what is saved, in a real first step."""
+    precision = precision_of(method)
+    run = plan(batch_size=SIZE, autocast=precision.autocast, **settings)
+    torch.manual_seed(0)
+    model = load_source(find(str(folder)), 2, precision, seed=0)
+    injected = make(method, {"rank": 3} if method == "vera" else {})
+    inject(model, injected)
+    checkpointed(model, run.settings)
+    loop = Loop(model, injected, data(), run)
+    from peftlab.engine import fast
+
+    with fast(model, run.settings.fast):
+        loop.try_widest()
+        list(loop.epoch(0))
+    assert loop.saved_mib is not None
+    return sizes(model, loop.optimizer), loop.saved_mib
+
+
+def counted(folder: Path, method: str, in_parts: bool = False, **settings: Any) -> Any:
+    precision = precision_of(method)
+    run = plan(batch_size=SIZE, autocast=precision.autocast, **settings)
+    injected = make(method, {"rank": 3} if method == "vera" else {})
+    model = inject(sized_model(folder, 2, precision), injected)
+    checkpointed(model, run.settings)
+    shape = Shape(SIZE, WIDTH)
+    return count_step(model, injected, run, shape, shape, in_parts)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_part_is_what_a_real_step_holds(method: str, tiny_model: Path) -> None:
+    held, saved = trained(tiny_model, method)
+    found = counted(tiny_model, method)
+    assert {name: getattr(found, name) for name in PARTS} == pytest.approx(held, rel=1e-6)
+    assert found.activations == pytest.approx(saved, rel=1e-3)
+
+
+@pytest.mark.parametrize("settings", [{"fast": False}, {"checkpointing": True}])
+def test_settings_that_change_what_is_saved_are_followed(
+    settings: dict[str, Any], tiny_model: Path
+) -> None:
+    _, usual = trained(tiny_model, "lora")
+    _, saved = trained(tiny_model, "lora", **settings)
+    assert saved != pytest.approx(usual, rel=0.05)
+    assert counted(tiny_model, "lora", **settings).activations == pytest.approx(saved, rel=1e-3)
+
+
+def test_counting_spoils_nothing_that_a_training_keeps(tiny_model: Path) -> None:
+    """Functions with a memory, such as the masks' constants, must not remember mere shapes."""
+    counted(tiny_model, "lora")
+    counted(tiny_model, "qlora")
+    trained(tiny_model, "lora")
+    trained(tiny_model, "qlora")
+
+
+def test_gradients_of_a_part_are_there_while_the_next_is_passed(tiny_model: Path) -> None:
+    whole, parts = (counted(tiny_model, "full", in_parts) for in_parts in (False, True))
+    assert parts.transient >= whole.transient
+    assert parts.gradients == whole.gradients
+
+
+def test_an_evaluation_saves_nothing(tiny_model: Path) -> None:
+    found = counted(tiny_model, "lora")
+    assert 0 < found.evaluation < found.activations
+
+
+def test_a_shape_counts_as_large_as_it_is() -> None:
+    """Live bytes follow storages: a view is none, what is dropped is gone, the peak stays."""
+    with FakeTensorMode(), LiveMeter() as live:
+        first = torch.zeros(256, 1024)
+        view = first[1:].view(-1)
+        second = first + 1
+        del first, view
+        third = second * 2
+    assert third.shape == (256, 1024)
+    assert live.peak == 2 * MIB
+    assert sum(live.now) == 2 * MIB
+
+
+def test_what_is_large_lies_beside_the_heap() -> None:
+    """Heap and large blocks peak at different moments, and a heap is never given back."""
+    with FakeTensorMode(), LiveMeter() as live:
+        small = torch.zeros(16 * MIB // 4)
+        del small
+        large = torch.zeros(40 * MIB // 4)
+    assert large.numel()
+    assert live.peak == 56 * MIB
+
+
+def test_own_tensors_do_not_count() -> None:
+    with FakeTensorMode():
+        own = torch.zeros(MIB)
+        with LiveMeter([own]) as live:
+            own.view(2, -1).add_(1)
+    assert live.peak == 0
+
+
+def test_the_model_that_was_counted_had_no_numbers(tiny_model: Path) -> None:
+    model = sized_model(tiny_model, 3, Precision("bf16", "bf16"))
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+    real = load_source(find(str(tiny_model)), 3, Precision("bf16", "bf16"), seed=0)
+    shapes = {n: (p.shape, p.dtype) for n, p in copy.copy(model).named_parameters()}
+    assert shapes == {n: (p.shape, p.dtype) for n, p in real.named_parameters()}
