@@ -29,12 +29,13 @@ Papers     Cornfield & Tukey 1956, "Average values of mean squares in factorials
            functions of means of k populations when the population variances are not equal";
            Satterthwaite 1946 (degrees of freedom of a sum of variances)
 Shapes     d (..., S), u (..., S, n); all results (...,)
-Measured   experiments/coverage.py, docs/verdicts.md
+Measured   experiments/coverage_of_verdicts.py, docs/verdicts.md
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,15 +115,21 @@ class Crossed:
         Args:
             shared: the rows' seed noise, where there are more than two.
         """
-        own = self._p(self.seed, np.asarray(float(max(1, self.n_seeds - 1))))
-        if shared is None:
-            return own
-        df = np.maximum(1, shared.rows * (self.n_seeds - 1))
-        return np.minimum(1, 2 * np.minimum(own, self._p(np.maximum(self.seed, shared.seed), df)))
+        found = [self._p(*parts) for parts in self._ways(shared)]
+        return found[0] if shared is None else np.minimum(1, 2 * np.minimum(*found))
 
-    def _p(self, seed: Array, df: Array) -> Array:
+    def _ways(self, shared: Shared | None) -> list[tuple[Array, Array, Array]]:
+        """The parts of seeds and of examples with λ = 0, and the former's degrees of freedom."""
         _, b, c = self._terms()
-        seeds, examples = np.maximum(seed / self.n_seeds, c), np.maximum(b - c, 0)
+        variances = [(self.seed, np.asarray(float(max(1, self.n_seeds - 1))))]
+        if shared is not None:
+            df = np.maximum(1, shared.rows * (self.n_seeds - 1))
+            variances.append((np.maximum(self.seed, shared.seed), df))
+        return [
+            (np.maximum(seed / self.n_seeds, c), np.maximum(b - c, 0), df) for seed, df in variances
+        ]
+
+    def _p(self, seeds: Array, examples: Array, df: Array) -> Array:
         low, high = np.full(np.shape(self.mean), -40.0), np.zeros(np.shape(self.mean))
         for _ in range(30):  # bisection of log p: half falls as the level rises
             middle = (low + high) / 2
@@ -139,8 +146,9 @@ class Crossed:
     ) -> int | None:
         """How many more seeds would show it better, worse or within ± margin, were all as now.
 
-        None if even `most` would not, as where the dev set alone is too small; at least as many as
-        `FEWEST` asks for. Of one value, not of an array.
+        None if even `most` would not, as where the dev set alone is too small. With fewer than
+        `FEWEST` what they lack of them: what they share can't be told from what each adds. Of one
+        value, not of an array.
 
         Args:
             margin: what counts as equal, in the metric's unit.
@@ -148,9 +156,11 @@ class Crossed:
             shared: as for `p`.
             most: seeds in all.
         """
+        if self.n_seeds < FEWEST:
+            return FEWEST - self.n_seeds
         seed = np.maximum(self.seed - self.interaction / self.n_examples, 0)  # of α alone
         example = np.maximum(self.example - self.interaction / self.n_seeds, 0)  # of β alone
-        for n in range(max(FEWEST, self.n_seeds + 1), most + 1):
+        for n in range(self.n_seeds + 1, most + 1):
             then = dataclasses.replace(
                 self,
                 n_seeds=n,
@@ -158,9 +168,18 @@ class Crossed:
                 example=example + self.interaction / n,
             )
             low, high = then.interval()
-            if within(low, high, margin) or (not low <= 0 <= high and then.p(shared) <= alpha):
+            if within(low, high, margin) or (not low <= 0 <= high and then._shown(alpha, shared)):
                 return n - self.n_seeds
         return None
+
+    def _shown(self, alpha: float, shared: Shared | None) -> bool:
+        """Whether p <= alpha."""
+        level = np.asarray(alpha if shared is None else alpha / 2)
+        ways = self._ways(shared)
+        return any(
+            bool(self._half(seeds, examples, level, df) <= abs(self.mean))
+            for seeds, examples, df in ways
+        )
 
 
 def within(low: float | Array, high: float | Array, margin: float) -> bool:
@@ -190,22 +209,18 @@ class Shared:
         return Shared(pairs.mean(axis=-1), alike)
 
 
-def weighted(parts: list[Crossed], weights: list[float]) -> tuple[float, float, float]:
-    """The sum of w_k m_k over independent means, with its 95 % interval: mean, low, high.
+def half_width(parts: Sequence[Crossed], weights: Sequence[float]) -> float:
+    """Half of the 95 % interval of Σ w_k m_k over independent means m_k.
 
-    Several tasks have degrees of freedom enough for Satterthwaite's (1946) formula, which
-    Banerjee's intervals, made for one task, would exceed by far.
+    Several tasks have degrees of freedom enough for Satterthwaite's formula, which Banerjee's
+    intervals, made for one task, would exceed by far.
     """
-    mean, total, below = 0.0, 0.0, 0.0
+    total, below = 0.0, 0.0
     for part, weight in zip(parts, weights, strict=True):
         a, b, c = (weight**2 * float(term) for term in part._terms())
-        mean += weight * float(part.mean)
         total += max(a - c, 0) + b
         below += max(a - c, 0) ** 2 / max(1, part.n_seeds - 1) + b**2 / max(1, part.n_examples - 1)
-    if not total:
-        return mean, mean, mean
-    half = -float(stdtrit(total**2 / below, 0.025)) * total**0.5
-    return mean, mean - half, mean + half
+    return -float(stdtrit(total**2 / below, 0.025)) * total**0.5 if total else 0.0
 
 
 def holm(p: list[float]) -> list[float]:

@@ -70,7 +70,7 @@ def _accuracy(labels: Array, predictions: Array, n_classes: int) -> Scored:
     return _of_mean((labels == predictions).astype(np.float64))
 
 
-def _f1_of(one: int, labels: Array, predictions: Array) -> tuple[Array, Array, Array]:
+def _f1_of(one: int, labels: Array, predictions: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
     """F1 of one class against the rest, its influences, and whether the class occurs at all."""
     is_label, is_prediction = labels == one, predictions == one
     both, either = (is_label & is_prediction).astype(float), is_label.astype(float) + is_prediction
@@ -86,7 +86,8 @@ def _f1(labels: Array, predictions: Array, n_classes: int) -> Scored:
 
 
 def _macro_f1(labels: Array, predictions: Array, n_classes: int) -> Scored:
-    score, u, n = np.zeros((*labels.shape[:-1], 1)), np.zeros(labels.shape), 0
+    score, u = np.zeros((*labels.shape[:-1], 1)), np.zeros(labels.shape)
+    n = np.zeros(score.shape)
     for one in range(n_classes):
         of_class, u_of_class, occurs = _f1_of(one, labels, predictions)
         score, u, n = score + of_class, u + u_of_class, n + occurs
@@ -123,7 +124,7 @@ def _ratio(cov: Scored, one: Scored, other: Scored) -> Scored:
     return score[..., 0], np.where(varies, cov[1] / root - score / 2 * change, 0)
 
 
-def _varies(values: Array) -> Array:
+def _varies(values: Array) -> NDArray[np.bool_]:
     return np.asarray((values != values[..., :1]).any(axis=-1))
 
 

@@ -1,4 +1,4 @@
-"""Whether 95 % intervals hold the truth 95 times in 100: `python experiments/coverage.py`.
+"""Whether 95 % intervals hold the truth 95 times in 100: `python experiments/coverage_of_verdicts.py`.
 
 A world in which the truth is known. Dev sets and seeds are drawn anew in every repetition; rows
 are trained on the same seeds and judged on the same examples, as by `peftlab compare`.
