@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as in _HOMES
     from peftlab.api.inference import predict as predict
     from peftlab.api.plan import plan as plan
     from peftlab.api.train import train as train
+    from peftlab.api.verdicts import verdicts as verdicts
     from peftlab.errors import RequestError as RequestError
     from peftlab.methods import Method as Method
     from peftlab.methods import inject as inject
@@ -48,6 +49,7 @@ _HOMES = {
     "save": "peftlab.adapters",
     "train": "peftlab.api.train",
     "unmerge": "peftlab.adapters",
+    "verdicts": "peftlab.api.verdicts",
 }
 
 __all__ = ["__version__", *_HOMES]

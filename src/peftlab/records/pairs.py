@@ -1,0 +1,218 @@
+"""Which row is better, and how sure that is: every pair of rows on every task.
+
+Verdict    of a, by difference = a - b of the task's main metric after the last epoch, paired by
+           seed and by example:
+             tie      the 95 % interval lies within ± margin, whatever p is
+             better   else, and p <= .05 (worse likewise; of an error less is better)
+             unclear  else, or with fewer than three seeds, or without predictions
+p          of no difference, corrected by Holm's (1979) step-down. The family is the pairs of one
+           task that have three seeds in common; other pairs can't be decided, so they take nothing
+           from these, and a task is a question of its own.
+interval   95 %, of this pair alone, not corrected; it covers seeds and dev examples (crossed.py),
+           with fewer than three seeds the examples alone
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from peftlab.records.crossed import FEWEST, Crossed, Shared, holm, within
+from peftlab.records.rows import TaskKey
+from peftlab.records.stats import ERRORS, merit
+from peftlab.records.table import Column, Runs, scale
+
+ALPHA = 0.05
+MARGIN = 0.01  # one point of a score
+
+
+class Verdict(BaseModel):
+    """What is known of row `a` against row `b` on one task; all in the metric's unit.
+
+    Attributes:
+        seeds: those that the difference is of: both rows have them, with predictions if any.
+        difference: mean over them of a - b; null without a seed in common.
+        low: lower end of the 95 % interval, null without predictions. With fewer than three seeds
+            it covers the examples alone.
+        high: its upper end.
+        p: corrected for the number of pairs of the task; null with fewer than three seeds.
+        verdict: better, worse, tie, unclear, or unclear with what is missing after a colon.
+        margin: differences within ± margin count as a tie.
+        more_seeds: how many more would settle it, were they like these; what a verdict needs at
+            least with fewer than three; null if it is settled, if no 100 would, or unknown.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: str
+    metric: str
+    a: str
+    b: str
+    seeds: list[int]
+    difference: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    verdict: str
+    margin: float
+    more_seeds: int | None = None
+
+    def of(self, row: str) -> Verdict:
+        """The same, as of `row` against the other one.
+
+        >>> Verdict(task="t", metric="rmse", a="x", b="y", seeds=[], difference=1.0, low=0.5,
+        ...         high=2.0, p=0.01, verdict="worse", margin=0.1).of("y").verdict
+        'better'
+        """
+        if row == self.a:
+            return self
+        turned = {"better": "worse", "worse": "better"}.get(self.verdict, self.verdict)
+        return self.model_copy(
+            update={
+                **{"a": self.b, "b": self.a, "verdict": turned},
+                **{"difference": _minus(self.difference)},
+                **{"low": _minus(self.high), "high": _minus(self.low)},
+            }
+        )
+
+    @property
+    def worst(self) -> float | None:
+        """By how much a may be worse than b at most, at 95 %; never below 0, None if not known."""
+        if self.low is None or self.high is None:
+            return None
+        return max(0.0, self.high if self.metric in ERRORS else -self.low)
+
+    @property
+    def shows_worse(self) -> bool:
+        """Whether a is not to be taken for as good as b.
+
+        Where no verdict can be given, less is asked for: the interval without the seeds, or the
+        difference itself beyond the margin.
+        """
+        if self.p is not None or self.difference is None:
+            return self.verdict == "worse"
+        if self.low is None or self.high is None:
+            return merit(self.metric, self.difference) < -self.margin
+        return self.high < 0 if self.metric not in ERRORS else self.low > 0
+
+
+Verdicts = dict[TaskKey, list[Verdict]]
+
+
+def _minus(value: float | None) -> float | None:
+    return None if value is None else -value
+
+
+def verdicts(columns: Mapping[TaskKey, Column], margin: float = MARGIN) -> Verdicts:
+    """Of every pair of rows that share a task, in the tasks' and the rows' order.
+
+    Args:
+        columns: of `table.columns`.
+        margin: what counts as equal, as a share: of an error it is one of the baseline's error
+            (without a baseline, of the pair's mean), of all else in the score's own unit.
+    """
+    return {task: _of_task(column, margin) for task, column in columns.items()}
+
+
+def against(pairs: Sequence[Verdict], row: str, other: str) -> Verdict | None:
+    """Of a task's verdicts that of `row` against `other`; None of a row against itself."""
+    found = (one.of(row) for one in pairs if {one.a, one.b} == {row, other})
+    return next(found, None)
+
+
+def _of_task(column: Column, margin: float) -> list[Verdict]:
+    scored = {row: runs for row, runs in column.items() if runs.by_seed}
+    pairs = list(itertools.combinations(scored, 2))
+    found = {(a, b): scored[a].crossed(minus=scored[b]) for a, b in pairs}
+    sure = {pair: c for pair, c in found.items() if c is not None and c.n_seeds >= FEWEST}
+    shared = _shared(scored, sure)
+    p = dict(zip(sure, holm([float(c.p(shared)) for c in sure.values()]), strict=True))
+    return [
+        _verdict(
+            *((row, scored[row]) for row in pair),
+            crossed=found[pair],
+            p=p.get(pair),
+            margin=_margin(margin, scored[pair[0]], scored[pair[1]]),
+            alpha=ALPHA / max(1, len(sure)),
+            shared=shared,
+        )
+        for pair in pairs
+    ]
+
+
+def _shared(rows: Column, sure: Mapping[tuple[str, str], Crossed]) -> Shared | None:
+    """What the rows have in common in how much seeds move them; None for a single pair."""
+    if len(sure) < 2:
+        return None
+    members = dict.fromkeys(row for pair in sure for row in pair)
+    variances = [float(np.var(rows[row].scores, ddof=1)) for row in members]
+    return Shared.of(np.array([c.seed for c in sure.values()]), np.array(variances))
+
+
+def _margin(margin: float, a: Runs, b: Runs) -> float:
+    if a.task.main_metric not in ERRORS:
+        return margin
+    span = scale(a.task)
+    return margin * (span[1] if span else (a.mean + b.mean) / 2)
+
+
+def _verdict(
+    a: tuple[str, Runs],
+    b: tuple[str, Runs],
+    *,
+    crossed: Crossed | None,
+    p: float | None,
+    margin: float,
+    alpha: float,
+    shared: Shared | None,
+) -> Verdict:
+    (name, one), (other_name, other) = a, b
+    common = [seed for seed in one.by_seed if seed in other.by_seed]
+    low, high, more = None, None, None
+    if crossed is not None:
+        common = [seed for seed in one.predicted if seed in other.predicted]
+        low, high = (float(end) for end in crossed.interval())
+    metric = one.task.main_metric
+    each = [one.by_seed[seed].score - other.by_seed[seed].score for seed in common]
+    word = _word(metric, common, (low, high), p, margin)
+    if crossed is not None and word.startswith("unclear"):
+        more = crossed.seeds_to_settle(margin, alpha, shared)
+    return Verdict(
+        task=one.task.name,
+        metric=metric,
+        a=name,
+        b=other_name,
+        seeds=common,
+        difference=math.fsum(each) / len(each) if each else None,
+        low=low,
+        high=high,
+        p=p,
+        verdict=word,
+        margin=margin,
+        more_seeds=more,
+    )
+
+
+def _word(
+    metric: str,
+    seeds: list[int],
+    interval: tuple[float | None, float | None],
+    p: float | None,
+    margin: float,
+) -> str:
+    low, high = interval
+    if not seeds:
+        return "unclear: no seed in common"
+    if low is None or high is None:
+        return "unclear: no predictions"
+    if p is None:
+        return f"unclear: {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
+    if within(low, high, margin):
+        return "tie"
+    if p <= ALPHA and (low > 0 or high < 0):
+        return "better" if merit(metric, low) > merit(metric, 0) else "worse"
+    return "unclear"

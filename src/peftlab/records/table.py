@@ -1,0 +1,111 @@
+"""The runs of a comparison, laid out as tasks and rows: what statistics are taken of."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from peftlab.records.answers import Judged, judged
+from peftlab.records.crossed import Crossed
+from peftlab.records.influence import OF_CLASSES
+from peftlab.records.record import Record, TaskPart
+from peftlab.records.rows import TaskKey, group, labels, task_key
+from peftlab.records.stats import merit
+
+COLLAPSED = "collapsed"  # how a record's warning of it begins
+
+
+@dataclasses.dataclass(frozen=True)
+class Runs:
+    """One row on one task: its records, and by seed those that have a score."""
+
+    task: TaskPart
+    records: tuple[Record, ...]
+    by_seed: dict[int, Judged]
+
+    @property
+    def scores(self) -> list[float]:
+        return [run.score for run in self.by_seed.values()]
+
+    @property
+    def mean(self) -> float:
+        """Of the scores; of none a ValueError, so ask for `by_seed` first."""
+        return float(np.mean(self.scores))
+
+    @property
+    def predicted(self) -> list[int]:
+        """The seeds whose predictions are there."""
+        return [seed for seed, run in self.by_seed.items() if run.influence is not None]
+
+    @property
+    def grain(self) -> float:
+        """The least by which one answer changes the metric: 1 / n, or 0 for numbers."""
+        return 1 / self.task.n_dev if self.task.main_metric in OF_CLASSES else 0.0
+
+    def crossed(self, minus: Runs | None = None) -> Crossed | None:
+        """Of the score, or its difference to another row's, over seeds with predictions of both."""
+        seeds = [s for s in self.predicted if minus is None or s in minus.predicted]
+        if not seeds:
+            return None
+        d = np.array([self.by_seed[s].score for s in seeds])
+        u = np.stack([_influence(self.by_seed[s]) for s in seeds])
+        if minus is not None:
+            d = d - np.array([minus.by_seed[s].score for s in seeds])
+            u = u - np.stack([_influence(minus.by_seed[s]) for s in seeds])
+        return Crossed.of(d, u, self.grain)
+
+
+def _influence(run: Judged) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    assert run.influence is not None
+    return run.influence
+
+
+Column = dict[str, Runs]  # by row
+
+
+def columns(records: Sequence[Record], folders: Iterable[Path]) -> dict[TaskKey, Column]:
+    """The runs by task and row, in the order of the records. Rows are named as the table does."""
+    folders = list(folders)
+    rows = group(records)
+    names = labels(rows)
+    found: dict[TaskKey, Column] = {task_key(record): {} for record in records}
+    for key, members in rows.items():
+        for task in dict.fromkeys(task_key(record) for record in members):
+            own = tuple(record for record in members if task_key(record) == task)
+            found[task][names[key]] = _runs(own, folders)
+    return found
+
+
+def _runs(records: tuple[Record, ...], folders: list[Path]) -> Runs:
+    runs = {
+        record.seed: run
+        for record in sorted(records, key=lambda record: record.seed)
+        if record.status == "done" and (run := judged(record, folders)) is not None
+    }
+    return Runs(records[0].task, records, runs)
+
+
+def best_row(column: Column) -> str | None:
+    """The row of the highest mean (of errors the lowest); None if no row has a score."""
+    scored = {row: runs for row, runs in column.items() if runs.by_seed}
+    return max(
+        scored, key=lambda row: merit(scored[row].task.main_metric, scored[row].mean), default=None
+    )
+
+
+def scale(task: TaskPart) -> tuple[float, float] | None:
+    """The merit that counts as 0 and how much more counts as 1: baseline and perfect.
+
+    The baseline answers what is commonest, or the mean. Without it a score is its own scale, and
+    an error, which has no worst value, has none: None.
+    """
+    metric = task.main_metric
+    perfect = merit(metric, 0.0) if merit(metric, 1.0) < 0 else 1.0
+    constant = task.baselines.get("majority") or task.baselines.get("mean") or {}
+    zero = merit(metric, constant[metric]) if metric in constant else None
+    if zero is not None and perfect > zero:
+        return zero, perfect - zero
+    return (0.0, 1.0) if perfect else None

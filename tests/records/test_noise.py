@@ -1,0 +1,57 @@
+"""What a row differs by from itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from peftlab.records.noise import Noise, noise
+from peftlab.records.table import columns
+
+
+def of(folder) -> Noise:
+    (one,) = noise(columns(folder.records, [folder.path]))
+    return one
+
+
+def test_scores_and_speeds_differ_between_seeds(folder, cost) -> None:
+    for seed, speed in enumerate((100.0, 110.0, 90.0)):
+        folder.add("a", seed, **cost(10, 100, 1, speed=speed))
+    scores = [record.score["accuracy"] for record in folder.records]
+    each = [abs(scores[i] - scores[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert of(folder).score == pytest.approx(np.mean(each))
+    assert of(folder).speed == pytest.approx((10 + 10 + 20) / 3 / 100)
+
+
+def test_one_seed_has_no_noise(folder, cost) -> None:
+    folder.add("a", 0, **cost(10, 100, 1))
+    assert of(folder).score is None and of(folder).speed is None
+
+
+def test_speeds_of_two_machines_are_not_compared(folder, cost) -> None:
+    one = folder.add("a", 0, **cost(10, 100, 1, speed=100.0))
+    other = one.environment.model_copy(update={"processor": "y"})
+    folder.add("a", 1, **cost(10, 100, 1, speed=500.0), environment=other.model_dump())
+    assert of(folder).speed is None
+
+
+def test_the_best_epoch_s_gain_is_measured_and_never_below_nothing(folder) -> None:
+    for seed, best in ((0, 0.95), (1, 0.9)):
+        last = folder.add("a", seed, best={"epoch": 1, "score": {"accuracy": best}})
+    gains = [r.best.score["accuracy"] - r.score["accuracy"] for r in folder.records]
+    assert of(folder).inflation == pytest.approx(np.mean(gains)) and last.best.epoch == 1
+
+
+def test_of_an_error_the_gain_is_what_it_falls_by(folder) -> None:
+    given = {"labels": np.arange(5.0), "predictions": np.arange(5) + 0.5}
+    folder.add("a", 0, metric="rmse", best={"epoch": 1, "score": {"rmse": 0.3}}, **given)
+    assert of(folder).inflation == pytest.approx(0.2)
+
+
+def test_collapsed_and_failed_runs_are_counted(folder) -> None:
+    folder.add("a", 0)
+    folder.add("a", 1, warnings=["never predicts 'no'", "collapsed: no better than 'yes'"])
+    failure = {"kind": "Diverged", "message": "NaN"}
+    folder.add("a", 2, status="failed", score=None, best=None, failure=failure)
+    one = of(folder)
+    assert (one.n_runs, one.n_collapsed, one.n_failed) == (2, 1, 1)

@@ -1,0 +1,113 @@
+"""The cheapest row that is not shown to be worse."""
+
+from __future__ import annotations
+
+import pytest
+
+from peftlab.errors import RequestError
+from peftlab.records.pairs import verdicts
+from peftlab.records.recommend import recommend
+from peftlab.records.table import columns
+
+# wrong answers of 400, trained parameters, MiB, seconds
+ROWS = {
+    "full": (40, 1_000_000, 900, 200),
+    "lora": (42, 10_000, 500, 120),
+    "bitfit": (42, 20_000, 400, 100),
+    "head": (160, 1_000, 200, 60),
+}
+
+
+def fill(folder, cost, rows=ROWS, task: str = "cola", seeds: int = 5) -> None:
+    for row, (wrong, *taken) in rows.items():
+        for seed in range(seeds):
+            folder.add(row, seed, wrong, task=task, **cost(*taken))
+
+
+def take(folder, **given):
+    found = columns(folder.records, [folder.path])
+    return recommend(found, verdicts(found), **given)
+
+
+def test_the_smallest_that_is_as_good_is_taken(folder, cost) -> None:
+    fill(folder, cost)
+    one = take(folder)
+    assert one.row == "lora" and one.prefer == "size"
+    assert one.cost.model_dump() == {"trained": 10_000, "memory_mib": 500.0, "cell_s": 120.0}
+    (task,) = one.tasks
+    assert 0 <= task.worse_at_most < 0.05 and task.verdict in {"tie", "unclear", None}
+
+
+@pytest.mark.parametrize(
+    ("prefer", "row"), [("memory", "bitfit"), ("speed", "bitfit"), ("size", "lora")]
+)
+def test_what_is_cheap_is_asked_for(folder, cost, prefer: str, row: str) -> None:
+    fill(folder, cost)
+    assert take(folder, prefer=prefer).row == row
+
+
+def test_by_score_the_best_mean_is_taken(folder, cost) -> None:
+    fill(folder, cost, {**ROWS, "full": (20, 1_000_000, 900, 200)})
+    one = take(folder, prefer="score")
+    assert one.row == "full"
+    assert one.tasks[0].model_dump() == {
+        "task": "cola",
+        "metric": "accuracy",
+        "best": "full",
+        "verdict": None,
+        "worse_at_most": 0.0,
+        "more_seeds": None,
+    }
+
+
+def test_worse_on_one_task_is_out(folder, cost) -> None:
+    fill(folder, cost)
+    fill(folder, cost, {**ROWS, "lora": (160, 10_000, 500, 120)}, task="rte")
+    assert take(folder).row == "bitfit"
+
+
+def test_one_seed_does_not_make_a_bad_row_good(folder, cost) -> None:
+    fill(folder, cost, seeds=1)
+    one = take(folder)
+    assert one.row == "lora"
+    assert one.tasks[0].verdict in {"unclear: 1 seed", None}
+
+
+def test_within_limits_the_best_that_meets_them_is_what_counts(folder, cost) -> None:
+    fill(folder, cost)
+    assert take(folder, memory_mib=300).row == "head"
+    assert take(folder, minutes=1.9).row == "bitfit"
+    assert take(folder, memory_mib=450, minutes=2).row == "bitfit"
+
+
+def test_limits_that_nothing_meets_name_the_nearest(folder, cost) -> None:
+    fill(folder, cost)
+    with pytest.raises(RequestError, match=r"100 MiB and 1\.5 minutes.*'head' with 200 MiB and 1 "):
+        take(folder, memory_mib=100, minutes=1.5)
+
+
+def test_what_was_not_measured_meets_no_limit(folder, cost) -> None:
+    folder.add("a", 0)
+    with pytest.raises(RequestError, match="'a' with no measured MiB"):
+        take(folder, memory_mib=1e6)
+    assert take(folder).row == "a"
+
+
+def test_a_row_without_a_score_on_some_task_is_not_taken(folder, cost) -> None:
+    fill(folder, cost)
+    fill(folder, cost, {"full": ROWS["full"], "bitfit": ROWS["bitfit"]}, task="rte")
+    assert take(folder).row == "bitfit"
+
+
+def test_without_any_score_nothing_is_taken(folder) -> None:
+    failure = {"kind": "Diverged", "message": "NaN"}
+    folder.add("a", 0, status="failed", score=None, best=None, failure=failure)
+    assert take(folder) is None
+
+
+def test_wrong_wishes_are_refused(folder) -> None:
+    folder.add("a", 0)
+    with pytest.raises(RequestError, match="unknown preference 'sise'; did you mean 'size'"):
+        take(folder, prefer="sise")
+    with pytest.raises(RequestError, match="minutes must be above 0, got 0"):
+        take(folder, minutes=0)
