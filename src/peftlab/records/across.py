@@ -20,8 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from peftlab.records.crossed import half_width
 from peftlab.records.influence import Array
 from peftlab.records.pairs import Verdicts, against
-from peftlab.records.rows import TaskKey
-from peftlab.records.stats import merit
+from peftlab.records.rows import TaskKey, merit
 from peftlab.records.table import Column, Runs, best_row, scale
 
 RESAMPLES = 2000  # rliable's default

@@ -10,8 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from peftlab.records.record import Record
-from peftlab.records.rows import TaskKey
-from peftlab.records.stats import known, mean, merit
+from peftlab.records.rows import TaskKey, known, mean, merit
 from peftlab.records.table import COLLAPSED, Column, Runs
 
 

@@ -22,8 +22,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from peftlab.records.crossed import FEWEST, Crossed, Shared, holm, within
-from peftlab.records.rows import TaskKey
-from peftlab.records.stats import ERRORS, merit
+from peftlab.records.rows import ERRORS, TaskKey, merit
 from peftlab.records.table import Column, Runs, scale
 
 ALPHA = 0.05

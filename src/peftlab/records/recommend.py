@@ -11,8 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from peftlab.errors import RequestError, unknown
 from peftlab.records.pairs import Verdict, Verdicts, against
 from peftlab.records.record import Record
-from peftlab.records.rows import TaskKey
-from peftlab.records.stats import known, mean, merit
+from peftlab.records.rows import TaskKey, known, mean, merit
 from peftlab.records.table import Column, best_row, scale
 
 Prefer = Literal["score", "memory", "speed", "size"]

@@ -12,8 +12,7 @@ from peftlab.records.answers import Judged, judged
 from peftlab.records.crossed import Crossed
 from peftlab.records.influence import OF_CLASSES
 from peftlab.records.record import Record, TaskPart
-from peftlab.records.rows import TaskKey, group, labels, task_key
-from peftlab.records.stats import merit
+from peftlab.records.rows import TaskKey, group, labels, merit, task_key
 
 COLLAPSED = "collapsed"  # how a record's warning of it begins
 

@@ -12,7 +12,7 @@ from peftlab.records.noise import Noise, noise
 from peftlab.records.pairs import MARGIN, Verdict, verdicts
 from peftlab.records.recommend import Prefer, Recommendation, recommend
 from peftlab.records.record import Record
-from peftlab.records.stats import ERRORS, known, mean
+from peftlab.records.rows import ERRORS, known, mean
 from peftlab.records.table import columns
 
 
