@@ -119,14 +119,15 @@ def test_lengths_of_a_large_split_are_nearly_right(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer = load_tokenizer(tiny_model)
-    texts = [("cat " * (1 + i % 29),) for i in range(300)]
-    split = Examples(texts, [0] * 300)
-    exact = lengths(tokenizer, split, most=24)
-    assert exact.lengths == [min(24, 3 + i % 29) for i in range(300)]
+    texts = [("cat " * (1 + i % 29),) for i in range(299)]
+    split = Examples([*texts, ("a " * 60,)], [0] * 300)  # of short words: more than by its letters
+    exact = lengths(tokenizer, split, most=62)
+    assert exact.lengths == [3 + i % 29 for i in range(299)] + [62]
+    assert lengths(tokenizer, split, most=24).longest == 24
     monkeypatch.setattr(cost, "TOKENISED", 40)
     monkeypatch.setattr(cost, "LONGEST", 10)
-    near = lengths(tokenizer, split, most=24)
-    assert near.longest == 24
+    near = lengths(tokenizer, split, most=62)
+    assert near.longest == 62
     assert sum(near.lengths) == pytest.approx(sum(exact.lengths), rel=0.1)
 
 

@@ -37,7 +37,7 @@ def test_plan_says_every_cost_and_trains_nothing(
         ask("plan", "--methods", "head,lora", "--seeds", "0,1")
     assert ended.value.code in (0, None)
     said = capsys.readouterr().out
-    for word in ("weights", "optimizer", "lora", "4 cells on tiny, time unknown: use --measure"):
+    for word in ("base", "optim", "lora", "4 cells on tiny, time unknown: use --measure"):
         assert word in said
     assert not (tmp_path / "runs").exists()
 

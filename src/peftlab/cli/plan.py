@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from peftlab.api.plan import Plan, Row
 
 PARTS = ("weights", "adapters", "gradients", "optimizer", "activations", "rest")
-HEAD = ("task", "method", "trained", "disk MiB", *PARTS, "peak MiB", "min/cell", "min")
+# narrow words: a terminal has 80 columns
+HEAD = ("trained", "disk", "base", "adapt", "grads", "optim", "saved", "rest", "peak")
 
 
 @options.with_request
@@ -63,16 +64,28 @@ def plan(
 
 
 def _show(found: Plan) -> None:
-    from peftlab.api.plan import duration
-    from peftlab.cli.listings import print_rows
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
 
-    print_rows(HEAD, [_cells(row) for row in found.rows])
+    from peftlab.api.plan import duration
+
+    for task in dict.fromkeys(row.cost.task for row in found.rows):
+        table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
+        table.add_column(escape(task), overflow="fold", min_width=10)
+        for name in (*HEAD, "min", "all"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for row in found.rows:
+            if row.cost.task == task:
+                table.add_row(escape(row.cost.label), *_cells(row))
+        Console().print(table)
     time = "time unknown: use --measure"
     if found.all_s is not None:
         time = f"about {duration(found.all_s)}"
     print(f"{found.cells} cells on {found.model}, {time}")
     if found.free_mib is not None:
-        print(f"MiB are above the libraries' own; {found.free_mib:,.0f} are free beside them")
+        print(f"MiB, above the libraries' own; {found.free_mib:,.0f} are free beside them")
+    print("min: minutes of a cell, and of all its seeds")
     lacking = [row for row in found.rows if row.fits is False]
     if lacking:
         rows = ", ".join(f"{row.cost.label} on {row.cost.task}" for row in lacking)
@@ -90,8 +103,15 @@ def _cells(row: Row) -> tuple[str, ...]:
     cost = row.cost
     parts = cost.memory.by_part if cost.memory else {}
     return (
-        *(cost.task, cost.label, count(cost.n_trainable.total), number(cost.adapter_mib)),
-        *(number(parts.get(name)) for name in PARTS),
-        number(cost.memory.peak_mib if cost.memory else None),
+        *(count(cost.n_trainable.total), _mib(cost.adapter_mib)),
+        *(_mib(parts.get(name)) for name in PARTS),
+        _mib(cost.memory.peak_mib if cost.memory else None),
         *(number(minutes(seconds)) for seconds in (row.cell_s, row.all_s)),
     )
+
+
+def _mib(value: float | None) -> str:
+    """MiB as narrow as a table of many columns wants them: a decimal below 10 alone."""
+    from peftlab.report.text import MISSING
+
+    return MISSING if value is None else f"{value:,.{1 if value < 10 else 0}f}"
