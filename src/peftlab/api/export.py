@@ -1,14 +1,13 @@
 """What leaves: the winner of a comparison, and an adapter merged into its base.
 
-The winner's adapter is copied out after it has shown that it is the one: the row with the best mean
-of the main metric over seeds, last epoch, of those with the most done seeds; of its seeds, the
-adapter with the best score. Rows of all suites of a folder compete, as its table shows them.
+The winner's adapter is copied out after it has shown that it is the one: of the rows with the most
+done seeds the recommended one (records/recommend.py); of its seeds, the adapter with the best
+score. Rows of all suites of a folder compete, as its table shows them.
 """
 
 from __future__ import annotations
 
 import shutil
-import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +21,9 @@ from peftlab.bench.retention import best_seed, main_score
 from peftlab.bench.suite import Suite
 from peftlab.errors import RequestError, unknown
 from peftlab.records.record import Record
-from peftlab.records.rows import merit, row_of
+from peftlab.records.rows import group, labels
 from peftlab.records.store import Store
+from peftlab.records.verdicts import compare_rows
 from peftlab.tasks import Task, names
 
 # Of a score, relative where it is an error in the label's unit: batches are put together otherwise,
@@ -52,7 +52,7 @@ def export(
     store = Store(out)
     done = [record for record in store.records() if record.status == "done"]
     of_task = _as_asked_last(_of_task(done, task, out), store)
-    record = _kept(store, _row(of_task, method))
+    record = _kept(store, _row(of_task, method, out))
     reached = check_again(store.adapter(record.cell), record, _task_again(store, record))
     replace_folder(
         to, lambda place: shutil.copytree(store.adapter(record.cell), place, dirs_exist_ok=True)
@@ -86,19 +86,18 @@ def _as_asked_last(records: list[Record], store: Store) -> list[Record]:
     ]
 
 
-def _row(records: list[Record], method: str | None) -> list[Record]:
-    labels = dict.fromkeys(record.method.label for record in records)
-    if method is not None and method not in labels:
-        raise unknown("method", method, labels)
-    rows: dict[str, list[Record]] = {}
-    for record in records:
-        if method in (None, record.method.label):
-            rows.setdefault(row_of(record), []).append(record)
+def _row(records: list[Record], method: str | None, out: Path) -> list[Record]:
+    known = dict.fromkeys(record.method.label for record in records)
+    if method is not None and method not in known:
+        raise unknown("method", method, known)
+    rows = group(record for record in records if method in (None, record.method.label))
     # one lucky seed of five must not beat the mean of all five
-    most = max(len(row) for row in rows.values())
-    whole = [row for row in rows.values() if len(row) == most]
-    metric = records[0].task.main_metric
-    return max(whole, key=lambda row: merit(metric, statistics.fmean(map(main_score, row))))
+    most = max(map(len, rows.values()))
+    whole = {key: members for key, members in rows.items() if len(members) == most}
+    members = [record for row in whole.values() for record in row]
+    chosen = compare_rows(members, [out]).recommendation
+    assert chosen is not None  # every record here has a score
+    return next(whole[key] for key, name in labels(whole).items() if name == chosen.row)
 
 
 def _kept(store: Store, row: list[Record]) -> Record:

@@ -10,7 +10,7 @@ from peftlab.errors import RequestError, expect
 from peftlab.records.recommend import Prefer
 from peftlab.records.record import Record
 from peftlab.records.store import Store
-from peftlab.records.verdicts import Comparison, compare_rows
+from peftlab.records.verdicts import Comparison, Question, compare_rows
 
 Folder = str | os.PathLike[str]
 
@@ -43,17 +43,9 @@ def verdicts(
             unknown preference, or limits that nothing meets.
     """
     expect("margin", margin, (int, float), "a number")
-    if not 0 <= margin < float("inf"):
-        raise RequestError(f"margin must be at least 0 and finite, got {margin}; give 0.01")
     records, folders = _read(folder_or_records)
-    return compare_rows(
-        records,
-        [*folders, *_folders(folder)],
-        margin=margin,
-        prefer=prefer,
-        memory_mib=memory_mib,
-        minutes=minutes,
-    )
+    question = Question(margin, prefer, memory_mib, minutes)
+    return compare_rows(records, [*folders, *_folders(folder)], question)
 
 
 def _folders(given: Folder | Sequence[Folder] | None) -> list[Path]:

@@ -75,8 +75,8 @@ def export(
 ) -> None:
     """Copy the winner's adapter out of a comparison, once it has reached its score again.
 
-    The winner has the highest mean over seeds of the main metric after the last epoch; of its
-    seeds the best adapter is taken.
+    The winner is the recommended row: the cheapest that is not shown to be worse than the best one.
+    Of its seeds the best adapter is taken.
     """
     from rich.console import Console
 

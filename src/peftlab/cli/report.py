@@ -22,19 +22,35 @@ def report(
     last: Annotated[
         bool, typer.Option("--last", help="Show only what the latest comparison asked for.")
     ] = False,
+    prefer: Annotated[
+        str, typer.Option(help="What decides between equals: size, memory, speed or score.")
+    ] = "size",
+    memory: Annotated[
+        str | None, typer.Option(help="Recommend what keeps to this peak, such as 2GiB.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Recommend what takes no longer for a run.")
+    ] = None,
+    margin: Annotated[
+        float, typer.Option(help="Differences within ± this count as a tie; 0.01 is a point.")
+    ] = 0.01,
     svg: Annotated[
         bool, typer.Option("--svg/--no-svg", help="Write the figures as SVG too.")
     ] = True,
 ) -> None:
-    """Rebuild the table and the page of a folder from its records.
+    """Rebuild the table and the page of a folder from its records, and say which row to take.
 
-    All of them, of every comparison in the folder, unless less is asked for.
+    All records, of every comparison in the folder, unless less is asked for. The row to take is the
+    cheapest within the limits that is not shown to be worse than the best.
     """
     from rich.console import Console
 
     from peftlab import report as room
+    from peftlab.records.verdicts import Question, mebibytes
 
-    shown = room.rebuild(folder, split(tasks, "--tasks"), split(methods, "--methods"), last, svg)
+    question = Question(margin, prefer, mebibytes(memory), minutes)
+    chosen = split(tasks, "--tasks"), split(methods, "--methods")
+    shown = room.rebuild(folder, *chosen, last, svg, question)
     for cell in shown.unreadable:
         print(f"the record of {cell} can't be read and is left out", file=sys.stderr)
     Console().print(shown.terminal)

@@ -60,7 +60,7 @@ class Recommendation(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     row: str
-    prefer: Prefer
+    prefer: str
     cost: Cost
     tasks: list[AgainstBest]
 
@@ -68,7 +68,7 @@ class Recommendation(BaseModel):
 def recommend(
     columns: Mapping[TaskKey, Column],
     pairs: Verdicts,
-    prefer: Prefer = "size",
+    prefer: str = "size",
     memory_mib: float | None = None,
     minutes: float | None = None,
 ) -> Recommendation | None:
@@ -181,7 +181,7 @@ def _excess(one: Cost, limits: Sequence[Limit]) -> float:
     return max((math.inf if value is None else value / most for most, value in taken), default=0.0)
 
 
-def _order(prefer: Prefer, row: str, cost: Cost, columns: Mapping[TaskKey, Column]) -> float:
+def _order(prefer: str, row: str, cost: Cost, columns: Mapping[TaskKey, Column]) -> float:
     if prefer == "score":
         return -_mean_score(row, columns)
     value = {"memory": cost.memory_mib, "speed": cost.cell_s, "size": cost.trained}[prefer]

@@ -4,16 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ByteSize, ConfigDict, TypeAdapter, ValidationError
 
+from peftlab.errors import RequestError
 from peftlab.records.across import Improvement, Overall, improvements, overall
 from peftlab.records.noise import Noise, noise
 from peftlab.records.pairs import MARGIN, Verdict, verdicts
-from peftlab.records.recommend import Prefer, Recommendation, recommend
+from peftlab.records.recommend import Recommendation, recommend
 from peftlab.records.record import Record
 from peftlab.records.rows import ERRORS, known, mean
 from peftlab.records.table import columns
+
+
+class Question(NamedTuple):
+    """What is asked of a comparison.
+
+    Attributes:
+        margin: differences within ± margin count as a tie.
+        prefer: what decides between rows none of which is shown to be worse than the best.
+        memory_mib: highest peak of a run that is recommended; None for no limit.
+        minutes: longest mean of a cell, likewise.
+    """
+
+    margin: float = MARGIN
+    prefer: str = "size"
+    memory_mib: float | None = None
+    minutes: float | None = None
+
+
+EVERYDAY = Question()
+
+
+def mebibytes(text: str | None) -> float | None:
+    """An amount of memory such as 2GiB or 512MB in MiB; None of None.
+
+    Raises:
+        RequestError: if it is none.
+
+    >>> mebibytes("2GiB"), mebibytes("512 MiB")
+    (2048.0, 512.0)
+    """
+    try:
+        return None if text is None else TypeAdapter(ByteSize).validate_python(text) / 2**20
+    except ValidationError:
+        raise RequestError(
+            f"memory must be a number with a unit, such as 2GiB or 800MiB, got {text!r}"
+        ) from None
 
 
 class Comparison(BaseModel):
@@ -42,28 +80,21 @@ class Comparison(BaseModel):
 
 
 def compare_rows(
-    records: Sequence[Record],
-    folders: Iterable[Path],
-    margin: float = MARGIN,
-    prefer: Prefer = "size",
-    memory_mib: float | None = None,
-    minutes: float | None = None,
+    records: Sequence[Record], folders: Iterable[Path], question: Question = EVERYDAY
 ) -> Comparison:
     """The statistics of `records`, whose predictions lie in `folders`.
 
     Args:
         records: of one or more comparisons.
         folders: searched in order for predictions/CELL.jsonl; without them no verdict is given.
-        margin: differences within ± margin count as a tie.
-        prefer: what the recommendation goes by; with its limits as in `recommend`.
-        memory_mib: see there.
-        minutes: see there.
+        question: how near is a tie, and what to recommend.
 
     Raises:
-        RequestError: nothing meets the limits.
+        RequestError: nothing meets the limits, or the question makes no sense.
     """
     found = columns(records, folders)
-    pairs = verdicts(found, margin)
+    _check(question)
+    pairs = verdicts(found, question.margin)
     against_itself = noise(found)
     return Comparison(
         pairs=[verdict for of_task in pairs.values() for verdict in of_task],
@@ -72,5 +103,14 @@ def compare_rows(
         noise=against_itself,
         inflation=mean(known(one.inflation for one in against_itself if one.metric not in ERRORS)),
         n_collapsed=sum(one.n_collapsed for one in against_itself),
-        recommendation=recommend(found, pairs, prefer, memory_mib, minutes),
+        recommendation=recommend(
+            found, pairs, question.prefer, question.memory_mib, question.minutes
+        ),
     )
+
+
+def _check(question: Question) -> None:
+    if not 0 <= question.margin < float("inf"):
+        raise RequestError(
+            f"margin must be at least 0 and finite, got {question.margin}; 0.01 is one point"
+        )

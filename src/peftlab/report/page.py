@@ -1,4 +1,4 @@
-"""The report as files: index.html, figures/*.svg and table.json, made from records and curves."""
+"""The report as files, from records and curves: the page, figures/*.svg, two tables as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from peftlab.atomic import write
 from peftlab.records.record import Environment, Record
 from peftlab.records.store import rounds
 from peftlab.records.trials import read_trials
-from peftlab.report import text, vega
+from peftlab.records.verdicts import Comparison, compare_rows
+from peftlab.report import standing, text, vega
 from peftlab.report.columns import Column
 from peftlab.report.confusion import Confusion, confusions
 from peftlab.report.figures import figures
@@ -39,20 +40,29 @@ KINDS = (
 SOURCES = Path(__file__).parent
 
 
-def build(out: Path, suite: str, records: Sequence[Record], svg: bool = True) -> Path:
+def build(
+    out: Path,
+    suite: str,
+    records: Sequence[Record],
+    comparison: Comparison | None = None,
+    svg: bool = True,
+) -> Path:
     """Write OUT/report from the records, OUT/curves and OUT/predictions; returns the page.
 
+    `comparison` says which rows are better; without one it is found from the same.
     `svg` also draws every figure as a file, and into the page for readers without JavaScript.
     """
     folder = out / "report"
     scores = table(records, rounds(out))
+    comparison = comparison or compare_rows(records, [out])
     drawn = figures(scores, out / "curves", read_trials(out / "tuning"))
     static = {figure.name: vega.svg(figure.spec) for figure in drawn} if svg else {}
     mistaken = confusions(scores, out / "predictions")
-    html = page(suite, scores, records, mistaken, drawn, static, vega.bundle())
+    html = page(suite, scores, comparison, records, mistaken, drawn, static, vega.bundle())
     if svg:
         _write_figures(folder / "figures", static)
     write(folder / "table.json", json.dumps(scores.as_data(), indent=2, allow_nan=False) + "\n")
+    write(folder / "verdicts.json", comparison.model_dump_json(indent=2) + "\n")
     write(folder / "index.html", html)
     return folder / "index.html"
 
@@ -60,6 +70,7 @@ def build(out: Path, suite: str, records: Sequence[Record], svg: bool = True) ->
 def page(
     suite: str,
     scores: Table,
+    comparison: Comparison,
     records: Sequence[Record],
     mistaken: Sequence[tuple[Column, list[Confusion]]],
     drawn: Sequence[Figure],
@@ -75,6 +86,12 @@ def page(
     context: dict[str, Any] = {
         "suite": suite,
         "table": scores,
+        "comparison": comparison,
+        "advice": standing.advice(comparison),
+        "marks": standing.marks(scores, comparison),
+        "told_marks": standing.told_marks(comparison),
+        "noise": standing.told_noise(comparison),
+        "matrices": standing.matrices(scores, comparison),
         "models": {
             model: sorted({record.precision for record in records if record.model == model})
             for model in dict.fromkeys(record.model for record in records)
@@ -109,6 +126,7 @@ def _environment() -> jinja2.Environment:
     made.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     for function in (
         text.score,
+        text.fraction,
         text.spread,
         text.metric,
         text.number,

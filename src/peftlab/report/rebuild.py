@@ -9,6 +9,7 @@ from rich.console import RenderableType
 
 from peftlab.errors import system_refusals
 from peftlab.records.store import Store, chosen, rounds
+from peftlab.records.verdicts import EVERYDAY, Question, compare_rows
 from peftlab.report.page import build
 from peftlab.report.scores import table
 from peftlab.report.terminal import render_terminal
@@ -28,6 +29,7 @@ def rebuild(
     methods: list[str] | None = None,
     last: bool = False,
     svg: bool = True,
+    question: Question = EVERYDAY,
 ) -> Shown:
     """Write the page of a folder anew from its records: all of them, unless less is asked for.
 
@@ -37,12 +39,16 @@ def rebuild(
         methods: these rows alone, by label, or by name for all of a method.
         last: only what the latest comparison asked for.
         svg: also draw every figure as a file.
+        question: how near is a tie, and what to recommend within which limits.
 
     Raises:
-        RequestError: if the folder has no such records, or can't be written.
+        RequestError: if the folder has no such records, or can't be written, or nothing meets the
+            limits.
     """
     store = Store(folder)
     records = chosen(store.records(last), tasks, methods)
+    comparison = compare_rows(records, [folder], question)
     with system_refusals(f"{folder} can't be written"):
-        page = build(folder, store.title(records), records, svg=svg)
-    return Shown(page, render_terminal(table(records, rounds(folder))), store.unreadable())
+        page = build(folder, store.title(records), records, comparison, svg=svg)
+    drawn = render_terminal(table(records, rounds(folder)), comparison)
+    return Shown(page, drawn, store.unreadable())

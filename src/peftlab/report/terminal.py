@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -10,26 +11,33 @@ from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from peftlab.report import text
+from peftlab.records.verdicts import Comparison
+from peftlab.report import standing, text
 from peftlab.report.columns import Column
 from peftlab.report.costs import RowCost
 from peftlab.report.scores import Cell, Row, Table
 from peftlab.report.text import MISSING, minutes, notes, number, printable, span, spread
 
+Marks = Mapping[tuple[str, int], str]
 COST = ("adapter\nparam.", "head\nparam.", "ex/s", "peak\nMiB", "min/\ncell")
 
 
-def render_terminal(table: Table) -> RenderableType:
-    """The table as rich draws it: scores, what is trained, speed, memory, time; then failures."""
-    return _View(table)
+def render_terminal(table: Table, comparison: Comparison | None = None) -> RenderableType:
+    """The table as rich draws it: scores, what is trained, speed, memory, time; then failures.
+
+    With a comparison the best scores and their ties are marked, and the row to take is named.
+    """
+    return _View(table, comparison)
 
 
 @dataclasses.dataclass(frozen=True)
 class _View:
     table: Table
+    comparison: Comparison | None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        whole = _draw(self.table, scores=True, cost=True)
+        marks = standing.marks(self.table, self.comparison) if self.comparison else {}
+        whole = _draw(self.table, marks, scores=True, cost=True)
         if (
             Measurement.get(console, options.update(width=10_000), whole).maximum
             <= options.max_width
@@ -37,13 +45,24 @@ class _View:
             yield whole
         else:
             # two tables that can be read, rather than one with words cut to pieces
-            yield _draw(self.table, scores=True, cost=False)
-            yield _draw(self.table, scores=False, cost=True)
-        for line in _below(self.table):
+            yield _draw(self.table, marks, scores=True, cost=False)
+            yield _draw(self.table, marks, scores=False, cost=True)
+        for line in [*_below(self.table), *_compared(self.comparison)]:
             yield Text(line)
 
 
-def _draw(table: Table, *, scores: bool, cost: bool) -> RichTable:
+def _compared(comparison: Comparison | None) -> list[str]:
+    """What the marks mean, the noise, and last of all which row to take."""
+    if comparison is None:
+        return []
+    told = [standing.told_marks(comparison), standing.told_noise(comparison)]
+    advice = standing.advice(comparison)
+    return [
+        printable(line) for line in (*told, *(("", advice) if advice else ())) if line or advice
+    ]
+
+
+def _draw(table: Table, marks: Marks, *, scores: bool, cost: bool) -> RichTable:
     view = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     view.add_column("method", overflow="fold")
     synthetic = any(column.synthetic for column in table.columns)
@@ -55,7 +74,7 @@ def _draw(table: Table, *, scores: bool, cost: bool) -> RichTable:
         view.add_column(header, justify="right")
     for row in table.rows:
         texts = [printable(row.label)]
-        texts += _scores(row, table) if scores else []
+        texts += _scores(row, table, marks) if scores else []
         texts += _cost(row, table) if cost else []
         view.add_row(*map(Text, texts))
     baselines = text.baselines(table) if scores else {}
@@ -85,17 +104,19 @@ def _marks(cost: RowCost, table: Table) -> str:
     return text.partial(cost, len(table.columns)) + (f" {letter}" if letter else "")
 
 
-def _scores(row: Row, table: Table) -> list[str]:
+def _scores(row: Row, table: Table, marks: Marks) -> list[str]:
     return [
-        _score(cell, column, table) for cell, column in zip(row.cells, table.columns, strict=True)
+        _score(cell, column, table, marks.get((row.label, index)))
+        for index, (cell, column) in enumerate(zip(row.cells, table.columns, strict=True))
     ]
 
 
-def _score(cell: Cell | None, column: Column, table: Table) -> str:
+def _score(cell: Cell | None, column: Column, table: Table, standing: str | None) -> str:
     if cell is None:
         return MISSING
     mark = f"{text.WARNING} " if cell.warnings else ""
-    return "\n".join([mark + spread(cell.last, column), *notes(cell, table.n_seeds)])
+    stands = "" if standing is None else f" {standing or ' '}"  # so that numbers stay in line
+    return "\n".join([mark + spread(cell.last, column) + stands, *notes(cell, table.n_seeds)])
 
 
 def _below(table: Table) -> list[str]:

@@ -1,0 +1,200 @@
+"""Where each row stands against the best one of a task, and which row to take, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from peftlab.records.pairs import Verdict, against
+from peftlab.records.recommend import AgainstBest, Recommendation
+from peftlab.records.rows import merit
+from peftlab.records.verdicts import Comparison
+from peftlab.report.columns import Column
+from peftlab.report.scores import Table
+from peftlab.report.style import listed
+from peftlab.report.text import count, fraction, number, score
+
+BEST, TIE, UNCLEAR, WORSE = "*", "=", "?", ""
+FEW = 3  # tasks that are told one by one
+
+
+def pairs_of(comparison: Comparison, column: Column) -> list[Verdict]:
+    """The verdicts of one task."""
+    return [
+        one for one in comparison.pairs if (one.task, one.metric) == (column.task, column.metric)
+    ]
+
+
+def best(table: Table, index: int) -> str | None:
+    """The row of the best mean in a column; None where no cell of it is done."""
+    metric = table.columns[index].metric
+    means = {
+        row.label: merit(metric, cell.last.mean)
+        for row in table.rows
+        if (cell := row.cells[index]) and cell.last.mean is not None
+    }
+    return max(means, key=lambda row: means[row], default=None)
+
+
+def marks(table: Table, comparison: Comparison) -> dict[tuple[str, int], str]:
+    """By row and number of the column: best, a tie with it, not shown to be worse, or worse."""
+    found: dict[tuple[str, int], str] = {}
+    for index, column in enumerate(table.columns):
+        first = best(table, index)
+        if first is None:
+            continue
+        pairs = pairs_of(comparison, column)
+        for row in table.rows:
+            if (cell := row.cells[index]) and cell.last.mean is not None:
+                found[row.label, index] = _mark(pairs, row.label, first)
+    return found
+
+
+def _mark(pairs: Sequence[Verdict], row: str, first: str) -> str:
+    verdict = against(pairs, row, first)
+    if verdict is None:
+        return BEST
+    if verdict.verdict == "tie":
+        return TIE
+    return WORSE if verdict.shows_worse else UNCLEAR
+
+
+class Square(NamedTuple):
+    """A pair as a matrix shows it: the row minus the column."""
+
+    text: str
+    words: str  # on hover: interval, p, verdict
+    kind: str  # better, worse, tie or unclear
+
+
+class Matrix(NamedTuple):
+    """All pairs of a task: rows down and across, and squares by both names."""
+
+    column: Column
+    rows: list[str]
+    squares: dict[tuple[str, str], Square]
+
+
+def matrices(table: Table, comparison: Comparison) -> list[Matrix]:
+    """One a task that has a pair."""
+    found = []
+    for column in table.columns:
+        pairs = pairs_of(comparison, column)
+        names = {name for one in pairs for name in (one.a, one.b)}
+        rows = [row.label for row in table.rows if row.label in names]
+        squares = {
+            (row, other): _square(verdict, column)
+            for row in rows
+            for other in rows
+            if (verdict := against(pairs, row, other)) is not None
+        }
+        if squares:
+            found.append(Matrix(column, rows, squares))
+    return found
+
+
+def _square(verdict: Verdict, column: Column) -> Square:
+    interval = "no interval"
+    if verdict.low is not None and verdict.high is not None:
+        interval = f"95 % {score(verdict.low, column)} to {score(verdict.high, column)}"
+    p = "" if verdict.p is None else f", p {fraction(verdict.p)}"
+    more = f", {verdict.more_seeds} more seeds would settle it" if verdict.more_seeds else ""
+    seeds = f"{len(verdict.seeds)} seeds" if len(verdict.seeds) != 1 else "1 seed"
+    return Square(
+        text=score(verdict.difference, column),
+        words=f"{verdict.a} − {verdict.b}: {interval}{p}, {seeds}: {verdict.verdict}{more}",
+        kind=verdict.verdict.partition(":")[0],
+    )
+
+
+def told_marks(comparison: Comparison) -> str:
+    """What the marks mean; empty where there is nothing to compare."""
+    if not comparison.pairs:
+        return ""
+    margin = comparison.pairs[0].margin
+    sure = any(one.p is not None for one in comparison.pairs)
+    how = "95 %, over seeds and dev examples, corrected for the number of pairs"
+    if not sure:
+        how = "95 % over the dev examples alone: with fewer than 3 seeds nothing is sure"
+    return (
+        f"{BEST} best mean, {TIE} a tie with it (within ± {fraction(margin)}), "
+        f"{UNCLEAR} not shown to be worse, no mark: worse ({how})."
+    )
+
+
+def advice(comparison: Comparison) -> str:
+    """Which row to take, why, what it costs and what is open, in a sentence or two."""
+    found = comparison.recommendation
+    if found is None or not comparison.pairs:
+        return ""
+    told = "; ".join(_reasons(found.tasks))
+    return f"Take {found.row}: {told}. {_cost(found)}{_open(found.tasks)}"
+
+
+def _reasons(tasks: Sequence[AgainstBest]) -> list[str]:
+    many = len(tasks) > 1
+    if len(tasks) <= FEW:
+        return [_reason(one, f" on {one.task}" if many else "") for one in tasks]
+    ahead = sum(one.verdict is None for one in tasks)
+    worse = [one for one in tasks if one.verdict == "worse"]
+    rest = [one for one in tasks if one.verdict not in (None, "worse")]
+    told = [f"the best mean on {ahead} of {len(tasks)} tasks"] if ahead else []
+    if rest:
+        most = max(rest, key=lambda one: one.worse_at_most or 0.0)
+        told.append(f"not shown to be worse on {len(rest)}{_at_most(most)} ({most.task})")
+    return told + [_reason(one, f" on {one.task}") for one in worse]
+
+
+def _reason(one: AgainstBest, where: str) -> str:
+    if one.verdict is None:
+        return f"it has the best mean{where}"
+    if one.verdict == "worse":
+        return f"worse than {one.best}{where}{_at_most(one)}"
+    if one.verdict == "tie":
+        return f"a tie with {one.best}{where}{_at_most(one)}"
+    return f"not shown to be worse than {one.best}, which has the best mean{where}{_at_most(one)}"
+
+
+def _at_most(one: AgainstBest) -> str:
+    if one.worse_at_most is None:
+        return ""
+    return f", by {fraction(one.worse_at_most)} at most"
+
+
+def _cost(found: Recommendation) -> str:
+    cost = found.cost
+    parts = [
+        f"trains {count(cost.trained)} parameters" if cost.trained is not None else "",
+        f"takes {number(cost.memory_mib)} MiB" if cost.memory_mib is not None else "",
+        f"runs for {number(cost.cell_s / 60)} minutes" if cost.cell_s is not None else "",
+    ]
+    told = [part for part in parts if part]
+    return f"It {listed(told)}." if told else ""
+
+
+def _open(tasks: Sequence[AgainstBest]) -> str:
+    unclear = [one for one in tasks if one.verdict and one.verdict.startswith("unclear")]
+    if not unclear:
+        return ""
+    seeds = [one.more_seeds for one in unclear]
+    if None in seeds:
+        return " More seeds would not settle that: the dev set is too small, or the rows too near."
+    most = max(seed for seed in seeds if seed is not None)
+    return f" {most} more seed{'s' if most > 1 else ''} would settle it."
+
+
+def told_noise(comparison: Comparison) -> str:
+    """The noise floor, the optimism of the best epoch, and runs that collapsed, in a line or so."""
+    scores = [one.score for one in comparison.noise if one.score is not None]
+    speeds = [one.speed for one in comparison.noise if one.speed is not None]
+    told = []
+    if scores:
+        told.append(f"A row differs from itself by {fraction(max(scores))} at most between seeds")
+    if speeds:
+        told.append(f"in speed by {max(speeds):.0%}")
+    line = f"{', '.join(told)} (mean over pairs of seeds)." if told else ""
+    if comparison.inflation:
+        line += f" Choosing the best epoch on dev would add {fraction(comparison.inflation)}."
+    if comparison.n_collapsed:
+        line += f" {comparison.n_collapsed} runs collapsed; they are in every number."
+    return line.strip()

@@ -1,0 +1,146 @@
+"""Which rows are marked, and which one to take, in words."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from peftlab.errors import RequestError
+from peftlab.records.store import lines_of
+from peftlab.records.verdicts import Question, compare_rows
+from peftlab.report import render_terminal, table
+from peftlab.report.page import build
+from peftlab.report.standing import advice, marks, matrices, told_marks
+
+N = 400
+# right answers of seeds 0 to 2: vera is a tie with lora, full a little behind, head far
+RIGHT = {
+    "full": (368, 372, 360),
+    "lora": (380, 381, 379),
+    "vera": (379, 379, 379),
+    "head": (300, 301, 299),
+}
+
+
+def predicted(folder, record, n_right):
+    """The record with predictions: the first `n_right` of 400 examples are right."""
+    rows = [
+        {
+            "index": i,
+            "label": i % 2,
+            "prediction": i % 2 if i < n_right else 1 - i % 2,
+            "logits": [],
+        }
+        for i in range(N)
+    ]
+    path = folder / "predictions" / f"{record.cell}.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(lines_of(rows))
+    score = {"accuracy": n_right / N}
+    task = record.task.model_copy(update={"main_metric": "accuracy", "n_dev": N})
+    best = record.best.model_copy(update={"score": {"accuracy": n_right / N + 0.01}})
+    return record.model_copy(update={"task": task, "score": score, "best": best})
+
+
+@pytest.fixture
+def records(tmp_path, record):
+    return [
+        predicted(tmp_path, record(method, "mrpc", seed), right)
+        for method, of in RIGHT.items()
+        for seed, right in enumerate(of)
+    ]
+
+
+def test_the_best_its_ties_and_what_is_not_shown_to_be_worse_are_marked(tmp_path, records):
+    found = marks(table(records), compare_rows(records, [tmp_path]))
+    assert found == {("full", 0): "?", ("lora", 0): "*", ("vera", 0): "=", ("head", 0): ""}
+
+
+def test_a_wider_margin_makes_more_ties(tmp_path, records):
+    wide = compare_rows(records, [tmp_path], Question(margin=0.1))
+    assert marks(table(records), wide)[("full", 0)] == "="
+    assert "within ± .100" in told_marks(wide)
+
+
+def test_the_cheapest_of_those_not_shown_to_be_worse_is_recommended(tmp_path, records):
+    found = compare_rows(records, [tmp_path])
+    assert advice(found).startswith("Take vera: a tie with lora, by .0")
+    assert "It trains 154 K parameters, takes 673 MiB and runs for" in advice(found)
+    score = compare_rows(records, [tmp_path], Question(prefer="score"))
+    assert advice(score).startswith("Take lora: it has the best mean.")
+
+
+def test_limits_that_nothing_meets_name_what_is_nearest(tmp_path, records):
+    with pytest.raises(RequestError, match=r"no row keeps to 1 MiB.*the nearest is .head."):
+        compare_rows(records, [tmp_path], Question(memory_mib=1.0))
+    cheap = compare_rows(records, [tmp_path], Question(memory_mib=674.0))
+    assert cheap.recommendation is not None
+    assert cheap.recommendation.row == "vera"
+
+
+def test_with_one_seed_the_words_say_what_is_not_covered(tmp_path, records):
+    found = compare_rows([one for one in records if one.seed == 0], [tmp_path])
+    assert "with fewer than 3 seeds nothing is sure" in told_marks(found)
+    assert {one.verdict for one in found.pairs} == {"unclear: 1 seed"}
+    assert "more seed" in advice(found)
+
+
+def test_one_row_alone_gets_no_marks_and_no_advice(tmp_path, records):
+    alone = records[:3]
+    found = compare_rows(alone, [tmp_path])
+    assert told_marks(found) == advice(found) == ""
+    assert matrices(table(alone), found) == []
+
+
+def test_matrices_show_a_pair_both_ways(tmp_path, records):
+    (matrix,) = matrices(table(records), compare_rows(records, [tmp_path]))
+    assert matrix.rows == ["full", "lora", "vera", "head"]
+    one, other = matrix.squares["lora", "head"], matrix.squares["head", "lora"]
+    assert (one.text, one.kind) == (".200", "better")
+    assert (other.text, other.kind) == ("−.200", "worse")
+    assert "95 % .1" in one.words
+
+
+def test_terminal_page_and_file_say_the_same(tmp_path, records):
+    found = compare_rows(records, [tmp_path])
+    console = Console(file=io.StringIO(), width=200, color_system=None)
+    console.print(render_terminal(table(records), found))
+    shown = console.file.getvalue()
+    assert advice(found) in shown
+    assert ".950 ± .003 *" in shown
+    page = build(tmp_path, "demo", records, svg=False).read_text(encoding="utf-8")
+    assert advice(found) in page
+    assert "What is really better" in page
+    assert "Choosing the best epoch on dev would add .010." in page
+    written = json.loads((tmp_path / "report" / "verdicts.json").read_text(encoding="utf-8"))
+    assert written["recommendation"]["row"] == "vera"
+    fields = {
+        "task",
+        "metric",
+        "a",
+        "b",
+        "seeds",
+        "difference",
+        "low",
+        "high",
+        "p",
+        "verdict",
+        "margin",
+    }
+    assert all(fields <= pair.keys() for pair in written["pairs"])
+    assert len(written["pairs"]) == 6
+
+
+def test_many_tasks_are_told_together(tmp_path, record):
+    records = [
+        predicted(tmp_path, record(method, task, seed), RIGHT[method][seed])
+        for method in ("lora", "vera")
+        for task in ("mrpc", "cola", "grammar", "stsb")
+        for seed in range(3)
+    ]
+    told = advice(compare_rows(records, [tmp_path]))
+    assert told.startswith("Take vera: not shown to be worse on 4, by .0")
+    assert "scaled" in build(tmp_path, "demo", records, svg=False).read_text(encoding="utf-8")
