@@ -100,7 +100,7 @@ def test_of_an_error_the_best_seed_and_the_winner_have_the_least(
 
     good, bad = [made(0, "good", 3.0), made(1, "good", 2.0)], [made(0, "bad", 5.0)]
     assert best_seed(good).seed == 1
-    assert _row([*bad, made(1, "bad", 1.9), *good], None) == good
+    assert _row([*bad, made(1, "bad", 1.9), *good], None, by_rmse[0]) == good
 
 
 def test_another_metric_is_no_other_cell_and_trains_nothing(

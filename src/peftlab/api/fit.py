@@ -78,10 +78,10 @@ def planned(request: dict[str, Any], sets: Iterable[str], runs: Path | None) -> 
 def told(fitted: Fitted) -> list[str]:
     """What came out, in lines."""
     record, why = fitted.record, fitted.recommendation
-    metric, rate = record.task.main_metric, record.training["lr"]
     where = "dev" if why else "a part of train"
-    row = f"{record.method.label} at learning rate {rate:g}"
-    lines = [f"{row}: {metric} {fitted.reached:.3f} on {where}, loaded again"]
+    row = f"{record.method.name} at learning rate {record.training['lr']:g}"
+    score = f"{record.task.main_metric} {fitted.reached:.3f}"
+    lines = [f"{row}: {score} on {where}, loaded again"]
     if why is None:
         lines.append("The time was over before it trained on all of train; give more --minutes.")
     return lines

@@ -7,6 +7,7 @@ leaves. What is done when the time is over is what there is: `Race.ran` holds it
 
 from __future__ import annotations
 
+import itertools
 import math
 import shutil
 import time
@@ -90,7 +91,10 @@ class Race:
     def __init__(self, grid: Grid, task: Task, validation: float) -> None:
         self.grid, self.task = grid, carved(task, validation)
         how = {"trials": len(AROUND), "validation": validation, "space": ["lr"]}
-        self.runners = [one for row in grid.rows for one in _runners(grid, row, self.task, how)]
+        by_row = [_runners(grid, row, self.task, how) for row in grid.rows]
+        # every row at its default before any at another rate, for the time may be short
+        turns = itertools.zip_longest(*by_row)
+        self.runners = [runner for turn in turns for runner in turn if runner is not None]
         training = grid.ground.cell(grid.rows[0], self.task, SEED).training
         updates = math.ceil(len(self.task.train) / training.batch_size)
         self.rungs = rungs_of(training.epochs, updates)

@@ -71,13 +71,14 @@ def _show(found: Plan) -> None:
     from peftlab.api.plan import duration
 
     for task in dict.fromkeys(row.cost.task for row in found.rows):
-        table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
-        table.add_column(escape(task), overflow="fold", min_width=10)
+        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+        table.add_column("method", overflow="fold", min_width=10)
         for name in (*HEAD, "min", "all"):
             table.add_column(name, justify="right", no_wrap=True)
         for row in found.rows:
             if row.cost.task == task:
                 table.add_row(escape(row.cost.label), *_cells(row))
+        Console().print(f"task {task}", markup=False, highlight=False)
         Console().print(table)
     time = "time unknown: use --measure"
     if found.all_s is not None:
