@@ -98,9 +98,9 @@ def test_of_an_error_the_best_seed_and_the_winner_have_the_least(
         method = record.method.model_copy(update={"settings": {"row": row}})
         return record.model_copy(update={"seed": seed, "method": method, "score": {"rmse": rmse}})
 
-    good, bad = [made(0, "good", 3.0), made(1, "good", 2.0)], [made(0, "bad", 5.0)]
+    good, bad = [made(0, "good", 30.0), made(1, "good", 20.0)], [made(0, "bad", 50.0)]
     assert best_seed(good).seed == 1
-    assert _row([*bad, made(1, "bad", 1.9), *good], None, by_rmse[0]) == good
+    assert _row([*bad, made(1, "bad", 19.0), *good], None, by_rmse[0]) == good
 
 
 def test_another_metric_is_no_other_cell_and_trains_nothing(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from peftlab.bench.grid import Grid, resolve
 from peftlab.bench.run import Silent
 from peftlab.bench.suite import make_suite
 from peftlab.errors import RequestError
-from peftlab.records.store import rounds
+from peftlab.records.store import Store, rounds
 from peftlab.report import table
 from peftlab.tasks import Task
+from sessions import FakeSession
 
 
 class Told(Silent):
@@ -46,6 +48,7 @@ def grid(tiny_model: Path, tiny_task: Task) -> Grid:
 def test_rows_take_turns_in_both_orders_and_done_rounds_stay(
     grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(speed, "Session", FakeSession)
     shares = iter([0.0, 0.9, 0.0, 0.0, 0.0, 0.0])
     monkeypatch.setattr(speed, "others_share", lambda: next(shares))
     told = Told()
@@ -70,10 +73,11 @@ def test_a_short_task_is_a_part_of_the_task(tiny_task: Task) -> None:
 
 
 def test_the_table_reads_speed_from_the_rounds_and_time_from_the_cells(
-    tmp_path: Path, tiny_model: Path, tiny_task: Task
+    tmp_path: Path, grid: Grid
 ) -> None:
-    asked = {"model": str(tiny_model), "tasks": [tiny_task], "methods": "head", "out": tmp_path}
-    records = peftlab.compare(**asked, epochs=1, batch_size=2, repeat_speed=2)
+    records = [FakeSession(Store(tmp_path), {}, Silent()).run(grid.cells[0], keep_adapter=False)]
+    only = dataclasses.replace(grid, cells=grid.cells[:1])
+    speed.measure_speed(only, 2, tmp_path, Silent())
     short = [
         one.model_copy(update={"speed": one.speed.model_copy(update={"examples_per_s": 7.0})})
         for one in rounds(tmp_path)

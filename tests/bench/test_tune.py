@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from peftlab.bench.suite import Tune, make_suite
 from peftlab.errors import RequestError
 from peftlab.records.record import Record
 from peftlab.records.rows import group
+from peftlab.records.store import Store
 from peftlab.records.trials import read_trials
 from peftlab.report.scores import table
 from peftlab.tasks import Examples, Task
-from peftlab.tasks.split import carved
+from sessions import FakeSession
 
 
 class Counting(Silent):
@@ -29,6 +31,13 @@ class Counting(Silent):
 
     def cell(self, cell: Any) -> None:
         self.cells.append(cell.name)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeSession]:
+    FakeSession.made = []
+    monkeypatch.setattr(tuning, "Session", FakeSession)
+    return FakeSession
 
 
 def grid(model: Path, task: Task, **request: Any) -> Grid:
@@ -66,22 +75,20 @@ def test_every_row_gets_the_same_trials_and_runs_at_the_best_of_its_own(
             assert record.task.n_train == len(tiny_task.train)  # validation is put back
 
 
-def test_no_trial_sees_dev(tmp_path: Path, tiny_model: Path, tiny_task: Task) -> None:
-    """Other answers to dev change no trial's record."""
-    flipped = Examples(tiny_task.dev.texts, [1 - int(label) for label in tiny_task.dev.labels])
-    asked = grid(tiny_model, tiny_task, tune={"trials": 2, "validation": 0.25})
-    other = Task(**{**vars(tiny_task), "dev": flipped})
-    tuned(asked, tmp_path / "a")
-    tuned(grid(tiny_model, other, tune={"trials": 2, "validation": 0.25}), tmp_path / "b")
-    first, second = (read_trials(tmp_path / name / "tuning") for name in "ab")
-    assert first == second
-    part = carved(tiny_task, 0.25)
-    text = (tmp_path / "a" / "tuning" / "predictions" / f"{first[0].cell}.jsonl").read_text()
-    assert len(text.splitlines()) == len(part.dev)
+def test_no_trial_sees_dev(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, fake: type[FakeSession]
+) -> None:
+    dev = Examples([("never seen before",)] * 4, [0, 1, 0, 1])
+    task = dataclasses.replace(tiny_task, dev=dev)
+    tuned(grid(tiny_model, task, tune={"trials": 2, "validation": 0.25}), tmp_path)
+    (seen,) = fake.tasks.values()
+    parts = (*seen.train.texts, *seen.dev.texts)
+    assert sorted(parts) == sorted(task.train.texts)
+    assert len(seen.dev) == pytest.approx(0.25 * len(tiny_task.train), abs=1)
 
 
 def test_a_trial_that_is_done_is_never_run_again(
-    tmp_path: Path, tiny_model: Path, tiny_task: Task
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, fake: type[FakeSession]
 ) -> None:
     class Stopping(Counting):
         def end(self, record: Record) -> None:
@@ -102,7 +109,7 @@ def test_a_trial_that_is_done_is_never_run_again(
 
 
 def test_what_a_row_fixes_is_not_looked_for(
-    tmp_path: Path, tiny_model: Path, tiny_task: Task
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, fake: type[FakeSession]
 ) -> None:
     asked = grid(
         tiny_model,
@@ -122,12 +129,14 @@ def test_what_a_row_fixes_is_not_looked_for(
 
 
 def test_a_tuned_row_is_one_row_over_tasks_whatever_was_found(
-    tmp_path: Path, tiny_model: Path, tiny_task: Task
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, fake: type[FakeSession]
 ) -> None:
     other = Task(
         **{**vars(tiny_task), "name": "other", "train": tiny_task.dev, "dev": tiny_task.train}
     )
-    records = compared(tiny_model, tiny_task, tmp_path, tasks=[tiny_task, other], methods="lora")
+    asked = grid(tiny_model, tiny_task, tasks=[tiny_task, other], methods=["lora"])
+    session = fake(Store(tmp_path), {}, Silent())
+    records = [session.run(cell, keep_adapter=False) for cell in tuned(asked, tmp_path).cells]
     apart = [
         record.model_copy(update={"training": record.training | {"lr": 1e-3 * (i + 1)}})
         for i, record in enumerate(records)
@@ -143,7 +152,7 @@ def test_a_tuned_row_is_one_row_over_tasks_whatever_was_found(
 
 
 def test_a_tuned_cell_is_another_one_even_at_the_default_rate(
-    tmp_path: Path, tiny_model: Path, tiny_task: Task
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, fake: type[FakeSession]
 ) -> None:
     asked = grid(tiny_model, tiny_task, methods=["head"], tune={"trials": 1})
     (plain,) = asked.cells

@@ -146,8 +146,8 @@ def _runners(grid: Grid, row: Row, task: Task, how: dict[str, Any]) -> list[Runn
         return [Runner(row, row)]
     default = grid.ground.cell(row, task, SEED).training.lr
     where = type(row.method).search_space()["lr"]
-    rates = [float(f"{default * factor:.3g}") for factor in AROUND]
-    return [_runner(grid, row, rate, how) for rate in rates if where.low <= rate <= where.high]
+    rates = [min(max(default * factor, where.low), where.high) for factor in AROUND]
+    return [_runner(grid, row, float(f"{rate:.3g}"), how) for rate in rates]
 
 
 def _runner(grid: Grid, row: Row, rate: float, how: dict[str, Any]) -> Runner:

@@ -49,7 +49,7 @@ def searched(default: Any, low: float, high: float, *, log: bool = True, **given
 
     >>> from peftlab.methods import METHODS
     >>> METHODS["lora"].search_space()["rank"]
-    Range(low=1, high=64, log=True, whole=True)
+    Range(low=1.0, high=64.0, log=True, whole=True)
     """
     whole = isinstance(default, int)
     search: dict[str, Any] = {"low": low, "high": high, "log": log, "whole": whole}

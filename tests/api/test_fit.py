@@ -1,0 +1,168 @@
+"""`fit`: a race within a time, the best rows again, one adapter that reached its score again."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+import peftlab
+from peftlab.api import fit as fitting
+from peftlab.api.compare import Planned
+from peftlab.bench.cell import Cell
+from peftlab.bench.grid import Grid, resolve
+from peftlab.bench.race import FEWEST, Race, TimeIsUp, Until
+from peftlab.bench.run import Silent
+from peftlab.bench.suite import make_suite
+from peftlab.errors import RequestError
+from peftlab.records.record import Record
+from peftlab.records.store import Store
+from peftlab.tasks import Task
+from sessions import FakeSession
+
+
+def grid(model: Path, task: Task, methods: str = "head,lora", **training: Any) -> Grid:
+    return resolve(
+        make_suite(
+            model=str(model),
+            tasks=[task],
+            methods=methods.split(","),
+            seeds=[0],
+            training={"epochs": 9, "batch_size": 1} | training,
+        )
+    )
+
+
+def console() -> Console:
+    return Console(file=io.StringIO(), width=300)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeSession]:
+    FakeSession.made = []
+    monkeypatch.setattr(fitting, "Session", FakeSession)
+    monkeypatch.setattr(fitting, "check_again", lambda adapter, record, task: 0.5)
+    monkeypatch.setattr(Store, "adapter", _with_adapter)
+    return FakeSession
+
+
+def _with_adapter(store: Store, cell: str) -> Path:
+    """Every cell's folder has one: sessions that train nothing save none."""
+    folder = store.out / "adapters" / cell
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_config.json").write_text("{}")
+    return folder
+
+
+def test_every_method_races_at_its_default_first_and_the_best_go_on(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task
+) -> None:
+    contest = Race(grid(tiny_model, tiny_task), tiny_task, 0.25)
+    FakeSession.made = []
+    contest.run(FakeSession(Store(tmp_path), {}, Silent()))  # type: ignore[arg-type]
+    made = FakeSession.made
+    names = [cell.method.name for cell in made]
+    assert names[:4] == ["head", "lora", "head", "lora"]
+    by_epochs = [[cell for cell in made if cell.training.epochs == e] for e in contest.rungs]
+    assert [len(rung) for rung in by_epochs] == contest.sizes == [6, FEWEST]
+    assert {cell.seed for cell in made} == {0}
+    best = contest.ranking[0]
+    assert best.epochs == contest.rungs[-1]
+    rates = [abs(cell.training.lr - 3e-3) for cell in made]
+    assert abs(best.record.training["lr"] - 3e-3) == min(rates)
+    assert len(contest.best_rows(2)) == 2
+    assert contest.best_rows(1)[0].part.tuned["space"] == ["lr"]
+
+
+def test_what_was_done_when_the_time_is_over_is_what_there_is(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task
+) -> None:
+    class Late(Silent):
+        def cell(self, cell: Cell) -> None:
+            if len(FakeSession.made) > 2:
+                raise TimeIsUp
+
+    contest = Race(grid(tiny_model, tiny_task), tiny_task, 0.25)
+    FakeSession.made = []
+    with pytest.raises(TimeIsUp):
+        contest.run(FakeSession(Store(tmp_path), {}, Late()))  # type: ignore[arg-type]
+    assert len(contest.ran) == 2
+    assert len(contest.best_rows(3)) == 2
+
+
+def test_a_training_ends_at_its_next_step_when_its_time_is_over() -> None:
+    late, early = Until(Silent(), time.monotonic() - 1), Until(Silent(), time.monotonic() + 60)
+    cell: Any = None
+    early.row(cell, {"step": 1}, 10)
+    with pytest.raises(TimeIsUp):
+        late.row(cell, {"step": 1}, 10)
+
+
+def test_the_best_rows_train_on_all_of_train_seed_after_seed(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, fake: type[FakeSession]
+) -> None:
+    planned = Planned(grid(tiny_model, tiny_task), tmp_path / "runs")
+    fitted = fitting.fit(planned, tmp_path / "model", 1.0, console(), quiet=True)
+    final = [cell for cell in fake.made if cell.task.n_train == len(tiny_task.train)]
+    assert [cell.seed for cell in final] == [0, 0, 1, 1, 2, 2]
+    assert fitted.recommendation is not None
+    assert fitted.record.method.tuned["space"] == ["lr"]
+    assert not fitted.stopped
+    assert (tmp_path / "model" / "adapter_config.json").exists()
+
+
+def test_when_nothing_ends_in_time_the_remedy_is_named(
+    tmp_path: Path,
+    tiny_model: Path,
+    tiny_task: Task,
+    fake: type[FakeSession],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def never(self: Any, cell: Cell, keep_adapter: bool) -> Record:
+        raise TimeIsUp
+
+    monkeypatch.setattr(FakeSession, "run", never)
+    planned = Planned(grid(tiny_model, tiny_task), tmp_path / "runs")
+    with pytest.raises(RequestError, match="give more --minutes"):
+        fitting.fit(planned, tmp_path / "model", 0.5, console(), quiet=True)
+    assert not (tmp_path / "model").exists()
+
+
+def test_ctrl_c_keeps_the_best_of_the_race(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task
+) -> None:
+    """For real: the race's adapter is loaded again and reaches its score."""
+    finished: list[str] = []
+    planned = Planned(grid(tiny_model, tiny_task, batch_size=8), tmp_path / "runs")
+
+    class Stopping(Silent):
+        def end(self, record: Record) -> None:
+            finished.append(record.cell)
+            if len(finished) == 2:
+                raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitting, "observer", lambda *_: Stopping())
+        fitted = fitting.fit(planned, tmp_path / "model", 5.0, console(), quiet=True)
+    assert fitted.stopped
+    assert fitted.recommendation is None
+    assert fitted.record.cell in finished
+    assert fitted.reached == pytest.approx(fitted.record.score["accuracy"])  # type: ignore[index]
+    model, tokenizer = peftlab.load(tmp_path / "model")
+    assert len(peftlab.predict(model, tokenizer, ["the cat sees a red"])) == 1
+    assert "The time was over" in fitting.told(fitted)[1]
+
+
+def test_several_tasks_are_refused(tiny_model: Path) -> None:
+    request = {
+        "model": str(tiny_model),
+        "tasks": ["acceptability", "similarity"],
+        "methods": ["head"],
+        "training": peftlab.settings.Training(),
+    }
+    with pytest.raises(RequestError, match="one model of one task"):
+        fitting.planned(request, [], None)

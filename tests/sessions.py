@@ -1,0 +1,46 @@
+"""What stands in the place of a session where a test is of what is asked for, not of training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from peftlab.bench.cell import Cell
+from peftlab.bench.run import Observer
+from peftlab.machine import environment
+from peftlab.records.record import Record, Speed
+from peftlab.records.store import Store
+from peftlab.tasks import Task
+
+
+class FakeSession:
+    """Trains nothing; a score follows from the learning rate, and is best at 3e-3."""
+
+    made: ClassVar[list[Cell]] = []
+    tasks: ClassVar[dict[str, Task]] = {}
+
+    def __init__(self, store: Store, tasks: Mapping[str, Task], progress: Observer) -> None:
+        self.store, self.progress = store, progress
+        type(self).tasks = dict(tasks)
+
+    def __enter__(self) -> FakeSession:
+        return self
+
+    def __exit__(self, *exception: Any) -> None: ...
+
+    def run(self, cell: Cell, keep_adapter: bool) -> Record:
+        self.made.append(cell)
+        self.progress.cell(cell)
+        score = {"accuracy": 1 - abs(math.log10(cell.training.lr / 3e-3)) / 10}
+        record = Record(
+            **cell.asked,
+            status="done",
+            score=score,
+            speed=Speed(examples_per_s=9.0, tokens_per_s=9.0, step_ms_p50=9.0, step_ms_p95=9.0),
+            total_s=1.0,
+            environment=environment(1, "fp32"),
+        )
+        self.store.write_record(record)
+        self.progress.end(record)
+        return record
