@@ -253,10 +253,16 @@ def test_what_is_available_is_read_from_the_kernel(
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal: 4096 kB\nMemFree: 1024 kB\nMemAvailable:    2048 kB\n")
     monkeypatch.setattr(machine, "MEMINFO", meminfo)
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
     assert machine.available_mib("cpu") == 2.0
+    (tmp_path / "memory.current").write_text(f"{2**20}\n")
+    for limit, left in (("max", 2.0), (str(3 * 2**19), 0.5), (str(2**30), 2.0)):
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        assert machine.available_mib("cpu") == left
 
 
 def test_what_is_not_known_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "MEMINFO", tmp_path / "none")
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
     assert machine.available_mib("cpu") is None
     assert machine.available_mib("mps") is None

@@ -13,6 +13,7 @@ import functools
 import math
 import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -37,6 +38,7 @@ PACKAGES = (
 IF_INSTALLED = ("bitsandbytes",)
 STAT = Path("/proc/stat")
 MEMINFO = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")  # a container sees its own there
 BUSY = 0.3  # of a core: what others take below this is not worth a thread
 KEPT_S = 10.0  # how long a look holds where looking again would cost more than the work itself
 
@@ -187,13 +189,23 @@ def threads_for(device: str, asked: int | None = None, lately: bool = False) -> 
 def available_mib(device: str) -> float | None:
     """MiB that a training on `device` can take: without swapping, or unallocated on CUDA.
 
-    None where that is not known: outside Linux, and on other devices.
+    Of a container the limit counts too. None where it is not known: outside Linux, and on other
+    devices.
     """
     if device == "cuda":
         return torch.cuda.mem_get_info()[0] / 2**20
     if device != "cpu" or not MEMINFO.exists():
         return None
-    for line in MEMINFO.read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) / 1024
-    return None
+    kib = re.search(r"^MemAvailable:\s*(\d+)", MEMINFO.read_text(), re.MULTILINE)
+    known = [int(kib[1]) / 1024] if kib else []
+    return min([*known, *_left_in_container()], default=None)
+
+
+def _left_in_container() -> list[float]:
+    """MiB below the limit of this control group (version 2), if there is one."""
+    try:
+        limit = (CGROUP / "memory.max").read_text().strip()
+        used = (CGROUP / "memory.current").read_text().strip()
+    except OSError:
+        return []
+    return [] if limit == "max" else [(int(limit) - int(used)) / 2**20]

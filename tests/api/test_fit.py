@@ -106,7 +106,7 @@ def test_the_best_rows_train_on_all_of_train_seed_after_seed(
     tmp_path: Path, tiny_model: Path, tiny_task: Task, fake: type[FakeSession]
 ) -> None:
     planned = Planned(grid(tiny_model, tiny_task), tmp_path / "runs")
-    fitted = fitting.fit(planned, tmp_path / "model", 1.0, console(), quiet=True)
+    fitted = fitting.fit_planned(planned, tmp_path / "model", 1.0, console(), quiet=True)
     final = [cell for cell in fake.made if cell.task.n_train == len(tiny_task.train)]
     assert [cell.seed for cell in final] == [0, 0, 1, 1, 2, 2]
     assert fitted.recommendation is not None
@@ -128,7 +128,7 @@ def test_when_nothing_ends_in_time_the_remedy_is_named(
     monkeypatch.setattr(FakeSession, "run", never)
     planned = Planned(grid(tiny_model, tiny_task), tmp_path / "runs")
     with pytest.raises(RequestError, match="give more --minutes"):
-        fitting.fit(planned, tmp_path / "model", 0.5, console(), quiet=True)
+        fitting.fit_planned(planned, tmp_path / "model", 0.5, console(), quiet=True)
     assert not (tmp_path / "model").exists()
 
 
@@ -147,7 +147,7 @@ def test_ctrl_c_keeps_the_best_of_the_race(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fitting, "observer", lambda *_: Stopping())
-        fitted = fitting.fit(planned, tmp_path / "model", 5.0, console(), quiet=True)
+        fitted = fitting.fit_planned(planned, tmp_path / "model", 5.0, console(), quiet=True)
     assert fitted.stopped
     assert fitted.recommendation is None
     assert fitted.record.cell in finished

@@ -185,9 +185,11 @@ def run(
 ) -> list[Record]:
     """Run what is missing of a plan, showing progress; every cell's record."""
     grid, out = asked
-    if grid.suite.tune is not None:
-        grid = tuned(grid, grid.suite.tune, out, observer(console, quiet))
     say = foreseeing(grid, out, console)
+    if grid.suite.tune is not None:
+        say(grid.cells)  # what does not fit is refused before any trial
+        grid = tuned(grid, grid.suite.tune, out, observer(console, quiet))
+        say = foreseeing(grid, out, console)
     records = run_grid(grid, out, observer(console, quiet), rerun, keep, foresee=say)
     if repeat_speed:
         measure_speed(grid, repeat_speed, out, observer(console, quiet))

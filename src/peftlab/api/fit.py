@@ -11,13 +11,13 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from peftlab.api.compare import Planned
+from peftlab.api.compare import Planned, asked_for, data_of
 from peftlab.api.compare import planned as resolved
 from peftlab.api.export import check_again
 from peftlab.api.progress import observer
@@ -27,12 +27,14 @@ from peftlab.bench.grid import Grid, Row
 from peftlab.bench.race import AROUND, Race, TimeIsUp, Until
 from peftlab.bench.retention import best_seed
 from peftlab.bench.run import Session, with_baselines, write_suite
-from peftlab.errors import RequestError
+from peftlab.errors import RequestError, expect_path
+from peftlab.methods import Method
 from peftlab.naming import slug
 from peftlab.records.recommend import Recommendation
 from peftlab.records.record import Record
 from peftlab.records.store import Store, locked
 from peftlab.records.verdicts import compare_rows
+from peftlab.settings import Training
 from peftlab.tasks import Task
 
 METHODS = "lora,houlsby,bitfit,full,head"
@@ -56,6 +58,62 @@ class Fitted(NamedTuple):
     reached: float
     recommendation: Recommendation | None
     stopped: bool
+
+
+def fit(
+    *,
+    data: str | Path | dict[str, Any] | None = None,
+    text: str | Sequence[str] | None = None,
+    label: str | None = None,
+    task: str | Task | None = None,
+    out: str | Path,
+    minutes: float = 20.0,
+    model: str | Path | None = None,
+    methods: str | Method | Sequence[str | dict[str, Any] | Method] | None = None,
+    dev: str | Path | None = None,
+    kind: str | None = None,
+    data_dir: str | Path | None = None,
+    metric: str | None = None,
+    runs: str | Path | None = None,
+    **training: Any,
+) -> Fitted:
+    """Find, train and write a model for some data within a time.
+
+    Args:
+        data: your own file, or a table, as `peftlab.compare` takes it.
+        text: its text column, or two.
+        label: its label column.
+        task: a name, or a `Task`, instead of data.
+        out: a new or empty folder for the adapter, or one with an adapter, which is replaced.
+        minutes: how long it may take; loading and scoring the last adapter may take longer.
+        model: `minilm`, a folder, or a hub name.
+        methods: to choose from; lora, houlsby, bitfit, full and head if not given.
+        dev: a file to judge on; without it a fifth is kept apart.
+        kind: auto, classes or regression.
+        data_dir: the folder with GLUE's own files; PEFTLAB_DATA_DIR's if not given.
+        metric: the main one, instead of the task's own.
+        runs: the folder for what is tried; runs/fit-DATA if not given.
+        training: fields of `peftlab.settings.Training`, such as batch_size.
+
+    Raises:
+        RequestError: if the request is wrong, a folder can't be written, or no training ended in
+            time.
+    """
+    expect_path("out", out)
+    request = asked_for(
+        suite=None,
+        model=model,
+        tasks=task,
+        methods=methods if methods is not None else METHODS.split(","),
+        seeds=SEEDS,
+        data=data_of(data, {"text": text, "label": label, "dev": dev, "kind": kind}),
+        data_dir=data_dir,
+        metric=metric,
+        out=runs,
+        training=Training.of(training),
+    )
+    ready = planned(request.asked, [], None if runs is None else Path(runs))
+    return fit_planned(ready, Path(out), minutes, Console(stderr=True))
 
 
 def planned(request: dict[str, Any], sets: Iterable[str], runs: Path | None) -> Planned:
@@ -87,13 +145,13 @@ def told(fitted: Fitted) -> list[str]:
     return lines
 
 
-def fit(
-    planned: Planned, to: Path, minutes: float, console: Console, quiet: bool = False
+def fit_planned(
+    asked: Planned, to: Path, minutes: float, console: Console, quiet: bool = False
 ) -> Fitted:
     """Race, train, choose, check and write an adapter to the folder `to`, within the time.
 
     Args:
-        planned: one task, the rows to choose from, and the folder for what is tried.
+        asked: one task, the rows to choose from, and the folder for what is tried.
         to: a new or empty folder, or one with an adapter, which is replaced.
         minutes: from now on; loading and scoring the last adapter may take a little longer.
         console: for progress.
@@ -102,14 +160,16 @@ def fit(
     Raises:
         RequestError: if `to` or the folder can't be written, or no training ended in time.
     """
+    if not 0 < minutes < float("inf"):
+        raise RequestError(f"minutes must be a number above 0, got {minutes}")
     started = time.monotonic()
     end = started + 60 * minutes
     check_replaceable(to)
-    fitting = _Fitting(planned, started, end, console, quiet)
+    fitting = _Fitting(asked, started, end, console, quiet)
     console.print(fitting.described(minutes, to), markup=False, highlight=False)
     stopped = False
-    Store(planned.out).prepare()
-    with locked(planned.out):
+    Store(asked.out).prepare()
+    with locked(asked.out):
         try:
             fitting.race()
             fitting.train()

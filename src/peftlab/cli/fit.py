@@ -45,7 +45,7 @@ def fit(
             "seeds": list(api.SEEDS),
         }
         planned = api.planned(request, asked.sets, runs)
-    fitted = api.fit(planned, out, minutes, console, quiet)
+    fitted = api.fit_planned(planned, out, minutes, console, quiet)
     if fitted.recommendation is not None:
         from peftlab import report
 
