@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from peftlab.bench import cost
+from peftlab.bench import foresee as foreseeing
 from peftlab.bench.cell import Cell
 from peftlab.bench.cost import IMPORTS_MIB, Predictor, largest, lengths
-from peftlab.bench.foresee import check_fits, foresee, line
+from peftlab.bench.foresee import ERROR, check_fits, foresee, line
 from peftlab.bench.grid import Grid, resolve
 from peftlab.bench.run import Silent, run_grid
 from peftlab.bench.suite import make_suite
@@ -158,7 +159,8 @@ def test_the_widest_task_stands_for_a_method(tiny_model: Path, tiny_task: Task) 
 def test_what_does_not_fit_is_refused_with_what_would(grid: Grid, predictor: Predictor) -> None:
     found = largest(predictor, grid.cells)
     peaks = {cost.label: cost.memory.peak_mib for cost in found if cost.memory}
-    free = IMPORTS_MIB + (peaks["lora"] + peaks["full"]) / 2
+    least = 1 - ERROR  # what is predicted may be so much too high
+    free = IMPORTS_MIB + least * (peaks["lora"] + peaks["full"]) / 2
     with pytest.raises(RequestError) as refused:
         check_fits(predictor, grid.cells, found, free)
     said = str(refused.value)
@@ -166,11 +168,14 @@ def test_what_does_not_fit_is_refused_with_what_would(grid: Grid, predictor: Pre
     assert f"full on tiny needs {peaks['full']:,.0f} MiB" in said
     assert "what fits as it is: head, lora" in said
     assert "nothing was trained" in said
-    check_fits(predictor, grid.cells, found, IMPORTS_MIB + peaks["full"] + 1)
+    check_fits(predictor, grid.cells, found, IMPORTS_MIB + least * peaks["full"] + 1)
     check_fits(predictor, grid.cells, found, None)
 
 
-def test_a_smaller_part_is_found_by_halving(tiny_model: Path, tiny_task: Task) -> None:
+def test_a_smaller_part_is_found_by_halving(
+    tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foreseeing, "ERROR", 0.0)  # parts save less of a tiny model than that
     grid = grid_of(tiny_model, tiny_task, ["lora"], batch_size=32, precision="fp32")
     predictor = Predictor(grid)
     found = largest(predictor, grid.cells)

@@ -9,15 +9,14 @@ from peftlab.bench.run import Silent, run_grid
 from peftlab.bench.suite import make_suite
 
 
-def test_acceptability_is_learned_by_full_and_lora_and_not_by_the_head(tmp_path: Path) -> None:
+def test_acceptability_is_learned_by_lora_and_not_by_the_head(tmp_path: Path) -> None:
     """At the default rates, in a quarter of the default epochs: lora is short of updates then."""
-    asked = {"tasks": ["acceptability"], "methods": ["full", "head", "lora"], "seeds": [0]}
+    asked = {"tasks": ["acceptability"], "methods": ["head", "lora"], "seeds": [0]}
     suite = make_suite(**asked, training={"epochs": 3})
     grid = resolve(suite)
     records = run_grid(grid, tmp_path, Silent())
-    assert [record.failure for record in records] == [None] * 3
-    full, head, lora = (record.score["matthews"] for record in records if record.score)
+    assert [record.failure for record in records] == [None] * 2
+    head, lora = (record.score["matthews"] for record in records if record.score)
     assert head > 0  # what one class for all gets
-    assert head < min(full, lora) - 0.10
-    assert abs(lora - full) < 0.10
-    assert full < 0.98
+    assert head < lora - 0.10
+    assert lora < 0.98

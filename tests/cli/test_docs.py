@@ -118,7 +118,6 @@ def test_it_is_a_plugin_of_the_command_line(
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert re.search(r"targets +key,value,ffn-in", run("methods", "scaled"))
     data = ["--data", tiny_csv, "--text", "sentence", "--label", "answer", "--epochs", "1"]
     rows = ["--methods", "scaled,scaled[targets=value]", "--model", tiny_model, "--seeds", "0"]
     records = json.loads(run("compare", *data, *rows, "--json", "--out", "out"))["records"]
