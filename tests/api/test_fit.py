@@ -19,7 +19,7 @@ from peftlab.bench.race import FEWEST, Race, TimeIsUp, Until
 from peftlab.bench.run import Silent
 from peftlab.bench.suite import make_suite
 from peftlab.errors import RequestError
-from peftlab.records.record import Record
+from peftlab.records.record import Failure, Record
 from peftlab.records.store import Store
 from peftlab.tasks import Task
 from sessions import FakeSession
@@ -75,7 +75,7 @@ def test_every_method_races_at_its_default_first_and_the_best_go_on(
     rates = [abs(cell.training.lr - 3e-3) for cell in made]
     assert abs(best.record.training["lr"] - 3e-3) == min(rates)
     assert len(contest.best_rows(2)) == 2
-    assert contest.best_rows(1)[0].part.tuned["space"] == ["lr"]
+    assert contest.best_rows(1)[0].part.tuned["space"][0] == "lr"
 
 
 def test_what_was_done_when_the_time_is_over_is_what_there_is(
@@ -110,7 +110,7 @@ def test_the_best_rows_train_on_all_of_train_seed_after_seed(
     final = [cell for cell in fake.made if cell.task.n_train == len(tiny_task.train)]
     assert [cell.seed for cell in final] == [0, 0, 1, 1, 2, 2]
     assert fitted.recommendation is not None
-    assert fitted.record.method.tuned["space"] == ["lr"]
+    assert fitted.record.method.tuned["space"][0] == "lr"
     assert not fitted.stopped
     assert (tmp_path / "model" / "adapter_config.json").exists()
 
@@ -154,7 +154,7 @@ def test_ctrl_c_keeps_the_best_of_the_race(
     assert fitted.reached == pytest.approx(fitted.record.score["accuracy"])  # type: ignore[index]
     model, tokenizer = peftlab.load(tmp_path / "model")
     assert len(peftlab.predict(model, tokenizer, ["the cat sees a red"])) == 1
-    assert "The time was over" in fitting.told(fitted)[1]
+    assert "did not come to a training on all of train" in fitting.told(fitted)[1]
 
 
 def test_several_tasks_are_refused(tiny_model: Path) -> None:
@@ -166,3 +166,57 @@ def test_several_tasks_are_refused(tiny_model: Path) -> None:
     }
     with pytest.raises(RequestError, match="one model of one task"):
         fitting.planned(request, [], None)
+    with pytest.raises(RequestError, match="fit needs data"):
+        fitting.planned(request | {"tasks": None}, [], None)
+
+
+def test_equal_rates_race_once_and_the_leader_keeps_its_adapter(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task
+) -> None:
+    """LoRA+'s default on a narrow model is the end of its range."""
+    contest = Race(grid(tiny_model, tiny_task, "lora-plus"), tiny_task, 0.25)
+    rates = [runner.row.variant.lr for runner in contest.runners]
+    assert len(rates) == len(set(rates)) == 2
+    given = Race(grid(tiny_model, tiny_task, "lora", lr=7e-3), tiny_task, 0.25)
+    assert [runner.row.part.tuned for runner in given.runners] == [{}]  # what is given is not raced
+
+
+def test_a_second_fit_takes_what_the_first_one_left(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, fake: type[FakeSession]
+) -> None:
+    planned = Planned(grid(tiny_model, tiny_task), tmp_path / "runs")
+    first = fitting.fit_planned(planned, tmp_path / "model", 1.0, console(), quiet=True)
+    n_made = len(fake.made)
+    again = fitting.fit_planned(planned, tmp_path / "again", 0.01, console(), quiet=True)
+    assert len(fake.made) == n_made
+    assert again.record == first.record
+    assert len(again.row) == 3
+    assert "the best of 3 seeds of mean" in fitting.told(again)[0]
+
+
+def test_failures_are_named_and_ctrl_c_with_nothing_stays_ctrl_c(
+    tmp_path: Path,
+    tiny_model: Path,
+    tiny_task: Task,
+    fake: type[FakeSession],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    original = FakeSession.run
+
+    def failing(self: FakeSession, cell: Cell, keep_adapter: bool) -> Record:
+        record = original(self, cell, keep_adapter)
+        why = Failure(kind="Diverged", message="the loss became NaN")
+        return record.model_copy(update={"status": "failed", "score": None, "failure": why})
+
+    planned = Planned(grid(tiny_model, tiny_task), tmp_path / "runs")
+    monkeypatch.setattr(FakeSession, "run", failing)
+    with pytest.raises(RequestError, match=r"no training came to an end; .*the loss became NaN"):
+        fitting.fit_planned(planned, tmp_path / "model", 1.0, console(), quiet=True)
+
+    def interrupted(self: FakeSession, cell: Cell, keep_adapter: bool) -> Record:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FakeSession, "run", interrupted)
+    other = Planned(grid(tiny_model, tiny_task), tmp_path / "other")
+    with pytest.raises(KeyboardInterrupt):
+        fitting.fit_planned(other, tmp_path / "model", 1.0, console(), quiet=True)

@@ -119,10 +119,12 @@ def test_a_record_without_the_metric_is_not_done(
     stored: tuple[Path, Record], tiny_model: Path
 ) -> None:
     store, asked = Store(stored[0]), grid(tiny_model, veries(), metric="mae")
-    assert set(done_cells(store, asked)) == {stored[1].cell}
+    assert set(done_cells(store, asked.cells)) == {stored[1].cell}
     rewrite(stored, score={"rmse": 0.5})
-    assert done_cells(store, asked) == {}
-    assert set(done_cells(store, grid(tiny_model, veries(), metric="rmse"))) == {stored[1].cell}
+    assert done_cells(store, asked.cells) == {}
+    assert set(done_cells(store, grid(tiny_model, veries(), metric="rmse").cells)) == {
+        stored[1].cell
+    }
 
 
 def test_a_record_from_before_the_new_fields_is_done(
@@ -131,7 +133,9 @@ def test_a_record_from_before_the_new_fields_is_done(
     older = stored[1].model_dump(mode="json")
     del older["warnings"], older["task"]["labels"], older["task"]["baselines"]
     (stored[0] / "records" / f"{stored[1].cell}.json").write_text(json.dumps(older))
-    (again,) = done_cells(Store(stored[0]), grid(tiny_model, veries(), metric="rmse")).values()
+    (again,) = done_cells(
+        Store(stored[0]), grid(tiny_model, veries(), metric="rmse").cells
+    ).values()
     assert again.score == stored[1].score
     assert (again.warnings, again.task.labels, again.task.baselines) == ([], [], {})
 

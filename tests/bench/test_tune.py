@@ -172,7 +172,9 @@ def test_a_row_whose_trials_all_fail_keeps_its_defaults(
             told.append(line)
 
     asked = grid(tiny_model, tiny_task, methods=["lora"])
-    assert tuned(asked, tmp_path, Telling()).cells == asked.cells
+    (cell,) = tuned(asked, tmp_path, Telling()).cells
+    assert cell.training == asked.cells[0].training
+    assert (cell.method.rate_from, cell.method.tuned["trials"]) == ("default", 3)
     assert told == [f"lora on {tiny_task.name}: every trial failed; it is trained at its defaults"]
 
 
@@ -207,3 +209,61 @@ def test_without_optuna_the_remedy_is_named(
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
     with pytest.raises(RequestError, match=r"pip install 'peftlab\[tune\]'"):
         tuned(grid(tiny_model, tiny_task), tmp_path)
+
+
+def test_a_head_s_one_rate_is_one_row_over_tasks(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, fake: type[FakeSession]
+) -> None:
+    other = dataclasses.replace(tiny_task, name="other", train=tiny_task.dev, dev=tiny_task.train)
+    asked = grid(tiny_model, tiny_task, tasks=[tiny_task, other], methods=["head"])
+    session = fake(Store(tmp_path), {}, Silent())
+    records = [session.run(cell, keep_adapter=False) for cell in tuned(asked, tmp_path).cells]
+    apart = [
+        one.model_copy(update={"training": one.training | {"lr": rate, "head_lr": rate}})
+        for one, rate in zip(records, (1e-3, 3e-3), strict=True)
+    ]
+    assert len(group(apart)) == 1
+
+
+def test_a_rate_of_the_head_alone_that_is_asked_for_stays(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, fake: type[FakeSession]
+) -> None:
+    asked = grid(tiny_model, tiny_task, methods=["head[head_lr=0.01]"])
+    (cell,) = tuned(asked, tmp_path).cells
+    assert (cell.training.lr, cell.training.head_lr) == (0.01, 0.01)
+    all_rows = grid(tiny_model, tiny_task, training={"epochs": 1, "head_lr": 1e-2})
+    with pytest.raises(RequestError, match=r"--head-lr 0.01 is given and --tune shall find it"):
+        tuned(all_rows, tmp_path)
+
+
+def test_another_metric_tries_again_what_lacks_it(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, fake: type[FakeSession]
+) -> None:
+    tuned(grid(tiny_model, tiny_task, methods=["head"]), tmp_path)
+    asked = grid(tiny_model, tiny_task, methods=["head"], metric="matthews")
+    with pytest.raises(KeyError):  # the sessions here know no other metric; none was reused
+        tuned(asked, tmp_path)
+    assert len(fake.made) == 4
+
+
+def test_damaged_trials_are_named_with_the_remedy(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, fake: type[FakeSession]
+) -> None:
+    (tmp_path / "tuning").mkdir()
+    (tmp_path / "tuning" / "trials.json").write_text('[{"task"')
+    with pytest.raises(RequestError, match=r"trials.json is damaged; delete it"):
+        tuning.is_tuned(grid(tiny_model, tiny_task), tmp_path)
+    assert not fake.made
+
+
+def test_a_damaged_trial_is_kept_aside(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, fake: type[FakeSession]
+) -> None:
+    asked = grid(tiny_model, tiny_task, methods=["head"])
+    tuned(asked, tmp_path)
+    assert tuning.is_tuned(asked, tmp_path)
+    path = next(iter((tmp_path / "tuning" / "records").glob("*.json")))
+    path.write_text("half")
+    tuned(asked, tmp_path)
+    assert path.with_name(f"{path.name}.unreadable").read_text() == "half"
+    assert len(fake.made) == 4

@@ -83,9 +83,61 @@ def test_limits_that_nothing_meets_name_what_is_nearest(tmp_path, records):
 
 def test_with_one_seed_the_words_say_what_is_not_covered(tmp_path, records):
     found = compare_rows([one for one in records if one.seed == 0], [tmp_path])
-    assert "with fewer than 3 seeds nothing is sure" in told_marks(found)
+    assert "that takes 3 seeds" in told_marks(found)
     assert {one.verdict for one in found.pairs} == {"unclear: 1 seed"}
-    assert "more seed" in advice(found)
+    assert set(marks(table(records[::3]), found).values()) == {"*", "?"}
+    assert "A verdict takes 3 seeds." in advice(found)
+
+
+def test_without_predictions_the_words_say_so(tmp_path, records):
+    found = compare_rows(records, [tmp_path / "elsewhere"], Question(prefer="size", margin=0.5))
+    assert {one.verdict for one in found.pairs} == {"unclear: no predictions"}
+    assert "More can't be said: no predictions." in advice(found)
+
+
+def test_columns_of_one_name_and_other_examples_are_kept_apart(tmp_path, record):
+    def on(task_sha, right):
+        of = [
+            predicted(tmp_path, record(method, "mrpc", seed), n)
+            for method, n in right.items()
+            for seed in range(3)
+        ]
+        return [
+            one.model_copy(update={"task": one.task.model_copy(update={"sha256": task_sha})})
+            for one in of
+        ]
+
+    first = on("a" * 64, {"lora": 380, "full": 300})
+    second = on("b" * 64, {"lora": 300, "full": 380})
+    for one in second:  # cells of their own, with predictions of their own
+        old = tmp_path / "predictions" / f"{one.cell}.jsonl"
+        old.with_name(f"{one.cell}b.jsonl").write_text(old.read_text())
+    first = on("a" * 64, {"lora": 380, "full": 300})
+    second = [one.model_copy(update={"cell": f"{one.cell}b"}) for one in second]
+    both = [*first, *second]
+    found = compare_rows(both, [tmp_path])
+    one, other = matrices(table(both), found)
+    assert one.squares["lora", "full"].text == ".200"
+    assert other.squares["lora", "full"].text == "−.200"
+    assert marks(table(both), found)[("lora", 0)] == "*"
+    assert marks(table(both), found)[("lora", 1)] == ""
+
+
+def test_a_seed_counts_once_in_a_row_whatever_was_found(record):
+    tuned = {"trials": 3, "validation": 0.1, "space": ["lr"]}
+
+    def found(lr, seed, score):
+        one = record("lora", "mrpc", seed, score=score)
+        method = one.method.model_copy(update={"tuned": tuned})
+        training = one.training | {"lr": lr}
+        return one.model_copy(
+            update={"method": method, "training": training, "cell": f"{one.cell}-{lr}"}
+        )
+
+    again = [found(1e-3, 0, 0.6), *(found(2e-3, seed, 0.8) for seed in range(3))]
+    (row,) = table(again).rows
+    assert [run.seed for run in row.cells[0].runs] == [0, 1, 2]
+    assert row.cells[0].last.mean == pytest.approx(0.8)
 
 
 def test_one_row_alone_gets_no_marks_and_no_advice(tmp_path, records):

@@ -21,7 +21,7 @@ from peftlab.bench.speed import measure_speed
 from peftlab.bench.suite import every_task as every_task
 from peftlab.bench.suite import merged_request
 from peftlab.bench.times import records_of
-from peftlab.bench.tune import tuned
+from peftlab.bench.tune import is_tuned, tuned
 from peftlab.errors import RequestError, expect_path
 from peftlab.methods import Method, is_built_in, register
 from peftlab.methods import load_plugin as load_plugin
@@ -96,7 +96,7 @@ def compare(
         judge_on=judge_on,
         out=out,
         tune=tune_of(tune),
-        rates=_popped_rates(training),
+        rates=popped_rates(training),
         training=Training.of(training),
     )
     ready = planned(request.suite, request.asked, out=out)
@@ -139,7 +139,7 @@ def _rounds(given: Any) -> int:
     return given
 
 
-def _popped_rates(training: dict[str, Any]) -> list[Any] | None:
+def popped_rates(training: dict[str, Any]) -> list[Any] | None:
     """Several learning rates, which are rows; a single one stays a setting."""
     rates = training.get("lr")
     return list(training.pop("lr")) if isinstance(rates, list | tuple) else None
@@ -187,7 +187,8 @@ def run(
     grid, out = asked
     say = foreseeing(grid, out, console)
     if grid.suite.tune is not None:
-        say(grid.cells)  # what does not fit is refused before any trial
+        if not is_tuned(grid, out):  # what does not fit is refused before any trial
+            console.print(f"{say(grid.cells)}; trials apart", highlight=False)
         grid = tuned(grid, grid.suite.tune, out, observer(console, quiet))
         say = foreseeing(grid, out, console)
     records = run_grid(grid, out, observer(console, quiet), rerun, keep, foresee=say)

@@ -2,14 +2,16 @@
 
 60 % of the time at most goes to the race: every method at several learning rates on a part of
 train, where the bad ones stop early. Then the three best rows train on all of train, seed after
-seed, and are judged on dev, which has chosen nothing. The recommended row's best adapter is loaded
-again, has to reach its score again, and is written.
+seed, and are judged on dev, which has chosen no rate. The recommended row's best adapter is loaded
+again, has to reach its score again, and is written. It was chosen on dev among at most nine, and
+the last line says so beside the mean of its row.
 """
 
 from __future__ import annotations
 
 import contextlib
 import shutil
+import statistics
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from peftlab.api.compare import Planned, asked_for, data_of
+from peftlab.api.compare import Planned, asked_for, data_of, foreseeing
 from peftlab.api.compare import planned as resolved
 from peftlab.api.export import check_again
 from peftlab.api.progress import observer
@@ -25,8 +27,9 @@ from peftlab.atomic import check_replaceable, replace_folder
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Grid, Row
 from peftlab.bench.race import AROUND, Race, TimeIsUp, Until
-from peftlab.bench.retention import best_seed
-from peftlab.bench.run import Session, with_baselines, write_suite
+from peftlab.bench.resume import done_cells, write_judged
+from peftlab.bench.retention import best_seed, drop_beaten, main_score, room_mib
+from peftlab.bench.run import Session, have, with_baselines, write_suite
 from peftlab.errors import RequestError, expect_path
 from peftlab.methods import Method
 from peftlab.naming import slug
@@ -49,12 +52,14 @@ class Fitted(NamedTuple):
 
     Attributes:
         record: of the adapter that was written.
+        row: the records of all its row's seeds; of a race's adapter its own.
         reached: the main metric that the adapter, loaded again, came to.
         recommendation: why this row; None where the time was over before the race was.
         stopped: whether Ctrl-C ended it.
     """
 
     record: Record
+    row: list[Record]
     reached: float
     recommendation: Recommendation | None
     stopped: bool
@@ -122,6 +127,10 @@ def planned(request: dict[str, Any], sets: Iterable[str], runs: Path | None) -> 
     Raises:
         RequestError: if anything in it is wrong, or it has more than one task.
     """
+    if request.get("data") is None and not request.get("tasks"):
+        raise RequestError(
+            "fit needs data: give your own with --data, --text and --label, or a --task"
+        )
     found = resolved(None, request, sets)
     if len(found.grid.tasks) != 1:
         names = ", ".join(found.grid.tasks)
@@ -135,14 +144,17 @@ def planned(request: dict[str, Any], sets: Iterable[str], runs: Path | None) -> 
 
 def told(fitted: Fitted) -> list[str]:
     """What came out, in lines."""
-    record, why = fitted.record, fitted.recommendation
-    where = "dev" if why else "a part of train"
+    record = fitted.record
     row = f"{record.method.name} at learning rate {record.training['lr']:g}"
     score = f"{record.task.main_metric} {fitted.reached:.3f}"
-    lines = [f"{row}: {score} on {where}, loaded again"]
-    if why is None:
-        lines.append("The time was over before it trained on all of train; give more --minutes.")
-    return lines
+    if fitted.recommendation is None:
+        return [
+            f"{row}: {score} on a part of train, loaded again",
+            "It did not come to a training on all of train; give more --minutes.",
+        ]
+    mean = statistics.fmean(main_score(one) for one in fitted.row)
+    seeds = f"{len(fitted.row)} seed{'s' * (len(fitted.row) > 1)}"
+    return [f"{row}: {score} loaded again, the best of {seeds} of mean {mean:.3f}, on dev"]
 
 
 def fit_planned(
@@ -158,7 +170,9 @@ def fit_planned(
         quiet: no progress.
 
     Raises:
-        RequestError: if `to` or the folder can't be written, or no training ended in time.
+        RequestError: if `to` or the folder can't be written, if a method would not fit into memory,
+            or if no training ended in time.
+        KeyboardInterrupt: if that came before any training ended.
     """
     if not 0 < minutes < float("inf"):
         raise RequestError(f"minutes must be a number above 0, got {minutes}")
@@ -168,13 +182,17 @@ def fit_planned(
     fitting = _Fitting(asked, started, end, console, quiet)
     console.print(fitting.described(minutes, to), markup=False, highlight=False)
     stopped = False
-    Store(asked.out).prepare()
+    console.print(foreseeing(asked.grid, asked.out, console)(asked.grid.cells), highlight=False)
+    Store(asked.out).prepare(room_mib(asked.grid.cells, "best"))
     with locked(asked.out):
+        Store(asked.out).clean()
         try:
             fitting.race()
             fitting.train()
         except KeyboardInterrupt:
             stopped = True
+            if not fitting.has_something:
+                raise
         return fitting.written(to)._replace(stopped=stopped)
 
 
@@ -191,6 +209,12 @@ class _Fitting:
         self.trials = Store(self.out / "tuning")
         self.store = Store(self.out)
         self.records: list[Record] = []
+        self.failed: list[Record] = []
+
+    @property
+    def has_something(self) -> bool:
+        """Whether a training has ended, and there is a model."""
+        return bool(self.records or self.contest.ranking)
 
     def described(self, minutes: float, to: Path) -> str:
         """What will be done, in words."""
@@ -207,6 +231,7 @@ class _Fitting:
         """Run the race until it or its share of the time is over."""
         until = self.started + RACE_SHARE * (self.end - self.started)
         self.trials.prepare()
+        self.trials.clean()
         with self._session(self.trials, self.contest.task, until) as session:
             session.progress.stage("the race, judged on a part of train", sum(self.contest.sizes))
             self.contest.run(session)
@@ -217,6 +242,10 @@ class _Fitting:
         if not rows:
             return
         cells = self._cells(rows)
+        done = done_cells(self.store, cells)
+        write_judged(self.store, done.values())
+        self.records = list(done.values())
+        cells = [cell for cell in cells if cell.name not in done]
         with self._session(self.store, self.task, self.end) as session:
             session.progress.stage("the best of it, on all of train, judged on dev", len(cells))
             for cell in with_baselines(cells, {self.task.name: self.task}, session.progress):
@@ -225,11 +254,12 @@ class _Fitting:
                 self._run(cell, session)
 
     def _run(self, cell: Cell, session: Session) -> None:
-        record = self.store.read(cell.name)
-        if record is None or record.status != "done":
-            record = session.run(cell, keep_adapter=True)
+        record = have(session, cell, keep_adapter=True)
         if record.status == "done":
             self.records.append(record)
+            drop_beaten(self.store, self.records, "all")
+        else:
+            self.failed.append(record)
 
     def _cells(self, rows: list[Row]) -> list[Cell]:
         """One seed of every row before the next seed of any."""
@@ -261,18 +291,27 @@ class _Fitting:
             chosen = comparison.recommendation
             assert chosen is not None  # every record here has a score
             row = [record for record in self.records if record.method.label == chosen.row]
-            return self._write(to, self.store, best_seed(row), self.task, chosen)
-        if not self.contest.ranking:
-            raise RequestError(
-                "no training ended in time; give more --minutes, or fewer or cheaper --methods"
-            )
-        best = self.contest.ranking[0].record
-        return self._write(to, self.trials, best, self.contest.task, None)
+            return self._write(to, self.store, row, self.task, chosen)
+        for one in self.contest.ranking:
+            if self.trials.adapter(one.record.cell).is_dir():
+                return self._write(to, self.trials, [one.record], self.contest.task, None)
+        raise RequestError(self._nothing())
+
+    def _nothing(self) -> str:
+        """Why there is no model."""
+        raced = [one.record for one in self.contest.ran if one.merit is None]
+        for record in [*raced, *self.failed]:
+            if record.failure is not None:
+                return (
+                    f"no training came to an end; {record.method.label}: {record.failure.message}"
+                )
+        return "no training ended in time; give more --minutes, or fewer or cheaper --methods"
 
     def _write(
-        self, to: Path, store: Store, record: Record, task: Task, why: Recommendation | None
+        self, to: Path, store: Store, row: list[Record], task: Task, why: Recommendation | None
     ) -> Fitted:
+        record = best_seed([one for one in row if store.adapter(one.cell).is_dir()])
         adapter = store.adapter(record.cell)
         reached = check_again(adapter, record, task)
         replace_folder(to, lambda place: shutil.copytree(adapter, place, dirs_exist_ok=True))
-        return Fitted(record, reached, why, stopped=False)
+        return Fitted(record, row, reached, why, stopped=False)

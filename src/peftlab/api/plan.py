@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from peftlab.api.compare import Planned, asked_for, data_of, known_folders, planned
+from peftlab.api.compare import Planned, asked_for, data_of, known_folders, planned, popped_rates
 from peftlab.bench.cell import Cell
 from peftlab.bench.cost import IMPORTS_MIB, Cost, Predictor
 from peftlab.bench.foresee import duration
@@ -145,6 +145,7 @@ def plan(
         metric=metric,
         judge_on=judge_on,
         out=out,
+        rates=popped_rates(training),
         training=Training.of(training),
     )
     return plan_of(planned(request.suite, request.asked, out=out), measure)

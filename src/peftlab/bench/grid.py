@@ -213,7 +213,7 @@ def method_part(model: Any, method: Method, asked: Training, variant: Variant) -
         settings=method.settings,
         targets=targets.patterns if targets else [],
         notes=targets.notes if targets else [],
-        rate_from="asked for" if _asked_rate(asked, variant, method) else "default",
+        rate_from="asked for" if asked_rate(asked, variant, method) else "default",
         source_sha256=source_hash(type(method)),
     )
 
@@ -248,13 +248,14 @@ def resolve_rates(
 
     Where the head is all that is trained both are one, which either may set.
     """
-    lr = _asked_rate(asked, variant, method) or method.lr_at(width)
+    lr = asked_rate(asked, variant, method) or method.lr_at(width)
     if method.head_alone:
         return lr, lr
     return lr, variant.head_lr or asked.head_lr or method.default_head_lr
 
 
-def _asked_rate(asked: Training, variant: Variant, method: Method) -> float | None:
+def asked_rate(asked: Training, variant: Variant, method: Method) -> float | None:
+    """The rate that somebody asked for, of the row or of all of them; None for the default."""
     if method.head_alone:
         return variant.lr or variant.head_lr or asked.lr or asked.head_lr
     return variant.lr or asked.lr

@@ -14,9 +14,10 @@ import time
 from typing import Any, NamedTuple, Self
 
 from peftlab.bench.cell import Cell
-from peftlab.bench.grid import Grid, Row
-from peftlab.bench.run import Observer, Session
+from peftlab.bench.grid import Grid, Row, asked_rate
+from peftlab.bench.run import Observer, Session, have
 from peftlab.bench.search import REDUCTION, rungs_of
+from peftlab.bench.tune import told_space
 from peftlab.records.record import Record
 from peftlab.records.rows import merit
 from peftlab.tasks import Task, carved
@@ -54,7 +55,7 @@ class Until:
         self.progress.cell(cell)
 
     def row(self, cell: Cell, row: dict[str, Any], total: int) -> None:
-        if time.monotonic() > self.end_at:
+        if time.monotonic() > self.end_at and "step" in row:  # not when an epoch is just done
             raise TimeIsUp
         self.progress.row(cell, row, total)
 
@@ -90,7 +91,7 @@ class Race:
 
     def __init__(self, grid: Grid, task: Task, validation: float) -> None:
         self.grid, self.task = grid, carved(task, validation)
-        how = {"trials": len(AROUND), "validation": validation, "space": ["lr"]}
+        how = {"trials": len(AROUND), "validation": validation}
         by_row = [_runners(grid, row, self.task, how) for row in grid.rows]
         # every row at its default before any at another rate, for the time may be short
         turns = itertools.zip_longest(*by_row)
@@ -131,23 +132,26 @@ class Race:
 
     def _run(self, runner: Runner, epochs: int, session: Session) -> None:
         cell = self.grid.ground.cell(runner.trial, self.task, SEED, epochs)
-        record = session.store.read(cell.name)
-        if record is None or record.status != "done":
-            record = session.run(cell, keep_adapter=True)
+        record = have(session, cell, keep_adapter=True)
         metric = self.task.main_metric
         found = None if record.score is None else merit(metric, record.score[metric])
         self.ran.append(Ran(runner, epochs, record, found))
+        best = self.ranking[0].record.cell if self.ranking else ""
         for beaten in self.ranking[1:]:
+            if beaten.record.cell == best:
+                continue
             shutil.rmtree(session.store.adapter(beaten.record.cell), ignore_errors=True)
 
 
 def _runners(grid: Grid, row: Row, task: Task, how: dict[str, Any]) -> list[Runner]:
-    if row.variant.lr is not None:
+    if asked_rate(grid.suite.training, row.variant, row.method) is not None:
         return [Runner(row, row)]
     default = grid.ground.cell(row, task, SEED).training.lr
     where = type(row.method).search_space()["lr"]
     rates = [min(max(default * factor, where.low), where.high) for factor in AROUND]
-    return [_runner(grid, row, float(f"{rate:.3g}"), how) for rate in rates]
+    how = how | {"space": told_space(row.method, ["lr"])}
+    each = dict.fromkeys(float(f"{rate:.3g}") for rate in rates)
+    return [_runner(grid, row, rate, how) for rate in each]
 
 
 def _runner(grid: Grid, row: Row, rate: float, how: dict[str, Any]) -> Runner:

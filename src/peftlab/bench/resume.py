@@ -10,23 +10,24 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from peftlab.bench.grid import Grid
+from peftlab.bench.cell import Cell
 from peftlab.records.record import Best, Record
 from peftlab.records.rows import merit
 from peftlab.records.store import Store
 
 
-def done_cells(store: Store, grid: Grid) -> dict[str, Record]:
-    """The records of the grid's done cells by name; one that lacks the metric is not done."""
-    found = {}
-    for cell in grid.cells:
-        record = store.read(cell.name)
-        if record is None or record.status != "done":
-            continue
-        judged = _judged(store, record, cell.task.main_metric)
-        if judged is not None:
-            found[cell.name] = judged
-    return found
+def done_cells(store: Store, cells: Iterable[Cell]) -> dict[str, Record]:
+    """The records of those of the cells that are done, by name."""
+    found = {cell.name: done_cell(store, cell) for cell in cells}
+    return {name: record for name, record in found.items() if record is not None}
+
+
+def done_cell(store: Store, cell: Cell) -> Record | None:
+    """The record of a cell that is done; one that lacks the metric is not."""
+    record = store.read(cell.name)
+    if record is None or record.status != "done":
+        return None
+    return _judged(store, record, cell.task.main_metric)
 
 
 def write_judged(store: Store, records: Iterable[Record]) -> None:

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self, get_args
 
@@ -17,7 +17,7 @@ from peftlab.bench.cell import Cell
 from peftlab.bench.execute import Order, Worker
 from peftlab.bench.grid import Grid
 from peftlab.bench.outcome import Told
-from peftlab.bench.resume import done_cells, write_judged
+from peftlab.bench.resume import done_cell, done_cells, write_judged
 from peftlab.bench.retention import Keep, drop_beaten, room_mib
 from peftlab.errors import unknown
 from peftlab.records.record import Record
@@ -76,13 +76,13 @@ def run_grid(
     if keep not in get_args(Keep):
         raise unknown("keep", str(keep), get_args(Keep))
     store = Store(out)
-    known = {} if rerun else done_cells(store, grid)
+    known = {} if rerun else done_cells(store, grid.cells)
     due = [cell for cell in grid.cells if cell.name not in known]
     line = foresee(due) if foresee is not None and due else None
     store.prepare(room_mib(due, keep))
     with locked(out):
         store.clean()
-        done = {} if rerun else done_cells(store, grid)  # another command may have added some
+        done = {} if rerun else done_cells(store, grid.cells)  # another command may have added some
         missing = [cell for cell in grid.cells if cell.name not in done]
         write_suite(store, grid)
         write_judged(store, done.values())
@@ -90,13 +90,13 @@ def run_grid(
             progress.suite(grid, len(done), str(shown or out))
             if line is not None:
                 progress.note(line)
-            _set_aside(store, missing, progress)
+            set_aside(store, missing, progress)
             if missing:
                 done |= _run_missing(missing, grid, store, progress, done, keep)
     return [relabelled(done[cell.name], cell.method.label) for cell in grid.cells]
 
 
-def _set_aside(store: Store, missing: list[Cell], progress: Observer) -> None:
+def set_aside(store: Store, missing: Iterable[Cell], progress: Observer) -> None:
     """Keep what lies in the place of a record and is none; its cell is about to run again."""
     for cell in missing:
         if store.is_unreadable(cell.name):
@@ -163,6 +163,17 @@ class Session:
         outcome.write(self.store)
         self.progress.end(outcome.record)
         return outcome.record
+
+
+def have(session: Session, cell: Cell, keep_adapter: bool = False) -> Record:
+    """The cell's record: that which lies there, if it is done, or else that of a new run."""
+    known = done_cell(session.store, cell)
+    if known is None:
+        set_aside(session.store, [cell], session.progress)
+        return session.run(cell, keep_adapter)
+    session.progress.cell(cell)
+    session.progress.end(known)
+    return known
 
 
 def with_baselines(

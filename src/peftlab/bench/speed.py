@@ -14,7 +14,8 @@ from pathlib import Path
 
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Grid, task_part
-from peftlab.bench.run import Observer, Session
+from peftlab.bench.resume import done_cells
+from peftlab.bench.run import Observer, Session, set_aside
 from peftlab.machine import BUSY, others_share
 from peftlab.records.store import Store, locked
 from peftlab.tasks import Examples, Task
@@ -35,14 +36,16 @@ def measure_speed(grid: Grid, rounds: int, out: Path, progress: Observer) -> Non
     size = grid.cells[0].training.batch_size
     tasks = {name: short(task, size) for name, task in grid.tasks.items()}
     asked = [cell for number in range(rounds) for cell in _round(grid, tasks, number)]
-    with locked(store.out):
+    with locked(out):
         store.clean()
-        missing = [cell for cell in asked if not _is_done(store, cell)]
+        done = done_cells(store, asked)
+        missing = [cell for cell in asked if cell.name not in done]
         if not missing:
             return
         with progress, Session(store, tasks, progress) as session:
             turns = f"{rounds} rounds of {STEPS} steps in turns, in {store.out}"
             progress.stage(f"speed and memory: {turns}", len(missing))
+            set_aside(store, missing, progress)
             for cell in missing:
                 _measure(cell, session)
 
@@ -57,11 +60,6 @@ def _measure(cell: Cell, session: Session) -> None:
     if record.speed is not None:
         speed = record.speed.model_copy(update={"others_share": share})
         session.store.write_record(record.model_copy(update={"speed": speed}))
-
-
-def _is_done(store: Store, cell: Cell) -> bool:
-    record = store.read(cell.name)
-    return record is not None and record.status == "done"
 
 
 def _round(grid: Grid, tasks: dict[str, Task], number: int) -> list[Cell]:

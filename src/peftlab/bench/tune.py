@@ -10,10 +10,11 @@ nothing but the scores so far, so that a tuning that was stopped goes on as if i
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 from peftlab.bench.grid import Grid, Row
-from peftlab.bench.run import Observer, Session
+from peftlab.bench.run import Observer, Session, have
 from peftlab.bench.search import (
     Space,
     at_border,
@@ -25,10 +26,11 @@ from peftlab.bench.search import (
 )
 from peftlab.bench.suite import Tune, Variant
 from peftlab.errors import RequestError
+from peftlab.methods import Method
 from peftlab.records.record import Record
 from peftlab.records.rows import merit
 from peftlab.records.store import Store, locked
-from peftlab.records.trials import Trial, Values, write_trials
+from peftlab.records.trials import Trial, Values, read_trials, write_trials
 from peftlab.tasks import Task, carved
 
 SEED = 0  # of all trials: which seeds a comparison has changes none of them
@@ -52,7 +54,7 @@ def tuned(grid: Grid, tune: Tune, out: Path, progress: Observer) -> Grid:
         name: [RowTuning(grid, row, task, tune) for row in grid.rows]
         for name, task in tasks.items()
     }
-    with locked(store.out), progress, Session(store, tasks, progress) as session:
+    with locked(out), progress, Session(store, tasks, progress) as session:
         store.clean()
         total = sum(one.n_trainings for of in tunings.values() for one in of)
         progress.stage(f"{described(tune)}; at most {total} trainings, in {store.out}", total)
@@ -66,6 +68,12 @@ def described(tune: Tune) -> str:
         f"tuning {', '.join(tune.space)}: {tune.trials} trials of every method on each task, "
         f"judged on {tune.validation:.3g} of train, dev unseen"
     )
+
+
+def is_tuned(grid: Grid, out: Path) -> bool:
+    """Whether `out` has what trials found for every row of the grid on every task."""
+    rows = {(trial.task, trial.label) for trial in read_trials(out / "tuning") if trial.chosen}
+    return all((task, row.part.label) in rows for task in grid.tasks for row in grid.rows)
 
 
 class RowTuning:
@@ -94,7 +102,7 @@ class RowTuning:
         if best is None:
             name = f"{self.row.part.label} on {self.task.name}"
             session.progress.note(f"{name}: every trial failed; it is trained at its defaults")
-            return self.row
+            return self._row_at({})  # still a tuned row, as on the tasks where one did not fail
         values = tried[best].values
         border = [name for name, value in values.items() if at_border(value, self.space[name])]
         self.trials[best] = self.trials[best].model_copy(
@@ -119,12 +127,7 @@ class RowTuning:
         variant = _variant(self.row.variant, values)
         variant = variant.model_copy(update={"label": f"{variant.label} ({told})"})
         cell = self.ground.cell(self.ground.row(variant), self.task, SEED, epochs)
-        record = self.session.store.read(cell.name)
-        if record is not None and record.status == "done":
-            self.session.progress.cell(cell)
-            self.session.progress.end(record)
-        else:
-            record = self.session.run(cell, keep_adapter=False)
+        record = have(self.session, cell)
         self.trials.append(self._trial(record, values, epochs))
         metric, score = self.trials[-1].metric, self.trials[-1].score
         return None if score is None else merit(metric, score)
@@ -145,8 +148,9 @@ class RowTuning:
     def _row_at(self, values: Values) -> Row:
         """The row with what was found, which its record tells from what somebody asked for."""
         found = self.ground.row(_variant(self.row.variant, values))
-        how = self.tune.model_dump() | {"space": list(self.space)}
-        part = found.part.model_copy(update={"rate_from": "tuned", "tuned": how})
+        how = self.tune.model_dump() | {"space": told_space(self.row.method, self.space)}
+        rate_from = "tuned" if values else "default"
+        part = found.part.model_copy(update={"rate_from": rate_from, "tuned": how})
         return found._replace(part=part)
 
 
@@ -154,7 +158,15 @@ def space_of(row: Row, tune: Tune) -> Space:
     """Where the row's trials look: in those settings of the space that it has and leaves open."""
     declared = type(row.method).search_space()
     given = {*row.variant.settings, *(rate for rate in RATES if getattr(row.variant, rate))}
+    if row.method.head_alone and "head_lr" in given:  # its one rate, which either may set
+        given.add("lr")
     return {name: declared[name] for name in tune.space if name in declared.keys() - given}
+
+
+def told_space(method: Method, space: Iterable[str]) -> list[str]:
+    """What a record says was found: of a head alone both rates, which are one."""
+    found = list(space)
+    return [*found, "head_lr"] if method.head_alone and "lr" in found else found
 
 
 def _variant(variant: Variant, values: Values) -> Variant:
@@ -164,9 +176,11 @@ def _variant(variant: Variant, values: Values) -> Variant:
 
 
 def _check_open(grid: Grid, tune: Tune) -> None:
+    alone = any(row.method.head_alone for row in grid.rows)
     for rate in RATES:
         asked = getattr(grid.suite.training, rate)
-        if asked is not None and rate in tune.space:
+        found = rate in tune.space or (rate == "head_lr" and alone and "lr" in tune.space)
+        if asked is not None and found:
             option = rate.replace("_", "-")
             raise RequestError(
                 f"--{option} {asked} is given and --tune shall find it; leave one of them out, or "

@@ -45,11 +45,15 @@ def fit(
             "seeds": list(api.SEEDS),
         }
         planned = api.planned(request, asked.sets, runs)
-    fitted = api.fit_planned(planned, out, minutes, console, quiet)
+    try:
+        fitted = api.fit_planned(planned, out, minutes, console, quiet)
+    except KeyboardInterrupt:
+        print("stopped; no training had ended, and nothing was written", file=sys.stderr)
+        raise typer.Exit(130) from None
     if fitted.recommendation is not None:
         from peftlab import report
 
-        shown = report.rebuild(planned.out)
+        shown = report.rebuild(planned.out, last=True)
         Console().print(shown.terminal)
         print(f"page: {shown.page.resolve()}")
     for line in api.told(fitted):

@@ -33,6 +33,7 @@ class Verdict(BaseModel):
     """What is known of row `a` against row `b` on one task; all in the metric's unit.
 
     Attributes:
+        sha256: of the task's examples.
         seeds: those that the difference is of: both rows have them, with predictions if any.
         difference: mean over them of a - b; null without a seed in common.
         low: lower end of the 95 % interval, null without predictions. With fewer than three seeds
@@ -48,6 +49,7 @@ class Verdict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     task: str
+    sha256: str
     metric: str
     a: str
     b: str
@@ -63,8 +65,8 @@ class Verdict(BaseModel):
     def of(self, row: str) -> Verdict:
         """The same, as of `row` against the other one.
 
-        >>> Verdict(task="t", metric="rmse", a="x", b="y", seeds=[], difference=1.0, low=0.5,
-        ...         high=2.0, p=0.01, verdict="worse", margin=0.1).of("y").verdict
+        >>> Verdict(task="t", sha256="", metric="rmse", a="x", b="y", seeds=[], difference=1.0,
+        ...         low=0.5, high=2.0, p=0.01, verdict="worse", margin=0.1).of("y").verdict
         'better'
         """
         if row == self.a:
@@ -182,6 +184,7 @@ def _verdict(
         more = crossed.seeds_to_settle(margin, alpha, shared)
     return Verdict(
         task=one.task.name,
+        sha256=one.task.sha256,
         metric=metric,
         a=name,
         b=other_name,

@@ -51,6 +51,13 @@ def asked(record: Record) -> dict[str, str]:
     }
 
 
+def measured_alike(record: Record) -> str:
+    """What speed and memory follow from: all that was asked but rates, epochs and the examples."""
+    apart = {"training.epochs", "training.lr", "training.head_lr"}
+    fields = {name: value for name, value in asked(record).items() if name not in apart}
+    return json.dumps([record.task.name, record.method.label, fields], sort_keys=True)
+
+
 def row_of(record: Record) -> str:
     """What the records of a row on one task have in common: all that was asked but the seed."""
     return json.dumps([task_key(record), asked(record)], sort_keys=True)
@@ -78,14 +85,18 @@ def group(records: Iterable[Record]) -> dict[RowKey, list[Record]]:
     """The records of every row, rows in the order in which they were first seen.
 
     A row has the label of its first record: two suites may have called the same method otherwise.
+    It has one record of a seed on a task, the last one: where settings were found, another search
+    may have found others.
     """
     records = list(records)
     ignored = task_fields(records)
-    rows: dict[str, list[Record]] = {}
+    rows: dict[str, dict[tuple[TaskKey, int], Record]] = {}
     for record in records:
         fields = {key: value for key, value in asked(record).items() if key not in ignored}
-        rows.setdefault(json.dumps(fields, sort_keys=True), []).append(record)
-    return {(members[0].method.label, key): members for key, members in rows.items()}
+        row = rows.setdefault(json.dumps(fields, sort_keys=True), {})
+        row[task_key(record), record.seed] = record
+    found = {key: list(row.values()) for key, row in rows.items()}
+    return {(members[0].method.label, key): members for key, members in found.items()}
 
 
 def labels(keys: Iterable[RowKey]) -> dict[RowKey, str]:

@@ -206,7 +206,10 @@ class Store:
 def rounds(folder: Path) -> list[Record]:
     """The records of a comparison's short cells in turns (`--repeat-speed`), if it has some."""
     speed = folder / "speed"
-    return Store(speed).records() if any(speed.glob("records/*.json")) else []
+    try:
+        return Store(speed).records() if any(speed.glob("records/*.json")) else []
+    except RequestError:  # none of them can be read: the cells' own speeds are shown
+        return []
 
 
 def chosen(

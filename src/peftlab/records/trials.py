@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from peftlab import atomic
+from peftlab.errors import RequestError
 
 Values = dict[str, int | float]  # by setting
 
@@ -37,14 +38,24 @@ def read_trials(folder: Path) -> list[Trial]:
     """The trials in a folder; none where nothing was tuned.
 
     Raises:
-        pydantic.ValidationError: if the file is damaged.
+        RequestError: if the file is damaged.
     """
     path = folder / FILE
-    return _TRIALS.validate_json(path.read_bytes()) if path.exists() else []
+    try:
+        return _TRIALS.validate_json(path.read_bytes()) if path.exists() else []
+    except ValidationError:
+        raise RequestError(
+            f"{path} is damaged; delete it, and the same `peftlab compare --tune` writes it anew "
+            "and trains nothing"
+        ) from None
 
 
 def write_trials(folder: Path, trials: list[Trial]) -> None:
-    """Write them, in the place of those of the same rows on the same tasks."""
+    """Write them, in the place of those of the same rows on the same tasks.
+
+    Raises:
+        RequestError: if what is there is damaged.
+    """
     now = {(trial.task, trial.label) for trial in trials}
     kept = [trial for trial in read_trials(folder) if (trial.task, trial.label) not in now]
     text = _TRIALS.dump_json(kept + trials, indent=2).decode()

@@ -20,6 +20,7 @@ class Column:
 
     label: str
     task: str
+    sha256: str  # of the examples
     kind: str
     metric: str
     lower_is_better: bool  # then the metric is in the label's unit, and no fraction
@@ -43,6 +44,7 @@ def columns(tasks: Mapping[TaskKey, Sequence[Record]], decided: set[str]) -> dic
         found[key] = Column(
             label=_label(key, tasks),
             task=task.name,
+            sha256=task.sha256,
             kind=task.kind,
             metric=task.main_metric,
             lower_is_better=task.main_metric in ERRORS,

@@ -5,6 +5,7 @@ Rows that differ in the rate alone, as `--lr 1e-4,4e-4,1e-3` makes them, are one
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -30,7 +31,7 @@ def rate_figure(column: Column, rows: Sequence[tuple[Row, Cell]]) -> Figure | No
     import altair as alt
 
     points = [
-        (row.method, row.training["lr"], cell.last.mean, cell.last.sd or 0.0)
+        (_without_rate(row.label), row.training["lr"], cell.last.mean, cell.last.sd or 0.0)
         for row, cell in rows
         if cell.last.mean is not None and not row.tuned
     ]
@@ -61,6 +62,15 @@ def rate_figure(column: Column, rows: Sequence[tuple[Row, Cell]]) -> Figure | No
         alt=f"{column.metric} on dev over learning rate for {listed(labels)}.",
         spec=spec(chart.add_params(pick()), title, title, HEIGHT),
     )
+
+
+def _without_rate(label: str) -> str:
+    """A row's label less its learning rate: what rows of one curve have in common.
+
+    >>> [_without_rate(f"lora{rest}") for rest in ("[lr=4e-05]", "[rank=4,lr=0.001]", " (lr 0.1)")]
+    ['lora', 'lora[rank=4]', 'lora']
+    """
+    return re.sub(r"\[lr=[^,\]]*\]|,lr=[^,\]]*| \(lr [^)]*\)", "", label)
 
 
 def tuning_figure(column: Column, trials: Sequence[Trial], style: Style) -> Figure | None:

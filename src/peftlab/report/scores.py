@@ -14,7 +14,15 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from peftlab.records.record import Record
-from peftlab.records.rows import TaskKey, group, known, labels, task_fields, task_key
+from peftlab.records.rows import (
+    TaskKey,
+    group,
+    known,
+    labels,
+    measured_alike,
+    task_fields,
+    task_key,
+)
 from peftlab.report.columns import Column, columns, finite
 from peftlab.report.costs import (
     Conditions,
@@ -145,9 +153,9 @@ def table(records: Iterable[Record], rounds: Iterable[Record] = ()) -> Table:
     across = columns(tasks, task_fields(records))
     rows = group(records)
     names = labels(rows)
-    in_turns: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    in_turns: dict[str, list[Record]] = defaultdict(list)
     for one in rounds:
-        in_turns[one.task.name, one.method.label].append(one)
+        in_turns[measured_alike(one)].append(one)
     alike = conditions([*rows.values(), *in_turns.values()])
     all_conditions = ordered(alike)
     under = {cell: all_conditions.index(one) for cell, one in alike.items()}
@@ -198,7 +206,7 @@ def _row(
     members: list[Record],
     tasks: list[TaskKey],
     under: Mapping[str, int],
-    in_turns: Mapping[tuple[str, str], list[Record]],
+    in_turns: Mapping[str, list[Record]],
 ) -> Row:
     first = members[0]
     by_task = [[m for m in members if task_key(m) == key] for key in tasks]
@@ -242,19 +250,19 @@ def _with_found(
 def _cell(
     members: list[Record],
     under: Mapping[str, int],
-    in_turns: Mapping[tuple[str, str], list[Record]],
+    in_turns: Mapping[str, list[Record]],
 ) -> Cell:
     done = sorted((m for m in members if m.status == "done"), key=lambda m: m.seed)
     runs = tuple(_run(member, under[member.cell]) for member in done)
     ranks = dict.fromkeys(rank for m in done for rank in m.score_by_rank or {})
-    metric, task = members[0].task.main_metric, members[0].task.name
+    metric = members[0].task.main_metric
     return Cell(
         runs=runs,
         n_failed=len(members) - len(done),
         last=Spread.of(run.last for run in runs),
         best=Spread.of(run.best for run in runs),
         warnings=dict(Counter(warning for m in done for warning in dict.fromkeys(m.warnings))),
-        costs=cell_costs(done, under, in_turns.get((task, members[0].method.label), [])),
+        costs=cell_costs(done, under, in_turns.get(measured_alike(members[0]), [])),
         by_rank={
             rank: Spread.of((m.score_by_rank or {}).get(rank, {}).get(metric) for m in done)
             for rank in ranks

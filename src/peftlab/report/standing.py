@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from peftlab.records.pairs import Verdict, against
 from peftlab.records.recommend import AgainstBest, Recommendation
-from peftlab.records.rows import merit
+from peftlab.records.rows import ERRORS, merit
 from peftlab.records.verdicts import Comparison
 from peftlab.report.columns import Column
 from peftlab.report.scores import Table
@@ -21,7 +21,9 @@ FEW = 3  # tasks that are told one by one
 def pairs_of(comparison: Comparison, column: Column) -> list[Verdict]:
     """The verdicts of one task."""
     return [
-        one for one in comparison.pairs if (one.task, one.metric) == (column.task, column.metric)
+        one
+        for one in comparison.pairs
+        if (one.task, one.metric, one.sha256) == (column.task, column.metric, column.sha256)
     ]
 
 
@@ -56,7 +58,7 @@ def _mark(pairs: Sequence[Verdict], row: str, first: str) -> str:
         return BEST
     if verdict.verdict == "tie":
         return TIE
-    return WORSE if verdict.shows_worse else UNCLEAR
+    return WORSE if verdict.verdict == "worse" else UNCLEAR
 
 
 class Square(NamedTuple):
@@ -111,13 +113,15 @@ def told_marks(comparison: Comparison) -> str:
     """What the marks mean; empty where there is nothing to compare."""
     if not comparison.pairs:
         return ""
-    margin = comparison.pairs[0].margin
-    sure = any(one.p is not None for one in comparison.pairs)
+    scores = [one.margin for one in comparison.pairs if one.metric not in ERRORS]
+    within = [f"± {fraction(scores[0])}"] if scores else []
+    if len(scores) < len(comparison.pairs):
+        within.append("that share of the baseline's error")
     how = "95 %, over seeds and dev examples, corrected for the number of pairs"
-    if not sure:
-        how = "95 % over the dev examples alone: with fewer than 3 seeds nothing is sure"
+    if not any(one.p is not None for one in comparison.pairs):
+        how = "that takes 3 seeds with their predictions"
     return (
-        f"{BEST} best mean, {TIE} a tie with it (within ± {fraction(margin)}), "
+        f"{BEST} best mean, {TIE} a tie with it (within {' or '.join(within)}), "
         f"{UNCLEAR} not shown to be worse, no mark: worse ({how})."
     )
 
@@ -176,7 +180,12 @@ def _open(tasks: Sequence[AgainstBest]) -> str:
     unclear = [one for one in tasks if one.verdict and one.verdict.startswith("unclear")]
     if not unclear:
         return ""
+    words = {str(one.verdict).partition(": ")[2] for one in unclear}
+    if missing := words & {"no predictions", "no seed in common"}:
+        return f" More can't be said: {listed(sorted(missing))}."
     seeds = [one.more_seeds for one in unclear]
+    if words != {""}:
+        return " A verdict takes 3 seeds."
     if None in seeds:
         return " More seeds would not settle that: the dev set is too small, or the rows too near."
     most = max(seed for seed in seeds if seed is not None)
@@ -185,7 +194,8 @@ def _open(tasks: Sequence[AgainstBest]) -> str:
 
 def told_noise(comparison: Comparison) -> str:
     """The noise floor, the optimism of the best epoch, and runs that collapsed, in a line or so."""
-    scores = [one.score for one in comparison.noise if one.score is not None]
+    own = [one for one in comparison.noise if one.metric not in ERRORS]
+    scores = [one.score for one in own if one.score is not None]
     speeds = [one.speed for one in comparison.noise if one.speed is not None]
     told = []
     if scores:
