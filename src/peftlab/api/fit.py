@@ -182,7 +182,7 @@ def fit_planned(
     fitting = _Fitting(asked, started, end, console, quiet)
     console.print(fitting.described(minutes, to), markup=False, highlight=False)
     stopped = False
-    console.print(foreseeing(asked.grid, asked.out, console)(asked.grid.cells), highlight=False)
+    foreseeing(asked.grid, asked.out, console)(asked.grid.cells)  # refuses what can't fit
     Store(asked.out).prepare(room_mib(asked.grid.cells, "best"))
     with locked(asked.out):
         Store(asked.out).clean()
