@@ -77,7 +77,7 @@ def _n_best(row: str, columns: Mapping[TaskKey, Column], pairs: Verdicts) -> int
     for task, column in columns.items():
         if row in column and column[row].by_seed and (best := best_row(column)) is not None:
             verdict = against(pairs[task], row, best)
-            count += row == best or (verdict is not None and not verdict.shows_worse)
+            count += row == best or (verdict is not None and verdict.verdict != "worse")
     return count
 
 
