@@ -46,16 +46,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeSession]:
     FakeSession.made = []
     monkeypatch.setattr(fitting, "Session", FakeSession)
     monkeypatch.setattr(fitting, "check_again", lambda adapter, record, task: 0.5)
-    monkeypatch.setattr(Store, "adapter", _with_adapter)
     return FakeSession
-
-
-def _with_adapter(store: Store, cell: str) -> Path:
-    """Every cell's folder has one: sessions that train nothing save none."""
-    folder = store.out / "adapters" / cell
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "adapter_config.json").write_text("{}")
-    return folder
 
 
 def test_every_method_races_at_its_default_first_and_the_best_go_on(

@@ -93,8 +93,7 @@ def test_a_class_of_a_bare_script_works_in_its_cells(
     assert by_label["mine"]["score"] == by_label["lora[alpha=8.0,rank=4]"]["score"]
     assert re.fullmatch(r"[0-9a-f]{64}", by_label["mine"]["method"]["source_sha256"])
     assert by_label["lora[alpha=8.0,rank=4]"]["method"]["source_sha256"] is None
-    again = _run(tmp_path, tiny_model, [0, 1])  # the rest of the script is another: no cell is
-    assert "6 cells, 3 done already" in again.stderr
+    assert "[1/3] tiny · mine · seed 0" in first.stderr
 
 
 def test_a_cell_is_another_when_its_method_s_code_is() -> None:
