@@ -5,6 +5,7 @@ Every room may import this file and it imports none of them.
 
 from __future__ import annotations
 
+import math
 import re
 
 
@@ -24,3 +25,16 @@ def title(task: str, label: str, seed: int) -> str:
     'cola · LoRA r=16 · seed 0'
     """
     return f"{task} · {label} · seed {seed}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them.
+
+    >>> duration(42), duration(100), duration(754), duration(9000)
+    ('42 seconds', '2 minutes', '13 minutes', '2.5 hours')
+    """
+    if seconds < 90:
+        return f"{math.ceil(seconds)} seconds"
+    if seconds < 5400:
+        return f"{round(seconds / 60)} minutes"
+    return f"{seconds / 3600:.1f} hours"

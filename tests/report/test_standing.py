@@ -67,7 +67,7 @@ def test_a_wider_margin_makes_more_ties(tmp_path, records):
 
 def test_the_cheapest_of_those_not_shown_to_be_worse_is_recommended(tmp_path, records):
     found = compare_rows(records, [tmp_path])
-    assert advice(found).startswith("Take vera: a tie with lora, by .0")
+    assert advice(found).startswith("Take vera: a tie with lora (by .0")
     assert "It trains 154 K parameters, takes 673 MiB and runs for" in advice(found)
     score = compare_rows(records, [tmp_path], Question(prefer="score"))
     assert advice(score).startswith("Take lora: it has the best mean.")
@@ -194,5 +194,5 @@ def test_many_tasks_are_told_together(tmp_path, record):
         for seed in range(3)
     ]
     told = advice(compare_rows(records, [tmp_path]))
-    assert told.startswith("Take vera: not shown to be worse on 4, by .0")
+    assert told.startswith("Take vera: not shown to be worse on 4 (by .0")
     assert "scaled" in build(tmp_path, "demo", records, svg=False).read_text(encoding="utf-8")

@@ -10,15 +10,15 @@ from typing import Any, Literal
 from peftlab.api.compare import Planned, asked_for, data_of, known_folders, planned, popped_rates
 from peftlab.bench.cell import Cell
 from peftlab.bench.cost import IMPORTS_MIB, Cost, Predictor
-from peftlab.bench.foresee import duration
 from peftlab.bench.times import by_measured, by_records, measured, records_of
 from peftlab.machine import available_mib
 from peftlab.methods import Method
+from peftlab.naming import duration
 from peftlab.records.record import Record
 from peftlab.settings import Training
 from peftlab.tasks import Task
 
-__all__ = ["Plan", "Row", "duration", "plan", "plan_of"]
+__all__ = ["Plan", "Row", "plan", "plan_of"]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 
 from peftlab.bench.cell import Cell
@@ -11,6 +10,7 @@ from peftlab.bench.grid import Grid
 from peftlab.bench.times import Time, by_records
 from peftlab.errors import RequestError
 from peftlab.machine import available_mib
+from peftlab.naming import duration
 from peftlab.records.record import Record
 
 TRIED = 3  # rows that something is sought for which would fit
@@ -63,19 +63,6 @@ def line(cells: int, times: Sequence[Time | None], found: Sequence[Cost]) -> str
     if unknown:
         words.append(f"memory of {', '.join(unknown)} unknown")
     return f"plan: {', '.join(words)}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them.
-
-    >>> duration(42), duration(100), duration(754), duration(9000)
-    ('42 seconds', '2 minutes', '13 minutes', '2.5 hours')
-    """
-    if seconds < 90:
-        return f"{math.ceil(seconds)} seconds"
-    if seconds < 5400:
-        return f"{round(seconds / 60)} minutes"
-    return f"{seconds / 3600:.1f} hours"
 
 
 def check_fits(

@@ -68,7 +68,7 @@ def _show(found: Plan) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from peftlab.api.plan import duration
+    from peftlab.naming import duration
 
     for task in dict.fromkeys(row.cost.task for row in found.rows):
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from peftlab.naming import duration
 from peftlab.records.pairs import Verdict, against
 from peftlab.records.recommend import AgainstBest, Recommendation
 from peftlab.records.rows import ERRORS, merit
@@ -145,7 +146,7 @@ def _reasons(tasks: Sequence[AgainstBest]) -> list[str]:
     told = [f"the best mean on {ahead} of {len(tasks)} tasks"] if ahead else []
     if rest:
         most = max(rest, key=lambda one: one.worse_at_most or 0.0)
-        told.append(f"not shown to be worse on {len(rest)}{_at_most(most)} ({most.task})")
+        told.append(f"not shown to be worse on {len(rest)}{_at_most(most, most.task)}")
     return told + [_reason(one, f" on {one.task}") for one in worse]
 
 
@@ -159,10 +160,10 @@ def _reason(one: AgainstBest, where: str) -> str:
     return f"not shown to be worse than {one.best}, which has the best mean{where}{_at_most(one)}"
 
 
-def _at_most(one: AgainstBest) -> str:
+def _at_most(one: AgainstBest, task: str = "") -> str:
     if one.worse_at_most is None:
         return ""
-    return f", by {fraction(one.worse_at_most)} at most"
+    return f" (by {fraction(one.worse_at_most)} at most{f', on {task}' * bool(task)})"
 
 
 def _cost(found: Recommendation) -> str:
@@ -170,7 +171,7 @@ def _cost(found: Recommendation) -> str:
     parts = [
         f"trains {count(cost.trained)} parameters" if cost.trained is not None else "",
         f"takes {number(cost.memory_mib)} MiB" if cost.memory_mib is not None else "",
-        f"runs for {number(cost.cell_s / 60)} minutes" if cost.cell_s is not None else "",
+        f"runs for {duration(cost.cell_s)}" if cost.cell_s is not None else "",
     ]
     told = [part for part in parts if part]
     return f"It {listed(told)}." if told else ""
