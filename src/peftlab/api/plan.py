@@ -13,7 +13,6 @@ from peftlab.bench.cost import IMPORTS_MIB, Cost, Predictor
 from peftlab.bench.times import by_measured, by_records, measured, records_of
 from peftlab.machine import available_mib
 from peftlab.methods import Method
-from peftlab.naming import duration
 from peftlab.records.record import Record
 from peftlab.settings import Training
 from peftlab.tasks import Task
