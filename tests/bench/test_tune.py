@@ -215,14 +215,14 @@ def test_a_head_s_one_rate_is_one_row_over_tasks(
     tmp_path: Path, tiny_model: Path, tiny_task: Task, fake: type[FakeSession]
 ) -> None:
     other = dataclasses.replace(tiny_task, name="other", train=tiny_task.dev, dev=tiny_task.train)
-    asked = grid(tiny_model, tiny_task, tasks=[tiny_task, other], methods=["head"])
+    asked = grid(tiny_model, tiny_task, tasks=[tiny_task, other], methods=["head", "lora"])
     session = fake(Store(tmp_path), {}, Silent())
     records = [session.run(cell, keep_adapter=False) for cell in tuned(asked, tmp_path).cells]
-    apart = [
+    apart = [  # as if each had been found
         one.model_copy(update={"training": one.training | {"lr": rate, "head_lr": rate}})
-        for one, rate in zip(records, (1e-3, 3e-3), strict=True)
+        for one, rate in zip(records, (1e-3, 2e-3, 3e-3, 4e-3), strict=True)
     ]
-    assert len(group(apart)) == 1
+    assert [label for label, _ in group(apart)] == ["head", "lora"]
 
 
 def test_a_rate_of_the_head_alone_that_is_asked_for_stays(
