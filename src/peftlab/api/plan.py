@@ -114,7 +114,7 @@ def plan(
 
     Args:
         suite: a TOML file that says the same as the other arguments, which win over it.
-        model: `minilm`, a folder, or a hub name.
+        model: `minilm`, `mpnet`, a folder, or a hub name.
         tasks: names, or `Task` values.
         methods: names such as "lora" or "lora[rank=16]", tables, or `Method` values.
         seeds: one run of every cell a seed; (0,) unless a suite file says otherwise.

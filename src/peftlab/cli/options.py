@@ -116,7 +116,7 @@ def _keyword(name: str, default: Any, kind: Any, option: Any) -> inspect.Paramet
 
 
 def _shared(
-    model: Annotated[Text, Option(help="minilm, a folder, or a hub name.")] = None,
+    model: Annotated[Text, Option(help="minilm, mpnet, a folder, or a hub name.")] = None,
     data_dir: Annotated[
         Path | None, Option(envvar="PEFTLAB_DATA_DIR", help="The folder with GLUE's own files.")
     ] = None,

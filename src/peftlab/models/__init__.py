@@ -1,6 +1,6 @@
 """Models: a name or a folder becomes (model, tokenizer); words for layers become module names.
 
-load_model("minilm")           the pretrained encoder that the extra `demo` installs
+load_model("minilm")           a pretrained encoder that packages carry (packaged.py)
 load_model("path/to/folder")   config.json, *.safetensors and a tokenizer
 load_model("roberta-base")     any hub name, for sequence classification
 """
@@ -12,7 +12,7 @@ from peftlab.models.architectures import (
     head_names,
     head_parameters,
 )
-from peftlab.models.find import BUNDLED, Source, find, is_bundled_here, looks_like_folder, quiet
+from peftlab.models.find import Source, find, looks_like_folder, quiet
 from peftlab.models.load import (
     check_weights,
     empty_model,
@@ -23,6 +23,7 @@ from peftlab.models.load import (
     stored_names,
     stored_tensor,
 )
+from peftlab.models.packaged import PACKAGED
 from peftlab.models.state import TaskCard, check_model, check_tokenizer, precision_of, state_of
 from peftlab.models.targets import (
     LOGICAL,
@@ -43,8 +44,8 @@ from peftlab.models.unit import Unit, last_layer, standard_unit, unit_of
 
 __all__ = [
     "ARCHITECTURES",
-    "BUNDLED",
     "LOGICAL",
+    "PACKAGED",
     "Source",
     "Targets",
     "TaskCard",
@@ -63,7 +64,6 @@ __all__ = [
     "head_names",
     "head_parameters",
     "hidden_size",
-    "is_bundled_here",
     "last_layer",
     "linear_names",
     "load_model",

