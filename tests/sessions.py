@@ -33,7 +33,7 @@ class FakeSession:
         self.made.append(cell)
         self.progress.cell(cell)
         off = abs(math.log10(cell.training.lr / 3e-3))
-        score = {"accuracy": 0.9 - off / 10 + cell.seed / 1000}
+        score = {cell.task.main_metric: 0.9 - off / 10 + cell.seed / 1000}
         if keep_adapter:
             folder = self.store.adapter(cell.name)
             folder.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ from peftlab.cli.listings import doctor, methods, models, tasks
 from peftlab.cli.options import with_debug, with_plugins
 from peftlab.cli.plan import plan
 from peftlab.cli.report import report
+from peftlab.cli.reproduce import reproduce
 from peftlab.cli.train import train
 from peftlab.errors import RequestError
 
@@ -34,7 +35,7 @@ app = typer.Typer(
 )
 for command in (compare, plan, fit, train, predict, merge, export, methods):
     app.command()(with_debug(with_plugins(command)))
-for command in (report, tasks, models, doctor):
+for command in (report, reproduce, tasks, models, doctor):
     app.command()(with_debug(command))
 
 

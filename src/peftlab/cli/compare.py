@@ -100,7 +100,7 @@ def _run(
     else:
         Console().print(shown.terminal)
         print(f"page: {shown.page.resolve()}")
-    _finish(records)
+    finish(records)
 
 
 def _print_json(out: Path, page: Path, suite: str, records: list[Record]) -> None:
@@ -113,7 +113,8 @@ def _print_json(out: Path, page: Path, suite: str, records: list[Record]) -> Non
     print(json.dumps(document, indent=2))
 
 
-def _finish(records: list[Record]) -> None:
+def finish(records: list[Record]) -> None:
+    """Name the cells that failed, if any, and end with exit code 1."""
     failures = [record for record in records if record.failure is not None]
     if not failures:
         return

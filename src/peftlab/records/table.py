@@ -44,6 +44,25 @@ class Runs:
         """The least by which one answer changes the metric: 1 / n, or 0 for numbers."""
         return 1 / self.task.n_dev if self.task.main_metric in OF_CLASSES else 0.0
 
+    def at_best(self) -> Runs:
+        """The same with the scores of the best epochs, where records have them: optimistic.
+
+        The influences stay those of the last epoch: of no other are there predictions.
+        """
+        metric = self.task.main_metric
+        best = {
+            record.seed: record.best.score[metric]
+            for record in self.records
+            if record.best and metric in record.best.score
+        }
+        return dataclasses.replace(
+            self,
+            by_seed={
+                seed: dataclasses.replace(run, score=best.get(seed, run.score))
+                for seed, run in self.by_seed.items()
+            },
+        )
+
     def crossed(self, minus: Runs | None = None) -> Crossed | None:
         """Of the score, or its difference to another row's, over seeds with predictions of both."""
         seeds = [s for s in self.predicted if minus is None or s in minus.predicted]

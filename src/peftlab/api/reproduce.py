@@ -1,0 +1,106 @@
+"""reproduce: run a published recipe, and lay what comes out beside what was published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from peftlab.api.compare import Planned, run
+from peftlab.bench.grid import resolve
+from peftlab.bench.recipe import Recipe, recipe
+from peftlab.bench.recipe import recipes as recipes
+from peftlab.errors import expect_path
+from peftlab.records.published import Beside, beside
+from peftlab.records.record import Record
+
+
+class Reproduction(NamedTuple):
+    """What came out, and what was published.
+
+    Attributes:
+        recipe: what was asked for, with its source, what it leaves open and where it errs.
+        model: the base that ours was trained on.
+        out: the folder of the records.
+        records: of every cell.
+        rows: every published score beside ours.
+    """
+
+    recipe: Recipe
+    model: str
+    out: Path
+    records: list[Record]
+    rows: list[Beside]
+
+
+def reproduce(
+    name: str,
+    *,
+    model: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    scale: str = "full",
+    out: str | Path | None = None,
+    **training: Any,
+) -> Reproduction:
+    """Run a published recipe; done cells are not run again.
+
+    Args:
+        name: of a recipe, see `peftlab reproduce`.
+        model: another base than the recipe's: `minilm`, `mpnet`, a folder, or a hub name.
+        data_dir: the folder with GLUE's own files; PEFTLAB_DATA_DIR's if not given.
+        scale: full, as published; or small: fewer tasks, seeds and epochs, to try it.
+        out: the folder for records and predictions; `runs/NAME` (`runs/NAME-small`) if not given.
+        training: fields of `peftlab.settings.Training` that win over the recipe's, such as device.
+
+    Raises:
+        RequestError: if anything in the request is wrong; nothing was trained then.
+    """
+    for what, path in (("model", model), ("data_dir", data_dir), ("out", out)):
+        if path is not None:
+            expect_path(what, path)
+    ready = ready_to_reproduce(name, model, data_dir, scale, out, training)
+    return run_recipe(ready, Console(stderr=True))
+
+
+class Ready(NamedTuple):
+    """A recipe that was found right: its grids, and the folder that they will run into."""
+
+    recipe: Recipe
+    parts: list[Planned]
+
+
+def ready_to_reproduce(
+    name: str,
+    model: str | Path | None,
+    data_dir: str | Path | None,
+    scale: str,
+    out: str | Path | None,
+    training: dict[str, Any],
+) -> Ready:
+    """Check a request, and resolve every part of the recipe to cells.
+
+    Raises:
+        RequestError: if anything in it is wrong.
+    """
+    found = recipe(name)
+    suites = found.suites(
+        scale,
+        model=None if model is None else str(model),
+        data_dir=None if data_dir is None else Path(data_dir),
+        training=training,
+    )
+    folder = Path(out) if out is not None else Path("runs") / _folder_name(found, scale)
+    return Ready(found, [Planned(resolve(suite), folder) for suite in suites])
+
+
+def _folder_name(found: Recipe, scale: str) -> str:
+    return found.name if scale == "full" else f"{found.name}-{scale}"
+
+
+def run_recipe(ready: Ready, console: Console, quiet: bool = False) -> Reproduction:
+    """Run what is missing, part by part, showing progress."""
+    records = [record for part in ready.parts for record in run(part, console, quiet, keep="none")]
+    grid, out = ready.parts[0]
+    rows = beside(ready.recipe.published, records, [out])
+    return Reproduction(ready.recipe, grid.ground.source.name, out, records, rows)

@@ -1,0 +1,116 @@
+"""A published recipe: what a paper or a report trained, and the scores that it gave.
+
+peftlab/recipes/*.toml: a suite, but that tasks may have settings of their own, with what the source
+says of itself. Nothing in such a file is ours but what stands under `open`.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from peftlab.bench.suite import Suite, make_suite
+from peftlab.errors import RequestError, explain, unknown
+from peftlab.records.published import Published
+
+SCALES = ("small", "full")
+
+
+class Recipe(BaseModel):
+    """What was published.
+
+    Attributes:
+        name: of the file.
+        about: one line.
+        source: where it is published; every number stands there.
+        model, tasks, methods, seeds, training: as in a suite.
+        by_task: a task's own settings, which win over `training`, and its `metric` if the source's
+            is not the usual one.
+        open: what the source does not say or we can't do, and what is taken in its place.
+        flags: where the source contradicts itself, or its numbers can't be compared.
+        small: what --scale small takes instead: tasks, methods, seeds, training.
+        published: the scores.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: str
+    about: str
+    source: str
+    model: str
+    tasks: list[str]
+    methods: list[Any]
+    seeds: list[int]
+    training: dict[str, Any] = {}
+    by_task: dict[str, dict[str, Any]] = {}
+    open: list[str] = []
+    flags: list[str] = []
+    small: dict[str, Any]
+    published: Published
+
+    def suites(self, scale: str, **over: Any) -> list[Suite]:
+        """The recipe as suites, one for all tasks that are trained alike.
+
+        Args:
+            scale: full, or small: what the file says under `small`.
+            over: `model`, `data_dir` and `training`, which win over the recipe's.
+
+        Raises:
+            RequestError: if one of them is wrong.
+        """
+        if scale not in SCALES:
+            raise RequestError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}")
+        small = self.small if scale == "small" else {}
+        training = {**small.get("training", {}), **over.pop("training", {})}
+        alike: dict[str, list[str]] = {}
+        for task in small.get("tasks", self.tasks):
+            alike.setdefault(json.dumps(self.by_task.get(task, {})), []).append(task)
+        request = {"model": self.model, "methods": self.methods, "seeds": self.seeds}
+        request |= {key: value for key, value in small.items() if key in request}
+        request |= {key: value for key, value in over.items() if value is not None}
+        return [
+            self._suite(json.loads(own), request | {"tasks": tasks}, training)
+            for own, tasks in alike.items()
+        ]
+
+    def _suite(
+        self, own: dict[str, Any], request: dict[str, Any], training: dict[str, Any]
+    ) -> Suite:
+        metric = own.pop("metric", None)
+        together = {**self.training, **own, **training}
+        return make_suite(name=self.name, metric=metric, training=together, **request)
+
+
+def recipes() -> dict[str, Recipe]:
+    """All that there are, by name."""
+    folder = resources.files("peftlab") / "recipes"
+    files = sorted(
+        (file for file in folder.iterdir() if file.name.endswith(".toml")),
+        key=lambda file: file.name,
+    )
+    read = [_read(Path(file.name).stem, file.read_text(encoding="utf-8")) for file in files]
+    return {recipe.name: recipe for recipe in read}
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        RequestError: if there is none.
+    """
+    known = recipes()
+    if name not in known:
+        raise unknown("recipe", name, known)
+    return known[name]
+
+
+def _read(name: str, text: str) -> Recipe:
+    try:
+        return Recipe.model_validate({"name": name, **tomllib.loads(text)})
+    except ValidationError as error:
+        raise explain(error, f"the recipe {name}", Recipe.model_fields) from None

@@ -1,0 +1,118 @@
+"""peftlab reproduce: a published recipe, and its table beside ours."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from peftlab.cli.compare import finish
+from peftlab.cli.options import Device, Option, Quiet, Text
+
+if TYPE_CHECKING:
+    from peftlab.api.reproduce import Reproduction
+
+
+def reproduce(
+    name: Annotated[Text, typer.Argument(help="A recipe; without one, they are listed.")] = None,
+    model: Annotated[
+        Text, Option(help="Another base: minilm, mpnet, a folder, or a hub name.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, Option(envvar="PEFTLAB_DATA_DIR", help="The folder with GLUE's own files.")
+    ] = None,
+    scale: Annotated[
+        str, Option(help="full, as published; or small: fewer tasks, seeds and epochs.")
+    ] = "full",
+    out: Annotated[
+        Path | None, Option(help="Output folder; default runs/NAME, or runs/NAME-small.")
+    ] = None,
+    device: Device = None,
+    threads: Annotated[
+        int | None, Option(min=1, help="CPU threads; default: torch's choice.")
+    ] = None,
+    json_: Annotated[bool, Option("--json", help="One JSON document on stdout.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run what a paper or report ran, and show its table beside ours.
+
+    With its settings, contradictions named, and what it leaves open filled in and said. Finished
+    cells are never run again.
+    """
+    from rich.console import Console
+
+    if name is None:
+        _list()
+        return
+    given = {"device": device, "threads": threads}
+    training = {key: value for key, value in given.items() if value is not None}
+    console = Console(stderr=True, quiet=quiet)
+    with console.status("reading the recipe, the model and the data"):
+        from peftlab.api.reproduce import ready_to_reproduce, run_recipe
+
+        ready = ready_to_reproduce(name, model, data_dir, scale, out, training)
+    try:
+        done = run_recipe(ready, console, quiet)
+    except KeyboardInterrupt:
+        print(f"stopped; what is finished is kept in {ready.parts[0].out}", file=sys.stderr)
+        print("the same command goes on from there", file=sys.stderr)
+        raise typer.Exit(130) from None
+    if json_:
+        print(json.dumps(_document(done), indent=2))
+    else:
+        _show(done)
+    finish(done.records)
+
+
+def _list() -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from peftlab.api.reproduce import recipes
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for header in ("recipe", "of", "model", "tasks"):
+        table.add_column(header, overflow="fold")
+    for found in recipes().values():
+        table.add_row(found.name, found.about, found.model, " ".join(found.tasks))
+    Console().print(table)
+    print("run one with: peftlab reproduce RECIPE [--model M] [--data-dir GLUE] [--scale small]")
+
+
+def _document(done: Reproduction) -> dict[str, object]:
+    return {
+        "recipe": done.recipe.model_dump(mode="json"),
+        "model": done.model,
+        "out": str(done.out),
+        "rows": [row.model_dump(mode="json") for row in done.rows],
+        "records": [record.model_dump(mode="json") for record in done.records],
+    }
+
+
+def _show(done: Reproduction) -> None:
+    from rich.console import Console
+
+    from peftlab import report
+    from peftlab.report.published import draw
+
+    recipe, console = done.recipe, Console()
+    page = report.rebuild(done.out).page
+    console.print(draw(done.rows))
+    print(f"published: {recipe.source}")
+    epoch = recipe.published.epoch
+    print(f"its epoch: {epoch}" + (", chosen on dev; so is ours here" if epoch == "best" else ""))
+    if done.model != recipe.model:
+        print(
+            f"the base is another one, {done.model} and not {recipe.model}: "
+            "a difference is between the models as well"
+        )
+    for title, lines in (
+        ("it leaves open", recipe.open),
+        ("not to be taken at face value", recipe.flags),
+    ):
+        for number, line in enumerate(lines):
+            print(f"{title}:\n  - {line}" if number == 0 else f"  - {line}")
+    print(f"page: {page.resolve()}")

@@ -1,0 +1,142 @@
+"""Published recipes: every one can be asked for, and its table comes out beside ours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peftlab.api import reproduce as api
+from peftlab.bench.recipe import Recipe, recipes
+from peftlab.cli import main
+from peftlab.errors import RequestError
+from peftlab.methods import make
+from peftlab.records.published import Published
+from sessions import FakeSession
+
+MADE = Recipe(
+    name="made",
+    about="for tests",
+    source="nobody",
+    model="roberta-base",
+    tasks=["acceptability", "similarity", "entailment"],
+    methods=["lora", {"name": "dora", "label": "DoRA", "rank": 2}],
+    seeds=[0, 1, 2],
+    training={"epochs": 2, "lr": 1e-3},
+    by_task={"similarity": {"lr": 4e-3, "epochs": 5}, "acceptability": {"metric": "f1"}},
+    open=["nothing is said"],
+    flags=["it contradicts itself"],
+    small={"tasks": ["acceptability"], "seeds": [0], "training": {"epochs": 1}},
+    published=Published(scores={"lora": {"entailment": 0.5}, "DoRA": {"entailment": 0.6}}),
+)
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A recipe on tasks of our own, run by a session that trains nothing."""
+    monkeypatch.chdir(tmp_path)
+    FakeSession.made = []
+    monkeypatch.setattr("peftlab.bench.run.Session", FakeSession)
+    monkeypatch.setattr("peftlab.bench.recipe.recipes", lambda: {"made": MADE})
+    monkeypatch.setattr(api, "recipes", lambda: {"made": MADE})
+
+
+@pytest.mark.parametrize("recipe", recipes().values(), ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("scale", ["full", "small"])
+def test_every_recipe_is_a_request_that_can_be_met(recipe: Recipe, scale: Any) -> None:
+    suites = recipe.suites(scale, model="minilm")
+    rows = {variant.label for suite in suites for variant in suite.methods}
+    tasks = {task for suite in suites for task in suite.tasks}
+    assert all(make(v.name, v.settings) for suite in suites for v in suite.methods)
+    assert {suite.model for suite in suites} == {"minilm"}
+    scores = recipe.published.scores
+    if scale == "full":
+        assert rows == scores.keys() and tasks == {task for of in scores.values() for task in of}
+        assert recipe.by_task.keys() <= tasks
+    assert any(scores[row].keys() & tasks for row in rows)
+    assert all(0 < score < 1 for of_row in scores.values() for score in of_row.values())
+    assert recipe.open and recipe.flags
+
+
+def test_tasks_that_are_trained_alike_are_one_suite_and_others_have_their_own() -> None:
+    suites = MADE.suites("full")
+    found = {tuple(s.tasks): (s.metric, s.training.lr, s.training.epochs) for s in suites}
+    assert found == {
+        ("acceptability",): ("f1", 1e-3, 2),
+        ("similarity",): (None, 4e-3, 5),
+        ("entailment",): (None, 1e-3, 2),
+    }
+    (small,) = MADE.suites("small", training={"threads": 1})
+    assert (small.tasks, small.seeds, small.training.epochs) == (["acceptability"], [0], 1)
+    assert small.training.threads == 1 and [v.label for v in small.methods] == ["lora", "DoRA"]
+
+
+@pytest.mark.usefixtures("made")
+def test_every_part_runs_once_and_the_rows_are_those_that_were_published(
+    tiny_model: Path,
+) -> None:
+    done = api.reproduce("made", model=tiny_model, out="here")
+    assert len(done.records) == len(FakeSession.made) == 3 * 2 * 3
+    assert [(row.row, row.task, row.seeds) for row in done.rows] == [
+        ("lora", "entailment", [0, 1, 2]),
+        ("DoRA", "entailment", [0, 1, 2]),
+    ]
+    assert done.rows[0].mean == pytest.approx(done.rows[0].published + done.rows[0].difference)
+    again = api.reproduce("made", model=tiny_model, out="here")
+    assert len(FakeSession.made) == 18 and again.rows == done.rows
+
+
+@pytest.mark.usefixtures("made")
+def test_the_command_shows_the_table_the_other_base_and_what_not_to_believe(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("sys.argv", ["peftlab", "reproduce", "made", "--model", str(tiny_model)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code in (0, None)
+    said = capsys.readouterr().out
+    for words in ("entailment", "unclear: no predictions", "published: nobody"):
+        assert words in said
+    assert "the base is another one, tiny and not roberta-base" in said
+    assert "it leaves open:\n  - nothing is said" in said
+    assert "- it contradicts itself" in said
+    assert Path("runs/made/report/index.html").is_file()
+
+
+@pytest.mark.usefixtures("made")
+def test_in_json_and_small(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["made", "--model", str(tiny_model), "--scale", "small", "--json"]
+    monkeypatch.setattr("sys.argv", ["peftlab", "reproduce", *words])
+    with pytest.raises(SystemExit):
+        main()
+    document = json.loads(capsys.readouterr().out)
+    assert document["out"] == str(Path("runs/made-small"))
+    assert len(document["records"]) == 2 and document["rows"] == []
+    assert document["recipe"]["source"] == "nobody"
+
+
+def test_recipes_are_listed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("sys.argv", ["peftlab", "reproduce"])
+    with pytest.raises(SystemExit):
+        main()
+    said = capsys.readouterr().out
+    assert all(recipe.name in said and recipe.about in said for recipe in recipes().values())
+
+
+def test_wrong_requests_are_named() -> None:
+    for words, given in (
+        (r"unknown recipe 'lora-papr'; did you mean 'lora-paper'\?", {"name": "lora-papr"}),
+        (r"scale must be one of small, full, got 'tiny'", {"name": "lora-paper", "scale": "tiny"}),
+        (r"nonsense", {"name": "lora-paper", "nonsense": 1}),
+        (r"model must be a path", {"name": "lora-paper", "model": 3}),
+    ):
+        with pytest.raises(RequestError, match=words):
+            api.reproduce(**given)  # type: ignore[arg-type]
