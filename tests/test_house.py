@@ -11,7 +11,8 @@ import peftlab
 from peftlab.methods import METHODS
 
 SRC = Path(peftlab.__file__).parent
-LEAVES = {"errors", "atomic", "naming", "network", "settings"}  # every room may import them
+# every room may import them
+LEAVES = {"errors", "atomic", "cache", "naming", "network", "settings"}
 ROOMS = {
     "cli": {"api", "report", "records"},  # a record is what api gives back
     "api": {
@@ -31,6 +32,7 @@ ROOMS = {
     "tasks": set(),
     "errors": set(),
     "atomic": {"errors"},
+    "cache": set(),
     "naming": set(),
     "network": set(),
     "settings": {"errors"},

