@@ -68,10 +68,10 @@ def test_a_regression_and_many_classes_have_none(record, write, tmp_path):
 
 def test_the_page_has_a_table_with_the_classes_names(record, write, tmp_path):
     one = write(of_classes(record(), ["ham", "<b>spam"]), [(0, 0), (0, 0), (1, 0)])
-    page = build(tmp_path, "demo", [one], svg=False).read_text(encoding="utf-8")
+    page = build(tmp_path, "demo", [one], drawn=()).read_text(encoding="utf-8")
     (matrix,) = re.findall(r'<table class="matrix">.*?</table>', page, flags=re.DOTALL)
     assert re.findall(r'<th scope="col">(.*?)</th>', matrix)[1:] == ["ham", "&lt;b&gt;spam"]
     assert re.findall(r"<td.*?>(\d+)</td>", matrix) == ["2", "0", "1", "0"]
     assert 'id="confusion"' in page
-    plain = build(tmp_path / "plain", "demo", [record()], svg=False).read_text(encoding="utf-8")
+    plain = build(tmp_path / "plain", "demo", [record()], drawn=()).read_text(encoding="utf-8")
     assert 'id="confusion"' not in plain

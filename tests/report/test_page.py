@@ -124,7 +124,7 @@ def test_every_figure_has_words_and_a_still_picture(page, source):
 
 
 def test_without_svg_files_the_page_says_so(record, tmp_path):
-    path = build(tmp_path, "demo", [record()], svg=False)
+    path = build(tmp_path, "demo", [record()], drawn=())
     assert not (path.parent / "figures").exists()
     assert "This figure needs JavaScript" in path.read_text(encoding="utf-8")
 
@@ -162,7 +162,7 @@ def test_baselines_are_rows_apart_without_cost(record, tmp_path):
         tmp_path,
         "demo",
         [record(task="cola"), record().model_copy(update={"task": task})],
-        svg=False,
+        drawn=(),
     ).read_text(encoding="utf-8")
     (group,) = re.findall(r'<tbody class="baselines">.*?</tbody>', text, flags=re.DOTALL)
     cells = re.findall(r"<td([^>]*)>(.*?)</td>", group)
@@ -172,7 +172,7 @@ def test_baselines_are_rows_apart_without_cost(record, tmp_path):
 
 def test_what_a_score_hides_stands_below_it(record, tmp_path):
     records = [record(seed=0, warnings=["never predicts <b>"]), record(seed=1)]
-    text = build(tmp_path, "demo", records, svg=False).read_text(encoding="utf-8")
+    text = build(tmp_path, "demo", records, drawn=()).read_text(encoding="utf-8")
     assert '<small class="hidden">1 of 2 seeds: never predicts &lt;b&gt;</small>' in text
     assert "marks a score that hides something." in text
 
@@ -192,7 +192,7 @@ def test_scores_by_rank_have_a_table_and_a_figure(record, tmp_path):
 def test_default_rates_are_said_to_be_defaults(record, tmp_path):
     part = record().method.model_copy(update={"rate_from": "default"})
     records = [record().model_copy(update={"method": part}), record("dora")]
-    text = build(tmp_path, "demo", records, svg=False).read_text(encoding="utf-8")
+    text = build(tmp_path, "demo", records, drawn=()).read_text(encoding="utf-8")
     assert "Learning rates are defaults, not tuned for this model: lora." in text
 
 
@@ -205,7 +205,7 @@ def test_figures_of_an_earlier_report_are_removed(record, tmp_path):
 
 def test_a_model_of_unknown_weights_is_shown_without_a_hash(record, tmp_path):
     model = {"name": "mine", "revision": None, "sha256": None}
-    text = build(tmp_path, "demo", [record(model=model)], svg=False).read_text(encoding="utf-8")
+    text = build(tmp_path, "demo", [record(model=model)], drawn=()).read_text(encoding="utf-8")
     assert "mine" in text and "weights sha256" not in text
 
 

@@ -97,9 +97,9 @@ def test_trials_are_kept_by_row_and_the_page_tells_of_them(tmp_path, record):
     again = [trial(number=0, score=0.9, chosen=True)]
     write_trials(tmp_path / "tuning", again)
     assert read_trials(tmp_path / "tuning") == [TRIALS[-1], *again]
-    page = build(tmp_path, "tuned", [record("lora")], svg=False).read_text(encoding="utf-8")
+    page = build(tmp_path, "tuned", [record("lora")], drawn=()).read_text(encoding="utf-8")
     assert "How settings were found" in page
-    plain = build(tmp_path / "none", "plain", [record("lora")], svg=False)
+    plain = build(tmp_path / "none", "plain", [record("lora")], drawn=())
     assert "How settings were found" not in plain.read_text(encoding="utf-8")
 
 

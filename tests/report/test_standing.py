@@ -163,7 +163,7 @@ def test_terminal_page_and_file_say_the_same(tmp_path, records):
     shown = console.file.getvalue()
     assert advice(found) in shown
     assert ".950 ± .003 *" in shown
-    page = build(tmp_path, "demo", records, svg=False).read_text(encoding="utf-8")
+    page = build(tmp_path, "demo", records, drawn=()).read_text(encoding="utf-8")
     assert advice(found) in page
     assert "What is really better" in page
     assert "Choosing the best epoch on dev would add .010." in page
@@ -195,4 +195,4 @@ def test_many_tasks_are_told_together(tmp_path, record):
     ]
     told = advice(compare_rows(records, [tmp_path]))
     assert told.startswith("Take vera: not shown to be worse on 4 (by .0")
-    assert "scaled" in build(tmp_path, "demo", records, svg=False).read_text(encoding="utf-8")
+    assert "scaled" in build(tmp_path, "demo", records, drawn=()).read_text(encoding="utf-8")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from peftlab.cli.options import split
+from peftlab.errors import RequestError
 
 
 def report(
@@ -37,6 +38,14 @@ def report(
     svg: Annotated[
         bool, typer.Option("--svg/--no-svg", help="Write the figures as SVG too.")
     ] = True,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Write the figures as PDF too.")] = False,
+    latex: Annotated[
+        bool, typer.Option("--latex", help="Print the table for a paper; nothing is written.")
+    ] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Likewise, as Markdown.")] = False,
+    csv: Annotated[
+        bool, typer.Option("--csv", help="Likewise, a line for each row on each task.")
+    ] = False,
 ) -> None:
     """Rebuild the table and the page of a folder from its records, and say which row to take.
 
@@ -50,8 +59,20 @@ def report(
 
     question = Question(margin, prefer, mebibytes(memory), minutes)
     chosen = split(tasks, "--tasks"), split(methods, "--methods")
-    shown = room.rebuild(folder, *chosen, last, svg, question)
+    if form := _form({"latex": latex, "markdown": markdown, "csv": csv}):
+        print(room.printed(folder, form, *chosen, last, question), end="")
+        return
+    drawn = [name for name, asked in (("svg", svg), ("pdf", pdf)) if asked]
+    shown = room.rebuild(folder, *chosen, last, drawn, question)
     for cell in shown.unreadable:
         print(f"the record of {cell} can't be read and is left out", file=sys.stderr)
     Console().print(shown.terminal)
     print(f"page: {shown.page.resolve()}")
+
+
+def _form(asked: dict[str, bool]) -> str | None:
+    """The one that is asked for, if any."""
+    wanted = [name for name, is_asked in asked.items() if is_asked]
+    if len(wanted) > 1:
+        raise RequestError(f"give one of {', '.join(f'--{name}' for name in asked)}, not several")
+    return wanted[0] if wanted else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import re
@@ -14,7 +15,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from peftlab.atomic import write
+from peftlab.atomic import replace_file, write
 from peftlab.records.record import Environment, Record
 from peftlab.records.store import rounds
 from peftlab.records.trials import read_trials
@@ -45,22 +46,27 @@ def build(
     suite: str,
     records: Sequence[Record],
     comparison: Comparison | None = None,
-    svg: bool = True,
+    drawn: Sequence[str] = ("svg",),
 ) -> Path:
     """Write OUT/report from the records, OUT/curves and OUT/predictions; returns the page.
 
     `comparison` says which rows are better; without one it is found from the same.
-    `svg` also draws every figure as a file, and into the page for readers without JavaScript.
+    `drawn` says as what files to draw every figure too, svg and pdf; as SVG they are also in the
+    page, for readers without JavaScript.
     """
     folder = out / "report"
     scores = table(records, rounds(out))
     comparison = comparison or compare_rows(records, [out])
-    drawn = figures(scores, out / "curves", read_trials(out / "tuning"))
-    static = {figure.name: vega.svg(figure.spec) for figure in drawn} if svg else {}
+    shown = figures(scores, out / "curves", read_trials(out / "tuning"))
+    static = {figure.name: vega.svg(figure.spec) for figure in shown} if "svg" in drawn else {}
     mistaken = confusions(scores, out / "predictions")
-    html = page(suite, scores, comparison, records, mistaken, drawn, static, vega.bundle())
-    if svg:
-        _write_figures(folder / "figures", static)
+    html = page(suite, scores, comparison, records, mistaken, shown, static, vega.bundle())
+    if "svg" in drawn:
+        encoded = {name: drawing.encode() for name, drawing in static.items()}
+        _write_figures(folder / "figures", encoded, "svg")
+    if "pdf" in drawn:
+        pages = {figure.name: vega.pdf(figure.spec) for figure in shown}
+        _write_figures(folder / "figures", pages, "pdf")
     write(folder / "table.json", json.dumps(scores.as_data(), indent=2, allow_nan=False) + "\n")
     write(folder / "verdicts.json", comparison.model_dump_json(indent=2) + "\n")
     write(folder / "index.html", html)
@@ -184,10 +190,10 @@ def _environments(records: Iterable[Record]) -> list[tuple[Environment, int]]:
     return [(Environment.model_validate_json(one), n) for one, n in counts.most_common()]
 
 
-def _write_figures(folder: Path, drawings: dict[str, str]) -> None:
+def _write_figures(folder: Path, drawings: dict[str, bytes], kind: str) -> None:
     """Write the figures and remove those of an earlier report, which no longer hold."""
     for name, drawing in drawings.items():
-        write(folder / f"{name}.svg", drawing)
-    for path in folder.glob("*.svg"):
+        replace_file(folder / f"{name}.{kind}", functools.partial(Path.write_bytes, data=drawing))
+    for path in folder.glob(f"*.{kind}"):
         if path.stem not in drawings:
             path.unlink()

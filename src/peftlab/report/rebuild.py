@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import RenderableType
 
 from peftlab.errors import system_refusals
+from peftlab.records.record import Record
 from peftlab.records.store import Store, chosen, rounds
-from peftlab.records.verdicts import EVERYDAY, Question, compare_rows
+from peftlab.records.verdicts import EVERYDAY, Comparison, Question, compare_rows
 from peftlab.report.page import build
+from peftlab.report.papers import FORMS
 from peftlab.report.scores import table
 from peftlab.report.terminal import render_terminal
 
@@ -28,7 +31,7 @@ def rebuild(
     tasks: list[str] | None = None,
     methods: list[str] | None = None,
     last: bool = False,
-    svg: bool = True,
+    drawn: Sequence[str] = ("svg",),
     question: Question = EVERYDAY,
 ) -> Shown:
     """Write the page of a folder anew from its records: all of them, unless less is asked for.
@@ -38,7 +41,7 @@ def rebuild(
         tasks: these alone.
         methods: these rows alone, by label, or by name for all of a method.
         last: only what the latest comparison asked for.
-        svg: also draw every figure as a file.
+        drawn: as what files to draw every figure too: svg, pdf.
         question: how near is a tie, and what to recommend within which limits.
 
     Raises:
@@ -46,9 +49,35 @@ def rebuild(
             limits.
     """
     store = Store(folder)
-    records = chosen(store.records(last), tasks, methods)
-    comparison = compare_rows(records, [folder], question)
+    records, comparison = _asked(store, tasks, methods, last, question)
     with system_refusals(f"{folder} can't be written"):
-        page = build(folder, store.title(records), records, comparison, svg=svg)
-    drawn = render_terminal(table(records, rounds(folder)), comparison)
-    return Shown(page, drawn, store.unreadable())
+        page = build(folder, store.title(records), records, comparison, drawn)
+    terminal = render_terminal(table(records, rounds(folder)), comparison)
+    return Shown(page, terminal, store.unreadable())
+
+
+def printed(
+    folder: Path,
+    form: str,
+    tasks: list[str] | None = None,
+    methods: list[str] | None = None,
+    last: bool = False,
+    question: Question = EVERYDAY,
+) -> str:
+    """The table of a folder as text, for a paper or a spreadsheet; nothing is written.
+
+    `form` is latex, markdown or csv; all else is as for `rebuild`.
+    """
+    records, comparison = _asked(Store(folder), tasks, methods, last, question)
+    return FORMS[form](table(records, rounds(folder)), comparison)
+
+
+def _asked(
+    store: Store,
+    tasks: list[str] | None,
+    methods: list[str] | None,
+    last: bool,
+    question: Question,
+) -> tuple[list[Record], Comparison]:
+    records = chosen(store.records(last), tasks, methods)
+    return records, compare_rows(records, [store.out], question)

@@ -42,6 +42,8 @@ CONFIG: Spec = {
     "line": {"strokeJoin": "round", "strokeCap": "round"},
 }
 
+ON_WHITE: Spec = {**CONFIG, "background": "white"}
+
 
 def bundle() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script that needs no network, about 0.9 MB.
@@ -65,6 +67,17 @@ def svg(spec: Spec) -> str:
     """The figure as an SVG document on white, with its title; text stays text."""
     import vl_convert
 
-    config = {**CONFIG, "background": "white"}
-    drawn: str = vl_convert.vegalite_to_svg({**spec, "width": SVG_WIDTH}, config=config)
+    drawn: str = vl_convert.vegalite_to_svg(_wide(spec), config=ON_WHITE)
     return drawn
+
+
+def pdf(spec: Spec) -> bytes:
+    """The same as a PDF of one page, as large as the figure."""
+    import vl_convert
+
+    drawn: bytes = vl_convert.vegalite_to_pdf(_wide(spec), config=ON_WHITE)
+    return drawn
+
+
+def _wide(spec: Spec) -> Spec:
+    return {**spec, "width": SVG_WIDTH}

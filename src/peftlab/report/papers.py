@@ -1,0 +1,206 @@
+"""The table for a paper or a spreadsheet: LaTeX (booktabs), Markdown, CSV.
+
+Scores are mean ± sample sd over seeds, of the last epoch, and have as many digits as their sd lets
+stand. The best mean is bold, what ties with it is underlined (in Markdown: marked =), what is not
+shown to be worse has a ?. CSV has a line for each row on each task, at full precision.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from peftlab.records.verdicts import Comparison
+from peftlab.report import standing
+from peftlab.report.columns import Column
+from peftlab.report.scores import Cell, Row, Table
+from peftlab.report.text import MISSING, metric, minutes, number, printable, span
+
+COST = ("trained", "ex/s", "peak MiB")
+CSV_HEAD = (
+    *("method", "task", "metric", "n_seeds", "n_failed", "mean", "sd", "best_epoch_mean"),
+    *("standing", "adapter", "head", "examples_per_s", "peak_mib", "cell_minutes"),
+)
+STANDING = {"*": "best", "=": "tie", "?": "unclear", "": "worse"}
+LATEX = {
+    **{char: f"\\{char}" for char in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$", "–": "--", "−": "$-$"},
+    **{"↓": r"$\downarrow$", "|": r"\textbar{}"},
+}
+
+
+class Score(NamedTuple):
+    """A score as a paper prints it: mean, sd (empty for one seed), and where it stands."""
+
+    mean: str
+    sd: str
+    mark: str
+
+
+def latex(table: Table, comparison: Comparison) -> str:
+    """A tabular environment, for the package booktabs; what it holds stands above, as comments."""
+    head = ["method", *(column.label for column in table.columns), *COST]
+    below = ["", *(metric(column) for column in table.columns), *[""] * len(COST)]
+    lines = [f"% {line}" for line in _told(table, "bold", "underlined")]
+    lines += [rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", r"\toprule"]
+    lines += [_latex_line(map(_escaped, head)), _latex_line(map(_escaped, below)), r"\midrule"]
+    for row, scores in _rows(table, comparison):
+        cells = [_escaped(row.label), *map(_latex_score, scores), *map(_escaped, _cost(row))]
+        lines.append(_latex_line(cells))
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def markdown(table: Table, comparison: Comparison) -> str:
+    """A table, and below it what it holds."""
+    head = [f"{column.label}, {metric(column)}" for column in table.columns]
+    lines = [
+        _markdown_line(["method", *head, *COST]),
+        "|---|" + "---:|" * (len(head) + len(COST)),
+    ]
+    for row, scores in _rows(table, comparison):
+        cells = [_cell_text(row.label), *map(_markdown_score, scores), *_cost(row)]
+        lines.append(_markdown_line(cells))
+    return "\n".join([*lines, "", " ".join(_told(table, "bold", "="))]) + "\n"
+
+
+def comma_separated(table: Table, comparison: Comparison) -> str:
+    """One line a row and task, numbers as they were computed; empty where not measured."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV_HEAD)
+    marks = standing.marks(table, comparison)
+    for row in table.rows:
+        for index, (column, cell) in enumerate(zip(table.columns, row.cells, strict=True)):
+            if cell is not None:
+                mark = marks.get((row.label, index))
+                writer.writerow(_csv_values(row, column, cell, mark))
+    return text.getvalue()
+
+
+FORMS: Mapping[str, Callable[[Table, Comparison], str]] = {
+    "latex": latex,
+    "markdown": markdown,
+    "csv": comma_separated,
+}
+
+
+def rounded(mean: float, sd: float | None, coarse: float) -> tuple[str, str]:
+    """Mean and sd with the decimals that the sd lets stand, by the Particle Data Group's rule.
+
+    Two digits of the sd if they are below 36, else one. Without an sd `coarse`, the least that the
+    mean can move by, stands for it.
+
+    >>> rounded(0.86123, 0.0123, 0.001), rounded(0.86123, 0.0412, 0.001)
+    (('0.861', '0.012'), ('0.86', '0.04'))
+    >>> rounded(12.345, 0.98, 0.1), rounded(0.86123, None, 1 / 408)
+    (('12.3', '1.0'), ('0.861', ''))
+    """
+    scale = sd if sd else coarse
+    exponent = math.floor(math.log10(scale)) if scale > 0 else -3
+    two = scale / 10.0**exponent < 3.55
+    if scale / 10.0**exponent >= 9.5:  # rounds up to the next power of ten, and has two digits
+        two, exponent = True, exponent + 1
+    decimals = max(0, (1 if two and sd else 0) - exponent)
+    return f"{mean:.{decimals}f}", "" if sd is None else f"{sd:.{decimals}f}"
+
+
+def _rows(table: Table, comparison: Comparison) -> list[tuple[Row, list[Score | None]]]:
+    marks = standing.marks(table, comparison)
+    return [
+        (
+            row,
+            [
+                _score(cell, column, marks.get((row.label, index), ""))
+                for index, (cell, column) in enumerate(zip(row.cells, table.columns, strict=True))
+            ],
+        )
+        for row in table.rows
+    ]
+
+
+def _score(cell: Cell | None, column: Column, mark: str) -> Score | None:
+    if cell is None or cell.last.mean is None:
+        return None
+    coarse = 10.0 ** (math.floor(math.log10(abs(cell.last.mean) or 1)) - 2)
+    if not column.lower_is_better:
+        coarse = 0.001
+    return Score(*rounded(cell.last.mean, cell.last.sd, coarse), mark)
+
+
+def _latex_score(score: Score | None) -> str:
+    if score is None:
+        return "--"
+    mean = {"*": rf"\mathbf{{{score.mean}}}", "=": rf"\underline{{{score.mean}}}"}
+    sd = rf" \pm {score.sd}" if score.sd else ""
+    unclear = "^{?}" if score.mark == "?" else ""
+    return f"${mean.get(score.mark, score.mean)}{unclear}{sd}$"
+
+
+def _markdown_score(score: Score | None) -> str:
+    if score is None:
+        return MISSING
+    sd = f" ± {score.sd}" if score.sd else ""
+    mean = f"**{score.mean}**" if score.mark == "*" else score.mean
+    mark = f" {score.mark}" if score.mark in ("=", "?") else ""
+    return f"{mean}{sd}{mark}"
+
+
+def _cost(row: Row) -> list[str]:
+    """Of the conditions that most cells were measured in: others compare with none of these."""
+    cost = next((one for one in row.costs if one.under == 0), None)
+    speed, peak = (cost.examples_per_s, cost.peak_mib) if cost else (None, None)
+    return [span(row.adapter), number(speed), number(peak)]
+
+
+def _told(table: Table, best: str, tie: str) -> list[str]:
+    """What the numbers are, a line each."""
+    n = table.n_seeds
+    spread = "one seed" if n == 1 else f"mean ± sample sd over {n} seeds"
+    told = [
+        f"Dev, last epoch, {spread}.",
+        f"The best mean is {best}, a tie with it {tie}; ?: not shown to be worse.",
+        "Trained: numbers of the adapter, without the head.",
+    ]
+    if table.conditions:
+        on = table.conditions[0]
+        machine = on.gpu or f"{on.processor}, {on.threads} thread{'s' if on.threads != 1 else ''}"
+        told.append(f"Speed and memory: {machine}.")
+    return [printable(line).replace("\n", " ") for line in told]
+
+
+def _csv_values(row: Row, column: Column, cell: Cell, mark: str | None) -> Sequence[object]:
+    cost = next((one for one in cell.costs if one.under == 0), None)
+    trained = [count.low if count.low == count.high else None for count in (row.adapter, row.head)]
+    measured = [cost.examples_per_s.mean, cost.peak_mib.mean] if cost else [None, None]
+    time = minutes(cost.total_s.mean) if cost else None
+    stands = "" if mark is None else STANDING[mark]
+    scores = [cell.last.n, cell.n_failed, cell.last.mean, cell.last.sd, cell.best.mean]
+    names = [_plain(row.label), _plain(column.label), column.metric]
+    return [*names, *scores, stands, *trained, *measured, time]
+
+
+def _escaped(text: str) -> str:
+    return "".join(LATEX.get(char, char) for char in printable(text).replace("\n", " "))
+
+
+def _cell_text(text: str) -> str:
+    """Text in a Markdown table: nothing in it is markup."""
+    flat = printable(text).replace("\n", " ")
+    return "".join(f"\\{char}" if char in "\\`*_{}[]<>#|~" else char for char in flat)
+
+
+def _plain(text: str) -> str:
+    """Text that a spreadsheet takes for no formula."""
+    return f"'{text}" if text[:1] in tuple("=+-@") else text
+
+
+def _latex_line(cells: Iterable[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _markdown_line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

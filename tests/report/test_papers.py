@@ -1,0 +1,112 @@
+"""The table for papers: digits that the sd lets stand, marks, names from outside as text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+
+import pytest
+from typer.testing import CliRunner
+
+from peftlab.cli import app
+from peftlab.records.store import Store
+from peftlab.records.verdicts import compare_rows
+from peftlab.report import papers, table
+from peftlab.report.papers import rounded
+
+
+def made(form, records):
+    return papers.FORMS[form](table(records), compare_rows(records, []))
+
+
+@pytest.fixture
+def rows(record):
+    scores = {("lora", 0): 0.8612, ("lora", 1): 0.8734, ("full", 0): 0.85, ("full", 1): 0.8508}
+    return [record(method, seed=seed, score=score) for (method, seed), score in scores.items()]
+
+
+@pytest.mark.parametrize(
+    ("mean", "sd", "expected"),
+    [
+        (0.86123, 0.00354, ("0.8612", "0.0035")),
+        (0.86123, 0.00355, ("0.861", "0.004")),
+        (0.86123, 0.0949, ("0.86", "0.09")),
+        (0.86123, 0.0951, ("0.86", "0.10")),
+        (1234.5, 12.0, ("1234", "12")),
+        (0.5, 0.0, ("0.500", "0.000")),
+    ],
+)
+def test_digits_are_those_that_the_sd_lets_stand(mean, sd, expected):
+    """The Particle Data Group's rule: the sd's three leading digits decide, 355 and 950 apart."""
+    assert rounded(mean, sd, 0.001) == expected
+
+
+def test_latex_has_marks_a_line_a_row_and_says_what_it_holds(rows):
+    text = made("latex", rows)
+    body = [line for line in text.splitlines() if not line.startswith("%")]
+    assert body[0].startswith(r"\begin{tabular}{lr") and body[-1] == r"\end{tabular}"
+    assert len({line.count("&") for line in body if line.endswith(r"\\")}) == 1
+    (best,) = (line for line in body if line.startswith("lora &"))
+    assert r"$\mathbf{0.867} \pm 0.009$" in best
+    (other,) = (line for line in body if line.startswith("full &"))
+    assert r"$0.8504^{?} \pm 0.0006$" in other
+    assert "% Dev, last epoch, mean ± sample sd over 2 seeds." in text
+
+
+def test_markdown_is_a_table(rows):
+    lines = made("markdown", rows).splitlines()
+    assert len({line.count("|") for line in lines[:4]}) == 1
+    assert re.match(r"\|---\|(---:\|)+$", lines[1])
+    assert "**0.867** ± 0.009" in lines[2] and "0.8504 ± 0.0006 ?" in lines[3]
+
+
+def test_csv_has_full_precision(rows):
+    first, second = csv.DictReader(io.StringIO(made("csv", rows)))
+    assert float(first["mean"]) == pytest.approx((0.8612 + 0.8734) / 2, abs=1e-15)
+    assert (first["method"], first["standing"], second["standing"]) == ("lora", "best", "unclear")
+    assert first["n_seeds"] == "2" and float(first["peak_mib"]) > 0
+
+
+def test_one_seed_has_no_sd_and_a_failed_row_no_score(record):
+    failed = record("full", status="failed", score=0.5)
+    failed = failed.model_copy(update={"score": None, "best": None})
+    text = made("latex", [record("lora", score=0.86123), failed])
+    assert r"lora & $\mathbf{0.861}$" in text and "full & -- &" in text and "one seed" in text
+
+
+WILD = r"a_b & 50% \input{x} | <b> ~ ^ # $ {" + "\n=1"
+
+
+def test_names_from_outside_are_text(record):
+    one = record("lora", label=WILD, score=0.9)
+    latex = made("latex", [one])
+    line = next(line for line in latex.splitlines() if line.startswith("a"))
+    assert line.startswith(r"a\_b \& 50\% \textbackslash{}input\{x\} \textbar{}")
+    assert len(made("markdown", [one]).splitlines()) == 5
+    assert r"\<b\>" in made("markdown", [one])
+    assert "'=1" in made("csv", [record("lora", label="=1", score=0.9)])
+
+
+@pytest.fixture
+def folder(rows, tmp_path):
+    store = Store(tmp_path / "out")
+    for one in rows:
+        store.write_record(one)
+    return tmp_path / "out"
+
+
+def test_the_command_prints_the_table_alone_and_writes_nothing(folder):
+    for form, first in (("latex", "% Dev"), ("markdown", "| method |"), ("csv", "method,task,")):
+        done = CliRunner().invoke(app, ["report", str(folder), f"--{form}"])
+        assert done.exit_code == 0 and done.stdout.startswith(first)
+    assert not (folder / "report").exists()
+    both = CliRunner().invoke(app, ["report", str(folder), "--latex", "--csv"])
+    assert "give one of --latex, --markdown, --csv" in str(both.exception)
+
+
+def test_figures_as_pdf(folder):
+    done = CliRunner().invoke(app, ["report", str(folder), "--no-svg", "--pdf"])
+    assert done.exit_code == 0
+    figures = sorted((folder / "report" / "figures").iterdir())
+    assert figures and all(file.read_bytes().startswith(b"%PDF") for file in figures)
