@@ -11,12 +11,13 @@ from typing import Any, Literal, NamedTuple
 
 from rich.console import Console
 
+from peftlab.api.live import Live
 from peftlab.api.progress import observer
 from peftlab.bench.cell import Cell
 from peftlab.bench.foresee import foresee
 from peftlab.bench.grid import Grid, resolve
 from peftlab.bench.retention import Keep
-from peftlab.bench.run import run_grid
+from peftlab.bench.run import Observer, run_grid
 from peftlab.bench.speed import measure_speed
 from peftlab.bench.suite import every_task as every_task
 from peftlab.bench.suite import merged_request
@@ -182,18 +183,26 @@ def run(
     rerun: bool = False,
     keep: Keep = "all",
     repeat_speed: int = 0,
+    page: bool = False,
 ) -> list[Record]:
-    """Run what is missing of a plan, showing progress; every cell's record."""
+    """Run what is missing of a plan, showing progress; every cell's record.
+
+    `page` keeps the folder's page current meanwhile.
+    """
     grid, out = asked
+
+    def progress() -> Observer:
+        return Live(observer(console, quiet), out, page)
+
     say = foreseeing(grid, out, console)
     if grid.suite.tune is not None:
         if not is_tuned(grid, out):  # what does not fit is refused before any trial
             console.print(f"{say(grid.cells)}; trials apart", highlight=False)
-        grid = tuned(grid, grid.suite.tune, out, observer(console, quiet))
+        grid = tuned(grid, grid.suite.tune, out, progress())
         say = foreseeing(grid, out, console)
-    records = run_grid(grid, out, observer(console, quiet), rerun, keep, foresee=say)
+    records = run_grid(grid, out, progress(), rerun, keep, foresee=say)
     if repeat_speed:
-        measure_speed(grid, repeat_speed, out, observer(console, quiet))
+        measure_speed(grid, repeat_speed, out, progress())
     return records
 
 

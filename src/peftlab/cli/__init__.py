@@ -23,6 +23,7 @@ from peftlab.cli.plan import plan
 from peftlab.cli.report import report
 from peftlab.cli.reproduce import reproduce
 from peftlab.cli.train import train
+from peftlab.cli.watch import watch
 from peftlab.errors import RequestError
 
 app = typer.Typer(
@@ -35,7 +36,7 @@ app = typer.Typer(
 )
 for command in (compare, plan, fit, train, predict, merge, export, methods):
     app.command()(with_debug(with_plugins(command)))
-for command in (report, reproduce, tasks, models, doctor):
+for command in (report, watch, reproduce, tasks, models, doctor):
     app.command()(with_debug(command))
 
 

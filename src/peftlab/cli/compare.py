@@ -60,7 +60,7 @@ def compare(
         "seeds": options.seeds_of(seeds),
         "tune": options.tune_of(tune, validation, tune_space),
     }
-    how = {"rerun": rerun, "keep": keep, "repeat_speed": repeat_speed}
+    how = {"rerun": rerun, "keep": keep, "repeat_speed": repeat_speed, "page": True}
     _run(suite, request, asked.sets, out, how, as_json=json_, quiet=quiet)
 
 

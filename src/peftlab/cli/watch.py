@@ -1,0 +1,38 @@
+"""peftlab watch: a comparison while it runs, seen from another terminal or machine."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def watch(
+    folder: Annotated[Path, typer.Argument(help="The output folder of a comparison.")],
+    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Look once, and end.")] = False,
+) -> None:
+    """Follow a comparison: what runs and how far it is, scores so far, time left, memory.
+
+    Reads the folder alone, so another machine may be writing it. Ends when all cells are done, or
+    with Ctrl-C, which stops nothing but the watching.
+    """
+    from rich.console import Console
+    from rich.live import Live
+
+    from peftlab.report.watching import view
+
+    seen, console = view(folder), Console()
+    if once or not console.is_terminal:
+        console.print(seen.shown)
+        return
+    try:
+        with Live(seen.shown, console=console, auto_refresh=False) as live:
+            while not seen.finished:
+                time.sleep(every)
+                seen = view(folder)
+                live.update(seen.shown, refresh=True)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None

@@ -1,0 +1,102 @@
+"""A folder while cells run into it, on a terminal: what runs, how far it is, and scores so far."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from peftlab.errors import RequestError
+from peftlab.naming import duration
+from peftlab.records.now import Now, read_now
+from peftlab.records.record import Record
+from peftlab.records.rows import known, mean
+from peftlab.records.store import Store, rounds
+from peftlab.report.scores import table
+from peftlab.report.terminal import render_terminal
+from peftlab.report.text import number, printable
+
+QUIET_S = 60.0  # a cell says something every few seconds, but while it loads or is scored
+BAR = 24
+
+
+class View(NamedTuple):
+    """What a terminal shows, and whether there is nothing left to wait for."""
+
+    shown: RenderableType
+    finished: bool
+
+
+def view(folder: Path) -> View:
+    """The folder as it is now.
+
+    Raises:
+        RequestError: if it is no folder of a comparison.
+    """
+    store = Store(folder)
+    suites = store.suites()
+    if not suites:
+        raise RequestError(
+            f"{folder} has no suite.json; give the output folder of `peftlab compare`"
+        )
+    due = {cell["cell"]: cell["label"] for suite in suites for cell in suite["cells"]}
+    records = _records(store)
+    done = {record.cell for record in records if record.status == "done"} & due.keys()
+    now = read_now(folder)
+    left = {cell: label for cell, label in due.items() if cell not in done}
+    lines = [_head(store.title(records) if records else suites[-1]["name"], due, records)]
+    lines += _running(now, _left_s(left, records, now))
+    shown: list[RenderableType] = [Text(printable(line)) for line in lines]
+    if records:
+        shown.append(render_terminal(table(records, rounds(folder))))
+    return View(Group(*shown), finished=now is None and not left)
+
+
+def _records(store: Store) -> list[Record]:
+    try:
+        return store.records()
+    except RequestError:  # none yet
+        return []
+
+
+def _head(name: str, due: dict[str, str], records: Sequence[Record]) -> str:
+    counts = Counter(record.status for record in records if record.cell in due)
+    failed = f", {counts['failed']} failed" if counts["failed"] else ""
+    return f"{name}: {counts['done']} of {len(due)} cells done{failed}"
+
+
+def _running(now: Now | None, left_s: float | None) -> list[str]:
+    """The running cell, and how long all of it may still take."""
+    if now is None:
+        return ["nothing is running here"]
+    lines = [f"running: {now.title}"]
+    if now.steps:
+        full = round(BAR * now.step / now.steps)
+        told = [f"[{'#' * full}{'.' * (BAR - full)}] step {now.step}/{now.steps}"]
+        told += [f"loss {now.loss:.3f}"] if now.loss is not None else []
+        told += [f"epoch {now.epoch}: {now.score:.3f}"] if now.score is not None else []
+        told += [f"{number(now.memory_mib)} MiB"] if now.memory_mib is not None else []
+        lines.append("  ".join(told))
+    if left_s is not None:
+        lines.append(f"about {duration(left_s)} left")
+    if now.age_s > QUIET_S:
+        lines.append(f"no sign of life for {duration(now.age_s)}: it may have been stopped")
+    return lines
+
+
+def _left_s(left: dict[str, str], records: Sequence[Record], now: Now | None) -> float | None:
+    """Seconds that the cells of `left` will take, by those of their row that are done."""
+    took: dict[str, list[float]] = defaultdict(list)
+    for record in records:
+        if record.status == "done":
+            took[record.method.label] += known([record.total_s])
+    anyone = mean([seconds for of_row in took.values() for seconds in of_row])
+    if anyone is None:
+        return None
+    whole = sum(mean(took[label]) or anyone for label in left.values())
+    spent = 0.0 if now is None else max(0.0, now.written_s - now.begun_s)
+    return max(0.0, whole - spent)

@@ -1,0 +1,146 @@
+"""What a comparison leaves in its folder while it runs, and what `watch` makes of it."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from peftlab.api import live
+from peftlab.api.compare import Planned, run
+from peftlab.bench.grid import Grid, resolve
+from peftlab.bench.run import Silent
+from peftlab.bench.suite import make_suite
+from peftlab.cli import app
+from peftlab.errors import RequestError
+from peftlab.records.now import FILE, Now, read_now, write_now
+from peftlab.report.watching import view
+from peftlab.tasks import Task
+from sessions import FakeSession
+
+
+@pytest.fixture
+def grid(tiny_model: Path, tiny_task: Task) -> Grid:
+    return resolve(
+        make_suite(model=str(tiny_model), tasks=[tiny_task], methods=["head", "lora"], seeds=[0, 1])
+    )
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Now | None, str, bool]]:
+    """What lies in the folder, and what is shown, whenever a cell has just ended."""
+    found: list[tuple[Now | None, str, bool]] = []
+
+    class Watched(FakeSession):
+        def run(self, cell, keep_adapter):  # type: ignore[no-untyped-def]
+            record = super().run(cell, keep_adapter)
+            out = tmp_path / "out"
+            page = (out / "report" / "index.html").is_file()
+            found.append((read_now(out), shown(out), page))
+            return record
+
+    FakeSession.made = []
+    monkeypatch.setattr("peftlab.bench.run.Session", Watched)
+    return found
+
+
+def shown(folder: Path) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(view(folder).shown)
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+def console() -> Console:
+    return Console(file=io.StringIO())
+
+
+def test_while_it_runs_the_folder_says_what_and_afterwards_nothing(
+    grid: Grid, seen: list[tuple[Now | None, str, bool]], tmp_path: Path
+) -> None:
+    run(Planned(grid, tmp_path / "out"), console())
+    titles = [now.title for now, _, _ in seen if now]
+    assert titles == [cell.title for cell in grid.cells]
+    assert "1 of 4 cells done" in seen[0][1] and "running: tiny · head · seed 0" in seen[0][1]
+    assert "about 3 seconds left" in seen[0][1]  # each of FakeSession's takes one
+    assert not (tmp_path / "out" / FILE).exists()
+    last = view(tmp_path / "out")
+    assert last.finished and "4 of 4 cells done" in shown(tmp_path / "out")
+    assert not any(page for _, _, page in seen)
+
+
+def test_the_page_is_kept_current_where_that_is_asked(
+    grid: Grid,
+    seen: list[tuple[Now | None, str, bool]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(live, "FIRST_S", 0.0)
+    run(Planned(grid, tmp_path / "out"), console(), page=True)
+    assert all(page for _, _, page in seen)
+    # it took its share of the time after the first cell: the others ended too soon after that
+    assert '"n_cells": 1' in (tmp_path / "out" / "report" / "table.json").read_text()
+
+
+def test_steps_scores_and_memory_are_written_every_other_second(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(time, "time", lambda: clock[0])
+    (tmp_path / "records").mkdir()
+    progress = live.Live(Silent(), tmp_path, page=False)
+    cell = grid.cells[0]
+
+    def step(number: int, after_s: float) -> Now:
+        clock[0] += after_s
+        row = {"step": number, "epoch": 0.1, "loss": 0.5 / number, "memory_mib": 70.0 + number}
+        progress.row(cell, row, 8)
+        now = read_now(tmp_path)
+        assert now is not None
+        return now
+
+    with progress:
+        progress.cell(cell)
+        assert step(1, 0.1).step == 1
+        assert step(2, 0.1).step == 1  # too soon
+        third = step(3, 2.5)
+        assert (third.step, third.steps, third.memory_mib) == (3, 8, 73.0)
+        progress.row(cell, {"epoch": 1, "score": {"accuracy": 0.75}}, 8)
+        now = read_now(tmp_path)
+        assert now is not None and (now.epoch, now.score, now.step) == (1, 0.75, 3)
+        assert (now.begun_s, now.written_s) == (1000.0, clock[0])
+    assert read_now(tmp_path) is None
+
+
+def suite_json(folder: Path, grid: Grid) -> None:
+    from peftlab.bench.run import write_suite
+    from peftlab.records.store import Store
+
+    folder.mkdir()
+    write_suite(Store(folder), grid)
+
+
+def test_a_command_that_was_killed_shows_no_sign_of_life(grid: Grid, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    suite_json(out, grid)
+    assert "nothing is running here" in shown(out) and not view(out).finished
+    long_ago = time.time() - 3600
+    write_now(out, Now(cell="x", title="a · b", step=1, steps=4, begun_s=0, written_s=long_ago))
+    text = shown(out)
+    assert "[######..................] step 1/4" in text
+    assert "no sign of life for 60 minutes" in text and not view(out).finished
+    (out / FILE).write_text("half of")
+    assert "nothing is running here" in shown(out)
+
+
+def test_the_command_looks_once_where_no_terminal_is_and_explains_what_is_no_folder(
+    grid: Grid, tmp_path: Path
+) -> None:
+    suite_json(tmp_path / "out", grid)
+    done = CliRunner().invoke(app, ["watch", str(tmp_path / "out")])
+    assert done.exit_code == 0 and "0 of 4 cells done" in done.stdout
+    with pytest.raises(RequestError, match=r"has no suite\.json; give the output folder"):
+        view(tmp_path)
