@@ -13,7 +13,9 @@ from peftlab.errors import RequestError
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="The output folder of a comparison.")],
+    folders: Annotated[
+        list[Path], typer.Argument(help="The output folder of a comparison, or several.")
+    ],
     tasks: Annotated[
         str | None, typer.Option(help="Show these tasks alone; names with commas between.")
     ] = None,
@@ -35,12 +37,15 @@ def report(
     margin: Annotated[
         float, typer.Option(help="Differences within ± this count as a tie; 0.01 is a point.")
     ] = 0.01,
+    out: Annotated[
+        Path, typer.Option(help="Of several folders: where their table and page go.")
+    ] = Path("runs/side-by-side"),
     svg: Annotated[
         bool, typer.Option("--svg/--no-svg", help="Write the figures as SVG too.")
     ] = True,
     pdf: Annotated[bool, typer.Option("--pdf", help="Write the figures as PDF too.")] = False,
     latex: Annotated[
-        bool, typer.Option("--latex", help="Print the table for a paper; nothing is written.")
+        bool, typer.Option("--latex", help="Print the table for a paper instead of the page.")
     ] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Likewise, as Markdown.")] = False,
     csv: Annotated[
@@ -50,14 +55,19 @@ def report(
     """Rebuild the table and the page of a folder from its records, and say which row to take.
 
     All records, of every comparison in the folder, unless less is asked for. The row to take is the
-    cheapest within the limits that is not shown to be worse than the best.
+    cheapest within the limits that is not shown to be worse than the best. Several folders are laid
+    side by side in one of their own, and what of them compares is said.
     """
     from rich.console import Console
 
     from peftlab import report as room
+    from peftlab.records.sides import join
     from peftlab.records.verdicts import Question, mebibytes
+    from peftlab.report.text import printable
 
     question = Question(margin, prefer, mebibytes(memory), minutes)
+    told = join(folders, out) if len(folders) > 1 else []
+    folder = out if told else folders[0]
     chosen = split(tasks, "--tasks"), split(methods, "--methods")
     if form := _form({"latex": latex, "markdown": markdown, "csv": csv}):
         print(room.printed(folder, form, *chosen, last, question), end="")
@@ -67,6 +77,8 @@ def report(
     for cell in shown.unreadable:
         print(f"the record of {cell} can't be read and is left out", file=sys.stderr)
     Console().print(shown.terminal)
+    for line in told:
+        print(printable(line))
     print(f"page: {shown.page.resolve()}")
 
 

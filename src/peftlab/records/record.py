@@ -124,3 +124,4 @@ class Record(_Part):
     total_s: float | None = None
     environment: Environment
     failure: Failure | None = None
+    side: str = ""  # of several folders laid side by side, the one that it is from

@@ -39,6 +39,7 @@ def asked(record: Record) -> dict[str, str]:
             "adapted": record.method.targets,
             "threads": record.environment.threads,
             "tuned": record.method.tuned,
+            "side": record.side,
         },
         "settings.": record.method.settings,
         "training.": told_apart(record.training),
@@ -134,7 +135,7 @@ def _differing(own: dict[str, str], all_rows: list[dict[str, str]]) -> list[str]
 def _word(name: str, value: object) -> str:
     if name == "weights":
         return f"weights {str(value)[:8]}"
-    if name in {"model", "precision"}:
+    if name in {"model", "precision", "side"}:
         return str(value)
     return f"{name} {value}"
 

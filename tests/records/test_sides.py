@@ -1,0 +1,90 @@
+"""Folders side by side: rows of their own, pairs where examples and seeds are the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peftlab.errors import RequestError
+from peftlab.records.sides import join, side_names
+from peftlab.records.store import Store
+from peftlab.records.verdicts import compare_rows
+
+
+@pytest.fixture
+def two(folder: Any, tmp_path: Path) -> tuple[Any, Any]:
+    """The same cells twice, one of them a little worse in the second folder."""
+    other = type(folder)(tmp_path / "other")
+    for seed in range(3):
+        for row in ("lora", "full"):
+            folder.add(row, seed)
+            other.add(row, seed, wrong=40 if row == "full" else 140)
+    return folder, other
+
+
+def test_every_row_of_either_side_is_a_row_and_pairs_are_of_the_same_seeds(
+    two: tuple[Any, Any], tmp_path: Path
+) -> None:
+    told = join([one.path for one in two], tmp_path / "both")
+    records = Store(tmp_path / "both").records()
+    assert len(records) == 12 and {record.side for record in records} == {"out", "other"}
+    pairs = {(p.a, p.b): p for p in compare_rows(records, [tmp_path / "both"]).pairs}
+    assert {name for pair in pairs for name in pair} == {
+        *("lora (out)", "lora (other)", "full (out)", "full (other)")
+    }
+    pair = next(p for (a, b), p in pairs.items() if a[:4] == b[:4] == "lora")
+    assert pair.seeds == [0, 1, 2]
+    assert pair.of("lora (out)").verdict == "better"
+    assert "cola: the same examples in other, out; seeds in all: 0, 1, 2" in told
+    assert any("not measured in turns" in line for line in told)
+    assert not any("commit" in line or "base models" in line for line in told)
+
+
+def test_other_examples_models_machines_and_commits_are_said(
+    two: tuple[Any, Any], tmp_path: Path
+) -> None:
+    folder, other = two
+    one = other.records[0]
+    environment = one.environment.model_copy(update={"processor": "y", "commit": "c" * 40})
+    changed = {"environment": environment.model_dump(), "seed": 7}
+    changed["model"] = {"name": "m", "revision": None, "sha256": "d" * 64}
+    changed["task"] = one.task.model_copy(update={"sha256": "else"}).model_dump()
+    Store(other.path).write_record(
+        type(one).model_validate(one.model_dump() | changed | {"cell": "another"})
+    )
+    told = join([folder.path, other.path], tmp_path / "both")
+    words = " | ".join(told)
+    assert "cola: other examples, so its scores don't compare between other, out; other" in words
+    assert "base models differ" in words and "m (dddddddd) in other" in words
+    assert "the machines differ" in words
+    assert "commit differs" in words and "other cccccccccc, package" in words
+
+
+def test_it_can_be_made_anew_and_nothing_else_is_overwritten(
+    two: tuple[Any, Any], tmp_path: Path
+) -> None:
+    folder, other = two
+    both = tmp_path / "both"
+    join([folder.path, other.path], both)
+    (folder.path / "records" / f"{folder.records[0].cell}.json").unlink()
+    join([folder.path, other.path], both)
+    assert len(Store(both).records()) == 11
+    assert json.loads((both / "suite.json").read_text())["sides"] == {
+        "out": str(folder.path.resolve()),
+        "other": str(other.path.resolve()),
+    }
+    before = sorted(other.path.rglob("*"))
+    with pytest.raises(RequestError, match="was not made of several folders"):
+        join([folder.path, both], other.path)
+    assert sorted(other.path.rglob("*")) == before
+    with pytest.raises(RequestError, match="is given twice"):
+        join([folder.path, folder.path], both)
+    with pytest.raises(RequestError, match="no records"):
+        join([folder.path, tmp_path / "nothing"], both)
+
+
+def test_folders_of_one_name_are_told_apart_by_what_is_above_them() -> None:
+    assert list(side_names([Path("/a/x"), Path("/b/x"), Path("/b/y")])) == ["a/x", "b/x", "b/y"]
