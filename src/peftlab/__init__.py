@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as in _HOMES
     from peftlab.api.inference import evaluate as evaluate
     from peftlab.api.inference import predict as predict
     from peftlab.api.plan import plan as plan
+    from peftlab.api.push import push as push
     from peftlab.api.reproduce import reproduce as reproduce
     from peftlab.api.train import train as train
     from peftlab.api.verdicts import verdicts as verdicts
@@ -48,6 +49,7 @@ _HOMES = {
     "merge": "peftlab.adapters",
     "plan": "peftlab.api.plan",
     "predict": "peftlab.api.inference",
+    "push": "peftlab.api.push",
     "register": "peftlab.methods",
     "reproduce": "peftlab.api.reproduce",
     "save": "peftlab.adapters",

@@ -36,6 +36,8 @@ def index(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     model = Fetched(
         about="tiny",
+        hub="somebody/tiny",
+        licence="apache-2.0",
         name="tiny",
         packages=tuple(f"piece-{number}" for number in range(1, N_PIECES + 1)),
         files={

@@ -22,7 +22,7 @@ from peftlab.bench.suite import Suite
 from peftlab.errors import RequestError, unknown
 from peftlab.records.record import Record
 from peftlab.records.rows import group, labels
-from peftlab.records.store import Store
+from peftlab.records.store import BESIDE, Store
 from peftlab.records.verdicts import compare_rows
 from peftlab.tasks import Task, names
 
@@ -54,10 +54,13 @@ def export(
     of_task = _as_asked_last(_of_task(done, task, out), store)
     record = _kept(store, _row(of_task, method, out))
     reached = check_again(store.adapter(record.cell), record, _task_again(store, record))
-    replace_folder(
-        to, lambda place: shutil.copytree(store.adapter(record.cell), place, dirs_exist_ok=True)
-    )
+    replace_folder(to, lambda place: _copy(store, record, place))
     return record, reached
+
+
+def _copy(store: Store, record: Record, place: Path) -> None:
+    shutil.copytree(store.adapter(record.cell), place, dirs_exist_ok=True)
+    (place / BESIDE["records"]).write_text(record.model_dump_json(indent=2) + "\n", "utf-8")
 
 
 def _of_task(records: list[Record], task: str | None, out: Path) -> list[Record]:

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import typer
 
-from peftlab.cli.adapters import export, merge, predict
+from peftlab.cli.adapters import export, merge, predict, push
 from peftlab.cli.compare import compare
 from peftlab.cli.fit import fit
 from peftlab.cli.listings import doctor, methods, models, tasks
@@ -34,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (compare, plan, fit, train, predict, merge, export, methods):
+for command in (compare, plan, fit, train, predict, merge, export, push, methods):
     app.command()(with_debug(with_plugins(command)))
 for command in (report, watch, reproduce, tasks, models, doctor):
     app.command()(with_debug(command))

@@ -67,6 +67,35 @@ def merge(
     print(f"model: {out.resolve()}")
 
 
+def push(
+    adapter: Annotated[Path, typer.Argument(help="A folder with an adapter of peftlab's.")],
+    name: Annotated[str, typer.Argument(help="OWNER/NAME on the hub, made if it is not there.")],
+    base: Annotated[
+        Text, Option(help="Its base's name on the hub, where that lies in a folder here.")
+    ] = None,
+    licence: Annotated[
+        Text, Option(help="The adapter's, as the hub spells it, such as apache-2.0.")
+    ] = None,
+    private: Annotated[
+        bool, Option("--private", help="Only you shall see it, where it is made.")
+    ] = False,
+    to: Annotated[
+        Path | None, Option(help="Write it to this folder instead, and send nothing.")
+    ] = None,
+) -> None:
+    """Send an adapter to the hub, with a card: numbers, settings, licences, how to load it.
+
+    No record, no predictions and no path of this machine go with it.
+    """
+    from rich.console import Console
+
+    with Console(stderr=True).status("writing it" if to else f"sending it as {name}"):
+        from peftlab.api.push import push as send
+
+        where = send(adapter, name, base=base, licence=licence, private=private, to=to)
+    print(f"adapter: {where}")
+
+
 def export(
     out: Annotated[Path, typer.Argument(help="The output folder of a comparison.")],
     to: Annotated[Path, Option(help="Folder for the adapter.")],

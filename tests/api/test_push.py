@@ -1,0 +1,186 @@
+"""An adapter leaves: as a folder, and to a small server that speaks the hub's API."""
+
+from __future__ import annotations
+
+import base64
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification
+from typer.testing import CliRunner
+
+import peftlab
+from peftlab import network
+from peftlab.api.push import push
+from peftlab.cli import app
+from peftlab.errors import RequestError
+from peftlab.tasks import Task
+
+NAME = "somebody/answers"
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """Takes commits of small files and keeps them; every request needs the token."""
+
+    files: dict[str, bytes]
+    asked: list[str]
+    made: list[dict[str, Any]]
+
+    def do_HEAD(self) -> None:
+        self._answer({})
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        type(self).asked.append(self.path)
+        if self.headers.get("Authorization") != "Bearer secret":
+            self.send_response(401)
+            self.end_headers()
+            return
+        if self.path == "/api/repos/create":
+            self.made.append(json.loads(body))
+            self._answer({"url": f"{self._me()}/{NAME}"})
+        elif self.path.endswith("/preupload/main"):
+            names = [file["path"] for file in json.loads(body)["files"]]
+            modes = [
+                {"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names
+            ]
+            self._answer({"files": modes})
+        elif self.path.endswith("/commit/main"):
+            for line in body.decode().splitlines():
+                found = json.loads(line)
+                if found["key"] == "file":
+                    value = found["value"]
+                    type(self).files[value["path"]] = base64.b64decode(value["content"])
+            self._answer(
+                {"commitUrl": f"{self._me()}/{NAME}/commit/{'a' * 40}", "commitOid": "a" * 40}
+            )
+        else:  # the card's front matter is looked at
+            self._answer({"errors": [], "warnings": []})
+
+    def _me(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_address[1]}"
+
+    def _answer(self, content: Any) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None: ...
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
+    Hub.files, Hub.asked, Hub.made = {}, [], []
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", "secret")
+        network.problem.cache_clear()
+        yield Hub
+        server.shutdown()
+    network.problem.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny_model: Path, tiny_task: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained adapter with its record, as `train` writes it."""
+    out = tmp_path_factory.mktemp("pushed") / "adapter"
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    peftlab.train(model, tokenizer, tiny_task, "lora", epochs=1, batch_size=8, out=out)
+    return out
+
+
+def test_nothing_of_this_machine_leaves_and_the_rest_is_what_loads(
+    adapter: Path, tiny_model: Path, tiny_task: Task, tmp_path: Path
+) -> None:
+    to = tmp_path / "to"
+    push(adapter, NAME, base="somebody/tiny", to=to)
+    left = {path.name: path.read_bytes() for path in to.iterdir()}
+    here = [str(tiny_model).encode(), str(adapter.parent).encode()]
+    assert not any(path in content for path in here for content in left.values())
+    assert {"record.json", "predictions.jsonl", "curve.jsonl"} <= {
+        p.name for p in adapter.iterdir()
+    }
+    assert not {"record.json", "predictions.jsonl", "curve.jsonl"} & left.keys()
+    config = json.loads(left["adapter_config.json"])
+    assert config["base_model_name_or_path"] == "somebody/tiny"
+    model, tokenizer = peftlab.load(to, base=tiny_model)
+    before, _ = peftlab.load(adapter)
+    texts = [text[0] for text in tiny_task.dev.texts]
+    batch = tokenizer(texts, return_tensors="pt", padding=True)
+    with torch.no_grad():
+        assert torch.equal(model(**batch).logits, before(**batch).logits)
+        base = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=2)
+        theirs = PeftModel.from_pretrained(base, to).eval()
+        assert torch.allclose(theirs(**batch).logits, model(**batch).logits.float(), atol=0.05)
+
+
+def test_the_card_says_what_it_is_how_good_and_how_to_use_it(adapter: Path, tmp_path: Path) -> None:
+    push(adapter, NAME, base="somebody/tiny", licence="apache-2.0", to=tmp_path / "to")
+    card = ModelCard.load(tmp_path / "to" / "README.md")
+    data = card.data.to_dict()
+    assert (data["base_model"], data["library_name"]) == ("somebody/tiny", "peft")
+    assert (data["license"], data["tags"]) == ("apache-2.0", ["peftlab", "lora"])
+    record = json.loads((adapter / "record.json").read_text())
+    (result,) = card.data.eval_results
+    assert (result.dataset_name, result.metric_type) == ("tiny", "accuracy")
+    assert result.metric_value == pytest.approx(record["score"]["accuracy"], abs=1e-4)
+    assert f"accuracy {record['score']['accuracy']:.4f}" in card.text
+    assert 'PeftModel.from_pretrained(base, "somebody/answers")' in card.text
+    assert 'Outputs: 0: "other", 1: "cat".' in card.text
+    assert "Base: as its own card says. Data: not stated. Adapter: apache-2.0." in card.text
+
+
+def test_it_is_sent_whole_in_one_commit(adapter: Path, hub: type[Hub], tmp_path: Path) -> None:
+    where = push(adapter, NAME, base="somebody/tiny", private=True)
+    assert where.endswith(NAME)
+    push(adapter, NAME, base="somebody/tiny", to=tmp_path / "to")
+    assert hub.files == {path.name: path.read_bytes() for path in (tmp_path / "to").iterdir()}
+    (made,) = hub.made  # how it says "private" has changed from version to version
+    assert made["name"] == "answers" and (made.get("private") or made["visibility"] == "private")
+    assert sum(path.endswith("/commit/main") for path in hub.asked) == 1
+
+
+def test_a_hub_that_refuses_or_is_not_there_is_explained(
+    adapter: Path, hub: type[Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "wrong")
+    with pytest.raises(RequestError, match=r"could not be sent: .*401.*hf auth login"):
+        push(adapter, NAME, base="somebody/tiny")
+    assert hub.files == {}
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    network.problem.cache_clear()
+    with pytest.raises(RequestError, match=r"nothing was sent: HF_HUB_OFFLINE is set; --to DIR"):
+        push(adapter, NAME, base="somebody/tiny")
+
+
+def test_wrong_requests(adapter: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"its base lies in .*tiny, where nobody else finds it"):
+        push(adapter, NAME, to=tmp_path / "to")
+    with pytest.raises(RequestError, match="a name on the hub is OWNER/NAME, got 'a/b/c'"):
+        push(adapter, "a/b/c", base="somebody/tiny", to=tmp_path / "to")
+    with pytest.raises(RequestError, match="adapter"):
+        push(tmp_path, NAME, base="somebody/tiny", to=tmp_path / "to")
+    assert not (tmp_path / "to").exists()
+
+
+def test_the_command(adapter: Path, tmp_path: Path) -> None:
+    words = ["push", str(adapter), NAME, "--base", "somebody/tiny", "--to", str(tmp_path / "to")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.exception
+    assert f"adapter: {tmp_path / 'to'}" in done.stdout
