@@ -205,8 +205,8 @@ def _numbers(record: Record) -> list[str]:
         "## How good it is\n",
         f"On {task.n_dev:,} dev examples of {_code(task.name)} after the last epoch, one seed "
         f"({record.seed}): {scores}. Trained on {task.n_train:,} examples. Where several "
-        "seeds or rows were trained, this one was taken for its score on these same examples, which "
-        "makes that a little better than new data would.\n",
+        "seeds or rows were trained, this one was taken for its score on these same examples, "
+        "which makes that a little better than new data would.\n",
     ]
     constant = task.baselines.get("majority") or task.baselines.get("mean")
     if constant and metric in constant:
