@@ -94,3 +94,20 @@ def test_plan_in_python_takes_what_compare_takes(
     assert row.all_s is None
     with pytest.raises(RequestError, match="unknown method 'lroa'"):
         peftlab.plan(model=tiny_model, tasks=tiny_task, methods="lroa")
+
+
+def test_trials_are_counted_in(ask: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """6 trials on one rung: as many trainings, each of the nine tenths that it trains on."""
+    with pytest.raises(SystemExit):
+        ask("compare", "--methods", "head,lora", "--seeds", "0", "--keep", "none")
+    capsys.readouterr()
+    words = ["--methods", "head,lora[lr=1e-3,head_lr=1e-3]", "--seeds", "0,1", "--tune", "6"]
+    with pytest.raises(SystemExit):
+        ask("plan", *words, "--json")
+    open_row, given = json.loads(capsys.readouterr().out)["rows"]
+    assert (open_row["trials"], given["trials"], given["trials_s"]) == (6, 0, 0)
+    assert open_row["trials_s"] == pytest.approx(6 * 0.9 * open_row["cell_s"])
+    assert open_row["all_s"] == pytest.approx(2 * open_row["cell_s"] + open_row["trials_s"])
+    with pytest.raises(SystemExit):
+        ask("plan", *words)
+    assert "4 cells on tiny after at most 6 trainings of trials" in capsys.readouterr().out

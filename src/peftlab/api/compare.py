@@ -22,7 +22,7 @@ from peftlab.bench.speed import measure_speed
 from peftlab.bench.suite import every_task as every_task
 from peftlab.bench.suite import merged_request
 from peftlab.bench.times import records_of
-from peftlab.bench.tune import is_tuned, tuned
+from peftlab.bench.tune import is_tuned, trainings_of, tuned
 from peftlab.errors import RequestError, expect_path
 from peftlab.methods import Method, is_built_in, register
 from peftlab.methods import load_plugin as load_plugin
@@ -197,7 +197,10 @@ def run(
     say = foreseeing(grid, out, console)
     if grid.suite.tune is not None:
         if not is_tuned(grid, out):  # what does not fit is refused before any trial
-            console.print(f"{say(grid.cells)}; trials apart", highlight=False)
+            rungs = trainings_of(grid, grid.suite.tune).values()
+            n_trials = sum(n for of_row in rungs for n, _ in of_row)
+            line = f"{say(grid.cells)}; {n_trials} shorter trainings of trials before them, at most"
+            console.print(line, highlight=False)
         grid = tuned(grid, grid.suite.tune, out, progress())
         say = foreseeing(grid, out, console)
     records = run_grid(grid, out, progress(), rerun, keep, foresee=say)

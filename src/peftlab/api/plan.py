@@ -7,10 +7,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from peftlab.api.compare import Planned, asked_for, data_of, known_folders, planned, popped_rates
+from peftlab.api.compare import (
+    Planned,
+    asked_for,
+    data_of,
+    known_folders,
+    planned,
+    popped_rates,
+    tune_of,
+)
 from peftlab.bench.cell import Cell
 from peftlab.bench.cost import IMPORTS_MIB, Cost, Predictor
-from peftlab.bench.times import by_measured, by_records, measured, records_of
+from peftlab.bench.times import Time, by_measured, by_records, measured, records_of
+from peftlab.bench.tune import trainings_of
 from peftlab.machine import available_mib
 from peftlab.methods import Method
 from peftlab.records.record import Record
@@ -30,6 +39,8 @@ class Row:
         time_from: what the seconds are taken from.
         measured_peak_mib: the peak of the steps that were measured, if any were.
         fits: whether the memory that is free will do; None where either is not known.
+        trials: trainings that look for its settings, before its cells run; 0 if none do.
+        trials_s: seconds of all of them; None where a cell's are not known.
     """
 
     cost: Cost
@@ -37,11 +48,15 @@ class Row:
     time_from: str | None
     measured_peak_mib: float | None
     fits: bool | None
+    trials: int
+    trials_s: float | None
 
     @property
     def all_s(self) -> float | None:
-        """Seconds of all cells of the row."""
-        return None if self.cell_s is None else self.cell_s * self.cost.cells
+        """Seconds of all cells of the row, and of its trials."""
+        if self.cell_s is None or self.trials_s is None:
+            return None
+        return self.cell_s * self.cost.cells + self.trials_s
 
 
 @dataclass(frozen=True)
@@ -84,6 +99,8 @@ class Plan:
                 "time_from": row.time_from,
                 "measured_peak_mib": row.measured_peak_mib,
                 "fits": row.fits,
+                "trials": row.trials,
+                "trials_s": row.trials_s,
             }
             for row in self.rows
         ]
@@ -106,6 +123,7 @@ def plan(
     data_dir: str | Path | None = None,
     metric: str | None = None,
     judge_on: Literal["dev", "train"] | None = None,
+    tune: int | dict[str, Any] | None = None,
     out: str | Path | None = None,
     measure: bool = False,
     **training: Any,
@@ -126,6 +144,7 @@ def plan(
         data_dir: the folder with GLUE's own files; PEFTLAB_DATA_DIR's if not given.
         metric: the main one, of all tasks, instead of each task's own.
         judge_on: dev, or train: a fifth of train.
+        tune: how many trials every row gets on each task; they are counted in.
         out: a folder with records, beside those of runs/, that tell how long a cell takes.
         measure: run a few steps of each method on each task, and predict times by those.
         training: fields of `peftlab.settings.Training`, such as epochs or batch_size.
@@ -144,6 +163,7 @@ def plan(
         metric=metric,
         judge_on=judge_on,
         out=out,
+        tune=tune_of(tune),
         rates=popped_rates(training),
         training=Training.of(training),
     )
@@ -171,40 +191,76 @@ def plan_of(
     )
     records = [] if measure else records_of(known_folders(asked.out))
     free = _beside_libraries(first[0].training.device)
+    tune = grid.suite.tune
+    trials = trainings_of(grid, tune) if tune else {}
+    share = 1 - tune.validation if tune else 1.0
     return Plan(
         suite=grid.suite.name,
         model=grid.cells[0].model.name,
         cells=len(grid.cells),
         rows=[
-            _row(predictor, cell, cost, few.get(cell.name), records, free)
-            for cell, cost in zip(first, costs, strict=True)
+            _row(
+                _timer(predictor, cost, few.get(cell.name), records),
+                cell,
+                cost,
+                few.get(cell.name),
+                free,
+                [(n, epochs, share) for n, epochs in trials.get(key, [])],
+            )
+            for key, cell, cost in zip(rows, first, costs, strict=True)
         ],
         free_mib=free,
     )
 
 
+Timer = Callable[[Cell], Time | None]
+
+
+def _timer(
+    predictor: Predictor, cost: Cost, few: Record | None, records: Sequence[Record]
+) -> Timer:
+    """What tells the time of a row's cells: its few steps if they were run, or the records."""
+    weights = cost.memory.by_part["weights"] if cost.memory else None
+
+    def time_of(cell: Cell) -> Time | None:
+        train, dev = predictor.lengths_of(cell)
+        if few is None:
+            return by_records(cell, train, dev, weights, records)
+        return by_measured(cell, train, dev, few)
+
+    return time_of
+
+
 def _row(
-    predictor: Predictor,
+    time_of: Timer,
     cell: Cell,
     cost: Cost,
     few: Record | None,
-    records: Sequence[Record],
     free: float | None,
+    trials: Sequence[tuple[int, int, float]],
 ) -> Row:
-    train, dev = predictor.lengths_of(cell)
-    weights = cost.memory.by_part["weights"] if cost.memory else None
-    time = (
-        by_records(cell, train, dev, weights, records)
-        if few is None
-        else by_measured(cell, train, dev, few)
-    )
+    """`trials` are so many trainings of so many epochs on that share of train."""
+    time = time_of(cell)
     return Row(
         cost=cost,
         cell_s=time.cell_s if time else None,
         time_from=time.source if time else None,
         measured_peak_mib=few.memory.train_peak_mib if few and few.memory else None,
         fits=None if free is None or cost.memory is None else cost.memory.peak_mib <= free,
+        trials=sum(n for n, _, _ in trials),
+        trials_s=_trials_s(time_of, cell, trials),
     )
+
+
+def _trials_s(time_of: Timer, cell: Cell, trials: Sequence[tuple[int, int, float]]) -> float | None:
+    seconds = 0.0
+    for n, epochs, share in trials:
+        training = cell.training.model_copy(update={"epochs": epochs})
+        time = time_of(cell.model_copy(update={"training": training}))
+        if time is None:
+            return None
+        seconds += n * share * time.cell_s
+    return seconds
 
 
 def _beside_libraries(device: str) -> float | None:

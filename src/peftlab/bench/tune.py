@@ -70,6 +70,17 @@ def described(tune: Tune) -> str:
     )
 
 
+def trainings_of(grid: Grid, tune: Tune) -> dict[tuple[str, str], list[tuple[int, int]]]:
+    """By task and row: how many trainings of how many epochs its trials take."""
+    tasks = {name: carved(task, tune.validation) for name, task in grid.tasks.items()}
+    tunings = {
+        (name, row.part.label): RowTuning(grid, row, task, tune)
+        for name, task in tasks.items()
+        for row in grid.rows
+    }
+    return {key: one.trainings for key, one in tunings.items()}
+
+
 def is_tuned(grid: Grid, out: Path) -> bool:
     """Whether `out` has what trials found for every row of the grid on every task."""
     rows = {(trial.task, trial.label) for trial in read_trials(out / "tuning") if trial.chosen}
@@ -88,9 +99,15 @@ class RowTuning:
         self.trials: list[Trial] = []
 
     @property
+    def trainings(self) -> list[tuple[int, int]]:
+        """How many it takes at most, and of how many epochs, rung by rung."""
+        sizes = rung_sizes(self.tune.trials, len(self.rungs)) if self.space else []
+        return list(zip(sizes, self.rungs, strict=False))  # without a space there is no rung
+
+    @property
     def n_trainings(self) -> int:
         """How many it takes at most."""
-        return sum(rung_sizes(self.tune.trials, len(self.rungs))) if self.space else 0
+        return sum(size for size, _ in self.trainings)
 
     def run(self, session: Session) -> Row:
         """The row at what its trials found; as it is where nothing of it is open, or all failed."""

@@ -29,6 +29,15 @@ def plan(
         Text, Option(help="Names with commas between, or all; lora[rank=16,lr=1e-3] is a variant.")
     ] = None,
     seeds: Annotated[Text, Option(help="Numbers with commas between.")] = None,
+    tune: Annotated[
+        int | None, Option(help="Trials of every method on each task; they are counted in.")
+    ] = None,
+    validation: Annotated[
+        float | None, Option(help="Share of train that trials are judged on; default 0.1.")
+    ] = None,
+    tune_space: Annotated[
+        Text, Option(help="Settings to find, with commas between; default lr,head_lr.")
+    ] = None,
     out: Annotated[
         Path | None, Option(help="A folder of records that tell times, beside those in runs/.")
     ] = None,
@@ -51,6 +60,7 @@ def plan(
         "tasks": options.tasks_of(tasks),
         "methods": options.methods_of(methods),
         "seeds": options.seeds_of(seeds),
+        "tune": options.tune_of(tune, validation, tune_space),
     }
     with Console(stderr=True, quiet=quiet).status("reading the request and the data") as status:
         from peftlab.api.compare import planned
@@ -83,10 +93,12 @@ def _show(found: Plan) -> None:
     time = "time unknown: use --measure"
     if found.all_s is not None:
         time = f"about {duration(found.all_s)}"
-    print(f"{found.cells} cells on {found.model}, {time}")
+    trials = sum(row.trials for row in found.rows)
+    before = f" after at most {trials} trainings of trials" if trials else ""
+    print(f"{found.cells} cells on {found.model}{before}, {time}")
     if found.free_mib is not None:
         print(f"MiB, above the libraries' own; {found.free_mib:,.0f} are free beside them")
-    print("min: minutes of a cell, and of all its seeds")
+    print(f"min: minutes of a cell, and of all its seeds{' and trials' if trials else ''}")
     lacking = [row for row in found.rows if row.fits is False]
     if lacking:
         rows = ", ".join(f"{row.cost.label} on {row.cost.task}" for row in lacking)
