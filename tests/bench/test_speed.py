@@ -73,8 +73,9 @@ def test_a_short_task_is_a_part_of_the_task(tiny_task: Task) -> None:
 
 
 def test_the_table_reads_speed_from_the_rounds_and_time_from_the_cells(
-    tmp_path: Path, grid: Grid
+    tmp_path: Path, grid: Grid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(speed, "Session", FakeSession)
     records = [FakeSession(Store(tmp_path), {}, Silent()).run(grid.cells[0], keep_adapter=False)]
     only = dataclasses.replace(grid, cells=grid.cells[:1])
     speed.measure_speed(only, 2, tmp_path, Silent())

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from peftlab.records.noise import Noise, noise
+from peftlab.records.pairs import verdicts
+from peftlab.records.recommend import recommend
 from peftlab.records.table import columns
 
 
@@ -55,3 +57,20 @@ def test_collapsed_and_failed_runs_are_counted(folder) -> None:
     folder.add("a", 2, status="failed", score=None, best=None, failure=failure)
     one = of(folder)
     assert (one.n_runs, one.n_collapsed, one.n_failed) == (2, 1, 1)
+
+
+def test_rounds_that_took_turns_tell_speed_and_memory_where_there_are_some(
+    folder, cost, tmp_path
+) -> None:
+    for row, seconds in (("a", 1), ("b", 9)):
+        for seed, speed in enumerate((100.0, 200.0, 100.0)):
+            folder.add(row, seed, **cost(10, 100, seconds, speed=speed))
+    short = type(folder)(folder.path / "speed")
+    for row, speeds in (("a", (50.0, 50.0)), ("b", (80.0, 80.0))):
+        for seed, speed in enumerate(speeds):
+            short.add(row, seed, **cost(10, 70, 1, speed=speed))
+    found = columns(folder.records, [folder.path])
+    assert [one.speed for one in noise(found)] == [0.0, 0.0]
+    taken = recommend(found, verdicts(found, 0.01), "speed")
+    assert taken is not None and taken.row == "b"  # a's cells were shorter, b's steps are faster
+    assert taken.cost.memory_mib == 70 and taken.cost.round_s == pytest.approx(1 / 80)

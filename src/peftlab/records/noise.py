@@ -20,8 +20,8 @@ class Noise(BaseModel):
     Attributes:
         score: mean absolute difference of the main metric between two of its seeds, in the
             metric's unit; null with one.
-        speed: mean absolute difference of examples/s between two of its seeds that were measured
-            alike, over their mean; null with one.
+        speed: mean absolute difference of examples/s between two of its seeds (or of its rounds,
+            where there are some) that were measured alike, over their mean; null with one.
         inflation: mean over seeds of what choosing the best epoch on dev adds to the last one's
             score; never below 0.
         n_runs: seeds with a score, collapsed ones among them.
@@ -60,7 +60,7 @@ def _noise(row: str, runs: Runs) -> Noise:
         metric=metric,
         row=row,
         score=mean(between(runs.scores)),
-        speed=_speed(done),
+        speed=_speed(runs.measured),
         inflation=mean(known(added)),
         n_runs=len(done),
         n_collapsed=sum(any(w.startswith(COLLAPSED) for w in record.warnings) for record in done),
@@ -77,10 +77,10 @@ def between(values: Sequence[float]) -> list[float]:
     return [abs(one - other) for one, other in itertools.combinations(values, 2)]
 
 
-def _speed(done: Sequence[Record]) -> float | None:
+def _speed(measured: Sequence[Record]) -> float | None:
     """Relative differences between runs that one machine took in one way."""
     alike: dict[tuple[object, ...], list[float]] = defaultdict(list)
-    for record in done:
+    for record in measured:
         at = record.environment
         key = (at.processor, at.gpu, at.threads, at.spin_count, at.packages.get("torch"))
         alike[key] += known([record.speed.examples_per_s if record.speed else None])

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict
 
 from peftlab.errors import RequestError, unknown
 from peftlab.records.pairs import Verdict, Verdicts, against
-from peftlab.records.record import Record
 from peftlab.records.rows import TaskKey, known, mean, merit
 from peftlab.records.table import Column, best_row, scale
 
@@ -22,8 +21,10 @@ class Cost(BaseModel):
 
     Attributes:
         trained: parameters, the head's among them; of the largest task.
-        memory_mib: peak of the process, the highest of all runs.
+        memory_mib: peak of the process, the highest of all runs, or of all rounds where there are
+            some.
         cell_s: seconds a cell, mean over runs.
+        round_s: seconds an example in rounds that took turns, mean over them; null without rounds.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -31,6 +32,7 @@ class Cost(BaseModel):
     trained: int | None
     memory_mib: float | None
     cell_s: float | None
+    round_s: float | None = None
 
 
 class AgainstBest(BaseModel):
@@ -81,7 +83,8 @@ def recommend(
     Args:
         columns: of `table.columns`.
         pairs: of `pairs.verdicts`.
-        prefer: score (the mean of scaled scores), memory, speed (of a cell) or size.
+        prefer: score (the mean of scaled scores), memory, speed or size. Speed is that of rounds
+            where all rows have some, else of a cell.
         memory_mib: highest peak of a run; a row that was not measured does not meet it.
         minutes: longest mean of a cell, likewise.
 
@@ -104,9 +107,10 @@ def recommend(
     n_worse = {
         row: sum(v is not None and v.shows_worse for v in shown[row].values()) for row in met
     }
+    in_turns = all(costs[row].round_s is not None for row in met)
     row = min(
         (row for row in met if n_worse[row] == min(n_worse.values())),
-        key=lambda row: (_order(prefer, row, costs[row], allowed), _size(costs[row])),
+        key=lambda row: (_order(prefer, row, costs[row], in_turns, allowed), _size(costs[row])),
     )
     tasks = [_against_best(task, best[task], verdict) for task, verdict in shown[row].items()]
     return Recommendation(row=row, prefer=prefer, cost=costs[row], tasks=tasks)
@@ -125,18 +129,17 @@ def _against_best(task: TaskKey, best: str, verdict: Verdict | None) -> AgainstB
 
 def cost(columns: Mapping[TaskKey, Column], row: str) -> Cost:
     """What a row's done runs took."""
-    done = [record for column in columns.values() if row in column for record in _done(column, row)]
+    own = [column[row] for column in columns.values() if row in column]
+    done = [one for runs in own for one in runs.records if one.status == "done"]
     trained = [record.n_trainable.total for record in done if record.n_trainable]
-    memory = known(record.memory.peak_mib for record in done if record.memory)
+    memory = known(one.memory.peak_mib for runs in own for one in runs.measured if one.memory)
+    speeds = known(one.speed.examples_per_s for runs in own for one in runs.rounds if one.speed)
     return Cost(
         trained=max(trained, default=None),
         memory_mib=max(memory, default=None),
         cell_s=mean(known(record.total_s for record in done)),
+        round_s=mean([1 / speed for speed in speeds]),
     )
-
-
-def _done(column: Column, row: str) -> list[Record]:
-    return [record for record in column[row].records if record.status == "done"]
 
 
 def _complete(columns: Mapping[TaskKey, Column]) -> list[str]:
@@ -181,10 +184,13 @@ def _excess(one: Cost, limits: Sequence[Limit]) -> float:
     return max((math.inf if value is None else value / most for most, value in taken), default=0.0)
 
 
-def _order(prefer: str, row: str, cost: Cost, columns: Mapping[TaskKey, Column]) -> float:
+def _order(
+    prefer: str, row: str, cost: Cost, in_turns: bool, columns: Mapping[TaskKey, Column]
+) -> float:
     if prefer == "score":
         return -_mean_score(row, columns)
-    value = {"memory": cost.memory_mib, "speed": cost.cell_s, "size": cost.trained}[prefer]
+    speed = cost.round_s if in_turns else cost.cell_s
+    value = {"memory": cost.memory_mib, "speed": speed, "size": cost.trained}[prefer]
     return math.inf if value is None else value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,18 +13,29 @@ from peftlab.records.answers import Judged, judged
 from peftlab.records.crossed import Crossed
 from peftlab.records.influence import OF_CLASSES
 from peftlab.records.record import Record, TaskPart
-from peftlab.records.rows import TaskKey, group, labels, merit, task_key
+from peftlab.records.rows import TaskKey, group, labels, measured_alike, merit, task_key
+from peftlab.records.store import rounds
 
 COLLAPSED = "collapsed"  # how a record's warning of it begins
 
 
 @dataclasses.dataclass(frozen=True)
 class Runs:
-    """One row on one task: its records, and by seed those that have a score."""
+    """One row on one task: its records, and by seed those that have a score.
+
+    `rounds` are the short cells of the row that took turns with those of the others
+    (`--repeat-speed`): where there are some, speed and memory are theirs.
+    """
 
     task: TaskPart
     records: tuple[Record, ...]
     by_seed: dict[int, Judged]
+    rounds: tuple[Record, ...] = ()
+
+    @property
+    def measured(self) -> tuple[Record, ...]:
+        """The done records that speed and memory are read from."""
+        return self.rounds or tuple(one for one in self.records if one.status == "done")
 
     @property
     def scores(self) -> list[float]:
@@ -87,23 +99,29 @@ Column = dict[str, Runs]  # by row
 def columns(records: Sequence[Record], folders: Iterable[Path]) -> dict[TaskKey, Column]:
     """The runs by task and row, in the order of the records. Rows are named as the table does."""
     folders = list(folders)
+    in_turns: dict[str, list[Record]] = defaultdict(list)
+    for folder in folders:
+        for one in rounds(folder):
+            if one.status == "done":
+                in_turns[measured_alike(one)].append(one)
     rows = group(records)
     names = labels(rows)
     found: dict[TaskKey, Column] = {task_key(record): {} for record in records}
     for key, members in rows.items():
         for task in dict.fromkeys(task_key(record) for record in members):
             own = tuple(record for record in members if task_key(record) == task)
-            found[task][names[key]] = _runs(own, folders)
+            short = tuple(in_turns.get(measured_alike(own[0]), ()))
+            found[task][names[key]] = _runs(own, folders, short)
     return found
 
 
-def _runs(records: tuple[Record, ...], folders: list[Path]) -> Runs:
+def _runs(records: tuple[Record, ...], folders: list[Path], short: tuple[Record, ...]) -> Runs:
     runs = {
         record.seed: run
         for record in sorted(records, key=lambda record: record.seed)
         if record.status == "done" and (run := judged(record, folders)) is not None
     }
-    return Runs(records[0].task, records, runs)
+    return Runs(records[0].task, records, runs, short)
 
 
 def best_row(column: Column) -> str | None:
