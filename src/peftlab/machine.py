@@ -55,7 +55,7 @@ def environment(threads: int, precision: str | None = None) -> Environment:
         gpu=gpu(),
         threads=threads,
         spin_count=os.environ.get("GOMP_SPINCOUNT", os.environ.get("OMP_WAIT_POLICY")),
-        quantiser=quantiser() if precision == "nf4" else None,
+        quantiser=quantiser(precision),
     )
 
 

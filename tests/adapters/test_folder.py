@@ -35,7 +35,7 @@ def test_save_and_load_give_the_same_bits(
     assert {n for n, p in again.named_parameters() if p.requires_grad} == trainable
 
 
-@pytest.mark.parametrize("precision", ["bf16", "nf4"])
+@pytest.mark.parametrize("precision", ["bf16", "int8", "nf4"])
 @pytest.mark.parametrize("name", ["lora", "vera", "dora", "houlsby"])
 def test_a_base_of_lower_precision_is_held_so_again(
     name: str, precision: str, trained: Any, logits: Any, tmp_path: Path

@@ -4,7 +4,7 @@ from torch import nn
 
 from peftlab.errors import RequestError
 from peftlab.layers import (
-    NF4Linear,
+    QUANTISED,
     Precision,
     keep_in_fp32,
     precision,
@@ -39,7 +39,7 @@ def test_what_is_asked_for_is_taken() -> None:
 
 
 def test_unknown_words_are_refused_with_what_is_allowed() -> None:
-    with pytest.raises(RequestError, match="auto, fp32, bf16, nf4, got 'int3'"):
+    with pytest.raises(RequestError, match="auto, fp32, bf16, int8, nf4, got 'int3'"):
         resolve_precision("int3")
     with pytest.raises(RequestError, match="auto, cpu, cuda or mps"):
         resolve_device("tpu")
@@ -69,20 +69,21 @@ def test_fp32_inside_a_bf16_base_gives_back_what_the_base_goes_on_with() -> None
 
 
 @pytest.mark.parametrize("compute", ["fp32", "bf16"])
-def test_nf4_holds_the_named_layers_in_four_bits_and_the_rest_in_what_it_computes_in(
-    compute: str,
+@pytest.mark.parametrize("held", QUANTISED)
+def test_the_named_layers_are_quantised_and_the_rest_is_in_what_it_computes_in(
+    held: str, compute: str
 ) -> None:
     model = nn.Sequential(nn.Linear(8, 6), nn.LayerNorm(6), nn.Linear(6, 4)).eval()
     model.register_buffer("frequencies", torch.ones(3))
-    quantise_linears(model, ["0"], compute)
+    quantise_linears(model, ["0"], compute, held)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[compute]
-    assert isinstance(model[0], NF4Linear)
+    assert isinstance(model[0], QUANTISED[held])
     assert not model[0].training
     assert isinstance(model[2], nn.Linear)
     assert {p.dtype for p in model.parameters()} == {dtype}
     assert model.frequencies.dtype == torch.float32
     assert model(torch.randn(2, 8, dtype=dtype)).dtype == dtype
-    assert weight_precision(model) == "nf4"
+    assert weight_precision(model) == held
     assert weight_precision(model[1:]) == compute
 
 

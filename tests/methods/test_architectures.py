@@ -8,7 +8,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from peftlab.errors import RequestError
-from peftlab.layers import Adapter, Wrapper, is_conv1d, quantise_linears
+from peftlab.layers import QUANTISED, Adapter, Wrapper, is_conv1d, quantise_linears
 from peftlab.methods import METHODS, Method, inject, make
 from peftlab.models import ARCHITECTURES, linear_names
 from peftlab.training.loop import Step
@@ -92,17 +92,17 @@ def test_trains_and_merges_on(name: str, model_type: str) -> None:
     torch.testing.assert_close(logits(model), before)
 
 
-@pytest.mark.parametrize("held", ["bf16", "nf4"])
+@pytest.mark.parametrize("held", ["bf16", "int8", "nf4"])
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_every_method_that_can_trains_on_a_base_held_in(held: str, model_type: str) -> None:
     for method in map(small, METHODS):
-        if method.base_precision == "fp32" or (held, method.name) == ("nf4", "delta-lora"):
+        if method.base_precision == "fp32" or (held in QUANTISED and method.name == "delta-lora"):
             continue
         if method.name == "bitfit" and model_type in WITHOUT_BIASES:
             continue
         model = build(model_type, method, torch.bfloat16)
-        if held == "nf4" and method.base_precision != "nf4":
-            quantise_linears(model, linear_names(model), "bf16")
+        if held in QUANTISED and method.base_precision != "nf4":
+            quantise_linears(model, linear_names(model), "bf16", held)
         output = logits(inject(model, method).train())
         assert output.dtype == torch.float32  # the head is, whatever the base
         nn.functional.cross_entropy(output.float(), torch.tensor([0, 1])).backward()

@@ -23,7 +23,7 @@ from transformers import (
 
 from peftlab.bench.process import count
 from peftlab.errors import RequestError
-from peftlab.layers import Adapter, NF4Linear, Wrapper, features, quantise_linears
+from peftlab.layers import QUANTISED, Adapter, Wrapper, features, quantise_linears
 from peftlab.methods import METHODS, Method, inject, injected, make
 from peftlab.models import head_parameters, linear_names
 from peftlab.training import Encoded, Loop, Step
@@ -67,10 +67,11 @@ ROBERTA_BASE = {
 }
 ROBERTA_HEAD = 592_130
 IDENTITY_AT_START = set(METHODS) - {"houlsby"}
-NOT_ON_NF4 = {
-    "full": "needs it in fp32, but it is held in nf4",
-    "delta-lora": "moves the base's weights, and in nf4 they can't be",
+NOT_QUANTISED = {
+    "full": "needs it in fp32, but it is held in {}",
+    "delta-lora": "moves the base's weights, and in {} they can't be",
 }
+EXACT = {("nf4", "fp32"): 1e-4}  # merged against not: inputs are rounded in all else
 WARMUP = 2  # the steps after which delta-lora's weights follow
 STEP = Step(index=WARMUP, warmup=WARMUP, total=10, seed=0)
 
@@ -272,11 +273,15 @@ def test_a_model_is_injected_once(method: Method) -> None:
 
 
 @pytest.mark.parametrize("compute", ["fp32", "bf16"])
-def test_trains_on_an_nf4_base_or_is_refused_with_the_reason(method: Method, compute: str) -> None:
+@pytest.mark.parametrize("bits", QUANTISED)
+def test_trains_on_a_quantised_base_or_is_refused_with_the_reason(
+    method: Method, bits: str, compute: str
+) -> None:
     model = tiny()
-    quantise_linears(model, linear_names(model), compute)
-    if method.name in NOT_ON_NF4:
-        with pytest.raises(RequestError, match=NOT_ON_NF4[method.name]):
+    quantise_linears(model, linear_names(model), compute, bits)
+    refusals = NOT_QUANTISED | ({"qlora": "made for a base in four bits"} if bits == "int8" else {})
+    if method.name in refusals:
+        with pytest.raises(RequestError, match=refusals[method.name].format(bits)):
             inject(model, method)
         return
     inject(model, method).train()
@@ -287,14 +292,14 @@ def test_trains_on_an_nf4_base_or_is_refused_with_the_reason(method: Method, com
     assert all(p.grad is not None and p.grad.any() for p in added_parameters(model))
     optimizer.step()
     assert all(torch.equal(model.get_buffer(n), buffer) for n, buffer in held.items())
-    assert any(isinstance(layer, NF4Linear) for layer in model.modules())
+    assert any(isinstance(layer, QUANTISED[bits]) for layer in model.modules())
     before = model.eval()(**batch()).logits
     for name, layer in list(model.named_modules()):
         if isinstance(layer, Adapter):
             assert type(layer.merged()) is nn.Linear
             model.set_submodule(name, layer.merged())
     torch.testing.assert_close(
-        model(**batch()).logits, before, rtol=0, atol=1e-4 if compute == "fp32" else 0.15
+        model(**batch()).logits, before, rtol=0, atol=EXACT.get((bits, compute), 0.15)
     )
 
 

@@ -17,7 +17,14 @@ from peftlab.adapters.card import FILE, Card, base_of, make_card, method_of, rea
 from peftlab.adapters.merge import is_merged
 from peftlab.atomic import replace_folder
 from peftlab.errors import RequestError, expect, expect_path, system_refusals
-from peftlab.layers import Precision, PreTrainedModel, Wrapper, resolve_device, resolve_precision
+from peftlab.layers import (
+    QUANTISED,
+    Precision,
+    PreTrainedModel,
+    Wrapper,
+    resolve_device,
+    resolve_precision,
+)
 from peftlab.layers.precision import DTYPES
 from peftlab.methods import InPeft, ManyRanks, Prepared, inject, injected
 from peftlab.models import (
@@ -109,7 +116,7 @@ def load(
     """
     expect_path("folder", folder)
     expect("base", base, (str, os.PathLike, NoneType), "a folder or a name of the hub")
-    expect("precision", precision, (str, NoneType), "auto, fp32, bf16 or nf4")
+    expect("precision", precision, (str, NoneType), "auto, fp32, bf16, int8 or nf4")
     folder, base = Path(folder), None if base is None else str(base)
     check_adapter(folder)
     card = read_card(folder)
@@ -152,10 +159,10 @@ def _load_peft(
 
 
 def _of_card(card: Card, folder: Path) -> Precision:
-    if card.precision not in (*DTYPES, "nf4") or card.compute not in DTYPES:
+    if card.precision not in (*DTYPES, *QUANTISED) or card.compute not in DTYPES:
         raise RequestError(
             f"the adapter in {folder} was trained on a base in {card.precision}, computing in "
-            f"{card.compute}; say how to hold it: precision=fp32, bf16 or nf4"
+            f"{card.compute}; say how to hold it: precision=fp32, bf16, int8 or nf4"
         )
     return Precision(card.precision, card.compute)
 

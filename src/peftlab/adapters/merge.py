@@ -12,11 +12,13 @@ from peftlab.atomic import replace_folder
 from peftlab.errors import RequestError
 from peftlab.layers import (
     Adapter,
+    Int8Linear,
     NF4Linear,
     PreTrainedModel,
+    QuantisedLinear,
     base_dtype,
     exact,
-    is_conv1d,
+    is_stored_transposed,
     linear_like,
     weight_of,
 )
@@ -29,7 +31,8 @@ def merge(model: PreTrainedModel) -> dict[str, float]:
 
     The update is added in fp32 to the base's weight as its file has it, not to a rounded copy
     (to the held one where the model did not come from `load_model`); to what four bits stand for
-    where the base is held in nf4, since that is what was trained.
+    where the base is held in nf4, since that is what was trained. Eight bits are nearer to the
+    weight than what they do to the inputs, so there it is the file's.
 
     Returns:
         By layer, the largest |stored weight - exact fp32 weight|: what rounding to the layer's
@@ -87,10 +90,11 @@ def is_merged(model: PreTrainedModel) -> bool:
 
 def _original(model: PreTrainedModel, name: str, adapter: Adapter) -> Tensor:
     """The base's weight (out, in), exact: from its file if it is held in a lower precision."""
-    held = weight_of(adapter.base)
-    if isinstance(adapter.base, NF4Linear) or held.dtype.itemsize >= 4:
+    base, held = adapter.base, weight_of(adapter.base)
+    is_coarse = isinstance(base, Int8Linear) or held.dtype.itemsize < 4
+    if isinstance(base, NF4Linear) or not is_coarse:
         return exact(held)
-    transposed = is_conv1d(adapter.base)
+    transposed = is_stored_transposed(base)
     shape = held.T.shape if transposed else held.shape
     stored = stored_tensor(model, f"{name}.weight", shape)
     if stored is None:
@@ -112,7 +116,7 @@ def plain_folder(model: PreTrainedModel, tokenizer: Any, folder: Path) -> float:
     before = _logits(model, inputs)
     merge(model)
     for name, layer in list(model.named_modules()):
-        if isinstance(layer, NF4Linear):
+        if isinstance(layer, QuantisedLinear):
             model.set_submodule(name, linear_like(layer, weight_of(layer), layer.bias))
     plain = model.float()
     moved = (_logits(plain, inputs) - before).abs().max().item()

@@ -24,7 +24,7 @@ from peftlab.adapters import adapter_state
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Grid
 from peftlab.bench.process import checkpointed, count, make_plan
-from peftlab.layers import Precision, quantiser
+from peftlab.layers import QUANTISED, Precision, quantiser
 from peftlab.methods import Method, Prepared, inject, make
 from peftlab.models import empty_model, load_tokenizer, sized_model
 from peftlab.records.record import Trainable
@@ -267,14 +267,14 @@ def _memory(counted: Counted, shapes: set[Shape], answered: set[Shape], cell: Ce
 
 def _loading(counted: Counted, cell: Cell) -> float:
     """MiB while the model is loaded: what is quantised is read whole, in fp32, from its file."""
-    if cell.precision.base != "nf4":
+    if cell.precision.base not in QUANTISED:
         return counted.weights
     numbers = sum(p.numel() for p in empty_model(cell.model_folder, 2).parameters())
     return counted.weights + numbers * torch.float32.itemsize / MIB
 
 
 def _cpu_rest(counted: Counted, kernels: int, precision: Precision) -> float:
-    quantised = precision.base == "nf4" and quantiser() != "peftlab"
+    quantised = precision.base == "nf4" and quantiser("nf4") != "peftlab"
     return (
         LIBRARIES_MIB
         + KERNEL_MIB * min(MOST_KERNELS, kernels)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from peftlab.engine.attention import Bits, FastDropout, NoBits, cut_to_position, plain_attention
 from peftlab.engine.frozen import FrozenLinear, Joined, onednn_multiplies
 from peftlab.engine.heap import give_back, kept_heap, unsearched
-from peftlab.layers.linear import is_conv1d
+from peftlab.layers.linear import QuantisedLinear, is_conv1d
 from peftlab.layers.lora import LowRank
 from peftlab.models import state_of
 from peftlab.models.targets import SIBLINGS
@@ -52,12 +52,14 @@ def fast(model: Any, enabled: bool = True, real: bool = True) -> Iterator[None]:
 
 
 def own_tensors(model: nn.Module) -> Iterator[Tensor]:
-    """Parameters and buffers, the weights of layers that the engine stands in for among them."""
+    """Parameters and buffers, what the engine stands in for and what is packed among them."""
     yield from model.parameters()
     yield from model.buffers()
     for module in model.modules():
         if isinstance(module, FrozenLinear):
             yield module.weight
+        if isinstance(module, QuantisedLinear):
+            yield from module.unregistered
 
 
 def _for_cpu(model: Any, undo: ExitStack, real: bool) -> None:

@@ -1,9 +1,11 @@
 """What methods are made of: adapters, the LoRA layer, and the frozen base."""
 
+from peftlab.layers.int8 import Int8Linear
 from peftlab.layers.linear import (
     Adapter,
     Linear,
     PreTrainedModel,
+    QuantisedLinear,
     WeightAdapter,
     Wrapper,
     adapter_dtype,
@@ -13,6 +15,7 @@ from peftlab.layers.linear import (
     features,
     is_conv1d,
     is_linear,
+    is_stored_transposed,
     linear_like,
     product,
     replace_linears,
@@ -27,18 +30,22 @@ from peftlab.layers.lora import (
     low_rank_update,
     new_pair,
 )
-from peftlab.layers.nf4 import NF4Linear, quantiser
+from peftlab.layers.nf4 import NF4Linear
 from peftlab.layers.precision import (
+    QUANTISED,
     Precision,
     keep_in_fp32,
     quantise_linears,
+    quantiser,
     resolve_device,
     resolve_precision,
     weight_precision,
 )
 
 __all__ = [
+    "QUANTISED",
     "Adapter",
+    "Int8Linear",
     "Linear",
     "LoRALinear",
     "LowRank",
@@ -46,6 +53,7 @@ __all__ = [
     "Pair",
     "PreTrainedModel",
     "Precision",
+    "QuantisedLinear",
     "WeightAdapter",
     "Wrapper",
     "adapter_dtype",
@@ -57,6 +65,7 @@ __all__ = [
     "features",
     "is_conv1d",
     "is_linear",
+    "is_stored_transposed",
     "keep_in_fp32",
     "linear_like",
     "low_rank_update",

@@ -2,7 +2,8 @@
 
     nn.Linear    holds its weight (out, in) so
     Conv1D       GPT-2's, holds it transposed
-    BaseLinear   multiplies in a way of its own: in four bits (layers/nf4.py), or in the engine
+    BaseLinear   multiplies in a way of its own: four bits (layers/nf4.py), eight (layers/int8.py),
+                 or in the engine
 
 An adapter is such a layer and what a method adds to it:
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, final
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias, final
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +63,61 @@ class BaseLinear(nn.Module, abc.ABC):
         """
 
 
+class QuantisedLinear(BaseLinear):
+    """A frozen linear layer whose weight is held in less than bf16.
+
+    The gradient flows through the weight to the input, never to the weight; nothing of the size
+    of the weight is kept for it.
+
+    Args:
+        shape: (out, in).
+        bias: (out,), or None.
+        compute: the precision of the base's other tensors, and so of its inputs and its bias.
+        plain_kind: the class that the layer had, `nn.Linear` or GPT-2's `Conv1D`.
+
+    Attributes:
+        held: what a precision calls it.
+    """
+
+    held: ClassVar[str]
+
+    def __init__(
+        self,
+        shape: torch.Size,
+        bias: Tensor | None,
+        compute: torch.dtype,
+        plain_kind: type[nn.Module],
+    ) -> None:
+        super().__init__()
+        self.out_features, self.in_features = shape
+        self.compute, self.plain_kind = compute, plain_kind
+        self.bias = (
+            None if bias is None else nn.Parameter(bias.detach().to(compute), requires_grad=False)
+        )
+
+    @abc.abstractmethod
+    def dequantised(self, dtype: torch.dtype) -> Tensor:
+        """The weight (out, in) that the codes stand for."""
+
+    @property
+    def unregistered(self) -> list[Tensor]:
+        """What it holds beside its parameters and buffers."""
+        return []
+
+    def dense(self) -> Tensor:
+        return self.dequantised(torch.float32)
+
+    def updated(self, x: Tensor) -> None:
+        return None
+
+    def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
+        out = self.product(x)
+        return out if self.bias is None else out + self.bias.to(out.dtype)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}"
+
+
 class Features(NamedTuple):
     """The sizes of a linear layer's input and output."""
 
@@ -72,6 +128,12 @@ class Features(NamedTuple):
 def is_conv1d(module: nn.Module) -> bool:
     """Whether `module` is GPT-2's Conv1D. By name: importing transformers' own takes 2 s."""
     return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
+
+
+def is_stored_transposed(layer: Linear) -> bool:
+    """Whether a file has the layer's weight as (in, out), as GPT-2's are."""
+    kind = layer.plain_kind if isinstance(layer, BaseLinear) else type(layer)
+    return bool(kind.__name__ == "Conv1D")
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -88,7 +150,7 @@ def features(layer: Linear) -> Features:
 
 
 def weight_of(layer: Linear) -> Tensor:
-    """The layer's weight (out, in), as it is held; of four bits, what they stand for in fp32."""
+    """The layer's weight (out, in), as it is held; of codes, what they stand for in fp32."""
     if isinstance(layer, BaseLinear):
         return layer.dense()
     weight: Tensor = layer.weight
@@ -124,7 +186,7 @@ def linear_like(base: Linear, weight: Tensor, bias: Tensor | None) -> Linear:
 
 
 def base_dtype(layer: Linear) -> torch.dtype:
-    """The precision of the layer's inputs: what it is held in, or computes in from four bits."""
+    """The precision of the layer's inputs: what it is held in, or computes in from codes."""
     if isinstance(layer, BaseLinear):
         return layer.compute
     dtype: torch.dtype = layer.weight.dtype

@@ -20,13 +20,13 @@ import importlib.util
 import logging
 import math
 from importlib import metadata
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftlab.layers.linear import BaseLinear
+from peftlab.layers.linear import QuantisedLinear
 
 # bitsandbytes, which transformers imports too, warns of optional kernels that nothing here uses
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -115,11 +115,8 @@ def _between(table: Tensor) -> Tensor:
     return (table[:-1] + table[1:]) / 2
 
 
-class NF4Linear(BaseLinear):
+class NF4Linear(QuantisedLinear):
     """A frozen linear layer whose weight is held in four bits; it multiplies in its input's dtype.
-
-    The gradient flows through the weight to the input, never to the weight; nothing of the size
-    of the weight is kept for it.
 
     Args:
         weight: (out, in), quantised row by row.
@@ -128,6 +125,8 @@ class NF4Linear(BaseLinear):
         plain_kind: the class that the layer had, `nn.Linear` or GPT-2's `Conv1D`.
     """
 
+    held: ClassVar[str] = "nf4"
+
     def __init__(
         self,
         weight: Tensor,
@@ -135,38 +134,18 @@ class NF4Linear(BaseLinear):
         compute: torch.dtype,
         plain_kind: type[nn.Module],
     ) -> None:
-        super().__init__()
-        self.out_features, self.in_features = weight.shape
-        self.compute, self.plain_kind = compute, plain_kind
+        super().__init__(weight.shape, bias, compute, plain_kind)
         quantised = _empty(weight) if weight.is_meta else _quantise(weight)
         for name, tensor in quantised._asdict().items():
             self.register_buffer(name, tensor)
-        self.bias = (
-            None if bias is None else nn.Parameter(bias.detach().to(compute), requires_grad=False)
-        )
 
     def dequantised(self, dtype: torch.dtype) -> Tensor:
-        """The weight (out, in) that the four bits stand for."""
         weight = Quantised(*(getattr(self, name) for name in Quantised._fields))
         return _dequantise(weight, (self.out_features, self.in_features), dtype)
 
-    def dense(self) -> Tensor:
-        return self.dequantised(torch.float32)
-
     def product(self, x: Tensor) -> Tensor:
-        """(*batch, in) -> (*batch, out): x Wᵀ without the bias."""
         result: Tensor = _Product.apply(x, self)  # type: ignore[no-untyped-call]
         return result
-
-    def updated(self, x: Tensor) -> None:
-        return None
-
-    def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
-        out = self.product(x)
-        return out if self.bias is None else out + self.bias.to(out.dtype)
-
-    def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}"
 
 
 class _Product(torch.autograd.Function):

@@ -2,6 +2,7 @@
 
 auto -> bf16 where it multiplies faster than fp32 (AMX, AMD's AVX512-BF16, CUDA >= 8.0), else fp32
 nf4  -> the backbone's linear layers in four bits, the rest and the products in what auto gives
+int8 -> the backbone's linear layers and their products in eight bits, the rest in what auto gives
 
 What a method needs of its base may part the two: full fine-tuning's is fp32 and computes in bf16.
 """
@@ -17,16 +18,19 @@ import torch
 from torch import nn
 
 from peftlab.errors import RequestError
-from peftlab.layers.linear import weight_of
+from peftlab.layers import int8, nf4
+from peftlab.layers.int8 import Int8Linear, has_products
+from peftlab.layers.linear import QuantisedLinear, weight_of
 from peftlab.layers.nf4 import NF4Linear
 
-Asked = Literal["auto", "fp32", "bf16", "nf4"]
+Asked = Literal["auto", "fp32", "bf16", "int8", "nf4"]
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+QUANTISED: dict[str, type[Int8Linear] | type[NF4Linear]] = {"int8": Int8Linear, "nf4": NF4Linear}
 
 
 @dataclass(frozen=True)
 class Precision:
-    """What a base is held in (fp32, bf16, nf4), and what products with it are made in (no nf4)."""
+    """What a base is held in (fp32, bf16, int8, nf4), and what the rest of it computes in."""
 
     base: str
     compute: str
@@ -83,7 +87,25 @@ def resolve_precision(asked: str = "auto", device: str = "cpu") -> tuple[Precisi
     quickest, reason = _quickest(device)
     if asked == "auto":
         return Precision(quickest, quickest), reason
-    return Precision(asked, quickest if asked == "nf4" else asked), "asked for"
+    if asked == "int8":
+        return Precision(asked, quickest), _eight_bits(device)
+    return Precision(asked, quickest if asked in QUANTISED else asked), "asked for"
+
+
+def _eight_bits(device: str) -> str:
+    """How products in eight bits are made on `device`; builds their kernels, where they matter."""
+    if device != "cpu" or not has_products():
+        return "asked for; slow, without products in eight bits here"
+    return f"asked for, rows by {int8.quantiser()}"
+
+
+def quantiser(precision: str | None) -> str | None:
+    """What makes the codes of a base in this precision here; None where it has none.
+
+    Of nf4 "peftlab" or "bitsandbytes VERSION", of int8 "rows.cpp" or "torch".
+    """
+    makers = {"nf4": nf4.quantiser, "int8": int8.quantiser}
+    return makers[precision]() if precision in makers else None
 
 
 def _quickest(device: str) -> Choice:
@@ -114,7 +136,9 @@ def _cpuinfo() -> set[str]:
     return set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
 
 
-def quantise_linears(model: nn.Module, names: Iterable[str], compute: str) -> None:
+def quantise_linears(
+    model: nn.Module, names: Iterable[str], compute: str, held: str = "nf4"
+) -> None:
     """Quantise the linear layers of `model` named in `names`; all else is held in `compute`.
 
     Buffers stay as they are: rotary frequencies are fp32 in every precision.
@@ -122,16 +146,17 @@ def quantise_linears(model: nn.Module, names: Iterable[str], compute: str) -> No
     dtype = DTYPES[compute]
     for name in names:
         layer: Any = model.get_submodule(name)
-        quantised = NF4Linear(weight_of(layer), layer.bias, dtype, type(layer))
+        quantised = QUANTISED[held](weight_of(layer), layer.bias, dtype, type(layer))
         model.set_submodule(name, quantised.train(layer.training))
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
 
 
 def weight_precision(module: nn.Module) -> str:
-    """How `module` holds its weights: nf4 if any layer does, else the lowest precision of all."""
-    if any(isinstance(layer, NF4Linear) for layer in module.modules()):
-        return "nf4"
+    """How `module` holds its weights: as its quantised layers do, else the lowest of all."""
+    for layer in module.modules():
+        if isinstance(layer, QuantisedLinear):
+            return layer.held
     lowest = min((p.dtype for p in module.parameters()), key=lambda dtype: dtype.itemsize)
     names = {dtype: name for name, dtype in DTYPES.items()}
     return names.get(lowest, str(lowest).removeprefix("torch."))

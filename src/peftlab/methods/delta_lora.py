@@ -26,6 +26,7 @@ from torch import Tensor
 
 from peftlab.errors import RequestError
 from peftlab.layers import (
+    QUANTISED,
     Adapter,
     Linear,
     LoRALinear,
@@ -67,9 +68,9 @@ class DeltaLoRA(Method):
     control: bool = False
 
     def inject(self, model: PreTrainedModel) -> Targets:
-        if weight_precision(model) == "nf4":
+        if (held := weight_precision(model)) in QUANTISED:
             raise RequestError(
-                "delta-lora moves the base's weights, and in nf4 they can't be; "
+                f"delta-lora moves the base's weights, and in {held} they can't be; "
                 "hold the base in fp32 or bf16"
             )
         return adapt(model, self.targets, self.layer)

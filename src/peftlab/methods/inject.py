@@ -8,7 +8,13 @@ import torch
 from torch import nn
 
 from peftlab.errors import RequestError
-from peftlab.layers import NF4Linear, PreTrainedModel, keep_in_fp32, weight_precision
+from peftlab.layers import (
+    QUANTISED,
+    PreTrainedModel,
+    QuantisedLinear,
+    keep_in_fp32,
+    weight_precision,
+)
 from peftlab.layers.precision import DTYPES
 from peftlab.methods.base import Method
 from peftlab.methods.registry import resolve_method
@@ -44,9 +50,9 @@ def injected(model: PreTrainedModel) -> Method | None:
 
 def _check_precision(model: PreTrainedModel, method: Method) -> None:
     held = weight_precision(model.get_submodule(model.base_model_prefix))
-    if any(isinstance(part, NF4Linear) for part in _head(model)):
+    if any(isinstance(part, QuantisedLinear) for part in _head(model)):
         raise RequestError("the head is quantised, and every method trains it; load the model anew")
-    if held not in (*DTYPES, "nf4", "float64"):
+    if held not in (*DTYPES, *QUANTISED, "float64"):
         raise RequestError(
             f"the base is held in {held}; load it in fp32 or bf16, as with dtype=torch.bfloat16"
         )

@@ -16,6 +16,7 @@ from safetensors import safe_open
 
 from peftlab.errors import RequestError, check_seed, expect, expect_path
 from peftlab.layers import (
+    QUANTISED,
     Precision,
     PreTrainedModel,
     keep_in_fp32,
@@ -41,16 +42,16 @@ def empty_model(folder: Path, num_labels: int, precision: str = "fp32") -> PreTr
     with torch.device("meta"), quiet():
         make: Any = transformers.AutoModelForSequenceClassification.from_config
         model = _for_classification(folder.name, lambda: make(config))
-        if precision == "nf4":
-            quantise_linears(model, linear_names(model), "fp32")
+        if precision in QUANTISED:
+            quantise_linears(model, linear_names(model), "fp32", precision)
         return model
 
 
 def sized_model(folder: Path, num_labels: int, precision: Precision) -> PreTrainedModel:
     """`empty_model` with every tensor in the precision that `load_source` gives it."""
     model = empty_model(folder, num_labels)
-    if precision.base == "nf4":
-        quantise_linears(model, linear_names(model), precision.compute)
+    if precision.base in QUANTISED:
+        quantise_linears(model, linear_names(model), precision.compute, precision.base)
     else:
         for parameter in model.parameters():
             parameter.data = parameter.data.to(DTYPES[precision.base])
@@ -73,7 +74,7 @@ def load_model(
     """
     expect_path("name", name)
     expect("num_labels", num_labels, int, "a whole number")
-    expect("precision", precision, str, "auto, fp32, bf16 or nf4")
+    expect("precision", precision, str, "auto, fp32, bf16, int8 or nf4")
     check_seed(seed)
     if num_labels < 1:
         raise RequestError(f"num_labels must be >= 1, got {num_labels}; 1 is for a regression")
@@ -101,7 +102,7 @@ def load_source(
     Args:
         source: where it lies.
         num_labels: of the head.
-        precision: of the base; of one in nf4, all else is held in what it computes in.
+        precision: of the base; of a quantised one, all else is held in what it computes in.
         seed: of what is drawn of the head.
 
     Raises:
@@ -110,8 +111,8 @@ def load_source(
     folder = source.folder
     # what is quantised is quantised from fp32
     model = _pretrained(folder, num_labels, DTYPES.get(precision.base, torch.float32))
-    if precision.base == "nf4":
-        quantise_linears(model, linear_names(model), precision.compute)
+    if precision.base in QUANTISED:
+        quantise_linears(model, linear_names(model), precision.compute, precision.base)
     state = state_of(model)
     state.source, state.precision = source, precision
     _fill_head(model, _Stored(folder), seed)

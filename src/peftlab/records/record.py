@@ -89,7 +89,7 @@ class Environment(_Part):
     gpu: str | None
     threads: int
     spin_count: str | None = None  # GOMP_SPINCOUNT, else OMP_WAIT_POLICY; null if neither is set
-    quantiser: str | None = None  # of a base in four bits: "peftlab", or "bitsandbytes VERSION"
+    quantiser: str | None = None  # of a base in four or eight bits: see layers.quantiser
 
 
 class Failure(_Part):

@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_iter
 
 from peftlab.engine import fast, own_tensors
 from peftlab.engine.heap import LARGEST_ON_HEAP
-from peftlab.layers import NF4Linear, quantiser
+from peftlab.layers import Int8Linear, NF4Linear, quantiser
 from peftlab.training.batches import Batch
 from peftlab.training.meters import MIB, SavedMeter, sizes
 from peftlab.training.passes import Plan, Trainee, batch_loss
@@ -210,6 +210,10 @@ def _become_fake(model: nn.Module, mode: FakeTensorMode, device: torch.device) -
     for module in model.modules():
         if isinstance(module, NF4Linear):
             module.__dict__["dequantised"] = _Dequantised(module)
+        if isinstance(module, Int8Linear):
+            module.packed = _fake(module.codes, mode, device)  # as large as the codes
+            module.__dict__["outputs"] = _InEightBits(module.out_features)
+            module.__dict__["gradients"] = _InEightBits(module.in_features)
         for tensors in (cast(dict[str, Tensor | None], module._parameters), module._buffers):
             for name, tensor in tensors.items():
                 if tensor is not None:
@@ -223,13 +227,26 @@ def _fake(tensor: Tensor, mode: FakeTensorMode, device: torch.device) -> Tensor:
     return fake
 
 
+class _InEightBits:
+    """In the place of a product of `Int8Linear`, which has no meaning without numbers."""
+
+    def __init__(self, columns: int) -> None:
+        self.columns = columns
+
+    def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        codes = torch.empty(x.shape, dtype=torch.int8)
+        made = x.new_empty(len(x), self.columns)
+        del codes
+        return made
+
+
 class _Dequantised:
     """In the place of `NF4Linear.dequantised`, which reads tables that only numbers have."""
 
     def __init__(self, layer: NF4Linear) -> None:
         self.shape = (layer.out_features, layer.in_features)
         self.device = layer.codes.device
-        self.in_fp32 = quantiser() == "peftlab"  # computes there, block by block
+        self.in_fp32 = quantiser("nf4") == "peftlab"  # computes there, block by block
 
     def __call__(self, dtype: torch.dtype) -> Tensor:
         exact = torch.empty(self.shape) if self.in_fp32 else None

@@ -22,7 +22,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim import Optimizer
 
-from peftlab.layers import Wrapper
+from peftlab.layers import QuantisedLinear, Wrapper
 
 MIB = 2**20
 WARMING = 3  # steps left out of the speed: allocator, thread pools and kernels warm up in them
@@ -188,10 +188,12 @@ def sizes(model: nn.Module, optimizer: Optimizer) -> dict[str, float]:
         p for n, p in everything.items() if n.startswith(inside) and not n.startswith(bases)
     ]
     added = {id(p) for p in adapters}
+    quantised = [module for module in model.modules() if isinstance(module, QuantisedLinear)]
+    unregistered = [tensor for layer in quantised for tensor in layer.unregistered]
     trained = [p for p in everything.values() if p.requires_grad]
     state = [value for values in optimizer.state.values() for value in values.values()]
     return {
-        "weights": _mib([p for p in everything.values() if id(p) not in added]),
+        "weights": _mib([*unregistered, *(p for p in everything.values() if id(p) not in added)]),
         "adapters": _mib(adapters),
         "gradients": _mib(trained),  # of the same sizes; freed after each step
         "optimizer": _mib([value for value in state if isinstance(value, torch.Tensor)]),

@@ -1,0 +1,141 @@
+"""Products in eight bits with a frozen weight: forward, and for the input's gradient.
+
+    y  ≈ s_x ∘ (q(x) Qᵀ) ∘ s        W ≈ s ∘ Q    Q int8 (out, in), s of each output channel
+    gₓ ≈ s_g ∘ (q(g ∘ s) Q)         q(r) = round(r / s_r), s_r = max|r| / 127 of each row r
+
+The rows of x and of g ∘ s are quantised where they are multiplied (rows.py); sums are exact, in
+int32. A frozen weight has no gradient, so all of its products are in eight bits. Both use one and
+the same weight: what is trained on is s ∘ Q.
+
+Paper      Wortsman et al. 2023, arXiv:2304.13013, SwitchBack (which leaves the weight's gradient in
+           16 bits; here there is none)
+Cost       8 bits a weight, and as many packed for the processor
+
+Where the processor has no such instructions, and on a GPU, the same numbers are multiplied in
+fp32: as exact, and slow.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from peftlab.layers.linear import QuantisedLinear
+from peftlab.layers.rows import is_built, rows_to_codes, scale_rows, sums_to_rows
+
+
+class Int8Linear(QuantisedLinear):
+    """A frozen linear layer whose weight and inputs are multiplied in eight bits.
+
+    Args:
+        weight: (out, in), quantised row by row.
+        bias: (out,), or None.
+        compute: the precision of the base's other tensors, and so of its inputs and its bias.
+        plain_kind: the class that the layer had, `nn.Linear` or GPT-2's `Conv1D`.
+    """
+
+    held: ClassVar[str] = "int8"
+    codes: Tensor
+    scales: Tensor
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        compute: torch.dtype,
+        plain_kind: type[nn.Module],
+    ) -> None:
+        super().__init__(weight.shape, bias, compute, plain_kind)
+        codes, scales = rows_to_codes(weight.detach().float())
+        self.register_buffer("codes", codes)
+        self.register_buffer("scales", scales.flatten())
+        self.packed: Tensor | None = None  # for the forward product, made when it is first asked
+
+    @property
+    def unregistered(self) -> list[Tensor]:
+        return [] if self.packed is None else [self.packed]
+
+    def dequantised(self, dtype: torch.dtype) -> Tensor:
+        return (self.codes * self.scales[:, None]).to(dtype)
+
+    def product(self, x: Tensor) -> Tensor:
+        result: Tensor = _Product.apply(x, self, None)  # type: ignore[no-untyped-call]
+        return result
+
+    def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
+        if self.bias is not None and self.bias.requires_grad:  # BitFit's has a gradient
+            return super().forward(x)
+        result: Tensor = _Product.apply(x, self, self.bias)  # type: ignore[no-untyped-call]
+        return result
+
+    def outputs(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """(n, in) -> (n, out): x Wᵀ + bias, without autograd."""
+        if not _multiplies(x):
+            codes, scales = rows_to_codes(x)
+            sums = codes.float() @ self.codes.float().T
+            return scale_rows((sums * self.scales).to(x.dtype), scales, bias)
+        codes, scales = rows_to_codes(x, is_signed=False)
+        if self.packed is None:
+            self.packed = torch.ops.onednn.qlinear_prepack(self.codes, None)
+        y = torch.ops.onednn.qlinear_pointwise(
+            *(codes, 1.0, 128),
+            *(self.packed, self.scales, _no_zero_points(self.out_features)),
+            *(None, 1.0, 0, x.dtype, "none", [], ""),
+        )
+        return scale_rows(y, scales, None if bias is None else bias.to(y.dtype))
+
+    def gradients(self, g: Tensor) -> Tensor:
+        """(n, out) -> (n, in): g W, without autograd."""
+        codes, scales = rows_to_codes(g, self.scales)
+        if _multiplies(g):
+            return sums_to_rows(torch._int_mm(codes, self.codes), scales, g.dtype)
+        return (codes.float() @ self.codes.float() * scales).to(g.dtype)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"packed": None}  # a copy packs anew
+
+
+def _multiplies(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype in MADE and has_products()
+
+
+MADE = (torch.bfloat16, torch.float32)  # what oneDNN makes of sums
+
+
+@functools.cache
+def has_products() -> bool:
+    """Whether the processor has products in eight bits, and torch calls them."""
+    cpuinfo = Path("/proc/cpuinfo")
+    words = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    instructions = {"avx512_vnni", "avx_vnni", "amx_int8"} & words
+    return bool(instructions) and torch.backends.mkldnn.is_available()
+
+
+def quantiser() -> str:
+    """What quantises rows here: "rows.cpp", or "torch" where that can't be built."""
+    return "rows.cpp" if is_built() else "torch"
+
+
+@functools.cache
+def _no_zero_points(n: int) -> Tensor:
+    return torch.zeros(n, dtype=torch.int64)
+
+
+class _Product(torch.autograd.Function):
+    """x Wᵀ + bias and the gradient of x. Nothing of x is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: Int8Linear, bias: Tensor | None) -> Tensor:
+        ctx.layer = layer
+        rows = x.reshape(-1, x.shape[-1])
+        return layer.outputs(rows, bias).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (g,) = gradients
+        rows = g.reshape(-1, g.shape[-1])
+        return ctx.layer.gradients(rows).view(*g.shape[:-1], -1), None, None
