@@ -71,9 +71,9 @@ def test_long_curves_are_thinned_and_keep_their_ends(record, curves, tmp_path):
 def test_peak_memory_stacks_to_the_peak(record, tmp_path):
     one = record()
     (peak,) = (f for f in figures(table([one]), tmp_path) if f.name == "peak-memory-mrpc")
-    stack = [line.split(",") for line in rows(peak.spec) if line.count(",") == 3]
+    stack = [line.split(",") for line in rows(peak.spec) if line.count(",") == 4]
     assert sum(float(mib) for *_, mib in stack) == pytest.approx(one.memory.peak_mib)
-    assert stack[-1][1] == "rest of the peak"
+    assert stack[-1][2] == "rest of the peak"
 
 
 def test_without_curves_only_the_bars_are_drawn(record, tmp_path):

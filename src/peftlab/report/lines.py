@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from peftlab.naming import slug
 from peftlab.report.columns import Column
 from peftlab.report.curves import Curves, Points, average, smooth, thin
-from peftlab.report.style import Figure, Style, data, listed, pick, score_scale, spec
+from peftlab.report.style import Figure, Style, charted, listed, score_scale, spec
 from peftlab.report.text import metric
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def score_figure(column: Column, lines: Sequence[Line], style: Style) -> Figure 
         alt.Tooltip("x:Q", title="epoch"),
         alt.Tooltip("y:Q", title=f"{column.metric}, mean over seeds", format=".3f"),
     ]
-    base = alt.Chart(data(COLUMNS, rows)).encode(
+    base = charted(COLUMNS, rows).encode(
         x=alt.X("x:Q", title="epoch", axis=alt.Axis(values=ticks, format="d")),
         y=alt.Y("y:Q", title=f"{metric(column)} on dev", scale=score_scale(heights)),
     )
@@ -92,7 +92,7 @@ def loss_figure(column: Column, lines: Sequence[Line], style: Style, limit: int)
     if not labels:
         return None
     unit = "cross-entropy" if column.kind == "classes" else "mean squared error"
-    base = alt.Chart(data(COLUMNS, rows)).encode(
+    base = charted(COLUMNS, rows).encode(
         x=alt.X("x:Q", title="step", axis=alt.Axis(format=",d"), scale=alt.Scale(nice=False)),
         y=alt.Y("y:Q", title=f"training loss ({unit})"),
     )
@@ -126,7 +126,7 @@ def memory_figure(column: Column, lines: Sequence[Line], style: Style, limit: in
             rows += _rows(line.label, "one", "one", thin(memory, limit))
     if not labels:
         return None
-    base = alt.Chart(data(COLUMNS, rows)).encode(
+    base = charted(COLUMNS, rows).encode(
         x=alt.X("x:Q", title="seconds of training", scale=alt.Scale(nice=False, zero=True)),
         y=alt.Y("y:Q", title="memory (MiB)"),
     )
@@ -168,5 +168,5 @@ def _figure(
         title=title,
         caption=caption,
         alt=alt,
-        spec=spec(chart.add_params(pick()), title, alt, HEIGHT),
+        spec=spec(chart, title, alt, HEIGHT),
     )

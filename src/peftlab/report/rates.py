@@ -15,7 +15,7 @@ from peftlab.records.rows import merit
 from peftlab.records.trials import Trial
 from peftlab.report.columns import Column
 from peftlab.report.scores import Cell, Row
-from peftlab.report.style import Figure, Style, data, legend, listed, pick, score_scale, spec
+from peftlab.report.style import Figure, Style, charted, faded, legend, listed, score_scale, spec
 from peftlab.report.text import metric
 
 if TYPE_CHECKING:
@@ -31,26 +31,31 @@ def rate_figure(column: Column, rows: Sequence[tuple[Row, Cell]]) -> Figure | No
     import altair as alt
 
     points = [
-        (_without_rate(row.label), row.training["lr"], cell.last.mean, cell.last.sd or 0.0)
+        (_without_rate(row.label), row.label, row.training["lr"], cell.last.mean, cell.last.sd or 0)
         for row, cell in rows
         if cell.last.mean is not None and not row.tuned
     ]
     rates = defaultdict(set)
-    for method, rate, *_ in points:
-        rates[method].add(rate)
-    labels = [method for method, found in rates.items() if len(found) >= FEWEST]
+    for curve, _, rate, *_ in points:
+        rates[curve].add(rate)
+    labels = [curve for curve, found in rates.items() if len(found) >= FEWEST]
     shown = [
-        (method, rate, mean, mean - sd, mean + sd)
-        for method, rate, mean, sd in sorted(points)
-        if method in labels
+        (curve, label, rate, mean, mean - sd, mean + sd)
+        for curve, label, rate, mean, sd in sorted(points)
+        if curve in labels
     ]
     if not shown:
         return None
-    base = _base(shown, ("method", "x", "y", "low", "high"), Style(labels), labels)
-    y = alt.Y("y:Q", title=f"{metric(column)} on dev", scale=_scale(shown, (3, 4)))
+    columns = ("curve", "method", "x", "y", "low", "high")
+    base = _base(shown, columns, Style(labels), labels)
+    y = alt.Y("y:Q", title=f"{metric(column)} on dev", scale=_scale(shown, (4, 5)))
+    whole = base.transform_calculate(mine="picked === datum.method ? 1 : 0")
+    whole = whole.transform_joinaggregate(held="max(mine)", groupby=["curve"])
     chart = alt.layer(
-        base.mark_rule(aria=False, opacity=0.5).encode(y="low:Q", y2="high:Q"),
-        base.mark_line(aria=False, strokeWidth=2.2).encode(y=y),
+        base.mark_rule(aria=False).encode(y="low:Q", y2="high:Q", opacity=faded(0.5)),
+        whole.mark_line(aria=False, strokeWidth=2.2).encode(
+            y=y, opacity=faded(test="picked === '' || datum.held")
+        ),
         base.mark_point(aria=False, filled=True, size=36).encode(y=y, tooltip=_tooltip(column)),
     )
     title = f"{column.label}: {column.metric} over learning rate"
@@ -60,7 +65,7 @@ def rate_figure(column: Column, rows: Sequence[tuple[Row, Cell]]) -> Figure | No
         title=title,
         caption="Mean over seeds; thin line: ± one sd. No rate was chosen by this figure.",
         alt=f"{column.metric} on dev over learning rate for {listed(labels)}.",
-        spec=spec(chart.add_params(pick()), title, title, HEIGHT),
+        spec=spec(chart, title, title, HEIGHT),
     )
 
 
@@ -105,7 +110,7 @@ def tuning_figure(column: Column, trials: Sequence[Trial], style: Style) -> Figu
         title=title,
         caption=f"A line for each length of training; ring: what was taken.{ends}",
         alt=f"{column.metric} on validation over learning rate for {listed(labels)}.{ends}",
-        spec=spec(chart.add_params(pick()), title, title, HEIGHT),
+        spec=spec(chart, title, title, HEIGHT),
     )
 
 
@@ -125,12 +130,13 @@ def progress_figure(column: Column, trials: Sequence[Trial], style: Style) -> Fi
     if not rows:
         return None
     ticks = sorted({int(str(row[1])) for row in rows})
-    base = alt.Chart(data(("method", "x", "y"), rows)).encode(
+    base = charted(("method", "x", "y"), rows).encode(
         x=alt.X("x:Q", title="trials", axis=alt.Axis(values=ticks, format="d")),
         y=alt.Y(
             "y:Q", title=f"best {metric(column)} on validation so far", scale=_scale(rows, (2,))
         ),
         color=alt.Color("method:N", scale=style.colours(labels), legend=legend(lines=True)),
+        opacity=faded(),
     )
     chart = alt.layer(
         base.mark_line(aria=False, strokeWidth=2.2, interpolate="step-after"),
@@ -145,7 +151,7 @@ def progress_figure(column: Column, trials: Sequence[Trial], style: Style) -> Fi
         title=title,
         caption="Trials of the shortest training alone.",
         alt=f"Best {column.metric} on validation over the number of trials for {listed(labels)}.",
-        spec=spec(chart.add_params(pick()), title, title, HEIGHT),
+        spec=spec(chart, title, title, HEIGHT),
     )
 
 
@@ -158,18 +164,18 @@ def _mark(trial: Trial) -> str:
 def _base(
     rows: Sequence[Sequence[object]], columns: Sequence[str], style: Style, labels: Sequence[str]
 ) -> alt.Chart:
+    """The rows over learning rate; the first of the columns has a colour for each of its values."""
     import altair as alt
 
-    picked = alt.when(alt.Parameter("pick")).then(alt.value(1)).otherwise(alt.value(0.1))
-    drawn: alt.Chart = alt.Chart(data(columns, rows)).encode(
+    drawn: alt.Chart = charted(columns, rows).encode(
         x=alt.X(
             "x:Q",
             title="learning rate",
             scale=alt.Scale(type="log", nice=False, padding=12),
             axis=alt.Axis(format=".0e"),
         ),
-        color=alt.Color("method:N", scale=style.colours(labels), legend=legend(lines=True)),
-        opacity=picked,
+        color=alt.Color(f"{columns[0]}:N", scale=style.colours(labels), legend=legend(lines=True)),
+        opacity=faded(),
     )
     return drawn
 
