@@ -9,7 +9,7 @@ import altair as alt
 import pytest
 
 from peftlab.report import table
-from peftlab.report.curves import average, read, smooth, thin
+from peftlab.report.curves import banded, read, smooth, thin
 from peftlab.report.figures import POINTS_A_LINE, figures
 from peftlab.report.style import Style, score_scale
 
@@ -62,10 +62,11 @@ def test_long_curves_are_thinned_and_keep_their_ends(record, curves, tmp_path):
     one = record()
     curves(one, tmp_path, steps=3000)
     loss = next(f for f in figures(table([one]), tmp_path / "curves") if f.name == "loss-mrpc")
-    raw = [line.split(",") for line in rows(loss.spec) if ",raw," in line]
-    assert len(raw) <= POINTS_A_LINE
-    assert (raw[0][3], raw[-1][3]) == ("1", "3000")
-    assert "smoothed over 201 steps" in loss.caption
+    (raw,) = (t for t in loss.spec["datasets"].values() if t.startswith("method,x,y,raw\n"))
+    points = [line.split(",") for line in raw.splitlines()[1:]]
+    assert len(points) <= POINTS_A_LINE
+    assert (points[0][1], points[-1][1]) == ("1", "3000")
+    assert "Smoothed over 201 steps" in loss.caption
 
 
 def test_peak_memory_stacks_to_the_peak(record, tmp_path):
@@ -112,9 +113,16 @@ def test_reading_curves_survives_a_cut_line_a_resumed_step_and_nan(tmp_path):
     assert read(tmp_path / "absent.jsonl").loss == []
 
 
-def test_average_takes_only_what_all_seeds_have():
-    assert average([[(1, 2.0), (2, 4.0)], [(1, 4.0)]]) == [(1, 3.0)]
-    assert average([]) == []
+def test_a_band_takes_only_what_all_seeds_have():
+    assert banded([[(1, 2.0), (2, 4.0)], [(1, 4.0)]]) == [(1, 3.0, 2.0, 4.0)]
+    assert banded([[(1, 2.0)], []]) == [(1, 2.0, 2.0, 2.0)]
+    assert banded([]) == []
+
+
+@pytest.mark.parametrize(("n", "low", "high"), [(4, 1, 4), (5, 3 - 2.5**0.5, 3 + 2.5**0.5)])
+def test_a_band_of_many_seeds_is_one_sd_either_way(n, low, high):
+    ((_, *found),) = banded([[(0, float(y))] for y in range(1, n + 1)])
+    assert found == pytest.approx([(n + 1) / 2, low, high])
 
 
 @pytest.mark.parametrize("n", [1, 2, 399, 400, 401, 999, 4000])

@@ -27,6 +27,7 @@ def figures(table: Table, folder: Path, trials: Sequence[Trial] = ()) -> list[Fi
     found: list[Figure | None] = []
     for index, column in enumerate(table.columns):
         cells = {row.label: cell for row in table.rows if (cell := row.cells[index]) and cell.runs}
+        rows = [(row, cell) for row in table.rows if (cell := row.cells[index])]
         lines = [
             Line(
                 label,
@@ -44,15 +45,15 @@ def figures(table: Table, folder: Path, trials: Sequence[Trial] = ()) -> list[Fi
         share = POINTS_A_PAGE // max(1, len(lines) * len(table.columns))
         limit = max(40, min(POINTS_A_LINE, share))
         found += [
-            score_figure(column, lines, style),
+            score_figure(column, lines, style, limit),
             loss_figure(column, lines, style, limit),
             speed_figure(column, bars, style),
             memory_figure(column, lines, style, limit),
             peak_figure(column, bars),
             rank_figure(column, cells, style),
-            rate_figure(column, [(row, cell) for row in table.rows if (cell := row.cells[index])]),
-            tuning_figure(column, tried, style),
-            progress_figure(column, tried, style),
+            rate_figure(column, rows, limit),
+            tuning_figure(column, tried, style, limit),
+            progress_figure(column, tried, style, limit),
         ]
     return _renamed([figure for figure in found if figure])
 

@@ -57,24 +57,10 @@ class Style:
 
         return alt.Scale(domain=list(labels), range=[self.colour[label] for label in labels])
 
-    def lines(
-        self, base: alt.Chart, kind: str, labels: Sequence[str], opacity: float, width: float
-    ) -> alt.Chart:
-        """The rows of one `kind`, a line for each method and seed."""
+    def dashes(self, labels: Sequence[str]) -> alt.Scale:
         import altair as alt
 
-        dashes = alt.Scale(domain=list(labels), range=[self.dash[label] for label in labels])
-        drawn: alt.Chart = (
-            base.transform_filter(f"datum.kind == '{kind}'")
-            .mark_line(aria=False, strokeWidth=width)
-            .encode(
-                color=alt.Color("method:N", scale=self.colours(labels), legend=legend(lines=True)),
-                strokeDash=alt.StrokeDash("method:N", scale=dashes, legend=legend(lines=True)),
-                detail="seed:N",
-                opacity=faded(opacity),
-            )
-        )
-        return drawn
+        return alt.Scale(domain=list(labels), range=[self.dash[label] for label in labels])
 
 
 def legend(lines: bool) -> alt.Legend:
@@ -107,23 +93,26 @@ def faded(opacity: float = 1, test: str = PICKED) -> alt.Opacity:
     return picked.otherwise(alt.Opacity(value=opacity / 8))
 
 
-def spec(chart: alt.LayerChart, title: str, description: str, height: int | dict[str, int]) -> Spec:
+def spec(
+    chart: alt.LayerChart | alt.FacetChart,
+    title: str,
+    description: str,
+    height: int | dict[str, int] | None,
+) -> Spec:
     """The chart as Vega-Lite, as wide as its place on the page; `height` is in pixels.
 
-    `{"step": 24}` is 24 pixels a bar, however many are shown.
+    `{"step": 24}` is 24 pixels a bar, however many are shown. A chart of panels, whose size the
+    panels say, has None.
     """
     # as plain keys, for altair would copy and validate the whole chart anew for each of them; a
     # test validates every figure
     drawn: Spec = chart.to_dict(validate=False)
     del drawn["config"], drawn["$schema"]  # one configuration for all is given when they are drawn
-    return drawn | {
-        "params": list(PARAMS),
-        "title": title,
-        "description": description,
-        "width": "container",
-        "height": height,
-        "autosize": {"type": "fit-x", "contains": "padding"},
-    }
+    drawn |= {"params": list(PARAMS), "title": title, "description": description}
+    if height is not None:
+        autosize = {"type": "fit-x", "contains": "padding"}
+        drawn |= {"width": "container", "height": height, "autosize": autosize}
+    return drawn
 
 
 def data(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> alt.InlineData:

@@ -80,4 +80,5 @@ def pdf(spec: Spec) -> bytes:
 
 
 def _wide(spec: Spec) -> Spec:
-    return {**spec, "width": SVG_WIDTH}
+    """As wide as a file is; panels are so already."""
+    return spec if "facet" in spec else {**spec, "width": SVG_WIDTH}
