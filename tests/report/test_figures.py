@@ -12,6 +12,7 @@ from peftlab.report import table
 from peftlab.report.curves import banded, read, smooth, thin
 from peftlab.report.figures import POINTS_A_LINE, figures
 from peftlab.report.style import Style, score_scale
+from peftlab.report.vega import svg
 
 
 def rows(spec, dataset=0):
@@ -141,3 +142,19 @@ def test_a_constant_score_stands_at_its_own_height() -> None:
     low, high = score_scale([0.95, 0.95]).to_dict()["domain"]
     assert low < 0.95 < high
     assert "domain" not in score_scale([0.5, 0.6]).to_dict()
+
+
+def test_a_lone_seed_is_faint_behind_its_line_and_several_are_a_band(record, curves, tmp_path):
+    records = [record("lora"), record("full", seed=0), record("full", seed=1)]
+    for one in records:
+        curves(one, tmp_path)
+    found = figures(table(records), tmp_path / "curves")
+    loss = next(figure for figure in found if figure.kind == "loss")
+    marks = [mark.attrib for mark in ET.fromstring(svg(loss.spec)).iter() if mark.get("d")]
+    style = Style(["lora", "full"])
+    faint = [one for one in marks if one.get("opacity") == "0.3"]
+    bands = [one["fill"] for one in marks if one.get("opacity") == "0.2" and "L" in one["d"]]
+    assert [one["stroke"] for one in faint] == [style.colour["lora"]]
+    assert style.colour["full"] in bands
+    assert "Faint: a method's only seed" in loss.caption
+    assert "band: lowest to highest seed" in loss.caption

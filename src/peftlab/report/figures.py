@@ -11,6 +11,7 @@ from peftlab.records.trials import Trial
 from peftlab.report.bars import peak_figure, speed_figure
 from peftlab.report.curves import read
 from peftlab.report.lines import Line, loss_figure, memory_figure, score_figure
+from peftlab.report.panels import MANY, PANEL_POINTS
 from peftlab.report.ranks import rank_figure
 from peftlab.report.rates import progress_figure, rate_figure, tuning_figure
 from peftlab.report.scores import Table
@@ -43,7 +44,8 @@ def figures(table: Table, folder: Path, trials: Sequence[Trial] = ()) -> list[Fi
         ]
         tried = [trial for trial in trials if trial.task == column.task]
         share = POINTS_A_PAGE // max(1, len(lines) * len(table.columns))
-        limit = max(40, min(POINTS_A_LINE, share))
+        most = PANEL_POINTS if len(lines) > MANY else POINTS_A_LINE
+        limit = max(40, min(most, share))
         found += [
             score_figure(column, lines, style, limit),
             loss_figure(column, lines, style, limit),

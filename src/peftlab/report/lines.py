@@ -79,7 +79,9 @@ def loss_figure(column: Column, lines: Sequence[Line], style: Style, limit: int)
     if not bands:
         return None
     unit = "cross-entropy" if column.kind == "classes" else "mean squared error"
-    raw = alt.Chart().transform_filter("isValid(datum.raw)").mark_line(aria=False, strokeWidth=0.8)
+    raw = (
+        alt.Chart().transform_filter("isFinite(+datum.raw)").mark_line(aria=False, strokeWidth=0.8)
+    )
     plot = _plot(
         bands,
         alt.X("x:Q", title="step", axis=alt.Axis(format=",d"), scale=alt.Scale(nice=False)),
@@ -152,7 +154,7 @@ def _plot(
             label,
             f"{x:.6g}",
             *(f"{y:.4g}" for y in heights[:drawn]),
-            *([f"{raw[label][x]:.4g}" if label in raw else ""] if raw else []),
+            *([f"{raw[label][x]:.4g}" if label in raw else "NaN"] if raw else []),
         )
         for label, band in bands.items()
         for x, *heights in band

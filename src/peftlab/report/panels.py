@@ -18,6 +18,7 @@ MANY = 6  # methods that one plot can tell apart
 HEIGHT = 250  # pixels of one plot
 COLUMNS = 4  # of panels in a file; the page has as many as fit
 PANEL = {"width": SVG_WIDTH // COLUMNS - 30, "height": 80}  # pixels
+PANEL_POINTS = 80  # of a line: more than its width can show
 APART = 13  # pixels between two names at the ends of lines
 LONGEST = 14  # letters of a name at the end of a line, which takes the plot's width
 GREY = "#888"
@@ -52,7 +53,7 @@ class Plot:
         return len(self.labels) > MANY
 
     def spec(self, style: Style, title: str, description: str, limit: int) -> Spec:
-        """`limit` is the number of points of a line, of which those in grey have a share."""
+        """`limit` is the number of points of a line; those in grey have a share of it."""
         if self._many:
             return spec(self._panels(style, limit), title, description, None)
         return spec(self._whole(style), title, description, HEIGHT)
@@ -76,11 +77,11 @@ class Plot:
         import altair as alt
 
         colour = alt.Color(f"{self.by}:N", scale=style.colours(self.labels), legend=None)
-        # a layer with other data is the same in every panel
+        # layers with other data are the same in every panel
         grey = self._grey(colour, max(10, limit // len(self.labels)))
         header = alt.Header(title=None, labelAnchor="start", labelFontSize=11, labelPadding=3)
         panels: alt.FacetChart = (
-            alt.layer(grey, *self._on(colour))
+            alt.layer(*grey, *self._on(colour))
             .properties(**PANEL)
             .facet(
                 facet=alt.Facet(f"{self.by}:N", sort=list(self.labels), header=header),
@@ -90,26 +91,27 @@ class Plot:
         )
         return panels.properties(spacing={"row": 8, "column": 16}).transform_filter(SHOWN)
 
-    def _grey(self, colour: alt.Color, limit: int) -> alt.Chart:
-        """All lines at a few points each; the one that is looked at has its colour."""
+    def _grey(self, colour: alt.Color, limit: int) -> list[alt.Chart]:
+        """All lines at a few points each; the one that is looked at again, in its colour."""
         import altair as alt
 
         # x and y first: data equal to the plot's own would be split among the panels too
-        fields = list(dict.fromkeys(("x", "y", "method", *self._keys)))
-        rows = [row for line in self._lines() for row in thin(self._of(line, fields), limit)]
-        looked_at = "picked === datum.method"
-        drawn: alt.Chart = (
-            charted(fields, rows)
-            .mark_line(aria=False, strokeWidth=1)
-            .encode(
-                x=self.x,
-                y=self._y("y:Q"),
-                detail=[f"{key}:N" for key in self._keys],
-                color=alt.when(looked_at).then(colour).otherwise(alt.value(GREY)),
-                opacity=alt.when(looked_at).then(alt.value(1)).otherwise(alt.value(0.35)),
-            )
+        fields = list(dict.fromkeys(("x", "y", "method", self.by)))
+        rows: list[list[object]] = []
+        for line in self._lines():
+            rows += thin(self._of(line, fields), limit)
+            x, _, *names = rows[-1]
+            rows.append([x, "NaN", *names])  # there the path breaks: one for all lines is short
+        base = charted(fields, rows).encode(x=self.x, y=self._y("y:Q"))
+        # in the order of the rows; by default x would mix the lines
+        drawn = base.mark_line(
+            aria=False, strokeWidth=1, order=False, invalid="break-paths-filter-domains"
         )
-        return drawn
+        looked_at = drawn.transform_filter("picked === datum.method")
+        return [
+            drawn.encode(color=alt.value(GREY), opacity=alt.value(0.35)),
+            looked_at.encode(color=colour),
+        ]
 
     def _names(self) -> list[alt.Chart]:
         """The methods' names at the ends of their lines; none where some would collide."""
