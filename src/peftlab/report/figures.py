@@ -1,4 +1,4 @@
-"""All figures of a report: up to nine small ones a task, as far as there is something to show."""
+"""All figures of a report: up to ten small ones a task, as far as there is something to show."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from peftlab.records.trials import Trial
 from peftlab.report.bars import peak_figure, speed_figure
 from peftlab.report.curves import read
+from peftlab.report.front import front_figure
 from peftlab.report.lines import Line, loss_figure, memory_figure, score_figure
 from peftlab.report.panels import MANY, PANEL_POINTS
 from peftlab.report.ranks import rank_figure
@@ -52,6 +53,7 @@ def figures(table: Table, folder: Path, trials: Sequence[Trial] = ()) -> list[Fi
             speed_figure(column, bars, style),
             memory_figure(column, lines, style, limit),
             peak_figure(column, bars),
+            front_figure(column, cells, style, letter(0, table)),
             rank_figure(column, cells, style),
             rate_figure(column, rows, limit),
             tuning_figure(column, tried, style, limit),
