@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import xml.etree.ElementTree as ET
 from collections import Counter
 
@@ -15,7 +16,7 @@ from peftlab.report.style import Style
 from peftlab.report.vega import SVG_WIDTH
 
 SVG = "{http://www.w3.org/2000/svg}"
-LABELS = [f"m{n}" for n in range(MANY + 1)]
+LABELS = [f"m{n}" for n in reversed(range(MANY + 1))]  # the table's order, not the alphabet's
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +44,12 @@ def svg(spec, **chosen):
 
 def lines(root):
     """How many lines there are of each colour and opacity; a path may break into several."""
-    found = Counter()
+    found: Counter[tuple[str, float]] = Counter()
     for group in root.iter(f"{SVG}g"):
         for mark in group if "mark-line" in group.get("class", "") else ():
-            found[mark.get("stroke"), float(mark.get("opacity", 1))] += mark.get("d").count("M")
+            starts = [part.split(",")[0] for part in mark.get("d").split("M")[1:]]
+            assert set(starts) <= {starts[0]}  # a line begins where the others do
+            found[mark.get("stroke"), float(mark.get("opacity", 1))] += len(starts)
     return found
 
 
@@ -101,3 +104,10 @@ def test_names_that_would_collide_stand_in_a_legend(record, curves, tmp_path):
     root = svg(figures(table(records), tmp_path / "curves")[0].spec)
     assert [word for word in words(root) if word in ("a", "b")] == ["a", "b"]
     assert "role-legend" in ET.tostring(root, encoding="unicode")
+
+
+def test_a_pointer_on_grey_lines_is_on_no_method(drawn):
+    spec = drawn(len(LABELS), "loss").spec
+    grey = spec["datasets"][spec["spec"]["layer"][0]["data"]["name"]]
+    first, second = list(csv.DictReader(grey.splitlines()))[:2]
+    assert (first["method"], first["y"], second["method"]) == ("", "NaN", LABELS[0])

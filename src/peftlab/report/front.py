@@ -150,7 +150,9 @@ def _chart(
         ),
     )
     labels = list(dict.fromkeys(row[0] for row in rows))
-    line = base.transform_filter("datum.front == 1").mark_line(
+    # of no method, for a pointer would take it for its first point's
+    line = base.transform_filter("datum.front == 1").transform_calculate(method="''")
+    line = line.mark_line(
         aria=False, interpolate="step-after", color=GREY, strokeWidth=1.2, opacity=0.9
     )
     dots = base.mark_point(aria=False, filled=True).encode(

@@ -79,9 +79,7 @@ def loss_figure(column: Column, lines: Sequence[Line], style: Style, limit: int)
     if not bands:
         return None
     unit = "cross-entropy" if column.kind == "classes" else "mean squared error"
-    raw = (
-        alt.Chart().transform_filter("isFinite(+datum.raw)").mark_line(aria=False, strokeWidth=0.8)
-    )
+    raw = alt.Chart().mark_line(aria=False, strokeWidth=0.8)
     plot = _plot(
         bands,
         alt.X("x:Q", title="step", axis=alt.Axis(format=",d"), scale=alt.Scale(nice=False)),

@@ -95,19 +95,20 @@ class Plot:
         """All lines at a few points each; the one that is looked at again, in its colour."""
         import altair as alt
 
-        # x and y first: data equal to the plot's own would be split among the panels too
         fields = list(dict.fromkeys(("x", "y", "method", self.by)))
-        rows: list[list[object]] = []
+        # one path for all lines, broken between them, is short; a pointer takes it for its first
+        # row, which therefore is of no method
+        rows: list[list[object]] = [[self.rows[0][self._at("x")], "NaN", "", ""][: len(fields)]]
         for line in self._lines():
             rows += thin(self._of(line, fields), limit)
             x, _, *names = rows[-1]
-            rows.append([x, "NaN", *names])  # there the path breaks: one for all lines is short
+            rows.append([x, "NaN", *names])
         base = charted(fields, rows).encode(x=self.x, y=self._y("y:Q"))
         # in the order of the rows; by default x would mix the lines
         drawn = base.mark_line(
             aria=False, strokeWidth=1, order=False, invalid="break-paths-filter-domains"
         )
-        looked_at = drawn.transform_filter("picked === datum.method")
+        looked_at = drawn.transform_filter("picked && picked === datum.method")
         return [
             drawn.encode(color=alt.value(GREY), opacity=alt.value(0.35)),
             looked_at.encode(color=colour),
