@@ -83,3 +83,12 @@ def test_the_others_fade_in_every_figure(drawn, kind):
     assert opacities(drawn[kind], picked=one) == kept + Counter(
         {round(opacity / 8, 4): n for opacity, n in faded.items()}
     )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_words_are_black_on_white_and_the_page_can_colour_them(drawn, kind):
+    root = ET.fromstring(vega.svg(drawn[kind]))
+    words = list(root.iter("{http://www.w3.org/2000/svg}text"))
+    assert words
+    assert {word.get("fill") for word in words} <= {"#000", "black"}
+    assert all("style" not in word.attrib for word in words)  # which no style sheet could overrule

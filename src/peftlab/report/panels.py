@@ -67,7 +67,8 @@ class Plot:
         colour = alt.Color(f"{self.by}:N", scale=style.colours(self.labels), legend=key)
         dash = alt.StrokeDash(f"{self.by}:N", scale=style.dashes(self.labels), legend=key)
         marks = [
-            mark.encode(strokeDash=dash) if _is_line(mark) else mark for mark in self._on(colour)
+            mark.encode(strokeDash=dash) if _kind(mark) == "line" else mark
+            for mark in self._on(colour)
         ]
         whole = alt.LayerChart(layer=[*marks, *names], data=data(self.columns, self.rows))
         return whole.transform_filter(SHOWN)
@@ -129,11 +130,11 @@ class Plot:
         return [marked.encode(x=self.x, y=self._y("y:Q"), text=f"{self.by}:N", opacity=faded())]
 
     def _on(self, colour: alt.Color) -> list[alt.Chart]:
-        """The marks on the axes."""
-        return [
-            mark.encode(x=self.x, y=self._y(mark.encoding.y.shorthand), color=colour)
-            for mark in self.marks
+        """The marks on the axes; words stay black, which the page turns into its ink."""
+        on_axes = [
+            mark.encode(x=self.x, y=self._y(mark.encoding.y.shorthand)) for mark in self.marks
         ]
+        return [mark if _kind(mark) == "text" else mark.encode(color=colour) for mark in on_axes]
 
     def _y(self, field: str) -> alt.Y:
         import altair as alt
@@ -162,5 +163,5 @@ class Plot:
         return list(self.columns).index(field)
 
 
-def _is_line(mark: alt.Chart) -> bool:
-    return bool(mark.to_dict(validate=False)["mark"]["type"] == "line")
+def _kind(mark: alt.Chart) -> str:
+    return str(mark.to_dict(validate=False)["mark"]["type"])
