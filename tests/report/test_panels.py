@@ -11,8 +11,8 @@ import pytest
 
 from peftlab.report import table, vega
 from peftlab.report.figures import figures
-from peftlab.report.panels import GREY, MANY
-from peftlab.report.style import Style
+from peftlab.report.panels import MANY
+from peftlab.report.style import GREY, Style
 from peftlab.report.vega import SVG_WIDTH
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from peftlab.naming import slug
 from peftlab.report.columns import Column
 from peftlab.report.costs import Cost
-from peftlab.report.style import Figure, Style, charted, faded, legend, listed, spec
+from peftlab.report.style import GREY, Figure, Style, charted, faded, legend, listed, spec
 from peftlab.report.text import number
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def speed_figure(column: Column, bars: Bars, style: Style) -> Figure | None:
     drawn = base.mark_bar(aria=False).encode(
         x=alt.X("x:Q", title="training examples per second"), color=colour
     )
-    spans = base.mark_rule(aria=False, color="#888").encode(x="low:Q", x2="high:Q")
+    spans = base.mark_rule(aria=False, color=GREY).encode(x="low:Q", x2="high:Q")
     texts = base.mark_text(aria=False, align="left", dx=5, fontSize=11).encode(
         x="high:Q", text="text:N"
     )

@@ -11,7 +11,7 @@ from peftlab.naming import slug
 from peftlab.records.rows import known, mean, merit
 from peftlab.report.columns import Column
 from peftlab.report.scores import Cell
-from peftlab.report.style import SHOWN, Figure, Style, data, faded, listed, spec
+from peftlab.report.style import GREY, SHOWN, Figure, Style, data, faded, heading, listed, spec
 from peftlab.report.text import count, metric, minutes, number, spread
 from peftlab.report.vega import SVG_WIDTH
 
@@ -22,7 +22,6 @@ COSTS = ("trained parameters", "peak MiB", "minutes a cell")
 PANEL = {"width": SVG_WIDTH // len(COSTS) - 30, "height": 220}  # pixels
 EDGE = 16  # pixels between the outermost points and the panel's edges
 FONT = 10  # pixels
-GREY = "#888"
 LETTER = 5.6  # pixels of one in a name, about
 NEAR = ((7, 0, "left"), (-7, 0, "right"), (0, -10, "center"), (0, 10, "center"))
 FAR = ((x * side, y) for x in (9, 20, 34, 50) for side in (1, -1) for y in range(-143, 144, 11))
@@ -136,26 +135,41 @@ def _chart(
         for p, place in zip(points, _places(points, kept[name], low, high), strict=True)
     ]
     columns = ("method", "cost", "x", "y", "told", "score", "front", "dx", "dy", "align")
+    x_axis = alt.Axis(labelExpr=TICKS, tickCount=4)
+    x_scale = alt.Scale(type="log", nice=False, padding=EDGE)
+    y_scale = alt.Scale(domain=[low, high], nice=False)
     base = alt.Chart().encode(
-        x=alt.X(
-            "x:Q",
-            title=None,
-            scale=alt.Scale(type="log", nice=False, padding=EDGE),
-            axis=alt.Axis(labelExpr=TICKS, tickCount=4),
-        ),
-        y=alt.Y(
-            "y:Q",
-            title=f"{metric(column)} on dev",
-            scale=alt.Scale(domain=[low, high], nice=False),
-        ),
+        x=alt.X("x:Q", title=None, scale=x_scale, axis=x_axis),
+        y=alt.Y("y:Q", title=f"{metric(column)} on dev", scale=y_scale),
     )
-    labels = list(dict.fromkeys(row[0] for row in rows))
-    # of no method, for a pointer would take it for its first point's
+    labels = list(dict.fromkeys(str(row[0]) for row in rows))
+    chart: alt.FacetChart = (
+        alt.layer(_line(base), _threads(base), _dots(base, labels, column, style), _names(base))
+        .properties(**PANEL)
+        .facet(
+            facet=alt.Facet("cost:N", sort=list(panels), header=heading()),
+            columns=len(COSTS),
+            data=data(columns, rows),
+        )
+    )
+    shown: alt.FacetChart = chart.resolve_scale(x="independent").transform_filter(SHOWN)
+    return shown
+
+
+def _line(base: alt.Chart) -> alt.Chart:
+    """The best score at a cost. It is of no method: a pointer would take it for its first's."""
     line = base.transform_filter("datum.front == 1").transform_calculate(method="''")
-    line = line.mark_line(
+    drawn: alt.Chart = line.mark_line(
         aria=False, interpolate="step-after", color=GREY, strokeWidth=1.2, opacity=0.9
     )
-    dots = base.mark_point(aria=False, filled=True).encode(
+    return drawn
+
+
+def _dots(base: alt.Chart, labels: Sequence[str], column: Column, style: Style) -> alt.Chart:
+    import altair as alt
+
+    dots: alt.Chart = base.mark_point(aria=False, filled=True)
+    return dots.encode(
         color=alt.Color("method:N", scale=style.colours(labels), legend=None),
         size=alt.when("datum.front == 1").then(alt.value(50)).otherwise(alt.value(25)),
         opacity=faded(),
@@ -166,7 +180,12 @@ def _chart(
             alt.Tooltip("told:N", title="of"),
         ],
     )
-    names = base.mark_text(
+
+
+def _names(base: alt.Chart) -> alt.Chart:
+    import altair as alt
+
+    names: alt.Chart = base.mark_text(
         aria=False,
         fontSize=FONT,
         dx=alt.ExprRef("+datum.dx"),
@@ -174,30 +193,22 @@ def _chart(
         align=alt.ExprRef("datum.align"),
         fontWeight=alt.ExprRef("datum.front == 1 ? 'bold' : 'normal'"),
     )
-    # to names that don't stand at their points
-    threads = (
-        base.transform_filter("abs(datum.dx) + abs(datum.dy) > 10")
-        .mark_rule(
-            aria=False,
-            color=GREY,
-            strokeWidth=0.7,
-            x2Offset=alt.ExprRef("+datum.dx"),
-            y2Offset=alt.ExprRef("+datum.dy"),
-        )
-        .encode(x2="x:Q", y2="y:Q", opacity=faded())
+    return names.encode(text="method:N", opacity=faded())
+
+
+def _threads(base: alt.Chart) -> alt.Chart:
+    """From a point to a name that does not stand right at it."""
+    import altair as alt
+
+    far = base.transform_filter("abs(datum.dx) + abs(datum.dy) > 10")
+    threads: alt.Chart = far.mark_rule(
+        aria=False,
+        color=GREY,
+        strokeWidth=0.7,
+        x2Offset=alt.ExprRef("+datum.dx"),
+        y2Offset=alt.ExprRef("+datum.dy"),
     )
-    header = alt.Header(title=None, labelAnchor="start", labelFontSize=11, labelPadding=3)
-    chart: alt.FacetChart = (
-        alt.layer(line, threads, dots, names.encode(text="method:N", opacity=faded()))
-        .properties(**PANEL)
-        .facet(
-            facet=alt.Facet("cost:N", sort=list(panels), header=header),
-            columns=len(COSTS),
-            data=data(columns, rows),
-        )
-    )
-    shown: alt.FacetChart = chart.resolve_scale(x="independent").transform_filter(SHOWN)
-    return shown
+    return threads.encode(x2="x:Q", y2="y:Q", opacity=faded())
 
 
 def _range(heights: Sequence[float]) -> tuple[float, float]:

@@ -8,7 +8,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from peftlab.report.curves import thin
-from peftlab.report.style import SHOWN, Style, charted, data, faded, legend, score_scale, spec
+from peftlab.report.style import (
+    GREY,
+    SHOWN,
+    Style,
+    charted,
+    data,
+    faded,
+    heading,
+    legend,
+    score_scale,
+    spec,
+)
 from peftlab.report.vega import SVG_WIDTH, Spec
 
 if TYPE_CHECKING:
@@ -21,7 +32,6 @@ PANEL = {"width": SVG_WIDTH // COLUMNS - 30, "height": 80}  # pixels
 PANEL_POINTS = 80  # of a line: more than its width can show
 APART = 13  # pixels between two names at the ends of lines
 LONGEST = 14  # letters of a name at the end of a line, which takes the plot's width
-GREY = "#888"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,12 +90,11 @@ class Plot:
         colour = alt.Color(f"{self.by}:N", scale=style.colours(self.labels), legend=None)
         # layers with other data are the same in every panel
         grey = self._grey(colour, max(10, limit // len(self.labels)))
-        header = alt.Header(title=None, labelAnchor="start", labelFontSize=11, labelPadding=3)
         panels: alt.FacetChart = (
             alt.layer(*grey, *self._on(colour))
             .properties(**PANEL)
             .facet(
-                facet=alt.Facet(f"{self.by}:N", sort=list(self.labels), header=header),
+                facet=alt.Facet(f"{self.by}:N", sort=list(self.labels), header=heading()),
                 columns=COLUMNS,
                 data=data(self.columns, self.rows),
             )

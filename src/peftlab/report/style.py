@@ -27,6 +27,7 @@ PARAMS: tuple[Spec, ...] = (
     {"name": "off", "value": []},
     {"name": "picked", "value": ""},
 )
+GREY = "#888"  # of what is no method's: readable on white and on dark
 SHOWN = "indexof(off, datum.method) < 0"
 PICKED = "picked === '' || picked === datum.method"
 
@@ -75,6 +76,13 @@ def legend(lines: bool) -> alt.Legend:
         symbolType="stroke" if lines else "square",
         symbolStrokeWidth=2.5 if lines else 0,
     )
+
+
+def heading() -> alt.Header:
+    """What stands above a panel."""
+    import altair as alt
+
+    return alt.Header(title=None, labelAnchor="start", labelFontSize=11, labelPadding=3)
 
 
 def charted(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> alt.Chart:
