@@ -9,9 +9,10 @@ import altair as alt
 import pytest
 
 from peftlab.report import table
-from peftlab.report.curves import average, read, smooth, thin
+from peftlab.report.curves import banded, read, smooth, thin
 from peftlab.report.figures import POINTS_A_LINE, figures
 from peftlab.report.style import Style, score_scale
+from peftlab.report.vega import svg
 
 
 def rows(spec, dataset=0):
@@ -23,7 +24,7 @@ def test_every_kind_of_figure_for_every_task(suite, out):
     assert names == [
         f"{kind}-{task}"
         for task in ("mrpc", "grammar")
-        for kind in ("score", "loss", "speed", "memory", "peak-memory")
+        for kind in ("score", "loss", "speed", "memory", "peak-memory", "front")
     ]
 
 
@@ -34,7 +35,7 @@ def test_every_spec_is_valid_vega_lite(suite, out):
 
 def test_svg_files_are_well_formed_and_say_what_is_seen(out):
     files = sorted((out / "report" / "figures").glob("*.svg"))
-    assert len(files) == 10
+    assert len(files) == 12
     for path in files:
         root = ET.fromstring(path.read_text(encoding="utf-8"))
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
@@ -45,7 +46,8 @@ def test_svg_files_are_well_formed_and_say_what_is_seen(out):
 def test_a_method_has_one_colour_in_all_figures(suite, out):
     seen = {}
     for figure in figures(table(suite), out / "curves"):
-        scales = [layer["encoding"].get("color", {}) for layer in figure.spec["layer"]]
+        layers = figure.spec.get("layer") or figure.spec["spec"]["layer"]
+        scales = [layer["encoding"].get("color", {}) for layer in layers]
         for scale in (s["scale"] for s in scales if s.get("field") == "method"):
             for label, colour in zip(scale["domain"], scale["range"], strict=True):
                 assert seen.setdefault(label, colour) == colour
@@ -62,23 +64,24 @@ def test_long_curves_are_thinned_and_keep_their_ends(record, curves, tmp_path):
     one = record()
     curves(one, tmp_path, steps=3000)
     loss = next(f for f in figures(table([one]), tmp_path / "curves") if f.name == "loss-mrpc")
-    raw = [line.split(",") for line in rows(loss.spec) if ",raw," in line]
-    assert len(raw) <= POINTS_A_LINE
-    assert (raw[0][3], raw[-1][3]) == ("1", "3000")
-    assert "smoothed over 201 steps" in loss.caption
+    (raw,) = (t for t in loss.spec["datasets"].values() if t.startswith("method,x,y,raw\n"))
+    points = [line.split(",") for line in raw.splitlines()[1:]]
+    assert len(points) <= POINTS_A_LINE
+    assert (points[0][1], points[-1][1]) == ("1", "3000")
+    assert "Smoothed over 201 steps" in loss.caption
 
 
 def test_peak_memory_stacks_to_the_peak(record, tmp_path):
     one = record()
     (peak,) = (f for f in figures(table([one]), tmp_path) if f.name == "peak-memory-mrpc")
-    stack = [line.split(",") for line in rows(peak.spec) if line.count(",") == 3]
+    stack = [line.split(",") for line in rows(peak.spec) if line.count(",") == 4]
     assert sum(float(mib) for *_, mib in stack) == pytest.approx(one.memory.peak_mib)
-    assert stack[-1][1] == "rest of the peak"
+    assert stack[-1][2] == "rest of the peak"
 
 
 def test_without_curves_only_the_bars_are_drawn(record, tmp_path):
     names = [figure.name for figure in figures(table([record()]), tmp_path)]
-    assert names == ["speed-mrpc", "peak-memory-mrpc"]
+    assert names == ["speed-mrpc", "peak-memory-mrpc"]  # and one method alone has no front
 
 
 def test_names_that_make_one_file_name_are_told_apart(record, tmp_path):
@@ -112,9 +115,16 @@ def test_reading_curves_survives_a_cut_line_a_resumed_step_and_nan(tmp_path):
     assert read(tmp_path / "absent.jsonl").loss == []
 
 
-def test_average_takes_only_what_all_seeds_have():
-    assert average([[(1, 2.0), (2, 4.0)], [(1, 4.0)]]) == [(1, 3.0)]
-    assert average([]) == []
+def test_a_band_takes_only_what_all_seeds_have():
+    assert banded([[(1, 2.0), (2, 4.0)], [(1, 4.0)]]) == [(1, 3.0, 2.0, 4.0)]
+    assert banded([[(1, 2.0)], []]) == [(1, 2.0, 2.0, 2.0)]
+    assert banded([]) == []
+
+
+@pytest.mark.parametrize(("n", "low", "high"), [(4, 1, 4), (5, 3 - 2.5**0.5, 3 + 2.5**0.5)])
+def test_a_band_of_many_seeds_is_one_sd_either_way(n, low, high):
+    ((_, *found),) = banded([[(0, float(y))] for y in range(1, n + 1)])
+    assert found == pytest.approx([(n + 1) / 2, low, high])
 
 
 @pytest.mark.parametrize("n", [1, 2, 399, 400, 401, 999, 4000])
@@ -133,3 +143,19 @@ def test_a_constant_score_stands_at_its_own_height() -> None:
     low, high = score_scale([0.95, 0.95]).to_dict()["domain"]
     assert low < 0.95 < high
     assert "domain" not in score_scale([0.5, 0.6]).to_dict()
+
+
+def test_a_lone_seed_is_faint_behind_its_line_and_several_are_a_band(record, curves, tmp_path):
+    records = [record("lora"), record("full", seed=0), record("full", seed=1)]
+    for one in records:
+        curves(one, tmp_path)
+    found = figures(table(records), tmp_path / "curves")
+    loss = next(figure for figure in found if figure.kind == "loss")
+    marks = [mark.attrib for mark in ET.fromstring(svg(loss.spec)).iter() if mark.get("d")]
+    style = Style(["lora", "full"])
+    faint = [one for one in marks if one.get("opacity") == "0.3"]
+    bands = [one["fill"] for one in marks if one.get("opacity") == "0.2" and "L" in one["d"]]
+    assert [one["stroke"] for one in faint] == [style.colour["lora"]]
+    assert style.colour["full"] in bands
+    assert "Faint: a method's only seed" in loss.caption
+    assert "band: lowest to highest seed" in loss.caption

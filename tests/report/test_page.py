@@ -117,10 +117,10 @@ def test_failed_cells_are_listed_with_their_reason(page):
 
 def test_every_figure_has_words_and_a_still_picture(page, source):
     charts = [attrs for _, attrs in page.tags if attrs.get("class") == "chart"]
-    assert len(charts) == 10
+    assert len(charts) == 12
     assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in charts)
-    assert source.count("<figcaption>") == 10
-    assert source.count("<noscript><svg") == 10
+    assert source.count("<figcaption>") == 12
+    assert source.count("<noscript><svg") == 12
 
 
 def test_without_svg_files_the_page_says_so(record, tmp_path):

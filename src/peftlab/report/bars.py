@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from peftlab.naming import slug
 from peftlab.report.columns import Column
 from peftlab.report.costs import Cost
-from peftlab.report.style import Figure, Style, data, legend, listed, spec
+from peftlab.report.style import GREY, Figure, Style, charted, faded, legend, listed, spec
 from peftlab.report.text import number
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ PARTS = {
     REST: "#b4b4b4",
 }
 OTHER = "#7f7f7f"
-BAR = 24  # pixels from one bar to the next
+BAR = {"step": 24}  # pixels from one bar to the next
 
 Bars = Sequence[tuple[str, str, Cost]]  # the method, the bar's own name, what it shows
 
@@ -48,14 +48,13 @@ def speed_figure(column: Column, bars: Bars, style: Style) -> Figure | None:
         return None
     names = [str(row[0]) for row in rows]
     labels = list(dict.fromkeys(str(row[5]) for row in rows))
-    base = alt.Chart(data(("bar", "x", "low", "high", "text", "method"), rows)).encode(
-        y=_bars(names)
-    )
+    columns = ("bar", "x", "low", "high", "text", "method")
+    base = charted(columns, rows).encode(y=_bars(names), opacity=faded())
     colour = alt.Color("method:N", scale=style.colours(labels), legend=None)
     drawn = base.mark_bar(aria=False).encode(
         x=alt.X("x:Q", title="training examples per second"), color=colour
     )
-    spans = base.mark_rule(aria=False, color="#888").encode(x="low:Q", x2="high:Q")
+    spans = base.mark_rule(aria=False, color=GREY).encode(x="low:Q", x2="high:Q")
     texts = base.mark_text(aria=False, align="left", dx=5, fontSize=11).encode(
         x="high:Q", text="text:N"
     )
@@ -68,7 +67,7 @@ def speed_figure(column: Column, bars: Bars, style: Style) -> Figure | None:
         title=title,
         caption="Mean over seeds; thin line: ± one sd." if spread_known else "One seed.",
         alt=words,
-        spec=spec(alt.layer(drawn, spans, texts), title, words, BAR * len(names)),
+        spec=spec(alt.layer(drawn, spans, texts), title, words, BAR),
     )
 
 
@@ -76,49 +75,56 @@ def peak_figure(column: Column, bars: Bars) -> Figure | None:
     """Peak memory, a bar a method, stacked by what it went to."""
     import altair as alt
 
-    stacks = {name: stack for _, name, cost in bars if (stack := _stack(cost))}
+    stacks = [
+        (label, name, number(cost.peak_mib.mean), stack)
+        for label, name, cost in bars
+        if (stack := _stack(cost))
+    ]
     if not stacks:
         return None
     many = any(cost.peak_mib.n > 1 for _, _, cost in bars)
-    peaks = {name: cost.peak_mib.mean or 0.0 for _, name, cost in bars if name in stacks}
-    ends = [(name, sum(stacks[name].values()), number(peak)) for name, peak in peaks.items()]
-    words = f"Peak memory in MiB: {listed(f'{name} {text}' for name, _, text in ends)}."
+    words = f"Peak memory in MiB: {listed(f'{name} {peak}' for _, name, peak, _ in stacks)}."
     title = f"{column.label}: peak memory"
+    y = _bars(name for _, name, *_ in stacks)
+    ends = [(label, name, sum(stack.values()), peak) for label, name, peak, stack in stacks]
     texts = (
-        alt.Chart(data(("bar", "x", "text"), ends))
+        charted(("method", "bar", "x", "text"), ends)
         .mark_text(aria=False, align="left", dx=5, fontSize=11)
-        .encode(y=_bars(stacks), x="x:Q", text="text:N")
+        .encode(y=y, x="x:Q", text="text:N", opacity=faded())
     )
+    parts = [(label, name, stack) for label, name, _, stack in stacks]
     return Figure(
         kind="peak",
         name=f"peak-memory-{slug(column.label)[:60]}",
         title=title,
         caption="Mean over seeds." if many else "One seed.",
         alt=words,
-        spec=spec(alt.layer(_stacked(stacks), texts), title, words, BAR * len(stacks)),
+        spec=spec(alt.layer(_stacked(parts, y), texts), title, words, BAR),
     )
 
 
-def _stacked(stacks: Mapping[str, Mapping[str, float]]) -> alt.Chart:
+def _stacked(stacks: Sequence[tuple[str, str, Mapping[str, float]]], y: alt.Y) -> alt.Chart:
+    """A bar of parts for each method, bar's name and MiB by part."""
     import altair as alt
 
-    found = dict.fromkeys(part for stack in stacks.values() for part in stack)
+    found = dict.fromkeys(part for *_, stack in stacks for part in stack)
     parts = [part for part in PARTS if part in found]
     parts += [part for part in found if part not in PARTS]
     colours = alt.Scale(domain=parts, range=[PARTS.get(part, OTHER) for part in parts])
     rows = [
-        (name, part, parts.index(part), f"{mib:.6g}")
-        for name, stack in stacks.items()
+        (label, name, part, parts.index(part), f"{mib:.6g}")
+        for label, name, stack in stacks
         for part, mib in stack.items()
     ]
     drawn: alt.Chart = (
-        alt.Chart(data(("bar", "part", "order", "x"), rows))
+        charted(("method", "bar", "part", "order", "x"), rows)
         .mark_bar(aria=False)
         .encode(
-            y=_bars(stacks),
+            y=y,
             x=alt.X("x:Q", stack="zero", title="peak memory (MiB)"),
             color=alt.Color("part:N", scale=colours, legend=legend(lines=False)),
             order="order:Q",
+            opacity=faded(),
             tooltip=[
                 alt.Tooltip("bar:N", title="method"),
                 "part:N",

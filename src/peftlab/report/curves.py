@@ -8,11 +8,16 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from peftlab.errors import JSON_ERRORS
+from peftlab.records.rows import sample_sd
 
 Points = list[tuple[float, float]]  # (x, y), x rising
+Bands = list[tuple[float, float, float, float]]  # (x, mean, low, high), x rising
+Row = TypeVar("Row")
+
+FEW = 4  # curves up to which a band spans them all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +65,7 @@ def _finite(points: Sequence[tuple[Any, Any]]) -> Points:
     return [(x, y) for x, y in points if x is not None and y is not None and math.isfinite(x + y)]
 
 
-def thin(points: Points, limit: int) -> Points:
+def thin(points: list[Row], limit: int) -> list[Row]:
     """At most `limit` of the points: every k-th, and the last one.
 
     >>> thin([(x, 0.0) for x in range(10)], 4)
@@ -88,10 +93,24 @@ def smooth(points: Points, window: int) -> Points:
     return smoothed
 
 
-def average(curves: Sequence[Points]) -> Points:
-    """Mean of y over several curves, at every x that all of them have."""
-    if not curves:
+def banded(curves: Sequence[Points]) -> Bands:
+    """Mean of y over several curves, and a band around it, at every x that all of them have.
+
+    The band spans all curves up to FEW of them, beyond that one sample sd to either side.
+
+    >>> banded([[(1, 2.0), (2, 4.0)], [(1, 4.0)]])
+    [(1, 3.0, 2.0, 4.0)]
+    """
+    values = [dict(curve) for curve in curves if curve]
+    if not values:
         return []
-    values = [dict(curve) for curve in curves]
     shared = [x for x in values[0] if all(x in other for other in values)]
-    return [(x, sum(other[x] for other in values) / len(values)) for x in sorted(shared)]
+    return [(x, *_band([curve[x] for curve in values])) for x in sorted(shared)]
+
+
+def _band(values: Sequence[float]) -> tuple[float, float, float]:
+    middle = sum(values) / len(values)
+    sd = sample_sd(values)
+    if len(values) <= FEW or sd is None:
+        return middle, min(values), max(values)
+    return middle, middle - sd, middle + sd

@@ -1,4 +1,4 @@
-"""All figures of a report: up to nine small ones a task, as far as there is something to show."""
+"""All figures of a report: up to ten small ones a task, as far as there is something to show."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 from peftlab.records.trials import Trial
 from peftlab.report.bars import peak_figure, speed_figure
 from peftlab.report.curves import read
+from peftlab.report.front import front_figure
 from peftlab.report.lines import Line, loss_figure, memory_figure, score_figure
+from peftlab.report.panels import MANY, PANEL_POINTS
 from peftlab.report.ranks import rank_figure
 from peftlab.report.rates import progress_figure, rate_figure, tuning_figure
 from peftlab.report.scores import Table
@@ -27,6 +29,7 @@ def figures(table: Table, folder: Path, trials: Sequence[Trial] = ()) -> list[Fi
     found: list[Figure | None] = []
     for index, column in enumerate(table.columns):
         cells = {row.label: cell for row in table.rows if (cell := row.cells[index]) and cell.runs}
+        rows = [(row, cell) for row in table.rows if (cell := row.cells[index])]
         lines = [
             Line(
                 label,
@@ -42,17 +45,19 @@ def figures(table: Table, folder: Path, trials: Sequence[Trial] = ()) -> list[Fi
         ]
         tried = [trial for trial in trials if trial.task == column.task]
         share = POINTS_A_PAGE // max(1, len(lines) * len(table.columns))
-        limit = max(40, min(POINTS_A_LINE, share))
+        most = PANEL_POINTS if len(lines) > MANY else POINTS_A_LINE
+        limit = max(40, min(most, share))
         found += [
-            score_figure(column, lines, style),
+            score_figure(column, lines, style, limit),
             loss_figure(column, lines, style, limit),
             speed_figure(column, bars, style),
             memory_figure(column, lines, style, limit),
             peak_figure(column, bars),
+            front_figure(column, cells, style, letter(0, table)),
             rank_figure(column, cells, style),
-            rate_figure(column, [(row, cell) for row in table.rows if (cell := row.cells[index])]),
-            tuning_figure(column, tried, style),
-            progress_figure(column, tried, style),
+            rate_figure(column, rows, limit),
+            tuning_figure(column, tried, style, limit),
+            progress_figure(column, tried, style, limit),
         ]
     return _renamed([figure for figure in found if figure])
 

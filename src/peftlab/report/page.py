@@ -28,6 +28,7 @@ from peftlab.report.scores import Row, Table, table
 from peftlab.report.style import Figure
 
 KINDS = (
+    "front",
     "rate",
     "tuning",
     "trials",

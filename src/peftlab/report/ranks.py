@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from peftlab.naming import slug
 from peftlab.report.columns import Column
 from peftlab.report.scores import Cell
-from peftlab.report.style import Figure, Style, data, legend, listed, score_scale, spec
+from peftlab.report.style import Figure, Style, charted, faded, legend, listed, score_scale, spec
 from peftlab.report.text import metric
 
 HEIGHT = 200  # pixels
@@ -27,7 +27,7 @@ def rank_figure(column: Column, cells: Mapping[str, Cell], style: Style) -> Figu
         return None
     labels = list(dict.fromkeys(str(row[0]) for row in rows))
     ticks = sorted({int(str(row[1])) for row in rows})
-    base = alt.Chart(data(("method", "x", "y", "low", "high"), rows)).encode(
+    base = charted(("method", "x", "y", "low", "high"), rows).encode(
         x=alt.X("x:Q", title="ranks in use", axis=alt.Axis(values=ticks, format="d")),
         color=alt.Color("method:N", scale=style.colours(labels), legend=legend(lines=True)),
     )
@@ -38,9 +38,11 @@ def rank_figure(column: Column, cells: Mapping[str, Cell], style: Style) -> Figu
         alt.Tooltip("x:Q", title="ranks"),
         alt.Tooltip("y:Q", title=f"{column.metric}, mean over seeds", format=".3f"),
     ]
-    lines = base.mark_line(aria=False, strokeWidth=2.2).encode(y=y)
-    spans = base.mark_rule(aria=False, opacity=0.5).encode(y="low:Q", y2="high:Q")
-    dots = base.mark_point(aria=False, filled=True, size=24).encode(y=y, tooltip=tooltip)
+    lines = base.mark_line(aria=False, strokeWidth=2.2).encode(y=y, opacity=faded())
+    spans = base.mark_rule(aria=False).encode(y="low:Q", y2="high:Q", opacity=faded(0.5))
+    dots = base.mark_point(aria=False, filled=True, size=24).encode(
+        y=y, tooltip=tooltip, opacity=faded()
+    )
     many = any(score.sd is not None for cell in cells.values() for score in cell.by_rank.values())
     title = f"{column.label}: score by rank"
     words = f"{column.metric} on dev over the number of ranks in use for {listed(labels)}."

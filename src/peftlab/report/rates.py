@@ -7,60 +7,75 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from peftlab.naming import slug
 from peftlab.records.rows import merit
 from peftlab.records.trials import Trial
 from peftlab.report.columns import Column
+from peftlab.report.panels import Plot
 from peftlab.report.scores import Cell, Row
-from peftlab.report.style import Figure, Style, data, legend, listed, pick, score_scale, spec
-from peftlab.report.text import metric
+from peftlab.report.style import Figure, Style, faded, listed
+from peftlab.report.text import metric, score
 
 if TYPE_CHECKING:
     import altair as alt
 
-HEIGHT = 250  # pixels
 FEWEST = 3  # rates that make a curve
 BORDER = "where its range ends, which may be too narrow"
 
 
-def rate_figure(column: Column, rows: Sequence[tuple[Row, Cell]]) -> Figure | None:
+def rate_figure(column: Column, rows: Sequence[tuple[Row, Cell]], limit: int) -> Figure | None:
     """Dev score over learning rate, a line a method, where one has rows at several rates."""
     import altair as alt
 
     points = [
-        (_without_rate(row.label), row.training["lr"], cell.last.mean, cell.last.sd or 0.0)
+        (_without_rate(row.label), row.label, row.training["lr"], cell.last.mean, cell.last.sd or 0)
         for row, cell in rows
         if cell.last.mean is not None and not row.tuned
     ]
     rates = defaultdict(set)
-    for method, rate, *_ in points:
-        rates[method].add(rate)
-    labels = [method for method, found in rates.items() if len(found) >= FEWEST]
+    for curve, _, rate, *_ in points:
+        rates[curve].add(rate)
+    labels = [curve for curve, found in rates.items() if len(found) >= FEWEST]
     shown = [
-        (method, rate, mean, mean - sd, mean + sd)
-        for method, rate, mean, sd in sorted(points)
-        if method in labels
+        (curve, label, rate, mean, mean - sd, mean + sd)
+        for curve, label, rate, mean, sd in sorted(points, key=lambda one: (one[0], one[2]))
+        if curve in labels
     ]
     if not shown:
         return None
-    base = _base(shown, ("method", "x", "y", "low", "high"), Style(labels), labels)
-    y = alt.Y("y:Q", title=f"{metric(column)} on dev", scale=_scale(shown, (3, 4)))
-    chart = alt.layer(
-        base.mark_rule(aria=False, opacity=0.5).encode(y="low:Q", y2="high:Q"),
-        base.mark_line(aria=False, strokeWidth=2.2).encode(y=y),
-        base.mark_point(aria=False, filled=True, size=36).encode(y=y, tooltip=_tooltip(column)),
+    # a line has rows of several methods, as the table tells them apart
+    whole = alt.Chart().transform_calculate(mine="picked === datum.method ? 1 : 0")
+    whole = whole.transform_joinaggregate(held="max(mine)", groupby=["curve"])
+    spans = alt.Chart().mark_rule(aria=False)
+    plot = Plot(
+        columns=("curve", "method", "x", "y", "low", "high"),
+        rows=shown,
+        labels=labels,
+        marks=[
+            spans.encode(y="low:Q", y2="high:Q", opacity=faded(0.5)),
+            whole.mark_line(aria=False, strokeWidth=2.2).encode(
+                y="y:Q", opacity=faded(test="picked === '' || datum.held")
+            ),
+            _dots(36).encode(tooltip=_tooltip(column)),
+        ],
+        x=_rates(sorted({rate for _, _, rate, *_ in shown})),
+        y_title=f"{metric(column)} on dev",
+        by="curve",
     )
     title = f"{column.label}: {column.metric} over learning rate"
+    best = _best(column, [(curve, rate, mean) for curve, _, rate, mean, *_ in shown])
+    words = f"Best {column.metric} on dev: {best}."
     return Figure(
         kind="rate",
         name=f"rate-{slug(column.label)[:60]}",
         title=title,
-        caption="Mean over seeds; thin line: ± one sd. No rate was chosen by this figure.",
-        alt=f"{column.metric} on dev over learning rate for {listed(labels)}.",
-        spec=spec(chart.add_params(pick()), title, title, HEIGHT),
+        caption="Mean over seeds; thin line: ± one sd. No rate was chosen by this figure."
+        f"{plot.told}",
+        alt=words,
+        spec=plot.spec(Style(labels), title, words, limit),
     )
 
 
@@ -73,7 +88,9 @@ def _without_rate(label: str) -> str:
     return re.sub(r"\[lr=[^,\]]*\]|,lr=[^,\]]*| \(lr [^)]*\)", "", label)
 
 
-def tuning_figure(column: Column, trials: Sequence[Trial], style: Style) -> Figure | None:
+def tuning_figure(
+    column: Column, trials: Sequence[Trial], style: Style, limit: int
+) -> Figure | None:
     """Every trial's score over its learning rate; a ring for what was taken."""
     import altair as alt
 
@@ -84,68 +101,76 @@ def tuning_figure(column: Column, trials: Sequence[Trial], style: Style) -> Figu
     ]
     if not shown:
         return None
-    labels = [label for label in style.colour if label in {row[0] for row in shown}]
-    base = _base(shown, ("method", "x", "y", "epochs", "mark"), style, labels)
-    y = alt.Y("y:Q", title=f"{metric(column)} on validation", scale=_scale(shown, (2,)))
-    tooltip = [*_tooltip(column), alt.Tooltip("epochs:Q")]
-    rings = base.transform_filter("datum.mark != ''").mark_point(aria=False, size=160)
-    borders = base.transform_filter(f"datum.mark == '{BORDER}'")
-    chart = alt.layer(
-        base.mark_line(aria=False, strokeWidth=1.2).encode(y=y, detail="epochs:N"),
-        base.mark_point(aria=False, filled=True, size=30).encode(y=y, tooltip=tooltip),
-        rings.encode(y=y),
-        borders.mark_text(aria=False, dy=-16, text="◂ range ends ▸").encode(y=y),
+    rings = alt.Chart().transform_filter("datum.mark != ''").mark_point(aria=False, size=160)
+    borders = alt.Chart().transform_filter(f"datum.mark == '{BORDER}'")
+    plot = Plot(
+        columns=("method", "x", "y", "epochs", "mark"),
+        rows=shown,
+        labels=[label for label in style.colour if label in {row[0] for row in shown}],
+        marks=[
+            _line(1.2).encode(detail="epochs:N"),
+            _dots(30).encode(tooltip=[*_tooltip(column), alt.Tooltip("epochs:Q")]),
+            rings.encode(y="y:Q", opacity=faded()),
+            borders.mark_text(aria=False, dy=-16, text="◂ range ends ▸").encode(
+                y="y:Q", opacity=faded()
+            ),
+        ],
+        x=_rates(),
+        y_title=f"{metric(column)} on validation",
+        detail="epochs",
     )
     title = f"{column.label}: {column.metric} of trials over learning rate"
     narrow = [label for label, *_, mark in shown if mark == BORDER]
     ends = f" At the end of its range, which may be too narrow: {listed(narrow)}." if narrow else ""
+    taken = [(label, rate, found) for label, rate, found, _, mark in shown if mark]
+    words = f"Taken, with their {column.metric} on validation: {_best(column, taken)}.{ends}"
     return Figure(
         kind="tuning",
         name=f"tuning-{slug(column.label)[:60]}",
         title=title,
-        caption=f"A line for each length of training; ring: what was taken.{ends}",
-        alt=f"{column.metric} on validation over learning rate for {listed(labels)}.{ends}",
-        spec=spec(chart.add_params(pick()), title, title, HEIGHT),
+        caption=f"A line for each length of training; ring: what was taken.{plot.told}{ends}",
+        alt=words,
+        spec=plot.spec(style, title, words, limit),
     )
 
 
-def progress_figure(column: Column, trials: Sequence[Trial], style: Style) -> Figure | None:
+def progress_figure(
+    column: Column, trials: Sequence[Trial], style: Style, limit: int
+) -> Figure | None:
     """The best score so far over the number of trials, among those of the first rung."""
     import altair as alt
 
-    rows: list[tuple[object, ...]] = []
+    rows: list[tuple[str, int, float]] = []
     for label in style.colour:
         own = [trial for trial in trials if trial.label == label]
         first = min((trial.epochs for trial in own), default=0)
         scores = [trial.score for trial in own if trial.epochs == first and trial.score is not None]
         for number in range(1, len(scores) + 1):
-            best = max(scores[:number], key=lambda score: merit(column.metric, score))
+            best = max(scores[:number], key=lambda found: merit(column.metric, found))
             rows.append((label, number, best))
-    labels = list(dict.fromkeys(str(row[0]) for row in rows))
     if not rows:
         return None
-    ticks = sorted({int(str(row[1])) for row in rows})
-    base = alt.Chart(data(("method", "x", "y"), rows)).encode(
+    ticks = sorted({number for _, number, _ in rows})
+    tooltip = [alt.Tooltip("method:N"), alt.Tooltip("x:Q", title="trials"), alt.Tooltip("y:Q")]
+    steps = alt.Chart().mark_line(aria=False, strokeWidth=2.2, interpolate="step-after")
+    plot = Plot(
+        columns=("method", "x", "y"),
+        rows=rows,
+        labels=list(dict.fromkeys(label for label, *_ in rows)),
+        marks=[steps.encode(y="y:Q", opacity=faded()), _dots(24).encode(tooltip=tooltip)],
         x=alt.X("x:Q", title="trials", axis=alt.Axis(values=ticks, format="d")),
-        y=alt.Y(
-            "y:Q", title=f"best {metric(column)} on validation so far", scale=_scale(rows, (2,))
-        ),
-        color=alt.Color("method:N", scale=style.colours(labels), legend=legend(lines=True)),
-    )
-    chart = alt.layer(
-        base.mark_line(aria=False, strokeWidth=2.2, interpolate="step-after"),
-        base.mark_point(aria=False, filled=True, size=24).encode(
-            tooltip=[alt.Tooltip("method:N"), alt.Tooltip("x:Q", title="trials"), "y:Q"]
-        ),
+        y_title=f"{metric(column)} on validation",
     )
     title = f"{column.label}: best of the trials so far"
+    lasts = {label: f"{label} {score(best, column)} of {n}" for label, n, best in rows}
+    words = f"Best {column.metric} on validation, of how many trials: {listed(lasts.values())}."
     return Figure(
         kind="trials",
         name=f"trials-{slug(column.label)[:60]}",
         title=title,
-        caption="Trials of the shortest training alone.",
-        alt=f"Best {column.metric} on validation over the number of trials for {listed(labels)}.",
-        spec=spec(chart.add_params(pick()), title, title, HEIGHT),
+        caption=f"Trials of the shortest training alone.{plot.told}",
+        alt=words,
+        spec=plot.spec(style, title, words, limit),
     )
 
 
@@ -155,27 +180,39 @@ def _mark(trial: Trial) -> str:
     return BORDER if "lr" in trial.at_border else "taken"
 
 
-def _base(
-    rows: Sequence[Sequence[object]], columns: Sequence[str], style: Style, labels: Sequence[str]
-) -> alt.Chart:
+def _best(column: Column, points: Iterable[tuple[str, float, float]]) -> str:
+    """The best score of each label and its rate, in words."""
+    best: dict[str, tuple[float, float]] = {}
+    for label, rate, found in points:
+        if label not in best or merit(column.metric, found) > merit(column.metric, best[label][1]):
+            best[label] = (rate, found)
+    told = (f"{label} {score(y, column)} at {rate:.3g}" for label, (rate, y) in best.items())
+    return listed(told) if best else "none"
+
+
+def _line(width: float) -> alt.Chart:
     import altair as alt
 
-    picked = alt.when(alt.Parameter("pick")).then(alt.value(1)).otherwise(alt.value(0.1))
-    drawn: alt.Chart = alt.Chart(data(columns, rows)).encode(
-        x=alt.X(
-            "x:Q",
-            title="learning rate",
-            scale=alt.Scale(type="log", nice=False, padding=12),
-            axis=alt.Axis(format=".0e"),
-        ),
-        color=alt.Color("method:N", scale=style.colours(labels), legend=legend(lines=True)),
-        opacity=picked,
+    line: alt.Chart = alt.Chart().mark_line(aria=False, strokeWidth=width)
+    return line.encode(y="y:Q", opacity=faded())
+
+
+def _dots(size: int) -> alt.Chart:
+    import altair as alt
+
+    dots: alt.Chart = alt.Chart().mark_point(aria=False, filled=True, size=size)
+    return dots.encode(y="y:Q", opacity=faded())
+
+
+def _rates(ticks: Sequence[float] = ()) -> alt.X:
+    import altair as alt
+
+    return alt.X(
+        "x:Q",
+        title="learning rate",
+        scale=alt.Scale(type="log", nice=False, padding=12),
+        axis=alt.Axis(format=".0e", values=ticks or alt.Undefined),
     )
-    return drawn
-
-
-def _scale(rows: Sequence[Sequence[object]], columns: Sequence[int]) -> alt.Scale:
-    return score_scale(float(str(row[column])) for row in rows for column in columns)
 
 
 def _tooltip(column: Column) -> list[alt.Tooltip]:

@@ -69,6 +69,7 @@ class Cell:
 
     runs: tuple[Run, ...]
     n_failed: int
+    n_trained: int | None  # adapter and head
     last: Spread
     best: Spread
     warnings: dict[str, int]
@@ -259,6 +260,7 @@ def _cell(
     return Cell(
         runs=runs,
         n_failed=len(members) - len(done),
+        n_trained=next((m.n_trainable.total for m in done if m.n_trainable), None),
         last=Spread.of(run.last for run in runs),
         best=Spread.of(run.best for run in runs),
         warnings=dict(Counter(warning for m in done for warning in dict.fromkeys(m.warnings))),

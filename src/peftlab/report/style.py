@@ -21,6 +21,16 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#808080")
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2])
 
+# What the page chooses for all figures at once: methods that are hidden, and one that is looked at.
+PARAMS: tuple[Spec, ...] = (
+    {"name": "legend_columns", "value": 5},
+    {"name": "off", "value": []},
+    {"name": "picked", "value": ""},
+)
+GREY = "#888"  # of what is no method's: readable on white and on dark
+SHOWN = "indexof(off, datum.method) < 0"
+PICKED = "picked === '' || picked === datum.method"
+
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
@@ -48,25 +58,10 @@ class Style:
 
         return alt.Scale(domain=list(labels), range=[self.colour[label] for label in labels])
 
-    def lines(
-        self, base: alt.Chart, kind: str, labels: Sequence[str], opacity: float, width: float
-    ) -> alt.Chart:
-        """The rows of one `kind`, a line for each method and seed; the legend picks a method."""
+    def dashes(self, labels: Sequence[str]) -> alt.Scale:
         import altair as alt
 
-        dashes = alt.Scale(domain=list(labels), range=[self.dash[label] for label in labels])
-        shown = alt.when(alt.Parameter("pick")).then(alt.value(opacity))
-        drawn: alt.Chart = (
-            base.transform_filter(f"datum.kind == '{kind}'")
-            .mark_line(aria=False, strokeWidth=width)
-            .encode(
-                color=alt.Color("method:N", scale=self.colours(labels), legend=legend(lines=True)),
-                strokeDash=alt.StrokeDash("method:N", scale=dashes, legend=legend(lines=True)),
-                detail="seed:N",
-                opacity=shown.otherwise(alt.value(opacity / 8)),
-            )
-        )
-        return drawn
+        return alt.Scale(domain=list(labels), range=[self.dash[label] for label in labels])
 
 
 def legend(lines: bool) -> alt.Legend:
@@ -83,27 +78,49 @@ def legend(lines: bool) -> alt.Legend:
     )
 
 
-def pick() -> alt.Parameter:
-    """A click on a method in the legend: the other methods fade."""
+def heading() -> alt.Header:
+    """What stands above a panel."""
     import altair as alt
 
-    return alt.selection_point(name="pick", fields=["method"], bind="legend")
+    return alt.Header(title=None, labelAnchor="start", labelFontSize=11, labelPadding=3)
 
 
-def spec(chart: alt.LayerChart | alt.FacetChart, title: str, description: str, height: int) -> Spec:
-    """The chart as Vega-Lite, as wide as its place on the page; `height` is in pixels."""
+def charted(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> alt.Chart:
+    """The rows of methods that are not hidden; one of the columns is `method`."""
+    import altair as alt
+
+    shown: alt.Chart = alt.Chart(data(columns, rows)).transform_filter(SHOWN)
+    return shown
+
+
+def faded(opacity: float = 1, test: str = PICKED) -> alt.Opacity:
+    """An opacity that falls to an eighth where another method is looked at."""
+    import altair as alt
+
+    picked = alt.when(test).then(alt.value(opacity))
+    return picked.otherwise(alt.Opacity(value=opacity / 8))
+
+
+def spec(
+    chart: alt.LayerChart | alt.FacetChart,
+    title: str,
+    description: str,
+    height: int | dict[str, int] | None,
+) -> Spec:
+    """The chart as Vega-Lite, as wide as its place on the page; `height` is in pixels.
+
+    `{"step": 24}` is 24 pixels a bar, however many are shown. A chart of panels, whose size the
+    panels say, has None.
+    """
     # as plain keys, for altair would copy and validate the whole chart anew for each of them; a
     # test validates every figure
     drawn: Spec = chart.to_dict(validate=False)
     del drawn["config"], drawn["$schema"]  # one configuration for all is given when they are drawn
-    drawn["params"] = [*drawn.get("params", []), {"name": "legend_columns", "value": 5}]
-    return drawn | {
-        "title": title,
-        "description": description,
-        "width": "container",
-        "height": height,
-        "autosize": {"type": "fit-x", "contains": "padding"},
-    }
+    drawn |= {"params": list(PARAMS), "title": title, "description": description}
+    if height is not None:
+        autosize = {"type": "fit-x", "contains": "padding"}
+        drawn |= {"width": "container", "height": height, "autosize": autosize}
+    return drawn
 
 
 def data(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> alt.InlineData:

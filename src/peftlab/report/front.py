@@ -1,0 +1,267 @@
+"""The figure of quality against cost, and the front: the rows that are best for what they cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from peftlab.naming import slug
+from peftlab.records.rows import known, mean, merit
+from peftlab.report.columns import Column
+from peftlab.report.scores import Cell
+from peftlab.report.style import GREY, SHOWN, Figure, Style, data, faded, heading, listed, spec
+from peftlab.report.text import count, metric, minutes, number, spread
+from peftlab.report.vega import SVG_WIDTH
+
+if TYPE_CHECKING:
+    import altair as alt
+
+COSTS = ("trained parameters", "peak MiB", "minutes a cell")
+PANEL = {"width": SVG_WIDTH // len(COSTS) - 30, "height": 220}  # pixels
+EDGE = 16  # pixels between the outermost points and the panel's edges
+FONT = 10  # pixels
+LETTER = 5.6  # pixels of one in a name, about
+NEAR = ((7, 0, "left"), (-7, 0, "right"), (0, -10, "center"), (0, 10, "center"))
+FAR = ((x * side, y) for x in (9, 20, 34, 50) for side in (1, -1) for y in range(-143, 144, 11))
+# where a name may stand, nearest first: pixels from its point to the right and down, and which of
+# its ends is there
+PLACES = (
+    *NEAR,
+    *((x, y, "left" if x > 0 else "right") for x, y in sorted(FAR, key=lambda at: math.hypot(*at))),
+)
+TICKS = (
+    "datum.value >= 1e6 ? format(datum.value / 1e6, '.3~r') + ' M' : datum.value >= 1e4 ?"
+    " format(datum.value / 1e3, '.3~r') + ' K' : format(datum.value, ',.3~r')"
+)  # parameters as in the table
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A method's score and one of its costs, both in words too."""
+
+    label: str
+    cost: float
+    quality: float
+    told_cost: str
+    told_score: str
+
+
+def front_figure(
+    column: Column, cells: Mapping[str, Cell], style: Style, conditions: str
+) -> Figure | None:
+    """Dev score against what was trained, memory and time; the front as a step line.
+
+    Memory and time are those of the table's first conditions, named `conditions`.
+    """
+    panels = {
+        name: [
+            point for label, cell in cells.items() for point in _point(label, name, cell, column)
+        ]
+        for name in COSTS
+    }
+    panels = {name: points for name, points in panels.items() if len(points) > 1}
+    if not panels:
+        return None
+    kept = {name: _front(points, column) for name, points in panels.items()}
+    alike = f" Memory and time of conditions {conditions} alone." if conditions else ""
+    rows = listed(f"by {name} {listed(one.label for one in best)}" for name, best in kept.items())
+    numbers = "; ".join(
+        f"by {name} {listed(f'{one.label} ({one.told_score} at {one.told_cost})' for one in best)}"
+        for name, best in kept.items()
+    )
+    title = f"{column.label}: quality against cost"
+    words = f"{column.metric} on dev against cost. Best for what they cost: {numbers}."
+    return Figure(
+        kind="front",
+        name=f"front-{slug(column.label)[:60]}",
+        title=title,
+        caption=f"Line: rows that no other beats in both, {rows}. Means over seeds: a difference"
+        f" within the noise counts too.{alike}",
+        alt=words,
+        spec=spec(_chart(panels, kept, column, style), title, words, None),
+    )
+
+
+def _point(label: str, name: str, cell: Cell, column: Column) -> Iterator[Point]:
+    """The method's point in the panel of that name, where it has one."""
+    alike = [cost.peak_mib.mean for cost in cell.costs if cost.under == 0]
+    seconds = mean(known(run.total_s for run in cell.runs if run.under == 0))
+    costs: dict[str, tuple[float | None, str]] = {
+        "trained parameters": (cell.n_trained, count(cell.n_trained)),
+        "peak MiB": (alike[0], number(alike[0])) if alike else (None, ""),
+        "minutes a cell": (minutes(seconds), number(minutes(seconds))),
+    }
+    cost, told = costs[name]
+    if cell.last.mean is not None and cost:  # a logarithmic axis has no 0
+        yield Point(label, cost, cell.last.mean, told, spread(cell.last, column))
+
+
+def _front(points: Sequence[Point], column: Column) -> list[Point]:
+    """The points on the front, the cheapest first."""
+    found = front([(point.cost, merit(column.metric, point.quality)) for point in points])
+    return sorted((points[index] for index in found), key=lambda point: point.cost)
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Which of the points (cost, quality) no other dominates: costs no more, is no worse, differs.
+
+    >>> front([(1, 0.5), (2, 0.7), (3, 0.6), (2, 0.7), (2, 0.6)])
+    [0, 1, 3]
+    """
+    return [
+        index
+        for index, point in enumerate(points)
+        if not any(
+            other != point and other[0] <= point[0] and other[1] >= point[1] for other in points
+        )
+    ]
+
+
+def _chart(
+    panels: Mapping[str, Sequence[Point]],
+    kept: Mapping[str, Sequence[Point]],
+    column: Column,
+    style: Style,
+) -> alt.FacetChart:
+    """A panel for each cost, all with one axis of scores."""
+    import altair as alt
+
+    low, high = _range([point.quality for points in panels.values() for point in points])
+    rows = [
+        (p.label, name, p.cost, p.quality, p.told_cost, p.told_score, int(p in kept[name]), *place)
+        for name, points in panels.items()
+        for p, place in zip(points, _places(points, kept[name], low, high), strict=True)
+    ]
+    columns = ("method", "cost", "x", "y", "told", "score", "front", "dx", "dy", "align")
+    x_axis = alt.Axis(labelExpr=TICKS, tickCount=4)
+    x_scale = alt.Scale(type="log", nice=False, padding=EDGE)
+    y_scale = alt.Scale(domain=[low, high], nice=False)
+    base = alt.Chart().encode(
+        x=alt.X("x:Q", title=None, scale=x_scale, axis=x_axis),
+        y=alt.Y("y:Q", title=f"{metric(column)} on dev", scale=y_scale),
+    )
+    labels = list(dict.fromkeys(str(row[0]) for row in rows))
+    chart: alt.FacetChart = (
+        alt.layer(_line(base), _threads(base), _dots(base, labels, column, style), _names(base))
+        .properties(**PANEL)
+        .facet(
+            facet=alt.Facet("cost:N", sort=list(panels), header=heading()),
+            columns=len(COSTS),
+            data=data(columns, rows),
+        )
+    )
+    shown: alt.FacetChart = chart.resolve_scale(x="independent").transform_filter(SHOWN)
+    return shown
+
+
+def _line(base: alt.Chart) -> alt.Chart:
+    """The best score at a cost. It is of no method: a pointer would take it for its first's."""
+    line = base.transform_filter("datum.front == 1").transform_calculate(method="''")
+    drawn: alt.Chart = line.mark_line(
+        aria=False, interpolate="step-after", color=GREY, strokeWidth=1.2, opacity=0.9
+    )
+    return drawn
+
+
+def _dots(base: alt.Chart, labels: Sequence[str], column: Column, style: Style) -> alt.Chart:
+    import altair as alt
+
+    dots: alt.Chart = base.mark_point(aria=False, filled=True)
+    return dots.encode(
+        color=alt.Color("method:N", scale=style.colours(labels), legend=None),
+        size=alt.when("datum.front == 1").then(alt.value(50)).otherwise(alt.value(25)),
+        opacity=faded(),
+        tooltip=[
+            alt.Tooltip("method:N"),
+            alt.Tooltip("score:N", title=f"{column.metric} on dev"),
+            alt.Tooltip("cost:N"),
+            alt.Tooltip("told:N", title="of"),
+        ],
+    )
+
+
+def _names(base: alt.Chart) -> alt.Chart:
+    import altair as alt
+
+    names: alt.Chart = base.mark_text(
+        aria=False,
+        fontSize=FONT,
+        dx=alt.ExprRef("+datum.dx"),
+        dy=alt.ExprRef("+datum.dy"),
+        align=alt.ExprRef("datum.align"),
+        fontWeight=alt.ExprRef("datum.front == 1 ? 'bold' : 'normal'"),
+    )
+    return names.encode(text="method:N", opacity=faded())
+
+
+def _threads(base: alt.Chart) -> alt.Chart:
+    """From a point to a name that does not stand right at it."""
+    import altair as alt
+
+    far = base.transform_filter("abs(datum.dx) + abs(datum.dy) > 10")
+    threads: alt.Chart = far.mark_rule(
+        aria=False,
+        color=GREY,
+        strokeWidth=0.7,
+        x2Offset=alt.ExprRef("+datum.dx"),
+        y2Offset=alt.ExprRef("+datum.dy"),
+    )
+    return threads.encode(x2="x:Q", y2="y:Q", opacity=faded())
+
+
+def _range(heights: Sequence[float]) -> tuple[float, float]:
+    """The axis of scores, with a width around a constant too."""
+    low, high = min(heights), max(heights)
+    margin = (high - low or 0.1) * EDGE / (PANEL["height"] - 2 * EDGE)
+    return low - margin, high + margin
+
+
+Place = tuple[int, int, str]
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+def _places(points: Sequence[Point], kept: Sequence[Point], low: float, high: float) -> list[Place]:
+    """Where each point's name stands: the first place that is free, those on the front first.
+
+    Found for the panels of a file; wider ones have more room.
+    """
+    logs = [math.log(point.cost) for point in points]
+    left, right = min(logs), max(logs)
+    across = (PANEL["width"] - 2 * EDGE) / (right - left or 1)
+    at = [
+        (
+            EDGE + across * (x - left) if right > left else PANEL["width"] / 2,
+            PANEL["height"] * (high - point.quality) / (high - low),
+        )
+        for x, point in zip(logs, points, strict=True)
+    ]
+    taken: list[Box] = [(x - 4, y - 4, x + 4, y + 4) for x, y in at]
+    places: dict[int, Place] = {}
+    for index in sorted(range(len(points)), key=lambda index: points[index] not in kept):
+        boxes = {place: _box(at[index], place, points[index].label) for place in PLACES}
+        others = taken[:index] + taken[index + 1 :]
+        places[index] = min(PLACES, key=lambda place: _hits(boxes[place], others))
+        taken.append(boxes[places[index]])
+    return [places[index] for index in range(len(points))]
+
+
+def _box(at: tuple[float, float], place: Place, label: str) -> Box:
+    """What a name covers there, in pixels of the panel."""
+    dx, dy, side = place
+    width = LETTER * len(label)
+    x, y = at[0] + dx, at[1] + dy
+    left = {"left": x, "right": x - width, "center": x - width / 2}[side]
+    return left, y - FONT / 2, left + width, y + FONT / 2
+
+
+def _hits(box: Box, others: Sequence[Box]) -> int:
+    """How many of the others it covers, or of the panel's edges."""
+    left, top, right, bottom = box
+    covered = sum(
+        left < other[2] and other[0] < right and top < other[3] and other[1] < bottom
+        for other in others
+    )
+    width, height = PANEL["width"], PANEL["height"]
+    return covered + (left < 0) + (right > width + EDGE) + (top < 0) + (bottom > height)
