@@ -1,0 +1,113 @@
+"use strict";
+// Figures: each is drawn when it comes near the view, and heeds what is chosen while it is there.
+
+const config = JSON.parse(document.getElementById("vega-config").textContent);
+const options = {
+  config,
+  mode: "vega-lite",
+  renderer: "svg",
+  actions: { export: { svg: true, png: true }, source: false, compiled: false, editor: false },
+};
+const charts = new Map([...document.querySelectorAll("figure")].map((figure) => [figure, {}]));
+
+const near = new IntersectionObserver(
+  (entries) => {
+    for (const { target, isIntersecting } of entries) {
+      const chart = charts.get(target);
+      chart.near = isIntersecting;
+      if (isIntersecting && !chart.begun) draw(target, chart);
+      else if (isIntersecting) tell(chart);
+    }
+  },
+  { rootMargin: "400px" },
+);
+
+function watchFigures() {
+  for (const figure of charts.keys()) near.observe(figure);
+  addEventListener("resize", () => charts.forEach(refit));
+  addEventListener("beforeprint", drawRestStill);
+}
+
+async function draw(figure, chart) {
+  const place = figure.querySelector(".chart");
+  chart.begun = true;
+  chart.width = place.clientWidth;
+  chart.spec = JSON.parse(figure.querySelector("script").textContent);
+  fit(chart.spec, chart.width);
+  try {
+    const { view } = await vegaEmbed(place, chart.spec, { ...options, downloadFileName: figure.id });
+    chart.view = view;
+    view.addEventListener("mouseover", (_, item) => glance(item?.datum?.method ?? ""));
+    view.addEventListener("click", (_, item) => item?.datum?.method && pick(item.datum.method));
+    place.addEventListener("mouseleave", () => glance(""));
+    addToMenu(figure, chart.spec);
+    tell(chart);
+  } catch (error) {
+    place.textContent = `This figure could not be drawn: ${error}`;
+  }
+}
+
+/** As many columns of legend entries, or of small plots, as the width takes. */
+function fit(spec, width) {
+  const columns = spec.params?.find((param) => param.name === "legend_columns");
+  if (columns) columns.value = Math.max(1, Math.floor((width - 60) / 105));
+  if (spec.facet && spec.spec) {
+    spec.facet.columns = spec.columns = Math.max(2, Math.floor(width / 170));
+    spec.spec.width = width / spec.facet.columns - 30;
+  }
+}
+
+/** Small plots don't follow the page's width by themselves. */
+function refit(chart, figure) {
+  const width = figure.querySelector(".chart").clientWidth;
+  if (!chart.spec?.facet || !width || width === chart.width) return;
+  chart.view?.finalize();
+  draw(figure, chart);
+}
+
+/** Give a drawn figure what is chosen; one far from the view is told when it comes near. */
+function tell(chart) {
+  if (!chart.view || !chart.near) return;
+  const signals = { off: hiddenMethods(), picked: choice.glanced || choice.picked };
+  for (const [name, value] of Object.entries(signals)) {
+    if (chart.spec.params?.some((param) => param.name === name)) chart.view.signal(name, value);
+  }
+  chart.view.runAsync();
+}
+
+function addToMenu(figure, spec) {
+  const menu = figure.querySelector("details");
+  menu.querySelector("summary").setAttribute("aria-label", `Save ${figure.id}`);
+  menu.querySelector("summary").removeAttribute("title");
+  const link = document.createElement("a");
+  link.textContent = "Save data as CSV";
+  link.download = `${figure.id}.csv`;
+  link.href = URL.createObjectURL(new Blob([csv(spec)], { type: "text/csv" }));
+  menu.querySelector(".vega-actions").append(link);
+}
+
+/** The data that lies in a spec; of several sets one below the other. */
+function csv(spec) {
+  const sets = [];
+  JSON.stringify(spec, (key, value) => {
+    if (key === "data" && value?.values) sets.push(value.values);
+    return value;
+  });
+  return sets.map((set) => (typeof set === "string" ? set : csvOf(set))).join("\n");
+}
+
+function csvOf(rows) {
+  const quoted = (value) => `"${String(value ?? "").replaceAll('"', '""')}"`;
+  const names = Object.keys(rows[0] ?? {});
+  return [names, ...rows.map((row) => names.map((name) => row[name]))]
+    .map((line) => line.map(quoted).join(","))
+    .join("\n");
+}
+
+/** Paper has no view to come near: what is not drawn yet is printed from its still picture. */
+function drawRestStill() {
+  for (const [figure, chart] of charts) {
+    const still = figure.querySelector("noscript").textContent;
+    if (!chart.begun && still.startsWith("<svg")) figure.querySelector(".chart").innerHTML = still;
+  }
+}

@@ -1,0 +1,8 @@
+listenToBar();
+makeTablesSortable();
+watchFigures();
+listenToRuns();
+listenToDisagreements();
+addEventListener("beforeprint", () => {
+  for (const details of document.querySelectorAll("main details")) details.open = true;
+});
