@@ -63,6 +63,12 @@ def test_training_is_asked_for_as_it_was(record):
     assert "--batch-size" not in found  # 32 is what it is by default
 
 
+def test_a_base_that_is_trained_is_asked_for_in_what_products_are_made_in(record):
+    held = [("fp32", "bf16"), ("nf4", "bf16"), ("fp32", "fp32")]
+    lines = [command(record(precision=base, training={"compute": c})) for base, c in held]
+    assert [options(line)["--precision"] for line in lines] == ["bf16", "nf4", "fp32"]
+
+
 def test_every_setting_of_a_training_has_an_option(record):
     for name, field in Training.model_fields.items():
         for value in ("x", 7, 0.5, not field.default, "bf16", "grouped", "cuda", "balanced"):

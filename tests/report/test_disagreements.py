@@ -19,7 +19,7 @@ def wrote(record, tmp_path):
         one = record(method, task, seed)
         part = one.task.model_copy(update={"n_dev": len(pairs)})
         lines = [
-            {"index": i, "label": label, "prediction": answer, "text": "a private sentence"}
+            {"index": i, "label": label, "prediction": answer, "text": "quoth the raven"}
             for i, (label, answer) in enumerate(pairs)
         ]
         path = tmp_path / f"{one.cell}.jsonl"

@@ -79,7 +79,7 @@ def _data(record: Record, suite: Mapping[str, Any]) -> list[str]:
 
 def _training(record: Record) -> list[str]:
     """An option for each setting that is not the same for every cell by default."""
-    given = {**record.training, "precision": record.precision}
+    given = {**record.training, "precision": _precision(record)}
     words: list[str] = []
     for name, field in Training.model_fields.items():
         value = given.get(name)
@@ -91,6 +91,15 @@ def _training(record: Record) -> list[str]:
         else:
             words += [f"--{option}", str(value)]
     return words
+
+
+def _precision(record: Record) -> str:
+    """What was asked for; a method that trains the base holds it in fp32 whatever that is."""
+    return (
+        record.precision
+        if record.precision == "nf4"
+        else record.training.get("compute", record.precision)
+    )
 
 
 def commands(records: Iterable[Record], suites: Sequence[Mapping[str, Any]]) -> dict[str, str]:

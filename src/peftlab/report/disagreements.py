@@ -6,6 +6,7 @@ Numbers and classes alone: the examples' texts may be private and are never put 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections import Counter
 from pathlib import Path
@@ -16,7 +17,7 @@ from peftlab.report.curves import rows
 from peftlab.report.scores import Cell, Table
 
 FIRST = ord("0")  # the character of class 0
-MOST_CLASSES = 75  # the last one's is z, so that no character needs escaping but the backslash
+MOST_CLASSES = 75  # whose characters end at z; more are numbers
 MOST_BYTES = 250_000  # of all tasks together: the page stays under 3 MB
 
 
@@ -38,10 +39,11 @@ def answers(table: Table, folder: Path) -> tuple[list[Answers], list[str]]:
     room = MOST_BYTES
     for index, column in enumerate(table.columns):
         cells = {row.label: cell for row in table.rows if (cell := row.cells[index]) and cell.runs}
-        size = column.n_dev * (len(cells) + 1) * (1 if column.kind == "classes" else 8)
-        if size > room or len(column.labels) > MOST_CLASSES:
+        one = _answers(column, cells, folder)
+        size = len(json.dumps(dataclasses.asdict(one))) if one else 0
+        if size > room:
             left_out.append(column.label)
-        elif one := _answers(column, cells, folder):
+        elif one:
             found.append(one)
             room -= size
     return found, left_out
@@ -70,10 +72,7 @@ def _pairs(path: Path, column: Column) -> list[tuple[float, float]]:
     """(label, prediction) of every dev example; empty where one is missing."""
     found = [(row.get("label"), row.get("prediction")) for row in rows(path)]
     pairs = [(a, b) for a, b in found if _is_number(a) and _is_number(b)]
-    whole = len(pairs) == len(found) == column.n_dev
-    if column.kind == "classes" and not all(0 <= x < MOST_CLASSES for pair in pairs for x in pair):
-        return []
-    return pairs if whole else []
+    return pairs if len(pairs) == len(found) == column.n_dev else []
 
 
 def _is_number(value: Any) -> bool:
@@ -81,6 +80,6 @@ def _is_number(value: Any) -> bool:
 
 
 def _packed(values: list[float], column: Column) -> str | list[float]:
-    if column.kind == "classes":
+    if column.kind == "classes" and len(column.labels) <= MOST_CLASSES:
         return "".join(chr(FIRST + int(value)) for value in values)
     return [float(f"{value:.4g}") for value in values]

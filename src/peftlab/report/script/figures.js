@@ -88,7 +88,7 @@ function addToMenu(figure, spec) {
 
 /** The data that lies in a spec; of several sets one below the other. */
 function csv(spec) {
-  const sets = [];
+  const sets = Object.values(spec.datasets ?? {});
   JSON.stringify(spec, (key, value) => {
     if (key === "data" && value?.values) sets.push(value.values);
     return value;
