@@ -293,6 +293,14 @@ def test_two_methods_answers_are_laid_side_by_side(page):
     assert SENTENCE not in page.content()
 
 
+def test_on_paper_it_is_small_and_whole(page, tmp_path):
+    page.wait_for_function("[...charts.values()].every(chart => chart.view)")
+    path = tmp_path / "page.pdf"
+    page.pdf(path=path, tagged=True)
+    assert path.stat().st_size < 5_000_000
+    assert page.locator("details[open] .verdicts").count() == 0  # as it was before
+
+
 def test_markup_in_names_stays_text(page):
     assert page.locator("img").count() == 0
     row = page.locator("#score-table tbody tr").nth(3)

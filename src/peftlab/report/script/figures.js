@@ -1,5 +1,5 @@
 "use strict";
-// Figures: each is drawn when it comes near the view, and heeds what is chosen while it is there.
+// Figures: those near the view are drawn first, and heed what is chosen while they are there.
 
 const config = JSON.parse(document.getElementById("vega-config").textContent);
 const options = {
@@ -26,14 +26,24 @@ function watchFigures() {
   for (const figure of charts.keys()) near.observe(figure);
   addEventListener("resize", () => charts.forEach(refit));
   addEventListener("beforeprint", drawRestStill);
+  whenIdle(drawNext);
+}
+
+const whenIdle = window.requestIdleCallback ?? ((run) => setTimeout(run, 50));
+
+/** One after the other, while there is nothing else to do: to be printed, or searched for a word. */
+async function drawNext() {
+  const next = [...charts].find(([figure, chart]) => !chart.begun && figure.offsetParent);
+  if (!next) return;
+  await draw(...next);
+  whenIdle(drawNext);
 }
 
 async function draw(figure, chart) {
   const place = figure.querySelector(".chart");
   chart.begun = true;
   chart.width = place.clientWidth;
-  chart.spec = JSON.parse(figure.querySelector("script").textContent);
-  fit(chart.spec, chart.width);
+  chart.spec = specOf(figure, chart.width);
   try {
     const { view } = await vegaEmbed(place, chart.spec, { ...options, downloadFileName: figure.id });
     chart.view = view;
@@ -47,14 +57,16 @@ async function draw(figure, chart) {
   }
 }
 
-/** As many columns of legend entries, or of small plots, as the width takes. */
-function fit(spec, width) {
+/** A figure's spec with as many columns of legend entries, or of small plots, as the width takes. */
+function specOf(figure, width) {
+  const spec = JSON.parse(figure.querySelector("script").textContent);
   const columns = spec.params?.find((param) => param.name === "legend_columns");
   if (columns) columns.value = Math.max(1, Math.floor((width - 60) / 105));
   if (spec.facet && spec.spec) {
     spec.facet.columns = spec.columns = Math.max(2, Math.floor(width / 170));
     spec.spec.width = width / spec.facet.columns - 30;
   }
+  return spec;
 }
 
 /** Small plots don't follow the page's width by themselves. */
@@ -68,11 +80,15 @@ function refit(chart, figure) {
 /** Give a drawn figure what is chosen; one far from the view is told when it comes near. */
 function tell(chart) {
   if (!chart.view || !chart.near) return;
+  signal(chart.view, chart.spec);
+  chart.view.runAsync();
+}
+
+function signal(view, spec) {
   const signals = { off: hiddenMethods(), picked: choice.glanced || choice.picked };
   for (const [name, value] of Object.entries(signals)) {
-    if (chart.spec.params?.some((param) => param.name === name)) chart.view.signal(name, value);
+    if (spec.params?.some((param) => param.name === name)) view.signal(name, value);
   }
-  chart.view.runAsync();
 }
 
 function addToMenu(figure, spec) {
@@ -104,10 +120,13 @@ function csvOf(rows) {
     .join("\n");
 }
 
-/** Paper has no view to come near: what is not drawn yet is printed from its still picture. */
+/** Paper has no view to come near and does not wait: what is not drawn yet is a still picture. */
 function drawRestStill() {
   for (const [figure, chart] of charts) {
     const still = figure.querySelector("noscript").textContent;
-    if (!chart.begun && still.startsWith("<svg")) figure.querySelector(".chart").innerHTML = still;
+    if (chart.begun) continue;
+    const place = figure.querySelector(".chart");
+    if (still.startsWith("<svg")) place.innerHTML = still;
+    else place.textContent = "Not drawn yet: print again in a few seconds.";
   }
 }

@@ -3,6 +3,16 @@ makeTablesSortable();
 watchFigures();
 listenToRuns();
 listenToDisagreements();
-addEventListener("beforeprint", () => {
-  for (const details of document.querySelectorAll("main details")) details.open = true;
-});
+openOnPaper();
+
+/** All but the tables of hundreds of lines, which are printed if they are open on the screen. */
+function openOnPaper() {
+  let opened = [];
+  addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("main section > details:not([open], .bulk)")];
+    for (const details of opened) details.open = true;
+  });
+  addEventListener("afterprint", () => {
+    for (const details of opened) details.open = false;
+  });
+}
