@@ -97,10 +97,14 @@ class Seen:
 
     def __init__(self, page):
         self.messages, self.requests = [], []
-        page.on("console", lambda message: self.messages.append(message.text))
+        page.on("console", self._hear)
         page.on("pageerror", lambda error: self.messages.append(str(error)))
         page.on("dialog", lambda dialog: (self.messages.append("alert"), dialog.dismiss()))
         page.on("request", lambda request: self.requests.append(request.url))
+
+    def _hear(self, message):
+        if message.type == "error":
+            self.messages.append(message.text)
 
 
 @pytest.fixture(scope="module")

@@ -33,11 +33,13 @@ from peftlab.report.scores import Row, Table, table
 from peftlab.report.style import Figure, Style
 
 KINDS = (
+    "front",
     "rate",
     "tuning",
     "trials",
     "rank",
     "score",
+    "second",
     "loss",
     "speed",
     "peak",

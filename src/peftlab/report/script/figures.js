@@ -63,8 +63,9 @@ function specOf(figure, width) {
   const columns = spec.params?.find((param) => param.name === "legend_columns");
   if (columns) columns.value = Math.max(1, Math.floor((width - 60) / 105));
   if (spec.facet && spec.spec) {
-    spec.facet.columns = spec.columns = Math.max(2, Math.floor(width / 170));
-    spec.spec.width = width / spec.facet.columns - 30;
+    const panels = spec.facet.sort?.length ?? Infinity;
+    spec.columns = Math.min(panels, Math.max(2, Math.floor(width / 170)));
+    spec.spec.width = width / spec.columns - 30;
   }
   return spec;
 }
