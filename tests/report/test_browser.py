@@ -202,9 +202,9 @@ def test_a_filter_and_a_tick_hide_rows_and_tell_the_figures(page):
     assert columns == 0 or columns % 10 == 0
     if has_signal(page, "off"):
         assert set(signal(page, "off", 'figure[id^="score-"]')) == set(ROWS) - set(rows_of(page))
-    page.get_by_role("button", name="None", exact=True).click()
+    page.get_by_role("button", name="None of the methods").click()
     assert rows_of(page) == []
-    page.get_by_role("button", name="All", exact=True).click()
+    page.get_by_role("button", name="All methods").click()
     page.get_by_label("Filter methods by name").fill("")
     assert rows_of(page) == ROWS
     assert "lora-v12" in rows_of(page, "table.verdicts")
@@ -276,6 +276,10 @@ def test_a_run_opens_with_the_command_that_repeats_it(page):
     assert "Example CPU" in told and "examples/s" in told and "cell-7" in told
     page.keyboard.press("Escape")
     assert not dialog.is_visible()
+    page.locator('[data-cell="cell-7"] button').click()
+    dialog.get_by_role("link", name="training loss").click()
+    assert not dialog.is_visible() and page.evaluate("choice.picked") == "full"
+    assert page.locator("#loss-mrpc").is_visible() and page.url.endswith("#loss-mrpc")
 
 
 def test_two_methods_answers_are_laid_side_by_side(page):

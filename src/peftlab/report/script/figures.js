@@ -82,7 +82,7 @@ function refit(chart, figure) {
 function tell(chart) {
   if (!chart.view || !chart.near) return;
   signal(chart.view, chart.spec);
-  chart.view.runAsync();
+  chart.view.resize().runAsync(); // fewer panels take less room
 }
 
 function signal(view, spec) {

@@ -1,6 +1,7 @@
 // Every run: its name in the table opens all that is known of it.
 
 const runs = JSON.parse(document.getElementById("runs-data").textContent);
+const OVER_TRAINING = /^(score|second|loss|memory)-/;
 
 function listenToRuns() {
   for (const name of document.querySelectorAll("[data-cell]")) {
@@ -40,9 +41,11 @@ function described(cell, run) {
     ["hides", run.hides],
     ["score", run.score],
     ["measured", measured(cell)],
+    ["curves", curves(run)],
     ...shared,
   ];
-  return parts.filter(([, value]) => value && Object.keys(value).length).flatMap(entry);
+  const isTold = (value) => value instanceof Node || Object.keys(value ?? {}).length;
+  return parts.filter(([, value]) => isTold(value)).flatMap(entry);
 }
 
 /** The numbers of the run's line in the table, by the names of their columns. */
@@ -54,10 +57,28 @@ function measured(cell) {
   return Object.fromEntries(numbers.map((pair) => pair.map((text) => text.replaceAll("\n", " "))));
 }
 
+/** Links to the figures that the run's line is in, where its method then stands out. */
+function curves(run) {
+  const links = document.createElement("span");
+  for (const figure of charts.keys()) {
+    if (figure.dataset.task !== run.task || !OVER_TRAINING.test(figure.id)) continue;
+    const link = document.createElement("a");
+    link.href = `#${figure.id}`;
+    link.textContent = figure.querySelector("b").textContent;
+    link.addEventListener("click", () => {
+      document.getElementById("run").close();
+      if (choice.picked !== run.method) pick(run.method);
+    });
+    links.append(link, " ");
+  }
+  return links;
+}
+
 function entry([name, value]) {
   const [term, told] = [document.createElement("dt"), document.createElement("dd")];
   term.textContent = name;
-  told.append(typeof value === "string" ? value : pairs(value));
+  const isPlain = typeof value === "string" || value instanceof Node;
+  told.append(isPlain ? value : pairs(value));
   return [term, told];
 }
 
