@@ -119,6 +119,7 @@ def test_every_figure_has_words_and_a_still_picture(page, source):
     figures = [attrs for tag, attrs in page.tags if tag == "figure"]
     assert len(figures) == 10
     assert all(attrs["role"] == "group" and attrs["aria-label"] for attrs in figures)
+    assert len({attrs["id"] for attrs in figures}) == 10  # each is drawn once
     assert source.count("<figcaption>") == 10
     assert source.count("<noscript><svg") == 10
 

@@ -1,10 +1,11 @@
-"""All figures of a report: up to nine small ones a task, as far as there is something to show."""
+"""All figures of a report: up to ten small ones a task, as far as there is something to show."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from peftlab.records.trials import Trial
@@ -14,6 +15,7 @@ from peftlab.report.lines import Line, loss_figure, memory_figure, score_figure
 from peftlab.report.ranks import rank_figure
 from peftlab.report.rates import progress_figure, rate_figure, tuning_figure
 from peftlab.report.scores import Table
+from peftlab.report.second import second_figure
 from peftlab.report.style import Figure, Style
 from peftlab.report.text import letter
 
@@ -45,6 +47,7 @@ def figures(table: Table, folder: Path, trials: Sequence[Trial] = ()) -> list[Fi
         limit = max(40, min(POINTS_A_LINE, share))
         found += [
             score_figure(column, lines, style),
+            second_figure(column, lines, partial(score_figure, lines=lines, style=style)),
             loss_figure(column, lines, style, limit),
             speed_figure(column, bars, style),
             memory_figure(column, lines, style, limit),
