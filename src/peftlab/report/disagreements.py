@@ -70,9 +70,9 @@ def _answers(column: Column, cells: dict[str, Cell], folder: Path) -> Answers | 
 
 def _pairs(path: Path, column: Column) -> list[tuple[float, float]]:
     """(label, prediction) of every dev example; empty where one is missing."""
-    found = [(row.get("label"), row.get("prediction")) for row in rows(path)]
-    pairs = [(a, b) for a, b in found if _is_number(a) and _is_number(b)]
-    return pairs if len(pairs) == len(found) == column.n_dev else []
+    pairs: list[tuple[Any, Any]] = [(row.get("label"), row.get("prediction")) for row in rows(path)]
+    whole = len(pairs) == column.n_dev and all(_is_number(x) for pair in pairs for x in pair)
+    return pairs if whole else []
 
 
 def _is_number(value: Any) -> bool:
