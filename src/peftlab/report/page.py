@@ -165,6 +165,7 @@ def page(
         "FOUR": FOUR,
         "four": _four(numbered, places, scores.columns),
         "static": {name: Markup(drawing) for name, drawing in _fitting(static).items()},
+        "has_files": bool(static),
         "config": vega.CONFIG,
         "style": Markup(_source("page.css")),
         "scripts": [Markup(bundle), Markup(script)],
