@@ -309,6 +309,13 @@ def test_on_paper_it_is_small_and_whole(page, tmp_path):
     assert page.locator("details[open] .verdicts").count() == 0  # as it was before
 
 
+def test_a_link_leads_to_its_section_while_figures_are_drawn(page):
+    page.locator("nav").get_by_role("link", name="Every run").click()
+    page.wait_for_function("[...charts.values()].every(chart => chart.view)")
+    top = page.locator("#seeds").bounding_box()["y"]
+    assert 0 < top < 450
+
+
 def test_markup_in_names_stays_text(page):
     assert page.locator("img").count() == 0
     row = page.locator("#score-table tbody tr").nth(3)
@@ -321,7 +328,10 @@ def test_contrast_and_labels_pass_axe(browser, out, scheme):
     page.goto((out / "report" / "index.html").as_uri())
     drawn(page, "speed")
     page.eval_on_selector_all("main details", "all => all.forEach(one => (one.open = true))")
+    page.locator("#choice li button").first.click()
     found = Axe().run(page).response["violations"]
+    page.locator("[data-cell] button").first.click()
+    found += Axe().run(page, context="#run").response["violations"]
     page.close()
     assert [(one["id"], one["nodes"][0]["html"][:200]) for one in found] == []
 

@@ -23,7 +23,10 @@ const near = new IntersectionObserver(
 );
 
 function watchFigures() {
-  for (const figure of charts.keys()) near.observe(figure);
+  for (const figure of charts.keys()) {
+    keepRoom(figure);
+    near.observe(figure);
+  }
   addEventListener("resize", () => charts.forEach(refit));
   addEventListener("beforeprint", drawRestStill);
   whenIdle(drawNext);
@@ -47,6 +50,7 @@ async function draw(figure, chart) {
   try {
     const { view } = await vegaEmbed(place, chart.spec, { ...options, downloadFileName: figure.id });
     chart.view = view;
+    place.style.minHeight = "";
     view.addEventListener("mouseover", (_, item) => glance(item?.datum?.method ?? ""));
     view.addEventListener("click", (_, item) => item?.datum?.method && pick(item.datum.method));
     place.addEventListener("mouseleave", () => glance(""));
@@ -55,6 +59,16 @@ async function draw(figure, chart) {
   } catch (error) {
     place.textContent = `This figure could not be drawn: ${error}`;
   }
+}
+
+/** About as much room as it will take, so that a link to what is below it leads there. */
+function keepRoom(figure) {
+  const place = figure.querySelector(".chart");
+  const spec = specOf(figure, place.clientWidth);
+  const { height } = spec.spec ?? spec;
+  const rows = spec.spec ? Math.ceil((spec.facet?.sort?.length ?? 1) / spec.columns) : 1;
+  const one = height?.step ? height.step * entries.length : height;
+  place.style.minHeight = `${rows * ((one || 250) + 18) + 50}px`;
 }
 
 /** A figure's spec with as many columns of legend entries, or of small plots, as the width takes. */
