@@ -13,7 +13,14 @@ from peftlab.records.store import lines_of
 from peftlab.records.verdicts import Question, compare_rows
 from peftlab.report import render_terminal, table
 from peftlab.report.page import build
-from peftlab.report.standing import advice, marks, matrices, told_marks
+from peftlab.report.standing import (
+    advice,
+    intervals,
+    marks,
+    matrices,
+    told_interval,
+    told_marks,
+)
 
 N = 400
 # right answers of seeds 0 to 2: vera is a tie with lora, full a little behind, head far
@@ -52,6 +59,30 @@ def records(tmp_path, record):
         for method, of in RIGHT.items()
         for seed, right in enumerate(of)
     ]
+
+
+def test_a_score_has_its_own_interval_where_all_its_predictions_are_there(tmp_path, records):
+    scores, comparison = table(records), compare_rows(records, [tmp_path])
+    known = intervals(scores, comparison)
+    assert known.keys() == {(row, 0) for row in RIGHT}
+    vera, full = known["vera", 0], known["full", 0]
+    assert (vera.mean, vera.n) == (pytest.approx(379 / N), 3) and 0.01 < vera.sd < full.sd
+    told = "mean ± half of its 95 % interval, over dev examples and seeds"
+    assert told_interval(scores, known) == told
+    del known["head", 0]
+    assert told_interval(scores, known).startswith(f"{told}; ± … sd, where")
+    assert told_interval(scores, {}) == ""
+
+
+def test_the_page_shows_the_interval_and_says_so(tmp_path, records):
+    (tmp_path / "predictions" / f"{records[-1].cell}.jsonl").unlink()
+    page = build(tmp_path, "demo", records, drawn=()).read_text(encoding="utf-8")
+    lora = intervals(table(records), compare_rows(records, [tmp_path]))["lora", 0]
+    shown = f'.950 <span class="sd">± {lora.sd:.3f}</span>'.replace("± 0", "± ")
+    assert lora.mean == pytest.approx(0.95) and shown in page
+    assert f'title="95 %: {lora.mean - lora.sd:.3f} to'.replace("0.", ".") in page
+    assert '<span class="sd">± .002</span><span class="sd"> sd</span>' in page  # of head
+    assert "mean ± half of its 95 % interval, over dev examples and seeds; ± … sd" in page
 
 
 def test_the_best_its_ties_and_what_is_not_shown_to_be_worse_are_marked(tmp_path, records):

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ByteSize, ConfigDict, TypeAdapter, ValidationErr
 from peftlab.errors import RequestError
 from peftlab.records.across import Improvement, Overall, improvements, overall
 from peftlab.records.noise import Noise, noise
+from peftlab.records.own import Own, own
 from peftlab.records.pairs import MARGIN, Verdict, verdicts
 from peftlab.records.recommend import Recommendation, recommend
 from peftlab.records.record import Record
@@ -59,6 +60,7 @@ class Comparison(BaseModel):
 
     Attributes:
         pairs: every pair of rows on every task.
+        own: how sure every row's own score on every task is.
         over_tasks: every row over all tasks; empty with fewer than two tasks.
         improvement: how likely a run of one row beats one of another; likewise.
         noise: every row against itself, on every task.
@@ -71,6 +73,7 @@ class Comparison(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     pairs: list[Verdict]
+    own: list[Own]
     over_tasks: list[Overall]
     improvement: list[Improvement]
     noise: list[Noise]
@@ -98,6 +101,7 @@ def compare_rows(
     against_itself = noise(found)
     return Comparison(
         pairs=[verdict for of_task in pairs.values() for verdict in of_task],
+        own=own(found),
         over_tasks=overall(found, pairs),
         improvement=improvements(found),
         noise=against_itself,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from peftlab.records.trials import Trial
@@ -16,6 +17,7 @@ from peftlab.report.panels import MANY, PANEL_POINTS
 from peftlab.report.ranks import rank_figure
 from peftlab.report.rates import progress_figure, rate_figure, tuning_figure
 from peftlab.report.scores import Table
+from peftlab.report.second import second_figure
 from peftlab.report.style import Figure, Style
 from peftlab.report.text import letter
 
@@ -49,6 +51,11 @@ def figures(table: Table, folder: Path, trials: Sequence[Trial] = ()) -> list[Fi
         limit = max(40, min(most, share))
         found += [
             score_figure(column, lines, style, limit),
+            second_figure(
+                column,
+                lines,
+                partial(score_figure, lines=lines, style=style, limit=limit),
+            ),
             loss_figure(column, lines, style, limit),
             speed_figure(column, bars, style),
             memory_figure(column, lines, style, limit),

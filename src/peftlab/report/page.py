@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import functools
 import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 from markupsafe import Markup
 
 from peftlab.atomic import replace_file, write
+from peftlab.errors import RequestError
 from peftlab.records.record import Environment, Record
-from peftlab.records.store import rounds
+from peftlab.records.store import Store, rounds
 from peftlab.records.trials import read_trials
 from peftlab.records.verdicts import Comparison, compare_rows
 from peftlab.report import standing, text, vega
 from peftlab.report.columns import Column
+from peftlab.report.command import commands
 from peftlab.report.confusion import Confusion, confusions
+from peftlab.report.disagreements import Answers, answers
 from peftlab.report.figures import figures
+from peftlab.report.runs import runs
 from peftlab.report.scores import Row, Table, table
-from peftlab.report.style import Figure
+from peftlab.report.style import Figure, Style
 
 KINDS = (
     "front",
@@ -34,12 +39,21 @@ KINDS = (
     "trials",
     "rank",
     "score",
+    "second",
     "loss",
     "speed",
     "peak",
     "memory",
 )  # of figures, in the page's order
+FOUR = {
+    "score": "score over training",
+    "second": "second metric over training",
+    "speed": "training speed",
+    "memory": "memory over training",
+}  # figures of the founding report, by kind
 SOURCES = Path(__file__).parent
+SCRIPTS = ("figures", "choice", "tables", "runs", "disagreements", "page")  # the last one begins
+STILLS_BYTES = 700_000  # of the figures as SVG in the page, for readers without JavaScript
 
 
 def build(
@@ -53,15 +67,19 @@ def build(
 
     `comparison` says which rows are better; without one it is found from the same.
     `drawn` says as what files to draw every figure too, svg and pdf; as SVG they are also in the
-    page, for readers without JavaScript.
+    page, for readers without JavaScript, as far as it stays small.
     """
     folder = out / "report"
     scores = table(records, rounds(out))
     comparison = comparison or compare_rows(records, [out])
     shown = figures(scores, out / "curves", read_trials(out / "tuning"))
     static = {figure.name: vega.svg(figure.spec) for figure in shown} if "svg" in drawn else {}
-    mistaken = confusions(scores, out / "predictions")
-    html = page(suite, scores, comparison, records, mistaken, shown, static, vega.bundle())
+    extras = Extras(
+        mistaken=confusions(scores, out / "predictions"),
+        answers=answers(scores, out / "predictions"),
+        commands=commands(records, _suites(out)),
+    )
+    html = page(suite, scores, comparison, records, extras, shown, static, vega.bundle())
     if "svg" in drawn:
         encoded = {name: drawing.encode() for name, drawing in static.items()}
         _write_figures(folder / "figures", encoded, "svg")
@@ -74,12 +92,34 @@ def build(
     return folder / "index.html"
 
 
+class Extras(NamedTuple):
+    """What of the page is not from the records.
+
+    Attributes:
+        mistaken: the confusion matrices of each task.
+        answers: of every row, and the tasks whose answers don't fit.
+        commands: by cell, the command line that runs it again.
+    """
+
+    mistaken: Sequence[tuple[Column, list[Confusion]]] = ()
+    answers: tuple[list[Answers], list[str]] = ([], [])
+    commands: Mapping[str, str] = {}
+
+
+def _suites(out: Path) -> list[dict[str, Any]]:
+    """What was asked of the folder; nothing where that can't be read: its records can."""
+    try:
+        return Store(out).suites()
+    except RequestError:
+        return []
+
+
 def page(
     suite: str,
     scores: Table,
     comparison: Comparison,
     records: Sequence[Record],
-    mistaken: Sequence[tuple[Column, list[Confusion]]],
+    extras: Extras,
     drawn: Sequence[Figure],
     static: dict[str, str],
     bundle: str,
@@ -87,7 +127,9 @@ def page(
     """The whole page. Names from outside are text in it, never markup and never script."""
     ordered = sorted(drawn, key=lambda figure: KINDS.index(figure.kind))
     numbered = list(enumerate(ordered, start=1))
-    script = _source("page.js")
+    script = "\n".join(_source(f"script/{name}.js") for name in SCRIPTS)
+    places = _tasks(drawn, scores.columns)
+    known = standing.intervals(scores, comparison)
     # the HTML parser must not see the end of the script inside it
     bundle = re.sub(r"</(?=script)", r"<\\/", bundle, flags=re.IGNORECASE)
     context: dict[str, Any] = {
@@ -98,6 +140,8 @@ def page(
         "marks": standing.marks(scores, comparison),
         "told_marks": standing.told_marks(comparison),
         "noise": standing.told_noise(comparison),
+        "intervals": known,
+        "told_interval": standing.told_interval(scores, known),
         "matrices": standing.matrices(scores, comparison),
         "models": {
             model: sorted({record.precision for record in records if record.model == model})
@@ -108,12 +152,20 @@ def page(
         "ranks": sorted(
             {rank for *_, cell in text.by_rank(scores) for rank in cell.by_rank}, key=int
         ),
-        "confusions": mistaken,
+        "confusions": extras.mistaken,
+        "answers": [dataclasses.asdict(one) for one in extras.answers[0]],
+        "left_out": extras.answers[1],
+        "runs": runs(scores, records, extras.commands),
+        "colours": Style([row.label for row in scores.rows]).colour,
         "environments": _environments(records),
         "memory_how": sorted({record.memory.how for record in records if record.memory}),
         "kinds": KINDS,
         "figures": {kind: [f for f in numbered if f[1].kind == kind] for kind in KINDS},
-        "static": {name: Markup(drawing) for name, drawing in static.items()},
+        "task_of": places,
+        "FOUR": FOUR,
+        "four": _four(numbered, places, scores.columns),
+        "static": {name: Markup(drawing) for name, drawing in _fitting(static).items()},
+        "has_files": bool(static),
         "config": vega.CONFIG,
         "style": Markup(_source("page.css")),
         "scripts": [Markup(bundle), Markup(script)],
@@ -135,6 +187,7 @@ def _environment() -> jinja2.Environment:
         text.score,
         text.fraction,
         text.spread,
+        text.interval,
         text.metric,
         text.number,
         text.count,
@@ -159,6 +212,36 @@ def _environment() -> jinja2.Environment:
     made.filters["own_training"] = _own_training
     made.filters["untitled"] = lambda spec: {**spec, "title": None}  # its title is HTML here
     return made
+
+
+def _tasks(drawn: Iterable[Figure], columns: Iterable[Column]) -> dict[str, str]:
+    """By figure, the task that it is of: the one that its title begins with."""
+    names = sorted((column.label for column in columns), key=len, reverse=True)
+    return {
+        figure.name: name
+        for figure in drawn
+        if (name := next((one for one in names if figure.title.startswith(f"{one}:")), None))
+    }
+
+
+Numbered = tuple[int, Figure]
+
+
+def _four(
+    numbered: Sequence[Numbered], places: Mapping[str, str], columns: Iterable[Column]
+) -> dict[str, dict[str, list[Numbered]]]:
+    """The founding report's figures, by task and kind; empty where there is none of them."""
+    found = {column.label: {kind: list[Numbered]() for kind in FOUR} for column in columns}
+    for number, figure in numbered:
+        if figure.kind in FOUR and figure.name in places:
+            found[places[figure.name]][figure.kind].append((number, figure))
+    return found if any(any(kinds.values()) for kinds in found.values()) else {}
+
+
+def _fitting(static: Mapping[str, str]) -> dict[str, str]:
+    """All the still pictures, or none where they would make the page large."""
+    size = sum(len(drawing) for drawing in static.values())
+    return dict(static) if size <= STILLS_BYTES else {}
 
 
 def _source(name: str) -> str:

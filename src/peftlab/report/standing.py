@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from peftlab.naming import duration
+from peftlab.records.crossed import FEWEST
 from peftlab.records.pairs import Verdict, against
 from peftlab.records.recommend import AgainstBest, Recommendation
 from peftlab.records.rows import ERRORS, merit
 from peftlab.records.verdicts import Comparison
 from peftlab.report.columns import Column
 from peftlab.report.scores import Table
+from peftlab.report.spread import Spread
 from peftlab.report.style import listed
 from peftlab.report.text import count, fraction, number, score
 
@@ -60,6 +62,37 @@ def _mark(pairs: Sequence[Verdict], row: str, first: str) -> str:
     if verdict.verdict == "tie":
         return TIE
     return WORSE if verdict.verdict == "worse" else UNCLEAR
+
+
+def intervals(table: Table, comparison: Comparison) -> dict[tuple[str, int], Spread]:
+    """By row and number of the column: the mean ± half of its 95 % interval, where that is known.
+
+    It is where the predictions of every run that the mean is of are there.
+    """
+    places = {(one.task, one.metric, one.sha256): i for i, one in enumerate(table.columns)}
+    return {
+        (one.row, places[key]): Spread(one.mean, one.high - one.mean, one.n_seeds)
+        for one in comparison.own
+        if (key := (one.task, one.metric, one.sha256)) in places
+    }
+
+
+def told_interval(table: Table, known: Mapping[tuple[str, int], Spread]) -> str:
+    """What the ± of the scores is, in words; empty where it is the sd over seeds everywhere."""
+    if not known:
+        return ""
+    seeds = {one.n >= FEWEST for one in known.values()}
+    over = "dev examples and seeds" if seeds == {True} else "dev examples alone"
+    if len(seeds) > 1:
+        over = f"dev examples and, from {FEWEST} seeds on, seeds"
+    scored = {
+        (row.label, i)
+        for row in table.rows
+        for i, cell in enumerate(row.cells)
+        if cell and cell.last.n
+    }
+    rest = "" if scored <= known.keys() else "; ± … sd, where predictions lack, the sd over seeds"
+    return f"mean ± half of its 95 % interval, over {over}{rest}"
 
 
 class Square(NamedTuple):

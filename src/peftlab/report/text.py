@@ -43,6 +43,18 @@ def spread(score: Spread, column: Column) -> str:
     return f"{fraction(score.mean)} ± {deviation(score.sd)}"
 
 
+def interval(sure: Spread, cell: Cell, column: Column) -> str:
+    """The 95 % interval whose half is `sure.sd`, and the sd over seeds, as a line."""
+    assert sure.mean is not None and sure.sd is not None
+    ends = [score(sure.mean + sign * sure.sd, column) for sign in (-1, 1)]
+    sd = (
+        ""
+        if cell.last.sd is None
+        else f"; sd over {cell.last.n} seeds {score(cell.last.sd, column)}"
+    )
+    return f"95 %: {ends[0]} to {ends[1]}{sd}"
+
+
 def deviation(sd: float) -> str:
     """A standard deviation; one that rounds to nothing is still not nothing.
 

@@ -1,0 +1,60 @@
+"""How sure each row's own score on a task is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict
+
+from peftlab.records.rows import TaskKey
+from peftlab.records.table import Column, Runs
+
+
+class Own(BaseModel):
+    """The mean score of a row on one task, and its 95 % interval.
+
+    Attributes:
+        mean: over seeds, of the main metric.
+        low: lower end; over seeds and dev examples, below three seeds over dev examples alone.
+        high: upper end.
+        n_seeds: of the mean.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: str
+    metric: str
+    sha256: str  # of the examples
+    row: str
+    mean: float
+    low: float
+    high: float
+    n_seeds: int
+
+
+def own(columns: Mapping[TaskKey, Column]) -> list[Own]:
+    """Of every row on every task where the predictions of all its scored runs are there."""
+    return [
+        found
+        for key, column in columns.items()
+        for row, runs in column.items()
+        if (found := _own(key, row, runs)) is not None
+    ]
+
+
+def _own(key: TaskKey, row: str, runs: Runs) -> Own | None:
+    crossed = runs.crossed()
+    if crossed is None or len(runs.predicted) < len(runs.by_seed):
+        return None
+    low, high = crossed.interval()
+    task, metric, sha256 = key
+    return Own(
+        task=task,
+        metric=metric,
+        sha256=sha256,
+        row=row,
+        mean=float(crossed.mean),
+        low=float(low),
+        high=float(high),
+        n_seeds=crossed.n_seeds,
+    )

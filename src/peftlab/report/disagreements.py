@@ -1,0 +1,85 @@
+"""What each row answered to each dev example of a task, packed for the page.
+
+Numbers and classes alone: the examples' texts may be private and are never put on a page.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from peftlab.report.columns import Column
+from peftlab.report.curves import rows
+from peftlab.report.scores import Cell, Table
+
+FIRST = ord("0")  # the character of class 0
+MOST_CLASSES = 75  # whose characters end at z; more are numbers
+MOST_BYTES = 250_000  # of all tasks together: the page stays under 3 MB
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """Of one task, by one seed of each row: a character or a number for each example."""
+
+    task: str
+    kind: str
+    seed: int
+    labels: str | list[float]
+    by_row: dict[str, str | list[float]]
+
+
+def answers(table: Table, folder: Path) -> tuple[list[Answers], list[str]]:
+    """The answers of each task with two rows that can be compared; and the tasks that don't fit."""
+    found: list[Answers] = []
+    left_out: list[str] = []
+    room = MOST_BYTES
+    for index, column in enumerate(table.columns):
+        cells = {row.label: cell for row in table.rows if (cell := row.cells[index]) and cell.runs}
+        one = _answers(column, cells, folder)
+        size = len(json.dumps(dataclasses.asdict(one))) if one else 0
+        if size > room:
+            left_out.append(column.label)
+        elif one:
+            found.append(one)
+            room -= size
+    return found, left_out
+
+
+def _answers(column: Column, cells: dict[str, Cell], folder: Path) -> Answers | None:
+    """By the lowest of the seeds that most rows have."""
+    seeds = Counter(run.seed for cell in cells.values() for run in cell.runs)
+    seed = min(seeds, key=lambda one: (-seeds[one], one), default=None)
+    names = {
+        label: run.cell for label, cell in cells.items() for run in cell.runs if run.seed == seed
+    }
+    read = {label: _pairs(folder / f"{cell}.jsonl", column) for label, cell in names.items()}
+    labels = next(([label for label, _ in pairs] for pairs in read.values() if pairs), [])
+    by_row = {
+        row: _packed([answer for _, answer in pairs], column)
+        for row, pairs in read.items()
+        if pairs and [label for label, _ in pairs] == labels
+    }
+    if seed is None or len(by_row) < 2:
+        return None
+    return Answers(column.label, column.kind, seed, _packed(labels, column), by_row)
+
+
+def _pairs(path: Path, column: Column) -> list[tuple[float, float]]:
+    """(label, prediction) of every dev example; empty where one is missing."""
+    pairs: list[tuple[Any, Any]] = [(row.get("label"), row.get("prediction")) for row in rows(path)]
+    whole = len(pairs) == column.n_dev and all(_is_number(x) for pair in pairs for x in pair)
+    return pairs if whole else []
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _packed(values: list[float], column: Column) -> str | list[float]:
+    if column.kind == "classes" and len(column.labels) <= MOST_CLASSES:
+        return "".join(chr(FIRST + int(value)) for value in values)
+    return [float(f"{value:.4g}") for value in values]

@@ -1,0 +1,98 @@
+// What is looked at: methods and tasks that are shown, and the one method that stands out. It holds
+// for every figure and every table.
+
+const choice = { off: new Set(), words: "", picked: "", glanced: "", tasksOff: new Set() };
+const bar = document.getElementById("choice");
+const entries = [...bar.querySelectorAll("[data-method]")];
+
+const methodOf = (element) => element.dataset.method;
+const isFiltered = (method) => !method.toLowerCase().includes(choice.words);
+const hiddenMethods = () =>
+  entries.map(methodOf).filter((method) => choice.off.has(method) || isFiltered(method));
+
+function listenToBar() {
+  bar.hidden = false;
+  for (const entry of entries) {
+    const method = methodOf(entry);
+    const box = entry.querySelector("input");
+    box.addEventListener("change", () => turn(choice.off, method, !box.checked));
+    entry.querySelector("button").addEventListener("click", () => pick(method));
+  }
+  for (const box of bar.querySelectorAll("[name=task]")) {
+    box.addEventListener("change", () => turn(choice.tasksOff, box.value, !box.checked));
+  }
+  bar.querySelector("[type=search]").addEventListener("input", ({ target }) => {
+    choice.words = target.value.trim().toLowerCase();
+    show();
+  });
+  bar.querySelector("#every").addEventListener("click", () => setAll(true));
+  bar.querySelector("#no").addEventListener("click", () => setAll(false));
+}
+
+function turn(set, name, isIn) {
+  if (isIn) set.add(name);
+  else set.delete(name);
+  show();
+}
+
+/** Show all methods that the filter lets through, or none of them. */
+function setAll(isShown) {
+  for (const entry of entries.filter((one) => !isFiltered(methodOf(one)))) {
+    entry.querySelector("input").checked = isShown;
+    if (isShown) choice.off.delete(methodOf(entry));
+    else choice.off.add(methodOf(entry));
+  }
+  show();
+}
+
+/** Let a method stand out, until it is picked again. */
+function pick(method) {
+  choice.picked = choice.picked === method ? "" : method;
+  markPicked();
+  charts.forEach(tell);
+}
+
+/** Let the method below the pointer stand out, while it is there. */
+function glance(method) {
+  if (choice.glanced === method) return;
+  choice.glanced = method;
+  charts.forEach(tell);
+}
+
+function markPicked() {
+  for (const entry of entries) {
+    entry.querySelector("button").setAttribute("aria-pressed", methodOf(entry) === choice.picked);
+  }
+  for (const row of document.querySelectorAll("tr[data-method]")) {
+    row.classList.toggle("picked", methodOf(row) === choice.picked);
+  }
+}
+
+function show() {
+  const off = new Set(hiddenMethods());
+  for (const element of document.querySelectorAll("main [data-method]")) {
+    element.hidden = off.has(methodOf(element));
+  }
+  for (const element of document.querySelectorAll("main [data-task]")) {
+    element.hidden = choice.tasksOff.has(element.dataset.task);
+  }
+  for (const table of document.querySelectorAll("table[data-columns]")) hideColumns(table);
+  for (const entry of entries) entry.hidden = isFiltered(methodOf(entry));
+  bar.querySelector("output").textContent = `${entries.length - off.size} of ${entries.length}`;
+  charts.forEach(tell);
+}
+
+/** Every cell below a head that is hidden. */
+function hideColumns(table) {
+  const heads = [...table.tHead.rows].at(-1).cells;
+  const hidden = [...heads].map((head) => head.hidden);
+  for (const row of [...table.tBodies].flatMap((body) => [...body.rows])) {
+    if (row.cells.length < heads.length) continue;
+    for (const [index, cell] of [...row.cells].entries()) cell.hidden = hidden[index];
+  }
+  for (const group of table.tHead.querySelectorAll("[data-over]")) {
+    const left = [...heads].filter((head) => head.dataset.task && !head.hidden).length;
+    group.colSpan = Math.max(1, left);
+    group.hidden = left === 0;
+  }
+}

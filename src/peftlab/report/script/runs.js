@@ -1,0 +1,107 @@
+// Every run: its name in the table opens all that is known of it.
+
+const runs = JSON.parse(document.getElementById("runs-data").textContent);
+const OVER_TRAINING = /^(score|second|loss|memory)-/;
+
+function listenToRuns() {
+  for (const name of document.querySelectorAll("[data-cell]")) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.setAttribute("aria-haspopup", "dialog");
+    button.append(...name.childNodes);
+    button.addEventListener("click", () => openRun(name.dataset.cell));
+    name.append(button);
+  }
+  const command = document.querySelector("#run .command");
+  command.querySelector("button").addEventListener("click", () => copy(command));
+}
+
+function openRun(cell) {
+  const run = runs.cells[cell];
+  const dialog = document.getElementById("run");
+  dialog.querySelector("h3").textContent = `${run.method} on ${run.task}, seed ${run.seed}`;
+  const command = dialog.querySelector(".command");
+  command.hidden = !run.command;
+  command.querySelector("code").textContent = commandOf(run);
+  command.querySelector("button").textContent = "Copy";
+  dialog.querySelector(".no-command").hidden = Boolean(run.command);
+  dialog.querySelector("dl").replaceChildren(...described(cell, run));
+  dialog.showModal();
+}
+
+function commandOf(run) {
+  return (run.command ?? []).map((place) => runs.shared[place]).join(`--seeds ${run.seed} `);
+}
+
+function described(cell, run) {
+  const shared = Object.entries(run.at).map(([name, place]) => [name, runs.shared[place]]);
+  const parts = [
+    ["cell", cell],
+    ["failed", run.failed],
+    ["hides", run.hides],
+    ["score", run.score],
+    ["measured", measured(cell)],
+    ["curves", curves(run)],
+    ...shared,
+  ];
+  const isTold = (value) => value instanceof Node || Object.keys(value ?? {}).length;
+  return parts.filter(([, value]) => isTold(value)).flatMap(entry);
+}
+
+/** The numbers of the run's line in the table, by the names of their columns. */
+function measured(cell) {
+  const row = document.querySelector(`tr [data-cell="${CSS.escape(cell)}"]`)?.closest("tr");
+  if (!row) return null;
+  const heads = row.closest("table").tHead.rows[0].cells;
+  const numbers = [...row.cells].slice(2).map((one) => [heads[one.cellIndex].innerText, one.innerText]);
+  return Object.fromEntries(numbers.map((pair) => pair.map((text) => text.replaceAll("\n", " "))));
+}
+
+/** Links to the figures that the run's line is in, where its method then stands out. */
+function curves(run) {
+  const links = document.createElement("span");
+  for (const figure of charts.keys()) {
+    if (figure.dataset.task !== run.task || !OVER_TRAINING.test(figure.id)) continue;
+    const link = document.createElement("a");
+    link.href = `#${figure.id}`;
+    link.textContent = figure.querySelector("b").textContent;
+    link.addEventListener("click", () => {
+      document.getElementById("run").close();
+      if (choice.picked !== run.method) pick(run.method);
+    });
+    links.append(link, " ");
+  }
+  return links;
+}
+
+function entry([name, value]) {
+  const [term, told] = [document.createElement("dt"), document.createElement("dd")];
+  term.textContent = name;
+  const isPlain = typeof value === "string" || value instanceof Node;
+  told.append(isPlain ? value : pairs(value));
+  return [term, told];
+}
+
+function pairs(values) {
+  const list = document.createElement("ul");
+  list.className = "pairs";
+  for (const [name, value] of Object.entries(values)) {
+    const [item, bold] = [document.createElement("li"), document.createElement("b")];
+    bold.textContent = name;
+    item.append(bold, " ", String(value));
+    list.append(item);
+  }
+  return list;
+}
+
+/** Pages from a disk may not be let near the clipboard: then the text is selected, to be copied. */
+async function copy(command) {
+  const [code, button] = [command.querySelector("code"), command.querySelector("button")];
+  try {
+    await navigator.clipboard.writeText(code.textContent);
+    button.textContent = "Copied";
+  } catch {
+    getSelection().selectAllChildren(code);
+    button.textContent = "Selected";
+  }
+}
