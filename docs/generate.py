@@ -2,32 +2,42 @@
 
 docs/cli.md               every command and option, read from the live command line
 docs/methods/README.md    every method, read from the registry
+docs/python.md            every public name, read from its signature and docstring
 docs/which.md             its tables, read from results/
 """
 
 from __future__ import annotations
 
+import inspect
+import re
 import statistics
 import sys
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import typer
 from scipy.stats import ttest_1samp
 
+import peftlab
 from peftlab.api import listings
+from peftlab.api.fit import Fitted
+from peftlab.api.plan import Plan
+from peftlab.api.reproduce import Reproduction
 from peftlab.cli import app
 from peftlab.methods import METHODS
 from peftlab.records.record import Record
+from peftlab.records.verdicts import Comparison
+from peftlab.settings import Training
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "results"
 sys.path.append(str(DOCS.parent / "experiments"))
 from defaults import Score, choose, mean, standard_error  # noqa: E402  # the protocol's own rule
 
+RETURNED = (Record, Comparison, Plan, Fitted, Reproduction)
 NOTE = "<!-- written by docs/generate.py from the code; `make docs` writes it anew -->"
 
 
@@ -79,6 +89,87 @@ def methods_page() -> str:
         lines.append(f"| [{name}]({name}.md) | {' | '.join([*cells, *rates])} |")
     lines += ["", "A method of your own is a class of some twenty lines: [own.md](own.md)."]
     return "\n".join(lines) + "\n"
+
+
+def python_page() -> str:
+    """The reference of what `import peftlab` gives."""
+    lines = ["# Python", "", NOTE, ""]
+    lines += [
+        "What `import peftlab` gives; all else may change. Nothing heavy is imported before its "
+        f"first use. Beside what follows, each method is a class: {_classes()}. Its fields are the "
+        "settings of its [card](methods/README.md).",
+        "",
+    ]
+    for name in peftlab.__all__[1:]:  # the first is the version
+        lines += _public(name, getattr(peftlab, name))
+    lines += ["## What comes back", ""]
+    for kind in RETURNED:
+        lines += [f"### {kind.__name__}", "", *_sections(kind), ""]
+        if "Attributes:" not in str(kind.__doc__):
+            lines += [f"Its fields are {_names(inspect.get_annotations(kind))}.", ""]
+    lines += ["## Settings of a training", ""]
+    lines += ["What `**training` takes, and a suite file's table `training`.", ""]
+    lines += ["| setting | default | meaning |", "|---|---|---|"]
+    for name, field in Training.model_fields.items():
+        lines.append(f"| `{name}` | `{field.default}` | {field.description} |")
+    return "\n".join(lines) + "\n"
+
+
+def _classes() -> str:
+    classes = sorted((method.__name__, name) for name, method in METHODS.items())
+    return ", ".join(f"[`{kind}`](methods/{name}.md)" for kind, name in classes)
+
+
+def _public(name: str, thing: Any) -> list[str]:
+    lines = [f"## peftlab.{name}", ""]
+    if not inspect.isclass(thing) or name == "Task":
+        lines += ["```python", _signature(name, thing), "```", ""]
+    lines += [*_sections(thing), ""]
+    if methods := _methods(thing) if inspect.isclass(thing) else []:
+        lines += ["**Methods**", "", *methods, ""]
+    return lines
+
+
+def _methods(kind: type) -> list[str]:
+    """The class's own, its properties among them, with the first line of what they say."""
+    found = {name: getattr(kind, name) for name in vars(kind) if not name.startswith("_")}
+    told = {
+        name: inspect.getdoc(value)
+        for name, value in found.items()
+        if inspect.isroutine(value) or isinstance(value, property)
+    }
+    return [f"- `{name}`: {text.splitlines()[0]}" for name, text in told.items() if text]
+
+
+def _signature(name: str, thing: Any) -> str:
+    """As written: a parameter a line."""
+    signature = inspect.signature(thing)
+    parts = []
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY and "*" not in parts:
+            parts += ["*"]
+        default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
+        star = "**" if parameter.kind is parameter.VAR_KEYWORD else ""
+        parts.append(f"{star}{parameter.name}: {parameter.annotation}{default}")
+    end = f") -> {signature.return_annotation}"
+    return "\n".join([f"{name}(", *(f"    {part}," for part in parts), end])
+
+
+def _sections(thing: Any) -> list[str]:
+    """A docstring as Markdown: a section's entries are a list."""
+    lines: list[str] = []
+    entries = False
+    for line in str(inspect.getdoc(thing)).splitlines():
+        section = re.fullmatch(r"(Args|Attributes|Returns|Raises):", line)
+        if section:
+            entries = section[1] != "Returns"
+            lines += [f"**{section[1]}**", ""]
+        elif entries and re.match(r" {4}\w", line):
+            entry, told = line.strip().split(": ", 1)
+            lines.append(f"- `{entry}`: {told}")
+        else:
+            lines.append(f"  {line.strip()}" if entries and line.strip() else line.strip())
+    return lines
 
 
 def which_page() -> str:
@@ -226,7 +317,12 @@ def _paired(pairs: list[tuple[Record, Record]]) -> str:
     return f"| {' | '.join([*cells, f'{low} to {high}', f'{speed:.2f}', f'{peak:.2f}'])} |"
 
 
-PAGES = {"cli.md": cli_page, "methods/README.md": methods_page, "which.md": which_page}
+PAGES = {
+    "cli.md": cli_page,
+    "methods/README.md": methods_page,
+    "python.md": python_page,
+    "which.md": which_page,
+}
 
 if __name__ == "__main__":
     for page, write in PAGES.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import re
 import subprocess
@@ -37,6 +38,21 @@ def generate() -> ModuleType:
 def test_generated_pages_are_current(generate: ModuleType) -> None:
     for page, write in generate.PAGES.items():
         assert (ROOT / "docs" / page).read_text(encoding="utf-8") == write(), "run `make docs`"
+
+
+def test_every_public_name_is_documented_with_what_it_takes_and_raises() -> None:
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    for name in peftlab.__all__[1:]:
+        assert f"\n## peftlab.{name}\n" in page
+        thing = getattr(peftlab, name)
+        told = inspect.getdoc(thing) or ""
+        assert told, name
+        if inspect.isfunction(thing):
+            assert "\nRaises:\n" in told, name
+            arguments = re.search(r"\nArgs:\n(.*?)(\n\n|$)", told, re.DOTALL)
+            if arguments is not None:
+                named = re.findall(r"^    (\w+): ", arguments[1], re.MULTILINE)
+                assert named == list(inspect.signature(thing).parameters), name
 
 
 def test_every_command_and_option_has_help() -> None:
