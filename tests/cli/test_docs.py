@@ -67,6 +67,9 @@ def test_every_method_has_a_card_with_its_settings() -> None:
         card = (ROOT / "docs" / "methods" / f"{name}.md").read_text(encoding="utf-8")
         assert card.startswith(f"# {name}\n")
         assert method.paper.removeprefix("arXiv:") in card
+        for part in ("Paper", "Trains", "Cost", "When to use", "What it can't"):
+            assert f"\n- **{part}:** " in card, f"{name}: {part}"
+        assert re.search(r"^ {4}\S.*(=|←)", card, re.MULTILINE), f"{name}: no formula"
         assert ("in HF PEFT's layout" in card) == issubclass(method, InPeft), name
         for setting, default in method().settings.items():
             row = re.search(rf"^\| `{setting}` \| `?([^|`]+)`? \|", card, re.MULTILINE)
