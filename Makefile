@@ -37,7 +37,7 @@ docs: $(VENV)/.dev  ## write the generated pages of docs/ anew
 	@$(BIN)/python docs/generate.py
 
 site: $(VENV)/.docs  ## build the documentation as a site into site/ (a warning is an error)
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(VENV)/.dev  ## speed and memory against HF PEFT with Trainer (two hours; needs GLUE's files)
 	@$(BIN)/python benchmarks/speed.py $(BENCH)

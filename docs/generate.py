@@ -123,7 +123,7 @@ def _classes() -> str:
 def _public(name: str, thing: Any) -> list[str]:
     lines = [f"## peftlab.{name}", ""]
     if not inspect.isclass(thing) or name == "Task":
-        lines += ["```python", _signature(name, thing), "```", ""]
+        lines += ["```py", _signature(name, thing), "```", ""]
     lines += [*_sections(thing), ""]
     if methods := _methods(thing) if inspect.isclass(thing) else []:
         lines += ["**Methods**", "", *methods, ""]
