@@ -1,6 +1,6 @@
 """A decoder as a classifier: LoRA, and QLoRA, whose base is held in four bits.
 
-    python examples/decoder.py            a minute of one core's time
+    python examples/decoder.py            under a minute of one core's time
 
 The decoder is made here, Llama's architecture with RANDOM weights, so that nothing is downloaded:
 its scores say nothing of a real one, and it is too small for four bits to save memory worth having.
@@ -44,7 +44,7 @@ def make(folder: Path, texts: list[str], width: int = 128, layers: int = 4) -> P
 def main(task: peftlab.Task | None = None, epochs: int = 3, **size: int) -> dict[str, float]:
     task = task or load("acceptability")  # built in and synthetic
     model = make(Path("random-decoder"), [text for (text,) in task.train.texts], **size)
-    methods = ["lora", "qlora", "qlora[targets=all-linear]"]
+    methods = ["lora", "qlora[targets=all-linear]"]
     records = peftlab.compare(model=model, tasks=[task], methods=methods, epochs=epochs)
     for record in records:
         weights = record.memory.by_part["weights"]

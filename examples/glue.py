@@ -24,13 +24,12 @@ def main(
     tasks: tuple[str, ...] = ("mrpc", "stsb"),
     methods: tuple[str, ...] = METHODS,
     seeds: tuple[int, ...] = (0, 1, 2),
+    measure: bool = True,
     **more: int,  # such as epochs=1
 ) -> Comparison:
     asked = {"tasks": tasks, "methods": methods, "seeds": seeds, "data_dir": data_dir, **more}
-    plan = peftlab.plan(model=model, measure=True, **asked)
-    time = (
-        f"about {plan.all_s / 60:.0f} minutes" if plan.all_s else "too few steps to tell the time"
-    )
+    plan = peftlab.plan(model=model, measure=measure, **asked)
+    time = f"about {plan.all_s / 60:.0f} minutes" if plan.all_s else "time unknown"
     print(f"{time}, at most {plan.peak_mib:.0f} MiB")
 
     peftlab.compare(model=model, out="runs/glue", keep="best", **asked)

@@ -1,6 +1,6 @@
 """Support tickets sorted by what the customer wants: from a CSV to answers for new rows.
 
-    python examples/tickets.py            in an empty folder; about MINUTES with minilm
+    python examples/tickets.py            with minilm; 2.6 minutes of one core's time
 
 Writes tickets.csv and later.csv from templates of ours. They are synthetic, so a score says nothing
 of real tickets; later.csv has other wordings than tickets.csv, as next month's tickets have. Three
@@ -47,7 +47,8 @@ def main(model: str = "minilm", seeds: tuple[int, ...] = (0, 1, 2), epochs: int 
     methods, out = ["lora", "bitfit", "head"], Path("runs/tickets")
     peftlab.compare(data=data, model=model, methods=methods, seeds=seeds, epochs=epochs, out=out)
     chosen = peftlab.verdicts(out).recommendation
-    print(f"take {chosen.row}; against the best: {chosen.tasks[0]}")
+    against = chosen.tasks[0]  # three seeds leave much open
+    print(f"take {chosen.row}: {against.best} is at most {against.worse_at_most:.2f} better")
     record, reached = export(out, Path("best"))
     print(f"seed {record.seed}: accuracy {reached:.3f} on later.csv")
     texts = ["my kettle leaks and I'd like my money back", "I found a better one, stop the order"]
