@@ -11,7 +11,7 @@ PIP_FLAGS += --extra-index-url https://download.pytorch.org/whl/cpu
 endif
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint format types docs bench clean
+.PHONY: help demo test lint format types docs site bench clean
 
 help:  ## list the verbs
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -36,11 +36,14 @@ types: $(VENV)/.dev  ## strict type check of src
 docs: $(VENV)/.dev  ## write the generated pages of docs/ anew
 	@$(BIN)/python docs/generate.py
 
+site: $(VENV)/.docs  ## build the documentation as a site into site/ (a warning is an error)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: $(VENV)/.dev  ## speed and memory against HF PEFT with Trainer (two hours; needs GLUE's files)
 	@$(BIN)/python benchmarks/speed.py $(BENCH)
 
 clean:  ## remove the environment and every cache
-	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -58,4 +61,9 @@ $(VENV)/.demo: pyproject.toml | $(BIN)/python
 $(VENV)/.dev: pyproject.toml | $(VENV)/.demo
 	@echo "Installing the developers' tools into $(VENV), once: pytest, peft, bitsandbytes, ruff, mypy."
 	@$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --editable '.[demo,dev]'
+	@touch $@
+
+$(VENV)/.docs: pyproject.toml | $(VENV)/.demo
+	@echo "Installing mkdocs-material into $(VENV), once."
+	@$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --editable '.[demo,docs]'
 	@touch $@

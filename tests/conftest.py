@@ -10,7 +10,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 if "PYTEST_XDIST_WORKER" in os.environ:  # processes side by side share the cores between them
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from peftlab.methods import METHODS
 from peftlab.tasks import Examples, Task
 
 
@@ -26,6 +27,15 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads as torch has them: tests compare bits, which depend on their number."""
     for look in ("others_share", "others_share_lately"):
         monkeypatch.setattr(f"peftlab.machine.{look}", lambda: 0.0)
+
+
+@pytest.fixture
+def own_methods_forgotten() -> Iterator[None]:
+    """What a test registers is not there for the next one."""
+    before = dict(METHODS)
+    yield
+    METHODS.clear()
+    METHODS.update(before)
 
 
 WORDS = [

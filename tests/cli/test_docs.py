@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import re
 import subprocess
@@ -39,6 +40,21 @@ def test_generated_pages_are_current(generate: ModuleType) -> None:
         assert (ROOT / "docs" / page).read_text(encoding="utf-8") == write(), "run `make docs`"
 
 
+def test_every_public_name_is_documented_with_what_it_takes_and_raises() -> None:
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    for name in peftlab.__all__[1:]:
+        assert f"\n## peftlab.{name}\n" in page
+        thing = getattr(peftlab, name)
+        told = inspect.getdoc(thing) or ""
+        assert told, name
+        if inspect.isfunction(thing):
+            assert "\nRaises:\n" in told, name
+            arguments = re.search(r"\nArgs:\n(.*?)(\n\n|$)", told, re.DOTALL)
+            if arguments is not None:
+                named = re.findall(r"^    (\w+): ", arguments[1], re.MULTILINE)
+                assert named == list(inspect.signature(thing).parameters), name
+
+
 def test_every_command_and_option_has_help() -> None:
     for name, command in typer.main.get_command(app).commands.items():
         assert command.help, name
@@ -51,6 +67,9 @@ def test_every_method_has_a_card_with_its_settings() -> None:
         card = (ROOT / "docs" / "methods" / f"{name}.md").read_text(encoding="utf-8")
         assert card.startswith(f"# {name}\n")
         assert method.paper.removeprefix("arXiv:") in card
+        for part in ("Paper", "Trains", "Cost", "When to use", "What it can't"):
+            assert f"\n- **{part}:** " in card, f"{name}: {part}"
+        assert re.search(r"^ {4}\S.*(=|←)", card, re.MULTILINE), f"{name}: no formula"
         assert ("in HF PEFT's layout" in card) == issubclass(method, InPeft), name
         for setting, default in method().settings.items():
             row = re.search(rf"^\| `{setting}` \| `?([^|`]+)`? \|", card, re.MULTILINE)

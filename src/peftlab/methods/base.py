@@ -101,6 +101,7 @@ class Method(abc.ABC, metaclass=Explained):
 
     @property
     def settings(self) -> dict[str, Any]:
+        """The fields by name, as they are recorded."""
         return asdict(self)
 
     @classmethod
