@@ -19,8 +19,8 @@ def command(record: Record, suite: Mapping[str, Any] | None = None) -> str | Non
     """`peftlab compare ...` for this cell alone; None if no command line can ask for it.
 
     That is where the model or the data were handed over in Python, or nothing says where the data
-    lie. A cell whose settings were found
-    by trials is asked for by what was found: the same numbers under another name.
+    lie. A cell whose settings were found by trials is asked for by what was found: the same numbers
+    under another name.
 
     Args:
         record: of the cell.
@@ -95,11 +95,8 @@ def _training(record: Record) -> list[str]:
 
 def _precision(record: Record) -> str:
     """What was asked for; a method that trains the base holds it in fp32 whatever that is."""
-    return (
-        record.precision
-        if record.precision == "nf4"
-        else record.training.get("compute", record.precision)
-    )
+    quantised = record.precision in ("int8", "nf4")
+    return record.precision if quantised else record.training.get("compute", record.precision)
 
 
 def commands(records: Iterable[Record], suites: Sequence[Mapping[str, Any]]) -> dict[str, str]:
