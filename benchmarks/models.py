@@ -17,8 +17,9 @@ from typing import Any
 import torch
 import transformers
 
-from peftlab.models import BUNDLED, find, quiet
+from peftlab.models import find, quiet
 
+BUNDLED = "minilm"
 CACHE = Path("~/.cache/peftlab-bench").expanduser()
 
 # what the published config.json says where it differs from the class's own defaults

@@ -115,7 +115,7 @@ def test_set_reaches_methods_and_training() -> None:
         ({"training": {"lr": -1.0}}, "lr must be greater than 0, got -1.0"),
         ({"training": {"lr": float("nan")}}, "lr must be"),
         (
-            {"training": {"precision": "int8"}},
+            {"training": {"precision": "int3"}},
             "precision must be 'auto', 'fp32', 'bf16', 'int8' or 'nf4', got",
         ),
         ({"training": {"warmup": 1.0}}, "warmup must be less than 1"),
