@@ -1,8 +1,9 @@
 """The rates that the protocol's records choose: `python experiments/defaults.py results/defaults`.
 
 Below the folder is one of `peftlab compare` for each model. Of each method the lowest rate is taken
-whose mean accuracy over the tasks is within one standard error of the best one's (Breiman et al.
-1984, section 3.4.3): it is the safer one where a training is longer or a model larger than here.
+whose mean accuracy, over the tasks of all models, is within one standard error of the best one's
+(Breiman et al. 1984, section 3.4.3): it is the safer one where a training is longer or a model
+larger than here. What each model alone would choose is printed beside it.
 """
 
 from __future__ import annotations
@@ -30,27 +31,37 @@ class Score(NamedTuple):
         return share * (1 - share) / self.n
 
 
-Scores = dict[float, dict[str, Score]]  # by rate and task
+Place = tuple[str, str]  # a model and a task
+Scores = dict[float, dict[Place, Score]]  # by rate
 
 
-def read(folder: Path) -> dict[str, Scores]:
-    """By method, the score on each task at each rate; a cell that failed has none right."""
+def read(results: Path) -> dict[str, Scores]:
+    """By method, the score in each place at each rate; a cell that failed has none right."""
     found: dict[str, Scores] = defaultdict(lambda: defaultdict(dict))
-    for path in sorted(folder.glob("records/*.json")):
+    for path in sorted(results.glob("*/records/*.json")):
         record = Record.model_validate_json(path.read_text(encoding="utf-8"))
         accuracy = record.score["accuracy"] if record.score else 0.0
+        place = (record.model.name, record.task.name)
         score = Score(accuracy, record.task.n_dev)
-        found[record.method.name][record.training["lr"]][record.task.name] = score
+        found[record.method.name][record.training["lr"]][place] = score
     return found
 
 
-def mean(scores: dict[str, Score]) -> float:
-    """Over the tasks."""
+def of_model(scores: Scores, model: str) -> Scores:
+    """Those on the tasks of one model."""
+    return {
+        rate: {place: score for place, score in places.items() if place[0] == model}
+        for rate, places in scores.items()
+    }
+
+
+def mean(scores: dict[Place, Score]) -> float:
+    """Over the places."""
     return statistics.fmean(score.accuracy for score in scores.values())
 
 
-def standard_error(scores: dict[str, Score]) -> float:
-    """Of the mean over the tasks, by the examples that they are judged on."""
+def standard_error(scores: dict[Place, Score]) -> float:
+    """Of the mean over the places, by the examples that they are judged on."""
     return math.sqrt(sum(score.variance for score in scores.values())) / len(scores)
 
 
@@ -61,13 +72,15 @@ def choose(scores: Scores) -> float:
 
 
 def main() -> None:
-    for folder in sorted(Path(sys.argv[1]).iterdir()):
-        methods = read(folder)
-        tasks = sorted({t for scores in methods.values() for of in scores.values() for t in of})
-        print(f"{folder.name}: mean accuracy over {', '.join(tasks)}")
-        for method, scores in methods.items():
-            rates = "  ".join(f"{rate:g} {mean(of):.3f}" for rate, of in sorted(scores.items()))
-            print(f"  {method:11} {choose(scores):g}   of {rates}")
+    for method, scores in read(Path(sys.argv[1])).items():
+        places = sorted({place for of in scores.values() for place in of})
+        print(f"{method}: {choose(scores):g}")
+        for rate, of in sorted(scores.items()):
+            each = "  ".join(f"{of[place].accuracy:.3f}" for place in places)
+            print(f"  {rate:<8g} {mean(of):.3f} ± {standard_error(of):.3f}   of {each}")
+        for model in dict(places):
+            print(f"  {model} alone: {choose(of_model(scores, model)):g}")
+        print("  on " + ", ".join(" ".join(place) for place in places))
 
 
 if __name__ == "__main__":

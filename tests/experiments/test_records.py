@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from defaults import Score, choose, standard_error
+from defaults import Score, choose, of_model, standard_error
 
 from peftlab.records.record import Record
 
@@ -24,11 +24,22 @@ def test_every_committed_record_loads_and_is_of_a_clean_tree() -> None:
 def test_the_lowest_rate_within_a_standard_error_of_the_best_is_chosen() -> None:
     """Of 100 examples at 90 % the standard error is 3 points: 88 is within it, 86 is not."""
     rates = {1e-4: 0.86, 1e-3: 0.88, 1e-2: 0.90, 1e-1: 0.89}
-    scores = {rate: {"task": Score(accuracy, 100)} for rate, accuracy in rates.items()}
+    scores = {rate: {("model", "task"): Score(accuracy, 100)} for rate, accuracy in rates.items()}
     assert standard_error(scores[1e-2]) == pytest.approx(0.03, abs=0.002)
     assert choose(scores) == 1e-3
 
 
 def test_more_examples_tell_more_apart() -> None:
     rates = {1e-3: 0.88, 1e-2: 0.90}
-    assert choose({rate: {"task": Score(of, 10_000)} for rate, of in rates.items()}) == 1e-2
+    scores = {rate: {("model", "task"): Score(of, 10_000)} for rate, of in rates.items()}
+    assert choose(scores) == 1e-2
+
+
+def test_the_rate_of_all_models_is_not_the_one_of_a_single_one() -> None:
+    """2 points better on the one, 40 worse on the other: what breaks a model is not taken."""
+    on = {1e-3: (0.88, 0.90), 1e-2: (0.90, 0.50)}
+    scores = {
+        rate: {(model, "task"): Score(of, 10_000) for model, of in zip("ab", both, strict=True)}
+        for rate, both in on.items()
+    }
+    assert (choose(of_model(scores, "a")), choose(scores)) == (1e-2, 1e-3)
