@@ -11,7 +11,7 @@ PIP_FLAGS += --extra-index-url https://download.pytorch.org/whl/cpu
 endif
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint format types docs site bench clean
+.PHONY: help demo test shown lint format types docs site bench clean
 
 help:  ## list the verbs
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -20,7 +20,10 @@ demo: $(VENV)/.demo  ## install, then compare thirteen methods on a synthetic ta
 	@$(BIN)/peftlab compare
 
 test: $(VENV)/.dev  ## install, then run the tests (under 5 minutes)
-	@$(BIN)/pytest --numprocesses auto --maxprocesses 4 $(TESTS)
+	@$(BIN)/pytest --numprocesses auto --maxprocesses 4 -m "not shown" $(TESTS)
+
+shown: $(VENV)/.dev  ## run what README, docs and examples show (a minute)
+	@$(BIN)/pytest --numprocesses auto --maxprocesses 4 -m shown tests/cli tests/examples
 
 lint: $(VENV)/.dev  ## rules and format
 	@$(BIN)/ruff check .

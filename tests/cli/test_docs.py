@@ -124,6 +124,7 @@ def test_the_method_of_one_s_own_on_its_page_is_a_method(
     torch.testing.assert_close(adapters[0](x), adapters[0].merged()(x))
 
 
+@pytest.mark.shown
 def test_it_is_a_plugin_of_the_command_line(
     own_method: str, tiny_model: Path, tiny_csv: Path, tmp_path: Path
 ) -> None:
@@ -148,6 +149,7 @@ def test_it_is_a_plugin_of_the_command_line(
     assert len((tmp_path / "answers.csv").read_text().splitlines()) == 49
 
 
+@pytest.mark.shown
 def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)

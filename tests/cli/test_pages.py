@@ -114,6 +114,7 @@ def run(line: str, model: Path) -> None:
     assert done.exit_code == 0, f"{line}: {done.output} {done.exception!r}"
 
 
+@pytest.mark.shown
 @pytest.mark.parametrize("page", SESSIONS, ids=lambda page: page.stem)
 @pytest.mark.usefixtures("own_methods_forgotten")
 def test_the_commands_and_blocks_of_a_how_to_run_in_their_order(page: Path, folder: Path) -> None:

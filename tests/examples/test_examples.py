@@ -13,6 +13,7 @@ import tickets
 
 from peftlab.tasks import Task
 
+pytestmark = pytest.mark.shown
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
