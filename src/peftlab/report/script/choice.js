@@ -12,6 +12,9 @@ const hiddenMethods = () =>
 
 function listenToBar() {
   bar.hidden = false;
+  // what a link leads to must not end up behind the bar, however many lines that takes
+  const told = () => document.body.style.setProperty("--bar", `${bar.offsetHeight}px`);
+  new ResizeObserver(told).observe(bar);
   for (const entry of entries) {
     const method = methodOf(entry);
     const box = entry.querySelector("input");
