@@ -10,12 +10,11 @@ import contextlib
 import math
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from peftlab import report
 from peftlab.bench.cell import Cell
-from peftlab.bench.grid import Grid
-from peftlab.bench.run import Observer
+from peftlab.bench.run import Observer, PassedOn
 from peftlab.errors import RequestError
 from peftlab.records.now import Now, clear_now, write_now
 from peftlab.records.record import Record
@@ -25,8 +24,8 @@ FIRST_S = 10.0  # what ends sooner has its page at the end alone
 SHARE = 0.02  # of the time, that making the page may take
 
 
-class Live:
-    """Tells another observer all that it is told.
+class Live(PassedOn):
+    """Writes what runs, and makes the page anew, while another observer shows it.
 
     Args:
         shown: the other one.
@@ -35,34 +34,22 @@ class Live:
     """
 
     def __init__(self, shown: Observer, out: Path, page: bool) -> None:
-        self.shown, self.out = shown, out
+        super().__init__(shown)
+        self.out = out
         self.now: Now | None = None
         self.next_page_s = time.monotonic() + FIRST_S if page else math.inf
 
-    def __enter__(self) -> Self:
-        self.shown.__enter__()
-        return self
-
     def __exit__(self, *exception: object) -> None:
         clear_now(self.out)
-        self.shown.__exit__(*exception)
-
-    def suite(self, grid: Grid, n_done: int, out: str) -> None:
-        self.shown.suite(grid, n_done, out)
-
-    def stage(self, what: str, total: int) -> None:
-        self.shown.stage(what, total)
-
-    def note(self, line: str) -> None:
-        self.shown.note(line)
+        super().__exit__(*exception)
 
     def cell(self, cell: Cell) -> None:
         begun = time.time()
         self._write(Now(cell=cell.name, title=cell.title, begun_s=begun, written_s=begun))
-        self.shown.cell(cell)
+        super().cell(cell)
 
     def row(self, cell: Cell, row: dict[str, Any], total: int) -> None:
-        self.shown.row(cell, row, total)
+        super().row(cell, row, total)
         if self.now is None:
             return
         if "score" in row:
@@ -74,7 +61,7 @@ class Live:
             self._write(self.now.model_copy(update=found))
 
     def end(self, record: Record) -> None:
-        self.shown.end(record)
+        super().end(record)
         if time.monotonic() >= self.next_page_s:
             begun = time.monotonic()
             with contextlib.suppress(RequestError):  # the next one may succeed; the last one says

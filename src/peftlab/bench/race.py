@@ -11,11 +11,11 @@ import itertools
 import math
 import shutil
 import time
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Grid, Row, asked_rate
-from peftlab.bench.run import Observer, Session, have
+from peftlab.bench.run import Observer, PassedOn, Session, have
 from peftlab.bench.search import REDUCTION, rungs_of
 from peftlab.bench.tune import told_space
 from peftlab.records.record import Record
@@ -31,43 +31,22 @@ class TimeIsUp(Exception):
     """The time that was given is over; what is done is kept."""
 
 
-class Until:
+class Until(PassedOn):
     """An observer that ends a training, and with it the session, when a moment has come.
 
     Args:
-        progress: what is told of it otherwise.
+        shown: what is told of it otherwise.
         end: the moment, of `time.monotonic`.
     """
 
-    def __init__(self, progress: Observer, end: float) -> None:
-        self.progress, self.end_at = progress, end
-
-    def suite(self, grid: Grid, n_done: int, out: str) -> None:
-        self.progress.suite(grid, n_done, out)
-
-    def stage(self, what: str, total: int) -> None:
-        self.progress.stage(what, total)
-
-    def note(self, line: str) -> None:
-        self.progress.note(line)
-
-    def cell(self, cell: Cell) -> None:
-        self.progress.cell(cell)
+    def __init__(self, shown: Observer, end: float) -> None:
+        super().__init__(shown)
+        self.end_at = end
 
     def row(self, cell: Cell, row: dict[str, Any], total: int) -> None:
         if time.monotonic() > self.end_at and "step" in row:  # not when an epoch is just done
             raise TimeIsUp
-        self.progress.row(cell, row, total)
-
-    def end(self, record: Record) -> None:
-        self.progress.end(record)
-
-    def __enter__(self) -> Self:
-        self.progress.__enter__()
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self.progress.__exit__(*exception)
+        super().row(cell, row, total)
 
 
 class Runner(NamedTuple):

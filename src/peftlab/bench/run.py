@@ -55,6 +55,38 @@ class Silent:
     def __exit__(self, *exception: object) -> None: ...
 
 
+class PassedOn:
+    """Tells another observer all that it is told; what adds to that is a class of it."""
+
+    def __init__(self, shown: Observer) -> None:
+        self.shown = shown
+
+    def suite(self, grid: Grid, n_done: int, out: str) -> None:
+        self.shown.suite(grid, n_done, out)
+
+    def stage(self, what: str, total: int) -> None:
+        self.shown.stage(what, total)
+
+    def note(self, line: str) -> None:
+        self.shown.note(line)
+
+    def cell(self, cell: Cell) -> None:
+        self.shown.cell(cell)
+
+    def row(self, cell: Cell, row: dict[str, Any], total: int) -> None:
+        self.shown.row(cell, row, total)
+
+    def end(self, record: Record) -> None:
+        self.shown.end(record)
+
+    def __enter__(self) -> Self:
+        self.shown.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.shown.__exit__(*exception)
+
+
 def run_grid(
     grid: Grid,
     out: Path,
