@@ -21,8 +21,8 @@ class Cost(BaseModel):
 
     Attributes:
         trained: parameters, the head's among them; of the largest task.
-        memory_mib: peak of the process, the highest of all runs, or of all rounds where there are
-            some.
+        memory_mib: peak of the process, the highest of all runs and rounds: a round may not meet
+            the widest batch.
         cell_s: seconds a cell, mean over runs.
         round_s: seconds an example in rounds that took turns, mean over them; null without rounds.
     """
@@ -132,7 +132,8 @@ def cost(columns: Mapping[TaskKey, Column], row: str) -> Cost:
     own = [column[row] for column in columns.values() if row in column]
     done = [one for runs in own for one in runs.records if one.status == "done"]
     trained = [record.n_trainable.total for record in done if record.n_trainable]
-    memory = known(one.memory.peak_mib for runs in own for one in runs.measured if one.memory)
+    all_runs = [*done, *(one for runs in own for one in runs.rounds)]
+    memory = known(one.memory.peak_mib for one in all_runs if one.memory)
     speeds = known(one.speed.examples_per_s for runs in own for one in runs.rounds if one.speed)
     return Cost(
         trained=max(trained, default=None),

@@ -24,7 +24,7 @@ class Runs:
     """One row on one task: its records, and by seed those that have a score.
 
     `rounds` are the short cells of the row that took turns with those of the others
-    (`--repeat-speed`): where there are some, speed and memory are theirs.
+    (`--repeat-speed`): where there are some, the speed is theirs.
     """
 
     task: TaskPart
@@ -34,7 +34,7 @@ class Runs:
 
     @property
     def measured(self) -> tuple[Record, ...]:
-        """The done records that speed and memory are read from."""
+        """The done records that speed is read from."""
         return self.rounds or tuple(one for one in self.records if one.status == "done")
 
     @property
