@@ -22,35 +22,21 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from peftlab.layers.linear import QuantisedLinear
 from peftlab.layers.rows import is_built, rows_to_codes, scale_rows, sums_to_rows
 
 
 class Int8Linear(QuantisedLinear):
-    """A frozen linear layer whose weight and inputs are multiplied in eight bits.
-
-    Args:
-        weight: (out, in), quantised row by row.
-        bias: (out,), or None.
-        compute: the precision of the base's other tensors, and so of its inputs and its bias.
-        plain_kind: the class that the layer had, `nn.Linear` or GPT-2's `Conv1D`.
-    """
+    """A frozen linear layer whose weight and inputs are multiplied in eight bits."""
 
     held: ClassVar[str] = "int8"
     codes: Tensor
     scales: Tensor
 
-    def __init__(
-        self,
-        weight: Tensor,
-        bias: Tensor | None,
-        compute: torch.dtype,
-        plain_kind: type[nn.Module],
-    ) -> None:
-        super().__init__(weight.shape, bias, compute, plain_kind)
-        codes, scales = rows_to_codes(weight.detach().float())
+    def quantise(self, weight: Tensor) -> None:
+        codes, scales = rows_to_codes(weight.float())
         self.register_buffer("codes", codes)
         self.register_buffer("scales", scales.flatten())
         self.packed: Tensor | None = None  # for the forward product, made when it is first asked

@@ -70,7 +70,7 @@ class QuantisedLinear(BaseLinear):
     of the weight is kept for it.
 
     Args:
-        shape: (out, in).
+        weight: (out, in), quantised row by row.
         bias: (out,), or None.
         compute: the precision of the base's other tensors, and so of its inputs and its bias.
         plain_kind: the class that the layer had, `nn.Linear` or GPT-2's `Conv1D`.
@@ -83,17 +83,22 @@ class QuantisedLinear(BaseLinear):
 
     def __init__(
         self,
-        shape: torch.Size,
+        weight: Tensor,
         bias: Tensor | None,
         compute: torch.dtype,
         plain_kind: type[nn.Module],
     ) -> None:
         super().__init__()
-        self.out_features, self.in_features = shape
+        self.out_features, self.in_features = weight.shape
         self.compute, self.plain_kind = compute, plain_kind
         self.bias = (
             None if bias is None else nn.Parameter(bias.detach().to(compute), requires_grad=False)
         )
+        self.quantise(weight.detach())
+
+    @abc.abstractmethod
+    def quantise(self, weight: Tensor) -> None:
+        """Hold `weight` (out, in) in buffers, or those of its shape where it has no memory."""
 
     @abc.abstractmethod
     def dequantised(self, dtype: torch.dtype) -> Tensor:

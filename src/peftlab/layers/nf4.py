@@ -23,7 +23,7 @@ from importlib import metadata
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from peftlab.layers.linear import QuantisedLinear
@@ -116,25 +116,11 @@ def _between(table: Tensor) -> Tensor:
 
 
 class NF4Linear(QuantisedLinear):
-    """A frozen linear layer whose weight is held in four bits; it multiplies in its input's dtype.
-
-    Args:
-        weight: (out, in), quantised row by row.
-        bias: (out,), or None.
-        compute: the precision of the base's other tensors, and so of its inputs and its bias.
-        plain_kind: the class that the layer had, `nn.Linear` or GPT-2's `Conv1D`.
-    """
+    """A frozen linear layer whose weight is in four bits; it multiplies in its input's dtype."""
 
     held: ClassVar[str] = "nf4"
 
-    def __init__(
-        self,
-        weight: Tensor,
-        bias: Tensor | None,
-        compute: torch.dtype,
-        plain_kind: type[nn.Module],
-    ) -> None:
-        super().__init__(weight.shape, bias, compute, plain_kind)
+    def quantise(self, weight: Tensor) -> None:
         quantised = _empty(weight) if weight.is_meta else _quantise(weight)
         for name, tensor in quantised._asdict().items():
             self.register_buffer(name, tensor)
