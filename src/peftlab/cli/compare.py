@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from peftlab.cli import options
-from peftlab.cli.options import Option, Text
+from peftlab.cli.options import Option
 
 if TYPE_CHECKING:
     from peftlab.records.record import Record
@@ -21,21 +21,15 @@ def compare(
     suite: Annotated[
         Path | None, typer.Argument(help="A suite file (TOML); options win over it.")
     ] = None,
-    tasks: Annotated[Text, Option(help="Names with commas between, or all.")] = None,
-    methods: Annotated[
-        Text, Option(help="Names with commas between, or all; lora[rank=16,lr=1e-3] is a variant.")
-    ] = None,
-    seeds: Annotated[Text, Option(help="Numbers with commas between.")] = None,
+    tasks: options.Tasks = None,
+    methods: options.Methods = None,
+    seeds: options.Seeds = None,
     tune: Annotated[
         int | None,
         Option(help="Trials of every method on each task, to find rates; else defaults."),
     ] = None,
-    validation: Annotated[
-        float | None, Option(help="Share of train that trials are judged on; default 0.1.")
-    ] = None,
-    tune_space: Annotated[
-        Text, Option(help="Settings to find, with commas between; default lr,head_lr.")
-    ] = None,
+    validation: options.Validation = None,
+    tune_space: options.TuneSpace = None,
     out: Annotated[Path | None, Option(help="Output folder; default runs/SUITE.")] = None,
     keep: Annotated[
         str, Option(help="Adapters to keep: all, best (the best seed of each row) or none.")

@@ -27,6 +27,17 @@ Fast = Annotated[
     Option("--fast/--no-fast", help="Fast kernels, or the plain path with the same results."),
 ]
 Quiet = Annotated[bool, Option("--quiet", help="No progress.")]
+Tasks = Annotated[Text, Option(help="Names with commas between, or all.")]
+Methods = Annotated[
+    Text, Option(help="Names with commas between, or all; lora[rank=16,lr=1e-3] is a variant.")
+]
+Seeds = Annotated[Text, Option(help="Numbers with commas between.")]
+Validation = Annotated[
+    float | None, Option(help="Share of train that trials are judged on; default 0.1.")
+]
+TuneSpace = Annotated[
+    Text, Option(help="Settings to find, with commas between; default lr,head_lr.")
+]
 
 
 LONGEST_SEED = 10  # digits

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from peftlab.cli import options
-from peftlab.cli.options import Option, Text
+from peftlab.cli.options import Option
 
 if TYPE_CHECKING:
     from peftlab.api.plan import Plan, Row
@@ -24,20 +24,14 @@ def plan(
     suite: Annotated[
         Path | None, typer.Argument(help="A suite file (TOML); options win over it.")
     ] = None,
-    tasks: Annotated[Text, Option(help="Names with commas between, or all.")] = None,
-    methods: Annotated[
-        Text, Option(help="Names with commas between, or all; lora[rank=16,lr=1e-3] is a variant.")
-    ] = None,
-    seeds: Annotated[Text, Option(help="Numbers with commas between.")] = None,
+    tasks: options.Tasks = None,
+    methods: options.Methods = None,
+    seeds: options.Seeds = None,
     tune: Annotated[
         int | None, Option(help="Trials of every method on each task; they are counted in.")
     ] = None,
-    validation: Annotated[
-        float | None, Option(help="Share of train that trials are judged on; default 0.1.")
-    ] = None,
-    tune_space: Annotated[
-        Text, Option(help="Settings to find, with commas between; default lr,head_lr.")
-    ] = None,
+    validation: options.Validation = None,
+    tune_space: options.TuneSpace = None,
     out: Annotated[
         Path | None, Option(help="A folder of records that tell times, beside those in runs/.")
     ] = None,
