@@ -11,19 +11,20 @@ from scipy import stats
 from transformers.models.bert.modeling_bert import eager_attention_forward
 
 from peftlab.engine.attention import (
-    ASKED,
     BITS,
+    LAID,
     Bits,
     FastDropout,
-    _attend,
     _Attention,
     _product,
     _softmax,
     _softmax_gradient,
+    attend,
 )
+from peftlab.engine.packing import ASKED, Laid
 from peftlab.training.loop import step_seed
 
-OURS = {BITS: Bits()}  # as a module of attention carries inside `fast`
+OURS = {BITS: Bits(), LAID: Laid()}  # as a module of attention carries inside `fast`
 
 
 def inputs(length: int, requires_grad: bool = True) -> list[torch.Tensor]:
@@ -49,7 +50,7 @@ def test_equals_eager_attention(length: int, masked: bool) -> None:
     mask = padding(length) if masked else None
     module = SimpleNamespace(training=False, num_key_value_groups=1, **OURS)
     wanted, _ = eager_attention_forward(module, *qkv, mask, scaling=0.3)
-    got, _ = _attend(module, *qkv, mask, scaling=0.3)
+    got, _ = attend(module, *qkv, mask, scaling=0.3)
     torch.testing.assert_close(got, wanted)
     weights = torch.randn_like(wanted)
     for x, y in zip(
@@ -65,9 +66,11 @@ def test_dropout_acts_on_the_shares_and_its_gradient_is_exact() -> None:
     drop = Bits().mask(torch.Size([3, 4, 5, 5]), 0.4, torch.float64)
     q, k, v = inputs(5)
     shares = (q @ k.transpose(2, 3) * 0.3).softmax(-1) * drop
-    got = _Attention.apply(q, k, v, None, 0.3, drop, 5)
+    got = _Attention.apply(q, k, v, None, 0.3, drop, 5, None)
     torch.testing.assert_close(got, (shares @ v).transpose(1, 2))
-    assert torch.autograd.gradcheck(lambda *x: _Attention.apply(*x, None, 0.3, drop, 5), [q, k, v])
+    assert torch.autograd.gradcheck(
+        lambda *x: _Attention.apply(*x, None, 0.3, drop, 5, None), [q, k, v]
+    )
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -75,8 +78,8 @@ def test_one_query_is_answered_as_among_all(masked: bool) -> None:
     qkv = inputs(6)
     mask = padding(6) if masked else None
     module = SimpleNamespace(training=False, **OURS, **{ASKED: 1})
-    whole, _ = _attend(SimpleNamespace(training=False, **OURS), *qkv, mask, scaling=0.3)
-    got, _ = _attend(module, *qkv, mask, scaling=0.3)
+    whole, _ = attend(SimpleNamespace(training=False, **OURS), *qkv, mask, scaling=0.3)
+    got, _ = attend(module, *qkv, mask, scaling=0.3)
     assert got.shape == whole.shape
     torch.testing.assert_close(got[:, 0], whole[:, 0])
     weights = torch.randn_like(whole[:, 0])
@@ -122,12 +125,11 @@ def test_softmax_of_short_rows_is_as_exact_as_torchs(length: int) -> None:
 
 
 def test_a_bias_that_is_trained_gets_its_gradient() -> None:
-    """T5's relative positions come as the mask; its gradient is sdpa's to give."""
-    qkv = inputs(5, requires_grad=False)
-    bias = torch.zeros(1, 4, 5, 5, dtype=torch.float64, requires_grad=True)
-    module = SimpleNamespace(training=False, is_causal=False, **OURS)
-    _attend(module, *qkv, bias, scaling=0.3)[0].square().sum().backward()
-    assert bias.grad is not None and bool(bias.grad.any())
+    """MPNet's positions relative to each other, one for all sentences of a batch."""
+    given = [*inputs(5), torch.randn(1, 4, 5, 5, dtype=torch.float64, requires_grad=True)]
+    for asked in (5, 1):
+        rest = (0.3, None, asked, None)
+        assert torch.autograd.gradcheck(lambda *x, rest=rest: _Attention.apply(*x, *rest), given)
 
 
 N = 2**20

@@ -4,30 +4,18 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import transformers
-from transformers import PreTrainedModel
 
 from peftlab.engine import fast
-from peftlab.engine.attention import ASKED, FastDropout
+from peftlab.engine.attention import FastDropout
 from peftlab.engine.frozen import FrozenLinear, onednn_multiplies
+from peftlab.engine.packing import ASKED
 from peftlab.methods import METHODS, inject, make
 from peftlab.models import ARCHITECTURES, state_of
+from tiny import batch, compare, passes, tiny
 
-COMMON = {
-    "vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "intermediate_size": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
-GROUPED = {"num_key_value_heads": 2, "head_dim": 8}
-EXTRA: dict[str, dict[str, Any]] = {
-    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64},
-    "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
-    "modernbert": {"cls_token_id": 1, "sep_token_id": 2},
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), GROUPED),
-}
 CAUSAL = {"gpt2", "llama", "mistral", "qwen2", "qwen3"}
 OWN_ATTENTION = {"deberta-v2", "mpnet"}  # in their own code
 
@@ -36,52 +24,6 @@ needs_bf16 = pytest.mark.skipif(
     not onednn_multiplies(torch.nn.Linear(2, 2, dtype=torch.bfloat16)),
     reason="oneDNN multiplies no bf16 here, so no layer is replaced",
 )
-
-
-def tiny(kind: str = "bert", dtype: torch.dtype = torch.bfloat16, p: float = 0.0) -> Any:
-    """A model of random weights, all its dropouts of probability `p`."""
-    torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model(kind, **COMMON | EXTRA.get(kind, {}))
-    for name, value in config.to_dict().items():
-        if "drop" in name and isinstance(value, float):
-            setattr(config, name, p)
-    return transformers.AutoModelForSequenceClassification.from_config(config, dtype=dtype)
-
-
-def batch(padded: bool = True) -> dict[str, torch.Tensor]:
-    ids = torch.randint(3, 40, (6, 9), generator=torch.Generator().manual_seed(1))
-    mask = torch.ones_like(ids)
-    if padded:
-        mask[2, 5:] = 0
-        ids[2, 5:] = 0
-    return {"input_ids": ids, "attention_mask": mask}
-
-
-def passes(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The logits, and every trained tensor's gradient."""
-    logits = model(**inputs).logits
-    logits.float().square().sum().backward()
-    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-    model.zero_grad()
-    return found | {"logits": logits.detach()}
-
-
-def compare(kind: str, method: str, dtype: torch.dtype, tolerance: float) -> None:
-    model = inject(tiny(kind, dtype), make(method)).train()
-    with torch.no_grad():  # away from the start, where much is zero
-        for p in model.parameters():
-            if p.requires_grad:
-                p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(2)))
-    inputs = batch()
-    slow = passes(model, inputs)
-    with fast(model):
-        quick = passes(model, inputs)
-    assert slow.keys() == quick.keys()
-    largest = max(tensor.double().norm() for tensor in slow.values())
-    for name, wanted in slow.items():
-        error = (quick[name] - wanted).double().norm()
-        # a key's bias has no effect, and a gradient of nothing but rounding
-        assert error <= tolerance * max(wanted.double().norm(), 1e-4 * largest), name
 
 
 @pytest.mark.parametrize("method", sorted(METHODS.keys() - {"qlora"}))

@@ -132,7 +132,7 @@ def test_parts_of_a_batch(
 ) -> None:
     assert (HALVED_TOKENS, PART_TOKENS) == (512, 1024)
     asked = changed(PLAN, accumulation=accumulation, parts=by_tokens)
-    assert n_parts(size, width, asked) == parts
+    assert n_parts(size, size * width, asked) == parts
 
 
 def test_a_cpu_takes_the_batches_of_every_method_in_parts_unless_asked_not_to() -> None:

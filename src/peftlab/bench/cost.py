@@ -32,9 +32,9 @@ from peftlab.settings import Resolved
 from peftlab.tasks import Examples, Task
 from peftlab.training import Encoded, Plan, Rehearsal, encode
 from peftlab.training.batches import by_length
-from peftlab.training.cost import Counted, Shape, count_step
+from peftlab.training.cost import Counted, Kernels, Shape, count_step
 from peftlab.training.meters import MIB
-from peftlab.training.passes import EVALUATED_TOKENS, n_parts, parts_in, widest
+from peftlab.training.passes import EVALUATED_TOKENS, n_parts, n_tokens, parts_in, widest
 
 TOKENISED = 2000  # texts of a split; of more, the lengths of the others follow from their letters
 LONGEST = 200  # of them are the longest ones, since the widest batch is made of those
@@ -104,9 +104,9 @@ class Predictor:
         return self.lengths[task.name, most]
 
     def tokens(self, cell: Cell) -> int:
-        """Of the widest part of a batch, padding counted."""
+        """Of the widest part of a batch."""
         shape, _, _ = self._shapes(cell)
-        return shape.size * shape.width
+        return shape.tokens
 
     def cost(self, cell: Cell, cells: int = 1) -> Cost:
         """What the cell will take."""
@@ -114,7 +114,7 @@ class Predictor:
         shape, shapes, in_parts = self._shapes(cell)
         shapes |= self._prepared(cell)
         answered = self._answered(cell)
-        evaluated = max(answered, key=lambda shape: shape.size * shape.width)
+        evaluated = max(answered, key=lambda shape: shape.tokens)
         key = (
             *(cell.method.name, repr(cell.method.settings), cell.precision, shape, in_parts),
             *(evaluated, task.num_labels, repr(_of_passes(cell.training))),
@@ -139,19 +139,20 @@ class Predictor:
         plan = make_plan(cell, self.grid.tasks[cell.task.name])
         parts = parts_in(0, train, plan)  # of which a training tries the widest
         shapes = {
-            Shape(len(part), train.width(part))
+            _shape(part, train, plan)
             for epoch in range(min(DRAWN, cell.training.epochs))
             for part in parts_in(epoch, train, plan)
         }
-        part = widest(parts, train)
         batches = math.ceil(len(train) / cell.training.batch_size)
-        return Shape(len(part), train.width(part)), shapes, len(parts) > batches
+        shape = _shape(widest(parts, train, plan), train, plan)
+        return shape, shapes, len(parts) > batches
 
     def _answered(self, cell: Cell) -> set[Shape]:
         """The shapes of an evaluation's batches."""
         dev = self.lengths_of(cell).dev
+        plan = make_plan(cell, self.grid.tasks[cell.task.name])
         batches = by_length(dev.lengths, 2 * cell.training.batch_size, EVALUATED_TOKENS)
-        return {Shape(len(batch), dev.width(batch)) for batch in batches}
+        return {_shape(batch, dev, plan) for batch in batches}
 
     def _prepared(self, cell: Cell) -> set[Shape]:
         """The shapes that the method meets while it prepares itself."""
@@ -163,6 +164,11 @@ class Predictor:
         with contextlib.suppress(_Sampled.Known):
             method.prepare(sized_model(cell.model_folder, 2, cell.precision), sampled)
         return sampled.shapes
+
+
+def _shape(indices: Sequence[int], data: Encoded, plan: Plan) -> Shape:
+    """That of a pass through the examples at `indices`."""
+    return Shape(len(indices), data.width(indices), n_tokens(indices, data, plan))
 
 
 class _Sampled(Rehearsal):
@@ -178,8 +184,8 @@ class _Sampled(Rehearsal):
     def sample(self, share: float, least: int) -> NoReturn:
         for batch in super().sample(share, least):
             size, width = batch.inputs["input_ids"].shape
-            size = math.ceil(size / n_parts(size, width, self.plan))
-            self.shapes.add(Shape(size, width))
+            size = math.ceil(size / n_parts(size, size * width, self.plan))
+            self.shapes.add(Shape(size, width, size * width))
         raise self.Known
 
 
@@ -254,7 +260,7 @@ def _memory(counted: Counted, shapes: set[Shape], answered: set[Shape], cell: Ce
     train = kept + held["gradients"] + counted.activations + counted.transient
     peak = max(train, kept + counted.evaluation)
     if cell.training.device == "cpu":
-        made = counted.kernels * len(shapes) + counted.evaluation_kernels * len(answered)
+        made = _made(counted.kernels, shapes) + _made(counted.evaluation_kernels, answered)
         # neither kernels nor activations are there yet when a base is quantised
         peak = max(
             peak + _cpu_rest(counted, made, cell.precision),
@@ -263,6 +269,13 @@ def _memory(counted: Counted, shapes: set[Shape], answered: set[Shape], cell: Ce
         )
     held["activations"] = counted.activations
     return Memory(peak, {**held, "rest": peak - sum(held.values())})
+
+
+def _made(kernels: Kernels, shapes: set[Shape]) -> int:
+    """Kernels that passes of these shapes need."""
+    n_rows = len({shape.rows for shape in shapes})
+    n_sentences = len({(shape.size, shape.width) for shape in shapes})
+    return kernels.of_rows * n_rows + kernels.of_sentences * n_sentences
 
 
 def _loading(counted: Counted, cell: Cell) -> float:

@@ -24,6 +24,7 @@ from peftlab.methods import ManyRanks, Method, Prepared, inject, injected, make
 from peftlab.models import (
     TaskCard,
     agree_on_padding,
+    architecture_of,
     head_parameters,
     last_layer,
     load_source,
@@ -172,12 +173,19 @@ def _prepare(model: PreTrainedModel, method: Method, rehearsal: Rehearsal) -> fl
 
 def make_plan(cell: Cell, task: Task) -> Plan:
     """The loop's part of the cell."""
-    balanced = cell.training.class_weights == "balanced"
+    training, row = cell.training, architecture_of(cell.source)
+    balanced = training.class_weights == "balanced"
     return Plan(
-        settings=cell.training,
+        settings=training,
         kind=task.kind,
         seed=cell.seed,
         autocast=cell.precision.autocast,
+        packed=(
+            row.ends_at_first
+            and training.fast
+            and training.device == "cpu"
+            and not training.checkpointing
+        ),
         weights=task.balanced_weights if balanced else (),
     )
 

@@ -1,8 +1,10 @@
 """The engine: inside `with fast(model)` the same training, at the speed of its matrix products.
 
     frozen.py     frozen layers as bare products; query, key and value as one; updates beside them
-    attention.py  plain products instead of a CPU's flash kernel; dropout from 16 random bits; the
-                  last block only at the position that the classifier reads
+    packing.py    the tokens of a batch end to end, without padding; the last block only for the
+                  token that the classifier reads
+    attention.py  plain products instead of a CPU's flash kernel; dropout from 16 random bits
+    mpnet.py      the same for a model that has an attention of its own
     heap.py       memory that a step frees is the next one's, not the kernel's
 
 Outside the context the model is plain transformers again, its weights the same bits: it can be
@@ -19,9 +21,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from peftlab.engine.attention import Bits, FastDropout, NoBits, cut_to_position, plain_attention
+from peftlab.engine.attention import Bits, FastDropout, NoBits, plain_attention
 from peftlab.engine.frozen import FrozenLinear, Joined, onednn_multiplies
 from peftlab.engine.heap import give_back, kept_heap, unsearched
+from peftlab.engine.mpnet import is_mpnet, replace_attention
+from peftlab.engine.packing import Laid, cut_to_position, pack_batches
 from peftlab.layers.linear import QuantisedLinear, is_conv1d
 from peftlab.layers.lora import LowRank
 from peftlab.models import state_of
@@ -29,26 +33,28 @@ from peftlab.models.targets import SIBLINGS
 
 
 @contextmanager
-def fast(model: Any, enabled: bool = True, real: bool = True) -> Iterator[None]:
+def fast(model: Any, enabled: bool = True, real: bool = True) -> Iterator[Laid]:
     """Make `model` fast inside the context, and plain again behind it, whatever happens there.
 
-    Inside another `fast` of the same model it does nothing.
+    Inside another `fast` of the same model it does nothing. The context is how batches lie in it.
 
     Args:
         model: of transformers, injected with a method or not.
         enabled: whether to do anything at all.
         real: whether the model has numbers. Of one that has only shapes (torch's FakeTensorMode)
-            masks are shapes too, and the heap is left alone.
+            masks are shapes too, the heap is left alone, and the context must be told the lengths
+            of a batch's sentences.
     """
     with ExitStack() as undo:
-        state = state_of(model)
+        state, laid = state_of(model), Laid()
         if enabled and not state.fast:
             state.fast = True
             undo.callback(setattr, state, "fast", False)
-            if model.device.type == "cpu":
-                _for_cpu(model, undo, real)
-            cut_to_position(model, undo)
-        yield
+            is_ours = model.device.type == "cpu" and _for_cpu(model, laid, undo, real)
+            is_cut = cut_to_position(model, laid, undo)
+            if is_ours and is_cut:
+                pack_batches(model, laid, undo)
+        yield laid
 
 
 def own_tensors(model: nn.Module) -> Iterator[Tensor]:
@@ -62,12 +68,14 @@ def own_tensors(model: nn.Module) -> Iterator[Tensor]:
             yield from module.unregistered
 
 
-def _for_cpu(model: Any, undo: ExitStack, real: bool) -> None:
+def _for_cpu(model: Any, laid: Laid, undo: ExitStack, real: bool) -> bool:
+    """Whether attention is ours now, so that batches may be packed."""
+    is_ours = False
     # a layer computed again in the backward pass must meet the same masks, and torch replays its
     # own generator only
     if not any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         bits = Bits() if real else NoBits()
-        undo.enter_context(plain_attention(model, bits))
+        is_ours = _attend_plainly(model, bits, laid, undo)
         _replace_dropout(model, bits, undo)
     if real:
         undo.enter_context(kept_heap())
@@ -75,6 +83,15 @@ def _for_cpu(model: Any, undo: ExitStack, real: bool) -> None:
     _join(model, undo)
     if real:
         give_back()  # the weights that are parts of joined ones now
+    return is_ours
+
+
+def _attend_plainly(model: Any, bits: Bits, laid: Laid, undo: ExitStack) -> bool:
+    """Whether `model` lets it."""
+    if is_mpnet(model):
+        replace_attention(model, bits, laid, undo)
+        return True
+    return undo.enter_context(plain_attention(model, bits, laid))
 
 
 def _replace_dropout(model: nn.Module, bits: Bits, undo: ExitStack) -> None:

@@ -18,21 +18,21 @@ torch's own draw costs as much as a matrix product here (LOG.md).
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from peftlab.models import architecture_of, quiet
+from peftlab.engine.frozen import side_by_side
+from peftlab.engine.packing import ASKED, Laid, Packing
+from peftlab.models import quiet
 
 NAME = "peftlab"
-# attributes of a module of attention: what its dropout draws from, and of how many positions, from
-# the first on, the outputs are read
-BITS, ASKED = "peftlab_bits", "peftlab_asked"
+# attributes of a module of attention: what its dropout draws from, and how the batch lies
+BITS, LAID = "peftlab_bits", "peftlab_laid"
 WIDE = 32  # keys, a vector of bf16
 # of a score, below the highest: exp(-60) is lost in any sum, even fp32's, and far enough from the
 # numbers that a processor multiplies a hundred times slower, where padding's exp would end
@@ -112,7 +112,10 @@ class _Attention(torch.autograd.Function):
         scaling: float,
         drop: Tensor | None,
         asked: int,
+        packing: Packing | None,
     ) -> Tensor:
+        if packing is not None:
+            query, key, value = _spread(packing, query, key, value)
         whole, query = query.shape, query[:, :, :asked]
         batch, heads, length, width = query.shape
         k, v = _flat(key), _flat(value)
@@ -124,14 +127,20 @@ class _Attention(torch.autograd.Function):
         dropped = shares if drop is None else shares * drop.view_as(shares)
         y = _product(dropped, v)
         ctx.save_for_backward(q, k, v, shares, drop)
-        ctx.scaling, ctx.shape, ctx.asked = scaling, whole, asked
-        return y.view(batch, heads, length, width).transpose(1, 2).contiguous()
+        ctx.scaling, ctx.shape, ctx.asked, ctx.packing = scaling, whole, asked, packing
+        ctx.bias_shape = None if bias is None else bias.shape
+        y = y.view(batch, heads, length, width).transpose(1, 2).contiguous()
+        return y if packing is None else _packed(packing, y)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, shares, drop = ctx.saved_tensors
         batch, heads, length, width = ctx.shape
-        g = _flat(gradients[0].transpose(1, 2))
+        packing: Packing | None = ctx.packing
+        (g,) = gradients
+        if packing is not None:
+            g = _spread_gradient(packing, g, ctx.asked)
+        g = _flat(g.transpose(1, 2))
         g_shares = _product(g, v.transpose(1, 2))
         dropped = shares
         if drop is not None:
@@ -146,7 +155,44 @@ class _Attention(torch.autograd.Function):
         torch.mul(g_asked, ctx.scaling, out=g_query[:, :, : ctx.asked])
         g_key.copy_(_product(g_scores.transpose(1, 2), q).view(ctx.shape))
         g_value.copy_(_product(dropped.transpose(1, 2), g).view(ctx.shape))
-        return g_query, g_key, g_value, None, None, None, None
+        g_bias = _bias_gradient(g_scores, ctx) if ctx.needs_input_grad[3] else None
+        if packing is not None:
+            rows = all_three.permute(1, 3, 0, 2, 4).reshape(batch * length, -1)
+            all_three = packing.pack(rows).view(1, -1, 3, heads, width).permute(2, 0, 3, 1, 4)
+        return *all_three.unbind(), g_bias, None, None, None, None
+
+
+def _bias_gradient(g_scores: Tensor, ctx: Any) -> Tensor:
+    batch, heads, length, _ = ctx.shape
+    g = g_scores.new_zeros(batch, heads, length, length)
+    g[:, :, : ctx.asked] = g_scores.view(batch, heads, ctx.asked, length)
+    return g.sum_to_size(ctx.bias_shape)
+
+
+def _spread(packing: Packing, *parts: Tensor) -> tuple[Tensor, ...]:
+    """(1, heads, rows, width) each -> (size, heads, length, width) each."""
+    _, heads, n_rows, width = parts[0].shape
+    rows = side_by_side([part.transpose(1, 2).reshape(n_rows, -1) for part in parts])
+    spread = packing.spread(rows).view(packing.size, packing.length, len(parts), heads, width)
+    return spread.permute(2, 0, 3, 1, 4).unbind()
+
+
+def _packed(packing: Packing, y: Tensor) -> Tensor:
+    """(size, length or 1, heads, width) -> (1, rows, heads, width); 1 is the first tokens'."""
+    if y.shape[1] == packing.length:
+        rows = packing.pack(y.flatten(0, 1).flatten(1))
+    else:
+        rows = y.new_zeros(len(packing.places), y[0].numel())
+        rows.index_copy_(0, packing.starts, y.flatten(1))
+    return rows.view(1, -1, *y.shape[2:])
+
+
+def _spread_gradient(packing: Packing, g: Tensor, asked: int) -> Tensor:
+    """(1, rows, heads, width) -> (size, asked, heads, width)."""
+    rows = g[0].flatten(1)
+    if asked < packing.length:
+        return rows.index_select(0, packing.starts).view(packing.size, asked, *g.shape[2:])
+    return packing.spread(rows).view(packing.size, packing.length, *g.shape[2:])
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
@@ -190,29 +236,32 @@ def _flat(x: Tensor) -> Tensor:
 
 
 @contextmanager
-def plain_attention(model: Any, bits: Bits) -> Iterator[None]:
+def plain_attention(model: Any, bits: Bits, laid: Laid) -> Iterator[bool]:
     """Let `model` attend by plain products, where it lets its attention be chosen at all.
 
-    Its dropout draws from `bits`, which its modules of attention carry meanwhile.
+    Its modules of attention carry meanwhile what their dropout draws from, and how a batch lies.
+    The context is whether it does.
     """
     # those that transformers' functions of attention can serve say whether they look ahead
     modules = [module for module in model.modules() if hasattr(module, "is_causal")]
     chosen = model.config._attn_implementation  # transformers has no other way to ask
     if chosen != "sdpa" or any(module.is_causal for module in modules):
-        yield
+        yield False
         return
     _register()
     with quiet():  # of a model that does not let it be chosen
         model.set_attn_implementation(NAME)
     for module in modules:
         setattr(module, BITS, bits)
+        setattr(module, LAID, laid)
     try:
-        yield
+        yield True
     finally:
         with quiet():
             model.set_attn_implementation(chosen)
         for module in modules:
             delattr(module, BITS)
+            delattr(module, LAID)
 
 
 @functools.cache
@@ -220,7 +269,7 @@ def _register() -> None:
     """Make the attention known to transformers, once for all models."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
-    AttentionInterface.register(NAME, _attend)
+    AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, _additive_mask)
 
 
@@ -241,7 +290,7 @@ def _by_sdpa(*args: Any, **kwargs: Any) -> tuple[Tensor, None]:
     return sdpa_attention_forward(*args, **kwargs)
 
 
-def _attend(
+def attend(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -253,54 +302,25 @@ def _attend(
 ) -> tuple[Tensor, None]:
     """An attention function of transformers: (batch, heads, length, width) -> (batch, length, ...).
 
-    What `_Attention` knows no gradient of, or no way to compute, is left to sdpa.
+    Of a packed batch: (1, heads, rows, width) -> (1, rows, heads, width). What `_Attention` has no
+    way to compute, is left to sdpa.
     """
     bits: Bits | None = getattr(module, BITS, None)
-    learned = attention_mask is not None and attention_mask.requires_grad
-    if bits is None or learned or query.shape[1] != key.shape[1]:
+    if bits is None or query.shape[1] != key.shape[1]:
         return _by_sdpa(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
-    length = query.shape[2]
+    packing: Packing | None = getattr(module, LAID).packing
+    size, length = (query.shape[0], query.shape[2])
+    if packing is not None:
+        size, length = packing.size, packing.length
     asked = min(length, getattr(module, ASKED, length))
     drop = None
     if dropout > 0:
-        shape = torch.Size((*query.shape[:2], asked, key.shape[2]))
-        drop = bits.mask(shape, dropout, query.dtype)
+        n_keys = length if packing is not None else key.shape[2]
+        drop = bits.mask(torch.Size((size, query.shape[1], asked, n_keys)), dropout, query.dtype)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    y: Tensor = _Attention.apply(query, key, value, attention_mask, scaling, drop, asked)  # type: ignore[no-untyped-call]
-    if asked < length:  # the model expects all of them; only those asked for are read
+    y: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
+        query, key, value, attention_mask, scaling, drop, asked, packing
+    )
+    if packing is None and asked < length:  # the model expects all of them; these alone are read
         y = y.expand(-1, length, *y.shape[2:])
     return y, None
-
-
-def cut_to_position(model: Any, undo: ExitStack) -> None:
-    """Compute the last block of `model` only where its head reads it, if that is at the first.
-
-    Attention needs every position's key and value, and nothing behind it needs more than the first
-    one's output. So that one query is answered, where attention is ours, and the output projection
-    gets that position alone; the residual add broadcasts it over all positions, of which the norm
-    behind it keeps the first, where the sum is right. Exact, forward and backward; of six layers
-    it saves a tenth of the work.
-    """
-    row = architecture_of(model)
-    layers, is_classifier = row.layers, type(model).__name__.endswith("ForSequenceClassification")
-    if not (is_classifier and row.classifier_reads == "first" and layers and layers.attention_norm):
-        return
-    attention = _last(model, layers.query.rpartition(r"\.")[0])
-    setattr(attention, ASKED, 1)
-    undo.callback(delattr, attention, ASKED)
-    for pattern in (layers.attention_output, layers.attention_norm):
-        undo.callback(_last(model, pattern).register_forward_pre_hook(_first_position).remove)
-
-
-def _last(model: nn.Module, pattern: str) -> nn.Module:
-    """The module so named in the block of the highest number; an adapter may stand in its place."""
-    found: dict[int, nn.Module] = {
-        int(match[1]): module
-        for name, module in reversed(list(model.named_modules()))  # the outermost of a name wins
-        if (match := re.fullmatch(rf".*\.(\d+)\.{pattern}", name.replace(".base", "")))
-    }
-    return found[max(found)]
-
-
-def _first_position(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (inputs[0][:, :1], *inputs[1:])

@@ -24,7 +24,7 @@ class Layers:
         attention_end, ffn_end: the last modules before the two residual adds: the dropout where
             there is one, else the projection.
         attention_norm: what stands behind the first of these adds, in a post-norm encoder of
-            which the last block may be cut to the classifier's position (engine/attention.py).
+            which the last block may be cut to the classifier's position (engine/packing.py).
         fused: the layers that hold more than one projection, and what to say of them.
 
     >>> TABLE["distilbert"].layers.pattern("query")
@@ -64,6 +64,12 @@ class Architecture:
     classifier_reads: Literal["first", "last"] | None = None
     counts_from_padding: bool = False
     unsuited: str = ""
+
+    @property
+    def ends_at_first(self) -> bool:
+        """Whether the last block is only needed for the first token, and known well enough."""
+        behind_attention = self.layers is not None and self.layers.attention_norm is not None
+        return self.classifier_reads == "first" and behind_attention
 
 
 _BERT = Layers(

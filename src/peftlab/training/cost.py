@@ -14,7 +14,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_iter
 
 from peftlab.engine import fast, own_tensors
 from peftlab.engine.heap import LARGEST_ON_HEAP
+from peftlab.engine.packing import rows_for
 from peftlab.layers import Int8Linear, NF4Linear, quantiser
 from peftlab.training.batches import Batch
 from peftlab.training.meters import MIB, SavedMeter, sizes
@@ -37,10 +38,35 @@ _PRODUCTS = {"mm", "addmm", "addmm_", "bmm", "_linear_pointwise"}
 
 @dataclass(frozen=True)
 class Shape:
-    """Of what goes through a model at once: so many examples, padded to so many tokens."""
+    """Of what goes through a model at once.
+
+    Attributes:
+        size: its examples.
+        width: tokens that each is padded to.
+        tokens: that are computed, all in all; size · width unless they are packed.
+    """
 
     size: int
     width: int
+    tokens: int
+
+    @property
+    def lengths(self) -> list[int]:
+        """Of the examples, as even as can be."""
+        each, more = divmod(self.tokens, self.size)
+        return [each + (index < more) for index in range(self.size)]
+
+    @property
+    def rows(self) -> int:
+        """What a layer gets."""
+        return self.tokens if self.tokens == self.size * self.width else rows_for(self.tokens)
+
+
+class Kernels(NamedTuple):
+    """Products of different shapes in bf16, for each of which a CPU makes a kernel."""
+
+    of_rows: int  # of a layer
+    of_sentences: int  # of attention
 
 
 @dataclass(frozen=True)
@@ -52,8 +78,8 @@ class Counted:
         activations: saved for the backward pass of the widest part of a batch.
         transient: the most that a step holds beyond gradients and activations.
         evaluation: the most that the passes of an evaluation hold.
-        kernels: products of different shapes in bf16, for each of which a CPU makes a kernel.
-        evaluation_kernels: those of a forward pass where nothing is saved.
+        kernels: of a step.
+        evaluation_kernels: of a forward pass where nothing is saved.
     """
 
     weights: float
@@ -63,8 +89,8 @@ class Counted:
     activations: float
     transient: float
     evaluation: float
-    kernels: int
-    evaluation_kernels: int
+    kernels: Kernels
+    evaluation_kernels: Kernels
 
 
 class LiveMeter(TorchDispatchMode):
@@ -87,7 +113,7 @@ class LiveMeter(TorchDispatchMode):
     def __init__(self, own: Iterable[Tensor] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now, self.peaks = [0, 0], [0, 0]  # on the heap, and beside it
-        self.products: set[object] = set()
+        self.products: set[tuple[Any, ...]] = set()
         self.own = [tensor.untyped_storage() for tensor in own]  # held, so that no other is there
         self.known: dict[int, Any] = {storage._cdata: None for storage in self.own}
 
@@ -105,6 +131,12 @@ class LiveMeter(TorchDispatchMode):
             if args[0].dtype == torch.bfloat16:
                 self.products.add((func, *shapes))
         return result
+
+    @property
+    def kernels(self) -> Kernels:
+        """Those that the products so far need."""
+        n_bmm = sum(func is torch.ops.aten.bmm.default for func, *_ in self.products)
+        return Kernels(len(self.products) - n_bmm, n_bmm)
 
     def _note(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -154,9 +186,11 @@ def count_step(
             model, plan.settings.lr, plan.settings.head_lr, plan.settings.weight_decay
         )
         optimizer = method.make_optimizer(groups)
-        with fast(model, plan.settings.fast, real=False):
+        with fast(model, plan.settings.fast, real=False) as laid:
+            laid.lengths = evaluated.lengths
             answered = _evaluated(model, plan, evaluated)
             model.train()
+            laid.lengths = trained.lengths
             batch = _batch(model, trained, plan)
             parameters = [p for group in groups for p in group["params"]]
             own = [*own_tensors(model), *batch.inputs.values(), batch.labels]
@@ -169,7 +203,7 @@ def count_step(
                     loss = batch_loss(model, batch, plan)
                 activations = saved.mib()
                 loss.backward()
-            kernels = len(live.products)
+            kernels = live.kernels
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
@@ -183,7 +217,7 @@ def count_step(
         transient=max(0.0, live.peak / MIB - gradients - activations),
         evaluation=answered.peak / MIB,
         kernels=kernels,
-        evaluation_kernels=len(answered.products),
+        evaluation_kernels=answered.kernels,
     )
 
 

@@ -132,7 +132,7 @@ class Loop:
         """
         self.model.train()
         begin_stream(step_seed(self.plan.seed, -1), self.plan.device)  # no step's: each begins anew
-        part = widest(parts_in(0, self.train, self.plan), self.train)
+        part = widest(parts_in(0, self.train, self.plan), self.train, self.plan)
         batch = self.train.batch(part, self.plan.device)
         own = (*own_tensors(self.model), *batch.inputs.values(), batch.labels)
         with SavedMeter(own) as saved:
@@ -316,4 +316,4 @@ class Rehearsal:
                     order.shuffle(batches)
                 batch = batches[index % len(batches)]
                 n, width = batch.inputs["input_ids"].shape
-                loop.step(batch.split(n_parts(n, width, self.plan)), n, n)
+                loop.step(batch.split(n_parts(n, n * width, self.plan)), n, n)

@@ -7,7 +7,7 @@ A batch may be taken in parts, each a forward and a backward pass: as many as ar
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,9 +20,9 @@ from peftlab.layers import PreTrainedModel
 from peftlab.settings import Resolved
 from peftlab.training.batches import Batch, Encoded, by_length, draw
 
-# The tokens of a batch that a CPU takes at once, padding counted: above the first number it is
-# halved, since a part saves half as much for its backward pass; above twice the second it is cut
-# further, seldom, since each part costs the many small operations once more (LOG.md).
+# The tokens of a batch that a CPU takes at once: above the first number it is halved, since a part
+# saves half as much for its backward pass; above twice the second it is cut further, seldom, since
+# each part costs the many small operations once more (LOG.md).
 HALVED_TOKENS, PART_TOKENS = 512, 1024
 EVALUATED_TOKENS = 2048  # the most at once where nothing is saved
 # tokens to evaluate; entering the engine costs what 1,000 do, a tenth is saved
@@ -38,6 +38,7 @@ class Plan:
         kind: "classes" or "regression".
         seed: of data order and dropout.
         autocast: whether fp32 weights compute in bf16.
+        packed: whether a batch's tokens are laid end to end, without padding.
         weights: what an example of each class counts; none for 1 each.
     """
 
@@ -45,6 +46,7 @@ class Plan:
     kind: str
     seed: int
     autocast: bool = False
+    packed: bool = False
     weights: tuple[float, ...] = ()
 
     @property
@@ -87,25 +89,31 @@ def parts_in(epoch: int, train: Encoded, plan: Plan) -> list[list[int]]:
     return [part for batch in batches for part in parts_of(batch, train, plan)]
 
 
-def widest(parts: list[list[int]], train: Encoded) -> list[int]:
-    """Of the parts, the one with the most tokens, padding counted."""
-    return max(parts, key=lambda part: len(part) * train.width(part))
+def n_tokens(indices: Sequence[int], data: Encoded, plan: Plan) -> int:
+    """The tokens that a pass through the examples at `indices` computes."""
+    if plan.packed:
+        return sum(data.lengths[index] for index in indices)
+    return len(indices) * data.width(indices)
+
+
+def widest(parts: list[list[int]], train: Encoded, plan: Plan) -> list[int]:
+    """Of the parts, the one with the most tokens."""
+    return max(parts, key=lambda part: n_tokens(part, train, plan))
 
 
 def parts_of(indices: list[int], train: Encoded, plan: Plan) -> list[list[int]]:
     """The parts that a batch of the examples at `indices` is taken in."""
-    count = n_parts(len(indices), train.width(indices), plan)
+    count = n_parts(len(indices), n_tokens(indices, train, plan), plan)
     if count > 1:  # neighbours in length, so that a part is not padded to the whole's longest
         indices = sorted(indices, key=train.lengths.__getitem__)
     size = math.ceil(len(indices) / count)
     return [indices[start : start + size] for start in range(0, len(indices), size)]
 
 
-def n_parts(size: int, width: int, plan: Plan) -> int:
-    """In how many parts to take a batch of `size` examples, padded to `width` tokens."""
+def n_parts(size: int, tokens: int, plan: Plan) -> int:
+    """In how many parts to take a batch of `size` examples and so many tokens."""
     parts = plan.settings.accumulation
     if plan.by_tokens:
-        tokens = size * width
         halves = min(2, math.ceil(tokens / HALVED_TOKENS))
         parts = max(parts, halves, math.ceil(tokens / PART_TOKENS))
     return min(size, parts)

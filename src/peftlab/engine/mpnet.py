@@ -1,0 +1,75 @@
+"""MPNet's attention, which transformers doesn't let one choose, by plain products like the others'.
+
+    P = softmax(Q Kᵀ · scaling + relative positions + mask)
+
+Positions relative to each other are a bias that all blocks share. It is made once a batch, for the
+places of a padded sentence, with the mask in it.
+"""
+
+from __future__ import annotations
+
+import functools
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peftlab.engine.attention import BITS, LAID, Bits, attend
+from peftlab.engine.packing import Laid
+
+
+def is_mpnet(model: Any) -> bool:
+    """Whether `model` attends by MPNet's code."""
+    return bool(model.config.model_type == "mpnet")
+
+
+def replace_attention(model: Any, bits: Bits, laid: Laid, undo: ExitStack) -> None:
+    """Let `model` attend by plain products, its batches packed; its dropout draws from `bits`."""
+    encoder = model.base_model.encoder
+    _stand_in(encoder, "compute_position_bias", _bias, undo, laid)
+    for block in encoder.layer:
+        attention = block.attention.attn
+        for name, value in ((BITS, bits), (LAID, laid)):
+            setattr(attention, name, value)
+            undo.callback(delattr, attention, name)
+        _stand_in(attention, "forward", _forward, undo)
+
+
+def _stand_in(module: nn.Module, name: str, ours: Any, undo: ExitStack, *known: Any) -> None:
+    """Let `module.name(...)` be `ours(module, theirs, *known, ...)`."""
+    setattr(module, name, functools.partial(ours, module, getattr(module, name), *known))
+    undo.callback(delattr, module, name)
+
+
+def _bias(encoder: nn.Module, theirs: Any, laid: Laid, x: Tensor, *args: Any) -> Tensor:
+    """(size, heads, length, length): relative positions, and the lowest number at padding."""
+    packing = laid.packing
+    if packing is None:
+        bias: Tensor = theirs(x, *args)
+        return bias
+    bias = theirs(x.new_empty(1, packing.length, 0), *args)
+    mask = packing.is_padding[:, None, None, :]
+    return bias.masked_fill(mask, torch.finfo(bias.dtype).min)
+
+
+def _forward(
+    attention: Any,
+    theirs: Any,
+    hidden_states: Tensor,
+    attention_mask: Tensor | None = None,
+    position_bias: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, ...]:
+    """(1, rows, hidden) -> (1, rows, hidden)."""
+    if getattr(attention, LAID).packing is None:
+        whole: tuple[Tensor, ...] = theirs(hidden_states, attention_mask, position_bias, **kwargs)
+        return whole
+    shape = (*hidden_states.shape[:-1], -1, attention.attention_head_size)
+    q, k, v = (
+        layer(hidden_states).view(shape).transpose(1, 2)
+        for layer in (attention.q, attention.k, attention.v)
+    )
+    dropout = attention.dropout.p if attention.training else 0.0
+    y, _ = attend(attention, q, k, v, position_bias, dropout)
+    return (attention.o(y.reshape(hidden_states.shape)),)

@@ -1,0 +1,129 @@
+"""A packed batch computes what the padded one does, and nothing of its padding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import PreTrainedModel
+
+from peftlab.engine import fast, packing
+from peftlab.engine.packing import Packing, rows_for
+from peftlab.methods import inject, make
+from peftlab.models.architectures import TABLE
+from tiny import batch, compare, passes, tiny
+
+PACKED = sorted(name for name, row in TABLE.items() if row.ends_at_first)
+LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=6)
+
+
+def test_which_architectures_are_packed() -> None:
+    assert PACKED == ["bert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta"]
+
+
+def laid(lengths: list[int]) -> Packing:
+    return packing.packing(lengths, max(lengths))
+
+
+@given(LENGTHS)
+def test_every_token_has_a_row_and_comes_back_to_its_place(lengths: list[int]) -> None:
+    found, width = laid(lengths), 2
+    is_token = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    padded = torch.randn(len(lengths) * max(lengths), width)
+    packed = found.pack(padded)
+    assert torch.equal(packed[: sum(lengths)], padded[is_token.flatten()])  # in the batch's order
+    assert len(packed) == rows_for(sum(lengths)) > sum(lengths)
+    assert not packed[sum(lengths) :].any()
+    assert torch.equal(found.spread(packed), padded * is_token.flatten()[:, None])
+    assert torch.equal(found.is_padding, ~is_token)
+    assert torch.equal(packed[found.starts], padded.view(*is_token.shape, width)[:, 0])
+
+
+@given(LENGTHS)
+def test_each_way_is_the_other_s_gradient(lengths: list[int]) -> None:
+    """<pack(x), y> = <x, spread(y)> for all y that are 0 where no token is."""
+    found = laid(lengths)
+    x = torch.randn(len(lengths) * max(lengths), 3, dtype=torch.float64)
+    y = torch.randn(rows_for(sum(lengths)), 3, dtype=torch.float64)
+    y[sum(lengths) :] = 0
+    torch.testing.assert_close((found.pack(x) * y).sum(), (x * found.spread(y)).sum())
+
+
+@given(st.integers(1, 10_000))
+def test_rows_are_few_numbers_and_little_more_than_the_tokens(n_tokens: int) -> None:
+    assert n_tokens < rows_for(n_tokens) <= (n_tokens + 1) * (1 + 1 / 16)
+
+
+def test_of_rows_there_are_sixteen_numbers_an_octave() -> None:
+    assert len({rows_for(n) for n in range(512, 1024)}) <= 17
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_layers_get_the_tokens_and_the_last_ones_those_that_are_read(kind: str) -> None:
+    """Else the tests that compare would compare the padded batch with itself."""
+    model = inject(tiny(kind, torch.float32), make("lora")).train()
+    inputs, rows = batch(), []
+    layers: Any = TABLE[kind].layers
+    blocks = model.base_model.get_submodule(layers.block.partition(r"\.")[0])
+    last = [m for n, m in model.named_modules() if n.endswith(layers.ffn_in.replace("\\", ""))]
+    with fast(model):
+        for layer in last:
+            layer.register_forward_hook(lambda m, x, y: rows.append(tuple(y.shape[:2])))
+        logits = model(**inputs).logits
+    n_tokens = int(inputs["attention_mask"].sum())
+    assert rows == [(1, rows_for(n_tokens)), (len(logits), 1)]
+    assert blocks is not model
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_full_fine_tuning_trains_what_lies_before_the_blocks(kind: str) -> None:
+    """Embeddings, and MPNet's relative positions, have their gradients through the packing."""
+    compare(kind, "full", torch.float32, 2e-5)
+
+
+@pytest.mark.parametrize("kind", ["bert", "mpnet"])
+def test_rows_of_no_token_have_no_say(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is in them, logits and gradients are the same bits."""
+    model = inject(tiny(kind, torch.float32), make("lora")).train()
+    with fast(model):
+        wanted = passes(model, batch())
+    plain = Packing.pack
+
+    def with_something(self: Packing, x: torch.Tensor) -> torch.Tensor:
+        packed = plain(self, x)
+        packed[self.n_tokens :] = 3.0
+        return packed
+
+    with fast(model):
+        with monkeypatch.context() as patch:
+            patch.setattr(Packing, "pack", with_something)
+            logits = model(**batch()).logits
+        logits.float().square().sum().backward()
+    assert torch.equal(logits, wanted.pop("logits"))
+    for name, tensor in wanted.items():
+        assert torch.equal(model.get_parameter(name).grad, tensor), name
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_a_batch_without_a_mask_is_taken_as_it_is(kind: str) -> None:
+    model: PreTrainedModel = tiny(kind, torch.float32).eval()
+    inputs = {"input_ids": batch(padded=False)["input_ids"]}
+    with torch.no_grad():
+        wanted = model(**inputs).logits
+        with fast(model) as laid:
+            torch.testing.assert_close(model(**inputs).logits, wanted, rtol=1e-4, atol=1e-5)
+            assert laid.packing is None
+
+
+def test_nothing_is_laid_behind_a_pass_even_one_that_fails() -> None:
+    model = tiny().eval()
+    with fast(model) as laid:
+        model(**batch())
+        assert laid.packing is None
+        ids = torch.full((2, 3), 10_000)  # no such token
+        with pytest.raises(IndexError):
+            model(input_ids=ids, attention_mask=torch.ones_like(ids))
+        assert laid.packing is None
