@@ -73,6 +73,20 @@ def test_tasks_that_are_trained_alike_are_one_suite_and_others_have_their_own() 
     assert small.training.threads == 1 and [v.label for v in small.methods] == ["lora", "DoRA"]
 
 
+def test_a_part_of_a_recipe_is_trained_as_the_whole_would_be() -> None:
+    (suite,) = MADE.suites("full", tasks=["similarity"], methods=["DoRA"], seeds=[7])
+    assert (suite.tasks, suite.seeds, suite.training.lr) == (["similarity"], [7], 4e-3)
+    assert [(v.label, v.settings) for v in suite.methods] == [("DoRA", {"rank": 2})]
+    (small,) = MADE.suites("small", tasks=["entailment"])  # what is asked for wins
+    assert (small.tasks, small.training.epochs) == (["entailment"], 1)
+    for wrong, words in (
+        ({"tasks": ["cola"]}, "unknown task of the recipe made 'cola'.*similarity"),
+        ({"methods": ["dora"]}, "unknown row of the recipe made 'dora'.*DoRA"),
+    ):
+        with pytest.raises(RequestError, match=words):
+            MADE.suites("full", **wrong)
+
+
 @pytest.mark.usefixtures("made")
 def test_every_part_runs_once_and_the_rows_are_those_that_were_published(
     tiny_model: Path,
@@ -111,6 +125,7 @@ def test_in_json_and_small(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["made", "--model", str(tiny_model), "--scale", "small", "--json"]
+    words += ["--methods", "lora,DoRA", "--seeds", "0"]
     monkeypatch.setattr("sys.argv", ["peftlab", "reproduce", *words])
     with pytest.raises(SystemExit):
         main()

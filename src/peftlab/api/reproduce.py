@@ -40,6 +40,9 @@ def reproduce(
     model: str | Path | None = None,
     data_dir: str | Path | None = None,
     scale: str = "full",
+    tasks: list[str] | None = None,
+    methods: list[str] | None = None,
+    seeds: list[int] | None = None,
     out: str | Path | None = None,
     **training: Any,
 ) -> Reproduction:
@@ -50,6 +53,9 @@ def reproduce(
         model: another base than the recipe's: `minilm`, `mpnet`, a folder, or a hub name.
         data_dir: the folder with GLUE's own files; PEFTLAB_DATA_DIR's if not given.
         scale: full, as published; or small: fewer tasks, seeds and epochs, to try it.
+        tasks: those of the recipe's that are wanted; all if not given.
+        methods: likewise, by the rows of the published table.
+        seeds: instead of the recipe's.
         out: the folder for records and predictions; `runs/NAME` (`runs/NAME-small`) if not given.
         training: fields of `peftlab.settings.Training` that win over the recipe's, such as device.
 
@@ -59,7 +65,8 @@ def reproduce(
     for what, path in (("model", model), ("data_dir", data_dir), ("out", out)):
         if path is not None:
             expect_path(what, path)
-    ready = ready_to_reproduce(name, model, data_dir, scale, out, training)
+    part = {"tasks": tasks, "methods": methods, "seeds": seeds}
+    ready = ready_to_reproduce(name, model, data_dir, scale, out, training, part)
     return run_recipe(ready, Console(stderr=True))
 
 
@@ -77,8 +84,11 @@ def ready_to_reproduce(
     scale: str,
     out: str | Path | None,
     training: dict[str, Any],
+    part: dict[str, Any],
 ) -> Ready:
-    """Check a request, and resolve every part of the recipe to cells.
+    """Check a request, and resolve every suite of the recipe to cells.
+
+    It is as `reproduce` has it; `part` holds tasks, methods and seeds.
 
     Raises:
         RequestError: if anything in it is wrong.
@@ -89,6 +99,7 @@ def ready_to_reproduce(
         model=None if model is None else str(model),
         data_dir=None if data_dir is None else Path(data_dir),
         training=training,
+        **part,
     )
     folder = Path(out) if out is not None else Path("runs") / _folder_name(found, scale)
     return Ready(found, [Planned(resolve(suite), folder) for suite in suites])

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from peftlab.bench.suite import Suite, make_suite
+from peftlab.bench.suite import Suite, Variant, make_suite
 from peftlab.errors import RequestError, explain, unknown
 from peftlab.records.published import Published
 
@@ -58,7 +58,8 @@ class Recipe(BaseModel):
 
         Args:
             scale: full, or small: what the file says under `small`.
-            over: `model`, `data_dir` and `training`, which win over the recipe's.
+            over: `model`, `data_dir`, `seeds` and `training`, which win over the recipe's; `tasks`
+                and `methods`, by their rows: those of the recipe's that are wanted.
 
         Raises:
             RequestError: if one of them is wrong.
@@ -67,16 +68,27 @@ class Recipe(BaseModel):
             raise RequestError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}")
         small = self.small if scale == "small" else {}
         training = {**small.get("training", {}), **over.pop("training", {})}
-        alike: dict[str, list[str]] = {}
-        for task in small.get("tasks", self.tasks):
-            alike.setdefault(json.dumps(self.by_task.get(task, {})), []).append(task)
+        rows = {Variant.model_validate(method).label: method for method in self.methods}
+        over["tasks"] = self._wanted("task", over.get("tasks"), self.tasks)
+        methods = self._wanted("row", over.get("methods"), list(rows))
+        over["methods"] = methods and [rows[label] for label in methods]
         request = {"model": self.model, "methods": self.methods, "seeds": self.seeds}
+        request |= {"tasks": self.tasks}
         request |= {key: value for key, value in small.items() if key in request}
         request |= {key: value for key, value in over.items() if value is not None}
+        alike: dict[str, list[str]] = {}
+        for task in request["tasks"]:
+            alike.setdefault(json.dumps(self.by_task.get(task, {})), []).append(task)
         return [
             self._suite(json.loads(own), request | {"tasks": tasks}, training)
             for own, tasks in alike.items()
         ]
+
+    def _wanted(self, what: str, names: list[str] | None, known: list[str]) -> list[str] | None:
+        for name in names or []:
+            if name not in known:
+                raise unknown(f"{what} of the recipe {self.name}", name, known)
+        return names
 
     def _suite(
         self, own: dict[str, Any], request: dict[str, Any], training: dict[str, Any]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from peftlab.cli.compare import finish
-from peftlab.cli.options import Device, Option, Quiet, Text
+from peftlab.cli.options import Device, Option, Quiet, Text, seeds_of, split
 
 if TYPE_CHECKING:
     from peftlab.api.reproduce import Reproduction
@@ -27,6 +27,9 @@ def reproduce(
     scale: Annotated[
         str, Option(help="full, as published; or small: fewer tasks, seeds and epochs.")
     ] = "full",
+    tasks: Annotated[Text, Option(help="Only these of the recipe's, with commas between.")] = None,
+    methods: Annotated[Text, Option(help="Only these of the recipe's rows.")] = None,
+    seeds: Annotated[Text, Option(help="Instead of the recipe's, with commas between.")] = None,
     out: Annotated[
         Path | None, Option(help="Output folder; default runs/NAME, or runs/NAME-small.")
     ] = None,
@@ -49,11 +52,16 @@ def reproduce(
         return
     given = {"device": device, "threads": threads}
     training = {key: value for key, value in given.items() if value is not None}
+    part = {
+        "tasks": split(tasks, "--tasks"),
+        "methods": split(methods, "--methods"),
+        "seeds": seeds_of(seeds),
+    }
     console = Console(stderr=True, quiet=quiet)
     with console.status("reading the recipe, the model and the data"):
         from peftlab.api.reproduce import ready_to_reproduce, run_recipe
 
-        ready = ready_to_reproduce(name, model, data_dir, scale, out, training)
+        ready = ready_to_reproduce(name, model, data_dir, scale, out, training, part)
     try:
         done = run_recipe(ready, console, quiet)
     except KeyboardInterrupt:
