@@ -74,19 +74,18 @@ def _option(parameter: object) -> str:
 
 def methods_page() -> str:
     """The table of methods."""
-    head = [*listings.METHODS_HEAD, "lr", "lr, minilm"]
+    head = [*listings.METHODS_HEAD, "lr"]
     lines = ["# Methods", "", NOTE, ""]
     lines += [
         "Adapter and head: numbers trained on RoBERTa-base with two labels, at default settings. "
-        "lr: the default on a model 768 wide, and on `minilm`, which is 384 wide "
-        "([where they come from](../rates.md)).",
+        "lr: the default ([where they come from](../rates.md)).",
         "",
         f"| {' | '.join(head)} |",
         "|---" * len(head) + "|",
     ]
     for name, *cells in listings.methods():
-        rates = [f"{METHODS[name]().lr_at(width):g}" for width in (768, 384)]
-        lines.append(f"| [{name}]({name}.md) | {' | '.join([*cells, *rates])} |")
+        rate = f"{METHODS[name].default_lr:g}"
+        lines.append(f"| [{name}]({name}.md) | {' | '.join([*cells, rate])} |")
     lines += ["", "A method of your own is a class of some twenty lines: [own.md](own.md)."]
     return "\n".join(lines) + "\n"
 

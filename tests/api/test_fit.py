@@ -19,6 +19,7 @@ from peftlab.bench.race import FEWEST, Race, TimeIsUp, Until
 from peftlab.bench.run import Silent
 from peftlab.bench.suite import make_suite
 from peftlab.errors import RequestError
+from peftlab.methods import METHODS
 from peftlab.records.record import Failure, Record
 from peftlab.records.store import Store
 from peftlab.tasks import Task
@@ -162,10 +163,11 @@ def test_several_tasks_are_refused(tiny_model: Path) -> None:
 
 
 def test_equal_rates_race_once_and_the_leader_keeps_its_adapter(
-    tmp_path: Path, tiny_model: Path, tiny_task: Task
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """LoRA+'s default on a narrow model is the end of its range."""
-    contest = Race(grid(tiny_model, tiny_task, "lora-plus"), tiny_task, 0.25)
+    """A default at the end of its range: three times it is no other rate."""
+    monkeypatch.setattr(METHODS["lora"], "default_lr", METHODS["lora"].search_space()["lr"].high)
+    contest = Race(grid(tiny_model, tiny_task, "lora"), tiny_task, 0.25)
     rates = [runner.row.variant.lr for runner in contest.runners]
     assert len(rates) == len(set(rates)) == 2
     given = Race(grid(tiny_model, tiny_task, "lora", lr=7e-3), tiny_task, 0.25)

@@ -186,7 +186,7 @@ def test_cells_are_tasks_by_seeds_by_methods(tiny_model: Path) -> None:
 
 def test_defaults_are_resolved_by_method_task_and_model(tiny_model: Path) -> None:
     head, full = resolve(suite(tiny_model, methods=["head", "full"])).cells
-    assert full.training.lr == peftlab.FullFineTuning().lr_at(32)
+    assert full.training.lr == peftlab.FullFineTuning.default_lr
     assert full.training.head_lr == peftlab.FullFineTuning.default_head_lr
     assert full.precision.base == "fp32"
     assert head.training.max_length == 64  # the model takes no more
@@ -215,14 +215,9 @@ def test_head_trains_at_the_rate_that_its_record_says(
     assert {group["lr"] for group in groups} == {rate}
 
 
-def test_a_default_rate_follows_the_models_width_and_an_asked_one_does_not(
-    tiny_model: Path,
-) -> None:
-    lora = peftlab.LoRA()
-    assert lora.lr_at(768) == lora.default_lr
-    assert lora.lr_at(32) == lora.lr_at(384) > lora.lr_at(768) > lora.lr_at(1024)
+def test_a_record_says_whether_its_rate_was_asked_for(tiny_model: Path) -> None:
     default, asked = resolve(suite(tiny_model, methods=["lora", "lora[lr=0.5]"])).cells
-    assert default.training.lr == lora.lr_at(32)
+    assert default.training.lr == peftlab.LoRA.default_lr
     assert (asked.training.lr, default.method.rate_from, asked.method.rate_from) == (
         *(0.5, "default", "asked for"),
     )

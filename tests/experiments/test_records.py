@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from defaults import Score, choose, of_model, standard_error
+from defaults import Score, choose, of_model, read, standard_error
 
+from peftlab.methods import METHODS
 from peftlab.records.record import Record
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -43,3 +44,9 @@ def test_the_rate_of_all_models_is_not_the_one_of_a_single_one() -> None:
         for rate, both in on.items()
     }
     assert (choose(of_model(scores, "a")), choose(scores)) == (1e-2, 1e-3)
+
+
+def test_default_rates_are_those_that_the_records_choose() -> None:
+    chosen = {name: choose(scores) for name, scores in read(RESULTS / "defaults").items()}
+    assert len(chosen) == 12
+    assert {name: METHODS[name].default_lr for name in chosen} == chosen

@@ -21,9 +21,6 @@ from peftlab.records.record import Trainable
 from peftlab.tasks import listing
 
 Row = tuple[str, ...]
-
-
-WIDTHS = (384, 768, 1024)  # of MiniLM's, base and large models
 METHODS_HEAD = ("method", "trains", "adapter", "head", "paper")
 
 
@@ -49,10 +46,7 @@ def method_settings(name: str) -> list[Row]:
         RequestError: for an unknown name.
     """
     method = make(name)
-    rates = {f"lr ({width} wide)": method.lr_at(width) for width in WIDTHS}
-    if method.head_alone:
-        rates = {"lr": method.default_lr}
-    rates["head_lr"] = method.default_head_lr
+    rates = {"lr": method.default_lr, "head_lr": method.default_head_lr}
     return [(key, shown(value)) for key, value in (method.settings | rates).items()]
 
 

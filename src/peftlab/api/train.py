@@ -23,7 +23,7 @@ from peftlab.api.inference import check_outputs, task_of
 from peftlab.api.progress import observer
 from peftlab.atomic import check_replaceable, replace_folder
 from peftlab.bench.cell import Cell
-from peftlab.bench.grid import Grid, Sizes, method_part, resolve_training, task_part
+from peftlab.bench.grid import Grid, method_part, resolve_training, task_part
 from peftlab.bench.outcome import Outcome, Told
 from peftlab.bench.process import train_model
 from peftlab.bench.run import run_grid
@@ -178,8 +178,7 @@ def _cell(
 ) -> Cell:
     variant = Variant.model_validate(method)
     longest = token_limit(tokenizer, model.config)
-    sizes = Sizes(longest, model.config.hidden_size)
-    training = resolve_training(asked, variant, method, task, sizes, device)
+    training = resolve_training(asked, variant, method, task, longest, device)
     precision = precision_of(model)
     if method.base_precision == "fp32":
         precision = resolve_precision(asked.precision, device)[0].of_base(precision.base)

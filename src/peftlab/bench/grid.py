@@ -26,7 +26,6 @@ from peftlab.models import (
     check_weights,
     empty_model,
     find,
-    hidden_size,
     longest_input,
     state_of,
 )
@@ -38,13 +37,6 @@ from peftlab.tasks import Task, carved, load, load_file
 # rates need some 300 to move anything. Over fewer than 320 rows that would be more than thirty
 # passes, by which a model knows each row by heart.
 LEAST_EPOCHS, MOST_EPOCHS, LEAST_UPDATES = 3, 30, 300
-
-
-class Sizes(NamedTuple):
-    """What of a model decides settings: the most tokens it takes, and its hidden states' width."""
-
-    longest: int
-    width: int
 
 
 class Row(NamedTuple):
@@ -63,7 +55,7 @@ class Ground:
     training: Training
     name: str  # the suite's
     source: Source
-    sizes: Sizes
+    longest: int  # the most tokens that the model takes
     device: str
     precision: Precision
     notes: tuple[str, ...]
@@ -76,12 +68,12 @@ class Ground:
             RequestError: for an unknown model, or one that can't be trained as asked.
         """
         source = find(suite.model)
-        sizes = Sizes(longest_input(source.folder), hidden_size(source.folder))
+        longest = longest_input(source.folder)
         device = resolve_device(suite.training.device)
         precision, why = resolve_precision(suite.training.precision, device.value)
         check_weights(source)
         notes = (f"device {device.value} ({device.reason}), {precision.base} ({why})",)
-        return Ground(suite.training, suite.name, source, sizes, device.value, precision, notes)
+        return Ground(suite.training, suite.name, source, longest, device.value, precision, notes)
 
     def row(self, variant: Variant) -> Row:
         """What is asked for, tried on the model's structure.
@@ -114,7 +106,7 @@ class Ground:
             task=task_part(task),
             method=row.part,
             training=resolve_training(
-                training, row.variant, row.method, task, self.sizes, self.device
+                training, row.variant, row.method, task, self.longest, self.device
             ),
             precision=self._held(row.method),
             seed=seed,
@@ -219,10 +211,12 @@ def method_part(model: Any, method: Method, asked: Training, variant: Variant) -
 
 
 def resolve_training(
-    asked: Training, variant: Variant, method: Method, task: Task, sizes: Sizes, device: str
+    asked: Training, variant: Variant, method: Method, task: Task, limit: int, device: str
 ) -> Resolved:
-    """The training settings with every default filled in by method, task and model."""
-    limit = sizes.longest
+    """The training settings with every default filled in by method, task and model.
+
+    `limit` is the most tokens that the model takes.
+    """
     if asked.max_length is not None and asked.max_length > limit:
         raise RequestError(f"max_length must be <= {limit} for this model, got {asked.max_length}")
     if asked.class_weights != "none" and task.kind == "regression":
@@ -230,7 +224,7 @@ def resolve_training(
             f"class_weights must be none for {task.name}, which is a regression and has no "
             f"classes, got {asked.class_weights!r}"
         )
-    lr, head_lr = resolve_rates(asked, variant, method, sizes.width)
+    lr, head_lr = resolve_rates(asked, variant, method)
     return asked.resolved(
         epochs=asked.epochs or default_epochs(len(task.train), asked.batch_size),
         lr=lr,
@@ -241,14 +235,12 @@ def resolve_training(
     )
 
 
-def resolve_rates(
-    asked: Training, variant: Variant, method: Method, width: int
-) -> tuple[float, float]:
+def resolve_rates(asked: Training, variant: Variant, method: Method) -> tuple[float, float]:
     """The learning rates of adapter and head: the row's own, the suite's, or the defaults.
 
     Where the head is all that is trained both are one, which either may set.
     """
-    lr = asked_rate(asked, variant, method) or method.lr_at(width)
+    lr = asked_rate(asked, variant, method) or method.default_lr
     if method.head_alone:
         return lr, lr
     return lr, variant.head_lr or asked.head_lr or method.default_head_lr

@@ -27,11 +27,7 @@ from peftlab.layers import Adapter, Linear, PreTrainedModel, replace_linears
 from peftlab.models import Targets, find_targets, head_parameters
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-# Where rates come from, and why they follow a model's width so: docs/rates.md
 HEAD_LR = 1e-3
-REFERENCE_WIDTH = 768
-NARROWEST = 384  # that was measured: a narrower model gets this one's rate
-WIDTH_EXPONENT = 2
 
 
 @dataclass(frozen=True)
@@ -77,7 +73,8 @@ class Method(abc.ABC, metaclass=Explained):
         name: as on the command line.
         summary: one line, what trains.
         paper: the source of the equation.
-        default_lr: of the adapter's parameters on a model 768 wide, where none is asked for.
+        default_lr: of the adapter's parameters, where none is asked for; chosen by a protocol on
+            two models, 384 and 768 wide (docs/rates.md).
         published_lr: its paper's, for a base-size model; trials look a factor of ten around it.
             Without one, around the default.
         default_head_lr: of the head's parameters, the same for all methods, so that what one of
@@ -116,20 +113,6 @@ class Method(abc.ABC, metaclass=Explained):
             if isinstance(extra, dict) and "search" in extra:
                 space[name] = Range(**extra["search"])
         return space
-
-    def lr_at(self, width: int) -> float:
-        """The default rate on a model whose hidden states are `width` wide, of three digits.
-
-        >>> from peftlab.methods import make
-        >>> [make("lora").lr_at(width) for width in (1024, 768, 384, 128)]
-        [0.000281, 0.0005, 0.002, 0.002]
-        >>> make("head").lr_at(384) == make("head").lr_at(768)
-        True
-        """
-        if self.head_alone:
-            return self.default_lr
-        ratio = REFERENCE_WIDTH / max(NARROWEST, width)
-        return float(f"{self.default_lr * ratio**WIDTH_EXPONENT:.3g}")
 
     @abc.abstractmethod
     def inject(self, model: PreTrainedModel) -> Targets | None:

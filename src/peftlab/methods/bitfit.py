@@ -43,7 +43,7 @@ class BitFit(Method):
     name: ClassVar[str] = "bitfit"
     summary: ClassVar[str] = "every bias of the backbone"
     paper: ClassVar[str] = "arXiv:2106.10199"
-    default_lr: ClassVar[float] = 7.5e-4
+    default_lr: ClassVar[float] = 1e-3
     published_lr: ClassVar[float | None] = 1e-3
 
     def inject(self, model: PreTrainedModel) -> None:

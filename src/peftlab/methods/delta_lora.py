@@ -58,7 +58,7 @@ class DeltaLoRA(Method):
     name: ClassVar[str] = "delta-lora"
     summary: ClassVar[str] = "LoRA, the frozen weight follows its change"
     paper: ClassVar[str] = "arXiv:2309.02411"
-    default_lr: ClassVar[float] = 5e-4
+    default_lr: ClassVar[float] = 1.5e-3
 
     rank: int = searched(8, 1, 64, ge=1)
     alpha: float = searched(16.0, 1, 64, gt=0)

@@ -50,7 +50,7 @@ class DoRA(PeftLoRA):
     name: ClassVar[str] = "dora"
     summary: ClassVar[str] = "a low-rank update of direction, and a magnitude per output"
     paper: ClassVar[str] = "arXiv:2402.09353"
-    default_lr: ClassVar[float] = 5e-4
+    default_lr: ClassVar[float] = 1.5e-3
 
     peft_names: ClassVar[Mapping[str, str]] = {
         **NAMES,

@@ -48,7 +48,7 @@ class DyLoRA(PeftLoRA, ManyRanks):
     name: ClassVar[str] = "dylora"
     summary: ClassVar[str] = "one LoRA for every rank up to the largest"
     paper: ClassVar[str] = "arXiv:2210.07558"
-    default_lr: ClassVar[float] = 5e-4
+    default_lr: ClassVar[float] = 1.5e-3
 
     update: Literal["all", "last"] = "all"
     strict: bool = False

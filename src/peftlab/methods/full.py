@@ -26,7 +26,7 @@ class FullFineTuning(Method):
     name: ClassVar[str] = "full"
     summary: ClassVar[str] = "every parameter of the model"
     paper: ClassVar[str] = "baseline"
-    default_lr: ClassVar[float] = 2.5e-5
+    default_lr: ClassVar[float] = 2e-5
     published_lr: ClassVar[float | None] = 2e-5
     base_precision: ClassVar[str | None] = "fp32"
     saves_full_weights: ClassVar[bool] = True

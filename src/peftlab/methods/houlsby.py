@@ -47,7 +47,7 @@ class Houlsby(Method):
     name: ClassVar[str] = "houlsby"
     summary: ClassVar[str] = "two bottlenecks a block, and the norms"
     paper: ClassVar[str] = "arXiv:1902.00751"
-    default_lr: ClassVar[float] = 2.5e-4
+    default_lr: ClassVar[float] = 9e-4
     published_lr: ClassVar[float | None] = 3e-4
     mergeable: ClassVar[bool] = False
 

@@ -40,7 +40,7 @@ class LoRA(PeftLoRA):
     name: ClassVar[str] = "lora"
     summary: ClassVar[str] = "a low-rank update of each target layer"
     paper: ClassVar[str] = "arXiv:2106.09685"
-    default_lr: ClassVar[float] = 5e-4
+    default_lr: ClassVar[float] = 1.5e-3
     published_lr: ClassVar[float | None] = 5e-4
 
     rank_stabilised: bool = False

@@ -51,7 +51,7 @@ class LoRADrop(LowRankMethod, Prepared):
     name: ClassVar[str] = "lora-drop"
     summary: ClassVar[str] = "LoRA where it matters, one shared pair elsewhere"
     paper: ClassVar[str] = "arXiv:2402.07721"
-    default_lr: ClassVar[float] = 5e-4
+    default_lr: ClassVar[float] = 1.5e-3
 
     threshold: float = Field(default=0.9, gt=0, le=1)
     sample: float = Field(default=0.1, gt=0, le=1)

@@ -46,7 +46,7 @@ class LoRAFA(PeftLoRA):
     name: ClassVar[str] = "lora-fa"
     summary: ClassVar[str] = "LoRA with A frozen"
     paper: ClassVar[str] = "arXiv:2308.03303"
-    default_lr: ClassVar[float] = 1e-3
+    default_lr: ClassVar[float] = 5e-3
     published_lr: ClassVar[float | None] = 5e-4  # of LoRA: none of its own for models of this size
 
     correct_gradient: bool = False

@@ -62,7 +62,7 @@ class VeRA(InPeft):
     name: ClassVar[str] = "vera"
     summary: ClassVar[str] = "two vectors a layer around one shared frozen random pair"
     paper: ClassVar[str] = "arXiv:2310.11454"
-    default_lr: ClassVar[float] = 5e-3
+    default_lr: ClassVar[float] = 3e-2
     published_lr: ClassVar[float | None] = 1e-2
     peft_type: ClassVar[str] = "VERA"
     peft_needs: ClassVar[Mapping[str, type]] = {"r": int}

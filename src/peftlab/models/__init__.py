@@ -16,7 +16,6 @@ from peftlab.models.find import Source, find, looks_like_folder, quiet
 from peftlab.models.load import (
     check_weights,
     empty_model,
-    hidden_size,
     load_model,
     load_source,
     sized_model,
@@ -63,7 +62,6 @@ __all__ = [
     "find_targets",
     "head_names",
     "head_parameters",
-    "hidden_size",
     "last_layer",
     "linear_names",
     "load_model",

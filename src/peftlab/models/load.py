@@ -88,12 +88,6 @@ def load_model(
     return model, tokenizer
 
 
-def hidden_size(folder: Path) -> int:
-    """The width of the model's hidden states."""
-    width: int = read_config(folder).get_text_config().hidden_size
-    return width
-
-
 def load_source(
     source: Source, num_labels: int, precision: Precision, seed: int
 ) -> PreTrainedModel:
