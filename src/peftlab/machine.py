@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 
 from peftlab.layers import quantiser
+from peftlab.layers.native import loaded
 from peftlab.records.record import Environment
 
 PACKAGES = (
@@ -56,6 +57,7 @@ def environment(threads: int, precision: str | None = None) -> Environment:
         threads=threads,
         spin_count=os.environ.get("GOMP_SPINCOUNT", os.environ.get("OMP_WAIT_POLICY")),
         quantiser=quantiser(precision),
+        attention="sentences.cpp" if "sentences.cpp" in loaded() else "torch",
     )
 
 

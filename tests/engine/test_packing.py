@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
-from peftlab.engine import fast, packing
+from peftlab.engine import fast, packing, sentences
 from peftlab.engine.packing import Packing, rows_for
 from peftlab.methods import inject, make
 from peftlab.models.architectures import TABLE
@@ -38,7 +38,7 @@ def test_every_token_has_a_row_and_comes_back_to_its_place(lengths: list[int]) -
     assert len(packed) == rows_for(sum(lengths)) > sum(lengths)
     assert not packed[sum(lengths) :].any()
     assert torch.equal(found.spread(packed), padded * is_token.flatten()[:, None])
-    assert torch.equal(found.is_padding, ~is_token)
+    assert torch.equal(found.mask(torch.float32)[:, 0, 0] < 0, ~is_token)
     assert torch.equal(packed[found.starts], padded.view(*is_token.shape, width)[:, 0])
 
 
@@ -105,6 +105,15 @@ def test_rows_of_no_token_have_no_say(kind: str, monkeypatch: pytest.MonkeyPatch
     assert torch.equal(logits, wanted.pop("logits"))
     for name, tensor in wanted.items():
         assert torch.equal(model.get_parameter(name).grad, tensor), name
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_without_a_compiler_plain_products_do_it(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sentences, "is_built", lambda: False)
+    compare(kind, "lora", torch.float32, 2e-5)
+    compare(kind, "lora", torch.bfloat16, 8e-2)
 
 
 @pytest.mark.parametrize("kind", PACKED)

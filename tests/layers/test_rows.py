@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import pytest
 import torch
 from torch import Tensor
@@ -77,21 +75,9 @@ def test_a_code_is_within_half_a_step_of_its_number_and_the_largest_is_127() -> 
     assert torch.equal(unsigned.int() - 128, codes.int())
 
 
-def test_without_a_compiler_it_is_said_and_torch_does_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: object
-) -> None:
+def test_without_a_compiler_torch_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
     x = random((5, 12))
     expected = rows_to_codes(x)
-
-    def fails(folder: object) -> None:
-        raise subprocess.CalledProcessError(1, "ninja", stderr="Ninja is required\n")
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(rows, "_build", fails)
-    is_built.cache_clear()
-    try:
-        with pytest.warns(UserWarning, match=r"kernels of int8 can't be built.*Ninja is required"):
-            found = rows_to_codes(x)
-    finally:
-        is_built.cache_clear()
+    monkeypatch.setattr(rows, "is_built", lambda: False)
+    found = rows_to_codes(x)
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))

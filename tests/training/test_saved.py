@@ -101,7 +101,7 @@ def test_the_base_s_activations_grow_with_the_part_and_adapters_keep_more_than_a
     head, lora, full = (activations(trained(name)[0]) for name in ("head", "lora", "full"))
     assert 10 * head < lora < full
     assert activations(trained("lora", batch_size=16)[0]) == pytest.approx(2 * lora, rel=0.05)
-    assert activations(trained("lora", accumulation=2)[0]) == pytest.approx(lora / 2, rel=0.05)
+    assert activations(trained("lora", accumulation=2)[0]) == pytest.approx(lora / 2, rel=0.1)
 
 
 def test_the_peak_is_the_sum_of_its_parts_and_a_rest(

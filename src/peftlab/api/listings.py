@@ -13,6 +13,7 @@ import torch
 from peftlab.bench.process import count
 from peftlab.errors import RequestError
 from peftlab.layers import quantise_linears, resolve_device, resolve_precision
+from peftlab.layers.native import compiler
 from peftlab.machine import environment, processor
 from peftlab.methods import METHODS, Method, inject, make
 from peftlab.models import ARCHITECTURES, PACKAGED, linear_names
@@ -110,7 +111,7 @@ def architectures() -> str:
 
 def machine(out: Path) -> list[Row]:
     """What a run depends on: a name, the finding, and what it means."""
-    checks: list[Callable[[], Row]] = [_python, _torch, _device, _precision]
+    checks: list[Callable[[], Row]] = [_python, _torch, _device, _precision, _kernels]
     return [*(check() for check in checks), *_packaged(), _hub(), _disk(out)]
 
 
@@ -136,6 +137,13 @@ def _precision() -> Row:
     precision, why = resolve_precision("auto", resolve_device().value)
     meaning = "the base is held in it" if precision.base == "bf16" else "bf16 would be slow here"
     return ("precision", precision.base, f"{why}: {meaning}")
+
+
+def _kernels() -> Row:
+    found = compiler()
+    if found is None:
+        return ("kernels", "not built", "no C++ compiler: plain products instead, some 10 % slower")
+    return ("kernels", "C++", f"built by {found} when first needed, once")
 
 
 def _packaged() -> list[Row]:

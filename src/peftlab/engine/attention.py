@@ -18,6 +18,7 @@ torch's own draw costs as much as a matrix product here (LOG.md).
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,8 +27,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from peftlab.engine import sentences
 from peftlab.engine.frozen import side_by_side
 from peftlab.engine.packing import ASKED, Laid, Packing
+from peftlab.engine.sentences import Counter, How
 from peftlab.models import quiet
 
 NAME = "peftlab"
@@ -45,11 +48,20 @@ class Bits:
     def __init__(self) -> None:
         self.seed: int | None = None
 
-    def lanes(self, size: int) -> Tensor:
-        """The next `size` lanes, int16."""
+    def _follow(self) -> None:
         if self.seed != torch.initial_seed():
             self.seed = torch.initial_seed()
             self.stream = np.random.SFC64(self.seed)
+            self.calls = itertools.count()
+
+    def counter(self) -> Counter:
+        """Where the bits of the next call of sentences.cpp begin."""
+        self._follow()
+        return Counter(torch.initial_seed() % 2**63, next(self.calls))
+
+    def lanes(self, size: int) -> Tensor:
+        """The next `size` lanes, int16."""
+        self._follow()
         words = self.stream.random_raw(-(-size // 4))
         return torch.from_numpy(words.view(np.int16))[:size]
 
@@ -302,25 +314,54 @@ def attend(
 ) -> tuple[Tensor, None]:
     """An attention function of transformers: (batch, heads, length, width) -> (batch, length, ...).
 
-    Of a packed batch: (1, heads, rows, width) -> (1, rows, heads, width). What `_Attention` has no
-    way to compute, is left to sdpa.
+    What `_Attention` has no way to compute is left to sdpa.
     """
     bits: Bits | None = getattr(module, BITS, None)
     if bits is None or query.shape[1] != key.shape[1]:
         return _by_sdpa(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
-    packing: Packing | None = getattr(module, LAID).packing
-    size, length = (query.shape[0], query.shape[2])
-    if packing is not None:
-        size, length = packing.size, packing.length
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if getattr(module, LAID).packing is not None:
+        return attend_packed(module, query, key, value, None, dropout, scaling), None
+    length = query.shape[2]
     asked = min(length, getattr(module, ASKED, length))
     drop = None
     if dropout > 0:
-        n_keys = length if packing is not None else key.shape[2]
-        drop = bits.mask(torch.Size((size, query.shape[1], asked, n_keys)), dropout, query.dtype)
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+        drop = bits.mask(torch.Size((*query.shape[:2], asked, key.shape[2])), dropout, query.dtype)
     y: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
-        query, key, value, attention_mask, scaling, drop, asked, packing
+        query, key, value, attention_mask, scaling, drop, asked, None
     )
-    if packing is None and asked < length:  # the model expects all of them; these alone are read
+    if asked < length:  # the model expects all of them; only those asked for are read
         y = y.expand(-1, length, *y.shape[2:])
     return y, None
+
+
+def attend_packed(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    positions: Tensor | None,
+    dropout: float,
+    scaling: float,
+) -> Tensor:
+    """(1, heads, rows, width) each, of a packed batch -> (1, rows, heads, width).
+
+    `positions` (1, heads, length, length) are added to the scores.
+    """
+    bits: Bits = getattr(module, BITS)
+    packing: Packing = getattr(module, LAID).packing
+    asked, heads = min(packing.length, getattr(module, ASKED, packing.length)), query.shape[1]
+    is_learned = positions is not None and positions.requires_grad
+    if not is_learned and sentences.can(query, key, value):
+        how = How(packing, heads, scaling, asked, dropout, bits.counter())
+        exact = None if positions is None else positions[0].float().contiguous()
+        return sentences.attention(query, key, value, exact, how)
+    bias = packing.mask(query.dtype)
+    if positions is not None:
+        bias = positions + bias
+    drop = None
+    if dropout > 0:
+        shape = torch.Size((packing.size, heads, asked, packing.length))
+        drop = bits.mask(shape, dropout, query.dtype)
+    y: Tensor = _Attention.apply(query, key, value, bias, scaling, drop, asked, packing)  # type: ignore[no-untyped-call]
+    return y

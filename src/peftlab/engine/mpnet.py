@@ -1,9 +1,8 @@
 """MPNet's attention, which transformers doesn't let one choose, by plain products like the others'.
 
-    P = softmax(Q Kᵀ · scaling + relative positions + mask)
+    P = softmax(Q Kᵀ · scaling + relative positions)
 
-Positions relative to each other are a bias that all blocks share. It is made once a batch, for the
-places of a padded sentence, with the mask in it.
+Positions relative to each other are a bias that all blocks share, made once a batch.
 """
 
 from __future__ import annotations
@@ -12,10 +11,9 @@ import functools
 from contextlib import ExitStack
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from peftlab.engine.attention import BITS, LAID, Bits, attend
+from peftlab.engine.attention import BITS, LAID, Bits, attend_packed
 from peftlab.engine.packing import Laid
 
 
@@ -43,14 +41,11 @@ def _stand_in(module: nn.Module, name: str, ours: Any, undo: ExitStack, *known: 
 
 
 def _bias(encoder: nn.Module, theirs: Any, laid: Laid, x: Tensor, *args: Any) -> Tensor:
-    """(size, heads, length, length): relative positions, and the lowest number at padding."""
-    packing = laid.packing
-    if packing is None:
-        bias: Tensor = theirs(x, *args)
-        return bias
-    bias = theirs(x.new_empty(1, packing.length, 0), *args)
-    mask = packing.is_padding[:, None, None, :]
-    return bias.masked_fill(mask, torch.finfo(bias.dtype).min)
+    """(1, heads, length, length): of the places of a padded sentence, where batches are packed."""
+    if laid.packing is not None:
+        x = x.new_empty(1, laid.packing.length, 0)  # of which only the sizes are read
+    bias: Tensor = theirs(x, *args)
+    return bias
 
 
 def _forward(
@@ -65,11 +60,12 @@ def _forward(
     if getattr(attention, LAID).packing is None:
         whole: tuple[Tensor, ...] = theirs(hidden_states, attention_mask, position_bias, **kwargs)
         return whole
-    shape = (*hidden_states.shape[:-1], -1, attention.attention_head_size)
+    width = attention.attention_head_size
+    shape = (*hidden_states.shape[:-1], -1, width)
     q, k, v = (
         layer(hidden_states).view(shape).transpose(1, 2)
         for layer in (attention.q, attention.k, attention.v)
     )
     dropout = attention.dropout.p if attention.training else 0.0
-    y, _ = attend(attention, q, k, v, position_bias, dropout)
+    y = attend_packed(attention, q, k, v, position_bias, dropout, width**-0.5)
     return (attention.o(y.reshape(hidden_states.shape)),)

@@ -44,16 +44,22 @@ class Packing:
         size, length: of the padded batch, which has size · length places.
         rows: (size · length,), of each place; padding's is the last, which is no token's.
         places: (number of rows,), of each row; of those that are no token's, any.
-        starts: (size,), the rows of the first tokens.
-        n_tokens: the rows that are tokens; they come first.
+        bounds: (size + 1,), the rows of the first tokens, and the number of tokens, whose rows come
+            first.
+        n_tokens: that number.
     """
 
     size: int
     length: int
     rows: Tensor
     places: Tensor
-    starts: Tensor
+    bounds: Tensor
     n_tokens: int
+
+    @property
+    def starts(self) -> Tensor:
+        """(size,), the rows of the first tokens."""
+        return self.bounds[:-1]
 
     def spread(self, x: Tensor) -> Tensor:
         """(number of rows, width) -> (size · length, width)."""
@@ -65,10 +71,11 @@ class Packing:
         packed[self.n_tokens :] = 0
         return packed
 
-    @property
-    def is_padding(self) -> Tensor:
-        """(size, length)."""
-        return (self.rows == len(self.places) - 1).view(self.size, self.length)
+    def mask(self, dtype: torch.dtype) -> Tensor:
+        """(size, 1, 1, length), to be added to scores: the lowest number where padding is."""
+        is_padding = (self.rows == len(self.places) - 1).view(self.size, 1, 1, self.length)
+        zeros = self.rows.new_zeros(is_padding.shape, dtype=dtype)
+        return zeros.masked_fill(is_padding, torch.finfo(dtype).min)
 
 
 def packing(lengths: Sequence[int], length: int) -> Packing:
@@ -89,7 +96,7 @@ def packing(lengths: Sequence[int], length: int) -> Packing:
         length=length,
         rows=torch.from_numpy(rows),
         places=torch.from_numpy(places),
-        starts=torch.from_numpy(rows[::length].copy()),
+        bounds=torch.from_numpy(np.append(rows[::length], n_tokens)),
         n_tokens=n_tokens,
     )
 

@@ -150,7 +150,7 @@ at::Tensor sums_to_rows(const at::Tensor& sums, const at::Tensor& scales, at::Sc
 
 }  // namespace
 
-TORCH_LIBRARY(peftlab, library) {
+TORCH_LIBRARY_FRAGMENT(peftlab, library) {
   library.def("rows_to_codes(Tensor x, Tensor? columns, bool is_signed) -> (Tensor, Tensor)");
   library.def("scale_rows_(Tensor(a!) y, Tensor scales, Tensor? bias) -> ()");
   library.def("sums_to_rows(Tensor sums, Tensor scales, ScalarType dtype) -> Tensor");

@@ -5,38 +5,22 @@
     sums_to_rows    int32 sums to s_r ∘ sums
 
 Torch's own operations take five passes and more for each, a quarter of a step (LOG.md). rows.cpp
-does the same, bit for bit; it is built once by torch's extension loader (7 s on an EPYC) and kept
-in the user's cache, by its text, torch's version and the processor. Where that fails a warning says
-so, and the operations below do it.
+does the same, bit for bit, where it can be built (native.py).
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import os
-import subprocess
-import sys
-import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from peftlab.cache import cache_folder
+from peftlab.layers import native
 
 SOURCE = Path(__file__).with_name("rows.cpp")
 LARGEST, SMALLEST = 127, 1e-30  # of a code's magnitude; of a row's, so that zeros divide by no zero
-BUILD_S = 60  # it takes 7; longer than this nobody waits
 # the two arithmetics are one: no fused multiply-add, which rounds once where torch rounds twice
-FLAGS = ["-std=c++20", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math"]
-FLAGS += ["-ffp-contract=off", "-fopenmp"]
-BUILD = """
-import sys
-from torch.utils.cpp_extension import load
-source, folder, *flags = sys.argv[1:]
-load("rows", [source], extra_cflags=flags, build_directory=folder, is_python_module=False)
-"""
+FLAGS = ("-ffp-contract=off",)
 
 
 def rows_to_codes(
@@ -75,55 +59,10 @@ def sums_to_rows(sums: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     return (sums * scales).to(dtype)
 
 
+def is_built() -> bool:
+    """Whether rows.cpp does it."""
+    return native.is_built(SOURCE, *FLAGS)
+
+
 def _native(x: Tensor) -> bool:
     return type(x) is Tensor and x.device.type == "cpu" and is_built()
-
-
-@functools.cache
-def is_built() -> bool:
-    """Whether rows.cpp is there for this process; builds it if need be."""
-    library = _folder() / "rows.so"
-    try:
-        if not library.is_file():
-            _build(library.parent)
-        torch.ops.load_library(library)
-    except (OSError, subprocess.SubprocessError) as error:
-        words = getattr(error, "stderr", None) or str(error)
-        reason = (words.strip().splitlines() or ["no reason given"])[-1][:300]
-        warnings.warn(
-            f"the kernels of int8 can't be built, and products in eight bits are slower without: "
-            f"{reason}",
-            stacklevel=2,
-        )
-        return False
-    return True
-
-
-def _folder() -> Path:
-    """By all that the library depends on: its text, torch, Python and the processor."""
-    known = [SOURCE.read_text(encoding="utf-8"), torch.__version__, sys.version, *FLAGS]
-    known += [torch.backends.cpu.get_cpu_capability(), _processor()]
-    return cache_folder() / f"rows-{hashlib.sha256(repr(known).encode()).hexdigest()[:16]}"
-
-
-def _processor() -> str:
-    """What -march=native means here."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return next((line for line in lines if line.startswith("flags")), "")
-
-
-def _build(folder: Path) -> None:
-    print("int8: building its kernels, once", file=sys.stderr, flush=True)
-    folder.mkdir(parents=True, exist_ok=True)  # torch locks it against another process
-    command = [sys.executable, "-c", BUILD, str(SOURCE), str(folder), *FLAGS]
-    # where pip has put ninja, if it has
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    subprocess.run(
-        command,
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=BUILD_S,
-        env=os.environ | {"PATH": path},
-    )

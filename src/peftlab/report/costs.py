@@ -29,6 +29,7 @@ class Conditions:
     threads: int
     spin_count: str | None
     torch: str | None
+    attention: str | None
     quantiser: str | None
     parts: float | None
 
@@ -72,6 +73,7 @@ def conditions(rows: Iterable[Sequence[Record]]) -> dict[str, Conditions]:
                 threads=environment.threads,
                 spin_count=environment.spin_count,
                 torch=environment.packages.get("torch"),
+                attention=environment.attention,
                 quantiser=environment.quantiser if len(quantisers) > 1 else None,
                 parts=parts.get(record.cell),
             )
@@ -86,7 +88,7 @@ def ordered(found: Mapping[str, Conditions]) -> tuple[Conditions, ...]:
 def words(all_conditions: Sequence[Conditions]) -> list[str]:
     """For each of them, in what it differs from the others.
 
-    >>> like = Conditions("x", None, 2, "20000", "2.9", None, None)
+    >>> like = Conditions("x", None, 2, "20000", "2.9", None, None, None)
     >>> words([like, dataclasses.replace(like, spin_count="5000")])
     ['spin count 20000', 'spin count 5000']
     """
@@ -105,6 +107,7 @@ def _word(name: str, value: object) -> str:
         "threads": f"{value} threads",
         "spin_count": f"spin count {value}",
         "torch": f"torch {value}",
+        "attention": f"attention by {value}",
         "quantiser": f"quantised by {value}",
     }
     if name == "parts":

@@ -1,0 +1,421 @@
+// Attention of a packed batch: the tokens of each sentence with each other, and no padding.
+//
+//   S = Q Kᵀ · scaling + positions,  P = softmax(S),  Y = (P ∘ M) V        a head of a sentence
+//
+//   attention            Y, and log Σ exp S of each row, which is all that is kept of S
+//   attention_gradient   those of Q, K, V; S, P and M are computed again
+//
+// M drops with probability p and scales the rest by 1 / (1 - p). Its bits come from a counter
+// (Philox 4x32-10, Salmon et al. 2011) under the step's key, so none is stored:
+//
+//   lane i mod 8, of 16 bits, of Philox(j, i div 8, sentence · heads + head, call)     of row i, column j
+//
+// All is computed in fp32, whatever the precision of what comes and goes. The readable form is in
+// sentences.py and attention.py, and tests hold them together. Vectors are the compiler's own (16 numbers, in
+// whatever registers there are); a product's tile stays in registers while it is summed.
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <optional>
+#include <stdexcept>
+#include <tuple>
+#include <vector>
+
+namespace {
+
+constexpr int64_t LANES = 16;
+typedef float Vector __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t Whole __attribute__((vector_size(64), aligned(4), may_alias));
+typedef uint32_t Bits __attribute__((vector_size(64), aligned(4), may_alias));
+typedef uint64_t Wide __attribute__((vector_size(128), aligned(8), may_alias));
+
+int64_t padded(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
+
+template <typename V, typename T>
+V load(const T* from) {
+  V found;
+  std::memcpy(&found, from, sizeof(V));
+  return found;
+}
+
+template <typename V, typename T>
+void store(V what, T* to) {
+  std::memcpy(to, &what, sizeof(V));
+}
+
+// -- products: C (rows, columns) = A (rows, inner) B (inner, columns) -------------------------------
+
+// Where A's number (row, k) is: a matrix and its transpose are one kind.
+struct Left {
+  const float* at;
+  int64_t row, inner;
+};
+
+template <int ROWS, int VECTORS>
+void tile(int64_t inner, Left a, const float* b, int64_t b_row, float* c, int64_t c_row) {
+  Vector sum[ROWS][VECTORS] = {};
+  for (int64_t k = 0; k < inner; ++k) {
+    Vector right[VECTORS];
+    for (int v = 0; v < VECTORS; ++v) right[v] = load<Vector>(b + k * b_row + v * LANES);
+    for (int r = 0; r < ROWS; ++r) {
+      const float left = a.at[r * a.row + k * a.inner];
+      for (int v = 0; v < VECTORS; ++v) sum[r][v] += left * right[v];
+    }
+  }
+  for (int r = 0; r < ROWS; ++r) {
+    for (int v = 0; v < VECTORS; ++v) store(sum[r][v], c + r * c_row + v * LANES);
+  }
+}
+
+template <int VECTORS>
+void strip(int64_t rows, int64_t inner, Left a, const float* b, int64_t b_row, float* c, int64_t c_row) {
+  int64_t r = 0;
+  const auto from = [&] { return Left{a.at + r * a.row, a.row, a.inner}; };
+  for (; r + 6 <= rows; r += 6) tile<6, VECTORS>(inner, from(), b, b_row, c + r * c_row, c_row);
+  for (; r + 2 <= rows; r += 2) tile<2, VECTORS>(inner, from(), b, b_row, c + r * c_row, c_row);
+  for (; r < rows; ++r) tile<1, VECTORS>(inner, from(), b, b_row, c + r * c_row, c_row);
+}
+
+// `columns` is a multiple of LANES, and so is what a row of B and C holds.
+void product(int64_t rows, int64_t inner, int64_t columns, Left a, const float* b, float* c) {
+  int64_t j = 0;
+  for (; j + 2 * LANES <= columns; j += 2 * LANES) strip<2>(rows, inner, a, b + j, columns, c + j, columns);
+  if (j < columns) strip<1>(rows, inner, a, b + j, columns, c + j, columns);
+}
+
+// -- exp, and the bits of dropout -------------------------------------------------------------------
+
+// Of numbers <= 0, to 2 ulp: 2ⁿ · exp(f) with |f| <= log 2 / 2, by its series to the sixth power.
+Vector exp_of(Vector x) {
+  constexpr float LEAST = -87.0f, WHOLE = 12582912.0f;  // 1.5 · 2²³: its low bits are what was added
+  x = x < LEAST ? Vector{} + LEAST : x;
+  const Vector shifted = x * 1.44269504f + WHOLE;
+  const Vector n = shifted - WHOLE;
+  const Vector f = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  Vector sum = f * (1.0f / 720) + 1.0f / 120;
+  sum = sum * f + 1.0f / 24;
+  sum = sum * f + 1.0f / 6;
+  sum = sum * f + 0.5f;
+  sum = sum * f + 1.0f;
+  sum = sum * f + 1.0f;
+  Whole bits;
+  std::memcpy(&bits, &shifted, sizeof(bits));
+  const Whole power = (bits << 23) + (127 << 23);
+  Vector scale;
+  std::memcpy(&scale, &power, sizeof(scale));
+  return sum * scale;
+}
+
+struct Dropout {
+  uint32_t keep_from;  // a lane that is as large is kept; 0: nothing is dropped
+  float scale;
+  uint32_t key[2];
+  uint32_t call;
+};
+
+struct Random {
+  Bits words[4];
+};
+
+// Sixteen columns at once, from `column` on.
+Random philox(uint32_t column, uint32_t rows, uint32_t head, const Dropout& drop) {
+  Bits x[4] = {};
+  for (uint32_t lane = 0; lane < LANES; ++lane) x[0][lane] = column + lane;
+  x[1] += rows;
+  x[2] += head;
+  x[3] += drop.call;
+  uint32_t key[2] = {drop.key[0], drop.key[1]};
+  for (int round = 0; round < 10; ++round) {
+    const Wide one = __builtin_convertvector(x[0], Wide) * uint64_t(0xD2511F53u);
+    const Wide two = __builtin_convertvector(x[2], Wide) * uint64_t(0xCD9E8D57u);
+    const Bits high_one = __builtin_convertvector(one >> 32, Bits);
+    const Bits high_two = __builtin_convertvector(two >> 32, Bits);
+    x[0] = high_two ^ x[1] ^ key[0];
+    x[1] = __builtin_convertvector(two, Bits);
+    x[2] = high_one ^ x[3] ^ key[1];
+    x[3] = __builtin_convertvector(one, Bits);
+    key[0] += 0x9E3779B9u;
+    key[1] += 0xBB67AE85u;
+  }
+  return {{x[0], x[1], x[2], x[3]}};
+}
+
+// (rows, columns) of M.
+void mask(int64_t rows, int64_t columns, uint32_t head, const Dropout& drop, float* to) {
+  const Vector kept = Vector{} + drop.scale;
+  for (int64_t i = 0; i < rows; i += 8) {
+    for (int64_t j = 0; j < columns; j += LANES) {
+      const Random random = philox(uint32_t(j), uint32_t(i / 8), head, drop);
+      for (int64_t lane = 0; lane < std::min<int64_t>(8, rows - i); ++lane) {
+        const Bits bits = (random.words[lane / 2] >> (lane % 2 * 16)) & 0xffffu;
+        store(bits >= drop.keep_from ? kept : Vector{}, to + (i + lane) * columns + j);
+      }
+    }
+  }
+}
+
+// -- one head of one sentence -----------------------------------------------------------------------
+
+float wide(float value) { return value; }
+float wide(at::BFloat16 value) {
+  const uint32_t bits = uint32_t(value.x) << 16;
+  float found;
+  std::memcpy(&found, &bits, sizeof(found));
+  return found;
+}
+
+void narrow(float value, float* to) { *to = value; }
+void narrow(float value, at::BFloat16* to) {  // to the nearest, ties to even; no NaN is made here
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  to->x = uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+// The rows of a tensor (tokens, width), of which a head has `width` columns.
+template <typename T>
+struct Rows {
+  T* at;
+  int64_t stride;
+  Rows from(int64_t token, int64_t column) const { return {at + token * stride + column, stride}; }
+};
+
+template <typename T>
+void read(Rows<T> x, int64_t n, int64_t width, float scaling, float* to, int64_t row) {
+  for (int64_t i = 0; i < n; ++i) {
+    const T* from = x.at + i * x.stride;
+    for (int64_t c = 0; c < width; ++c) to[i * row + c] = wide(from[c]) * scaling;
+    for (int64_t c = width; c < row; ++c) to[i * row + c] = 0;
+  }
+}
+
+template <typename T>
+void read_transposed(Rows<T> x, int64_t n, int64_t width, float* to, int64_t row) {
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t c = 0; c < width; ++c) to[c * row + i] = wide(x.at[i * x.stride + c]);
+  }
+  for (int64_t c = 0; c < width; ++c) std::fill(to + c * row + n, to + (c + 1) * row, 0.0f);
+}
+
+template <typename T>
+void write(const float* from, int64_t row, int64_t n, int64_t width, float scaling, Rows<T> to) {
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t c = 0; c < width; ++c) narrow(from[i * row + c] * scaling, to.at + i * to.stride + c);
+  }
+}
+
+// S to P, row by row, in place; log Σ exp S is written, or if it is known, read.
+void softmax(float* s, int64_t rows, int64_t n, int64_t row, const float* positions, int64_t positions_row,
+             float* log_sum, bool is_known) {
+  for (int64_t i = 0; i < rows; ++i) {
+    float* at = s + i * row;
+    if (positions) {
+      for (int64_t j = 0; j < n; ++j) at[j] += positions[i * positions_row + j];
+    }
+    if (!is_known) {
+      float most = at[0];
+      for (int64_t j = 1; j < n; ++j) most = at[j] > most ? at[j] : most;
+      for (int64_t j = n; j < row; ++j) at[j] = -INFINITY;
+      Vector sum = {};
+      for (int64_t j = 0; j < row; j += LANES) sum += exp_of(load<Vector>(at + j) - most);
+      float total = 0;
+      for (int64_t lane = 0; lane < LANES; ++lane) total += sum[lane];
+      log_sum[i] = most + std::log(total);
+    }
+    for (int64_t j = 0; j < row; j += LANES) store(exp_of(load<Vector>(at + j) - log_sum[i]), at + j);
+    for (int64_t j = n; j < row; ++j) at[j] = 0;
+  }
+}
+
+struct Shape {
+  int64_t heads, width, asked;  // rows of a sentence that are asked for; 0: all
+  float scaling;
+  const float* positions;  // (heads, length, length), or none
+  int64_t length;
+};
+
+// What one thread works in.
+class Room {
+ public:
+  float* take(int64_t size) {
+    used_ += padded(size);
+    if (used_ > int64_t(held_.size())) throw std::logic_error("a room too small");
+    return held_.data() + used_ - padded(size);
+  }
+  void begin(int64_t size) {
+    used_ = 0;
+    if (size > int64_t(held_.size())) held_.resize(size);
+  }
+
+ private:
+  std::vector<float> held_;
+  int64_t used_ = 0;
+};
+
+template <typename Work>
+void each_head(const at::Tensor& starts, int64_t heads, int64_t matrices, int64_t width, const Work& work) {
+  const int64_t* first = starts.const_data_ptr<int64_t>();
+  const int64_t sentences = starts.size(0) - 1;
+  at::parallel_for(0, sentences * heads, 1, [&](int64_t begin, int64_t end) {
+    static thread_local Room room;
+    for (int64_t index = begin; index < end; ++index) {
+      const int64_t sentence = index / heads, n = first[sentence + 1] - first[sentence];
+      room.begin(matrices * (padded(n) * (padded(n) + padded(width))));
+      work(first[sentence], n, index % heads, uint32_t(index), room);
+    }
+  });
+}
+
+// -- the operations ---------------------------------------------------------------------------------
+
+Dropout dropout(double p, int64_t key, int64_t call) {
+  return {uint32_t(std::lround(p * 65536)), float(1 / (1 - p)), {uint32_t(key), uint32_t(uint64_t(key) >> 32)},
+          uint32_t(call)};
+}
+
+template <typename T>
+Rows<const T> rows_of(const at::Tensor& x) {
+  TORCH_CHECK(x.dim() == 2 && x.stride(1) == 1);
+  return {x.const_data_ptr<T>(), x.stride(0)};
+}
+
+Shape shape_of(const at::Tensor& q, const std::optional<at::Tensor>& positions, int64_t heads,
+               double scaling, int64_t asked) {
+  const float* at = nullptr;
+  if (positions) {
+    TORCH_CHECK(positions->dim() == 3 && positions->is_contiguous());
+    at = positions->const_data_ptr<float>();
+  }
+  return {heads, q.size(1) / heads, asked, float(scaling), at, positions ? positions->size(2) : 0};
+}
+
+template <typename T>
+void forward(Rows<const T> q, Rows<const T> k, Rows<const T> v, const at::Tensor& starts, const Shape& shape,
+             const Dropout& drop, Rows<T> y, Rows<float> log_sums) {
+  each_head(starts, shape.heads, 4, shape.width, [=](int64_t start, int64_t n, int64_t head, uint32_t index, Room& room) {
+    const int64_t width = shape.width, rows = shape.asked ? std::min(shape.asked, n) : n;
+    const int64_t row = padded(n), wide_row = padded(width), column = head * width;
+    float* queries = room.take(rows * width);
+    float* keys = room.take(width * row);
+    float* values = room.take(n * wide_row);
+    float* shares = room.take(rows * row);
+    read(q.from(start, column), rows, width, shape.scaling, queries, width);
+    read_transposed(k.from(start, column), n, width, keys, row);
+    read(v.from(start, column), n, width, 1, values, wide_row);
+    product(rows, width, row, {queries, width, 1}, keys, shares);
+    const float* positions = shape.positions ? shape.positions + head * shape.length * shape.length : nullptr;
+    softmax(shares, rows, n, row, positions, shape.length, log_sums.from(head, start).at, false);
+    if (drop.keep_from) {
+      float* kept = room.take(rows * row);
+      mask(rows, row, index, drop, kept);
+      for (int64_t j = 0; j < rows * row; ++j) shares[j] *= kept[j];
+    }
+    float* found = room.take(rows * wide_row);
+    product(rows, n, wide_row, {shares, row, 1}, values, found);
+    write(found, wide_row, rows, width, 1, y.from(start, column));
+  });
+}
+
+template <typename T>
+void backward(Rows<const T> g, Rows<const T> q, Rows<const T> k, Rows<const T> v, const at::Tensor& starts,
+              const Shape& shape, const Dropout& drop, Rows<const float> log_sums, Rows<T> to) {
+  each_head(starts, shape.heads, 5, shape.width, [=](int64_t start, int64_t n, int64_t head, uint32_t index, Room& room) {
+    const int64_t width = shape.width, rows = shape.asked ? std::min(shape.asked, n) : n;
+    const int64_t row = padded(n), wide_row = padded(width), column = head * width, all = shape.heads * width;
+    float* queries = room.take(rows * wide_row);
+    float* keys = room.take(n * wide_row);
+    float* turned = room.take(width * row);
+    float* gradients = room.take(rows * wide_row);
+    float* shares = room.take(rows * row);
+    float* moved = room.take(rows * row);
+    float* found = room.take(n * wide_row);
+    read(q.from(start, column), rows, width, shape.scaling, queries, wide_row);
+    read(k.from(start, column), n, width, 1, keys, wide_row);
+    read(g.from(start, column), rows, width, 1, gradients, wide_row);
+    read_transposed(k.from(start, column), n, width, turned, row);
+    product(rows, width, row, {queries, wide_row, 1}, turned, shares);
+    const float* positions = shape.positions ? shape.positions + head * shape.length * shape.length : nullptr;
+    softmax(shares, rows, n, row, positions, shape.length,
+            const_cast<float*>(log_sums.from(head, start).at), true);
+    read_transposed(v.from(start, column), n, width, turned, row);
+    product(rows, width, row, {gradients, wide_row, 1}, turned, moved);  // of P ∘ M
+    float* dropped = shares;
+    if (drop.keep_from) {
+      dropped = room.take(rows * row);
+      mask(rows, row, index, drop, dropped);
+      for (int64_t j = 0; j < rows * row; ++j) {
+        moved[j] *= dropped[j];
+        dropped[j] *= shares[j];
+      }
+    }
+    product(n, rows, wide_row, {dropped, 1, row}, gradients, found);
+    write(found, wide_row, n, width, 1, to.from(start, 2 * all + column));
+    for (int64_t i = 0; i < rows; ++i) {  // of S: P ∘ (g - Σ P ∘ g)
+      float* at = moved + i * row;
+      const float* share = shares + i * row;
+      Vector sums = {};
+      for (int64_t j = 0; j < row; j += LANES) sums += load<Vector>(at + j) * load<Vector>(share + j);
+      float sum = 0;
+      for (int64_t lane = 0; lane < LANES; ++lane) sum += sums[lane];
+      for (int64_t j = 0; j < row; ++j) at[j] = share[j] * (at[j] - sum);
+    }
+    product(n, rows, wide_row, {moved, 1, row}, queries, found);
+    write(found, wide_row, n, width, 1, to.from(start, all + column));
+    product(rows, n, wide_row, {moved, row, 1}, keys, found);
+    write(found, wide_row, rows, width, shape.scaling, to.from(start, column));
+  });
+}
+
+std::tuple<at::Tensor, at::Tensor> attention(
+    const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& starts,
+    const std::optional<at::Tensor>& positions, int64_t heads, double scaling, int64_t asked, double p,
+    int64_t key, int64_t call) {
+  const Shape shape = shape_of(q, positions, heads, scaling, asked);
+  auto y = at::zeros(q.sizes(), q.options());
+  auto log_sums = at::empty({heads, q.size(0)}, q.options().dtype(at::kFloat));
+  const Rows<float> sums{log_sums.mutable_data_ptr<float>(), log_sums.stride(0)};
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    forward<T>(rows_of<T>(q), rows_of<T>(k), rows_of<T>(v), starts, shape, dropout(p, key, call),
+               {y.mutable_data_ptr<T>(), y.stride(0)}, sums);
+  };
+  q.scalar_type() == at::kBFloat16 ? run(at::BFloat16(0)) : run(0.0f);
+  return {y, log_sums};
+}
+
+at::Tensor attention_gradient(
+    const at::Tensor& g, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+    const at::Tensor& starts, const std::optional<at::Tensor>& positions, const at::Tensor& log_sums,
+    int64_t heads, double scaling, int64_t asked, double p, int64_t key, int64_t call) {
+  const Shape shape = shape_of(q, positions, heads, scaling, asked);
+  auto found = at::zeros({q.size(0), 3 * q.size(1)}, q.options());
+  const Rows<const float> sums{log_sums.const_data_ptr<float>(), log_sums.stride(0)};
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    backward<T>(rows_of<T>(g), rows_of<T>(q), rows_of<T>(k), rows_of<T>(v), starts, shape,
+                dropout(p, key, call), sums, {found.mutable_data_ptr<T>(), found.stride(0)});
+  };
+  q.scalar_type() == at::kBFloat16 ? run(at::BFloat16(0)) : run(0.0f);
+  return found;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(peftlab, library) {
+  library.def(
+      "attention(Tensor q, Tensor k, Tensor v, Tensor starts, Tensor? positions, int heads, "
+      "float scaling, int asked, float p, int key, int call) -> (Tensor, Tensor)");
+  library.def(
+      "attention_gradient(Tensor g, Tensor q, Tensor k, Tensor v, Tensor starts, Tensor? positions, "
+      "Tensor log_sums, int heads, float scaling, int asked, float p, int key, int call) -> Tensor");
+}
+
+TORCH_LIBRARY_IMPL(peftlab, CPU, library) {
+  library.impl("attention", attention);
+  library.impl("attention_gradient", attention_gradient);
+}

@@ -1,0 +1,167 @@
+"""Attention of a packed batch, sentence by sentence, in C++ where a compiler is found.
+
+    S = Q Kᵀ · scaling + positions,  P = softmax(S),  Y = (P ∘ M) V        a head of a sentence
+
+Plain products (attention.py) do the same in a padded batch and hold P and M until the backward
+pass. Here no place is padding, and all that is kept is log Σ exp S of each row: the rest is
+computed again (Dao et al. 2022). So M's bits are those of a counter, Philox 4x32-10 (Salmon et al.
+2011). Of row i and column j:
+
+    lane  =  the one i mod 8, of 16 bits, of philox(j, i div 8, sentence · heads + head, call)
+    keep  ⇔  lane ≥ p·2¹⁶
+
+The key is torch's own seed, which the loop sets before each step, and `call` counts since then: a
+step's masks depend on (seed, step) alone. `mask` is the readable form.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from peftlab.engine.packing import Packing
+from peftlab.layers import native
+
+SOURCE = Path(__file__).with_suffix(".cpp")
+FLAGS = ("-ffp-contract=fast",)
+MULTIPLIERS, WEYL = (0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85)  # Philox 4x32's
+ROUNDS = 10
+
+
+class Counter(NamedTuple):
+    """Where a call's random bits begin: no other call under the key has this number."""
+
+    key: int
+    call: int
+
+
+class How(NamedTuple):
+    """Attention beside its tensors.
+
+    Attributes:
+        packing: how the batch lies.
+        heads: of a layer.
+        scaling: of a score.
+        asked: of how many rows of a sentence, from the first on, outputs are read; 0 for all.
+        p: of dropout.
+        counter: of its bits.
+    """
+
+    packing: Packing
+    heads: int
+    scaling: float
+    asked: int
+    p: float
+    counter: Counter
+
+    @property
+    def numbers(self) -> tuple[Any, ...]:
+        """As the operations take them."""
+        return (self.heads, self.scaling, self.asked, self.p, *self.counter)
+
+
+def can(*tensors: Tensor) -> bool:
+    """Whether sentences.cpp takes these: all fp32 or all bf16, on a CPU."""
+    (dtype, *others) = {tensor.dtype for tensor in tensors}
+    known = dtype in (torch.float32, torch.bfloat16) and not others
+    return known and tensors[0].device.type == "cpu" and is_built()
+
+
+def is_built() -> bool:
+    """Whether sentences.cpp is there for this process; builds it if need be."""
+    if not native.is_built(SOURCE, *FLAGS):
+        return False
+    _register_shapes()
+    return True
+
+
+@functools.cache
+def _register_shapes() -> None:
+    """Let the operations take tensors that have only shapes."""
+    torch.library.register_fake("peftlab::attention", _shapes)
+    torch.library.register_fake("peftlab::attention_gradient", _gradient_shape)
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, positions: Tensor | None, how: How
+) -> Tensor:
+    """(1, heads, rows, width) each -> (1, rows, heads, width), 0 where nothing is asked for.
+
+    `positions` (heads, length, length) are added to the scores; no gradient of them is known.
+    """
+    found: Tensor = _Sentences.apply(query, key, value, positions, how)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Sentences(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, positions: Tensor | None, how: How
+    ) -> Tensor:
+        rows = [x[0].transpose(0, 1).flatten(1) for x in (query, key, value)]
+        y, log_sums = torch.ops.peftlab.attention(
+            *rows, how.packing.bounds, positions, *how.numbers
+        )
+        ctx.save_for_backward(*rows, positions, log_sums)
+        ctx.how = how
+        found: Tensor = y.view(1, len(y), how.heads, -1)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        *rows, positions, log_sums = ctx.saved_tensors
+        how: How = ctx.how
+        g = gradients[0][0].flatten(1)
+        found = torch.ops.peftlab.attention_gradient(
+            g, *rows, how.packing.bounds, positions, log_sums, *how.numbers
+        )
+        parts = found.view(1, len(g), 3, how.heads, -1).permute(2, 0, 3, 1, 4)
+        return *parts.unbind(), None, None
+
+
+def _shapes(q: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    heads = others[4]
+    return q.new_empty(q.shape), q.new_empty(heads, len(q), dtype=torch.float32)
+
+
+def _gradient_shape(g: Tensor, q: Tensor, *others: Any) -> Tensor:
+    return q.new_empty(len(q), 3 * q.shape[1])
+
+
+def mask(sizes: tuple[int, int, int], p: float, counter: Counter) -> Tensor:
+    """M for so many (sentences, heads, tokens): 0 with probability `p`, else 1/(1 - p)."""
+    n_sentences, heads, length = sizes
+    of_head, row, column = np.meshgrid(
+        np.arange(n_sentences * heads), np.arange(length), np.arange(length), indexing="ij"
+    )
+    counters = [column, row // 8, of_head, np.full_like(row, counter.call)]
+    words = philox(np.stack(counters).astype(np.uint64), counter.key)
+    word = np.take_along_axis(words, (row % 8 // 2)[None], axis=0)[0]
+    lane = (word >> (row % 2 * 16).astype(np.uint64)) & 0xFFFF
+    kept = (lane >= round(p * 2**16)) / (1 - p)
+    return torch.from_numpy(kept).float().view(n_sentences, heads, length, length)
+
+
+def philox(counters: np.ndarray[Any, Any], key: int) -> np.ndarray[Any, Any]:
+    """Four words of 32 bits from four, (4, ...) each, in uint64; the key has 64 bits.
+
+    >>> [hex(word) for word in philox(np.zeros(4, np.uint64), 0)]  # Random123's known answer
+    ['0x6627e8d5', '0xe169c58d', '0xbc57ac4c', '0x9b00dbd8']
+    """
+    x, low = list(counters), np.uint64(0xFFFFFFFF)
+    keys = [key & 0xFFFFFFFF, key >> 32 & 0xFFFFFFFF]
+    for _ in range(ROUNDS):
+        one, two = (x[2 * i] * np.uint64(MULTIPLIERS[i]) for i in range(2))
+        x = [
+            (two >> np.uint64(32)) ^ x[1] ^ np.uint64(keys[0]),
+            two & low,
+            (one >> np.uint64(32)) ^ x[3] ^ np.uint64(keys[1]),
+            one & low,
+        ]
+        keys = [(k + weyl) & 0xFFFFFFFF for k, weyl in zip(keys, WEYL, strict=True)]
+    return np.stack(x)

@@ -1,0 +1,227 @@
+"""sentences.cpp against a formula in float64, its masks against their readable form."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from peftlab.engine import sentences
+from peftlab.engine.attention import Bits
+from peftlab.engine.packing import Packing, packing
+from peftlab.engine.sentences import Counter, How, can, mask, philox
+from peftlab.layers import native
+
+LENGTHS = [3, 17, 1, 40, 16]
+COUNTER = Counter(2**40 + 7, 3)
+
+
+def test_it_can_be_built_here() -> None:
+    """Else what follows would test nothing: apt-get install g++, and ninja comes with peftlab."""
+    assert sentences.is_built()
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "words"),
+    [  # Random123's known answers
+        ([0] * 4, 0, "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+        ([0xFFFFFFFF] * 4, 2**64 - 1, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+        (
+            [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+            0x299F31D0A4093822,
+            "d16cfe09 94fdcceb 5001e420 24126ea1",
+        ),
+    ],
+)
+def test_the_generator_is_philox(counter: list[int], key: int, words: str) -> None:
+    found = philox(np.array(counter, np.uint64), key)
+    assert " ".join(f"{word:08x}" for word in found) == words
+
+
+def of_batch(found: Packing, heads: int, width: int, dtype: torch.dtype) -> list[Tensor]:
+    """Query, key and value (1, heads, rows, width), side by side as joined layers leave them."""
+    torch.manual_seed(0)
+    rows = torch.randn(1, len(found.places), 3, heads, width).to(dtype)
+    return [part.requires_grad_() for part in rows.permute(2, 0, 3, 1, 4).detach().unbind()]
+
+
+def expected(qkv: list[Tensor], positions: Tensor | None, how: How) -> Tensor:
+    """The formula, in float64, sentence by sentence."""
+    found = qkv[0].new_zeros(1, qkv[0].shape[2], *qkv[0].shape[1::2])
+    bounds = how.packing.bounds.tolist()
+    size = (how.packing.size, how.heads, how.packing.length)
+    drop = mask(size, how.p, how.counter).double() if how.p else torch.ones(*size, size[-1])
+    for index, (start, end) in enumerate(itertools.pairwise(bounds)):
+        q, k, v = (x[0, :, start:end] for x in qkv)
+        scores = q @ k.transpose(1, 2) * how.scaling
+        if positions is not None:
+            scores = scores + positions[:, : end - start, : end - start]
+        shares = scores.softmax(-1) * drop[index, :, : end - start, : end - start]
+        asked = slice(None, how.asked or None)
+        found[0, start:end][asked] = (shares @ v).transpose(0, 1)[asked]
+    return found
+
+
+@pytest.mark.parametrize(("heads", "width"), [(2, 32), (3, 20), (1, 64)])
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.6])
+@pytest.mark.parametrize("asked", [0, 1])
+@pytest.mark.parametrize("with_positions", [False, True])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 2e-6), (torch.bfloat16, 2**-8)])
+def test_outputs_and_gradients_are_the_formulas(
+    heads: int,
+    width: int,
+    p: float,
+    asked: int,
+    with_positions: bool,
+    dtype: torch.dtype,
+    bound: float,
+) -> None:
+    """In fp32 within its ε some ten times; in bf16 within the rounding of what comes out."""
+    found = packing(LENGTHS, max(LENGTHS))
+    qkv = of_batch(found, heads, width, dtype)
+    positions = torch.randn(heads, max(LENGTHS), max(LENGTHS)) if with_positions else None
+    how = How(found, heads, width**-0.5, asked, p, COUNTER)
+    y = sentences.attention(*qkv, positions, how)
+    exact = [x.detach().double().requires_grad_() for x in qkv]
+    wanted = expected(exact, None if positions is None else positions.double(), how)
+    g = torch.randn(y.shape).to(dtype)
+    g[:, found.n_tokens :] = 0
+    pairs = [
+        (y, wanted),
+        *zip(
+            torch.autograd.grad(y, qkv, g),
+            torch.autograd.grad(wanted, exact, g.double()),
+            strict=True,
+        ),
+    ]
+    for one, other in pairs:
+        assert one.dtype == dtype
+        assert (one.double() - other).norm() <= bound * other.norm()
+    assert not y[:, found.n_tokens :].any()
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_any_number_of_threads_gives_the_same_bits(threads: int) -> None:
+    found = packing(LENGTHS * 3, max(LENGTHS))
+    how = How(found, 2, 0.2, 0, 0.1, COUNTER)
+    passes = []
+    usual = torch.get_num_threads()
+    for n in (1, threads):
+        torch.set_num_threads(n)
+        try:
+            qkv = of_batch(found, 2, 32, torch.bfloat16)
+            y = sentences.attention(*qkv, None, how)
+            passes.append([y, *torch.autograd.grad(y.float().square().sum(), qkv)])
+        finally:
+            torch.set_num_threads(usual)
+    assert all(torch.equal(one, other) for one, other in zip(*passes, strict=True))
+
+
+def test_large_scores_are_no_infinities() -> None:
+    found = packing([5], 5)
+    qkv = [x.detach() * 100 for x in of_batch(found, 1, 32, torch.float32)]
+    how = How(found, 1, 1.0, 0, 0.0, COUNTER)
+    y = sentences.attention(*qkv, None, how)
+    wanted = expected([x.double() for x in qkv], None, how)
+    assert (y - wanted).norm() <= 1e-4 * wanted.norm()
+
+
+def test_what_is_kept_has_the_size_of_its_inputs() -> None:
+    """P alone would be as large as the sentence is long; here it is longer than wide."""
+    found = packing([400], 400)
+    qkv = of_batch(found, 1, 32, torch.float32)
+    kept: dict[int, int] = {}
+
+    def keep(x: Tensor) -> Tensor:
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        sentences.attention(*qkv, None, How(found, 1, 0.2, 0, 0.1, COUNTER))
+    n_rows = len(found.places)
+    assert sum(kept.values()) == n_rows * (3 * 32 + 1) * 4
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_masks_keep_as_often_as_they_should_and_no_two_are_alike(p: float) -> None:
+    one, other = (mask((4, 3, 64), p, Counter(1, call)) for call in (0, 1))
+    n = one.numel()
+    kept = (one > 0).double()
+    assert abs(kept.mean() - (1 - p)) < 5 * (p * (1 - p) / n) ** 0.5
+    assert one.unique().tolist() == pytest.approx([0, 1 / (1 - p)])
+    spread = 5 / n**0.5
+    rows = kept.flatten(0, 1)
+    for a, b in (
+        (kept, (other > 0).double()),  # another call
+        (kept, (mask((4, 3, 64), p, Counter(2, 0)) > 0).double()),  # another key
+        (rows[:-1], rows[1:]),  # the next head or sentence
+        (rows[:, :-1], rows[:, 1:]),  # the next row
+        (rows[:, :-8], rows[:, 8:]),  # of another counter
+        (rows[..., :-1], rows[..., 1:]),  # the next column
+    ):
+        assert abs(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]) < 1.5 * spread
+
+
+def test_counters_follow_torchs_seed_and_never_come_twice() -> None:
+    bits = Bits()
+    torch.manual_seed(5)
+    first = [bits.counter() for _ in range(3)]
+    assert first == [Counter(5, call) for call in range(3)]
+    torch.manual_seed(6)
+    assert bits.counter() == Counter(6, 0)
+    torch.manual_seed(5)
+    assert bits.counter() == first[0]
+
+
+def test_other_precisions_are_left_to_plain_products() -> None:
+    x = torch.zeros(1)
+    assert can(x, x.clone()) and can(x.bfloat16())
+    assert not can(x.double()) and not can(x, x.bfloat16()) and not can(x.half())
+
+
+@pytest.fixture
+def unbuilt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """A process that has built nothing yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for one in (native.is_built, native.compiler):
+        one.cache_clear()
+    yield monkeypatch
+    for one in (native.is_built, native.compiler):
+        one.cache_clear()
+
+
+def test_a_build_that_fails_is_a_warning(unbuilt: pytest.MonkeyPatch) -> None:
+    def fails(*given: object) -> None:
+        raise subprocess.CalledProcessError(1, "ninja", stderr="Ninja is required\n")
+
+    unbuilt.setattr(native, "_build", fails)
+    with pytest.warns(UserWarning, match=r"sentences.cpp can't be built.*Ninja is required"):
+        assert not can(torch.zeros(1))
+
+
+def test_without_a_compiler_nothing_is_said(
+    unbuilt: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    unbuilt.setenv("CXX", "no-such-compiler")
+    assert not can(torch.zeros(1)) and not recwarn
+
+
+def test_it_is_built_once_with_a_word_and_nothing_is_left_beside(
+    unbuilt: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    loaded: list[Path] = []  # a second copy of the same operations is more than torch takes
+    unbuilt.setattr(torch.ops, "load_library", loaded.append)
+    assert native.is_built(sentences.SOURCE, *sentences.FLAGS)
+    assert capfd.readouterr().err == "building sentences.cpp, once\n"
+    (library,) = tmp_path.rglob("*.so")
+    assert [path.name for path in library.parent.iterdir()] == ["sentences.so"]
+    native.is_built.cache_clear()
+    assert native.is_built(sentences.SOURCE, *sentences.FLAGS)
+    assert capfd.readouterr().err == ""
+    assert loaded == [library] * 2
