@@ -11,7 +11,7 @@ import transformers
 
 from peftlab.methods import inject, make
 from peftlab.training import Encoded, Loop, MemoryMeter, fit
-from peftlab.training.passes import HALVED_TOKENS, PART_TOKENS, n_parts
+from peftlab.training.passes import PART_TOKENS, n_parts
 from plans import changed, plan
 
 STEPS, BATCH = 50, 8
@@ -115,9 +115,9 @@ def test_parts_give_the_losses_of_the_whole(method: str) -> None:
 @pytest.mark.parametrize(
     ("size", "width", "accumulation", "by_tokens", "parts"),
     [
-        (32, 16, 1, True, 1),  # 512 tokens
-        (32, 17, 1, True, 2),
-        (32, 64, 1, True, 2),  # 2 of 1,024
+        (32, 32, 1, True, 1),  # 1,024 tokens
+        (32, 33, 1, True, 2),
+        (32, 64, 1, True, 2),
         (32, 65, 1, True, 3),
         (32, 512, 1, True, 16),
         (1, 5000, 1, True, 1),  # an example is never cut
@@ -130,7 +130,7 @@ def test_parts_give_the_losses_of_the_whole(method: str) -> None:
 def test_parts_of_a_batch(
     size: int, width: int, accumulation: int, by_tokens: bool, parts: int
 ) -> None:
-    assert (HALVED_TOKENS, PART_TOKENS) == (512, 1024)
+    assert PART_TOKENS == 1024
     asked = changed(PLAN, accumulation=accumulation, parts=by_tokens)
     assert n_parts(size, size * width, asked) == parts
 

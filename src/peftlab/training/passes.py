@@ -20,10 +20,9 @@ from peftlab.layers import PreTrainedModel
 from peftlab.settings import Resolved
 from peftlab.training.batches import Batch, Encoded, by_length, draw
 
-# The tokens of a batch that a CPU takes at once: above the first number it is halved, since a part
-# saves half as much for its backward pass; above twice the second it is cut further, seldom, since
-# each part costs the many small operations once more (LOG.md).
-HALVED_TOKENS, PART_TOKENS = 512, 1024
+# The tokens of a batch that a CPU takes at once. A part saves less for its backward pass; but each
+# costs the many small operations once more, and full fine-tuning a sum over all gradients (LOG.md).
+PART_TOKENS = 1024
 EVALUATED_TOKENS = 2048  # the most at once where nothing is saved
 # tokens to evaluate; entering the engine costs what 1,000 do, a tenth is saved
 WORTH_ENTERING = 8192
@@ -114,8 +113,7 @@ def n_parts(size: int, tokens: int, plan: Plan) -> int:
     """In how many parts to take a batch of `size` examples and so many tokens."""
     parts = plan.settings.accumulation
     if plan.by_tokens:
-        halves = min(2, math.ceil(tokens / HALVED_TOKENS))
-        parts = max(parts, halves, math.ceil(tokens / PART_TOKENS))
+        parts = max(parts, math.ceil(tokens / PART_TOKENS))
     return min(size, parts)
 
 
