@@ -38,7 +38,7 @@ class _Settings(BaseModel):
     batch_size: int = Field(32, ge=1, le=65_536, description="Examples a step; default 32.")
     batches: Literal["random", "grouped"] = Field(
         "random",
-        description="random, or grouped: like lengths together, less padding, and labels correlate.",
+        description="random, or grouped: like lengths together, so that labels correlate.",
     )
     weight_decay: float = Field(0.0, ge=0, lt=1, description="AdamW's, on matrices; default 0.")
     warmup: float = Field(0.06, ge=0, lt=1, description="Share of the steps; default 0.06.")
