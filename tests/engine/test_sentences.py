@@ -132,6 +132,16 @@ def test_large_scores_are_no_infinities() -> None:
     assert (y - wanted).norm() <= 1e-4 * wanted.norm()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_no_number_stays_none(dtype: torch.dtype) -> None:
+    """A training that has diverged must be seen."""
+    found = packing([3, 4], 4)
+    q, k, v = (x.detach() for x in of_batch(found, 1, 32, dtype))
+    v[0, 0, 1, 5] = torch.nan
+    y = sentences.attention(q, k, v, None, How(found, 1, 1.0, 0, 0.0, COUNTER))
+    assert y[0, :3, 0, 5].isnan().all() and y.isnan().sum() == 3
+
+
 def test_what_is_kept_has_the_size_of_its_inputs() -> None:
     """P alone would be as large as the sentence is long; here it is longer than wide."""
     found = packing([400], 400)

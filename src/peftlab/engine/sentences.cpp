@@ -91,25 +91,27 @@ void product(int64_t rows, int64_t inner, int64_t columns, Left a, const float* 
 
 // -- exp, and the bits of dropout -------------------------------------------------------------------
 
+template <typename To, typename From>
+To bits_as(From from) {
+  To to;
+  std::memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
 // Of numbers <= 0, to 2 ulp: 2ⁿ · exp(f) with |f| <= log 2 / 2, by its series to the sixth power.
-Vector exp_of(Vector x) {
+float exp_of(float x) {
   constexpr float LEAST = -87.0f, WHOLE = 12582912.0f;  // 1.5 · 2²³: its low bits are what was added
-  x = x < LEAST ? Vector{} + LEAST : x;
-  const Vector shifted = x * 1.44269504f + WHOLE;
-  const Vector n = shifted - WHOLE;
-  const Vector f = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  Vector sum = f * (1.0f / 720) + 1.0f / 120;
+  x = x < LEAST ? LEAST : x;
+  const float shifted = x * 1.44269504f + WHOLE;
+  const float n = shifted - WHOLE;
+  const float f = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  float sum = f * (1.0f / 720) + 1.0f / 120;
   sum = sum * f + 1.0f / 24;
   sum = sum * f + 1.0f / 6;
   sum = sum * f + 0.5f;
   sum = sum * f + 1.0f;
   sum = sum * f + 1.0f;
-  Whole bits;
-  std::memcpy(&bits, &shifted, sizeof(bits));
-  const Whole power = (bits << 23) + (127 << 23);
-  Vector scale;
-  std::memcpy(&scale, &power, sizeof(scale));
-  return sum * scale;
+  return sum * bits_as<float>((bits_as<uint32_t>(shifted) << 23) + (127u << 23));
 }
 
 struct Dropout {
@@ -163,18 +165,13 @@ void mask(int64_t rows, int64_t columns, uint32_t head, const Dropout& drop, flo
 // -- one head of one sentence -----------------------------------------------------------------------
 
 float wide(float value) { return value; }
-float wide(at::BFloat16 value) {
-  const uint32_t bits = uint32_t(value.x) << 16;
-  float found;
-  std::memcpy(&found, &bits, sizeof(found));
-  return found;
-}
+float wide(at::BFloat16 value) { return bits_as<float>(uint32_t(value.x) << 16); }
 
 void narrow(float value, float* to) { *to = value; }
-void narrow(float value, at::BFloat16* to) {  // to the nearest, ties to even; no NaN is made here
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  to->x = uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+void narrow(float value, at::BFloat16* to) {  // to the nearest, ties to even
+  const uint32_t bits = bits_as<uint32_t>(value);
+  const uint32_t nearest = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  to->x = uint16_t(value != value ? 0x7fc0 : nearest);
 }
 
 // The rows of a tensor (tokens, width), of which a head has `width` columns.
@@ -209,27 +206,35 @@ void write(const float* from, int64_t row, int64_t n, int64_t width, float scali
   }
 }
 
-// S to P, row by row, in place; log Σ exp S is written, or if it is known, read.
-void softmax(float* s, int64_t rows, int64_t n, int64_t row, const float* positions, int64_t positions_row,
-             float* log_sum, bool is_known) {
-  for (int64_t i = 0; i < rows; ++i) {
-    float* at = s + i * row;
-    if (positions) {
-      for (int64_t j = 0; j < n; ++j) at[j] += positions[i * positions_row + j];
-    }
-    if (!is_known) {
-      float most = at[0];
-      for (int64_t j = 1; j < n; ++j) most = at[j] > most ? at[j] : most;
-      for (int64_t j = n; j < row; ++j) at[j] = -INFINITY;
-      Vector sum = {};
-      for (int64_t j = 0; j < row; j += LANES) sum += exp_of(load<Vector>(at + j) - most);
-      float total = 0;
-      for (int64_t lane = 0; lane < LANES; ++lane) total += sum[lane];
-      log_sum[i] = most + std::log(total);
-    }
-    for (int64_t j = 0; j < row; j += LANES) store(exp_of(load<Vector>(at + j) - log_sum[i]), at + j);
-    for (int64_t j = n; j < row; ++j) at[j] = 0;
+// The sum, or the largest, of a vector's numbers.
+template <typename Join>
+float joined(Vector x, Join join) {
+  x = join(x, __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
+  x = join(x, __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
+  x = join(x, __builtin_shufflevector(x, x, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
+  x = join(x, __builtin_shufflevector(x, x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
+  return x[0];
+}
+
+Vector sum_of(Vector one, Vector other) { return one + other; }
+Vector larger_of(Vector one, Vector other) { return one > other ? one : other; }
+
+void exp_all(float* at, float shift, int64_t row) {
+  for (int64_t j = 0; j < row; j += LANES) {
+    for (int64_t lane = 0; lane < LANES; ++lane) at[j + lane] = exp_of(at[j + lane] - shift);
   }
+}
+
+// A row of S, in which keys that are none have -inf, to P, in place; gives log Σ exp S.
+float softmax(float* at, int64_t row) {
+  Vector most = load<Vector>(at), sums = {};
+  for (int64_t j = LANES; j < row; j += LANES) most = larger_of(most, load<Vector>(at + j));
+  const float shift = joined(most, larger_of);
+  exp_all(at, shift, row);
+  for (int64_t j = 0; j < row; j += LANES) sums += load<Vector>(at + j);
+  const float sum = joined(sums, sum_of), by = 1 / sum;
+  for (int64_t j = 0; j < row; j += LANES) store(load<Vector>(at + j) * by, at + j);
+  return shift + std::log(sum);
 }
 
 struct Shape {
@@ -238,6 +243,21 @@ struct Shape {
   const float* positions;  // (heads, length, length), or none
   int64_t length;
 };
+
+// Adds positions to S, and -inf where no key is.
+void finish_scores(const Shape& shape, int64_t head, int64_t rows, int64_t n, int64_t row, float* s) {
+  float absent[LANES];  // of the last vector
+  for (int64_t lane = 0; lane < LANES; ++lane) absent[lane] = row - LANES + lane < n ? 0 : -INFINITY;
+  const Vector none = load<Vector>(absent);
+  for (int64_t i = 0; i < rows; ++i) {
+    float* at = s + i * row;
+    if (shape.positions) {
+      const float* from = shape.positions + (head * shape.length + i) * shape.length;
+      for (int64_t j = 0; j < n; ++j) at[j] += from[j];
+    }
+    store(load<Vector>(at + row - LANES) + none, at + row - LANES);
+  }
+}
 
 // What one thread works in.
 class Room {
@@ -274,8 +294,8 @@ void each_head(const at::Tensor& starts, int64_t heads, int64_t matrices, int64_
 // -- the operations ---------------------------------------------------------------------------------
 
 Dropout dropout(double p, int64_t key, int64_t call) {
-  return {uint32_t(std::lround(p * 65536)), float(1 / (1 - p)), {uint32_t(key), uint32_t(uint64_t(key) >> 32)},
-          uint32_t(call)};
+  const uint64_t bits = uint64_t(key);
+  return {uint32_t(std::lround(p * 65536)), float(1 / (1 - p)), {uint32_t(bits), uint32_t(bits >> 32)}, uint32_t(call)};
 }
 
 template <typename T>
@@ -297,7 +317,7 @@ Shape shape_of(const at::Tensor& q, const std::optional<at::Tensor>& positions, 
 template <typename T>
 void forward(Rows<const T> q, Rows<const T> k, Rows<const T> v, const at::Tensor& starts, const Shape& shape,
              const Dropout& drop, Rows<T> y, Rows<float> log_sums) {
-  each_head(starts, shape.heads, 4, shape.width, [=](int64_t start, int64_t n, int64_t head, uint32_t index, Room& room) {
+  const auto work = [=](int64_t start, int64_t n, int64_t head, uint32_t index, Room& room) {
     const int64_t width = shape.width, rows = shape.asked ? std::min(shape.asked, n) : n;
     const int64_t row = padded(n), wide_row = padded(width), column = head * width;
     float* queries = room.take(rows * width);
@@ -308,8 +328,9 @@ void forward(Rows<const T> q, Rows<const T> k, Rows<const T> v, const at::Tensor
     read_transposed(k.from(start, column), n, width, keys, row);
     read(v.from(start, column), n, width, 1, values, wide_row);
     product(rows, width, row, {queries, width, 1}, keys, shares);
-    const float* positions = shape.positions ? shape.positions + head * shape.length * shape.length : nullptr;
-    softmax(shares, rows, n, row, positions, shape.length, log_sums.from(head, start).at, false);
+    finish_scores(shape, head, rows, n, row, shares);
+    float* log_sum = log_sums.from(head, start).at;
+    for (int64_t i = 0; i < rows; ++i) log_sum[i] = softmax(shares + i * row, row);
     if (drop.keep_from) {
       float* kept = room.take(rows * row);
       mask(rows, row, index, drop, kept);
@@ -318,13 +339,14 @@ void forward(Rows<const T> q, Rows<const T> k, Rows<const T> v, const at::Tensor
     float* found = room.take(rows * wide_row);
     product(rows, n, wide_row, {shares, row, 1}, values, found);
     write(found, wide_row, rows, width, 1, y.from(start, column));
-  });
+  };
+  each_head(starts, shape.heads, 4, shape.width, work);
 }
 
 template <typename T>
 void backward(Rows<const T> g, Rows<const T> q, Rows<const T> k, Rows<const T> v, const at::Tensor& starts,
               const Shape& shape, const Dropout& drop, Rows<const float> log_sums, Rows<T> to) {
-  each_head(starts, shape.heads, 5, shape.width, [=](int64_t start, int64_t n, int64_t head, uint32_t index, Room& room) {
+  const auto work = [=](int64_t start, int64_t n, int64_t head, uint32_t index, Room& room) {
     const int64_t width = shape.width, rows = shape.asked ? std::min(shape.asked, n) : n;
     const int64_t row = padded(n), wide_row = padded(width), column = head * width, all = shape.heads * width;
     float* queries = room.take(rows * wide_row);
@@ -339,9 +361,9 @@ void backward(Rows<const T> g, Rows<const T> q, Rows<const T> k, Rows<const T> v
     read(g.from(start, column), rows, width, 1, gradients, wide_row);
     read_transposed(k.from(start, column), n, width, turned, row);
     product(rows, width, row, {queries, wide_row, 1}, turned, shares);
-    const float* positions = shape.positions ? shape.positions + head * shape.length * shape.length : nullptr;
-    softmax(shares, rows, n, row, positions, shape.length,
-            const_cast<float*>(log_sums.from(head, start).at), true);
+    finish_scores(shape, head, rows, n, row, shares);
+    const float* log_sum = log_sums.from(head, start).at;
+    for (int64_t i = 0; i < rows; ++i) exp_all(shares + i * row, log_sum[i], row);
     read_transposed(v.from(start, column), n, width, turned, row);
     product(rows, width, row, {gradients, wide_row, 1}, turned, moved);  // of P ∘ M
     float* dropped = shares;
@@ -360,15 +382,15 @@ void backward(Rows<const T> g, Rows<const T> q, Rows<const T> k, Rows<const T> v
       const float* share = shares + i * row;
       Vector sums = {};
       for (int64_t j = 0; j < row; j += LANES) sums += load<Vector>(at + j) * load<Vector>(share + j);
-      float sum = 0;
-      for (int64_t lane = 0; lane < LANES; ++lane) sum += sums[lane];
+      const float sum = joined(sums, sum_of);
       for (int64_t j = 0; j < row; ++j) at[j] = share[j] * (at[j] - sum);
     }
     product(n, rows, wide_row, {moved, 1, row}, queries, found);
     write(found, wide_row, n, width, 1, to.from(start, all + column));
     product(rows, n, wide_row, {moved, row, 1}, keys, found);
     write(found, wide_row, rows, width, shape.scaling, to.from(start, column));
-  });
+  };
+  each_head(starts, shape.heads, 5, shape.width, work);
 }
 
 std::tuple<at::Tensor, at::Tensor> attention(
