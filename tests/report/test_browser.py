@@ -274,6 +274,9 @@ def test_a_run_opens_with_the_command_that_repeats_it(page):
     assert "--tasks mrpc" in command and "--seeds 2 " in command and "rank=8" in command
     told = dialog.locator("dl").inner_text()
     assert "Example CPU" in told and "examples/s" in told and "cell-7" in told
+    loss = dialog.get_by_role("img", name="training loss from")
+    points = loss.locator("polyline").get_attribute("points").split()
+    assert 2 < len(points) <= 40
     page.keyboard.press("Escape")
     assert not dialog.is_visible()
     page.locator('[data-cell="cell-7"] button').click()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 
+from peftlab.report.curves import Curves
 from peftlab.report.runs import runs
 from peftlab.report.scores import table
 
 
-def made(records, commands=None):
-    return runs(table(records), records, commands or {})
+def made(records, commands=None, curves=None):
+    return runs(table(records), records, commands or {}, curves or {})
 
 
 def test_a_run_says_what_was_asked_and_on_what_it_ran(record):
@@ -21,6 +22,18 @@ def test_a_run_says_what_was_asked_and_on_what_it_ran(record):
     assert at["method"]["rank"] == 64 and at["training"]["epochs"] == 3
     assert at["environment"]["processor"] == "Example CPU @ 2.0 GHz"
     assert at["environment"]["torch"] == "2.9.0" and "gpu" not in at["environment"]
+
+
+def test_a_run_has_its_own_curve_short_enough_for_five_hundred(record):
+    one, bare = record(seed=0), record(seed=1)
+    losses = [(step, 1 / step) for step in range(1, 1001)]
+    known = Curves(loss=losses, memory=[], score={"f1": [(1, 0.51234), (2, 0.75)], "accuracy": []})
+    cells = made([one, bare], curves={one.cell: known})["cells"]
+    found = cells[one.cell]
+    assert found["epochs"] == [0.5123, 0.75]
+    assert len(found["losses"]) == 40 and found["losses"] == sorted(found["losses"], reverse=True)
+    assert len(json.dumps(found["losses"])) < 500
+    assert "epochs" not in cells[bare.cell] and "losses" not in cells[bare.cell]
 
 
 def test_a_failed_run_says_why_and_comes_too(record, failed):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from peftlab.records.trials import Trial
 from peftlab.report.bars import peak_figure, speed_figure
-from peftlab.report.curves import read
+from peftlab.report.curves import Curves, read
 from peftlab.report.front import front_figure
 from peftlab.report.lines import Line, loss_figure, memory_figure, score_figure
 from peftlab.report.panels import MANY, PANEL_POINTS
@@ -25,7 +25,12 @@ POINTS_A_LINE = 400
 POINTS_A_PAGE = 12_000  # of one kind of line: the page stays under 3 MB
 
 
-def figures(table: Table, folder: Path, trials: Sequence[Trial] = ()) -> list[Figure]:
+def figures(
+    table: Table,
+    folder: Path,
+    trials: Sequence[Trial] = (),
+    curves: Callable[[Path], Curves] = read,
+) -> list[Figure]:
     """Every figure that the table's done cells, their curves in `folder`, and trials allow."""
     style = Style([row.label for row in table.rows])
     found: list[Figure | None] = []
@@ -36,7 +41,7 @@ def figures(table: Table, folder: Path, trials: Sequence[Trial] = ()) -> list[Fi
             Line(
                 label,
                 tuple(run.seed for run in cell.runs),
-                tuple(read(folder / f"{run.cell}.jsonl") for run in cell.runs),
+                tuple(curves(folder / f"{run.cell}.jsonl") for run in cell.runs),
             )
             for label, cell in cells.items()
         ]

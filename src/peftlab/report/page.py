@@ -26,6 +26,7 @@ from peftlab.report import standing, text, vega
 from peftlab.report.columns import Column
 from peftlab.report.command import commands
 from peftlab.report.confusion import Confusion, confusions
+from peftlab.report.curves import Curves, read
 from peftlab.report.disagreements import Answers, answers
 from peftlab.report.figures import figures
 from peftlab.report.runs import runs
@@ -72,12 +73,14 @@ def build(
     folder = out / "report"
     scores = table(records, rounds(out))
     comparison = comparison or compare_rows(records, [out])
-    shown = figures(scores, out / "curves", read_trials(out / "tuning"))
+    curves = functools.cache(read)  # which figures and runs both need
+    shown = figures(scores, out / "curves", read_trials(out / "tuning"), curves)
     static = {figure.name: vega.svg(figure.spec) for figure in shown} if "svg" in drawn else {}
     extras = Extras(
         mistaken=confusions(scores, out / "predictions"),
         answers=answers(scores, out / "predictions"),
         commands=commands(records, _suites(out)),
+        curves={one.cell: curves(out / "curves" / f"{one.cell}.jsonl") for one in records},
     )
     html = page(suite, scores, comparison, records, extras, shown, static, vega.bundle())
     if "svg" in drawn:
@@ -99,11 +102,13 @@ class Extras(NamedTuple):
         mistaken: the confusion matrices of each task.
         answers: of every row, and the tasks whose answers don't fit.
         commands: by cell, the command line that runs it again.
+        curves: by cell.
     """
 
     mistaken: Sequence[tuple[Column, list[Confusion]]] = ()
     answers: tuple[list[Answers], list[str]] = ([], [])
     commands: Mapping[str, str] = {}
+    curves: Mapping[str, Curves] = {}
 
 
 def _suites(out: Path) -> list[dict[str, Any]]:
@@ -155,7 +160,7 @@ def page(
         "confusions": extras.mistaken,
         "answers": [dataclasses.asdict(one) for one in extras.answers[0]],
         "left_out": extras.answers[1],
-        "runs": runs(scores, records, extras.commands),
+        "runs": runs(scores, records, extras.commands, extras.curves),
         "colours": Style([row.label for row in scores.rows]).colour,
         "environments": _environments(records),
         "memory_how": sorted({record.memory.how for record in records if record.memory}),

@@ -13,9 +13,11 @@ from typing import Any
 from peftlab.records.record import Record
 from peftlab.records.rows import task_key
 from peftlab.report.columns import Column
+from peftlab.report.curves import Curves, smooth, thin
 from peftlab.report.scores import Table
 
 DIGITS = 6
+LOSSES = 40  # points of a run's own curve, which is drawn as wide as a hand
 
 
 class Shared:
@@ -34,7 +36,12 @@ class Shared:
         return self._places[key]
 
 
-def runs(table: Table, records: Sequence[Record], commands: Mapping[str, str]) -> dict[str, Any]:
+def runs(
+    table: Table,
+    records: Sequence[Record],
+    commands: Mapping[str, str],
+    curves: Mapping[str, Curves],
+) -> dict[str, Any]:
     """`cells` by name, and `shared`, the values that their numbers in `at` are places of."""
     by_cell = {record.cell: record for record in records}
     named = {(one.task, one.metric, one.sha256): one for one in table.columns}
@@ -42,7 +49,10 @@ def runs(table: Table, records: Sequence[Record], commands: Mapping[str, str]) -
     cells = {}
     for cell, label in _cells(table):
         record = by_cell[cell]
-        cells[cell] = _run(record, label, named[task_key(record)], commands.get(cell), shared)
+        column = named[task_key(record)]
+        cells[cell] = _run(record, label, column, commands.get(cell), shared)
+        if cell in curves:
+            cells[cell] |= _curve(curves[cell], column.metric)
     return {"cells": cells, "shared": shared.values}
 
 
@@ -82,6 +92,15 @@ def _run(
         # all but the seed is the same for a row's runs on a task
         "command": [shared.place(part) for part in command.split(seeded)] if command else None,
     }
+
+
+def _curve(curves: Curves, metric: str) -> dict[str, list[float | None]]:
+    """The score of each epoch, and the loss over training, evenly and smoothed, where known."""
+    scores = [y for _, y in curves.score.get(metric, [])]
+    window = len(curves.loss) // LOSSES | 1
+    losses = [y for _, y in thin(smooth(curves.loss, window), LOSSES)]
+    found = {"epochs": scores, "losses": losses}
+    return {name: [float(f"{y:.4g}") for y in ys] for name, ys in found.items() if ys}
 
 
 def _environment(record: Record) -> dict[str, Any]:

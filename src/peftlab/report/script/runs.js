@@ -41,7 +41,9 @@ function described(cell, run) {
     ["hides", run.hides],
     ["score", run.score],
     ["measured", measured(cell)],
-    ["curves", curves(run)],
+    ["its score by epoch", run.epochs && line(run.epochs, "score by epoch")],
+    ["its training loss", run.losses && line(run.losses, "training loss")],
+    ["beside the others", curves(run)],
     ...shared,
   ];
   const isTold = (value) => value instanceof Node || Object.keys(value ?? {}).length;
@@ -55,6 +57,29 @@ function measured(cell) {
   const heads = row.closest("table").tHead.rows[0].cells;
   const numbers = [...row.cells].slice(2).map((one) => [heads[one.cellIndex].innerText, one.innerText]);
   return Object.fromEntries(numbers.map((pair) => pair.map((text) => text.replaceAll("\n", " "))));
+}
+
+/** A small line over evenly spaced values, its first, its last and its extremes in words. */
+function line(values, name) {
+  const [width, height, edge] = [240, 48, 3];
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const x = (place) => edge + (place / Math.max(1, values.length - 1)) * (width - 2 * edge);
+  const y = (value) => height - edge - ((value - low) / (high - low || 1)) * (height - 2 * edge);
+  const points = values.map((value, place) => `${x(place).toFixed(1)},${y(value).toFixed(1)}`);
+  const words = `from ${values[0]} to ${values.at(-1)}, between ${low} and ${high}`;
+  const drawing = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": `${name} ${words}` });
+  drawing.append(svg("polyline", { points: points.join(" ") }));
+  drawing.append(svg("circle", { cx: x(values.length - 1), cy: y(values.at(-1)), r: 2.5 }));
+  const both = document.createElement("span");
+  both.className = "line";
+  both.append(drawing, ` ${words}`);
+  return both;
+}
+
+function svg(name, attributes) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  return made;
 }
 
 /** Links to the figures that the run's line is in, where its method then stands out. */
