@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from peftlab.errors import RequestError
-from peftlab.methods import METHODS, load_plugin
+from peftlab.methods import METHODS, load_plugin, make
+from peftlab.methods.registry import resolve_method
 
 METHOD = """
 from typing import ClassVar
@@ -99,3 +100,17 @@ def test_a_package_that_fails_is_named(tmp_path: Path) -> None:
     done = installed(tmp_path, "1 / 0")
     assert done.returncode == 1
     assert "RequestError: the method 'mine' of an installed package (mine) can't be" in done.stderr
+
+
+def test_a_method_may_be_named_with_its_settings() -> None:
+    assert resolve_method("lora[rank=4,targets=query,value]") == make(
+        "lora", {"rank": 4, "targets": "query,value"}
+    )
+    for wrong, words in (
+        ("lora[rnk=4]", "rnk.*rank"),
+        ("lora[rank=0]", "rank"),
+        ("lroa", "did you mean 'lora'"),
+        ("lora[rank", "NAME or NAME"),
+    ):
+        with pytest.raises(RequestError, match=words):
+            resolve_method(wrong)

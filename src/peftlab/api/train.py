@@ -72,7 +72,7 @@ def train(
         model: from `load_model`.
         tokenizer: the model's own.
         task: a name, or a `Task`.
-        method: a name, or a `Method`.
+        method: a name, with settings as in `lora[rank=16]`, or a `Method`.
         epochs: passes over the train split; by default as many as make 300 updates, 3 to 30.
         batch_size: examples a step.
         lr: the highest learning rate of the adapter; the method's default if not given.

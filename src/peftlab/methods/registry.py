@@ -89,15 +89,23 @@ def make(name: str, settings: Mapping[str, Any] | None = None) -> Method:
 
 
 def resolve_method(method: Method | str) -> Method:
-    """A method by its name, or as it is.
+    """A method by its name, `lora` or `lora[rank=16]`, or as it is.
 
     Raises:
-        RequestError: for an unknown name, or what is no method.
+        RequestError: for an unknown name or setting, or what is no method.
     """
     if isinstance(method, type) and issubclass(method, Method):
         raise RequestError(f"method must be a value, got the class; call it: {method.__name__}()")
-    expect("method", method, (str, Method), "a name, or a Method such as LoRA(rank=8)")
-    return make(method) if isinstance(method, str) else method
+    expect(
+        "method",
+        method,
+        (str, Method),
+        "a name such as lora[rank=8], or a Method such as LoRA(rank=8)",
+    )
+    if isinstance(method, Method):
+        return method
+    given = parse_method(method)
+    return make(given.pop("name"), given)
 
 
 def parse_methods(text: str) -> list[dict[str, Any]]:
