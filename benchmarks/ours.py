@@ -28,7 +28,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_options(parser)
     parser.add_argument("--method", default="lora", help="a name, or NAME[field=value,...]")
-    parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "nf4"], default="auto")
+    parser.add_argument(
+        "--precision", choices=["auto", "fp32", "bf16", "int8", "nf4"], default="auto"
+    )
     parser.add_argument("--no-fast", action="store_true")
     parser.add_argument("--attention", action="store_true")
     parser.add_argument("--cell", type=Path, help=argparse.SUPPRESS)
@@ -44,7 +46,6 @@ def write_order(options: argparse.Namespace, folder: Path) -> None:
     training = {
         "epochs": options.epochs,
         "batch_size": options.batch_size,
-        "batches": "grouped",  # as the peer's fastest settings
         "precision": options.precision,
         "device": options.device,
     }

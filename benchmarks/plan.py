@@ -69,7 +69,10 @@ METHOD_EXAMPLES = 480
 FULL, FULL_EXAMPLES = Floor(1.0), 320  # ours over the peer's best, full
 PRODUCTS, PRODUCT_EXAMPLES = Floor(0.42), 640  # share of our step
 
-GROWTH_EXAMPLES = (1600, 3200)  # whole pools of batches, so that both group alike
+INT8: dict[str, Floor | None] = {"roberta-base": Floor(1.2), "minilm": None}  # over ours in auto
+INT8_EXAMPLES = 480
+
+GROWTH_EXAMPLES = (1600, 3200)
 GROWTH = Floor(1.05, at_most=True)  # time a token at twice the examples, over once
 FLAT = Floor(1.02, at_most=True)  # most resident in the second half of the steps, over the first
 

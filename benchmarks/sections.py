@@ -56,6 +56,15 @@ def products(bench: Bench) -> None:
             bench.run(side, side, "roberta-base", "cola", examples=plan.PRODUCT_EXAMPLES)
 
 
+def int8(bench: Bench) -> None:
+    """Our LoRA with its products in eight bits beside what auto gives."""
+    sides = list(itertools.product(plan.INT8, ("auto", "int8")))
+    for number in bench.each_round():
+        for model, precision in _turned(sides, number):
+            options = {"examples": plan.INT8_EXAMPLES, "precision": precision}
+            bench.run(f"{model}, {precision}", "ours", model, "cola", **options)
+
+
 def growth(bench: Bench) -> None:
     """Once and twice the examples."""
     for number in bench.each_round():
@@ -101,6 +110,7 @@ SECTIONS: dict[str, Section] = {
     "methods": methods,
     "full": full,
     "products": products,
+    "int8": int8,
     "growth": growth,
     "lengths": lengths,
     "scores": scores,

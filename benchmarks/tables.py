@@ -175,6 +175,18 @@ def products(_: str, lines: list[Line]) -> list[Cells]:
     ]
 
 
+def int8(_: str, lines: list[Line]) -> list[Cells]:
+    """Products in eight bits over what auto gives."""
+    rows = []
+    for model, floor in plan.INT8.items():
+        sides = [f"{model}, {precision}" for precision in ("int8", "auto")]
+        speeds = [median(labelled(lines, side), "examples_per_s") for side in sides]
+        shown = [_number(speed, "ex/s", 1) for speed in speeds]
+        ratio = paired(lines, *sides, "examples_per_s")
+        rows.append(_row(f"{model}, speed", shown[0], shown[1], ratio, floor))
+    return rows
+
+
 def growth(_: str, lines: list[Line]) -> list[Cells]:
     """Twice the examples, and memory over the steps."""
     once, twice = (f"{examples} examples" for examples in plan.GROWTH_EXAMPLES)
@@ -275,6 +287,7 @@ PARTS: list[Part] = [
     ),
     ("Full fine-tuning, roberta/cola", ["full"], HEAD, full),
     ("Matrix products, roberta/cola", ["products"], HEAD, products),
+    ("LoRA with products in int8 against auto, cola", ["int8"], HEAD, int8),
     ("Cost and work, minilm/cola", ["growth"], HEAD, growth),
     (
         "Tokens a second, minilm, by tokens an example",
