@@ -23,7 +23,6 @@ from pathlib import Path
 import torch
 
 from peftlab.layers import quantiser
-from peftlab.layers.native import loaded
 from peftlab.records.record import Environment
 
 PACKAGES = (
@@ -44,8 +43,16 @@ BUSY = 0.3  # of a core: what others take below this is not worth a thread
 KEPT_S = 10.0  # how long a look holds where looking again would cost more than the work itself
 
 
-def environment(threads: int, precision: str | None = None) -> Environment:
-    """The environment of this process, in which a base is held in `precision`."""
+def environment(
+    threads: int, precision: str | None = None, attention: str | None = None
+) -> Environment:
+    """The environment of this process.
+
+    Args:
+        threads: of a training.
+        precision: in which its base is held.
+        attention: what computes it.
+    """
     commit, dirty = own_commit()
     return Environment(
         commit=commit,
@@ -57,7 +64,7 @@ def environment(threads: int, precision: str | None = None) -> Environment:
         threads=threads,
         spin_count=os.environ.get("GOMP_SPINCOUNT", os.environ.get("OMP_WAIT_POLICY")),
         quantiser=quantiser(precision),
-        attention="sentences.cpp" if "sentences.cpp" in loaded() else "torch",
+        attention=attention,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -10,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
-from peftlab.engine import fast, packing, sentences
-from peftlab.engine.packing import Packing, rows_for
+from peftlab.engine import fast, packing, packs, sentences
+from peftlab.engine.packing import Laid, Packing, rows_for
 from peftlab.methods import inject, make
 from peftlab.models.architectures import TABLE
 from tiny import batch, compare, passes, tiny
@@ -38,7 +39,6 @@ def test_every_token_has_a_row_and_comes_back_to_its_place(lengths: list[int]) -
     assert len(packed) == rows_for(sum(lengths)) > sum(lengths)
     assert not packed[sum(lengths) :].any()
     assert torch.equal(found.spread(packed), padded * is_token.flatten()[:, None])
-    assert torch.equal(found.mask(torch.float32)[:, 0, 0] < 0, ~is_token)
     assert torch.equal(packed[found.starts], padded.view(*is_token.shape, width)[:, 0])
 
 
@@ -67,7 +67,6 @@ def test_layers_get_the_tokens_and_the_last_ones_those_that_are_read(kind: str) 
     model = inject(tiny(kind, torch.float32), make("lora")).train()
     inputs, rows = batch(), []
     layers: Any = TABLE[kind].layers
-    blocks = model.base_model.get_submodule(layers.block.partition(r"\.")[0])
     last = [m for n, m in model.named_modules() if n.endswith(layers.ffn_in.replace("\\", ""))]
     with fast(model):
         for layer in last:
@@ -75,7 +74,6 @@ def test_layers_get_the_tokens_and_the_last_ones_those_that_are_read(kind: str) 
         logits = model(**inputs).logits
     n_tokens = int(inputs["attention_mask"].sum())
     assert rows == [(1, rows_for(n_tokens)), (len(logits), 1)]
-    assert blocks is not model
 
 
 @pytest.mark.parametrize("kind", PACKED)
@@ -108,12 +106,68 @@ def test_rows_of_no_token_have_no_say(kind: str, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("kind", PACKED)
-def test_without_a_compiler_plain_products_do_it(
-    kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_compiler_batches_stay_padded(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sentences, "is_built", lambda: False)
+    model = tiny(kind, torch.float32)
+    assert not packs(model)
+    with fast(model) as laid:
+        model(**batch())
+        assert laid.packing is None
     compare(kind, "lora", torch.float32, 2e-5)
     compare(kind, "lora", torch.bfloat16, 8e-2)
+
+
+def test_which_models_are_packed() -> None:
+    assert packs(tiny())
+    assert not packs(tiny().double()) and not packs(tiny("gpt2")) and not packs(tiny("albert"))
+    looking_ahead, eager, again = tiny(), tiny(), tiny()
+    looking_ahead.bert.encoder.layer[0].attention.self.is_causal = True
+    eager.set_attn_implementation("eager")
+    again.bert.encoder.gradient_checkpointing = True
+    assert not any(map(packs, (looking_ahead, eager, again)))
+
+
+@pytest.mark.parametrize("kind", ["bert", "mpnet"])
+@pytest.mark.parametrize(
+    "mask",
+    [[[0, 0, 1, 1], [1, 1, 1, 1]], [[1, 0, 1, 1], [1, 1, 1, 0]]],
+)
+def test_other_masks_than_padding_on_the_right_are_taken_as_they_are(
+    kind: str, mask: list[list[int]]
+) -> None:
+    model = tiny(kind, torch.float32).eval()
+    inputs = {"input_ids": torch.arange(5, 13).view(2, 4), "attention_mask": torch.tensor(mask)}
+    with torch.no_grad():
+        wanted = model(**inputs).logits
+        with fast(model):
+            torch.testing.assert_close(model(**inputs).logits, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_sentence_without_a_token_leaves_the_batch_padded() -> None:
+    laid = Laid()
+    for mask, packed in (([[1, 0], [1, 1]], True), ([[0, 0], [1, 1]], False)):
+        laid.read(torch.tensor(mask))
+        assert (laid.packing is not None) is packed
+    laid.read(torch.ones(2, 1, 2, 2))
+    assert laid.packing is None
+
+
+@pytest.mark.parametrize("kind", ["bert", "mpnet"])
+def test_who_asks_for_hidden_states_gets_them_padded(kind: str) -> None:
+    model = tiny(kind, torch.float32).eval()
+    with torch.no_grad():
+        wanted = model(**batch(), output_hidden_states=True)
+        with fast(model):
+            found = model(**batch(), output_hidden_states=True)
+    torch.testing.assert_close(found.hidden_states[1], wanted.hidden_states[1])
+    torch.testing.assert_close(found.logits, wanted.logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_copy_that_is_made_inside_answers_alike() -> None:
+    model = tiny(dtype=torch.float32).eval()
+    with torch.no_grad(), fast(model):
+        wanted = model(**batch()).logits
+        torch.testing.assert_close(copy.deepcopy(model)(**batch()).logits, wanted)
 
 
 @pytest.mark.parametrize("kind", PACKED)

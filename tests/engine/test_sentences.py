@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-import subprocess
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from torch import Tensor
 from peftlab.engine import sentences
 from peftlab.engine.attention import Bits
 from peftlab.engine.packing import Packing, packing
-from peftlab.engine.sentences import Counter, How, can, mask, philox
+from peftlab.engine.sentences import Counter, How, mask, philox
 from peftlab.layers import native
 
 LENGTHS = [3, 17, 1, 40, 16]
@@ -86,22 +88,24 @@ def test_outputs_and_gradients_are_the_formulas(
     found = packing(LENGTHS, max(LENGTHS))
     qkv = of_batch(found, heads, width, dtype)
     positions = torch.randn(heads, max(LENGTHS), max(LENGTHS)) if with_positions else None
+    positions_shape = None if positions is None else positions.shape
+    learned = [] if positions is None else [positions.requires_grad_()]
     how = How(found, heads, width**-0.5, asked, p, COUNTER)
     y = sentences.attention(*qkv, positions, how)
-    exact = [x.detach().double().requires_grad_() for x in qkv]
-    wanted = expected(exact, None if positions is None else positions.double(), how)
+    exact = [x.detach().double().requires_grad_() for x in [*qkv, *learned]]
+    wanted = expected(exact[:3], exact[3] if learned else None, how)
     g = torch.randn(y.shape).to(dtype)
     g[:, found.n_tokens :] = 0
     pairs = [
         (y, wanted),
         *zip(
-            torch.autograd.grad(y, qkv, g),
+            torch.autograd.grad(y, [*qkv, *learned], g),
             torch.autograd.grad(wanted, exact, g.double()),
             strict=True,
         ),
     ]
     for one, other in pairs:
-        assert one.dtype == dtype
+        assert one.dtype == (dtype if one.shape != positions_shape else torch.float32)
         assert (one.double() - other).norm() <= bound * other.norm()
     assert not y[:, found.n_tokens :].any()
 
@@ -121,6 +125,23 @@ def test_any_number_of_threads_gives_the_same_bits(threads: int) -> None:
         finally:
             torch.set_num_threads(usual)
     assert all(torch.equal(one, other) for one, other in zip(*passes, strict=True))
+
+
+def test_a_sentence_without_a_token_and_rows_that_are_not_there_are_refused() -> None:
+    found = packing([3, 4], 4)
+    q, k, v = (x.detach() for x in of_batch(found, 1, 32, torch.float32))
+    for bounds in ([0, 3, 3], [0, 4, 3], [0, 3, 900], [-1, 3, 7]):
+        wrong = dataclasses.replace(found, bounds=torch.tensor(bounds))
+        with pytest.raises(RuntimeError, match="sentences must have tokens, and rows"):
+            sentences.attention(q, k, v, None, How(wrong, 1, 1.0, 0, 0.0, COUNTER))
+
+
+def test_unlike_precisions_are_made_one_and_any_gradient_is_taken() -> None:
+    found = packing([3, 4], 4)
+    q, k, v = of_batch(found, 1, 32, torch.bfloat16)
+    y = sentences.attention(q.float(), k, v.float(), None, How(found, 1, 1.0, 0, 0.0, COUNTER))
+    y.sum().backward()  # one number expanded
+    assert y.dtype == torch.bfloat16 and v.grad is not None and v.grad.abs().sum() > 0
 
 
 def test_large_scores_are_no_infinities() -> None:
@@ -189,12 +210,6 @@ def test_counters_follow_torchs_seed_and_never_come_twice() -> None:
     assert bits.counter() == first[0]
 
 
-def test_other_precisions_are_left_to_plain_products() -> None:
-    x = torch.zeros(1)
-    assert can(x, x.clone()) and can(x.bfloat16())
-    assert not can(x.double()) and not can(x, x.bfloat16()) and not can(x.half())
-
-
 @pytest.fixture
 def unbuilt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """A process that has built nothing yet."""
@@ -206,32 +221,74 @@ def unbuilt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         one.cache_clear()
 
 
-def test_a_build_that_fails_is_a_warning(unbuilt: pytest.MonkeyPatch) -> None:
-    def fails(*given: object) -> None:
-        raise subprocess.CalledProcessError(1, "ninja", stderr="Ninja is required\n")
+def test_a_build_that_fails_is_a_warning_and_not_tried_in_every_process(
+    unbuilt: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tried: list[list[str]] = []
 
-    unbuilt.setattr(native, "_build", fails)
-    with pytest.warns(UserWarning, match=r"sentences.cpp can't be built.*Ninja is required"):
-        assert not can(torch.zeros(1))
+    def fails(command: list[str]) -> None:
+        tried.append(command)
+        raise native.Unbuilt("Ninja is required")
+
+    unbuilt.setattr(native, "_run", fails)
+    for _ in range(2):  # as another process
+        with pytest.warns(UserWarning, match=r"sentences.cpp can't be built.*Ninja is required"):
+            assert not sentences.is_built()
+        native.is_built.cache_clear()
+    assert len(tried) == 1
+    (failed,) = tmp_path.rglob("failed.txt")
+    os.utime(failed, (0, 0))
+    with pytest.warns(UserWarning, match="Ninja is required"):
+        assert not sentences.is_built()
+    assert len(tried) == 2
+
+
+def test_a_build_that_takes_too_long_is_ended_with_all_its_processes(
+    unbuilt: pytest.MonkeyPatch,
+) -> None:
+    unbuilt.setattr(native, "BUILD_S", 0.5)
+    child = f"{sys.executable} -c 'import time; time.sleep(60)'"
+    with pytest.raises(native.Unbuilt, match=r"more than 0.5 s"):
+        native._run(["bash", "-c", f"{child} & echo $! >&2; wait"])
+
+
+def test_the_compiler_s_own_words_are_given() -> None:
+    with pytest.raises(native.Unbuilt, match=r"^fatal error: no such file$"):
+        native._run(["bash", "-c", "echo first >&2; echo 'fatal error: no such file' >&2; exit 1"])
 
 
 def test_without_a_compiler_nothing_is_said(
     unbuilt: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
     unbuilt.setenv("CXX", "no-such-compiler")
-    assert not can(torch.zeros(1)) and not recwarn
+    assert not sentences.is_built() and not recwarn
 
 
-def test_it_is_built_once_with_a_word_and_nothing_is_left_beside(
+def test_it_is_built_once_with_a_word_and_again_if_the_library_is_spoilt(
     unbuilt: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     loaded: list[Path] = []  # a second copy of the same operations is more than torch takes
     unbuilt.setattr(torch.ops, "load_library", loaded.append)
-    assert native.is_built(sentences.SOURCE, *sentences.FLAGS)
+    built: list[list[str]] = []
+
+    def builds(command: list[str]) -> None:
+        built.append(command)
+        (Path(command[6]) / "sentences.so").write_bytes(b"a library")
+
+    unbuilt.setattr(native, "_run", builds)
+    for _ in range(2):
+        assert native.is_built(sentences.SOURCE, *sentences.FLAGS)
+        native.is_built.cache_clear()
     assert capfd.readouterr().err == "building sentences.cpp, once\n"
     (library,) = tmp_path.rglob("*.so")
     assert [path.name for path in library.parent.iterdir()] == ["sentences.so"]
-    native.is_built.cache_clear()
+    assert loaded == [library] * 2 and len(built) == 1
+
+    def spoilt(path: Path) -> None:
+        if len(built) == 1:
+            raise OSError("file too short")
+        loaded.append(path)
+
+    unbuilt.setattr(torch.ops, "load_library", spoilt)
     assert native.is_built(sentences.SOURCE, *sentences.FLAGS)
-    assert capfd.readouterr().err == ""
-    assert loaded == [library] * 2
+    assert len(built) == 2 and loaded == [library] * 3

@@ -58,10 +58,8 @@ def counted(folder: Path, method: str, in_parts: bool = False, **settings: Any) 
     injected = make(method, {"rank": 3} if method == "vera" else {})
     model = inject(sized_model(folder, 2, precision), injected)
     checkpointed(model, run.settings)
-    n_tokens = SIZE * WIDTH
-    if run.settings.fast and not run.settings.checkpointing:  # packed
-        n_tokens = sum(data().lengths)
-    shape = Shape(SIZE, WIDTH, n_tokens)
+    packed = run.settings.fast and not run.settings.checkpointing
+    shape = Shape(SIZE, WIDTH, sum(data().lengths) if packed else SIZE * WIDTH, packed)
     return count_step(model, injected, run, shape, shape, in_parts)
 
 

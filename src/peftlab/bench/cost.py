@@ -16,6 +16,7 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -30,7 +31,7 @@ from peftlab.models import empty_model, load_tokenizer, sized_model
 from peftlab.records.record import Trainable
 from peftlab.settings import Resolved
 from peftlab.tasks import Examples, Task
-from peftlab.training import Encoded, Plan, Rehearsal, encode
+from peftlab.training import Encoded, Plan, Rehearsal, encode, packs
 from peftlab.training.batches import by_length
 from peftlab.training.cost import Counted, Kernels, Shape, count_step
 from peftlab.training.meters import MIB
@@ -94,6 +95,7 @@ class Predictor:
         self.tokenizer = load_tokenizer(grid.cells[0].model_folder)
         self.lengths: dict[tuple[str, int], Lengths] = {}
         self.counted: dict[Any, tuple[Trainable, float, Counted | str]] = {}
+        self.packed: dict[Path, bool] = {}
 
     def lengths_of(self, cell: Cell) -> Lengths:
         """The lengths of the cell's task, cut to what it takes."""
@@ -102,6 +104,12 @@ class Predictor:
             train, dev = (lengths(self.tokenizer, split, most) for split in (task.train, task.dev))
             self.lengths[task.name, most] = Lengths(train, dev)
         return self.lengths[task.name, most]
+
+    def _plan(self, cell: Cell) -> Plan:
+        if cell.model_folder not in self.packed:
+            self.packed[cell.model_folder] = packs(empty_model(cell.model_folder, 2))
+        task = self.grid.tasks[cell.task.name]
+        return make_plan(cell, task, self.packed[cell.model_folder])
 
     def tokens(self, cell: Cell) -> int:
         """Of the widest part of a batch."""
@@ -120,7 +128,8 @@ class Predictor:
             *(evaluated, task.num_labels, repr(_of_passes(cell.training))),
         )
         if key not in self.counted:
-            self.counted[key] = _counted(cell, task, shape, evaluated, in_parts)
+            plan = self._plan(cell)
+            self.counted[key] = _counted(cell, task, plan, shape, evaluated, in_parts)
         trainable, adapter_mib, counted = self.counted[key]
         return Cost(
             task=task.name,
@@ -136,7 +145,7 @@ class Predictor:
     def _shapes(self, cell: Cell) -> tuple[Shape, set[Shape], bool]:
         """Of the parts of a batch: the widest, all their shapes, and if a batch has several."""
         train = self.lengths_of(cell).train
-        plan = make_plan(cell, self.grid.tasks[cell.task.name])
+        plan = self._plan(cell)
         parts = parts_in(0, train, plan)  # of which a training tries the widest
         shapes = {
             _shape(part, train, plan)
@@ -150,7 +159,7 @@ class Predictor:
     def _answered(self, cell: Cell) -> set[Shape]:
         """The shapes of an evaluation's batches."""
         dev = self.lengths_of(cell).dev
-        plan = make_plan(cell, self.grid.tasks[cell.task.name])
+        plan = self._plan(cell)
         batches = by_length(dev.lengths, 2 * cell.training.batch_size, EVALUATED_TOKENS)
         return {_shape(batch, dev, plan) for batch in batches}
 
@@ -159,7 +168,7 @@ class Predictor:
         method = make(cell.method.name, cell.method.settings)
         if not isinstance(method, Prepared):
             return set()
-        plan = make_plan(cell, self.grid.tasks[cell.task.name])
+        plan = self._plan(cell)
         sampled = _Sampled(method, self.lengths_of(cell).train, plan)
         with contextlib.suppress(_Sampled.Known):
             method.prepare(sized_model(cell.model_folder, 2, cell.precision), sampled)
@@ -168,7 +177,7 @@ class Predictor:
 
 def _shape(indices: Sequence[int], data: Encoded, plan: Plan) -> Shape:
     """That of a pass through the examples at `indices`."""
-    return Shape(len(indices), data.width(indices), n_tokens(indices, data, plan))
+    return Shape(len(indices), data.width(indices), n_tokens(indices, data, plan), plan.packed)
 
 
 class _Sampled(Rehearsal):
@@ -184,8 +193,10 @@ class _Sampled(Rehearsal):
     def sample(self, share: float, least: int) -> NoReturn:
         for batch in super().sample(share, least):
             size, width = batch.inputs["input_ids"].shape
-            size = math.ceil(size / n_parts(size, size * width, self.plan))
-            self.shapes.add(Shape(size, width, size * width))
+            n_tokens = batch.n_tokens(self.plan.packed)
+            parts = n_parts(size, n_tokens, self.plan)
+            size, n_tokens = (math.ceil(n / parts) for n in (size, n_tokens))
+            self.shapes.add(Shape(size, width, n_tokens, self.plan.packed))
         raise self.Known
 
 
@@ -235,7 +246,7 @@ def _of_passes(training: Resolved) -> dict[str, Any]:
 
 
 def _counted(
-    cell: Cell, task: Task, shape: Shape, evaluated: Shape, in_parts: bool
+    cell: Cell, task: Task, plan: Plan, shape: Shape, evaluated: Shape, in_parts: bool
 ) -> tuple[Trainable, float, Counted | str]:
     method = make(cell.method.name, cell.method.settings)
     model = inject(sized_model(cell.model_folder, task.num_labels, cell.precision), method)
@@ -244,9 +255,7 @@ def _counted(
     trainable = count(model)
     checkpointed(model, cell.training)
     try:
-        found: Counted | str = count_step(
-            model, method, make_plan(cell, task), shape, evaluated, in_parts
-        )
+        found: Counted | str = count_step(model, method, plan, shape, evaluated, in_parts)
     except Exception as error:  # whatever a model or a method meets that has no numbers
         found = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     return trainable, adapter_mib, found

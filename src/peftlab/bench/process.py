@@ -24,7 +24,6 @@ from peftlab.methods import ManyRanks, Method, Prepared, inject, injected, make
 from peftlab.models import (
     TaskCard,
     agree_on_padding,
-    architecture_of,
     head_parameters,
     last_layer,
     load_source,
@@ -45,6 +44,7 @@ from peftlab.training import (
     answer,
     check_outputs,
     fit,
+    packs,
     repeatable,
     try_one,
 )
@@ -96,7 +96,7 @@ def train_model(
     """Train an injected model on `task`, given as `tokens` too, as `cell` says."""
     method = injected(model)
     assert method is not None
-    plan = make_plan(cell, task)
+    plan = make_plan(cell, task, packs(model))
     train, dev = tokens
     model.to(plan.device)  # type: ignore[arg-type]  # transformers' own wrapper hides its type
     _name_task(model, task, cell)
@@ -137,7 +137,11 @@ def train_model(
         train_s=fitted.train_s,
         eval_s=fitted.eval_s,
         total_s=time.perf_counter() - started,
-        environment=environment(cell.training.threads, cell.precision.base),
+        environment=environment(
+            cell.training.threads,
+            cell.precision.base,
+            attention="sentences.cpp" if plan.packed else "torch",
+        ),
     )
 
 
@@ -171,21 +175,17 @@ def _prepare(model: PreTrainedModel, method: Method, rehearsal: Rehearsal) -> fl
     return time.perf_counter() - started
 
 
-def make_plan(cell: Cell, task: Task) -> Plan:
-    """The loop's part of the cell."""
-    training, row = cell.training, architecture_of(cell.source)
+def make_plan(cell: Cell, task: Task, packed: bool) -> Plan:
+    """The loop's part of the cell; `packed`: whether the engine packs its model's batches."""
+    training = cell.training
     balanced = training.class_weights == "balanced"
+    in_engine = training.fast and training.device == "cpu" and not training.checkpointing
     return Plan(
         settings=training,
         kind=task.kind,
         seed=cell.seed,
         autocast=cell.precision.autocast,
-        packed=(
-            row.ends_at_first
-            and training.fast
-            and training.device == "cpu"
-            and not training.checkpointing
-        ),
+        packed=packed and in_engine,
         weights=task.balanced_weights if balanced else (),
     )
 

@@ -3,8 +3,9 @@
     frozen.py     frozen layers as bare products; query, key and value as one; updates beside them
     packing.py    the tokens of a batch end to end, without padding; the last block only for the
                   token that the classifier reads
-    attention.py  plain products instead of a CPU's flash kernel; dropout from 16 random bits
+    sentences.py  attention of such a batch, in C++
     mpnet.py      the same for a model that has an attention of its own
+    attention.py  else plain products instead of a CPU's flash kernel; dropout from 16 random bits
     heap.py       memory that a step frees is the next one's, not the kernel's
 
 Outside the context the model is plain transformers again, its weights the same bits: it can be
@@ -21,11 +22,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from peftlab.engine.attention import Bits, FastDropout, NoBits, plain_attention
+from peftlab.engine import sentences
+from peftlab.engine.attention import Bits, FastDropout, NoBits, lets_choose, plain_attention
 from peftlab.engine.frozen import FrozenLinear, Joined, onednn_multiplies
 from peftlab.engine.heap import give_back, kept_heap, unsearched
 from peftlab.engine.mpnet import is_mpnet, replace_attention
-from peftlab.engine.packing import Laid, cut_to_position, pack_batches
+from peftlab.engine.packing import Laid, cut_to_position, ends_at_first, pack_batches
 from peftlab.layers.linear import QuantisedLinear, is_conv1d
 from peftlab.layers.lora import LowRank
 from peftlab.models import state_of
@@ -36,7 +38,8 @@ from peftlab.models.targets import SIBLINGS
 def fast(model: Any, enabled: bool = True, real: bool = True) -> Iterator[Laid]:
     """Make `model` fast inside the context, and plain again behind it, whatever happens there.
 
-    Inside another `fast` of the same model it does nothing. The context is how batches lie in it.
+    Inside another `fast` of the same model it does nothing. One thread at a time may use the model
+    meanwhile. The context is how batches lie, where they are packed.
 
     Args:
         model: of transformers, injected with a method or not.
@@ -50,10 +53,9 @@ def fast(model: Any, enabled: bool = True, real: bool = True) -> Iterator[Laid]:
         if enabled and not state.fast:
             state.fast = True
             undo.callback(setattr, state, "fast", False)
-            is_ours = model.device.type == "cpu" and _for_cpu(model, laid, undo, real)
-            is_cut = cut_to_position(model, laid, undo)
-            if is_ours and is_cut:
-                pack_batches(model, laid, undo)
+            if model.device.type == "cpu":
+                _for_cpu(model, laid, undo, real)
+            cut_to_position(model, laid, undo)
         yield laid
 
 
@@ -68,14 +70,29 @@ def own_tensors(model: nn.Module) -> Iterator[Tensor]:
             yield from module.unregistered
 
 
-def _for_cpu(model: Any, laid: Laid, undo: ExitStack, real: bool) -> bool:
-    """Whether attention is ours now, so that batches may be packed."""
-    is_ours = False
+def packs(model: Any) -> bool:
+    """Whether `fast` lays the batches of `model` end to end, on a CPU."""
+    attends = is_mpnet(model) or lets_choose(model)
+    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    return (
+        ends_at_first(model)
+        and attends
+        and dtypes <= sentences.DTYPES
+        and not _computes_again(model)
+        and sentences.is_built()
+    )
+
+
+def _for_cpu(model: Any, laid: Laid, undo: ExitStack, real: bool) -> None:
     # a layer computed again in the backward pass must meet the same masks, and torch replays its
     # own generator only
-    if not any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+    if not _computes_again(model):
         bits = Bits() if real else NoBits()
-        is_ours = _attend_plainly(model, bits, laid, undo)
+        if packs(model):
+            pack_batches(model, laid, undo)
+            if is_mpnet(model):
+                replace_attention(model, bits, laid, undo)
+        undo.enter_context(plain_attention(model, bits, laid))
         _replace_dropout(model, bits, undo)
     if real:
         undo.enter_context(kept_heap())
@@ -83,15 +100,10 @@ def _for_cpu(model: Any, laid: Laid, undo: ExitStack, real: bool) -> bool:
     _join(model, undo)
     if real:
         give_back()  # the weights that are parts of joined ones now
-    return is_ours
 
 
-def _attend_plainly(model: Any, bits: Bits, laid: Laid, undo: ExitStack) -> bool:
-    """Whether `model` lets it."""
-    if is_mpnet(model):
-        replace_attention(model, bits, laid, undo)
-        return True
-    return undo.enter_context(plain_attention(model, bits, laid))
+def _computes_again(model: nn.Module) -> bool:
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
 def _replace_dropout(model: nn.Module, bits: Bits, undo: ExitStack) -> None:

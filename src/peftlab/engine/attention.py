@@ -28,8 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from peftlab.engine import sentences
-from peftlab.engine.frozen import side_by_side
-from peftlab.engine.packing import ASKED, Laid, Packing
+from peftlab.engine.packing import ASKED, Laid
 from peftlab.engine.sentences import Counter, How
 from peftlab.models import quiet
 
@@ -124,10 +123,7 @@ class _Attention(torch.autograd.Function):
         scaling: float,
         drop: Tensor | None,
         asked: int,
-        packing: Packing | None,
     ) -> Tensor:
-        if packing is not None:
-            query, key, value = _spread(packing, query, key, value)
         whole, query = query.shape, query[:, :, :asked]
         batch, heads, length, width = query.shape
         k, v = _flat(key), _flat(value)
@@ -139,20 +135,14 @@ class _Attention(torch.autograd.Function):
         dropped = shares if drop is None else shares * drop.view_as(shares)
         y = _product(dropped, v)
         ctx.save_for_backward(q, k, v, shares, drop)
-        ctx.scaling, ctx.shape, ctx.asked, ctx.packing = scaling, whole, asked, packing
-        ctx.bias_shape = None if bias is None else bias.shape
-        y = y.view(batch, heads, length, width).transpose(1, 2).contiguous()
-        return y if packing is None else _packed(packing, y)
+        ctx.scaling, ctx.shape, ctx.asked = scaling, whole, asked
+        return y.view(batch, heads, length, width).transpose(1, 2).contiguous()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, shares, drop = ctx.saved_tensors
         batch, heads, length, width = ctx.shape
-        packing: Packing | None = ctx.packing
-        (g,) = gradients
-        if packing is not None:
-            g = _spread_gradient(packing, g, ctx.asked)
-        g = _flat(g.transpose(1, 2))
+        g = _flat(gradients[0].transpose(1, 2))
         g_shares = _product(g, v.transpose(1, 2))
         dropped = shares
         if drop is not None:
@@ -167,44 +157,7 @@ class _Attention(torch.autograd.Function):
         torch.mul(g_asked, ctx.scaling, out=g_query[:, :, : ctx.asked])
         g_key.copy_(_product(g_scores.transpose(1, 2), q).view(ctx.shape))
         g_value.copy_(_product(dropped.transpose(1, 2), g).view(ctx.shape))
-        g_bias = _bias_gradient(g_scores, ctx) if ctx.needs_input_grad[3] else None
-        if packing is not None:
-            rows = all_three.permute(1, 3, 0, 2, 4).reshape(batch * length, -1)
-            all_three = packing.pack(rows).view(1, -1, 3, heads, width).permute(2, 0, 3, 1, 4)
-        return *all_three.unbind(), g_bias, None, None, None, None
-
-
-def _bias_gradient(g_scores: Tensor, ctx: Any) -> Tensor:
-    batch, heads, length, _ = ctx.shape
-    g = g_scores.new_zeros(batch, heads, length, length)
-    g[:, :, : ctx.asked] = g_scores.view(batch, heads, ctx.asked, length)
-    return g.sum_to_size(ctx.bias_shape)
-
-
-def _spread(packing: Packing, *parts: Tensor) -> tuple[Tensor, ...]:
-    """(1, heads, rows, width) each -> (size, heads, length, width) each."""
-    _, heads, n_rows, width = parts[0].shape
-    rows = side_by_side([part.transpose(1, 2).reshape(n_rows, -1) for part in parts])
-    spread = packing.spread(rows).view(packing.size, packing.length, len(parts), heads, width)
-    return spread.permute(2, 0, 3, 1, 4).unbind()
-
-
-def _packed(packing: Packing, y: Tensor) -> Tensor:
-    """(size, length or 1, heads, width) -> (1, rows, heads, width); 1 is the first tokens'."""
-    if y.shape[1] == packing.length:
-        rows = packing.pack(y.flatten(0, 1).flatten(1))
-    else:
-        rows = y.new_zeros(len(packing.places), y[0].numel())
-        rows.index_copy_(0, packing.starts, y.flatten(1))
-    return rows.view(1, -1, *y.shape[2:])
-
-
-def _spread_gradient(packing: Packing, g: Tensor, asked: int) -> Tensor:
-    """(1, rows, heads, width) -> (size, asked, heads, width)."""
-    rows = g[0].flatten(1)
-    if asked < packing.length:
-        return rows.index_select(0, packing.starts).view(packing.size, asked, *g.shape[2:])
-    return packing.spread(rows).view(packing.size, packing.length, *g.shape[2:])
+        return g_query, g_key, g_value, None, None, None, None
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
@@ -247,19 +200,27 @@ def _flat(x: Tensor) -> Tensor:
     return x.reshape(-1, *x.shape[2:])
 
 
+def lets_choose(model: Any) -> bool:
+    """Whether transformers lets one choose how `model` attends, and it looks both ways."""
+    chosen = model.config._attn_implementation  # transformers has no other way to ask
+    return chosen == "sdpa" and not any(module.is_causal for module in _attending(model))
+
+
+def _attending(model: Any) -> list[Any]:
+    """Those modules that transformers' functions of attention serve; they say if they see ahead."""
+    return [module for module in model.modules() if hasattr(module, "is_causal")]
+
+
 @contextmanager
-def plain_attention(model: Any, bits: Bits, laid: Laid) -> Iterator[bool]:
-    """Let `model` attend by plain products, where it lets its attention be chosen at all.
+def plain_attention(model: Any, bits: Bits, laid: Laid) -> Iterator[None]:
+    """Let `model` attend by plain products, or sentence by sentence, where it lets one choose.
 
     Its modules of attention carry meanwhile what their dropout draws from, and how a batch lies.
-    The context is whether it does.
     """
-    # those that transformers' functions of attention can serve say whether they look ahead
-    modules = [module for module in model.modules() if hasattr(module, "is_causal")]
-    chosen = model.config._attn_implementation  # transformers has no other way to ask
-    if chosen != "sdpa" or any(module.is_causal for module in modules):
-        yield False
+    if not lets_choose(model):
+        yield
         return
+    chosen, modules = model.config._attn_implementation, _attending(model)
     _register()
     with quiet():  # of a model that does not let it be chosen
         model.set_attn_implementation(NAME)
@@ -267,7 +228,7 @@ def plain_attention(model: Any, bits: Bits, laid: Laid) -> Iterator[bool]:
         setattr(module, BITS, bits)
         setattr(module, LAID, laid)
     try:
-        yield True
+        yield
     finally:
         with quiet():
             model.set_attn_implementation(chosen)
@@ -314,10 +275,11 @@ def attend(
 ) -> tuple[Tensor, None]:
     """An attention function of transformers: (batch, heads, length, width) -> (batch, length, ...).
 
-    What `_Attention` has no way to compute is left to sdpa.
+    What `_Attention` knows no gradient of, or no way to compute, is left to sdpa.
     """
     bits: Bits | None = getattr(module, BITS, None)
-    if bits is None or query.shape[1] != key.shape[1]:
+    learned = attention_mask is not None and attention_mask.requires_grad
+    if bits is None or learned or query.shape[1] != key.shape[1]:
         return _by_sdpa(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if getattr(module, LAID).packing is not None:
@@ -327,9 +289,7 @@ def attend(
     drop = None
     if dropout > 0:
         drop = bits.mask(torch.Size((*query.shape[:2], asked, key.shape[2])), dropout, query.dtype)
-    y: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
-        query, key, value, attention_mask, scaling, drop, asked, None
-    )
+    y: Tensor = _Attention.apply(query, key, value, attention_mask, scaling, drop, asked)  # type: ignore[no-untyped-call]
     if asked < length:  # the model expects all of them; only those asked for are read
         y = y.expand(-1, length, *y.shape[2:])
     return y, None
@@ -349,19 +309,8 @@ def attend_packed(
     `positions` (1, heads, length, length) are added to the scores.
     """
     bits: Bits = getattr(module, BITS)
-    packing: Packing = getattr(module, LAID).packing
-    asked, heads = min(packing.length, getattr(module, ASKED, packing.length)), query.shape[1]
-    is_learned = positions is not None and positions.requires_grad
-    if not is_learned and sentences.can(query, key, value):
-        how = How(packing, heads, scaling, asked, dropout, bits.counter())
-        exact = None if positions is None else positions[0].float().contiguous()
-        return sentences.attention(query, key, value, exact, how)
-    bias = packing.mask(query.dtype)
-    if positions is not None:
-        bias = positions + bias
-    drop = None
-    if dropout > 0:
-        shape = torch.Size((packing.size, heads, asked, packing.length))
-        drop = bits.mask(shape, dropout, query.dtype)
-    y: Tensor = _Attention.apply(query, key, value, bias, scaling, drop, asked, packing)  # type: ignore[no-untyped-call]
-    return y
+    packing = getattr(module, LAID).packing
+    asked = min(packing.length, getattr(module, ASKED, packing.length))
+    how = How(packing, query.shape[1], scaling, asked, dropout, bits.counter())
+    exact = None if positions is None else positions[0].float()
+    return sentences.attention(query, key, value, exact, how)

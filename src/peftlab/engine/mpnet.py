@@ -36,8 +36,9 @@ def replace_attention(model: Any, bits: Bits, laid: Laid, undo: ExitStack) -> No
 
 def _stand_in(module: nn.Module, name: str, ours: Any, undo: ExitStack, *known: Any) -> None:
     """Let `module.name(...)` be `ours(module, theirs, *known, ...)`."""
+    own = vars(module).get(name)  # what somebody else has put there
     setattr(module, name, functools.partial(ours, module, getattr(module, name), *known))
-    undo.callback(delattr, module, name)
+    undo.callback(*((delattr, module, name) if own is None else (setattr, module, name, own)))
 
 
 def _bias(encoder: nn.Module, theirs: Any, laid: Laid, x: Tensor, *args: Any) -> Tensor:

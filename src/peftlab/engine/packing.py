@@ -1,20 +1,20 @@
-"""No padding outside attention: the tokens of a batch laid end to end.
+"""No padding in the blocks: the tokens of a batch laid end to end.
 
-    (batch, length, hidden)   what the embeddings give, and how q, k, v meet in attention
-    (1, rows, hidden)         everything else in the blocks: a row for each token
+    (batch, length, hidden)   what the embeddings give
+    (1, rows, hidden)         in the blocks: a row for each token
     (batch, 1, hidden)        behind the last attention: the token that the classifier reads
 
-Of a batch that is drawn at random a third is padding on CoLA and STS-B, a sixth on MRPC (LOG.md),
-and all that a block computes but attention is of each token by itself. Attention gets the tokens
-back at their places in the padded batch, with the mask that the model made for it.
+Of a batch that is drawn at random a third is padding on CoLA and STS-B, a sixth on MRPC (LOG.md).
+All that a block computes but attention is of each token by itself, and attention goes sentence by
+sentence (sentences.py), where that can be built; else batches stay padded.
 
 The number of rows is one of few, since a number that was met before needs no new kernels. The rows
 beyond the last token are of no sentence: no key, no answer, so nothing flows back through them.
 
 The last block is computed only for the token that the classifier reads, where that is the first:
 attention needs every token's key and value, and nothing behind it more than one output a sentence.
-Exact, forward and backward; of six layers it saves a tenth of the work. That holds also where
-batches are not packed, as on a GPU.
+Exact, forward and backward; of six layers it saves a tenth of the work. That is done where batches
+are not packed, too.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from peftlab.models import architecture_of
 
 ASKED = "peftlab_asked"  # attribute of attention: of how many positions outputs are read
-CLASSIFIER = "ForSequenceClassification"
+ASKS = ("output_attentions", "output_hidden_states")
 FINE = 16  # numbers of rows from one power of two to the next
 
 
@@ -71,12 +71,6 @@ class Packing:
         packed[self.n_tokens :] = 0
         return packed
 
-    def mask(self, dtype: torch.dtype) -> Tensor:
-        """(size, 1, 1, length), to be added to scores: the lowest number where padding is."""
-        is_padding = (self.rows == len(self.places) - 1).view(self.size, 1, 1, self.length)
-        zeros = self.rows.new_zeros(is_padding.shape, dtype=dtype)
-        return zeros.masked_fill(is_padding, torch.finfo(dtype).min)
-
 
 def packing(lengths: Sequence[int], length: int) -> Packing:
     """How sentences of these lengths lie, which were padded on the right to `length`.
@@ -96,7 +90,7 @@ def packing(lengths: Sequence[int], length: int) -> Packing:
         length=length,
         rows=torch.from_numpy(rows),
         places=torch.from_numpy(places),
-        bounds=torch.from_numpy(np.append(rows[::length], n_tokens)),
+        bounds=torch.from_numpy(np.append(0, np.cumsum(lengths))),
         n_tokens=n_tokens,
     )
 
@@ -125,9 +119,22 @@ class Laid:
     lengths: Sequence[int] | None = None
 
     def read(self, mask: Tensor | None) -> None:
-        """Take an attention mask (size, length), 1 for a token and 0 for padding on the right."""
-        if mask is not None:
-            self.packing = packing(self.lengths or mask.sum(1).tolist(), mask.shape[1])
+        """Take a batch's attention mask (size, length), if it is 1 for tokens, 0 behind them."""
+        self.packing = None
+        if mask is None or mask.dim() != 2:
+            return
+        if self.lengths is None:
+            lengths = mask.sum(1)
+            places = torch.arange(mask.shape[1])
+            if bool((lengths < 1).any()) or not torch.equal(mask > 0, places < lengths[:, None]):
+                return
+            self.packing = packing(lengths.tolist(), mask.shape[1])
+        else:
+            self.packing = packing(self.lengths, mask.shape[1])
+
+    def __deepcopy__(self, memo: Any) -> Laid:
+        """A copy of the model has the same hooks, which tell this one."""
+        return self
 
 
 class _Pack(torch.autograd.Function):
@@ -152,6 +159,9 @@ def pack_batches(model: Any, laid: Laid, undo: ExitStack) -> None:
     blocks = model.base_model.get_submodule(layers.block.partition(r"\.")[0])
 
     def before_model(module: nn.Module, args: Any, kwargs: Any) -> None:
+        config = model.config
+        if config.output_attentions or config.output_hidden_states or any(map(kwargs.get, ASKS)):
+            return  # whoever reads them expects them padded
         laid.read(kwargs.get("attention_mask"))
 
     def after_model(*_: Any) -> None:
@@ -173,19 +183,22 @@ def pack_batches(model: Any, laid: Laid, undo: ExitStack) -> None:
         undo.callback(hook.remove)
 
 
-def cut_to_position(model: Any, laid: Laid, undo: ExitStack) -> bool:
-    """Compute the last block of `model` only where its head reads it, if that is at the first.
+def ends_at_first(model: Any) -> bool:
+    """Whether the head of `model` reads the first token alone, and its last block is known."""
+    is_classifier = type(model).__name__.endswith("ForSequenceClassification")
+    return is_classifier and architecture_of(model).ends_at_first
 
-    Returns whether it is, so that batches may be packed.
+
+def cut_to_position(model: Any, laid: Laid, undo: ExitStack) -> None:
+    """Compute the last block of `model` only where its head reads it, if that is at the first.
 
     The residual add behind attention has all tokens on its other side. So the output projection's
     few rows are laid among zeros again where a batch is packed, and broadcast where it is not; of
     the sum the norm behind it keeps the rows where it is right.
     """
-    row, is_classifier = architecture_of(model), type(model).__name__.endswith(CLASSIFIER)
-    if not (is_classifier and row.ends_at_first):
-        return False
-    layers = row.layers
+    if not ends_at_first(model):
+        return
+    layers = architecture_of(model).layers
     assert layers is not None and layers.attention_norm is not None
     attention = _last(model, layers.query.rpartition(r"\.")[0])
     setattr(attention, ASKED, 1)
@@ -209,7 +222,6 @@ def cut_to_position(model: Any, laid: Laid, undo: ExitStack) -> bool:
         _last(model, layers.attention_norm).register_forward_pre_hook(first),
     ):
         undo.callback(hook.remove)
-    return True
 
 
 def _last(model: nn.Module, pattern: str) -> nn.Module:

@@ -3,20 +3,21 @@
 //   S = Q Kᵀ · scaling + positions,  P = softmax(S),  Y = (P ∘ M) V        a head of a sentence
 //
 //   attention            Y, and log Σ exp S of each row, which is all that is kept of S
-//   attention_gradient   those of Q, K, V; S, P and M are computed again
+//   attention_gradient   those of Q, K, V, and of positions if asked; S, P and M are computed again
 //
 // M drops with probability p and scales the rest by 1 / (1 - p). Its bits come from a counter
 // (Philox 4x32-10, Salmon et al. 2011) under the step's key, so none is stored:
 //
 //   lane i mod 8, of 16 bits, of Philox(j, i div 8, sentence · heads + head, call)     of row i, column j
 //
-// All is computed in fp32, whatever the precision of what comes and goes. The readable form is in
-// sentences.py and attention.py, and tests hold them together. Vectors are the compiler's own (16 numbers, in
+// All is computed in fp32, whatever the precision of what comes and goes. M's readable form is in
+// sentences.py; all else is held to the formula in float64 by tests. Vectors are the compiler's own (16 numbers, in
 // whatever registers there are); a product's tile stays in registers while it is summed.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -206,13 +207,19 @@ void write(const float* from, int64_t row, int64_t n, int64_t width, float scali
   }
 }
 
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLED(x, ...) __builtin_shufflevector(x, x, __VA_ARGS__)
+#else
+#define SHUFFLED(x, ...) __builtin_shuffle(x, Whole{__VA_ARGS__})
+#endif
+
 // The sum, or the largest, of a vector's numbers.
 template <typename Join>
 float joined(Vector x, Join join) {
-  x = join(x, __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
-  x = join(x, __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
-  x = join(x, __builtin_shufflevector(x, x, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
-  x = join(x, __builtin_shufflevector(x, x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
+  x = join(x, SHUFFLED(x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
+  x = join(x, SHUFFLED(x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
+  x = join(x, SHUFFLED(x, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
+  x = join(x, SHUFFLED(x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
   return x[0];
 }
 
@@ -277,16 +284,19 @@ class Room {
   int64_t used_ = 0;
 };
 
+// All heads of all sentences; those of one head one after the other if they `add` to something of its.
 template <typename Work>
-void each_head(const at::Tensor& starts, int64_t heads, int64_t matrices, int64_t width, const Work& work) {
-  const int64_t* first = starts.const_data_ptr<int64_t>();
-  const int64_t sentences = starts.size(0) - 1;
-  at::parallel_for(0, sentences * heads, 1, [&](int64_t begin, int64_t end) {
+void each_head(const at::Tensor& bounds, int64_t heads, int64_t matrices, int64_t width, bool add, const Work& work) {
+  const int64_t* first = bounds.const_data_ptr<int64_t>();
+  const int64_t sentences = bounds.size(0) - 1, each = add ? sentences : 1;
+  at::parallel_for(0, sentences * heads / each, 1, [&](int64_t begin, int64_t end) {
     static thread_local Room room;
-    for (int64_t index = begin; index < end; ++index) {
-      const int64_t sentence = index / heads, n = first[sentence + 1] - first[sentence];
+    for (int64_t place = begin * each; place < end * each; ++place) {
+      const int64_t sentence = add ? place % sentences : place / heads;
+      const int64_t head = add ? place / sentences : place % heads;
+      const int64_t n = first[sentence + 1] - first[sentence];
       room.begin(matrices * (padded(n) * (padded(n) + padded(width))));
-      work(first[sentence], n, index % heads, uint32_t(index), room);
+      work(first[sentence], n, head, uint32_t(sentence * heads + head), room);
     }
   });
 }
@@ -296,6 +306,15 @@ void each_head(const at::Tensor& starts, int64_t heads, int64_t matrices, int64_
 Dropout dropout(double p, int64_t key, int64_t call) {
   const uint64_t bits = uint64_t(key);
   return {uint32_t(std::lround(p * 65536)), float(1 / (1 - p)), {uint32_t(bits), uint32_t(bits >> 32)}, uint32_t(call)};
+}
+
+// Where sentences lie among so many rows: none is empty, and none goes beyond.
+void check(const at::Tensor& bounds, int64_t rows) {
+  TORCH_CHECK(bounds.is_contiguous() && bounds.size(0) > 1);
+  const int64_t* at = bounds.const_data_ptr<int64_t>();
+  bool fits = at[0] >= 0 && at[bounds.size(0) - 1] <= rows;
+  for (int64_t i = 1; i < bounds.size(0); ++i) fits = fits && at[i - 1] < at[i];
+  TORCH_CHECK(fits, "sentences must have tokens, and rows");
 }
 
 template <typename T>
@@ -315,7 +334,7 @@ Shape shape_of(const at::Tensor& q, const std::optional<at::Tensor>& positions, 
 }
 
 template <typename T>
-void forward(Rows<const T> q, Rows<const T> k, Rows<const T> v, const at::Tensor& starts, const Shape& shape,
+void forward(Rows<const T> q, Rows<const T> k, Rows<const T> v, const at::Tensor& bounds, const Shape& shape,
              const Dropout& drop, Rows<T> y, Rows<float> log_sums) {
   const auto work = [=](int64_t start, int64_t n, int64_t head, uint32_t index, Room& room) {
     const int64_t width = shape.width, rows = shape.asked ? std::min(shape.asked, n) : n;
@@ -340,12 +359,12 @@ void forward(Rows<const T> q, Rows<const T> k, Rows<const T> v, const at::Tensor
     product(rows, n, wide_row, {shares, row, 1}, values, found);
     write(found, wide_row, rows, width, 1, y.from(start, column));
   };
-  each_head(starts, shape.heads, 4, shape.width, work);
+  each_head(bounds, shape.heads, 4, shape.width, false, work);
 }
 
 template <typename T>
-void backward(Rows<const T> g, Rows<const T> q, Rows<const T> k, Rows<const T> v, const at::Tensor& starts,
-              const Shape& shape, const Dropout& drop, Rows<const float> log_sums, Rows<T> to) {
+void backward(Rows<const T> g, Rows<const T> q, Rows<const T> k, Rows<const T> v, const at::Tensor& bounds,
+              const Shape& shape, const Dropout& drop, Rows<const float> log_sums, Rows<T> to, float* of_positions) {
   const auto work = [=](int64_t start, int64_t n, int64_t head, uint32_t index, Room& room) {
     const int64_t width = shape.width, rows = shape.asked ? std::min(shape.asked, n) : n;
     const int64_t row = padded(n), wide_row = padded(width), column = head * width, all = shape.heads * width;
@@ -385,56 +404,67 @@ void backward(Rows<const T> g, Rows<const T> q, Rows<const T> k, Rows<const T> v
       const float sum = joined(sums, sum_of);
       for (int64_t j = 0; j < row; ++j) at[j] = share[j] * (at[j] - sum);
     }
+    if (of_positions) {
+      float* of_head = of_positions + head * shape.length * shape.length;
+      for (int64_t i = 0; i < rows; ++i) {
+        for (int64_t j = 0; j < n; ++j) of_head[i * shape.length + j] += moved[i * row + j];
+      }
+    }
     product(n, rows, wide_row, {moved, 1, row}, queries, found);
     write(found, wide_row, n, width, 1, to.from(start, all + column));
     product(rows, n, wide_row, {moved, row, 1}, keys, found);
     write(found, wide_row, rows, width, shape.scaling, to.from(start, column));
   };
-  each_head(starts, shape.heads, 5, shape.width, work);
+  each_head(bounds, shape.heads, 5, shape.width, of_positions != nullptr, work);
 }
 
 std::tuple<at::Tensor, at::Tensor> attention(
-    const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& starts,
+    const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& bounds,
     const std::optional<at::Tensor>& positions, int64_t heads, double scaling, int64_t asked, double p,
     int64_t key, int64_t call) {
+  check(bounds, q.size(0));
   const Shape shape = shape_of(q, positions, heads, scaling, asked);
   auto y = at::zeros(q.sizes(), q.options());
   auto log_sums = at::empty({heads, q.size(0)}, q.options().dtype(at::kFloat));
   const Rows<float> sums{log_sums.mutable_data_ptr<float>(), log_sums.stride(0)};
   const auto run = [&](auto zero) {
     using T = decltype(zero);
-    forward<T>(rows_of<T>(q), rows_of<T>(k), rows_of<T>(v), starts, shape, dropout(p, key, call),
+    forward<T>(rows_of<T>(q), rows_of<T>(k), rows_of<T>(v), bounds, shape, dropout(p, key, call),
                {y.mutable_data_ptr<T>(), y.stride(0)}, sums);
   };
   q.scalar_type() == at::kBFloat16 ? run(at::BFloat16(0)) : run(0.0f);
   return {y, log_sums};
 }
 
-at::Tensor attention_gradient(
+std::tuple<at::Tensor, at::Tensor> attention_gradient(
     const at::Tensor& g, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-    const at::Tensor& starts, const std::optional<at::Tensor>& positions, const at::Tensor& log_sums,
-    int64_t heads, double scaling, int64_t asked, double p, int64_t key, int64_t call) {
+    const at::Tensor& bounds, const std::optional<at::Tensor>& positions, const at::Tensor& log_sums,
+    bool of_positions, int64_t heads, double scaling, int64_t asked, double p, int64_t key, int64_t call) {
+  check(bounds, q.size(0));
   const Shape shape = shape_of(q, positions, heads, scaling, asked);
   auto found = at::zeros({q.size(0), 3 * q.size(1)}, q.options());
   const Rows<const float> sums{log_sums.const_data_ptr<float>(), log_sums.stride(0)};
+  auto added = of_positions ? at::zeros_like(*positions) : at::empty({0}, log_sums.options());
+  float* to_positions = of_positions ? added.mutable_data_ptr<float>() : nullptr;
   const auto run = [&](auto zero) {
     using T = decltype(zero);
-    backward<T>(rows_of<T>(g), rows_of<T>(q), rows_of<T>(k), rows_of<T>(v), starts, shape,
-                dropout(p, key, call), sums, {found.mutable_data_ptr<T>(), found.stride(0)});
+    backward<T>(rows_of<T>(g), rows_of<T>(q), rows_of<T>(k), rows_of<T>(v), bounds, shape,
+                dropout(p, key, call), sums, {found.mutable_data_ptr<T>(), found.stride(0)}, to_positions);
   };
   q.scalar_type() == at::kBFloat16 ? run(at::BFloat16(0)) : run(0.0f);
-  return found;
+  return {found, added};
 }
 
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(peftlab, library) {
   library.def(
-      "attention(Tensor q, Tensor k, Tensor v, Tensor starts, Tensor? positions, int heads, "
+      "attention(Tensor q, Tensor k, Tensor v, Tensor bounds, Tensor? positions, int heads, "
       "float scaling, int asked, float p, int key, int call) -> (Tensor, Tensor)");
   library.def(
-      "attention_gradient(Tensor g, Tensor q, Tensor k, Tensor v, Tensor starts, Tensor? positions, "
-      "Tensor log_sums, int heads, float scaling, int asked, float p, int key, int call) -> Tensor");
+      "attention_gradient(Tensor g, Tensor q, Tensor k, Tensor v, Tensor bounds, Tensor? positions, "
+      "Tensor log_sums, bool of_positions, int heads, float scaling, int asked, float p, int key, "
+      "int call) -> (Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(peftlab, CPU, library) {

@@ -3,9 +3,9 @@
     S = Q Kᵀ · scaling + positions,  P = softmax(S),  Y = (P ∘ M) V        a head of a sentence
 
 Plain products (attention.py) do the same in a padded batch and hold P and M until the backward
-pass. Here no place is padding, and all that is kept is log Σ exp S of each row: the rest is
-computed again (Dao et al. 2022). So M's bits are those of a counter, Philox 4x32-10 (Salmon et al.
-2011). Of row i and column j:
+pass; without a compiler batches are padded. Here no place is padding, and all that is kept is
+log Σ exp S of each row: the rest is computed again (Dao et al. 2022). So M's bits are those of a
+counter, Philox 4x32-10 (Salmon et al. 2011). Of row i and column j:
 
     lane  =  the one i mod 8, of 16 bits, of philox(j, i div 8, sentence · heads + head, call)
     keep  ⇔  lane ≥ p·2¹⁶
@@ -31,6 +31,7 @@ SOURCE = Path(__file__).with_suffix(".cpp")
 FLAGS = ("-ffp-contract=fast",)
 MULTIPLIERS, WEYL = (0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85)  # Philox 4x32's
 ROUNDS = 10
+DTYPES = {torch.float32, torch.bfloat16}  # that sentences.cpp takes
 
 
 class Counter(NamedTuple):
@@ -65,13 +66,6 @@ class How(NamedTuple):
         return (self.heads, self.scaling, self.asked, self.p, *self.counter)
 
 
-def can(*tensors: Tensor) -> bool:
-    """Whether sentences.cpp takes these: all fp32 or all bf16, on a CPU."""
-    (dtype, *others) = {tensor.dtype for tensor in tensors}
-    known = dtype in (torch.float32, torch.bfloat16) and not others
-    return known and tensors[0].device.type == "cpu" and is_built()
-
-
 def is_built() -> bool:
     """Whether sentences.cpp is there for this process; builds it if need be."""
     if not native.is_built(SOURCE, *FLAGS):
@@ -84,7 +78,7 @@ def is_built() -> bool:
 def _register_shapes() -> None:
     """Let the operations take tensors that have only shapes."""
     torch.library.register_fake("peftlab::attention", _shapes)
-    torch.library.register_fake("peftlab::attention_gradient", _gradient_shape)
+    torch.library.register_fake("peftlab::attention_gradient", _gradient_shapes)
 
 
 def attention(
@@ -92,7 +86,7 @@ def attention(
 ) -> Tensor:
     """(1, heads, rows, width) each -> (1, rows, heads, width), 0 where nothing is asked for.
 
-    `positions` (heads, length, length) are added to the scores; no gradient of them is known.
+    `positions` (heads, length, length), in fp32, are added to the scores.
     """
     found: Tensor = _Sentences.apply(query, key, value, positions, how)  # type: ignore[no-untyped-call]
     return found
@@ -103,7 +97,7 @@ class _Sentences(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, positions: Tensor | None, how: How
     ) -> Tensor:
-        rows = [x[0].transpose(0, 1).flatten(1) for x in (query, key, value)]
+        rows = [x[0].transpose(0, 1).flatten(1).to(key.dtype) for x in (query, key, value)]
         y, log_sums = torch.ops.peftlab.attention(
             *rows, how.packing.bounds, positions, *how.numbers
         )
@@ -116,21 +110,23 @@ class _Sentences(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         *rows, positions, log_sums = ctx.saved_tensors
         how: How = ctx.how
-        g = gradients[0][0].flatten(1)
-        found = torch.ops.peftlab.attention_gradient(
-            g, *rows, how.packing.bounds, positions, log_sums, *how.numbers
+        g = gradients[0][0].flatten(1).contiguous()
+        of_positions = ctx.needs_input_grad[3]
+        found, g_positions = torch.ops.peftlab.attention_gradient(
+            g, *rows, how.packing.bounds, positions, log_sums, of_positions, *how.numbers
         )
         parts = found.view(1, len(g), 3, how.heads, -1).permute(2, 0, 3, 1, 4)
-        return *parts.unbind(), None, None
+        return *parts.unbind(), g_positions if of_positions else None, None
 
 
-def _shapes(q: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
-    heads = others[4]
-    return q.new_empty(q.shape), q.new_empty(heads, len(q), dtype=torch.float32)
+def _shapes(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, positions: Any, *how: Any) -> Any:
+    return q.new_empty(q.shape), q.new_empty(how[0], len(q), dtype=torch.float32)
 
 
-def _gradient_shape(g: Tensor, q: Tensor, *others: Any) -> Tensor:
-    return q.new_empty(len(q), 3 * q.shape[1])
+def _gradient_shapes(g: Tensor, q: Tensor, *others: Any) -> Any:
+    positions, of_positions = others[3], others[5]
+    found = q.new_empty(len(q), 3 * q.shape[1])
+    return found, torch.empty_like(positions) if of_positions else q.new_empty(0)
 
 
 def mask(sizes: tuple[int, int, int], p: float, counter: Counter) -> Tensor:

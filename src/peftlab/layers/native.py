@@ -11,22 +11,28 @@ warning and no more.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
+import platform
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from pathlib import Path
 
 import torch
 
+from peftlab.atomic import write
 from peftlab.cache import cache_folder
 
-_loaded: list[str] = []
 BUILD_S = 60  # it takes 7; longer than this nobody waits
+FAILED_S = 3600  # for which a failed build is not tried again: each cell is a process of its own
 FLAGS = ["-std=c++20", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp"]
 BUILD = """
 import sys
@@ -34,6 +40,10 @@ from torch.utils.cpp_extension import load
 name, source, folder, *flags = sys.argv[1:]
 load(name, [source], extra_cflags=flags, build_directory=folder, is_python_module=False)
 """
+
+
+class Unbuilt(Exception):
+    """Why there is no library."""
 
 
 @functools.cache
@@ -46,32 +56,39 @@ def is_built(source: Path, *flags: str) -> bool:
     """
     if compiler() is None:
         return False
-    library = _folder(source, flags) / f"{source.stem}.so"
     try:
-        if not library.is_file():
-            _build(source, flags, library)
-        torch.ops.load_library(library)
-        _loaded.append(source.name)
-    except (OSError, subprocess.SubprocessError) as error:
-        words = getattr(error, "stderr", None) or str(error)
-        reason = (words.strip().splitlines() or ["no reason given"])[-1][:300]
+        _load(source, flags)
+    except (OSError, Unbuilt) as error:
         warnings.warn(
-            f"the kernels of {source.name} can't be built, and all is slower without: {reason}",
+            f"the kernels of {source.name} can't be built, and all is slower without: {error}",
             stacklevel=2,
         )
         return False
     return True
 
 
-def loaded() -> list[str]:
-    """The kernels that this process has, by the names of their files."""
-    return _loaded
+def _load(source: Path, flags: tuple[str, ...]) -> None:
+    library = _folder(source, flags) / f"{source.stem}.so"
+    if library.is_file():
+        with contextlib.suppress(OSError):  # cut short by a full disk, or of another system
+            torch.ops.load_library(library)
+            return
+    failed = library.with_name("failed.txt")
+    if failed.is_file() and time.time() - failed.stat().st_mtime < FAILED_S:
+        raise Unbuilt(f"{failed.read_text(encoding='utf-8')} (tried again in an hour)")
+    try:
+        _build(source, flags, library)
+    except Unbuilt as error:
+        write(failed, str(error))
+        raise
+    torch.ops.load_library(library)
 
 
 @functools.cache
 def compiler() -> str | None:
     """The C++ compiler that torch would take; None without one."""
-    return shutil.which(os.environ.get("CXX", "c++"))
+    words = shlex.split(os.environ.get("CXX", "c++"))
+    return shutil.which(words[0]) if words else None
 
 
 def _folder(source: Path, flags: tuple[str, ...]) -> Path:
@@ -86,23 +103,36 @@ def _processor() -> str:
     """What -march=native means here."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return next((line for line in lines if line.startswith("flags")), "")
+    told = ("flags", "Features", "CPU implementer", "CPU part")
+    found = dict.fromkeys(line for line in lines if line.startswith(told))  # each once
+    return "\n".join([platform.machine(), *found])
 
 
 def _build(source: Path, flags: tuple[str, ...], library: Path) -> None:
     """Beside its place first: others may build it too, and one that dies leaves torch's lock."""
     print(f"building {source.name}, once", file=sys.stderr, flush=True)
     library.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        command = [sys.executable, "-P", "-c", BUILD, source.stem, str(source), folder]
+        _run([*command, *FLAGS, *flags])
+        (Path(folder) / library.name).replace(library)
+
+
+def _run(command: list[str]) -> None:
     # where pip has put ninja, if it has
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        command = [sys.executable, "-c", BUILD, source.stem, str(source), folder, *FLAGS, *flags]
-        subprocess.run(
-            command,
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=BUILD_S,
-            env=os.environ | {"PATH": path},
-        )
-        (Path(folder) / library.name).replace(library)
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PATH": path},
+        start_new_session=True,  # ninja and the compiler end with it
+    ) as process:
+        try:
+            _, said = process.communicate(timeout=BUILD_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise Unbuilt(f"it took more than {BUILD_S} s") from None
+    if process.returncode:
+        raise Unbuilt((said.strip().splitlines() or ["no reason given"])[-1][:300])

@@ -82,7 +82,8 @@ def _speed(measured: Sequence[Record]) -> float | None:
     alike: dict[tuple[object, ...], list[float]] = defaultdict(list)
     for record in measured:
         at = record.environment
-        key = (at.processor, at.gpu, at.threads, at.spin_count, at.packages.get("torch"))
+        here = (at.processor, at.gpu, at.threads, at.spin_count)
+        key = (*here, at.packages.get("torch"), at.attention)
         alike[key] += known([record.speed.examples_per_s if record.speed else None])
     return mean(
         [

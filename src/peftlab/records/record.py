@@ -90,7 +90,7 @@ class Environment(_Part):
     threads: int
     spin_count: str | None = None  # GOMP_SPINCOUNT, else OMP_WAIT_POLICY; null if neither is set
     quantiser: str | None = None  # of a base in four or eight bits: see layers.quantiser
-    attention: str | None = None  # sentences.cpp or torch; null in older records
+    attention: str | None = None  # sentences.cpp or torch; null where nothing was trained
 
 
 class Failure(_Part):

@@ -34,6 +34,11 @@ class Batch:
     inputs: dict[str, Tensor]
     labels: Tensor
 
+    def n_tokens(self, packed: bool) -> int:
+        """The tokens that a pass computes: padding among them, unless it is known and packed."""
+        mask = self.inputs.get("attention_mask")
+        return int(mask.sum()) if packed and mask is not None else self.inputs["input_ids"].numel()
+
     def split(self, parts: int) -> list[Batch]:
         """The batch in at most so many parts."""
         size = -(-len(self.labels) // parts)

@@ -44,11 +44,13 @@ class Shape:
         size: its examples.
         width: tokens that each is padded to.
         tokens: that are computed, all in all; size · width unless they are packed.
+        packed: whether they are.
     """
 
     size: int
     width: int
     tokens: int
+    packed: bool = False
 
     @property
     def lengths(self) -> list[int]:
@@ -59,7 +61,7 @@ class Shape:
     @property
     def rows(self) -> int:
         """What a layer gets."""
-        return self.tokens if self.tokens == self.size * self.width else rows_for(self.tokens)
+        return rows_for(self.tokens) if self.packed else self.tokens
 
 
 class Kernels(NamedTuple):

@@ -315,5 +315,5 @@ class Rehearsal:
                 if index % len(batches) == 0:
                     order.shuffle(batches)
                 batch = batches[index % len(batches)]
-                n, width = batch.inputs["input_ids"].shape
-                loop.step(batch.split(n_parts(n, n * width, self.plan)), n, n)
+                n, n_tokens = len(batch.labels), batch.n_tokens(self.plan.packed)
+                loop.step(batch.split(n_parts(n, n_tokens, self.plan)), n, n)
