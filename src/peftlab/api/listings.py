@@ -142,7 +142,7 @@ def _precision() -> Row:
 def _kernels() -> Row:
     found = compiler()
     if found is None:
-        return ("kernels", "not built", "no C++ compiler: plain products instead, some 10 % slower")
+        return ("kernels", "none", "no C++ compiler is found: batches are padded, which is slower")
     return ("kernels", "C++", f"built by {found} when first needed, once")
 
 
