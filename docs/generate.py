@@ -269,16 +269,22 @@ def measured(of_method: Cells, of_lora: Cells) -> Measured:
             scores[record.training["lr"]][task] = Score(accuracy, record.task.n_dev)
     rate = choose(scores)
     chosen = [r for records in of_method.values() for r in records if r.training["lr"] == rate]
-    speeds = {task: _speeds(records) for task, records in of_method.items()}
+    alike = [task for task in of_lora if _commits(of_method[task]) == _commits(of_lora[task])]
+    speeds = {task: _speeds(of_method[task]) for task in alike}
     return Measured(
         rate,
         mean(scores[rate]),
         standard_error(scores[rate]),
-        statistics.geometric_mean(max(speeds[t]) / max(_speeds(of_lora[t])) for t in of_lora),
+        statistics.geometric_mean(max(speeds[t]) / max(_speeds(of_lora[t])) for t in alike),
         max(max(of_task) / min(of_task) for of_task in speeds.values()),
-        statistics.geometric_mean(_peak(of_method[t]) / _peak(of_lora[t]) for t in of_lora),
+        statistics.geometric_mean(_peak(of_method[t]) / _peak(of_lora[t]) for t in alike),
         max(record.n_trainable.adapter for record in chosen),
     )
+
+
+def _commits(records: list[Record]) -> set[str | None]:
+    """Of peftlab: another one may be of another speed."""
+    return {record.environment.commit for record in records}
 
 
 def _speeds(records: list[Record]) -> list[float]:
