@@ -1,12 +1,11 @@
-"""Kernels in C++, each beside its readable form: built once, where a compiler is found, and kept.
+"""Kernels in C++: built once, where a compiler is found, and kept.
 
-    layers/rows.cpp        rows.py         rows around a product in eight bits
-    engine/sentences.cpp   sentences.py    attention of a packed batch
+    layers/rows.cpp        rows around a product in eight bits; without, torch's own (rows.py)
+    engine/sentences.cpp   attention of a packed batch; without, batches stay padded
 
 torch's own extension loader builds one (7 s on an EPYC), and torch's dispatcher has its operations
 as `torch.ops.peftlab` from then on. It is kept in the user's cache, by its text, torch's version
-and the processor. Without a compiler the readable form does the work; a build that fails is a
-warning and no more.
+and the processor. A build that fails is a warning and no more.
 """
 
 from __future__ import annotations
