@@ -21,6 +21,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 ROWS = ["full", "head", "lora", HOSTILE, *(f"lora-v{number}" for number in range(21))]
 SEEDS = range(5)
+LONG = ["full-with-a-name", "lora-with-a-name"]  # too long to stand at the end of a line
 SENTENCE = "quoth the raven"  # of the data: it is on no page
 
 
@@ -238,6 +239,44 @@ def test_a_method_is_picked_by_keyboard_and_stands_out(page):
     page.keyboard.press("Space")
     assert button.get_attribute("aria-pressed") == "false"
     assert page.locator("tr.picked").count() == 0
+
+
+def test_a_verdict_s_interval_is_reached_by_keyboard(page):
+    pairs = page.locator("details[data-task=mrpc]:has(table.verdicts)")
+    table, told = pairs.locator("table"), pairs.locator("output")
+    pairs.locator("summary").click()
+    stops = table.locator("td[tabindex='0']")
+    assert stops.count() == 1 and told.inner_text() == ""
+    page.mouse.move(0, 0)
+    stops.focus()
+    assert told.inner_text().startswith("full − head: 95 %")
+    page.keyboard.press("ArrowDown")  # past head - head, which is none
+    assert told.inner_text().startswith("lora − head: 95 %")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowUp")
+    assert told.inner_text().startswith("head − full: 95 %")
+    page.keyboard.press("ArrowUp")  # there is none above
+    assert stops.count() == 1 and told.inner_text().startswith("head − full: 95 %")
+    page.get_by_label("Show full", exact=True).uncheck()
+    assert stops.is_visible()
+    table.locator("td[title]:visible").last.hover()
+    assert told.inner_text().startswith("lora-v20 − lora-v19: 95 %")
+
+
+def test_a_hidden_method_is_faint_in_a_legend(browser, record, curves, tmp_path):
+    records = [record(row, "cola", 0, label=row, cell=row) for row in LONG]
+    for one in records:
+        curves(one, tmp_path)
+    page = browser.new_page()
+    page.goto(build(tmp_path, "two", records, drawn=()).as_uri())
+    entries = drawn(page, "score").locator(".role-legend-label text")
+    assert entries.all_text_contents() == LONG
+    opacities = "texts => texts.map(text => text.getAttribute('fill-opacity'))"
+    assert entries.evaluate_all(opacities) == ["1", "1"]
+    page.get_by_label(f"Show {LONG[1]}", exact=True).uncheck()
+    page.wait_for_timeout(300)
+    assert entries.evaluate_all(opacities) == ["1", "0.25"]
+    page.close()
 
 
 def test_a_figure_answers_the_pointer(page):

@@ -53,7 +53,15 @@ FOUR = {
     "memory": "memory over training",
 }  # figures of the founding report, by kind
 SOURCES = Path(__file__).parent
-SCRIPTS = ("figures", "choice", "tables", "runs", "disagreements", "page")  # the last one begins
+SCRIPTS = (  # the last one begins
+    "figures",
+    "choice",
+    "tables",
+    "verdicts",
+    "runs",
+    "disagreements",
+    "page",
+)
 STILLS_BYTES = 700_000  # of the figures as SVG in the page, for readers without JavaScript
 
 

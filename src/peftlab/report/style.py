@@ -65,14 +65,19 @@ class Style:
 
 
 def legend(lines: bool) -> alt.Legend:
-    """Below the plot; its symbols are strokes or squares. The page sets how many columns fit."""
+    """Below the plot; its symbols are strokes or squares, and a hidden method's entry is faint.
+
+    The page sets how many columns fit.
+    """
     import altair as alt
 
+    shown = alt.ExprRef("indexof(off, datum.value) < 0 ? 1 : 0.25")
     return alt.Legend(
         title=None,
         orient="bottom",
         columns=alt.ExprRef("legend_columns"),
-        symbolOpacity=1,
+        labelOpacity=shown,
+        symbolOpacity=shown,
         symbolType="stroke" if lines else "square",
         symbolStrokeWidth=2.5 if lines else 0,
     )

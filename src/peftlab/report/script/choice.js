@@ -80,6 +80,7 @@ function show() {
     element.hidden = choice.tasksOff.has(element.dataset.task);
   }
   for (const table of document.querySelectorAll("table[data-columns]")) hideColumns(table);
+  verdictTables.forEach(stopAtFirst);
   for (const entry of entries) entry.hidden = isFiltered(methodOf(entry));
   bar.querySelector("output").textContent = `${entries.length - off.size} of ${entries.length}`;
   charts.forEach(tell);

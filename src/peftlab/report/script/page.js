@@ -1,5 +1,6 @@
 listenToBar();
 makeTablesSortable();
+listenToVerdicts();
 watchFigures();
 listenToRuns();
 listenToDisagreements();
