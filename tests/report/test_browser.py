@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import json
 import random
@@ -239,6 +240,18 @@ def test_a_method_is_picked_by_keyboard_and_stands_out(page):
     page.keyboard.press("Space")
     assert button.get_attribute("aria-pressed") == "false"
     assert page.locator("tr.picked").count() == 0
+
+
+def test_the_table_is_taken_away(page, built):
+    with page.expect_download() as download:
+        page.get_by_role("link", name="CSV", exact=True).click()
+    assert download.value.suggested_filename == "scores.csv"
+    with Path(download.value.path()).open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    tasks = ("cola", "mrpc", "stsb", "grammar")
+    assert [(line["method"], line["task"]) for line in lines] == [*itertools.product(ROWS, tasks)]
+    best = [line["method"] for line in lines if line["standing"] == "best"]
+    assert built.best_first[0] in best
 
 
 def test_a_verdict_s_interval_is_reached_by_keyboard(page):

@@ -17,7 +17,7 @@ from peftlab.report.papers import rounded
 
 
 def made(form, records):
-    return papers.FORMS[form](table(records), compare_rows(records, []))
+    return papers.FORMS[form].text(table(records), compare_rows(records, []))
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ from peftlab.report.confusion import Confusion, confusions
 from peftlab.report.curves import Curves, read
 from peftlab.report.disagreements import Answers, answers
 from peftlab.report.figures import figures
+from peftlab.report.papers import FORMS
 from peftlab.report.runs import runs
 from peftlab.report.scores import Row, Table, table
 from peftlab.report.style import Figure, Style
@@ -151,6 +152,7 @@ def page(
         "comparison": comparison,
         "advice": standing.advice(comparison),
         "marks": standing.marks(scores, comparison),
+        "forms": [(form, form.text(scores, comparison)) for form in FORMS.values()],
         "told_marks": standing.told_marks(comparison),
         "noise": standing.told_noise(comparison),
         "intervals": known,

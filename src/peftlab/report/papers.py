@@ -81,10 +81,18 @@ def comma_separated(table: Table, comparison: Comparison) -> str:
     return text.getvalue()
 
 
-FORMS: Mapping[str, Callable[[Table, Comparison], str]] = {
-    "latex": latex,
-    "markdown": markdown,
-    "csv": comma_separated,
+class Form(NamedTuple):
+    """A way to write the table: what it is called, the suffix of its files, and how."""
+
+    title: str
+    suffix: str
+    text: Callable[[Table, Comparison], str]
+
+
+FORMS: Mapping[str, Form] = {
+    "latex": Form("LaTeX", "tex", latex),
+    "markdown": Form("Markdown", "md", markdown),
+    "csv": Form("CSV", "csv", comma_separated),
 }
 
 

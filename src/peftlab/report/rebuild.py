@@ -69,7 +69,7 @@ def printed(
     `form` is latex, markdown or csv; all else is as for `rebuild`.
     """
     records, comparison = _asked(Store(folder), tasks, methods, last, question)
-    return FORMS[form](table(records, rounds(folder)), comparison)
+    return FORMS[form].text(table(records, rounds(folder)), comparison)
 
 
 def _asked(
