@@ -356,6 +356,29 @@ def test_two_methods_answers_are_laid_side_by_side(page):
     assert SENTENCE not in page.content()
 
 
+def test_what_examples_say_is_shown_if_asked_for(browser, record, tmp_path):
+    records = [
+        add_answers(record(row, task, 0, label=row, cell=f"{row}-{task}"), tmp_path, quality)
+        for row, quality in (("full", 0.9), ("lora", 0.7))
+        for task in ("mrpc", "stsb")
+    ]
+    texts = {one.task.sha256: [f"{i} {HOSTILE}" for i in range(2_000)] for one in records}
+    page = browser.new_page()
+    page.seen = Seen(page)
+    page.goto(build(tmp_path, "two", records, drawn=(), sentences=texts).as_uri())
+    page.get_by_label("Task", exact=True).select_option("mrpc")
+    first = page.locator("#pair-shown li").first.inner_text()
+    number = first.partition(":")[0]
+    assert first == f"{number}: {number} {HOSTILE}"
+    page.get_by_label("Task", exact=True).select_option("stsb")
+    number, *_, said = (
+        page.locator("#pair-shown tbody tr").first.locator("th, td").all_inner_texts()
+    )
+    assert said == f"{number} {HOSTILE}"
+    assert page.seen.messages == []
+    page.close()
+
+
 def test_on_paper_it_is_small_and_whole(page, tmp_path):
     page.wait_for_function("[...charts.values()].every(chart => chart.view)")
     path = tmp_path / "page.pdf"

@@ -64,3 +64,12 @@ def test_what_does_not_fit_is_named(wrote, tmp_path, monkeypatch):
     records = [wrote(name, [(0, 0), (1, 1)]) for name in ("lora", "full")]
     monkeypatch.setattr(disagreements, "MOST_BYTES", 5)
     assert answers(table(records), tmp_path) == ([], ["mrpc"])
+
+
+def test_texts_are_there_only_if_they_are_asked_for(wrote, tmp_path):
+    records = [wrote(name, [(0, 0), (1, 1)]) for name in ("lora", "full")]
+    (without,), _ = answers(table(records), tmp_path)
+    assert list(without.texts) == []
+    sha256 = records[0].task.sha256
+    (asked,), _ = answers(table(records), tmp_path, {sha256: ["one", "two"], "of others": ["x"]})
+    assert asked.texts == ["one", "two"]

@@ -44,6 +44,10 @@ def report(
         bool, typer.Option("--svg/--no-svg", help="Write the figures as SVG too.")
     ] = True,
     pdf: Annotated[bool, typer.Option("--pdf", help="Write the figures as PDF too.")] = False,
+    sentences: Annotated[
+        bool,
+        typer.Option("--sentences", help="Show what dev examples say where two methods disagree."),
+    ] = False,
     latex: Annotated[
         bool, typer.Option("--latex", help="Print the table for a paper instead of the page.")
     ] = False,
@@ -73,7 +77,8 @@ def report(
         print(room.printed(folder, form, *chosen, last, question), end="")
         return
     drawn = [name for name, asked in (("svg", svg), ("pdf", pdf)) if asked]
-    shown = room.rebuild(folder, *chosen, last, drawn, question)
+    texts = _texts(folders, chosen[0]) if sentences else {}
+    shown = room.rebuild(folder, *chosen, last, drawn, question, texts)
     for cell in shown.unreadable:
         print(f"the record of {cell} can't be read and is left out", file=sys.stderr)
     Console().print(shown.terminal)
@@ -88,3 +93,9 @@ def _form(asked: dict[str, bool]) -> str | None:
     if len(wanted) > 1:
         raise RequestError(f"give one of {', '.join(f'--{name}' for name in asked)}, not several")
     return wanted[0] if wanted else None
+
+
+def _texts(folders: list[Path], tasks: list[str] | None) -> dict[str, list[str]]:
+    from peftlab.api.sentences import sentences
+
+    return sentences(folders, tasks)

@@ -1,6 +1,6 @@
 """What each row answered to each dev example of a task, packed for the page.
 
-Numbers and classes alone: the examples' texts may be private and are never put on a page.
+Numbers and classes; the examples' texts, which may be private, only if somebody asks for them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ import dataclasses
 import json
 import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from peftlab.report.columns import Column
@@ -23,24 +25,33 @@ MOST_BYTES = 250_000  # of all tasks together: the page stays under 3 MB
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """Of one task, by one seed of each row: a character or a number for each example."""
+    """Of one task, by one seed of each row: a character or a number for each example.
+
+    `texts` of the examples are empty where they were not asked for.
+    """
 
     task: str
     kind: str
     seed: int
     labels: str | list[float]
     by_row: dict[str, str | list[float]]
+    texts: Sequence[str]
 
 
-def answers(table: Table, folder: Path) -> tuple[list[Answers], list[str]]:
-    """The answers of each task with two rows that can be compared; and the tasks that don't fit."""
+def answers(
+    table: Table, folder: Path, sentences: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> tuple[list[Answers], list[str]]:
+    """The answers of each task with two rows that can be compared; and the tasks that don't fit.
+
+    `sentences` are the texts that are asked for, by the sha256 of their task's data.
+    """
     found: list[Answers] = []
     left_out: list[str] = []
     room = MOST_BYTES
     for index, column in enumerate(table.columns):
         cells = {row.label: cell for row in table.rows if (cell := row.cells[index]) and cell.runs}
-        one = _answers(column, cells, folder)
-        size = len(json.dumps(dataclasses.asdict(one))) if one else 0
+        one = _answers(column, cells, folder, sentences.get(column.sha256, ()))
+        size = len(json.dumps(one.by_row)) if one else 0
         if size > room:
             left_out.append(column.label)
         elif one:
@@ -49,7 +60,9 @@ def answers(table: Table, folder: Path) -> tuple[list[Answers], list[str]]:
     return found, left_out
 
 
-def _answers(column: Column, cells: dict[str, Cell], folder: Path) -> Answers | None:
+def _answers(
+    column: Column, cells: dict[str, Cell], folder: Path, texts: Sequence[str]
+) -> Answers | None:
     """By the lowest of the seeds that most rows have."""
     seeds = Counter(run.seed for cell in cells.values() for run in cell.runs)
     seed = min(seeds, key=lambda one: (-seeds[one], one), default=None)
@@ -65,7 +78,7 @@ def _answers(column: Column, cells: dict[str, Cell], folder: Path) -> Answers | 
     }
     if seed is None or len(by_row) < 2:
         return None
-    return Answers(column.label, column.kind, seed, _packed(labels, column), by_row)
+    return Answers(column.label, column.kind, seed, _packed(labels, column), by_row, texts)
 
 
 def _pairs(path: Path, column: Column) -> list[tuple[float, float]]:

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jinja2
@@ -72,12 +73,14 @@ def build(
     records: Sequence[Record],
     comparison: Comparison | None = None,
     drawn: Sequence[str] = ("svg",),
+    sentences: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Path:
     """Write OUT/report from the records, OUT/curves and OUT/predictions; returns the page.
 
     `comparison` says which rows are better; without one it is found from the same.
     `drawn` says as what files to draw every figure too, svg and pdf; as SVG they are also in the
-    page, for readers without JavaScript, as far as it stays small.
+    page, for readers without JavaScript, as far as it stays small. `sentences` are dev texts that
+    the page may show, by the sha256 of their task's data.
     """
     folder = out / "report"
     scores = table(records, rounds(out))
@@ -87,7 +90,7 @@ def build(
     static = {figure.name: vega.svg(figure.spec) for figure in shown} if "svg" in drawn else {}
     extras = Extras(
         mistaken=confusions(scores, out / "predictions"),
-        answers=answers(scores, out / "predictions"),
+        answers=answers(scores, out / "predictions", sentences),
         commands=commands(records, _suites(out)),
         curves={one.cell: curves(out / "curves" / f"{one.cell}.jsonl") for one in records},
     )

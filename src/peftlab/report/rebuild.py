@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from rich.console import RenderableType
@@ -33,6 +34,7 @@ def rebuild(
     last: bool = False,
     drawn: Sequence[str] = ("svg",),
     question: Question = EVERYDAY,
+    sentences: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Shown:
     """Write the page of a folder anew from its records: all of them, unless less is asked for.
 
@@ -43,6 +45,7 @@ def rebuild(
         last: only what the latest comparison asked for.
         drawn: as what files to draw every figure too: svg, pdf.
         question: how near is a tie, and what to recommend within which limits.
+        sentences: dev texts that the page may show, by the sha256 of their task's data.
 
     Raises:
         RequestError: if the folder has no such records, or can't be written, or nothing meets the
@@ -51,7 +54,7 @@ def rebuild(
     store = Store(folder)
     records, comparison = _asked(store, tasks, methods, last, question)
     with system_refusals(f"{folder} can't be written"):
-        page = build(folder, store.title(records), records, comparison, drawn)
+        page = build(folder, store.title(records), records, comparison, drawn, sentences)
     terminal = render_terminal(table(records, rounds(folder)), comparison)
     return Shown(page, terminal, store.unreadable())
 

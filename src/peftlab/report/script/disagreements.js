@@ -27,15 +27,15 @@ function offerMethods(form) {
 }
 
 function compare(form) {
-  const { kind, seed, labels, by_row: rows } = answersOf(form);
+  const { kind, seed, labels, by_row: rows, texts } = answersOf(form);
   const [a, b] = [form.a.value, form.b.value];
   const make = kind === "classes" ? comparedClasses : comparedNumbers;
   const caption = `Seed ${seed}, ${labels.length} dev examples`;
-  const shown = make(labels, { name: a, answers: rows[a] }, { name: b, answers: rows[b] });
+  const shown = make(labels, { name: a, answers: rows[a] }, { name: b, answers: rows[b] }, texts);
   document.getElementById("pair-shown").replaceChildren(table(caption, ...shown));
 }
 
-function comparedClasses(labels, a, b) {
+function comparedClasses(labels, a, b, texts) {
   const kinds = [
     [`only ${a.name} is right`, (x, y) => x && !y],
     [`only ${b.name} is right`, (x, y) => !x && y],
@@ -45,18 +45,28 @@ function comparedClasses(labels, a, b) {
   const examples = [...labels].map((label, i) => [label === a.answers[i], label === b.answers[i]]);
   const lines = kinds.map(([name, is]) => {
     const found = examples.flatMap(([x, y], index) => (is(x, y) ? [index] : []));
-    return [name, found.length, name.startsWith("both") ? "" : listed(found)];
+    return [name, found.length, name.startsWith("both") ? "" : listed(found, texts)];
   });
   return [["", "examples", "which"], lines];
 }
 
-function listed(found) {
-  const more = found.length - MOST_LISTED;
-  return found.slice(0, MOST_LISTED).join(", ") + (more > 0 ? ` and ${more} more` : "");
+/** Their numbers, and below each other what they say, where that is known. */
+function listed(found, texts) {
+  const some = found.slice(0, MOST_LISTED);
+  const more = found.length > some.length ? `and ${found.length - some.length} more` : "";
+  if (!texts.length) return `${some.join(", ")} ${more}`.trim();
+  const list = document.createElement("ul");
+  for (const index of some) listItem(list, `${index}: ${texts[index]}`);
+  if (more) listItem(list, more);
+  return list;
+}
+
+function listItem(list, text) {
+  list.appendChild(document.createElement("li")).textContent = text;
 }
 
 /** The examples on which one is much nearer to the label than the other. */
-function comparedNumbers(labels, a, b) {
+function comparedNumbers(labels, a, b, texts) {
   const off = (one, index) => Math.abs(one.answers[index] - labels[index]);
   const order = [...labels.keys()].sort((i, j) => gap(j) - gap(i));
   function gap(index) {
@@ -65,8 +75,9 @@ function comparedNumbers(labels, a, b) {
   const nearer = (i) => (off(a, i) < off(b, i) ? a.name : off(b, i) < off(a, i) ? b.name : "both alike");
   const lines = order
     .slice(0, MOST_NUMBERS)
-    .map((i) => [`${i}`, labels[i], a.answers[i], b.answers[i], gap(i).toPrecision(3), nearer(i)]);
-  return [["example", "label", a.name, b.name, "errors differ by", "nearer"], lines];
+    .map((i) => [`${i}`, labels[i], a.answers[i], b.answers[i], gap(i).toPrecision(3), nearer(i), ...texts.slice(i, i + 1)]);
+  const heads = ["example", "label", a.name, b.name, "errors differ by", "nearer"];
+  return [[...heads, ...(texts.length ? ["what it says"] : [])], lines];
 }
 
 function table(caption, heads, lines) {
@@ -87,8 +98,8 @@ function table(caption, heads, lines) {
 
 function cell(kind, text, scope) {
   const made = document.createElement(kind);
-  made.textContent = text;
+  made.append(text);
   if (scope && kind === "th") made.scope = scope;
-  if (typeof text === "string" && kind === "td") made.className = "words";
+  if (typeof text !== "number" && kind === "td") made.className = "words";
   return made;
 }

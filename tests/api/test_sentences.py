@@ -1,0 +1,69 @@
+"""The texts of dev examples, for those who ask: of the very data that was trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from peftlab.api.sentences import sentences
+from peftlab.bench.grid import resolve
+from peftlab.bench.run import Silent, write_suite
+from peftlab.bench.suite import make_suite
+from peftlab.errors import RequestError
+from peftlab.records.store import Store
+from peftlab.tasks import Task, load
+from sessions import FakeSession
+
+
+def compared(out: Path, model: Path, **request: object) -> Path:
+    """A folder of one cell, without a training."""
+    grid = resolve(make_suite(model=str(model), methods=["head"], seeds=[0], **request))
+    store = Store(out)
+    store.prepare()
+    write_suite(store, grid)
+    session = FakeSession(store, grid.tasks, Silent())
+    for cell in grid.cells:
+        session.run(cell, keep_adapter=False)
+    return out
+
+
+def test_a_built_in_task_s_dev_texts_are_given_by_the_hash_of_its_data(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    out = compared(tmp_path / "out", tiny_model, tasks=["acceptability", "paraphrase"])
+    one, pairs = load("acceptability"), load("paraphrase")
+    assert sentences([out]) == {
+        one.sha256(): [text for (text,) in one.dev.texts],
+        pairs.sha256(): [f"{a} | {b}" for a, b in pairs.dev.texts],
+    }
+    assert list(sentences([out], ["paraphrase"])) == [pairs.sha256()]
+
+
+def test_a_part_of_train_that_judged_is_told_as_such(tmp_path: Path, tiny_model: Path) -> None:
+    out = compared(tmp_path / "out", tiny_model, tasks=["acceptability"], judge_on="train")
+    (texts,) = sentences([out]).values()
+    assert set(texts) <= {text for (text,) in load("acceptability").train.texts}
+
+
+def test_a_file_s_texts_are_read_again_and_not_once_it_has_changed(
+    tmp_path: Path, tiny_model: Path, tiny_csv: Path
+) -> None:
+    data = {"path": tiny_csv, "text": ["sentence"], "label": "answer"}
+    out = compared(tmp_path / "out", tiny_model, data=data)
+    (texts,) = sentences([out]).values()
+    assert texts and all(f"\n{text}," in tiny_csv.read_text() for text in texts)
+    tiny_csv.write_text(tiny_csv.read_text().replace(texts[0], "another", 1))
+    with pytest.raises(RequestError, match="have changed since"):
+        sentences([out])
+    tiny_csv.unlink()
+    with pytest.raises(RequestError, match="no such file"):
+        sentences([out])
+
+
+def test_texts_that_were_handed_over_in_python_are_refused(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task
+) -> None:
+    out = compared(tmp_path / "out", tiny_model, tasks=[tiny_task])
+    with pytest.raises(RequestError, match=rf"texts of {tiny_task.name} in .*in Python"):
+        sentences([out])
