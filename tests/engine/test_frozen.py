@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from peftlab.engine.frozen import FrozenLinear, Joined, onednn_multiplies, side_by_side, updated
-from peftlab.layers import LoRALinear, Pair
+from peftlab.layers import Int8Linear, LoRALinear, Pair
 
 BF16 = torch.bfloat16
 pytestmark = pytest.mark.skipif(
@@ -102,6 +102,52 @@ def test_gradients_that_lie_side_by_side_are_not_copied() -> None:
 def test_a_layers_place_adds_nothing_to_the_state() -> None:
     plain = layers(8)
     assert set(places(plain)[0].state_dict()) == {"bias"}
+
+
+def in_eight_bits(*sizes: int) -> list[Int8Linear]:
+    plain = layers(*sizes)
+    return [Int8Linear(layer.weight.float(), layer.bias, BF16, nn.Linear) for layer in plain]
+
+
+def test_layers_in_eight_bits_are_one_and_give_the_very_same_outputs() -> None:
+    """Scales are of each output channel and of each row of x, so joining changes no number."""
+    apart = in_eight_bits(16, 16, 16)
+    x = torch.randn(3, 5, 24).to(BF16).requires_grad_()
+    wanted = [layer(x) for layer in apart]
+    before = [(layer.codes.clone(), layer.scales.clone()) for layer in apart]
+    quick = places(apart)
+    got = [layer(x) for layer in quick]
+    assert all(torch.equal(one, other) for one, other in zip(got, wanted, strict=True))
+    grads = [torch.randn_like(y) for y in wanted]
+    (g_got,) = torch.autograd.grad(got, x, grads)
+    exact = sum(
+        g.float() @ layer.dequantised(torch.float32) for g, layer in zip(grads, apart, strict=True)
+    )
+    assert float((g_got.float() - exact).norm() / exact.norm()) < 0.02
+    held = {layer.codes.untyped_storage().data_ptr() for layer in apart}
+    packed = {id(tensor) for layer in quick for tensor in layer.tensors[3:]}
+    assert len(held) == len(packed) == 1  # nothing is held or packed twice
+    products = [layer.product(x) for layer in quick]
+    quick[0].joined.part()
+    for layer, (codes, scales), product in zip(apart, before, products, strict=True):
+        assert torch.equal(layer.codes, codes) and torch.equal(layer.scales, scales)
+        assert layer.codes.untyped_storage().nbytes() == codes.nbytes
+        assert torch.equal(layer.product(x), product)
+
+
+def test_an_update_beside_layers_in_eight_bits() -> None:
+    query, key = in_eight_bits(8, 8)
+    adapter = LoRALinear(query, rank=2, scaling=2.0)
+    nn.init.normal_(adapter.lora_B)
+    x = torch.randn(4, 24).to(BF16)
+    wanted = [adapter(x), query(x), key(x)]
+    joined = Joined([query, key], adapters=[adapter, None])
+    joined.share()
+    adapter.base = FrozenLinear(query, joined, 0)
+    got = [adapter(x), adapter.base(x), FrozenLinear(key, joined, 1)(x)]
+    assert not torch.equal(wanted[0], wanted[1])
+    for one, other in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=2**-7, atol=2**-6)
 
 
 SIZES = (4, 3, 5)

@@ -28,6 +28,7 @@ from peftlab.engine.frozen import FrozenLinear, Joined, onednn_multiplies
 from peftlab.engine.heap import give_back, kept_heap, unsearched
 from peftlab.engine.mpnet import is_mpnet, replace_attention
 from peftlab.engine.packing import Laid, cut_to_position, ends_at_first, pack_batches
+from peftlab.layers.int8 import Int8Linear
 from peftlab.layers.linear import QuantisedLinear, is_conv1d
 from peftlab.layers.lora import LowRank
 from peftlab.models import state_of
@@ -65,7 +66,7 @@ def own_tensors(model: nn.Module) -> Iterator[Tensor]:
     yield from model.buffers()
     for module in model.modules():
         if isinstance(module, FrozenLinear):
-            yield module.weight
+            yield from module.tensors
         if isinstance(module, QuantisedLinear):
             yield from module.unregistered
 
@@ -131,16 +132,21 @@ def _swap(model: nn.Module, name: str, old: nn.Module, new: nn.Module, undo: Exi
 def _groups(model: nn.Module) -> list[list[str]]:
     """The frozen layers, those of one input together."""
     owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
-    groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    groups: dict[tuple[str, tuple[str, ...], type], list[str]] = {}
     for name, module in model.named_modules():
-        if not _is_frozen_linear(module) or owners[id(module.weight)] > 1:
+        if not _is_frozen_linear(module):
             continue
-        if not onednn_multiplies(module):
+        if not isinstance(module, Int8Linear) and not _is_multiplied(module, owners):
             continue
         parent, own = _place(name)
         family = next((family for family in SIBLINGS if own in family), (own,))
-        groups.setdefault((parent, family), []).append(name)
+        groups.setdefault((parent, family, type(module)), []).append(name)
     return list(groups.values())
+
+
+def _is_multiplied(module: Any, owners: Counter[int]) -> bool:
+    """Whether oneDNN gains by the layer, and its weight is no other's."""
+    return owners[id(module.weight)] == 1 and onednn_multiplies(module)
 
 
 def _place(name: str) -> tuple[str, str]:
@@ -159,7 +165,8 @@ def _adapter(model: nn.Module, name: str) -> LowRank | None:
 
 
 def _is_frozen_linear(module: Any) -> bool:
-    return (type(module) is nn.Linear or is_conv1d(module)) and not (
+    is_linear = type(module) is nn.Linear or is_conv1d(module) or isinstance(module, Int8Linear)
+    return is_linear and not (
         any(p.requires_grad for p in module.parameters())
         or module._forward_pre_hooks
         or module._forward_hooks

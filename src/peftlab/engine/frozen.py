@@ -1,6 +1,7 @@
 """Frozen linear layers as bare products, those of one input as a single one, updates beside them.
 
     Frozen         a weight and its two products, which oneDNN makes in bf16
+    FrozenCodes    the same of a weight in eight bits
     updated        low-rank updates, added to a product's output where the layers lie side by side
     FrozenLinear   y = x Wᵀ + c, and backward g W alone: no gradient of W is even asked for
     Joined         query, key and value (or gate and up): one product forward, one backward
@@ -22,12 +23,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from peftlab.layers.linear import BaseLinear, features, is_conv1d, weight_of
+from peftlab.layers.int8 import Int8Linear
+from peftlab.layers.linear import BaseLinear, base_dtype, features, is_conv1d, weight_of
 from peftlab.layers.lora import LowRank, Pair
 
 
 class Frozen:
     """A frozen weight (out, in), in bf16, for x Wᵀ and for g W."""
+
+    @classmethod
+    def of(cls, layers: Sequence[Any]) -> Frozen:
+        """Of all the layers' outputs."""
+        weights = [weight_of(layer) for layer in layers]
+        return cls(torch.cat(weights) if len(weights) > 1 else weights[0])
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight.detach()
@@ -45,6 +53,49 @@ class Frozen:
     def gradient(self, g: Tensor) -> Tensor:
         """(*batch, out) -> (*batch, in): g W. Never inside autograd."""
         return (g.reshape(-1, g.shape[-1]) @ self.weight).view(*g.shape[:-1], -1)
+
+    def share(self, layers: Sequence[Any], sizes: Sequence[int]) -> None:
+        """Let the layers' own weights be parts of this one."""
+        for layer, part in zip(layers, self.weight.split(sizes), strict=True):
+            layer.weight.data = part.T if is_conv1d(layer) else part
+
+    @staticmethod
+    def part(layers: Sequence[Any]) -> None:
+        """Give every layer a weight of its own again."""
+        for layer in layers:
+            layer.weight.data = layer.weight.clone(memory_format=torch.contiguous_format)
+
+
+class FrozenCodes:
+    """A frozen weight (out, in) in eight bits, likewise."""
+
+    @classmethod
+    def of(cls, layers: Sequence[Int8Linear]) -> FrozenCodes:
+        """Of all the layers' outputs."""
+        return cls(type(layers[0]).stacked(layers) if len(layers) > 1 else layers[0])
+
+    def __init__(self, layer: Int8Linear) -> None:
+        self.layer = layer
+
+    def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """(*batch, in) -> (*batch, out): x Wᵀ + bias. Never inside autograd."""
+        return self.layer.outputs(x.reshape(-1, x.shape[-1]), bias).view(*x.shape[:-1], -1)
+
+    def gradient(self, g: Tensor) -> Tensor:
+        """(*batch, out) -> (*batch, in): g W. Never inside autograd."""
+        return self.layer.gradients(g.reshape(-1, g.shape[-1])).view(*g.shape[:-1], -1)
+
+    def share(self, layers: Sequence[Int8Linear], sizes: Sequence[int]) -> None:
+        """Let the layers' own codes be parts of these; what they had packed is not used."""
+        codes, scales = self.layer.codes.split(sizes), self.layer.scales.split(sizes)
+        for layer, own, own_scales in zip(layers, codes, scales, strict=True):
+            layer.hold(own, own_scales)
+
+    @staticmethod
+    def part(layers: Sequence[Int8Linear]) -> None:
+        """Give every layer codes of its own again."""
+        for layer in layers:
+            layer.hold(layer.codes.clone(), layer.scales.clone())
 
 
 def onednn_multiplies(layer: Any) -> bool:
@@ -77,7 +128,7 @@ def side_by_side(parts: Sequence[Tensor]) -> Tensor:
 
 def updated(
     x: Tensor,
-    weight: Frozen,
+    weight: Frozen | FrozenCodes,
     bias: Tensor | None,
     sizes: Sequence[int],
     pairs: Sequence[Pair | None],
@@ -105,7 +156,7 @@ class _Updated(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        weight: Frozen,
+        weight: Frozen | FrozenCodes,
         bias: Tensor | None,
         sizes: Sequence[int],
         columns: Sequence[slice],
@@ -163,7 +214,11 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Frozen, bias: Tensor | None, sizes: Sequence[int]
+        ctx: Any,
+        x: Tensor,
+        weight: Frozen | FrozenCodes,
+        bias: Tensor | None,
+        sizes: Sequence[int],
     ) -> tuple[Tensor, ...]:
         ctx.weight = weight
         y = weight.product(x, bias)
@@ -187,7 +242,8 @@ class FrozenLinear(BaseLinear):
         super().__init__()
         self.in_features, self.out_features = joined.features[index]
         self.bias = plain.bias
-        self.compute, self.plain_kind = plain.weight.dtype, type(plain)
+        self.compute = base_dtype(plain)
+        self.plain_kind = plain.plain_kind if isinstance(plain, BaseLinear) else type(plain)
         # past nn.Module's own bookkeeping: the layer is no part of its own place
         self.__dict__["plain"], self.__dict__["joined"] = plain, joined
         self.index = index
@@ -198,6 +254,14 @@ class FrozenLinear(BaseLinear):
         """The layer's own: some models ask it for its dtype."""
         weight: Tensor = self.__dict__["plain"].weight
         return weight
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What the layer holds, and what is packed of it."""
+        plain = self.__dict__["plain"]
+        weight = self.__dict__["joined"].weight
+        packed = weight.layer.unregistered if isinstance(weight, FrozenCodes) else []
+        return [*plain.parameters(), *plain.buffers(), *packed]
 
     def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
         joined: Joined = self.__dict__["joined"]
@@ -213,6 +277,9 @@ class FrozenLinear(BaseLinear):
 
     def product(self, x: Tensor) -> Tensor:
         """(*batch, in) -> (*batch, out): x Wᵀ without the bias."""
+        joined: Joined = self.__dict__["joined"]
+        if isinstance(joined.weight, FrozenCodes):  # by what is packed already
+            return joined.products(x)[self.index]
         return F.linear(x, self.dense())
 
     def dense(self) -> Tensor:
@@ -241,16 +308,16 @@ class Joined:
         self.adapters = list(adapters or [None] * len(layers))
         self.features = [features(layer) for layer in layers]
         self.sizes = [size.outside for size in self.features]
-        weights = [weight_of(layer) for layer in layers]
-        self.weight = Frozen(torch.cat(weights) if len(weights) > 1 else weights[0])
-        self.bias = _joined_bias(layers, self.sizes, weights[0].dtype)
+        kind = FrozenCodes if isinstance(layers[0], Int8Linear) else Frozen
+        self.weight = kind.of(layers)
+        self.bias = _joined_bias(layers, self.sizes, base_dtype(layers[0]))
         self.waiting: dict[int, Tensor] = {}
         self.input: Tensor | None = None
 
     def share(self) -> None:
         """Let the layers' own weights be parts of the joined one."""
-        for layer, part in zip(self.layers, self.weight.weight.split(self.sizes), strict=True):
-            layer.weight.data = part.T if is_conv1d(layer) else part
+        if len(self.layers) > 1:
+            self.weight.share(self.layers, self.sizes)
 
     def output(self, x: Tensor, index: int) -> Tensor:
         if len(self.layers) == 1:
@@ -275,11 +342,15 @@ class Joined:
         found: tuple[Tensor, ...] = _Product.apply(x, self.weight, self.bias, self.sizes)  # type: ignore[no-untyped-call]
         return found
 
+    def products(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Every layer's output without its bias."""
+        found: tuple[Tensor, ...] = _Product.apply(x, self.weight, None, self.sizes)  # type: ignore[no-untyped-call]
+        return found
+
     def part(self) -> None:
         """Give every layer a weight of its own again."""
         if len(self.layers) > 1:
-            for layer in self.layers:
-                layer.weight.data = layer.weight.clone(memory_format=torch.contiguous_format)
+            self.weight.part(self.layers)
 
 
 def _joined_bias(layers: Sequence[Any], sizes: Sequence[int], dtype: torch.dtype) -> Tensor | None:

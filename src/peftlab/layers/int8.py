@@ -18,11 +18,12 @@ fp32: as exact, and slow.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from peftlab.layers.linear import QuantisedLinear
 from peftlab.layers.rows import is_built, rows_to_codes, scale_rows, sums_to_rows
@@ -37,9 +38,28 @@ class Int8Linear(QuantisedLinear):
 
     def quantise(self, weight: Tensor) -> None:
         codes, scales = rows_to_codes(weight.float())
+        self.hold(codes, scales.flatten())
+
+    def hold(self, codes: Tensor, scales: Tensor) -> None:
+        """Stand for scales (out,) ∘ codes (out, in)."""
         self.register_buffer("codes", codes)
-        self.register_buffer("scales", scales.flatten())
+        self.register_buffer("scales", scales)
         self.packed: Tensor | None = None  # for the forward product, made when it is first asked
+
+    @classmethod
+    def stacked(cls, layers: Sequence[Int8Linear]) -> Int8Linear:
+        """One layer, without a bias, of all the outputs of `layers`, which have one input.
+
+        The scales are each output channel's, so forward it gives the very numbers that they give.
+        """
+        first = layers[0]
+        made = cls.__new__(cls)
+        nn.Module.__init__(made)  # nothing is quantised again
+        made.in_features, made.out_features = first.in_features, sum(n.out_features for n in layers)
+        made.compute, made.plain_kind, made.bias = first.compute, first.plain_kind, None
+        codes = torch.cat([layer.codes for layer in layers])
+        made.hold(codes, torch.cat([layer.scales for layer in layers]))
+        return made
 
     @property
     def unregistered(self) -> list[Tensor]:

@@ -12,7 +12,7 @@ keeps, or the libraries' own code as it is read in.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -206,11 +206,11 @@ def count_step(
                 activations = saved.mib()
                 loss.backward()
             kernels = live.kernels
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        optimizer.step()
-        held = sizes(model, optimizer)
+            for parameter in parameters:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            optimizer.step()
+            held = sizes(model, optimizer)
     gradients = held["gradients"]
     return Counted(
         **held,
@@ -247,9 +247,8 @@ def _become_fake(model: nn.Module, mode: FakeTensorMode, device: torch.device) -
         if isinstance(module, NF4Linear):
             module.__dict__["dequantised"] = _Dequantised(module)
         if isinstance(module, Int8Linear):
+            module.__class__ = _Int8Shapes
             module.packed = _fake(module.codes, mode, device)  # as large as the codes
-            module.__dict__["outputs"] = _InEightBits(module.out_features)
-            module.__dict__["gradients"] = _InEightBits(module.in_features)
         for tensors in (cast(dict[str, Tensor | None], module._parameters), module._buffers):
             for name, tensor in tensors.items():
                 if tensor is not None:
@@ -263,16 +262,25 @@ def _fake(tensor: Tensor, mode: FakeTensorMode, device: torch.device) -> Tensor:
     return fake
 
 
-class _InEightBits:
-    """In the place of a product of `Int8Linear`, which has no meaning without numbers."""
+class _Int8Shapes(Int8Linear):
+    """`Int8Linear` with products that have only shapes, and those of all that is made of it."""
 
-    def __init__(self, columns: int) -> None:
-        self.columns = columns
+    def outputs(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        return self._made(x, self.out_features)
 
-    def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    def gradients(self, g: Tensor) -> Tensor:
+        return self._made(g, self.in_features)
+
+    def _made(self, x: Tensor, columns: int) -> Tensor:
         codes = torch.empty(x.shape, dtype=torch.int8)
-        made = x.new_empty(len(x), self.columns)
+        made = x.new_empty(len(x), columns)
         del codes
+        return made
+
+    @classmethod
+    def stacked(cls, layers: Sequence[Int8Linear]) -> Int8Linear:
+        made = super().stacked(layers)
+        made.packed = torch.empty_like(made.codes)
         return made
 
 

@@ -252,11 +252,11 @@ def fit(
             fitted.eval_s += time.perf_counter() - started
             fitted.curve.append({"epoch": epoch})
             on_epoch(epoch, answered)
+        fitted.memory = memory.measure(loop.model, loop.optimizer, loop.saved_mib)
     if loop.watch.unused:
         names = ", ".join(loop.watch.unused[:3])
         fitted.notes.append(f"the model does not compute with {names}, so training leaves it")
     fitted.train_s = loop.elapsed_s
-    fitted.memory = memory.measure(loop.model, loop.optimizer, loop.saved_mib)
     fitted.parts = loop.n_parts / loop.index
     return fitted
 

@@ -22,7 +22,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim import Optimizer
 
-from peftlab.layers import QuantisedLinear, Wrapper
+from peftlab.engine import own_tensors
+from peftlab.layers import Wrapper
 
 MIB = 2**20
 WARMING = 3  # steps left out of the speed: allocator, thread pools and kernels warm up in them
@@ -179,21 +180,18 @@ class SavedMeter:
 
 def sizes(model: nn.Module, optimizer: Optimizer) -> dict[str, float]:
     """MiB of weights, adapters, gradients and optimizer, as they are held now."""
-    everything = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     bases = tuple(
         f"{n}.base." for n, module in model.named_modules() if isinstance(module, Wrapper)
     )
     inside = tuple(f"{n}." for n, module in model.named_modules() if isinstance(module, Wrapper))
-    adapters = [
-        p for n, p in everything.items() if n.startswith(inside) and not n.startswith(bases)
-    ]
+    adapters = [p for n, p in named.items() if n.startswith(inside) and not n.startswith(bases)]
     added = {id(p) for p in adapters}
-    quantised = [module for module in model.modules() if isinstance(module, QuantisedLinear)]
-    unregistered = [tensor for layer in quantised for tensor in layer.unregistered]
-    trained = [p for p in everything.values() if p.requires_grad]
+    everything = {id(tensor): tensor for tensor in own_tensors(model)}
+    trained = [p for p in named.values() if p.requires_grad]
     state = [value for values in optimizer.state.values() for value in values.values()]
     return {
-        "weights": _mib([*unregistered, *(p for p in everything.values() if id(p) not in added)]),
+        "weights": _mib([tensor for key, tensor in everything.items() if key not in added]),
         "adapters": _mib(adapters),
         "gradients": _mib(trained),  # of the same sizes; freed after each step
         "optimizer": _mib([value for value in state if isinstance(value, torch.Tensor)]),
