@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from peftlab.engine import sentences
+from peftlab.engine import kernels, sentences
 from peftlab.engine.attention import Bits
 from peftlab.engine.packing import Packing, packing
 from peftlab.engine.sentences import Counter, How, mask, philox
@@ -236,6 +236,8 @@ def test_a_build_that_fails_is_a_warning_and_not_tried_in_every_process(
             assert not sentences.is_built()
         native.is_built.cache_clear()
     assert len(tried) == 1
+    told = "not built: Ninja is required (tried again in an hour)"
+    assert kernels() == {"sentences.cpp": told, "rows.cpp": "built when first needed"}
     (failed,) = tmp_path.rglob("failed.txt")
     os.utime(failed, (0, 0))
     with pytest.warns(UserWarning, match="Ninja is required"):
@@ -262,6 +264,7 @@ def test_without_a_compiler_nothing_is_said(
 ) -> None:
     unbuilt.setenv("CXX", "no-such-compiler")
     assert not sentences.is_built() and not recwarn
+    assert kernels()["rows.cpp"] == "not built: no C++ compiler is found"
 
 
 def test_it_is_built_once_with_a_word_and_again_if_the_library_is_spoilt(
@@ -283,6 +286,7 @@ def test_it_is_built_once_with_a_word_and_again_if_the_library_is_spoilt(
     (library,) = tmp_path.rglob("*.so")
     assert [path.name for path in library.parent.iterdir()] == ["sentences.so"]
     assert loaded == [library] * 2 and len(built) == 1
+    assert kernels()["sentences.cpp"] == "built"
 
     def spoilt(path: Path) -> None:
         if len(built) == 1:

@@ -20,6 +20,7 @@ from peftlab.models import ARCHITECTURES, PACKAGED, linear_names
 from peftlab.network import problem
 from peftlab.records.record import Trainable
 from peftlab.tasks import listing
+from peftlab.training import kernels
 
 Row = tuple[str, ...]
 METHODS_HEAD = ("method", "trains", "adapter", "head", "paper")
@@ -140,10 +141,11 @@ def _precision() -> Row:
 
 
 def _kernels() -> Row:
-    found = compiler()
-    if found is None:
-        return ("kernels", "none", "no C++ compiler is found: batches are padded, which is slower")
-    return ("kernels", "C++", f"built by {found} when first needed, once")
+    found = kernels()
+    told = "; ".join(f"{name} {standing}" for name, standing in found.items())
+    path, *_ = found.values()
+    packed = "batches are padded, which is slower" if path.startswith("not built") else ""
+    return ("kernels", compiler() or "none", f"{told}{'; ' * bool(packed)}{packed}")
 
 
 def _packaged() -> list[Row]:

@@ -28,6 +28,7 @@ from peftlab.engine.frozen import FrozenLinear, Joined, onednn_multiplies
 from peftlab.engine.heap import give_back, kept_heap, unsearched
 from peftlab.engine.mpnet import is_mpnet, replace_attention
 from peftlab.engine.packing import Laid, cut_to_position, ends_at_first, pack_batches
+from peftlab.layers import native, rows
 from peftlab.layers.int8 import Int8Linear
 from peftlab.layers.linear import QuantisedLinear, is_conv1d
 from peftlab.layers.lora import LowRank
@@ -82,6 +83,12 @@ def packs(model: Any) -> bool:
         and not _computes_again(model)
         and sentences.is_built()
     )
+
+
+def kernels() -> dict[str, str]:
+    """What has become of every file of kernels in C++, in words."""
+    files = ((sentences.SOURCE, sentences.FLAGS), (rows.SOURCE, rows.FLAGS))
+    return {source.name: native.standing(source, *flags) for source, flags in files}
 
 
 def _for_cpu(model: Any, laid: Laid, undo: ExitStack, real: bool) -> None:

@@ -32,6 +32,7 @@ from peftlab.cache import cache_folder
 
 BUILD_S = 60  # it takes 7; longer than this nobody waits
 FAILED_S = 3600  # for which a failed build is not tried again: each cell is a process of its own
+FAILED = "failed.txt"  # beside where the library would be
 FLAGS = ["-std=c++20", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp"]
 BUILD = """
 import sys
@@ -66,21 +67,39 @@ def is_built(source: Path, *flags: str) -> bool:
     return True
 
 
+def standing(source: Path, *flags: str) -> str:
+    """What has become of the operations of `source`, in words; builds nothing."""
+    if compiler() is None:
+        return "not built: no C++ compiler is found"
+    library = _library(source, flags)
+    if library.is_file():
+        return "built"
+    try:
+        _check_failed(library)
+    except Unbuilt as error:
+        return f"not built: {error}"
+    return "built when first needed"
+
+
 def _load(source: Path, flags: tuple[str, ...]) -> None:
-    library = _folder(source, flags) / f"{source.stem}.so"
+    library = _library(source, flags)
     if library.is_file():
         with contextlib.suppress(OSError):  # cut short by a full disk, or of another system
             torch.ops.load_library(library)
             return
-    failed = library.with_name("failed.txt")
-    if failed.is_file() and time.time() - failed.stat().st_mtime < FAILED_S:
-        raise Unbuilt(f"{failed.read_text(encoding='utf-8')} (tried again in an hour)")
+    _check_failed(library)
     try:
         _build(source, flags, library)
     except Unbuilt as error:
-        write(failed, str(error))
+        write(library.with_name(FAILED), str(error))
         raise
     torch.ops.load_library(library)
+
+
+def _check_failed(library: Path) -> None:
+    failed = library.with_name(FAILED)
+    if failed.is_file() and time.time() - failed.stat().st_mtime < FAILED_S:
+        raise Unbuilt(f"{failed.read_text(encoding='utf-8')} (tried again in an hour)")
 
 
 @functools.cache
@@ -90,12 +109,12 @@ def compiler() -> str | None:
     return shutil.which(words[0]) if words else None
 
 
-def _folder(source: Path, flags: tuple[str, ...]) -> Path:
-    """By all that the library depends on: its text, torch, Python and the processor."""
+def _library(source: Path, flags: tuple[str, ...]) -> Path:
+    """Named by all that it depends on: its text, torch, Python and the processor."""
     known = [source.read_text(encoding="utf-8"), torch.__version__, sys.version, *FLAGS, *flags]
     known += [torch.backends.cpu.get_cpu_capability(), _processor()]
     digest = hashlib.sha256(repr(known).encode()).hexdigest()[:16]
-    return cache_folder() / f"{source.stem}-{digest}"
+    return cache_folder() / f"{source.stem}-{digest}" / f"{source.stem}.so"
 
 
 def _processor() -> str:
