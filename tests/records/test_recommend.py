@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from peftlab.errors import RequestError
-from peftlab.records.pairs import verdicts
+from peftlab.records.pairs import against, verdicts
 from peftlab.records.recommend import recommend
 from peftlab.records.table import columns
 
@@ -72,6 +72,20 @@ def test_one_seed_does_not_make_a_bad_row_good(folder, cost) -> None:
     one = take(folder)
     assert one.row == "lora"
     assert one.tasks[0].verdict in {"unclear: 1 seed", None}
+
+
+def test_what_is_unclear_for_the_many_pairs_alone_is_not_taken(folder, cost) -> None:
+    """Holm's correction for 66 pairs leaves it unclear; its own interval does not hold 0."""
+    rows = {f"row{n:02}": 40 for n in range(11)} | {"head": 50}
+    for n, (row, wrong) in enumerate(rows.items()):
+        for seed in range(3):
+            folder.add(row, seed, wrong + seed, **cost(1_000 if row == "head" else 9_000 + n, 9, 9))
+    found = columns(folder.records, [folder.path])
+    pairs = verdicts(found)
+    (of_task,) = pairs.values()
+    one = against(of_task, "head", "row00")
+    assert one.verdict == "unclear" and one.high < 0
+    assert recommend(found, pairs).row == "row00"
 
 
 def test_within_limits_the_best_that_meets_them_is_what_counts(folder, cost) -> None:

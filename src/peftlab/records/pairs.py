@@ -89,13 +89,14 @@ class Verdict(BaseModel):
 
     @property
     def shows_worse(self) -> bool:
-        """Whether a is not to be taken for as good as b.
+        """Whether a is not to be taken for as good as b: no tie, and this pair's interval says so.
 
-        Where no verdict can be given, less is asked for: the interval without the seeds, or the
-        difference itself beyond the margin.
+        Less than a verdict asks for, which is corrected for all pairs: whoever takes a row is
+        served worse by a bad one that few seeds can't tell than by a good one that is passed over.
+        Without an interval it is the difference itself, beyond the margin.
         """
-        if self.p is not None or self.difference is None:
-            return self.verdict == "worse"
+        if self.verdict == "tie" or self.difference is None:
+            return False
         if self.low is None or self.high is None:
             return merit(self.metric, self.difference) < -self.margin
         return self.high < 0 if self.metric not in ERRORS else self.low > 0
