@@ -9,7 +9,9 @@ import transformers
 from transformers import PreTrainedModel
 
 from peftlab.engine import fast
+from peftlab.layers import quantise_linears
 from peftlab.methods import inject, make
+from peftlab.models import linear_names
 
 COMMON = {
     "vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -52,8 +54,16 @@ def passes(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> dict[str,
     return found | {"logits": logits.detach()}
 
 
-def compare(kind: str, method: str, dtype: torch.dtype, tolerance: float) -> None:
-    model = inject(tiny(kind, dtype), make(method)).train()
+def in_eight_bits(kind: str = "bert") -> Any:
+    """A tiny model whose linear layers, but the head's, are held and multiplied in eight bits."""
+    model = tiny(kind)
+    quantise_linears(model, linear_names(model), "bf16", "int8")
+    return model
+
+
+def compare(model: PreTrainedModel, method: str, tolerance: float) -> None:
+    """Hold every output and gradient of a pass inside the engine to that of one outside."""
+    inject(model, make(method)).train()
     with torch.no_grad():  # away from the start, where much is zero
         for p in model.parameters():
             if p.requires_grad:

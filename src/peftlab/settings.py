@@ -53,7 +53,9 @@ class _Settings(BaseModel):
     checkpointing: bool = Field(
         False, description="Compute activations again in the backward pass, to save memory."
     )
-    fast: bool = Field(True, description="Fast kernels, or the plain path with the same results.")
+    fast: bool = Field(
+        True, description="Fast kernels, or the plain path: the same but for rounding."
+    )
 
 
 class Training(_Settings):

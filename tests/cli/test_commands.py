@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from peftlab.api import listings
+from peftlab.api.sentences import sentences
 from peftlab.cli import main
 from peftlab.methods import METHODS
 
@@ -127,6 +129,12 @@ def test_a_subset_run_again_does_not_shrink_table_and_page(
         assert "lora" not in page.read_text(encoding="utf-8").partition("<script")[0]
     assert "lora[rank=4]" in report("--methods", "lora[rank=4],head")
     assert "unknown task 'tiney'; did you mean 'tiny'" in report("--tasks", "tiney")
+
+    (texts,) = sentences(out).values()
+    report()
+    assert not any(text in page.read_text(encoding="utf-8") for text in texts)
+    report("--sentences")
+    assert all(text in page.read_text(encoding="utf-8") for text in texts)
 
 
 def test_json_is_one_document_on_stdout_and_quiet_says_nothing_else(
@@ -283,3 +291,15 @@ def test_doctor_checks_what_a_run_depends_on(peftlab: Run) -> None:
     assert shown.returncode == 0, shown.stderr
     for word in ("python", "torch", "threads", "precision", "hub", "disk", "GiB free"):
         assert word in shown.stdout
+
+
+def test_doctor_says_what_a_kernel_that_is_not_built_costs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = {"sentences.cpp": "not built: Ninja is required", "rows.cpp": "built when first needed"}
+    monkeypatch.setattr(listings, "kernels", lambda: found)
+    ((*_, told),) = [row for row in listings.machine(Path()) if row[0] == "kernels"]
+    assert told == (
+        "sentences.cpp not built: Ninja is required, so batches are padded; "
+        "rows.cpp built when first needed"
+    )

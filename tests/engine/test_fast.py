@@ -14,7 +14,7 @@ from peftlab.engine.frozen import FrozenLinear, onednn_multiplies
 from peftlab.engine.packing import ASKED
 from peftlab.methods import METHODS, inject, make
 from peftlab.models import ARCHITECTURES, state_of
-from tiny import batch, compare, passes, tiny
+from tiny import batch, compare, in_eight_bits, passes, tiny
 
 CAUSAL = {"gpt2", "llama", "mistral", "qwen2", "qwen3"}
 OWN_ATTENTION = {"deberta-v2", "mpnet"}  # in their own code
@@ -29,19 +29,39 @@ needs_bf16 = pytest.mark.skipif(
 @pytest.mark.parametrize("method", sorted(METHODS.keys() - {"qlora"}))
 def test_every_method_in_fp32(method: str) -> None:
     """Sums in another order, of up to 64 terms: fp32's ε, 1.2e-7, some hundred times."""
-    compare("bert", method, torch.float32, 2e-5)
+    compare(tiny("bert", torch.float32), method, 2e-5)
 
 
 @pytest.mark.parametrize("method", sorted(METHODS.keys() - {"qlora", "full", "bitfit"}))
 def test_every_method_in_bf16(method: str) -> None:
     """Two layers of some ten roundings each, of bf16's ε/2 = 2⁻⁹: √20 · 2⁻⁹ ≈ 1 %, times 5."""
-    compare("bert", method, torch.bfloat16, 5e-2)
+    compare(tiny("bert", torch.bfloat16), method, 5e-2)
+
+
+@needs_bf16
+@pytest.mark.parametrize("method", ["lora", "dora", "vera", "houlsby", "lora-drop", "head"])
+def test_a_base_in_eight_bits(method: str) -> None:
+    """Both sides are in eight bits; joined layers' gradients share a row's scale: 1 % a layer."""
+    compare(in_eight_bits(), method, 5e-2)
+
+
+@needs_bf16
+def test_layers_in_eight_bits_are_joined_and_left_as_they_were() -> None:
+    model = in_eight_bits()
+    before = dict(model.named_modules())
+    codes = {name: b.clone() for name, b in model.named_buffers() if name.endswith("codes")}
+    with fast(model):
+        places = [m for m in model.modules() if isinstance(m, FrozenLinear)]
+        assert len({id(place.joined) for place in places}) == 2 * 4  # of 2 blocks: qkv, out, ffn
+        assert len(places) == 2 * 6
+    assert dict(model.named_modules()) == before
+    assert all(torch.equal(model.get_buffer(name), codes[name]) for name in codes)
 
 
 @pytest.mark.parametrize("kind", sorted(ARCHITECTURES))
 def test_every_architecture(kind: str) -> None:
-    compare(kind, "lora", torch.float32, 2e-5)
-    compare(kind, "lora", torch.bfloat16, 8e-2)
+    compare(tiny(kind, torch.float32), "lora", 2e-5)
+    compare(tiny(kind, torch.bfloat16), "lora", 8e-2)
 
 
 @pytest.mark.parametrize("kind", sorted(ARCHITECTURES))

@@ -10,6 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from peftlab.engine.frozen import FrozenLinear, Joined, onednn_multiplies, side_by_side, updated
 from peftlab.layers import Int8Linear, LoRALinear, Pair
+from peftlab.layers.int8 import has_products
 
 BF16 = torch.bfloat16
 pytestmark = pytest.mark.skipif(
@@ -125,8 +126,8 @@ def test_layers_in_eight_bits_are_one_and_give_the_very_same_outputs() -> None:
     )
     assert float((g_got.float() - exact).norm() / exact.norm()) < 0.02
     held = {layer.codes.untyped_storage().data_ptr() for layer in apart}
-    packed = {id(tensor) for layer in quick for tensor in layer.tensors[3:]}
-    assert len(held) == len(packed) == 1  # nothing is held or packed twice
+    packed = {id(tensor) for layer in quick for tensor in layer.joined.weight.packed}
+    assert len(held) == 1 and len(packed) == has_products()  # nothing is held or packed twice
     products = [layer.product(x) for layer in quick]
     quick[0].joined.part()
     for layer, (codes, scales), product in zip(apart, before, products, strict=True):
@@ -148,6 +149,12 @@ def test_an_update_beside_layers_in_eight_bits() -> None:
     assert not torch.equal(wanted[0], wanted[1])
     for one, other in zip(got, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=2**-7, atol=2**-6)
+    pair = [adapter.lora_A, adapter.lora_B]
+    g = torch.randn_like(wanted[0])
+    for one, other in zip(
+        torch.autograd.grad(got[0], pair, g), torch.autograd.grad(wanted[0], pair, g), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=2**-6, atol=2**-6)
 
 
 SIZES = (4, 3, 5)

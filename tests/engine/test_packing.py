@@ -79,7 +79,7 @@ def test_layers_get_the_tokens_and_the_last_ones_those_that_are_read(kind: str) 
 @pytest.mark.parametrize("kind", PACKED)
 def test_full_fine_tuning_trains_what_lies_before_the_blocks(kind: str) -> None:
     """Embeddings, and MPNet's relative positions, have their gradients through the packing."""
-    compare(kind, "full", torch.float32, 2e-5)
+    compare(tiny(kind, torch.float32), "full", 2e-5)
 
 
 @pytest.mark.parametrize("kind", ["bert", "mpnet"])
@@ -113,8 +113,8 @@ def test_without_a_compiler_batches_stay_padded(kind: str, monkeypatch: pytest.M
     with fast(model) as laid:
         model(**batch())
         assert laid.packing is None
-    compare(kind, "lora", torch.float32, 2e-5)
-    compare(kind, "lora", torch.bfloat16, 8e-2)
+    compare(tiny(kind, torch.float32), "lora", 2e-5)
+    compare(tiny(kind, torch.bfloat16), "lora", 8e-2)
 
 
 def test_which_models_are_packed() -> None:

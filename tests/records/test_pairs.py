@@ -61,7 +61,7 @@ def test_few_seeds_are_never_a_verdict(folder, n: int, words: str) -> None:
     one = of(folder)["good", "bad"]
     assert one.verdict == words and one.p is None and one.more_seeds == 3 - n
     assert 0 < one.low < one.difference < one.high
-    assert not one.shows_worse and one.of("bad").shows_worse  # for lack of better
+    assert not one.is_behind and one.of("bad").is_behind  # for lack of better
 
 
 def test_one_seed_s_interval_is_that_of_its_examples(folder) -> None:
@@ -96,7 +96,7 @@ def test_without_predictions_the_difference_stays_and_nothing_is_sure(folder) ->
     assert one.verdict == "unclear: no predictions"
     assert one.difference == pytest.approx(0.3, abs=0.02)
     assert (one.low, one.high, one.p) == (None, None, None)
-    assert one.of("b").shows_worse
+    assert one.of("b").is_behind
 
 
 @pytest.mark.parametrize("spoil", ["{", "", '{"label": 1, "prediction": 1}\n'])

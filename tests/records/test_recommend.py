@@ -1,6 +1,8 @@
-"""The cheapest row that is not shown to be worse."""
+"""The cheapest row that is not behind the best."""
 
 from __future__ import annotations
+
+import itertools
 
 import pytest
 
@@ -8,6 +10,7 @@ from peftlab.errors import RequestError
 from peftlab.records.pairs import against, verdicts
 from peftlab.records.recommend import recommend
 from peftlab.records.table import columns
+from peftlab.report.standing import _reasons
 
 # wrong answers of 400, trained parameters, MiB, seconds
 ROWS = {
@@ -56,6 +59,7 @@ def test_by_score_the_best_mean_is_taken(folder, cost) -> None:
         "metric": "accuracy",
         "best": "full",
         "verdict": None,
+        "is_behind": False,
         "worse_at_most": 0.0,
         "more_seeds": None,
     }
@@ -86,6 +90,21 @@ def test_what_is_unclear_for_the_many_pairs_alone_is_not_taken(folder, cost) -> 
     one = against(of_task, "head", "row00")
     assert one.verdict == "unclear" and one.high < 0
     assert recommend(found, pairs).row == "row00"
+
+
+def test_where_every_row_is_behind_somewhere_that_is_told(folder, cost) -> None:
+    for task, wrong in (("cola", (40, 50)), ("rte", (50, 40))):
+        rows = dict(zip("ab", wrong, strict=True)) | dict.fromkeys("cdefghijkl", 200)
+        for (row, n), seed in itertools.product(rows.items(), range(3)):
+            trained = {"a": 1_000, "b": 2_000}.get(row, 100)
+            folder.add(row, seed, n + seed, task=task, **cost(trained, 9, 9))
+    one = take(folder)
+    assert one.row == "a"
+    found = [(of_task.verdict, of_task.is_behind) for of_task in one.tasks]
+    assert found == [(None, False), ("unclear", True)]
+    best, behind = _reasons(one.tasks)
+    assert best == "it has the best mean on cola"
+    assert behind.startswith("behind b on rte (by .0")
 
 
 def test_within_limits_the_best_that_meets_them_is_what_counts(folder, cost) -> None:

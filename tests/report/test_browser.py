@@ -261,10 +261,12 @@ def test_a_verdict_s_interval_is_reached_by_keyboard(page):
     stops = table.locator("td[tabindex='0']")
     assert stops.count() == 1 and told.inner_text() == ""
     page.mouse.move(0, 0)
+    assert page.locator(".way-there").first.is_visible()
     stops.focus()
     assert told.inner_text().startswith("full − head: 95 %")
     page.keyboard.press("ArrowDown")  # past head - head, which is none
     assert told.inner_text().startswith("lora − head: 95 %")
+    page.keyboard.press("Shift+ArrowDown")  # the browser's own
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowUp")
     assert told.inner_text().startswith("head − full: 95 %")
@@ -415,8 +417,12 @@ def test_contrast_and_labels_pass_axe(browser, out, scheme):
 
 
 def test_a_phone_needs_no_scrolling_aside(browser, built):
-    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page = browser.new_page(viewport={"width": 390, "height": 844}, has_touch=True)
     page.goto(built.path.as_uri())
     drawn(page, "score")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    pairs = page.locator("details[data-task=mrpc]:has(table.verdicts)")
+    pairs.locator("summary").tap()
+    pairs.locator("td[title]").first.tap()
+    assert pairs.locator("output").inner_text().startswith("full − head: 95 %")
     page.close()

@@ -23,8 +23,8 @@ SIZE, WIDTH = 6, 24
 PARTS = ("weights", "adapters", "gradients", "optimizer")
 
 
-def precision_of(method: str) -> Precision:
-    return Precision("bf16", "bf16").of_base(make(method).base_precision)
+def precision_of(method: str, held: str = "bf16") -> Precision:
+    return Precision(held, "bf16").of_base(make(method).base_precision)
 
 
 def data() -> Encoded:
@@ -33,9 +33,11 @@ def data() -> Encoded:
     return Encoded(features, [i % 2 for i in range(SIZE)], dict.fromkeys(features, 0), 0)
 
 
-def trained(folder: Path, method: str, **settings: Any) -> tuple[dict[str, float], float]:
+def trained(
+    folder: Path, method: str, held: str = "bf16", **settings: Any
+) -> tuple[dict[str, float], float]:
     """The sizes of the parts, and what is saved, in a real first step."""
-    precision = precision_of(method)
+    precision = precision_of(method, held)
     run = plan(batch_size=SIZE, autocast=precision.autocast, **settings)
     torch.manual_seed(0)
     model = load_source(find(str(folder)), 2, precision, seed=0)
@@ -48,12 +50,15 @@ def trained(folder: Path, method: str, **settings: Any) -> tuple[dict[str, float
     with fast(model, run.settings.fast):
         loop.try_widest()
         list(loop.epoch(0))
+        parts = sizes(model, loop.optimizer)
     assert loop.saved_mib is not None
-    return sizes(model, loop.optimizer), loop.saved_mib
+    return parts, loop.saved_mib
 
 
-def counted(folder: Path, method: str, in_parts: bool = False, **settings: Any) -> Any:
-    precision = precision_of(method)
+def counted(
+    folder: Path, method: str, held: str = "bf16", in_parts: bool = False, **settings: Any
+) -> Any:
+    precision = precision_of(method, held)
     run = plan(batch_size=SIZE, autocast=precision.autocast, **settings)
     injected = make(method, {"rank": 3} if method == "vera" else {})
     model = inject(sized_model(folder, 2, precision), injected)
@@ -67,6 +72,14 @@ def counted(folder: Path, method: str, in_parts: bool = False, **settings: Any) 
 def test_every_part_is_what_a_real_step_holds(method: str, tiny_model: Path) -> None:
     held, saved = trained(tiny_model, method)
     found = counted(tiny_model, method)
+    assert {name: getattr(found, name) for name in PARTS} == pytest.approx(held, rel=1e-6)
+    assert found.activations == pytest.approx(saved, rel=1e-3)
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "houlsby"])
+def test_codes_and_what_is_packed_of_them_are_counted_once(method: str, tiny_model: Path) -> None:
+    held, saved = trained(tiny_model, method, "int8")
+    found = counted(tiny_model, method, "int8")
     assert {name: getattr(found, name) for name in PARTS} == pytest.approx(held, rel=1e-6)
     assert found.activations == pytest.approx(saved, rel=1e-3)
 
@@ -90,7 +103,7 @@ def test_counting_spoils_nothing_that_a_training_keeps(tiny_model: Path) -> None
 
 
 def test_gradients_of_a_part_are_there_while_the_next_is_passed(tiny_model: Path) -> None:
-    whole, parts = (counted(tiny_model, "full", in_parts) for in_parts in (False, True))
+    whole, parts = (counted(tiny_model, "full", in_parts=split) for split in (False, True))
     assert parts.transient >= whole.transient
     assert parts.gradients == whole.gradients
 

@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from peftlab.adapters import check_adapter, load, plain_folder, read_card
+from peftlab.api.again import task_again
 from peftlab.api.inference import evaluate
 from peftlab.atomic import check_replaceable, replace_folder
-from peftlab.bench.grid import load_tasks
 from peftlab.bench.retention import best_seed, main_score
-from peftlab.bench.suite import Suite
 from peftlab.errors import RequestError, unknown
 from peftlab.records.record import Record
 from peftlab.records.rows import group, labels
 from peftlab.records.store import BESIDE, Store
 from peftlab.records.verdicts import compare_rows
-from peftlab.tasks import Task, names
+from peftlab.tasks import Task
 
 # Of a score, relative where it is an error in the label's unit: batches are put together otherwise,
 # and another machine may round.
@@ -53,7 +52,12 @@ def export(
     done = [record for record in store.records() if record.status == "done"]
     of_task = _as_asked_last(_of_task(done, task, out), store)
     record = _kept(store, _row(of_task, method, out))
-    reached = check_again(store.adapter(record.cell), record, _task_again(store, record))
+    adapter = store.adapter(record.cell)
+    try:
+        seen = task_again(store, record)
+    except RequestError as error:
+        raise RequestError(f"{error}; its adapter, which can't be checked, is {adapter}") from error
+    reached = check_again(adapter, record, seen)
     replace_folder(to, lambda place: _copy(store, record, place))
     return record, reached
 
@@ -117,10 +121,8 @@ def check_again(adapter: Path, record: Record, task: Task) -> float:
     """The main metric that an adapter's folder, loaded again, comes to on its task.
 
     Raises:
-        RequestError: if that is not the record's, or the task is another one than it saw.
+        RequestError: if that is not the record's.
     """
-    if task.sha256() != record.task.sha256:
-        raise RequestError(f"the data of task {task.name} is no longer what {record.cell} saw")
     torch.set_num_threads(record.training["threads"])
     model, tokenizer = load(adapter)
     model.to(record.training["device"] if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
@@ -131,54 +133,6 @@ def check_again(adapter: Path, record: Record, task: Task) -> float:
             f"record says {main_score(record):.4f}; it is not exported"
         )
     return reached
-
-
-def _task_again(store: Store, record: Record) -> Task:
-    asked = _asked(store, record)
-    try:
-        suite = Suite.model_validate(
-            {
-                "name": asked["name"],
-                "tasks": [record.task.name],
-                "data": _with_paths(asked["data"]),
-                "data_dir": Path(asked["data_dir"]) if asked["data_dir"] else None,
-                "metric": record.task.main_metric,
-                "judge_on": asked.get("judge_on", "dev"),
-            }
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise RequestError(
-            f"{store.out / 'suite.json'} is damaged ({error}); run the same `peftlab compare` "
-            "again, which writes it anew and trains nothing"
-        ) from error
-    if suite.data is None and record.task.name not in names():
-        raise RequestError(
-            f"task {record.task.name} was handed over in Python, so its data is not at hand to "
-            f"check the adapter with; it lies in {store.adapter(record.cell)}"
-        )
-    return load_tasks(suite)[0]
-
-
-def _asked(store: Store, record: Record) -> dict[str, Any]:
-    """The latest suite that asked for the record's cell, or else for its task."""
-    suites = store.suites()[::-1]
-    for suite in suites:
-        if any(cell["cell"] == record.cell for cell in suite["cells"]):
-            return suite
-    for suite in suites:
-        if record.task.name in suite.get("tasks", []):
-            return suite
-    raise RequestError(
-        f"{store.out / 'suite.json'} does not say where the data of {record.cell} lies, to check "
-        "the adapter with; run the same `peftlab compare` again, which writes it and trains nothing"
-    )
-
-
-def _with_paths(data: dict[str, Any] | None) -> dict[str, Any] | None:
-    """A data table whose paths are paths again, after JSON."""
-    if data is None:
-        return None
-    return data | {key: Path(data[key]) for key in ("path", "dev") if data[key] is not None}
 
 
 class Merged(NamedTuple):

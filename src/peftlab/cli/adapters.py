@@ -104,7 +104,7 @@ def export(
 ) -> None:
     """Copy the winner's adapter out of a comparison, once it has reached its score again.
 
-    The winner is the recommended row: the cheapest that is not shown to be worse than the best one.
+    The winner is the recommended row: the cheapest that is not behind the best one.
     Of its seeds the best adapter is taken.
     """
     from rich.console import Console

@@ -46,7 +46,9 @@ def report(
     pdf: Annotated[bool, typer.Option("--pdf", help="Write the figures as PDF too.")] = False,
     sentences: Annotated[
         bool,
-        typer.Option("--sentences", help="Show what dev examples say where two methods disagree."),
+        typer.Option(
+            "--sentences", help="Put all dev texts on the page, beside where two methods disagree."
+        ),
     ] = False,
     latex: Annotated[
         bool, typer.Option("--latex", help="Print the table for a paper instead of the page.")
@@ -59,8 +61,8 @@ def report(
     """Rebuild the table and the page of a folder from its records, and say which row to take.
 
     All records, of every comparison in the folder, unless less is asked for. The row to take is the
-    cheapest within the limits that is not shown to be worse than the best. Several folders are laid
-    side by side in one of their own, and what of them compares is said.
+    cheapest within the limits that is not behind the best by its own interval. Several folders are
+    laid side by side in one of their own, and what of them compares is said.
     """
     from rich.console import Console
 
@@ -77,7 +79,7 @@ def report(
         print(room.printed(folder, form, *chosen, last, question), end="")
         return
     drawn = [name for name, asked in (("svg", svg), ("pdf", pdf)) if asked]
-    texts = _texts(folders, chosen[0]) if sentences else {}
+    texts = _texts(folder, *chosen, last) if sentences else {}
     shown = room.rebuild(folder, *chosen, last, drawn, question, texts)
     for cell in shown.unreadable:
         print(f"the record of {cell} can't be read and is left out", file=sys.stderr)
@@ -95,7 +97,9 @@ def _form(asked: dict[str, bool]) -> str | None:
     return wanted[0] if wanted else None
 
 
-def _texts(folders: list[Path], tasks: list[str] | None) -> dict[str, list[str]]:
+def _texts(
+    folder: Path, tasks: list[str] | None, methods: list[str] | None, last: bool
+) -> dict[str, list[str]]:
     from peftlab.api.sentences import sentences
 
-    return sentences(folders, tasks)
+    return sentences(folder, tasks, methods, last)

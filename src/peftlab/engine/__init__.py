@@ -86,7 +86,7 @@ def packs(model: Any) -> bool:
 
 
 def kernels() -> dict[str, str]:
-    """What has become of every file of kernels in C++, in words."""
+    """What has become of the kernels in C++, in words, by the names of their files."""
     files = ((sentences.SOURCE, sentences.FLAGS), (rows.SOURCE, rows.FLAGS))
     return {source.name: native.standing(source, *flags) for source, flags in files}
 

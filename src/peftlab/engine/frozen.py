@@ -6,7 +6,7 @@
     FrozenLinear   y = x Wᵀ + c, and backward g W alone: no gradient of W is even asked for
     Joined         query, key and value (or gate and up): one product forward, one backward
 
-No weight is there twice: joined layers' own are parts of the one.
+No weight is there twice: joined layers' own are parts of the one. (Codes are, packed for oneDNN.)
 
 oneDNN adds the bias inside its product where torch's own `linear` takes a second pass. What it does
 knows nothing of autograd, and called bare it loses the gradient, so it is called inside autograd
@@ -31,9 +31,11 @@ from peftlab.layers.lora import LowRank, Pair
 class Frozen:
     """A frozen weight (out, in), in bf16, for x Wᵀ and for g W."""
 
+    packed: Sequence[Tensor] = ()
+
     @classmethod
     def of(cls, layers: Sequence[Any]) -> Frozen:
-        """Of all the layers' outputs."""
+        """The layers' weights (outᵢ, in) one below the other: (Σ outᵢ, in)."""
         weights = [weight_of(layer) for layer in layers]
         return cls(torch.cat(weights) if len(weights) > 1 else weights[0])
 
@@ -67,11 +69,11 @@ class Frozen:
 
 
 class FrozenCodes:
-    """A frozen weight (out, in) in eight bits, likewise."""
+    """A frozen weight (out, in) in eight bits, for the same."""
 
     @classmethod
     def of(cls, layers: Sequence[Int8Linear]) -> FrozenCodes:
-        """Of all the layers' outputs."""
+        """The layers' weights (outᵢ, in) one below the other: (Σ outᵢ, in)."""
         return cls(type(layers[0]).stacked(layers) if len(layers) > 1 else layers[0])
 
     def __init__(self, layer: Int8Linear) -> None:
@@ -79,11 +81,16 @@ class FrozenCodes:
 
     def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """(*batch, in) -> (*batch, out): x Wᵀ + bias. Never inside autograd."""
-        return self.layer.outputs(x.reshape(-1, x.shape[-1]), bias).view(*x.shape[:-1], -1)
+        return self.layer.outputs(x, bias)
 
     def gradient(self, g: Tensor) -> Tensor:
         """(*batch, out) -> (*batch, in): g W. Never inside autograd."""
-        return self.layer.gradients(g.reshape(-1, g.shape[-1])).view(*g.shape[:-1], -1)
+        return self.layer.gradients(g)
+
+    @property
+    def packed(self) -> Sequence[Tensor]:
+        """What oneDNN has of it beside the codes."""
+        return self.layer.unregistered
 
     def share(self, layers: Sequence[Int8Linear], sizes: Sequence[int]) -> None:
         """Let the layers' own codes be parts of these; what they had packed is not used."""
@@ -96,6 +103,9 @@ class FrozenCodes:
         """Give every layer codes of its own again."""
         for layer in layers:
             layer.hold(layer.codes.clone(), layer.scales.clone())
+
+
+Weight = Frozen | FrozenCodes
 
 
 def onednn_multiplies(layer: Any) -> bool:
@@ -128,7 +138,7 @@ def side_by_side(parts: Sequence[Tensor]) -> Tensor:
 
 def updated(
     x: Tensor,
-    weight: Frozen | FrozenCodes,
+    weight: Weight,
     bias: Tensor | None,
     sizes: Sequence[int],
     pairs: Sequence[Pair | None],
@@ -156,7 +166,7 @@ class _Updated(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        weight: Frozen | FrozenCodes,
+        weight: Weight,
         bias: Tensor | None,
         sizes: Sequence[int],
         columns: Sequence[slice],
@@ -214,11 +224,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Frozen | FrozenCodes,
-        bias: Tensor | None,
-        sizes: Sequence[int],
+        ctx: Any, x: Tensor, weight: Weight, bias: Tensor | None, sizes: Sequence[int]
     ) -> tuple[Tensor, ...]:
         ctx.weight = weight
         y = weight.product(x, bias)
@@ -258,10 +264,8 @@ class FrozenLinear(BaseLinear):
     @property
     def tensors(self) -> list[Tensor]:
         """What the layer holds, and what is packed of it."""
-        plain = self.__dict__["plain"]
-        weight = self.__dict__["joined"].weight
-        packed = weight.layer.unregistered if isinstance(weight, FrozenCodes) else []
-        return [*plain.parameters(), *plain.buffers(), *packed]
+        plain, joined = self.__dict__["plain"], self.__dict__["joined"]
+        return [*plain.parameters(), *plain.buffers(), *joined.weight.packed]
 
     def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
         joined: Joined = self.__dict__["joined"]
@@ -279,7 +283,7 @@ class FrozenLinear(BaseLinear):
         """(*batch, in) -> (*batch, out): x Wᵀ without the bias."""
         joined: Joined = self.__dict__["joined"]
         if isinstance(joined.weight, FrozenCodes):  # by what is packed already
-            return joined.products(x)[self.index]
+            return joined.outputs(x, with_bias=False)[self.index]
         return F.linear(x, self.dense())
 
     def dense(self) -> Tensor:
@@ -337,14 +341,10 @@ class Joined:
         pairs = [None if adapter is None else adapter.pair() for adapter in self.adapters]
         return updated(x, self.weight, self.bias, self.sizes, pairs)
 
-    def outputs(self, x: Tensor) -> tuple[Tensor, ...]:
+    def outputs(self, x: Tensor, with_bias: bool = True) -> tuple[Tensor, ...]:
         """Every layer's output."""
-        found: tuple[Tensor, ...] = _Product.apply(x, self.weight, self.bias, self.sizes)  # type: ignore[no-untyped-call]
-        return found
-
-    def products(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Every layer's output without its bias."""
-        found: tuple[Tensor, ...] = _Product.apply(x, self.weight, None, self.sizes)  # type: ignore[no-untyped-call]
+        bias = self.bias if with_bias else None
+        found: tuple[Tensor, ...] = _Product.apply(x, self.weight, bias, self.sizes)  # type: ignore[no-untyped-call]
         return found
 
     def part(self) -> None:

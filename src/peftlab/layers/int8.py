@@ -79,7 +79,10 @@ class Int8Linear(QuantisedLinear):
         return result
 
     def outputs(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """(n, in) -> (n, out): x Wᵀ + bias, without autograd."""
+        """(*batch, in) -> (*batch, out): x Wᵀ + bias, without autograd."""
+        return self._outputs(x.reshape(-1, x.shape[-1]), bias).view(*x.shape[:-1], -1)
+
+    def _outputs(self, x: Tensor, bias: Tensor | None) -> Tensor:  # (n, in) -> (n, out)
         if not _multiplies(x):
             codes, scales = rows_to_codes(x)
             sums = codes.float() @ self.codes.float().T
@@ -95,7 +98,10 @@ class Int8Linear(QuantisedLinear):
         return scale_rows(y, scales, None if bias is None else bias.to(y.dtype))
 
     def gradients(self, g: Tensor) -> Tensor:
-        """(n, out) -> (n, in): g W, without autograd."""
+        """(*batch, out) -> (*batch, in): g W, without autograd."""
+        return self._gradients(g.reshape(-1, g.shape[-1])).view(*g.shape[:-1], -1)
+
+    def _gradients(self, g: Tensor) -> Tensor:  # (n, out) -> (n, in)
         codes, scales = rows_to_codes(g, self.scales)
         if _multiplies(g):
             return sums_to_rows(torch._int_mm(codes, self.codes), scales, g.dtype)
@@ -137,11 +143,10 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: Int8Linear, bias: Tensor | None) -> Tensor:
         ctx.layer = layer
-        rows = x.reshape(-1, x.shape[-1])
-        return layer.outputs(rows, bias).view(*x.shape[:-1], -1)
+        return layer.outputs(x, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (g,) = gradients
-        rows = g.reshape(-1, g.shape[-1])
-        return ctx.layer.gradients(rows).view(*g.shape[:-1], -1), None, None
+        found: Tensor = ctx.layer.gradients(g)
+        return found, None, None

@@ -88,12 +88,11 @@ class Verdict(BaseModel):
         return max(0.0, self.high if self.metric in ERRORS else -self.low)
 
     @property
-    def shows_worse(self) -> bool:
-        """Whether a is not to be taken for as good as b: no tie, and this pair's interval says so.
+    def is_behind(self) -> bool:
+        """Whether a lies behind b by this pair alone: no tie, and its interval leaves out 0.
 
-        Less than a verdict asks for, which is corrected for all pairs: whoever takes a row is
-        served worse by a bad one that few seeds can't tell than by a good one that is passed over.
-        Without an interval it is the difference itself, beyond the margin.
+        Less than *worse* asks for, which is corrected for all pairs. Without an interval it is the
+        difference itself, beyond the margin.
         """
         if self.verdict == "tie" or self.difference is None:
             return False

@@ -1,4 +1,4 @@
-"""Which row to take: the cheapest that is not shown to be worse than the best one on any task."""
+"""Which row to take: the cheapest that is not behind the best one on any task."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ class AgainstBest(BaseModel):
     Attributes:
         best: the row of the highest mean there (of an error the lowest).
         verdict: of the recommended row against it; null where it is the best itself.
+        is_behind: whether its own interval puts it below the best, whatever the verdict.
         worse_at_most: by how much it may be worse, in the metric's unit: the interval's end; 0 for
             the best itself, null if it is not known.
         more_seeds: how many would settle it; null if it is settled, or if none would.
@@ -52,6 +53,7 @@ class AgainstBest(BaseModel):
     metric: str
     best: str
     verdict: str | None
+    is_behind: bool
     worse_at_most: float | None
     more_seeds: int | None
 
@@ -76,9 +78,10 @@ def recommend(
 ) -> Recommendation | None:
     """The row to take; None if no row has a score on every task.
 
-    Of the rows within the limits, those that are shown to be worse than the best such row on some
-    task are out. If that leaves none, the best on most tasks stay. Of the rest the one that is
-    first by `prefer`; then by size, then the first in the table.
+    Of the rows within the limits, those that lie behind the best such row on some task are out
+    (`Verdict.is_behind`: a choice for quality, as it is not corrected for their number). If that
+    leaves none, those behind on the fewest tasks stay. Of the rest the one that is first by
+    `prefer`; then by size, then the first in the table.
 
     Args:
         columns: of `table.columns`.
@@ -104,9 +107,7 @@ def recommend(
     allowed = {task: {row: column[row] for row in met} for task, column in columns.items()}
     best = {task: str(best_row(column)) for task, column in allowed.items()}
     shown = {row: {task: against(pairs[task], row, best[task]) for task in best} for row in met}
-    n_worse = {
-        row: sum(v is not None and v.shows_worse for v in shown[row].values()) for row in met
-    }
+    n_worse = {row: sum(v is not None and v.is_behind for v in shown[row].values()) for row in met}
     in_turns = all(costs[row].round_s is not None for row in met)
     row = min(
         (row for row in met if n_worse[row] == min(n_worse.values())),
@@ -122,6 +123,7 @@ def _against_best(task: TaskKey, best: str, verdict: Verdict | None) -> AgainstB
         metric=task[1],
         best=best,
         verdict=verdict.verdict if verdict else None,
+        is_behind=verdict.is_behind if verdict else False,
         worse_at_most=verdict.worst if verdict else 0.0,
         more_seeds=verdict.more_seeds if verdict else None,
     )

@@ -122,7 +122,7 @@ def _stacked(stacks: Sequence[tuple[str, str, Mapping[str, float]]], y: alt.Y) -
         .encode(
             y=y,
             x=alt.X("x:Q", stack="zero", title="peak memory (MiB)"),
-            color=alt.Color("part:N", scale=colours, legend=legend(lines=False)),
+            color=alt.Color("part:N", scale=colours, legend=legend(of_methods=False)),
             order="order:Q",
             opacity=faded(),
             tooltip=[

@@ -73,7 +73,7 @@ class Plot:
         import altair as alt
 
         names = self._names()
-        key = None if names else legend(lines=True)
+        key = None if names else legend(of_methods=True)
         colour = alt.Color(f"{self.by}:N", scale=style.colours(self.labels), legend=key)
         dash = alt.StrokeDash(f"{self.by}:N", scale=style.dashes(self.labels), legend=key)
         marks = [

@@ -29,7 +29,7 @@ def rank_figure(column: Column, cells: Mapping[str, Cell], style: Style) -> Figu
     ticks = sorted({int(str(row[1])) for row in rows})
     base = charted(("method", "x", "y", "low", "high"), rows).encode(
         x=alt.X("x:Q", title="ranks in use", axis=alt.Axis(values=ticks, format="d")),
-        color=alt.Color("method:N", scale=style.colours(labels), legend=legend(lines=True)),
+        color=alt.Color("method:N", scale=style.colours(labels), legend=legend(of_methods=True)),
     )
     scale = score_scale(float(str(bound)) for row in rows for bound in row[3:])
     y = alt.Y("y:Q", title=f"{metric(column)} on dev", scale=scale)

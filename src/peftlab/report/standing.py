@@ -174,8 +174,8 @@ def _reasons(tasks: Sequence[AgainstBest]) -> list[str]:
     if len(tasks) <= FEW:
         return [_reason(one, f" on {one.task}" if many else "") for one in tasks]
     ahead = sum(one.verdict is None for one in tasks)
-    worse = [one for one in tasks if one.verdict == "worse"]
-    rest = [one for one in tasks if one.verdict not in (None, "worse")]
+    worse = [one for one in tasks if one.is_behind]
+    rest = [one for one in tasks if one.verdict is not None and not one.is_behind]
     told = [f"the best mean on {ahead} of {len(tasks)} tasks"] if ahead else []
     if rest:
         most = max(rest, key=lambda one: one.worse_at_most or 0.0)
@@ -188,6 +188,8 @@ def _reason(one: AgainstBest, where: str) -> str:
         return f"it has the best mean{where}"
     if one.verdict == "worse":
         return f"worse than {one.best}{where}{_at_most(one)}"
+    if one.is_behind:
+        return f"behind {one.best}{where}{_at_most(one)}, though no verdict says so"
     if one.verdict == "tie":
         return f"a tie with {one.best}{where}{_at_most(one)}"
     return f"not shown to be worse than {one.best}, which has the best mean{where}{_at_most(one)}"

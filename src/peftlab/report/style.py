@@ -64,22 +64,22 @@ class Style:
         return alt.Scale(domain=list(labels), range=[self.dash[label] for label in labels])
 
 
-def legend(lines: bool) -> alt.Legend:
-    """Below the plot; its symbols are strokes or squares, and a hidden method's entry is faint.
+def legend(of_methods: bool) -> alt.Legend:
+    """Below the plot: strokes for methods, faint for hidden ones, or squares for what is no method.
 
     The page sets how many columns fit.
     """
     import altair as alt
 
-    shown = alt.ExprRef("indexof(off, datum.value) < 0 ? 1 : 0.25")
+    shown = alt.ExprRef("indexof(off, datum.value) < 0 ? 1 : 0.25") if of_methods else 1
     return alt.Legend(
         title=None,
         orient="bottom",
         columns=alt.ExprRef("legend_columns"),
         labelOpacity=shown,
         symbolOpacity=shown,
-        symbolType="stroke" if lines else "square",
-        symbolStrokeWidth=2.5 if lines else 0,
+        symbolType="stroke" if of_methods else "square",
+        symbolStrokeWidth=2.5 if of_methods else 0,
     )
 
 

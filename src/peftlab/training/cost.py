@@ -265,10 +265,10 @@ def _fake(tensor: Tensor, mode: FakeTensorMode, device: torch.device) -> Tensor:
 class _Int8Shapes(Int8Linear):
     """`Int8Linear` with products that have only shapes, and those of all that is made of it."""
 
-    def outputs(self, x: Tensor, bias: Tensor | None) -> Tensor:
+    def _outputs(self, x: Tensor, bias: Tensor | None) -> Tensor:
         return self._made(x, self.out_features)
 
-    def gradients(self, g: Tensor) -> Tensor:
+    def _gradients(self, g: Tensor) -> Tensor:
         return self._made(g, self.in_features)
 
     def _made(self, x: Tensor, columns: int) -> Tensor:

@@ -6,6 +6,7 @@ const verdictTables = [...document.querySelectorAll("table.verdicts")];
 const squaresOf = (table) => [...table.querySelectorAll("td[title]")];
 
 function listenToVerdicts() {
+  for (const way of document.querySelectorAll(".way-there")) way.hidden = false;
   for (const table of verdictTables) {
     const words = table.closest("details").querySelector("output");
     for (const square of squaresOf(table)) {
@@ -28,6 +29,7 @@ function stopAtFirst(table) {
 }
 
 function step(table, event) {
+  if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return; // the browser's own
   const [down, right] = STEPS[event.key] ?? [0, 0];
   const next = (down || right) && nextSquare(table, event.target.closest("td"), down, right);
   if (!next) return;
