@@ -26,7 +26,7 @@ def test_committed_records_have_differences_and_no_verdict(folder: Path) -> None
     assert {one.task for one in found.pairs} >= {"acceptability", "similarity"}
     assert {one.verdict for one in found.pairs} == {"unclear: no predictions"}
     assert all(one.difference is not None and one.low is None for one in found.pairs)
-    assert {one.n_tasks for one in found.over_tasks} == {4} and found.recommendation is not None
+    assert {one.n_tasks for one in found.over_tasks} == {7} and found.recommendation is not None
     json.dumps(found.model_dump())
 
 

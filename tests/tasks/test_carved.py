@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from peftlab.api.export import _task_again
+from peftlab.api.again import task_again
 from peftlab.bench.grid import load_tasks, resolve
 from peftlab.bench.outcome import Failed, failed
 from peftlab.bench.run import write_suite
@@ -132,6 +132,6 @@ def test_an_exported_adapter_is_checked_on_the_part_that_judged_it(
     store.prepare()
     write_suite(store, grid)
     end = Failed(failure=Failure(kind="None", message=""), environment=environment(1))
-    again = _task_again(store, failed(cell, end))
+    again = task_again(store, failed(cell, end))
     assert again.sha256() == cell.task.sha256
     assert again.main_metric == "macro_f1"

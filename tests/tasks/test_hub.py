@@ -27,7 +27,7 @@ import pytest
 import peftlab.network as probe
 from peftlab import tasks
 from peftlab.api.compare import data_of
-from peftlab.api.export import _task_again
+from peftlab.api.again import task_again
 from peftlab.bench.grid import resolve, task_part
 from peftlab.bench.outcome import Failed, failed
 from peftlab.bench.run import write_suite
@@ -647,7 +647,7 @@ def test_a_comparison_remembers_the_name_of_a_data_set_as_it_was_given(
     store.prepare()
     write_suite(store, grid)
     end = Failed(failure=Failure(kind="None", message=""), environment=environment(1))
-    assert _task_again(store, failed(cell, end)).sha256() == tiny_task.sha256()
+    assert task_again(store, failed(cell, end)).sha256() == tiny_task.sha256()
     assert asked == ["hub:a/b/c@v1"] * 2
 
 
