@@ -26,8 +26,8 @@ import pytest
 
 import peftlab.network as probe
 from peftlab import tasks
-from peftlab.api.compare import data_of
 from peftlab.api.again import task_again
+from peftlab.api.compare import data_of
 from peftlab.bench.grid import resolve, task_part
 from peftlab.bench.outcome import Failed, failed
 from peftlab.bench.run import write_suite
