@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from peftlab.engine import fast
 from peftlab.methods import METHODS, Method, inject, injected, make
 from peftlab.models import load_model, load_tokenizer
 from peftlab.tasks import Task
@@ -46,8 +48,13 @@ def run(tiny_model: Path, tiny_task: Task) -> Callable[..., tuple[Fitted, PreTra
         inject(model, name)
         loop = Loop(model, injected(model), train, asked)
         go.answered = []  # (n_dev, num_labels) an epoch
+        go.frozen = []  # objects that Python's collector leaves alone, a step
         fitted = fit(
-            loop, dev, lambda *_: None, lambda _, out: go.answered.append(out), MemoryMeter()
+            loop,
+            dev,
+            lambda *_: go.frozen.append(gc.get_freeze_count()),
+            lambda _, out: go.answered.append(out),
+            MemoryMeter(),
         )
         return fitted, model
 
@@ -66,6 +73,16 @@ def test_the_same_run_twice_gives_the_same_bits(run: Callable[..., Any]) -> None
     assert torch.equal(answered[-1], run.answered[-1])
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, again.get_parameter(name)), name
+
+
+def test_a_training_is_spared_the_search_for_garbage_and_a_pass_does_not_search(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, model = run()
+    assert min(run.frozen) > 10_000 and gc.get_freeze_count() == 0
+    monkeypatch.setattr(gc, "collect", lambda *_: pytest.fail("it takes longer than a pass"))
+    with fast(model):
+        pass
 
 
 def test_another_seed_gives_another_run(run: Callable[..., Any]) -> None:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from peftlab.engine import sentences
 from peftlab.engine.attention import Bits, FastDropout, NoBits, lets_choose, plain_attention
 from peftlab.engine.frozen import FrozenLinear, Joined, onednn_multiplies
-from peftlab.engine.heap import give_back, kept_heap, unsearched
+from peftlab.engine.heap import give_back, kept_heap
 from peftlab.engine.mpnet import is_mpnet, replace_attention
 from peftlab.engine.packing import Laid, cut_to_position, ends_at_first, pack_batches
 from peftlab.layers import native, rows
@@ -104,7 +104,6 @@ def _for_cpu(model: Any, laid: Laid, undo: ExitStack, real: bool) -> None:
         _replace_dropout(model, bits, undo)
     if real:
         undo.enter_context(kept_heap())
-        undo.enter_context(unsearched())
     _join(model, undo)
     if real:
         give_back()  # the weights that are parts of joined ones now

@@ -7,8 +7,9 @@ everything that is free is, loading's leftovers among it.
 
 Where there is no glibc (macOS, Windows, musl) this does nothing.
 
-Python's collector is told to leave alone what is there before the first step, all objects of the
-libraries: searching them again and again takes 3 % of a small model's time (LOG.md).
+Python's collector is told to leave alone what is there before a training's first step, all objects
+of the libraries: searching them again and again takes 3 % of a small model's time (LOG.md). To
+search them once before takes .15 s and more, so nothing shorter than a training asks for it.
 """
 
 from __future__ import annotations

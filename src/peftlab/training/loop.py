@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from peftlab.engine import fast, own_tensors
+from peftlab.engine.heap import unsearched
 from peftlab.layers import PreTrainedModel
 from peftlab.training.batches import Batch, Encoded, cut, draw, spread, stratified
 from peftlab.training.guard import Watch, check_groups, check_loss, check_outputs
@@ -240,7 +241,7 @@ def fit(
     if loop.watch.exempt:
         fitted.notes.append(f"{loop.total} updates: too few to check that all is trained")
     settings = loop.plan.settings
-    with fast(loop.model, settings.fast):
+    with unsearched(), fast(loop.model, settings.fast):
         loop.try_widest()
         for epoch in range(1, settings.epochs + 1):
             for row in loop.epoch(epoch - 1):
