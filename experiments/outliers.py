@@ -1,0 +1,66 @@
+"""What eight bits cost each layer: `python experiments/outliers.py MODEL [TASK] [GLUE]`.
+
+Of every linear layer of the backbone, on the first dev texts of a task: the relative error of its
+output in eight bits, rows and weights alike rounded, against fp32; and how far the largest column
+of its input stands out. The layers that lose most come first.
+
+    error    ‖y₈ - y‖ / ‖y‖, of the outputs without their biases
+    column   the largest root mean square of a column of x over the median one: an outlier takes a
+             row's 127 steps for itself
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+import peftlab
+from peftlab.layers import Int8Linear
+from peftlab.models import linear_names
+from peftlab.tasks import load
+from peftlab.training import encode
+
+TEXTS = 64
+
+
+class Lost(NamedTuple):
+    """Of one layer."""
+
+    error: float
+    column: float
+    name: str
+
+
+@torch.no_grad()
+def lost(layer: nn.Linear, x: Tensor, name: str) -> Lost:
+    """What `layer` loses on its input x (*batch, in)."""
+    rows = x.reshape(-1, x.shape[-1])
+    exact = rows @ layer.weight.T
+    rounded = Int8Linear(layer.weight, None, torch.float32, nn.Linear).product(rows)
+    columns = rows.square().mean(0).sqrt()
+    error = (rounded - exact).norm() / exact.norm()
+    return Lost(float(error), float(columns.max() / columns.median()), name)
+
+
+@torch.no_grad()
+def main(model: str, task: str = "acceptability", data_dir: str | None = None) -> None:
+    net, tokenizer = peftlab.load_model(model, 2, precision="fp32", seed=0)
+    texts = load(task, Path(data_dir) if data_dir else None).dev.texts[:TEXTS]
+    encoded = encode(tokenizer, texts, [0] * len(texts), 128)
+    found: list[Lost] = []
+    for name in linear_names(net):
+        net.get_submodule(name).register_forward_hook(
+            lambda layer, inputs, _, name=name: found.append(lost(layer, inputs[0], name))
+        )
+    net.eval()(**encoded.batch(range(len(texts))).inputs)
+    print(f"{model}, {len(texts)} texts of {task}: {len(found)} layers")
+    for one in sorted(found, reverse=True):
+        print(f"{one.error:.4f}  {one.column:7.1f}  {one.name}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
