@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 from defaults import Score, choose, of_model, read, standard_error
+from paired import paired
+from scipy.stats import ttest_rel
 
 from peftlab.methods import METHODS
 from peftlab.records.record import Record
@@ -28,6 +30,22 @@ def test_the_lowest_rate_within_a_standard_error_of_the_best_is_chosen() -> None
     scores = {rate: {("model", "task"): Score(accuracy, 100)} for rate, accuracy in rates.items()}
     assert standard_error(scores[1e-2]) == pytest.approx(0.03, abs=0.002)
     assert choose(scores) == 1e-3
+
+
+def test_differences_are_paired_by_seed() -> None:
+    first, second = RESULTS / "batches" / "random", RESULTS / "batches" / "grouped"
+    rows = paired(first, second)
+    (row,) = [row for row in rows if (row.task, row.method) == ("stsb", "lora")]
+    low, high = ttest_rel(pearsons(second), pearsons(first)).confidence_interval(0.95)
+    assert row.n_seeds == 5 and (row.low, row.high) == pytest.approx((low, high))
+    assert paired(second, first)[0].mean == pytest.approx(-rows[0].mean)
+
+
+def pearsons(folder: Path) -> list[float]:
+    """Of LoRA on STS-B, by seed."""
+    files = folder.glob("records/minilm-stsb-lora*.json")
+    records = [Record.model_validate_json(file.read_text(encoding="utf-8")) for file in files]
+    return [record.score["pearson"] for record in sorted(records, key=lambda one: one.seed)]
 
 
 def test_more_examples_tell_more_apart() -> None:

@@ -1,0 +1,59 @@
+"""Two folders of the same cells under two conditions: what the second costs or gains.
+
+For each task and method the difference second - first of the main metric after the last epoch,
+paired by seed, with Student's 95 % interval of its mean; and the ratio of their training times.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+from scipy.stats import ttest_1samp
+
+from peftlab.records.record import Record
+
+Key = tuple[str, str, int]
+
+
+class Paired(NamedTuple):
+    """Of one task and method, over the seeds that both folders have."""
+
+    task: str
+    method: str
+    n_seeds: int
+    mean: float
+    low: float
+    high: float
+    time: float  # of the second over the first
+
+    def __str__(self) -> str:
+        return (
+            f"{self.task:14} {self.method:6} {self.n_seeds} seeds  {self.mean:+.4f}  "
+            f"[{self.low:+.4f}, {self.high:+.4f}]  time {self.time:.2f}"
+        )
+
+
+def paired(first: Path, second: Path) -> list[Paired]:
+    """Every task and method with two seeds or more in both; one difference has no interval."""
+    before, after = _read(first), _read(second)
+    cells: dict[tuple[str, str], list[tuple[Record, Record]]] = defaultdict(list)
+    for key in sorted(before.keys() & after.keys()):
+        cells[key[:2]].append((before[key], after[key]))
+    return [_paired(of_row) for of_row in cells.values() if len(of_row) > 1]
+
+
+def _read(folder: Path) -> dict[Key, Record]:
+    records = [Record.model_validate_json(p.read_text()) for p in folder.glob("records/*.json")]
+    return {(r.task.name, r.method.name, r.seed): r for r in records if r.status == "done"}
+
+
+def _paired(cells: list[tuple[Record, Record]]) -> Paired:
+    one = cells[0][0]
+    metric = one.task.main_metric
+    differences = [after.score[metric] - before.score[metric] for before, after in cells]
+    low, high = ttest_1samp(differences, 0.0).confidence_interval(0.95)
+    mean = sum(differences) / len(differences)
+    time = sum(after.train_s for _, after in cells) / sum(before.train_s for before, _ in cells)
+    return Paired(one.task.name, one.method.name, len(cells), mean, float(low), float(high), time)
