@@ -20,7 +20,7 @@ demo: $(VENV)/.demo  ## install, then compare thirteen methods on a synthetic ta
 	@$(BIN)/peftlab compare
 
 test: $(VENV)/.dev  ## install, then run the tests (under 5 minutes)
-	@$(BIN)/pytest --numprocesses auto --maxprocesses 4 -m "not shown" $(TESTS)
+	@$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadscope -m "not shown" $(TESTS)
 
 shown: $(VENV)/.dev  ## run what README, docs and examples show (a minute)
 	@$(BIN)/pytest --numprocesses auto --maxprocesses 4 -m shown tests/cli tests/examples
