@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -66,23 +68,6 @@ def test_another_input_or_order_is_computed_anew() -> None:
     assert torch.equal(query(x), first[0])
 
 
-def test_an_adapters_update_is_in_what_it_asks_for_and_nowhere_else() -> None:
-    query, key = layers(8, 8)
-    adapter = LoRALinear(query, rank=2, scaling=2.0)
-    nn.init.normal_(adapter.lora_B)
-    x = torch.randn(4, 24).to(BF16)
-    wanted = [adapter(x), query(x), key(x)]
-    joined = Joined([query, key], adapters=[adapter, None])
-    joined.share()
-    adapter.base = FrozenLinear(query, joined, 0)
-    other_key = FrozenLinear(key, joined, 1)
-    assert other_key.updated(x) is None
-    got = [adapter(x), adapter.base(x), other_key(x)]
-    assert not torch.equal(wanted[0], wanted[1])
-    for one, other in zip(got, wanted, strict=True):
-        torch.testing.assert_close(one, other, rtol=2**-7, atol=2**-6)
-
-
 def test_a_layer_without_a_bias_beside_one_that_has_one() -> None:
     plain = [*layers(8), *layers(8, bias=False)]
     x = torch.randn(4, 24).to(BF16)
@@ -136,8 +121,11 @@ def test_layers_in_eight_bits_are_one_and_give_the_very_same_outputs() -> None:
         assert torch.equal(layer.product(x), product)
 
 
-def test_an_update_beside_layers_in_eight_bits() -> None:
-    query, key = in_eight_bits(8, 8)
+@pytest.mark.parametrize("made", [layers, in_eight_bits])
+def test_an_adapters_update_is_in_what_it_asks_for_and_nowhere_else(
+    made: Callable[..., list[nn.Module]],
+) -> None:
+    query, key = made(8, 8)
     adapter = LoRALinear(query, rank=2, scaling=2.0)
     nn.init.normal_(adapter.lora_B)
     x = torch.randn(4, 24).to(BF16)
@@ -145,7 +133,9 @@ def test_an_update_beside_layers_in_eight_bits() -> None:
     joined = Joined([query, key], adapters=[adapter, None])
     joined.share()
     adapter.base = FrozenLinear(query, joined, 0)
-    got = [adapter(x), adapter.base(x), FrozenLinear(key, joined, 1)(x)]
+    other_key = FrozenLinear(key, joined, 1)
+    assert other_key.updated(x) is None
+    got = [adapter(x), adapter.base(x), other_key(x)]
     assert not torch.equal(wanted[0], wanted[1])
     for one, other in zip(got, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=2**-7, atol=2**-6)
