@@ -17,7 +17,8 @@ from torch import Tensor
 from peftlab.engine import kernels, sentences
 from peftlab.engine.attention import Bits
 from peftlab.engine.packing import Packing, packing
-from peftlab.engine.sentences import Counter, How, mask, philox
+from peftlab.engine.philox import Counter, mask, philox
+from peftlab.engine.sentences import How
 from peftlab.layers import native
 
 LENGTHS = [3, 17, 1, 40, 16]
@@ -58,7 +59,8 @@ def expected(qkv: list[Tensor], positions: Tensor | None, how: How) -> Tensor:
     found = qkv[0].new_zeros(1, qkv[0].shape[2], *qkv[0].shape[1::2])
     bounds = how.packing.bounds.tolist()
     size = (how.packing.size, how.heads, how.packing.length)
-    drop = mask(size, how.p, how.counter).double() if how.p else torch.ones(*size, size[-1])
+    places = (size[0] * size[1], size[2], size[2])
+    drop = mask(places, how.p, how.counter).double().view(*size, -1)
     for index, (start, end) in enumerate(itertools.pairwise(bounds)):
         q, k, v = (x[0, :, start:end] for x in qkv)
         scores = q @ k.transpose(1, 2) * how.scaling
@@ -237,7 +239,8 @@ def test_a_build_that_fails_is_a_warning_and_not_tried_in_every_process(
         native.is_built.cache_clear()
     assert len(tried) == 1
     told = "not built: Ninja is required (tried again in an hour)"
-    assert kernels() == {"sentences.cpp": told, "rows.cpp": "built when first needed"}
+    later = "built when first needed"
+    assert kernels() == {"sentences.cpp": told, "residual.cpp": later, "rows.cpp": later}
     (failed,) = tmp_path.rglob("failed.txt")
     os.utime(failed, (0, 0))
     with pytest.warns(UserWarning, match="Ninja is required"):
@@ -296,3 +299,12 @@ def test_it_is_built_once_with_a_word_and_again_if_the_library_is_spoilt(
     unbuilt.setattr(torch.ops, "load_library", spoilt)
     assert native.is_built(sentences.SOURCE, *sentences.FLAGS)
     assert len(built) == 2 and loaded == [library] * 3
+
+
+def test_another_header_is_another_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Else a kernel that was built before goes on as it was."""
+    changed = tmp_path / native.HEADER.name
+    changed.write_text(native.HEADER.read_text() + "// changed")
+    before = native._library(sentences.SOURCE, sentences.FLAGS)
+    monkeypatch.setattr(native, "HEADER", changed)
+    assert native._library(sentences.SOURCE, sentences.FLAGS) != before

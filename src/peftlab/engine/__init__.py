@@ -4,6 +4,8 @@
     packing.py    the tokens of a batch end to end, without padding; the last block only for the
                   token that the classifier reads
     sentences.py  attention of such a batch, in C++
+    residual.py   dropout, residual sum and LayerNorm as one pass, in C++
+    philox.py     random bits that both draw again instead of keeping them
     mpnet.py      the same for a model that has an attention of its own
     attention.py  else plain products instead of a CPU's flash kernel; dropout from 16 random bits
     heap.py       memory that a step frees is the next one's, not the kernel's
@@ -22,7 +24,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from peftlab.engine import sentences
+from peftlab.engine import residual, sentences
 from peftlab.engine.attention import Bits, FastDropout, NoBits, lets_choose, plain_attention
 from peftlab.engine.frozen import FrozenLinear, Joined, onednn_multiplies
 from peftlab.engine.heap import give_back, kept_heap
@@ -87,8 +89,8 @@ def packs(model: Any) -> bool:
 
 def kernels() -> dict[str, str]:
     """What has become of the kernels in C++, in words, by the names of their files."""
-    files = ((sentences.SOURCE, sentences.FLAGS), (rows.SOURCE, rows.FLAGS))
-    return {source.name: native.standing(source, *flags) for source, flags in files}
+    parts = (sentences, residual, rows)
+    return {part.SOURCE.name: native.standing(part.SOURCE, *part.FLAGS) for part in parts}
 
 
 def _for_cpu(model: Any, laid: Laid, undo: ExitStack, real: bool) -> None:
@@ -102,6 +104,8 @@ def _for_cpu(model: Any, laid: Laid, undo: ExitStack, real: bool) -> None:
                 replace_attention(model, bits, laid, undo)
         undo.enter_context(plain_attention(model, bits, laid))
         _replace_dropout(model, bits, undo)
+        if residual.is_built():
+            residual.join_residuals(model, bits, undo)
     if real:
         undo.enter_context(kept_heap())
     _join(model, undo)

@@ -29,7 +29,8 @@ from torch import Tensor, nn
 
 from peftlab.engine import sentences
 from peftlab.engine.packing import ASKED, Laid
-from peftlab.engine.sentences import Counter, How
+from peftlab.engine.philox import Counter
+from peftlab.engine.sentences import How
 from peftlab.models import quiet
 
 NAME = "peftlab"
@@ -54,7 +55,7 @@ class Bits:
             self.calls = itertools.count()
 
     def counter(self) -> Counter:
-        """Where the bits of the next call of sentences.cpp begin."""
+        """Where the bits of the next call of a kernel begin."""
         self._follow()
         return Counter(torch.initial_seed() % 2**63, next(self.calls))
 

@@ -7,14 +7,15 @@ Positions relative to each other are a bias that all blocks share, made once a b
 
 from __future__ import annotations
 
-import functools
 from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor, nn
 
+from peftlab.engine import residual
 from peftlab.engine.attention import BITS, LAID, Bits, attend_packed
 from peftlab.engine.packing import Laid
+from peftlab.engine.stand_in import stand_in
 
 
 def is_mpnet(model: Any) -> bool:
@@ -25,20 +26,15 @@ def is_mpnet(model: Any) -> bool:
 def replace_attention(model: Any, bits: Bits, laid: Laid, undo: ExitStack) -> None:
     """Let `model` attend by plain products, its batches packed; its dropout draws from `bits`."""
     encoder = model.base_model.encoder
-    _stand_in(encoder, "compute_position_bias", _bias, undo, laid)
+    stand_in(encoder, "compute_position_bias", _bias, undo, laid)
     for block in encoder.layer:
         attention = block.attention.attn
         for name, value in ((BITS, bits), (LAID, laid)):
             setattr(attention, name, value)
             undo.callback(delattr, attention, name)
-        _stand_in(attention, "forward", _forward, undo)
-
-
-def _stand_in(module: nn.Module, name: str, ours: Any, undo: ExitStack, *known: Any) -> None:
-    """Let `module.name(...)` be `ours(module, theirs, *known, ...)`."""
-    own = vars(module).get(name)  # what somebody else has put there
-    setattr(module, name, functools.partial(ours, module, getattr(module, name), *known))
-    undo.callback(*((delattr, module, name) if own is None else (setattr, module, name, own)))
+        stand_in(attention, "forward", _forward, undo)
+        if residual.is_built():
+            stand_in(block.attention, "forward", _half, undo, bits)
 
 
 def _bias(encoder: nn.Module, theirs: Any, laid: Laid, x: Tensor, *args: Any) -> Tensor:
@@ -70,3 +66,11 @@ def _forward(
     dropout = attention.dropout.p if attention.training else 0.0
     y = attend_packed(attention, q, k, v, position_bias, dropout, width**-0.5)
     return (attention.o(y.reshape(hidden_states.shape)),)
+
+
+def _half(
+    half: Any, theirs: Any, bits: Bits, hidden_states: Tensor, *args: Any, **kwargs: Any
+) -> tuple[Any, ...]:
+    """Attention and what ends this half of a block."""
+    x, *others = half.attn(hidden_states, *args, **kwargs)
+    return residual.end(half, x, hidden_states, bits), *others

@@ -5,14 +5,12 @@
 //   attention            Y, and log Σ exp S of each row, which is all that is kept of S
 //   attention_gradient   those of Q, K, V, and of positions if asked; S, P and M are computed again
 //
-// M drops with probability p and scales the rest by 1 / (1 - p). Its bits come from a counter
-// (Philox 4x32-10, Salmon et al. 2011) under the step's key, so none is stored:
-//
-//   lane i mod 8, of 16 bits, of Philox(j, i div 8, sentence · heads + head, call)     of row i, column j
+// M drops with probability p and scales the rest by 1 / (1 - p); its bits are those of row i and column j
+// at place sentence · heads + head (vectors.h).
 //
 // All is computed in fp32, whatever the precision of what comes and goes. M's readable form is in
-// sentences.py; all else is held to the formula in float64 by tests. Vectors are the compiler's own (16 numbers, in
-// whatever registers there are); a product's tile stays in registers while it is summed.
+// philox.py; all else is held to the formula in float64 by tests. A product's tile stays in registers
+// while it is summed.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -22,33 +20,16 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <optional>
 #include <stdexcept>
 #include <tuple>
 #include <vector>
 
+#include "../layers/vectors.h"
+
 namespace {
 
-constexpr int64_t LANES = 16;
-typedef float Vector __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int32_t Whole __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint32_t Bits __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint64_t Wide __attribute__((vector_size(128), aligned(8), may_alias));
-
 int64_t padded(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
-
-template <typename V, typename T>
-V load(const T* from) {
-  V found;
-  std::memcpy(&found, from, sizeof(V));
-  return found;
-}
-
-template <typename V, typename T>
-void store(V what, T* to) {
-  std::memcpy(to, &what, sizeof(V));
-}
 
 // -- products: C (rows, columns) = A (rows, inner) B (inner, columns) -------------------------------
 
@@ -90,90 +71,40 @@ void product(int64_t rows, int64_t inner, int64_t columns, Left a, const float* 
   if (j < columns) strip<1>(rows, inner, a, b + j, columns, c + j, columns);
 }
 
-// -- exp, and the bits of dropout -------------------------------------------------------------------
-
-template <typename To, typename From>
-To bits_as(From from) {
-  To to;
-  std::memcpy(&to, &from, sizeof(to));
-  return to;
-}
+// -- exp, and the mask of dropout -------------------------------------------------------------------
 
 // Of numbers <= 0, to 2 ulp: 2ⁿ · exp(f) with |f| <= log 2 / 2, by its series to the sixth power.
-float exp_of(float x) {
+Vector exp_of(Vector x) {
   constexpr float LEAST = -87.0f, WHOLE = 12582912.0f;  // 1.5 · 2²³: its low bits are what was added
-  x = x < LEAST ? LEAST : x;
-  const float shifted = x * 1.44269504f + WHOLE;
-  const float n = shifted - WHOLE;
-  const float f = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  float sum = f * (1.0f / 720) + 1.0f / 120;
+  x = x < LEAST ? Vector{} + LEAST : x;
+  const Vector shifted = x * 1.44269504f + WHOLE;
+  const Vector n = shifted - WHOLE;
+  const Vector f = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  Vector sum = f * (1.0f / 720) + 1.0f / 120;
   sum = sum * f + 1.0f / 24;
   sum = sum * f + 1.0f / 6;
   sum = sum * f + 0.5f;
   sum = sum * f + 1.0f;
   sum = sum * f + 1.0f;
-  return sum * bits_as<float>((bits_as<uint32_t>(shifted) << 23) + (127u << 23));
-}
-
-struct Dropout {
-  uint32_t keep_from;  // a lane that is as large is kept; 0: nothing is dropped
-  float scale;
-  uint32_t key[2];
-  uint32_t call;
-};
-
-struct Random {
-  Bits words[4];
-};
-
-// Sixteen columns at once, from `column` on.
-Random philox(uint32_t column, uint32_t rows, uint32_t head, const Dropout& drop) {
-  Bits x[4] = {};
-  for (uint32_t lane = 0; lane < LANES; ++lane) x[0][lane] = column + lane;
-  x[1] += rows;
-  x[2] += head;
-  x[3] += drop.call;
-  uint32_t key[2] = {drop.key[0], drop.key[1]};
-  for (int round = 0; round < 10; ++round) {
-    const Wide one = __builtin_convertvector(x[0], Wide) * uint64_t(0xD2511F53u);
-    const Wide two = __builtin_convertvector(x[2], Wide) * uint64_t(0xCD9E8D57u);
-    const Bits high_one = __builtin_convertvector(one >> 32, Bits);
-    const Bits high_two = __builtin_convertvector(two >> 32, Bits);
-    x[0] = high_two ^ x[1] ^ key[0];
-    x[1] = __builtin_convertvector(two, Bits);
-    x[2] = high_one ^ x[3] ^ key[1];
-    x[3] = __builtin_convertvector(one, Bits);
-    key[0] += 0x9E3779B9u;
-    key[1] += 0xBB67AE85u;
-  }
-  return {{x[0], x[1], x[2], x[3]}};
+  return sum * bits_as<Vector>((bits_as<Bits>(shifted) << 23) + (127u << 23));
 }
 
 // (rows, columns) of M.
 void mask(int64_t rows, int64_t columns, uint32_t head, const Dropout& drop, float* to) {
-  const Vector kept = Vector{} + drop.scale;
-  for (int64_t i = 0; i < rows; i += 8) {
+  for (int64_t i = 0; i < rows; i += 2 * ROWS_AT_ONCE) {
+    const uint32_t block = uint32_t(i / ROWS_AT_ONCE);
     for (int64_t j = 0; j < columns; j += LANES) {
-      const Random random = philox(uint32_t(j), uint32_t(i / 8), head, drop);
-      for (int64_t lane = 0; lane < std::min<int64_t>(8, rows - i); ++lane) {
-        const Bits bits = (random.words[lane / 2] >> (lane % 2 * 16)) & 0xffffu;
-        store(bits >= drop.keep_from ? kept : Vector{}, to + (i + lane) * columns + j);
+      Random random[2];
+      philox({{uint32_t(j), block, head}, {uint32_t(j), block + 1, head}}, drop, random);
+      for (int64_t row = 0; row < std::min(2 * ROWS_AT_ONCE, rows - i); ++row) {
+        const Vector by = kept(random[row / ROWS_AT_ONCE], row % ROWS_AT_ONCE, drop);
+        store(by, to + (i + row) * columns + j);
       }
     }
   }
 }
 
 // -- one head of one sentence -----------------------------------------------------------------------
-
-float wide(float value) { return value; }
-float wide(at::BFloat16 value) { return bits_as<float>(uint32_t(value.x) << 16); }
-
-void narrow(float value, float* to) { *to = value; }
-void narrow(float value, at::BFloat16* to) {  // to the nearest, ties to even
-  const uint32_t bits = bits_as<uint32_t>(value);
-  const uint32_t nearest = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  to->x = uint16_t(value != value ? 0x7fc0 : nearest);
-}
 
 // The rows of a tensor (tokens, width), of which a head has `width` columns.
 template <typename T>
@@ -207,29 +138,8 @@ void write(const float* from, int64_t row, int64_t n, int64_t width, float scali
   }
 }
 
-#if defined(__clang__) || __GNUC__ >= 12
-#define SHUFFLED(x, ...) __builtin_shufflevector(x, x, __VA_ARGS__)
-#else
-#define SHUFFLED(x, ...) __builtin_shuffle(x, Whole{__VA_ARGS__})
-#endif
-
-// The sum, or the largest, of a vector's numbers.
-template <typename Join>
-float joined(Vector x, Join join) {
-  x = join(x, SHUFFLED(x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
-  x = join(x, SHUFFLED(x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
-  x = join(x, SHUFFLED(x, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
-  x = join(x, SHUFFLED(x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
-  return x[0];
-}
-
-Vector sum_of(Vector one, Vector other) { return one + other; }
-Vector larger_of(Vector one, Vector other) { return one > other ? one : other; }
-
 void exp_all(float* at, float shift, int64_t row) {
-  for (int64_t j = 0; j < row; j += LANES) {
-    for (int64_t lane = 0; lane < LANES; ++lane) at[j + lane] = exp_of(at[j + lane] - shift);
-  }
+  for (int64_t j = 0; j < row; j += LANES) store(exp_of(load<Vector>(at + j) - shift), at + j);
 }
 
 // A row of S, in which keys that are none have -inf, to P, in place; gives log Σ exp S.
@@ -303,11 +213,6 @@ void each_head(const at::Tensor& bounds, int64_t heads, int64_t matrices, int64_
 
 // -- the operations ---------------------------------------------------------------------------------
 
-Dropout dropout(double p, int64_t key, int64_t call) {
-  const uint64_t bits = uint64_t(key);
-  return {uint32_t(std::lround(p * 65536)), float(1 / (1 - p)), {uint32_t(bits), uint32_t(bits >> 32)}, uint32_t(call)};
-}
-
 // Where sentences lie among so many rows: none is empty, and none goes beyond.
 void check(const at::Tensor& bounds, int64_t rows) {
   TORCH_CHECK(bounds.is_contiguous() && bounds.size(0) > 1);
@@ -351,9 +256,9 @@ void forward(Rows<const T> q, Rows<const T> k, Rows<const T> v, const at::Tensor
     float* log_sum = log_sums.from(head, start).at;
     for (int64_t i = 0; i < rows; ++i) log_sum[i] = softmax(shares + i * row, row);
     if (drop.keep_from) {
-      float* kept = room.take(rows * row);
-      mask(rows, row, index, drop, kept);
-      for (int64_t j = 0; j < rows * row; ++j) shares[j] *= kept[j];
+      float* by = room.take(rows * row);
+      mask(rows, row, index, drop, by);
+      for (int64_t j = 0; j < rows * row; ++j) shares[j] *= by[j];
     }
     float* found = room.take(rows * wide_row);
     product(rows, n, wide_row, {shares, row, 1}, values, found);

@@ -4,14 +4,8 @@
 
 Plain products (attention.py) do the same in a padded batch and hold P and M until the backward
 pass; without a compiler batches are padded. Here no place is padding, and all that is kept is
-log Σ exp S of each row: the rest is computed again (Dao et al. 2022). So M's bits are those of a
-counter, Philox 4x32-10 (Salmon et al. 2011). Of row i and column j:
-
-    lane  =  the one i mod 8, of 16 bits, of philox(j, i div 8, sentence · heads + head, call)
-    keep  ⇔  lane ≥ p·2¹⁶
-
-The key is torch's own seed, which the loop sets before each step, and `call` counts since then: a
-step's masks depend on (seed, step) alone. `mask` is the readable form.
+log Σ exp S of each row: the rest is computed again (Dao et al. 2022), M from a counter (philox.py),
+at the place sentence · heads + head.
 """
 
 from __future__ import annotations
@@ -20,25 +14,16 @@ import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from peftlab.engine.packing import Packing
+from peftlab.engine.philox import Counter
 from peftlab.layers import native
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 FLAGS = ("-ffp-contract=fast",)
-MULTIPLIERS, WEYL = (0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85)  # Philox 4x32's
-ROUNDS = 10
 DTYPES = {torch.float32, torch.bfloat16}  # that sentences.cpp takes
-
-
-class Counter(NamedTuple):
-    """Where a call's random bits begin: no other call under the key has this number."""
-
-    key: int
-    call: int
 
 
 class How(NamedTuple):
@@ -127,37 +112,3 @@ def _gradient_shapes(g: Tensor, q: Tensor, *others: Any) -> Any:
     positions, of_positions = others[3], others[5]
     found = q.new_empty(len(q), 3 * q.shape[1])
     return found, torch.empty_like(positions) if of_positions else q.new_empty(0)
-
-
-def mask(sizes: tuple[int, int, int], p: float, counter: Counter) -> Tensor:
-    """M for so many (sentences, heads, tokens): 0 with probability `p`, else 1/(1 - p)."""
-    n_sentences, heads, length = sizes
-    of_head, row, column = np.meshgrid(
-        np.arange(n_sentences * heads), np.arange(length), np.arange(length), indexing="ij"
-    )
-    counters = [column, row // 8, of_head, np.full_like(row, counter.call)]
-    words = philox(np.stack(counters).astype(np.uint64), counter.key)
-    word = np.take_along_axis(words, (row % 8 // 2)[None], axis=0)[0]
-    lane = (word >> (row % 2 * 16).astype(np.uint64)) & 0xFFFF
-    kept = (lane >= round(p * 2**16)) / (1 - p)
-    return torch.from_numpy(kept).float().view(n_sentences, heads, length, length)
-
-
-def philox(counters: np.ndarray[Any, Any], key: int) -> np.ndarray[Any, Any]:
-    """Four words of 32 bits from four, (4, ...) each, in uint64; the key has 64 bits.
-
-    >>> [hex(word) for word in philox(np.zeros(4, np.uint64), 0)]  # Random123's known answer
-    ['0x6627e8d5', '0xe169c58d', '0xbc57ac4c', '0x9b00dbd8']
-    """
-    x, low = list(counters), np.uint64(0xFFFFFFFF)
-    keys = [key & 0xFFFFFFFF, key >> 32 & 0xFFFFFFFF]
-    for _ in range(ROUNDS):
-        one, two = (x[2 * i] * np.uint64(MULTIPLIERS[i]) for i in range(2))
-        x = [
-            (two >> np.uint64(32)) ^ x[1] ^ np.uint64(keys[0]),
-            two & low,
-            (one >> np.uint64(32)) ^ x[3] ^ np.uint64(keys[1]),
-            one & low,
-        ]
-        keys = [(k + weyl) & 0xFFFFFFFF for k, weyl in zip(keys, WEYL, strict=True)]
-    return np.stack(x)

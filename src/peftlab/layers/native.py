@@ -2,6 +2,7 @@
 
     layers/rows.cpp        rows around a product in eight bits; without, torch's own (rows.py)
     engine/sentences.cpp   attention of a packed batch; without, batches stay padded
+    engine/residual.cpp    what ends each half of a block; without, three passes of torch's own
 
 torch's own extension loader builds one (7 s on an EPYC), and torch's dispatcher has its operations
 as `torch.ops.peftlab` from then on. It is kept in the user's cache, by its text, torch's version
@@ -32,6 +33,7 @@ from peftlab.cache import cache_folder
 
 BUILD_S = 60  # it takes 7; longer than this nobody waits
 FAILED_S = 3600  # for which a failed build is not tried again: each cell is a process of its own
+HEADER = Path(__file__).with_name("vectors.h")
 FAILED = "failed.txt"  # beside where the library would be
 FLAGS = ["-std=c++20", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp"]
 BUILD = """
@@ -111,7 +113,8 @@ def compiler() -> str | None:
 
 def _library(source: Path, flags: tuple[str, ...]) -> Path:
     """Named by all that it depends on: its text, torch, Python and the processor."""
-    known = [source.read_text(encoding="utf-8"), torch.__version__, sys.version, *FLAGS, *flags]
+    texts = [path.read_text(encoding="utf-8") for path in (source, HEADER)]
+    known = [*texts, torch.__version__, sys.version, *FLAGS, *flags]
     known += [torch.backends.cpu.get_cpu_capability(), _processor()]
     digest = hashlib.sha256(repr(known).encode()).hexdigest()[:16]
     return cache_folder() / f"{source.stem}-{digest}" / f"{source.stem}.so"

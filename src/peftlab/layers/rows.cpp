@@ -13,10 +13,11 @@
 #include <torch/library.h>
 
 #include <algorithm>
-#include <cstring>
 #include <optional>
 #include <tuple>
 #include <vector>
+
+#include "vectors.h"
 
 namespace {
 
@@ -25,25 +26,6 @@ constexpr float LARGEST = 127;
 constexpr float SMALLEST = 1e-30f;     // a row of zeros is not divided by zero
 constexpr float WHOLE = 12582912.0f;   // 1.5 * 2^23: added to a small float, its low bits are that
                                        // float's nearest whole number, ties to even
-
-template <typename To, typename From>
-To bits_as(From from) {
-  To to;
-  std::memcpy(&to, &from, sizeof(to));
-  return to;
-}
-
-float wide(float value) { return value; }
-float wide(at::BFloat16 value) { return bits_as<float>(uint32_t(value.x) << 16); }
-
-// to the nearest bf16 number, ties to even; no NaN comes here
-uint32_t rounded(float value) {
-  const uint32_t bits = bits_as<uint32_t>(value);
-  return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-}
-
-void narrow(float value, float* to) { *to = value; }
-void narrow(float value, at::BFloat16* to) { to->x = uint16_t(rounded(value)); }
 
 // One row. Its own function, all by value: a byte that is written may be anyone's, and a compiler
 // that can't rule that out makes no vectors.
