@@ -29,6 +29,7 @@ from peftlab.api.reproduce import Reproduction
 from peftlab.cli import app
 from peftlab.methods import METHODS
 from peftlab.records.record import Record
+from peftlab.records.store import Store
 from peftlab.records.verdicts import Comparison
 from peftlab.settings import Training
 
@@ -203,7 +204,7 @@ def protocol_tables() -> str:
 
 def _protocol(folder: Path) -> str:
     cells: dict[str, Cells] = defaultdict(lambda: defaultdict(list))
-    for record in read(folder):
+    for record in Store(folder).records():
         cells[record.method.name][record.task.name].append(record)
     of_lora = cells["lora"]
     n = {task: len(records) for task, records in of_lora.items()}
@@ -254,12 +255,6 @@ def _names(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names) or "none"
 
 
-def read(folder: Path) -> list[Record]:
-    """The records of a comparison's folder."""
-    files = sorted(folder.glob("records/*.json"))
-    return [Record.model_validate_json(file.read_text(encoding="utf-8")) for file in files]
-
-
 def measured(of_method: Cells, of_lora: Cells) -> Measured:
     """What a method's cells say beside lora's on the same tasks, of as many rates each."""
     scores: dict[float, dict[str, Score]] = defaultdict(dict)
@@ -298,7 +293,10 @@ def _peak(records: list[Record]) -> float:
 def seeds_table() -> str:
     """LoRA beside full fine-tuning, paired by seed: the records of experiments/batches.toml."""
     pairs: dict[str, list[tuple[Record, Record]]] = defaultdict(list)
-    of = {(r.task.name, r.seed, r.method.name): r for r in read(RESULTS / "batches" / "random")}
+    of = {
+        (r.task.name, r.seed, r.method.name): r
+        for r in Store(RESULTS / "batches" / "random").records()
+    }
     for task, seed in sorted({key[:2] for key in of}):
         pairs[task].append((of[task, seed, "full"], of[task, seed, "lora"]))
     head = ["task", "metric", "judged by", "full", "lora", "lora − full", "examples/s", "peak"]

@@ -8,6 +8,7 @@ larger than here. What each model alone would choose is printed beside it.
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 import sys
@@ -15,7 +16,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
-from peftlab.records.record import Record
+from peftlab.records.store import Store
 
 
 class Score(NamedTuple):
@@ -38,8 +39,8 @@ Scores = dict[float, dict[Place, Score]]  # by rate
 def read(results: Path) -> dict[str, Scores]:
     """By method, the score in each place at each rate; a cell that failed has none right."""
     found: dict[str, Scores] = defaultdict(lambda: defaultdict(dict))
-    for path in sorted(results.glob("*/records/*.json")):
-        record = Record.model_validate_json(path.read_text(encoding="utf-8"))
+    folders = sorted(path.parent for path in results.glob("*/records"))
+    for record in itertools.chain.from_iterable(Store(folder).records() for folder in folders):
         accuracy = record.score["accuracy"] if record.score else 0.0
         place = (record.model.name, record.task.name)
         score = Score(accuracy, record.task.n_dev)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from scipy.stats import ttest_1samp
 
 from peftlab.records.record import Record
+from peftlab.records.store import Store
 
 Key = tuple[str, str, int]
 
@@ -45,8 +46,8 @@ def paired(first: Path, second: Path) -> list[Paired]:
 
 
 def _read(folder: Path) -> dict[Key, Record]:
-    records = [Record.model_validate_json(p.read_text()) for p in folder.glob("records/*.json")]
-    return {(r.task.name, r.method.name, r.seed): r for r in records if r.status == "done"}
+    records = [record for record in Store(folder).records() if record.status == "done"]
+    return {(record.task.name, record.method.name, record.seed): record for record in records}
 
 
 def _paired(cells: list[tuple[Record, Record]]) -> Paired:

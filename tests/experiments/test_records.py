@@ -11,6 +11,7 @@ from scipy.stats import ttest_rel
 
 from peftlab.methods import METHODS
 from peftlab.records.record import Record
+from peftlab.records.store import Store, chosen
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -43,8 +44,7 @@ def test_differences_are_paired_by_seed() -> None:
 
 def pearsons(folder: Path) -> list[float]:
     """Of LoRA on STS-B, by seed."""
-    files = folder.glob("records/minilm-stsb-lora*.json")
-    records = [Record.model_validate_json(file.read_text(encoding="utf-8")) for file in files]
+    records = chosen(Store(folder).records(), ["stsb"], ["lora"])
     return [record.score["pearson"] for record in sorted(records, key=lambda one: one.seed)]
 
 

@@ -24,7 +24,7 @@ Text = str | None
 Device = Annotated[Text, Option(help="auto, cpu, cuda or mps.")]
 Fast = Annotated[
     bool | None,
-    Option("--fast/--no-fast", help="Fast kernels, or the plain path: the same but for rounding."),
+    Option("--fast/--no-fast", help=Training.model_fields["fast"].description),
 ]
 Quiet = Annotated[bool, Option("--quiet", help="No progress.")]
 Tasks = Annotated[Text, Option(help="Names with commas between, or all.")]
