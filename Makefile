@@ -11,7 +11,7 @@ PIP_FLAGS += --extra-index-url https://download.pytorch.org/whl/cpu
 endif
 BIN := $(VENV)/bin
 
-.PHONY: help demo test shown lint format types docs site bench clean
+.PHONY: help demo test shown narrow lint format types docs site bench clean
 
 help:  ## list the verbs
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -24,6 +24,9 @@ test: $(VENV)/.dev  ## install, then run the tests (under 5 minutes)
 
 shown: $(VENV)/.dev  ## run what README, docs and examples show (a minute)
 	@$(BIN)/pytest --numprocesses auto --maxprocesses 4 -m shown tests/cli tests/examples
+
+narrow: $(VENV)/.dev  ## test the kernels as processors with narrower vectors have them (two minutes)
+	@$(BIN)/python tests/engine/narrow.py
 
 lint: $(VENV)/.dev  ## rules and format
 	@$(BIN)/ruff check .

@@ -44,14 +44,14 @@ KEPT_S = 10.0  # how long a look holds where looking again would cost more than 
 
 
 def environment(
-    threads: int, precision: str | None = None, attention: str | None = None
+    threads: int, precision: str | None = None, kernels: str | None = None
 ) -> Environment:
     """The environment of this process.
 
     Args:
         threads: of a training.
         precision: in which its base is held.
-        attention: what computes it.
+        kernels: in C++, that computed it.
     """
     commit, dirty = own_commit()
     return Environment(
@@ -64,7 +64,7 @@ def environment(
         threads=threads,
         spin_count=os.environ.get("GOMP_SPINCOUNT", os.environ.get("OMP_WAIT_POLICY")),
         quantiser=quantiser(precision),
-        attention=attention,
+        kernels=kernels,
     )
 
 

@@ -116,6 +116,11 @@ class Resolved(_Settings):
     threads: int
 
     @property
+    def in_engine(self) -> bool:
+        """Whether all that `peftlab.engine` has for a CPU computes it."""
+        return self.fast and self.device == "cpu" and not self.checkpointing
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What of it makes a cell another one: all but `later` settings at their defaults."""
         return told_apart(self.model_dump(), type(self).model_fields)

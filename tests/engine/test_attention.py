@@ -13,14 +13,14 @@ from transformers.models.bert.modeling_bert import eager_attention_forward
 from peftlab.engine.attention import (
     BITS,
     LAID,
-    Bits,
-    FastDropout,
     _Attention,
     _product,
     _softmax,
     _softmax_gradient,
     attend,
 )
+from peftlab.engine.bits import Bits
+from peftlab.engine.dropout import FastDropout
 from peftlab.engine.packing import ASKED, Laid
 from peftlab.training.loop import step_seed
 

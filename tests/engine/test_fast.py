@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from peftlab.engine import fast
-from peftlab.engine.attention import FastDropout
+from peftlab.engine.dropout import FastDropout
 from peftlab.engine.frozen import FrozenLinear, onednn_multiplies
 from peftlab.engine.packing import ASKED
 from peftlab.methods import METHODS, inject, make

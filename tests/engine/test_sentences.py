@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from peftlab.engine import kernels, sentences
-from peftlab.engine.attention import Bits
+from peftlab.engine.bits import Bits, Counter, drawn, philox
 from peftlab.engine.packing import Packing, packing
-from peftlab.engine.philox import Counter, mask, philox
 from peftlab.engine.sentences import How
 from peftlab.layers import native
 
@@ -60,7 +59,7 @@ def expected(qkv: list[Tensor], positions: Tensor | None, how: How) -> Tensor:
     bounds = how.packing.bounds.tolist()
     size = (how.packing.size, how.heads, how.packing.length)
     places = (size[0] * size[1], size[2], size[2])
-    drop = mask(places, how.p, how.counter).double().view(*size, -1)
+    drop = drawn(places, how.p, how.counter).double().view(*size, -1)
     for index, (start, end) in enumerate(itertools.pairwise(bounds)):
         q, k, v = (x[0, :, start:end] for x in qkv)
         scores = q @ k.transpose(1, 2) * how.scaling
@@ -183,7 +182,7 @@ def test_what_is_kept_has_the_size_of_its_inputs() -> None:
 
 @pytest.mark.parametrize("p", [0.1, 0.5])
 def test_masks_keep_as_often_as_they_should_and_no_two_are_alike(p: float) -> None:
-    one, other = (mask((4, 3, 64), p, Counter(1, call)) for call in (0, 1))
+    one, other = (drawn((4, 3, 64), p, Counter(1, call)) for call in (0, 1))
     n = one.numel()
     kept = (one > 0).double()
     assert abs(kept.mean() - (1 - p)) < 5 * (p * (1 - p) / n) ** 0.5
@@ -192,7 +191,7 @@ def test_masks_keep_as_often_as_they_should_and_no_two_are_alike(p: float) -> No
     rows = kept.flatten(0, 1)
     for a, b in (
         (kept, (other > 0).double()),  # another call
-        (kept, (mask((4, 3, 64), p, Counter(2, 0)) > 0).double()),  # another key
+        (kept, (drawn((4, 3, 64), p, Counter(2, 0)) > 0).double()),  # another key
         (rows[:-1], rows[1:]),  # the next head or sentence
         (rows[:, :-1], rows[:, 1:]),  # the next row
         (rows[:, :-8], rows[:, 8:]),  # of another counter
@@ -240,7 +239,7 @@ def test_a_build_that_fails_is_a_warning_and_not_tried_in_every_process(
     assert len(tried) == 1
     told = "not built: Ninja is required (tried again in an hour)"
     later = "built when first needed"
-    assert kernels() == {"sentences.cpp": told, "residual.cpp": later, "rows.cpp": later}
+    assert kernels() == {"sentences.cpp": told, "dropout.cpp": later, "rows.cpp": later}
     (failed,) = tmp_path.rglob("failed.txt")
     os.utime(failed, (0, 0))
     with pytest.warns(UserWarning, match="Ninja is required"):

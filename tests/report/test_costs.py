@@ -31,7 +31,7 @@ UNLIKE = [
     ({"packages": {"torch": "2.10.0"}}, "torch 2.9.0", "torch 2.10.0"),
     ({"spin_count": "5000"}, "spin count not recorded", "spin count 5000"),
     ({"quantiser": "peftlab"}, "not recorded", "quantised by peftlab"),
-    ({"attention": "torch"}, "attention not recorded", "attention by torch"),
+    ({"kernels": "torch"}, "kernels not recorded", "kernels: torch"),
     ({"parts": 3.4}, "batches in 1.0 parts", "batches in 3.4 parts"),
 ]
 

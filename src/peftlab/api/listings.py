@@ -25,7 +25,7 @@ from peftlab.training import kernels
 Row = tuple[str, ...]
 WITHOUT = {  # what is slower without a file of kernels
     "sentences.cpp": "batches are padded",
-    "residual.cpp": "dropout, residual sum and LayerNorm are three passes",
+    "dropout.cpp": "dropout, residual sum and LayerNorm are three passes",
     "rows.cpp": "torch quantises rows for int8",
 }
 METHODS_HEAD = ("method", "trains", "adapter", "head", "paper")

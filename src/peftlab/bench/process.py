@@ -44,6 +44,7 @@ from peftlab.training import (
     answer,
     check_outputs,
     fit,
+    kernels_of,
     packs,
     repeatable,
     try_one,
@@ -140,7 +141,7 @@ def train_model(
         environment=environment(
             cell.training.threads,
             cell.precision.base,
-            attention="sentences.cpp" if plan.packed else "torch",
+            kernels=kernels_of(model) if cell.training.in_engine else "torch",
         ),
     )
 
@@ -179,13 +180,12 @@ def make_plan(cell: Cell, task: Task, packed: bool) -> Plan:
     """The loop's part of the cell; `packed`: whether the engine packs its model's batches."""
     training = cell.training
     balanced = training.class_weights == "balanced"
-    in_engine = training.fast and training.device == "cpu" and not training.checkpointing
     return Plan(
         settings=training,
         kind=task.kind,
         seed=cell.seed,
         autocast=cell.precision.autocast,
-        packed=packed and in_engine,
+        packed=packed and training.in_engine,
         weights=task.balanced_weights if balanced else (),
     )
 

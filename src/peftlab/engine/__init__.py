@@ -4,10 +4,10 @@
     packing.py    the tokens of a batch end to end, without padding; the last block only for the
                   token that the classifier reads
     sentences.py  attention of such a batch, in C++
-    residual.py   dropout, residual sum and LayerNorm as one pass, in C++
-    philox.py     random bits that both draw again instead of keeping them
+    dropout.py    dropout, residual sum and LayerNorm as one pass, in C++
+    bits.py       random bits that both draw again instead of keeping them
     mpnet.py      the same for a model that has an attention of its own
-    attention.py  else plain products instead of a CPU's flash kernel; dropout from 16 random bits
+    attention.py  else plain products instead of a CPU's flash kernel
     heap.py       memory that a step frees is the next one's, not the kernel's
 
 Outside the context the model is plain transformers again, its weights the same bits: it can be
@@ -24,8 +24,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from peftlab.engine import residual, sentences
-from peftlab.engine.attention import Bits, FastDropout, NoBits, lets_choose, plain_attention
+from peftlab.engine import dropout, sentences
+from peftlab.engine.attention import lets_choose, plain_attention
+from peftlab.engine.bits import Bits, NoBits
 from peftlab.engine.frozen import FrozenLinear, Joined, onednn_multiplies
 from peftlab.engine.heap import give_back, kept_heap
 from peftlab.engine.mpnet import is_mpnet, replace_attention
@@ -87,9 +88,17 @@ def packs(model: Any) -> bool:
     )
 
 
+def kernels_of(model: Any) -> str:
+    """The kernels in C++ that a training of `model` is computed by on a CPU; "torch" if by none."""
+    parts = [sentences] * packs(model)
+    if not _computes_again(model):
+        parts += [dropout] * dropout.serves(model)
+    return ", ".join(part.SOURCE.name for part in parts) or "torch"
+
+
 def kernels() -> dict[str, str]:
     """What has become of the kernels in C++, in words, by the names of their files."""
-    parts = (sentences, residual, rows)
+    parts = (sentences, dropout, rows)
     return {part.SOURCE.name: native.standing(part.SOURCE, *part.FLAGS) for part in parts}
 
 
@@ -104,8 +113,7 @@ def _for_cpu(model: Any, laid: Laid, undo: ExitStack, real: bool) -> None:
                 replace_attention(model, bits, laid, undo)
         undo.enter_context(plain_attention(model, bits, laid))
         _replace_dropout(model, bits, undo)
-        if residual.is_built():
-            residual.join_residuals(model, bits, undo)
+        dropout.join_residuals(model, bits, undo)
     if real:
         undo.enter_context(kept_heap())
     _join(model, undo)
@@ -120,7 +128,7 @@ def _computes_again(model: nn.Module) -> bool:
 def _replace_dropout(model: nn.Module, bits: Bits, undo: ExitStack) -> None:
     for name, module in list(model.named_modules()):
         if type(module) is nn.Dropout and module.p > 0:
-            quick = FastDropout(module.p, bits).train(module.training)
+            quick = dropout.FastDropout(module.p, bits).train(module.training)
             _swap(model, name, module, quick, undo)
 
 

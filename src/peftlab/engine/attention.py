@@ -4,32 +4,21 @@
 
 Registered with transformers as the attention `peftlab`; causal attention is left to `sdpa`. The
 three gradients are written side by side, as the joined product of query, key and value wants them.
-
-Dropout, here and elsewhere, has masks of 16 random bits an element instead of draws:
-
-    keep  ⇔  bits ≥ p·2¹⁶                 p exact to 2⁻¹⁷
-    mask  =  0 or 1/(1 - p), in x's precision, kept for the backward pass
-
-Four elements share a 64-bit word of SFC64 (numpy). The stream begins anew whenever torch's own
-seed is set, as the loop does before each step: a step's masks depend on (seed, step) alone.
-torch's own draw costs as much as a matrix product here (LOG.md).
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from peftlab.engine import sentences
+from peftlab.engine.bits import Bits
 from peftlab.engine.packing import ASKED, Laid
-from peftlab.engine.philox import Counter
 from peftlab.engine.sentences import How
 from peftlab.models import quiet
 
@@ -40,77 +29,6 @@ WIDE = 32  # keys, a vector of bf16
 # of a score, below the highest: exp(-60) is lost in any sum, even fp32's, and far enough from the
 # numbers that a processor multiplies a hundred times slower, where padding's exp would end
 FAINTEST = -60.0
-
-
-class Bits:
-    """A stream of random 16-bit lanes that follows torch's seed."""
-
-    def __init__(self) -> None:
-        self.seed: int | None = None
-
-    def _follow(self) -> None:
-        if self.seed != torch.initial_seed():
-            self.seed = torch.initial_seed()
-            self.stream = np.random.SFC64(self.seed)
-            self.calls = itertools.count()
-
-    def counter(self) -> Counter:
-        """Where the bits of the next call of a kernel begin."""
-        self._follow()
-        return Counter(torch.initial_seed() % 2**63, next(self.calls))
-
-    def lanes(self, size: int) -> Tensor:
-        """The next `size` lanes, int16."""
-        self._follow()
-        words = self.stream.random_raw(-(-size // 4))
-        return torch.from_numpy(words.view(np.int16))[:size]
-
-    def mask(self, shape: torch.Size, p: float, dtype: torch.dtype) -> Tensor:
-        """0 with probability `p`, else 1/(1 - p)."""
-        lanes = self.lanes(shape.numel()).view(shape)
-        last = round(p * 2**16) - 2**15 - 1  # lanes up to this one drop
-        if last < -(2**15):
-            return torch.ones(shape, dtype=dtype)
-        if dtype == torch.bfloat16:
-            return _bfloat16(lanes, last, 1 / (1 - p))
-        return (lanes > last).to(dtype).mul_(1 / (1 - p))
-
-
-class NoBits(Bits):
-    """Masks of the right shape and no content, for a model that has only shapes."""
-
-    def mask(self, shape: torch.Size, p: float, dtype: torch.dtype) -> Tensor:
-        lanes = torch.empty(shape, dtype=torch.int16)  # as large, and there as long, as real ones
-        return torch.empty_like(lanes, dtype=dtype)
-
-
-def _bfloat16(lanes: Tensor, last: int, scale: float) -> Tensor:
-    """(lanes > last) · scale in two passes over integers.
-
-    Clamped to {last, last + 1} and taken times the 16 bits of `scale`, less `last` times them,
-    a lane is all zeros or those bits; int16 arithmetic wraps, so this is exact.
-    """
-    start, bits = _terms(last, scale)
-    return torch.add(start, lanes.clamp_(last, last + 1), alpha=bits).view(torch.bfloat16)
-
-
-@functools.cache
-def _terms(last: int, scale: float) -> tuple[Tensor, int]:
-    bits = int(torch.tensor(scale, dtype=torch.bfloat16).view(torch.int16))
-    return torch.tensor((-last * bits + 2**15) % 2**16 - 2**15, dtype=torch.int16), bits
-
-
-class FastDropout(nn.Dropout):
-    """Dropout of probability `p` with masks from `bits`."""
-
-    def __init__(self, p: float, bits: Bits) -> None:
-        super().__init__(p)
-        self.bits = bits
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return x
-        return x * self.bits.mask(x.shape, self.p, x.dtype)
 
 
 class _Attention(torch.autograd.Function):

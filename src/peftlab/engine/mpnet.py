@@ -12,8 +12,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from peftlab.engine import residual
-from peftlab.engine.attention import BITS, LAID, Bits, attend_packed
+from peftlab.engine import dropout
+from peftlab.engine.attention import BITS, LAID, attend_packed
+from peftlab.engine.bits import Bits
 from peftlab.engine.packing import Laid
 from peftlab.engine.stand_in import stand_in
 
@@ -33,7 +34,7 @@ def replace_attention(model: Any, bits: Bits, laid: Laid, undo: ExitStack) -> No
             setattr(attention, name, value)
             undo.callback(delattr, attention, name)
         stand_in(attention, "forward", _forward, undo)
-        if residual.is_built():
+        if dropout.is_built():
             stand_in(block.attention, "forward", _half, undo, bits)
 
 
@@ -63,8 +64,8 @@ def _forward(
         layer(hidden_states).view(shape).transpose(1, 2)
         for layer in (attention.q, attention.k, attention.v)
     )
-    dropout = attention.dropout.p if attention.training else 0.0
-    y = attend_packed(attention, q, k, v, position_bias, dropout, width**-0.5)
+    p = attention.dropout.p if attention.training else 0.0
+    y = attend_packed(attention, q, k, v, position_bias, p, width**-0.5)
     return (attention.o(y.reshape(hidden_states.shape)),)
 
 
@@ -73,4 +74,4 @@ def _half(
 ) -> tuple[Any, ...]:
     """Attention and what ends this half of a block."""
     x, *others = half.attn(hidden_states, *args, **kwargs)
-    return residual.end(half, x, hidden_states, bits), *others
+    return dropout.ended(half, x, hidden_states, bits), *others

@@ -6,11 +6,10 @@
 //   attention_gradient   those of Q, K, V, and of positions if asked; S, P and M are computed again
 //
 // M drops with probability p and scales the rest by 1 / (1 - p); its bits are those of row i and column j
-// at place sentence · heads + head (vectors.h).
+// at place sentence · heads + head (bits.py).
 //
-// All is computed in fp32, whatever the precision of what comes and goes. M's readable form is in
-// philox.py; all else is held to the formula in float64 by tests. A product's tile stays in registers
-// while it is summed.
+// All is computed in fp32, whatever the precision of what comes and goes. A product's tile stays in
+// registers while it is summed.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -39,18 +38,18 @@ struct Left {
   int64_t row, inner;
 };
 
-template <int ROWS, int VECTORS>
+template <int N, int VECTORS>
 void tile(int64_t inner, Left a, const float* b, int64_t b_row, float* c, int64_t c_row) {
-  Vector sum[ROWS][VECTORS] = {};
+  Vector sum[N][VECTORS] = {};
   for (int64_t k = 0; k < inner; ++k) {
     Vector right[VECTORS];
     for (int v = 0; v < VECTORS; ++v) right[v] = load<Vector>(b + k * b_row + v * LANES);
-    for (int r = 0; r < ROWS; ++r) {
+    for (int r = 0; r < N; ++r) {
       const float left = a.at[r * a.row + k * a.inner];
       for (int v = 0; v < VECTORS; ++v) sum[r][v] += left * right[v];
     }
   }
-  for (int r = 0; r < ROWS; ++r) {
+  for (int r = 0; r < N; ++r) {
     for (int v = 0; v < VECTORS; ++v) store(sum[r][v], c + r * c_row + v * LANES);
   }
 }
@@ -91,13 +90,13 @@ Vector exp_of(Vector x) {
 
 // (rows, columns) of M.
 void mask(int64_t rows, int64_t columns, uint32_t head, const Dropout& drop, float* to) {
-  for (int64_t i = 0; i < rows; i += 2 * ROWS_AT_ONCE) {
-    const uint32_t block = uint32_t(i / ROWS_AT_ONCE);
+  for (int64_t i = 0; i < rows; i += 2 * ROWS) {
+    const uint32_t block = uint32_t(i / ROWS);
     for (int64_t j = 0; j < columns; j += LANES) {
       Random random[2];
       philox({{uint32_t(j), block, head}, {uint32_t(j), block + 1, head}}, drop, random);
-      for (int64_t row = 0; row < std::min(2 * ROWS_AT_ONCE, rows - i); ++row) {
-        const Vector by = kept(random[row / ROWS_AT_ONCE], row % ROWS_AT_ONCE, drop);
+      for (int64_t row = 0; row < std::min(2 * ROWS, rows - i); ++row) {
+        const Vector by = kept(random[row / ROWS], row % ROWS, drop);
         store(by, to + (i + row) * columns + j);
       }
     }
@@ -145,11 +144,11 @@ void exp_all(float* at, float shift, int64_t row) {
 // A row of S, in which keys that are none have -inf, to P, in place; gives log Σ exp S.
 float softmax(float* at, int64_t row) {
   Vector most = load<Vector>(at), sums = {};
-  for (int64_t j = LANES; j < row; j += LANES) most = larger_of(most, load<Vector>(at + j));
-  const float shift = joined(most, larger_of);
+  for (int64_t j = LANES; j < row; j += LANES) most = Largest()(most, load<Vector>(at + j));
+  const float shift = joined<Largest>(most);
   exp_all(at, shift, row);
   for (int64_t j = 0; j < row; j += LANES) sums += load<Vector>(at + j);
-  const float sum = joined(sums, sum_of), by = 1 / sum;
+  const float sum = joined<Sum>(sums), by = 1 / sum;
   for (int64_t j = 0; j < row; j += LANES) store(load<Vector>(at + j) * by, at + j);
   return shift + std::log(sum);
 }
@@ -306,7 +305,7 @@ void backward(Rows<const T> g, Rows<const T> q, Rows<const T> k, Rows<const T> v
       const float* share = shares + i * row;
       Vector sums = {};
       for (int64_t j = 0; j < row; j += LANES) sums += load<Vector>(at + j) * load<Vector>(share + j);
-      const float sum = joined(sums, sum_of);
+      const float sum = joined<Sum>(sums);
       for (int64_t j = 0; j < row; ++j) at[j] = share[j] * (at[j] - sum);
     }
     if (of_positions) {
@@ -334,7 +333,7 @@ std::tuple<at::Tensor, at::Tensor> attention(
   const Rows<float> sums{log_sums.mutable_data_ptr<float>(), log_sums.stride(0)};
   const auto run = [&](auto zero) {
     using T = decltype(zero);
-    forward<T>(rows_of<T>(q), rows_of<T>(k), rows_of<T>(v), bounds, shape, dropout(p, key, call),
+    forward<T>(rows_of<T>(q), rows_of<T>(k), rows_of<T>(v), bounds, shape, dropout_of(p, key, call),
                {y.mutable_data_ptr<T>(), y.stride(0)}, sums);
   };
   q.scalar_type() == at::kBFloat16 ? run(at::BFloat16(0)) : run(0.0f);
@@ -354,7 +353,7 @@ std::tuple<at::Tensor, at::Tensor> attention_gradient(
   const auto run = [&](auto zero) {
     using T = decltype(zero);
     backward<T>(rows_of<T>(g), rows_of<T>(q), rows_of<T>(k), rows_of<T>(v), bounds, shape,
-                dropout(p, key, call), sums, {found.mutable_data_ptr<T>(), found.stride(0)}, to_positions);
+                dropout_of(p, key, call), sums, {found.mutable_data_ptr<T>(), found.stride(0)}, to_positions);
   };
   q.scalar_type() == at::kBFloat16 ? run(at::BFloat16(0)) : run(0.0f);
   return {found, added};

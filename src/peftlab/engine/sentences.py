@@ -4,7 +4,7 @@
 
 Plain products (attention.py) do the same in a padded batch and hold P and M until the backward
 pass; without a compiler batches are padded. Here no place is padding, and all that is kept is
-log Σ exp S of each row: the rest is computed again (Dao et al. 2022), M from a counter (philox.py),
+log Σ exp S of each row: the rest is computed again (Dao et al. 2022), M from a counter (bits.py),
 at the place sentence · heads + head.
 """
 
@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from peftlab.engine.bits import Counter
 from peftlab.engine.packing import Packing
-from peftlab.engine.philox import Counter
 from peftlab.layers import native
 
 SOURCE = Path(__file__).with_suffix(".cpp")
@@ -92,6 +93,7 @@ class _Sentences(torch.autograd.Function):
         return found
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         *rows, positions, log_sums = ctx.saved_tensors
         how: How = ctx.how

@@ -9,7 +9,7 @@ What a method needs of its base may part the two: full fine-tuning's is fp32 and
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -176,7 +176,42 @@ def keep_in_fp32(module: nn.Module, outputs: torch.dtype | None = None) -> None:
             layer.register_forward_pre_hook(exact.enter)
             layer.register_forward_hook(exact.leave, always_call=True)
     if outputs is not None:
-        module.register_forward_hook(lambda module, inputs, output: output.to(outputs))
+        module.register_forward_hook(_Back(outputs).leave)
+
+
+def is_bare(module: nn.Module) -> bool:
+    """Whether calling `module` is its class's `forward` and no more: no hook, nothing put over."""
+    return not ("forward" in vars(module) or list(_hooks(module)))
+
+
+def outputs_of(norm: nn.Module, given: torch.dtype) -> torch.dtype | None:
+    """The precision in which `norm` gives what it computes of inputs in `given`.
+
+    None where somebody has hooks on it, other than `keep_in_fp32`, or another `forward`.
+    """
+    owners = [getattr(hook, "__self__", None) for hook in _hooks(norm)]
+    known = all(isinstance(owner, _Exact | _Back) for owner in owners)
+    if "forward" in vars(norm) or not known:
+        return None
+    back = [owner.outputs for owner in owners if isinstance(owner, _Back)]
+    return (back or [torch.float32])[-1] if owners else given
+
+
+def _hooks(module: nn.Module) -> Iterator[Any]:
+    yield from module._forward_pre_hooks.values()
+    yield from module._forward_hooks.values()
+    yield from module._backward_pre_hooks.values()
+    yield from module._backward_hooks.values()
+
+
+class _Back:
+    """The hook behind a module: its outputs in the precision in which the base goes on."""
+
+    def __init__(self, outputs: torch.dtype) -> None:
+        self.outputs = outputs
+
+    def leave(self, layer: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> Any:
+        return output.to(self.outputs)
 
 
 class _Exact:

@@ -1,48 +1,57 @@
-// What the kernels have in common: vectors of sixteen numbers, bf16 in and out, random bits of a counter.
+// What the kernels have in common: vectors of numbers, bf16 in and out, random bits of a counter.
 //
-// Vectors are the compiler's own, in whatever registers there are. Dropout's bits are those of a counter
-// (Philox 4x32-10, Salmon et al. 2011) under the step's key, so that no mask is stored:
+// Vectors are the compiler's own, as wide as the processor's registers: wider ones it would take apart, number
+// by number where they are compared. No result depends on the width but by the order of sums.
 //
-//   lane i mod 8, of 16 bits, of Philox(j, i div 8, place, call)     of row i, column j
-//
-// Its readable form is engine/philox.py.
+// Dropout's bits are those of a counter (Philox 4x32-10, Salmon et al. 2011) under the step's key, so that no mask is
+// stored; bits.py says which, and has their readable form.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 namespace {
 
+#if defined(__AVX512F__)
 constexpr int64_t LANES = 16;
-constexpr int64_t ROWS_AT_ONCE = 8;  // that share what Philox gives
-typedef float Vector __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int32_t Whole __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint32_t Bits __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint64_t Pairs __attribute__((vector_size(64), aligned(8), may_alias));
-typedef uint16_t Half __attribute__((vector_size(32), aligned(2), may_alias));
+#elif defined(__AVX2__)
+constexpr int64_t LANES = 8;
+#else
+constexpr int64_t LANES = 4;
+#endif
+
+template <typename T, int64_t N>
+struct Of {
+  typedef T Type __attribute__((vector_size(N * sizeof(T)), aligned(sizeof(T)), may_alias));
+};
+typedef Of<float, LANES>::Type Vector;
+typedef Of<int32_t, LANES>::Type Whole;
+typedef Of<uint32_t, LANES>::Type Bits;
+typedef Of<uint64_t, LANES / 2>::Type Pairs;
+typedef Of<uint16_t, LANES>::Type Half;
 
 template <typename V, typename T>
-V load(const T* from) {
+inline V load(const T* from) {
   V found;
   std::memcpy(&found, from, sizeof(V));
   return found;
 }
 
 template <typename V, typename T>
-void store(V what, T* to) {
+inline void store(V what, T* to) {
   std::memcpy(to, &what, sizeof(V));
 }
 
 template <typename To, typename From>
-To bits_as(From from) {
-  To to;
-  std::memcpy(&to, &from, sizeof(to));
-  return to;
+inline To bits_as(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  return load<To>(&from);
 }
 
-// -- bf16, one number and sixteen: to the nearest, ties to even -------------------------------------
+// -- bf16, one number and a vector of them: to the nearest, ties to even ----------------------------
 
 inline float wide(float value) { return value; }
 inline float wide(at::BFloat16 value) { return bits_as<float>(uint32_t(value.x) << 16); }
@@ -54,8 +63,8 @@ inline void narrow(float value, at::BFloat16* to) {
   to->x = uint16_t(value != value ? 0x7fc0 : nearest);
 }
 
-inline Vector all_of(const float* from) { return load<Vector>(from); }
-inline Vector all_of(const at::BFloat16* from) {
+inline Vector vector_at(const float* from) { return load<Vector>(from); }
+inline Vector vector_at(const at::BFloat16* from) {
   return bits_as<Vector>(__builtin_convertvector(load<Half>(from), Bits) << 16);
 }
 
@@ -68,26 +77,40 @@ inline void put(Vector value, at::BFloat16* to) {
 
 // -- a vector's numbers joined ----------------------------------------------------------------------
 
-#if defined(__clang__) || __GNUC__ >= 12
-#define SHUFFLED(x, ...) __builtin_shufflevector(x, x, __VA_ARGS__)
-#else
-#define SHUFFLED(x, ...) __builtin_shuffle(x, Whole{__VA_ARGS__})
-#endif
+struct Sum {
+  template <typename T>
+  T operator()(T one, T other) const { return one + other; }
+};
 
-// The sum, or the largest, of them.
-template <typename Join>
-float joined(Vector x, Join join) {
-  x = join(x, SHUFFLED(x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
-  x = join(x, SHUFFLED(x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
-  x = join(x, SHUFFLED(x, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
-  x = join(x, SHUFFLED(x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
-  return x[0];
+struct Largest {
+  template <typename T>
+  T operator()(T one, T other) const { return one > other ? one : other; }
+};
+
+// Every number beside the one that is STEP away.
+template <int STEP, int... LANE>
+inline Vector swapped(Vector x, std::integer_sequence<int, LANE...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(x, x, (LANE ^ STEP)...);
+#else
+  return __builtin_shuffle(x, Whole{(LANE ^ STEP)...});
+#endif
 }
 
-inline Vector sum_of(Vector one, Vector other) { return one + other; }
-inline Vector larger_of(Vector one, Vector other) { return one > other ? one : other; }
+// One number of all.
+template <typename Join, int STEP = LANES / 2>
+inline float joined(Vector x) {
+  x = Join()(x, swapped<STEP>(x, std::make_integer_sequence<int, LANES>()));
+  if constexpr (STEP == 1) {
+    return x[0];
+  } else {
+    return joined<Join, STEP / 2>(x);
+  }
+}
 
 // -- the bits of dropout ----------------------------------------------------------------------------
+
+constexpr int64_t ROWS = 8;  // that share what Philox gives
 
 struct Dropout {
   uint32_t keep_from;  // a lane that is as large is kept; 0: nothing is dropped
@@ -96,12 +119,12 @@ struct Dropout {
   uint32_t call;
 };
 
-inline Dropout dropout(double p, int64_t key, int64_t call) {
+inline Dropout dropout_of(double p, int64_t key, int64_t call) {
   const uint64_t bits = uint64_t(key);
   return {uint32_t(std::lround(p * 65536)), float(1 / (1 - p)), {uint32_t(bits), uint32_t(bits >> 32)}, uint32_t(call)};
 }
 
-// Of eight rows, the `rows`-th such, and sixteen columns, from `column` on.
+// Of eight rows, the `rows`-th such, and a vector of columns, from `column` on.
 struct Place {
   uint32_t column, rows, place;
 };
@@ -121,13 +144,13 @@ inline void multiply(Bits x, uint64_t by, Bits& high, Bits& low) {
 
 // N places together, since one waits for itself round after round.
 template <int N>
-void philox(const Place (&at)[N], const Dropout& drop, Random (&found)[N]) {
+inline void philox(const Place (&at)[N], const Dropout& dropout, Random (&found)[N]) {
   for (int n = 0; n < N; ++n) {
     Bits columns;
     for (uint32_t lane = 0; lane < LANES; ++lane) columns[lane] = at[n].column + lane;
-    found[n] = {{columns, Bits{} + at[n].rows, Bits{} + at[n].place, Bits{} + drop.call}};
+    found[n] = {{columns, Bits{} + at[n].rows, Bits{} + at[n].place, Bits{} + dropout.call}};
   }
-  uint32_t key[2] = {drop.key[0], drop.key[1]};
+  uint32_t key[2] = {dropout.key[0], dropout.key[1]};
   for (int round = 0; round < 10; ++round) {
     for (int n = 0; n < N; ++n) {
       Bits(&x)[4] = found[n].words;
@@ -144,10 +167,10 @@ void philox(const Place (&at)[N], const Dropout& drop, Random (&found)[N]) {
   }
 }
 
-// 0 or 1 / (1 - p), in sixteen columns of one of the eight rows.
-inline Vector kept(const Random& random, int64_t row, const Dropout& drop) {
-  const Bits bits = (random.words[row / 2] >> (row % 2 * 16)) & 0xffffu;
-  return bits >= drop.keep_from ? Vector{} + drop.scale : Vector{};
+// 0 or 1 / (1 - p), in a vector of columns of one of the eight rows.
+inline Vector kept(const Random& random, int64_t row, const Dropout& dropout) {
+  const Whole lanes = bits_as<Whole>((random.words[row / 2] >> (row % 2 * 16)) & 0xffffu);
+  return lanes >= int32_t(dropout.keep_from) ? Vector{} + dropout.scale : Vector{};
 }
 
 }  // namespace

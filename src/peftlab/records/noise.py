@@ -83,7 +83,7 @@ def _speed(measured: Sequence[Record]) -> float | None:
     for record in measured:
         at = record.environment
         here = (at.processor, at.gpu, at.threads, at.spin_count)
-        key = (*here, at.packages.get("torch"), at.attention)
+        key = (*here, at.packages.get("torch"), at.kernels)
         alike[key] += known([record.speed.examples_per_s if record.speed else None])
     return mean(
         [

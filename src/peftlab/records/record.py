@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION = 1
 
@@ -90,7 +90,8 @@ class Environment(_Part):
     threads: int
     spin_count: str | None = None  # GOMP_SPINCOUNT, else OMP_WAIT_POLICY; null if neither is set
     quantiser: str | None = None  # of a base in four or eight bits: see layers.quantiser
-    attention: str | None = None  # sentences.cpp or torch; null where nothing was trained
+    # in C++, that computed it, or torch; null where nothing was trained. It was called attention
+    kernels: str | None = Field(None, validation_alias=AliasChoices("kernels", "attention"))
 
 
 class Failure(_Part):

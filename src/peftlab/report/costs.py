@@ -29,7 +29,7 @@ class Conditions:
     threads: int
     spin_count: str | None
     torch: str | None
-    attention: str | None
+    kernels: str | None
     quantiser: str | None
     parts: float | None
 
@@ -73,7 +73,7 @@ def conditions(rows: Iterable[Sequence[Record]]) -> dict[str, Conditions]:
                 threads=environment.threads,
                 spin_count=environment.spin_count,
                 torch=environment.packages.get("torch"),
-                attention=environment.attention,
+                kernels=environment.kernels,
                 quantiser=environment.quantiser if len(quantisers) > 1 else None,
                 parts=parts.get(record.cell),
             )
@@ -107,7 +107,7 @@ def _word(name: str, value: object) -> str:
         "threads": f"{value} threads",
         "spin_count": f"spin count {value}",
         "torch": f"torch {value}",
-        "attention": f"attention by {value}",
+        "kernels": f"kernels: {value}",
         "quantiser": f"quantised by {value}",
     }
     if name == "parts":

@@ -1,6 +1,6 @@
 """Training: batches, the loop, optimizer and schedule, guard, meters. Knows no method by name."""
 
-from peftlab.engine import kernels, packs
+from peftlab.engine import kernels, kernels_of, packs
 from peftlab.training.batches import Batch, Encoded, encode
 from peftlab.training.guard import Diverged, Untrained, check_outputs
 from peftlab.training.loop import Fitted, Loop, Rehearsal, answer, fit, try_one
@@ -26,6 +26,7 @@ __all__ = [
     "encode",
     "fit",
     "kernels",
+    "kernels_of",
     "outputs",
     "packs",
     "repeatable",

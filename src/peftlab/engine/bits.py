@@ -1,0 +1,126 @@
+"""Random bits of dropout: of a counter where the kernels draw, of a stream where numpy does.
+
+    lane  =  16 bits;   keep  ⇔  lane ≥ p·2¹⁶;   mask  =  0 or 1/(1 - p)      p exact to 2⁻¹⁷
+
+The kernels have a mask drawn again on the way back instead of kept, so its bits are a function of
+where they are (Philox 4x32-10, Salmon et al. 2011):
+
+    lane  =  the one i mod 8 of philox(j, i div 8, place, call)               of row i, column j
+
+The key is torch's own seed, which the loop sets before each step, and `call` counts since then.
+layers/vectors.h draws so; `philox` and `drawn` are its readable form.
+
+Without the kernels four lanes share a word of SFC64, a stream that begins anew with torch's seed.
+torch's own draw costs as much as a matrix product here (LOG.md). Either way a step's masks depend
+on (seed, step) alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MULTIPLIERS, WEYL = (0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85)  # Philox 4x32's
+ROUNDS = 10
+ROWS = 8  # that share the four words of a counter
+
+
+class Counter(NamedTuple):
+    """Where a call's random bits begin: no other call under the key has this number."""
+
+    key: int
+    call: int
+
+
+def drawn(sizes: tuple[int, int, int], p: float, counter: Counter) -> Tensor:
+    """The mask of so many (places, rows, columns)."""
+    place, row, column = np.meshgrid(*map(np.arange, sizes), indexing="ij")
+    counters = [column, row // ROWS, place, np.full_like(row, counter.call)]
+    words = philox(np.stack(counters).astype(np.uint64), counter.key)
+    word = np.take_along_axis(words, (row % ROWS // 2)[None], axis=0)[0]
+    lane = (word >> (row % 2 * 16).astype(np.uint64)) & 0xFFFF
+    kept = (lane >= round(p * 2**16)) / (1 - p)
+    return torch.from_numpy(kept).float()
+
+
+def philox(counters: np.ndarray[Any, Any], key: int) -> np.ndarray[Any, Any]:
+    """Four words of 32 bits from four, (4, ...) each, in uint64; the key has 64 bits.
+
+    >>> [hex(word) for word in philox(np.zeros(4, np.uint64), 0)]  # Random123's known answer
+    ['0x6627e8d5', '0xe169c58d', '0xbc57ac4c', '0x9b00dbd8']
+    """
+    x, low = list(counters), np.uint64(0xFFFFFFFF)
+    keys = [key & 0xFFFFFFFF, key >> 32 & 0xFFFFFFFF]
+    for _ in range(ROUNDS):
+        one, two = (x[2 * i] * np.uint64(MULTIPLIERS[i]) for i in range(2))
+        x = [
+            (two >> np.uint64(32)) ^ x[1] ^ np.uint64(keys[0]),
+            two & low,
+            (one >> np.uint64(32)) ^ x[3] ^ np.uint64(keys[1]),
+            one & low,
+        ]
+        keys = [(k + weyl) & 0xFFFFFFFF for k, weyl in zip(keys, WEYL, strict=True)]
+    return np.stack(x)
+
+
+class Bits:
+    """A stream of random 16-bit lanes that follows torch's seed."""
+
+    def __init__(self) -> None:
+        self.seed: int | None = None
+
+    def _follow(self) -> None:
+        if self.seed != torch.initial_seed():
+            self.seed = torch.initial_seed()
+            self.stream = np.random.SFC64(self.seed)
+            self.calls = itertools.count()
+
+    def counter(self) -> Counter:
+        """Where the bits of the next call of a kernel begin."""
+        self._follow()
+        return Counter(torch.initial_seed() % 2**63, next(self.calls))
+
+    def lanes(self, size: int) -> Tensor:
+        """The next `size` lanes, int16."""
+        self._follow()
+        words = self.stream.random_raw(-(-size // 4))
+        return torch.from_numpy(words.view(np.int16))[:size]
+
+    def mask(self, shape: torch.Size, p: float, dtype: torch.dtype) -> Tensor:
+        """0 with probability `p`, else 1/(1 - p)."""
+        lanes = self.lanes(shape.numel()).view(shape)
+        last = round(p * 2**16) - 2**15 - 1  # lanes up to this one drop
+        if last < -(2**15):
+            return torch.ones(shape, dtype=dtype)
+        if dtype == torch.bfloat16:
+            return _bfloat16(lanes, last, 1 / (1 - p))
+        return (lanes > last).to(dtype).mul_(1 / (1 - p))
+
+
+class NoBits(Bits):
+    """Masks of the right shape and no content, for a model that has only shapes."""
+
+    def mask(self, shape: torch.Size, p: float, dtype: torch.dtype) -> Tensor:
+        lanes = torch.empty(shape, dtype=torch.int16)  # as large, and there as long, as real ones
+        return torch.empty_like(lanes, dtype=dtype)
+
+
+def _bfloat16(lanes: Tensor, last: int, scale: float) -> Tensor:
+    """(lanes > last) · scale in two passes over integers.
+
+    Clamped to {last, last + 1} and taken times the 16 bits of `scale`, less `last` times them,
+    a lane is all zeros or those bits; int16 arithmetic wraps, so this is exact.
+    """
+    start, bits = _terms(last, scale)
+    return torch.add(start, lanes.clamp_(last, last + 1), alpha=bits).view(torch.bfloat16)
+
+
+@functools.cache
+def _terms(last: int, scale: float) -> tuple[Tensor, int]:
+    bits = int(torch.tensor(scale, dtype=torch.bfloat16).view(torch.int16))
+    return torch.tensor((-last * bits + 2**15) % 2**16 - 2**15, dtype=torch.int16), bits
