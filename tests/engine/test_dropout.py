@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.tiny import batch, tiny
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,6 +16,7 @@ from peftlab.engine.bits import Bits, Counter, drawn
 from peftlab.engine.dropout import TYPES, FastDropout, How, join_residuals, residual_norm
 from peftlab.layers import keep_in_fp32
 from peftlab.methods import inject, make
+from tiny import batch, tiny
 
 COUNTER = Counter(2**40 + 7, 3)
 BOUNDS = {torch.float32: 2e-6, torch.bfloat16: 2**-8}  # rounding of what comes out

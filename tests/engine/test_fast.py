@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from peftlab.engine import fast
+from peftlab.engine import fast, kernels_of
 from peftlab.engine.dropout import FastDropout
 from peftlab.engine.frozen import FrozenLinear, onednn_multiplies
 from peftlab.engine.packing import ASKED
@@ -118,6 +118,16 @@ def test_inside_it_is_joined_and_sliced() -> None:
     assert rows == [1]
     assert asked == [False, True]
     assert not any(hasattr(module, ASKED) for module in model.modules())
+
+
+def test_which_kernels_compute_a_model() -> None:
+    both = "sentences.cpp, dropout.cpp"
+    assert kernels_of(tiny("bert")) == kernels_of(tiny("mpnet")) == both
+    assert kernels_of(tiny("gpt2")) == "torch"
+    assert kernels_of(tiny("gpt2", p=0.1)) == "dropout.cpp"
+    recomputed = tiny("bert")
+    recomputed.bert.encoder.gradient_checkpointing = True
+    assert kernels_of(recomputed) == "torch"
 
 
 def test_turned_off_it_does_nothing() -> None:
