@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -252,18 +253,19 @@ def test_a_diverging_cell_fails_and_the_suite_goes_on(
     assert head.status == "done"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("which", [max, min], ids=["the cell's own", "its warm parent"])
 def test_a_killed_process_fails_its_cell_alone_and_is_tried_again(
-    tmp_path: Path, tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+    which: Callable[[list[int]], int], tmp_path: Path, tiny_model: Path, tiny_task: Task
 ) -> None:
-    """The cell's own process is killed from outside, as the kernel does out of memory."""
+    """From outside, as the kernel does out of memory."""
     killed = []
 
     class Killer(Silent):
         def row(self, cell: Any, row: dict[str, Any], total: int) -> None:
             if cell.method.name == "head" and not killed:
                 killed.append(cell.name)
-                worker = _descendants(os.getpid())
-                os.kill(_youngest(worker), signal.SIGKILL)
+                os.kill(which(_descendants(os.getpid())), signal.SIGKILL)
 
     grid = resolve(
         make_suite(**asked(tiny_model, tiny_task, training={"epochs": 15, "batch_size": 2}))
@@ -334,10 +336,6 @@ def _descendants(pid: int) -> list[int]:
         for child in map(int, path.read_text().split()):
             children += [child, *_descendants(child)]
     return children
-
-
-def _youngest(pids: list[int]) -> int:
-    return max(pids)
 
 
 SCRIPT = """

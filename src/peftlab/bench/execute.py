@@ -99,7 +99,7 @@ class Worker:
     def _events_of(self, order: Order) -> Iterator[dict[str, Any]]:
         """What the cell tells, up to its end, which may be the worker's own."""
         if self.process.poll() is not None:  # it died while it had nothing to do
-            self.process = self._start()
+            self._start_anew()
         self.log_start = os.fstat(self.log.fileno()).st_size
         self._say(json.dumps(order.model_dump(mode="json")))
         for event in self._events():
@@ -107,8 +107,7 @@ class Worker:
             if event["event"] == "end":
                 return
         code = self.process.wait()  # the worker itself is gone: start another for the next cell
-        self._kill_group()
-        self.process = self._start()
+        self._start_anew()
         yield {"event": "end", "exit": code or 1}
 
     def _say(self, line: str) -> None:
@@ -134,6 +133,10 @@ class Worker:
             env=variables(),
             start_new_session=True,  # Ctrl-C reaches the caller alone, who then ends the group
         )
+
+    def _start_anew(self) -> None:
+        self._stop()
+        self.process = self._start()
 
     def _events(self) -> Iterator[dict[str, Any]]:
         assert self.process.stdout is not None
