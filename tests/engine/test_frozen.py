@@ -112,7 +112,7 @@ def test_layers_in_eight_bits_are_one_and_give_the_very_same_outputs() -> None:
     assert float((g_got.float() - exact).norm() / exact.norm()) < 0.02
     held = {layer.codes.untyped_storage().data_ptr() for layer in apart}
     packed = {id(tensor) for layer in quick for tensor in layer.joined.weight.packed}
-    assert len(held) == 1 and len(packed) == has_products()  # nothing is held or packed twice
+    assert len(held) == 1 and len(packed) == has_products("cpu")  # nothing is held or packed twice
     products = [layer.product(x) for layer in quick]
     quick[0].joined.part()
     for layer, (codes, scales), product in zip(apart, before, products, strict=True):

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from peftlab.layers import Int8Linear, int8
 
@@ -56,7 +57,7 @@ def test_the_processors_products_are_the_exact_sums(
     made = layer(dtype)
     x, g = torch.randn(33, 192, dtype=dtype), torch.randn(33, 80, dtype=dtype)
     quick = both(made, x, g)
-    monkeypatch.setattr(int8, "has_products", lambda: False)
+    monkeypatch.setattr(int8, "has_products", lambda device: False)
     rounding = 2**-7 if dtype == torch.bfloat16 else 1e-5
     for one, other in zip(quick, both(made, x, g), strict=True):
         torch.testing.assert_close(
@@ -101,3 +102,29 @@ def test_a_layer_without_memory_has_the_shapes_of_one_with() -> None:
     full = Int8Linear(torch.randn(33, 65), None, torch.float32, nn.Linear)
     shapes = {name: (b.shape, b.dtype) for name, b in full.named_buffers()}
     assert {name: (b.shape, b.dtype) for name, b in empty.named_buffers()} == shapes
+
+
+@pytest.mark.parametrize(("n", "outside", "multiplied"), [(5, 80, 2), (33, 80, 2), (33, 79, 0)])
+def test_on_cuda_all_stays_there_in_shapes_that_cublas_takes(
+    n: int, outside: int, multiplied: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As shapes alone; on a GPU it was never run."""
+    monkeypatch.setattr(int8, "has_products", lambda device: True)
+    products: list[tuple[torch.Size, torch.Size]] = []
+    own = torch._int_mm
+
+    def noted(one: Tensor, other: Tensor) -> Tensor:
+        products.append((one.shape, other.shape))
+        return own(one, other)
+
+    monkeypatch.setattr(torch, "_int_mm", noted)
+    with FakeTensorMode(), torch.no_grad():
+        weight = torch.empty(outside, 192, device="cuda")
+        made = Int8Linear(weight, torch.empty(outside, device="cuda"), torch.bfloat16, nn.Linear)
+        x = torch.empty(n, 192, device="cuda", dtype=torch.bfloat16)
+        y, g_x = made.outputs(x, made.bias), made.gradients(x.new_empty(n, outside))
+    for found, shape in ((y, (n, outside)), (g_x, (n, 192))):
+        assert found.device.type == "cuda" and found.dtype == torch.bfloat16
+        assert found.shape == shape
+    assert len(products) == multiplied
+    assert all(one[0] > 16 and not (other[0] % 8 or other[1] % 8) for one, other in products)

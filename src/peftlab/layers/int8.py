@@ -11,8 +11,8 @@ Paper      Wortsman et al. 2023, arXiv:2304.13013, SwitchBack (which leaves the 
            16 bits; here there is none)
 Cost       8 bits a weight, and as many packed for the processor
 
-Where the processor has no such instructions, and on a GPU, the same numbers are multiplied in
-fp32: as exact, and slow.
+Where the device has no such products the same numbers are multiplied in fp32: as exact, and slow.
+On CUDA, from Turing on, cuBLAS has them; that was never run nor measured, only its shapes.
 """
 
 from __future__ import annotations
@@ -83,10 +83,11 @@ class Int8Linear(QuantisedLinear):
         return self._outputs(x.reshape(-1, x.shape[-1]), bias).view(*x.shape[:-1], -1)
 
     def _outputs(self, x: Tensor, bias: Tensor | None) -> Tensor:  # (n, in) -> (n, out)
-        if not _multiplies(x):
+        bias = None if bias is None else bias.to(x.dtype)
+        if not (x.device.type == "cpu" and x.dtype in MADE and has_products("cpu")):
             codes, scales = rows_to_codes(x)
-            sums = codes.float() @ self.codes.float().T
-            return scale_rows((sums * self.scales).to(x.dtype), scales, bias)
+            y = (_sums(codes, self.codes.T) * self.scales).to(x.dtype)
+            return scale_rows(y, scales, bias)
         codes, scales = rows_to_codes(x, is_signed=False)
         if self.packed is None:
             self.packed = torch.ops.onednn.qlinear_prepack(self.codes, None)
@@ -95,7 +96,7 @@ class Int8Linear(QuantisedLinear):
             *(self.packed, self.scales, _no_zero_points(self.out_features)),
             *(None, 1.0, 0, x.dtype, "none", [], ""),
         )
-        return scale_rows(y, scales, None if bias is None else bias.to(y.dtype))
+        return scale_rows(y, scales, bias)
 
     def gradients(self, g: Tensor) -> Tensor:
         """(*batch, out) -> (*batch, in): g W, without autograd."""
@@ -103,26 +104,35 @@ class Int8Linear(QuantisedLinear):
 
     def _gradients(self, g: Tensor) -> Tensor:  # (n, out) -> (n, in)
         codes, scales = rows_to_codes(g, self.scales)
-        if _multiplies(g):
-            return sums_to_rows(torch._int_mm(codes, self.codes), scales, g.dtype)
-        return (codes.float() @ self.codes.float() * scales).to(g.dtype)
+        return sums_to_rows(_sums(codes, self.codes), scales, g.dtype)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"packed": None}  # a copy packs anew
 
 
-def _multiplies(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype in MADE and has_products()
-
-
 MADE = (torch.bfloat16, torch.float32)  # what oneDNN makes of sums
+TURING = (7, 5)  # CUDA's first capability with products in eight bits
+CUDA_ROWS, CUDA_STEP = 17, 8  # what cuBLAS takes at least, and of what it takes multiples
+
+
+def _sums(codes: Tensor, weight: Tensor) -> Tensor:
+    """(n, k) by (k, m), in int32; in fp32 where the device has no products in eight bits."""
+    n, device = len(codes), codes.device.type
+    misfits = device == "cuda" and any(size % CUDA_STEP for size in weight.shape)
+    if misfits or not has_products(device):
+        return codes.float() @ weight.float()
+    if device == "cuda" and n < CUDA_ROWS:
+        codes = torch.cat([codes, codes.new_zeros(CUDA_ROWS - n, codes.shape[1])])
+    return torch._int_mm(codes, weight).narrow(0, 0, n)
 
 
 @functools.cache
-def has_products() -> bool:
-    """Whether the processor has products in eight bits, and torch calls them."""
+def has_products(device: str) -> bool:
+    """Whether `device` has products in eight bits, and torch calls them."""
+    if device == "cuda":
+        return torch.cuda.is_available() and torch.cuda.get_device_capability() >= TURING
     cpuinfo = Path("/proc/cpuinfo")
-    words = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    words = set(cpuinfo.read_text().split()) if device == "cpu" and cpuinfo.exists() else set()
     instructions = {"avx512_vnni", "avx_vnni", "amx_int8"} & words
     return bool(instructions) and torch.backends.mkldnn.is_available()
 

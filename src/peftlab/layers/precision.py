@@ -94,9 +94,9 @@ def resolve_precision(asked: str = "auto", device: str = "cpu") -> tuple[Precisi
 
 def _eight_bits(device: str) -> str:
     """How products in eight bits are made on `device`; builds their kernels, where they matter."""
-    if device != "cpu" or not has_products():
+    if not has_products(device):
         return "asked for; slow, without products in eight bits here"
-    return f"asked for, rows by {int8.quantiser()}"
+    return f"asked for, rows by {int8.quantiser() if device == 'cpu' else 'torch'}"
 
 
 def quantiser(precision: str | None) -> str | None:

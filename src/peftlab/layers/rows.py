@@ -1,7 +1,7 @@
 """Rows around a product in eight bits, each step in one pass where a compiler is found.
 
     rows_to_codes   x ∘ columns, row by row, to round(r / s_r) with s_r = max|r| / 127
-    scale_rows      y ∘ s_r + bias, in place
+    scale_rows      y ∘ s_r + bias
     sums_to_rows    int32 sums to s_r ∘ sums
 
 Torch's own operations take five passes and more for each, a quarter of a step (LOG.md). rows.cpp
@@ -43,17 +43,17 @@ def rows_to_codes(
 
 
 def scale_rows(y: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor:
-    """Y (n, width) ∘ scales (n, 1) + bias (width,), computed in fp32; `y` itself, changed."""
+    """Y (n, width) ∘ scales (n, 1) + bias (width,), computed in fp32; `y` may be written over."""
     if _native(y):
         torch.ops.peftlab.scale_rows_(y, scales, bias)
         return y
     exact = y.float() * scales
-    return y.copy_(exact if bias is None else exact.add_(bias.float()))
+    return (exact if bias is None else exact.add_(bias.float())).to(y.dtype)
 
 
 def sums_to_rows(sums: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
-    """Sums (n, width) in int32 ∘ scales (n, 1), in `dtype`."""
-    if _native(sums):
+    """Sums (n, width) ∘ scales (n, 1), in `dtype`."""
+    if _native(sums) and sums.dtype == torch.int32:
         made: Tensor = torch.ops.peftlab.sums_to_rows(sums, scales, dtype)
         return made
     return (sums * scales).to(dtype)
