@@ -29,7 +29,6 @@ from peftlab.api.reproduce import Reproduction
 from peftlab.cli import app
 from peftlab.methods import METHODS
 from peftlab.records.record import Record
-from peftlab.records.store import Store
 from peftlab.records.verdicts import Comparison
 from peftlab.settings import Training
 
@@ -37,6 +36,7 @@ DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "results"
 sys.path.append(str(DOCS.parent / "experiments"))
 from defaults import Score, choose, mean, standard_error  # noqa: E402  # the protocol's own rule
+from whole import whole  # noqa: E402
 
 RETURNED = (Record, Comparison, Plan, Fitted, Reproduction)
 NOTE = "<!-- written by docs/generate.py from the code; `make docs` writes it anew -->"
@@ -204,11 +204,11 @@ def protocol_tables() -> str:
 
 def _protocol(folder: Path) -> str:
     cells: dict[str, Cells] = defaultdict(lambda: defaultdict(list))
-    for record in Store(folder).records():
+    for record in whole(folder):
         cells[record.method.name][record.task.name].append(record)
     of_lora = cells["lora"]
     n = {task: len(records) for task, records in of_lora.items()}
-    whole = {
+    complete = {
         name: measured(cells[name], of_lora)
         for name in METHODS
         if {task: len(records) for task, records in cells[name].items()} == n
@@ -216,8 +216,8 @@ def _protocol(folder: Path) -> str:
     head = ["method", "lr", "accuracy", "examples/s", "unsteady", "peak", "adapter"]
     lines = [f"### {next(iter(of_lora.values()))[0].model.name}", ""]
     lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    lines += [_row(name, row) for name, row in whole.items()]
-    return "\n".join([*lines, "", _wrapped(_caption(of_lora, whole)), ""])
+    lines += [_row(name, row) for name, row in complete.items()]
+    return "\n".join([*lines, "", _wrapped(_caption(of_lora, complete)), ""])
 
 
 def _row(name: str, row: Measured) -> str:
@@ -293,10 +293,7 @@ def _peak(records: list[Record]) -> float:
 def seeds_table() -> str:
     """LoRA beside full fine-tuning, paired by seed: the records of experiments/batches.toml."""
     pairs: dict[str, list[tuple[Record, Record]]] = defaultdict(list)
-    of = {
-        (r.task.name, r.seed, r.method.name): r
-        for r in Store(RESULTS / "batches" / "random").records()
-    }
+    of = {(r.task.name, r.seed, r.method.name): r for r in whole(RESULTS / "batches" / "random")}
     for task, seed in sorted({key[:2] for key in of}):
         pairs[task].append((of[task, seed, "full"], of[task, seed, "lora"]))
     head = ["task", "metric", "judged by", "full", "lora", "lora − full", "examples/s", "peak"]

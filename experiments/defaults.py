@@ -16,7 +16,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
-from peftlab.records.store import Store
+from whole import whole
 
 
 class Score(NamedTuple):
@@ -40,7 +40,7 @@ def read(results: Path) -> dict[str, Scores]:
     """By method, the score in each place at each rate; a cell that failed has none right."""
     found: dict[str, Scores] = defaultdict(lambda: defaultdict(dict))
     folders = sorted(path.parent for path in results.glob("*/records"))
-    for record in itertools.chain.from_iterable(Store(folder).records() for folder in folders):
+    for record in itertools.chain.from_iterable(whole(folder) for folder in folders):
         accuracy = record.score["accuracy"] if record.score else 0.0
         place = (record.model.name, record.task.name)
         score = Score(accuracy, record.task.n_dev)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from scipy.stats import ttest_1samp
+from whole import whole
 
 from peftlab.records.record import Record
-from peftlab.records.store import Store
 
 Key = tuple[str, str, int]
 
@@ -46,7 +46,7 @@ def paired(first: Path, second: Path) -> list[Paired]:
 
 
 def _read(folder: Path) -> dict[Key, Record]:
-    records = [record for record in Store(folder).records() if record.status == "done"]
+    records = [record for record in whole(folder) if record.status == "done"]
     return {(record.task.name, record.method.name, record.seed): record for record in records}
 
 

@@ -21,7 +21,7 @@ from peftlab.bench import execute
 from peftlab.bench.grid import resolve
 from peftlab.bench.run import Silent, run_grid
 from peftlab.bench.suite import make_suite
-from peftlab.layers import nf4
+from peftlab.layers import nf4, rows
 from peftlab.machine import (  # as they are, before `alone`
     environment,
     others_share,
@@ -52,6 +52,12 @@ def test_the_spin_count_is_the_one_in_force(
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     assert environment(1).spin_count == found
+
+
+def test_rows_for_eight_bits_are_quantised_by_the_kernel_on_a_cpu_alone() -> None:
+    here = "rows.cpp" if rows.is_built() else "torch"
+    assert environment(1, "int8").quantiser == here
+    assert environment(1, "int8", "cuda").quantiser == "torch"
 
 
 def test_the_quantiser_is_named_where_there_are_four_bits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,13 +44,14 @@ KEPT_S = 10.0  # how long a look holds where looking again would cost more than 
 
 
 def environment(
-    threads: int, precision: str | None = None, kernels: str | None = None
+    threads: int, precision: str | None = None, device: str = "cpu", kernels: str | None = None
 ) -> Environment:
     """The environment of this process.
 
     Args:
         threads: of a training.
         precision: in which its base is held.
+        device: on which it ran.
         kernels: in C++, that computed it.
     """
     commit, dirty = own_commit()
@@ -63,7 +64,7 @@ def environment(
         gpu=gpu(),
         threads=threads,
         spin_count=os.environ.get("GOMP_SPINCOUNT", os.environ.get("OMP_WAIT_POLICY")),
-        quantiser=quantiser(precision),
+        quantiser=quantiser(precision, device),
         kernels=kernels,
     )
 

@@ -54,7 +54,7 @@ class _Settings(BaseModel):
         False, description="Compute activations again in the backward pass, to save memory."
     )
     fast: bool = Field(
-        True, description="Fast kernels, or the plain path: the same but for rounding."
+        True, description="Fast kernels, or the plain path: the same but for rounding and masks."
     )
 
 

@@ -16,6 +16,7 @@ import pytest
 from peftlab.api import listings
 from peftlab.api.sentences import sentences
 from peftlab.cli import main
+from peftlab.engine import kernels
 from peftlab.methods import METHODS
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -296,10 +297,13 @@ def test_doctor_checks_what_a_run_depends_on(peftlab: Run) -> None:
 def test_doctor_says_what_a_kernel_that_is_not_built_costs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    found = {"sentences.cpp": "not built: Ninja is required", "rows.cpp": "built when first needed"}
+    found = dict.fromkeys(kernels(), "not built: Ninja is required")
+    found["rows.cpp"] = "built when first needed"
     monkeypatch.setattr(listings, "kernels", lambda: found)
     ((*_, told),) = [row for row in listings.machine(Path()) if row[0] == "kernels"]
     assert told == (
         "sentences.cpp not built: Ninja is required, so batches are padded; "
+        "dropout.cpp not built: Ninja is required, "
+        "so dropout, residual sum and LayerNorm are three passes; "
         "rows.cpp built when first needed"
     )

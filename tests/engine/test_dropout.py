@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -11,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftlab.engine import dropout, fast
+from peftlab.engine import dropout, fast, kernels_of
 from peftlab.engine.bits import Bits, Counter, drawn
 from peftlab.engine.dropout import TYPES, FastDropout, How, join_residuals, residual_norm
 from peftlab.layers import keep_in_fp32
 from peftlab.methods import inject, make
-from tiny import batch, tiny
+from tiny import batch, compare, tiny
 
 COUNTER = Counter(2**40 + 7, 3)
 BOUNDS = {torch.float32: 2e-6, torch.bfloat16: 2**-8}  # rounding of what comes out
@@ -145,7 +146,7 @@ def test_there_is_no_second_derivative() -> None:
         g.sum().backward()
 
 
-@pytest.mark.parametrize("p", [0.0, 0.1])
+@pytest.mark.parametrize("p", [0.0, 1e-6, 0.1])
 def test_the_operations_keep_to_what_they_declare(p: float) -> None:
     x, r, weight, bias = (x.detach() for x in of_rows(torch.bfloat16, torch.float32, 9, 32))
     drawn_by = (p, *COUNTER)
@@ -303,6 +304,34 @@ def test_what_somebody_does_with_the_norm_is_done(
     wanted = module(x, r)
     with ExitStack() as undo:
         assert torch.equal(joined(module, undo)(x, r), wanted) and not passes
+
+
+@pytest.mark.parametrize("kind", ["bert", "mpnet"])
+def test_without_the_kernel_a_packed_model_computes_the_same(
+    kind: str, passes: list[Counter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dropout, "is_built", lambda: False)
+    assert kernels_of(tiny(kind)) == "sentences.cpp"
+    compare(tiny(kind, torch.float32), "lora", 2e-5)
+    assert not passes
+    x = torch.ones(50, 32, requires_grad=True)
+    y = FastDropout(0.25, Bits())(x)
+    assert sorted(y.unique().tolist()) == pytest.approx([0, 4 / 3])
+    assert torch.equal(torch.autograd.grad(y.sum(), x)[0], y)
+
+
+@pytest.mark.parametrize("width", [16, 7])
+def test_of_probability_1_drops_everything(width: int) -> None:
+    x = torch.ones(3, width, requires_grad=True)
+    y = FastDropout(1.0, Bits())(x)
+    assert not y.any() and not torch.autograd.grad(y.sum(), x)[0].any()
+
+
+def test_a_copy_made_inside_the_engine_goes_on_by_itself() -> None:
+    model = tiny("bert", p=0.1).train()
+    with fast(model):
+        model(**batch())
+        copy.deepcopy(model)(**batch())
 
 
 def test_somebodys_own_forward_stays() -> None:

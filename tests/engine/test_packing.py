@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
-from peftlab.engine import fast, packing, packs, sentences
+from peftlab.engine import dropout, fast, kernels_of, packing, packs, sentences
 from peftlab.engine.packing import Laid, Packing, rows_for
 from peftlab.methods import inject, make
 from peftlab.models.architectures import TABLE
@@ -107,11 +107,12 @@ def test_rows_of_no_token_have_no_say(kind: str, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("kind", PACKED)
 def test_without_a_compiler_batches_stay_padded(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sentences, "is_built", lambda: False)
-    model = tiny(kind, torch.float32)
-    assert not packs(model)
+    for part in (sentences, dropout):
+        monkeypatch.setattr(part, "is_built", lambda: False)
+    model = tiny(kind, torch.float32, p=0.1)
+    assert not packs(model) and kernels_of(model) == "torch"
     with fast(model) as laid:
-        model(**batch())
+        model.train()(**batch()).logits.sum().backward()
         assert laid.packing is None
     compare(tiny(kind, torch.float32), "lora", 2e-5)
     compare(tiny(kind, torch.bfloat16), "lora", 8e-2)

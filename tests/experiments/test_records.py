@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 from defaults import Score, choose, of_model, read, standard_error
 from paired import paired
 from scipy.stats import ttest_rel
+from whole import whole
 
+from peftlab.errors import RequestError
 from peftlab.methods import METHODS
 from peftlab.records.record import Record
-from peftlab.records.store import Store, chosen
+from peftlab.records.store import chosen
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -42,9 +45,17 @@ def test_differences_are_paired_by_seed() -> None:
     assert paired(second, first)[0].mean == pytest.approx(-rows[0].mean)
 
 
+def test_a_damaged_record_is_an_error_and_not_left_out(tmp_path: Path) -> None:
+    shutil.copytree(RESULTS / "batches" / "random" / "records", tmp_path / "records")
+    damaged = next((tmp_path / "records").iterdir())
+    damaged.write_text("half of a rec")
+    with pytest.raises(RequestError, match=f"can't be read: {damaged.stem}"):
+        whole(tmp_path)
+
+
 def pearsons(folder: Path) -> list[float]:
     """Of LoRA on STS-B, by seed."""
-    records = chosen(Store(folder).records(), ["stsb"], ["lora"])
+    records = chosen(whole(folder), ["stsb"], ["lora"])
     return [record.score["pearson"] for record in sorted(records, key=lambda one: one.seed)]
 
 

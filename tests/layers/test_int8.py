@@ -104,20 +104,25 @@ def test_a_layer_without_memory_has_the_shapes_of_one_with() -> None:
     assert {name: (b.shape, b.dtype) for name, b in empty.named_buffers()} == shapes
 
 
-@pytest.mark.parametrize(("n", "outside", "multiplied"), [(5, 80, 2), (33, 80, 2), (33, 79, 0)])
+@pytest.mark.parametrize(
+    ("n", "outside", "multiplied"), [(5, 80, 2), (17, 80, 2), (32, 80, 2), (33, 80, 2), (33, 79, 0)]
+)
 def test_on_cuda_all_stays_there_in_shapes_that_cublas_takes(
     n: int, outside: int, multiplied: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As shapes alone; on a GPU it was never run."""
+    """As shapes alone: rows of 32, and a weight by columns."""
     monkeypatch.setattr(int8, "has_products", lambda device: True)
-    products: list[tuple[torch.Size, torch.Size]] = []
+    products: list[tuple[torch.Size, torch.Size, tuple[int, ...]]] = []
     own = torch._int_mm
 
     def noted(one: Tensor, other: Tensor) -> Tensor:
-        products.append((one.shape, other.shape))
+        products.append((one.shape, other.shape, other.stride()))
         return own(one, other)
 
     monkeypatch.setattr(torch, "_int_mm", noted)
+    # torch's own copies, which shapes on a GPU that is not there do not
+    laid_out = lambda x: x if x.is_contiguous() else x.new_empty(x.shape)  # noqa: E731
+    monkeypatch.setattr(Tensor, "contiguous", laid_out)
     with FakeTensorMode(), torch.no_grad():
         weight = torch.empty(outside, 192, device="cuda")
         made = Int8Linear(weight, torch.empty(outside, device="cuda"), torch.bfloat16, nn.Linear)
@@ -127,4 +132,6 @@ def test_on_cuda_all_stays_there_in_shapes_that_cublas_takes(
         assert found.device.type == "cuda" and found.dtype == torch.bfloat16
         assert found.shape == shape
     assert len(products) == multiplied
-    assert all(one[0] > 16 and not (other[0] % 8 or other[1] % 8) for one, other in products)
+    for one, other, strides in products:
+        assert one[0] % 32 == 0 and other[0] % 8 == other[1] % 8 == 0
+        assert strides == (1, other[0])

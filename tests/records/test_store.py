@@ -12,8 +12,17 @@ from pathlib import Path
 import pytest
 
 from peftlab.errors import RequestError
-from peftlab.records.record import Record
+from peftlab.records.record import Environment, Record
 from peftlab.records.store import Store, chosen, locked
+
+
+def test_what_was_called_attention_is_read_as_kernels_and_written_so() -> None:
+    """Records of before 2026-11-27 have one of the engine's kernels alone."""
+    known = {"commit": None, "dirty": None, "python": "3", "packages": {}, "gpu": None}
+    known |= {"processor": "x", "threads": 1, "attention": "sentences.cpp"}
+    read = Environment.model_validate(known)
+    assert read.kernels == read.model_dump()["kernels"] == "sentences.cpp"
+    assert Environment.model_validate_json(read.model_dump_json()) == read
 
 
 def test_a_new_folder_is_made(tmp_path: Path) -> None:

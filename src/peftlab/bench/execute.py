@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -124,7 +125,7 @@ class Worker:
         return lines[-1] if lines else ""
 
     def _start(self) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -133,6 +134,8 @@ class Worker:
             env=variables(),
             start_new_session=True,  # Ctrl-C reaches the caller alone, who then ends the group
         )
+        threading.Thread(target=_bury, args=(process,), daemon=True).start()
+        return process
 
     def _start_anew(self) -> None:
         self._stop()
@@ -144,20 +147,27 @@ class Worker:
             with contextlib.suppress(ValueError):  # half a line of a cell that was killed, or none
                 yield json.loads(line)
 
-    def _kill_group(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            if sys.platform == "win32":
-                self.process.kill()
-            else:
-                os.killpg(self.process.pid, signal.SIGKILL)
-
     def _stop(self) -> None:
-        self._kill_group()
+        _kill_group(self.process)
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
+
+
+def _bury(process: subprocess.Popen[str]) -> None:
+    """Let a worker's cell die when it does: alive, it holds the pipe that is read to its end."""
+    process.wait()
+    _kill_group(process)
+
+
+def _kill_group(process: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        if sys.platform == "win32":
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def variables() -> dict[str, str]:
@@ -175,7 +185,7 @@ def _died(cell: Cell, code: int, last_words: str) -> Failed:
     """The end of a cell whose process ended without a word on how it came out."""
     return Failed(
         failure=Failure(kind="ProcessDied", message=how_it_died(code, last_words)),
-        environment=environment(cell.training.threads, cell.precision.base),
+        environment=environment(cell.training.threads, cell.precision.base, cell.training.device),
     )
 
 

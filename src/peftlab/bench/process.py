@@ -141,6 +141,7 @@ def train_model(
         environment=environment(
             cell.training.threads,
             cell.precision.base,
+            cell.training.device,
             kernels=kernels_of(model) if cell.training.in_engine else "torch",
         ),
     )

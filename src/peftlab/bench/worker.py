@@ -14,7 +14,6 @@ OpenMP pool does not survive it. Where fork is missing or unsafe, a fresh proces
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import json
 import os
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from peftlab.bench.outcome import Outputs, Row
 
 EVERY_S = 0.1  # the least time between two step events of a cell
-PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 CAN_FORK = hasattr(os, "fork") and sys.platform == "linux"
 
 
@@ -79,11 +77,9 @@ def _in_fork(order: str, events: TextIO) -> int:
     _import_architecture(order)
     events.flush()
     heard, answered = os.pipe()
-    parent = os.getpid()
     pid = os.fork()
     if pid == 0:
         try:
-            _die_with(parent)
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             run_order(order, events, lambda: os.read(heard, 1))
             events.flush()
@@ -103,16 +99,6 @@ def _in_fork(order: str, events: TextIO) -> int:
                 os.kill(pid, signal.SIGKILL)
                 os._exit(1)
             os.write(answered, byte)
-
-
-def _die_with(parent: int) -> None:
-    """Let this process be killed when `parent` is, which forked it.
-
-    It holds the pipe that the caller reads to its end: alive, it would keep the caller waiting.
-    """
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died in between
-        os._exit(1)
 
 
 def _in_fresh_process(order: str, events: TextIO) -> int:
@@ -166,7 +152,9 @@ def run_order(order: str, events: TextIO, wait: Callable[[], object] = lambda: N
         failed = Failed(
             failure=Failure(kind=type(error).__name__, message=str(error)),
             total_s=time.perf_counter() - started,
-            environment=environment(cell.training.threads, cell.precision.base),
+            environment=environment(
+                cell.training.threads, cell.precision.base, cell.training.device
+            ),
         )
         teller.tell("failed", failed=failed.model_dump(mode="json"))
     else:

@@ -4,10 +4,10 @@
     packing.py    the tokens of a batch end to end, without padding; the last block only for the
                   token that the classifier reads
     sentences.py  attention of such a batch, in C++
-    dropout.py    dropout, residual sum and LayerNorm as one pass, in C++
-    bits.py       random bits that both draw again instead of keeping them
-    mpnet.py      the same for a model that has an attention of its own
     attention.py  else plain products instead of a CPU's flash kernel
+    mpnet.py      both for a model that has an attention of its own
+    dropout.py    dropout, residual sum and LayerNorm as one pass, in C++
+    bits.py       random bits, of dropout here and in attention
     heap.py       memory that a step frees is the next one's, not the kernel's
 
 Outside the context the model is plain transformers again, its weights the same bits: it can be
@@ -89,11 +89,9 @@ def packs(model: Any) -> bool:
 
 
 def kernels_of(model: Any) -> str:
-    """The kernels in C++ that a training of `model` is computed by on a CPU; "torch" if by none."""
-    parts = [sentences] * packs(model)
-    if not _computes_again(model):
-        parts += [dropout] * dropout.serves(model)
-    return ", ".join(part.SOURCE.name for part in parts) or "torch"
+    """The engine's kernels in C++ that serve `model` on a CPU, "torch" if none; outside of it."""
+    serve = {sentences: packs(model), dropout: not _computes_again(model) and dropout.serves(model)}
+    return ", ".join(part.SOURCE.name for part, serves in serve.items() if serves) or "torch"
 
 
 def kernels() -> dict[str, str]:

@@ -18,7 +18,6 @@ on (seed, step) alone.
 from __future__ import annotations
 
 import functools
-import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +36,11 @@ class Counter(NamedTuple):
     call: int
 
 
+def scale(p: float) -> float:
+    """Of what dropout of probability `p` keeps, if that is anything."""
+    return 1 / (1 - p) if p < 1 else 0.0
+
+
 def drawn(sizes: tuple[int, int, int], p: float, counter: Counter) -> Tensor:
     """The mask of so many (places, rows, columns)."""
     place, row, column = np.meshgrid(*map(np.arange, sizes), indexing="ij")
@@ -44,7 +48,7 @@ def drawn(sizes: tuple[int, int, int], p: float, counter: Counter) -> Tensor:
     words = philox(np.stack(counters).astype(np.uint64), counter.key)
     word = np.take_along_axis(words, (row % ROWS // 2)[None], axis=0)[0]
     lane = (word >> (row % 2 * 16).astype(np.uint64)) & 0xFFFF
-    kept = (lane >= round(p * 2**16)) / (1 - p)
+    kept = (lane >= round(p * 2**16)) * scale(p)
     return torch.from_numpy(kept).float()
 
 
@@ -78,12 +82,13 @@ class Bits:
         if self.seed != torch.initial_seed():
             self.seed = torch.initial_seed()
             self.stream = np.random.SFC64(self.seed)
-            self.calls = itertools.count()
+            self.calls = 0
 
     def counter(self) -> Counter:
         """Where the bits of the next call of a kernel begin."""
         self._follow()
-        return Counter(torch.initial_seed() % 2**63, next(self.calls))
+        self.calls += 1
+        return Counter(torch.initial_seed() % 2**63, self.calls - 1)
 
     def lanes(self, size: int) -> Tensor:
         """The next `size` lanes, int16."""
@@ -98,8 +103,8 @@ class Bits:
         if last < -(2**15):
             return torch.ones(shape, dtype=dtype)
         if dtype == torch.bfloat16:
-            return _bfloat16(lanes, last, 1 / (1 - p))
-        return (lanes > last).to(dtype).mul_(1 / (1 - p))
+            return _bfloat16(lanes, last, scale(p))
+        return (lanes > last).to(dtype).mul_(scale(p))
 
 
 class NoBits(Bits):

@@ -177,7 +177,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> residual_norm_gradient(
   const int64_t width = width_of(g), rows = g.numel() / width, blocks = of_weights ? (rows + ROWS - 1) / ROWS : 0;
   const Dropout drawn = dropout_of(p, key, call);
   auto g_r = at::empty_like(s), learned = at::empty({blocks, 2, width}, s.options().dtype(at::kFloat));
-  auto g_x = at::empty(drawn.keep_from ? s.sizes() : at::IntArrayRef{0}, s.options().dtype(x_type));
+  auto g_x = at::empty(p > 0 ? s.sizes() : at::IntArrayRef{0}, s.options().dtype(x_type));
   const at::Tensor weights = of_columns(weight, width);
   for_types(x_type, s.scalar_type(), [&](auto x_zero, auto r_zero) {
     using X = decltype(x_zero);
@@ -194,7 +194,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> residual_norm_gradient(
         normalise_back(from + i * width, of_s + i * width, width, of_weight, known + 2 * i, to_r + i * width, added);
       }
       const X* none = nullptr;
-      if (drawn.keep_from) drop_rows(to_r + first * width, none, block, n, width, drawn, to_x + first * width);
+      if (p > 0) drop_rows(to_r + first * width, none, block, n, width, drawn, to_x + first * width);
     });
   });
   return {g_x, g_r, learned};

@@ -34,7 +34,7 @@ def replace_attention(model: Any, bits: Bits, laid: Laid, undo: ExitStack) -> No
             setattr(attention, name, value)
             undo.callback(delattr, attention, name)
         stand_in(attention, "forward", _forward, undo)
-        if dropout.is_built():
+        if "forward" not in vars(block.attention) and dropout.is_built():
             stand_in(block.attention, "forward", _half, undo, bits)
 
 

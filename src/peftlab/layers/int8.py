@@ -12,7 +12,7 @@ Paper      Wortsman et al. 2023, arXiv:2304.13013, SwitchBack (which leaves the 
 Cost       8 bits a weight, and as many packed for the processor
 
 Where the device has no such products the same numbers are multiplied in fp32: as exact, and slow.
-On CUDA, from Turing on, cuBLAS has them; that was never run nor measured, only its shapes.
+On CUDA, from Ampere on, cuBLAS has them; that was never run nor measured, only its shapes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from peftlab.layers.linear import QuantisedLinear
-from peftlab.layers.rows import is_built, rows_to_codes, scale_rows, sums_to_rows
+from peftlab.layers.rows import rows_to_codes, scale_rows, sums_to_rows
 
 
 class Int8Linear(QuantisedLinear):
@@ -111,8 +111,9 @@ class Int8Linear(QuantisedLinear):
 
 
 MADE = (torch.bfloat16, torch.float32)  # what oneDNN makes of sums
-TURING = (7, 5)  # CUDA's first capability with products in eight bits
-CUDA_ROWS, CUDA_STEP = 17, 8  # what cuBLAS takes at least, and of what it takes multiples
+# where cuBLAS's products in eight bits are taken: below, torch's own tests know of refusals
+AMPERE, CUDA = (8, 0), (12, 3)
+CUDA_ROWS, CUDA_STEP = 32, 8  # of what numbers it is given multiples: of rows, of all else
 
 
 def _sums(codes: Tensor, weight: Tensor) -> Tensor:
@@ -121,8 +122,9 @@ def _sums(codes: Tensor, weight: Tensor) -> Tensor:
     misfits = device == "cuda" and any(size % CUDA_STEP for size in weight.shape)
     if misfits or not has_products(device):
         return codes.float() @ weight.float()
-    if device == "cuda" and n < CUDA_ROWS:
-        codes = torch.cat([codes, codes.new_zeros(CUDA_ROWS - n, codes.shape[1])])
+    if device == "cuda":
+        codes = torch.cat([codes, codes.new_zeros(-n % CUDA_ROWS, codes.shape[1])])
+        weight = weight.t().contiguous().t()  # by columns, as cuBLAS promises to take it
     return torch._int_mm(codes, weight).narrow(0, 0, n)
 
 
@@ -130,16 +132,13 @@ def _sums(codes: Tensor, weight: Tensor) -> Tensor:
 def has_products(device: str) -> bool:
     """Whether `device` has products in eight bits, and torch calls them."""
     if device == "cuda":
-        return torch.cuda.is_available() and torch.cuda.get_device_capability() >= TURING
+        made_for = tuple(map(int, (torch.version.cuda or "0").split(".")))  # none where for ROCm
+        capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else (0, 0)
+        return made_for >= CUDA and capability >= AMPERE
     cpuinfo = Path("/proc/cpuinfo")
     words = set(cpuinfo.read_text().split()) if device == "cpu" and cpuinfo.exists() else set()
     instructions = {"avx512_vnni", "avx_vnni", "amx_int8"} & words
     return bool(instructions) and torch.backends.mkldnn.is_available()
-
-
-def quantiser() -> str:
-    """What quantises rows here: "rows.cpp", or "torch" where that can't be built."""
-    return "rows.cpp" if is_built() else "torch"
 
 
 @functools.cache

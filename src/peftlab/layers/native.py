@@ -2,7 +2,8 @@
 
     layers/rows.cpp        rows around a product in eight bits; without, torch's own (rows.py)
     engine/sentences.cpp   attention of a packed batch; without, batches stay padded
-    engine/dropout.cpp    what ends each half of a block; without, three passes of torch's own
+    engine/dropout.cpp     dropout, and what ends each half of a block; without, masks are kept,
+                           and that end is three passes
 
 torch's own extension loader builds one (7 s on an EPYC), and torch's dispatcher has its operations
 as `torch.ops.peftlab` from then on. It is kept in the user's cache, by its text, torch's version

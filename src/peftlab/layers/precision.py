@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from peftlab.errors import RequestError
-from peftlab.layers import int8, nf4
+from peftlab.layers import nf4, rows
 from peftlab.layers.int8 import Int8Linear, has_products
 from peftlab.layers.linear import QuantisedLinear, weight_of
 from peftlab.layers.nf4 import NF4Linear
@@ -96,16 +96,17 @@ def _eight_bits(device: str) -> str:
     """How products in eight bits are made on `device`; builds their kernels, where they matter."""
     if not has_products(device):
         return "asked for; slow, without products in eight bits here"
-    return f"asked for, rows by {int8.quantiser() if device == 'cpu' else 'torch'}"
+    return f"asked for, rows by {quantiser('int8', device)}"
 
 
-def quantiser(precision: str | None) -> str | None:
+def quantiser(precision: str | None, device: str = "cpu") -> str | None:
     """What makes the codes of a base in this precision here; None where it has none.
 
     Of nf4 "peftlab" or "bitsandbytes VERSION", of int8 "rows.cpp" or "torch".
     """
-    makers = {"nf4": nf4.quantiser, "int8": int8.quantiser}
-    return makers[precision]() if precision in makers else None
+    if precision == "int8":
+        return "rows.cpp" if device == "cpu" and rows.is_built() else "torch"
+    return nf4.quantiser() if precision == "nf4" else None
 
 
 def _quickest(device: str) -> Choice:
@@ -194,7 +195,7 @@ def outputs_of(norm: nn.Module, given: torch.dtype) -> torch.dtype | None:
     if "forward" in vars(norm) or not known:
         return None
     back = [owner.outputs for owner in owners if isinstance(owner, _Back)]
-    return (back or [torch.float32])[-1] if owners else given
+    return (back or [norm.get_parameter("weight").dtype])[-1] if owners else given
 
 
 def _hooks(module: nn.Module) -> Iterator[Any]:

@@ -25,7 +25,7 @@ constexpr int64_t LANES = 4;
 
 template <typename T, int64_t N>
 struct Of {
-  typedef T Type __attribute__((vector_size(N * sizeof(T)), aligned(sizeof(T)), may_alias));
+  typedef T Type __attribute__((vector_size(N * sizeof(T))));
 };
 typedef Of<float, LANES>::Type Vector;
 typedef Of<int32_t, LANES>::Type Whole;
@@ -121,7 +121,8 @@ struct Dropout {
 
 inline Dropout dropout_of(double p, int64_t key, int64_t call) {
   const uint64_t bits = uint64_t(key);
-  return {uint32_t(std::lround(p * 65536)), float(1 / (1 - p)), {uint32_t(bits), uint32_t(bits >> 32)}, uint32_t(call)};
+  const float scale = p < 1 ? float(1 / (1 - p)) : 0;
+  return {uint32_t(std::lround(p * 65536)), scale, {uint32_t(bits), uint32_t(bits >> 32)}, uint32_t(call)};
 }
 
 // Of eight rows, the `rows`-th such, and a vector of columns, from `column` on.

@@ -90,7 +90,7 @@ class Environment(_Part):
     threads: int
     spin_count: str | None = None  # GOMP_SPINCOUNT, else OMP_WAIT_POLICY; null if neither is set
     quantiser: str | None = None  # of a base in four or eight bits: see layers.quantiser
-    # in C++, that computed it, or torch; null where nothing was trained. It was called attention
+    # the engine's in C++ that served it, or torch; null where nothing was trained; once: attention
     kernels: str | None = Field(None, validation_alias=AliasChoices("kernels", "attention"))
 
 
