@@ -13,7 +13,6 @@ module is known by its code, which is `_berts`, to the instruction, in some fort
 
 from __future__ import annotations
 
-import functools
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,18 +53,12 @@ class How(NamedTuple):
 
 def is_built() -> bool:
     """Whether dropout.cpp is there for this process; builds it if need be."""
-    if not native.is_built(SOURCE, *FLAGS):
-        return False
-    _register_shapes()
-    return True
-
-
-@functools.cache
-def _register_shapes() -> None:
-    """Let the operations take tensors that have only shapes."""
-    torch.library.register_fake("peftlab::dropout", lambda x, *_: torch.empty_like(x))
-    torch.library.register_fake("peftlab::residual_norm", _shapes)
-    torch.library.register_fake("peftlab::residual_norm_gradient", _gradient_shapes)
+    shapes = {
+        "dropout": _shape,
+        "residual_norm": _shapes,
+        "residual_norm_gradient": _gradient_shapes,
+    }
+    return native.is_built(SOURCE, *FLAGS, **shapes)
 
 
 class FastDropout(nn.Dropout):
@@ -127,6 +120,10 @@ class _ResidualNorm(torch.autograd.Function):
             return g_x, g_r, None, None, None
         g_weight, g_bias = learned.sum(0)
         return g_x, g_r, g_weight.to(weight.dtype), g_bias.to(ctx.bias_type), None
+
+
+def _shape(x: Tensor, *others: Any) -> Tensor:
+    return torch.empty_like(x)
 
 
 def _shapes(x: Tensor, r: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:

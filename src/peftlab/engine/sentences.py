@@ -10,7 +10,6 @@ at the place sentence · heads + head.
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,17 +53,8 @@ class How(NamedTuple):
 
 def is_built() -> bool:
     """Whether sentences.cpp is there for this process; builds it if need be."""
-    if not native.is_built(SOURCE, *FLAGS):
-        return False
-    _register_shapes()
-    return True
-
-
-@functools.cache
-def _register_shapes() -> None:
-    """Let the operations take tensors that have only shapes."""
-    torch.library.register_fake("peftlab::attention", _shapes)
-    torch.library.register_fake("peftlab::attention_gradient", _gradient_shapes)
+    shapes = {"attention": _shapes, "attention_gradient": _gradient_shapes}
+    return native.is_built(SOURCE, *FLAGS, **shapes)
 
 
 def attention(

@@ -25,7 +25,9 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -50,12 +52,14 @@ class Unbuilt(Exception):
 
 
 @functools.cache
-def is_built(source: Path, *flags: str) -> bool:
+def is_built(source: Path, *flags: str, **shapes: Callable[..., Any]) -> bool:
     """Whether the operations of `source` are there for this process; builds them if need be.
 
     Args:
         source: a file in C++.
         flags: for the compiler, beside those that all kernels have.
+        **shapes: for each operation that may be asked about tensors without numbers (plan's), what
+            gives outputs of the right shapes from its arguments.
     """
     if compiler() is None:
         return False
@@ -67,7 +71,14 @@ def is_built(source: Path, *flags: str) -> bool:
             stacklevel=2,
         )
         return False
+    for operation, made in shapes.items():
+        _know_shapes(operation, made)
     return True
+
+
+@functools.cache  # torch takes them once
+def _know_shapes(operation: str, made: Callable[..., Any]) -> None:
+    torch.library.register_fake(f"peftlab::{operation}", made)
 
 
 def standing(source: Path, *flags: str) -> str:
