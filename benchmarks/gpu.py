@@ -41,7 +41,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--examples", type=int, default=3200, help="of an epoch")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--score", action="store_true", help="STS-B on minilm too")
+    parser.add_argument("--score", action="store_true", help="minilm on STS-B and MRPC too")
     parser.add_argument(
         "--data-dir",
         default=os.environ.get("PEFTLAB_DATA_DIR"),
@@ -76,9 +76,8 @@ def main() -> None:
     if options.device == "cuda":
         on["processor"] = f"{torch.cuda.get_device_name()}, {on['processor']}"
     settings, memory = settings_of(options), MEMORY[options.device]
-    runs = {setting.name: functools.partial(lora, setting) for setting in settings}
-    if options.score:
-        runs["scores"] = scores
+    runs = {"scores": scores} if options.score else {}
+    runs |= {setting.name: functools.partial(lora, setting) for setting in settings}
     results = Results(HERE / "results" / ("gpu.json" if options.device == "cuda" else "cpu.json"))
     results.sections = {}
     common = {name: getattr(options, name) for name in ("device", "batch_size", "data_dir")}

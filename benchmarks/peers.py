@@ -1,4 +1,4 @@
-"""The peer's settings: all, the fastest one, the fastest that scores as well as the defaults."""
+"""The peer's settings: all, the fastest ones, those that learn as much as the defaults do."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 Line = dict[str, Any]
 Settings = dict[str, str]
+Learning = tuple[str, str]  # precision, batches
 NAMES = ("precision", "attention", "optimizer", "batches")
 SHORT = {"adamw_torch": "plain AdamW", "adamw_torch_fused": "fused AdamW"}
 SHORT |= {"group_by_length": "grouped", "bf16": "bf16-loaded"}
@@ -26,7 +27,7 @@ ALL: list[Settings] = [
         ("autocast", "bf16", "fp32"),
         ("eager", "sdpa"),
         ("adamw_torch_fused", "adamw_torch"),
-        ("group_by_length",),
+        ("group_by_length", "random"),
     )
 ]
 
@@ -46,7 +47,12 @@ def told(settings: Settings) -> str:
     >>> told(DEFAULTS)
     'fp32, sdpa, fused AdamW, random'
     """
-    return ", ".join(SHORT.get(settings[name], settings[name]) for name in NAMES)
+    return ", ".join(in_words(settings[name]) for name in NAMES)
+
+
+def in_words(value: str) -> str:
+    """A setting's value as tables say it."""
+    return SHORT.get(value, value)
 
 
 def fastest(lines: Iterable[Line], n: int = 1) -> list[Settings]:
@@ -54,17 +60,40 @@ def fastest(lines: Iterable[Line], n: int = 1) -> list[Settings]:
     return _ranked(lines, lambda line: -line["examples_per_s"])[:n]
 
 
-def as_good(lines: Iterable[Line], within: float) -> list[Line]:
-    """The peer's lines that score as well as its defaults, up to `within`, the fastest first.
+def scored(lines: Iterable[Line]) -> dict[Learning, dict[str, list[float]]]:
+    """The peer's scores by what they hang on, then by task: one a seed."""
+    found: dict[Learning, dict[str, list[float]]] = {}
+    for line in lines:
+        if line.get("side") == "peer" and line.get("score") is not None:
+            of_tasks = found.setdefault(learning(line["settings"]), {})
+            of_tasks.setdefault(line["task"], []).append(line["score"])
+    return found
 
-    Its defaults are fp32 and random batches: batches by length cost a score too.
+
+def as_good(lines: Iterable[Line], within: float) -> set[Learning]:
+    """What scores on every task as well as the defaults, up to `within` of their mean over seeds.
+
+    Batches by length cost a score, and so do weights in 16 bits. None where the defaults have none.
     """
-    lines = [line for line in lines if line.get("score") is not None]
-    full = [line["score"] for line in lines if DEFAULTS.items() <= line["settings"].items()]
-    if not full:
-        return []
-    good = [line for line in lines if line["score"] >= full[0] - within]
-    return sorted(good, key=lambda line: -line["examples_per_s"])
+    means = {
+        one: {task: statistics.fmean(scores) for task, scores in of_tasks.items()}
+        for one, of_tasks in scored(lines).items()
+    }
+    least = {task: mean - within for task, mean in means.get(learning(DEFAULTS), {}).items()}
+    return {
+        one
+        for one, of_tasks in means.items()
+        if least and all(of_tasks.get(task, -1.0) >= bound for task, bound in least.items())
+    }
+
+
+def learning(settings: Settings) -> Learning:
+    """What the score hangs on: attention and the optimizer's code compute the same.
+
+    >>> learning(DEFAULTS)
+    ('fp32', 'random')
+    """
+    return settings["precision"], settings["batches"]
 
 
 def _ranked(lines: Iterable[Line], key: Callable[[Line], float]) -> list[Settings]:

@@ -12,6 +12,7 @@ from plan import Floor
 
 Line = dict[str, Any]
 FINALISTS = ("best", "second")  # labels of the settings that run in every round
+LEARNS = "learns"  # the label of the fastest that score as the defaults do
 
 
 @dataclass(frozen=True)

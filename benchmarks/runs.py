@@ -66,6 +66,11 @@ class Results:
         self.sections[section]["runs"].append(line)
         self.save()
 
+    def lines(self, section: str) -> list[Line]:
+        """Of a section, none if it was not measured."""
+        runs: list[Line] = self.sections.get(section, {}).get("runs", [])
+        return runs
+
     def save(self) -> None:
         write(self.file, self._text())
 
@@ -109,12 +114,15 @@ class Bench:
             yield number
         self.round = 0
 
-    def run(self, label: str, side: str, model: str, task: str, **options: Any) -> Line:
+    def run(
+        self, label: str, side: str, model: str, task: str, timed: bool = True, **options: Any
+    ) -> Line:
         """One process of `side` (ours, peer, products) to its end; returns its line.
 
         A side that fails leaves a line with `failed`, and the bench goes on. One that had not the
         machine to itself runs again, up to `ATTEMPTS` times in all; of these lines the one that was
-        least disturbed counts, and the others bear `disturbed`.
+        least disturbed counts, and the others bear `disturbed`. One that is not `timed`, since its
+        score alone is asked for, runs once.
         """
         if options.get("examples") and self.most:
             options["examples"] = min(options["examples"], self.most)
@@ -122,7 +130,8 @@ class Bench:
         words += ["--task", task, *as_words(options), *as_words(self.common)]
         about = {"label": label, "round": self.round, "model": model, "task": task}
         lines: list[Line] = []
-        while len(lines) < ATTEMPTS and all(line["elsewhere"] > DISTURBED for line in lines):
+        attempts = ATTEMPTS if timed else 1
+        while len(lines) < attempts and all(line["elsewhere"] > DISTURBED for line in lines):
             lines.append(about | _measure(words, side, options))
             self.results.add(self.section, lines[-1])
             _say(self.section, lines[-1])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import peers
 import plan
 from peers import Settings
 from plan import Setting
-from ratios import FINALISTS
+from ratios import FINALISTS, LEARNS, good
 from runs import Bench, Line, memory_mib
 
 Section = Callable[[Bench], None]
@@ -19,10 +19,10 @@ Side = tuple[str, str, Settings]  # a label, whose script, its options
 
 
 def lora(setting: Setting, bench: Bench) -> None:
-    """Ours against the peer at its best settings and by default."""
+    """Ours against the peer at its fastest, at its fastest that learn, and by default."""
     asked = {"model": setting.model, "task": setting.task, "examples": setting.examples}
     of = functools.partial(bench.run, **asked)
-    sides = _sides(of)
+    sides = _sides(of, peers.as_good(bench.results.lines("scores"), plan.SAME_SCORE))
     if setting.with_defaults:
         sides.append(("defaults", "peer", peers.DEFAULTS))
     for number in bench.each_round():
@@ -91,21 +91,22 @@ def lengths(bench: Bench) -> None:
 
 
 def scores(bench: Bench) -> None:
-    """All of STS-B: does what is fast also learn? The peer with either batches."""
-    model, task = plan.SCORED
+    """Does what is fast also learn? The peer in every precision, with either batches."""
     asked: dict[str, Any] = {"examples": 0, "epochs": plan.SCORE_EPOCHS, "lr": plan.SCORE_LR}
     asked |= {"score": True}
     if bench.most:
         asked |= {"examples": bench.most}
-    bench.run("ours", "ours", model, task, **asked)
-    for batches, precision in itertools.product(
-        ("random", "group_by_length"), ("fp32", "autocast", "bf16")
-    ):
-        label = f"{precision}, {peers.SHORT.get(batches, batches)}"
-        bench.run(label, "peer", model, task, precision=precision, batches=batches, **asked)
+    peer = dict.fromkeys(peers.learning(one) for one in peers.ALL)
+    for seed, task in itertools.product(plan.SCORE_SEEDS, plan.SCORED_TASKS):
+        of = functools.partial(bench.run, model=plan.SCORED, task=task, timed=False, seed=seed)
+        of(f"{task}, ours", "ours", **asked)
+        for precision, batches in peer:
+            label = f"{task}, {peers.in_words(precision)}, {peers.in_words(batches)}"
+            of(label, "peer", precision=precision, batches=batches, **asked)
 
 
 SECTIONS: dict[str, Section] = {
+    "scores": scores,  # first: LoRA's settings ask which of the peer's learn
     **{setting.name: functools.partial(lora, setting) for setting in plan.LORA},
     "methods": methods,
     "full": full,
@@ -113,7 +114,6 @@ SECTIONS: dict[str, Section] = {
     "int8": int8,
     "growth": growth,
     "lengths": lengths,
-    "scores": scores,
 }
 GROUPS = {"speed": [setting.name for setting in plan.LORA]}
 
@@ -133,11 +133,22 @@ def chosen(asked: str | None) -> list[str]:
     return [name for name in SECTIONS if name in names]
 
 
-def _sides(of: Callable[..., Line]) -> list[Side]:
-    """Ours, and the peer's fastest of all its settings run once: the rounds say which is best."""
-    screened = [of("screen", "peer", **one) for one in peers.ALL]
+def _sides(of: Callable[..., Line], learn: Collection[peers.Learning] = ()) -> list[Side]:
+    """Ours, and the peer's fastest of all its settings run once: the rounds say which is best.
+
+    Args:
+        of: runs a side once.
+        learn: of which the fastest runs too; random batches are slower, and screened for it alone.
+    """
+    wanted = [
+        one for one in peers.ALL if one["batches"] != "random" or peers.learning(one) in learn
+    ]
+    screened = [of("screen", "peer", **one) for one in wanted]
     finalists = peers.fastest(screened, len(FINALISTS))
     peer = [(label, "peer", one) for label, one in zip(FINALISTS, finalists, strict=False)]
+    learning = [line for line in good(screened) if peers.learning(line["settings"]) in learn]
+    if learning:
+        peer += [(LEARNS, "peer", *peers.fastest(learning))]
     return [("ours", "ours", {}), *peer]
 
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import statistics
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import plan
-from peers import as_good, settings_of, told
+from peers import as_good, learning, settings_of, told
 from plan import Floor, Setting
 from ratios import (
+    LEARNS,
     Line,
     Ratio,
     best_first,
@@ -98,7 +100,8 @@ def beside(setting: Setting, lines: list[Line], memory: Memory) -> list[Cells]:
 
 def _speed(setting: Setting, lines: list[Line]) -> list[Cells]:
     rows = []
-    for label, floor in (("best", setting.speed), ("defaults", setting.defaults)):
+    floors = {"best": setting.speed, LEARNS: setting.learns, "defaults": setting.defaults}
+    for label, floor in floors.items():
         own = labelled(lines, label)
         if own or label == "best":
             settings = told(settings_of(own[0])) if own else "did not run"
@@ -234,16 +237,17 @@ def where_it_dominates(lines: list[Line]) -> str:
 
 
 def scores(_: str, lines: list[Line]) -> list[Cells]:
-    """Scores beside speeds."""
+    """The mean over seeds, and whether it is within reach of the peer's defaults'."""
     lines = good(lines)
-    as_defaults = as_good([line for line in lines if line["side"] == "peer"], plan.SAME_SCORE)
+    learn = as_good(lines, plan.SAME_SCORE)
     rows = []
-    for line in lines:
-        side = "ours" if line["side"] == "ours" else f"peer, {line['label']}"
-        remark = ""
-        if as_defaults and line is as_defaults[0]:
-            remark = f"the fastest within {plan.SAME_SCORE} of its defaults"
-        rows.append((side, f"{line['examples_per_s']:.1f}", f"{line['score']:.4f}", remark))
+    for label in dict.fromkeys(line["label"] for line in lines):
+        own = labelled(lines, label)
+        each = [line["score"] for line in own]
+        spread = f"± {statistics.stdev(each):.3f}" if len(each) > 1 else ""
+        is_peer = own[0]["side"] == "peer"
+        remark = "learns" if is_peer and learning(own[0]["settings"]) in learn else ""
+        rows.append((label, f"{statistics.fmean(each):.3f}", spread, str(len(each)), remark))
     return rows
 
 
@@ -296,9 +300,9 @@ PARTS: list[Part] = [
         lengths,
     ),
     (
-        f"STS-B, minilm, {plan.SCORE_EPOCHS} epochs",
+        f"Scores, minilm, {plan.SCORE_EPOCHS} epochs; learns: within {plan.SAME_SCORE} of defaults",
         ["scores"],
-        ("", "examples/s", "score", ""),
+        ("", "mean", "sd", "seeds", ""),
         scores,
     ),
 ]

@@ -35,17 +35,30 @@ def test_a_failed_process_is_never_chosen() -> None:
         peers.fastest([failed])
 
 
-def test_all_twelve_settings_are_there_and_differ() -> None:
-    assert len({tuple(one.items()) for one in peers.ALL}) == 12
-    assert peers.DEFAULTS not in peers.ALL
+def test_all_settings_are_there_and_differ() -> None:
+    assert len({tuple(one.items()) for one in peers.ALL}) == 3 * 2 * 2 * 2
+    assert peers.DEFAULTS in peers.ALL
 
 
-def test_as_good_keeps_what_scores_like_the_defaults_fastest_first() -> None:
-    fp32 = line(10, peers.DEFAULTS, score=0.80)
-    near = line(20, peers.DEFAULTS | {"precision": "autocast"}, score=0.791)
-    worse = line(30, peers.DEFAULTS | {"batches": "group_by_length"}, score=0.78)
-    assert peers.as_good([fp32, near, worse], within=0.01) == [near, fp32]
-    assert peers.as_good([near, worse], within=0.01) == []
+def scored(precision: str, batches: str, **scores: tuple[float, ...]) -> list[dict[str, Any]]:
+    settings = {"precision": precision, "batches": batches}
+    return [
+        {"side": "peer", "task": task, "settings": settings, "score": score}
+        for task, some in scores.items()
+        for score in some
+    ]
+
+
+def test_as_good_is_what_scores_like_the_defaults_on_every_task() -> None:
+    fp32 = scored("fp32", "random", stsb=(0.79, 0.81), mrpc=(0.85,))
+    near = scored("autocast", "random", stsb=(0.77, 0.812), mrpc=(0.85,))
+    worse = scored("bf16", "random", stsb=(0.80, 0.80), mrpc=(0.83,))
+    one_task = scored("bf16", "group_by_length", stsb=(0.9,))
+    ours = [line | {"side": "ours"} for line in scored("auto", "random", stsb=(0.9,), mrpc=(0.9,))]
+    failed = {"side": "peer", "task": "stsb", "settings": fp32[0]["settings"], "failed": "exit 1"}
+    lines = [*fp32, *near, *worse, *one_task, *ours, failed]
+    assert peers.as_good(lines, within=0.01) == {("fp32", "random"), ("autocast", "random")}
+    assert peers.as_good([*near, *worse], within=0.01) == set()
 
 
 def test_ratios_are_of_one_rounds_two() -> None:
@@ -107,7 +120,7 @@ def test_step_ms_is_the_timed_epochs_mean() -> None:
 
 
 def test_chosen_sections_keep_their_order_and_speed_is_all_five() -> None:
-    assert sections.chosen("scores,roberta/cola") == ["roberta/cola", "scores"]
+    assert sections.chosen("roberta/cola,scores") == ["scores", "roberta/cola"]
     assert sections.chosen("speed") == [setting.name for setting in plan.LORA]
     assert sections.chosen(None) == list(sections.SECTIONS)
     with pytest.raises(ValueError, match="no section 'sped'"):

@@ -28,7 +28,7 @@ class Answering(runs.Bench):
     """A bench whose sides answer at once, by what they are asked."""
 
     def run(self, label: str, side: str, model: str, task: str, **options: Any) -> runs.Line:
-        line = {"label": label, "round": self.round, "side": side, "wall_s": 1.0}
+        line = {"label": label, "round": self.round, "side": side, "task": task, "wall_s": 1.0}
         line |= {"settings": {"epochs": 2, **options}} | self.measured(side, options)
         self.results.add(self.section, line)
         return line
@@ -38,6 +38,7 @@ class Answering(runs.Bench):
         if side == "peer":
             speed = SPEEDS[options.get("attention", "sdpa")]
             speed += options.get("precision") == "autocast"
+            speed /= 1 + (options.get("batches") == "random")
         memory = 1000.0 if options.get("precision") == "bf16" else 2000.0
         return {
             "examples_per_s": speed,
@@ -50,7 +51,7 @@ class Answering(runs.Bench):
             "weights_mib": 100.0,
             "over_steps_mib": [500.0] * 10,
             "attention_share": 0.6 if options.get("attention") is True else None,
-            "score": 0.8,
+            "score": 0.8 if options.get("batches") == "random" else 0.6,
         }
 
 
@@ -79,12 +80,36 @@ def test_the_peer_runs_at_the_settings_that_are_best_on_many_examples(
     assert labels.count("defaults") == 5
 
 
+def test_the_fastest_that_learn_run_too_once_it_is_known_which_do(results: runs.Results) -> None:
+    measured(results, "scores")
+    lines = measured(results, "roberta/cola")
+    screened = [peers.settings_of(line) for line in lines if line["label"] == "screen"]
+    assert len(screened) == 24  # no batches by length learn here, and all random ones
+    learns = [peers.settings_of(line) for line in lines if line["label"] == ratios.LEARNS]
+    assert learns == [learns[0]] * 5
+    asked = (learns[0]["batches"], learns[0]["precision"], learns[0]["attention"])
+    assert asked == ("random", "autocast", "sdpa")
+    best = [peers.settings_of(line) for line in lines if line["label"] == "best"]
+    assert best[0]["batches"] == "group_by_length"
+    over = {
+        row[0].split("\n")[1].split(":")[0].strip(): row
+        for row in tables.lora(lines=lines, name="roberta/cola")
+    }
+    assert over["best"][3:] == ("1.98", "1.98–1.98", "≥ 1.9", "yes")
+    assert over["learns"][3:] == ("3.96", "3.96–3.96", "≥ 2.2", "yes")
+
+
 def test_the_peer_is_scored_in_every_precision_with_either_batches(results: runs.Results) -> None:
-    ours, *peer = measured(results, "scores")
-    assert ours["side"] == "ours"
-    asked = [(line["settings"]["precision"], line["settings"]["batches"]) for line in peer]
-    assert len(set(asked)) == len(asked) == 6
-    assert asked[0] == (peers.DEFAULTS["precision"], peers.DEFAULTS["batches"])
+    lines = measured(results, "scores")
+    of = [(line["settings"]["seed"], line["task"]) for line in lines if line["side"] == "ours"]
+    assert of == [(seed, task) for seed in (0, 1, 2) for task in ("stsb", "mrpc")]
+    first = lines[1:7]  # the peer's of a seed and a task
+    asked = {peers.learning(line["settings"]) for line in first}
+    assert len(asked) == 6 and peers.learning(peers.DEFAULTS) in asked
+    rows = tables.scores("scores", lines)
+    assert rows[0] == ("stsb, ours", "0.600", "± 0.000", "3", "")
+    assert ("mrpc, fp32, random", "0.800", "± 0.000", "3", "learns") in rows
+    assert ("mrpc, fp32, grouped", "0.600", "± 0.000", "3", "") in rows
 
 
 def test_sides_take_turns_at_being_first(results: runs.Results) -> None:
@@ -192,3 +217,13 @@ def test_a_disturbed_process_runs_again_and_the_least_disturbed_counts(
     assert ratios.median(ratios.labelled(lines, "a"), "examples_per_s") == 80
     saved = json.loads(results.file.read_text())["sections"]["growth"]["runs"]
     assert saved == lines
+
+
+def test_what_is_not_timed_runs_once_whatever_others_do(
+    results: runs.Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = {"side": "ours", "settings": {}, "elsewhere": 0.9, "wall_s": 1.0, "examples_per_s": 1.0}
+    monkeypatch.setattr(runs, "_measure", lambda *_: dict(line))
+    results.begin("scores", MACHINE)
+    runs.Bench(results, "scores", 1).run("a", "ours", "minilm", "stsb", timed=False)
+    assert len(results.sections["scores"]["runs"]) == 1
