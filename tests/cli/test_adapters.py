@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from peftlab.cli import main
@@ -53,13 +54,19 @@ def test_the_winner_of_a_comparison_answers_a_file(
     assert "in its record" in shown
 
     _, row, seed = shown.split(":")[0].split(" · ")
-    for told in records:  # a record that its adapter can't live up to
-        if (told["method"]["label"], f"seed {told['seed']}") == (row, seed):
-            told["score"]["accuracy"] = 9.0
-            path = tmp_path / "out" / "records" / f"{told['cell']}.json"
-            path.write_text(json.dumps(told))
+    (record,) = [
+        told for told in records if (told["method"]["label"], f"seed {told['seed']}") == (row, seed)
+    ]
+    cell = record["cell"]
+    record["score"]["accuracy"] += 0.01  # what rounding may do: an example of a hundred
+    (tmp_path / "out" / "records" / f"{cell}.json").write_text(json.dumps(record))
+    assert "in its record" in type_in("export", "out", "--to", "again", "--method", row)
+    file = tmp_path / "out" / "adapters" / cell / "adapter_model.safetensors"
+    save_file({name: -x for name, x in load_file(file).items()}, file, {"format": "pt"})
     assert "it is not exported" in type_in("export", "out", "--to", "no", code=2)
     assert not (tmp_path / "no").exists()
+    (tmp_path / "out" / "predictions" / f"{cell}.jsonl").write_text("{")
+    assert "is missing or damaged" in type_in("export", "out", "--to", "no", code=2)
 
     assert "48 rows" in type_in("predict", "best", tiny_csv, "--out", "answers.csv")
     with (tmp_path / "answers.csv").open() as file:

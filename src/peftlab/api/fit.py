@@ -3,8 +3,8 @@
 60 % of the time at most goes to the race: every method at several learning rates on a part of
 train, where the bad ones stop early. Then the three best rows train on all of train, seed after
 seed, and are judged on dev, which has chosen no rate. The recommended row's best adapter is loaded
-again, has to reach its score again, and is written. It was chosen on dev among at most nine, and
-the last line says so beside the mean of its row.
+again, has to answer dev as it did in training, and is written. It was chosen on dev among at most
+nine, and the last line says so beside the mean of its row.
 """
 
 from __future__ import annotations
@@ -311,7 +311,7 @@ class _Fitting:
         self, to: Path, store: Store, row: list[Record], task: Task, why: Recommendation | None
     ) -> Fitted:
         record = best_seed([one for one in row if store.adapter(one.cell).is_dir()])
+        reached = check_again(store, record, task)
         adapter = store.adapter(record.cell)
-        reached = check_again(adapter, record, task)
         replace_folder(to, lambda place: shutil.copytree(adapter, place, dirs_exist_ok=True))
         return Fitted(record, row, reached, why, stopped=False)

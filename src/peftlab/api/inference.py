@@ -43,13 +43,22 @@ def evaluate(
     """
     _check(model, tokenizer, fast)
     task = task_of(task)
+    found = dev_outputs(model, tokenizer, task, fast)
+    return task.score(answers(task.kind, found.tolist()))
+
+
+def dev_outputs(model: PreTrainedModel, tokenizer: Any, task: Task, fast: bool = True) -> Tensor:
+    """The outputs for the task's dev split, (n_dev, num_labels), in the labels' unit.
+
+    Raises:
+        RequestError: if the task has other outputs.
+    """
     check_outputs(model, task)
     agree_on_padding(model, tokenizer)
     longest = _longest(model, tokenizer, task.max_length)
     dev = encode(tokenizer, task.dev.texts, task.dev.labels, longest)
     with threads_for(model.device.type, lately=True):
-        found = _outputs(model, dev, fast)
-    return task.score(answers(task.kind, found.tolist()))
+        return _outputs(model, dev, fast)
 
 
 def predict(

@@ -102,7 +102,7 @@ def export(
     task: Annotated[Text, Option(help="Which task's, if there are several.")] = None,
     method: Annotated[Text, Option(help="The row to take; default: the winner.")] = None,
 ) -> None:
-    """Copy the winner's adapter out of a comparison, once it has reached its score again.
+    """Copy the winner's adapter out of a comparison, once it has answered dev as in training.
 
     The winner is the recommended row: the cheapest that is not behind the best one.
     Of its seeds the best adapter is taken.

@@ -44,6 +44,22 @@ class Store:
         """The folder of a cell's adapter."""
         return self.out / "adapters" / cell
 
+    def outputs(self, cell: str) -> list[list[float]]:
+        """What a done cell put out for each dev example, (n_dev, num_labels), in its last epoch.
+
+        Raises:
+            RequestError: if that is missing or damaged.
+        """
+        path = self.out / "predictions" / f"{cell}.jsonl"
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+            return [[float(value) for value in json.loads(line)["logits"]] for line in lines]
+        except (*JSON_ERRORS, OSError, KeyError, TypeError) as error:
+            raise RequestError(
+                f"{path} is missing or damaged, so the adapter {self.adapter(cell)} can't be "
+                "checked against it; run the comparison again with --keep all --rerun"
+            ) from error
+
     def prepare(self, adapters_mib: float = 0.0) -> None:
         """Make the folder, or check that an existing one is ours, writable and has room.
 
