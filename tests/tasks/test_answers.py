@@ -75,6 +75,15 @@ def test_a_column_that_is_there_already_is_not_overwritten(given: Path, tmp_path
         answer_file(sheet(given), tmp_path / "out.csv", [{"text": "a"}, {"text": "b"}])
 
 
+def test_the_file_itself_is_not_written_over(given: Path) -> None:
+    before = given.read_bytes()
+    for same in (given, given.parent / ".." / given.parent.name / given.name):
+        with pytest.raises(RequestError, match="is the file to answer; give --out another name"):
+            check_out(same, given)
+    assert given.read_bytes() == before
+    check_out(given, given.with_name("missing.csv"))
+
+
 @pytest.mark.parametrize(
     ("name", "message"), [("a.xls", "must end in one of"), ("no/a.csv", "no is no folder")]
 )
@@ -83,7 +92,7 @@ def test_where_nothing_can_be_written_is_said_first(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RequestError, match=message):
-        check_out(Path(name))
+        check_out(Path(name), Path("given.csv"))
 
 
 def test_three_text_columns_are_too_many(given: Path) -> None:

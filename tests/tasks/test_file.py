@@ -103,12 +103,31 @@ def test_twenty_integers_are_classes_and_twenty_one_a_regression(tmp_path):
         ),
         ([1, 2, 3, 4, 5] * 4, "classes", ()),
         ([1, 2, 3, 4, 5] * 4, "regression", ()),
+        (
+            [1.0, 2.0, 3.0] * 6,
+            "auto",
+            (
+                "label holds 3 whole numbers from 1 to 3, taken as classes; "
+                "--kind regression asks for numbers",
+            ),
+        ),
+        (
+            list(range(40)),
+            "auto",
+            (
+                "label holds 40 whole numbers from 0 to 39, taken as numbers; "
+                "--kind classes asks for classes",
+            ),
+        ),
+        (list(range(40)), "regression", ()),
         ([0, 1] * 10, "auto", ()),
         (list("abc") * 6, "auto", ()),
         ([0.5, 1.5, 2.5] * 6, "auto", ()),
     ],
 )
-def test_stars_taken_as_classes_are_said_with_the_way_to_numbers(tmp_path, values, kind, notes):
+def test_what_whole_numbers_were_taken_for_is_said_with_the_way_to_the_other(
+    tmp_path, values, kind, notes
+):
     rows = [{"text": f"text {i}", "label": value} for i, value in enumerate(values)]
     path = write(tmp_path / "stars.jsonl", rows)
     assert load(path, kind=kind).notes == notes
@@ -131,8 +150,8 @@ def test_kind_overrides(tmp_path):
     many = write(tmp_path / "many.csv", reviews(105, tuple(range(21))))
     assert load(many, kind="classes").labels == tuple(str(i) for i in range(21))
     whole = write(tmp_path / "whole.csv", reviews(50, (1.0, 0.0)))
-    assert load(whole).kind == "regression"
-    assert load(whole, kind="classes").labels == ("0", "1")
+    assert load(whole).labels == load(whole, kind="classes").labels == ("0", "1")
+    assert load(whole, kind="regression").kind == "regression"
     halves = write(tmp_path / "halves.csv", reviews(50, (1.5, 10.5, 2.0)))
     assert load(halves, kind="classes").labels == ("1.5", "2", "10.5")
 
@@ -222,10 +241,29 @@ def test_a_missing_column_is_named_with_those_there(tmp_path, suffix):
     assert str(path) in error
 
 
-def test_a_csv_of_semicolons_is_recognised(tmp_path):
+def test_a_csv_of_semicolons_is_read(tmp_path):
     path = tmp_path / "a.csv"
-    path.write_text("text;label\na;1\n")
-    assert "seems to be separated by semicolons" in refused(path)
+    path.write_text("text;label\n" + "".join(f'"{i}; a, b";{i % 2}\n' for i in range(20)))
+    assert ("0; a, b",) in load(path).train.texts + load(path).dev.texts
+    assert "unknown column 'lable'; did you mean 'label'? Allowed: text, label." in refused(
+        path, label="lable"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "separator", "suffix"), [("a.csv", "\t", ".tsv"), ("a.tsv", ",", ".csv")]
+)
+def test_another_separator_is_recognised(tmp_path, name, separator, suffix):
+    path = tmp_path / name
+    path.write_text(f"text{separator}label\na{separator}1\n")
+    assert f"let its name end in {suffix}" in refused(path)
+
+
+def test_blank_lines_hold_no_example(tmp_path):
+    path = tmp_path / "a.tsv"
+    rows = "".join(f"text {i}\t{i % 2}\n\n" for i in range(20))
+    path.write_text(f"text\tlabel\n{rows}\n\n")
+    assert len(load(path).train.texts) + len(load(path).dev.texts) == 20
 
 
 def test_a_column_name_that_stands_twice(tmp_path):
@@ -255,7 +293,7 @@ def test_columns_that_make_no_task(tmp_path, text, label, problem):
         ("a.csv", 'text,label\n"a\nb",1\n"c,0\nd,1\n', "line 4: malformed row starting here"),
         ("a.csv", 'text,label\n"a" b,1\n', "line 2: malformed row starting here"),
         ("a.tsv", "text\tlabel\na\t1\nb\tc\t1\n", "line 3: malformed row, 3 fields where 2"),
-        ("a.tsv", "text\tlabel\na\t1\n\nb\t1\n", "line 3: malformed row, 1 field where 2"),
+        ("a.tsv", "text\tlabel\na\t1\n\nb\n", "line 4: malformed row, 1 field where 2"),
         ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "a"', "line 2: not JSON"),
         ("a.json", '[{"text": "a", "label": 1}]', "line 1: a JSON list, not an object"),
         ("a.jsonl", '{"text": "a", "label": 1}\n\n{"text": "a"}', "line 3"),

@@ -202,7 +202,7 @@ def predict_file(
     Raises:
         RequestError: for an adapter or a file that is not as it must be.
     """
-    check_out(out)
+    check_out(out, file)
     check_adapter(adapter)
     card = read_card(adapter)
     known = card.task.columns if card and card.task else []

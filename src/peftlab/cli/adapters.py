@@ -41,8 +41,9 @@ def predict(
         from peftlab.api.inference import predict_file
 
         columns = options.split(text, "--text")
+        told = " (in place of what was there)" if out.exists() else ""
         n = predict_file(adapter, file, out, columns, base, device, show, fast is not False)
-    print(f"{n} rows: {out.resolve()}")
+    print(f"{n} rows: {out.resolve()}{told}")
 
 
 def merge(

@@ -48,8 +48,11 @@ def read_sheet(path: Path, columns: Sequence[str]) -> Sheet:
     return Sheet(path, file.texts(table), records)
 
 
-def check_out(out: Path) -> None:
-    """Raise `RequestError` unless `out` has a known suffix and can be written."""
+def check_out(out: Path, file: Path) -> None:
+    """Raise `RequestError` unless `out` has a known suffix, can be written and is not `file`."""
+    with system_refusals(f"{out} can't be written"):
+        if out.exists() and file.exists() and out.samefile(file):
+            raise RequestError(f"{out} is the file to answer; give --out another name")
     if out.suffix.lower() not in WRITERS:
         raise RequestError(f"{out} must end in one of {', '.join(WRITERS)}")
     parent = out.absolute().parent

@@ -1,9 +1,10 @@
 """A user's own file as a task: CSV, TSV, JSONL or Parquet, a label column, one or two text columns.
 
 Text, true/false and whole numbers of at most `MAX_CLASSES` different values are classes; other
-numbers are a regression; `kind` overrides. Classes are named and ordered by their value: numbers
-by size, text by its characters. In CSV and TSV, where all is text, a column is of numbers if every
-cell is one. CSV is quoted (RFC 4180); TSV is not: a `"` is a character there.
+numbers are a regression; `kind` overrides. 1.0 is whole: so pandas writes integers with a gap.
+Classes are named and ordered by their value: numbers by size, text by its characters. In CSV and
+TSV, where all is text, a column is of numbers if every cell is one. CSV is quoted (RFC 4180); TSV
+is not: a `"` is a character there.
 """
 
 from __future__ import annotations
@@ -101,17 +102,21 @@ def task_of(
         labels=names,
         source=source,
         columns=tuple(text),
-        notes=_notes(label, names, type_, kind),
+        notes=_notes(table, label, names, type_) if kind == "auto" else (),
         licence=licence,
     )
 
 
-def _notes(label: str, names: tuple[str, ...], type_: Type, asked: str) -> tuple[str, ...]:
-    """That stars from 1 to 5 are taken as five names, which most who rate do not mean."""
-    if asked != "auto" or type_ != "int" or len(names) < 3:
+def _notes(table: rows.Table, label: str, names: tuple[str, ...], type_: Type) -> tuple[str, ...]:
+    """What whole numbers were taken for: stars from 1 to 5 are no names, and 40 intents are."""
+    if type_ != "int" or 0 < len(names) < 3:
         return ()
-    span = f"{len(names)} whole numbers from {names[0]} to {names[-1]}"
-    return (f"{label} holds {span}, taken as classes; --kind regression asks for numbers",)
+    values = sorted({int(_name(row.cells[-1], "int") or 0) for row in table.rows})
+    taken = "classes; --kind regression asks for numbers"
+    if not names:
+        taken = "numbers; --kind classes asks for classes"
+    span = f"{len(values)} whole numbers from {values[0]} to {values[-1]}"
+    return (f"{label} holds {span}, taken as {taken}",)
 
 
 def columns_of(text: Sequence[str], label: str) -> list[str]:
@@ -136,8 +141,8 @@ def _label_type(table: rows.Table) -> Type:
             other = f"{_shown(first.cells[-1])} in {table.unit} {first.number}"
             problem = f"found {_shown(row.cells[-1])} after {other}"
             raise table.error(row, f"labels must be of one type, {problem}.")
-    if types == {"int", "float"}:
-        return "float"
+    if types and types <= {"int", "float"}:
+        return "int" if all(_is_whole(row.cells[-1]) for row in table.rows) else "float"
     return types.pop() if len(types) == 1 else "str"
 
 
@@ -229,6 +234,13 @@ def _name(cell: Any, type_: Type) -> str | None:
     if number is None:
         return None
     return str(int(number)) if number == int(number) else repr(number)
+
+
+def _is_whole(cell: Any) -> bool:
+    number = _number(cell)
+    return _INT.fullmatch(str(cell).strip()) is not None or (
+        number is not None and number.is_integer()
+    )
 
 
 def _number(cell: Any) -> float | None:

@@ -80,7 +80,7 @@ def read_whole(path: Path, columns: Sequence[str]) -> tuple[Table, list[dict[str
     text = decoded(path, content)
     if suffix in {".jsonl", ".json"}:
         return table, [json.loads(line) for line in lines(text) if line.strip()]
-    (_, header), *rest = _csv_records(path, text) if suffix == ".csv" else tab_separated(text)
+    (_, header), *rest = _csv_records(path, text) if suffix == ".csv" else _tsv_records(text)
     positions(path, header, header)
     return table, [dict(zip(header, cells, strict=True)) for _, cells in rest]
 
@@ -171,9 +171,13 @@ def malformed(path: Path, number: int, found: int, wanted: int) -> RequestError:
 def _no_column(path: Path, name: str, header: Sequence[str]) -> RequestError:
     hint = f"({path})"
     if len(header) == 1:
-        for separator, called in ((";", "semicolons"), ("\t", "tabs"), (",", "commas")):
+        for separator, called, suffix in (
+            (";", "semicolons", ".csv"),
+            ("\t", "tabs", ".tsv"),
+            (",", "commas", ".csv"),
+        ):
             if separator in header[0]:
-                hint = f"({path} seems to be separated by {called}: .csv means commas, .tsv tabs)"
+                hint = f"({path} seems to be separated by {called}: let its name end in {suffix})"
     return unknown("column", name, header, hint)
 
 
@@ -191,7 +195,12 @@ def _picked(
 
 
 def _tsv(path: Path, content: bytes, columns: Sequence[str]) -> Iterator[Row]:
-    return _picked(path, tab_separated(decoded(path, content)), columns)
+    return _picked(path, _tsv_records(decoded(path, content)), columns)
+
+
+def _tsv_records(text: str) -> Iterator[tuple[int, list[str]]]:
+    """A blank line holds no example, as in the other formats."""
+    return (record for record in tab_separated(text) if record[1] != [""])
 
 
 def _csv(path: Path, content: bytes, columns: Sequence[str]) -> Iterator[Row]:
@@ -199,7 +208,7 @@ def _csv(path: Path, content: bytes, columns: Sequence[str]) -> Iterator[Row]:
 
 
 def _csv_records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
     number = 1
     with _long_fields():
         try:
@@ -211,6 +220,12 @@ def _csv_records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
             problem = f"malformed row starting here: {error}"
             hint = 'Quote a field that holds a comma or a line break, and write " inside it as "".'
             raise RequestError(f"{path}, line {number}: {problem}. {hint}") from None
+
+
+def _delimiter(text: str) -> str:
+    """A comma; a semicolon where the header has such alone, as Excel writes in many countries."""
+    header = text.split("\n", 1)[0]
+    return ";" if ";" in header and "," not in header else ","
 
 
 @contextmanager
