@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -307,3 +308,25 @@ def test_doctor_says_what_a_kernel_that_is_not_built_costs(
         "so dropout, residual sum and LayerNorm are three passes; "
         "rows.cpp built when first needed"
     )
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminals to open")
+def test_a_terminal_hears_something_before_torch_is_read(tmp_path: Path) -> None:
+    """Torch takes seconds; where each import is told, the first word stands above its."""
+    ours, theirs = os.openpty()
+    words = ["-X", "importtime", "-m", "peftlab", "compare", "--data", "no.csv", "--text", "a"]
+    with subprocess.Popen(
+        [sys.executable, *words],
+        cwd=tmp_path,
+        env=os.environ | {"TERM": "xterm"},
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+    ) as process:
+        os.close(theirs)
+        heard = b""
+        with contextlib.suppress(OSError):  # the other end is closed
+            while more := os.read(ours, 65536):
+                heard += more
+    os.close(ours)
+    assert process.returncode == 2
+    assert 0 < heard.index(b"starting") < heard.index(b"| torch")

@@ -32,18 +32,26 @@ def tasks(
     ] = None,
 ) -> None:
     """List the tasks: what each asks, its metrics, and whether its data is here."""
-    from peftlab.api import listings
+    from rich.console import Console
 
-    print_rows(("task", "asks", "metrics", "here"), listings.tasks(data_dir))
+    with Console(stderr=True).status("looking for their data"):
+        from peftlab.api import listings
+
+        rows = listings.tasks(data_dir)
+    print_rows(("task", "asks", "metrics", "here"), rows)
     print("synthetic tasks are built in; the others, GLUE's, need --data-dir FOLDER or the hub")
 
 
 def models() -> None:
     """List what can be given as a model, what it needs, and whether that is here."""
-    from peftlab.api import listings
+    from rich.console import Console
 
-    print_rows(("model", "needs", "here"), listings.models())
-    print(f"words for layers are known in: {listings.architectures()}; elsewhere by common names")
+    with Console(stderr=True).status("looking for what they need"):
+        from peftlab.api import listings
+
+        rows, known = listings.models(), listings.architectures()
+    print_rows(("model", "needs", "here"), rows)
+    print(f"words for layers are known in: {known}; elsewhere by common names")
 
 
 def print_rows(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
@@ -63,6 +71,10 @@ def doctor(
     out: Annotated[Path, typer.Option(help="Where runs would be written.")] = Path("runs"),
 ) -> None:
     """Check Python, torch, threads, bf16 and why, the model, the hub and the disk."""
-    from peftlab.api import listings
+    from rich.console import Console
 
-    print_rows(("what", "found", "meaning"), listings.machine(out))
+    with Console(stderr=True).status("looking at this machine"):
+        from peftlab.api import listings
+
+        rows = listings.machine(out)
+    print_rows(("what", "found", "meaning"), rows)

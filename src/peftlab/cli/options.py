@@ -59,7 +59,12 @@ def with_request(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(**arguments: Any) -> None:
-        asked = _shared(**{option.name: arguments.pop(option.name) for option in shared})
+        from rich.console import Console
+
+        words = {option.name: arguments.pop(option.name) for option in shared}
+        quiet = bool(arguments.get("quiet"))
+        with Console(stderr=True, quiet=quiet).status("starting"):  # torch takes seconds
+            asked = _shared(**words)
         command(**arguments, asked=asked)
 
     own = inspect.signature(command, eval_str=True).parameters.values()
