@@ -58,10 +58,10 @@ def check_replaceable(folder: Path, may_be_adapter: bool = True) -> None:
     if folder.exists() and not folder.is_dir():
         raise RequestError(f"{folder} is a file; give a folder")
     if strange:
-        raise RequestError(
-            f"{folder} holds something that is not an adapter of peftlab's ({strange[0]}); "
-            "give a new or an empty folder"
-        )
+        what = f"something that is not an adapter of peftlab's ({strange[0]})"
+        if "suite.json" in strange:
+            what = "what `peftlab compare` wrote, and not an adapter"
+        raise RequestError(f"{folder} holds {what}; give a new or an empty folder")
     # what may be written is not all in the permissions: try it
     with system_refusals(f"{folder} can't be written"):
         parent = next(place for place in folder.parents if place.exists())

@@ -40,7 +40,9 @@ class _Settings(BaseModel):
         "random",
         description="random, or grouped: like lengths together, so that labels correlate.",
     )
-    weight_decay: float = Field(0.0, ge=0, lt=1, description="AdamW's, on matrices; default 0.")
+    weight_decay: float = Field(
+        0.0, ge=0, lt=1, description="Of AdamW, on matrices alone; default 0."
+    )
     warmup: float = Field(0.06, ge=0, lt=1, description="Share of the steps; default 0.06.")
     clip: float = Field(1.0, gt=0, description="Largest gradient norm; default 1.")
     class_weights: Literal["none", "balanced"] = Field(
@@ -62,7 +64,9 @@ class Training(_Settings):
     """How every cell is to be trained."""
 
     lr: Rate | None = Field(None, description="Learning rate; default: the method's.")
-    head_lr: Rate | None = Field(None, description="The head's; default: the method's.")
+    head_lr: Rate | None = Field(
+        None, description="Learning rate of the head; default: the method's."
+    )
     epochs: int | None = Field(
         None,
         ge=1,

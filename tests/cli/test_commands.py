@@ -116,7 +116,7 @@ def test_a_subset_run_again_does_not_shrink_table_and_page(
     fewer = ["--model", tiny_model, *data, *FAST, "--methods", "head", "--seeds", "0", "--out", out]
     first = compare("--methods", "head,lora[rank=4]", "--seeds", "0", "--out", out)
     again, told = typed("compare", *fewer)
-    assert "1 cells, 1 done already" in told
+    assert "1 cell, 1 done already" in told
     assert again == first.stdout
     page = out / "report" / "index.html"
     assert "lora[rank=4]" in page.read_text(encoding="utf-8")

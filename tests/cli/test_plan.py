@@ -62,7 +62,7 @@ def test_a_comparison_begins_with_its_plan_and_later_ones_know_the_time(
         ask("compare", *words)
     said = capsys.readouterr().err
     before, _, after = said.partition("plan: 1 cell, time unknown")
-    assert "suite tiny-tiny: 1 cells, 0 done already" in before
+    assert "suite tiny-tiny: 1 cell, 0 done already" in before
     assert "[1/1] tiny · head · seed 0" in after
     assert " MiB (head)" in after
 

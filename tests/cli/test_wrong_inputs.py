@@ -297,3 +297,22 @@ def test_parquet_is_read_without_threads_of_arrow(
     )
     test_parquet_with_nulls(room, refused)
     assert asked == [False]
+
+
+def test_folders_of_another_kind_are_named(adapter: Path, room: Path, refused: Refused) -> None:
+    said = refused("compare", "--tasks", "acceptability", "--out", "adapter")
+    assert "holds an adapter, and a comparison needs a folder of its own" in said
+    (room / "out").mkdir()
+    (room / "out" / "suite.json").write_text("{}")
+    said = refused("train", "--task", "acceptability", "--out", "out")
+    assert "holds what `peftlab compare` wrote, and not an adapter" in said
+
+
+def test_numbers_that_nobody_means(room: Path, refused: Refused) -> None:
+    said = refused("train", "--task", "acceptability", "--lr", "1e-4,1e-3", "--out", "o")
+    assert "train takes one learning rate, got 2; `peftlab compare` takes several" in said
+    (room / "out").mkdir()
+    said = refused("report", "out", "--memory", "10")
+    assert "memory must be a number with a unit, such as 2GiB or 800MiB, got '10'" in said
+    (room / "d.csv").write_text(f"a,b\n{LABELS}")
+    assert "d.csv is the file to answer" in refused("predict", "x", "d.csv", "--out", "d.csv")

@@ -222,8 +222,8 @@ class _Fitting:
         rungs = " then ".join(map(str, self.contest.rungs))
         return (
             f"fit: {rows} at up to {len(AROUND)} learning rates each race on "
-            f"{1 - VALIDATION:.0%} of train ({rungs} epochs), the best {FINALISTS} train on all of "
-            f"it with up to {len(SEEDS)} seeds; at most {minutes:g} minutes. "
+            f"{1 - VALIDATION:.0%} of train (epochs: {rungs}), the best {FINALISTS} train on all "
+            f"of it with up to {len(SEEDS)} seeds; at most {minutes:g} minutes. "
             f"The adapter goes to {to}, what was tried to {self.out}"
         )
 

@@ -150,10 +150,17 @@ class Bars:
 
 def describe(grid: Grid, n_done: int, out: str) -> list[str]:
     """What is about to run, in lines."""
-    lines = [
-        f"suite {grid.suite.name}: {len(grid.cells)} cells, {n_done} done already, in {out}",
+    n = len(grid.cells)
+    return [
+        f"suite {grid.suite.name}: {n} cell{'s' * (n != 1)}, {n_done} done already, in {out}",
         f"model {grid.cells[0].model.name}: {'; '.join(grid.notes)}",
+        *describe_tasks(grid),
     ]
+
+
+def describe_tasks(grid: Grid) -> list[str]:
+    """What each task asks, of how many examples, and how long a training on it is, in lines."""
+    lines = []
     by_default = grid.suite.training.epochs is None
     trainings = {cell.task.name: cell.training for cell in grid.cells}
     for name, task in grid.tasks.items():

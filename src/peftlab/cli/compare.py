@@ -30,7 +30,9 @@ def compare(
     ] = None,
     validation: options.Validation = None,
     tune_space: options.TuneSpace = None,
-    out: Annotated[Path | None, Option(help="Output folder; default runs/SUITE.")] = None,
+    out: Annotated[
+        Path | None, Option(help="Output folder; default runs/MODEL-TASK or the suite's name.")
+    ] = None,
     keep: Annotated[
         str, Option(help="Adapters to keep: all, best (the best seed of each row) or none.")
     ] = "all",

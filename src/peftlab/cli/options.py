@@ -183,7 +183,10 @@ def _shared(
 def _option(name: str, field: FieldInfo) -> inspect.Parameter:
     """The option of a setting: its help is the field's, and what it allows is checked there."""
     if name == "lr":
-        help_ = "Learning rate; several with commas between make a row each. Default: the method's."
+        help_ = (
+            "Learning rate; where methods are compared, several with commas between make a row "
+            "each. Default: the method's."
+        )
         return _keyword(name, None, Text, Option("--lr", help=help_))
     word = name.replace("_", "-")
     kinds = _kinds(field.annotation)

@@ -56,11 +56,16 @@ def plan(
         "seeds": options.seeds_of(seeds),
         "tune": options.tune_of(tune, validation, tune_space),
     }
-    with Console(stderr=True, quiet=quiet).status("reading the request and the data") as status:
+    console = Console(stderr=True, quiet=quiet)
+    with console.status("reading the request and the data") as status:
         from peftlab.api.compare import planned
         from peftlab.api.plan import plan_of
+        from peftlab.api.progress import describe_tasks
 
-        found = plan_of(planned(suite, request, asked.sets, out), measure, status.update)
+        ready = planned(suite, request, asked.sets, out)
+        for line in describe_tasks(ready.grid):
+            console.print(line, markup=False, highlight=False)
+        found = plan_of(ready, measure, status.update)
     if json_:
         print(json.dumps(found.document(), indent=2))
     else:
@@ -89,10 +94,11 @@ def _show(found: Plan) -> None:
         time = f"about {duration(found.all_s)}"
     trials = sum(row.trials for row in found.rows)
     before = f" after at most {trials} trainings of trials" if trials else ""
-    print(f"{found.cells} cells on {found.model}{before}, {time}")
+    print(f"{found.cells} cell{'s' * (found.cells != 1)} on {found.model}{before}, {time}")
+    print("memory in MiB, on top of what Python and the libraries take")
     if found.free_mib is not None:
-        print(f"MiB, above the libraries' own; {found.free_mib:,.0f} are free beside them")
-    print(f"min: minutes of a cell, and of all its seeds{' and trials' if trials else ''}")
+        print(f"{found.free_mib:,.0f} MiB are free for it")
+    print(f"min: minutes of a cell; all: of its seeds{' and trials' if trials else ''} together")
     lacking = [row for row in found.rows if row.fits is False]
     if lacking:
         rows = ", ".join(f"{row.cost.label} on {row.cost.task}" for row in lacking)

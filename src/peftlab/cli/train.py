@@ -9,6 +9,7 @@ import typer
 
 from peftlab.cli import options
 from peftlab.cli.options import Option, Text
+from peftlab.errors import RequestError
 
 
 @options.with_request
@@ -16,7 +17,7 @@ def train(
     out: Annotated[Path, Option(help="Folder for the adapter, its record and its curve.")],
     task: Annotated[Text, Option(help="A name; see `peftlab tasks`.")] = None,
     method: Annotated[str, Option(help="A name, or lora[rank=16].")] = "lora",
-    seed: Annotated[int, Option(help="Of head, adapter, data order and dropout.")] = 0,
+    seed: Annotated[int, Option(help="Seed of head, adapter, order and dropout.")] = 0,
     *,
     asked: options.Asked,
     quiet: options.Quiet = False,
@@ -28,6 +29,11 @@ def train(
     """
     from rich.console import Console
 
+    if asked.request["rates"]:
+        raise RequestError(
+            f"train takes one learning rate, got {len(asked.request['rates'])}; `peftlab compare` "
+            "takes several"
+        )
     console = Console(stderr=True, quiet=quiet)
     with console.status("reading the request, the model and the data"):
         from peftlab.api.compare import planned

@@ -116,9 +116,11 @@ class Store:
             if path.name not in OURS and not (path.name.startswith(".") and path.is_file())
         )
         if strange:
+            what = f"files that are not peftlab's ({', '.join(strange[:5])})"
+            if atomic.MARK in strange:
+                what = "an adapter, and a comparison needs a folder of its own"
             raise RequestError(
-                f"output folder {self.out} holds files that are not peftlab's "
-                f"({', '.join(strange[:5])}); give a new or an empty folder with --out DIR"
+                f"output folder {self.out} holds {what}; give a new or an empty one with --out DIR"
             )
 
     def read(self, cell: str) -> Record | None:

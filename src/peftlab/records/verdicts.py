@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import BaseModel, ByteSize, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ByteSize, ConfigDict, TypeAdapter
 
 from peftlab.errors import RequestError
 from peftlab.records.across import Improvement, Overall, improvements, overall
@@ -47,9 +47,13 @@ def mebibytes(text: str | None) -> float | None:
     >>> mebibytes("2GiB"), mebibytes("512 MiB")
     (2048.0, 512.0)
     """
+    if text is None:
+        return None
     try:
-        return None if text is None else TypeAdapter(ByteSize).validate_python(text) / 2**20
-    except ValidationError:
+        if not any(map(str.isalpha, text)):  # else bytes, which nobody means
+            raise ValueError
+        return TypeAdapter(ByteSize).validate_python(text) / 2**20
+    except ValueError:  # pydantic's is one
         raise RequestError(
             f"memory must be a number with a unit, such as 2GiB or 800MiB, got {text!r}"
         ) from None
