@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -40,8 +40,8 @@ from peftlab.training.passes import EVALUATED_TOKENS, n_parts, n_tokens, parts_i
 TOKENISED = 2000  # texts of a split; of more, the lengths of the others follow from their letters
 LONGEST = 200  # of them are the longest ones, since the widest batch is made of those
 # Of the rest of a CPU's peak, measured (docs/plan.md): the libraries' code as it is first run, a
-# kernel of oneDNN, the gaps on the heap for each MiB that is saved, bitsandbytes and its own.
-LIBRARIES_MIB, KERNEL_MIB, GAPS, BITSANDBYTES_MIB = 46.0, 0.3, 0.23, 40.0
+# kernel of oneDNN, bitsandbytes and its own.
+LIBRARIES_MIB, KERNEL_MIB, BITSANDBYTES_MIB = 60.0, 0.25, 34.0
 MOST_KERNELS = 640  # that a cell keeps, see execute.py
 DRAWN = 3  # epochs, whose batches have nearly all shapes that there are
 IMPORTS_MIB = 300.0  # of a worker that has loaded no model, measured
@@ -270,11 +270,10 @@ def _memory(counted: Counted, shapes: set[Shape], answered: set[Shape], cell: Ce
     peak = max(train, kept + counted.evaluation)
     if cell.training.device == "cpu":
         made = _made(counted.kernels, shapes) + _made(counted.evaluation_kernels, answered)
-        # neither kernels nor activations are there yet when a base is quantised
+        # no kernels are there yet when a base is quantised
         peak = max(
-            peak + _cpu_rest(counted, made, cell.precision),
-            _loading(counted, cell)
-            + _cpu_rest(replace(counted, activations=0.0), 0, cell.precision),
+            peak + _cpu_rest(made, cell.precision),
+            _loading(counted, cell) + _cpu_rest(0, cell.precision),
         )
     held["activations"] = counted.activations
     return Memory(peak, {**held, "rest": peak - sum(held.values())})
@@ -295,11 +294,6 @@ def _loading(counted: Counted, cell: Cell) -> float:
     return counted.weights + numbers * torch.float32.itemsize / MIB
 
 
-def _cpu_rest(counted: Counted, kernels: int, precision: Precision) -> float:
+def _cpu_rest(kernels: int, precision: Precision) -> float:
     quantised = precision.base == "nf4" and quantiser("nf4") != "peftlab"
-    return (
-        LIBRARIES_MIB
-        + KERNEL_MIB * min(MOST_KERNELS, kernels)
-        + GAPS * counted.activations
-        + BITSANDBYTES_MIB * quantised
-    )
+    return LIBRARIES_MIB + KERNEL_MIB * min(MOST_KERNELS, kernels) + BITSANDBYTES_MIB * quantised
