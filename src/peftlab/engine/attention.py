@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from peftlab.engine import sentences
 from peftlab.engine.bits import Bits
@@ -58,6 +59,7 @@ class _Attention(torch.autograd.Function):
         return y.view(batch, heads, length, width).transpose(1, 2).contiguous()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, shares, drop = ctx.saved_tensors
         batch, heads, length, width = ctx.shape

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from peftlab.layers.int8 import Int8Linear
@@ -192,6 +193,7 @@ class _Updated(torch.autograd.Function):
         return parts
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         rows, inner, a, bt = ctx.saved_tensors
         g = side_by_side(gradients)
@@ -231,6 +233,7 @@ class _Product(torch.autograd.Function):
         return y.split(sizes, dim=-1) if len(sizes) > 1 else (y,)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         return ctx.weight.gradient(side_by_side(gradients)), None, None, None
 

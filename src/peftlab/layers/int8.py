@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from peftlab.layers.linear import QuantisedLinear
 from peftlab.layers.rows import rows_to_codes, scale_rows, sums_to_rows
@@ -155,6 +156,7 @@ class _Product(torch.autograd.Function):
         return layer.outputs(x, bias)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (g,) = gradients
         found: Tensor = ctx.layer.gradients(g)

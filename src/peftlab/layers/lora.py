@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from peftlab.errors import RequestError
@@ -57,6 +58,7 @@ class _AddLowRank(torch.autograd.Function):
         return out.view(onto.shape)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (g,) = gradients
         rows, inner, a, bt = ctx.saved_tensors

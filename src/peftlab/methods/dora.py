@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Self
 import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from peftlab.layers import (
     Adapter,
@@ -135,6 +136,7 @@ class _Scaled(torch.autograd.Function):
         return torch.addcmul(updated, delta, free)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (g,) = gradients
         free, delta = ctx.saved_tensors
