@@ -1,4 +1,4 @@
-"""A gradient's own gradient is right, or refused: none of our backward passes is wrong in silence."""
+"""A gradient's own gradient is right or refused, never wrong without a word."""
 
 from __future__ import annotations
 

@@ -3,6 +3,9 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import pytest
+import torch
+
 import peftlab
 from peftlab.methods import injected
 from peftlab.models import state_of
@@ -19,3 +22,12 @@ def test_a_copy_of_a_model_knows_what_the_model_does_and_goes_its_own_way(tiny_m
     assert state_of(model).merged is None
     peftlab.unmerge(copy.deepcopy(again))
     assert state_of(again).merged is not None
+
+
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch's own imports
+def test_what_torch_compile_wraps_is_refused_with_what_to_give(tiny_model: Path) -> None:
+    """All of it would be trained as the head: the wrapper's one child is the whole model."""
+    model, _ = peftlab.load_model(str(tiny_model))
+    with pytest.raises(peftlab.RequestError, match="give the model itself"):
+        peftlab.inject(torch.compile(model), "lora")
+    peftlab.inject(model, "lora")

@@ -221,6 +221,15 @@ def test_an_unknown_architecture_has_no_known_blocks() -> None:
         find_blocks(model)
 
 
+def test_a_model_whose_blocks_lie_elsewhere_has_no_known_ones_either() -> None:
+    model = build("bert")
+    model.bert.encoder.layer = nn.ModuleDict(
+        {f"n{i}": b for i, b in enumerate(model.bert.encoder.layer)}
+    )
+    with pytest.raises(RequestError, match=r"no blocks of 'bert'.*match no module"):
+        find_blocks(model)
+
+
 @pytest.mark.parametrize("model_type", EXPECTED)
 def test_lora_trains_on_each_architecture(model_type: str) -> None:
     model = inject(build(model_type), LoRA(rank=2, targets="query,value")).train()

@@ -28,6 +28,10 @@ def check_model(model: Any) -> None:
         raise RequestError(
             "model is HF PEFT's own wrapper; give the plain model in it: model.unload()"
         )
+    if isinstance(model, nn.Module) and "_orig_mod" in dict(model.named_children()):
+        raise RequestError(
+            "model is torch.compile's wrapper; give the model itself, which was compiled"
+        )
     prefix = getattr(model, "base_model_prefix", None)
     if not (isinstance(model, nn.Module) and isinstance(prefix, str)):
         raise RequestError(f"model must be a model of transformers': {LOADED} {_shown(model)}")

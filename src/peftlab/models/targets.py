@@ -97,7 +97,8 @@ def find_blocks(model: PreTrainedModel, ffn_only: bool = False) -> Targets:
     """The last module before each residual add of every block, or before the FFN's alone.
 
     Raises:
-        RequestError: for an architecture whose layers are not in the table.
+        RequestError: for an architecture whose layers are not in the table, or a model that has
+            them elsewhere.
     """
     layers = architecture_of(model).layers
     if layers is None:
@@ -113,6 +114,12 @@ def find_blocks(model: PreTrainedModel, ffn_only: bool = False) -> Targets:
         for name, _ in model.named_modules()
         if any(re.fullmatch(pattern, name) for pattern in patterns)
     ]
+    if not names:
+        raise RequestError(
+            f"this model has no blocks of {model.config.model_type!r} where transformers has them: "
+            f"{', '.join(patterns)} match no module; choose a method that takes targets, such as "
+            "lora"
+        )
     return Targets(names, patterns, [])
 
 
