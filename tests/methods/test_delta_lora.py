@@ -154,6 +154,19 @@ def model_with(method: DeltaLoRA) -> PreTrainedModel:
     return inject(BertForSequenceClassification(config), method)
 
 
+def test_a_second_training_loses_nothing_of_what_the_weight_has_moved() -> None:
+    """Before and behind the step at which the first training began to follow."""
+    layer, twice = layer_on(base_of()), layer_on(base_of())
+    list(train(layer))
+    twice.load_state_dict(layer.state_dict())  # as a saved adapter is loaded
+    list(train(twice))
+    start_A, start_B = twice.start_A, twice.start_B
+    assert torch.equal(start_A, layer.start_A) and torch.equal(start_B, layer.start_B)
+    change = twice.lora_B @ twice.lora_A - start_B @ start_A
+    moved = twice.merged().weight - twice.base.weight - SCALING * twice.lora_B @ twice.lora_A
+    torch.testing.assert_close(moved, DELTA * SCALING * change)
+
+
 @pytest.mark.parametrize(("start", "expected"), [(None, 4), (0, 0), (2, 2)])
 def test_weights_follow_from_the_warm_ups_end_or_from_where_they_are_told(
     start: int | None, expected: int

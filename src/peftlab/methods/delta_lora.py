@@ -11,7 +11,9 @@ Cost       as LoRA, and a pass through both pairs of factors; no gradient or sta
 Departs    the sum telescopes, W_T = W₀ + λ·s·(B_TA_T - B_KA_K), so W stays as it was and the
            difference is kept as two pairs of factors: a W in bf16 would swallow single increments.
            With K = 0 under AdamW it is LoRA at (1+λ)·alpha but for AdamW's epsilon and clipping
-           (specification, section 2.11): control=true trains just that, for comparison
+           (specification, section 2.11): control=true trains just that, for comparison.
+           Trained a second time the weight goes on following from the first step: K and B_KA_K
+           stay the first training's, so that nothing of what the weight has moved is lost
 Raises     as LoRA, and RequestError on an nf4 base
 """
 
@@ -107,7 +109,9 @@ class DeltaLoRALinear(WeightAdapter):
 
     @torch.no_grad()
     def follow(self) -> None:
-        """From now on the weight takes λ of the update's change."""
+        """From now on the weight takes λ of the update's change, if it doesn't so far."""
+        if self.follows:
+            return
         self.start_A.copy_(self.lora_A)
         self.start_B.copy_(self.lora_B)
         self.follows.fill_(1.0)
