@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from peftlab.bench.process import count
+from peftlab.errors import RequestError
 from peftlab.layers import LoRALinear
 from peftlab.methods import LoRA, LoRADrop, inject, injected
 from peftlab.methods.lora_drop import importance, keep, share
@@ -181,6 +182,18 @@ def prepared(threshold: float = 0.6) -> tuple[PreTrainedModel, FakeRehearsal, di
 
 def test_stage_1_is_a_tenth_of_at_least_64_examples_and_20_updates() -> None:
     assert prepared()[1].asked == [(0.1, 64), 20]
+
+
+def test_a_second_training_is_refused_where_layers_share_already() -> None:
+    model, rehearsal, _ = prepared()
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    asked = len(rehearsal.asked)
+    with pytest.raises(RequestError, match="load the base anew with load_model"):
+        injected(model).prepare(model, rehearsal)
+    assert len(rehearsal.asked) == asked
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    alone, its_rehearsal, _ = prepared(threshold=1.0)  # LoRA's, which can be
+    injected(alone).prepare(alone, its_rehearsal)
 
 
 def test_stage_2_starts_where_stage_1_did() -> None:

@@ -14,7 +14,8 @@ Departs    where the paper is silent: the sample is a stratified tenth of train,
            summed in eval mode over the tokens that are not padding; each kind of layer (query,
            value) is scored and shared apart; stage 2 starts from where stage 1 did, so that with
            nothing shared it is LoRA's run bit for bit
-Raises     as LoRA
+Raises     as LoRA, and RequestError if it is trained a second time: importance is told of pairs of
+           each layer's own, and those of layers that share are gone
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from peftlab.errors import RequestError
 from peftlab.layers import LoRALinear, PreTrainedModel, low_rank_update
 from peftlab.methods.base import STRICT, Batch, Prepared, Rehearsal
 from peftlab.methods.low_rank import LowRankMethod
@@ -58,6 +60,11 @@ class LoRADrop(LowRankMethod, Prepared):
 
     def prepare(self, model: PreTrainedModel, rehearsal: Rehearsal) -> None:
         """Stage 1, and the start of stage 2."""
+        if self.state(model)["shared"]:
+            raise RequestError(
+                "lora-drop has been trained here: layers share a pair already, and which ones do "
+                "is found before any does; load the base anew with load_model, and train that"
+            )
         first = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
         batches = rehearsal.sample(self.sample, LEAST_EXAMPLES)
         rehearsal.fit(model, batches, max(LEAST_STEPS, len(batches)))
