@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -44,6 +45,16 @@ def test_the_pair_is_still_one_after_moving_and_copying() -> None:
         copy.deepcopy(model_with(VeRA(rank=6, targets=ALL))),
     ):
         assert len({layer.shared.vera_A.data_ptr() for layer in layers(other)}) == 1
+
+
+def test_a_layer_that_has_computed_can_be_copied_and_pickled() -> None:
+    layer = VeRALinear(nn.Linear(7, 5), Projections(4, 7, 5, seed=0), 0.1)
+    nn.init.normal_(layer.vera_lambda_b)
+    x = torch.randn(3, 7)
+    wanted = layer(x)
+    for again in (pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer)):
+        assert again.shared.last is None
+        assert torch.equal(again(x), wanted)
 
 
 def test_layers_of_one_input_share_one_product_and_its_gradient(

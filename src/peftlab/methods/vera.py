@@ -146,6 +146,9 @@ class Projections(nn.Module):
         self.last = weakref.ref(x), weakref.ref(product)
         return product
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"last": None}  # a weak reference can't be pickled
+
 
 class VeRALinear(WeightAdapter):
     """A linear layer with the shared pair beside it, scaled by two vectors of its own."""
