@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 
 from peftlab.layers import quantiser
+from peftlab.layers.cpuinfo import processor_lines
 from peftlab.records.record import Environment
 
 PACKAGES = (
@@ -80,11 +81,9 @@ def packages() -> dict[str, str]:
 
 def processor() -> str:
     """The processor's name."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
+    for line in processor_lines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
 
 

@@ -100,7 +100,7 @@ def test_peft_loads_dylora_at_a_rank(
 def test_peft_loads_qlora_on_the_dequantised_base(
     trained: Any, logits: Any, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peftlab.layers.precision._cpuinfo", set)  # it computes in fp32
+    monkeypatch.setattr("peftlab.layers.precision.processor_words", set)  # it computes in fp32
     model, tokenizer = trained("qlora")
     peftlab.save(model, tmp_path / "adapter")
     base = base_of(tiny_model)

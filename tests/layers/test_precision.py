@@ -28,7 +28,7 @@ from peftlab.layers import (
 def test_auto_is_bf16_exactly_where_the_processor_gains_by_it(
     words: set[str], value: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "_cpuinfo", lambda: words)
+    monkeypatch.setattr(precision, "processor_words", lambda: words)
     found, why = resolve_precision("auto", "cpu")
     assert found == Precision(value, value)
     assert reason in why
@@ -95,9 +95,9 @@ def test_a_modules_precision_is_the_lowest_of_all() -> None:
 
 
 def test_nf4_computes_in_what_auto_gives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "_cpuinfo", lambda: {"amx_bf16"})
+    monkeypatch.setattr(precision, "processor_words", lambda: {"amx_bf16"})
     assert resolve_precision("nf4")[0] == Precision("nf4", "bf16")
-    monkeypatch.setattr(precision, "_cpuinfo", set)
+    monkeypatch.setattr(precision, "processor_words", set)
     assert resolve_precision("nf4")[0] == Precision("nf4", "fp32")
     assert resolve_precision("bf16")[0] == Precision("bf16", "bf16")
 

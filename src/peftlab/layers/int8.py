@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from peftlab.layers.cpuinfo import processor_words
 from peftlab.layers.linear import QuantisedLinear
 from peftlab.layers.rows import rows_to_codes, scale_rows, sums_to_rows
 
@@ -136,8 +136,7 @@ def has_products(device: str) -> bool:
         made_for = tuple(map(int, (torch.version.cuda or "0").split(".")))  # none where for ROCm
         capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else (0, 0)
         return made_for >= CUDA and capability >= AMPERE
-    cpuinfo = Path("/proc/cpuinfo")
-    words = set(cpuinfo.read_text().split()) if device == "cpu" and cpuinfo.exists() else set()
+    words = processor_words() if device == "cpu" else set()
     instructions = {"avx512_vnni", "avx_vnni", "amx_int8"} & words
     return bool(instructions) and torch.backends.mkldnn.is_available()
 

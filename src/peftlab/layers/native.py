@@ -33,6 +33,7 @@ import torch
 
 from peftlab.atomic import write
 from peftlab.cache import cache_folder
+from peftlab.layers.cpuinfo import processor_lines
 
 BUILD_S = 60  # it takes 7; longer than this nobody waits
 FAILED_S = 3600  # for which a failed build is not tried again: each cell is a process of its own
@@ -134,10 +135,8 @@ def _library(source: Path, flags: tuple[str, ...]) -> Path:
 
 def _processor() -> str:
     """What -march=native means here."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     told = ("flags", "Features", "CPU implementer", "CPU part")
-    found = dict.fromkeys(line for line in lines if line.startswith(told))  # each once
+    found = dict.fromkeys(line for line in processor_lines() if line.startswith(told))  # each once
     return "\n".join([platform.machine(), *found])
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -19,6 +18,7 @@ from torch import nn
 
 from peftlab.errors import RequestError
 from peftlab.layers import nf4, rows
+from peftlab.layers.cpuinfo import processor_words
 from peftlab.layers.int8 import Int8Linear, has_products
 from peftlab.layers.linear import QuantisedLinear, weight_of
 from peftlab.layers.nf4 import NF4Linear
@@ -116,7 +116,7 @@ def _quickest(device: str) -> Choice:
         quick = (major, minor) >= (8, 0)
         return Choice("bf16" if quick else "fp32", f"CUDA capability {major}.{minor}")
     if device == "cpu":
-        return _for_processor(_cpuinfo())
+        return _for_processor(processor_words())
     return Choice("fp32", f"bf16 is not tried on {device}")
 
 
@@ -129,12 +129,6 @@ def _for_processor(words: set[str]) -> Choice:
     if "GenuineIntel" in words:
         return Choice("fp32", "without AMX an Intel processor multiplies bf16 half as fast")
     return Choice("bf16", "the processor has AVX512-BF16")
-
-
-def _cpuinfo() -> set[str]:
-    """The words that Linux has for the processor: its maker, its instructions."""
-    cpuinfo = Path("/proc/cpuinfo")
-    return set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
 
 
 def quantise_linears(

@@ -28,7 +28,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from peftlab.engine import fast, own_tensors
 from peftlab.engine.heap import unsearched
 from peftlab.layers import PreTrainedModel
-from peftlab.training.batches import Batch, Encoded, cut, draw, spread, stratified
+from peftlab.training.batches import Batch, Encoded, cut, spread, stratified
 from peftlab.training.guard import Watch, check_groups, check_loss, check_outputs
 from peftlab.training.meters import Memory, MemoryMeter, SavedMeter, SpeedMeter
 from peftlab.training.passes import (
@@ -36,6 +36,7 @@ from peftlab.training.passes import (
     Step,
     Trainee,
     batch_loss,
+    batches_in,
     n_parts,
     outputs,
     parts_in,
@@ -107,7 +108,7 @@ class Loop:
         """Train for one epoch; a row of the curve after each step."""
         self.model.train()
         lengths = self.train.lengths
-        drawn = self._batches(epoch)
+        drawn = batches_in(epoch, self.train, self.plan)
         for number, indices in enumerate(drawn, start=1):
             started = time.perf_counter()
             lr = self.schedule.get_last_lr()[0]
@@ -177,11 +178,6 @@ class Loop:
             value += loss.detach() * (size / n)
             (loss * (size / usual)).backward()
         return value
-
-    def _batches(self, epoch: int) -> list[list[int]]:
-        settings = self.plan.settings
-        grouped = settings.batches == "grouped"
-        return draw(self.train.lengths, settings.batch_size, self.plan.seed, epoch, grouped)
 
     def _check(self, loss: Tensor) -> float:
         value = loss.item()

@@ -80,11 +80,16 @@ class Trainee(Protocol):
     def after_step(self, model: PreTrainedModel, step: Step) -> None: ...
 
 
-def parts_in(epoch: int, train: Encoded, plan: Plan) -> list[list[int]]:
-    """The parts of an epoch's batches; epochs are counted from 0."""
+def batches_in(epoch: int, train: Encoded, plan: Plan) -> list[list[int]]:
+    """The indices of an epoch's batches; epochs are counted from 0."""
     settings = plan.settings
     grouped = settings.batches == "grouped"
-    batches = draw(train.lengths, settings.batch_size, plan.seed, epoch, grouped)
+    return draw(train.lengths, settings.batch_size, plan.seed, epoch, grouped)
+
+
+def parts_in(epoch: int, train: Encoded, plan: Plan) -> list[list[int]]:
+    """The parts of those batches."""
+    batches = batches_in(epoch, train, plan)
     return [part for batch in batches for part in parts_of(batch, train, plan)]
 
 
