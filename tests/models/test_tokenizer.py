@@ -20,9 +20,11 @@ from peftlab.models import (
     ARCHITECTURES,
     agree_on_padding,
     check_batches,
+    check_tokenizer,
     check_weights,
     find,
     load_model,
+    load_tokenizer,
 )
 from peftlab.models.architectures import TABLE
 from peftlab.training import encode
@@ -232,6 +234,39 @@ def test_what_reads_padding_is_refused_before_anything_is_loaded(tmp_path: Path)
     make_tokenizer("<pad>").save_pretrained(tmp_path)
     for look in (lambda: check_weights(find(str(tmp_path))), lambda: load_model(str(tmp_path))):
         with pytest.raises(RequestError, match=r"\(fnet\) can't be trained in batches: it has no"):
+            look()
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bert"])
+def test_a_text_of_no_token_is_answered_alike_alone_and_beside_others(kind: str) -> None:
+    model, tokenizer = make_model(kind), make_tokenizer("<pad>")
+    agree_on_padding(model, tokenizer)
+    together = logits(model, tokenizer, [("",), *TEXTS])
+    torch.testing.assert_close(logits(model, tokenizer, [("",)])[0], together[0])
+    torch.testing.assert_close(logits(model, tokenizer, [("<s>",)])[0], together[0])
+
+
+def test_what_stands_for_no_token_is_a_token_of_the_tokenizer_s() -> None:
+    tokenizer = make_tokenizer(None)
+    for name, wanted in (("bos_token", 0), ("eos_token", 1), ("pad_token", PAD)):
+        tokenizer.pad_token = "<pad>"
+        data = encode(tokenizer, [("w1", "w2"), ("", "")], [0, 0], 60)
+        assert data.features["input_ids"][1] == [wanted]
+        assert data.features["attention_mask"] == [[1, 1], [1]]
+        setattr(tokenizer, name, None)
+
+
+def test_a_tokenizer_in_python_alone_is_refused(tmp_path: Path) -> None:
+    tokenizer = transformers.ByT5Tokenizer()
+    for folder in (tmp_path / "with-config", tmp_path / "alone"):
+        tokenizer.save_pretrained(folder)
+    make_model("t5").config.save_pretrained(tmp_path / "with-config")
+    for look in (
+        lambda: check_tokenizer(tokenizer),
+        lambda: load_tokenizer(tmp_path / "with-config"),
+        lambda: load_tokenizer(tmp_path / "alone"),
+    ):
+        with pytest.raises(RequestError, match="ByT5Tokenizer is written in Python alone"):
             look()
 
 

@@ -43,10 +43,16 @@ def check_model(model: Any) -> None:
 
 
 def check_tokenizer(tokenizer: Any) -> None:
-    """Raise `RequestError` unless `tokenizer` is a tokenizer of transformers'."""
+    """Raise `RequestError` unless `tokenizer` is one of transformers' that is not Python alone."""
     if not (callable(tokenizer) and hasattr(tokenizer, "model_max_length")):
         raise RequestError(
             f"tokenizer must be the model's own, of transformers': {LOADED} {_shown(tokenizer)}"
+        )
+    if not getattr(tokenizer, "is_fast", False):
+        raise RequestError(
+            f"tokenizer must be of the tokenizers library, which says what it has cut; "
+            f"{type(tokenizer).__name__} is written in Python alone: choose a model whose folder "
+            "has a tokenizer.json"
         )
 
 

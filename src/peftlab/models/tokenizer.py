@@ -22,6 +22,7 @@ from peftlab.errors import RequestError
 from peftlab.layers import PreTrainedModel
 from peftlab.models.architectures import architecture_of
 from peftlab.models.find import quiet, read_config
+from peftlab.models.state import check_tokenizer
 
 SHORTEST = 4  # tokens of a text: one, and those that a tokenizer adds
 TEXTS = ("one", "one two three four five six seven eight nine ten eleven twelve")
@@ -33,7 +34,7 @@ def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a model's or an adapter's folder, with a token to pad with.
 
     Raises:
-        RequestError: if it can't be read.
+        RequestError: if it can't be read, or is written in Python alone.
     """
     try:
         with quiet():
@@ -43,6 +44,7 @@ def load_tokenizer(folder: Path) -> Any:
     except Exception as error:  # the libraries raise whatever they meet in a damaged file
         reason = " ".join(str(error).split())[:300]
         raise RequestError(f"the tokenizer of {folder.name} can't be read: {reason}") from error
+    check_tokenizer(tokenizer)
     if (folder / "config.json").is_file():
         name_padding(tokenizer, read_config(folder))
     return tokenizer

@@ -115,7 +115,12 @@ def encode(
     labels: Sequence[int] | Sequence[float],
     max_length: int,
 ) -> Encoded:
-    """Tokenise texts of one or two columns, cut to `max_length` tokens."""
+    """Tokenise texts of one or two columns, cut to `max_length` tokens.
+
+    A text that has no token, as "" has none where the tokenizer adds none, is the one token that
+    texts begin with, else that they end with, else padding: a model answers nothing of nothing, and
+    beside longer texts it would answer of their padding.
+    """
     columns = [list(column) for column in zip(*texts, strict=True)]
     coded = tokenizer(*columns, truncation=True, max_length=max_length)
     features = {name: coded[name] for name in tokenizer.model_input_names if name in coded}
@@ -124,8 +129,24 @@ def encode(
         "token_type_ids": tokenizer.pad_token_type_id,
         "attention_mask": 0,
     }
+    _fill_empty(tokenizer, features)
     cut = sum(bool(encoding.overflowing) for encoding in coded.encodings)
     return Encoded(features, labels, {name: padding[name] for name in features}, cut)
+
+
+def _fill_empty(tokenizer: Any, features: dict[str, list[list[int]]]) -> None:
+    empty = [index for index, ids in enumerate(features["input_ids"]) if not ids]
+    if not empty:
+        return
+    known = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    one = {
+        "input_ids": next(token for token in known if token is not None),
+        "token_type_ids": tokenizer.pad_token_type_id,
+        "attention_mask": 1,
+    }
+    for name, rows in features.items():
+        for index in empty:
+            rows[index] = [one[name]]
 
 
 def draw(
