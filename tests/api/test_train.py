@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+from transformers import PreTrainedModel
 
 import peftlab
 from peftlab.models import state_of
 from peftlab.records.record import Record
 from peftlab.records.store import BESIDE
 from peftlab.tasks import Task
+from peftlab.training.passes import batch_loss
 
 FAST = {"epochs": 1, "batch_size": 8}
 
@@ -53,3 +55,28 @@ def test_a_base_that_can_not_be_named_is_refused_before_training(
     monkeypatch.setattr("peftlab.api.train.train_model", lambda *_: pytest.fail("it was trained"))
     with pytest.raises(peftlab.RequestError, match="this model's base is not known"):
         peftlab.train(model, tokenizer, tiny_task, "lora", out=tmp_path / "a", **FAST)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_checkpointing_is_what_is_asked_and_behind_it_what_it_was(
+    own: bool, tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    if own:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    before = {name: {**vars(module)} for name, module in model.bert.encoder.named_modules()}
+    recomputed: list[bool] = []
+    monkeypatch.setattr(
+        "peftlab.training.loop.batch_loss",
+        lambda m, *others: recomputed.append(computes_again(m)) or batch_loss(m, *others),
+    )
+    for asked in (True, False):
+        peftlab.train(model, tokenizer, tiny_task, "head", checkpointing=asked, **FAST)
+        assert set(recomputed) == {asked}
+        recomputed.clear()
+    for name, module in model.bert.encoder.named_modules():
+        assert {**vars(module)} == before[name]
+
+
+def computes_again(model: PreTrainedModel) -> bool:
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())

@@ -43,11 +43,10 @@ def trained(
     model = load_source(find(str(folder)), 2, precision, seed=0)
     injected = make(method, {"rank": 3} if method == "vera" else {})
     inject(model, injected)
-    checkpointed(model, run.settings)
     loop = Loop(model, injected, data(), run)
     from peftlab.engine import fast
 
-    with fast(model, run.settings.fast):
+    with checkpointed(model, run.settings), fast(model, run.settings.fast):
         loop.try_widest()
         list(loop.epoch(0))
         parts = sizes(model, loop.optimizer)
@@ -62,10 +61,10 @@ def counted(
     run = plan(batch_size=SIZE, autocast=precision.autocast, **settings)
     injected = make(method, {"rank": 3} if method == "vera" else {})
     model = inject(sized_model(folder, 2, precision), injected)
-    checkpointed(model, run.settings)
     packed = run.settings.fast and not run.settings.checkpointing
     shape = Shape(SIZE, WIDTH, sum(data().lengths) if packed else SIZE * WIDTH, packed)
-    return count_step(model, injected, run, shape, shape, in_parts)
+    with checkpointed(model, run.settings):
+        return count_step(model, injected, run, shape, shape, in_parts)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -253,9 +253,9 @@ def _counted(
     state = adapter_state(model)
     adapter_mib = sum(t.numel() * t.element_size() for t in state.values()) / MIB
     trainable = count(model)
-    checkpointed(model, cell.training)
     try:
-        found: Counted | str = count_step(model, method, plan, shape, evaluated, in_parts)
+        with checkpointed(model, cell.training):
+            found: Counted | str = count_step(model, method, plan, shape, evaluated, in_parts)
     except Exception as error:  # whatever a model or a method meets that has no numbers
         found = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     return trainable, adapter_mib, found

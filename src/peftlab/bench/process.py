@@ -50,6 +50,9 @@ from peftlab.training import (
     try_one,
 )
 
+# what transformers notes in a module whose activations may be computed again
+CHECKPOINTS = ("gradient_checkpointing", "_gradient_checkpointing_func")
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -95,13 +98,25 @@ def train_model(
     started: float,
 ) -> Trained:
     """Train an injected model on `task`, given as `tokens` too, as `cell` says."""
+    with checkpointed(model, cell.training):
+        return _train(model, task, tokens, cell, listener, memory, started)
+
+
+def _train(
+    model: PreTrainedModel,
+    task: Task,
+    tokens: Tokens,
+    cell: Cell,
+    listener: Listener,
+    memory: MemoryMeter,
+    started: float,
+) -> Trained:
     method = injected(model)
     assert method is not None
     plan = make_plan(cell, task, packs(model))
     train, dev = tokens
     model.to(plan.device)  # type: ignore[arg-type]  # transformers' own wrapper hides its type
     _name_task(model, task, cell)
-    checkpointed(model, cell.training)
     with (
         _labels_unit(model, task, train) as (train, own),
         repeatable(plan.device, lambda: try_one(model, train, plan)) as notes,
@@ -147,12 +162,30 @@ def train_model(
     )
 
 
-def checkpointed(model: PreTrainedModel, training: Resolved) -> None:
-    """Let `model` compute its activations again in the backward pass, if that was asked for."""
-    if training.checkpointing:
-        # transformers renames it; what both take is not reentrant
-        enable = getattr(model, "activation_checkpointing_enable", None)
-        (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
+@contextmanager
+def checkpointed(model: PreTrainedModel, training: Resolved) -> Iterator[None]:
+    """Inside, `model` computes activations again in the backward pass if that was asked, else not.
+
+    Behind it the model does what it did before.
+    """
+    before = {
+        module: {name: vars(module)[name] for name in CHECKPOINTS if name in vars(module)}
+        for module in model.modules()
+        if hasattr(module, CHECKPOINTS[0])
+    }
+    try:
+        for module in before:
+            setattr(module, CHECKPOINTS[0], False)
+        if training.checkpointing:
+            # transformers renames it; what both take is not reentrant
+            enable = getattr(model, "activation_checkpointing_enable", None)
+            (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
+        yield
+    finally:
+        for module, was in before.items():
+            for name in CHECKPOINTS:
+                vars(module).pop(name, None)
+            vars(module).update(was)
 
 
 @contextmanager
