@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from peftlab.engine import dropout, fast, kernels_of, packing, packs, sentences
 from peftlab.engine.packing import Laid, Packing, rows_for
@@ -126,6 +129,49 @@ def test_which_models_are_packed() -> None:
     eager.set_attn_implementation("eager")
     again.bert.encoder.gradient_checkpointing = True
     assert not any(map(packs, (looking_ahead, eager, again)))
+
+
+class MeanBertForSequenceClassification(transformers.BertForSequenceClassification):
+    """A caller's own: the mean of the last hidden states, where BERT's reads the first."""
+
+    def forward(self, input_ids: Any, attention_mask: Any) -> Any:
+        hidden = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        weight = attention_mask[:, :, None].to(hidden.dtype)
+        mean = (hidden * weight).sum(1) / weight.sum(1)
+        return SequenceClassifierOutput(logits=self.classifier(mean))
+
+
+class MeanPooler(nn.Module):
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden.mean(1)
+
+
+def with_own(part: str) -> Any:
+    model = tiny("bert", torch.float32)
+    if part == "class":
+        model.__class__ = MeanBertForSequenceClassification
+    elif part == "pooler":
+        model.bert.pooler = MeanPooler()
+    else:
+        model.bert.pooler.forward = lambda hidden: hidden.mean(1)
+    return model
+
+
+@pytest.mark.parametrize("part", ["class", "pooler", "forward"])
+def test_a_model_with_code_of_the_caller_s_own_is_neither_packed_nor_cut(part: str) -> None:
+    model = with_own(part).eval()
+    inputs = batch(padded=part == "class")
+    with torch.no_grad():
+        wanted = model(**inputs).logits
+        assert not packs(model)
+        with fast(model):
+            torch.testing.assert_close(model(**inputs).logits, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_caller_s_class_without_a_forward_of_its_own_is_packed() -> None:
+    model = tiny("bert", torch.float32)
+    model.__class__ = type("Mine", (type(model),), {})
+    assert packs(model)
 
 
 @pytest.mark.parametrize("kind", ["bert", "mpnet"])

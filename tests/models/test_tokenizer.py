@@ -280,6 +280,14 @@ def test_an_architecture_that_is_in_no_table_is_tried(
     check_batches(make_model("gemma2"), make_tokenizer(None))
 
 
+def test_a_head_of_the_caller_s_own_is_tried_whatever_the_architecture() -> None:
+    model, tokenizer = make_model("bert"), make_tokenizer("<pad>")
+    check_batches(model, tokenizer)
+    model.bert.pooler.forward = lambda hidden: hidden.mean(1)  # padding, too
+    with pytest.raises(RequestError, match=r"\(bert\) answers a text otherwise when"):
+        check_batches(model, tokenizer)
+
+
 def test_one_that_can_answer_no_batch_is_refused_with_its_reason() -> None:
     """T5 needs as many ends in every text, so padding with the end of a text can't be."""
     tokenizer = with_ends(make_tokenizer(None))

@@ -58,9 +58,11 @@ def fast(model: Any, enabled: bool = True, real: bool = True) -> Iterator[Laid]:
         if enabled and not state.fast:
             state.fast = True
             undo.callback(setattr, state, "fast", False)
+            is_cut = ends_at_first(model)  # as it was before anything stands in for its parts
             if model.device.type == "cpu":
                 _for_cpu(model, laid, undo, real)
-            cut_to_position(model, laid, undo)
+            if is_cut:
+                cut_to_position(model, laid, undo)
         yield laid
 
 

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from peftlab.models import architecture_of
+from peftlab.models import architecture_of, is_as_written
 
 ASKED = "peftlab_asked"  # attribute of attention: of how many positions outputs are read
 ASKS = ("output_attentions", "output_hidden_states")
@@ -185,19 +185,18 @@ def pack_batches(model: Any, laid: Laid, undo: ExitStack) -> None:
 
 def ends_at_first(model: Any) -> bool:
     """Whether the head of `model` reads the first token alone, and its last block is known."""
-    is_classifier = type(model).__name__.endswith("ForSequenceClassification")
-    return is_classifier and architecture_of(model).ends_at_first
+    theirs = type(model).forward.__qualname__.partition(".")[0]
+    is_classifier = theirs.endswith("ForSequenceClassification")
+    return is_classifier and architecture_of(model).ends_at_first and is_as_written(model)
 
 
 def cut_to_position(model: Any, laid: Laid, undo: ExitStack) -> None:
-    """Compute the last block of `model` only where its head reads it, if that is at the first.
+    """Compute the last block of `model`, which `ends_at_first`, only where its head reads it.
 
     The residual add behind attention has all tokens on its other side. So the output projection's
     few rows are laid among zeros again where a batch is packed, and broadcast where it is not; of
     the sum the norm behind it keeps the rows where it is right.
     """
-    if not ends_at_first(model):
-        return
     layers = architecture_of(model).layers
     assert layers is not None and layers.attention_norm is not None
     attention = _last(model, layers.query.rpartition(r"\.")[0])

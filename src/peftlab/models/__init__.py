@@ -11,6 +11,7 @@ from peftlab.models.architectures import (
     backbone_modules,
     head_names,
     head_parameters,
+    is_as_written,
 )
 from peftlab.models.find import Source, find, looks_like_folder, quiet
 from peftlab.models.load import (
@@ -62,6 +63,7 @@ __all__ = [
     "find_targets",
     "head_names",
     "head_parameters",
+    "is_as_written",
     "last_layer",
     "linear_names",
     "load_model",

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from peftlab.layers import PreTrainedModel
+from peftlab.layers import PreTrainedModel, Wrapper
 
 
 @dataclass(frozen=True)
@@ -202,6 +202,22 @@ ARCHITECTURES = [name for name, row in TABLE.items() if row.layers]  # whose lay
 def architecture_of(known: Any) -> Architecture:
     """What is known of the architecture of a model, a config, or a `Source`."""
     return TABLE.get(getattr(known, "config", known).model_type, Architecture())
+
+
+def is_as_written(model: nn.Module) -> bool:
+    """Whether `model` computes as its architecture's row says: nothing in it is a caller's own.
+
+    A class of the caller's that has a `forward`, or one put over a module's, may read other tokens
+    than the architecture's own. What stands around a layer for a method (`Wrapper`) may not.
+    """
+    return all(_is_known(module) for module in model.modules())
+
+
+def _is_known(module: nn.Module) -> bool:
+    if isinstance(module, Wrapper):
+        return True
+    package = type(module).forward.__module__.partition(".")[0]
+    return package in ("peftlab", "torch", "transformers") and "forward" not in vars(module)
 
 
 def head_names(model: PreTrainedModel) -> list[str]:

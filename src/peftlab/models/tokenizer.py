@@ -20,7 +20,7 @@ import transformers
 
 from peftlab.errors import RequestError
 from peftlab.layers import PreTrainedModel
-from peftlab.models.architectures import architecture_of
+from peftlab.models.architectures import architecture_of, is_as_written
 from peftlab.models.find import quiet, read_config
 from peftlab.models.state import check_tokenizer
 
@@ -121,7 +121,8 @@ def agree_on_padding(model: PreTrainedModel, tokenizer: Any) -> None:
 def check_batches(model: PreTrainedModel, tokenizer: Any) -> None:
     """Try whether a text is answered alike alone and beside a longer one; needs weights.
 
-    An architecture of the table is known to do so (tests/models/test_tokenizer.py).
+    An architecture of the table is known to do so (tests/models/test_tokenizer.py), where the
+    model has no code of the caller's own.
 
     Raises:
         RequestError: if it is not, or the model can't answer a batch at all.
@@ -129,7 +130,7 @@ def check_batches(model: PreTrainedModel, tokenizer: Any) -> None:
     kind = model.config.model_type
     name = model.name_or_path or "of no name"
     check_suited(name, model.config)
-    if architecture_of(model).layers:
+    if architecture_of(model).layers and is_as_written(model):
         return
     agree_on_padding(model, tokenizer)
     try:
