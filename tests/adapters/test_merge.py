@@ -91,6 +91,28 @@ def test_a_plain_folder_loads_with_transformers(
     assert plain.config.id2label == {0: "red", 1: "green", 2: "blue"}
 
 
+@pytest.mark.parametrize("precision", ["bf16", "nf4"])
+def test_a_merged_model_whose_norms_were_trained_computes_when_it_is_cast(
+    precision: str, trained: Any, logits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BitFit holds them in fp32 among layers that compute in bf16."""
+    monkeypatch.setattr("peftlab.layers.precision.processor_words", lambda: {"amx_bf16"})
+    model, tokenizer = trained("bitfit", precision)
+    before = logits(model, tokenizer)
+    assert plain_folder(model, tokenizer, tmp_path / "plain") < 0.1
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "plain").eval()
+    for one in (plain, model):  # the latter was cast by what wrote it
+        torch.testing.assert_close(logits(one, tokenizer), before, rtol=0, atol=0.1)
+
+
+def test_a_merged_model_can_be_cast_and_cast_back(trained: Any, logits: Any) -> None:
+    model, tokenizer = trained("bitfit", "bf16")
+    peftlab.merge(model)
+    before = logits(model, tokenizer)
+    torch.testing.assert_close(logits(model.float(), tokenizer), before, rtol=0, atol=0.1)
+    torch.testing.assert_close(logits(model.bfloat16(), tokenizer), before, rtol=0, atol=0.1)
+
+
 def test_the_plain_model_never_takes_an_adapters_place(trained: Any, tmp_path: Path) -> None:
     model, tokenizer = trained("lora")
     peftlab.save(model, tmp_path / "adapter")

@@ -258,7 +258,7 @@ def test_a_norm_kept_in_fp32_is_joined_on_a_base_in_bf16(passes: list[Counter]) 
     """As Houlsby's and BitFit's are."""
     x, r = rows(torch.bfloat16)
     module = End(torch.bfloat16, p=0.0)
-    keep_in_fp32(module.LayerNorm, outputs=torch.bfloat16)
+    keep_in_fp32(module.LayerNorm, inside=True)
     wanted, g = module(x, r), torch.randn(2, 5, 32).bfloat16()
     learned = list(module.LayerNorm.parameters())
     wanted_gradients = torch.autograd.grad(wanted, learned, g)

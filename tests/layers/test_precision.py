@@ -61,11 +61,12 @@ def test_layers_held_in_fp32_take_inputs_of_any_precision() -> None:
 
 def test_fp32_inside_a_bf16_base_gives_back_what_the_base_goes_on_with() -> None:
     norm = nn.LayerNorm(4).bfloat16()
-    keep_in_fp32(norm, outputs=torch.bfloat16)
+    keep_in_fp32(norm, inside=True)
     x = torch.randn(2, 4).bfloat16()
     assert norm.weight.dtype == torch.float32
     assert norm(x).dtype == torch.bfloat16
     torch.testing.assert_close(norm(x), nn.functional.layer_norm(x.float(), (4,)).bfloat16())
+    assert norm(x.float()).dtype == torch.float32  # a base that was cast since
 
 
 @pytest.mark.parametrize("compute", ["fp32", "bf16"])

@@ -157,21 +157,25 @@ def weight_precision(module: nn.Module) -> str:
     return names.get(lowest, str(lowest).removeprefix("torch."))
 
 
-def keep_in_fp32(module: nn.Module, outputs: torch.dtype | None = None) -> None:
+def keep_in_fp32(module: nn.Module, inside: bool = False) -> None:
     """Keep `module` in fp32, and let it compute in fp32: on a base in bf16, and under autocast.
 
     Args:
         module: of any kind.
-        outputs: what to cast its outputs to, where the base goes on behind it.
+        inside: whether the base goes on behind it: then its outputs are cast to what its inputs
+            were in.
     """
     module.float()
+    back = _Back()
+    if inside:  # before the others, which cast the inputs
+        module.register_forward_pre_hook(back.enter, with_kwargs=True)
     for layer in module.modules():
         if any(True for _ in layer.parameters(recurse=False)):
             exact = _Exact()
             layer.register_forward_pre_hook(exact.enter)
             layer.register_forward_hook(exact.leave, always_call=True)
-    if outputs is not None:
-        module.register_forward_hook(_Back(outputs).leave)
+    if inside:
+        module.register_forward_hook(back.leave)
 
 
 def is_bare(module: nn.Module) -> bool:
@@ -188,8 +192,8 @@ def outputs_of(norm: nn.Module, given: torch.dtype) -> torch.dtype | None:
     known = all(isinstance(owner, _Exact | _Back) for owner in owners)
     if "forward" in vars(norm) or not known:
         return None
-    back = [owner.outputs for owner in owners if isinstance(owner, _Back)]
-    return (back or [norm.get_parameter("weight").dtype])[-1] if owners else given
+    is_cast_back = any(isinstance(owner, _Back) for owner in owners)
+    return norm.get_parameter("weight").dtype if owners and not is_cast_back else given
 
 
 def _hooks(module: nn.Module) -> Iterator[Any]:
@@ -200,13 +204,16 @@ def _hooks(module: nn.Module) -> Iterator[Any]:
 
 
 class _Back:
-    """The hook behind a module: its outputs in the precision in which the base goes on."""
+    """The hooks around a module: its outputs in its inputs' precision, which may be cast later."""
 
-    def __init__(self, outputs: torch.dtype) -> None:
-        self.outputs = outputs
+    def __init__(self) -> None:
+        self.given: torch.dtype | None = None
+
+    def enter(self, layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        self.given = next(iter([*inputs, *named.values()])).dtype
 
     def leave(self, layer: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> Any:
-        return output.to(self.outputs)
+        return output.to(self.given)
 
 
 class _Exact:

@@ -59,9 +59,8 @@ class BitFit(Method):
         for layer in biased.values():
             if is_linear(layer):
                 continue
-            held = next(layer.parameters()).dtype
-            if held.itemsize < 4:
-                keep_in_fp32(layer, outputs=held)
+            if next(layer.parameters()).dtype.itemsize < 4:
+                keep_in_fp32(layer, inside=True)
             layer.get_parameter("bias").requires_grad_(True)
 
 

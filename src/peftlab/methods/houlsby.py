@@ -69,7 +69,7 @@ class Houlsby(Method):
             held = next(backbone.parameters()).dtype
             for norm in norms(model):
                 if held.itemsize < 4:
-                    keep_in_fp32(norm, outputs=held)
+                    keep_in_fp32(norm, inside=True)
                 norm.requires_grad_(True)
         return blocks
 
