@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from peftlab.api.inference import predictions
 from peftlab.engine import fast
 from peftlab.errors import RequestError
+from peftlab.layers import QUANTISED, linear_like, weight_of
 from peftlab.models import (
     ARCHITECTURES,
     agree_on_padding,
@@ -23,6 +24,7 @@ from peftlab.models import (
     check_tokenizer,
     check_weights,
     find,
+    linear_names,
     load_model,
     load_tokenizer,
 )
@@ -286,6 +288,26 @@ def test_a_head_of_the_caller_s_own_is_tried_whatever_the_architecture() -> None
     model.bert.pooler.forward = lambda hidden: hidden.mean(1)  # padding, too
     with pytest.raises(RequestError, match=r"\(bert\) answers a text otherwise when"):
         check_batches(model, tokenizer)
+
+
+@pytest.mark.parametrize(("held", "bound"), [("nf4", 1e-4), ("int8", 0.05)])
+@pytest.mark.parametrize("compute", [set(), {"amx_bf16"}], ids=["fp32", "bf16"])
+def test_a_base_that_is_asked_for_its_weights_may_be_held_in_few_bits(
+    held: str, bound: float, compute: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T5 asks for their precision. It answers as with the plain layers that the codes stand for."""
+    monkeypatch.setattr("peftlab.layers.precision.processor_words", lambda: compute)
+    make_model("t5").save_pretrained(tmp_path)
+    with_ends(make_tokenizer("<pad>")).save_pretrained(tmp_path)
+    model, tokenizer = load_model(str(tmp_path), precision=held)
+    found = logits(model, tokenizer, IN_ONE_PIECE)
+    for name in linear_names(model):
+        layer: Any = model.get_submodule(name)
+        assert isinstance(layer, QUANTISED[held]) and layer.weight.dtype == layer.compute
+        model.set_submodule(name, linear_like(layer, weight_of(layer), layer.bias))
+    wanted = logits(model, tokenizer, IN_ONE_PIECE)
+    bound = bound if not compute else 0.1
+    torch.testing.assert_close(found, wanted, rtol=0, atol=bound * wanted.abs().max().item())
 
 
 def test_one_that_can_answer_no_batch_is_refused_with_its_reason() -> None:

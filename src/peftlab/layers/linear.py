@@ -105,6 +105,11 @@ class QuantisedLinear(BaseLinear):
         """The weight (out, in) that the codes stand for."""
 
     @property
+    def weight(self) -> Tensor:
+        """Without numbers: (out, in) in the precision of its inputs, for models that ask for it."""
+        return torch.empty(self.out_features, self.in_features, dtype=self.compute, device="meta")
+
+    @property
     def unregistered(self) -> list[Tensor]:
         """What it holds beside its parameters and buffers."""
         return []
