@@ -202,6 +202,7 @@ def test_masks_keep_as_often_as_they_should_and_no_two_are_alike(p: float) -> No
 
 
 def test_counters_follow_torchs_seed_and_never_come_twice() -> None:
+    torch.manual_seed(4)
     bits = Bits()
     torch.manual_seed(5)
     first = [bits.counter() for _ in range(3)]
@@ -210,6 +211,22 @@ def test_counters_follow_torchs_seed_and_never_come_twice() -> None:
     assert bits.counter() == Counter(6, 0)
     torch.manual_seed(5)
     assert bits.counter() == first[0]
+
+
+def test_streams_under_one_seed_differ_and_are_the_seed_s_all_the_same() -> None:
+    """So does each `with fast(model)` of a caller's own loop, which sets no seed."""
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        streams = [Bits() for _ in range(3)]
+        drawn.append([(bits.counter(), bits.counter(), bits.lanes(4).tolist()) for bits in streams])
+        for one, other, _ in drawn[-1]:
+            assert (one.call, other.call) == (0, 1) and one.key == other.key
+    assert drawn[0] == drawn[1]
+    assert len({str(found) for found in drawn[0]}) == len({one.key for one, *_ in drawn[0]}) == 3
+    before = torch.get_rng_state()
+    Bits()  # in evaluation nothing is drawn
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from peftlab.training import (
     fit,
     outputs,
 )
-from peftlab.training.loop import begin_stream
+from peftlab.training.loop import begin_stream, step_seed
 from peftlab.training.passes import batch_loss
 from plans import changed, plan
 
@@ -271,6 +271,21 @@ def test_autocast_computes_in_bf16_and_keeps_fp32_weights(run: Callable[..., Any
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert losses(rounded) == pytest.approx(losses(exact), abs=0.02)
     assert losses(rounded) != losses(exact)
+
+
+def test_a_step_draws_the_same_whatever_torch_s_seed_was_before(tiny_model: Path) -> None:
+    """Its own, too, as a run leaves it that was broken off in its first step."""
+    drawn = []
+    for before in (123, step_seed(PLAN.seed, 0)):
+        model, tokenizer = load_model(str(tiny_model), precision="fp32")
+        inject(model, "head")
+        data = encode(tokenizer, [("the cat",), ("a dog",)], [1, 0], 32)
+        model.train()
+        torch.manual_seed(before)
+        loop = Loop(model, injected(model), data, PLAN)
+        with fast(model):
+            drawn.append(loop.step([data.batch([0, 1])], 2, 2))
+    assert drawn[0] == drawn[1]
 
 
 def test_a_stream_begins_as_torch_seeds_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,8 @@ where they are (Philox 4x32-10, Salmon et al. 2011):
 
     lane  =  the one i mod 8 of philox(j, i div 8, place, call)               of row i, column j
 
-The key is torch's own seed, which the loop sets before each step, and `call` counts since then.
+The key is torch's own seed, which the loop sets before each step, and `call` counts since then;
+where nobody has set it since the engine was entered, the key is drawn from torch's generator.
 layers/vectors.h draws so; `philox` and `drawn` are its readable form.
 
 Without the kernels four lanes share a word of SFC64, a stream that begins anew with torch's seed.
@@ -73,22 +74,34 @@ def philox(counters: np.ndarray[Any, Any], key: int) -> np.ndarray[Any, Any]:
 
 
 class Bits:
-    """A stream of random 16-bit lanes that follows torch's seed."""
+    """A stream of random 16-bit lanes that begins anew, with torch's seed, whenever that is set.
+
+    Until then its key is drawn from torch's generator: no stream made under one seed is another's.
+    """
 
     def __init__(self) -> None:
-        self.seed: int | None = None
+        self.seed = torch.initial_seed()
+        self.key: int | None = None
 
-    def _follow(self) -> None:
-        if self.seed != torch.initial_seed():
-            self.seed = torch.initial_seed()
-            self.stream = np.random.SFC64(self.seed)
-            self.calls = 0
+    def _follow(self) -> int:
+        """The key of what is drawn now."""
+        seed = torch.initial_seed()
+        if seed != self.seed:
+            return self._begin(seed, seed)
+        if self.key is None:
+            return self._begin(seed, int(torch.randint(2**63 - 1, (), device="cpu")))
+        return self.key
+
+    def _begin(self, seed: int, key: int) -> int:
+        self.seed, self.key, self.calls = seed, key, 0
+        self.stream = np.random.SFC64(key)
+        return key
 
     def counter(self) -> Counter:
         """Where the bits of the next call of a kernel begin."""
-        self._follow()
+        key = self._follow()
         self.calls += 1
-        return Counter(torch.initial_seed() % 2**63, self.calls - 1)
+        return Counter(key % 2**63, self.calls - 1)
 
     def lanes(self, size: int) -> Tensor:
         """The next `size` lanes, int16."""
@@ -109,6 +122,9 @@ class Bits:
 
 class NoBits(Bits):
     """Masks of the right shape and no content, for a model that has only shapes."""
+
+    def counter(self) -> Counter:
+        return Counter(0, 0)
 
     def mask(self, shape: torch.Size, p: float, dtype: torch.dtype) -> Tensor:
         lanes = torch.empty(shape, dtype=torch.int16)  # as large, and there as long, as real ones

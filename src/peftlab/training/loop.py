@@ -96,6 +96,8 @@ class Loop:
         self.optimizer = method.make_optimizer(groups)
         self.schedule = warmup_and_decay(self.optimizer, self.warmup, self.total)
         self.watch = Watch(model, self.total)
+        # no step's, so that each step sets another one than was there when the engine was entered
+        begin_stream(step_seed(plan.seed, -1), plan.device)
         self.index = 0
         self.n_parts = 0  # of all batches so far
         self.saved_mib: float | None = None  # for the backward pass of the widest part
@@ -133,7 +135,6 @@ class Loop:
         for the widest grows less in what follows (LOG.md). What is saved in between is counted.
         """
         self.model.train()
-        begin_stream(step_seed(self.plan.seed, -1), self.plan.device)  # no step's: each begins anew
         part = widest(parts_in(0, self.train, self.plan), self.train, self.plan)
         batch = self.train.batch(part, self.plan.device)
         own = (*own_tensors(self.model), *batch.inputs.values(), batch.labels)
