@@ -131,6 +131,28 @@ def test_a_frozen_head_is_not_saved_in_silence(trained: Any, tmp_path: Path) -> 
         peftlab.save(model, tmp_path / "adapter")
 
 
+def test_added_tokens_are_not_lost_in_silence(
+    tiny_model: Path, logits: Any, tmp_path: Path
+) -> None:
+    model, tokenizer = peftlab.load_model(str(tiny_model), precision="fp32")
+    tokenizer.add_tokens(["zebra"])
+    model.resize_token_embeddings(len(tokenizer))
+    peftlab.inject(model, "lora")
+    with pytest.raises(peftlab.RequestError, match=r"knows 23 tokens and its base .* knows 22; an"):
+        peftlab.save(model, tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+    again, tokenizer_again = peftlab.load_model(str(tiny_model), precision="fp32")
+    tokenizer_again.add_tokens(["zebra"])
+    again.resize_token_embeddings(len(tokenizer_again))
+    again.save_pretrained(tmp_path / "base")
+    tokenizer_again.save_pretrained(tmp_path / "base")
+    ready, tokenizer = peftlab.load_model(tmp_path / "base", precision="fp32")
+    peftlab.save(peftlab.inject(ready, "lora"), tmp_path / "adapter")
+    loaded, its_tokenizer = peftlab.load(tmp_path / "adapter")
+    assert len(its_tokenizer) == 23
+    assert torch.equal(logits(loaded, its_tokenizer), logits(ready.eval(), tokenizer))
+
+
 def test_what_can_not_be_saved_is_explained(trained: Any, tiny_model: Path, tmp_path: Path) -> None:
     plain, _ = peftlab.load_model(str(tiny_model))
     with pytest.raises(peftlab.RequestError, match="inject one before saving"):

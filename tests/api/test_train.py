@@ -57,6 +57,17 @@ def test_a_base_that_can_not_be_named_is_refused_before_training(
         peftlab.train(model, tokenizer, tiny_task, "lora", out=tmp_path / "a", **FAST)
 
 
+def test_added_tokens_are_refused_before_training_where_an_adapter_is_asked_for(
+    tiny_model: Path, tiny_task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    tokenizer.add_tokens(["zebra"])
+    model.resize_token_embeddings(len(tokenizer))
+    monkeypatch.setattr("peftlab.api.train.train_model", lambda *_: pytest.fail("it was trained"))
+    with pytest.raises(peftlab.RequestError, match=r"tokens and its base"):
+        peftlab.train(model, tokenizer, tiny_task, "lora", out=tmp_path / "adapter", **FAST)
+
+
 @pytest.mark.parametrize("own", [False, True])
 def test_checkpointing_is_what_is_asked_and_behind_it_what_it_was(
     own: bool, tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch

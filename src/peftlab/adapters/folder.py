@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from peftlab.adapters import peft_layout
-from peftlab.adapters.card import FILE, Card, base_of, make_card, method_of, read_card
+from peftlab.adapters.card import FILE, Base, Card, base_of, make_card, method_of, read_card
 from peftlab.adapters.merge import is_merged
 from peftlab.atomic import replace_folder
 from peftlab.errors import RequestError, expect, expect_path, system_refusals
@@ -39,6 +39,7 @@ from peftlab.models import (
     state_of,
     stored_names,
 )
+from peftlab.models.find import read_config
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -53,7 +54,7 @@ def save(model: PreTrainedModel, folder: str | Path, rank: int | None = None) ->
 
     Raises:
         RequestError: if the model has no adapter, or its head is not part of it, or its base is
-            not known, or the folder holds something else.
+            not known or has other tokens, or the folder holds something else.
     """
     check_model(model)
     expect_path("folder", folder)
@@ -76,6 +77,7 @@ def save(model: PreTrainedModel, folder: str | Path, rank: int | None = None) ->
             )
         method, state = method.at_rank(state, rank)
     base = base_of(model)
+    check_tokens(model, base)
     card = make_card(model, method, structure, base.part)
     config = None
     if isinstance(method, InPeft):
@@ -260,6 +262,32 @@ def check_head(model: PreTrainedModel, state: dict[str, Tensor]) -> None:
             f"the head is not all trained and saved: {lacking[0]} is frozen; "
             "an adapter without its head can't be used again"
         )
+
+
+def check_tokens(model: PreTrainedModel, base: Base) -> None:
+    """Raise `RequestError` if tokens were added to `model`, where its base's files are at hand."""
+    rows = _rows(model)
+    if base.folder is None or rows is None:
+        return
+    if rows == getattr(read_config(base.folder).get_text_config(), "vocab_size", None):
+        return
+    wanted = _rows(empty_model(base.folder, num_labels=2))
+    if rows != wanted:
+        raise RequestError(
+            f"this model knows {rows} tokens and its base {base.part.name} knows {wanted}; an "
+            "adapter holds no tokens, so those would be lost: before it is injected, write the "
+            "base to a folder by model.save_pretrained and tokenizer.save_pretrained, and load it "
+            "from there"
+        )
+
+
+def _rows(model: PreTrainedModel) -> int | None:
+    """Of the tokens' embedding, None where transformers doesn't say which that is."""
+    try:
+        weight = getattr(model.get_input_embeddings(), "weight", None)
+    except NotImplementedError:
+        return None
+    return None if weight is None else len(weight)
 
 
 def fill(model: PreTrainedModel, given: dict[str, Tensor], optional: set[str]) -> None:

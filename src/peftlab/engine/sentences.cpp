@@ -19,10 +19,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <tuple>
-#include <vector>
 
 #include "../layers/vectors.h"
 
@@ -175,22 +175,20 @@ void finish_scores(const Shape& shape, int64_t head, int64_t rows, int64_t n, in
   }
 }
 
-// What one thread works in.
+// What one thread works in, as long as the call lasts.
 class Room {
  public:
+  explicit Room(int64_t size) : held_(new float[size]), size_(size) {}
   float* take(int64_t size) {
     used_ += padded(size);
-    if (used_ > int64_t(held_.size())) throw std::logic_error("a room too small");
-    return held_.data() + used_ - padded(size);
+    if (used_ > size_) throw std::logic_error("a room too small");
+    return held_.get() + used_ - padded(size);
   }
-  void begin(int64_t size) {
-    used_ = 0;
-    if (size > int64_t(held_.size())) held_.resize(size);
-  }
+  void clear() { used_ = 0; }
 
  private:
-  std::vector<float> held_;
-  int64_t used_ = 0;
+  std::unique_ptr<float[]> held_;
+  int64_t size_, used_ = 0;
 };
 
 // All heads of all sentences; those of one head one after the other if they `add` to something of its.
@@ -198,13 +196,15 @@ template <typename Work>
 void each_head(const at::Tensor& bounds, int64_t heads, int64_t matrices, int64_t width, bool add, const Work& work) {
   const int64_t* first = bounds.const_data_ptr<int64_t>();
   const int64_t sentences = bounds.size(0) - 1, each = add ? sentences : 1;
+  int64_t most = 0;
+  for (int64_t i = 0; i < sentences; ++i) most = std::max(most, padded(first[i + 1] - first[i]));
   at::parallel_for(0, sentences * heads / each, 1, [&](int64_t begin, int64_t end) {
-    static thread_local Room room;
+    Room room(matrices * most * (most + padded(width)));
     for (int64_t place = begin * each; place < end * each; ++place) {
       const int64_t sentence = add ? place % sentences : place / heads;
       const int64_t head = add ? place / sentences : place % heads;
       const int64_t n = first[sentence + 1] - first[sentence];
-      room.begin(matrices * (padded(n) * (padded(n) + padded(width))));
+      room.clear();
       work(first[sentence], n, head, uint32_t(sentence * heads + head), room);
     }
   });
