@@ -45,7 +45,11 @@ KEPT_S = 10.0  # how long a look holds where looking again would cost more than 
 
 
 def environment(
-    threads: int, precision: str | None = None, device: str = "cpu", kernels: str | None = None
+    threads: int,
+    precision: str | None = None,
+    device: str = "cpu",
+    index: int | None = None,
+    kernels: str | None = None,
 ) -> Environment:
     """The environment of this process.
 
@@ -53,6 +57,7 @@ def environment(
         threads: of a training.
         precision: in which its base is held.
         device: on which it ran.
+        index: of that among several; None for torch's current one.
         kernels: in C++, that computed it.
     """
     commit, dirty = own_commit()
@@ -62,7 +67,7 @@ def environment(
         python=platform.python_version(),
         packages=packages(),
         processor=processor(),
-        gpu=gpu(),
+        gpu=gpu(index),
         threads=threads,
         spin_count=os.environ.get("GOMP_SPINCOUNT", os.environ.get("OMP_WAIT_POLICY")),
         quantiser=quantiser(precision, device),
@@ -87,9 +92,9 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def gpu() -> str | None:
-    """The CUDA device's name, None without one."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+def gpu(index: int | None = None) -> str | None:
+    """The CUDA device's name, None without one; without an index it is torch's current one."""
+    return torch.cuda.get_device_name(index) if torch.cuda.is_available() else None
 
 
 @functools.cache

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from transformers import PreTrainedModel
 
 import peftlab
@@ -91,3 +93,24 @@ def test_checkpointing_is_what_is_asked_and_behind_it_what_it_was(
 
 def computes_again(model: PreTrainedModel) -> bool:
     return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+class Moved(Exception):
+    """The model was sent to a device."""
+
+
+def test_a_model_stays_on_its_own_device_of_several(
+    tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    place, metered = torch.device("cuda", 1), []
+
+    def to(model: PreTrainedModel, device: Any) -> None:
+        raise Moved(device)
+
+    monkeypatch.setattr(type(model), "device", place)
+    monkeypatch.setattr(type(model), "to", to)
+    monkeypatch.setattr("peftlab.api.train.MemoryMeter", metered.append)
+    with pytest.raises(Moved, match="cuda:1"):
+        peftlab.train(model, tokenizer, tiny_task, "lora", **FAST)
+    assert metered == [place]

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PreTrainedModel
 
 from peftlab.engine import fast
@@ -291,13 +293,40 @@ def test_a_step_draws_the_same_whatever_torch_s_seed_was_before(tiny_model: Path
 def test_a_stream_begins_as_torch_seeds_it(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
-    begin_stream(5, "cpu")
+    begin_stream(5, torch.device("cpu"))
     assert torch.initial_seed() == 5
     assert torch.equal(torch.rand(3), expected)
 
     monkeypatch.setattr(torch.cuda, "manual_seed", (seeds := []).append)
-    begin_stream(6, "cuda")
+    begin_stream(6, torch.device("cuda"))
     assert (torch.initial_seed(), seeds) == (6, [6])
+    of_each = [torch.Generator(), torch.Generator()]
+    monkeypatch.setattr(torch.cuda, "default_generators", of_each)
+    begin_stream(7, torch.device("cuda", 1))
+    assert [torch.initial_seed(), of_each[1].initial_seed(), seeds] == [7, 7, [6]]
+    assert of_each[0].initial_seed() != 7
+
+
+def test_a_batch_goes_to_the_very_device_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    data = Encoded({"input_ids": [[1, 2], [3]]}, [0, 1], {"input_ids": 0}, 0)
+    place = replace(changed(PLAN, device="cuda"), index=1).place
+    with FakeTensorMode():
+        batch = data.batch([0, 1], place)
+    assert {t.device for t in (batch.labels, *batch.inputs.values())} == {torch.device("cuda", 1)}
+    assert changed(PLAN, device="cuda").place == torch.device("cuda")
+
+
+def test_answers_are_computed_on_the_model_s_own_device_of_several(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = load_model(str(tiny_model), precision="fp32")
+    data = encode(tokenizer, [("the cat",)], [0], 32)
+    own, places = data.batch, []
+    monkeypatch.setattr(Encoded, "batch", lambda data, i, place: places.append(place) or own(i))
+    monkeypatch.setattr(type(model), "device", torch.device("cuda", 1))
+    outputs(model, data)
+    assert places == [torch.device("cuda", 1)]
 
 
 @pytest.mark.gpu

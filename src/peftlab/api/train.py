@@ -119,12 +119,11 @@ def _run(
     seed: int,
     started: float,
 ) -> Outcome:
-    device = model.device.type
-    memory = MemoryMeter(device)
+    memory = MemoryMeter(model.device)
     torch.manual_seed(seed)
     if injected(model) != method:
         inject(model, method)
-    cell = _cell(model, tokenizer, task, method, asked, seed, device)
+    cell = _cell(model, tokenizer, task, method, asked, seed, model.device.type)
     tokens = tokens_of(tokenizer, task, cell.training.max_length)
     with observer(Console(stderr=True)) as progress:
         progress.cell(cell)

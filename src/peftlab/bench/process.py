@@ -114,8 +114,10 @@ def _train(
     method = injected(model)
     assert method is not None
     plan = make_plan(cell, task, packs(model))
+    if model.device.type == plan.device:  # there it stays: it may be another than the current one
+        plan = replace(plan, index=model.device.index)
     train, dev = tokens
-    model.to(plan.device)  # type: ignore[arg-type]  # transformers' own wrapper hides its type
+    model.to(plan.place)  # type: ignore[arg-type]  # transformers' own wrapper hides its type
     _name_task(model, task, cell)
     with (
         _labels_unit(model, task, train) as (train, own),
@@ -157,6 +159,7 @@ def _train(
             cell.training.threads,
             cell.precision.base,
             cell.training.device,
+            plan.index,
             kernels=kernels_of(model) if cell.training.in_engine else "torch",
         ),
     )

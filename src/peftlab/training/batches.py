@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 WIDTHS = 8  # from 16 tokens to 32, as many from 32 to 64, and so on; see `rounded`
+CPU = torch.device("cpu")
 POOL = 50  # batches' worth of shuffled examples that are sorted by length together
 
 
@@ -82,8 +83,8 @@ class Encoded:
         """Tokens that a batch of these examples is padded to."""
         return min(self.longest, rounded(max(self.lengths[i] for i in indices)))
 
-    def batch(self, indices: Sequence[int], device: str = "cpu") -> Batch:
-        """The examples at `indices`, padded to `width` of them."""
+    def batch(self, indices: Sequence[int], place: torch.device = CPU) -> Batch:
+        """The examples at `indices`, padded to `width` of them, on the device `place`."""
         width = self.width(indices)
         inputs = {
             name: torch.tensor(
@@ -92,11 +93,11 @@ class Encoded:
             for name, rows in self.features.items()
         }
         labels = torch.tensor([self.labels[i] for i in indices])
-        if device == "cuda":  # a copy from pinned memory doesn't wait for the one before it
+        if place.type == "cuda":  # a copy from pinned memory doesn't wait for the one before it
             inputs = {name: tensor.pin_memory() for name, tensor in inputs.items()}
             labels = labels.pin_memory()
-        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
-        return Batch(moved, labels.to(device, non_blocking=True))
+        moved = {name: tensor.to(place, non_blocking=True) for name, tensor in inputs.items()}
+        return Batch(moved, labels.to(place, non_blocking=True))
 
 
 def rounded(length: int) -> int:

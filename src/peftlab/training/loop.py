@@ -97,7 +97,7 @@ class Loop:
         self.schedule = warmup_and_decay(self.optimizer, self.warmup, self.total)
         self.watch = Watch(model, self.total)
         # no step's, so that each step sets another one than was there when the engine was entered
-        begin_stream(step_seed(plan.seed, -1), plan.device)
+        begin_stream(step_seed(plan.seed, -1), plan.place)
         self.index = 0
         self.n_parts = 0  # of all batches so far
         self.saved_mib: float | None = None  # for the backward pass of the widest part
@@ -115,7 +115,7 @@ class Loop:
             started = time.perf_counter()
             lr = self.schedule.get_last_lr()[0]
             parts = parts_of(indices, self.train, self.plan)
-            batches = (self.train.batch(part, self.plan.device) for part in parts)
+            batches = (self.train.batch(part, self.plan.place) for part in parts)
             loss = self.step(batches, len(indices), self.usual_size)
             seconds = time.perf_counter() - started
             self.elapsed_s += seconds
@@ -136,7 +136,7 @@ class Loop:
         """
         self.model.train()
         part = widest(parts_in(0, self.train, self.plan), self.train, self.plan)
-        batch = self.train.batch(part, self.plan.device)
+        batch = self.train.batch(part, self.plan.place)
         own = (*own_tensors(self.model), *batch.inputs.values(), batch.labels)
         with SavedMeter(own) as saved:
             loss = batch_loss(self.model, batch, self.plan)
@@ -151,7 +151,7 @@ class Loop:
         weighs the same in every epoch.
         """
         step = Step(self.index, self.warmup, self.total, self.plan.seed)
-        begin_stream(step_seed(step.seed, step.index), self.plan.device)
+        begin_stream(step_seed(step.seed, step.index), self.plan.place)
         self.method.before_step(self.model, step)
         loss = self._gradients(parts, n, usual)
         waits = self.plan.device != "cpu"  # reading the loss would hold up the launch of the rest
@@ -171,7 +171,7 @@ class Loop:
         return value
 
     def _gradients(self, parts: Iterable[Batch], n: int, usual: float) -> Tensor:
-        value = torch.zeros((), device=self.plan.device)
+        value = torch.zeros((), device=self.plan.place)
         for part in parts:
             self.n_parts += 1
             size = len(part.labels)
@@ -192,7 +192,7 @@ def try_one(model: PreTrainedModel, train: Encoded, plan: Plan) -> None:
     devices = [model.device] if plan.device == "cuda" else []
     try:
         with torch.random.fork_rng(devices):
-            batch_loss(model, train.batch([0], plan.device), plan).backward()
+            batch_loss(model, train.batch([0], plan.place), plan).backward()
     finally:
         model.zero_grad()
 
@@ -202,15 +202,17 @@ def step_seed(seed: int, step: int) -> int:
     return random.Random(f"{seed}/step/{step}").getrandbits(63)
 
 
-def begin_stream(seed: int, device: str) -> None:
-    """Seed torch's own generators, the CPU's and the one of `device`.
+def begin_stream(seed: int, place: torch.device) -> None:
+    """Seed torch's own generators, the CPU's and the one of the device `place`.
 
     `torch.manual_seed` seeds all kinds of device and writes down, for each that is absent, where it
     was called: a hundredth of a small model's step.
     """
     torch.default_generator.manual_seed(seed)
-    if device != "cpu":
-        torch.get_device_module(device).manual_seed(seed)
+    if place.type == "cuda" and place.index is not None:  # else it would be the current device's
+        torch.cuda.default_generators[place.index].manual_seed(seed)
+    elif place.type != "cpu":
+        torch.get_device_module(place).manual_seed(seed)
 
 
 def fit(
@@ -299,7 +301,7 @@ class Rehearsal:
         indices = stratified(self.train.labels, size, self.plan.seed)
         indices.sort(key=self.train.lengths.__getitem__)
         return [
-            self.train.batch(part, self.plan.device)
+            self.train.batch(part, self.plan.place)
             for part in cut(indices, spread(size, self.plan.settings.batch_size))
         ]
 

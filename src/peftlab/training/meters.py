@@ -72,16 +72,16 @@ class Memory:
 class MemoryMeter:
     """Starts when made, just before the model is loaded."""
 
-    def __init__(self, device: str = "cpu") -> None:
-        self.device = device
+    def __init__(self, device: str | torch.device = "cpu") -> None:
+        self.device = torch.device(device)
         self.before = self._peak()
         self.can_reset = self._reset()
         self.start = self.now()
 
     def now(self) -> float | None:
         """MiB in use: resident on a CPU, allocated on CUDA."""
-        if self.device == "cuda":
-            return torch.cuda.memory_allocated() / MIB
+        if self.device.type == "cuda":
+            return torch.cuda.memory_allocated(self.device) / MIB
         if not _STATM.exists():
             return None
         pages = int(_STATM.read_text().split()[1])
@@ -107,9 +107,9 @@ class MemoryMeter:
         return Memory(whole, train, parts, self._how())
 
     def _peak(self) -> float | None:
-        if self.device == "cuda":
-            return torch.cuda.max_memory_allocated() / MIB
-        if self.device != "cpu" or not _STATUS.exists():
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / MIB
+        if self.device.type != "cpu" or not _STATUS.exists():
             return None
         for line in _STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -117,8 +117,8 @@ class MemoryMeter:
         return None
 
     def _reset(self) -> bool:
-        if self.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
             return True
         try:
             _CLEAR.write_text("5")
@@ -127,7 +127,7 @@ class MemoryMeter:
         return True
 
     def _how(self) -> str:
-        if self.device == "cuda":
+        if self.device.type == "cuda":
             peaks = "torch.cuda.max_memory_allocated, reset before the model is loaded"
         else:
             peaks = "VmHWM, reset through clear_refs before the model is loaded"

@@ -39,6 +39,7 @@ class Plan:
         autocast: whether fp32 weights compute in bf16.
         packed: whether a batch's tokens are laid end to end, without padding.
         weights: what an example of each class counts; none for 1 each.
+        index: of the device, where there may be several of its kind; None for torch's current one.
     """
 
     settings: Resolved
@@ -47,10 +48,18 @@ class Plan:
     autocast: bool = False
     packed: bool = False
     weights: tuple[float, ...] = ()
+    index: int | None = None
 
     @property
     def device(self) -> str:
+        """The kind of device, on which decisions depend."""
         return self.settings.device
+
+    @property
+    def place(self) -> torch.device:
+        """The very device, on which tensors lie."""
+        kind = self.settings.device
+        return torch.device(kind) if self.index is None else torch.device(kind, self.index)
 
     @property
     def by_tokens(self) -> bool:
@@ -159,12 +168,12 @@ def outputs(
     """
     model.eval()
     rows: list[tuple[int, Tensor]] = []
-    device = model.device.type
+    place = model.device
     worth_it = fast and sum(data.lengths) >= WORTH_ENTERING
-    computing = torch.autocast(device, torch.bfloat16, enabled=autocast)
+    computing = torch.autocast(place.type, torch.bfloat16, enabled=autocast)
     with engine(model, worth_it), torch.inference_mode(), computing:
         for indices in by_length(data.lengths, 2 * batch_size, EVALUATED_TOKENS):
-            logits = model(**data.batch(indices, device).inputs).logits.float().cpu()
+            logits = model(**data.batch(indices, place).inputs).logits.float().cpu()
             rows += zip(indices, logits, strict=True)
             on_batch(len(indices))
     return torch.stack([logits for _, logits in sorted(rows, key=lambda row: row[0])])
