@@ -50,11 +50,11 @@ from peftlab.training import (
     try_one,
 )
 
-# what transformers notes in a module whose activations may be computed again
-CHECKPOINTS = ("gradient_checkpointing", "_gradient_checkpointing_func")
-
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+# what transformers notes in a module whose activations may be computed again
+CHECKPOINTS = ("gradient_checkpointing", "_gradient_checkpointing_func")
 
 
 class Listener(Protocol):
