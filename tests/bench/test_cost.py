@@ -15,8 +15,9 @@ from peftlab.bench.cost import IMPORTS_MIB, Predictor, largest, lengths
 from peftlab.bench.foresee import ERROR, check_fits, foresee, line
 from peftlab.bench.grid import Grid, resolve
 from peftlab.bench.run import Silent, run_grid
+from peftlab.bench.short import short
 from peftlab.bench.suite import make_suite
-from peftlab.bench.times import Time, by_measured, by_records, measured, short
+from peftlab.bench.times import Time, by_measured, by_records, measured
 from peftlab.errors import RequestError
 from peftlab.machine import environment
 from peftlab.models import load_tokenizer
@@ -270,7 +271,7 @@ def test_a_few_steps_tell_the_time_of_all(grid: Grid, predictor: Predictor) -> N
 
 
 def test_a_short_task_keeps_the_shares_of_its_classes(tiny_task: Task) -> None:
-    few = short(tiny_task, 12)
+    few = short(tiny_task, 12, 256)
     assert len(few.train) == 12
     share = sum(tiny_task.train.labels) / len(tiny_task.train)
     assert sum(few.train.labels) / 12 == pytest.approx(share, abs=0.1)

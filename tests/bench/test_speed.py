@@ -12,6 +12,7 @@ import peftlab
 from peftlab.bench import speed
 from peftlab.bench.grid import Grid, resolve
 from peftlab.bench.run import Silent
+from peftlab.bench.short import short
 from peftlab.bench.suite import make_suite
 from peftlab.errors import RequestError
 from peftlab.records.store import Store, rounds
@@ -66,10 +67,10 @@ def test_rows_take_turns_in_both_orders_and_done_rounds_stay(
 
 
 def test_a_short_task_is_a_part_of_the_task(tiny_task: Task) -> None:
-    part = speed.short(tiny_task, 1)
-    assert len(part.train) == min(speed.STEPS, len(tiny_task.train))
+    part = short(tiny_task, 40, 2)
+    assert len(part.train) == min(40, len(tiny_task.train))
     assert set(part.train.texts) <= set(tiny_task.train.texts)
-    assert len(part.dev) == speed.DEV_STEPS
+    assert len(part.dev) == 2
 
 
 def test_the_table_reads_speed_from_the_rounds_and_time_from_the_cells(

@@ -9,6 +9,7 @@ from pathlib import Path
 from peftlab.errors import RequestError, expect
 from peftlab.records.recommend import Prefer
 from peftlab.records.record import Record
+from peftlab.records.rows import MARGIN
 from peftlab.records.store import Store
 from peftlab.records.verdicts import Comparison, Question, compare_rows
 
@@ -17,7 +18,7 @@ Folder = str | os.PathLike[str]
 
 def verdicts(
     folder_or_records: Folder | Sequence[Folder] | Sequence[Record],
-    margin: float = 0.01,
+    margin: float = MARGIN,
     *,
     folder: Folder | Sequence[Folder] | None = None,
     prefer: Prefer = "size",

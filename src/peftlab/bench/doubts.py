@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from peftlab.records.rows import merit
+from peftlab.records.rows import COLLAPSED, merit
 from peftlab.tasks import Task
 
 NAMED = 5  # classes, before the rest are counted
@@ -34,7 +34,7 @@ def doubts(
         found.append(f"never predicts {', '.join(map(repr, never[:NAMED]))}{more}")
     if _collapsed(task, predictions, scores):
         what = repr(task.labels[int(task.constant)]) if task.labels else "train's mean"
-        found.append(f"collapsed: no better than always answering {what}")
+        found.append(f"{COLLAPSED}: no better than always answering {what}")
     return found
 
 

@@ -8,17 +8,16 @@ OUT/speed, and a round that is done is not run again.
 
 from __future__ import annotations
 
-import dataclasses
-import random
 from pathlib import Path
 
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Grid, task_part
 from peftlab.bench.resume import done_cells
 from peftlab.bench.run import Observer, Session, set_aside
+from peftlab.bench.short import short
 from peftlab.machine import BUSY, others_share
 from peftlab.records.store import Store, locked
-from peftlab.tasks import Examples, Task
+from peftlab.tasks import Task
 
 STEPS = 40  # the first ones are not timed; 30 more take a second or two on a small model
 DEV_STEPS = 2
@@ -34,7 +33,7 @@ def measure_speed(grid: Grid, rounds: int, out: Path, progress: Observer) -> Non
     store = Store(out / "speed")
     store.prepare()
     size = grid.cells[0].training.batch_size
-    tasks = {name: short(task, size) for name, task in grid.tasks.items()}
+    tasks = {name: short(task, STEPS * size, DEV_STEPS * size) for name, task in grid.tasks.items()}
     asked = [cell for number in range(rounds) for cell in _round(grid, tasks, number)]
     with locked(out):
         store.clean()
@@ -76,18 +75,3 @@ def _round(grid: Grid, tasks: dict[str, Task], number: int) -> list[Cell]:
         for (name, _), cell in rows.items()
     ]
     return cells[::-1] if number % 2 else cells
-
-
-def short(task: Task, batch_size: int) -> Task:
-    """The task with `STEPS` batches of train, drawn at random, and a little of dev."""
-    return dataclasses.replace(
-        task,
-        train=_drawn(task.train, STEPS * batch_size),
-        dev=_drawn(task.dev, DEV_STEPS * batch_size),
-        source=f"{task.source}, {STEPS} batches",
-    )
-
-
-def _drawn(data: Examples, n: int) -> Examples:
-    kept = sorted(random.Random(0).sample(range(len(data)), min(n, len(data))))
-    return Examples([data.texts[i] for i in kept], [data.labels[i] for i in kept])

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from peftlab.bench.cell import Cell
 from peftlab.bench.execute import Order, Worker
 from peftlab.bench.grid import Grid, task_part
 from peftlab.bench.outcome import Told
+from peftlab.bench.short import short
 from peftlab.errors import RequestError
 from peftlab.machine import gpu, processor
 from peftlab.records.record import Record
 from peftlab.records.store import Store
-from peftlab.tasks import Examples, Task
 from peftlab.training import Encoded
-from peftlab.training.batches import stratified
 from peftlab.training.meters import WARMING
 
 STEPS = WARMING + 12  # that are measured, the first ones left out of the speed
@@ -101,7 +100,7 @@ def measured(
     with Worker() as worker, tempfile.TemporaryDirectory(prefix="peftlab-") as scratch:
         for cell in cells:
             tell(cell.title)
-            task = short(grid.tasks[cell.task.name], STEPS * cell.training.batch_size)
+            task = short(grid.tasks[cell.task.name], STEPS * cell.training.batch_size, ANSWERED)
             file = Path(scratch) / f"{len(found)}.json"
             task.write(file)
             few = cell.model_copy(
@@ -116,11 +115,6 @@ def measured(
     return found
 
 
-def short(task: Task, size: int) -> Task:
-    """The task with a sample of `size` examples to train on and of `ANSWERED` to answer."""
-    return replace(task, train=_sample(task.train, size), dev=_sample(task.dev, ANSWERED), notes=())
-
-
 def by_measured(cell: Cell, train: Encoded, dev: Encoded, record: Record) -> Time | None:
     """The time of a cell by a record of its first few steps; None if those failed."""
     if record.status != "done" or record.speed is None or not record.speed.tokens_per_s:
@@ -129,11 +123,6 @@ def by_measured(cell: Cell, train: Encoded, dev: Encoded, record: Record) -> Tim
 
 
 def _ignore(row: object, total: int) -> None: ...
-
-
-def _sample(examples: Examples, size: int) -> Examples:
-    chosen = stratified(examples.labels, size, seed=0)
-    return Examples([examples.texts[i] for i in chosen], [examples.labels[i] for i in chosen])
 
 
 def _likeness(record: Record, cell: Cell) -> tuple[bool, ...]:

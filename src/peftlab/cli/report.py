@@ -10,6 +10,7 @@ import typer
 
 from peftlab.cli.options import split
 from peftlab.errors import RequestError
+from peftlab.records.rows import MARGIN
 
 
 def report(
@@ -36,7 +37,7 @@ def report(
     ] = None,
     margin: Annotated[
         float, typer.Option(help="Differences within ± this count as a tie; 0.01 is a point.")
-    ] = 0.01,
+    ] = MARGIN,
     out: Annotated[
         Path, typer.Option(help="Of several folders: where their table and page go.")
     ] = Path("runs/side-by-side"),

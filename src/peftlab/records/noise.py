@@ -10,8 +10,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from peftlab.records.record import Record
-from peftlab.records.rows import TaskKey, known, mean, merit
-from peftlab.records.table import COLLAPSED, Column, Runs
+from peftlab.records.rows import TaskKey, collapsed, known, mean, merit
+from peftlab.records.table import Column, Runs
 
 
 class Noise(BaseModel):
@@ -63,7 +63,7 @@ def _noise(row: str, runs: Runs) -> Noise:
         speed=_speed(runs.measured),
         inflation=mean(known(added)),
         n_runs=len(done),
-        n_collapsed=sum(any(w.startswith(COLLAPSED) for w in record.warnings) for record in done),
+        n_collapsed=sum(map(collapsed, done)),
         n_failed=len(runs.records) - len(done),
     )
 

@@ -22,11 +22,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from peftlab.records.crossed import FEWEST, Crossed, Shared, holm, within
-from peftlab.records.rows import ERRORS, TaskKey, merit
+from peftlab.records.rows import ERRORS, MARGIN, TaskKey, merit
 from peftlab.records.table import Column, Runs, scale
 
 ALPHA = 0.05
-MARGIN = 0.01  # one point of a score
 
 
 class Verdict(BaseModel):

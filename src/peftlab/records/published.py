@@ -17,9 +17,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from peftlab.records.crossed import FEWEST, within
-from peftlab.records.pairs import MARGIN
 from peftlab.records.record import Record
-from peftlab.records.rows import sample_sd
+from peftlab.records.rows import MARGIN, sample_sd
 from peftlab.records.table import Runs, columns
 
 

@@ -21,6 +21,8 @@ TUNED = "tuned"  # in place of a setting that trials found: it may be another on
 UNREADABLE = {"revision", "weights", "adapted"}  # in a label only where nothing else differs
 RowKey = tuple[str, str]  # label, everything else that was asked, as canonical JSON
 ERRORS = frozenset({"rmse", "mae"})  # metrics of which less is better
+MARGIN = 0.01  # differences within ± one point of a score count as a tie
+COLLAPSED = "collapsed"  # how a record's warning of it begins
 
 
 def task_key(record: Record) -> TaskKey:
@@ -138,6 +140,11 @@ def _word(name: str, value: object) -> str:
     if name in {"model", "precision", "side"}:
         return str(value)
     return f"{name} {value}"
+
+
+def collapsed(record: Record) -> bool:
+    """Whether the run scores no more than one constant answer: a warning of it says so."""
+    return any(warning.startswith(COLLAPSED) for warning in record.warnings)
 
 
 def known(values: Iterable[float | None]) -> list[float]:

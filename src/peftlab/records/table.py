@@ -16,8 +16,6 @@ from peftlab.records.record import Record, TaskPart
 from peftlab.records.rows import TaskKey, group, labels, measured_alike, merit, task_key
 from peftlab.records.store import rounds
 
-COLLAPSED = "collapsed"  # how a record's warning of it begins
-
 
 @dataclasses.dataclass(frozen=True)
 class Runs:

@@ -12,10 +12,10 @@ from peftlab.errors import RequestError
 from peftlab.records.across import Improvement, Overall, improvements, overall
 from peftlab.records.noise import Noise, noise
 from peftlab.records.own import Own, own
-from peftlab.records.pairs import MARGIN, Verdict, verdicts
+from peftlab.records.pairs import Verdict, verdicts
 from peftlab.records.recommend import Recommendation, recommend
 from peftlab.records.record import Record
-from peftlab.records.rows import ERRORS, known, mean
+from peftlab.records.rows import ERRORS, MARGIN, known, mean
 from peftlab.records.table import columns
 
 

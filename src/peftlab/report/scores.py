@@ -16,6 +16,7 @@ from typing import Any
 from peftlab.records.record import Record
 from peftlab.records.rows import (
     TaskKey,
+    collapsed,
     group,
     known,
     labels,
@@ -174,15 +175,10 @@ def table(records: Iterable[Record], rounds: Iterable[Record] = ()) -> Table:
         conditions=all_conditions,
         failures=tuple(failures),
         n_cells=len(records),
-        n_collapsed=sum(any(map(collapsed, record.warnings)) for record in records),
+        n_collapsed=sum(map(collapsed, records)),
         n_rounds=len({one.seed for one in rounds}),
         busy=max(known(one.speed.others_share for one in rounds if one.speed), default=None),
     )
-
-
-def collapsed(warning: str) -> bool:
-    """Whether a record's warning says that the run scores no more than one constant answer."""
-    return warning.startswith("collapsed")
 
 
 def _latest(records: Iterable[Record]) -> list[Record]:

@@ -153,7 +153,7 @@ def told_marks(comparison: Comparison) -> str:
         within.append("that share of the baseline's error")
     how = "95 %, over seeds and dev examples, corrected for the number of pairs"
     if not any(one.p is not None for one in comparison.pairs):
-        how = "that takes 3 seeds with their predictions"
+        how = f"that takes {FEWEST} seeds with their predictions"
     return (
         f"{BEST} best mean, {TIE} a tie with it (within {' or '.join(within)}), "
         f"{UNCLEAR} not shown to be worse, no mark: worse ({how})."
@@ -221,7 +221,7 @@ def _open(tasks: Sequence[AgainstBest]) -> str:
         return f" More can't be said: {listed(sorted(missing))}."
     seeds = [one.more_seeds for one in unclear]
     if words != {""}:
-        return " A verdict takes 3 seeds."
+        return f" A verdict takes {FEWEST} seeds."
     if None in seeds:
         return " More seeds would not settle that: the dev set is too small, or the rows too near."
     most = max(seed for seed in seeds if seed is not None)
