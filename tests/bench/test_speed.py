@@ -15,7 +15,9 @@ from peftlab.bench.run import Silent
 from peftlab.bench.short import short
 from peftlab.bench.suite import make_suite
 from peftlab.errors import RequestError
-from peftlab.records.store import Store, rounds
+from peftlab.records.record import Record
+from peftlab.records.store import Store, relabelled, rounds
+from peftlab.records.table import columns
 from peftlab.report import table
 from peftlab.tasks import Task
 from sessions import FakeSession
@@ -99,3 +101,51 @@ def test_the_table_reads_speed_from_the_rounds_and_time_from_the_cells(
 def test_rounds_are_a_whole_number(given: Any, tiny_model: Path, tiny_task: Task) -> None:
     with pytest.raises(RequestError, match="repeat_speed must be a whole number"):
         peftlab.compare(model=str(tiny_model), tasks=[tiny_task], repeat_speed=given)
+
+
+def measured(grid: Grid, out: Path) -> list[Record]:
+    """The records of the grid's cells, after one round of them."""
+    session = FakeSession(Store(out), {}, Silent())
+    speed.measure_speed(grid, 1, out, Silent())
+    return [session.run(cell, keep_adapter=False) for cell in grid.cells]
+
+
+def test_a_row_under_another_name_keeps_its_rounds(
+    tmp_path: Path, grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "Session", FakeSession)
+    records = [relabelled(one, f"my {one.method.label}") for one in measured(grid, tmp_path)]
+    assert table(records, rounds(tmp_path)).n_rounds == 1
+    (column,) = columns(records, [tmp_path]).values()
+    assert [len(runs.rounds) for runs in column.values()] == [1, 1]
+
+
+def test_edited_data_has_rounds_of_its_own(
+    tmp_path: Path, tiny_task: Task, grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where the few examples that a round is of are not among those that changed."""
+    monkeypatch.setattr(speed, "Session", FakeSession)
+    before = measured(grid, tmp_path)
+    whole = tiny_task.dev
+    texts = [("changed",) if i == len(whole) - 1 else text for i, text in enumerate(whole.texts)]
+    edited = dataclasses.replace(tiny_task, dev=dataclasses.replace(whole, texts=texts))
+    assert short(edited, 80, 4) == short(tiny_task, 80, 4)
+    after = resolve(grid.suite.model_copy(update={"tasks": [edited]}))
+    assert (
+        table([FakeSession(Store(tmp_path), {}, Silent()).run(after.cells[0], False)]).n_rounds == 0
+    )
+    FakeSession.made.clear()
+    records = measured(after, tmp_path)
+    assert len(FakeSession.made) == 2 + len(records)
+    found = rounds(tmp_path)
+    assert table(records, found).n_rounds == 1 and table(before, found).n_rounds == 0
+
+
+def test_rounds_of_rows_that_are_not_shown_are_not_told_of(
+    tmp_path: Path, grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "Session", FakeSession)
+    records = measured(grid, tmp_path)
+    heads = [one for one in rounds(tmp_path) if one.method.name == "head"]
+    loras = [one for one in records if one.method.name == "lora"]
+    assert table(loras, heads).n_rounds == 0

@@ -16,6 +16,7 @@ from peftlab.bench.resume import done_cells
 from peftlab.bench.run import Observer, Session, set_aside
 from peftlab.bench.short import short
 from peftlab.machine import BUSY, others_share
+from peftlab.records.record import Record
 from peftlab.records.store import Store, locked
 from peftlab.tasks import Task
 
@@ -38,7 +39,7 @@ def measure_speed(grid: Grid, rounds: int, out: Path, progress: Observer) -> Non
     with locked(out):
         store.clean()
         done = done_cells(store, asked)
-        missing = [cell for cell in asked if cell.name not in done]
+        missing = [cell for cell in asked if not _is_done(cell, done.get(cell.name))]
         if not missing:
             return
         with progress, Session(store, tasks, progress) as session:
@@ -47,6 +48,11 @@ def measure_speed(grid: Grid, rounds: int, out: Path, progress: Observer) -> Non
             set_aside(store, missing, progress)
             for cell in missing:
                 _measure(cell, session)
+
+
+def _is_done(cell: Cell, record: Record | None) -> bool:
+    """Whether the round ran on this data: a change to it may have left the few examples alone."""
+    return record is not None and record.task.drawn_from == cell.task.drawn_from
 
 
 def _measure(cell: Cell, session: Session) -> None:
@@ -64,10 +70,14 @@ def _measure(cell: Cell, session: Session) -> None:
 def _round(grid: Grid, tasks: dict[str, Task], number: int) -> list[Cell]:
     """A short cell of every row on every task; the round's number is its seed."""
     rows = {(cell.task.name, cell.method.label): cell for cell in grid.cells}
+    parts = {
+        name: task_part(task).model_copy(update={"drawn_from": grid.tasks[name].sha256()})
+        for name, task in tasks.items()
+    }
     cells = [
         cell.model_copy(
             update={
-                "task": task_part(tasks[name]),
+                "task": parts[name],
                 "training": cell.training.model_copy(update={"epochs": 1}),
                 "seed": number,
             }

@@ -33,6 +33,8 @@ class TaskPart(_Part):
     n_dev: int
     n_truncated: int | None  # examples of both splits cut at max_length; null before tokenising
     sha256: str  # of the examples
+    # of the task that these few were drawn from (`--repeat-speed`); null where they are all
+    drawn_from: str | None = None
     labels: list[str] = []  # the classes' names, in the order of the outputs
     # by name (majority or mean, tf-idf) and metric; empty where they were not computed
     baselines: dict[str, dict[str, float]] = {}

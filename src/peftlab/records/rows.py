@@ -55,10 +55,13 @@ def asked(record: Record) -> dict[str, str]:
 
 
 def measured_alike(record: Record) -> str:
-    """What speed and memory follow from: all that was asked but rates, epochs and the examples."""
+    """What speed and memory follow from: all that was asked but rates and epochs.
+
+    A short cell (`--repeat-speed`) is alike with those of the data that it was drawn from.
+    """
     apart = {"training.epochs", "training.lr", "training.head_lr"}
     fields = {name: value for name, value in asked(record).items() if name not in apart}
-    return json.dumps([record.task.name, record.method.label, fields], sort_keys=True)
+    return json.dumps([record.task.drawn_from or record.task.sha256, fields], sort_keys=True)
 
 
 def row_of(record: Record) -> str:

@@ -148,7 +148,9 @@ def table(records: Iterable[Record], rounds: Iterable[Record] = ()) -> Table:
 
     Speed and memory of a cell are those of its `rounds` (`--repeat-speed`), where it has some.
     """
-    records, rounds = _latest(records), [one for one in rounds if one.status == "done"]
+    records = _latest(records)
+    shown = set(map(measured_alike, records))
+    rounds = [one for one in rounds if one.status == "done" and measured_alike(one) in shown]
     tasks: dict[TaskKey, list[Record]] = {}
     for record in records:
         tasks.setdefault(task_key(record), []).append(record)
