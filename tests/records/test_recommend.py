@@ -114,6 +114,18 @@ def test_within_limits_the_best_that_meets_them_is_what_counts(folder, cost) -> 
     assert take(folder, memory_mib=450, minutes=2).row == "bitfit"
 
 
+def test_costs_are_of_the_conditions_of_most_runs_alone(folder, cost) -> None:
+    """A run on another machine is in the scores, and in no mean of seconds and no peak."""
+    fill(folder, cost)
+    here = folder.records[-1].environment
+    elsewhere = here.model_copy(update={"processor": "y"}).model_dump()
+    folder.add("lora", 5, 42, environment=elsewhere, **cost(10_000, 9_000, 3_000))
+    for row in ("full", "bitfit", "head"):
+        folder.add(row, 5, ROWS[row][0], **cost(*ROWS[row][1:]))
+    one = take(folder, memory_mib=1_000)
+    assert one.row == "lora" and (one.cost.memory_mib, one.cost.cell_s) == (500, 120)
+
+
 def test_limits_that_nothing_meets_name_the_nearest(folder, cost) -> None:
     fill(folder, cost)
     with pytest.raises(RequestError, match=r"100 MiB and 1\.5 minutes.*'head' with 200 MiB and 1 "):

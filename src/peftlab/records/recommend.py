@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
 from peftlab.errors import RequestError, unknown
+from peftlab.records.conditions import conditions, ordered
 from peftlab.records.pairs import Verdict, Verdicts, against
 from peftlab.records.rows import TaskKey, known, mean, merit
-from peftlab.records.table import Column, best_row, scale
+from peftlab.records.table import Column, Runs, best_row, scale
 
 Prefer = Literal["score", "memory", "speed", "size"]
 
@@ -25,6 +26,9 @@ class Cost(BaseModel):
             the widest batch.
         cell_s: seconds a cell, mean over runs.
         round_s: seconds an example in rounds that took turns, mean over them; null without rounds.
+
+    Memory and time are of the conditions that most runs were measured under: others compare with
+    none of these.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -100,7 +104,8 @@ def recommend(
     for name, limit in (("memory_mib", memory_mib), ("minutes", minutes)):
         if limit is not None and not limit > 0:
             raise RequestError(f"{name} must be above 0, got {limit}; leave it out for no limit")
-    costs = {row: cost(columns, row) for row in _complete(columns)}
+    every = costs_of(columns)
+    costs = {row: every[row] for row in _complete(columns)}
     if not costs:
         return None
     met = _within(costs, memory_mib, minutes)
@@ -129,18 +134,32 @@ def _against_best(task: TaskKey, best: str, verdict: Verdict | None) -> AgainstB
     )
 
 
-def cost(columns: Mapping[TaskKey, Column], row: str) -> Cost:
-    """What a row's done runs took."""
-    own = [column[row] for column in columns.values() if row in column]
+def costs_of(columns: Mapping[TaskKey, Column]) -> dict[str, Cost]:
+    """What each row's done runs took, by row."""
+    own: dict[str, list[Runs]] = {}
+    for column in columns.values():
+        for row, runs in column.items():
+            own.setdefault(row, []).append(runs)
+    every = [runs for of_row in own.values() for runs in of_row]
+    cells = [[one for runs in of_row for one in runs.records] for of_row in own.values()]
+    under = conditions([*cells, *(runs.rounds for runs in every)])
+    usual = next(iter(ordered(under)), None)
+    alike = {cell for cell, one in under.items() if one == usual}
+    return {row: _cost(of_row, alike) for row, of_row in own.items()}
+
+
+def _cost(own: Sequence[Runs], alike: Set[str]) -> Cost:
+    """What a row took; memory and time of the cells of `alike`, which were measured so."""
     done = [one for runs in own for one in runs.records if one.status == "done"]
     trained = [record.n_trainable.total for record in done if record.n_trainable]
-    all_runs = [*done, *(one for runs in own for one in runs.rounds)]
-    memory = known(one.memory.peak_mib for one in all_runs if one.memory)
-    speeds = known(one.speed.examples_per_s for runs in own for one in runs.rounds if one.speed)
+    cells = [one for one in done if one.cell in alike]
+    rounds = [one for runs in own for one in runs.rounds if one.cell in alike]
+    memory = known(one.memory.peak_mib for one in (*cells, *rounds) if one.memory)
+    speeds = known(one.speed.examples_per_s for one in rounds if one.speed)
     return Cost(
         trained=max(trained, default=None),
         memory_mib=max(memory, default=None),
-        cell_s=mean(known(record.total_s for record in done)),
+        cell_s=mean(known(record.total_s for record in cells)),
         round_s=mean([1 / speed for speed in speeds]),
     )
 

@@ -7,31 +7,14 @@ cost for each set of conditions that its runs were measured in, and says which.
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
+from peftlab.records.conditions import Conditions
 from peftlab.records.record import Record
 from peftlab.records.rows import known, mean
 from peftlab.report.spread import Spread
-
-ALIKE = 1.1  # mean numbers of parts whose ratio is below this differ by the drawing of batches
-
-
-@dataclasses.dataclass(frozen=True)
-class Conditions:
-    """What speed and memory depend on beside what was asked.
-
-    `quantiser` is None where a method's runs agree on it, `parts` where a cell's runs do.
-    """
-
-    processor: str
-    gpu: str | None
-    threads: int
-    spin_count: str | None
-    torch: str | None
-    kernels: str | None
-    quantiser: str | None
-    parts: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,33 +39,6 @@ class RowCost:
     peak_mib: float | None
     train_peak_mib: float | None
     cell_s: float | None
-
-
-def conditions(rows: Iterable[Sequence[Record]]) -> dict[str, Conditions]:
-    """The conditions of every done cell, by its name. `rows` are the records of each row."""
-    found: dict[str, Conditions] = {}
-    for row in rows:
-        done = [record for record in row if record.status == "done"]
-        quantisers = {record.environment.quantiser for record in done}
-        parts = _levels_by_task(done)
-        for record in done:
-            environment = record.environment
-            found[record.cell] = Conditions(
-                processor=environment.processor,
-                gpu=environment.gpu,
-                threads=environment.threads,
-                spin_count=environment.spin_count,
-                torch=environment.packages.get("torch"),
-                kernels=environment.kernels,
-                quantiser=environment.quantiser if len(quantisers) > 1 else None,
-                parts=parts.get(record.cell),
-            )
-    return found
-
-
-def ordered(found: Mapping[str, Conditions]) -> tuple[Conditions, ...]:
-    """Every set of conditions once, that of most cells first."""
-    return tuple(one for one, _ in Counter(found.values()).most_common())
 
 
 def words(all_conditions: Sequence[Conditions]) -> list[str]:
@@ -115,24 +71,6 @@ def _word(name: str, value: object) -> str:
     return forms.get(name, str(value))
 
 
-def _levels_by_task(row: Iterable[Record]) -> dict[str, float]:
-    """The level of parts of each cell in a task whose seeds do not agree on it."""
-    by_task: dict[str, list[Record]] = defaultdict(list)
-    for record in row:
-        by_task[record.task.sha256].append(record)
-    levels: dict[str, float] = {}
-    for records in by_task.values():
-        steps: list[float] = []
-        for value in sorted(known(record.parts for record in records)):
-            if not steps or value > ALIKE * steps[-1]:
-                steps.append(value)
-        if len(steps) + any(record.parts is None for record in records) > 1:
-            for record in records:
-                if record.parts is not None:
-                    levels[record.cell] = max(one for one in steps if one <= record.parts)
-    return levels
-
-
 def cell_costs(
     done: Sequence[Record], under: Mapping[str, int], rounds: Sequence[Record] = ()
 ) -> tuple[Cost, ...]:
@@ -159,6 +97,17 @@ def _cost(under: int, records: list[Record], total_s: Spread | None) -> Cost:
         total_s=total_s or Spread.of(record.total_s for record in records),
         by_part_mib={part: mean(known(m.by_part.get(part) for m in memories)) for part in parts},
     )
+
+
+Taken = TypeVar("Taken", Cost, RowCost)
+
+
+def usual(costs: Sequence[Taken]) -> Taken | None:
+    """The one of the conditions that most cells were measured in: others compare with none of it.
+
+    None where nothing was measured in them.
+    """
+    return next((one for one in costs if one.under == 0), None)
 
 
 def row_costs(cells: Iterable[Sequence[Cost]]) -> tuple[RowCost, ...]:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from peftlab.records.verdicts import Comparison
 from peftlab.report import standing
 from peftlab.report.columns import Column
+from peftlab.report.costs import usual
 from peftlab.report.scores import Cell, Row, Table
 from peftlab.report.text import MISSING, metric, minutes, number, printable, span
 
@@ -158,8 +159,7 @@ def _markdown_score(score: Score | None) -> str:
 
 
 def _cost(row: Row) -> list[str]:
-    """Of the conditions that most cells were measured in: others compare with none of these."""
-    cost = next((one for one in row.costs if one.under == 0), None)
+    cost = usual(row.costs)
     speed, peak = (cost.examples_per_s, cost.peak_mib) if cost else (None, None)
     return [span(row.adapter), number(speed), number(peak)]
 
@@ -181,7 +181,7 @@ def _told(table: Table, best: str, tie: str) -> list[str]:
 
 
 def _csv_values(row: Row, column: Column, cell: Cell, mark: str | None) -> Sequence[object]:
-    cost = next((one for one in cell.costs if one.under == 0), None)
+    cost = usual(cell.costs)
     trained = [count.low if count.low == count.high else None for count in (row.adapter, row.head)]
     measured = [cost.examples_per_s.mean, cost.peak_mib.mean] if cost else [None, None]
     time = minutes(cost.total_s.mean) if cost else None

@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from peftlab.records.conditions import Conditions, conditions, ordered
 from peftlab.records.record import Record
 from peftlab.records.rows import (
     TaskKey,
@@ -26,12 +27,9 @@ from peftlab.records.rows import (
 )
 from peftlab.report.columns import Column, columns, finite
 from peftlab.report.costs import (
-    Conditions,
     Cost,
     RowCost,
     cell_costs,
-    conditions,
-    ordered,
     row_costs,
 )
 from peftlab.report.spread import Span, Spread
