@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 
 from peftlab.errors import RequestError
 from peftlab.records.pairs import against, verdicts
-from peftlab.records.recommend import recommend
+from peftlab.records.recommend import AgainstBest, recommend
 from peftlab.records.table import columns
-from peftlab.report.standing import _reasons
+from peftlab.records.verdicts import Question, compare_rows
+from peftlab.report.advice import _reasons, advice
 
 # wrong answers of 400, trained parameters, MiB, seconds
 ROWS = {
@@ -61,7 +63,9 @@ def test_by_score_the_best_mean_is_taken(folder, cost) -> None:
         "verdict": None,
         "is_behind": False,
         "worse_at_most": 0.0,
+        "margin": None,
         "more_seeds": None,
+        "ahead": [],
     }
 
 
@@ -102,7 +106,7 @@ def test_where_every_row_is_behind_somewhere_that_is_told(folder, cost) -> None:
     assert one.row == "a"
     found = [(of_task.verdict, of_task.is_behind) for of_task in one.tasks]
     assert found == [(None, False), ("unclear", True)]
-    best, behind = _reasons(one.tasks)
+    best, behind = _reasons(one)
     assert best == "it has the best mean on cola"
     assert behind.startswith("behind b on rte (by .0")
 
@@ -157,3 +161,125 @@ def test_wrong_wishes_are_refused(folder) -> None:
         take(folder, prefer="sise")
     with pytest.raises(RequestError, match="minutes must be above 0, got 0"):
         take(folder, minutes=0)
+
+
+FAILED = {
+    "status": "failed",
+    "score": None,
+    "best": None,
+    "failure": {"kind": "Diverged", "message": "NaN"},
+}
+
+
+def told(folder, **given) -> str:
+    """The advice on the folder."""
+    return advice(compare_rows(folder.records, [folder.path], Question(**given)))
+
+
+def test_one_lucky_run_does_not_beat_a_row_that_ran_to_its_end(folder, cost) -> None:
+    fill(folder, cost, {"full": ROWS["full"], "bitfit": ROWS["bitfit"]})
+    folder.add("lora", 0, 10, **cost(10_000, 500, 120))
+    one = take(folder)
+    assert one.row == "bitfit" and one.n_done == 5 and not one.n_failed
+    assert [(ahead.row, ahead.why, ahead.n_done) for ahead in one.tasks[0].ahead] == [
+        ("lora", "runs", 1)
+    ]
+    assert "of the rows with the most done runs (lora, .9" in told(folder)
+    assert ", has 1 of 5)" in told(folder)
+
+
+def test_a_row_with_failed_runs_is_taken_only_where_all_have_some(folder, cost) -> None:
+    for row, wrong in (("a", 20), ("b", 40)):
+        for seed in range(3):
+            folder.add(row, seed, wrong, **cost(1_000, 9, 9))
+    folder.add("a", 3, **FAILED)
+    one = take(folder)
+    assert one.row == "b"
+    assert "of the rows without a failed run (a, .932, 1 failed)" in told(folder)
+    folder.add("b", 3, **FAILED)
+    folder.add("b", 4, **FAILED)
+    assert take(folder).row == "a"
+    assert "1 of its 4 runs failed." in told(folder)
+
+
+def test_the_best_mean_within_limits_is_not_called_the_best_of_all(folder, cost) -> None:
+    fill(folder, cost, {**ROWS, "full": (10, 1_000_000, 900, 200)})
+    assert "Take full: it has the best mean. " in told(folder)
+    one = told(folder, memory_mib=600.0)
+    assert (
+        "at most), which has the best mean of the rows within 600 MiB (full, .956, takes 900" in one
+    )
+    one = told(folder, memory_mib=600.0, minutes=2.0)
+    assert "within 600 MiB and 2 minutes (full, .956, takes 900 MiB and 3 minutes)" in one
+
+
+def test_a_row_that_lacks_a_task_is_named_where_it_is_better(folder, cost) -> None:
+    fill(folder, cost)
+    fill(folder, cost, {"bitfit": ROWS["bitfit"]}, task="rte")
+    on_cola, on_rte = told(folder).split("; ")
+    assert "the best mean on cola of the rows that ran on every task (not full; not " not in on_cola
+    assert "the best mean on cola of the rows that ran on every task (not full" in on_cola
+    assert on_rte.startswith("it has the best mean on rte. ")
+
+
+def test_collapsed_runs_are_told_in_the_advice(folder, cost) -> None:
+    flat = {"warnings": ["collapsed: no better than always answering 'yes'"]}
+    for seed in range(3):
+        folder.add("a", seed, 20, **cost(1_000, 9, 9), **(flat if seed else {}))
+        folder.add("b", seed, 150, **cost(1_000, 9, 9), **flat)
+    assert "2 of its 3 runs collapsed: no better than a constant answer." in told(folder)
+    folder.add("a", 0, 20, **cost(1_000, 9, 9), **flat)
+    del folder.records[0]
+    assert "Every run of every row collapsed: none is better than a constant" in told(folder)
+
+
+def test_a_rate_that_dev_has_chosen_is_told(folder, cost) -> None:
+    for seed, rate in itertools.product(range(3), (1e-3, 2e-3)):
+        lora = {"name": "lora", "label": f"lora{rate}", "settings": {}, "targets": [], "notes": []}
+        folder.add(f"lora{rate}", seed, 40, training={"lr": rate}, method=lora, **cost(1, 9, 9))
+    chosen = "Its learning rate was chosen on dev"
+    assert take(folder).rate_from_dev and chosen in told(folder)
+    carved = [
+        one.model_copy(
+            update={"task": one.task.model_copy(update={"source": "made, a fifth of train"})}
+        )
+        for one in folder.records
+    ]
+    assert chosen not in advice(compare_rows(carved, [folder.path]))
+    assert not take_of([one for one in folder.records if one.training["lr"] == 1e-3], folder)
+
+
+def take_of(records, folder) -> bool:
+    found = columns(records, [folder.path])
+    one = recommend(found, verdicts(found))
+    return one.rate_from_dev
+
+
+def price(folder, cost, unit: float) -> None:
+    """Two rows on a task whose errors are in this unit; neither is shown to be worse."""
+    numbers = np.arange(400.0) * unit
+    for row, trained, draw in (("a", 1_000, 10), ("b", 10, 1_000)):
+        for seed in range(3):
+            noise = np.random.default_rng([seed, draw]).normal(0, unit, 400)
+            given = {"labels": numbers, "predictions": numbers + noise}
+            folder.add(row, seed, task="price", metric="rmse", **given, **cost(trained, 9, 9))
+
+
+def test_how_much_worse_it_may_be_is_told_in_the_metric_s_unit(folder, cost) -> None:
+    price(folder, cost, 10_000.0)
+    (task,) = take(folder, prefer="size").tasks
+    assert task.worse_at_most > 1_000 and f"(by {task.worse_at_most:,.0f} at most)" in told(folder)
+
+
+def test_over_many_tasks_the_worst_is_that_of_the_largest_share_of_its_margin(folder, cost) -> None:
+    fill(folder, cost)
+    one = take(folder)
+
+    def of(task: str, metric: str, worst: float, margin: float) -> AgainstBest:
+        told = {"best": "full", "verdict": "unclear", "is_behind": False, "more_seeds": None}
+        return AgainstBest(task=task, metric=metric, worse_at_most=worst, margin=margin, **told)
+
+    tasks = [of(task, "accuracy", 0.02, 0.01) for task in ("cola", "rte", "mrpc")]
+    tasks.append(of("price", "rmse", 15_234.2, 20_000.0))
+    (told_together,) = _reasons(one.model_copy(update={"tasks": tasks}))
+    assert told_together == "not shown to be worse on 4 (by .020 at most, on cola)"

@@ -12,9 +12,9 @@ from peftlab.errors import RequestError
 from peftlab.records.store import lines_of
 from peftlab.records.verdicts import Question, compare_rows
 from peftlab.report import render_terminal, table
+from peftlab.report.advice import advice
 from peftlab.report.page import build
 from peftlab.report.standing import (
-    advice,
     intervals,
     marks,
     matrices,

@@ -3,40 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
 from peftlab.errors import RequestError, unknown
-from peftlab.records.conditions import conditions, ordered
+from peftlab.records.costs import Cost, costs_of
 from peftlab.records.pairs import Verdict, Verdicts, against
-from peftlab.records.rows import TaskKey, known, mean, merit
+from peftlab.records.rows import TaskKey, collapsed, merit, rate_from_dev
 from peftlab.records.table import Column, Runs, best_row, scale
 
 Prefer = Literal["score", "memory", "speed", "size"]
+Why = Literal["tasks", "limits", "runs", "failed"]  # a row is left out
 
 
-class Cost(BaseModel):
-    """What a row takes; null where it was not measured.
+class Ahead(BaseModel):
+    """A row of a better mean that was not chosen from.
 
     Attributes:
-        trained: parameters, the head's among them; of the largest task.
-        memory_mib: peak of the process, the highest of all runs and rounds: a round may not meet
-            the widest batch.
-        cell_s: seconds a cell, mean over runs.
-        round_s: seconds an example in rounds that took turns, mean over them; null without rounds.
-
-    Memory and time are of the conditions that most runs were measured under: others compare with
-    none of these.
+        mean: of the main metric on the task.
+        why: it has no score on some task, exceeds a limit, has fewer done runs than others, or has
+            failed ones where others have none.
+        n_done: its runs with a score, on all tasks.
+        n_failed: its failed runs.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    trained: int | None
-    memory_mib: float | None
-    cell_s: float | None
-    round_s: float | None = None
+    row: str
+    mean: float
+    why: Why
+    n_done: int
+    n_failed: int
+    cost: Cost
 
 
 class AgainstBest(BaseModel):
@@ -48,7 +48,9 @@ class AgainstBest(BaseModel):
         is_behind: whether its own interval puts it below the best, whatever the verdict.
         worse_at_most: by how much it may be worse, in the metric's unit: the interval's end; 0 for
             the best itself, null if it is not known.
+        margin: what counts as a tie there, in that unit; null for the best itself.
         more_seeds: how many would settle it; null if it is settled, or if none would.
+        ahead: the rows that were not chosen from and have a better mean than the best of the rest.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,11 +61,24 @@ class AgainstBest(BaseModel):
     verdict: str | None
     is_behind: bool
     worse_at_most: float | None
+    margin: float | None = None
     more_seeds: int | None
+    ahead: list[Ahead] = []
 
 
 class Recommendation(BaseModel):
-    """The row to take, what it costs, and what is not known of it."""
+    """The row to take, what it costs, and what is not known of it.
+
+    Attributes:
+        memory_mib: the limit that it keeps to; null if none was asked for.
+        minutes: likewise.
+        n_done: its runs with a score, on all tasks.
+        n_failed: its failed runs.
+        n_collapsed: of the former, no better than a constant answer.
+        collapsed_on: the tasks on which every run of every row collapsed.
+        rate_from_dev: whether rows differ from it in the learning rate alone, so that dev, which
+            judges it, has chosen its rate.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -71,6 +86,13 @@ class Recommendation(BaseModel):
     prefer: str
     cost: Cost
     tasks: list[AgainstBest]
+    memory_mib: float | None = None
+    minutes: float | None = None
+    n_done: int = 0
+    n_failed: int = 0
+    n_collapsed: int = 0
+    collapsed_on: list[str] = []
+    rate_from_dev: bool = False
 
 
 def recommend(
@@ -82,7 +104,9 @@ def recommend(
 ) -> Recommendation | None:
     """The row to take; None if no row has a score on every task.
 
-    Of the rows within the limits, those that lie behind the best such row on some task are out
+    It is one of those within the limits, of these one of those with the most done runs, since one
+    lucky seed must not beat the mean of five, and of these one without a failed run if there is
+    such a row. Of what that leaves, rows that lie behind the best of them on some task are out
     (`Verdict.is_behind`: a choice for quality, as it is not corrected for their number). If that
     leaves none, those behind on the fewest tasks stay. Of the rest the one that is first by
     `prefer`; then by size, then the first in the table.
@@ -104,11 +128,11 @@ def recommend(
     for name, limit in (("memory_mib", memory_mib), ("minutes", minutes)):
         if limit is not None and not limit > 0:
             raise RequestError(f"{name} must be above 0, got {limit}; leave it out for no limit")
-    every = costs_of(columns)
-    costs = {row: every[row] for row in _complete(columns)}
-    if not costs:
+    costs = costs_of(columns)
+    out = _left_out(columns, costs, memory_mib, minutes)
+    met = [row for row in costs if row not in out]
+    if not met:
         return None
-    met = _within(costs, memory_mib, minutes)
     allowed = {task: {row: column[row] for row in met} for task, column in columns.items()}
     best = {task: str(best_row(column)) for task, column in allowed.items()}
     shown = {row: {task: against(pairs[task], row, best[task]) for task in best} for row in met}
@@ -118,11 +142,29 @@ def recommend(
         (row for row in met if n_worse[row] == min(n_worse.values())),
         key=lambda row: (_order(prefer, row, costs[row], in_turns, allowed), _size(costs[row])),
     )
-    tasks = [_against_best(task, best[task], verdict) for task, verdict in shown[row].items()]
-    return Recommendation(row=row, prefer=prefer, cost=costs[row], tasks=tasks)
+    tasks = [
+        _against_best(task, best[task], verdict, _ahead(columns, task, best[task], out, costs))
+        for task, verdict in shown[row].items()
+    ]
+    own = _runs_of(columns, row)
+    return Recommendation(
+        row=row,
+        prefer=prefer,
+        cost=costs[row],
+        tasks=tasks,
+        memory_mib=memory_mib,
+        minutes=minutes,
+        n_done=_n_done(own),
+        n_failed=_n_failed(own),
+        n_collapsed=sum(collapsed(one) for runs in own for one in runs.records),
+        collapsed_on=[task[0] for task, column in columns.items() if _all_collapsed(column)],
+        rate_from_dev=any(_rate_from_dev(row, column) for column in columns.values()),
+    )
 
 
-def _against_best(task: TaskKey, best: str, verdict: Verdict | None) -> AgainstBest:
+def _against_best(
+    task: TaskKey, best: str, verdict: Verdict | None, ahead: list[Ahead]
+) -> AgainstBest:
     return AgainstBest(
         task=task[0],
         metric=task[1],
@@ -130,43 +172,85 @@ def _against_best(task: TaskKey, best: str, verdict: Verdict | None) -> AgainstB
         verdict=verdict.verdict if verdict else None,
         is_behind=verdict.is_behind if verdict else False,
         worse_at_most=verdict.worst if verdict else 0.0,
+        margin=verdict.margin if verdict else None,
         more_seeds=verdict.more_seeds if verdict else None,
+        ahead=ahead,
     )
 
 
-def costs_of(columns: Mapping[TaskKey, Column]) -> dict[str, Cost]:
-    """What each row's done runs took, by row."""
-    own: dict[str, list[Runs]] = {}
-    for column in columns.values():
-        for row, runs in column.items():
-            own.setdefault(row, []).append(runs)
-    every = [runs for of_row in own.values() for runs in of_row]
-    cells = [[one for runs in of_row for one in runs.records] for of_row in own.values()]
-    under = conditions([*cells, *(runs.rounds for runs in every)])
-    usual = next(iter(ordered(under)), None)
-    alike = {cell for cell, one in under.items() if one == usual}
-    return {row: _cost(of_row, alike) for row, of_row in own.items()}
+def _ahead(
+    columns: Mapping[TaskKey, Column],
+    task: TaskKey,
+    best: str,
+    out: Mapping[str, Why],
+    costs: Mapping[str, Cost],
+) -> list[Ahead]:
+    """The rows that were left out and have a better mean on the task than `best`."""
+    column, metric = columns[task], task[1]
+    return [
+        Ahead(
+            row=row,
+            mean=column[row].mean,
+            why=why,
+            n_done=_n_done(_runs_of(columns, row)),
+            n_failed=_n_failed(_runs_of(columns, row)),
+            cost=costs[row],
+        )
+        for row, why in out.items()
+        if row in column
+        and column[row].by_seed
+        and merit(metric, column[row].mean) > merit(metric, column[best].mean)
+    ]
 
 
-def _cost(own: Sequence[Runs], alike: Set[str]) -> Cost:
-    """What a row took; memory and time of the cells of `alike`, which were measured so."""
-    done = [one for runs in own for one in runs.records if one.status == "done"]
-    trained = [record.n_trainable.total for record in done if record.n_trainable]
-    cells = [one for one in done if one.cell in alike]
-    rounds = [one for runs in own for one in runs.rounds if one.cell in alike]
-    memory = known(one.memory.peak_mib for one in (*cells, *rounds) if one.memory)
-    speeds = known(one.speed.examples_per_s for one in rounds if one.speed)
-    return Cost(
-        trained=max(trained, default=None),
-        memory_mib=max(memory, default=None),
-        cell_s=mean(known(record.total_s for record in cells)),
-        round_s=mean([1 / speed for speed in speeds]),
-    )
+def _runs_of(columns: Mapping[TaskKey, Column], row: str) -> list[Runs]:
+    return [column[row] for column in columns.values() if row in column]
+
+
+def _n_done(own: Sequence[Runs]) -> int:
+    return sum(len(runs.by_seed) for runs in own)
+
+
+def _n_failed(own: Sequence[Runs]) -> int:
+    return sum(one.status == "failed" for runs in own for one in runs.records)
+
+
+def _all_collapsed(column: Column) -> bool:
+    done = [one for runs in column.values() for one in runs.records if one.status == "done"]
+    return bool(done) and all(map(collapsed, done))
+
+
+def _rate_from_dev(row: str, column: Column) -> bool:
+    others = (runs.records[0] for name, runs in column.items() if name != row)
+    return rate_from_dev(column[row].records[0], others)
 
 
 def _complete(columns: Mapping[TaskKey, Column]) -> list[str]:
     rows = dict.fromkeys(row for column in columns.values() for row in column)
     return [row for row in rows if all(row in c and c[row].by_seed for c in columns.values())]
+
+
+def _left_out(
+    columns: Mapping[TaskKey, Column],
+    costs: Mapping[str, Cost],
+    memory_mib: float | None,
+    minutes: float | None,
+) -> dict[str, Why]:
+    """By row that the one to take is not chosen from: why not."""
+    complete = _complete(columns)
+    met = _within({row: costs[row] for row in complete}, memory_mib, minutes) if complete else []
+    own = {row: _runs_of(columns, row) for row in met}
+    most = max((_n_done(runs) for runs in own.values()), default=0)
+    whole = [row for row in met if _n_done(own[row]) == most]
+    sound = [row for row in whole if not _n_failed(own[row])] or whole
+    steps: list[tuple[Why, list[str]]] = [
+        *(("tasks", complete), ("limits", met), ("runs", whole), ("failed", sound))
+    ]
+    return {
+        row: next(why for why, kept in steps if row not in kept)
+        for row in costs
+        if row not in sound
+    }
 
 
 Limit = tuple[float, str, Callable[[Cost], float | None]]  # most, unit, what a cell takes of it

@@ -21,6 +21,7 @@ TUNED = "tuned"  # in place of a setting that trials found: it may be another on
 UNREADABLE = {"revision", "weights", "adapted"}  # in a label only where nothing else differs
 RowKey = tuple[str, str]  # label, everything else that was asked, as canonical JSON
 ERRORS = frozenset({"rmse", "mae"})  # metrics of which less is better
+RATES = frozenset({"training.lr", "training.head_lr"})  # as `asked` names them
 MARGIN = 0.01  # differences within ± one point of a score count as a tie
 COLLAPSED = "collapsed"  # how a record's warning of it begins
 
@@ -59,7 +60,7 @@ def measured_alike(record: Record) -> str:
 
     A short cell (`--repeat-speed`) is alike with those of the data that it was drawn from.
     """
-    apart = {"training.epochs", "training.lr", "training.head_lr"}
+    apart = RATES | {"training.epochs"}
     fields = {name: value for name, value in asked(record).items() if name not in apart}
     return json.dumps([record.task.drawn_from or record.task.sha256, fields], sort_keys=True)
 
@@ -67,6 +68,24 @@ def measured_alike(record: Record) -> str:
 def row_of(record: Record) -> str:
     """What the records of a row on one task have in common: all that was asked but the seed."""
     return json.dumps([task_key(record), asked(record)], sort_keys=True)
+
+
+def rate_from_dev(record: Record, others: Iterable[Record]) -> bool:
+    """Whether to prefer this run's row is to choose its learning rate on dev.
+
+    It is where another row of the task differs from it in rates alone, and dev judged them.
+    """
+    if record.task.source.endswith(" of train"):  # as tasks/split.py says what was judged on
+        return False
+    own = asked(record)
+    return any(
+        task_key(other) == task_key(record) and RATES >= _unlike(own, asked(other)) > set()
+        for other in others
+    )
+
+
+def _unlike(own: Mapping[str, str], other: Mapping[str, str]) -> set[str]:
+    return {name for name in own.keys() | other.keys() if own.get(name) != other.get(name)}
 
 
 def task_fields(records: Iterable[Record]) -> set[str]:

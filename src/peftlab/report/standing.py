@@ -1,24 +1,20 @@
-"""Where each row stands against the best one of a task, and which row to take, in words."""
+"""Where each row stands against the best one of a task, in marks and in words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from peftlab.naming import duration
 from peftlab.records.crossed import FEWEST
 from peftlab.records.pairs import Verdict, against
-from peftlab.records.recommend import AgainstBest, Recommendation
 from peftlab.records.rows import ERRORS, merit
 from peftlab.records.verdicts import Comparison
 from peftlab.report.columns import Column
 from peftlab.report.scores import Table
 from peftlab.report.spread import Spread
-from peftlab.report.style import listed
-from peftlab.report.text import count, fraction, number, score
+from peftlab.report.text import fraction, score
 
 BEST, TIE, UNCLEAR, WORSE = "*", "=", "?", ""
-FEW = 3  # tasks that are told one by one
 
 
 def pairs_of(comparison: Comparison, column: Column) -> list[Verdict]:
@@ -158,74 +154,6 @@ def told_marks(comparison: Comparison) -> str:
         f"{BEST} best mean, {TIE} a tie with it (within {' or '.join(within)}), "
         f"{UNCLEAR} not shown to be worse, no mark: worse ({how})."
     )
-
-
-def advice(comparison: Comparison) -> str:
-    """Which row to take, why, what it costs and what is open, in a sentence or two."""
-    found = comparison.recommendation
-    if found is None or not comparison.pairs:
-        return ""
-    told = "; ".join(_reasons(found.tasks))
-    return f"Take {found.row}: {told}. {_cost(found)}{_open(found.tasks)}"
-
-
-def _reasons(tasks: Sequence[AgainstBest]) -> list[str]:
-    many = len(tasks) > 1
-    if len(tasks) <= FEW:
-        return [_reason(one, f" on {one.task}" if many else "") for one in tasks]
-    ahead = sum(one.verdict is None for one in tasks)
-    worse = [one for one in tasks if one.is_behind]
-    rest = [one for one in tasks if one.verdict is not None and not one.is_behind]
-    told = [f"the best mean on {ahead} of {len(tasks)} tasks"] if ahead else []
-    if rest:
-        most = max(rest, key=lambda one: one.worse_at_most or 0.0)
-        told.append(f"not shown to be worse on {len(rest)}{_at_most(most, most.task)}")
-    return told + [_reason(one, f" on {one.task}") for one in worse]
-
-
-def _reason(one: AgainstBest, where: str) -> str:
-    if one.verdict is None:
-        return f"it has the best mean{where}"
-    if one.verdict == "worse":
-        return f"worse than {one.best}{where}{_at_most(one)}"
-    if one.is_behind:
-        return f"behind {one.best}{where}{_at_most(one)}, though no verdict says so"
-    if one.verdict == "tie":
-        return f"a tie with {one.best}{where}{_at_most(one)}"
-    return f"not shown to be worse than {one.best}, which has the best mean{where}{_at_most(one)}"
-
-
-def _at_most(one: AgainstBest, task: str = "") -> str:
-    if one.worse_at_most is None:
-        return ""
-    return f" (by {fraction(one.worse_at_most)} at most{f', on {task}' * bool(task)})"
-
-
-def _cost(found: Recommendation) -> str:
-    cost = found.cost
-    parts = [
-        f"trains {count(cost.trained)} parameters" if cost.trained is not None else "",
-        f"takes {number(cost.memory_mib)} MiB" if cost.memory_mib is not None else "",
-        f"runs for {duration(cost.cell_s)}" if cost.cell_s is not None else "",
-    ]
-    told = [part for part in parts if part]
-    return f"It {listed(told)}." if told else ""
-
-
-def _open(tasks: Sequence[AgainstBest]) -> str:
-    unclear = [one for one in tasks if one.verdict and one.verdict.startswith("unclear")]
-    if not unclear:
-        return ""
-    words = {str(one.verdict).partition(": ")[2] for one in unclear}
-    if missing := words & {"no predictions", "no seed in common"}:
-        return f" More can't be said: {listed(sorted(missing))}."
-    seeds = [one.more_seeds for one in unclear]
-    if words != {""}:
-        return f" A verdict takes {FEWEST} seeds."
-    if None in seeds:
-        return " More seeds would not settle that: the dev set is too small, or the rows too near."
-    most = max(seed for seed in seeds if seed is not None)
-    return f" {most} more seed{'s' if most > 1 else ''} would settle it."
 
 
 def told_noise(comparison: Comparison) -> str:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from peftlab.records.verdicts import Comparison
 from peftlab.report import standing, text
+from peftlab.report.advice import advice
 from peftlab.report.columns import Column
 from peftlab.report.costs import RowCost
 from peftlab.report.scores import Cell, Row, Table
@@ -56,10 +57,8 @@ def _compared(comparison: Comparison | None) -> list[str]:
     if comparison is None:
         return []
     told = [standing.told_marks(comparison), standing.told_noise(comparison)]
-    advice = standing.advice(comparison)
-    return [
-        printable(line) for line in (*told, *(("", advice) if advice else ())) if line or advice
-    ]
+    taken = advice(comparison)
+    return [printable(line) for line in (*told, *(("", taken) if taken else ())) if line or taken]
 
 
 def _draw(table: Table, marks: Marks, *, scores: bool, cost: bool) -> RichTable:

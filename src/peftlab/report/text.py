@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from peftlab.records.rows import ERRORS
 from peftlab.report.columns import Column
 from peftlab.report.costs import RowCost, words
 from peftlab.report.scores import Cell, Row, Table
@@ -31,7 +32,16 @@ def fraction(value: float | None) -> str:
 
 def score(value: float | None, column: Column) -> str:
     """A score on the task: a fraction, or an error in the label's unit."""
-    return number(value) if column.lower_is_better else fraction(value)
+    return of_metric(value, column.metric)
+
+
+def of_metric(value: float | None, metric: str) -> str:
+    """A value of the metric, or a difference of two.
+
+    >>> of_metric(0.0123, "accuracy"), of_metric(0.0002, "mae"), of_metric(15234.2, "rmse")
+    ('.012', '0.000200', '15,234')
+    """
+    return number(value) if metric in ERRORS else fraction(value)
 
 
 def spread(score: Spread, column: Column) -> str:

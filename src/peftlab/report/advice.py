@@ -1,0 +1,174 @@
+"""Which row to take, why, what it costs and what is open, in a few sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from peftlab.naming import duration
+from peftlab.records.crossed import FEWEST
+from peftlab.records.recommend import AgainstBest, Ahead, Recommendation
+from peftlab.records.verdicts import Comparison
+from peftlab.report.style import listed
+from peftlab.report.text import count, number, of_metric
+
+FEW = 3  # tasks that are told one by one
+RATE_FROM_DEV = (
+    "Its learning rate was chosen on dev, by the very scores shown; --tune N chooses it on a part "
+    "of train."
+)
+
+
+def advice(comparison: Comparison) -> str:
+    """Which row to take, why, what it costs and what is open; empty where rows are not compared."""
+    found = comparison.recommendation
+    if found is None or not comparison.pairs:
+        return ""
+    rate = RATE_FROM_DEV if found.rate_from_dev else ""
+    told = [
+        f"Take {found.row}: {'; '.join(_reasons(found))}.",
+        *(_cost(found), _open(found.tasks), _failures(found), _collapse(found), rate),
+    ]
+    return " ".join(line for line in told if line)
+
+
+def _reasons(found: Recommendation) -> list[str]:
+    tasks = found.tasks
+    if len(tasks) <= FEW:
+        return [_reason(one, f" on {one.task}" * (len(tasks) > 1), found) for one in tasks]
+    first = [one for one in tasks if one.verdict is None]
+    worse = [one for one in tasks if one.is_behind]
+    rest = [one for one in tasks if one.verdict is not None and not one.is_behind]
+    told = []
+    if first:
+        ahead = [other for one in first for other in one.ahead]
+        told.append(f"the best mean on {len(first)} of {len(tasks)} tasks{_among(ahead, found)}")
+    if rest:
+        most = max(rest, key=_share)
+        told.append(f"not shown to be worse on {len(rest)}{_at_most(most, most.task)}")
+    return told + [_reason(one, f" on {one.task}", found) for one in worse]
+
+
+def _share(one: AgainstBest) -> float:
+    """By how much it may be worse as a share of the task's margin: units of tasks differ."""
+    return (one.worse_at_most or 0.0) / (one.margin or 1.0)
+
+
+def _reason(one: AgainstBest, where: str, found: Recommendation) -> str:
+    among = _among(one.ahead, found, one.metric)
+    if one.verdict is None:
+        return f"it has the best mean{where}{among}"
+    behind = f"{one.best}{where}{_at_most(one)}"
+    has = f", which has the best mean{among}" if among else ""
+    if one.verdict == "worse":
+        return f"worse than {behind}{has}"
+    if one.is_behind:
+        return f"behind {behind}{has}, though no verdict says so"
+    if one.verdict == "tie":
+        return f"a tie with {behind}{has}"
+    if has:
+        return f"not shown to be worse than {behind}{has}"
+    return f"not shown to be worse than {one.best}, which has the best mean{where}{_at_most(one)}"
+
+
+def _among(ahead: Sequence[Ahead], found: Recommendation, metric: str | None = None) -> str:
+    """Of which rows the best mean is the best, and who was left out; empty if it is that of all.
+
+    With the metric of the one task, what those have there.
+    """
+    told = []
+    for why in dict.fromkeys(one.why for one in ahead):
+        rows = {one.row: one for one in ahead if one.why == why}
+        each = [_left_out(one, found, metric) for one in rows.values()]
+        not_these = "not " if why == "tasks" else ""
+        told.append(f"{_kind(why, found)} ({not_these}{'; '.join(each)})")
+    return f" of the rows {' and '.join(told)}" if told else ""
+
+
+def _kind(why: str, found: Recommendation) -> str:
+    if why == "limits":
+        limits = [f"{found.memory_mib:g} MiB"] if found.memory_mib is not None else []
+        limits += [f"{found.minutes:g} minutes"] if found.minutes is not None else []
+        return f"within {' and '.join(limits)}"
+    return {
+        "tasks": "that ran on every task",
+        "runs": "with the most done runs",
+        "failed": "without a failed run",
+    }[why]
+
+
+def _left_out(one: Ahead, found: Recommendation, metric: str | None) -> str:
+    if one.why == "tasks":
+        return one.row
+    mean = "" if metric is None else f", {of_metric(one.mean, metric)}"
+    return f"{one.row}{mean}, {_missed(one, found)}"
+
+
+def _missed(one: Ahead, found: Recommendation) -> str:
+    if one.why == "runs":
+        return f"has {one.n_done} of {found.n_done}"
+    if one.why == "failed":
+        return f"{one.n_failed} failed"
+    taken = []
+    if found.memory_mib is not None:
+        held = one.cost.memory_mib
+        taken.append("MiB not measured" if held is None else f"{number(held)} MiB")
+    if found.minutes is not None:
+        seconds = one.cost.cell_s
+        taken.append("time not measured" if seconds is None else duration(seconds))
+    return f"takes {' and '.join(taken)}"
+
+
+def _at_most(one: AgainstBest, task: str = "") -> str:
+    if one.worse_at_most is None:
+        return ""
+    most = of_metric(one.worse_at_most, one.metric)
+    return f" (by {most} at most{f', on {task}' * bool(task)})"
+
+
+def _cost(found: Recommendation) -> str:
+    cost = found.cost
+    parts = [
+        f"trains {count(cost.trained)} parameters" if cost.trained is not None else "",
+        f"takes {number(cost.memory_mib)} MiB" if cost.memory_mib is not None else "",
+        f"runs for {duration(cost.cell_s)}" if cost.cell_s is not None else "",
+    ]
+    told = [part for part in parts if part]
+    return f"It {listed(told)}." if told else ""
+
+
+def _open(tasks: Sequence[AgainstBest]) -> str:
+    unclear = [one for one in tasks if one.verdict and one.verdict.startswith("unclear")]
+    if not unclear:
+        return ""
+    words = {str(one.verdict).partition(": ")[2] for one in unclear}
+    if missing := words & {"no predictions", "no seed in common"}:
+        return f"More can't be said: {listed(sorted(missing))}."
+    seeds = [one.more_seeds for one in unclear]
+    if words != {""}:
+        return f"A verdict takes {FEWEST} seeds."
+    if None in seeds:
+        return "More seeds would not settle that: the dev set is too small, or the rows too near."
+    most = max(seed for seed in seeds if seed is not None)
+    return f"{most} more seed{'s' if most > 1 else ''} would settle it."
+
+
+def _failures(found: Recommendation) -> str:
+    if not found.n_failed:
+        return ""
+    return f"{found.n_failed} of its {found.n_done + found.n_failed} runs failed."
+
+
+def _collapse(found: Recommendation) -> str:
+    if found.collapsed_on:
+        every = len(found.collapsed_on) == len(found.tasks)
+        where = "" if every else f" on {listed(found.collapsed_on)}"
+        return (
+            f"Every run of every row collapsed{where}: none is better than a constant answer; "
+            "train longer, or at another rate."
+        )
+    if not found.n_collapsed:
+        return ""
+    return (
+        f"{found.n_collapsed} of its {found.n_done} runs collapsed: no better than a constant "
+        "answer."
+    )
