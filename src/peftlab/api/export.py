@@ -1,8 +1,8 @@
 """What leaves: the winner of a comparison, and an adapter merged into its base.
 
-The winner's adapter is copied out after it has shown that it is the one: of the rows with the most
-done seeds the recommended one (records/recommend.py); of its seeds, the adapter with the best
-score. Rows of all suites of a folder compete, as its table shows them.
+The winner's adapter is copied out after it has shown that it is the one: of the recommended row's
+(records/recommend.py) the one of the seed with the best score. Rows of all suites of a folder
+compete, as its table shows them.
 """
 
 from __future__ import annotations
@@ -32,9 +32,21 @@ from peftlab.tasks import Task
 MOVED = 0.05
 
 
-def export(
-    out: Path, to: Path, task: str | None = None, method: str | None = None
-) -> tuple[Record, float]:
+class Exported(NamedTuple):
+    """What was copied out.
+
+    Attributes:
+        record: the adapter's.
+        reached: the main metric that it came to again.
+        rate_from_dev: whether dev, which judged its row, has chosen its learning rate too.
+    """
+
+    record: Record
+    reached: float
+    rate_from_dev: bool
+
+
+def export(out: Path, to: Path, task: str | None = None, method: str | None = None) -> Exported:
     """Copy the winner's adapter of `out` to the folder `to`.
 
     Args:
@@ -43,17 +55,14 @@ def export(
         task: which task's, if there are several.
         method: the row to take instead of the winner.
 
-    Returns:
-        The adapter's record, and the score that it reached again.
-
     Raises:
         RequestError: if there is no such row or adapter, its data can't be had again, or it does
             not answer as it did in training.
     """
     store = Store(out)
-    done = [record for record in store.records() if record.status == "done"]
-    of_task = _as_asked_last(_of_task(done, task, out), store)
-    record = _kept(store, _row(of_task, method, out))
+    of_task = _as_asked_last(_of_task(store.records(), task, out), store)
+    row, rate_from_dev = _row(of_task, method, out)
+    record = _kept(store, row)
     try:
         seen = task_again(store, record)
     except RequestError as error:
@@ -61,7 +70,7 @@ def export(
         raise RequestError(f"{error}; its adapter, which can't be checked, is {adapter}") from error
     reached = check_again(store, record, seen)
     replace_folder(to, lambda place: _copy(store, record, place))
-    return record, reached
+    return Exported(record, reached, rate_from_dev)
 
 
 def _copy(store: Store, record: Record, place: Path) -> None:
@@ -70,7 +79,7 @@ def _copy(store: Store, record: Record, place: Path) -> None:
 
 
 def _of_task(records: list[Record], task: str | None, out: Path) -> list[Record]:
-    tasks = list(dict.fromkeys(record.task.name for record in records))
+    tasks = list(dict.fromkeys(one.task.name for one in records if one.status == "done"))
     if not tasks:
         raise RequestError(f"no cell of {out} is done; run `peftlab compare` to its end first")
     if task is None and len(tasks) > 1:
@@ -85,9 +94,10 @@ def _as_asked_last(records: list[Record], store: Store) -> list[Record]:
 
     A file that was changed between two suites makes two tasks of one name: the latter lies there.
     """
-    of_cell = {record.cell: record for record in records}
+    of_cell = {record.cell: record for record in records if record.status == "done"}
     cells = [cell["cell"] for suite in store.suites()[::-1] for cell in suite["cells"]]
-    last = next((of_cell[cell] for cell in cells if cell in of_cell), records[-1]).task
+    found = next((of_cell[cell] for cell in cells if cell in of_cell), None)
+    last = (found or next(reversed(of_cell.values()))).task
     return [
         record
         for record in records
@@ -95,18 +105,18 @@ def _as_asked_last(records: list[Record], store: Store) -> list[Record]:
     ]
 
 
-def _row(records: list[Record], method: str | None, out: Path) -> list[Record]:
+def _row(records: list[Record], method: str | None, out: Path) -> tuple[list[Record], bool]:
+    """The done records of the row to take, and whether to take it chose its rate on dev."""
     known = dict.fromkeys(record.method.label for record in records)
     if method is not None and method not in known:
         raise unknown("method", method, known)
-    rows = group(record for record in records if method in (None, record.method.label))
-    # one lucky seed of five must not beat the mean of all five
-    most = max(map(len, rows.values()))
-    whole = {key: members for key, members in rows.items() if len(members) == most}
-    members = [record for row in whole.values() for record in row]
+    members = [record for record in records if method in (None, record.method.label)]
     chosen = compare_rows(members, [out]).recommendation
-    assert chosen is not None  # every record here has a score
-    return next(whole[key] for key, name in labels(whole).items() if name == chosen.row)
+    if chosen is None:
+        raise RequestError(f"no cell of {method or out} is done; run `peftlab compare` to its end")
+    rows = group(members)
+    row = next(rows[key] for key, name in labels(rows).items() if name == chosen.row)
+    return [record for record in row if record.status == "done"], chosen.rate_from_dev
 
 
 def _kept(store: Store, row: list[Record]) -> Record:

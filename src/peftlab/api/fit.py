@@ -10,6 +10,7 @@ nine, and the last line says so beside the mean of its row.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 import statistics
 import time
@@ -267,8 +268,15 @@ class _Fitting:
         grid = Grid(suite, self.grid.ground, rows, self.grid.tasks, []).with_rows(
             {self.task.name: rows}
         )
+        self.final = grid
         write_suite(self.store, grid)
         return grid.cells
+
+    def _show_only(self, records: list[Record]) -> None:
+        """Have the page show what was chosen from: the latest that was asked for."""
+        names = {record.cell for record in records}
+        cells = [cell for cell in self.final.cells if cell.name in names]
+        write_suite(self.store, dataclasses.replace(self.final, cells=cells))
 
     def _has_time_for(self, cell: Cell) -> bool:
         """Whether it would end in time if it took as long as the row's slowest, or any row's."""
@@ -287,10 +295,11 @@ class _Fitting:
     def written(self, to: Path) -> Fitted:
         """Check the adapter to take, and write it."""
         if self.records:
-            comparison = compare_rows(self.records, [self.out])
-            chosen = comparison.recommendation
+            compared = _alike(self.records)
+            self._show_only(compared)
+            chosen = compare_rows(compared, [self.out]).recommendation
             assert chosen is not None  # every record here has a score
-            row = [record for record in self.records if record.method.label == chosen.row]
+            row = [record for record in compared if record.method.label == chosen.row]
             return self._write(to, self.store, row, self.task, chosen)
         for one in self.contest.ranking:
             if self.trials.adapter(one.record.cell).is_dir():
@@ -315,3 +324,15 @@ class _Fitting:
         adapter = store.adapter(record.cell)
         replace_folder(to, lambda place: shutil.copytree(adapter, place, dirs_exist_ok=True))
         return Fitted(record, row, reached, why, stopped=False)
+
+
+def _alike(records: list[Record]) -> list[Record]:
+    """Those of the seeds that every row has: where the time ended, some have one more than others.
+
+    The row with one more is the one that the race put first, which is no reason to take it.
+    """
+    rows: dict[str, set[int]] = {}
+    for record in records:
+        rows.setdefault(record.method.label, set()).add(record.seed)
+    common = set.intersection(*rows.values())
+    return [record for record in records if record.seed in common] or records

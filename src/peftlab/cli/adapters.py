@@ -113,9 +113,13 @@ def export(
     with Console(stderr=True).status("evaluating the adapter again"):
         from peftlab.api.export import export as copy_out
 
-        record, reached = copy_out(out, to, task, method)
+        record, reached, rate_from_dev = copy_out(out, to, task, method)
     assert record.score is not None
     row = title(record.task.name, record.method.label, record.seed)
     metric = record.task.main_metric
     print(f"{row}: {metric} {reached:.4f} again, {record.score[metric]:.4f} in its record")
+    if rate_from_dev:
+        from peftlab.report.advice import RATE_FROM_DEV
+
+        print(RATE_FROM_DEV)
     print(f"adapter: {to.resolve()}")
