@@ -12,7 +12,7 @@ from peftlab.errors import RequestError
 from peftlab.records.store import lines_of
 from peftlab.records.verdicts import Question, compare_rows
 from peftlab.report import render_terminal, table
-from peftlab.report.advice import advice
+from peftlab.report.advice import advice, unreached
 from peftlab.report.page import build
 from peftlab.report.standing import (
     intervals,
@@ -227,3 +227,26 @@ def test_many_tasks_are_told_together(tmp_path, record):
     told = advice(compare_rows(records, [tmp_path]))
     assert told.startswith("Take vera: not shown to be worse on 4 (by .0")
     assert "scaled" in build(tmp_path, "demo", records, drawn=()).read_text(encoding="utf-8")
+
+
+def test_a_baseline_that_no_row_reaches_is_told_before_the_advice(tmp_path, records):
+    def beside(baselines):
+        return [
+            one.model_copy(update={"task": one.task.model_copy(update={"baselines": baselines})})
+            for one in records
+        ]
+
+    better = {"majority": {"accuracy": 0.5}, "tf-idf": {"accuracy": 0.981}}
+    line = "No row reaches tf-idf (.981): train longer, or take tf-idf, which trains in seconds."
+    assert unreached(table(beside(better))) == line
+    constant = unreached(table(beside({"majority": {"accuracy": 0.97}})))
+    assert constant.startswith("No row reaches majority (.970), which reads no text")
+    assert unreached(table(beside({"tf-idf": {"accuracy": 0.9}}))) == ""
+    found = compare_rows(beside(better), [tmp_path])
+    console = Console(file=io.StringIO(), width=400, color_system=None)
+    console.print(render_terminal(table(beside(better)), found))
+    assert f"{line}\n{advice(found)}" in "\n".join(
+        told.rstrip() for told in console.file.getvalue().splitlines()
+    )
+    page = build(tmp_path, "demo", beside(better), drawn=()).read_text(encoding="utf-8")
+    assert page.index(line) < page.index(advice(found))

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from peftlab.naming import duration
 from peftlab.records.crossed import FEWEST
 from peftlab.records.recommend import AgainstBest, Ahead, Recommendation
+from peftlab.records.rows import known, merit
 from peftlab.records.verdicts import Comparison
+from peftlab.report.scores import Table
 from peftlab.report.style import listed
-from peftlab.report.text import count, number, of_metric
+from peftlab.report.text import CONSTANT, count, number, of_metric, score
 
 FEW = 3  # tasks that are told one by one
 RATE_FROM_DEV = (
@@ -29,6 +31,30 @@ def advice(comparison: Comparison) -> str:
         *(_cost(found), _open(found.tasks), _failures(found), _collapse(found), rate),
     ]
     return " ".join(line for line in told if line)
+
+
+def unreached(table: Table) -> str:
+    """The baselines that no row reaches, the best one of each task, and what to do; or nothing."""
+    found: dict[str, list[str]] = {}
+    for index, column in enumerate(table.columns):
+        cells = [row.cells[index] for row in table.rows]
+        means = known(cell.last.mean for cell in cells if cell)
+        scores = {name: value for name, value in column.baselines.items() if value is not None}
+        name = max(scores, key=lambda name: merit(column.metric, scores[name]), default=None)
+        if not means or name is None:
+            continue
+        if merit(column.metric, scores[name]) > max(merit(column.metric, one) for one in means):
+            where = f"on {column.label} " if len(table.columns) > 1 else ""
+            found.setdefault(name, []).append(f"{where}({score(scores[name], column)})")
+    return " ".join(
+        f"No row reaches {name} {listed(on)}{_instead(name)}" for name, on in found.items()
+    )
+
+
+def _instead(baseline: str) -> str:
+    if baseline in CONSTANT:
+        return ", which reads no text: train longer, or at another rate."
+    return f": train longer, or take {baseline}, which trains in seconds."
 
 
 def _reasons(found: Recommendation) -> list[str]:

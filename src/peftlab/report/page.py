@@ -24,7 +24,7 @@ from peftlab.records.store import Store, rounds
 from peftlab.records.trials import read_trials
 from peftlab.records.verdicts import Comparison, compare_rows
 from peftlab.report import standing, text, vega
-from peftlab.report.advice import advice
+from peftlab.report.advice import advice, unreached
 from peftlab.report.columns import Column
 from peftlab.report.command import commands
 from peftlab.report.confusion import Confusion, confusions
@@ -154,6 +154,7 @@ def page(
         "suite": suite,
         "table": scores,
         "comparison": comparison,
+        "unreached": unreached(scores),
         "advice": advice(comparison),
         "marks": standing.marks(scores, comparison),
         "forms": [(form, form.text(scores, comparison)) for form in FORMS.values()],

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from peftlab.records.verdicts import Comparison
 from peftlab.report import standing, text
-from peftlab.report.advice import advice
+from peftlab.report.advice import advice, unreached
 from peftlab.report.columns import Column
 from peftlab.report.costs import RowCost
 from peftlab.report.scores import Cell, Row, Table
@@ -48,17 +48,17 @@ class _View:
             # two tables that can be read, rather than one with words cut to pieces
             yield _draw(self.table, marks, scores=True, cost=False)
             yield _draw(self.table, marks, scores=False, cost=True)
-        for line in [*_below(self.table), *_compared(self.comparison)]:
+        for line in [*_below(self.table), *_compared(self.table, self.comparison)]:
             yield Text(line)
 
 
-def _compared(comparison: Comparison | None) -> list[str]:
-    """What the marks mean, the noise, and last of all which row to take."""
+def _compared(table: Table, comparison: Comparison | None) -> list[str]:
+    """What the marks mean, the noise, and last of all what no row reaches and which row to take."""
     if comparison is None:
         return []
-    told = [standing.told_marks(comparison), standing.told_noise(comparison)]
-    taken = advice(comparison)
-    return [printable(line) for line in (*told, *(("", taken) if taken else ())) if line or taken]
+    told = filter(None, (standing.told_marks(comparison), standing.told_noise(comparison)))
+    last = [line for line in (unreached(table), advice(comparison)) if line]
+    return [printable(line) for line in (*told, *([""] if last else []), *last)]
 
 
 def _draw(table: Table, marks: Marks, *, scores: bool, cost: bool) -> RichTable:

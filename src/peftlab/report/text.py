@@ -10,6 +10,7 @@ from peftlab.report.spread import Span, Spread
 
 MISSING = "–"
 WARNING = "!"
+CONSTANT = ("majority", "mean")  # baselines that read no text
 BASELINES = {
     "majority": "majority always gives train's most frequent class",
     "mean": "mean always gives train's mean",
