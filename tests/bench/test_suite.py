@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from peftlab.bench.suite import (
 from peftlab.errors import RequestError
 from peftlab.methods import METHODS, make, parse_methods
 from peftlab.settings import Training
-from peftlab.tasks import Examples
+from peftlab.tasks import Examples, Task
 
 
 def test_the_empty_request_is_the_demo() -> None:
@@ -276,6 +277,10 @@ def test_a_label_is_no_part_of_the_identity(tiny_model: Path) -> None:
             "two methods are labelled 'lora'",
         ),
         ({"methods": parse_methods("lora,lora[rank=8]")}, "ask for the same; leave one of them"),
+        (
+            {"methods": parse_methods(f"lora,lora[lr={METHODS['lora'].default_lr}]")},
+            "lora and lora.lr=.* ask for the same; leave one of them",
+        ),
         ({"training": {"max_length": 65}}, "max_length must be <= 64 for this model, got 65"),
     ],
 )
@@ -297,10 +302,6 @@ def test_a_model_whose_weights_do_not_fill_it_is_refused(
 
 
 def test_an_empty_split_is_refused(tiny_model: Path, tiny_task: peftlab.Task) -> None:
-    from dataclasses import replace
-
-    from peftlab.tasks import Examples
-
     with pytest.raises(RequestError, match="task tiny: its dev split is empty"):
         resolve(suite(tiny_model, tasks=[replace(tiny_task, dev=Examples([], []))]))
 
@@ -357,3 +358,19 @@ def test_a_suite_file_may_ask_for_rates_and_for_tuning(tmp_path: Path) -> None:
     tune = merged_request(path, {}).tune
     assert tune is not None
     assert (tune.trials, tune.validation, tune.space) == (6, 0.1, ["lr", "rank"])
+
+
+def test_where_trials_find_the_rate_its_default_is_another_row(tiny_model: Path) -> None:
+    rows = parse_methods(f"lora,lora[lr={METHODS['lora'].default_lr}]")
+    asked = suite(tiny_model, tasks=["similarity"], methods=rows, tune={"trials": 2})
+    assert len(resolve(asked).rows) == 2
+
+
+def test_two_tasks_of_one_name_are_one_only_if_they_are_the_same(
+    tiny_model: Path, tiny_task: Task
+) -> None:
+    twice = suite(tiny_model, tasks=[tiny_task, replace(tiny_task)])
+    assert len(resolve(twice).cells) == len(twice.methods)
+    other = replace(tiny_task, train=tiny_task.dev, source="file b/tiny.csv")
+    with pytest.raises(RequestError, match=r"called 'tiny' and differ \(from python and file b"):
+        resolve(suite(tiny_model, tasks=[tiny_task, other]))

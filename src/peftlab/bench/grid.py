@@ -149,7 +149,7 @@ def resolve(suite: Suite) -> Grid:
     tasks = {task.name: task for task in load_tasks(suite)}
     ground = Ground.of(suite)
     rows = [ground.row(variant) for variant in suite.methods]
-    _check_rows(rows)
+    _check_rows(rows, suite)
     cells = _cells(suite, ground, tasks, dict.fromkeys(tasks, rows))
     return Grid(suite, ground, rows, tasks, cells)
 
@@ -186,7 +186,21 @@ def _read_tasks(suite: Suite) -> list[Task]:
         data = suite.data
         return [load_file(data.path, data.text, data.label, data.dev, data.kind)]
     tasks = [load(task, suite.data_dir) if isinstance(task, str) else task for task in suite.tasks]
-    return list({task.name: task for task in tasks}.values())
+    return _each_once(tasks)
+
+
+def _each_once(tasks: list[Task]) -> list[Task]:
+    """Of tasks that are given twice the first one; records of two of one name would be mixed."""
+    found: dict[str, Task] = {}
+    for task in tasks:
+        known = found.setdefault(task.name, task)
+        same = (known.sha256(), known.metrics) == (task.sha256(), task.metrics)
+        if known is not task and not same:
+            raise RequestError(
+                f"two tasks are called {task.name!r} and differ (from {known.source} and "
+                f"{task.source}); give one of them another name"
+            )
+    return list(found.values())
 
 
 def _check_labels(task: Task) -> None:
@@ -279,24 +293,30 @@ def task_part(task: Task) -> TaskPart:
     )
 
 
-def _check_rows(found: list[Row]) -> None:
-    rows = [
-        (
-            row.variant.label,
-            f"{row.part.name} {row.part.settings}",
-            row.variant.lr,
-            row.variant.head_lr,
-        )
-        for row in found
-    ]
-    labels = [row[0] for row in rows]
-    asked = [row[1:] for row in rows]
-    for row in rows:
-        if asked.count(row[1:]) > 1 and labels.count(row[0]) == 1:
-            same = [other[0] for other in rows if other[1:] == row[1:]]
-            raise RequestError(f"{' and '.join(same)} ask for the same; leave one of them out")
-        if labels.count(row[0]) > 1:
+def _check_rows(rows: list[Row], suite: Suite) -> None:
+    labels = [row.variant.label for row in rows]
+    asked = [_asked(row, suite) for row in rows]
+    for row, what in zip(rows, asked, strict=True):
+        label = row.variant.label
+        if labels.count(label) > 1:
             raise RequestError(
-                f"two methods are labelled {row[0]!r}; give each a label of its own, "
+                f"two methods are labelled {label!r}; give each a label of its own, "
                 'as in { name = "lora", label = "LoRA r=16", rank = 16 }'
             )
+        if asked.count(what) > 1:
+            same = [other for other, one in zip(labels, asked, strict=True) if one == what]
+            raise RequestError(
+                f"{' and '.join(same)} ask for the same; leave one of them out, or change one"
+            )
+
+
+def _asked(row: Row, suite: Suite) -> tuple[object, ...]:
+    """What tells the row's cells from those of others, defaults filled in.
+
+    Where trials find settings, a row that leaves one open is another than one that has it at its
+    default.
+    """
+    variant = row.variant
+    rates = resolve_rates(suite.training, variant, row.method)
+    given = (variant.lr, variant.head_lr, sorted(variant.settings)) if suite.tune else ()
+    return (row.part.name, str(row.part.settings), rates, str(given))
