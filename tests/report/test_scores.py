@@ -106,6 +106,42 @@ def test_what_the_task_decides_does_not_part_rows(record):
     ]
 
 
+EPOCHS = {"cola": 3, "mrpc": 4}
+
+
+def follow(record, *more):
+    """Two rows at each task's own epochs, and cells beside them: (row, task, epochs)."""
+    usual = [(row, task, n) for row in ("lora", "dora") for task, n in EPOCHS.items()]
+    return [
+        record(row, task, training={"epochs": n}, cell=f"{row}-{task}-{n}")
+        for row, task, n in [*usual, *more]
+    ]
+
+
+@pytest.mark.parametrize("epochs", [6, 4])
+def test_a_cell_beside_the_rest_leaves_rows_whole(record, epochs):
+    """One more cell at other epochs is a row of its own, even at those of the other task."""
+    found = table(follow(record, ("lora", "cola", epochs)))
+    assert [(row.label, row.n_tasks) for row in found.rows] == [
+        ("lora (epochs by task)", 2),
+        ("dora", 2),
+        (f"lora (epochs {epochs})", 1),
+    ]
+    assert [column.training for column in found.columns] == [{"epochs": 3}, {"epochs": 4}]
+
+
+def test_what_most_rows_keep_over_tasks_the_task_does_not_decide(record):
+    """Epochs that were asked for, on both tasks, and again longer on one of them alone."""
+    longer = [(row, "cola", 6) for row in ("lora", "dora", "vera")]
+    asked = [(row, task, 3) for row in ("lora", "dora") for task in EPOCHS]
+    found = table(follow(record, *longer, *asked)[4:])
+    assert [row.label for row in found.rows] == [
+        *("lora (epochs 6)", "dora (epochs 6)", "vera"),
+        *("lora (epochs 3)", "dora (epochs 3)"),
+    ]
+    assert [column.training for column in found.columns] == [{}, {}]
+
+
 def test_one_name_with_other_examples_is_another_task(record):
     one = record()
     other = one.model_copy(update={"task": one.task.model_copy(update={"sha256": "ef" * 32})})

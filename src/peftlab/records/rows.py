@@ -21,6 +21,8 @@ TUNED = "tuned"  # in place of a setting that trials found: it may be another on
 UNREADABLE = {"revision", "weights", "adapted"}  # in a label only where nothing else differs
 RowKey = tuple[str, str]  # label, everything else that was asked, as canonical JSON
 ERRORS = frozenset({"rmse", "mae"})  # metrics of which less is better
+BY_TASK = '"by task"'  # in place of a setting that the task decides, as JSON
+OF_TASKS = {"training.epochs", "training.max_length"}  # their defaults are of each task's own
 RATES = frozenset({"training.lr", "training.head_lr"})  # as `asked` names them
 MARGIN = 0.01  # differences within ± one point of a score count as a tie
 COLLAPSED = "collapsed"  # how a record's warning of it begins
@@ -88,22 +90,41 @@ def _unlike(own: Mapping[str, str], other: Mapping[str, str]) -> set[str]:
     return {name for name in own.keys() | other.keys() if own.get(name) != other.get(name)}
 
 
-def task_fields(records: Iterable[Record]) -> set[str]:
-    """Training fields that the task decides, such as a longer max_length for RTE.
+def by_task(records: Sequence[Record]) -> dict[str, dict[TaskKey, str]]:
+    """The training fields that the task decides, with its value on each, such as epochs for RTE.
 
-    Within one task all records agree on them, so they part columns and not rows.
+    They part columns and not rows. Within one task all records agree on them; or most do, where the
+    field has a default of each task's own and no fewer rows follow it than keep to one value.
     """
-    seen: dict[str, dict[TaskKey, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for record in records:
-        for field, value in asked(record).items():
+    fields = [(task_key(record), asked(record)) for record in records]
+    seen: dict[str, dict[TaskKey, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+    for task, own in fields:
+        for field, value in own.items():
             if field.startswith("training."):
-                seen[field][task_key(record)].add(value)
-    return {
-        field
-        for field, by_task in seen.items()
-        if all(len(values) == 1 for values in by_task.values())
-        and len(set.union(*by_task.values())) > 1
+                seen[field][task][value] += 1
+    usual = {
+        field: {task: counts.most_common(1)[0][0] for task, counts in on.items()}
+        for field, on in seen.items()
     }
+    return {
+        field: values
+        for field, values in usual.items()
+        if len(set(values.values())) > 1
+        and (
+            all(len(counts) == 1 for counts in seen[field].values())
+            or (field in OF_TASKS and _followed(field, fields))
+        )
+    }
+
+
+def _followed(field: str, fields: Iterable[tuple[TaskKey, dict[str, str]]]) -> bool:
+    """Whether of the rows on several tasks no fewer have no value on all of them than have one."""
+    rows: dict[str, dict[TaskKey, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for task, own in fields:
+        rest = {name: value for name, value in own.items() if not name.startswith("training.")}
+        rows[json.dumps(rest, sort_keys=True)][task].add(own.get(field, ""))
+    kept = [bool(set.intersection(*on.values())) for on in rows.values() if len(on) > 1]
+    return bool(kept) and 2 * sum(kept) <= len(kept)
 
 
 def group(records: Iterable[Record]) -> dict[RowKey, list[Record]]:
@@ -114,12 +135,17 @@ def group(records: Iterable[Record]) -> dict[RowKey, list[Record]]:
     may have found others.
     """
     records = list(records)
-    ignored = task_fields(records)
+    decided = by_task(records)
     rows: dict[str, dict[tuple[TaskKey, int], Record]] = {}
     for record in records:
-        fields = {key: value for key, value in asked(record).items() if key not in ignored}
+        task = task_key(record)
+        usual = {field: values[task] for field, values in decided.items() if task in values}
+        fields = {
+            name: BY_TASK if usual.get(name) == value else value
+            for name, value in asked(record).items()
+        }
         row = rows.setdefault(json.dumps(fields, sort_keys=True), {})
-        row[task_key(record), record.seed] = record
+        row[task, record.seed] = record
     found = {key: list(row.values()) for key, row in rows.items()}
     return {(members[0].method.label, key): members for key, members in found.items()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -34,9 +35,10 @@ class Column:
     training: dict[str, Any]
 
 
-def columns(tasks: Mapping[TaskKey, Sequence[Record]], decided: set[str]) -> dict[TaskKey, Column]:
-    """A column a task; `decided` are the training fields that tasks decide."""
-    fields = sorted(field.removeprefix("training.") for field in decided)
+def columns(
+    tasks: Mapping[TaskKey, Sequence[Record]], decided: Mapping[str, Mapping[TaskKey, str]]
+) -> dict[TaskKey, Column]:
+    """A column a task; `decided` are the training fields that tasks decide (`rows.by_task`)."""
     found = {}
     for key, members in tasks.items():
         task = members[0].task
@@ -55,7 +57,10 @@ def columns(tasks: Mapping[TaskKey, Sequence[Record]], decided: set[str]) -> dic
             n_truncated=next((n for n in truncated if n is not None), None),
             labels=next((tuple(m.task.labels) for m in members if m.task.labels), ()),
             baselines=_baselines(members, task.main_metric),
-            training={field: members[0].training.get(field) for field in fields},
+            training={
+                field.removeprefix("training."): json.loads(decided[field].get(key, "null"))
+                for field in sorted(decided)
+            },
         )
     return found
 

@@ -17,12 +17,12 @@ from peftlab.records.conditions import Conditions, conditions, ordered
 from peftlab.records.record import Record
 from peftlab.records.rows import (
     TaskKey,
+    by_task,
     collapsed,
     group,
     known,
     labels,
     measured_alike,
-    task_fields,
     task_key,
 )
 from peftlab.report.columns import Column, columns, finite
@@ -152,7 +152,7 @@ def table(records: Iterable[Record], rounds: Iterable[Record] = ()) -> Table:
     tasks: dict[TaskKey, list[Record]] = {}
     for record in records:
         tasks.setdefault(task_key(record), []).append(record)
-    across = columns(tasks, task_fields(records))
+    across = columns(tasks, by_task(records))
     rows = group(records)
     names = labels(rows)
     in_turns: dict[str, list[Record]] = defaultdict(list)
