@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import time
 from pathlib import Path
@@ -13,11 +14,13 @@ from typer.testing import CliRunner
 from peftlab.api import live
 from peftlab.api.compare import Planned, run
 from peftlab.bench.grid import Grid, resolve
-from peftlab.bench.run import Silent
+from peftlab.bench.run import Silent, write_suite
 from peftlab.bench.suite import make_suite
 from peftlab.cli import app
 from peftlab.errors import RequestError
 from peftlab.records.now import FILE, Now, read_now, write_now
+from peftlab.records.record import Failure
+from peftlab.records.store import Store
 from peftlab.report.watching import view
 from peftlab.tasks import Task
 from sessions import FakeSession
@@ -116,9 +119,6 @@ def test_steps_scores_and_memory_are_written_every_other_second(
 
 
 def suite_json(folder: Path, grid: Grid) -> None:
-    from peftlab.bench.run import write_suite
-    from peftlab.records.store import Store
-
     folder.mkdir()
     write_suite(Store(folder), grid)
 
@@ -144,3 +144,33 @@ def test_the_command_looks_once_where_no_terminal_is_and_explains_what_is_no_fol
     assert done.exit_code == 0 and "0 of 4 cells done" in done.stdout
     with pytest.raises(RequestError, match=r"has no suite\.json; give the output folder"):
         view(tmp_path)
+
+
+def test_while_settings_are_looked_for_there_is_no_suite_yet(grid: Grid, tmp_path: Path) -> None:
+    trials = Store(tmp_path / "tuning")
+    trials.prepare()
+    FakeSession(trials, {}, Silent()).run(grid.cells[0], keep_adapter=False)
+    now = time.time()
+    write_now(tmp_path, Now(cell="x", title="tiny · lora (lr 1)", begun_s=now, written_s=now))
+    text = shown(tmp_path)
+    assert "trials find settings: 1 done so far" in text and "running: tiny · lora (lr 1)" in text
+    assert not view(tmp_path).finished
+
+
+def test_it_ends_where_every_cell_of_the_latest_suite_has_ended(grid: Grid, tmp_path: Path) -> None:
+    """One that failed has, and what an earlier suite asked for is not waited for."""
+    out = tmp_path / "out"
+    suite_json(out, grid)
+    latest = dataclasses.replace(grid, cells=grid.cells[:2])
+    write_suite(Store(out), latest)
+    session = FakeSession(Store(out), {}, Silent())
+    _, second = [session.run(cell, keep_adapter=False) for cell in latest.cells]
+    failure = Failure(kind="Diverged", message="NaN")
+    Store(out).write_record(
+        second.model_copy(update={"status": "failed", "score": None, "failure": failure})
+    )
+    assert view(out).finished and "1 of 2 cells done, 1 failed" in shown(out)
+    write_now(out, Now(cell="x", title="x", begun_s=0, written_s=time.time()))
+    assert not view(out).finished
+    write_now(out, Now(cell="x", title="x", begun_s=0, written_s=time.time() - 3600))
+    assert view(out).finished

@@ -16,8 +16,8 @@ def watch(
 ) -> None:
     """Follow a comparison: what runs and how far it is, scores so far, time left, memory.
 
-    Reads the folder alone, so another machine may be writing it. Ends when all cells are done, or
-    with Ctrl-C, which stops nothing but the watching.
+    Reads the folder alone, so another machine may be writing it. Ends when nothing runs and every
+    cell of the latest comparison has ended, or with Ctrl-C, which stops nothing but the watching.
     """
     from rich.console import Console
     from rich.live import Live

@@ -37,23 +37,39 @@ def view(folder: Path) -> View:
     Raises:
         RequestError: if it is no folder of a comparison.
     """
-    store = Store(folder)
+    store, now = Store(folder), read_now(folder)
     suites = store.suites()
     if not suites:
-        raise RequestError(
-            f"{folder} has no suite.json; give the output folder of `peftlab compare`"
-        )
-    due = {cell["cell"]: cell["label"] for suite in suites for cell in suite["cells"]}
+        return _before_any_suite(folder, now)
+    due = {cell["cell"]: cell["label"] for cell in suites[-1]["cells"]}
     records = _records(store)
-    done = {record.cell for record in records if record.status == "done"} & due.keys()
-    now = read_now(folder)
-    left = {cell: label for cell, label in due.items() if cell not in done}
+    left = dict(due)
+    for record in records:  # a failed cell has come to its end too
+        left.pop(record.cell, None)
     lines = [_head(store.title(records) if records else suites[-1]["name"], due, records)]
     lines += _running(now, _left_s(left, records, now))
     shown: list[RenderableType] = [Text(printable(line)) for line in lines]
     if records:
         shown.append(render_terminal(table(records, rounds(folder))))
-    return View(Group(*shown), finished=now is None and not left)
+    runs = now is not None and now.age_s <= QUIET_S
+    return View(Group(*shown), finished=not runs and not left)
+
+
+def _before_any_suite(folder: Path, now: Now | None) -> View:
+    """What a folder shows while settings are looked for: what its cells will be is not known yet.
+
+    Raises:
+        RequestError: if nothing runs there, nor has.
+    """
+    trials = folder / "tuning"
+    if now is None and not trials.is_dir():
+        raise RequestError(
+            f"{folder} has no suite.json; give the output folder of `peftlab compare`"
+        )
+    done = Counter(record.status for record in _records(Store(trials)))
+    lines = [f"{folder.name}: before its cells, trials find settings: {_counted(done)} so far"]
+    lines += _running(now, None)
+    return View(Group(*(Text(printable(line)) for line in lines)), finished=False)
 
 
 def _records(store: Store) -> list[Record]:
@@ -65,8 +81,12 @@ def _records(store: Store) -> list[Record]:
 
 def _head(name: str, due: dict[str, str], records: Sequence[Record]) -> str:
     counts = Counter(record.status for record in records if record.cell in due)
+    return f"{name}: {_counted(counts, f' of {len(due)} cells')}"
+
+
+def _counted(counts: Counter[str], of: str = "") -> str:
     failed = f", {counts['failed']} failed" if counts["failed"] else ""
-    return f"{name}: {counts['done']} of {len(due)} cells done{failed}"
+    return f"{counts['done']}{of} done{failed}"
 
 
 def _running(now: Now | None, left_s: float | None) -> list[str]:
