@@ -29,6 +29,8 @@ class FakeSession:
 
     def __exit__(self, *exception: Any) -> None: ...
 
+    def start(self) -> None: ...
+
     def run(self, cell: Cell, keep_adapter: bool) -> Record:
         self.made.append(cell)
         self.progress.cell(cell)

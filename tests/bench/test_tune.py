@@ -14,7 +14,7 @@ from peftlab.bench.grid import Grid, resolve
 from peftlab.bench.run import Silent
 from peftlab.bench.suite import Tune, make_suite
 from peftlab.errors import RequestError
-from peftlab.records.record import Record
+from peftlab.records.record import Failure, Record
 from peftlab.records.rows import group
 from peftlab.records.store import Store
 from peftlab.records.trials import read_trials
@@ -106,6 +106,36 @@ def test_a_trial_that_is_done_is_never_run_again(
     assert len(list(tmp_path.glob("tuning/records/*.json"))) == 6
     undisturbed = tuned(asked, tmp_path / "whole")
     assert [cell.name for cell in on.cells] == [cell.name for cell in undisturbed.cells]
+
+
+def test_a_trial_that_diverged_is_had_and_no_worker_starts_for_nothing(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Diverging(FakeSession):
+        def run(self, cell: Any, keep_adapter: bool) -> Record:
+            record = super().run(cell, keep_adapter)
+            if cell.training.lr > 1e-3:
+                why = Failure(kind="Diverged", message="the loss is nan at step 3")
+                failed = {"status": "failed", "score": None, "failure": why}
+                record = record.model_copy(update=failed)
+                self.store.write_record(record)
+            return record
+
+    asked = grid(tiny_model, tiny_task, methods=["lora"])
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "Session", Diverging)
+        first = tuned(asked, tmp_path)
+    trials = read_trials(tmp_path / "tuning")
+    assert None in [trial.score for trial in trials]
+    monkeypatch.setattr("peftlab.bench.run.Worker", lambda: pytest.fail("a worker was started"))
+    assert tuned(asked, tmp_path).cells == first.cells
+    assert read_trials(tmp_path / "tuning") == trials
+    killed = Store(tmp_path / "tuning").read(next(one.cell for one in trials if one.score is None))
+    assert killed is not None
+    why = Failure(kind="ProcessDied", message="killed")
+    Store(tmp_path / "tuning").write_record(killed.model_copy(update={"failure": why}))
+    with pytest.raises(pytest.fail.Exception, match="a worker was started"):
+        tuned(asked, tmp_path)
 
 
 def test_what_a_row_fixes_is_not_looked_for(

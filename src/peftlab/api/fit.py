@@ -30,7 +30,7 @@ from peftlab.bench.grid import Grid, Row
 from peftlab.bench.race import AROUND, Race, TimeIsUp, Until
 from peftlab.bench.resume import done_cells, write_judged
 from peftlab.bench.retention import best_seed, drop_beaten, main_score, room_mib
-from peftlab.bench.run import Session, have, with_baselines, write_suite
+from peftlab.bench.run import Session, set_aside, with_baselines, write_suite
 from peftlab.errors import RequestError, expect_path
 from peftlab.methods import Method
 from peftlab.naming import slug
@@ -249,13 +249,16 @@ class _Fitting:
         cells = [cell for cell in cells if cell.name not in done]
         with self._session(self.store, self.task, self.end) as session:
             session.progress.stage("the best of it, on all of train, judged on dev", len(cells))
+            if cells:
+                session.start()  # while it does, the baselines are computed
             for cell in with_baselines(cells, {self.task.name: self.task}, session.progress):
                 if self.records and not self._has_time_for(cell):
                     return
                 self._run(cell, session)
 
     def _run(self, cell: Cell, session: Session) -> None:
-        record = have(session, cell, keep_adapter=True)
+        set_aside(self.store, [cell], session.progress)
+        record = session.run(cell, keep_adapter=True)
         if record.status == "done":
             self.records.append(record)
             drop_beaten(self.store, self.records, "all")

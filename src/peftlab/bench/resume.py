@@ -14,6 +14,7 @@ from peftlab.bench.cell import Cell
 from peftlab.records.record import Best, Record
 from peftlab.records.rows import merit
 from peftlab.records.store import Store
+from peftlab.training import Diverged
 
 
 def done_cells(store: Store, cells: Iterable[Cell]) -> dict[str, Record]:
@@ -28,6 +29,14 @@ def done_cell(store: Store, cell: Cell) -> Record | None:
     if record is None or record.status != "done":
         return None
     return _judged(store, record, cell.task.main_metric)
+
+
+def ended_trial(store: Store, cell: Cell) -> Record | None:
+    """The record of a trial that need not run again: done, or diverged, as it would once more."""
+    record = store.read(cell.name)
+    if record is not None and record.failure and record.failure.kind == Diverged.__name__:
+        return record
+    return done_cell(store, cell)
 
 
 def write_judged(store: Store, records: Iterable[Record]) -> None:

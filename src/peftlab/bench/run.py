@@ -17,7 +17,7 @@ from peftlab.bench.cell import Cell
 from peftlab.bench.execute import Order, Worker
 from peftlab.bench.grid import Grid
 from peftlab.bench.outcome import Told
-from peftlab.bench.resume import done_cell, done_cells, write_judged
+from peftlab.bench.resume import done_cells, ended_trial, write_judged
 from peftlab.bench.retention import Keep, drop_beaten, room_mib
 from peftlab.errors import unknown
 from peftlab.records.record import Record
@@ -157,6 +157,7 @@ def _run_missing(
 ) -> dict[str, Record]:
     records: dict[str, Record] = {}
     with Session(store, grid.tasks, progress) as session:
+        session.start()
         for cell in with_baselines(missing, grid.tasks, progress):  # while the worker starts
             records[cell.name] = session.run(cell, keep != "none")
             drop_beaten(store, [*done.values(), *records.values()], keep)
@@ -166,44 +167,52 @@ def _run_missing(
 class Session:
     """Runs cells on some tasks, one after the other, and writes what comes out into a folder.
 
-    A context: entering starts the worker, leaving ends it and the cell in it.
+    A context, which leaving ends the worker and the cell in it. The worker starts with the first
+    cell, or at `start`, where there is something to do meanwhile: where all is done none starts.
     """
 
     def __init__(self, store: Store, tasks: Mapping[str, Task], progress: Observer) -> None:
         self.store, self.tasks, self.progress = store, tasks, progress
 
     def __enter__(self) -> Self:
-        with contextlib.ExitStack() as stack:
-            self.worker = stack.enter_context(Worker())
-            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="peftlab-")))
-            self.files = {name: scratch / f"{i}.json" for i, name in enumerate(self.tasks)}
-            for name, task in self.tasks.items():
-                task.write(self.files[name])
-            self.stack = stack.pop_all()
+        self.stack = contextlib.ExitStack()
+        self.worker: Worker | None = None
         return self
 
     def __exit__(self, *exception: Any) -> None:
         self.stack.__exit__(*exception)
 
+    def start(self) -> Worker:
+        """The worker, which starts if it has not yet, with the tasks in files that it reads."""
+        if self.worker is None:
+            self.worker = self.stack.enter_context(Worker())
+            folder = tempfile.TemporaryDirectory(prefix="peftlab-")
+            scratch = Path(self.stack.enter_context(folder))
+            self.files = {name: scratch / f"{i}.json" for i, name in enumerate(self.tasks)}
+            for name, task in self.tasks.items():
+                task.write(self.files[name])
+        return self.worker
+
     def run(self, cell: Cell, keep_adapter: bool) -> Record:
         """Run one cell to its end; its record, which may be that of a failure."""
+        worker = self.start()
         self.progress.cell(cell)
         told = Told(self.tasks[cell.task.name], functools.partial(self.progress.row, cell))
         adapter = self.store.adapter(cell.name).resolve() if keep_adapter else None
         order = Order(cell=cell, task_file=self.files[cell.task.name], adapter=adapter)
-        outcome = told.outcome(cell, self.worker.run(order, told))
+        outcome = told.outcome(cell, worker.run(order, told))
         outcome.write(self.store)
         self.progress.end(outcome.record)
         return outcome.record
 
 
-def have(session: Session, cell: Cell, keep_adapter: bool = False) -> Record:
-    """The cell's record: that which lies there, if it is done, or else that of a new run."""
-    known = done_cell(session.store, cell)
+def have(session: Session, trial: Cell, keep_adapter: bool = False) -> Record:
+    """A trial's record: that which lies there, if it came to an end, or else that of a new run."""
+    known = ended_trial(session.store, trial)
     if known is None:
-        set_aside(session.store, [cell], session.progress)
-        return session.run(cell, keep_adapter)
-    session.progress.cell(cell)
+        set_aside(session.store, [trial], session.progress)
+        return session.run(trial, keep_adapter)
+    session.progress.cell(trial)
     session.progress.end(known)
     return known
 

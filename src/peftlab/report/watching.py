@@ -66,7 +66,7 @@ def _before_any_suite(folder: Path, now: Now | None) -> View:
         raise RequestError(
             f"{folder} has no suite.json; give the output folder of `peftlab compare`"
         )
-    done = Counter(record.status for record in _records(Store(trials)))
+    done: Counter[str] = Counter(record.status for record in _records(Store(trials)))
     lines = [f"{folder.name}: before its cells, trials find settings: {_counted(done)} so far"]
     lines += _running(now, None)
     return View(Group(*(Text(printable(line)) for line in lines)), finished=False)
@@ -80,7 +80,7 @@ def _records(store: Store) -> list[Record]:
 
 
 def _head(name: str, due: dict[str, str], records: Sequence[Record]) -> str:
-    counts = Counter(record.status for record in records if record.cell in due)
+    counts: Counter[str] = Counter(one.status for one in records if one.cell in due)
     return f"{name}: {_counted(counts, f' of {len(due)} cells')}"
 
 
