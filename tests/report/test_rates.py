@@ -11,7 +11,7 @@ from peftlab.records.trials import Trial, read_trials, write_trials
 from peftlab.report import table, text
 from peftlab.report.figures import figures
 from peftlab.report.page import build
-from peftlab.report.rates import BORDER
+from peftlab.report.rates import BORDER, told_trials
 
 
 def trial(label="lora", number=0, epochs=1, lr=1e-3, score=0.5, **more):
@@ -121,3 +121,16 @@ def test_the_table_says_how_settings_were_found(record):
     ]
     assert text.default_rates(found) == ""
     assert text.tuned(table([record("lora")])) == []
+
+
+def test_rows_with_as_many_trials_are_told_apart_from_others(tmp_path, record):
+    """By the shortest trainings, which every value begins with, and with 0 for what had none."""
+    records = [record("lora"), record("full")]
+    assert told_trials(TRIALS, table(records)) == "Trials of a row on a task: lora 4, full 1."
+    assert told_trials([], table(records[:1])) == "Every row had as many trials as every other."
+    equal = [*TRIALS[3:5], TRIALS[-1]]
+    assert told_trials(equal, table(records)) == "Every row had as many trials as every other."
+    third = [*records, record("vera")]
+    write_trials(tmp_path / "tuning", equal)
+    page = build(tmp_path, "tuned", third, drawn=()).read_text(encoding="utf-8")
+    assert "Trials of a row on a task: lora 1, full 1, vera 0." in page

@@ -21,7 +21,7 @@ from peftlab.atomic import replace_file, write
 from peftlab.errors import RequestError
 from peftlab.records.record import Environment, Record
 from peftlab.records.store import Store, rounds
-from peftlab.records.trials import read_trials
+from peftlab.records.trials import Trial, read_trials
 from peftlab.records.verdicts import Comparison, compare_rows
 from peftlab.report import standing, text, vega
 from peftlab.report.advice import advice, unreached
@@ -32,6 +32,7 @@ from peftlab.report.curves import Curves, read
 from peftlab.report.disagreements import Answers, answers
 from peftlab.report.figures import figures
 from peftlab.report.papers import FORMS
+from peftlab.report.rates import told_trials
 from peftlab.report.runs import runs
 from peftlab.report.scores import Row, Table, table
 from peftlab.report.style import Figure, Style
@@ -87,12 +88,14 @@ def build(
     scores = table(records, rounds(out))
     comparison = comparison or compare_rows(records, [out])
     curves = functools.cache(read)  # which figures and runs both need
-    shown = figures(scores, out / "curves", read_trials(out / "tuning"), curves)
+    trials = read_trials(out / "tuning")
+    shown = figures(scores, out / "curves", trials, curves)
     static = {figure.name: vega.svg(figure.spec) for figure in shown} if "svg" in drawn else {}
     extras = Extras(
         mistaken=confusions(scores, out / "predictions"),
         answers=answers(scores, out / "predictions", sentences),
         commands=commands(records, _suites(out)),
+        trials=trials,
         curves={one.cell: curves(out / "curves" / f"{one.cell}.jsonl") for one in records},
     )
     html = page(suite, scores, comparison, records, extras, shown, static, vega.bundle())
@@ -116,12 +119,14 @@ class Extras(NamedTuple):
         answers: of every row, and the tasks whose answers don't fit.
         commands: by cell, the command line that runs it again.
         curves: by cell.
+        trials: that found settings.
     """
 
     mistaken: Sequence[tuple[Column, list[Confusion]]] = ()
     answers: tuple[list[Answers], list[str]] = ([], [])
     commands: Mapping[str, str] = {}
     curves: Mapping[str, Curves] = {}
+    trials: Sequence[Trial] = ()
 
 
 def _suites(out: Path) -> list[dict[str, Any]]:
@@ -169,6 +174,7 @@ def page(
         },
         "seeds": sorted({record.seed for record in records}),
         "training": _common(scores.rows),
+        "told_trials": told_trials(extras.trials, scores),
         "ranks": sorted(
             {rank for *_, cell in text.by_rank(scores) for rank in cell.by_rank}, key=int
         ),

@@ -15,7 +15,7 @@ from peftlab.records.rows import merit
 from peftlab.records.trials import Trial
 from peftlab.report.columns import Column
 from peftlab.report.panels import Plot
-from peftlab.report.scores import Cell, Row
+from peftlab.report.scores import Cell, Row, Table
 from peftlab.report.style import Figure, Style, faded, listed
 from peftlab.report.text import metric, score
 
@@ -132,6 +132,20 @@ def tuning_figure(
         alt=words,
         spec=plot.spec(style, title, words, limit),
     )
+
+
+def told_trials(trials: Sequence[Trial], table: Table) -> str:
+    """How many trials the rows had on each task: of the shortest training, which all begin with."""
+    counts: dict[str, set[int]] = {}
+    for row in table.rows:
+        for column, cell in zip(table.columns, row.cells, strict=True):
+            own = [t.epochs for t in trials if (t.task, t.label) == (column.task, row.label)]
+            if cell is not None:
+                counts.setdefault(row.label, set()).add(own.count(min(own, default=0)))
+    if len(set.union(set(), *counts.values())) == 1:
+        return "Every row had as many trials as every other."
+    each = (f"{row} {' or '.join(map(str, sorted(of)))}" for row, of in counts.items())
+    return f"Trials of a row on a task: {', '.join(each)}."
 
 
 def progress_figure(
