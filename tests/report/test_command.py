@@ -93,6 +93,23 @@ def test_own_data_is_named_by_the_suite_that_asked_for_it(record):
     assert found["--model"] == "mpnet" and found["--metric"] == "f1" and "--tasks" not in found
 
 
+def of_hub(record, text, source="hub me/tickets/en@0123abcd, a fifth of train"):
+    one = record(task="tickets")
+    one = one.model_copy(update={"task": one.task.model_copy(update={"source": source})})
+    data = {"path": "hub:me/tickets/en@main", "text": text, "label": "y", "dev": None}
+    return command(one, {"data": data, "judge_on": "train"})
+
+
+def test_a_data_set_of_the_hub_is_asked_for_at_its_commit(record):
+    found = options(of_hub(record, ["a"]))
+    assert found["--data"] == "hub:me/tickets/en@0123abcd" and found["--judge-on"] == "train"
+
+
+@pytest.mark.parametrize("text", [["a,b"], ["a", "b, c"], ["a[", "b]"], [" a"]])
+def test_a_column_that_would_be_taken_apart_can_t_be_asked_for(record, text):
+    assert of_hub(record, text) is None
+
+
 def test_what_was_handed_over_in_python_has_no_command(record):
     model = {"name": "mine", "revision": None, "sha256": None}
     assert command(record(model=model)) is None

@@ -83,6 +83,9 @@ def test_the_page_shows_the_interval_and_says_so(tmp_path, records):
     assert f'title="95 %: {lora.mean - lora.sd:.3f} to'.replace("0.", ".") in page
     assert '<span class="sd">± .002</span><span class="sd"> sd</span>' in page  # of head
     assert "mean ± half of its 95 % interval, over dev examples and seeds; ± … sd" in page
+    assert "<span>dev score, last epoch; ± half of its 95 % interval</span>" in page
+    elsewhere = build(tmp_path / "elsewhere", "demo", records, drawn=())
+    assert "last epoch; ± sd over seeds</span>" in elsewhere.read_text(encoding="utf-8")
 
 
 def test_the_best_its_ties_and_what_is_not_shown_to_be_worse_are_marked(tmp_path, records):

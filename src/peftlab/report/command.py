@@ -19,8 +19,9 @@ def command(record: Record, suite: Mapping[str, Any] | None = None) -> str | Non
     """`peftlab compare ...` for this cell alone; None if no command line can ask for it.
 
     That is where the model or the data were handed over in Python, or nothing says where the data
-    lie. A cell whose settings were found by trials is asked for by what was found: the same numbers
-    under another name.
+    lie, or the name of a text column would be taken apart (`--text` parts at commas). A cell whose
+    settings were found by trials is asked for by what was found: the same numbers under another
+    name.
 
     Args:
         record: of the cell.
@@ -29,7 +30,10 @@ def command(record: Record, suite: Mapping[str, Any] | None = None) -> str | Non
     """
     suite = suite or {}
     by_name = record.task.source.startswith(BY_NAME)
-    if record.model.sha256 is None or not (by_name or suite.get("data")):
+    own = suite.get("data") or {}
+    if record.model.sha256 is None or not (by_name or own):
+        return None
+    if any(set(name) & set(",[]") or name != name.strip() for name in own.get("text", ())):
         return None
     words = ["peftlab", "compare", "--model", str(suite.get("model") or record.model.name)]
     words += _data(record, suite)
@@ -67,7 +71,14 @@ def _data(record: Record, suite: Mapping[str, Any]) -> list[str]:
     """The options that name the task and its files."""
     own = suite.get("data")
     if own:
-        words = ["--data", own["path"], "--text", ",".join(own["text"]), "--label", own["label"]]
+        words = [
+            "--data",
+            _at_commit(own["path"], record),
+            "--text",
+            ",".join(own["text"]),
+            "--label",
+            own["label"],
+        ]
         words += ["--dev", own["dev"]] if own.get("dev") else []
         words += ["--kind", record.task.kind]
     else:
@@ -75,6 +86,12 @@ def _data(record: Record, suite: Mapping[str, Any]) -> list[str]:
         words += ["--data-dir", suite["data_dir"]] if suite.get("data_dir") else []
     words += ["--metric", record.task.main_metric] if suite.get("metric") else []
     return words + (["--judge-on", "train"] if suite.get("judge_on") == "train" else [])
+
+
+def _at_commit(path: str, record: Record) -> str:
+    """A data set of the hub as it was: what its name leads to may have changed since."""
+    found = re.match(r"hub (\S+@[0-9a-f]+)", record.task.source)
+    return f"hub:{found[1]}" if found and path.startswith("hub:") else path
 
 
 def _training(record: Record) -> list[str]:
