@@ -10,7 +10,7 @@ import pytest
 
 from peftlab.errors import RequestError
 from peftlab.records.sides import join, side_names
-from peftlab.records.store import Store
+from peftlab.records.store import Store, locked
 from peftlab.records.verdicts import compare_rows
 
 
@@ -88,3 +88,29 @@ def test_it_can_be_made_anew_and_nothing_else_is_overwritten(
 
 def test_folders_of_one_name_are_told_apart_by_what_is_above_them() -> None:
     assert list(side_names([Path("/a/x"), Path("/b/x"), Path("/b/y")])) == ["a/x", "b/x", "b/y"]
+
+
+def test_a_folder_is_not_written_into_itself(two: tuple[Any, Any], tmp_path: Path) -> None:
+    folder, other = two
+    both, third = tmp_path / "both", type(folder)(tmp_path / "third")
+    third.add("lora", 0)
+    join([folder.path, other.path], both)
+    before = sorted(path for path in both.rglob("*") if path.is_file())
+    with pytest.raises(RequestError, match="both is one of the folders to lay side by side"):
+        join([both, third.path], both)
+    assert sorted(path for path in both.rglob("*") if path.is_file()) == before
+    assert any("predictions" in path.parts for path in before)
+
+
+def test_what_is_joined_is_written_by_one_command_at_a_time(
+    two: tuple[Any, Any], tmp_path: Path
+) -> None:
+    folders = [one.path for one in two]
+    join(folders, tmp_path / "both")
+    with (
+        locked(tmp_path / "both"),
+        pytest.raises(RequestError, match="another command writes to"),
+    ):
+        join(folders, tmp_path / "both")
+    join(folders, tmp_path / "both")
+    assert len(Store(tmp_path / "both").records()) == 12

@@ -15,7 +15,7 @@ from pathlib import Path
 from peftlab.errors import RequestError, system_refusals
 from peftlab.records.record import Record
 from peftlab.records.rows import task_key
-from peftlab.records.store import Store, rounds
+from peftlab.records.store import HOLDER, LOCK, Store, locked, rounds
 
 
 def join(folders: Sequence[Path], out: Path) -> list[str]:
@@ -29,13 +29,23 @@ def join(folders: Sequence[Path], out: Path) -> list[str]:
         out: new, empty, or made by this.
 
     Raises:
-        RequestError: a folder has no records or is given twice, or `out` holds other things.
+        RequestError: a folder has no records or is given twice, `out` is one of them or holds other
+            things, or another command writes to it.
     """
     names = side_names(folders)
+    if out.resolve() in {folder.resolve() for folder in folders}:
+        raise RequestError(
+            f"{out} is one of the folders to lay side by side, and what they are laid into is "
+            "written anew; give another one with --out DIR"
+        )
     sides = {name: Store(folder).records() for name, folder in names.items()}
     store = Store(out)
     with system_refusals(f"{out} can't be written"):
-        _make_room(store)
+        _check_room(store)
+        out.mkdir(parents=True, exist_ok=True)
+    with locked(out), system_refusals(f"{out} can't be written"):
+        for kind in ("records", "curves", "predictions", "speed"):
+            shutil.rmtree(out / kind, ignore_errors=True)
         cells = []
         for number, (name, records) in enumerate(sides.items(), start=1):
             for record in records:
@@ -51,17 +61,15 @@ def join(folders: Sequence[Path], out: Path) -> list[str]:
     return told(sides)
 
 
-def _make_room(store: Store) -> None:
-    """Take away what an earlier joining left; refuse a folder that holds anything else."""
-    if not (store.out.exists() and any(store.out.iterdir())):
+def _check_room(store: Store) -> None:
+    """Refuse a folder that holds anything else than an earlier joining."""
+    if not store.out.exists() or {path.name for path in store.out.iterdir()} <= {LOCK, HOLDER}:
         return
     if "sides" not in (store.suites() or [{}])[-1]:
         raise RequestError(
             f"{store.out} was not made of several folders; give a new or an empty one with "
             "--out DIR"
         )
-    for kind in ("records", "curves", "predictions", "speed"):
-        shutil.rmtree(store.out / kind, ignore_errors=True)
 
 
 def side_names(folders: Sequence[Path]) -> dict[str, Path]:

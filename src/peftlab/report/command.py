@@ -1,4 +1,7 @@
-"""The command line that runs one cell again, with nothing left to a default."""
+"""The command line that runs one cell again, with no setting left to a default.
+
+A model of the hub is its newest, as `--model` takes no commit.
+"""
 
 from __future__ import annotations
 
