@@ -86,15 +86,17 @@ def _run(
         raise typer.Exit(130) from None
     with console.status("drawing the page"):
         from peftlab import report
+        from peftlab.report.text import printable
 
-        # also of the records of earlier suites in the same folder
-        shown = report.rebuild(folder)
+        shown = report.conclude(folder, records)
     for cell in shown.unreadable:
         print(f"the record of {cell} can't be read and is left out", file=sys.stderr)
     if as_json:
         _print_json(folder, shown.page, name, records)
     else:
         Console().print(shown.terminal)
+        if shown.beside:
+            print(printable(shown.beside))
         print(f"page: {shown.page.resolve()}")
     finish(records)
 

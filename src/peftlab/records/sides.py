@@ -43,7 +43,7 @@ def join(folders: Sequence[Path], out: Path) -> list[str]:
     with system_refusals(f"{out} can't be written"):
         _check_room(store)
         out.mkdir(parents=True, exist_ok=True)
-    with locked(out), system_refusals(f"{out} can't be written"):
+    with system_refusals(f"{out} can't be written"), locked(out):
         for kind in ("records", "curves", "predictions", "speed"):
             shutil.rmtree(out / kind, ignore_errors=True)
         cells = []

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -11,20 +12,30 @@ from rich.console import RenderableType
 
 from peftlab.errors import system_refusals
 from peftlab.records.record import Record
+from peftlab.records.rows import TaskKey, task_key
 from peftlab.records.store import Store, chosen, rounds
 from peftlab.records.verdicts import EVERYDAY, Comparison, Question, compare_rows
 from peftlab.report.page import build
 from peftlab.report.papers import FORMS
 from peftlab.report.scores import table
+from peftlab.report.style import listed
 from peftlab.report.terminal import render_terminal
 
 
 class Shown(NamedTuple):
-    """The page's file, the table as a terminal shows it, and the cells that could not be read."""
+    """What became of a folder.
+
+    Attributes:
+        page: its file.
+        terminal: the table as a terminal shows it.
+        unreadable: the cells that could not be read.
+        beside: what the page shows and the table does not, in a line; or nothing.
+    """
 
     page: Path
     terminal: RenderableType
     unreadable: list[str]
+    beside: str = ""
 
 
 def rebuild(
@@ -57,6 +68,44 @@ def rebuild(
         page = build(folder, store.title(records), records, comparison, drawn, sentences)
     terminal = render_terminal(table(records, rounds(folder)), comparison)
     return Shown(page, terminal, store.unreadable())
+
+
+def conclude(folder: Path, asked: Sequence[Record]) -> Shown:
+    """The page of all of a folder, and the table of the tasks that were just compared there.
+
+    Rows of earlier comparisons on the very same examples are in both. Other tasks are not in the
+    table, as the advice below it would be over them too.
+
+    Args:
+        folder: of `peftlab compare`.
+        asked: the records of what it was asked for now.
+
+    Raises:
+        RequestError: if the folder can't be read or written.
+    """
+    shown = rebuild(folder)
+    tasks = {task_key(record) for record in asked}
+    records = Store(folder).records()
+    of_these = [record for record in records if task_key(record) in tasks]
+    if len(of_these) == len(records):
+        return shown
+    terminal = render_terminal(table(of_these, rounds(folder)), compare_rows(of_these, [folder]))
+    others = Counter(task_key(record) for record in records if task_key(record) not in tasks)
+    return shown._replace(terminal=terminal, beside=_beside(folder, tasks, others))
+
+
+def _beside(folder: Path, tasks: Set[TaskKey], others: Counter[TaskKey]) -> str:
+    examples = {(name, sha256) for name, _, sha256 in tasks}
+    names = {name for name, _ in examples}
+    told = []
+    for (name, metric, sha256), n in others.items():
+        apart = f" by {metric}" if (name, sha256) in examples else " with other examples"
+        cells = f"{n} cell{'s' * (n > 1)} of an earlier comparison"
+        told.append(f"{name}{apart * (name in names)} ({cells})")
+    return (
+        f"{folder} also holds {listed(told)}, which the page shows too; "
+        f"peftlab report {folder} --last shows this one alone"
+    )
 
 
 def printed(
