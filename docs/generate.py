@@ -29,12 +29,17 @@ from peftlab.api.reproduce import Reproduction
 from peftlab.cli import app
 from peftlab.methods import METHODS
 from peftlab.records.record import Record
+from peftlab.records.trials import read_trials
 from peftlab.records.verdicts import Comparison
+from peftlab.report.advice import advice
+from peftlab.report.standing import mark
 from peftlab.settings import Training
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "results"
+TUNED = RESULTS / "minilm"
 sys.path.append(str(DOCS.parent / "experiments"))
+from again import stay  # noqa: E402
 from defaults import Score, choose, mean, standard_error  # noqa: E402  # the protocol's own rule
 from whole import whole  # noqa: E402
 
@@ -175,11 +180,51 @@ def _sections(thing: Any) -> list[str]:
 def which_page() -> str:
     """The page as it is, its tables written anew from results/."""
     text = (DOCS / "which.md").read_text(encoding="utf-8")
-    for name, write in {"protocol": protocol_tables, "seeds": seeds_table}.items():
+    blocks = {"tuned": tuned_table, "protocol": protocol_tables, "seeds": seeds_table}
+    for name, write in blocks.items():
         begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
         before, rest = text.split(begin)
         text = f"{before}{begin}\n{write()}\n{end}{rest.split(end)[1]}"
     return text
+
+
+def tuned_table() -> str:
+    """All methods tuned alike: scores with their intervals, marks against the best, rates found."""
+    found = _comparison(TUNED / "verdicts.json")
+    own = {(one.row, one.task): one for one in found.own}
+    tasks = sorted({task for _, task in own})
+    best = {task: max((o.mean, o.row) for o in found.own if o.task == task)[1] for task in tasks}
+    rates = {
+        (trial.label, trial.task): f"{trial.values['lr']:.2g}{'†' * ('lr' in trial.at_border)}"
+        for trial in read_trials(TUNED / "tuning")
+        if trial.chosen
+    }
+    head = ["method", *tasks, *(f"lr, {task}" for task in tasks)]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for row in dict.fromkeys(row for row, _ in own):
+        cells = [
+            f"{own[row, task].mean:.3f} ± {own[row, task].high - own[row, task].mean:.3f} "
+            f"{mark([pair for pair in found.pairs if pair.task == task], row, best[task])}".strip()
+            for task in tasks
+        ]
+        lines.append(_line([f"[{row}](methods/{row}.md)", *cells, *(rates[row, t] for t in tasks)]))
+    second = _comparison(TUNED / "again" / "second.json")
+    again = stay(_comparison(TUNED / "again" / "first.json"), second)
+    told, stays, turned = (sum(one[i] for one in again.values()) for i in range(3))
+    rows = sorted({row for pair in second.pairs for row in (pair.a, pair.b)})
+    said = (
+        f"With five other seeds {stays} of the {told} verdicts better or worse among "
+        f"{_names(rows)} are the same, and {turned} turn around (`python experiments/again.py`)."
+    )
+    return "\n".join([*lines, "", _wrapped(advice(found)), "", _wrapped(said), ""])
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _comparison(file: Path) -> Comparison:
+    return Comparison.model_validate_json(file.read_text(encoding="utf-8"))
 
 
 class Measured(NamedTuple):

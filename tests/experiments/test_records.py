@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from again import SURE, stay
 from defaults import Score, choose, of_model, read, standard_error
 from paired import paired
 from scipy.stats import ttest_rel
@@ -15,6 +16,7 @@ from peftlab.errors import RequestError
 from peftlab.methods import METHODS
 from peftlab.records.record import Record
 from peftlab.records.store import chosen
+from peftlab.records.verdicts import Comparison
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -57,6 +59,24 @@ def pearsons(folder: Path) -> list[float]:
     """Of LoRA on STS-B, by seed."""
     records = chosen(whole(folder), ["stsb"], ["lora"])
     return [record.score["pearson"] for record in sorted(records, key=lambda one: one.seed)]
+
+
+def test_verdicts_that_stay_and_that_turn_are_counted() -> None:
+    text = (RESULTS / "minilm" / "verdicts.json").read_text(encoding="utf-8")
+    first = Comparison.model_validate_json(text)
+    told = [pair for pair in first.pairs if pair.verdict in SURE]
+    from_the_other_side = first.model_copy(update={"pairs": [p.of(p.b) for p in first.pairs]})
+    counts = stay(first, from_the_other_side).values()
+    assert sum(one.told for one in counts) == sum(one.stay for one in counts) == len(told) > 0
+    assert sum(one.turned + one.more for one in counts) == 0
+    contrary = [
+        pair.model_copy(update={"verdict": pair.of(pair.b).verdict}) for pair in first.pairs
+    ]
+    counts = stay(first, first.model_copy(update={"pairs": contrary})).values()
+    assert sum(one.turned for one in counts) == len(told) and not any(one.stay for one in counts)
+    none = [pair.model_copy(update={"verdict": "unclear"}) for pair in first.pairs]
+    counts = stay(first.model_copy(update={"pairs": none}), first).values()
+    assert sum(one.more for one in counts) == len(told) and not any(one.told for one in counts)
 
 
 def test_more_examples_tell_more_apart() -> None:

@@ -47,11 +47,11 @@ def marks(table: Table, comparison: Comparison) -> dict[tuple[str, int], str]:
         pairs = pairs_of(comparison, column)
         for row in table.rows:
             if (cell := row.cells[index]) and cell.last.mean is not None:
-                found[row.label, index] = _mark(pairs, row.label, first)
+                found[row.label, index] = mark(pairs, row.label, first)
     return found
 
 
-def _mark(pairs: Sequence[Verdict], row: str, first: str) -> str:
+def mark(pairs: Sequence[Verdict], row: str, first: str) -> str:
     verdict = against(pairs, row, first)
     if verdict is None:
         return BEST
