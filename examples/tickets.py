@@ -49,8 +49,8 @@ def main(model: str = "minilm", seeds: tuple[int, ...] = (0, 1, 2), epochs: int 
     chosen = peftlab.verdicts(out).recommendation
     against = chosen.tasks[0]  # three seeds leave much open
     print(f"take {chosen.row}: {against.best} is at most {against.worse_at_most:.2f} better")
-    record, reached = export(out, Path("best"))
-    print(f"seed {record.seed}: accuracy {reached:.3f} on later.csv")
+    found = export(out, Path("best"))
+    print(f"seed {found.record.seed}: accuracy {found.reached:.3f} on later.csv")
     texts = ["my kettle leaks and I'd like my money back", "I found a better one, stop the order"]
     return list(peftlab.predict(*peftlab.load("best"), texts))
 
