@@ -117,7 +117,9 @@ def export(
     assert record.score is not None
     row = title(record.task.name, record.method.label, record.seed)
     metric = record.task.main_metric
-    print(f"{row}: {metric} {reached:.4f} again, {record.score[metric]:.4f} in its record")
+    then = record.score[metric]
+    told = "" if reached == then else "; its outputs are the same but for rounding"
+    print(f"{row}: {metric} {reached:.4f} again, {then:.4f} in its record{told}")
     if rate_from_dev:
         from peftlab.report.advice import RATE_FROM_DEV
 
