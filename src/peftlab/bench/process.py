@@ -99,70 +99,61 @@ def train_model(
 ) -> Trained:
     """Train an injected model on `task`, given as `tokens` too, as `cell` says."""
     with checkpointed(model, cell.training):
-        return _train(model, task, tokens, cell, listener, memory, started)
-
-
-def _train(
-    model: PreTrainedModel,
-    task: Task,
-    tokens: Tokens,
-    cell: Cell,
-    listener: Listener,
-    memory: MemoryMeter,
-    started: float,
-) -> Trained:
-    method = injected(model)
-    assert method is not None
-    plan = make_plan(cell, task, packs(model))
-    if model.device.type == plan.device:  # there it stays: it may be another than the current one
-        plan = replace(plan, index=model.device.index)
-    train, dev = tokens
-    model.to(plan.place)  # type: ignore[arg-type]  # transformers' own wrapper hides its type
-    _name_task(model, task, cell)
-    with (
-        _labels_unit(model, task, train) as (train, own),
-        repeatable(plan.device, lambda: try_one(model, train, plan)) as notes,
-    ):
-        prepare_s = _prepare(model, method, Rehearsal(method, train, plan))
-        fitted = fit(
-            Loop(model, method, train, plan),
-            dev,
-            listener.row,
-            lambda epoch, out: listener.epoch(epoch, own(out).tolist()),
-            memory,
+        method = injected(model)
+        assert method is not None
+        plan = make_plan(cell, task, packs(model))
+        if model.device.type == plan.device:
+            # there it stays: it may be another than the current one
+            plan = replace(plan, index=model.device.index)
+        train, dev = tokens
+        model.to(plan.place)  # type: ignore[arg-type]  # transformers' own wrapper hides its type
+        _name_task(model, task, cell)
+        with (
+            _labels_unit(model, task, train) as (train, own),
+            repeatable(plan.device, lambda: try_one(model, train, plan)) as notes,
+        ):
+            prepare_s = _prepare(model, method, Rehearsal(method, train, plan))
+            fitted = fit(
+                Loop(model, method, train, plan),
+                dev,
+                listener.row,
+                lambda epoch, out: listener.epoch(epoch, own(out).tolist()),
+                memory,
+            )
+            ranks = method.ranks(model) if isinstance(method, ManyRanks) else ()
+            for rank in ranks:
+                evaluating = time.perf_counter()
+                answered = answer(model, dev, plan)
+                fitted.eval_s += time.perf_counter() - evaluating
+                check_outputs(answered, cell.training.epochs)
+                listener.rank(rank, own(answered).tolist())
+        fitted.notes += notes
+        if isinstance(method, Prepared):
+            fitted.notes += method.notes(model)
+        if task.kind == "regression" and last_layer(model).bias is None:
+            fitted.notes.append(
+                "the head has no bias: labels were scaled for training, not centred"
+            )
+        return Trained(
+            n_truncated=train.n_truncated + dev.n_truncated,
+            n_trainable=count(model),
+            speed=Speed(**fitted.speed.summary()),
+            memory=Memory(**vars(fitted.memory)) if fitted.memory else None,
+            parts=fitted.parts,
+            curve=fitted.curve,
+            notes=fitted.notes,
+            prepare_s=prepare_s,
+            train_s=fitted.train_s,
+            eval_s=fitted.eval_s,
+            total_s=time.perf_counter() - started,
+            environment=environment(
+                cell.training.threads,
+                cell.precision.base,
+                cell.training.device,
+                plan.index,
+                kernels=kernels_of(model) if cell.training.in_engine else "torch",
+            ),
         )
-        ranks = method.ranks(model) if isinstance(method, ManyRanks) else ()
-        for rank in ranks:
-            evaluating = time.perf_counter()
-            answered = answer(model, dev, plan)
-            fitted.eval_s += time.perf_counter() - evaluating
-            check_outputs(answered, cell.training.epochs)
-            listener.rank(rank, own(answered).tolist())
-    fitted.notes += notes
-    if isinstance(method, Prepared):
-        fitted.notes += method.notes(model)
-    if task.kind == "regression" and last_layer(model).bias is None:
-        fitted.notes.append("the head has no bias: labels were scaled for training, not centred")
-    return Trained(
-        n_truncated=train.n_truncated + dev.n_truncated,
-        n_trainable=count(model),
-        speed=Speed(**fitted.speed.summary()),
-        memory=Memory(**vars(fitted.memory)) if fitted.memory else None,
-        parts=fitted.parts,
-        curve=fitted.curve,
-        notes=fitted.notes,
-        prepare_s=prepare_s,
-        train_s=fitted.train_s,
-        eval_s=fitted.eval_s,
-        total_s=time.perf_counter() - started,
-        environment=environment(
-            cell.training.threads,
-            cell.precision.base,
-            cell.training.device,
-            plan.index,
-            kernels=kernels_of(model) if cell.training.in_engine else "torch",
-        ),
-    )
 
 
 @contextmanager
