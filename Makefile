@@ -22,8 +22,8 @@ demo: $(VENV)/.demo  ## install, then compare thirteen methods on a synthetic ta
 test: $(VENV)/.dev  ## install, then run the tests (under 5 minutes)
 	@$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadscope -m "not shown" $(TESTS)
 
-shown: $(VENV)/.dev  ## run what README, docs and examples show (a minute)
-	@$(BIN)/pytest --numprocesses auto --maxprocesses 4 -m shown tests/cli tests/examples
+shown: $(VENV)/.dev  ## run what README, docs and examples show (two minutes)
+	@$(BIN)/pytest --numprocesses auto --maxprocesses 4 -m shown tests/cli tests/examples tests/experiments
 
 narrow: $(VENV)/.dev  ## test the kernels as processors with narrower vectors have them (two minutes)
 	@$(BIN)/python tests/engine/narrow.py

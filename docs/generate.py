@@ -4,6 +4,7 @@ docs/cli.md               every command and option, read from the live command l
 docs/methods/README.md    every method, read from the registry
 docs/python.md            every public name, read from its signature and docstring
 docs/which.md             its tables, read from results/
+docs/reproduction.md      its tables, likewise (reproduced.py)
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import statistics
 import sys
 import textwrap
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,9 +39,10 @@ from peftlab.settings import Training
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "results"
 TUNED = RESULTS / "minilm"
-sys.path.append(str(DOCS.parent / "experiments"))
+sys.path += [str(DOCS), str(DOCS.parent / "experiments")]
 from again import stay  # noqa: E402
 from defaults import Score, choose, mean, standard_error  # noqa: E402  # the protocol's own rule
+from reproduced import BLOCKS  # noqa: E402
 from whole import whole  # noqa: E402
 
 RETURNED = (Record, Comparison, Plan, Fitted, Reproduction)
@@ -179,8 +181,18 @@ def _sections(thing: Any) -> list[str]:
 
 def which_page() -> str:
     """The page as it is, its tables written anew from results/."""
-    text = (DOCS / "which.md").read_text(encoding="utf-8")
     blocks = {"tuned": tuned_table, "protocol": protocol_tables, "seeds": seeds_table}
+    return _filled("which.md", blocks)
+
+
+def reproduction_page() -> str:
+    """Likewise."""
+    return _filled("reproduction.md", BLOCKS)
+
+
+def _filled(page: str, blocks: Mapping[str, Callable[[], str]]) -> str:
+    """The page with what lies between the marks of each block written anew."""
+    text = (DOCS / page).read_text(encoding="utf-8")
     for name, write in blocks.items():
         begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
         before, rest = text.split(begin)
@@ -367,6 +379,7 @@ PAGES = {
     "methods/README.md": methods_page,
     "python.md": python_page,
     "which.md": which_page,
+    "reproduction.md": reproduction_page,
 }
 
 if __name__ == "__main__":
