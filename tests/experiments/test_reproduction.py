@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results" / "reproduction"
 PAGE = (ROOT / "docs" / "reproduction.md").read_text(encoding="utf-8")
 TASKS = {"CoLA": "cola", "MRPC": "mrpc", "RTE": "rte", "STS-B": "stsb"}
-# Pearson of 1,500 examples: without the engine it came out .0016 higher, in fp32 .0004 lower
+# Pearson of 1,500 examples; in fp32 it came out .0001 higher, without the engine .0015
 BOUND = 0.01
 
 

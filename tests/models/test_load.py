@@ -233,6 +233,14 @@ def test_identity_holds_configuration_and_tokenizer(
     assert find(str(folder)).sha256 not in {before, changed}
 
 
+def test_a_folder_called_like_a_packaged_model_is_not_taken_for_it(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "minilm")
+    source = find(str(tmp_path / "minilm"))
+    assert (source.name, source.is_named) == ("minilm-folder", False)
+
+
 def test_an_adapters_file_is_no_model(
     tmp_path: Path, make_tiny_model: Callable[[Path], Path]
 ) -> None:

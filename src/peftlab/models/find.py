@@ -58,8 +58,14 @@ def find(name: str, revision: str | None = None) -> Source:
             folder, revision = _from_hub(name, revision)
         weights = _check_folder(name, folder)
         config = read_config(folder)
-        shown = name if name in PACKAGED or revision else folder.resolve().name
+        shown = name if name in PACKAGED or revision else _name_of(folder)
         return Source(shown, folder, revision, _sha256(folder, weights), config.model_type)
+
+
+def _name_of(folder: Path) -> str:
+    """A folder's name, unless it is a packaged model's, by which another one would be found."""
+    name = folder.resolve().name
+    return f"{name}-folder" if name in PACKAGED else name
 
 
 def _packaged(name: str) -> Path:
