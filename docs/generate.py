@@ -5,6 +5,7 @@ docs/methods/README.md    every method, read from the registry
 docs/python.md            every public name, read from its signature and docstring
 docs/which.md             its tables, read from results/
 docs/reproduction.md      its tables, likewise (reproduced.py)
+README.md                 table 1 of it
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ TUNED = RESULTS / "minilm"
 sys.path += [str(DOCS), str(DOCS.parent / "experiments")]
 from again import stay  # noqa: E402
 from defaults import Score, choose, mean, standard_error  # noqa: E402  # the protocol's own rule
-from reproduced import BLOCKS  # noqa: E402
+from reproduced import BLOCKS, scores_table  # noqa: E402
 from whole import whole  # noqa: E402
 
 RETURNED = (Record, Comparison, Plan, Fitted, Reproduction)
@@ -188,6 +189,11 @@ def which_page() -> str:
 def reproduction_page() -> str:
     """Likewise."""
     return _filled("reproduction.md", BLOCKS)
+
+
+def readme() -> str:
+    """Likewise."""
+    return _filled("../README.md", {"table": lambda: scores_table("docs/methods")})
 
 
 def _filled(page: str, blocks: Mapping[str, Callable[[], str]]) -> str:
@@ -380,6 +386,7 @@ PAGES = {
     "python.md": python_page,
     "which.md": which_page,
     "reproduction.md": reproduction_page,
+    "../README.md": readme,
 }
 
 if __name__ == "__main__":

@@ -133,15 +133,15 @@ def _done(part: str, asked: int) -> list[str]:
     return [str(done), str(asked), str(len(_trials(part)) or "–")]
 
 
-def scores_table() -> str:
-    """Table 1: ours beside the report's, two columns a task."""
+def scores_table(cards: str = "methods") -> str:
+    """Table 1: ours beside the report's, two columns a task; `cards` is where methods are told."""
     own = _own("fair")
     rows = dict.fromkeys(row for of_task in own.values() for row in of_task)
     standing = {task: _standing(task, of_task) for task, of_task in own.items()}
     head = ["method", *(f"{NAMES[task]}, {whose}" for task in own for whose in ("ours", "theirs"))]
     lines = [
         [
-            _card(row),
+            _card(row, cards),
             *(
                 cell
                 for task, of_task in own.items()
@@ -159,8 +159,8 @@ def _standing(task: str, own: Mapping[str, Own]) -> dict[str, str]:
     return {row: mark(_pairs("fair", task), row, best) for row in own}
 
 
-def _card(row: str) -> str:
-    return f"[{row}](methods/{row}.md)"
+def _card(row: str, cards: str = "methods") -> str:
+    return f"[{row}]({cards}/{row}.md)"
 
 
 def _ours(one: Own | None, standing: Mapping[str, str] = MappingProxyType({})) -> str:

@@ -157,7 +157,7 @@ def told_marks(comparison: Comparison) -> str:
 
 
 def told_noise(comparison: Comparison) -> str:
-    """The noise floor, the optimism of the best epoch, and runs that collapsed, in a line or so."""
+    """The noise floor, the optimism of the best epoch, and what collapsed runs are in, in a line."""
     own = [one for one in comparison.noise if one.metric not in ERRORS]
     scores = [one.score for one in own if one.score is not None]
     speeds = [one.speed for one in comparison.noise if one.speed is not None]
@@ -170,5 +170,5 @@ def told_noise(comparison: Comparison) -> str:
     if comparison.inflation:
         line += f" Choosing the best epoch on dev would add {fraction(comparison.inflation)}."
     if comparison.n_collapsed:
-        line += f" {comparison.n_collapsed} runs collapsed; they are in every number."
+        line += " Runs that collapsed are in every number."
     return line.strip()
