@@ -17,17 +17,17 @@ import json
 import math
 import statistics
 import tomllib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 from whole import whole
 
-from peftlab.bench.recipe import recipe
+from peftlab.bench.recipe import recipe, recipes
 from peftlab.records.own import Own
 from peftlab.records.pairs import Verdict, against
 from peftlab.records.record import Record
+from peftlab.records.rows import COLLAPSED
 from peftlab.records.store import rounds
 from peftlab.records.trials import Trial, read_trials
 from peftlab.records.verdicts import Comparison
@@ -36,12 +36,13 @@ from peftlab.report.standing import mark
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "reproduction"
 REPORT = recipe("founding-report")
-PAPERS = {  # recipes, by the row that they published
-    "full": "roberta-paper",
-    "lora": "lora-paper",
-    "dora": "dora",
-    "vera": "vera-paper",
+PAPERS = {
+    row: paper
+    for name, paper in recipes().items()
+    if name != REPORT.name
+    for row in paper.published.scores
 }
+OWN_PROTOCOL = ("full", "lora")  # the rows of the report's that were trained as it did, on CoLA
 NAMES = {"cola": "CoLA", "mrpc": "MRPC", "rte": "RTE", "stsb": "STS-B"}
 FULL = "full"
 NOT_YET = "Not run yet."
@@ -84,11 +85,7 @@ def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 
 def _number(value: float | None, signed: bool = False) -> str:
-    """A score, at three digits, with a minus sign as typeset.
-
-    >>> _number(0.5), _number(-0.0123, signed=True)
-    ('.500', '−.012')
-    """
+    """A score at three digits, as it is typeset: .500, −.012."""
     if value is None:
         return "–"
     text = f"{value:{'+' if signed else ''}.3f}".replace("-", "−")
@@ -102,9 +99,9 @@ def _published(row: str, task: str) -> str:
 
 def _originals(row: str, task: str) -> str:
     """The score that the method's authors, or who stands for them, gave."""
-    if row not in PAPERS:
+    paper = PAPERS.get(row)
+    if paper is None:
         return "–"
-    paper = recipe(PAPERS[row])
     metric = paper.by_task.get(task, {}).get("metric")
     return _number(paper.published.scores[row][task]) + (f" ({metric})" if metric else "")
 
@@ -114,8 +111,8 @@ def plan_table() -> str:
     parts = [
         ("fair", "are they equal, tuned alike?", _asked("fair")),
         ("rates-cola", "method, or rate?", _asked("rates-cola")),
-        ("founding-report", "does its own protocol give its gap?", 2),
-        ("fair-others", "and the methods that it did not run?", _asked("fair-others")),
+        ("founding-report", "does its own protocol give its gap?", len(OWN_PROTOCOL)),
+        ("others", "and the methods that it did not run?", _asked("others")),
     ]
     head = ["part", "asks", "cells done", "of", "trials"]
     return _table(head, ([f"`{name}`", asks, *_done(name, n)] for name, asks, n in parts))
@@ -135,7 +132,7 @@ def _done(part: str, asked: int) -> list[str]:
 
 def scores_table(cards: str = "methods") -> str:
     """Table 1: ours beside the report's, two columns a task; `cards` is where methods are told."""
-    own = _own("fair")
+    own, collapsed = _own("fair"), _collapsed("fair")
     rows = dict.fromkeys(row for of_task in own.values() for row in of_task)
     standing = {task: _standing(task, of_task) for task, of_task in own.items()}
     head = ["method", *(f"{NAMES[task]}, {whose}" for task in own for whose in ("ours", "theirs"))]
@@ -145,7 +142,10 @@ def scores_table(cards: str = "methods") -> str:
             *(
                 cell
                 for task, of_task in own.items()
-                for cell in (_ours(of_task.get(row), standing[task]), _published(row, task))
+                for cell in (
+                    _ours(of_task.get(row), standing[task].get(row, ""), collapsed[task, row]),
+                    _published(row, task),
+                )
             ),
         ]
         for row in rows
@@ -163,11 +163,20 @@ def _card(row: str, cards: str = "methods") -> str:
     return f"[{row}]({cards}/{row}.md)"
 
 
-def _ours(one: Own | None, standing: Mapping[str, str] = MappingProxyType({})) -> str:
+def _collapsed(part: str) -> Counter[tuple[str, str]]:
+    """How many runs of a row on a task are no better than a constant answer."""
+    return Counter(
+        (record.task.name, record.method.name)
+        for record in _records(part)
+        if any(warning.startswith(COLLAPSED) for warning in record.warnings)
+    )
+
+
+def _ours(one: Own | None, standing: str = "", n_collapsed: int = 0) -> str:
     if one is None:
         return "–"
-    score = f"{_number(one.mean)} ± {_number(one.high - one.mean)}"
-    return f"{score} {standing.get(one.row, '')}".strip()
+    score = f"{_number(one.mean)} ± {_number(one.high - one.mean)} {standing}".strip()
+    return f"{score} ({n_collapsed} of {one.n_seeds} collapsed)" if n_collapsed else score
 
 
 def tasks_table() -> str:
@@ -353,7 +362,7 @@ def _lower_loss() -> str:
 def others_table() -> str:
     """The other methods' scores."""
     found: dict[str, dict[str, str]] = defaultdict(dict)
-    for record in _records("fair-others"):
+    for record in _records("others"):
         if record.score:
             score = record.score[record.task.main_metric]
             found[record.method.name][record.task.name] = _number(score)

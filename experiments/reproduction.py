@@ -4,7 +4,7 @@ RUNS/PART/TASK is a folder for each part and task that has run, each with --data
 
     peftlab compare experiments/fair.toml --tasks cola --out RUNS/fair/cola
     peftlab compare experiments/fair.toml --tasks cola --out RUNS/fair/cola --repeat-speed 5
-    peftlab compare experiments/fair-others.toml --tasks cola --out RUNS/fair-others/cola
+    peftlab compare experiments/others.toml --tasks cola --out RUNS/others/cola
     peftlab compare experiments/rates-cola.toml --out RUNS/rates-cola/cola
     peftlab reproduce founding-report --model mpnet --tasks cola --methods full,lora
         --out RUNS/founding-report/cola
