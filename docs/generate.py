@@ -4,7 +4,7 @@ docs/cli.md               every command and option, read from the live command l
 docs/methods/README.md    every method, read from the registry
 docs/python.md            every public name, read from its signature and docstring
 docs/which.md             its tables, read from results/
-docs/reproduction.md      its tables, likewise (reproduced.py)
+docs/reproduction.md      its tables, likewise (reproduced/)
 README.md                 table 1 of it
 """
 
@@ -43,7 +43,8 @@ TUNED = RESULTS / "minilm"
 sys.path += [str(DOCS), str(DOCS.parent / "experiments")]
 from again import stay  # noqa: E402
 from defaults import Score, choose, mean, standard_error  # noqa: E402  # the protocol's own rule
-from reproduced import BLOCKS, scores_table  # noqa: E402
+from reproduced import BLOCKS  # noqa: E402
+from reproduced.scores import scores_table  # noqa: E402
 from whole import whole  # noqa: E402
 
 RETURNED = (Record, Comparison, Plan, Fitted, Reproduction)

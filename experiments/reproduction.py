@@ -1,25 +1,26 @@
 """What docs/reproduction.md is written from: `python experiments/reproduction.py RUNS`.
 
-RUNS/PART/TASK is a folder for each part and task that has run, each with --data-dir GLUE:
+RUNS/PART/TASK is a folder for each part and task that has run, with --data-dir GLUE each:
 
     peftlab compare experiments/fair.toml --tasks cola --out RUNS/fair/cola
     peftlab compare experiments/fair.toml --tasks cola --out RUNS/fair/cola --repeat-speed 5
     peftlab compare experiments/others.toml --tasks cola --out RUNS/others/cola
     peftlab compare experiments/rates-cola.toml --out RUNS/rates-cola/cola
-    peftlab reproduce founding-report --model mpnet --tasks cola --methods full,lora
+    peftlab reproduce founding-report --model mpnet --tasks cola --methods full,lora \
         --out RUNS/founding-report/cola
 
-mrpc, rte and stsb likewise; a task takes hours, and what is taken over of one stays when RUNS has
-another. Rounds are to be measured with nothing else on the machine.
+`fair` has mrpc, rte and stsb too, `others` stsb. Rounds (the second line) are measured with nothing
+else on the machine. A task takes hours: what results/ has of a task that RUNS lacks stays.
 
-Of each folder results/reproduction/PART/TASK has its records, those of trials and of rounds, what
-trials found, verdicts, and every cell's training loss. Of `fair` the figures and the page go to
-docs/. Predictions hold the labels of dev, and curves are large: neither is kept, and the page is
+results/reproduction/PART/TASK keeps of a folder its records, those of trials and of rounds, what
+trials found, verdicts, and every cell's training loss; docs/ gets the figures of `fair` and its
+page. Predictions hold the labels of dev, and curves are large: neither is kept, and the page is
 without what it would show of single examples. `make docs` then writes the tables.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shutil
@@ -33,6 +34,7 @@ from whole import whole
 
 from peftlab.atomic import write
 from peftlab.records.record import Record
+from peftlab.records.store import Store, rounds
 from peftlab.records.trials import read_trials, write_trials
 from peftlab.records.verdicts import compare_rows
 from peftlab.report.curves import rows
@@ -42,22 +44,31 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "reproduction"
 FIGURES = ROOT / "docs" / "images" / "reproduction"
 PAGE = ROOT / "docs" / "example.html"
+PARTS = ("fair", "rates-cola", "founding-report", "others")
 KEPT = ("records", "tuning/records", "tuning/trials.json", "speed/records")
-DRAWN = ("score", "second", "loss", "speed", "memory")  # kinds of figures
+SHOWN = ("records", "curves", "tuning/records", "speed/records")
+DRAWN = ("score", "loss", "memory")  # figures of cells; that of speed is of rounds
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether every cell of the latest suite of a comparison's folder has its record."""
+    done = {file.stem for file in (folder / "records").glob("*.json")}
+    suites = Store(folder).suites()
+    return bool(suites) and {cell["cell"] for cell in suites[-1]["cells"]} <= done
 
 
 def take_over(source: Path, target: Path) -> None:
-    """Bring a folder of results/reproduction to what a comparison's folder holds."""
+    """Replace `target`, of results/reproduction, by what is kept of a comparison's folder."""
     records = whole(source)
+    verdicts = compare_rows(records, [source]).model_dump_json(indent=2)
+    losses = {record.cell: last_loss(source, record) for record in records}
     shutil.rmtree(target, ignore_errors=True)
     for name in KEPT:
         if (source / name).is_dir():
             shutil.copytree(source / name, target / name)
         elif (source / name).exists():
             shutil.copy(source / name, target / name)
-    verdicts = compare_rows(records, [source]).model_dump_json(indent=2)
     write(target / "verdicts.json", verdicts + "\n")
-    losses = {record.cell: last_loss(source, record) for record in records}
     write(target / "losses.json", json.dumps(losses, indent=2) + "\n")
 
 
@@ -75,30 +86,36 @@ def last_loss(folder: Path, record: Record) -> float | None:
 def show(folders: Sequence[Path]) -> None:
     """The page and the figures of the folders together, without what predictions would add."""
     records = [record for folder in folders for record in whole(folder)]
-    trials = [trial for folder in folders for trial in read_trials(folder / "tuning")]
+    timed = {one.task.name for folder in folders for one in rounds(folder)}
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch)
-        for folder in folders:
-            for kind in ("records", "curves", "tuning/records", "speed/records"):
-                if (folder / kind).exists():
-                    shutil.copytree(folder / kind, out / kind, dirs_exist_ok=True)
-        write_trials(out / "tuning", trials)
-        page = build(out, records[0].suite, records, compare_rows(records, folders))
+        for folder, kind in itertools.product(folders, SHOWN):
+            if (folder / kind).exists():
+                shutil.copytree(folder / kind, out / kind, dirs_exist_ok=True)
+        write_trials(out / "tuning", [one for it in folders for one in read_trials(it / "tuning")])
+        page = build(out, "The reproduction", records, compare_rows(records, folders))
         shutil.copy(page, PAGE)
-        shutil.rmtree(FIGURES, ignore_errors=True)
-        FIGURES.mkdir(parents=True)
-        for figure in sorted((out / "report" / "figures").glob("*.svg")):
-            if figure.stem.startswith(DRAWN):
+        FIGURES.mkdir(parents=True, exist_ok=True)
+        for figure in (out / "report" / "figures").glob("*.svg"):
+            kind, _, task = figure.stem.partition("-")
+            if kind in DRAWN or (kind == "speed" and task in timed):
                 shutil.copy(figure, FIGURES)
 
 
 def main(runs: Path) -> None:
-    for folder in sorted(runs.glob("*/*/")):
-        target = RESULTS / folder.relative_to(runs)
-        take_over(folder, target)
-        print(f"wrote {target}")
-    show(sorted(runs.glob("fair/*/")))
-    print(f"wrote {PAGE} and {FIGURES}")
+    for part in PARTS:
+        for folder in sorted((runs / part).glob("*/")):
+            if not is_whole(folder):
+                print(f"left out {folder}: not all of its cells are done")
+                continue
+            take_over(folder, RESULTS / part / folder.name)
+            print(f"wrote {RESULTS / part / folder.name}")
+    tasks = [folder.name for folder in sorted((RESULTS / "fair").glob("*/"))]
+    if lacking := [task for task in tasks if not (runs / "fair" / task).exists()]:
+        print(f"the page stays as it is: {runs}/fair lacks {', '.join(lacking)}")
+    elif tasks:
+        show([runs / "fair" / task for task in tasks])
+        print(f"wrote {PAGE} and {FIGURES}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,61 @@
+"""What results/reproduction has: PART/TASK with records, what trials found, verdicts and losses."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+from whole import whole
+
+from peftlab.bench.recipe import recipe
+from peftlab.records.own import Own
+from peftlab.records.pairs import Verdict, against
+from peftlab.records.record import Record
+from peftlab.records.verdicts import Comparison
+
+DOCS = Path(__file__).parents[1]
+RESULTS = DOCS.parent / "results" / "reproduction"
+PARTS = ("fair", "rates-cola", "founding-report", "others")
+REPORT = recipe("founding-report")
+NAMES = {"cola": "CoLA", "mrpc": "MRPC", "rte": "RTE", "stsb": "STS-B"}
+FULL = "full"
+NOT_YET = "not run yet"
+Row = tuple[str, str]  # a task's name, and the label of a row on it
+
+
+def folders(part: str) -> list[Path]:
+    """The part's folders, one for each task, in table 1's order."""
+    return [folder for task in NAMES if (folder := RESULTS / part / task).exists()]
+
+
+def cells(part: str) -> dict[Row, list[Record]]:
+    """The records of every row on every task, by seed."""
+    found: dict[Row, list[Record]] = defaultdict(list)
+    for folder in folders(part):
+        for record in sorted(whole(folder), key=lambda one: one.seed):
+            found[record.task.name, record.method.label].append(record)
+    return found
+
+
+def _comparisons(part: str) -> list[Comparison]:
+    files = [folder / "verdicts.json" for folder in folders(part)]
+    return [Comparison.model_validate_json(file.read_text(encoding="utf-8")) for file in files]
+
+
+def owns(part: str) -> dict[Row, Own]:
+    """How sure every score is."""
+    return {(one.task, one.row): one for of in _comparisons(part) for one in of.own}
+
+
+def between(part: str, task: str, row: str, other: str) -> Verdict | None:
+    """The verdict of a row against another one; None of a row against itself."""
+    pairs = [pair for of in _comparisons(part) for pair in of.pairs if pair.task == task]
+    return against(pairs, row, other)
+
+
+def table_rows() -> dict[str, list[str]]:
+    """The rows of table 1 on each task that is there, in its order."""
+    done = cells("fair")
+    rows = REPORT.published.scores
+    found = {task: [row for row in rows if (task, row) in done] for task in NAMES}
+    return {task: of_task for task, of_task in found.items() if of_task}

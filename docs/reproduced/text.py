@@ -1,0 +1,51 @@
+"""How the tables write scores, differences and rows."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+
+from peftlab.records.own import Own
+from peftlab.records.pairs import Verdict
+from peftlab.records.record import Record
+from peftlab.records.rows import collapsed, sample_sd
+
+
+def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    rows = [head, ["---"] * len(head), *lines]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows) + "\n"
+
+
+def number(value: float | None, digits: int = 3, signed: bool = False) -> str:
+    """A score as it is typeset: .500, −.012."""
+    if value is None:
+        return "–"
+    text = f"{value:{'+' if signed else ''}.{digits}f}".replace("-", "−")
+    return text.replace("0.", ".", 1) if abs(value) < 1 else text
+
+
+def score(records: Sequence[Record], own: Own | None = None, standing: str = "") -> str:
+    """The mean ± half of its 95 % interval if `own` has that, else ± the sample sd over seeds."""
+    scores = [one.score[one.task.main_metric] for one in records if one.score]
+    if not scores:
+        return "failed" if records else "–"
+    spread = sample_sd(scores) if own is None else own.high - own.mean
+    told = number(statistics.fmean(scores))
+    told += f" ± {number(spread)}" if spread is not None else ""
+    n, n_collapsed = len(records), sum(map(collapsed, records))
+    hides = [f"{n_collapsed} of {n} collapsed"] if n_collapsed else []
+    hides += [f"{n - len(scores)} of {n} failed"] if len(scores) < n else []
+    return " ".join([told, standing, f"({', '.join(hides)})" if hides else ""]).strip()
+
+
+def interval(pair: Verdict | None) -> str:
+    if pair is None or pair.difference is None:
+        return "–"
+    difference = number(pair.difference, signed=True)
+    if pair.low is None:
+        return difference
+    return f"{difference} [{number(pair.low, signed=True)}, {number(pair.high, signed=True)}]"
+
+
+def card(row: str, cards: str = "methods") -> str:
+    return f"[{row}]({cards}/{row}.md)"
