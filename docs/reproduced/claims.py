@@ -60,9 +60,13 @@ def _within(
     )
     if not shares:
         return NOT_YET, "–"
-    inside = sum(low <= share <= high for share in shares)
-    answer = "yes" if inside == len(shares) else "in part" if inside else "no"
-    return answer, f"{_percent(min(shares))} to {_percent(max(shares))} {word}"
+    least, most = min(shares), max(shares)
+    told = f"{_percent(least)} to {_percent(most)} {word}"
+    if low <= least and most <= high:
+        return "yes", told
+    if low <= least:
+        return "yes, and more", told
+    return "in part" if low <= most else "no", told
 
 
 def _percent(share: float | None) -> str:
@@ -77,9 +81,8 @@ def _lower_loss() -> tuple[str, str]:
     told = f"lowest loss of all on {_listed(lowest)}; better than some row on {_listed(better)}"
     if not rows_of:
         return NOT_YET, "–"
-    if not lowest:
-        return "no", told
-    return "in part" if better or len(lowest) < len(rows_of) else "yes", told
+    loss = "yes" if len(lowest) == len(rows_of) else "in part" if lowest else "no"
+    return f"the loss: {loss}; the score: {'no' if better else 'not decided'}", told
 
 
 def _lowest_loss(task: str, rows: Sequence[str]) -> str:

@@ -35,7 +35,8 @@ def score(records: Sequence[Record], own: Own | None = None, standing: str = "")
     n, n_collapsed = len(records), sum(map(collapsed, records))
     hides = [f"{n_collapsed} of {n} collapsed"] if n_collapsed else []
     hides += [f"{n - len(scores)} of {n} failed"] if len(scores) < n else []
-    return " ".join([told, standing, f"({', '.join(hides)})" if hides else ""]).strip()
+    hidden = f"({', '.join(hides)})" if hides else ""
+    return " ".join(part for part in (told, standing, hidden) if part)
 
 
 def interval(pair: Verdict | None) -> str:

@@ -233,6 +233,19 @@ def test_collapsed_runs_are_told_in_the_advice(folder, cost) -> None:
     assert "Every run of every row collapsed: none is better than a constant" in told(folder)
 
 
+def test_a_row_with_collapsed_runs_is_taken_only_where_all_have_some(folder, cost) -> None:
+    """`a` is smaller, and its spread too wide for it to be shown to be worse."""
+    flat = {"warnings": ["collapsed: no better than always answering 'yes'"]}
+    for seed in range(3):
+        folder.add("a", seed, 150 if seed else 10, **cost(1_000, 9, 9), **({} if seed else flat))
+        folder.add("b", seed, 40, **cost(2_000, 9, 9))
+    assert take(folder).row == "b"
+    folder.add("c", 0, 1, **cost(1_000, 9, 9), task="rte", **flat)
+    for row, seed in itertools.product("ab", range(3)):
+        folder.add(row, seed, 1, **cost(1_000, 9, 9), task="rte", **flat)
+    assert take(folder).row == "b"
+
+
 def test_a_rate_that_dev_has_chosen_is_told(folder, cost) -> None:
     for seed, rate in itertools.product(range(3), (1e-3, 2e-3)):
         lora = {"name": "lora", "label": f"lora{rate}", "settings": {}, "targets": [], "notes": []}

@@ -15,7 +15,7 @@ from peftlab.records.rows import TaskKey, collapsed, merit, rate_from_dev
 from peftlab.records.table import Column, Runs, best_row, scale
 
 Prefer = Literal["score", "memory", "speed", "size"]
-Why = Literal["tasks", "limits", "runs", "failed"]  # a row is left out
+Why = Literal["tasks", "limits", "runs", "failed", "collapsed"]  # a row is left out
 
 
 class Ahead(BaseModel):
@@ -24,9 +24,10 @@ class Ahead(BaseModel):
     Attributes:
         mean: of the main metric on the task.
         why: it has no score on some task, exceeds a limit, has fewer done runs than others, or has
-            failed ones where others have none.
+            failed or collapsed ones where others have none.
         n_done: its runs with a score, on all tasks.
         n_failed: its failed runs.
+        n_collapsed: its runs that are no better than a constant answer, where others' are.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -36,6 +37,7 @@ class Ahead(BaseModel):
     why: Why
     n_done: int
     n_failed: int
+    n_collapsed: int = 0  # some records of comparisons do not say
     cost: Cost
 
 
@@ -105,10 +107,11 @@ def recommend(
     """The row to take; None if no row has a score on every task.
 
     It is one of those within the limits, of these one of those with the most done runs, since one
-    lucky seed must not beat the mean of five, and of these one without a failed run if there is
-    such a row. Of what that leaves, rows that lie behind the best of them on some task are out
-    (`Verdict.is_behind`: a choice for quality, as it is not corrected for their number). If that
-    leaves none, those behind on the fewest tasks stay. Of the rest the one that is first by
+    lucky seed must not beat the mean of five, of these one without a failed run if there is such a
+    row, and of these one without a collapsed run, which makes an interval so wide that no row is
+    shown to be better. Of what that leaves, rows that lie behind the best of them on some task are
+    out (`Verdict.is_behind`: a choice for quality, as it is not corrected for their number). If
+    that leaves none, those behind on the fewest tasks stay. Of the rest the one that is first by
     `prefer`; then by size, then the first in the table.
 
     Args:
@@ -194,6 +197,7 @@ def _ahead(
             why=why,
             n_done=_n_done(_runs_of(columns, row)),
             n_failed=_n_failed(_runs_of(columns, row)),
+            n_collapsed=_n_collapsed(columns, row),
             cost=costs[row],
         )
         for row, why in out.items()
@@ -213,6 +217,12 @@ def _n_done(own: Sequence[Runs]) -> int:
 
 def _n_failed(own: Sequence[Runs]) -> int:
     return sum(one.status == "failed" for runs in own for one in runs.records)
+
+
+def _n_collapsed(columns: Mapping[TaskKey, Column], row: str) -> int:
+    """The row's collapsed runs, of tasks on which not all runs of all rows are."""
+    told = [column for column in columns.values() if row in column and not _all_collapsed(column)]
+    return sum(collapsed(one) for column in told for one in column[row].records)
 
 
 def _all_collapsed(column: Column) -> bool:
@@ -243,13 +253,15 @@ def _left_out(
     most = max((_n_done(runs) for runs in own.values()), default=0)
     whole = [row for row in met if _n_done(own[row]) == most]
     sound = [row for row in whole if not _n_failed(own[row])] or whole
+    steady = [row for row in sound if not _n_collapsed(columns, row)] or sound
     steps: list[tuple[Why, list[str]]] = [
-        *(("tasks", complete), ("limits", met), ("runs", whole), ("failed", sound))
+        *(("tasks", complete), ("limits", met), ("runs", whole)),
+        *(("failed", sound), ("collapsed", steady)),
     ]
     return {
         row: next(why for why, kept in steps if row not in kept)
         for row in costs
-        if row not in sound
+        if row not in steady
     }
 
 

@@ -119,6 +119,7 @@ def _kind(why: str, found: Recommendation) -> str:
         "tasks": "that ran on every task",
         "runs": "with the most done runs",
         "failed": "without a failed run",
+        "collapsed": "without a collapsed run",
     }[why]
 
 
@@ -134,6 +135,8 @@ def _missed(one: Ahead, found: Recommendation) -> str:
         return f"has {one.n_done} of {found.n_done}"
     if one.why == "failed":
         return f"{one.n_failed} failed"
+    if one.why == "collapsed":
+        return f"{one.n_collapsed} collapsed"
     taken = []
     if found.memory_mib is not None:
         held = one.cost.memory_mib

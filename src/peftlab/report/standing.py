@@ -157,7 +157,7 @@ def told_marks(comparison: Comparison) -> str:
 
 
 def told_noise(comparison: Comparison) -> str:
-    """The noise floor, the optimism of the best epoch, and what collapsed runs are in, in a line."""
+    """The noise floor, the optimism of the best epoch, and that collapsed runs are counted."""
     own = [one for one in comparison.noise if one.metric not in ERRORS]
     scores = [one.score for one in own if one.score is not None]
     speeds = [one.speed for one in comparison.noise if one.speed is not None]
