@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from pathlib import Path
 
@@ -28,15 +29,17 @@ def folders(part: str) -> list[Path]:
     return [folder for task in NAMES if (folder := RESULTS / part / task).exists()]
 
 
+@functools.cache
 def cells(part: str) -> dict[Row, list[Record]]:
     """The records of every row on every task, by seed."""
     found: dict[Row, list[Record]] = defaultdict(list)
     for folder in folders(part):
         for record in sorted(whole(folder), key=lambda one: one.seed):
             found[record.task.name, record.method.label].append(record)
-    return found
+    return dict(found)
 
 
+@functools.cache
 def _comparisons(part: str) -> list[Comparison]:
     files = [folder / "verdicts.json" for folder in folders(part)]
     return [Comparison.model_validate_json(file.read_text(encoding="utf-8")) for file in files]

@@ -105,7 +105,7 @@ def scores_table(cards: str = "methods") -> str:
             cell
             for task, rows in tasks.items()
             for cell in (
-                score(done[task, row], own.get((task, row)), _standing(task, row, rows)),
+                score(done.get((task, row), []), own.get((task, row)), _standing(task, row, rows)),
                 _published(row, task),
             )
         ]
