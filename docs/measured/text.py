@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections.abc import Iterable, Sequence
 
 from peftlab.records.own import Own
 from peftlab.records.pairs import Verdict
 from peftlab.records.record import Record
 from peftlab.records.rows import collapsed, sample_sd
+from peftlab.records.trials import Trial
 
 
 def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     rows = [head, ["---"] * len(head), *lines]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows) + "\n"
+
+
+def wrapped(text: str) -> str:
+    return textwrap.fill(text, 120, break_on_hyphens=False) + "\n"
+
+
+def listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names) or "none"
 
 
 def number(value: float | None, digits: int = 3, signed: bool = False) -> str:
@@ -46,6 +56,14 @@ def interval(pair: Verdict | None) -> str:
     if pair.low is None:
         return difference
     return f"{difference} [{number(pair.low, signed=True)}, {number(pair.high, signed=True)}]"
+
+
+def rate_found(trials: Iterable[Trial]) -> str:
+    """The learning rate of the trial that was chosen, with a mark where its range ends."""
+    for trial in trials:
+        if trial.chosen:
+            return f"{trial.values['lr']:.2g}{'†' * ('lr' in trial.at_border)}"
+    return "default"  # every trial failed
 
 
 def card(row: str, cards: str = "methods") -> str:

@@ -6,6 +6,7 @@ import functools
 from collections import defaultdict
 from pathlib import Path
 
+from reproduction import RESULTS
 from whole import whole
 
 from peftlab.bench.recipe import recipe
@@ -15,11 +16,10 @@ from peftlab.records.record import Record
 from peftlab.records.verdicts import Comparison
 
 DOCS = Path(__file__).parents[1]
-RESULTS = DOCS.parent / "results" / "reproduction"
-PARTS = ("fair", "rates-cola", "founding-report", "others")
 REPORT = recipe("founding-report")
 NAMES = {"cola": "CoLA", "mrpc": "MRPC", "rte": "RTE", "stsb": "STS-B"}
 FULL = "full"
+PROTOCOL = (FULL, "lora")  # the rows of the report's that are trained as it did, on CoLA
 NOT_YET = "not run yet"
 Row = tuple[str, str]  # a task's name, and the label of a row on it
 

@@ -8,12 +8,12 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
+from measured.runs import FULL, NAMES, NOT_YET, RESULTS, Row, between, cells, owns, table_rows
+from measured.text import card, markdown, number, score
 from peftlab.machine import BUSY
 from peftlab.records.record import Record
 from peftlab.records.rows import known
 from peftlab.records.store import rounds
-from reproduced.read import FULL, NAMES, NOT_YET, RESULTS, Row, between, cells, owns, table_rows
-from reproduced.text import card, markdown, number, score
 
 SAID = {
     "worse": "worse than full",

@@ -1,0 +1,44 @@
+"""Tables of docs/ and README, written from results/: what is missing is said so.
+
+text       scores, differences and rates as they are typeset
+
+which.md
+tuned      all methods tuned alike
+protocol   every method at four rates
+seeds      LoRA beside full fine-tuning, paired by seed
+
+reproduction.md
+runs       the records and verdicts of each part and task
+parts      what ran, and where
+scores     table 1, every task, figures, the other methods
+distance   LoRA's distance on CoLA, by protocol and by rate
+claims     every claim of the founding report, and what it rests on
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from measured import claims, distance, parts, protocol, scores, seeds, tuned
+
+# by page, and there by the mark that a table stands at
+BLOCKS: Mapping[str, Mapping[str, Callable[[], str]]] = {
+    "which.md": {
+        "tuned": tuned.tuned_table,
+        "protocol": protocol.protocol_tables,
+        "seeds": seeds.seeds_table,
+    },
+    "reproduction.md": {
+        "plan": parts.plan_table,
+        "machine": parts.machine_line,
+        "table": scores.scores_table,
+        "tasks": scores.tasks_table,
+        "figures": scores.figures,
+        "gap": distance.gap_table,
+        "rates": distance.rates_table,
+        "claims": claims.claims_table,
+        "beside": claims.beside_table,
+        "others": scores.others_table,
+    },
+    "../README.md": {"table": lambda: scores.scores_table("docs/methods")},
+}
