@@ -261,11 +261,24 @@ def test_adapters(file: str, text: str, adapter: Path, refused: Refused) -> None
     ("field", "value"), [("max_length", -5), ("labels", ["one"]), ("kind", LONG), ("columns", 5)]
 )
 def test_cards(field: str, value: object, adapter: Path, refused: Refused) -> None:
-    card = json.loads((adapter / "peftlab.json").read_text())
-    task = {"kind": "classes", "labels": ["a", "b"], "columns": ["a"], "max_length": 8}
-    (adapter / "peftlab.json").write_text(json.dumps(card | {"task": task | {field: value}}))
+    trained_on(adapter, {field: value})
     said = refused("predict", "adapter", "d.csv", "--out", "o.csv")
     assert "peftlab.json can't be read: " in said
+
+
+def trained_on(adapter: Path, task: dict[str, object]) -> None:
+    """Let the adapter's card tell of a task; `task` over a right one."""
+    file = adapter / "peftlab.json"
+    right = {"kind": "classes", "labels": ["a", "b"], "columns": ["a"], "max_length": 8}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"task": right | task}))
+
+
+def test_a_file_without_the_columns_of_training(adapter: Path, refused: Refused) -> None:
+    trained_on(adapter, {"columns": ["sentence"]})
+    said = refused("predict", "adapter", "d.csv", "--out", "o.csv")
+    assert "(d.csv). The adapter was trained on sentence; name this file's columns with --text" in said
+    said = refused("predict", "adapter", "d.csv", "--out", "o.csv", "--text", "b")
+    assert "unknown column 'b'" in said and "trained" not in said
 
 
 @pytest.mark.parametrize(

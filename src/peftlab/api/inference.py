@@ -23,7 +23,7 @@ from peftlab.models import (
     state_of,
     token_limit,
 )
-from peftlab.tasks import Task, answer_file, check_out, read_sheet
+from peftlab.tasks import NoColumn, Task, answer_file, check_out, read_sheet
 from peftlab.tasks import load as load_task
 from peftlab.training import Encoded, encode, outputs
 
@@ -211,7 +211,13 @@ def predict_file(
         raise RequestError(
             f"{adapter} does not say which columns hold the texts; name them with --text"
         )
-    sheet = read_sheet(file, columns)
+    try:
+        sheet = read_sheet(file, columns)
+    except NoColumn as error:
+        if text:
+            raise
+        trained = f"The adapter was trained on {' and '.join(known)}"
+        raise RequestError(f"{error}. {trained}; name this file's columns with --text") from None
     rows = sheet.texts
     labels = card.task.labels if card and card.task else []
     sheet.check_new(["prediction", *(f"score_{name}" for name in labels)])

@@ -16,7 +16,7 @@ from typing import Literal
 from peftlab.errors import RequestError, unknown
 from peftlab.tasks import builtin, files, glue, hub
 from peftlab.tasks.base import BuiltIn, Examples, Task
-from peftlab.tasks.files import Sheet, answer_file, check_out, read_sheet
+from peftlab.tasks.files import NoColumn, Sheet, answer_file, check_out, read_sheet
 from peftlab.tasks.glue import GLUE, Glue
 from peftlab.tasks.hub import is_on_hub
 from peftlab.tasks.metrics import Baselines, baselines
@@ -25,6 +25,7 @@ from peftlab.tasks.split import carved
 __all__ = [
     "Baselines",
     "Examples",
+    "NoColumn",
     "Sheet",
     "Task",
     "answer_file",

@@ -18,6 +18,10 @@ from typing import Any, NamedTuple
 from peftlab.errors import JSON_ERRORS, RequestError, unknown
 
 
+class NoColumn(RequestError):
+    """A column that is asked for is not there."""
+
+
 class Row(NamedTuple):
     number: int  # of the line it starts on (Parquet: of the row), counted from 1
     cells: tuple[Any, ...]  # in the order of the columns asked for
@@ -168,7 +172,7 @@ def malformed(path: Path, number: int, found: int, wanted: int) -> RequestError:
     )
 
 
-def _no_column(path: Path, name: str, header: Sequence[str]) -> RequestError:
+def _no_column(path: Path, name: str, header: Sequence[str]) -> NoColumn:
     hint = f"({path})"
     if len(header) == 1:
         for separator, called, suffix in (
@@ -178,7 +182,7 @@ def _no_column(path: Path, name: str, header: Sequence[str]) -> RequestError:
         ):
             if separator in header[0]:
                 hint = f"({path} seems to be separated by {called}: let its name end in {suffix})"
-    return unknown("column", name, header, hint)
+    return NoColumn(unknown("column", name, header, hint))
 
 
 def _picked(
