@@ -11,6 +11,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # processes side by side share the core
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from peftlab.bench.execute import Worker
 from peftlab.methods import METHODS
 from peftlab.tasks import Examples, Task
 
@@ -36,6 +38,49 @@ def own_methods_forgotten() -> Iterator[None]:
     yield
     METHODS.clear()
     METHODS.update(before)
+
+
+class KeptWorker:
+    """One worker for many sessions. One that a session leaves before a cell has ended goes."""
+
+    def __init__(self) -> None:
+        self.worker: Worker | None = None
+
+    @contextmanager
+    def __call__(self) -> Iterator[Worker]:
+        self.worker = self.worker or Worker()
+        try:
+            yield self.worker
+        except BaseException:
+            self.end()
+            raise
+
+    def end(self) -> None:
+        if self.worker is not None:
+            self.worker.__exit__(None, None, None)
+        self.worker = None
+
+
+@pytest.fixture(scope="session")
+def kept_worker() -> Iterator[KeptWorker]:
+    kept = KeptWorker()
+    yield kept
+    kept.end()
+
+
+@pytest.fixture(scope="module")
+def warm(kept_worker: KeptWorker) -> Iterator[None]:
+    """Cells run in a worker that stays: to start one takes four seconds of a core."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("peftlab.bench.run.Worker", kept_worker)
+        patch.setattr("peftlab.bench.times.Worker", kept_worker)
+        yield
+
+
+@pytest.fixture
+def cold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a module of which the tests are `warm`: a worker of the test's own."""
+    monkeypatch.setattr("peftlab.bench.run.Worker", Worker)
 
 
 WORDS = [

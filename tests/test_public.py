@@ -16,6 +16,8 @@ import peftlab
 from peftlab.methods import METHODS
 from peftlab.tasks import Examples, Task
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 
 @pytest.fixture(scope="module")
 def loaded(tiny_model: Path) -> tuple[Any, Any]:

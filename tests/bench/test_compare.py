@@ -17,7 +17,6 @@ import pytest
 import peftlab
 from peftlab.api.export import export
 from peftlab.bench import execute, outcome, run
-from peftlab.bench.execute import Worker
 from peftlab.bench.grid import resolve
 from peftlab.bench.run import Silent, run_grid
 from peftlab.bench.suite import make_suite
@@ -25,6 +24,8 @@ from peftlab.errors import RequestError
 from peftlab.records.record import Record
 from peftlab.tasks import Task
 from sessions import FakeSession
+
+pytestmark = pytest.mark.usefixtures("warm")
 
 FAST = {"epochs": 1, "batch_size": 8}
 
@@ -48,7 +49,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def done(
-    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_task: Task
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_task: Task, warm: None
 ) -> tuple[Path, list[Record]]:
     out = tmp_path_factory.mktemp("runs") / "tiny"
     methods = ["full", "head", "bitfit", "lora"]
@@ -185,7 +186,7 @@ def test_a_second_run_trains_nothing_and_gives_the_same_records(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out, records = done
-    monkeypatch.setattr(Worker, "__init__", lambda self: pytest.fail("a worker was started"))
+    monkeypatch.setattr(run, "Worker", lambda: pytest.fail("a worker was started"))
     methods = ["full", "head", "bitfit", "lora"]
     again = go(out, tiny_model, tiny_task, methods=methods, seeds=[0, 1])
     assert again == records
@@ -253,9 +254,9 @@ def test_a_diverging_cell_fails_and_the_suite_goes_on(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("which", [1, 0], ids=["the cell's own", "its warm parent"])
+@pytest.mark.parametrize("which", [-1, -2], ids=["the cell's own", "its warm parent"])
 def test_a_killed_process_fails_its_cell_alone_and_is_tried_again(
-    which: int, tmp_path: Path, tiny_model: Path, tiny_task: Task
+    which: int, tmp_path: Path, tiny_model: Path, tiny_task: Task, cold: None
 ) -> None:
     """From outside, as the kernel does out of memory."""
     killed = []
@@ -321,6 +322,7 @@ def test_where_fork_is_unsafe_a_fresh_process_runs_the_cell(
     tiny_model: Path,
     tiny_task: Task,
     monkeypatch: pytest.MonkeyPatch,
+    cold: None,
 ) -> None:
     code = "from peftlab.bench import worker; worker.CAN_FORK = False; worker.main()"
     monkeypatch.setattr(execute, "COMMAND", [sys.executable, "-c", code])

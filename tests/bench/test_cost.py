@@ -25,6 +25,8 @@ from peftlab.records.record import Record
 from peftlab.records.store import Store
 from peftlab.tasks import Examples, Task
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 METHODS = ["head", "lora", "full"]
 
 
@@ -55,7 +57,9 @@ def cell_of(grid: Grid, method: str) -> Cell:
 
 
 @pytest.fixture(scope="module")
-def ran(tiny_model: Path, tiny_task: Task, tmp_path_factory: pytest.TempPathFactory) -> Store:
+def ran(
+    tiny_model: Path, tiny_task: Task, tmp_path_factory: pytest.TempPathFactory, warm: None
+) -> Store:
     out = tmp_path_factory.mktemp("ran")
     suite = make_suite(
         model=str(tiny_model),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from peftlab.bench.grid import resolve
 from peftlab.bench.run import Silent, run_grid
 from peftlab.bench.suite import make_suite
 
 
+@pytest.mark.usefixtures("warm")
 def test_acceptability_is_learned_by_lora_and_not_by_the_head(tmp_path: Path) -> None:
     """At the default rates, in a quarter of the default epochs: lora is short of updates then."""
     asked = {"tasks": ["acceptability"], "methods": ["head", "lora"], "seeds": [0]}

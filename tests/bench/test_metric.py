@@ -24,6 +24,8 @@ from peftlab.records.store import Store
 from peftlab.tasks import Baselines, Examples, Task, baselines
 from peftlab.tasks.metrics import METRICS, score
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 EPOCHS = 3
 
 
@@ -43,7 +45,9 @@ def grid(model: Path, task: Task | str, **request: Any) -> Grid:
 
 
 @pytest.fixture(scope="module")
-def by_rmse(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[Path, Record]:
+def by_rmse(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, warm: None
+) -> tuple[Path, Record]:
     """A run that was judged by an error."""
     out = tmp_path_factory.mktemp("runs") / "veries"
     (record,) = run_grid(grid(tiny_model, veries(), metric="rmse"), out, Silent())

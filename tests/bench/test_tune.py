@@ -22,6 +22,8 @@ from peftlab.report.scores import table
 from peftlab.tasks import Examples, Task
 from sessions import FakeSession
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 
 class Counting(Silent):
     """How many cells were trained."""

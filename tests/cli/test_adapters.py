@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification
 
 from peftlab.cli import main
 
+pytestmark = pytest.mark.usefixtures("warm")
 Type = Callable[..., str]
 
 

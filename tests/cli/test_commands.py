@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -20,8 +21,20 @@ from peftlab.cli import main
 from peftlab.engine import kernels
 from peftlab.methods import METHODS
 
+pytestmark = pytest.mark.usefixtures("warm")
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 FAST = ["--epochs", "1", "--batch-size", "8"]
+
+
+class Said(NamedTuple):
+    """How a command ended, and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Typed = Callable[..., Said]
 
 
 @pytest.fixture
@@ -43,14 +56,28 @@ def peftlab(tmp_path: Path) -> Run:
 
 
 @pytest.fixture
-def compare(peftlab: Run, tiny_model: Path, tiny_csv: Path) -> Run:
-    """`peftlab compare` on the tiny model and the tiny file, with further options."""
-    data = ["--data", tiny_csv, "--text", "sentence", "--label", "answer"]
+def typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Typed:
+    """The same in this process, which has imported everything."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PEFTLAB_DATA_DIR", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
 
-    def run(*words: object) -> subprocess.CompletedProcess[str]:
-        return peftlab("compare", "--model", tiny_model, *data, *FAST, *words)
+    def run(*words: object) -> Said:
+        monkeypatch.setattr(sys, "argv", ["peftlab", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return Said(int(stop.value.code or 0), *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def tiny(tiny_model: Path, tiny_csv: Path) -> list[object]:
+    """`compare` on the tiny model and the tiny file, which further options may follow."""
+    data = ["--data", tiny_csv, "--text", "sentence", "--label", "answer"]
+    return ["compare", "--model", tiny_model, *data, *FAST]
 
 
 def test_help_is_quick(peftlab: Run) -> None:
@@ -62,8 +89,11 @@ def test_help_is_quick(peftlab: Run) -> None:
     assert time.perf_counter() - started < 2
 
 
-def test_a_comparison_ends_with_a_table_and_a_page(compare: Run, tmp_path: Path) -> None:
-    done = compare("--methods", "head,lora[rank=4]", "--seeds", "0,1")
+def test_a_comparison_ends_with_a_table_and_a_page(
+    peftlab: Run, typed: Typed, tiny: list[object], tmp_path: Path
+) -> None:
+    words = [*tiny, "--methods", "head,lora[rank=4]", "--seeds", "0,1"]
+    done = peftlab(*words)
     assert done.returncode == 0, done.stderr
     assert "classes cat, other" in done.stderr  # the choice of kind is printed
     assert "39 train, 9 dev" in done.stderr
@@ -76,53 +106,33 @@ def test_a_comparison_ends_with_a_table_and_a_page(compare: Run, tmp_path: Path)
     assert page.exists()
     assert len(list((out / "report" / "figures").glob("*.svg"))) >= 4
 
-    again = compare("--methods", "head,lora[rank=4]", "--seeds", "0,1")
+    again = typed(*words)
     assert again.stdout == done.stdout
     assert "4 cells, 4 done already" in again.stderr
     assert "[1/4]" not in again.stderr
 
-    report = subprocess.run(
-        [sys.executable, "-m", "peftlab", "report", out],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "200"},
-        check=True,
-    )
-    assert report.stdout == done.stdout
+    assert typed("report", out).stdout == done.stdout
 
 
 def test_a_subset_run_again_does_not_shrink_table_and_page(
-    tiny_model: Path,
-    tiny_csv: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    typed: Typed, tiny: list[object], tmp_path: Path
 ) -> None:
-    def typed(*words: object) -> tuple[str, str]:  # in this process: it starts in no time
-        monkeypatch.setattr(sys, "argv", ["peftlab", *map(str, words)])
-        monkeypatch.setenv("COLUMNS", "200")
-        with pytest.raises(SystemExit):
-            main()
-        shown = capsys.readouterr()
-        return shown.out, shown.err
-
     def report(*words: object) -> str:
-        shown, wrong = typed("report", out, *words)
+        _, shown, wrong = typed("report", out, *words)
         return shown or wrong
 
     out = tmp_path / "out"
-    data = ["--data", tiny_csv, "--text", "sentence", "--label", "answer"]
-    every = ["--model", tiny_model, *data, *FAST, "--seeds", "0", "--out", out]
+    every = [*tiny, "--seeds", "0", "--out", out]
     fewer = [*every, "--methods", "head"]
-    first, _ = typed("compare", *every, "--methods", "head,lora[rank=4]")
-    again, told = typed("compare", *fewer)
-    assert "1 cell, 1 done already" in told
-    assert again == first
+    first = typed(*every, "--methods", "head,lora[rank=4]").stdout
+    again = typed(*fewer)
+    assert "1 cell, 1 done already" in again.stderr
+    assert again.stdout == first
     page = out / "report" / "index.html"
     assert "lora[rank=4]" in page.read_text(encoding="utf-8")
 
-    asked, _ = typed("compare", *fewer, "--json", "--quiet")
-    assert [one["method"]["name"] for one in json.loads(asked)["records"]] == ["head"]
+    asked = typed(*fewer, "--json", "--quiet")
+    assert [one["method"]["name"] for one in json.loads(asked.stdout)["records"]] == ["head"]
 
     assert report() == first
     for less in (["--last"], ["--methods", "head"]):
@@ -140,12 +150,12 @@ def test_a_subset_run_again_does_not_shrink_table_and_page(
 
 
 def test_json_is_one_document_on_stdout_and_quiet_says_nothing_else(
-    compare: Run, tmp_path: Path
+    peftlab: Run, tiny: list[object], tmp_path: Path
 ) -> None:
     # the cells' processes import statistics: the current folder's must not be taken
     (tmp_path / "statistics.py").write_text("raise SystemExit('shadowed')")
     words = ["--methods", "head", "--seeds", "0", "--json", "--quiet", "--out", tmp_path / "out"]
-    done = compare(*words)
+    done = peftlab(*tiny, *words)
     assert done.returncode == 0
     assert done.stderr == ""
     document = json.loads(done.stdout)
@@ -154,8 +164,8 @@ def test_json_is_one_document_on_stdout_and_quiet_says_nothing_else(
     assert document["out"] == str(tmp_path / "out")
 
 
-def test_a_failed_cell_is_listed_and_the_exit_code_is_1(compare: Run) -> None:
-    done = compare("--methods", "full[lr=1e30],head", "--seeds", "0")
+def test_a_failed_cell_is_listed_and_the_exit_code_is_1(typed: Typed, tiny: list[object]) -> None:
+    done = typed(*tiny, "--methods", "full[lr=1e30],head", "--seeds", "0")
     assert done.returncode == 1
     assert "1 of 2 cells failed:" in done.stderr
     assert "learning rate (1e+30 at its highest) is too high" in done.stderr
@@ -191,22 +201,13 @@ def test_a_failed_cell_is_listed_and_the_exit_code_is_1(compare: Run) -> None:
     ],
 )
 def test_a_wrong_request_is_explained_with_exit_code_2(
-    words: list[str],
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    words: list[str], message: str, typed: Typed, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("PEFTLAB_DATA_DIR", raising=False)
-    monkeypatch.setattr(sys, "argv", ["peftlab", "compare", *words])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    shown = capsys.readouterr()
-    assert stop.value.code == 2, shown.err
-    assert message in shown.err
-    assert shown.out == ""
-    assert "Traceback" not in shown.err
+    done = typed("compare", *words)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []  # nothing was trained, nothing is left
 
 
@@ -239,14 +240,11 @@ def test_report_of_nothing_is_explained(peftlab: Run, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(
-    tiny_model: Path, tiny_csv: Path, tmp_path: Path
+    typed: Typed, tiny: list[object], tmp_path: Path
 ) -> None:
-    command = [
-        *(sys.executable, "-m", "peftlab", "compare", "--model", str(tiny_model)),
-        *("--data", str(tiny_csv), "--text", "sentence", "--label", "answer"),
-        *("--methods", "head,full", "--seeds", "0", "--epochs", "8", "--batch-size", "1"),
-        *("--out", str(tmp_path / "out")),
-    ]
+    words = [*tiny, "--methods", "head,full", "--seeds", "0", "--epochs", "4", "--batch-size", "1"]
+    words = [*map(str, words), "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "peftlab", *words]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
         assert running.stderr is not None
         for line in running.stderr:
@@ -258,7 +256,7 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(
     assert "the same command goes on from there" in rest
     assert "Traceback" not in rest
     assert len(list((tmp_path / "out" / "records").iterdir())) == 1
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    again = typed(*words)
     assert again.returncode == 0, again.stderr
     assert "2 cells, 1 done already" in again.stderr
     assert len(list((tmp_path / "out" / "records").iterdir())) == 2
@@ -274,18 +272,11 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(
     ],
 )
 def test_listings_say_what_there_is_and_whether_it_is_here(
-    command: str,
-    words: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    command: str, words: list[str], typed: Typed
 ) -> None:
-    monkeypatch.delenv("PEFTLAB_DATA_DIR", raising=False)
-    monkeypatch.setattr(sys, "argv", ["peftlab", *command.split()])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 0
-    shown = capsys.readouterr().out
-    assert [word for word in words if word not in shown] == []
+    shown = typed(*command.split())
+    assert shown.returncode == 0
+    assert [word for word in words if word not in shown.stdout] == []
 
 
 def test_doctor_checks_what_a_run_depends_on(peftlab: Run) -> None:

@@ -14,6 +14,8 @@ from peftlab.cli import main
 from peftlab.errors import RequestError
 from peftlab.tasks import Task
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 
 @pytest.fixture
 def ask(tiny_model: Path, tiny_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:

@@ -276,7 +276,9 @@ def trained_on(adapter: Path, task: dict[str, object]) -> None:
 def test_a_file_without_the_columns_of_training(adapter: Path, refused: Refused) -> None:
     trained_on(adapter, {"columns": ["sentence"]})
     said = refused("predict", "adapter", "d.csv", "--out", "o.csv")
-    assert "(d.csv). The adapter was trained on sentence; name this file's columns with --text" in said
+    assert (
+        "(d.csv). The adapter was trained on sentence; name this file's columns with --text" in said
+    )
     said = refused("predict", "adapter", "d.csv", "--out", "o.csv", "--text", "b")
     assert "unknown column 'b'" in said and "trained" not in said
 

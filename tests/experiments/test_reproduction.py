@@ -130,6 +130,7 @@ def curve(folder: Path, record: Record, lines: list[dict[str, object]]) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+@pytest.mark.usefixtures("warm")
 def test_what_is_taken_over_holds_no_answers(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
