@@ -55,13 +55,16 @@ def _within(
     measured: Callable[[Row], float | None], low: float, high: float, word: str
 ) -> tuple[str, str]:
     """Whether all that was measured lies in a range that the report gives."""
-    shares = known(
-        measured((task, row)) for task, rows in table_rows().items() for row in rows if row != FULL
-    )
-    if not shares:
+    shares = {
+        task: known(measured((task, row)) for row in rows if row != FULL)
+        for task, rows in table_rows().items()
+    }
+    every = [share for of_task in shares.values() for share in of_task]
+    if not every:
         return NOT_YET, "–"
-    least, most = min(shares), max(shares)
-    told = f"{_percent(least)} to {_percent(most)} {word}"
+    least, most = min(every), max(every)
+    on = _listed([task for task, of_task in shares.items() if of_task])
+    told = f"{_percent(least)} to {_percent(most)} {word} on {on}"
     if low <= least and most <= high:
         return "yes", told
     if low <= least:
