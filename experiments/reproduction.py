@@ -13,9 +13,10 @@ RUNS/PART/TASK is a folder for each part and task that has run, with --data-dir 
 else on the machine. A task takes hours: what results/ has of a task that RUNS lacks stays.
 
 results/reproduction/PART/TASK keeps of a folder its records, those of trials and of rounds, what
-trials found, verdicts, and every cell's training loss; docs/ gets the figures of `fair` and its
-page. Predictions hold the labels of dev, and curves are large: neither is kept, and the page is
-without what it would show of single examples. `make docs` then writes the tables.
+trials found, verdicts, and every cell's training loss; docs/ gets the figures of `fair`, its page,
+and the figure of `rates-cola`. Predictions hold the labels of dev, and curves are large: neither is
+kept, and the page is without what it would show of single examples. `make docs` then writes the
+tables.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from whole import whole
@@ -83,26 +85,43 @@ def last_loss(folder: Path, record: Record) -> float | None:
     return statistics.fmean(losses)
 
 
-def show(folders: Sequence[Path]) -> None:
-    """The page and the figures of the folders together, without what predictions would add."""
+@contextmanager
+def page_of(folders: Sequence[Path], title: str) -> Iterator[Path]:
+    """A folder with the page and the figures of `folders` together, as long as it is used.
+
+    Without predictions, that is without what they would show of single examples.
+    """
     records = [record for folder in folders for record in whole(folder)]
-    timed = {one.task.name for folder in folders for one in rounds(folder)}
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch)
         for folder, kind in itertools.product(folders, SHOWN):
             if (folder / kind).exists():
                 shutil.copytree(folder / kind, out / kind, dirs_exist_ok=True)
         write_trials(out / "tuning", [one for it in folders for one in read_trials(it / "tuning")])
-        page = build(out, "The reproduction", records, compare_rows(records, folders))
-        shutil.copy(page, PAGE)
-        FIGURES.mkdir(parents=True, exist_ok=True)
-        for figure in (out / "report" / "figures").glob("*.svg"):
+        build(out, title, records, compare_rows(records, folders))
+        yield out / "report"
+
+
+def show(folders: Sequence[Path]) -> None:
+    """The page of `fair`, and its figures."""
+    timed = {one.task.name for folder in folders for one in rounds(folder)}
+    with page_of(folders, "The reproduction") as report:
+        shutil.copy(report / "index.html", PAGE)
+        for figure in (report / "figures").glob("*.svg"):
             kind, _, task = figure.stem.partition("-")
             if kind in DRAWN or (kind == "speed" and task in timed):
                 shutil.copy(figure, FIGURES)
 
 
+def show_rates(folder: Path) -> None:
+    """The figure of `rates-cola`."""
+    with page_of([folder], "rates") as report:
+        for figure in (report / "figures").glob("rate-*.svg"):
+            shutil.copy(figure, FIGURES)
+
+
 def main(runs: Path) -> None:
+    FIGURES.mkdir(parents=True, exist_ok=True)
     for part in PARTS:
         for folder in sorted((runs / part).glob("*/")):
             if not is_whole(folder):
@@ -110,6 +129,8 @@ def main(runs: Path) -> None:
                 continue
             take_over(folder, RESULTS / part / folder.name)
             print(f"wrote {RESULTS / part / folder.name}")
+            if part == "rates-cola":
+                show_rates(folder)
     tasks = [folder.name for folder in sorted((RESULTS / "fair").glob("*/"))]
     if lacking := [task for task in tasks if not (runs / "fair" / task).exists()]:
         print(f"the page stays as it is: {runs}/fair lacks {', '.join(lacking)}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from measured.runs import NOT_YET, PROTOCOL, REPORT, between, cells
 from measured.text import card, interval, markdown, number, score
 
+FIGURE = "images/reproduction/rate-cola.svg"
+
 
 def gap_table() -> str:
     """Full fine-tuning and LoRA on CoLA under every protocol, and what lies between them."""
@@ -46,7 +48,7 @@ def _gap_row(said: str, part: str, rate: float | None) -> list[str]:
 
 
 def rates_table() -> str:
-    """CoLA by method and rate."""
+    """CoLA by method and rate, and the same as a figure."""
     done = {
         (of_row[0].method.name, of_row[0].training["lr"]): of_row
         for of_row in cells("rates-cola").values()
@@ -57,4 +59,6 @@ def rates_table() -> str:
         [card(name), *(score(done.get((name, rate), [])) for rate in grid)]
         for name in dict.fromkeys(name for name, _ in done)
     ]
-    return markdown(head, lines) if done else f"{NOT_YET}\n"
+    if not done:
+        return f"{NOT_YET}\n"
+    return f"{markdown(head, lines)}\n![Matthews over learning rate]({FIGURE})\n"

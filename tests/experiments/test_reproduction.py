@@ -139,13 +139,18 @@ def test_what_is_taken_over_holds_no_answers(
     tiny_task: Task,
 ) -> None:
     """Two tasks, whose folders make one page; what was taken over of one that is gone stays."""
-    for name in ("first", "second"):
+    for part, name, rate in (
+        ("fair", "first", 1e-3),
+        ("fair", "second", 1e-3),
+        ("rates-cola", "first", [1e-3, 2e-3, 4e-3]),
+    ):
         peftlab.compare(
             model=tiny_model,
             tasks=dataclasses.replace(tiny_task, name=name),
             methods="head",
+            lr=rate,
             epochs=1,
-            out=tmp_path / "runs" / "fair" / name,
+            out=tmp_path / "runs" / part / name,
         )
     unfinished = tmp_path / "runs" / "others" / "first"
     shutil.copytree(tmp_path / "runs" / "fair" / "first", unfinished)
@@ -158,7 +163,8 @@ def test_what_is_taken_over_holds_no_answers(
     taken = {file.name for file in (tmp_path / "results" / "fair" / "second").iterdir()}
     assert taken == {"records", "verdicts.json", "losses.json"}
     figures = {file.stem for file in (tmp_path / "figures").iterdir()}
-    assert figures == {f"{kind}-{name}" for kind in DRAWN for name in ("first", "second")}
+    of_fair = {f"{kind}-{name}" for kind in DRAWN for name in ("first", "second")}
+    assert figures == of_fair | {"rate-first"}
     page = (tmp_path / "example.html").read_text(encoding="utf-8")
     assert "first" in page and "second" in page
     first = tmp_path / "runs" / "fair" / "first"
