@@ -61,6 +61,21 @@ def test_equals_eager_attention(length: int, masked: bool) -> None:
         torch.testing.assert_close(x, y)
 
 
+def test_queries_that_were_rotated_in_fp32_meet_values_in_bf16() -> None:
+    """As Nomic's and Jina's under autocast: forward it would convert, and not on the way back."""
+    q, k, v = (x.detach().float().requires_grad_() for x in inputs(5))
+    module = SimpleNamespace(training=False, **OURS)
+    found, _ = attend(module, q, k, v.bfloat16(), None, scaling=0.3)
+    wanted, _ = attend(module, q, k, v, None, scaling=0.3)
+    assert found.dtype == torch.bfloat16
+    for one, other in zip(
+        torch.autograd.grad(found.float().sum(), [q, k, v]),
+        torch.autograd.grad(wanted.sum(), [q, k, v]),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=0.1, atol=0.05)
+
+
 def test_dropout_acts_on_the_shares_and_its_gradient_is_exact() -> None:
     torch.manual_seed(1)
     drop = Bits().mask(torch.Size([3, 4, 5, 5]), 0.4, torch.float64)
@@ -150,6 +165,12 @@ def test_kept_with_probability_one_minus_p_and_scaled_by_its_inverse(
     kept = int((values != 0).sum())
     # two-sided: both a rate too high and one too low is found; p itself is exact to 2⁻¹⁷
     assert stats.binomtest(kept, N, 1 - p).pvalue > 1e-4 if p else kept == N
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_dropped_for_sure_is_dropped(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    assert not Bits().mask(torch.Size([4, 16]), 1.0, dtype).any()
 
 
 def test_two_precisions_keep_the_same_elements() -> None:

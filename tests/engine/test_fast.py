@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from peftlab.engine import fast, kernels_of
 from peftlab.engine.dropout import FastDropout
@@ -14,7 +16,7 @@ from peftlab.engine.frozen import FrozenLinear, onednn_multiplies
 from peftlab.engine.packing import ASKED
 from peftlab.methods import METHODS, inject, make
 from peftlab.models import ARCHITECTURES, state_of
-from tiny import batch, compare, in_eight_bits, passes, tiny
+from tiny import COMMON, EXTRA, batch, compare, in_eight_bits, passes, tiny
 
 CAUSAL = {"gpt2", "llama", "mistral", "qwen2", "qwen3"}
 OWN_ATTENTION = {"deberta-v2", "mpnet"}  # in their own code
@@ -181,3 +183,67 @@ def test_methods_read_the_weight_of_a_layer_inside() -> None:
         assert isinstance(layer.base, FrozenLinear)
         assert torch.equal(layer.merged().weight, weight)
         torch.testing.assert_close(layer.norm(), norm, rtol=2**-7, atol=0)
+
+
+def test_padding_beyond_a_window_is_no_nan_under_autocast() -> None:
+    """A padded query that sees no key at all: -inf for every one of them would be."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("modernbert", **COMMON, **EXTRA["modernbert"], local_attention=4)
+    model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    inject(model, make("full")).train()
+    ids = torch.randint(3, 40, (2, 24))
+    mask = torch.ones_like(ids)
+    mask[0, 3:] = 0
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    with torch.autocast("cpu", torch.bfloat16):
+        slow = passes(model, inputs)
+        with fast(model):
+            quick = passes(model, inputs)
+    for name, wanted in slow.items():
+        assert quick[name].isfinite().all(), name
+        assert (quick[name] - wanted).norm() <= 0.1 * wanted.norm() + 1e-3, name
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+@pytest.mark.parametrize("kind", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("place", ["attention.self.query", "output.dense"])
+def test_a_layer_s_outputs_may_be_changed_in_place(kind: str, place: str, enabled: bool) -> None:
+    """Longformer scales its queries so, and Falcon sums its residuals."""
+    dtype = torch.float32 if kind == "fp32" else torch.bfloat16
+    model = in_eight_bits() if kind == "int8" else tiny(dtype=dtype)
+    inject(model, make("lora")).train()
+
+    def halved(change: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor]:
+        with fast(model, enabled):
+            layer = model.get_submodule(f"bert.encoder.layer.0.{place}")
+            hook = layer.register_forward_hook(lambda module, inputs, y: change(y))
+            found = passes(model, batch())
+            hook.remove()
+        return found
+
+    aside, within = halved(lambda y: y / 2), halved(lambda y: y.div_(2))
+    for name, wanted in aside.items():
+        torch.testing.assert_close(within[name], wanted)
+
+
+@needs_bf16
+def test_a_caller_s_own_code_around_a_layer_is_run() -> None:
+    model = inject(tiny(p=0.1), make("lora")).train()
+    block = model.bert.encoder.layer[0]
+    seen: list[str] = []
+    block.intermediate.dense.register_full_backward_hook(lambda *_: seen.append("back"))
+    block.output.dropout.register_forward_hook(lambda *_: seen.append("dropout"))
+    theirs = block.output.dense.forward
+    block.output.dense.forward = lambda x: [seen.append("forward"), theirs(x)][1]
+    with fast(model):
+        passes(model, batch())
+    assert seen == ["forward", "dropout", "back"]
+
+
+def test_answers_draw_nothing() -> None:
+    """Else whoever evaluates between epochs would train otherwise."""
+    model = tiny(p=0.1).eval()
+    before = torch.get_rng_state()
+    with torch.no_grad(), fast(model):
+        model(**batch())
+    assert torch.equal(torch.get_rng_state(), before)

@@ -206,8 +206,21 @@ def test_who_asks_for_hidden_states_gets_them_padded(kind: str) -> None:
         wanted = model(**batch(), output_hidden_states=True)
         with fast(model):
             found = model(**batch(), output_hidden_states=True)
-    torch.testing.assert_close(found.hidden_states[1], wanted.hidden_states[1])
+            backbone = model.base_model(**batch()).last_hidden_state
+            rows: list[int] = []
+            watched(model, rows)
+            model(**batch())
+    for one, other in zip(found.hidden_states, wanted.hidden_states, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(backbone, wanted.hidden_states[-1], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.logits, wanted.logits, rtol=1e-4, atol=1e-5)
+    assert rows == [1]  # whoever asks for no more than logits has the last block cut
+
+
+def watched(model: Any, rows: list[int]) -> None:
+    """Write down how many positions the last block computes behind attention."""
+    last = model.base_model.encoder.layer[-1].intermediate
+    last.register_forward_hook(lambda module, inputs, y: rows.append(y.shape[1]))
 
 
 def test_a_copy_that_is_made_inside_answers_alike() -> None:

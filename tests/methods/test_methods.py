@@ -170,3 +170,17 @@ def test_a_setting_may_be_called_as_a_hook_is() -> None:
         assert register(own) is own
     finally:
         METHODS.pop("own", None)
+
+
+@pytest.mark.parametrize("method", ["full", "bitfit", "lora"])
+def test_the_head_of_a_model_from_transformers_computes_in_fp32_under_autocast(
+    method: str, tiny_model: str
+) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_model)
+    loaded, _ = peftlab.load_model(str(tiny_model), precision="fp32")
+    for one in (model, loaded):
+        inject(one, make(method))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert one(torch.tensor([[5, 6, 7]])).logits.dtype == torch.float32
+        hooks = [len(part._forward_pre_hooks) for part in one.classifier.modules()]
+        assert max(hooks) == 1  # once is enough

@@ -35,6 +35,7 @@ from peftlab.layers import native, rows
 from peftlab.layers.int8 import Int8Linear
 from peftlab.layers.linear import QuantisedLinear, is_conv1d
 from peftlab.layers.lora import LowRank
+from peftlab.layers.precision import is_bare
 from peftlab.models import state_of
 from peftlab.models.targets import SIBLINGS
 
@@ -127,7 +128,7 @@ def _computes_again(model: nn.Module) -> bool:
 
 def _replace_dropout(model: nn.Module, bits: Bits, undo: ExitStack) -> None:
     for name, module in list(model.named_modules()):
-        if type(module) is nn.Dropout and module.p > 0:
+        if type(module) is nn.Dropout and module.p > 0 and is_bare(module):
             quick = dropout.FastDropout(module.p, bits).train(module.training)
             _swap(model, name, module, quick, undo)
 
@@ -184,8 +185,5 @@ def _adapter(model: nn.Module, name: str) -> LowRank | None:
 
 def _is_frozen_linear(module: Any) -> bool:
     is_linear = type(module) is nn.Linear or is_conv1d(module) or isinstance(module, Int8Linear)
-    return is_linear and not (
-        any(p.requires_grad for p in module.parameters())
-        or module._forward_pre_hooks
-        or module._forward_hooks
-    )
+    learns = any(p.requires_grad for p in module.parameters())
+    return is_linear and not learns and is_bare(module)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from peftlab.engine import sentences
-from peftlab.engine.bits import Bits
+from peftlab.engine.bits import Bits, Counter
 from peftlab.engine.packing import ASKED, Laid
 from peftlab.engine.sentences import How
 from peftlab.models import quiet
@@ -168,13 +168,17 @@ def _register() -> None:
 
 
 def _additive_mask(*args: Any, dtype: torch.dtype = torch.float32, **kwargs: Any) -> Tensor | None:
-    """As sdpa's mask, None where no token is padding; else 0 or the lowest number."""
+    """As sdpa's mask, None where no token is padding; else 0 or the lowest number.
+
+    The lowest in bf16 too, which scores are in under autocast: -inf for all of a row's keys, as
+    padding beyond ModernBERT's window has them, is NaN.
+    """
     from transformers.masking_utils import sdpa_mask
 
     keep = sdpa_mask(*args, **kwargs)
     if keep is None:
         return None
-    lowest = torch.finfo(dtype).min
+    lowest = max(torch.finfo(dtype).min, torch.finfo(torch.bfloat16).min)
     return torch.zeros(keep.shape, dtype=dtype).masked_fill_(~keep, lowest)
 
 
@@ -203,10 +207,13 @@ def attend(
     if bits is None or learned or query.shape[1] != key.shape[1]:
         return _by_sdpa(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if getattr(module, LAID).packing is not None:
+    # rotated in fp32, some models' stay there under autocast
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    laid: Laid = getattr(module, LAID)
+    if laid.packing is not None:
         return attend_packed(module, query, key, value, None, dropout, scaling), None
     length = query.shape[2]
-    asked = min(length, getattr(module, ASKED, length))
+    asked = length if laid.whole else min(length, getattr(module, ASKED, length))
     drop = None
     if dropout > 0:
         drop = bits.mask(torch.Size((*query.shape[:2], asked, key.shape[2])), dropout, query.dtype)
@@ -232,6 +239,7 @@ def attend_packed(
     bits: Bits = getattr(module, BITS)
     packing = getattr(module, LAID).packing
     asked = min(packing.length, getattr(module, ASKED, packing.length))
-    how = How(packing, query.shape[1], scaling, asked, dropout, bits.counter())
+    counter = bits.counter() if dropout else Counter(0, 0)  # else nothing is drawn
+    how = How(packing, query.shape[1], scaling, asked, dropout, counter)
     exact = None if positions is None else positions[0].float()
     return sentences.attention(query, key, value, exact, how)

@@ -115,6 +115,8 @@ class Bits:
         last = round(p * 2**16) - 2**15 - 1  # lanes up to this one drop
         if last < -(2**15):
             return torch.ones(shape, dtype=dtype)
+        if last == 2**15 - 1:
+            return torch.zeros(shape, dtype=dtype)
         if dtype == torch.bfloat16:
             return _bfloat16(lanes, last, scale(p))
         return (lanes > last).to(dtype).mul_(scale(p))

@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from peftlab.layers.int8 import Int8Linear
-from peftlab.layers.linear import BaseLinear, base_dtype, features, is_conv1d, weight_of
+from peftlab.layers.linear import BaseLinear, as_own, base_dtype, features, is_conv1d, weight_of
 from peftlab.layers.lora import LowRank, Pair
 
 
@@ -189,8 +189,7 @@ class _Updated(torch.autograd.Function):
         # what no A learns from is not kept: LoRA-FA's are constants
         kept = rows if any(ctx.needs_input_grad[6::2]) else None
         ctx.save_for_backward(kept, inner, a, bt)
-        parts: tuple[Tensor, ...] = y.split(sizes, dim=-1)
-        return parts
+        return parts_of(y, sizes)
 
     @staticmethod
     @once_differentiable
@@ -214,6 +213,14 @@ class _Updated(torch.autograd.Function):
         return (g_x, None, None, None, None, None, *g_pairs)
 
 
+def parts_of(y: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
+    """`y` cut along its last dimension: no copies, and no views to autograd (`as_own`)."""
+    if len(sizes) == 1:
+        return (as_own(y),)
+    parts: tuple[Tensor, ...] = tuple(torch.unsafe_split_with_sizes(y, list(sizes), -1))
+    return parts
+
+
 def _slices(sizes: Sequence[int]) -> list[slice]:
     """Where parts of these sizes lie, one behind the other."""
     return [
@@ -230,7 +237,7 @@ class _Product(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.weight = weight
         y = weight.product(x, bias)
-        return y.split(sizes, dim=-1) if len(sizes) > 1 else (y,)
+        return parts_of(y, sizes)
 
     @staticmethod
     @once_differentiable

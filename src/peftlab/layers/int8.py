@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from peftlab.layers.cpuinfo import processor_words
-from peftlab.layers.linear import QuantisedLinear
+from peftlab.layers.linear import QuantisedLinear, as_own
 from peftlab.layers.rows import rows_to_codes, scale_rows, sums_to_rows
 
 
@@ -152,7 +152,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: Int8Linear, bias: Tensor | None) -> Tensor:
         ctx.layer = layer
-        return layer.outputs(x, bias)
+        return as_own(layer.outputs(x, bias))
 
     @staticmethod
     @once_differentiable

@@ -23,6 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from peftlab.errors import RequestError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel as PreTrainedModel
 else:
@@ -174,6 +176,16 @@ def product(layer: Linear, x: Tensor) -> Tensor:
     return F.linear(x, weight_of(layer))
 
 
+def as_own(y: Tensor) -> Tensor:
+    """`y` as a tensor of its own to autograd, not a view; no copy.
+
+    What a custom Function gives as a view can't be changed in place, as some models do (Longformer,
+    Falcon).
+    """
+    own: Tensor = torch.ops.aten._unsafe_view(y, y.shape)
+    return own
+
+
 def linear_like(base: Linear, weight: Tensor, bias: Tensor | None) -> Linear:
     """A frozen layer of `base`'s kind, dtype and device with this weight (out, in) and bias (out,).
 
@@ -292,12 +304,16 @@ def replace_linears(
 
     Raises:
         TypeError: if a name is not that of a linear layer.
+        RequestError: if one can't be adapted so; it is named.
     """
     made: dict[str, Adapter] = {}  # all of them first: a refusal leaves the model as it was
     for name in names:
         layer = model.get_submodule(name)
         if not is_linear(layer):
             raise TypeError(f"{name} is a {type(layer).__name__}; adapters go on linear layers")
-        made[name] = make(layer).train(layer.training)
+        try:
+            made[name] = make(layer).train(layer.training)
+        except RequestError as error:
+            raise RequestError(f"{error} ({name})") from None
     for name, adapter in made.items():
         model.set_submodule(name, adapter)

@@ -23,6 +23,7 @@ from peftlab.layers.linear import (
     Linear,
     WeightAdapter,
     adapter_dtype,
+    as_own,
     device_of,
     features,
 )
@@ -55,7 +56,7 @@ class _AddLowRank(torch.autograd.Function):
         out = torch.addmm(onto.reshape(-1, onto.shape[-1]), inner, bt, alpha=scaling)
         ctx.scaling, ctx.dtype = scaling, lora_A.dtype
         ctx.save_for_backward(rows if ctx.needs_input_grad[2] else None, inner, a, bt)
-        return out.view(onto.shape)
+        return as_own(out.view(onto.shape))
 
     @staticmethod
     @once_differentiable

@@ -160,6 +160,8 @@ def weight_precision(module: nn.Module) -> str:
 def keep_in_fp32(module: nn.Module, inside: bool = False) -> None:
     """Keep `module` in fp32, and let it compute in fp32: on a base in bf16, and under autocast.
 
+    Where that was done before nothing more happens.
+
     Args:
         module: of any kind.
         inside: whether the base goes on behind it: then its outputs are cast to what its inputs
@@ -170,7 +172,8 @@ def keep_in_fp32(module: nn.Module, inside: bool = False) -> None:
     if inside:  # before the others, which cast the inputs
         module.register_forward_pre_hook(back.enter, with_kwargs=True)
     for layer in module.modules():
-        if any(True for _ in layer.parameters(recurse=False)):
+        known = any(isinstance(_owner(hook), _Exact) for hook in _hooks(layer))
+        if not known and any(True for _ in layer.parameters(recurse=False)):
             exact = _Exact()
             layer.register_forward_pre_hook(exact.enter)
             layer.register_forward_hook(exact.leave, always_call=True)
@@ -188,12 +191,16 @@ def outputs_of(norm: nn.Module, given: torch.dtype) -> torch.dtype | None:
 
     None where somebody has hooks on it, other than `keep_in_fp32`, or another `forward`.
     """
-    owners = [getattr(hook, "__self__", None) for hook in _hooks(norm)]
+    owners = [_owner(hook) for hook in _hooks(norm)]
     known = all(isinstance(owner, _Exact | _Back) for owner in owners)
     if "forward" in vars(norm) or not known:
         return None
     is_cast_back = any(isinstance(owner, _Back) for owner in owners)
     return norm.get_parameter("weight").dtype if owners and not is_cast_back else given
+
+
+def _owner(hook: Any) -> object:
+    return getattr(hook, "__self__", None)
 
 
 def _hooks(module: nn.Module) -> Iterator[Any]:
