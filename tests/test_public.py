@@ -154,3 +154,17 @@ def test_a_users_file_is_compared_on_in_python(
     ):
         with pytest.raises(peftlab.RequestError, match=message):
             peftlab.compare(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem"),
+    [
+        ([0], "2 texts have 1 labels"),
+        ([0, -100], "train has the label -100; labels of classes are indices from 0 to 1"),
+        ([0, 2], "train has the label 2"),
+        ([0.0, float("nan")], "a label is NaN or infinite"),
+    ],
+)
+def test_a_task_of_one_s_own_is_checked(labels: list[Any], problem: str) -> None:
+    with pytest.raises(peftlab.RequestError, match=problem):
+        Task("t", "classes", ("accuracy",), Examples([("a",), ("b",)], labels), DEV, ("x", "y"))

@@ -13,7 +13,7 @@ import peftlab
 from peftlab.api.export import _row
 from peftlab.bench import run as room
 from peftlab.bench.grid import Grid, load_tasks, resolve
-from peftlab.bench.resume import done_cells
+from peftlab.bench.resume import _judged, done_cells
 from peftlab.bench.retention import best_seed
 from peftlab.bench.run import Silent, run_grid
 from peftlab.bench.suite import make_suite
@@ -128,6 +128,27 @@ def test_another_metric_is_no_other_cell_and_trains_nothing(
     assert (first.task.main_metric, again.task.main_metric) == ("rmse", "pearson")
     assert Store(out).read(first.cell) == again
     assert run_grid(grid(tiny_model, veries(), metric="rmse"), out, Silent()) == [first]  # and back
+
+
+def test_whether_a_run_collapsed_is_judged_anew_by_another_metric(
+    stored: tuple[Path, Record],
+) -> None:
+    """By its baseline's: a rare class that is found costs accuracy, and is no collapse."""
+    out, record = stored
+    never = "never predicts 'ham'"
+    collapsed = "collapsed: no better than always answering 'ham'"
+    part = record.task.model_dump(mode="json")
+    rmse, pearson = (record.score or {})["rmse"], (record.score or {})["pearson"]
+    better = part | {"baselines": {"mean": {"rmse": rmse / 2, "pearson": pearson - 1}}}
+    rewrite(stored, task=better, warnings=[never, collapsed])
+    store = Store(out)
+    one = store.read(record.cell)
+    assert one is not None
+    by_pearson = _judged(store, one, "pearson")
+    assert by_pearson is not None and by_pearson.warnings == [never]
+    back = _judged(store, by_pearson, "rmse")
+    assert back is not None
+    assert back.warnings == [never, "collapsed: no better than always answering train's mean"]
 
 
 def test_a_record_without_the_metric_is_not_done(

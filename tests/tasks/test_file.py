@@ -497,3 +497,45 @@ def test_the_rows_keep_the_order_of_the_file(tmp_path):
 def test_the_fifth_is_the_same_on_every_machine():
     texts = [(f"text {i}",) for i in range(10)]
     assert split.by_class(texts, [0, 1] * 5, "ab") == {("text 1",), ("text 6",)}
+
+
+def test_texts_of_dev_that_train_has_too_are_counted(tmp_path):
+    rows = reviews(20)
+    held = [
+        {"text": " Text  3 ", "label": "neg"},
+        {"text": "text 4", "label": "pos"},
+        {"text": "another", "label": "pos"},
+    ]
+    path, dev = write(tmp_path / "a.csv", rows), write(tmp_path / "b.csv", held)
+    (note,) = load(path, dev=dev).notes
+    assert note.startswith("2 of 3 texts of dev are in train too")
+    assert load(path).notes == ()
+    pairs = [
+        {"text": f"a {i}", "other": f"b {i}", "label": "pos" if i % 2 else "neg"} for i in range(9)
+    ]
+    turned = [{"text": "b 3", "other": "a 3", "label": "pos"}]
+    path, dev = write(tmp_path / "c.csv", pairs), write(tmp_path / "d.csv", turned)
+    (note,) = load(path, dev=dev, text=["text", "other"]).notes
+    assert note.startswith("1 of 1 texts")
+
+
+def test_numbers_with_decimal_commas_are_no_classes(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text;label\n" + "".join(f"text {i};{i % 7},5\n" for i in range(40)))
+    for kind in ("auto", "regression"):
+        assert "line 2: the label '0,5' has a decimal comma" in refused(path, kind=kind)
+    assert load(path, kind="classes").labels == tuple(f"{i},5" for i in range(7))
+
+
+def test_codes_keep_their_zeros(tmp_path):
+    rows = reviews(40, ("007", "7", "10", "08"))
+    assert load(write(tmp_path / "a.csv", rows)).labels == ("007", "08", "10", "7")
+    numbers = load(write(tmp_path / "b.csv", rows), kind="regression")
+    assert numbers.kind == "regression" and 8.0 in numbers.train.labels
+
+
+def test_a_label_that_names_no_class_is_named_with_its_line(tmp_path):
+    rows = [*reviews(20, (1, 2)), {"text": "x", "label": "nan"}]
+    assert "line 22: the label 'nan' names no class" in refused(
+        write(tmp_path / "a.csv", rows), kind="classes"
+    )

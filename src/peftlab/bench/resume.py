@@ -1,7 +1,8 @@
 """Cells that are done already, judged by the metric that is asked for now.
 
 A metric is no part of a cell's identity: training is the same whatever judges it. A record whose
-main metric is another takes the one asked for, and its best epoch from its curve.
+main metric is another takes the one asked for, its best epoch from its curve, and whether it
+collapsed by the constant baseline's score.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 from peftlab.bench.cell import Cell
 from peftlab.records.record import Best, Record
-from peftlab.records.rows import merit
+from peftlab.records.rows import COLLAPSED, CONSTANT, merit
 from peftlab.records.store import Store
 from peftlab.training import Diverged
 
@@ -57,8 +58,21 @@ def _judged(store: Store, record: Record, metric: str) -> Record | None:
         update={
             "task": record.task.model_copy(update={"main_metric": metric}),
             "best": Best(epoch=best + 1, score=epochs[best]),
+            "warnings": _warnings(record, metric),
         }
     )
+
+
+def _warnings(record: Record, metric: str) -> list[str]:
+    """The record's, of which that of a collapse depends on the metric."""
+    told = [warning for warning in record.warnings if not warning.startswith(COLLAPSED)]
+    reached = (record.score or {})[metric]
+    for name, found in record.task.baselines.items():
+        constant = found.get(metric) if name in CONSTANT else None
+        if constant is not None and merit(metric, reached) <= merit(metric, constant):
+            what = "train's mean" if name == "mean" else "train's commonest class"
+            told.append(f"{COLLAPSED}: no better than always answering {what}")
+    return told
 
 
 def _epochs(store: Store, record: Record) -> list[dict[str, float]]:

@@ -10,16 +10,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
 from peftlab.errors import Explained, unknown
-from peftlab.tasks.metrics import ALLOWED, RECORDED, score
+from peftlab.tasks.metrics import ALLOWED, score
 
 Kind = Literal["classes", "regression"]
 
@@ -33,6 +34,14 @@ class Examples(metaclass=Explained):
 
     texts: list[tuple[str, ...]]
     labels: list[int] | list[float]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.texts) != len(self.labels):
+            raise ValueError(f"{len(self.texts)} texts have {len(self.labels)} labels")
+        if not all(map(math.isfinite, self.labels)):
+            raise ValueError("a label is NaN or infinite")
+        return self
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -68,14 +77,26 @@ class Task(metaclass=Explained):
     notes: tuple[str, ...] = ()
     licence: str | None = None
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        n = len(self.labels)
+        for name, split in (("train", self.train), ("dev", self.dev)):
+            wrong = [x for x in split.labels if self.kind == "classes" and x not in range(n)]
+            if wrong:
+                raise ValueError(
+                    f"{name} has the label {wrong[0]}; labels of classes are indices from 0 to "
+                    f"{n - 1}, into the task's {n} labels"
+                )
+        return self
+
     @property
     def main_metric(self) -> str:
         return self.metrics[0]
 
     @property
     def every_metric(self) -> tuple[str, ...]:
-        """What a run is scored by: the task's own metrics, then those of all tasks of its kind."""
-        return tuple(dict.fromkeys((*self.metrics, *RECORDED[self.kind])))
+        """What a run is scored by: the task's own metrics, then all others of its kind."""
+        return tuple(dict.fromkeys((*self.metrics, *ALLOWED[self.kind])))
 
     def judged_by(self, metric: str) -> Task:
         """The task with `metric` as its main one.

@@ -66,6 +66,16 @@ def divided(
     return _subset(data, train), _subset(data, dev)
 
 
+def n_in_both(train: Examples, dev: Examples) -> int:
+    """How many texts of dev are in train, but for case, blanks and the order of a pair."""
+    known = {_loose(text) for text in train.texts}
+    return sum(_loose(text) in known for text in dev.texts)
+
+
+def _loose(text: Texts) -> Texts:
+    return tuple(sorted(" ".join(part.casefold().split()) for part in text))
+
+
 def _subset(data: Examples, indices: list[int]) -> Examples:
     labels: Any = [data.labels[i] for i in indices]
     return Examples([data.texts[i] for i in indices], labels)

@@ -3,8 +3,9 @@
 Text, true/false and whole numbers of at most `MAX_CLASSES` different values are classes; other
 numbers are a regression; `kind` overrides. 1.0 is whole: so pandas writes integers with a gap.
 Classes are named and ordered by their value: numbers by size, text by its characters. In CSV and
-TSV, where all is text, a column is of numbers if every cell is one. CSV is quoted (RFC 4180); TSV
-is not: a `"` is a character there.
+TSV, where all is text, a column is of numbers if every cell is one, and of codes, which are text,
+if one begins with a 0 that says nothing: 007. CSV is quoted (RFC 4180); TSV is not: a `"` is a
+character there.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ MAX_DIGITS = 4000  # Python converts no more than 4,300 to a whole number
 Type = Literal["bool", "int", "float", "str"]
 
 _INT = re.compile(r"[+-]?\d+", re.ASCII)
+_CODE = re.compile(r"0\d+", re.ASCII)
+_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 _FLOAT = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|inf(inity)?)", re.ASCII | re.I)
 
 
@@ -78,7 +81,7 @@ def task_of(
 
     `stem` is what it is named after; `otherwise` ends the error if no fifth can be kept apart.
     """
-    type_ = _label_type(table)
+    type_ = "str" if _has_codes(table, kind) else _label_type(table)
     chosen = _kind(table, type_, kind)
     names = _names(table, type_) if chosen == "classes" else ()
     train = _examples(table, type_, names)
@@ -102,7 +105,10 @@ def task_of(
         labels=names,
         source=source,
         columns=tuple(text),
-        notes=_notes(table, label, names, type_) if kind == "auto" else (),
+        notes=(
+            *(_notes(table, label, names, type_) if kind == "auto" else ()),
+            *_in_both(train, judged),
+        ),
         licence=licence,
     )
 
@@ -119,6 +125,17 @@ def _notes(table: rows.Table, label: str, names: tuple[str, ...], type_: Type) -
     return (f"{label} holds {span}, taken as {taken}",)
 
 
+def _in_both(train: Examples, dev: Examples) -> tuple[str, ...]:
+    """That dev has texts of train, if it does: its scores are then too good."""
+    n = split.n_in_both(train, dev)
+    if not n:
+        return ()
+    return (
+        f"{n:,} of {len(dev):,} texts of dev are in train too, but for case, blanks and the order "
+        "of a pair: scores are too good by what that teaches",
+    )
+
+
 def columns_of(text: Sequence[str], label: str) -> list[str]:
     """The columns to read, the label last; RequestError for too many, or one named twice."""
     columns = [*text, label]
@@ -127,6 +144,13 @@ def columns_of(text: Sequence[str], label: str) -> list[str]:
     if len(set(columns)) < len(columns):
         raise RequestError(f"the text and label columns must differ, got {', '.join(columns)}.")
     return columns
+
+
+def _has_codes(table: rows.Table, asked: str) -> bool:
+    """Whether a label of a file without types is a number that one would not write so."""
+    if table.typed or asked == "regression":
+        return False
+    return any(_CODE.fullmatch(str(row.cells[-1]).strip()) for row in table.rows)
 
 
 def _label_type(table: rows.Table) -> Type:
@@ -202,6 +226,12 @@ def _kind(table: rows.Table, type_: Type, asked: Literal["auto", "classes", "reg
 
 def _refuse_number_gone_wrong(table: rows.Table, asked: str) -> None:
     """A column of numbers with one cell that is none would else be taken for text."""
+    cells = [str(row.cells[-1]).strip() for row in table.rows]
+    if 2 * sum(_COMMA.fullmatch(cell) is not None for cell in cells) > len(cells):
+        problem = f"the label {cells[0]!r} has a decimal comma"
+        raise table.error(
+            table.rows[0], f"{problem}. Write a point, as in 3.5, or say --kind classes."
+        )
     other = [row for row in table.rows if _number(row.cells[-1]) is None]
     fractions = sum(_looks_like(str(row.cells[-1]).strip()) == "float" for row in table.rows)
     if other and (asked == "regression" or 2 * fractions > len(table.rows)):
@@ -211,7 +241,12 @@ def _refuse_number_gone_wrong(table: rows.Table, asked: str) -> None:
 
 def _names(table: rows.Table, type_: Type) -> tuple[str, ...]:
     """The classes' names in the order of their indices."""
-    found = {str(_name(row.cells[-1], type_)): row for row in table.rows}
+    found: dict[str, rows.Row] = {}
+    for row in table.rows:
+        name = _name(row.cells[-1], type_)
+        if name is None:
+            raise table.error(row, f"the label {_shown(row.cells[-1])} names no class.")
+        found[name] = row
     if type_ == "float" and len(found) > MAX_CLASSES:
         raise RequestError(
             f"{table.name}: {len(found)} different numbers, some not whole, can't be classes "
