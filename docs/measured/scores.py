@@ -104,7 +104,7 @@ def _task_row(task: str, row: str) -> list[str]:
 def _rate(task: str, row: str) -> str:
     """The learning rate that the row's trials found."""
     trials = read_trials(RESULTS / "fair" / task / "tuning")
-    return rate_found(one for one in trials if one.label == row)
+    return rate_found([one for one in trials if one.label == row])
 
 
 def _originals(row: str, task: str) -> str:

@@ -10,7 +10,7 @@ from peftlab.records.own import Own
 from peftlab.records.pairs import Verdict
 from peftlab.records.record import Record
 from peftlab.records.rows import collapsed, sample_sd
-from peftlab.records.trials import Trial
+from peftlab.records.trials import Trial, at_end
 
 
 def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
@@ -58,11 +58,11 @@ def interval(pair: Verdict | None) -> str:
     return f"{difference} [{number(pair.low, signed=True)}, {number(pair.high, signed=True)}]"
 
 
-def rate_found(trials: Iterable[Trial]) -> str:
-    """The learning rate of the trial that was chosen, with a mark where its range ends."""
+def rate_found(trials: Sequence[Trial]) -> str:
+    """The rate of the row's trial that was chosen; marked where none beyond it was tried."""
     for trial in trials:
         if trial.chosen:
-            return f"{trial.values['lr']:.2g}{'†' * ('lr' in trial.at_border)}"
+            return f"{trial.values['lr']:.2g}{'†' * ('lr' in at_end(trial, trials))}"
     return "default"  # every trial failed
 
 

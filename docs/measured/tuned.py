@@ -35,7 +35,7 @@ def tuned_table() -> str:
             for task in tasks
         ]
         + [
-            rate_found(one for one in trials if (one.task, one.label) == (task, row))
+            rate_found([one for one in trials if (one.task, one.label) == (task, row)])
             for task in tasks
         ]
         for row in dict.fromkeys(row for _, row in own)

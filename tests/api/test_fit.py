@@ -67,7 +67,8 @@ def test_every_method_races_at_its_default_first_and_the_best_go_on(
     rates = [abs(cell.training.lr - 3e-3) for cell in made]
     assert abs(best.record.training["lr"] - 3e-3) == min(rates)
     assert len(contest.best_rows(2)) == 2
-    assert contest.best_rows(1)[0].part.tuned["space"][0] == "lr"
+    part = contest.best_rows(1)[0].part
+    assert (part.rate_from, part.tuned["trials"], part.tuned["space"][0]) == ("tuned", 3, "lr")
 
 
 def test_what_was_done_when_the_time_is_over_is_what_there_is(
@@ -84,6 +85,26 @@ def test_what_was_done_when_the_time_is_over_is_what_there_is(
         contest.run(FakeSession(Store(tmp_path), {}, Late()))  # type: ignore[arg-type]
     assert len(contest.ran) == 2
     assert len(contest.best_rows(3)) == 2
+    assert {(row.part.rate_from, len(row.part.tuned)) for row in contest.best_rows(3)} == {
+        ("default", 0)
+    }
+
+
+def test_a_run_that_failed_takes_no_seed_from_the_others(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task
+) -> None:
+    asked = grid(tiny_model, tiny_task)
+    cells = resolve(asked.suite.model_copy(update={"seeds": [0, 1, 2]})).cells
+    session = FakeSession(Store(tmp_path), {}, Silent())
+    records = [session.run(cell, keep_adapter=False) for cell in cells]
+    broken = {"status": "failed", "score": None}
+    records = [
+        one.model_copy(update=broken) if one.method.name == "head" and one.seed else one
+        for one in records
+    ]
+    assert fitting._alike(records) == records
+    late = [one for one in records if (one.method.name, one.seed) != ("lora", 2)]
+    assert {one.seed for one in fitting._alike(late)} == {0, 1}
 
 
 def test_a_training_ends_at_its_next_step_when_its_time_is_over() -> None:

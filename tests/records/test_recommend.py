@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 
 from peftlab.errors import RequestError
+from peftlab.records.costs import costs_of
 from peftlab.records.pairs import against, verdicts
 from peftlab.records.recommend import AgainstBest, recommend
 from peftlab.records.table import columns
@@ -130,6 +132,40 @@ def test_costs_are_of_the_conditions_of_most_runs_alone(folder, cost) -> None:
     assert one.row == "lora" and (one.cost.memory_mib, one.cost.cell_s) == (500, 120)
 
 
+def test_how_long_one_thread_spins_is_no_condition(folder, cost) -> None:
+    """It waits for no other; of two threads it is one, and a row without the usual has its own."""
+    fill(folder, cost, {"lora": ROWS["lora"], "head": ROWS["head"]}, seeds=2)
+    busy = folder.records[-1].environment.model_copy(update={"spin_count": "5000"})
+    for seed in (0, 1, 2):
+        alone = busy.model_copy(update={"threads": 1}).model_dump()
+        folder.add("full", seed, 40, environment=alone, **cost(1_000_000, 900, 200 + 60 * seed))
+    assert take(folder, prefer="score").cost.cell_s == 260
+    two = busy.model_copy(update={"threads": 2}).model_dump()
+    folder.add("bitfit", 0, 42, environment=two, **cost(20_000, 400, 100))
+    assert costs_of(columns(folder.records, [folder.path]))["bitfit"].memory_mib == 400
+
+
+def test_short_rounds_under_other_conditions_leave_a_cell_its_minutes(folder, cost) -> None:
+    fill(folder, cost, {"lora": ROWS["lora"]}, seeds=3)
+    (one,) = columns(folder.records, [folder.path]).values()
+    elsewhere = folder.records[0].environment.model_copy(update={"processor": "y"})
+    short = [
+        folder.records[0].model_copy(update={"cell": f"round {n}", "environment": elsewhere})
+        for n in range(5)
+    ]
+    runs = dataclasses.replace(one["lora"], rounds=tuple(short))
+    (found,) = costs_of({("cola", "accuracy", "x"): {"lora": runs}}).values()
+    assert (found.cell_s, found.memory_mib, found.round_s) == (120, 500, 0.01)
+
+
+def test_minutes_are_of_the_task_that_takes_longest(folder, cost) -> None:
+    fill(folder, cost, {"lora": (42, 10_000, 500, 120)})
+    fill(folder, cost, {"lora": (42, 10_000, 500, 1200)}, task="rte", seeds=3)
+    assert take(folder).cost.cell_s == 1200
+    with pytest.raises(RequestError, match="'lora' with 20 minutes"):
+        take(folder, minutes=15)
+
+
 def test_limits_that_nothing_meets_name_the_nearest(folder, cost) -> None:
     fill(folder, cost)
     with pytest.raises(RequestError, match=r"100 MiB and 1\.5 minutes.*'head' with 200 MiB and 1 "):
@@ -186,6 +222,29 @@ def test_one_lucky_run_does_not_beat_a_row_that_ran_to_its_end(folder, cost) -> 
     ]
     assert "of the rows with the most done runs (lora, .9" in told(folder)
     assert ", has 1 of 5)" in told(folder)
+
+
+def test_three_seeds_are_enough_to_be_taken_beside_five(folder, cost) -> None:
+    fill(folder, cost, {"head": ROWS["head"]})
+    fill(folder, cost, {"lora": ROWS["lora"]}, seeds=3)
+    assert take(folder).row == "lora"
+
+
+def test_a_row_that_shares_no_seed_with_the_best_is_behind_by_its_mean(folder, cost) -> None:
+    for seed in range(3):
+        folder.add("lora", seed, 40, **cost(*ROWS["lora"][1:]))
+        folder.add("head", seed + 3, 160, **cost(*ROWS["head"][1:]))
+    assert take(folder).row == "lora"
+    (pair,) = compare_rows(folder.records, [folder.path]).pairs
+    assert pair.verdict == "unclear: no seed in common" and pair.difference > 0.2
+
+
+def test_few_seeds_are_not_in_what_a_row_may_be_worse_by(folder, cost) -> None:
+    rows = {"full": (20, 1_000_000, 900, 200), "lora": (22, 10_000, 500, 120)}
+    fill(folder, cost, rows, seeds=2)
+    assert " at most, other seeds aside)" in told(folder)
+    fill(folder, cost, rows)
+    assert "aside" not in told(folder)
 
 
 def test_a_row_with_failed_runs_is_taken_only_where_all_have_some(folder, cost) -> None:

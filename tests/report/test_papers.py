@@ -51,7 +51,7 @@ def test_latex_has_marks_a_line_a_row_and_says_what_it_holds(rows):
     assert r"$\mathbf{0.867} \pm 0.009$" in best
     (other,) = (line for line in body if line.startswith("full &"))
     assert r"$0.8504^{?} \pm 0.0006$" in other
-    assert "% Dev, last epoch, mean ± sample sd over 2 seeds." in text
+    assert "% Dev, last epoch, mean ± sample sd over 2 seeds, where no other n is given." in text
 
 
 def test_markdown_is_a_table(rows):
@@ -76,6 +76,22 @@ def test_one_seed_has_no_sd_and_a_failed_row_no_score(record):
 
 
 WILD = r"a_b & 50% \input{x} | <b> ~ ^ # $ {" + "\n=1"
+
+
+def test_what_a_score_hides_stands_beside_it(record):
+    flat = {"warnings": ["collapsed: no better than always answering 'yes'"]}
+    lora = [record("lora", seed=seed, score=0.8) for seed in range(3)]
+    lora[0] = lora[0].model_copy(update=flat)
+    full = [record("full", seed=seed, score=0.9) for seed in range(2)]
+    full += [record("full", seed=2, status="failed")]
+    full[2] = full[2].model_copy(update={"score": None, "best": None})
+    head = [record("head", seed=0, score=0.5)]
+    lines = made("markdown", [*lora, *full, *head]).splitlines()
+    told = {line.split(" | ")[0].strip("| "): line.split(" | ")[1] for line in lines[2:5]}
+    assert told["lora"].endswith("(1 of 3 collapsed)")
+    assert told["full"].endswith("(1 of 3 failed)")
+    assert told["head"].endswith("(n = 1)")
+    assert "(1 of 3 collapsed)" in made("latex", [*lora, *full, *head])
 
 
 def test_names_from_outside_are_text(record):

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import altair as alt
 
-from peftlab.records.trials import Trial, read_trials, write_trials
+from peftlab.records.trials import Trial, at_end, read_trials, write_trials
 from peftlab.report import table, text
 from peftlab.report.figures import figures
 from peftlab.report.page import build
-from peftlab.report.rates import BORDER, told_trials
+from peftlab.report.rates import END, told_trials
 
 
 def trial(label="lora", number=0, epochs=1, lr=1e-3, score=0.5, **more):
@@ -69,15 +69,23 @@ def test_rows_that_differ_in_the_rate_alone_are_one_curve(record):
     assert "rate" not in drawn(records[:2])
 
 
+def test_a_rate_is_at_the_end_where_no_trial_lay_beyond_it():
+    """Although its range goes on; one that was tried on both sides is not."""
+    tried = [trial(number=n, lr=rate, score=0.5) for n, rate in enumerate((1e-4, 1e-3, 1e-2))]
+    for rate, found in ((1e-4, ["lr"]), (1e-3, []), (1e-2, ["lr"])):
+        chosen = trial(number=3, lr=rate, score=0.6, epochs=3, chosen=True)
+        assert at_end(chosen, [*tried, chosen, trial("full", lr=1e-5, score=0.1)]) == found
+
+
 def test_every_trial_is_a_point_and_what_was_taken_is_marked(record):
     figure = drawn([record("lora"), record("full")], TRIALS)["tuning"]
     shown = rows(figure)
     assert len(shown) == 5  # not the one that failed
     marks = {(row[0], float(row[1]), int(row[3])): row[4] for row in shown}
-    assert marks[("lora", 3e-3, 3)] == BORDER
+    assert marks[("lora", 3e-3, 3)] == END
     assert marks[("full", 2e-5, 1)] == "taken"
     assert marks[("lora", 3e-3, 1)] == ""
-    assert "too narrow: lora" in figure.caption
+    assert "Nothing was tried beyond the rate taken of lora." in figure.caption
 
 
 def test_the_best_so_far_never_falls_and_of_an_error_never_rises(record):

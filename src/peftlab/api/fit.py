@@ -298,11 +298,11 @@ class _Fitting:
     def written(self, to: Path) -> Fitted:
         """Check the adapter to take, and write it."""
         if self.records:
-            compared = _alike(self.records)
+            compared = _alike([*self.records, *self.failed])
             self._show_only(compared)
             chosen = compare_rows(compared, [self.out]).recommendation
-            assert chosen is not None  # every record here has a score
-            row = [record for record in compared if record.method.label == chosen.row]
+            assert chosen is not None  # a record here has a score
+            row = [one for one in compared if one.method.label == chosen.row and one.score]
             return self._write(to, self.store, row, self.task, chosen)
         for one in self.contest.ranking:
             if self.trials.adapter(one.record.cell).is_dir():
@@ -330,12 +330,14 @@ class _Fitting:
 
 
 def _alike(records: list[Record]) -> list[Record]:
-    """Those of the seeds that every row has: where the time ended, some have one more than others.
+    """Those of the seeds that every row ran: where the time ended, some have one more than others.
 
-    The row with one more is the one that the race put first, which is no reason to take it.
+    The row with one more is the one that the race put first, which is no reason to take it. A run
+    that failed counts as one: it says something of its row, and nothing of the others' seeds.
     """
     rows: dict[str, set[int]] = {}
     for record in records:
         rows.setdefault(record.method.label, set()).add(record.seed)
     common = set.intersection(*rows.values())
-    return [record for record in records if record.seed in common] or records
+    alike = [record for record in records if record.seed in common]
+    return alike if any(record.score for record in alike) else records

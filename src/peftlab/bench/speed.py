@@ -3,7 +3,7 @@
 Machines are shared, and vary by a third within an hour: what was measured at another time compares
 with nothing. In each round every row trains on the same few batches once, every second round in
 the opposite order, so that a machine that slows down slows all of them. The records lie in
-OUT/speed, and a round that is done is not run again.
+OUT/speed. A round that is done is not run again; one that lacks a row is, as a whole.
 """
 
 from __future__ import annotations
@@ -35,11 +35,16 @@ def measure_speed(grid: Grid, rounds: int, out: Path, progress: Observer) -> Non
     store.prepare()
     size = grid.cells[0].training.batch_size
     tasks = {name: short(task, STEPS * size, DEV_STEPS * size) for name, task in grid.tasks.items()}
-    asked = [cell for number in range(rounds) for cell in _round(grid, tasks, number)]
+    asked = [_round(grid, tasks, number) for number in range(rounds)]
     with locked(out):
         store.clean()
-        done = done_cells(store, asked)
-        missing = [cell for cell in asked if not _is_done(cell, done.get(cell.name))]
+        done = done_cells(store, [cell for cells in asked for cell in cells])
+        broken = [
+            cells
+            for cells in asked
+            if not all(_is_done(cell, done.get(cell.name)) for cell in cells)
+        ]
+        missing = [cell for cells in broken for cell in cells]
         if not missing:
             return
         with progress, Session(store, tasks, progress) as session:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 from peftlab.records.record import Record
 from peftlab.records.rows import known
@@ -16,7 +16,8 @@ ALIKE = 1.1  # mean numbers of parts whose ratio is below this differ by the dra
 class Conditions:
     """What speed and memory depend on beside what was asked.
 
-    `quantiser` is None where a method's runs agree on it, `parts` where a cell's runs do.
+    `spin_count` is None of one thread, which waits for no other; `quantiser` where a method's runs
+    agree on it, `parts` where a cell's runs do.
     """
 
     processor: str
@@ -42,7 +43,7 @@ def conditions(rows: Iterable[Sequence[Record]]) -> dict[str, Conditions]:
                 processor=environment.processor,
                 gpu=environment.gpu,
                 threads=environment.threads,
-                spin_count=environment.spin_count,
+                spin_count=environment.spin_count if environment.threads > 1 else None,
                 torch=environment.packages.get("torch"),
                 kernels=environment.kernels,
                 quantiser=environment.quantiser if len(quantisers) > 1 else None,
@@ -51,9 +52,10 @@ def conditions(rows: Iterable[Sequence[Record]]) -> dict[str, Conditions]:
     return found
 
 
-def ordered(found: Mapping[str, Conditions]) -> tuple[Conditions, ...]:
-    """Every set of conditions once, that of most cells first."""
-    return tuple(one for one, _ in Counter(found.values()).most_common())
+def ordered(found: Mapping[str, Conditions], read: Set[str]) -> tuple[Conditions, ...]:
+    """Every set of conditions once, that of most of the cells in `read` first."""
+    counts = Counter(one for cell, one in found.items() if cell in read)
+    return tuple(dict.fromkeys([*(one for one, _ in counts.most_common()), *found.values()]))
 
 
 def _levels_by_task(row: Iterable[Record]) -> dict[str, float]:

@@ -34,7 +34,7 @@ class Verdict(BaseModel):
     Attributes:
         sha256: of the task's examples.
         seeds: those that the difference is of: both rows have them, with predictions if any.
-        difference: mean over them of a - b; null without a seed in common.
+        difference: mean over them of a - b; without a seed in common that of the two means.
         low: lower end of the 95 % interval, null without predictions. With fewer than three seeds
             it covers the examples alone.
         high: its upper end.
@@ -93,7 +93,7 @@ class Verdict(BaseModel):
         Less than *worse* asks for, which is corrected for all pairs. Without an interval it is the
         difference itself, beyond the margin.
         """
-        if self.verdict == "tie" or self.difference is None:
+        if self.verdict == "tie" or self.difference is None:  # older verdicts lack it
             return False
         if self.low is None or self.high is None:
             return merit(self.metric, self.difference) < -self.margin
@@ -188,7 +188,7 @@ def _verdict(
         a=name,
         b=other_name,
         seeds=common,
-        difference=math.fsum(each) / len(each) if each else None,
+        difference=math.fsum(each) / len(each) if each else one.mean - other.mean,
         low=low,
         high=high,
         p=p,

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from peftlab.errors import RequestError, unknown
 from peftlab.records.costs import Cost, costs_of
+from peftlab.records.crossed import FEWEST
 from peftlab.records.pairs import Verdict, Verdicts, against
 from peftlab.records.rows import TaskKey, collapsed, merit, rate_from_dev
 from peftlab.records.table import Column, Runs, best_row, scale
@@ -106,13 +107,13 @@ def recommend(
 ) -> Recommendation | None:
     """The row to take; None if no row has a score on every task.
 
-    It is one of those within the limits, of these one of those with the most done runs, since one
-    lucky seed must not beat the mean of five, of these one without a failed run if there is such a
-    row, and of these one without a collapsed run, which makes an interval so wide that no row is
-    shown to be better. Of what that leaves, rows that lie behind the best of them on some task are
-    out (`Verdict.is_behind`: a choice for quality, as it is not corrected for their number). If
-    that leaves none, those behind on the fewest tasks stay. Of the rest the one that is first by
-    `prefer`; then by size, then the first in the table.
+    It is one of those within the limits, of these one with three seeds on every task, or as many as
+    any has, since one lucky seed must not beat the mean of five, of these one without a failed run
+    if there is such a row, and of these one without a collapsed run, which makes an interval so
+    wide that no row is shown to be better. Of what that leaves, rows that lie behind the best of
+    them on some task are out (`Verdict.is_behind`: a choice for quality, as it is not corrected for
+    their number). If that leaves none, those behind on the fewest tasks stay. Of the rest the one
+    that is first by `prefer`; then by size, then the first in the table.
 
     Args:
         columns: of `table.columns`.
@@ -250,8 +251,7 @@ def _left_out(
     complete = _complete(columns)
     met = _within({row: costs[row] for row in complete}, memory_mib, minutes) if complete else []
     own = {row: _runs_of(columns, row) for row in met}
-    most = max((_n_done(runs) for runs in own.values()), default=0)
-    whole = [row for row in met if _n_done(own[row]) == most]
+    whole = _with_most_runs(columns, met)
     sound = [row for row in whole if not _n_failed(own[row])] or whole
     steady = [row for row in sound if not _n_collapsed(columns, row)] or sound
     steps: list[tuple[Why, list[str]]] = [
@@ -263,6 +263,20 @@ def _left_out(
         for row in costs
         if row not in steady
     }
+
+
+def _with_most_runs(columns: Mapping[TaskKey, Column], rows: Sequence[str]) -> list[str]:
+    """Those with `FEWEST` seeds on every task, or as many as any has there; or the most in all."""
+    enough = [
+        (column, min(FEWEST, max(len(column[row].by_seed) for row in rows)))
+        for column in columns.values()
+        if rows
+    ]
+    whole = [row for row in rows if all(len(c[row].by_seed) >= n for c, n in enough)]
+    if whole:
+        return whole
+    done = {row: _n_done(_runs_of(columns, row)) for row in rows}
+    return [row for row in rows if done[row] == max(done.values())]
 
 
 Limit = tuple[float, str, Callable[[Cost], float | None]]  # most, unit, what a cell takes of it

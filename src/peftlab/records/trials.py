@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -29,6 +30,20 @@ class Trial(BaseModel):
     cell: str
     chosen: bool = False  # what the row's cells on this task are trained with
     at_border: list[str] = []  # settings found where their range ends, which may be too narrow
+
+
+def at_end(chosen: Trial, trials: Iterable[Trial]) -> list[str]:
+    """The settings of a chosen trial beyond whose values nothing was tried for the row on its task.
+
+    Their ranges end there, or no trial had a higher one, or a lower one: the best may lie beyond.
+    """
+    own = [one.values for one in trials if (one.task, one.label) == (chosen.task, chosen.label)]
+    found = list(chosen.at_border)
+    for name, value in chosen.values.items():
+        tried = [values[name] for values in own]
+        if min(tried) < max(tried) and value in (min(tried), max(tried)):
+            found.append(name)
+    return list(dict.fromkeys(found))
 
 
 _TRIALS = TypeAdapter(list[Trial])

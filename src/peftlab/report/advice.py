@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from peftlab.naming import duration
 from peftlab.records.crossed import FEWEST
 from peftlab.records.recommend import AgainstBest, Ahead, Recommendation
-from peftlab.records.rows import known, merit
+from peftlab.records.rows import CONSTANT, merit
 from peftlab.records.verdicts import Comparison
 from peftlab.report.scores import Table
 from peftlab.report.style import listed
-from peftlab.report.text import CONSTANT, count, number, of_metric, score
+from peftlab.report.text import count, number, of_metric, score
 
 FEW = 3  # tasks that are told one by one
 RATE_FROM_DEV = (
@@ -33,21 +33,33 @@ def advice(comparison: Comparison) -> str:
     return " ".join(line for line in told if line)
 
 
-def unreached(table: Table) -> str:
-    """The baselines that no row reaches, the best one of each task, and what to do; or nothing."""
-    found: dict[str, list[str]] = {}
+def unreached(table: Table, comparison: Comparison) -> str:
+    """The baselines that no row reaches, or the row to take does not; or nothing.
+
+    Of each task the best baseline, by means alone.
+    """
+    taken = comparison.recommendation.row if comparison.recommendation else None
+    none: dict[str, list[str]] = {}
+    not_taken: dict[str, list[str]] = {}
     for index, column in enumerate(table.columns):
-        cells = [row.cells[index] for row in table.rows]
-        means = known(cell.last.mean for cell in cells if cell)
+        means = {
+            row.label: merit(column.metric, mean)
+            for row in table.rows
+            if (cell := row.cells[index]) and (mean := cell.last.mean) is not None
+        }
         scores = {name: value for name, value in column.baselines.items() if value is not None}
         name = max(scores, key=lambda name: merit(column.metric, scores[name]), default=None)
         if not means or name is None:
             continue
-        if merit(column.metric, scores[name]) > max(merit(column.metric, one) for one in means):
-            where = f"on {column.label} " if len(table.columns) > 1 else ""
-            found.setdefault(name, []).append(f"{where}({score(scores[name], column)})")
+        least = merit(column.metric, scores[name])
+        where = f"on {column.label} " if len(table.columns) > 1 else ""
+        if least > max(means.values()):
+            none.setdefault(name, []).append(f"{where}({score(scores[name], column)})")
+        elif taken in means and least > means[taken]:
+            not_taken.setdefault(name, []).append(f"{where}({score(scores[name], column)})")
     return " ".join(
-        f"No row reaches {name} {listed(on)}{_instead(name)}" for name, on in found.items()
+        [f"No row reaches {name} {listed(on)}{_instead(name)}" for name, on in none.items()]
+        + [f"{taken} does not reach {name} {listed(on)}." for name, on in not_taken.items()]
     )
 
 
@@ -151,7 +163,8 @@ def _at_most(one: AgainstBest, task: str = "") -> str:
     if one.worse_at_most is None:
         return ""
     most = of_metric(one.worse_at_most, one.metric)
-    return f" (by {most} at most{f', on {task}' * bool(task)})"
+    few = str(one.verdict).startswith("unclear: ")  # seeds, of which the interval knows nothing
+    return f" (by {most} at most{f', on {task}' * bool(task)}{', other seeds aside' * few})"
 
 
 def _cost(found: Recommendation) -> str:

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from peftlab.naming import slug
-from peftlab.records.rows import known, mean, merit
+from peftlab.records.rows import merit
 from peftlab.report.columns import Column
+from peftlab.report.costs import usual
 from peftlab.report.scores import Cell
 from peftlab.report.style import GREY, SHOWN, Figure, Style, data, faded, heading, listed, spec
 from peftlab.report.text import count, metric, minutes, number, spread
@@ -86,11 +87,11 @@ def front_figure(
 
 def _point(label: str, name: str, cell: Cell, column: Column) -> Iterator[Point]:
     """The method's point in the panel of that name, where it has one."""
-    alike = [cost.peak_mib.mean for cost in cell.costs if cost.under == 0]
-    seconds = mean(known(run.total_s for run in cell.runs if run.under == 0))
+    found = usual(cell.costs)
+    peak, seconds = (found.peak_mib.mean, found.total_s.mean) if found else (None, None)
     costs: dict[str, tuple[float | None, str]] = {
         "trained parameters": (cell.n_trained, count(cell.n_trained)),
-        "peak MiB": (alike[0], number(alike[0])) if alike else (None, ""),
+        "peak MiB": (peak, number(peak)),
         "minutes a cell": (minutes(seconds), number(minutes(seconds))),
     }
     cost, told = costs[name]

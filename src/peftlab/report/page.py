@@ -159,7 +159,7 @@ def page(
         "suite": suite,
         "table": scores,
         "comparison": comparison,
-        "unreached": unreached(scores),
+        "unreached": unreached(scores, comparison),
         "advice": advice(comparison),
         "marks": standing.marks(scores, comparison),
         "forms": [(form, form.text(scores, comparison)) for form in FORMS.values()],

@@ -18,7 +18,18 @@ from peftlab.report import standing
 from peftlab.report.columns import Column
 from peftlab.report.costs import usual
 from peftlab.report.scores import Cell, Row, Table
-from peftlab.report.text import MISSING, metric, minutes, number, printable, span
+from peftlab.report.text import (
+    MISSING,
+    collapses,
+    default_rates,
+    metric,
+    minutes,
+    notes,
+    number,
+    printable,
+    span,
+    tuned,
+)
 
 COST = ("trained", "ex/s", "peak MiB")
 CSV_HEAD = (
@@ -35,11 +46,15 @@ LATEX = {
 
 
 class Score(NamedTuple):
-    """A score as a paper prints it: mean, sd (empty for one seed), and where it stands."""
+    """A score as a paper prints it: mean, sd (empty for one seed), where it stands, what it hides.
+
+    `hides`: other seeds than most have, failed and collapsed runs.
+    """
 
     mean: str
     sd: str
     mark: str
+    hides: str
 
 
 def latex(table: Table, comparison: Comparison) -> str:
@@ -123,7 +138,7 @@ def _rows(table: Table, comparison: Comparison) -> list[tuple[Row, list[Score | 
         (
             row,
             [
-                _score(cell, column, marks.get((row.label, index), ""))
+                _score(cell, column, marks.get((row.label, index), ""), table.n_seeds)
                 for index, (cell, column) in enumerate(zip(row.cells, table.columns, strict=True))
             ],
         )
@@ -131,13 +146,15 @@ def _rows(table: Table, comparison: Comparison) -> list[tuple[Row, list[Score | 
     ]
 
 
-def _score(cell: Cell | None, column: Column, mark: str) -> Score | None:
+def _score(cell: Cell | None, column: Column, mark: str, n_seeds: int | None) -> Score | None:
     if cell is None or cell.last.mean is None:
         return None
     coarse = 10.0 ** (math.floor(math.log10(abs(cell.last.mean) or 1)) - 2)
     if not column.lower_is_better:
         coarse = 0.001
-    return Score(*rounded(cell.last.mean, cell.last.sd, coarse), mark)
+    hides = notes(cell, n_seeds) + collapses(cell)
+    told = f" ({', '.join(hides)})" if hides else ""
+    return Score(*rounded(cell.last.mean, cell.last.sd, coarse), mark, told)
 
 
 def _latex_score(score: Score | None) -> str:
@@ -146,7 +163,7 @@ def _latex_score(score: Score | None) -> str:
     mean = {"*": rf"\mathbf{{{score.mean}}}", "=": rf"\underline{{{score.mean}}}"}
     sd = rf" \pm {score.sd}" if score.sd else ""
     unclear = "^{?}" if score.mark == "?" else ""
-    return f"${mean.get(score.mark, score.mean)}{unclear}{sd}$"
+    return f"${mean.get(score.mark, score.mean)}{unclear}{sd}${_escaped(score.hides)}"
 
 
 def _markdown_score(score: Score | None) -> str:
@@ -155,7 +172,7 @@ def _markdown_score(score: Score | None) -> str:
     sd = f" ± {score.sd}" if score.sd else ""
     mean = f"**{score.mean}**" if score.mark == "*" else score.mean
     mark = f" {score.mark}" if score.mark in ("=", "?") else ""
-    return f"{mean}{sd}{mark}"
+    return f"{mean}{sd}{mark}{score.hides}"
 
 
 def _cost(row: Row) -> list[str]:
@@ -167,7 +184,8 @@ def _cost(row: Row) -> list[str]:
 def _told(table: Table, best: str, tie: str) -> list[str]:
     """What the numbers are, a line each."""
     n = table.n_seeds
-    spread = "one seed" if n == 1 else f"mean ± sample sd over {n} seeds"
+    spread = f"mean ± sample sd over {n} seeds, where no other n is given"
+    spread = "one seed" if n == 1 else spread
     told = [
         f"Dev, last epoch, {spread}.",
         f"The best mean is {best}, a tie with it {tie}; ?: not shown to be worse.",
@@ -177,6 +195,7 @@ def _told(table: Table, best: str, tie: str) -> list[str]:
         on = table.conditions[0]
         machine = on.gpu or f"{on.processor}, {on.threads} thread{'s' if on.threads != 1 else ''}"
         told.append(f"Speed and memory: {machine}.")
+    told += [line for line in (default_rates(table), *tuned(table)) if line]
     return [printable(line).replace("\n", " ") for line in told]
 
 

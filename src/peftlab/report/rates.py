@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from peftlab.naming import slug
 from peftlab.records.rows import merit
-from peftlab.records.trials import Trial
+from peftlab.records.trials import Trial, at_end
 from peftlab.report.columns import Column
 from peftlab.report.panels import Plot
 from peftlab.report.scores import Cell, Row, Table
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import altair as alt
 
 FEWEST = 3  # rates that make a curve
-BORDER = "where its range ends, which may be too narrow"
+END = "the highest or the lowest that was tried"
 
 
 def rate_figure(column: Column, rows: Sequence[tuple[Row, Cell]], limit: int) -> Figure | None:
@@ -95,14 +95,14 @@ def tuning_figure(
     import altair as alt
 
     shown = [
-        (t.label, t.values["lr"], t.score, t.epochs, _mark(t))
+        (t.label, t.values["lr"], t.score, t.epochs, _mark(t, trials))
         for t in sorted(trials, key=lambda t: (t.label, t.epochs, t.values.get("lr", 0.0)))
         if t.score is not None and "lr" in t.values and t.label in style.colour
     ]
     if not shown:
         return None
     rings = alt.Chart().transform_filter("datum.mark != ''").mark_point(aria=False, size=160)
-    borders = alt.Chart().transform_filter(f"datum.mark == '{BORDER}'")
+    borders = alt.Chart().transform_filter(f"datum.mark == '{END}'")
     plot = Plot(
         columns=("method", "x", "y", "epochs", "mark"),
         rows=shown,
@@ -111,7 +111,7 @@ def tuning_figure(
             _line(1.2).encode(detail="epochs:N"),
             _dots(30).encode(tooltip=[*_tooltip(column), alt.Tooltip("epochs:Q")]),
             rings.encode(y="y:Q", opacity=faded()),
-            borders.mark_text(aria=False, dy=-16, text="◂ range ends ▸").encode(
+            borders.mark_text(aria=False, dy=-16, text="◂ none beyond ▸").encode(
                 y="y:Q", opacity=faded()
             ),
         ],
@@ -120,8 +120,8 @@ def tuning_figure(
         detail="epochs",
     )
     title = f"{column.label}: {column.metric} of trials over learning rate"
-    narrow = [label for label, *_, mark in shown if mark == BORDER]
-    ends = f" At the end of its range, which may be too narrow: {listed(narrow)}." if narrow else ""
+    narrow = [label for label, *_, mark in shown if mark == END]
+    ends = f" Nothing was tried beyond the rate taken of {listed(narrow)}." if narrow else ""
     taken = [(label, rate, found) for label, rate, found, _, mark in shown if mark]
     words = f"Taken, with their {column.metric} on validation: {_best(column, taken)}.{ends}"
     return Figure(
@@ -188,10 +188,10 @@ def progress_figure(
     )
 
 
-def _mark(trial: Trial) -> str:
+def _mark(trial: Trial, trials: Sequence[Trial]) -> str:
     if not trial.chosen:
         return ""
-    return BORDER if "lr" in trial.at_border else "taken"
+    return END if "lr" in at_end(trial, trials) else "taken"
 
 
 def _best(column: Column, points: Iterable[tuple[str, float, float]]) -> str:

@@ -118,7 +118,7 @@ class FailedCell:
 class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
-    conditions: tuple[Conditions, ...]  # that of most cells first
+    conditions: tuple[Conditions, ...]  # that of most cells that costs are read from first
     failures: tuple[FailedCell, ...]
     n_cells: int
     n_collapsed: int
@@ -159,7 +159,10 @@ def table(records: Iterable[Record], rounds: Iterable[Record] = ()) -> Table:
     for one in rounds:
         in_turns[measured_alike(one)].append(one)
     alike = conditions([*rows.values(), *in_turns.values()])
-    all_conditions = ordered(alike)
+    read = {
+        one.cell for record in records for one in in_turns.get(measured_alike(record), [record])
+    }
+    all_conditions = ordered(alike, read)
     under = {cell: all_conditions.index(one) for cell, one in alike.items()}
     failures = [
         _failure(names[key], across[task_key(record)].label, record)

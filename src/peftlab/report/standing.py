@@ -52,12 +52,14 @@ def marks(table: Table, comparison: Comparison) -> dict[tuple[str, int], str]:
 
 
 def mark(pairs: Sequence[Verdict], row: str, first: str) -> str:
+    """Of `row`, where `first` has the best mean: worse is what is worse than any row."""
     verdict = against(pairs, row, first)
     if verdict is None:
         return BEST
     if verdict.verdict == "tie":
         return TIE
-    return WORSE if verdict.verdict == "worse" else UNCLEAR
+    own = (one.of(row).verdict for one in pairs if row in (one.a, one.b))
+    return WORSE if "worse" in own else UNCLEAR
 
 
 def intervals(table: Table, comparison: Comparison) -> dict[tuple[str, int], Spread]:

@@ -57,7 +57,7 @@ def _compared(table: Table, comparison: Comparison | None) -> list[str]:
     if comparison is None:
         return []
     told = filter(None, (standing.told_marks(comparison), standing.told_noise(comparison)))
-    last = [line for line in (unreached(table), advice(comparison)) if line]
+    last = [line for line in (unreached(table, comparison), advice(comparison)) if line]
     return [printable(line) for line in (*told, *([""] if last else []), *last)]
 
 

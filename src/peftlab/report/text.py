@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peftlab.records.rows import ERRORS
+from peftlab.records.rows import COLLAPSED, ERRORS
 from peftlab.report.columns import Column
 from peftlab.report.costs import RowCost, words
 from peftlab.report.scores import Cell, Row, Table
@@ -10,7 +10,6 @@ from peftlab.report.spread import Span, Spread
 
 MISSING = "–"
 WARNING = "!"
-CONSTANT = ("majority", "mean")  # baselines that read no text
 BASELINES = {
     "majority": "majority always gives train's most frequent class",
     "mean": "mean always gives train's mean",
@@ -137,6 +136,13 @@ def notes(cell: Cell, n_seeds: int | None) -> list[str]:
         total = cell.n_failed + len(cell.runs)
         return [f"{cell.n_failed} of {total} failed" if total > 1 else "failed"]
     return [f"n = {cell.last.n}"] if cell.last.n not in (0, n_seeds) else []
+
+
+def collapses(cell: Cell) -> list[str]:
+    """How many of a cell's runs are no better than a constant answer; nothing for none."""
+    counts = (n for warning, n in cell.warnings.items() if warning.startswith(COLLAPSED))
+    n = sum(counts)
+    return [f"{n} of {len(cell.runs)} collapsed"] if n else []
 
 
 def warnings(cell: Cell) -> list[str]:
