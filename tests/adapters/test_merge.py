@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification
 
 import peftlab
 from peftlab.adapters import plain_folder
+from peftlab.api.export import merge_folder
 from peftlab.layers import Adapter, NF4Linear
 from peftlab.methods import METHODS
 
@@ -103,6 +104,22 @@ def test_a_merged_model_whose_norms_were_trained_computes_when_it_is_cast(
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "plain").eval()
     for one in (plain, model):  # the latter was cast by what wrote it
         torch.testing.assert_close(logits(one, tokenizer), before, rtol=0, atol=0.1)
+
+
+def test_on_a_base_in_four_bits_the_update_is_added_unrounded(
+    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not to what the base computes in, where that is bf16: that would be a sixth of an update."""
+    monkeypatch.setattr("peftlab.layers.precision.processor_words", lambda: {"amx_bf16"})
+    model, _ = trained("lora", "nf4")
+    peftlab.save(model, tmp_path / "adapter")
+    assert merge_folder(tmp_path / "adapter", tmp_path / "plain").quantised
+    written = load_file(tmp_path / "plain" / "model.safetensors")
+    name = "bert.encoder.layer.0.attention.self.query"
+    layer = model.get_submodule(name)
+    update = layer.scaling * layer.lora_B.double() @ layer.lora_A.double()
+    wanted = layer.base.dequantised(torch.float32).double() + update
+    torch.testing.assert_close(written[f"{name}.weight"].double(), wanted, rtol=1e-6, atol=1e-7)
 
 
 def test_a_merged_model_can_be_cast_and_cast_back(trained: Any, logits: Any) -> None:

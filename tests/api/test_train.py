@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 import peftlab
+from peftlab.api.export import MOVED, _moved
 from peftlab.models import state_of
 from peftlab.records.record import Record
 from peftlab.records.store import BESIDE
@@ -114,3 +116,32 @@ def test_a_model_stays_on_its_own_device_of_several(
     with pytest.raises(Moved, match="cuda:1"):
         peftlab.train(model, tokenizer, tiny_task, "lora", **FAST)
     assert metered == [place]
+
+
+def test_an_adapter_that_answers_every_year_with_2000_is_not_as_in_training(
+    tiny_task: Task,
+) -> None:
+    years = [1990.0 + i % 20 for i in range(len(tiny_task.train))]
+    split = dataclasses.replace(tiny_task.train, labels=years)
+    task = Task("years", "regression", ("pearson",), split, split)
+    then = torch.tensor(years)[:, None]
+    assert _moved(then + 0.01, then, task) < MOVED / 10
+    assert _moved(torch.full_like(then, 2000.0), then, task) > 10 * MOVED
+
+
+def test_classes_are_matched_by_their_names(tiny_model: Path, tiny_task: Task) -> None:
+    """Where a file's spelling of labels gives another order, or another set of them."""
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    unnamed = peftlab.evaluate(model, tokenizer, tiny_task)
+    model.config.id2label = dict(enumerate(tiny_task.labels))
+    assert peftlab.evaluate(model, tokenizer, tiny_task) == unnamed
+    turned = dataclasses.replace(
+        tiny_task,
+        labels=tuple(name.upper() for name in reversed(tiny_task.labels)),
+        train=dataclasses.replace(tiny_task.train, labels=[1 - x for x in tiny_task.train.labels]),
+        dev=dataclasses.replace(tiny_task.dev, labels=[1 - x for x in tiny_task.dev.labels]),
+    )
+    assert peftlab.evaluate(model, tokenizer, turned)["accuracy"] == unnamed["accuracy"]
+    other = dataclasses.replace(tiny_task, labels=("no", "yes"))
+    with pytest.raises(peftlab.RequestError, match="the model answers other, cat"):
+        peftlab.evaluate(model, tokenizer, other)

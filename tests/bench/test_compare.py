@@ -63,7 +63,7 @@ def test_every_cell_has_a_record_with_everything_measured(
     assert [r.status for r in records] == ["done"] * 8, [r.failure for r in records]
     for record in records:
         assert record.score is not None
-        assert set(record.score) == {"accuracy", "f1", "macro_f1"}
+        assert set(record.score) == {"accuracy", "f1", "macro_f1", "matthews"}
         assert record.n_trainable is not None
         assert record.n_trainable.head == 32 * 32 + 32 + 2 * 32 + 2
         assert record.speed is not None
@@ -251,6 +251,21 @@ def test_a_diverging_cell_fails_and_the_suite_goes_on(
     assert "learning rate (1e+30 at its highest) is too high" in full.failure.message
     assert full.score is None
     assert head.status == "done"
+
+
+def test_a_training_whose_adapter_can_not_be_written_is_done(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, cold: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = "def save(*_): raise OSError(28, 'No space left on device')"
+    code = (
+        f"from peftlab.bench import process, worker\n{broken}\nprocess.save = save\nworker.main()"
+    )
+    monkeypatch.setattr(execute, "COMMAND", [sys.executable, "-c", code])
+    (record,) = go(tmp_path, tiny_model, tiny_task, methods=["head"])
+    assert record.status == "done" and record.score is not None
+    note = record.method.notes[-1]
+    assert note == "its adapter was not kept: [Errno 28] No space left on device"
+    assert not list(tmp_path.glob("adapters/*"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
+from peftlab.api.inference import predict_file
 from peftlab.cli import main
 
 pytestmark = pytest.mark.usefixtures("warm")
@@ -118,6 +119,9 @@ def test_train_writes_one_adapter_that_predicts(
     assert f"accuracy {record['score']['accuracy']:.4f}" in shown
     assert record["method"]["name"] == "dora"
     type_in("predict", "mine", tiny_csv, "--out", "answers.jsonl")
+    (tmp_path / "long.csv").write_text(f"sentence\nthe cat\n{'very ' * 200}\n")
+    found = predict_file(Path("mine"), Path("long.csv"), Path("long.jsonl"))
+    assert (found.n_cut, found.max_length) == (1, 64)
     first = json.loads((tmp_path / "answers.jsonl").read_text().splitlines()[0])
     assert set(first) == {"sentence", "answer", "prediction", "score_cat", "score_other"}
 

@@ -152,7 +152,7 @@ def save(folder: Path, kind: str, pad: int | None, tokenizers: str | None) -> st
 
 def probabilities(model: Any, tokenizer: Any, texts: list[tuple[str, ...]]) -> list[list[float]]:
     found = predictions(model, tokenizer, texts, lambda n: None)
-    return [list(answer.scores.values()) for answer in found]
+    return [list(answer.scores.values()) for answer in found.answers]
 
 
 @pytest.mark.parametrize(("pad", "tokenizers"), [(2, None), (PAD, "<own>"), (-1, None)])

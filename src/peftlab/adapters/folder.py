@@ -119,15 +119,22 @@ def load(
     expect_path("folder", folder)
     expect("base", base, (str, os.PathLike, NoneType), "a folder or a name of the hub")
     expect("precision", precision, (str, NoneType), "auto, fp32, bf16, int8 or nf4")
-    folder, base = Path(folder), None if base is None else str(base)
+    asked = None if precision is None else _asked(precision)
+    return load_in(Path(folder), None if base is None else str(base), asked)
+
+
+def load_in(
+    folder: Path, base: str | None, precision: Precision | None
+) -> tuple[PreTrainedModel, Any]:
+    """As `load`; `precision` says what the base computes in, too."""
     check_adapter(folder)
     card = read_card(folder)
     tensors = _read_weights(folder)
     if card is None:
-        return _load_peft(folder, tensors, base, precision or "auto")
+        return _load_peft(folder, tensors, base, precision or _asked("auto"))
     method = method_of(card)
     source = _find_base(card, base)
-    held = _of_card(card, folder) if precision is None else _asked(precision)
+    held = precision or _of_card(card, folder)
     model = load_source(source, card.num_labels, held, seed=0)
     inject(model, method)
     if isinstance(method, Prepared):
@@ -141,7 +148,7 @@ def load(
 
 
 def _load_peft(
-    folder: Path, tensors: dict[str, Tensor], base: str | None, precision: str
+    folder: Path, tensors: dict[str, Tensor], base: str | None, precision: Precision
 ) -> tuple[PreTrainedModel, Any]:
     """A folder that HF PEFT wrote: what it does not say is read from its tensors."""
     config = peft_layout.read_config(folder)
@@ -149,7 +156,7 @@ def _load_peft(
     method = peft_layout.method(config, tensors)
     empty = empty_model(source.folder, num_labels=2)
     num_labels = peft_layout.num_labels(tensors, list(head_parameters(empty)))
-    model = load_source(source, num_labels, _asked(precision), seed=0)
+    model = load_source(source, num_labels, precision, seed=0)
     inject(model, method)
     # PEFT leaves a pretrained pooler in the base
     optional = stored_names(model, source, list(head_parameters(model)))

@@ -35,11 +35,13 @@ def evaluate(
 ) -> dict[str, float]:
     """The task's metrics of `model` on its dev split, as fractions.
 
+    Classes are matched by their names where the model has any, else by their order.
+
     `fast` computes as `peftlab.engine` does, else the model's own code as it is. Beside
     other work it takes fewer threads, as `train` does.
 
     Raises:
-        RequestError: if an argument is of a wrong type, or the task has other outputs.
+        RequestError: if an argument is of a wrong type, or the task has other outputs or classes.
     """
     _check(model, tokenizer, fast)
     task = task_of(task)
@@ -48,17 +50,18 @@ def evaluate(
 
 
 def dev_outputs(model: PreTrainedModel, tokenizer: Any, task: Task, fast: bool = True) -> Tensor:
-    """The outputs for the task's dev split, (n_dev, num_labels), in the labels' unit.
+    """The outputs for the task's dev split, (n_dev, num_labels), in the labels' order and unit.
 
     Raises:
-        RequestError: if the task has other outputs.
+        RequestError: if the task has other outputs or classes.
     """
     check_outputs(model, task)
+    order = _order(model, task)
     agree_on_padding(model, tokenizer)
     longest = _longest(model, tokenizer, task.max_length)
     dev = encode(tokenizer, task.dev.texts, task.dev.labels, longest)
     with threads_for(model.device.type, lately=True):
-        return _outputs(model, dev, fast)
+        return _outputs(model, dev, fast)[:, order]
 
 
 def predict(
@@ -69,14 +72,15 @@ def predict(
 ) -> list[str] | list[float]:
     """The answer to each text, or pair of texts: a class's name, or a number for a regression.
 
-    `fast` as in `evaluate`.
+    `fast` as in `evaluate`. A text is read as far as in training, of a model that was not trained
+    here as far as it can read.
 
     Raises:
         RequestError: if an argument is of a wrong type, or some texts are single and some pairs.
     """
     _check(model, tokenizer, fast)
     rows = _rows(texts)
-    found = predictions(model, tokenizer, rows, lambda n: None, fast)
+    found = predictions(model, tokenizer, rows, lambda n: None, fast).answers
     return [answer.prediction for answer in found]  # type: ignore[return-value]
 
 
@@ -87,13 +91,27 @@ class Prediction(NamedTuple):
     scores: dict[str, float]
 
 
+class Predictions(NamedTuple):
+    """Of all texts.
+
+    Attributes:
+        answers: one a text.
+        n_cut: how many texts lost their end.
+        max_length: tokens that were read of each at most.
+    """
+
+    answers: list[Prediction]
+    n_cut: int
+    max_length: int
+
+
 def predictions(
     model: PreTrainedModel,
     tokenizer: Any,
     rows: Sequence[tuple[str, ...]],
     on_batch: Callable[[int], None],
     fast: bool = True,
-) -> list[Prediction]:
+) -> Predictions:
     """The answer to each row of one or two texts.
 
     Args:
@@ -103,24 +121,27 @@ def predictions(
         on_batch: called with the number of rows of each batch that is done.
         fast: as in `evaluate`.
     """
+    longest = _longest(model, tokenizer, None)
     if not rows:
-        return []
+        return Predictions([], 0, longest)
     if len({len(row) for row in rows}) > 1:
         raise RequestError("texts must be all single texts or all pairs, got some of each")
     agree_on_padding(model, tokenizer)
     kind = "regression" if model.config.num_labels == 1 else "classes"
-    data = encode(tokenizer, rows, [0] * len(rows), _longest(model, tokenizer, None))
+    data = encode(tokenizer, rows, [0] * len(rows), longest)
     with threads_for(model.device.type, lately=True):
         logits = _outputs(model, data, fast, on_batch)
     found = answers(kind, logits.tolist())
     if kind == "regression":
-        return [Prediction(float(value), {}) for value in found]
+        each = [Prediction(float(value), {}) for value in found]
+        return Predictions(each, data.n_truncated, longest)
     names = label_names(model)
     shares = logits.softmax(-1).tolist()
-    return [
+    each = [
         Prediction(names[int(index)], dict(zip(names, row, strict=True)))
         for index, row in zip(found, shares, strict=True)
     ]
+    return Predictions(each, data.n_truncated, longest)
 
 
 def task_of(task: Task | str) -> Task:
@@ -136,6 +157,22 @@ def check_outputs(model: PreTrainedModel, task: Task) -> None:
             f"task {task.name} needs a model with {task.num_labels} outputs and this one has "
             f"{model.config.num_labels}; load it with num_labels={task.num_labels}"
         )
+
+
+def _order(model: PreTrainedModel, task: Task) -> list[int]:
+    """Which output of the model stands for each of the task's, by the classes' names."""
+    given = [name.casefold() for name in label_names(model)]
+    asked = [name.casefold() for name in task.labels]
+    unnamed = [f"label_{index}" for index in range(len(given))]
+    if given == unnamed or not asked or len(set(asked)) < len(asked):
+        return list(range(task.num_labels))
+    if set(given) != set(asked):
+        raise RequestError(
+            f"task {task.name} has the classes {', '.join(task.labels)}, and the model answers "
+            f"{', '.join(label_names(model))}; if these are the same in this order, say so with "
+            "model.config.id2label = dict(enumerate(...))"
+        )
+    return [given.index(name) for name in asked]
 
 
 def _check(model: Any, tokenizer: Any, fast: Any) -> None:
@@ -183,7 +220,7 @@ def predict_file(
     device: str = "auto",
     on_batch: Callable[[int, int], None] = lambda n, total: None,
     fast: bool = True,
-) -> int:
+) -> Predictions:
     """Write the rows of `file` to `out` with the columns `prediction` and, for classes, scores.
 
     Args:
@@ -195,9 +232,6 @@ def predict_file(
         device: where to compute.
         on_batch: called with the rows of each batch that is done, and all there are.
         fast: as in `peftlab.evaluate`.
-
-    Returns:
-        The number of rows.
 
     Raises:
         RequestError: for an adapter or a file that is not as it must be.
@@ -228,7 +262,7 @@ def predict_file(
     extra = [
         {"prediction": answer.prediction}
         | {f"score_{name}": score for name, score in answer.scores.items()}
-        for answer in found
+        for answer in found.answers
     ]
     answer_file(sheet, out, extra)
-    return len(rows)
+    return found

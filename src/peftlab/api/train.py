@@ -228,6 +228,8 @@ def train_folder(grid: Grid, out: Path, console: Console, quiet: bool = False) -
         raise
     if record.status == "done":
         try:
+            if not store.adapter(record.cell).is_dir():
+                raise RequestError("; ".join(record.method.notes))
             replace_folder(out, lambda place: _gather(store, record, place))
         except RequestError as error:
             raise RequestError(f"{error}; the finished run is kept in {store.out}") from error

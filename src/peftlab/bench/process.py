@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from peftlab.adapters import save
+from peftlab.atomic import check_replaceable
 from peftlab.bench.cell import Cell
 from peftlab.bench.outcome import Outputs, Row, Trained
 from peftlab.bench.tokens import Tokens, tokens_of
@@ -69,8 +70,13 @@ class Listener(Protocol):
 
 
 def run_cell(cell: Cell, task_file: Path, adapter: Path | None, listener: Listener) -> Trained:
-    """Run one cell from nothing, and save its adapter to the folder `adapter`, if there is one."""
+    """Run one cell from nothing, and save its adapter to the folder `adapter`, if there is one.
+
+    What hinders that is a note: the training is done, and its answers are told.
+    """
     started = time.perf_counter()
+    if adapter is not None:
+        check_replaceable(adapter)
     torch.set_num_threads(cell.training.threads)
     if cell.own is not None:
         cell.own.receive()
@@ -84,7 +90,11 @@ def run_cell(cell: Cell, task_file: Path, adapter: Path | None, listener: Listen
     inject(model, make(cell.method.name, cell.method.settings))
     trained = train_model(model, task, tokens, cell, listener, memory, started)
     if adapter is not None:
-        save(model, adapter)
+        try:
+            save(model, adapter)
+        except Exception as error:  # whatever it is: hours may lie behind it
+            note = f"its adapter was not kept: {error}"
+            return trained.model_copy(update={"notes": [*trained.notes, note]})
     return trained
 
 

@@ -42,8 +42,12 @@ def predict(
 
         columns = options.split(text, "--text")
         told = " (in place of what was there)" if out.exists() else ""
-        n = predict_file(adapter, file, out, columns, base, device, show, fast is not False)
-    print(f"{n} rows: {out.resolve()}{told}")
+        found = predict_file(adapter, file, out, columns, base, device, show, fast is not False)
+    if found.n_cut:
+        n, longest = found.n_cut, found.max_length
+        cut = f"{n:,} text{'s' * (n != 1)} cut at {longest} tokens"
+        console.print(cut, markup=False, highlight=False)
+    print(f"{len(found.answers)} rows: {out.resolve()}{told}")
 
 
 def merge(

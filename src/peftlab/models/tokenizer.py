@@ -24,6 +24,7 @@ from peftlab.models.architectures import architecture_of, is_as_written
 from peftlab.models.find import quiet, read_config
 from peftlab.models.state import check_tokenizer
 
+MOST_TOKENS = 2**20  # where nothing bounds them: a tokenizer without a limit says 10^30
 SHORTEST = 4  # tokens of a text: one, and those that a tokenizer adds
 TEXTS = ("one", "one two three four five six seven eight nine ten eleven twelve")
 # of the largest logit: how far rounding may move one
@@ -70,7 +71,7 @@ def longest_input(folder: Path) -> int:
 
 def token_limit(tokenizer: Any, config: Any) -> int:
     """The most tokens that both tokenizer and positions allow."""
-    limit = int(tokenizer.model_max_length)
+    limit = min(int(tokenizer.model_max_length), MOST_TOKENS)
     positions: int | None = getattr(config, "max_position_embeddings", None)
     if positions is None:
         return limit

@@ -92,8 +92,11 @@ def last_layer(model: PreTrainedModel) -> Any:
 
 @torch.no_grad()
 def _rescale(model: PreTrainedModel, factor: float, shift: float) -> None:
-    """W ← factor · W and c ← factor · c + shift, in float64, rounded once."""
+    """W ← factor · W and c ← factor · c + shift, in float64, rounded once.
+
+    On the CPU, since not every device has float64 (mps).
+    """
     layer = last_layer(model)
-    layer.weight.copy_(layer.weight.double() * factor)
+    layer.weight.copy_(layer.weight.cpu().double() * factor)
     if layer.bias is not None:
-        layer.bias.copy_(layer.bias.double() * factor + shift)
+        layer.bias.copy_(layer.bias.cpu().double() * factor + shift)
