@@ -68,6 +68,18 @@ def test_rows_take_turns_in_both_orders_and_done_rounds_stay(
     assert {one.training["epochs"] for one in found} == {1}
 
 
+def test_a_round_that_lacks_a_row_is_run_again_as_a_whole(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alone it would have taken no turns with the others: an hour later a machine is another."""
+    monkeypatch.setattr(speed, "Session", FakeSession)
+    heads = [cell for cell in grid.cells if cell.method.name == "head"]
+    speed.measure_speed(dataclasses.replace(grid, cells=heads), 1, tmp_path, Silent())
+    told = Told()
+    speed.measure_speed(grid, 1, tmp_path, told)
+    assert told.cells == [("head", 0), ("lora", 0)]
+
+
 def test_a_short_task_is_a_part_of_the_task(tiny_task: Task) -> None:
     part = short(tiny_task, 40, 2)
     assert len(part.train) == min(40, len(tiny_task.train))
