@@ -166,5 +166,6 @@ def test_a_users_file_is_compared_on_in_python(
     ],
 )
 def test_a_task_of_one_s_own_is_checked(labels: list[Any], problem: str) -> None:
-    with pytest.raises(peftlab.RequestError, match=problem):
+    with pytest.raises(peftlab.RequestError, match=problem) as refused:
         Task("t", "classes", ("accuracy",), Examples([("a",), ("b",)], labels), DEV, ("x", "y"))
+    assert len(str(refused.value)) < 120  # nothing of the texts

@@ -52,8 +52,12 @@ def owns(part: str) -> dict[Row, Own]:
 
 def between(part: str, task: str, row: str, other: str) -> Verdict | None:
     """The verdict of a row against another one; None of a row against itself."""
-    pairs = [pair for of in _comparisons(part) for pair in of.pairs if pair.task == task]
-    return against(pairs, row, other)
+    return against(pairs_on(part, task), row, other)
+
+
+def pairs_on(part: str, task: str) -> list[Verdict]:
+    """All verdicts of a task."""
+    return [pair for of in _comparisons(part) for pair in of.pairs if pair.task == task]
 
 
 def table_rows() -> dict[str, list[str]]:

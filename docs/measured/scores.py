@@ -14,6 +14,7 @@ from measured.runs import (
     between,
     cells,
     owns,
+    pairs_on,
     table_rows,
 )
 from measured.text import card, interval, markdown, number, rate_found, score
@@ -63,8 +64,7 @@ def _standing(task: str, row: str, rows: Sequence[str]) -> str:
     if (task, row) not in own:
         return ""
     best = max((own[task, one].mean, one) for one in rows if (task, one) in own)[1]
-    pair = between("fair", task, row, best)
-    return mark([pair] if pair else [], row, best)
+    return mark(pairs_on("fair", task), row, best)
 
 
 def _published(row: str, task: str) -> str:

@@ -80,6 +80,25 @@ def test_a_round_that_lacks_a_row_is_run_again_as_a_whole(
     assert told.cells == [("head", 0), ("lora", 0)]
 
 
+def test_a_round_that_was_begun_again_and_stopped_is_none(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stopping(Told):
+        def cell(self, cell: Any) -> None:
+            super().cell(cell)
+            if len(self.cells) == 4:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(speed, "Session", FakeSession)
+    heads = [cell for cell in grid.cells if cell.method.name == "head"]
+    speed.measure_speed(dataclasses.replace(grid, cells=heads), 2, tmp_path, Silent())
+    with pytest.raises(KeyboardInterrupt):  # behind lora's turn in the second round
+        speed.measure_speed(grid, 2, tmp_path, Stopping())
+    told = Told()
+    speed.measure_speed(grid, 2, tmp_path, told)
+    assert told.cells == [("lora", 1), ("head", 1)]
+
+
 def test_a_short_task_is_a_part_of_the_task(tiny_task: Task) -> None:
     part = short(tiny_task, 40, 2)
     assert len(part.train) == min(40, len(tiny_task.train))

@@ -75,9 +75,6 @@ def test_one_seed_has_no_sd_and_a_failed_row_no_score(record):
     assert r"lora & $\mathbf{0.861}$" in text and "full & -- &" in text and "one seed" in text
 
 
-WILD = r"a_b & 50% \input{x} | <b> ~ ^ # $ {" + "\n=1"
-
-
 def test_what_a_score_hides_stands_beside_it(record):
     flat = {"warnings": ["collapsed: no better than always answering 'yes'"]}
     lora = [record("lora", seed=seed, score=0.8) for seed in range(3)]
@@ -94,13 +91,20 @@ def test_what_a_score_hides_stands_beside_it(record):
     assert "(1 of 3 collapsed)" in made("latex", [*lora, *full, *head])
 
 
+WILD = r"a_b & 50% \input{x} | <b> ~ ^ # $ {" + "\n=1"
+
+
 def test_names_from_outside_are_text(record):
     one = record("lora", label=WILD, score=0.9)
     latex = made("latex", [one])
     line = next(line for line in latex.splitlines() if line.startswith("a"))
     assert line.startswith(r"a\_b \& 50\% \textbackslash{}input\{x\} \textbar{}")
-    assert len(made("markdown", [one]).splitlines()) == 5
-    assert r"\<b\>" in made("markdown", [one])
+    tuned = record("lora", label=f"other {WILD}", score=0.9)
+    how = {"trials": 4, "validation": 0.1, "space": ["lr"]}
+    tuned = tuned.model_copy(update={"method": tuned.method.model_copy(update={"tuned": how})})
+    text = made("markdown", [one, tuned])
+    assert len(text.splitlines()) == 6
+    assert text.count(r"\<b\>") == 3 and "<b>" not in text.replace(r"\<b\>", "")
     assert "'=1" in made("csv", [record("lora", label="=1", score=0.9)])
 
 

@@ -523,13 +523,20 @@ def test_numbers_with_decimal_commas_are_no_classes(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("text;label\n" + "".join(f"text {i};{i % 7},5\n" for i in range(40)))
     for kind in ("auto", "regression"):
-        assert "line 2: the label '0,5' has a decimal comma" in refused(path, kind=kind)
+        assert "line 2: the label '0,5' has a comma. Write numbers" in refused(path, kind=kind)
     assert load(path, kind="classes").labels == tuple(f"{i},5" for i in range(7))
 
 
 def test_codes_keep_their_zeros(tmp_path):
     rows = reviews(40, ("007", "7", "10", "08"))
     assert load(write(tmp_path / "a.csv", rows)).labels == ("007", "08", "10", "7")
+    assert load(
+        write(tmp_path / "c.csv", reviews(60, tuple(f"{i:02}" for i in range(30))))
+    ).kind == (
+        "regression"  # as numbers, of which there are too many for classes
+    )
+    floats = reviews(60, ("00", *(i + 0.5 for i in range(30))))
+    assert load(write(tmp_path / "d.csv", floats)).kind == "regression"
     numbers = load(write(tmp_path / "b.csv", rows), kind="regression")
     assert numbers.kind == "regression" and 8.0 in numbers.train.labels
 

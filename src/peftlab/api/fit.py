@@ -322,7 +322,10 @@ class _Fitting:
     def _write(
         self, to: Path, store: Store, row: list[Record], task: Task, why: Recommendation | None
     ) -> Fitted:
-        record = best_seed([one for one in row if store.adapter(one.cell).is_dir()])
+        kept = [one for one in row if store.adapter(one.cell).is_dir()]
+        if not kept:
+            raise RequestError("; ".join(row[0].method.notes))
+        record = best_seed(kept)
         reached = check_again(store, record, task)
         adapter = store.adapter(record.cell)
         replace_folder(to, lambda place: shutil.copytree(adapter, place, dirs_exist_ok=True))
@@ -332,12 +335,14 @@ class _Fitting:
 def _alike(records: list[Record]) -> list[Record]:
     """Those of the seeds that every row ran: where the time ended, some have one more than others.
 
-    The row with one more is the one that the race put first, which is no reason to take it. A run
-    that failed counts as one: it says something of its row, and nothing of the others' seeds.
+    The row with one more is the one that the race put first, which is no reason to take it. A
+    failed run is one of its row's; of a row without a score no seed is missed.
     """
-    rows: dict[str, set[int]] = {}
+    scored = {record.method.label for record in records if record.score}
+    rows: dict[str, set[int]] = {label: set() for label in scored}
     for record in records:
-        rows.setdefault(record.method.label, set()).add(record.seed)
+        if record.method.label in scored:
+            rows[record.method.label].add(record.seed)
     common = set.intersection(*rows.values())
-    alike = [record for record in records if record.seed in common]
+    alike = [one for one in records if one.seed in common or one.method.label not in scored]
     return alike if any(record.score for record in alike) else records

@@ -70,8 +70,9 @@ class Race:
 
     def __init__(self, grid: Grid, task: Task, validation: float) -> None:
         self.grid, self.task = grid, carved(task, validation)
-        self.validation = validation
-        by_row = [_runners(grid, row, self.task) for row in grid.rows]
+        # at most: what a row's cells are must not depend on how far the time goes
+        how = {"trials": len(AROUND), "at_most": True, "validation": validation}
+        by_row = [_runners(grid, row, self.task, how) for row in grid.rows]
         # every row at its default before any at another rate, for the time may be short
         turns = itertools.zip_longest(*by_row)
         self.runners = [runner for turn in turns for runner in turn if runner is not None]
@@ -106,19 +107,8 @@ class Race:
         """The first `n` different rows of the ranking, each at the best of its rates."""
         by_label: dict[str, Row] = {}
         for one in self.ranking:
-            by_label.setdefault(one.runner.row.part.label, self._found(one.runner))
+            by_label.setdefault(one.runner.row.part.label, one.runner.row)
         return list(by_label.values())[:n]
-
-    def _found(self, runner: Runner) -> Row:
-        """The runner's row, which says at how many rates it ran, if at several."""
-        row, part = runner.row, runner.row.part
-        own = [one.runner for one in self.ran if one.runner.row.part.label == part.label]
-        n_rates = len({one.trial.part.label for one in own})
-        if n_rates < 2:
-            return row
-        space = told_space(row.method, ["lr"])
-        how = {"trials": n_rates, "validation": self.validation, "space": space}
-        return row._replace(part=part.model_copy(update={"rate_from": "tuned", "tuned": how}))
 
     def _run(self, runner: Runner, epochs: int, session: Session) -> None:
         cell = self.grid.ground.cell(runner.trial, self.task, SEED, epochs)
@@ -133,20 +123,20 @@ class Race:
             shutil.rmtree(session.store.adapter(beaten.record.cell), ignore_errors=True)
 
 
-def _runners(grid: Grid, row: Row, task: Task) -> list[Runner]:
+def _runners(grid: Grid, row: Row, task: Task, how: dict[str, Any]) -> list[Runner]:
     if asked_rate(grid.suite.training, row.variant, row.method) is not None:
         return [Runner(row, row)]
     default = grid.ground.cell(row, task, SEED).training.lr
     where = type(row.method).search_space()["lr"]
     rates = [min(max(default * factor, where.low), where.high) for factor in AROUND]
+    how = how | {"space": told_space(row.method, ["lr"])}
     each = dict.fromkeys(float(f"{rate:.3g}") for rate in rates)
-    return [_runner(grid, row, rate, is_default=math.isclose(rate, default)) for rate in each]
+    return [_runner(grid, row, rate, how) for rate in each]
 
 
-def _runner(grid: Grid, row: Row, rate: float, is_default: bool) -> Runner:
+def _runner(grid: Grid, row: Row, rate: float, how: dict[str, Any]) -> Runner:
     at = row.variant.model_copy(update={"lr": rate})
     found = grid.ground.row(at)
-    if is_default:  # until other rates have run too, it is no more
-        found = found._replace(part=found.part.model_copy(update={"rate_from": "default"}))
+    part = found.part.model_copy(update={"rate_from": "tuned", "tuned": how})
     named = at.model_copy(update={"label": f"{at.label} (lr {rate:g})"})
-    return Runner(found, grid.ground.row(named))
+    return Runner(found._replace(part=part), grid.ground.row(named))

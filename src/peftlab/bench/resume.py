@@ -64,15 +64,17 @@ def _judged(store: Store, record: Record, metric: str) -> Record | None:
 
 
 def _warnings(record: Record, metric: str) -> list[str]:
-    """The record's, of which that of a collapse depends on the metric."""
+    """The record's, of which that of a collapse depends on the metric; as it is if none can say."""
     told = [warning for warning in record.warnings if not warning.startswith(COLLAPSED)]
-    reached = (record.score or {})[metric]
-    for name, found in record.task.baselines.items():
-        constant = found.get(metric) if name in CONSTANT else None
-        if constant is not None and merit(metric, reached) <= merit(metric, constant):
-            what = "train's mean" if name == "mean" else "train's commonest class"
-            told.append(f"{COLLAPSED}: no better than always answering {what}")
-    return told
+    before = [warning for warning in record.warnings if warning.startswith(COLLAPSED)]
+    constant = {n: of[metric] for n, of in record.task.baselines.items() if metric in of}
+    name = next((name for name in CONSTANT if name in constant), None)
+    if name is None:
+        return record.warnings
+    if merit(metric, (record.score or {})[metric]) > merit(metric, constant[name]):
+        return told
+    what = "train's mean" if name == "mean" else "train's commonest class"
+    return told + (before or [f"{COLLAPSED}: no better than always answering {what}"])
 
 
 def _epochs(store: Store, record: Record) -> list[dict[str, float]]:

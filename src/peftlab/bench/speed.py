@@ -12,11 +12,9 @@ from pathlib import Path
 
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Grid, task_part
-from peftlab.bench.resume import done_cells
 from peftlab.bench.run import Observer, Session, set_aside
 from peftlab.bench.short import short
 from peftlab.machine import BUSY, others_share
-from peftlab.records.record import Record
 from peftlab.records.store import Store, locked
 from peftlab.tasks import Task
 
@@ -38,12 +36,7 @@ def measure_speed(grid: Grid, rounds: int, out: Path, progress: Observer) -> Non
     asked = [_round(grid, tasks, number) for number in range(rounds)]
     with locked(out):
         store.clean()
-        done = done_cells(store, [cell for cells in asked for cell in cells])
-        broken = [
-            cells
-            for cells in asked
-            if not all(_is_done(cell, done.get(cell.name)) for cell in cells)
-        ]
+        broken = [cells for cells in asked if not all(_had_its_turn(one, store) for one in cells)]
         missing = [cell for cells in broken for cell in cells]
         if not missing:
             return
@@ -51,12 +44,17 @@ def measure_speed(grid: Grid, rounds: int, out: Path, progress: Observer) -> Non
             turns = f"{rounds} rounds of {STEPS} steps in turns, in {store.out}"
             progress.stage(f"speed and memory: {turns}", len(missing))
             set_aside(store, missing, progress)
+            for (
+                cell
+            ) in missing:  # else what took no turns would pass for a round, were this stopped
+                store.forget(cell.name)
             for cell in missing:
                 _measure(cell, session)
 
 
-def _is_done(cell: Cell, record: Record | None) -> bool:
-    """Whether the round ran on this data: a change to it may have left the few examples alone."""
+def _had_its_turn(cell: Cell, store: Store) -> bool:
+    """Whether it ran on this data, to whatever end: a change may leave the few examples alone."""
+    record = store.read(cell.name)
     return record is not None and record.task.drawn_from == cell.task.drawn_from
 
 

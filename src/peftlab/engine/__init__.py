@@ -30,7 +30,7 @@ from peftlab.engine.bits import Bits, NoBits
 from peftlab.engine.frozen import FrozenLinear, Joined, onednn_multiplies
 from peftlab.engine.heap import give_back, kept_heap
 from peftlab.engine.mpnet import is_mpnet, replace_attention
-from peftlab.engine.packing import Laid, cut_to_position, ends_at_first, pack_batches
+from peftlab.engine.packing import Laid, cut_to_position, ends_at_first, notice, pack_batches
 from peftlab.layers import native, rows
 from peftlab.layers.int8 import Int8Linear
 from peftlab.layers.linear import QuantisedLinear, is_conv1d
@@ -60,6 +60,8 @@ def fast(model: Any, enabled: bool = True, real: bool = True) -> Iterator[Laid]:
             state.fast = True
             undo.callback(setattr, state, "fast", False)
             is_cut = ends_at_first(model)  # as it was before anything stands in for its parts
+            if is_cut:
+                notice(model, laid, undo)
             if model.device.type == "cpu":
                 _for_cpu(model, laid, undo, real)
             if is_cut:

@@ -213,7 +213,7 @@ def attend(
     if laid.packing is not None:
         return attend_packed(module, query, key, value, None, dropout, scaling), None
     length = query.shape[2]
-    asked = length if laid.whole else min(length, getattr(module, ASKED, length))
+    asked = min(length, getattr(module, ASKED, length)) if laid.only_logits else length
     drop = None
     if dropout > 0:
         drop = bits.mask(torch.Size((*query.shape[:2], asked, key.shape[2])), dropout, query.dtype)

@@ -113,16 +113,13 @@ class Laid:
     Attributes:
         packing: None outside of a forward pass, and where nothing is packed.
         lengths: of the sentences of a batch that has only a shape, which its mask can't tell.
-        whole: whether the last block computes every position: for whoever reads hidden states, or
-            calls the backbone alone. It stands until the next forward pass, as layers that are
-            computed again meet it.
-        headed: whether the model is called with its head.
+        only_logits: whether nothing but logits is asked of the model, in the pass that is on or was
+            the last: layers that are computed again on the way back must meet it.
     """
 
     packing: Packing | None = None
     lengths: Sequence[int] | None = None
-    whole: bool = False
-    headed: bool = False
+    only_logits: bool = True
 
     def read(self, mask: Tensor | None) -> None:
         """Take a batch's attention mask (size, length), if it is 1 for tokens, 0 behind them."""
@@ -165,9 +162,8 @@ def pack_batches(model: Any, laid: Laid, undo: ExitStack) -> None:
     blocks = model.base_model.get_submodule(layers.block.partition(r"\.")[0])
 
     def before_model(module: nn.Module, args: Any, kwargs: Any) -> None:
-        if _looks_inside(model, kwargs):
-            return  # whoever reads them expects them padded
-        laid.read(kwargs.get("attention_mask"))
+        if laid.only_logits:  # whoever reads more expects it padded
+            laid.read(kwargs.get("attention_mask"))
 
     def after_model(*_: Any) -> None:
         laid.packing = None
@@ -188,12 +184,34 @@ def pack_batches(model: Any, laid: Laid, undo: ExitStack) -> None:
         undo.callback(hook.remove)
 
 
-def _looks_inside(model: Any, kwargs: Any) -> bool:
-    """Whether more than logits is asked for."""
-    asked = {name: kwargs.get(name) for name in ASKS}
-    return any(
-        getattr(model.config, name) if given is None else given for name, given in asked.items()
-    )
+def notice(model: Any, laid: Laid, undo: ExitStack) -> None:
+    """Let `laid` say of every pass whether only logits are asked for.
+
+    Hidden states may be, or the backbone be called without its head.
+    """
+    is_headed = False
+
+    def before_model(module: nn.Module, args: Any, kwargs: Any) -> None:
+        nonlocal is_headed
+        is_headed = True
+        asked = {name: kwargs.get(name) for name in ASKS}
+        laid.only_logits = not any(
+            getattr(model.config, name) if given is None else given for name, given in asked.items()
+        )
+
+    def after_model(*_: Any) -> None:
+        nonlocal is_headed
+        is_headed = False
+
+    def before_backbone(*_: Any) -> None:
+        laid.only_logits &= is_headed
+
+    for hook in (
+        model.register_forward_pre_hook(before_model, with_kwargs=True),
+        model.register_forward_hook(after_model, always_call=True),
+        model.base_model.register_forward_pre_hook(before_backbone),
+    ):
+        undo.callback(hook.remove)
 
 
 def ends_at_first(model: Any) -> bool:
@@ -216,18 +234,9 @@ def cut_to_position(model: Any, laid: Laid, undo: ExitStack) -> None:
     setattr(attention, ASKED, 1)
     undo.callback(delattr, attention, ASKED)
 
-    def before_model(module: nn.Module, args: Any, kwargs: Any) -> None:
-        laid.whole, laid.headed = _looks_inside(model, kwargs), True
-
-    def after_model(*_: Any) -> None:
-        laid.headed = False
-
-    def before_backbone(*_: Any) -> None:
-        laid.whole |= not laid.headed
-
     def first(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         x, *others = inputs
-        if laid.whole:
+        if not laid.only_logits:
             return inputs
         if laid.packing is None:
             return x[:, :1], *others
@@ -240,9 +249,6 @@ def cut_to_position(model: Any, laid: Laid, undo: ExitStack) -> None:
         return rows.index_copy(0, laid.packing.starts, x.flatten(0, 1)).unsqueeze(0)
 
     for hook in (
-        model.register_forward_pre_hook(before_model, with_kwargs=True),
-        model.register_forward_hook(after_model, always_call=True),
-        model.base_model.register_forward_pre_hook(before_backbone),
         _last(model, layers.attention_output).register_forward_pre_hook(first),
         _last(model, layers.attention_end).register_forward_hook(among_zeros),
         _last(model, layers.attention_norm).register_forward_pre_hook(first),

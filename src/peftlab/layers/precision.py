@@ -160,7 +160,7 @@ def weight_precision(module: nn.Module) -> str:
 def keep_in_fp32(module: nn.Module, inside: bool = False) -> None:
     """Keep `module` in fp32, and let it compute in fp32: on a base in bf16, and under autocast.
 
-    Where that was done before nothing more happens.
+    A layer that is kept so already gets no second pair of hooks.
 
     Args:
         module: of any kind.

@@ -16,8 +16,8 @@ ALIKE = 1.1  # mean numbers of parts whose ratio is below this differ by the dra
 class Conditions:
     """What speed and memory depend on beside what was asked.
 
-    `spin_count` is None of one thread, which waits for no other; `quantiser` where a method's runs
-    agree on it, `parts` where a cell's runs do.
+    `spin_count` is empty of one thread, which waits for no other; `quantiser` is None where a
+    method's runs agree on it, `parts` where a cell's runs do.
     """
 
     processor: str
@@ -43,7 +43,7 @@ def conditions(rows: Iterable[Sequence[Record]]) -> dict[str, Conditions]:
                 processor=environment.processor,
                 gpu=environment.gpu,
                 threads=environment.threads,
-                spin_count=environment.spin_count if environment.threads > 1 else None,
+                spin_count=environment.spin_count if environment.threads > 1 else "",
                 torch=environment.packages.get("torch"),
                 kernels=environment.kernels,
                 quantiser=environment.quantiser if len(quantisers) > 1 else None,

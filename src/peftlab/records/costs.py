@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
@@ -24,7 +24,7 @@ class Cost(BaseModel):
         round_s: seconds an example in rounds that took turns, mean over them; null without rounds.
 
     Memory and time are of the conditions that most runs were measured under, and most rounds:
-    others compare with none of these. A row that was never measured under them has its own.
+    others compare with none of these. Of a task that a row never ran on under them it has its own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -42,41 +42,32 @@ def costs_of(columns: Mapping[TaskKey, Column]) -> dict[str, Cost]:
         for row, runs in column.items():
             own.setdefault(row, []).append(runs)
     done = {row: [_done(runs.records) for runs in of_row] for row, of_row in own.items()}
-    cells = {row: list(itertools.chain(*of_row)) for row, of_row in done.items()}
     rounds = {row: [one for runs in of_row for one in runs.rounds] for row, of_row in own.items()}
-    alike, alike_in_turns = _alike(cells.values()), _alike(rounds.values())
-    return {
-        row: _cost(
-            cells[row],
-            [_of(runs, alike) if _of(cells[row], alike) else runs for runs in done[row]],
-            _of(rounds[row], alike_in_turns) or rounds[row],
-        )
-        for row in own
-    }
+    of_cells = _usual(itertools.chain(*of_row) for of_row in done.values())
+    of_rounds = _usual(rounds.values())
+    return {row: _cost([*map(of_cells, done[row])], of_rounds(rounds[row])) for row in own}
 
 
 def _done(records: Sequence[Record]) -> list[Record]:
     return [one for one in records if one.status == "done"]
 
 
-def _alike(rows: Iterable[Sequence[Record]]) -> set[str]:
-    """The cells that were measured under the conditions of most."""
-    under = conditions(rows)
-    usual = next(iter(ordered(under, under.keys())), None)
-    return {cell for cell, one in under.items() if one == usual}
+def _usual(rows: Iterable[Iterable[Record]]) -> Callable[[Sequence[Record]], Sequence[Record]]:
+    """What picks, of some records, those measured under the conditions of most; or all of them."""
+    under = conditions([list(row) for row in rows])
+    first = next(iter(ordered(under, under.keys())), None)
+
+    def pick(records: Sequence[Record]) -> Sequence[Record]:
+        return [one for one in records if under[one.cell] == first] or records
+
+    return pick
 
 
-def _of(records: Sequence[Record], cells: Set[str]) -> list[Record]:
-    return [one for one in records if one.cell in cells]
-
-
-def _cost(
-    done: Sequence[Record], by_task: Sequence[Sequence[Record]], rounds: Sequence[Record]
-) -> Cost:
-    """What a row took; memory and time of those records, of each task and of rounds, that count."""
-    trained = [record.n_trainable.total for record in done if record.n_trainable]
-    measured = (*itertools.chain(*by_task), *rounds)
-    memory = known(one.memory.peak_mib for one in measured if one.memory)
+def _cost(by_task: Sequence[Sequence[Record]], rounds: Sequence[Record]) -> Cost:
+    """What a row took, by its records of each task and of rounds."""
+    cells = list(itertools.chain(*by_task))
+    trained = [record.n_trainable.total for record in cells if record.n_trainable]
+    memory = known(one.memory.peak_mib for one in (*cells, *rounds) if one.memory)
     speeds = known(one.speed.examples_per_s for one in rounds if one.speed)
     seconds = known(mean(known(one.total_s for one in of_task)) for of_task in by_task)
     return Cost(

@@ -24,8 +24,8 @@ class Ahead(BaseModel):
 
     Attributes:
         mean: of the main metric on the task.
-        why: it has no score on some task, exceeds a limit, has fewer done runs than others, or has
-            failed or collapsed ones where others have none.
+        why: it has no score on some task, exceeds a limit, has too few seeds where others have
+            enough, or has failed or collapsed runs where others have none.
         n_done: its runs with a score, on all tasks.
         n_failed: its failed runs.
         n_collapsed: its runs that are no better than a constant answer, where others' are.
@@ -110,10 +110,11 @@ def recommend(
     It is one of those within the limits, of these one with three seeds on every task, or as many as
     any has, since one lucky seed must not beat the mean of five, of these one without a failed run
     if there is such a row, and of these one without a collapsed run, which makes an interval so
-    wide that no row is shown to be better. Of what that leaves, rows that lie behind the best of
-    them on some task are out (`Verdict.is_behind`: a choice for quality, as it is not corrected for
-    their number). If that leaves none, those behind on the fewest tasks stay. Of the rest the one
-    that is first by `prefer`; then by size, then the first in the table.
+    wide that no row is shown to be better. Of what that leaves, rows that on some task lie behind
+    the best of them (`Verdict.is_behind`: a choice for quality, as it is not corrected for their
+    number) or are worse than any of them are out. If that leaves none, those behind on the fewest
+    tasks stay. Of the rest the one that is first by `prefer`; then by size, then the first in the
+    table.
 
     Args:
         columns: of `table.columns`.
@@ -140,7 +141,13 @@ def recommend(
     allowed = {task: {row: column[row] for row in met} for task, column in columns.items()}
     best = {task: str(best_row(column)) for task, column in allowed.items()}
     shown = {row: {task: against(pairs[task], row, best[task]) for task in best} for row in met}
-    n_worse = {row: sum(v is not None and v.is_behind for v in shown[row].values()) for row in met}
+    n_worse = {
+        row: sum(
+            (v is not None and v.is_behind) or _is_worse(row, met, pairs[task])
+            for task, v in shown[row].items()
+        )
+        for row in met
+    }
     in_turns = all(costs[row].round_s is not None for row in met)
     row = min(
         (row for row in met if n_worse[row] == min(n_worse.values())),
@@ -164,6 +171,12 @@ def recommend(
         collapsed_on=[task[0] for task, column in columns.items() if _all_collapsed(column)],
         rate_from_dev=any(_rate_from_dev(row, column) for column in columns.values()),
     )
+
+
+def _is_worse(row: str, others: Sequence[str], pairs: Sequence[Verdict]) -> bool:
+    """Whether it is shown to be worse than one of the others."""
+    verdicts = (against(pairs, row, other) for other in others)
+    return any(one is not None and one.verdict == "worse" for one in verdicts)
 
 
 def _against_best(
@@ -251,7 +264,7 @@ def _left_out(
     complete = _complete(columns)
     met = _within({row: costs[row] for row in complete}, memory_mib, minutes) if complete else []
     own = {row: _runs_of(columns, row) for row in met}
-    whole = _with_most_runs(columns, met)
+    whole = _with_enough_seeds(columns, met)
     sound = [row for row in whole if not _n_failed(own[row])] or whole
     steady = [row for row in sound if not _n_collapsed(columns, row)] or sound
     steps: list[tuple[Why, list[str]]] = [
@@ -265,18 +278,18 @@ def _left_out(
     }
 
 
-def _with_most_runs(columns: Mapping[TaskKey, Column], rows: Sequence[str]) -> list[str]:
-    """Those with `FEWEST` seeds on every task, or as many as any has there; or the most in all."""
-    enough = [
-        (column, min(FEWEST, max(len(column[row].by_seed) for row in rows)))
-        for column in columns.values()
-        if rows
-    ]
-    whole = [row for row in rows if all(len(c[row].by_seed) >= n for c, n in enough)]
-    if whole:
-        return whole
-    done = {row: _n_done(_runs_of(columns, row)) for row in rows}
-    return [row for row in rows if done[row] == max(done.values())]
+def _with_enough_seeds(columns: Mapping[TaskKey, Column], rows: Sequence[str]) -> list[str]:
+    """Those with `FEWEST` seeds on every task, or as many as any of them has there.
+
+    Where no row has that on all tasks, those that have it on the most.
+    """
+    n_enough = dict.fromkeys(rows, 0)
+    for column in columns.values():
+        n_seeds = {row: len(column[row].by_seed) for row in rows}
+        enough = min(FEWEST, max(n_seeds.values(), default=0))
+        for row in rows:
+            n_enough[row] += n_seeds[row] >= enough
+    return [row for row in rows if n_enough[row] == max(n_enough.values())]
 
 
 Limit = tuple[float, str, Callable[[Cost], float | None]]  # most, unit, what a cell takes of it

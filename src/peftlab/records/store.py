@@ -135,6 +135,10 @@ class Store:
         stems = (path.stem for path in (self.out / "records").glob("*.json"))
         return sorted(filter(self.is_unreadable, stems))
 
+    def forget(self, cell: str) -> None:
+        """Delete the record of a cell, which is then not done."""
+        self._record(cell).unlink(missing_ok=True)
+
     def is_unreadable(self, cell: str) -> bool:
         """Whether the cell's record is there and can't be read by this version."""
         return self._record(cell).exists() and self.read(cell) is None

@@ -129,7 +129,7 @@ def _kind(why: str, found: Recommendation) -> str:
         return f"within {' and '.join(limits)}"
     return {
         "tasks": "that ran on every task",
-        "runs": "with the most done runs",
+        "runs": "with enough seeds",
         "failed": "without a failed run",
         "collapsed": "without a collapsed run",
     }[why]
@@ -144,7 +144,7 @@ def _left_out(one: Ahead, found: Recommendation, metric: str | None) -> str:
 
 def _missed(one: Ahead, found: Recommendation) -> str:
     if one.why == "runs":
-        return f"has {one.n_done} of {found.n_done}"
+        return f"has {one.n_done} run{'s' * (one.n_done > 1)}"
     if one.why == "failed":
         return f"{one.n_failed} failed"
     if one.why == "collapsed":

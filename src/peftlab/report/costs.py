@@ -55,7 +55,7 @@ def words(all_conditions: Sequence[Conditions]) -> list[str]:
 
 
 def _word(name: str, value: object) -> str:
-    if name in {"quantiser", "parts"} and value is None:
+    if value == "" or (name in {"quantiser", "parts"} and value is None):
         return ""
     if value is None:
         return "no GPU" if name == "gpu" else f"{name.replace('_', ' ')} not recorded"
@@ -81,11 +81,14 @@ def cell_costs(
     alike: dict[int, list[Record]] = defaultdict(list)
     for record in rounds or done:
         alike[under[record.cell]].append(record)
-    total_s = Spread.of(record.total_s for record in done) if rounds else None
-    return tuple(_cost(number, alike[number], total_s) for number in sorted(alike))
+    whole: dict[int, list[Record]] = defaultdict(list)
+    for record in done:
+        whole[under[record.cell]].append(record)
+    return tuple(_cost(number, alike[number], whole[number] or done) for number in sorted(alike))
 
 
-def _cost(under: int, records: list[Record], total_s: Spread | None) -> Cost:
+def _cost(under: int, records: list[Record], whole: Sequence[Record]) -> Cost:
+    """Of `records`, and how long a cell takes by those of `whole`, which are none of rounds."""
     speeds = [record.speed.examples_per_s for record in records if record.speed]
     memories = [record.memory for record in records if record.memory]
     parts = dict.fromkeys(part for memory in memories for part in memory.by_part)
@@ -94,7 +97,7 @@ def _cost(under: int, records: list[Record], total_s: Spread | None) -> Cost:
         examples_per_s=Spread.of(speeds),
         peak_mib=Spread.of(memory.peak_mib for memory in memories),
         train_peak_mib=Spread.of(memory.train_peak_mib for memory in memories),
-        total_s=total_s or Spread.of(record.total_s for record in records),
+        total_s=Spread.of(record.total_s for record in whole),
         by_part_mib={part: mean(known(m.by_part.get(part) for m in memories)) for part in parts},
     )
 

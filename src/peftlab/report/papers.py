@@ -80,7 +80,8 @@ def markdown(table: Table, comparison: Comparison) -> str:
     for row, scores in _rows(table, comparison):
         cells = [_cell_text(row.label), *map(_markdown_score, scores), *_cost(row)]
         lines.append(_markdown_line(cells))
-    return "\n".join([*lines, "", " ".join(_told(table, "bold", "="))]) + "\n"
+    below = [_cell_text(line) for line in _told(table, "bold", "=")]
+    return "\n".join([*lines, "", " ".join(below)]) + "\n"
 
 
 def comma_separated(table: Table, comparison: Comparison) -> str:

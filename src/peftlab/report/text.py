@@ -214,10 +214,11 @@ def told_rounds(table: Table) -> str:
 
 def tuned(table: Table) -> list[str]:
     """How the rows' settings were found, a line for each way."""
-    ways: dict[tuple[int, float], list[str]] = {}
+    ways: dict[tuple[str, float], list[str]] = {}
     for row in table.rows:
         if row.tuned:
-            way = (row.tuned["trials"], row.tuned["validation"])
+            most = "up to " if row.tuned.get("at_most") else ""  # those that there was time for
+            way = (f"{most}{row.tuned['trials']}", row.tuned["validation"])
             ways.setdefault(way, []).append(f"{row.label} ({', '.join(row.tuned['space'])})")
     return [
         f"Found on each task by {trials} trials a row on {validation:.3g} of train, dev unseen: "

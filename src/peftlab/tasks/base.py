@@ -39,7 +39,7 @@ class Examples(metaclass=Explained):
     def _check(self) -> Self:
         if len(self.texts) != len(self.labels):
             raise ValueError(f"{len(self.texts)} texts have {len(self.labels)} labels")
-        if not all(map(math.isfinite, self.labels)):
+        if not all(isinstance(label, int) or math.isfinite(label) for label in self.labels):
             raise ValueError("a label is NaN or infinite")
         return self
 

@@ -3,9 +3,9 @@
 Text, true/false and whole numbers of at most `MAX_CLASSES` different values are classes; other
 numbers are a regression; `kind` overrides. 1.0 is whole: so pandas writes integers with a gap.
 Classes are named and ordered by their value: numbers by size, text by its characters. In CSV and
-TSV, where all is text, a column is of numbers if every cell is one, and of codes, which are text,
-if one begins with a 0 that says nothing: 007. CSV is quoted (RFC 4180); TSV is not: a `"` is a
-character there.
+TSV, where all is text, a column is of numbers if every cell is one; classes of which one is written
+with a 0 that says nothing, 007, are codes and keep their spelling. CSV is quoted (RFC 4180); TSV is
+not: a `"` is a character there.
 """
 
 from __future__ import annotations
@@ -81,8 +81,10 @@ def task_of(
 
     `stem` is what it is named after; `otherwise` ends the error if no fifth can be kept apart.
     """
-    type_ = "str" if _has_codes(table, kind) else _label_type(table)
+    type_ = _label_type(table)
     chosen = _kind(table, type_, kind)
+    if chosen == "classes" and type_ == "int" and _has_codes(table):
+        type_ = "str"
     names = _names(table, type_) if chosen == "classes" else ()
     train = _examples(table, type_, names)
     if len(set(train.labels)) < 2:
@@ -146,11 +148,10 @@ def columns_of(text: Sequence[str], label: str) -> list[str]:
     return columns
 
 
-def _has_codes(table: rows.Table, asked: str) -> bool:
+def _has_codes(table: rows.Table) -> bool:
     """Whether a label of a file without types is a number that one would not write so."""
-    if table.typed or asked == "regression":
-        return False
-    return any(_CODE.fullmatch(str(row.cells[-1]).strip()) for row in table.rows)
+    cells = (str(row.cells[-1]).strip() for row in table.rows)
+    return not table.typed and any(map(_CODE.fullmatch, cells))
 
 
 def _label_type(table: rows.Table) -> Type:
@@ -226,11 +227,13 @@ def _kind(table: rows.Table, type_: Type, asked: Literal["auto", "classes", "reg
 
 def _refuse_number_gone_wrong(table: rows.Table, asked: str) -> None:
     """A column of numbers with one cell that is none would else be taken for text."""
-    cells = [str(row.cells[-1]).strip() for row in table.rows]
-    if 2 * sum(_COMMA.fullmatch(cell) is not None for cell in cells) > len(cells):
-        problem = f"the label {cells[0]!r} has a decimal comma"
+    commas = [row for row in table.rows if _COMMA.fullmatch(str(row.cells[-1]).strip())]
+    if 2 * len(commas) > len(table.rows):
+        problem = f"the label {_shown(commas[0].cells[-1])} has a comma"
         raise table.error(
-            table.rows[0], f"{problem}. Write a point, as in 3.5, or say --kind classes."
+            commas[0],
+            f"{problem}. Write numbers with a point (3.5) and thousands without a sign (1100), or "
+            "say --kind classes.",
         )
     other = [row for row in table.rows if _number(row.cells[-1]) is None]
     fractions = sum(_looks_like(str(row.cells[-1]).strip()) == "float" for row in table.rows)
