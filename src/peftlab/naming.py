@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 
 
 def slug(text: str, otherwise: str = "unnamed") -> str:
     """A name that is safe in a path; `otherwise` where nothing of it is left.
 
-    >>> slug("../My Data (v2)")
-    'my-data-v2'
+    >>> slug("../My Data (v2)"), slug("für März")
+    ('my-data-v2', 'fur-marz')
     """
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or otherwise
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-") or otherwise
 
 
 def title(task: str, label: str, seed: int) -> str:

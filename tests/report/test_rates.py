@@ -125,7 +125,8 @@ def test_the_table_says_how_settings_were_found(record):
     assert [row.label for row in found.rows] == ["lora"]
     assert found.rows[0].training["lr"] == "0.001 on mrpc, 0.002 on rte"
     assert text.tuned(found) == [
-        "Found on each task by 6 trials a row on 0.1 of train, dev unseen: lora (lr)."
+        "Found on each task by 6 trials a row on 0.1 of train, dev unseen: "
+        "lora (lr 0.001 on mrpc, 0.002 on rte)."
     ]
     assert text.default_rates(found) == ""
     assert text.tuned(table([record("lora")])) == []

@@ -192,9 +192,9 @@ def test_parquets_own_numbers_are_numbers(tmp_path):
     ("stem", "name"),
     [
         ("My Reviews (v2)", "my-reviews-v2"),
-        ("\u00fcber", "ber"),
-        ("..", "data"),
-        ("\u8bc4\u8bba", "data"),
+        ("\u00fcber", "uber"),
+        ("..", "data-5ec1f7"),
+        ("\u8bc4\u8bba", "data-6849b8"),
         ("a" * 90, "a" * 40),
         ("mrpc", "mrpc-file"),
     ],
@@ -546,3 +546,23 @@ def test_a_label_that_names_no_class_is_named_with_its_line(tmp_path):
     assert "line 22: the label 'nan' names no class" in refused(
         write(tmp_path / "a.csv", rows), kind="classes"
     )
+
+
+def test_excels_own_first_line_names_the_separator(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("sep=;\r\ntext;label\r\n" + "".join(f"t {i};{i % 2}\r\n" for i in range(8)))
+    assert len(load(path).train) + len(load(path).dev) == 8
+    path.write_text("sep=;\ntext;label\na\n")
+    assert "line 3: malformed row" in refused(path)
+    path.write_text('text;label;"price, EUR"\n' + "".join(f"t {i};{i % 2};1\n" for i in range(8)))
+    assert load(path).kind == "classes"
+
+
+def test_a_column_of_identifiers_is_no_column_of_labels(tmp_path):
+    path = write(tmp_path / "a.csv", reviews(50, tuple(f"user {i}" for i in range(40))))
+    assert "40 different labels in 50 rows; is this the column of labels?" in refused(path)
+
+
+def test_names_that_are_not_latin_differ(tmp_path):
+    names = {load(write(tmp_path / f"{stem}.csv", reviews())).name for stem in ("отзывы", "客户")}
+    assert len(names) == 2 and all(name.startswith("data-") for name in names)

@@ -27,12 +27,15 @@ def predict(
     fast: options.Fast = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Answer every row of a file: its columns again, a prediction, and a score for each class."""
+    """Answer every row of a file with a trained adapter.
+
+    Its columns are written again, with a prediction, and a score for each class.
+    """
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True, quiet=quiet)
-    with Progress(console=console, transient=True) as progress:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("loading", total=None)
 
         def show(n: int, total: int) -> None:
@@ -88,9 +91,10 @@ def push(
         Path | None, Option(help="Write it to this folder instead, and send nothing.")
     ] = None,
 ) -> None:
-    """Send an adapter to the hub, with a card: numbers, settings, licences, how to load it.
+    """Send an adapter to the hub, with a card.
 
-    No record, no predictions and no path of this machine go with it.
+    The card has numbers, settings, licences, and how to load it. No record, no predictions and no
+    path of this machine go with it.
     """
     from rich.console import Console
 
@@ -107,10 +111,10 @@ def export(
     task: Annotated[Text, Option(help="Which task's, if there are several.")] = None,
     method: Annotated[Text, Option(help="The row to take; default: the winner.")] = None,
 ) -> None:
-    """Copy the winner's adapter out of a comparison, once it has answered dev as in training.
+    """Copy the winner's adapter out of a comparison.
 
-    The winner is the recommended row: the cheapest that is not behind the best one.
-    Of its seeds the best adapter is taken.
+    That is done once it has answered dev as in training. The winner is the recommended row: the
+    cheapest that is not behind the best one. Of its seeds the best adapter is taken.
     """
     from rich.console import Console
 

@@ -45,7 +45,7 @@ def compare(
     json_: Annotated[bool, Option("--json", help="One JSON document on stdout.")] = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Train every method on every task with every seed, and compare them.
+    """Train every method on every task with every seed; compare them.
 
     Without arguments: the demo, on a bundled model and built-in synthetic tasks. Finished cells
     are never run again, so the same command goes on from where it stopped.

@@ -27,11 +27,11 @@ def fit(
     asked: options.Asked,
     quiet: options.Quiet = False,
 ) -> None:
-    """Find, train and write a model for your data within a time, without a decision of yours.
+    """Find, train and write a model for your data within a time.
 
-    Several methods and learning rates race on a part of train; the best train on all of it, with
-    several seeds, and are judged on dev. The recommended one's adapter is checked and written. When
-    the time is over, or on Ctrl-C, the best so far is.
+    No decision of yours is needed. Several methods and learning rates race on a part of train; the
+    best train on all of it, with several seeds, and are judged on dev. The recommended one's
+    adapter is checked and written. When the time is over, or on Ctrl-C, the best so far is.
     """
     from rich.console import Console
 

@@ -11,7 +11,10 @@ import typer
 def methods(
     name: Annotated[str | None, typer.Argument(help="Show this one's settings.")] = None,
 ) -> None:
-    """List the methods: what each trains, how much of RoBERTa-base, and its paper."""
+    """List the methods.
+
+    What each trains, how much of RoBERTa-base, and its paper; of one method its settings.
+    """
     from rich.console import Console
 
     with Console(stderr=True).status("counting what each method trains"):
@@ -31,7 +34,10 @@ def tasks(
         typer.Option(envvar="PEFTLAB_DATA_DIR", help="The folder with GLUE's own files."),
     ] = None,
 ) -> None:
-    """List the tasks: what each asks, its metrics, and whether its data is here."""
+    """List the tasks.
+
+    What each asks, its metrics, and whether its data is here.
+    """
     from rich.console import Console
 
     with Console(stderr=True).status("looking for their data"):
@@ -43,7 +49,10 @@ def tasks(
 
 
 def models() -> None:
-    """List what can be given as a model, what it needs, and whether that is here."""
+    """List what can be given as a model.
+
+    What each needs, and whether that is here.
+    """
     from rich.console import Console
 
     with Console(stderr=True).status("looking for what they need"):
@@ -70,7 +79,10 @@ def print_rows(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
 def doctor(
     out: Annotated[Path, typer.Option(help="Where runs would be written.")] = Path("runs"),
 ) -> None:
-    """Check Python, torch, threads, bf16 and why, the model, the hub and the disk."""
+    """Check what this machine can do.
+
+    Python, torch, threads, bf16 and why, the model, the hub and the disk.
+    """
     from rich.console import Console
 
     with Console(stderr=True).status("looking at this machine"):

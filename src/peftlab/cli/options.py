@@ -31,7 +31,9 @@ Tasks = Annotated[Text, Option(help="Names with commas between, or all.")]
 Methods = Annotated[
     Text, Option(help="Names with commas between, or all; lora[rank=16,lr=1e-3] is a variant.")
 ]
-Seeds = Annotated[Text, Option(help="Numbers with commas between.")]
+Seeds = Annotated[
+    Text, Option(help="Numbers with commas between; default 0,1. A verdict takes three.")
+]
 Validation = Annotated[
     float | None, Option(help="Share of train that trials are judged on; default 0.1.")
 ]

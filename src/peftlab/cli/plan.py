@@ -43,10 +43,11 @@ def plan(
     json_: Annotated[bool, Option("--json", help="One JSON document on stdout.")] = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Say what a comparison will cost before it trains: numbers, memory by part, disk and time.
+    """Say what a comparison will cost before it trains.
 
-    Takes what compare takes. Memory is counted on the model's structure; time is taken from the
-    nearest records of this machine, or from a few steps with --measure.
+    Trained numbers, memory by part, disk and time. Takes what compare takes. Memory is counted on
+    the model's structure; time is taken from the nearest records of this machine, or from a few
+    steps with --measure.
     """
     from rich.console import Console
 

@@ -59,7 +59,7 @@ def report(
         bool, typer.Option("--csv", help="Likewise, a line for each row on each task.")
     ] = False,
 ) -> None:
-    """Rebuild the table and the page of a folder from its records, and say which row to take.
+    """Rebuild a folder's table and page, and say which row to take.
 
     All records, of every comparison in the folder, unless less is asked for. The row to take is the
     cheapest within the limits that is not behind the best by its own interval. Several folders are

@@ -22,7 +22,7 @@ def train(
     asked: options.Asked,
     quiet: options.Quiet = False,
 ) -> None:
-    """Train one method on one task, and write its adapter to a folder.
+    """Train one method on one task; write its adapter to a folder.
 
     The folder serves `peftlab predict` and `peftlab merge`, `peftlab.load`, and HF PEFT where it
     has the method.

@@ -14,10 +14,11 @@ def watch(
     every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="Look once, and end.")] = False,
 ) -> None:
-    """Follow a comparison: what runs and how far it is, scores so far, time left, memory.
+    """Follow a comparison from another terminal or machine.
 
-    Reads the folder alone, so another machine may be writing it. Ends when nothing runs and every
-    cell of the latest comparison has ended, or with Ctrl-C, which stops nothing but the watching.
+    What runs and how far it is, scores so far, time left, memory. Reads the folder alone, so
+    another machine may be writing it. Ends when nothing runs and every cell of the latest
+    comparison has ended, or with Ctrl-C, which stops nothing but the watching.
     """
     from rich.console import Console
     from rich.live import Live

@@ -165,10 +165,10 @@ def told_noise(comparison: Comparison) -> str:
     speeds = [one.speed for one in comparison.noise if one.speed is not None]
     told = []
     if scores:
-        told.append(f"A row differs from itself by {fraction(max(scores))} at most between seeds")
+        told.append(f"by {fraction(max(scores))} in score")
     if speeds:
-        told.append(f"in speed by {max(speeds):.0%}")
-    line = f"{', '.join(told)} (mean over pairs of seeds)." if told else ""
+        told.append(f"by {max(speeds):.0%} in speed")
+    line = f"Between two seeds the least steady row moves {', '.join(told)}." if told else ""
     if comparison.inflation:
         line += f" Choosing the best epoch on dev would add {fraction(comparison.inflation)}."
     if comparison.n_collapsed:

@@ -209,7 +209,7 @@ def told_rounds(table: Table) -> str:
         return ""
     told = f"Speed and memory: {table.n_rounds} rounds of short cells that took turns"
     busy = "" if table.busy is None else f"; others took at most {table.busy:.1f} of a core"
-    return f"{told}{busy}."
+    return f"{told}{busy}. A whole cell may meet wider batches, and hold more."
 
 
 def tuned(table: Table) -> list[str]:
@@ -219,12 +219,19 @@ def tuned(table: Table) -> list[str]:
         if row.tuned:
             most = "up to " if row.tuned.get("at_most") else ""  # those that there was time for
             way = (f"{most}{row.tuned['trials']}", row.tuned["validation"])
-            ways.setdefault(way, []).append(f"{row.label} ({', '.join(row.tuned['space'])})")
+            found = (f"{name} {_value(row, name)}" for name in row.tuned["space"])
+            ways.setdefault(way, []).append(f"{row.label} ({'; '.join(found)})")
     return [
         f"Found on each task by {trials} trials a row on {validation:.3g} of train, dev unseen: "
         f"{', '.join(rows)}."
         for (trials, validation), rows in ways.items()
     ]
+
+
+def _value(row: Row, name: str) -> str:
+    """What a row's setting is; of one that was found, on which task if that matters."""
+    value = {**row.training, **row.settings}[name]
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def baselines(table: Table) -> dict[str, list[str]]:

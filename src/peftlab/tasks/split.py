@@ -25,6 +25,7 @@ from peftlab.tasks.base import Examples, Task
 
 FIFTH = 0.2  # goes to dev
 QUANTILES = 5
+MANY = 20  # classes, of which fewer may be of few rows each
 
 Texts = tuple[str, ...]
 Label = TypeVar("Label", int, float)
@@ -87,8 +88,13 @@ def by_class(
     """The texts that go to dev, about that share of every class.
 
     Raises:
-        RequestError: a class with fewer than two different texts can't be on both sides.
+        RequestError: a class with fewer than two different texts can't be on both sides; or most
+            rows have a class of their own.
     """
+    if len(names) > MANY and 2 * len(names) > len(texts):
+        raise RequestError(
+            f"{len(names):,} different labels in {len(texts):,} rows; is this the column of labels?"
+        )
     strata: dict[int, list[Texts]] = defaultdict(list)
     members = _members(texts, labels)
     for text, found in members.items():

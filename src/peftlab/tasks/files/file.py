@@ -11,6 +11,7 @@ not: a `"` is a character there.
 from __future__ import annotations
 
 import decimal
+import hashlib
 import math
 import re
 import reprlib
@@ -99,7 +100,7 @@ def task_of(
         except RequestError as error:
             raise RequestError(f"{table.name}: {error} {otherwise}".strip()) from None
     return Task(
-        name=slug(stem, "data")[:40].strip("-"),
+        name=slug(stem, f"data-{hashlib.sha256(stem.encode()).hexdigest()[:6]}")[:40].strip("-"),
         kind=chosen,
         metrics=("accuracy", "f1") if chosen == "classes" else ("pearson", "spearman"),
         train=train,

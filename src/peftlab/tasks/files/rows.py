@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from peftlab.errors import JSON_ERRORS, RequestError, unknown
+
+_SEPARATOR = re.compile(r"sep=(.)\r?\n", re.I)  # Excel's own first line
 
 
 class NoColumn(RequestError):
@@ -212,8 +215,12 @@ def _csv(path: Path, content: bytes, columns: Sequence[str]) -> Iterator[Row]:
 
 
 def _csv_records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
-    number = 1
+    said = _SEPARATOR.match(text)
+    delimiter = said[1] if said else _delimiter(text)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    if said:
+        next(reader)
+    number = reader.line_num + 1
     with _long_fields():
         try:
             for fields in reader:
@@ -227,9 +234,9 @@ def _csv_records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _delimiter(text: str) -> str:
-    """A comma; a semicolon where the header has such alone, as Excel writes in many countries."""
-    header = text.split("\n", 1)[0]
-    return ";" if ";" in header and "," not in header else ","
+    """A comma; a semicolon where the header has more of them, as Excel writes in many countries."""
+    header = re.sub(r'"[^"]*"', "", text.split("\n", 1)[0])
+    return ";" if header.count(";") > header.count(",") else ","
 
 
 @contextmanager
@@ -249,13 +256,20 @@ def _jsonl(path: Path, content: bytes, columns: Sequence[str]) -> Iterator[Row]:
         try:
             record = json.loads(line)
         except JSON_ERRORS as error:
-            raise _not_jsonl(path, number, f"not JSON ({error})") from None
+            raise _not_jsonl(path, number, f"not JSON ({_why(error)})") from None
         if not isinstance(record, dict):
             raise _not_jsonl(path, number, f"a JSON {type(record).__name__}, not an object")
         for name in columns:
             if name not in record:
                 raise _no_column(Path(f"{path}, line {number}"), name, list(record))
         yield Row(number, tuple(record[name] for name in columns))
+
+
+def _why(error: Exception) -> str:
+    """What is wrong and where in the line: JSON's own words count lines within it."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at character {error.pos + 1}"
+    return str(error)
 
 
 def _not_jsonl(path: Path, number: int, problem: str) -> RequestError:
