@@ -73,9 +73,7 @@ def explain(error: ValidationError, owner: str, fields: Iterable[str] = ()) -> R
         if found["type"] == "too_short":
             lines.append(f"{owner}: {where} must name at least one, got {found['input']!r}")
             continue
-        if (
-            found["type"] == "value_error"
-        ):  # a class's own check, which says all; its input may be data
+        if found["type"] == "value_error" and not loc:  # of a whole value, which may be a data set
             lines.append(f"{owner}: {found['ctx']['error']}")
             continue
         rule = found["msg"].removeprefix("Input should be ").removeprefix("Value error, ")

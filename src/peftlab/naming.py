@@ -5,6 +5,7 @@ Every room may import this file and it imports none of them.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import unicodedata
@@ -13,11 +14,21 @@ import unicodedata
 def slug(text: str, otherwise: str = "unnamed") -> str:
     """A name that is safe in a path; `otherwise` where nothing of it is left.
 
-    >>> slug("../My Data (v2)"), slug("für März")
-    ('my-data-v2', 'fur-marz')
+    >>> slug("../My Data (v2)"), slug("für 2024–25")
+    ('my-data-v2', 'fur-2024-25')
     """
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    letters = unicodedata.normalize("NFKD", text)
+    plain = "".join(letter for letter in letters if not unicodedata.combining(letter))
     return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-") or otherwise
+
+
+def named(stem: str) -> str:
+    """The slug of a file's name; of one without Latin letters or digits a hash: they must differ.
+
+    >>> named("Reviews 2024"), named("\u8bc4\u8bba")
+    ('reviews-2024', 'data-6849b8')
+    """
+    return slug(stem, f"data-{hashlib.sha256(stem.encode()).hexdigest()[:6]}")
 
 
 def title(task: str, label: str, seed: int) -> str:

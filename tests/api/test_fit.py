@@ -84,7 +84,12 @@ def test_what_was_done_when_the_time_is_over_is_what_there_is(
         contest.run(FakeSession(Store(tmp_path), {}, Late()))  # type: ignore[arg-type]
     assert len(contest.ran) == 2
     assert len(contest.best_rows(3)) == 2
-    assert all(row.part.tuned["at_most"] for row in contest.best_rows(3))
+    assert {row.part.rate_from for row in contest.best_rows(3)} == {"default"}
+    before = {row.part.label: row.part.tuned for row in contest.best_rows(3)}
+    contest.run(FakeSession(Store(tmp_path), {}, Silent()))  # type: ignore[arg-type]
+    after = {row.part.label: row.part for row in contest.best_rows(3)}
+    assert {part.rate_from for part in after.values()} == {"tuned"}
+    assert {label: part.tuned for label, part in after.items()} == before  # else all trains again
 
 
 def test_a_run_that_failed_takes_no_seed_from_the_others(

@@ -226,7 +226,7 @@ def test_one_lucky_run_does_not_beat_a_row_that_ran_to_its_end(folder, cost) -> 
         ("lora", "runs", 1)
     ]
     assert "of the rows with enough seeds (lora, .9" in told(folder)
-    assert ", has 1 run)" in told(folder)
+    assert ", has 1 seed)" in told(folder)
 
 
 def test_three_seeds_are_enough_to_be_taken_beside_five(folder, cost) -> None:

@@ -530,11 +530,10 @@ def test_numbers_with_decimal_commas_are_no_classes(tmp_path):
 def test_codes_keep_their_zeros(tmp_path):
     rows = reviews(40, ("007", "7", "10", "08"))
     assert load(write(tmp_path / "a.csv", rows)).labels == ("007", "08", "10", "7")
-    assert load(
-        write(tmp_path / "c.csv", reviews(60, tuple(f"{i:02}" for i in range(30))))
-    ).kind == (
-        "regression"  # as numbers, of which there are too many for classes
-    )
+    wide = load(write(tmp_path / "c.csv", reviews(200, tuple(f"{i:03}" for i in range(30)))))
+    assert wide.labels[:2] == ("000", "001") and "zeros in front" in wide.notes[0]
+    stray = reviews(400, ("07", *range(95, 150)))  # one among numbers is a number
+    assert load(write(tmp_path / "e.csv", stray)).kind == "regression"
     floats = reviews(60, ("00", *(i + 0.5 for i in range(30))))
     assert load(write(tmp_path / "d.csv", floats)).kind == "regression"
     numbers = load(write(tmp_path / "b.csv", rows), kind="regression")
@@ -560,7 +559,7 @@ def test_excels_own_first_line_names_the_separator(tmp_path):
 
 def test_a_column_of_identifiers_is_no_column_of_labels(tmp_path):
     path = write(tmp_path / "a.csv", reviews(50, tuple(f"user {i}" for i in range(40))))
-    assert "40 different labels in 50 rows; is this the column of labels?" in refused(path)
+    assert "of 40 classes have fewer than two different texts; is this the column" in refused(path)
 
 
 def test_names_that_are_not_latin_differ(tmp_path):

@@ -303,10 +303,13 @@ class _Fitting:
             chosen = compare_rows(compared, [self.out]).recommendation
             assert chosen is not None  # a record here has a score
             row = [one for one in compared if one.method.label == chosen.row and one.score]
-            return self._write(to, self.store, row, self.task, chosen)
+            # a seed that others lack counts in no mean, and may have the one adapter that is kept
+            same = [one for one in self.records if one.method.label == chosen.row]
+            return self._write(to, self.store, row, same, self.task, chosen)
         for one in self.contest.ranking:
             if self.trials.adapter(one.record.cell).is_dir():
-                return self._write(to, self.trials, [one.record], self.contest.task, None)
+                row = [one.record]
+                return self._write(to, self.trials, row, row, self.contest.task, None)
         raise RequestError(self._nothing())
 
     def _nothing(self) -> str:
@@ -320,11 +323,18 @@ class _Fitting:
         return "no training ended in time; give more --minutes, or fewer or cheaper --methods"
 
     def _write(
-        self, to: Path, store: Store, row: list[Record], task: Task, why: Recommendation | None
+        self,
+        to: Path,
+        store: Store,
+        row: list[Record],
+        same: list[Record],
+        task: Task,
+        why: Recommendation | None,
     ) -> Fitted:
-        kept = [one for one in row if store.adapter(one.cell).is_dir()]
+        kept = [one for one in same if store.adapter(one.cell).is_dir()]
         if not kept:
-            raise RequestError("; ".join(row[0].method.notes))
+            notes = "; ".join(row[0].method.notes)
+            raise RequestError(f"no adapter of {row[0].method.label} was kept: {notes}")
         record = best_seed(kept)
         reached = check_again(store, record, task)
         adapter = store.adapter(record.cell)

@@ -107,8 +107,16 @@ class Race:
         """The first `n` different rows of the ranking, each at the best of its rates."""
         by_label: dict[str, Row] = {}
         for one in self.ranking:
-            by_label.setdefault(one.runner.row.part.label, one.runner.row)
+            by_label.setdefault(one.runner.row.part.label, self._row(one.runner))
         return list(by_label.values())[:n]
+
+    def _row(self, runner: Runner) -> Row:
+        """The runner's row; where no other rate of it ran, its rate is a default still."""
+        part = runner.row.part
+        own = [one.runner for one in self.ran if one.runner.row.part.label == part.label]
+        if not part.tuned or len({one.trial.part.label for one in own}) > 1:
+            return runner.row
+        return runner.row._replace(part=part.model_copy(update={"rate_from": "default"}))
 
     def _run(self, runner: Runner, epochs: int, session: Session) -> None:
         cell = self.grid.ground.cell(runner.trial, self.task, SEED, epochs)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Grid, task_part
+from peftlab.bench.resume import ended_trial
 from peftlab.bench.run import Observer, Session, set_aside
 from peftlab.bench.short import short
 from peftlab.machine import BUSY, others_share
@@ -44,17 +45,16 @@ def measure_speed(grid: Grid, rounds: int, out: Path, progress: Observer) -> Non
             turns = f"{rounds} rounds of {STEPS} steps in turns, in {store.out}"
             progress.stage(f"speed and memory: {turns}", len(missing))
             set_aside(store, missing, progress)
-            for (
-                cell
-            ) in missing:  # else what took no turns would pass for a round, were this stopped
-                store.forget(cell.name)
-            for cell in missing:
-                _measure(cell, session)
+            for cells in broken:
+                for cell in cells:  # were this stopped, what took no turns would pass for a round
+                    store.forget(cell.name)
+                for cell in cells:
+                    _measure(cell, session)
 
 
 def _had_its_turn(cell: Cell, store: Store) -> bool:
-    """Whether it ran on this data, to whatever end: a change may leave the few examples alone."""
-    record = store.read(cell.name)
+    """Whether it ran to an end on this data: a change to it may leave the few examples alone."""
+    record = ended_trial(store, cell)
     return record is not None and record.task.drawn_from == cell.task.drawn_from
 
 

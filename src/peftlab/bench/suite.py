@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from peftlab.errors import JSON_ERRORS, RequestError, explain, unknown
 from peftlab.methods import METHODS, Method, parse_method, parse_value
-from peftlab.naming import slug
+from peftlab.naming import named, slug
 from peftlab.settings import STRICT, Rate, Training
 from peftlab.tasks import Task, names
 
@@ -282,7 +282,7 @@ def _name(request: dict[str, Any]) -> str:
         return DEMO_NAME
     words = [task if isinstance(task, str) else task.name for task in tasks]
     if request.get("data"):
-        words = [Path(str(request["data"].get("path", "data"))).stem]
+        words = [named(Path(str(request["data"].get("path", "data"))).stem)]
     return slug("-".join([Path(model).name, *words]))[:80]
 
 

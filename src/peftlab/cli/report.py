@@ -62,8 +62,9 @@ def report(
     """Rebuild a folder's table and page, and say which row to take.
 
     All records, of every comparison in the folder, unless less is asked for. The row to take is the
-    cheapest within the limits that is not behind the best by its own interval. Several folders are
-    laid side by side in one of their own, and what of them compares is said.
+    cheapest within the limits that is neither behind the best by its own interval nor worse than
+    another. Several folders are laid side by side in one of their own, and what of them compares is
+    said.
     """
     from rich.console import Console
 

@@ -1,4 +1,4 @@
-"""Which row to take: the cheapest that is not behind the best one on any task."""
+"""Which row to take: the cheapest that is on no task behind the best one or worse than another."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ class Ahead(BaseModel):
         why: it has no score on some task, exceeds a limit, has too few seeds where others have
             enough, or has failed or collapsed runs where others have none.
         n_done: its runs with a score, on all tasks.
+        n_seeds: those on the task where they are fewest.
         n_failed: its failed runs.
         n_collapsed: its runs that are no better than a constant answer, where others' are.
     """
@@ -37,6 +38,7 @@ class Ahead(BaseModel):
     mean: float
     why: Why
     n_done: int
+    n_seeds: int = 0  # some records of comparisons do not say
     n_failed: int
     n_collapsed: int = 0  # some records of comparisons do not say
     cost: Cost
@@ -210,6 +212,7 @@ def _ahead(
             mean=column[row].mean,
             why=why,
             n_done=_n_done(_runs_of(columns, row)),
+            n_seeds=min(len(runs.by_seed) for runs in _runs_of(columns, row)),
             n_failed=_n_failed(_runs_of(columns, row)),
             n_collapsed=_n_collapsed(columns, row),
             cost=costs[row],

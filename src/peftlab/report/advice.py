@@ -144,7 +144,8 @@ def _left_out(one: Ahead, found: Recommendation, metric: str | None) -> str:
 
 def _missed(one: Ahead, found: Recommendation) -> str:
     if one.why == "runs":
-        return f"has {one.n_done} run{'s' * (one.n_done > 1)}"
+        somewhere = " on some task" if len(found.tasks) > 1 else ""
+        return f"has {one.n_seeds} seed{'s' * (one.n_seeds != 1)}{somewhere}"
     if one.why == "failed":
         return f"{one.n_failed} failed"
     if one.why == "collapsed":

@@ -165,10 +165,10 @@ def told_noise(comparison: Comparison) -> str:
     speeds = [one.speed for one in comparison.noise if one.speed is not None]
     told = []
     if scores:
-        told.append(f"by {fraction(max(scores))} in score")
+        told.append(f"a score moves by up to {fraction(max(scores))}")
     if speeds:
-        told.append(f"by {max(speeds):.0%} in speed")
-    line = f"Between two seeds the least steady row moves {', '.join(told)}." if told else ""
+        told.append(f"a speed by up to {max(speeds):.0%}")
+    line = f"Between two runs of a row {', '.join(told)} (means over pairs)." if told else ""
     if comparison.inflation:
         line += f" Choosing the best epoch on dev would add {fraction(comparison.inflation)}."
     if comparison.n_collapsed:

@@ -216,7 +216,7 @@ def tuned(table: Table) -> list[str]:
     """How the rows' settings were found, a line for each way."""
     ways: dict[tuple[str, float], list[str]] = {}
     for row in table.rows:
-        if row.tuned:
+        if row.tuned and not row.default_rate:
             most = "up to " if row.tuned.get("at_most") else ""  # those that there was time for
             way = (f"{most}{row.tuned['trials']}", row.tuned["validation"])
             found = (f"{name} {_value(row, name)}" for name in row.tuned["space"])

@@ -25,7 +25,7 @@ from peftlab.tasks.base import Examples, Task
 
 FIFTH = 0.2  # goes to dev
 QUANTILES = 5
-MANY = 20  # classes, of which fewer may be of few rows each
+MANY = 20  # classes of a text each: if they are most, the column holds no labels
 
 Texts = tuple[str, ...]
 Label = TypeVar("Label", int, float)
@@ -88,18 +88,19 @@ def by_class(
     """The texts that go to dev, about that share of every class.
 
     Raises:
-        RequestError: a class with fewer than two different texts can't be on both sides; or most
-            rows have a class of their own.
+        RequestError: a class with fewer than two different texts can't be on both sides.
     """
-    if len(names) > MANY and 2 * len(names) > len(texts):
-        raise RequestError(
-            f"{len(names):,} different labels in {len(texts):,} rows; is this the column of labels?"
-        )
     strata: dict[int, list[Texts]] = defaultdict(list)
     members = _members(texts, labels)
     for text, found in members.items():
         counts = Counter(found)
         strata[min(counts, key=lambda label: (-counts[label], label))].append(text)
+    short = sum(len(strata[index]) < 2 for index in range(len(names)))
+    if short > max(MANY, len(names) / 2):
+        raise RequestError(
+            f"{short:,} of {len(names):,} classes have fewer than two different texts; is this the "
+            "column of labels?"
+        )
     for index, name in enumerate(names):
         if len(strata[index]) < 2:
             raise RequestError(

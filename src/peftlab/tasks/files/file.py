@@ -11,7 +11,6 @@ not: a `"` is a character there.
 from __future__ import annotations
 
 import decimal
-import hashlib
 import math
 import re
 import reprlib
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from peftlab.errors import RequestError
-from peftlab.naming import slug
+from peftlab.naming import named
 from peftlab.tasks import split
 from peftlab.tasks.base import Examples, Kind, Task
 from peftlab.tasks.files import rows
@@ -83,9 +82,9 @@ def task_of(
     `stem` is what it is named after; `otherwise` ends the error if no fifth can be kept apart.
     """
     type_ = _label_type(table)
-    chosen = _kind(table, type_, kind)
-    if chosen == "classes" and type_ == "int" and _has_codes(table):
+    if type_ == "int" and kind != "regression" and _has_codes(table):
         type_ = "str"
+    chosen = _kind(table, type_, kind)
     names = _names(table, type_) if chosen == "classes" else ()
     train = _examples(table, type_, names)
     if len(set(train.labels)) < 2:
@@ -100,7 +99,7 @@ def task_of(
         except RequestError as error:
             raise RequestError(f"{table.name}: {error} {otherwise}".strip()) from None
     return Task(
-        name=slug(stem, f"data-{hashlib.sha256(stem.encode()).hexdigest()[:6]}")[:40].strip("-"),
+        name=named(stem)[:40].strip("-"),
         kind=chosen,
         metrics=("accuracy", "f1") if chosen == "classes" else ("pearson", "spearman"),
         train=train,
@@ -118,6 +117,9 @@ def task_of(
 
 def _notes(table: rows.Table, label: str, names: tuple[str, ...], type_: Type) -> tuple[str, ...]:
     """What whole numbers were taken for: stars from 1 to 5 are no names, and 40 intents are."""
+    if type_ == "str" and all(map(_INT.fullmatch, names)):
+        what = f"{label} holds numbers with zeros in front, taken as names of classes"
+        return (f"{what}; --kind regression asks for numbers",)
     if type_ != "int" or 0 < len(names) < 3:
         return ()
     values = sorted({int(_name(row.cells[-1], "int") or 0) for row in table.rows})
@@ -150,9 +152,16 @@ def columns_of(text: Sequence[str], label: str) -> list[str]:
 
 
 def _has_codes(table: rows.Table) -> bool:
-    """Whether a label of a file without types is a number that one would not write so."""
-    cells = (str(row.cells[-1]).strip() for row in table.rows)
-    return not table.typed and any(map(_CODE.fullmatch, cells))
+    """Whether whole numbers of a file without types are codes, as zeros in front of some tell.
+
+    They are if most have one, or all numbers are of one width, or these are few.
+    """
+    cells = [str(row.cells[-1]).strip() for row in table.rows]
+    n_codes = sum(_CODE.fullmatch(cell) is not None for cell in cells)
+    if table.typed or not n_codes:
+        return False
+    few = len(set(cells)) <= MAX_CLASSES
+    return few or 2 * n_codes > len(cells) or len(set(map(len, cells))) == 1
 
 
 def _label_type(table: rows.Table) -> Type:
