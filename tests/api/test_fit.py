@@ -274,3 +274,33 @@ def test_a_row_is_not_taken_for_the_one_seed_that_it_has_more(
     assert fitted.record.cell == second and again != first
     shown = [record.cell for record in Store(planned.out).records(last=True)]
     assert sorted(shown) == sorted([first, second])
+
+
+def test_the_adapter_of_a_seed_that_the_others_lack_is_written_where_it_alone_is_kept(
+    tmp_path: Path,
+    tiny_model: Path,
+    tiny_task: Task,
+    fake: type[FakeSession],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a method that saves whole models only the best seed's is."""
+    original = FakeSession.run
+    finals: list[str] = []
+
+    def run(self: FakeSession, cell: Cell, keep_adapter: bool) -> Record:
+        if cell.task.n_train == len(tiny_task.train):
+            if len(finals) == 3:
+                raise TimeIsUp
+            finals.append(f"{cell.method.name} {cell.seed}")
+        record = original(self, cell, keep_adapter)
+        score = (0.9 if cell.method.name == "full" else 0.5) + cell.seed / 1000
+        record = record.model_copy(update={"score": {"accuracy": score}})
+        self.store.write_record(record)
+        return record
+
+    monkeypatch.setattr(FakeSession, "run", run)
+    planned = Planned(grid(tiny_model, tiny_task, "head,full"), tmp_path / "runs")
+    fitted = fitting.fit_planned(planned, tmp_path / "model", 1.0, console(), quiet=True)
+    assert finals == ["full 0", "head 0", "full 1"]
+    assert [one.seed for one in fitted.row] == [0] and fitted.record.seed == 1
+    assert (tmp_path / "model" / "adapter_config.json").exists()
