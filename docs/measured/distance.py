@@ -54,10 +54,12 @@ def rates_table() -> str:
         for of_row in cells("rates-cola").values()
     }
     grid = sorted({rate for _, rate in done})
+    names = {name for name, _ in done}
     head = ["method", *(f"{rate:g}" for rate in grid)]
     lines = [
         [card(name), *(score(done.get((name, rate), [])) for rate in grid)]
-        for name in dict.fromkeys(name for name, _ in done)
+        for name in REPORT.published.scores
+        if name in names
     ]
     if not done:
         return f"{NOT_YET}\n"

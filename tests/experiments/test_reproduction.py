@@ -105,6 +105,50 @@ def test_claims_name_every_row_once() -> None:
     assert sorted(re.findall(r"[\w-]+ on [\w-]+", told)) == sorted(every)
 
 
+def by_rate(part: str) -> dict[tuple[str, float], dict[int, float]]:
+    """Of the committed records on CoLA: by method and learning rate, by seed."""
+    found: dict[tuple[str, float], dict[int, float]] = defaultdict(dict)
+    for file in sorted((RESULTS / part / "cola" / "records").glob("*.json")):
+        record = json.loads(file.read_text(encoding="utf-8"))
+        key = record["method"]["name"], record["training"]["lr"]
+        found[key][record["seed"]] = record["score"]["matthews"]
+    return found
+
+
+def test_scores_by_rate_are_the_means_of_the_committed_records() -> None:
+    head, *lines = rows(block("rates"))
+    shown = {
+        (method(line[0]), float(rate)): number(cell.split()[0])
+        for line in lines
+        for rate, cell in zip(head[1:], line[1:], strict=True)
+    }
+    found = by_rate("rates-cola")
+    assert shown == pytest.approx({key: fmean(of.values()) for key, of in found.items()}, abs=HALF)
+    assert {tuple(sorted(of)) for of in found.values()} == {(0, 1, 2)}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "part"),
+    [("its protocol", "founding-report"), ("its rate", "rates-cola"), ("tuned alike", "fair")],
+)
+def test_lora_s_distance_is_of_the_committed_records(protocol: str, part: str) -> None:
+    (line,) = [line for line in rows(block("gap")) if line[0] == protocol]
+    found = by_rate(part)
+    if not found:
+        assert line[1] == "not run yet"
+        return
+    wanted = {lr for _, lr in found} if part == "fair" else {4e-5}
+    (full,), (lora,) = (
+        [of for (name, lr), of in found.items() if name == row and lr in wanted]
+        for row in ("full", "lora")
+    )
+    assert number(line[5].split()[0]) == pytest.approx(fmean(full.values()), abs=HALF)
+    assert number(line[6].split()[0]) == pytest.approx(fmean(lora.values()), abs=HALF)
+    distance = fmean(lora[seed] - full[seed] for seed in full)
+    assert number(line[7].split()[0]) == pytest.approx(distance, abs=HALF)
+    assert line[4] == str(len(full))
+
+
 def test_training_loss_is_the_mean_of_the_last_epoch_and_of_a_resumed_step_the_later(
     tmp_path: Path,
 ) -> None:
