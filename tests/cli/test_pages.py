@@ -84,6 +84,7 @@ def folder(
     stars = [1 + i % 5 for i in range(len(texts))]
     tables = {
         "tickets.csv": ["text,label", *map("{},{}".format, texts, names)],
+        "later.csv": ["text,label", *map("later {},{}".format, texts[:12], names[:12])],
         "new.csv": ["text", *texts[:5]],
         "reviews.csv": ["review,stars", *map("{},{}".format, texts, stars)],
     }
