@@ -127,6 +127,7 @@ def test_an_adapter_that_answers_every_year_with_2000_is_not_as_in_training(
     then = torch.tensor(years)[:, None]
     assert _moved(then + 0.01, then, task) < MOVED / 10
     assert _moved(torch.full_like(then, 2000.0), then, task) > 10 * MOVED
+    assert _moved(then, torch.zeros_like(then), tiny_task) > MOVED  # logits that say nothing
 
 
 def test_classes_are_matched_by_their_names(tiny_model: Path, tiny_task: Task) -> None:

@@ -7,6 +7,7 @@ compete, as its table shows them.
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -159,7 +160,8 @@ def _moved(found: Tensor, then: Tensor, task: Task) -> float:
     off = float((found - then).square().mean().sqrt())
     if task.kind == "regression":  # 2,000 is near any year, and says nothing of one
         return off / Unit.of(task.train.labels).sd
-    return off / float(then.square().mean().sqrt())
+    size = float(then.square().mean().sqrt())
+    return off / size if size else math.inf
 
 
 class Merged(NamedTuple):

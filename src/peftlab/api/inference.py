@@ -233,6 +233,9 @@ def predict_file(
         on_batch: called with the rows of each batch that is done, and all there are.
         fast: as in `peftlab.evaluate`.
 
+    Returns:
+        The answers, and how many texts were cut.
+
     Raises:
         RequestError: for an adapter or a file that is not as it must be.
     """
