@@ -9,7 +9,7 @@ import altair as alt
 import pytest
 
 from peftlab.report import table
-from peftlab.report.curves import banded, read, smooth, thin
+from peftlab.report.curves import averaged, read, smooth, thin
 from peftlab.report.figures import POINTS_A_LINE, figures
 from peftlab.report.style import Style, score_scale
 from peftlab.report.vega import svg
@@ -64,7 +64,7 @@ def test_long_curves_are_thinned_and_keep_their_ends(record, curves, tmp_path):
     one = record()
     curves(one, tmp_path, steps=3000)
     loss = next(f for f in figures(table([one]), tmp_path / "curves") if f.name == "loss-mrpc")
-    (raw,) = (t for t in loss.spec["datasets"].values() if t.startswith("method,x,y,raw\n"))
+    (raw,) = (t for t in loss.spec["datasets"].values() if t.startswith("method,x,y,seed1\n"))
     points = [line.split(",") for line in raw.splitlines()[1:]]
     assert len(points) <= POINTS_A_LINE
     assert (points[0][1], points[-1][1]) == ("1", "3000")
@@ -115,16 +115,10 @@ def test_reading_curves_survives_a_cut_line_a_resumed_step_and_nan(tmp_path):
     assert read(tmp_path / "absent.jsonl").loss == []
 
 
-def test_a_band_takes_only_what_all_seeds_have():
-    assert banded([[(1, 2.0), (2, 4.0)], [(1, 4.0)]]) == [(1, 3.0, 2.0, 4.0)]
-    assert banded([[(1, 2.0)], []]) == [(1, 2.0, 2.0, 2.0)]
-    assert banded([]) == []
-
-
-@pytest.mark.parametrize(("n", "low", "high"), [(4, 1, 4), (5, 3 - 2.5**0.5, 3 + 2.5**0.5)])
-def test_a_band_of_many_seeds_is_one_sd_either_way(n, low, high):
-    ((_, *found),) = banded([[(0, float(y))] for y in range(1, n + 1)])
-    assert found == pytest.approx([(n + 1) / 2, low, high])
+def test_a_mean_stands_only_where_all_seeds_have_a_point():
+    assert averaged([[(1, 2.0), (2, 4.0)], [(1, 4.0)]]) == [(1, 3.0, 2.0, 4.0)]
+    assert averaged([[(1, 2.0)], []]) == [(1, 2.0)]
+    assert averaged([]) == []
 
 
 @pytest.mark.parametrize("n", [1, 2, 399, 400, 401, 999, 4000])
@@ -145,17 +139,15 @@ def test_a_constant_score_stands_at_its_own_height() -> None:
     assert "domain" not in score_scale([0.5, 0.6]).to_dict()
 
 
-def test_a_lone_seed_is_faint_behind_its_line_and_several_are_a_band(record, curves, tmp_path):
+def test_a_lone_seed_is_thin_behind_its_line_and_so_is_each_of_several(record, curves, tmp_path):
     records = [record("lora"), record("full", seed=0), record("full", seed=1)]
     for one in records:
         curves(one, tmp_path)
     found = figures(table(records), tmp_path / "curves")
     loss = next(figure for figure in found if figure.kind == "loss")
     marks = [mark.attrib for mark in ET.fromstring(svg(loss.spec)).iter() if mark.get("d")]
-    style = Style(["lora", "full"])
-    faint = [one for one in marks if one.get("opacity") == "0.3"]
-    bands = [one["fill"] for one in marks if one.get("opacity") == "0.2" and "L" in one["d"]]
-    assert [one["stroke"] for one in faint] == [style.colour["lora"]]
-    assert style.colour["full"] in bands
-    assert "Faint: a method's only seed" in loss.caption
-    assert "band: lowest to highest seed" in loss.caption
+    colours = Style(["lora", "full"]).colour
+    thin = [one["stroke"] for one in marks if one.get("stroke-width") == "0.8"]
+    assert sorted(thin) == sorted([colours["lora"], colours["full"], colours["full"]])
+    assert "A method's only seed is thin as it was" in loss.caption
+    assert "thin: each of them" in loss.caption

@@ -8,16 +8,14 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, TypeVar
 
 from peftlab.errors import JSON_ERRORS
-from peftlab.records.rows import sample_sd
 
 Points = list[tuple[float, float]]  # (x, y), x rising
-Bands = list[tuple[float, float, float, float]]  # (x, mean, low, high), x rising
+Means = list[tuple[float, ...]]  # (x, mean, what each of several curves has there), x rising
 Row = TypeVar("Row")
-
-FEW = 4  # curves up to which a band spans them all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,24 +91,17 @@ def smooth(points: Points, window: int) -> Points:
     return smoothed
 
 
-def banded(curves: Sequence[Points]) -> Bands:
-    """Mean of y over several curves, and a band around it, at every x that all of them have.
+def averaged(curves: Sequence[Points]) -> Means:
+    """Mean of y over several curves, with theirs, at every x that all of them have.
 
-    The band spans all curves up to FEW of them, beyond that one sample sd to either side.
-
-    >>> banded([[(1, 2.0), (2, 4.0)], [(1, 4.0)]])
+    >>> averaged([[(1, 2.0), (2, 4.0)], [(1, 4.0)]])
     [(1, 3.0, 2.0, 4.0)]
+    >>> averaged([[(1, 2.0)]])
+    [(1, 2.0)]
     """
-    values = [dict(curve) for curve in curves if curve]
-    if not values:
-        return []
-    shared = [x for x in values[0] if all(x in other for other in values)]
-    return [(x, *_band([curve[x] for curve in values])) for x in sorted(shared)]
-
-
-def _band(values: Sequence[float]) -> tuple[float, float, float]:
-    middle = sum(values) / len(values)
-    sd = sample_sd(values)
-    if len(values) <= FEW or sd is None:
-        return middle, min(values), max(values)
-    return middle, middle - sd, middle + sd
+    found = [dict(curve) for curve in curves if curve]
+    if len(found) < 2:
+        return [point for curve in found for point in curve.items()]
+    shared = [x for x in found[0] if all(x in other for other in found)]
+    heights = {x: [curve[x] for curve in found] for x in sorted(shared)}
+    return [(x, fmean(ys), *ys) for x, ys in heights.items()]

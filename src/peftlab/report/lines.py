@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from peftlab.naming import slug
 from peftlab.report.columns import Column
-from peftlab.report.curves import FEW, Bands, Curves, Points, banded, smooth, thin
-from peftlab.report.panels import Plot
+from peftlab.report.curves import Curves, Means, Points, averaged, smooth, thin
+from peftlab.report.panels import SEED, Plot
 from peftlab.report.style import Figure, Style, faded, listed
 from peftlab.report.text import metric, number, score
 
@@ -28,17 +28,17 @@ class Line:
 
 
 def score_figure(column: Column, lines: Sequence[Line], style: Style, limit: int) -> Figure | None:
-    """Dev score after each epoch: the mean over seeds on a band of their spread."""
+    """Dev score after each epoch: the mean over seeds, and each seed's own thin."""
     import altair as alt
 
     found = {
-        line.label: banded([one.score.get(column.metric, []) for one in line.curves])
+        line.label: averaged([one.score.get(column.metric, []) for one in line.curves])
         for line in lines
     }
-    bands = {label: band for label, band in found.items() if band}
-    if not bands:
+    means = {label: points for label, points in found.items() if points}
+    if not means:
         return None
-    epochs = sorted({x for band in bands.values() for x, *_ in band})
+    epochs = sorted({x for points in means.values() for x, *_ in points})
     ticks = epochs[:: math.ceil(len(epochs) / 10)]  # whole epochs, which no automatic tick heeds
     tooltip = [
         alt.Tooltip("method:N"),
@@ -47,12 +47,12 @@ def score_figure(column: Column, lines: Sequence[Line], style: Style, limit: int
     ]
     dots = alt.Chart().mark_point(aria=False, filled=True, size=24)
     plot = _plot(
-        bands,
+        means,
         alt.X("x:Q", title="epoch", axis=alt.Axis(values=ticks, format="d")),
         f"{metric(column)} on dev",
         marks=[dots.encode(y="y:Q", opacity=faded(), tooltip=tooltip)],
     )
-    ends = (f"{label} {score(band[-1][1], column)}" for label, band in bands.items())
+    ends = (f"{label} {score(points[-1][1], column)}" for label, points in means.items())
     title = f"{column.label}: dev {column.metric} over training"
     words = f"{column.metric} on dev after the last epoch: {listed(ends)}."
     return Figure(
@@ -66,39 +66,39 @@ def score_figure(column: Column, lines: Sequence[Line], style: Style, limit: int
 
 
 def loss_figure(column: Column, lines: Sequence[Line], style: Style, limit: int) -> Figure | None:
-    """Training loss over steps, smoothed: the mean on a band of the seeds; one seed's own faint."""
+    """Training loss over steps, smoothed: the mean, and each seed's thin; one seed's as it was."""
     import altair as alt
 
-    bands: dict[str, Bands] = {}
-    lone: dict[str, dict[float, float]] = {}
+    means: dict[str, Means] = {}
+    lone = False
     for line in lines:
         losses = [one.loss for one in line.curves if one.loss]
-        if band := banded([smooth(loss, _window(loss)) for loss in losses]):
-            bands[line.label] = thin(band, limit)
-            lone |= {line.label: dict(losses[0])} if len(losses) == 1 else {}
-    if not bands:
+        points = averaged([smooth(loss, _window(loss)) for loss in losses])
+        if len(losses) == 1:
+            lone = True
+            points = [(*point, y) for point, (_, y) in zip(points, losses[0], strict=True)]
+        if points:
+            means[line.label] = thin(points, limit)
+    if not means:
         return None
     unit = "cross-entropy" if column.kind == "classes" else "mean squared error"
-    raw = alt.Chart().mark_line(aria=False, strokeWidth=0.8)
     plot = _plot(
-        bands,
+        means,
         alt.X("x:Q", title="step", axis=alt.Axis(format=",d"), scale=alt.Scale(nice=False)),
         unit,
-        marks=[raw.encode(y="raw:Q", opacity=faded(0.3))] if lone else [],
         from_zero=True,
-        raw=lone,
     )
     windows = sorted({_window(one.loss) for line in lines for one in line.curves if one.loss})
     bounds = "–".join(str(bound) for bound in dict.fromkeys((windows[0], windows[-1])))
-    faint = " Faint: a method's only seed as it was." if lone else ""
-    ends = (f"{label} {number(band[-1][1])}" for label, band in bands.items())
+    alone = " A method's only seed is thin as it was." if lone else ""
+    ends = (f"{label} {number(points[-1][1])}" for label, points in means.items())
     title = f"{column.label}: training loss"
     words = f"Training loss ({unit}) at the end: {listed(ends)}."
     return Figure(
         kind="loss",
         name=_name("loss", column),
         title=title,
-        caption=f"{_told_seeds(lines)} Smoothed over {bounds} steps.{faint}{plot.told}",
+        caption=f"{_told_seeds(lines)} Smoothed over {bounds} steps.{alone}{plot.told}",
         alt=words,
         spec=plot.spec(style, title, words, limit),
     )
@@ -108,19 +108,19 @@ def memory_figure(column: Column, lines: Sequence[Line], style: Style, limit: in
     """Memory held over the seconds of training, of the lowest seed."""
     import altair as alt
 
-    bands: dict[str, Bands] = {}
+    means: dict[str, Means] = {}
     for line in lines:
         if memory := next((one.memory for one in line.curves if one.memory), []):
-            bands[line.label] = banded([thin(memory, limit)])
-    if not bands:
+            means[line.label] = averaged([thin(memory, limit)])
+    if not means:
         return None
     plot = _plot(
-        bands,
+        means,
         alt.X("x:Q", title="seconds of training", scale=alt.Scale(nice=False, zero=True)),
         "memory (MiB)",
         from_zero=True,
     )
-    peaks = (f"{label} {number(max(y for _, y, *_ in band))}" for label, band in bands.items())
+    peaks = (f"{label} {number(max(y for _, y in points))}" for label, points in means.items())
     title = f"{column.label}: memory over training"
     words = f"Most memory held in MiB: {listed(peaks)}."
     return Figure(
@@ -134,37 +134,33 @@ def memory_figure(column: Column, lines: Sequence[Line], style: Style, limit: in
 
 
 def _plot(
-    bands: Mapping[str, Bands],
+    means: Mapping[str, Means],
     x: alt.X,
     y_title: str,
     marks: Sequence[alt.Chart] = (),
     from_zero: bool = False,
-    raw: Mapping[str, Mapping[float, float]] | None = None,
 ) -> Plot:
-    """A line for each method on its band, where seeds differ, and the `marks`."""
+    """A line for each method over thin ones of its seeds, and the `marks`.
+
+    No area between the seeds: one collapsed run of three laid its method's over all others' lines.
+    """
     import altair as alt
 
-    raw = raw or {}
-    spread = any(low < high for band in bands.values() for *_, low, high in band)
-    drawn = 3 if spread else 1  # of mean, low, high
+    lengths = [len(point) for points in means.values() for point in points]
+    seeds = [f"{SEED}{number}" for number in range(1, max(lengths) - 1)]
     rows = [
-        (
-            label,
-            f"{x:.6g}",
-            *(f"{y:.4g}" for y in heights[:drawn]),
-            *([f"{raw[label][x]:.4g}" if label in raw else "NaN"] if raw else []),
-        )
-        for label, band in bands.items()
-        for x, *heights in band
+        (label, f"{x:.6g}", *(f"{y:.4g}" for y in ys), *["NaN"] * (1 + len(seeds) - len(ys)))
+        for label, points in means.items()
+        for x, *ys in points
     ]
-    area = alt.Chart().mark_area(aria=False).encode(y="low:Q", y2="high:Q", opacity=faded(0.2))
     line = alt.Chart().mark_line(aria=False, strokeWidth=2)
-    means = line.encode(y="y:Q", opacity=faded(), tooltip=[alt.Tooltip("method:N")])
+    mean = line.encode(y="y:Q", opacity=faded(), tooltip=[alt.Tooltip("method:N")])
+    own = alt.Chart().mark_line(aria=False, strokeWidth=0.8)
     return Plot(
-        columns=("method", "x", *("y", "low", "high")[:drawn], *(["raw"] if raw else [])),
+        columns=("method", "x", "y", *seeds),
         rows=rows,
-        labels=list(bands),
-        marks=[*([area] if spread else []), means, *marks],
+        labels=list(means),
+        marks=[*(own.encode(y=f"{seed}:Q", opacity=faded(0.4)) for seed in seeds), mean, *marks],
         x=x,
         y_title=y_title,
         from_zero=from_zero,
@@ -181,13 +177,8 @@ def _many(lines: Sequence[Line]) -> bool:
 
 
 def _told_seeds(lines: Sequence[Line]) -> str:
-    """What line and band are."""
-    if not _many(lines):
-        return "One seed."
-    counts = {len(line.seeds) for line in lines}
-    told = ["lowest to highest seed"] if any(1 < n <= FEW for n in counts) else []
-    told += [f"± one sd over more than {FEW} seeds"] if max(counts) > FEW else []
-    return f"Line: mean over seeds; band: {' or '.join(told)}."
+    """What the lines are."""
+    return "Line: mean over seeds; thin: each of them." if _many(lines) else "One seed."
 
 
 def _name(kind: str, column: Column) -> str:

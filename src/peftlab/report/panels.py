@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 MANY = 6  # methods that one plot can tell apart
 HEIGHT = 250  # pixels of one plot
 COLUMNS = 4  # of panels in a file; the page has as many as fit
+SEED = "seed"  # begins the names of the columns with what single seeds have
 PANEL = {"width": SVG_WIDTH // COLUMNS - 30, "height": 80}  # pixels
 PANEL_POINTS = 80  # of a line: more than its width can show
 APART = 13  # pixels between two names at the ends of lines
@@ -153,8 +155,10 @@ class Plot:
 
     def _heights(self) -> list[float]:
         """Every value on the y axis."""
-        fields = [self._at(field) for field in ("y", "low", "high") if field in self.columns]
-        return [float(str(row[at])) for row in self.rows for at in fields]
+        ys = ("y", "low", "high")
+        fields = [self._at(name) for name in self.columns if name in ys or name.startswith(SEED)]
+        found = [float(str(row[at])) for row in self.rows for at in fields]
+        return [height for height in found if not math.isnan(height)]
 
     @property
     def _keys(self) -> list[str]:
