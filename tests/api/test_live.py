@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,23 @@ def test_while_it_runs_the_folder_says_what_and_afterwards_nothing(
     assert not any(page for _, _, page in seen)
 
 
+def test_a_command_is_not_over_before_its_last_part(
+    grid: Grid,
+    seen: list[tuple[Now | None, str, bool]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`watch` took the end of the trials, or of the cells, for the end of all that was asked."""
+    between: list[bool] = []
+    monkeypatch.setattr(
+        "peftlab.api.compare.measure_speed",
+        lambda grid, rounds, out, progress: between.append(view(out).finished),
+    )
+    run(Planned(grid, tmp_path / "out"), console(), repeat_speed=2)
+    assert between == [False]
+    assert view(tmp_path / "out").finished
+
+
 def test_the_page_is_kept_current_where_that_is_asked(
     grid: Grid,
     seen: list[tuple[Now | None, str, bool]],
@@ -94,7 +112,8 @@ def test_steps_scores_and_memory_are_written_every_other_second(
     clock = [1000.0]
     monkeypatch.setattr(time, "time", lambda: clock[0])
     (tmp_path / "records").mkdir()
-    progress = live.Live(Silent(), tmp_path, page=False)
+    command = ExitStack()
+    progress = live.Live(Silent(), tmp_path, command, page=False)
     cell = grid.cells[0]
 
     def step(number: int, after_s: float) -> Now:
@@ -105,7 +124,7 @@ def test_steps_scores_and_memory_are_written_every_other_second(
         assert now is not None
         return now
 
-    with progress:
+    with command, progress:
         progress.cell(cell)
         assert step(1, 0.1).step == 1
         assert step(2, 0.1).step == 1  # too soon

@@ -21,7 +21,8 @@ from peftlab.bench.grid import resolve
 from peftlab.bench.run import Silent, run_grid
 from peftlab.bench.suite import make_suite
 from peftlab.errors import RequestError
-from peftlab.records.record import Record
+from peftlab.machine import environment
+from peftlab.records.record import Failure, Record
 from peftlab.tasks import Task
 from sessions import FakeSession
 
@@ -238,6 +239,22 @@ def test_rerun_runs_done_cells_again(
     for rerun, n_made in ((False, 1), (False, 1), (True, 2)):
         go(tmp_path, tiny_model, tiny_task, methods=["head"], rerun=rerun)
         assert len(FakeSession.made) == n_made
+
+
+def test_a_run_that_fails_takes_nothing_from_one_that_did_not(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(execute.Worker):
+        def run(self, order: execute.Order, told: outcome.Told) -> outcome.Failed:
+            failure = Failure(kind="MemoryError", message="no room")
+            return outcome.Failed(failure=failure, environment=environment(1, "fp32"))
+
+    (before,) = go(tmp_path, tiny_model, tiny_task, methods=["head"])
+    monkeypatch.setattr(run, "Worker", Broken)
+    (failed,) = go(tmp_path, tiny_model, tiny_task, methods=["head"], rerun=True)
+    assert failed.status == "failed"
+    (after,) = go(tmp_path, tiny_model, tiny_task, methods=["head"])
+    assert after == before
 
 
 def test_a_diverging_cell_fails_and_the_suite_goes_on(

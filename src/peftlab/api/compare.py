@@ -6,6 +6,7 @@ What options give as words is made a request here too, as Python's arguments are
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,8 +20,8 @@ from peftlab.bench.grid import Grid, resolve
 from peftlab.bench.retention import Keep
 from peftlab.bench.run import Observer, run_grid
 from peftlab.bench.speed import measure_speed
+from peftlab.bench.suite import Tune, merged_request
 from peftlab.bench.suite import every_task as every_task
-from peftlab.bench.suite import merged_request
 from peftlab.bench.times import records_of
 from peftlab.bench.tune import is_tuned, trainings_of, tuned
 from peftlab.errors import RequestError, expect_path
@@ -190,23 +191,28 @@ def run(
     `page` keeps the folder's page current meanwhile.
     """
     grid, out = asked
-
-    def progress() -> Observer:
-        return Live(observer(console, quiet), out, page)
-
     say = foreseeing(grid, out, console)
-    if grid.suite.tune is not None:
-        if not is_tuned(grid, out):  # what does not fit is refused before any trial
-            rungs = trainings_of(grid, grid.suite.tune).values()
-            n_trials = sum(n for of_row in rungs for n, _ in of_row)
-            line = f"{say(grid.cells)}; {n_trials} shorter trainings of trials before them, at most"
-            console.print(line, highlight=False)
-        grid = tuned(grid, grid.suite.tune, out, progress())
-        say = foreseeing(grid, out, console)
-    records = run_grid(grid, out, progress(), rerun, keep, foresee=say)
-    if repeat_speed:
-        measure_speed(grid, repeat_speed, out, progress())
-    return records
+    with ExitStack() as command:
+
+        def progress() -> Observer:
+            return Live(observer(console, quiet), out, command, page)
+
+        if grid.suite.tune is not None:
+            if not is_tuned(grid, out):  # what does not fit is refused before any trial
+                console.print(_foretold(grid, grid.suite.tune, say), highlight=False)
+            grid = tuned(grid, grid.suite.tune, out, progress())
+            say = foreseeing(grid, out, console)
+        records = run_grid(grid, out, progress(), rerun, keep, foresee=say)
+        if repeat_speed:
+            measure_speed(grid, repeat_speed, out, progress())
+        return records
+
+
+def _foretold(grid: Grid, tune: Tune, say: Callable[[Sequence[Cell]], str]) -> str:
+    """What the cells and the trials before them will cost."""
+    rungs = trainings_of(grid, tune).values()
+    n_trials = sum(n for of_row in rungs for n, _ in of_row)
+    return f"{say(grid.cells)}; {n_trials} shorter trainings of trials before them, at most"
 
 
 def foreseeing(grid: Grid, out: Path, console: Console) -> Callable[[Sequence[Cell]], str]:

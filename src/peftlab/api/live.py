@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +31,19 @@ class Live(PassedOn):
     Args:
         shown: the other one.
         out: the folder of the comparison.
+        command: the whole of which this shows a part; at its end nothing runs in the folder.
         page: whether to keep its page current.
     """
 
-    def __init__(self, shown: Observer, out: Path, page: bool) -> None:
+    def __init__(self, shown: Observer, out: Path, command: ExitStack, page: bool) -> None:
         super().__init__(shown)
-        self.out = out
+        self.out, self.command = out, command
         self.now: Now | None = None
         self.next_page_s = time.monotonic() + FIRST_S if page else math.inf
 
-    def __exit__(self, *exception: object) -> None:
-        clear_now(self.out)
-        super().__exit__(*exception)
-
     def cell(self, cell: Cell) -> None:
+        if self.now is None:  # not sooner, for until then another command may have the folder
+            self.command.callback(clear_now, self.out)
         begun = time.time()
         self._write(Now(cell=cell.name, title=cell.title, begun_s=begun, written_s=begun))
         super().cell(cell)

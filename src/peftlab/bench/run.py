@@ -17,7 +17,7 @@ from peftlab.bench.cell import Cell
 from peftlab.bench.execute import Order, Worker
 from peftlab.bench.grid import Grid
 from peftlab.bench.outcome import Told
-from peftlab.bench.resume import done_cells, ended_trial, write_judged
+from peftlab.bench.resume import done_cell, done_cells, ended_trial, write_judged
 from peftlab.bench.retention import Keep, drop_beaten, room_mib
 from peftlab.errors import unknown
 from peftlab.records.record import Record
@@ -201,7 +201,10 @@ class Session:
         adapter = self.store.adapter(cell.name).resolve() if keep_adapter else None
         order = Order(cell=cell, task_file=self.files[cell.task.name], adapter=adapter)
         outcome = told.outcome(cell, worker.run(order, told))
-        outcome.write(self.store)
+        if outcome.record.status == "done" or done_cell(self.store, cell) is None:
+            outcome.write(self.store)
+        else:
+            self.progress.note(f"what {cell.title} gave when it ran before stays")
         self.progress.end(outcome.record)
         return outcome.record
 

@@ -1,8 +1,8 @@
 """What a folder's command is doing: one small file that it writes while it runs.
 
-OUT/.now.json is there as long as a cell runs, and renewed every two seconds or so. A command that
-was killed leaves it behind: `written_s` says how old it is. Whoever reads it may be on another
-machine.
+OUT/.now.json is there from a command's first cell to its end, and renewed every two seconds or so
+while cells run. A command that was killed leaves it behind: `written_s` says how old it is. Whoever
+reads it may be on another machine.
 """
 
 from __future__ import annotations
