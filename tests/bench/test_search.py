@@ -63,6 +63,19 @@ def test_the_best_third_runs_on_and_the_best_of_it_is_taken() -> None:
     assert chosen(tried) == 6
 
 
+def test_equals_go_on_together() -> None:
+    """Six short trainings that had all collapsed: the first two of the list were taken for best."""
+
+    def late(values: Values, epochs: int) -> float:
+        return hill(values, epochs) if epochs == 3 else 0.0
+
+    tried = search(SPACE, [DEFAULT], 6, late, [1, 3])
+    assert [one.epochs for one in tried] == [1] * 6 + [3] * 6
+    best = chosen(tried)
+    assert best is not None
+    assert tried[best].merit == max(hill(one.values, 3) for one in tried)
+
+
 def test_what_fails_is_never_taken_and_does_not_run_on() -> None:
     def fails_high(values: Values, epochs: int) -> float | None:
         return None if values["lr"] > 1e-3 else values["lr"]

@@ -212,7 +212,7 @@ def _foretold(grid: Grid, tune: Tune, say: Callable[[Sequence[Cell]], str]) -> s
     """What the cells and the trials before them will cost."""
     rungs = trainings_of(grid, tune).values()
     n_trials = sum(n for of_row in rungs for n, _ in of_row)
-    return f"{say(grid.cells)}; {n_trials} shorter trainings of trials before them, at most"
+    return f"{say(grid.cells)}; about {n_trials} shorter trainings of trials before them"
 
 
 def foreseeing(grid: Grid, out: Path, console: Console) -> Callable[[Sequence[Cell]], str]:

@@ -3,8 +3,9 @@
 The first ten points are given ones and a quasi-random sequence (Halton's), the same for every row;
 those after it come from Optuna's TPE (Bergstra et al. 2011), which models no fewer. Successive
 halving (Jamieson and Talwalkar 2016) by three: all trials run a third of the epochs (or a ninth, as
-long as that makes 100 updates), and the best third of them all epochs. Each of those is a training
-of its own length, with its own schedule.
+long as that makes 100 updates), and the best third of them all epochs; where the last of that third
+has equals, as runs that collapsed are, they go on too. Each of those is a training of its own
+length, with its own schedule.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def search(
     on_rung = [_try(study, space, merit, rungs[0]) for _ in range(n_trials)]
     tried = list(on_rung)
     for epochs, size in zip(rungs[1:], rung_sizes(n_trials, len(rungs))[1:], strict=True):
-        best = _ranked(on_rung)[:size]
+        best = _best(on_rung, size)
         on_rung = [Tried(one.values, epochs, merit(one.values, epochs)) for one in best]
         tried += on_rung
     return tried
@@ -114,6 +115,16 @@ def _ranked(tried: list[Tried]) -> list[Tried]:
     """Those that did not fail, the best first; of equals, the first."""
     done = [one for one in tried if one.merit is not None]
     return sorted(done, key=lambda one: -(one.merit or 0.0))
+
+
+def _best(tried: list[Tried], size: int) -> list[Tried]:
+    """The best `size` and the equals of the last of them: which came first says nothing.
+
+    >>> [one.merit for one in _best([Tried({}, 1, merit) for merit in (0.0, 0.2, 0.0)], 2)]
+    [0.2, 0.0, 0.0]
+    """
+    ranked = _ranked(tried)
+    return [one for one in ranked if one.merit in {best.merit for best in ranked[:size]}]
 
 
 def at_border(value: float, where: Range) -> bool:

@@ -57,7 +57,7 @@ def tuned(grid: Grid, tune: Tune, out: Path, progress: Observer) -> Grid:
     with locked(out), progress, Session(store, tasks, progress) as session:
         store.clean()
         total = sum(one.n_trainings for of in tunings.values() for one in of)
-        progress.stage(f"{described(tune)}; at most {total} trainings, in {store.out}", total)
+        progress.stage(f"{described(tune)}; about {total} trainings, in {store.out}", total)
         on = {name: [one.run(session) for one in of] for name, of in tunings.items()}
     return grid.with_rows(on)
 
@@ -71,7 +71,7 @@ def described(tune: Tune) -> str:
 
 
 def trainings_of(grid: Grid, tune: Tune) -> dict[tuple[str, str], list[tuple[int, int]]]:
-    """By task and row: how many trainings of how many epochs its trials take."""
+    """By task and row: how many trainings of how many epochs its trials take, if none are equal."""
     tasks = {name: carved(task, tune.validation) for name, task in grid.tasks.items()}
     tunings = {
         (name, row.part.label): RowTuning(grid, row, task, tune)
@@ -100,13 +100,13 @@ class RowTuning:
 
     @property
     def trainings(self) -> list[tuple[int, int]]:
-        """How many it takes at most, and of how many epochs, rung by rung."""
+        """How many it takes, and of how many epochs, rung by rung; more where trials are equal."""
         sizes = rung_sizes(self.tune.trials, len(self.rungs)) if self.space else []
         return list(zip(sizes, self.rungs, strict=False))  # without a space there is no rung
 
     @property
     def n_trainings(self) -> int:
-        """How many it takes at most."""
+        """How many it takes in all, more where trials are equal."""
         return sum(size for size, _ in self.trainings)
 
     def run(self, session: Session) -> Row:

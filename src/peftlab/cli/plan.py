@@ -94,7 +94,7 @@ def _show(found: Plan) -> None:
     if found.all_s is not None:
         time = f"about {duration(found.all_s)}"
     trials = sum(row.trials for row in found.rows)
-    before = f" after at most {trials} trainings of trials" if trials else ""
+    before = f" after about {trials} trainings of trials" if trials else ""
     print(f"{found.cells} cell{'s' * (found.cells != 1)} on {found.model}{before}, {time}")
     print("memory in MiB, on top of what Python and the libraries take")
     if found.free_mib is not None:
