@@ -13,7 +13,6 @@ import itertools
 from pathlib import Path
 
 import peftlab
-from peftlab.api.export import export
 
 TICKETS = {
     "refund": ["I want my money back for the {}", "the {} is broken, pay me back", "refund the {}"],
@@ -49,7 +48,7 @@ def main(model: str = "minilm", seeds: tuple[int, ...] = (0, 1, 2), epochs: int 
     chosen = peftlab.verdicts(out).recommendation
     against = chosen.tasks[0]  # three seeds leave much open
     print(f"take {chosen.row}: {against.best} is at most {against.worse_at_most:.2f} better")
-    found = export(out, Path("best"))
+    found = peftlab.export(out, "best")
     print(f"seed {found.record.seed}: accuracy {found.reached:.3f} on later.csv")
     texts = ["my kettle leaks and I'd like my money back", "I found a better one, stop the order"]
     return list(peftlab.predict(*peftlab.load("best"), texts))

@@ -59,7 +59,8 @@ def _again() -> str:
     rows = sorted({row for pair in second.pairs for row in (pair.a, pair.b)})
     return wrapped(
         f"With five other seeds {stays} of the {told} verdicts better or worse among "
-        f"{listed(rows)} are the same, and {turned} turn around (`python experiments/again.py`)."
+        f"{listed(rows)} are the same, and {turned} turn around (`python "
+        "experiments/again.py FIRST SECOND OUT`)."
     )
 
 

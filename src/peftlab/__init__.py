@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as in _HOMES
     from peftlab.adapters import save as save
     from peftlab.adapters import unmerge as unmerge
     from peftlab.api.compare import compare as compare
+    from peftlab.api.export import export as export
     from peftlab.api.fit import fit as fit
     from peftlab.api.inference import evaluate as evaluate
     from peftlab.api.inference import predict as predict
@@ -42,6 +43,7 @@ _HOMES = {
     "Task": "peftlab.tasks",
     "compare": "peftlab.api.compare",
     "evaluate": "peftlab.api.inference",
+    "export": "peftlab.api.export",
     "fit": "peftlab.api.fit",
     "inject": "peftlab.methods",
     "load": "peftlab.adapters",

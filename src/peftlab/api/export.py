@@ -51,7 +51,9 @@ class Exported(NamedTuple):
     rate_from_dev: bool
 
 
-def export(out: Path, to: Path, task: str | None = None, method: str | None = None) -> Exported:
+def export(
+    out: str | Path, to: str | Path, task: str | None = None, method: str | None = None
+) -> Exported:
     """Copy the winner's adapter of `out` to the folder `to`.
 
     Args:
@@ -64,6 +66,7 @@ def export(out: Path, to: Path, task: str | None = None, method: str | None = No
         RequestError: if there is no such row or adapter, its data can't be had again, or it does
             not answer as it did in training.
     """
+    out, to = Path(out), Path(to)
     store = Store(out)
     of_task = _as_asked_last(_of_task(store.records(), task, out), store)
     row, rate_from_dev = _row(of_task, method, out)

@@ -144,7 +144,7 @@ def check_optuna() -> None:
         import optuna
     except ImportError:
         raise RequestError(
-            "tuning needs optuna, which is not installed: pip install 'peftlab[tune]'"
+            "tuning needs optuna, which is not installed: pip install optuna"
         ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # progress says what a trial came to
 

@@ -54,7 +54,7 @@ class QLoRA(PeftLoRA, NeedsDevice):
                 f"this run is on {device}; leave it at 'adamw'"
             )
         if self.optimizer == "paged" and importlib.util.find_spec("bitsandbytes") is None:
-            raise RequestError("optimizer='paged' needs bitsandbytes: pip install 'peftlab[qlora]'")
+            raise RequestError("optimizer='paged' needs bitsandbytes: pip install bitsandbytes")
 
     def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         if self.optimizer == "adamw":

