@@ -249,6 +249,29 @@ def test_another_model_s_record_is_scaled_by_the_weights(grid: Grid, predictor: 
     assert by_records(cell, train, dev, None, [other]) is None
 
 
+def test_the_nearest_record_is_of_the_same_path_and_the_latest(
+    grid: Grid, predictor: Predictor
+) -> None:
+    cell = cell_of(grid, "lora")
+    train, dev = predictor.lengths_of(cell)
+    slow, fast, later = (
+        record_of(cell, speed=record_of(cell).speed.model_copy(update={"tokens_per_s": speed}))  # type: ignore[union-attr]
+        for speed in (10.0, 1000.0, 2000.0)
+    )
+    slow = slow.model_copy(update={"training": slow.training | {"fast": False}})
+
+    def takes(asked: Cell, records: list[Record]) -> float:
+        time = by_records(asked, train, dev, 1.0, records)
+        assert time is not None
+        return time.cell_s
+
+    plain = cell.model_copy(update={"training": cell.training.model_copy(update={"fast": False})})
+    for records in ([slow, fast], [fast, slow]):
+        assert takes(cell, records) == takes(cell, [fast])
+        assert takes(plain, records) == takes(plain, [slow])
+    assert takes(cell, [fast, later]) == takes(cell, [later])
+
+
 @pytest.mark.parametrize("change", ["method", "threads"])
 def test_other_conditions_tell_no_time(grid: Grid, predictor: Predictor, change: str) -> None:
     cell = cell_of(grid, "lora")

@@ -18,7 +18,7 @@ from peftlab.bench.retention import best_seed
 from peftlab.bench.run import Silent, run_grid
 from peftlab.bench.suite import make_suite
 from peftlab.errors import RequestError
-from peftlab.records.record import Record
+from peftlab.records.record import Failure, Record
 from peftlab.records.rows import ERRORS, merit
 from peftlab.records.store import Store
 from peftlab.tasks import Baselines, Examples, Task, baselines
@@ -128,6 +128,21 @@ def test_another_metric_is_no_other_cell_and_trains_nothing(
     assert (first.task.main_metric, again.task.main_metric) == ("rmse", "pearson")
     assert Store(out).read(first.cell) == again
     assert run_grid(grid(tiny_model, veries(), metric="rmse"), out, Silent()) == [first]  # and back
+
+
+def test_all_records_of_the_task_are_judged_by_the_metric_that_is_asked_for_now(
+    stored: tuple[Path, Record], tiny_model: Path
+) -> None:
+    """One seed asked for by another metric left its row's other seeds in a column of their own."""
+    out, record = stored
+    failure = Failure(kind="OutOfMemory", message="no room")
+    store = Store(out)
+    store.write_record(record.model_copy(update={"cell": "other-seed", "seed": 7}))
+    shutil.copy(out / "curves" / f"{record.cell}.jsonl", out / "curves" / "other-seed.jsonl")
+    broken = {"status": "failed", "score": None, "best": None, "failure": failure}
+    store.write_record(record.model_copy(update={"cell": "broken", "seed": 8} | broken))
+    run_grid(grid(tiny_model, veries()), out, Silent())
+    assert [one.task.main_metric for one in store.records()] == ["pearson"] * 3
 
 
 def test_whether_a_run_collapsed_is_judged_anew_by_another_metric(

@@ -19,6 +19,7 @@ from peftlab.records.record import Record
 from peftlab.records.store import Store, relabelled, rounds
 from peftlab.records.table import columns
 from peftlab.report import table
+from peftlab.report.text import told_rounds
 from peftlab.tasks import Task
 from sessions import FakeSession
 
@@ -180,3 +181,25 @@ def test_rounds_of_rows_that_are_not_shown_are_not_told_of(
     heads = [one for one in rounds(tmp_path) if one.method.name == "head"]
     loras = [one for one in records if one.method.name == "lora"]
     assert table(loras, heads).n_rounds == 0
+
+
+def test_rows_of_two_commands_did_not_take_turns_with_one_another(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "Session", FakeSession)
+    apart = [
+        dataclasses.replace(grid, cells=[one for one in grid.cells if one.method.label == name])
+        for name in ("head", "lora")
+    ]
+    session = FakeSession(Store(tmp_path), {}, Silent())
+    whole = [session.run(cell, keep_adapter=False) for cell in grid.cells]
+    speed.measure_speed(grid, 2, tmp_path / "one", Told())
+    together = table(whole, rounds(tmp_path / "one"))
+    assert together.out_of_turn == ()
+    for one in apart:
+        speed.measure_speed(one, 2, tmp_path / "two", Told())
+    in_two = table(whole, rounds(tmp_path / "two"))
+    assert in_two.out_of_turn == ("lora",)
+    assert told_rounds(in_two).endswith("They compare with none of lora, measured apart.")
+    only_head = [one for one in rounds(tmp_path / "two") if one.method.label == "head"]
+    assert table(whole, only_head).out_of_turn == ("lora",)

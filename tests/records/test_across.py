@@ -109,3 +109,17 @@ def test_improvement_of_errors_is_towards_less(folder) -> None:
                 folder.add(row, seed, task=task, metric="rmse", **given)
     (one,) = improvements(columns(folder.records, [folder.path]))
     assert (one.a, one.b, one.probability, one.n_tasks) == ("a", "b", 0.0, 2)
+
+
+def test_worse_than_any_row_is_not_among_the_best(folder) -> None:
+    """As the table's marks have it: an unsteady best row tells nothing apart."""
+    for task in ("cola", "rte"):
+        for seed, wrong in enumerate((0, 60, 0, 60, 20)):
+            folder.add("noisy", seed, wrong, task=task)
+            folder.add("steady", seed, 34, task=task)
+            folder.add("weak", seed, 60, task=task)
+    assert {row: one.n_best for row, one in over(folder).items()} == {
+        "noisy": 2,
+        "steady": 2,
+        "weak": 0,
+    }

@@ -9,6 +9,8 @@ from peftlab.records.noise import Noise, noise
 from peftlab.records.pairs import verdicts
 from peftlab.records.recommend import recommend
 from peftlab.records.table import columns
+from peftlab.records.verdicts import compare_rows
+from peftlab.report.standing import told_marks, told_noise
 
 
 def of(folder) -> Noise:
@@ -74,3 +76,15 @@ def test_rounds_that_took_turns_tell_the_speed_and_all_runs_what_memory_must_do(
     taken = recommend(found, verdicts(found, 0.01), "speed")
     assert taken is not None and taken.row == "b"  # a's cells were shorter, b's steps are faster
     assert taken.cost.memory_mib == 100 and taken.cost.round_s == pytest.approx(1 / 80)
+
+
+def test_of_errors_alone_the_words_have_a_verb_a_margin_and_no_fractions(folder, cost) -> None:
+    labels = np.linspace(0, 5, 400)
+    for row, off in (("full", 0.1), ("lora", 0.2)):
+        for seed in range(3):
+            answers = labels + off * np.random.default_rng(seed).normal(size=400)
+            given = {"metric": "rmse", "labels": labels, "predictions": answers}
+            folder.add(row, seed, **given, **cost(1, 1, 1, speed=100 + seed))
+    found = compare_rows(folder.records, [folder.path])
+    assert told_noise(found).startswith("Between two runs of a row a speed moves by up to 1%")
+    assert "(within 1% of the baseline's error)" in told_marks(found)

@@ -271,7 +271,7 @@ def test_a_row_with_failed_runs_is_taken_only_where_all_have_some(folder, cost) 
     folder.add("a", 3, **FAILED)
     one = take(folder)
     assert one.row == "b"
-    assert "of the rows without a failed run (a, .932, 1 failed)" in told(folder)
+    assert "a failed run (a, .932, 1 failed, though shown to be better)" in told(folder)
     folder.add("b", 3, **FAILED)
     folder.add("b", 4, **FAILED)
     assert take(folder).row == "a"
@@ -372,3 +372,48 @@ def test_over_many_tasks_the_worst_is_that_of_the_largest_share_of_its_margin(fo
     tasks.append(of("price", "rmse", 15_234.2, 20_000.0))
     (told_together,) = _reasons(one.model_copy(update={"tasks": tasks}))
     assert told_together == "not shown to be worse on 4 (by .020 at most, on cola)"
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_rows_that_cost_the_same_the_best_is_taken(folder, cost, order: int) -> None:
+    """LoRA's relatives train the same number, and all rates of one: the first named was taken."""
+    for row, wrong in [("a", 48), ("b", 40), ("c", 44)][::order]:
+        for seed in range(3):
+            folder.add(row, seed, wrong, **cost(1_000, 9, 9))
+    assert take(folder).row == "b"
+
+
+def test_a_row_that_is_better_on_the_seeds_of_both_is_not_called_not_worse(folder, cost) -> None:
+    for seed in range(8):
+        folder.add("a", seed, 80 if seed < 3 else 10, **cost(2_000, 9, 9))
+    for seed in range(3):
+        folder.add("b", seed, 50, **cost(1_000, 9, 9))
+    one = take(folder)
+    assert (one.row, one.tasks[0].best, one.tasks[0].verdict) == ("b", "a", "better")
+    assert "Take b: better than a on the seeds of both, whose mean over all is best" in told(folder)
+
+
+def test_where_no_row_ran_on_every_task_that_is_told(folder, cost) -> None:
+    fill(folder, cost, {name: ROWS[name] for name in ("full", "lora")})
+    fill(folder, cost, {name: ROWS[name] for name in ("head", "bitfit")}, task="rte")
+    assert told(folder).startswith("No row ran on every task")
+
+
+def test_speed_is_of_rounds_only_where_all_had_their_turn_in_the_same(folder, cost) -> None:
+    fill(folder, cost, {name: ROWS[name] for name in ("full", "lora")}, seeds=3)
+    (task, column), *_ = columns(folder.records, [folder.path]).items()
+
+    def row(turns: dict[str, str]) -> str:
+        measured = {}
+        for name, runs in column.items():
+            (first, *_) = runs.records
+            speed = {"examples_per_s": 900.0 if name == "full" else 90.0, "turn": turns[name]}
+            short = first.model_copy(update={"speed": first.speed.model_copy(update=speed)})
+            measured[name] = dataclasses.replace(runs, rounds=(short,))
+        found = {task: measured}
+        one = recommend(found, verdicts(found), prefer="speed")
+        assert one is not None
+        return one.row
+
+    assert row({"full": "x", "lora": "x"}) == "full"
+    assert row({"full": "x", "lora": "y"}) == "lora"  # by whole cells, of 200 and 120 s

@@ -1,15 +1,16 @@
-"""Statistics over seeds, against numpy."""
+"""Which records make a row, and statistics over its seeds, against numpy."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peftlab.records.rows import known, mean, sample_sd
+from peftlab.records.rows import group, known, labels, mean, sample_sd
 
 scores = st.lists(st.floats(-1, 1), min_size=2, max_size=8)
 
@@ -32,3 +33,22 @@ def test_equal_values_have_a_spread_of_nothing() -> None:
 
 def test_what_was_not_measured_is_left_out() -> None:
     assert known([0.0, None, math.nan, math.inf, 2.0]) == [0.0, 2.0]
+
+
+def test_an_edited_method_of_one_s_own_is_another_row(folder: Any) -> None:
+    part = {"name": "mine", "label": "mine", "settings": {}, "targets": [], "notes": []}
+    for code, seeds in (("1" * 64, 3), ("2" * 64, 2)):
+        for seed in range(seeds):
+            method = part | {"source_sha256": code}
+            folder.add("mine", seed, cell=f"{code[:4]}-{seed}", method=method)
+    rows = group(folder.records)
+    assert [len(of_row) for of_row in rows.values()] == [3, 2]
+    assert list(labels(rows).values()) == ["mine (code 11111111)", "mine (code 22222222)"]
+
+
+def test_a_failed_run_takes_no_done_one_s_place(folder: Any) -> None:
+    failure = {"kind": "OutOfMemory", "message": "no room"}
+    folder.add("lora", 0)
+    folder.add("lora", 0, cell="again", status="failed", score=None, best=None, failure=failure)
+    (row,) = group(folder.records).values()
+    assert [one.status for one in row] == ["done"]

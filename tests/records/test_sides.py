@@ -43,6 +43,20 @@ def test_every_row_of_either_side_is_a_row_and_pairs_are_of_the_same_seeds(
     assert not any("commit" in line or "base models" in line for line in told)
 
 
+def test_the_same_examples_by_two_metrics_are_said_to_be_apart(
+    two: tuple[Any, Any], tmp_path: Path
+) -> None:
+    folder, other = two
+    for one in other.records:
+        task = one.task.model_copy(update={"main_metric": "f1"})
+        Store(other.path).write_record(one.model_copy(update={"task": task}))
+    told = join([folder.path, other.path], tmp_path / "both")
+    assert (
+        "cola: judged by other metrics, so that rows are apart: accuracy in out; f1 in other"
+        in told
+    )
+
+
 def test_other_examples_models_machines_and_commits_are_said(
     two: tuple[Any, Any], tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from peftlab.report import table
+from peftlab.report.text import told_spread
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -200,3 +201,10 @@ def test_scores_by_rank_are_averaged_over_seeds(record):
     assert {rank: score.mean for rank, score in cell.by_rank.items()} == pytest.approx(
         {"1": 0.65, "8": 0.85}
     )
+
+
+def test_one_seed_is_said_of_those_scores_that_have_one(record):
+    lone = [record(method, seed=0) for method in ("full", "lora")]
+    assert told_spread(table(lone)) == "one seed, so no spread can be given"
+    mixed = [*lone, *(record("dora", seed=seed) for seed in range(3))]
+    assert told_spread(table(mixed)).startswith("one seed, where no other n is given; ± sample sd")

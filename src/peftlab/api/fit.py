@@ -28,7 +28,7 @@ from peftlab.atomic import check_replaceable, replace_folder
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Grid, Row
 from peftlab.bench.race import AROUND, Race, TimeIsUp, Until
-from peftlab.bench.resume import done_cells, write_judged
+from peftlab.bench.resume import done_cells, judge_anew
 from peftlab.bench.retention import best_seed, drop_beaten, main_score, room_mib
 from peftlab.bench.run import Session, set_aside, with_baselines, write_suite
 from peftlab.errors import RequestError, expect_path
@@ -244,7 +244,7 @@ class _Fitting:
             return
         cells = self._cells(rows)
         done = done_cells(self.store, cells)
-        write_judged(self.store, done.values())
+        judge_anew(self.store, (cell.task for cell in cells))
         self.records = list(done.values())
         cells = [cell for cell in cells if cell.name not in done]
         with self._session(self.store, self.task, self.end) as session:

@@ -2,7 +2,8 @@
 
 A metric is no part of a cell's identity: training is the same whatever judges it. A record whose
 main metric is another takes the one asked for, its best epoch from its curve, and whether it
-collapsed by the constant baseline's score.
+collapsed by the constant baseline's score; so do the task's other records in the folder, since
+scores by two metrics stand in two columns, of which neither is the comparison.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from peftlab.bench.cell import Cell
-from peftlab.records.record import Best, Record
+from peftlab.records.record import Best, Record, TaskPart
 from peftlab.records.rows import COLLAPSED, CONSTANT, merit
 from peftlab.records.store import Store
 from peftlab.training import Diverged
@@ -40,16 +41,24 @@ def ended_trial(store: Store, cell: Cell) -> Record | None:
     return done_cell(store, cell)
 
 
-def write_judged(store: Store, records: Iterable[Record]) -> None:
-    """Write those records that are judged by another metric now than when they were stored."""
-    for record in records:
-        if record != store.read(record.cell):
-            store.write_record(record)
+def judge_anew(store: Store, tasks: Iterable[TaskPart]) -> None:
+    """Judge all records of these tasks by the metrics that are asked for now, where they can be."""
+    metrics = {(task.name, task.sha256): task.main_metric for task in tasks}
+    for cell in store.cells():
+        if (record := store.read(cell)) is None:
+            continue
+        metric = metrics.get((record.task.name, record.task.sha256), record.task.main_metric)
+        judged = _judged(store, record, metric)
+        if judged is not None and judged != record:
+            store.write_record(judged)
 
 
 def _judged(store: Store, record: Record, metric: str) -> Record | None:
     if record.task.main_metric == metric:
         return record
+    if record.status == "failed":
+        task = record.task.model_copy(update={"main_metric": metric})
+        return record.model_copy(update={"task": task})
     epochs = _epochs(store, record)
     if not all(metric in score for score in [record.score or {}, *epochs]) or not epochs:
         return None

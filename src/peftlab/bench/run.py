@@ -17,7 +17,7 @@ from peftlab.bench.cell import Cell
 from peftlab.bench.execute import Order, Worker
 from peftlab.bench.grid import Grid
 from peftlab.bench.outcome import Told
-from peftlab.bench.resume import done_cell, done_cells, ended_trial, write_judged
+from peftlab.bench.resume import done_cell, done_cells, ended_trial, judge_anew
 from peftlab.bench.retention import Keep, drop_beaten, room_mib
 from peftlab.errors import unknown
 from peftlab.records.record import Record
@@ -117,7 +117,7 @@ def run_grid(
         done = {} if rerun else done_cells(store, grid.cells)  # another command may have added some
         missing = [cell for cell in grid.cells if cell.name not in done]
         write_suite(store, grid)
-        write_judged(store, done.values())
+        judge_anew(store, (cell.task for cell in grid.cells))
         with progress:
             progress.suite(grid, len(done), str(shown or out))
             if line is not None:

@@ -3,11 +3,13 @@
 Machines are shared, and vary by a third within an hour: what was measured at another time compares
 with nothing. In each round every row trains on the same few batches once, every second round in
 the opposite order, so that a machine that slows down slows all of them. The records lie in
-OUT/speed. A round that is done is not run again; one that lacks a row is, as a whole.
+OUT/speed. A round that is done is not run again; one that lacks a row of those asked for is, as a
+whole. Rows of another command had no turn among these: each record has its round's mark.
 """
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 
 from peftlab.bench.cell import Cell
@@ -48,8 +50,9 @@ def measure_speed(grid: Grid, rounds: int, out: Path, progress: Observer) -> Non
             for cells in broken:
                 for cell in cells:  # were this stopped, what took no turns would pass for a round
                     store.forget(cell.name)
+                turn = uuid.uuid4().hex[:12]
                 for cell in cells:
-                    _measure(cell, session)
+                    _measure(cell, session, turn)
 
 
 def _had_its_turn(cell: Cell, store: Store) -> bool:
@@ -58,7 +61,7 @@ def _had_its_turn(cell: Cell, store: Store) -> bool:
     return record is not None and record.task.drawn_from == cell.task.drawn_from
 
 
-def _measure(cell: Cell, session: Session) -> None:
+def _measure(cell: Cell, session: Session, turn: str) -> None:
     share = others_share()
     if share > BUSY:
         session.progress.note(
@@ -66,7 +69,7 @@ def _measure(cell: Cell, session: Session) -> None:
         )
     record = session.run(cell, keep_adapter=False)
     if record.speed is not None:
-        speed = record.speed.model_copy(update={"others_share": share})
+        speed = record.speed.model_copy(update={"others_share": share, "turn": turn})
         session.store.write_record(record.model_copy(update={"speed": speed}))
 
 

@@ -24,6 +24,8 @@ from peftlab.records.store import Store
 from peftlab.training import Encoded
 from peftlab.training.meters import WARMING
 
+# of a training, what its speed depends on beside the model, most first
+COUNTING = ("fast", "checkpointing", "batch_size", "accumulation", "batches", "parts")
 STEPS = WARMING + 12  # that are measured, the first ones left out of the speed
 ANSWERED = 256  # examples of dev
 
@@ -76,7 +78,7 @@ def by_records(
     ]
     if not able:
         return None
-    record = max(able, key=lambda record: _likeness(record, cell))
+    record = max(reversed(able), key=lambda record: _likeness(record, cell))  # of equals the last
     if record.model.sha256 == cell.model.sha256:
         return Time(_seconds(cell, train, dev, record), f"{record.model.name}, {record.task.name}")
     held = record.memory and record.memory.by_part.get("weights")
@@ -129,7 +131,7 @@ def _likeness(record: Record, cell: Cell) -> tuple[bool, ...]:
     return (
         record.model.sha256 == cell.model.sha256,
         record.precision == cell.precision.base,
-        record.training["batch_size"] == cell.training.batch_size,
+        *(record.training.get(name) == getattr(cell.training, name) for name in COUNTING),
         record.method.settings == cell.method.settings,
         record.task.sha256 == cell.task.sha256,
     )

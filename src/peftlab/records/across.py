@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from peftlab.records.crossed import half_width
 from peftlab.records.influence import Array
-from peftlab.records.pairs import Verdicts, against
+from peftlab.records.pairs import Verdicts
 from peftlab.records.rows import TaskKey, merit
 from peftlab.records.table import Column, Runs, best_row, scale
 
@@ -72,12 +72,12 @@ def overall(columns: Mapping[TaskKey, Column], pairs: Verdicts) -> list[Overall]
 
 
 def _n_best(row: str, columns: Mapping[TaskKey, Column], pairs: Verdicts) -> int:
-    """On how many tasks the row is not shown worse than the best one."""
+    """On how many tasks the row is best, or shown worse than none: as the table's marks have it."""
     count = 0
     for task, column in columns.items():
-        if row in column and column[row].by_seed and (best := best_row(column)) is not None:
-            verdict = against(pairs[task], row, best)
-            count += row == best or (verdict is not None and verdict.verdict != "worse")
+        if row in column and column[row].by_seed:
+            own = [one.of(row).verdict for one in pairs[task] if row in (one.a, one.b)]
+            count += row == best_row(column) or "worse" not in own
     return count
 
 

@@ -12,7 +12,7 @@ from peftlab.errors import RequestError, unknown
 from peftlab.records.costs import Cost, costs_of
 from peftlab.records.crossed import FEWEST
 from peftlab.records.pairs import Verdict, Verdicts, against
-from peftlab.records.rows import TaskKey, collapsed, merit, rate_from_dev
+from peftlab.records.rows import TaskKey, collapsed, merit, rate_from_dev, turns
 from peftlab.records.table import Column, Runs, best_row, scale
 
 Prefer = Literal["score", "memory", "speed", "size"]
@@ -30,6 +30,7 @@ class Ahead(BaseModel):
         n_seeds: those on the task where they are fewest.
         n_failed: its failed runs.
         n_collapsed: its runs that are no better than a constant answer, where others' are.
+        is_better: whether it is shown to be better than the recommended row.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,6 +42,7 @@ class Ahead(BaseModel):
     n_seeds: int = 0  # some records of comparisons do not say
     n_failed: int
     n_collapsed: int = 0  # some records of comparisons do not say
+    is_better: bool = False  # likewise
     cost: Cost
 
 
@@ -115,14 +117,14 @@ def recommend(
     wide that no row is shown to be better. Of what that leaves, rows that on some task lie behind
     the best of them (`Verdict.is_behind`: a choice for quality, as it is not corrected for their
     number) or are worse than any of them are out. If that leaves none, those behind on the fewest
-    tasks stay. Of the rest the one that is first by `prefer`; then by size, then the first in the
-    table.
+    tasks stay. Of the rest the one that is first by `prefer`; of equals the smallest, of those the
+    one of the best mean of scaled scores.
 
     Args:
         columns: of `table.columns`.
         pairs: of `pairs.verdicts`.
         prefer: score (the mean of scaled scores), memory, speed or size. Speed is that of rounds
-            where all rows have some, else of a cell.
+            where all rows had their turn in the same, else of a cell.
         memory_mib: highest peak of a run; a row that was not measured does not meet it.
         minutes: longest mean of a cell, likewise.
 
@@ -150,13 +152,23 @@ def recommend(
         )
         for row in met
     }
-    in_turns = all(costs[row].round_s is not None for row in met)
+    rounds = [turns(one for runs in _runs_of(columns, row) for one in runs.rounds) for row in met]
+    in_turns = bool(set.intersection(*rounds))
     row = min(
         (row for row in met if n_worse[row] == min(n_worse.values())),
-        key=lambda row: (_order(prefer, row, costs[row], in_turns, allowed), _size(costs[row])),
+        key=lambda row: (
+            _order(prefer, row, costs[row], in_turns, allowed),
+            _size(costs[row]),
+            -_mean_score(row, allowed),
+        ),
     )
     tasks = [
-        _against_best(task, best[task], verdict, _ahead(columns, task, best[task], out, costs))
+        _against_best(
+            task,
+            best[task],
+            verdict,
+            _ahead(columns, task, best[task], out, costs, _better_than(row, pairs[task])),
+        )
         for task, verdict in shown[row].items()
     ]
     own = _runs_of(columns, row)
@@ -181,6 +193,12 @@ def _is_worse(row: str, others: Sequence[str], pairs: Sequence[Verdict]) -> bool
     return any(one is not None and one.verdict == "worse" for one in verdicts)
 
 
+def _better_than(row: str, pairs: Sequence[Verdict]) -> set[str]:
+    """The rows that are shown to be better than it."""
+    own = [one.of(row) for one in pairs if row in (one.a, one.b)]
+    return {one.b for one in own if one.verdict == "worse"}
+
+
 def _against_best(
     task: TaskKey, best: str, verdict: Verdict | None, ahead: list[Ahead]
 ) -> AgainstBest:
@@ -203,8 +221,12 @@ def _ahead(
     best: str,
     out: Mapping[str, Why],
     costs: Mapping[str, Cost],
+    better: set[str],
 ) -> list[Ahead]:
-    """The rows that were left out and have a better mean on the task than `best`."""
+    """The rows that were left out and have a better mean on the task than `best`.
+
+    `better` are those that are shown to be better than the row to take.
+    """
     column, metric = columns[task], task[1]
     return [
         Ahead(
@@ -215,6 +237,7 @@ def _ahead(
             n_seeds=min(len(runs.by_seed) for runs in _runs_of(columns, row)),
             n_failed=_n_failed(_runs_of(columns, row)),
             n_collapsed=_n_collapsed(columns, row),
+            is_better=row in better,
             cost=costs[row],
         )
         for row, why in out.items()

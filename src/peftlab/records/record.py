@@ -72,6 +72,7 @@ class Speed(_Part):
     step_ms_p50: float | None
     step_ms_p95: float | None
     others_share: float | None = None  # of a core, what others took just before; null: not looked
+    turn: str | None = None  # of short cells, the round in which all rows of one command had theirs
 
 
 class Memory(_Part):

@@ -18,7 +18,12 @@ from peftlab.settings import told_apart
 
 TaskKey = tuple[str, str, str]  # name, metric, sha256 of the examples
 TUNED = "tuned"  # in place of a setting that trials found: it may be another on each task
-UNREADABLE = {"revision", "weights", "adapted"}  # in a label only where nothing else differs
+UNREADABLE = {
+    "revision",
+    "weights",
+    "code",
+    "adapted",
+}  # in a label only where nothing else differs
 RowKey = tuple[str, str]  # label, everything else that was asked, as canonical JSON
 ERRORS = frozenset({"rmse", "mae"})  # metrics of which less is better
 BY_TASK = '"by task"'  # in place of a setting that the task decides, as JSON
@@ -41,6 +46,7 @@ def asked(record: Record) -> dict[str, str]:
             "revision": record.model.revision,
             "weights": record.model.sha256,
             "method": record.method.name,
+            "code": record.method.source_sha256,
             "precision": record.precision,
             "adapted": record.method.targets,
             "threads": record.environment.threads,
@@ -66,6 +72,11 @@ def measured_alike(record: Record) -> str:
     apart = RATES | {"training.epochs"}
     fields = {name: value for name, value in asked(record).items() if name not in apart}
     return json.dumps([record.task.drawn_from or record.task.sha256, fields], sort_keys=True)
+
+
+def turns(rounds: Iterable[Record]) -> set[str | None]:
+    """The rounds that a row had its turn in; None stands for those of earlier versions."""
+    return {one.speed.turn for one in rounds if one.speed}
 
 
 def row_of(record: Record) -> str:
@@ -132,8 +143,8 @@ def group(records: Iterable[Record]) -> dict[RowKey, list[Record]]:
     """The records of every row, rows in the order in which they were first seen.
 
     A row has the label of its first record: two suites may have called the same method otherwise.
-    It has one record of a seed on a task, the last one: where settings were found, another search
-    may have found others.
+    It has one record of a seed on a task, the last one that did not fail: where settings were
+    found, another search may have found others.
     """
     records = list(records)
     decided = by_task(records)
@@ -146,7 +157,9 @@ def group(records: Iterable[Record]) -> dict[RowKey, list[Record]]:
             for name, value in asked(record).items()
         }
         row = rows.setdefault(json.dumps(fields, sort_keys=True), {})
-        row[task, record.seed] = record
+        before = row.get((task, record.seed))
+        if before is None or before.status == "failed" or record.status == "done":
+            row[task, record.seed] = record
     found = {key: list(row.values()) for key, row in rows.items()}
     return {(members[0].method.label, key): members for key, members in found.items()}
 
@@ -184,8 +197,8 @@ def _differing(own: dict[str, str], all_rows: list[dict[str, str]]) -> list[str]
 
 
 def _word(name: str, value: object) -> str:
-    if name == "weights":
-        return f"weights {str(value)[:8]}"
+    if name in {"weights", "code"}:
+        return f"{name} {str(value)[:8]}"
     if name in {"model", "precision", "side"}:
         return str(value)
     return f"{name} {value}"

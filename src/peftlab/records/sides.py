@@ -121,9 +121,11 @@ def told(sides: Mapping[str, Sequence[Record]]) -> list[str]:
 def _scores(sides: Mapping[str, Sequence[Record]]) -> list[str]:
     tasks: dict[str, dict[str, set[str]]] = {}  # by name, examples' hash: the sides that have them
     seeds: dict[tuple[str, str], dict[str, set[int]]] = {}
+    metrics: dict[tuple[str, str], dict[str, set[str]]] = {}  # by metric: the sides judged by it
     for side, records in sides.items():
         for record in records:
-            name, _, examples = task_key(record)
+            name, metric, examples = task_key(record)
+            metrics.setdefault((name, examples), {}).setdefault(metric, set()).add(side)
             tasks.setdefault(name, {}).setdefault(examples, set()).add(side)
             of_side = seeds.setdefault((name, examples), {})
             of_side.setdefault(side, set()).add(record.seed)
@@ -136,6 +138,9 @@ def _scores(sides: Mapping[str, Sequence[Record]]) -> list[str]:
                 lines.append(
                     f"{name}: the same examples in {_listed(having)}; seeds in all: {told}"
                 )
+            if len(by := metrics[name, examples]) > 1:
+                apart = "; ".join(f"{metric} in {_listed(of)}" for metric, of in by.items())
+                lines.append(f"{name}: judged by other metrics, so that rows are apart: {apart}")
         if len(found) > 1:
             apart = "; ".join(_listed(having) for having in found.values())
             lines.append(f"{name}: other examples, so its scores don't compare between {apart}")

@@ -132,8 +132,11 @@ class Store:
 
     def unreadable(self) -> list[str]:
         """The cells whose record is there and can't be read by this version."""
-        stems = (path.stem for path in (self.out / "records").glob("*.json"))
-        return sorted(filter(self.is_unreadable, stems))
+        return list(filter(self.is_unreadable, self.cells()))
+
+    def cells(self) -> list[str]:
+        """The cells that have a record, readable or not."""
+        return sorted(path.stem for path in (self.out / "records").glob("*.json"))
 
     def forget(self, cell: str) -> None:
         """Delete the record of a cell, which is then not done."""
@@ -169,8 +172,7 @@ class Store:
             labels = {cell["cell"]: cell["label"] for suite in asked for cell in suite["cells"]}
             names = list(labels)
             if not (last and suites):  # also those that no suite is known of
-                stems = sorted(path.stem for path in (self.out / "records").glob("*.json"))
-                names += [stem for stem in stems if stem not in labels]
+                names += [cell for cell in self.cells() if cell not in labels]
             read = [record for name in names if (record := self.read(name)) is not None]
         if not read:
             lost = ", ".join(self.unreadable())

@@ -6,6 +6,7 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
@@ -42,7 +43,7 @@ class Runs:
     @property
     def mean(self) -> float:
         """Of the scores; of none a ValueError, so ask for `by_seed` first."""
-        return float(np.mean(self.scores))
+        return fmean(self.scores)
 
     @property
     def predicted(self) -> list[int]:

@@ -23,8 +23,10 @@ RATE_FROM_DEV = (
 def advice(comparison: Comparison) -> str:
     """Which row to take, why, what it costs and what is open; empty where rows are not compared."""
     found = comparison.recommendation
-    if found is None or not comparison.pairs:
+    if not comparison.pairs:
         return ""
+    if found is None:
+        return "No row ran on every task: `--tasks` with one of them says which row to take on it."
     rate = RATE_FROM_DEV if found.rate_from_dev else ""
     told = [
         f"Take {found.row}: {'; '.join(_reasons(found))}.",
@@ -99,6 +101,8 @@ def _reason(one: AgainstBest, where: str, found: Recommendation) -> str:
     has = f", which has the best mean{among}" if among else ""
     if one.verdict == "worse":
         return f"worse than {behind}{has}"
+    if one.verdict == "better":  # by the seeds that both have: the other's mean is over more
+        return f"better than {one.best}{where} on the seeds of both, whose mean over all is best"
     if one.is_behind:
         return f"behind {behind}{has}, though no verdict says so"
     if one.verdict == "tie":
@@ -146,10 +150,11 @@ def _missed(one: Ahead, found: Recommendation) -> str:
     if one.why == "runs":
         somewhere = " on some task" if len(found.tasks) > 1 else ""
         return f"has {one.n_seeds} seed{'s' * (one.n_seeds != 1)}{somewhere}"
+    though = ", though shown to be better" if one.is_better else ""
     if one.why == "failed":
-        return f"{one.n_failed} failed"
+        return f"{one.n_failed} failed{though}"
     if one.why == "collapsed":
-        return f"{one.n_collapsed} collapsed"
+        return f"{one.n_collapsed} collapsed{though}"
     taken = []
     if found.memory_mib is not None:
         held = one.cost.memory_mib
@@ -190,9 +195,12 @@ def _open(tasks: Sequence[AgainstBest]) -> str:
     if words != {""}:
         return f"A verdict takes {FEWEST} seeds."
     if None in seeds:
-        return "More seeds would not settle that: the dev set is too small, or the rows too near."
+        return (
+            "Were they like these, no number of seeds would settle that: the dev set is too small, "
+            "or the rows too near."
+        )
     most = max(seed for seed in seeds if seed is not None)
-    return f"{most} more seed{'s' if most > 1 else ''} would settle it."
+    return f"{most} more seed{'s' if most > 1 else ''} would settle it, were they like these."
 
 
 def _failures(found: Recommendation) -> str:

@@ -231,6 +231,7 @@ def _environment() -> jinja2.Environment:
         text.default_rates,
         text.tuned,
         text.told_rounds,
+        text.told_spread,
         text.baselines,
         text.by_rank,
     ):

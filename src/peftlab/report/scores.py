@@ -24,6 +24,7 @@ from peftlab.records.rows import (
     labels,
     measured_alike,
     task_key,
+    turns,
 )
 from peftlab.report.columns import Column, columns, finite
 from peftlab.report.costs import (
@@ -124,6 +125,7 @@ class Table:
     n_collapsed: int
     n_rounds: int  # of short cells in turns, that speed and memory are from; 0: from the cells
     busy: float | None  # the most of a core that others took before one of them
+    out_of_turn: tuple[str, ...]  # rows that had no turn in the rounds of most
 
     @property
     def n_seeds(self) -> int | None:
@@ -170,6 +172,10 @@ def table(records: Iterable[Record], rounds: Iterable[Record] = ()) -> Table:
         for record in members
         if record.status == "failed"
     ]
+    had = {
+        names[key]: turns(one for m in members for one in in_turns.get(measured_alike(m), ()))
+        for key, members in rows.items()
+    }
     return Table(
         columns=tuple(across.values()),
         rows=tuple(
@@ -181,7 +187,14 @@ def table(records: Iterable[Record], rounds: Iterable[Record] = ()) -> Table:
         n_collapsed=sum(map(collapsed, records)),
         n_rounds=len({one.seed for one in rounds}),
         busy=max(known(one.speed.others_share for one in rounds if one.speed), default=None),
+        out_of_turn=tuple(_out_of_turn(had)),
     )
+
+
+def _out_of_turn(had: Mapping[str, set[str | None]]) -> list[str]:
+    """The rows that share no round with most of those that had a turn."""
+    most = Counter(frozenset(own) for own in had.values() if own).most_common(1)
+    return [row for row, own in had.items() if most and not own & most[0][0]]
 
 
 def _latest(records: Iterable[Record]) -> list[Record]:

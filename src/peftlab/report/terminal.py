@@ -129,14 +129,13 @@ def _below(table: Table) -> list[str]:
 
 
 def _caption(table: Table) -> list[str]:
-    n = table.n_seeds
-    if n == 1:
-        what = "one seed, so no spread can be given"
-    else:
-        what = f"mean ± sample sd over {n} seeds, where no other n is given"
     lines = []
-    if n:
-        lines.append(f"Scores: dev, last epoch, as fractions; {what}. {MISSING} not measured.")
+    if table.n_seeds:
+        errors = all(column.lower_is_better for column in table.columns)
+        unit = "" if errors else ", as fractions"
+        lines.append(
+            f"Scores: dev, last epoch{unit}; {text.told_spread(table)}. {MISSING} not measured."
+        )
     if any(column.lower_is_better for column in table.columns):
         lines.append("↓ an error in the label's own unit: lower is better.")
     lines += [line for line in (text.told_baselines(table), text.default_rates(table)) if line]

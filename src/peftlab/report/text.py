@@ -203,13 +203,25 @@ def default_rates(table: Table) -> str:
     return f"Learning rates are defaults, not tuned for this model{which}."
 
 
+def told_spread(table: Table) -> str:
+    """What the ± of a score is where it is the spread over seeds, and over how many."""
+    if table.n_seeds != 1:
+        return f"mean ± sample sd over {table.n_seeds} seeds, where no other n is given"
+    if all(cell.last.n <= 1 for row in table.rows for cell in row.cells if cell):
+        return "one seed, so no spread can be given"
+    return "one seed, where no other n is given; ± sample sd over seeds"
+
+
 def told_rounds(table: Table) -> str:
     """Where speed and memory are from, if from rounds of short cells; empty if from the cells."""
     if not table.n_rounds:
         return ""
     told = f"Speed and memory: {table.n_rounds} rounds of short cells that took turns"
     busy = "" if table.busy is None else f"; others took at most {table.busy:.1f} of a core"
-    return f"{told}{busy}. A whole cell may meet wider batches, and hold more."
+    apart = ""
+    if table.out_of_turn:
+        apart = f" They compare with none of {', '.join(table.out_of_turn)}, measured apart."
+    return f"{told}{busy}. A whole cell may meet wider batches, and hold more.{apart}"
 
 
 def tuned(table: Table) -> list[str]:
