@@ -5,11 +5,12 @@ What is written is made beside its place, under a name that ends in .tmp, and th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -17,12 +18,17 @@ from safetensors import SafetensorError
 from peftlab.errors import RequestError, system_refusals
 
 MARK = "peftlab.json"  # a folder that has it is an adapter's and may be replaced, if all in it is
-OURS = (
-    *(MARK, "adapter_model.safetensors", "adapter_config.json"),
-    *("record.json", "curve.jsonl", "predictions.jsonl"),
-    *("token*", "special_tokens_map.json", "added_tokens.json", "chat_template*"),
-    *("vocab.*", "merges.txt", "*.model"),
+# by their whole names: a pattern such as token* would take somebody's token.txt for one of these
+SENT = frozenset(
+    {
+        *(MARK, "adapter_model.safetensors", "adapter_config.json"),
+        *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+        *("added_tokens.json", "chat_template.jinja", "chat_template.json"),
+        *("vocab.txt", "vocab.json", "vocab.bpe", "merges.txt", "bpe.codes", "emoji.json"),
+        *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "source.spm", "target.spm"),
+    }
 )
+OURS = SENT | {"record.json", "curve.jsonl", "predictions.jsonl"}
 
 
 def write(path: Path, text: str) -> None:
@@ -33,9 +39,12 @@ def write(path: Path, text: str) -> None:
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a file beside `path`, then put it in its place; the folders above are made.
 
+    A link stays one, and what it leads to is replaced.
+
     Raises:
         OSError: if it can't be written.
     """
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     place, _ = _beside(path)
     try:
@@ -45,14 +54,16 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         place.unlink(missing_ok=True)
 
 
-def check_replaceable(folder: Path, may_be_adapter: bool = True) -> None:
+def check_replaceable(
+    folder: Path, may_be_adapter: bool = True, beside: Collection[str] = ()
+) -> None:
     """Raise `RequestError` unless `folder` is new, empty or an adapter, and can be written.
 
-    `may_be_adapter` says whether an adapter there may be replaced.
+    `may_be_adapter` says whether an adapter there may be replaced, `beside` what may lie with it.
     """
     with system_refusals(f"{folder} can't be written"):
         folder = folder.resolve()
-        strange = _strange(folder, may_be_adapter) if folder.is_dir() else []
+        strange = _strange(folder, may_be_adapter, beside) if folder.is_dir() else []
     if os.path.ismount(folder):
         raise RequestError(f"{folder} is a mount point and can't be replaced; give a folder in it")
     if folder.exists() and not folder.is_dir():
@@ -69,26 +80,31 @@ def check_replaceable(folder: Path, may_be_adapter: bool = True) -> None:
 
 
 def replace_folder(
-    folder: Path, write: Callable[[Path], object], may_be_adapter: bool = True
+    folder: Path,
+    write: Callable[[Path], object],
+    may_be_adapter: bool = True,
+    beside: Collection[str] = (),
 ) -> None:
     """Let `write` fill a folder beside `folder`, then put it in its place.
 
-    Until the new one is there whole, the old one stays or is put back.
+    Until the new one is there whole, the old one stays or is put back. Who may read the files is as
+    the system has it for new ones: safetensors' are the writer's alone.
 
     Raises:
         RequestError: if `folder` may not be replaced, or can't be written.
     """
-    check_replaceable(folder, may_be_adapter)
+    check_replaceable(folder, may_be_adapter, beside)
     folder = folder.resolve()
     place, old = _beside(folder)
     try:
         place.mkdir(parents=True)
         write(place)
+        _share(place)
         if folder.exists():
             folder.rename(old)
         place.rename(folder)
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = _reason(error)
         raise RequestError(f"{folder} can't be written: {reason}") from error
     finally:
         if old.exists() and not folder.exists():
@@ -103,10 +119,30 @@ def _beside(path: Path) -> tuple[Path, Path]:
     return path.with_name(f".{mark}.tmp"), path.with_name(f".{mark}.old")
 
 
-def _strange(folder: Path, may_be_adapter: bool) -> list[str]:
+def _share(folder: Path) -> None:
+    """Let the files be read by whom a new file may be read by."""
+    new = folder / f".{uuid.uuid4().hex}.tmp"
+    new.touch()
+    mode = new.stat().st_mode & 0o777
+    new.unlink()
+    with contextlib.suppress(PermissionError):  # a file system without modes
+        for file in folder.rglob("*"):
+            if file.is_file():
+                file.chmod(mode)
+
+
+def _reason(error: Exception) -> object:
+    """What the system says; `shutil.copytree` lists that of each file."""
+    if isinstance(error, shutil.Error):
+        return error.args[0][0][-1]
+    return getattr(error, "strerror", None) or error
+
+
+def _strange(folder: Path, may_be_adapter: bool, beside: Collection[str]) -> list[str]:
     """What `folder` holds that may not be deleted."""
-    names = sorted(path.name for path in folder.iterdir())
+    found = sorted(folder.iterdir())
+    names = [path.name for path in found]
     if not (may_be_adapter and MARK in names):
         return names
-    known = {path.name for pattern in OURS for path in folder.glob(pattern)}
-    return [name for name in names if name not in known]
+    known = {*OURS, *beside}
+    return [path.name for path in found if path.name not in known or path.is_dir()]

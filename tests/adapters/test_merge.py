@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 import peftlab
 from peftlab.adapters import plain_folder
 from peftlab.api.export import merge_folder
 from peftlab.layers import Adapter, NF4Linear
 from peftlab.methods import METHODS
+from tiny import tiny
 
 MERGED = [name for name, method in METHODS.items() if method.mergeable]
 
@@ -144,3 +145,23 @@ def test_a_cast_between_merging_and_unmerging_is_refused(trained: Any) -> None:
     model.double()
     with pytest.raises(peftlab.RequestError, match="cast it back first"):
         peftlab.unmerge(model)
+
+
+@pytest.mark.parametrize("kind", ["bart", "t5"])
+def test_a_model_that_reads_its_last_token_is_merged(
+    kind: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    """BART's and T5's heads answer at the end of the text, which random tokens lacked."""
+    folder = tmp_path / "base"
+    tiny(kind, torch.float32).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    config = AutoConfig.from_pretrained(folder)
+    tokenizer.add_special_tokens({"eos_token": tokenizer.sep_token})
+    config.eos_token_id, config.pad_token_id = tokenizer.sep_token_id, tokenizer.pad_token_id
+    config.decoder_start_token_id = tokenizer.pad_token_id
+    config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    model, tokenizer = peftlab.load_model(str(folder), precision="fp32")
+    peftlab.inject(model, peftlab.LoRA(targets="all-linear"))
+    assert plain_folder(model, tokenizer, tmp_path / "plain") < 1e-5
+    assert (tmp_path / "plain" / "model.safetensors").exists()

@@ -134,6 +134,8 @@ def test_the_best_rows_train_on_all_of_train_seed_after_seed(
     assert fitted.record.method.tuned["space"][0] == "lr"
     assert not fitted.stopped
     assert (tmp_path / "model" / "adapter_config.json").exists()
+    kept = Record.model_validate_json((tmp_path / "model" / "record.json").read_bytes())
+    assert kept == fitted.record
 
 
 def test_when_nothing_ends_in_time_the_remedy_is_named(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.server
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,7 +143,7 @@ def test_the_card_says_what_it_is_how_good_and_how_to_use_it(adapter: Path, tmp_
     assert result.metric_value == pytest.approx(record["score"]["accuracy"], abs=1e-4)
     assert f"accuracy {record['score']['accuracy']:.4f}" in card.text
     assert 'PeftModel.from_pretrained(base, "somebody/answers")' in card.text
-    assert 'Outputs: 0: "other", 1: "cat".' in card.text
+    assert "Outputs: 0: `other`, 1: `cat`." in card.text
     assert "Base: as its own card says. Data: not stated. Adapter: apache-2.0." in card.text
 
 
@@ -184,3 +185,73 @@ def test_the_command(adapter: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.exception
     assert f"adapter: {tmp_path / 'to'}" in done.stdout
+
+
+def test_a_file_of_one_s_own_does_not_leave(adapter: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(adapter, own)
+    (own / "token.txt").write_text("hf_secret")
+    (own / "tokens-of-mine").mkdir()
+    for _ in range(2):  # what was written so is written anew
+        push(own, NAME, base="somebody/tiny", to=tmp_path / "to")
+    assert not list((tmp_path / "to").glob("token?.*")) + list((tmp_path / "to").glob("tokens*"))
+    assert not (tmp_path / "to" / "token.txt").exists()
+
+
+def test_names_from_outside_are_no_markup_in_the_card(adapter: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(adapter, own)
+    card = json.loads((own / "peftlab.json").read_text())
+    evil = "# H1 `x`\n<script>alert(1)</script>"
+    card["labels"] = card["task"]["labels"] = ["other", evil]
+    card["precision"] = "nf4"
+    (own / "peftlab.json").write_text(json.dumps(card))
+    push(own, NAME, base="somebody/tiny", to=tmp_path / "to")
+    text = (tmp_path / "to" / "README.md").read_text()
+    assert "1: `# H1 'x' <script>alert(1)</script>`." in text
+    assert "in four bits (nf4), on which peftlab loads it" in text
+    pushed = json.loads((tmp_path / "to" / "peftlab.json").read_text())["base"]
+    assert (pushed["name"], pushed["folder"]) == ("somebody/tiny", None)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"base": "../secret"}, "a name on the hub is OWNER/NAME"),
+        ({"base": 3}, "base must be a name on the hub"),
+        ({"name": None}, "name must be OWNER/NAME"),
+    ],
+)
+def test_names_that_the_hub_can_t_have_are_refused(
+    adapter: Path, tmp_path: Path, change: dict[str, Any], reason: str
+) -> None:
+    asked = {"name": NAME, "base": "somebody/tiny", **change}
+    with pytest.raises(RequestError, match=reason):
+        push(adapter, to=tmp_path / "to", **asked)
+
+
+def test_damaged_parts_are_named(adapter: Path, tmp_path: Path) -> None:
+    for file, content, reason in (
+        ("adapter_config.json", "[]", "lacks peft_type"),
+        ("adapter_config.json", "{", "is not JSON"),
+        ("peftlab.json", None, "unknown method 'mine'"),
+    ):
+        own = tmp_path / "own"
+        shutil.rmtree(own, ignore_errors=True)
+        shutil.copytree(adapter, own)
+        if content is None:
+            content = (own / file).read_text().replace('"name": "lora"', '"name": "mine"')
+        (own / file).write_text(content)
+        with pytest.raises(RequestError, match=reason):
+            push(own, NAME, base="somebody/tiny", to=tmp_path / "to")
+
+
+def test_a_connection_that_breaks_is_explained(
+    adapter: Path, hub: type[Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Hub) -> None:
+        self.connection.close()
+
+    monkeypatch.setattr(Hub, "do_POST", broken)
+    with pytest.raises(RequestError, match="could not be sent: "):
+        push(adapter, NAME, base="somebody/tiny")

@@ -113,3 +113,16 @@ def test_trials_are_counted_in(ask: Any, capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(SystemExit):
         ask("plan", *words)
     assert "4 cells on tiny after about 6 trainings of trials" in capsys.readouterr().out
+
+
+def test_a_label_is_no_markup(
+    ask: Any, tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`[/b]` closes a tag that was never opened, and `[rank=4]` vanished as one."""
+    suite = tmp_path / "s.toml"
+    suite.write_text('methods = [{ name = "head", label = "a[/b]" }, "lora[rank=4]"]\n')
+    with pytest.raises(SystemExit) as end:
+        ask("compare", str(suite), "--tune", "2", "--seeds", "0", "--keep", "none")
+    said = capsys.readouterr()
+    assert end.value.code in (0, None), said.err
+    assert "(lora[rank=4])" in said.err

@@ -331,3 +331,9 @@ def test_numbers_that_nobody_means(room: Path, refused: Refused) -> None:
     assert "memory must be a number with a unit, such as 2GiB or 800MiB, got '10'" in said
     (room / "d.csv").write_text(f"a,b\n{LABELS}")
     assert "d.csv is the file to answer" in refused("predict", "x", "d.csv", "--out", "d.csv")
+
+
+def test_an_adapter_of_pairs_is_not_given_single_texts(adapter: Path, refused: Refused) -> None:
+    trained_on(adapter, {"columns": ["a", "b"], "n_texts": 2})
+    said = refused("predict", "adapter", "d.csv", "--out", "o.csv", "--text", "a")
+    assert "the model was trained on pairs of texts and is given single texts" in said

@@ -8,8 +8,10 @@ import subprocess
 import sys
 from collections import namedtuple
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from peftlab.errors import RequestError
 from peftlab.records.record import Environment, Record
@@ -270,3 +272,17 @@ def test_a_command_that_was_killed_leaves_the_folder_free(tmp_path: Path) -> Non
         other.wait()
     with locked(tmp_path):
         pass
+
+
+def test_a_record_of_another_cell_is_none_of_ours(folder: Any) -> None:
+    """What it calls its cell becomes a path: somebody else's folder could name any file here."""
+    record = folder.add("lora", 0)
+    store = Store(folder.path)
+    there = folder.path / "records" / f"{record.cell}.json"
+    for name in ("another", "../../victim"):
+        there.write_text(there.read_text().replace(record.cell, name))
+        assert store.read(record.cell) is None
+        there.write_text(there.read_text().replace(name, record.cell))
+    assert store.read(record.cell) == record
+    with pytest.raises(ValidationError):
+        Record.model_validate(record.model_dump() | {"cell": "../../victim"})

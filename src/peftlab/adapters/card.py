@@ -48,8 +48,9 @@ class Card(_Part):
 
     @model_validator(mode="after")
     def _one_label_an_output(self) -> Card:
-        if self.task and self.task.labels and len(self.task.labels) != self.num_labels:
-            raise ValueError(f"{len(self.task.labels)} labels for {self.num_labels} outputs")
+        for labels in (self.labels, self.task.labels if self.task else []):
+            if labels and len(labels) != self.num_labels:
+                raise ValueError(f"{len(labels)} labels for {self.num_labels} outputs")
         return self
 
 

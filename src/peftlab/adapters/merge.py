@@ -23,7 +23,14 @@ from peftlab.layers import (
     weight_of,
 )
 from peftlab.methods import injected
-from peftlab.models import check_model, quiet, state_of, stored_tensor
+from peftlab.models import (
+    agree_on_padding,
+    check_model,
+    quiet,
+    state_of,
+    stored_tensor,
+    token_limit,
+)
 
 
 def merge(model: PreTrainedModel) -> dict[str, float]:
@@ -112,7 +119,7 @@ def plain_folder(model: PreTrainedModel, tokenizer: Any, folder: Path) -> float:
         The largest difference of a logit, on a batch of random tokens, between `model` and what
         the folder's weights give in fp32.
     """
-    inputs = _random_inputs(model)
+    inputs = _random_inputs(model, tokenizer)
     before = _logits(model, inputs)
     merge(model)
     for name, layer in list(model.named_modules()):
@@ -131,10 +138,15 @@ def plain_folder(model: PreTrainedModel, tokenizer: Any, folder: Path) -> float:
     return moved
 
 
-def _random_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
+def _random_inputs(model: PreTrainedModel, tokenizer: Any) -> dict[str, Tensor]:
+    """Random tokens between the special ones, which some heads look for."""
     draws = torch.Generator().manual_seed(0)
-    tokens = torch.randint(5, model.config.vocab_size, (32, 24), generator=draws)
-    return {"input_ids": tokens.to(model.device), "attention_mask": torch.ones_like(tokens)}
+    tokens = torch.randint(len(tokenizer), (32, 24), generator=draws)
+    texts = tokenizer.batch_decode(tokens.tolist(), skip_special_tokens=True)
+    agree_on_padding(model, tokenizer)
+    limit = min(64, token_limit(tokenizer, model.config))
+    coded = tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt")
+    return {name: tensor.to(model.device) for name, tensor in coded.items()}
 
 
 @torch.inference_mode()

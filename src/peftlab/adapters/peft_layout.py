@@ -24,7 +24,10 @@ from peftlab.models import head_names
 
 FILE = "adapter_config.json"
 # settings of PEFT's that change what an adapter computes and that no method here has
-REFUSED = {"bias": "none", "trainable_token_indices": None, "target_parameters": None}
+REFUSED = {
+    **{"bias": "none", "trainable_token_indices": None, "target_parameters": None},
+    "arrow_config": None,
+}
 
 
 def name(ours: str, names: Mapping[str, str]) -> str:
@@ -71,8 +74,8 @@ def config(model: PreTrainedModel, method: InPeft, base: Base) -> dict[str, Any]
     }
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The content of adapter_config.json.
+def read_config(folder: Path, lacks_base: bool = False) -> dict[str, Any]:
+    """The content of adapter_config.json; `lacks_base` says that it need not name its base.
 
     Raises:
         RequestError: if it is not there or can't be read.
@@ -84,7 +87,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (*JSON_ERRORS, OSError) as error:
         raise RequestError(f"{path} is not JSON: {error}") from None
-    _check_fields(path, found, {"peft_type": str, "base_model_name_or_path": str})
+    named = {} if lacks_base else {"base_model_name_or_path": str}
+    _check_fields(path, found, {"peft_type": str, **named})
     for known in _known().get(found["peft_type"], []):
         _check_fields(path, found, known.peft_needs)
     config: dict[str, Any] = found
@@ -106,7 +110,12 @@ def method(config: dict[str, Any], tensors: dict[str, Tensor]) -> InPeft:
     refuse(config, REFUSED)
     known = _known()
     for candidate in known.get(config["peft_type"], []):
-        found = candidate.from_peft(config, tensors)
+        try:
+            found = candidate.from_peft(config, tensors)
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, RequestError):
+                raise
+            raise RequestError(f"{FILE} is not as PEFT writes it: {error!r}") from error
         if found is not None:
             return found
     *some, last = sorted(known)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from rich.console import Console
+from rich.markup import escape
 
 from peftlab.api.live import Live
 from peftlab.api.progress import observer
@@ -199,7 +200,8 @@ def run(
 
         if grid.suite.tune is not None:
             if not is_tuned(grid, out):  # what does not fit is refused before any trial
-                console.print(_foretold(grid, grid.suite.tune, say), highlight=False)
+                told = _foretold(grid, grid.suite.tune, say)
+                console.print(told, markup=False, highlight=False)
             grid = tuned(grid, grid.suite.tune, out, progress())
             say = foreseeing(grid, out, console)
         records = run_grid(grid, out, progress(), rerun, keep, foresee=say)
@@ -222,7 +224,10 @@ def foreseeing(grid: Grid, out: Path, console: Console) -> Callable[[Sequence[Ce
         with console.status("counting what each method needs") as status:
             records = records_of(known_folders(out))
             return foresee(
-                grid, due, records, lambda what: status.update(f"counting what {what} needs")
+                grid,
+                due,
+                records,
+                lambda what: status.update(f"counting what {escape(what)} needs"),
             )
 
     return say

@@ -77,11 +77,12 @@ def export(
         adapter = store.adapter(record.cell)
         raise RequestError(f"{error}; its adapter, which can't be checked, is {adapter}") from error
     reached = check_again(store, record, seen)
-    replace_folder(to, lambda place: _copy(store, record, place))
+    replace_folder(to, lambda place: copy_adapter(store, record, place))
     return Exported(record, reached, rate_from_dev)
 
 
-def _copy(store: Store, record: Record, place: Path) -> None:
+def copy_adapter(store: Store, record: Record, place: Path) -> None:
+    """Copy a cell's adapter to the folder `place`, and its record, which `push` tells of."""
     shutil.copytree(store.adapter(record.cell), place, dirs_exist_ok=True)
     (place / BESIDE["records"]).write_text(record.model_dump_json(indent=2) + "\n", "utf-8")
 

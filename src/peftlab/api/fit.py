@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shutil
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +21,7 @@ from rich.console import Console
 
 from peftlab.api.compare import Planned, asked_for, data_of, foreseeing
 from peftlab.api.compare import planned as resolved
-from peftlab.api.export import check_again
+from peftlab.api.export import check_again, copy_adapter
 from peftlab.api.progress import observer
 from peftlab.atomic import check_replaceable, replace_folder
 from peftlab.bench.cell import Cell
@@ -337,8 +336,7 @@ class _Fitting:
             raise RequestError(f"no adapter of {row[0].method.label} was kept: {notes}")
         record = best_seed(kept)
         reached = check_again(store, record, task)
-        adapter = store.adapter(record.cell)
-        replace_folder(to, lambda place: shutil.copytree(adapter, place, dirs_exist_ok=True))
+        replace_folder(to, lambda place: copy_adapter(store, record, place))
         return Fitted(record, row, reached, why, stopped=False)
 
 

@@ -28,6 +28,7 @@ from peftlab.tasks import load as load_task
 from peftlab.training import Encoded, encode, outputs
 
 TEXTS = "a list of texts, or of pairs of texts"
+WORDS = {1: "single texts", 2: "pairs of texts"}
 
 
 def evaluate(
@@ -126,6 +127,11 @@ def predictions(
         return Predictions([], 0, longest)
     if len({len(row) for row in rows}) > 1:
         raise RequestError("texts must be all single texts or all pairs, got some of each")
+    known, given = state_of(model).answers, len(rows[0])
+    if known and known.n_texts not in (None, given):
+        raise RequestError(
+            f"the model was trained on {WORDS[known.n_texts or 1]} and is given {WORDS[given]}"
+        )
     agree_on_padding(model, tokenizer)
     kind = "regression" if model.config.num_labels == 1 else "classes"
     data = encode(tokenizer, rows, [0] * len(rows), longest)

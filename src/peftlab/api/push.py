@@ -11,27 +11,23 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from peftlab.adapters import check_adapter, read_card
-from peftlab.adapters.card import FILE, Card
-from peftlab.atomic import replace_folder
-from peftlab.errors import RequestError, expect_path
-from peftlab.methods import METHODS
+from peftlab.adapters.card import FILE, Card, method_of
+from peftlab.adapters.peft_layout import read_config
+from peftlab.atomic import SENT, replace_folder
+from peftlab.errors import RequestError, expect, expect_path
 from peftlab.models import PACKAGED
 from peftlab.network import problem
 from peftlab.records.record import Record
 from peftlab.records.store import BESIDE
 from peftlab.settings import told_apart
 
-KEPT = (
-    *("adapter_model.safetensors", "adapter_config.json"),
-    *("token*", "special_tokens_map.json", "added_tokens.json", "chat_template*"),
-    *("vocab.*", "merges.txt", "*.model"),
-)
-PEFT_CONFIG = "adapter_config.json"
+PEFT_CONFIG, README = "adapter_config.json", "README.md"
 
 
 class Leaving(NamedTuple):
@@ -42,7 +38,7 @@ class Leaving(NamedTuple):
         name: what it will be called.
         card: its own.
         record: of its training; None where the folder has none.
-        base: the name that its base has on the hub.
+        base: the name that its base has on the hub, as the card has it.
         licence: the adapter's own, as the hub spells it; None for none.
     """
 
@@ -81,11 +77,13 @@ def push(
             refuses it or can't be reached.
     """
     expect_path("folder", folder)
-    _check_name(name)
+    expect("base", base, (str, NoneType), "a name on the hub")
+    for given in (name, *([] if base is None else [base])):
+        _check_name(given)
     leaving = _leaving(Path(folder), name, base, licence)
     if to is not None:
         expect_path("to", to)
-        replace_folder(Path(to), lambda place: _write(leaving, place), may_be_adapter=True)
+        replace_folder(Path(to), lambda place: _write(leaving, place), beside=[README])
         return str(Path(to).resolve())
     if why := problem():
         raise RequestError(f"nothing was sent: {why}; --to DIR writes it to a folder instead")
@@ -95,6 +93,7 @@ def push(
 
 
 def _check_name(name: str) -> None:
+    expect("name", name, str, "OWNER/NAME")
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -111,7 +110,8 @@ def _leaving(folder: Path, name: str, base: str | None, licence: str | None) -> 
         raise RequestError(
             f"{folder} has no {FILE}: HF PEFT wrote it, and its own push_to_hub sends it"
         )
-    return Leaving(folder, name, card, _record(folder), base or _base_on_hub(card), licence)
+    base = base or _base_on_hub(card)
+    return Leaving(folder, name, _on(card, base), _record(folder), base, licence)
 
 
 def _record(folder: Path) -> Record | None:
@@ -133,26 +133,24 @@ def _base_on_hub(card: Card) -> str:
     )
 
 
+def _on(card: Card, base: str) -> Card:
+    """The card as it holds on any machine, of a base that is found by its name."""
+    if card.base.folder is None and base in (card.base.name, _base_on_hub(card)):
+        return card
+    update = {"name": base, "folder": None, "revision": None, "sha256": None}
+    return card.model_copy(update={"base": card.base.model_copy(update=update)})
+
+
 def _write(leaving: Leaving, place: Path) -> None:
     place.mkdir(parents=True, exist_ok=True)
-    for pattern in KEPT:
-        for file in leaving.folder.glob(pattern):
-            shutil.copyfile(file, place / file.name)
+    for name in SENT:
+        if (leaving.folder / name).is_file():
+            shutil.copyfile(leaving.folder / name, place / name)
     if (place / PEFT_CONFIG).is_file():
-        config = json.loads((place / PEFT_CONFIG).read_text(encoding="utf-8"))
-        config["base_model_name_or_path"] = leaving.base
-        _write_json(place / PEFT_CONFIG, config)
-    _write_json(place / FILE, _without_paths(leaving).model_dump(mode="json"))
-    (place / "README.md").write_text(_readme(leaving), encoding="utf-8")
-
-
-def _without_paths(leaving: Leaving) -> Card:
-    """The card as it holds on any machine."""
-    base = leaving.card.base
-    if base.folder is None:
-        return leaving.card
-    update = {"name": leaving.base, "folder": None, "sha256": None}
-    return leaving.card.model_copy(update={"base": base.model_copy(update=update)})
+        config = read_config(leaving.folder, lacks_base=True)
+        _write_json(place / PEFT_CONFIG, config | {"base_model_name_or_path": leaving.base})
+    _write_json(place / FILE, leaving.card.model_dump(mode="json"))
+    (place / README).write_text(_readme(leaving), encoding="utf-8")
 
 
 def _write_json(path: Path, content: Any) -> None:
@@ -163,7 +161,7 @@ def _readme(leaving: Leaving) -> str:
     """The model card: what the hub reads, and what a person does."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    method, record = METHODS[leaving.card.method.name], leaving.record
+    method, record = method_of(leaving.card), leaving.record
     in_peft = (leaving.folder / PEFT_CONFIG).is_file()
     results = []
     if record and record.score:
@@ -211,7 +209,7 @@ def _numbers(record: Record) -> list[str]:
     constant = task.baselines.get("majority") or task.baselines.get("mean")
     if constant and metric in constant:
         lines.append(f"The constant answer has {metric} {constant[metric]:.4f}.\n")
-    lines += [f"Warning: {warning}\n" for warning in record.warnings]
+    lines += [f"Warning: {_code(warning)}\n" for warning in record.warnings]
     settings = _listed({**record.method.settings, **told_apart(record.training)})
     counts = record.n_trainable
     trained = f"{counts.adapter:,} numbers and {counts.head:,} of the head" if counts else "–"
@@ -243,10 +241,15 @@ def _use(leaving: Leaving, in_peft: bool) -> str:
         "import peftlab\nfrom huggingface_hub import snapshot_download\n\n"
         f'model, tokenizer = peftlab.load(snapshot_download("{leaving.name}"))\n'
     )
-    labels = ", ".join(f"{i}: {json.dumps(name)}" for i, name in enumerate(leaving.card.labels))
+    labels = ", ".join(f"{i}: {_code(name)}" for i, name in enumerate(leaving.card.labels))
     lines = ["## How to use it\n"]
     if in_peft:
         lines.append(f"With HF PEFT:\n\n```python\n{peft}```\n")
+        if leaving.card.precision == "nf4":
+            lines.append(
+                "That is on an unquantised base. The scores above are of one in four bits (nf4), "
+                "on which peftlab loads it: some answers differ.\n"
+            )
     lines.append(f"With peftlab:\n\n```python\n{ours}```\n")
     lines.append(f"Outputs: {labels}.\n" if n_labels > 1 else "One output: a number.\n")
     return "\n".join(lines)
@@ -262,12 +265,10 @@ def _licences(leaving: Leaving) -> str:
 
 @contextmanager
 def _refusals(name: str) -> Iterator[None]:
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
-
     try:
         yield
-    except (HfHubHTTPError, LocalTokenNotFoundError, OSError) as error:
-        reason = " ".join(str(error).split())[:300]
+    except Exception as error:  # the library and its transport share no base class
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise RequestError(
             f"{name} could not be sent: {reason}; log in with `hf auth login`, and see that the "
             "token may write there"

@@ -244,6 +244,7 @@ def _name_task(model: PreTrainedModel, task: Task, cell: Cell) -> None:
         labels=list(task.labels),
         columns=list(task.columns),
         max_length=cell.training.max_length,
+        n_texts=len(task.train.texts[0]),
     )
     if task.kind == "classes":
         model.config.id2label = dict(enumerate(task.labels))

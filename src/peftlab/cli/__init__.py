@@ -64,6 +64,8 @@ def main() -> None:
         _end(2, f"error: {_short(str(error))}")
     except BrokenPipeError:
         sys.exit(1)
+    except KeyboardInterrupt:  # before a command has begun
+        sys.exit(130)
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             _unforeseen(error)

@@ -98,7 +98,7 @@ def push(
     """
     from rich.console import Console
 
-    with Console(stderr=True).status("writing it" if to else f"sending it as {name}"):
+    with Console(stderr=True).status("writing it" if to else "sending it"):
         from peftlab.api.push import push as send
 
         where = send(adapter, name, base=base, licence=licence, private=private, to=to)

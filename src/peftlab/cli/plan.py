@@ -50,6 +50,7 @@ def plan(
     steps with --measure.
     """
     from rich.console import Console
+    from rich.markup import escape
 
     request = asked.request | {
         "tasks": options.tasks_of(tasks),
@@ -66,7 +67,7 @@ def plan(
         ready = planned(suite, request, asked.sets, out)
         for line in describe_tasks(ready.grid):
             console.print(line, markup=False, highlight=False)
-        found = plan_of(ready, measure, status.update)
+        found = plan_of(ready, measure, lambda what: status.update(escape(what)))
     if json_:
         print(json.dumps(found.document(), indent=2))
     else:

@@ -83,7 +83,7 @@ def lora_settings(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> d
         RequestError: if it asks for what no method here computes.
     """
     refuse(config, REFUSED)
-    if str(config.get("init_lora_weights")).startswith(MOVED_BASE):
+    if str(config.get("init_lora_weights")).lower().startswith(MOVED_BASE):
         raise RequestError(
             f"PEFT's init_lora_weights={config['init_lora_weights']!r} changes the base itself, "
             "so that these tensors do not belong to the base that the folder names"

@@ -60,7 +60,7 @@ class InPeft(Method):
 def refuse(config: Mapping[str, Any], plain: Mapping[str, Any]) -> None:
     """Raise `RequestError` if PEFT's config has a field of `plain` that is neither so nor None."""
     for field, value in plain.items():
-        if config.get(field) not in (value, None):
+        if config.get(field) not in (value, None, []):
             raise RequestError(f"PEFT's {field}={config[field]!r} is not known here")
 
 

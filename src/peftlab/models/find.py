@@ -107,6 +107,9 @@ def _from_hub(name: str, revision: str | None) -> tuple[Path, str]:
         )
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise _no_such_model(name, online) from error
+    except Exception as error:  # the library and its transport share no base class
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise RequestError(f"model {name} can't be loaded from the hub: {reason}") from error
     return folder, folder.name
 
 

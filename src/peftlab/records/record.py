@@ -106,7 +106,8 @@ class Record(_Part):
     """One cell's run. `score` is the last epoch's; a failed cell has `failure` instead."""
 
     schema_version: int = SCHEMA_VERSION
-    cell: str  # MODEL-TASK-METHOD-sSEED-HASH8, also the stem of the cell's files
+    # MODEL-TASK-METHOD-sSEED-HASH8, also the stem of the cell's files: never a path
+    cell: str = Field(pattern=r"^[^/\\]+$")
     suite: str
     model: ModelPart
     task: TaskPart

@@ -126,9 +126,10 @@ class Store:
     def read(self, cell: str) -> Record | None:
         """The record of a cell, or None if there is none that this version can read."""
         try:
-            return Record.model_validate_json(self._record(cell).read_bytes())
+            record = Record.model_validate_json(self._record(cell).read_bytes())
         except (ValidationError, FileNotFoundError, NotADirectoryError):
             return None
+        return record if record.cell == cell else None
 
     def unreadable(self) -> list[str]:
         """The cells whose record is there and can't be read by this version."""

@@ -1,0 +1,191 @@
+"""What is typed arrives: every option's value at the function that the command stands for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.text import Text
+from typer.testing import CliRunner
+
+import peftlab
+import peftlab.api.fit
+from peftlab.cli import app
+from peftlab.records.verdicts import Question
+from peftlab.report.watching import View
+
+
+class Called(Exception):
+    """Raised in the place of what is called, with what it was given."""
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        self.given, self.named = args, named
+
+
+Typed = Callable[..., Called]
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch) -> Typed:
+    """Type a command; the call that it makes of the function `of`."""
+
+    def run(of: str, *words: str) -> Called:
+        def record(*args: Any, **named: Any) -> None:
+            raise Called(*args, **named)
+
+        monkeypatch.setattr(f"peftlab.{of}", record)
+        result = CliRunner().invoke(app, list(words))
+        assert isinstance(result.exception, Called), result.output
+        return result.exception
+
+    return run
+
+
+@pytest.fixture
+def ready(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A request that was found right, whatever it was."""
+    found = SimpleNamespace(out=Path("o"), grid=SimpleNamespace(suite=SimpleNamespace(name="s")))
+    monkeypatch.setattr("peftlab.api.compare.planned", lambda *args: found)
+    monkeypatch.setattr("peftlab.api.fit.planned", lambda *args: found)
+    monkeypatch.setattr("peftlab.api.progress.describe_tasks", lambda grid: [])
+    return found
+
+
+def test_what_compare_asks_for(typed: Typed) -> None:
+    call = typed(
+        "api.compare.planned",
+        *("compare", "s.toml", "--tasks", "a,b", "--methods", "lora,head", "--seeds", "3,4"),
+        *("--tune", "6", "--validation", "0.2", "--tune-space", "lr,rank", "--out", "o"),
+        *("--model", "m", "--data-dir", "g", "--metric", "f1", "--weight-decay", "0.1"),
+    )
+    file, request, sets, out = call.given
+    assert (file, sets, out) == (Path("s.toml"), [], Path("o"))
+    assert request["tune"] == {"trials": 6, "validation": 0.2, "space": ["lr", "rank"]}
+    assert (request["tasks"], request["seeds"]) == (["a", "b"], [3, 4])
+    assert (request["model"], request["metric"]) == ("m", "f1")
+    assert request["data_dir"] == Path("g")
+    assert request["training"].weight_decay == 0.1
+
+
+def test_how_compare_runs(typed: Typed, ready: SimpleNamespace) -> None:
+    words = ("compare", "--rerun", "--keep", "best", "--repeat-speed", "2", "--quiet")
+    call = typed("api.compare.run", *words)
+    planned, _, quiet = call.given
+    assert planned is ready
+    assert quiet
+    assert call.named == {"rerun": True, "keep": "best", "repeat_speed": 2, "page": True}
+
+
+def test_what_plan_looks_at(typed: Typed, ready: SimpleNamespace) -> None:
+    assert typed("api.plan.plan_of", "plan", "--measure").given[:2] == (ready, True)
+    assert typed("api.plan.plan_of", "plan").given[:2] == (ready, False)
+
+
+def test_what_report_shows_and_by_what_it_judges(typed: Typed, tmp_path: Path) -> None:
+    call = typed(
+        "report.rebuild",
+        *("report", str(tmp_path), "--tasks", "a", "--methods", "b,c", "--last", "--pdf"),
+        *("--margin", "0.02", "--prefer", "speed", "--memory", "2GiB", "--minutes", "3"),
+    )
+    question = Question(0.02, "speed", 2048.0, 3.0)
+    assert call.given == (tmp_path, ["a"], ["b", "c"], True, ["svg", "pdf"], question, {})
+    call = typed("report.rebuild", "report", str(tmp_path), "--no-svg")
+    assert call.given == (tmp_path, None, None, False, [], Question(), {})
+
+
+@pytest.mark.parametrize("form", ["latex", "markdown", "csv"])
+def test_the_forms_for_a_paper(typed: Typed, tmp_path: Path, form: str) -> None:
+    call = typed("report.printed", "report", str(tmp_path), f"--{form}", "--methods", "b")
+    assert call.given == (tmp_path, form, None, ["b"], False, Question())
+
+
+def test_several_folders_are_joined_where_that_is_asked(typed: Typed) -> None:
+    call = typed("records.sides.join", "report", "one", "two", "--out", "both")
+    assert call.given == ([Path("one"), Path("two")], Path("both"))
+
+
+def test_what_fit_is_given(typed: Typed, ready: SimpleNamespace) -> None:
+    call = typed("api.fit.fit_planned", "fit", "--out", "model", "--minutes", "7", "--quiet")
+    assert (call.given[:3], call.given[4]) == ((ready, Path("model"), 7.0), True)
+    words = ("--task", "acceptability", "--runs", "tried", "--methods", "lora", "--out", "model")
+    request, sets, runs = typed("api.fit.planned", "fit", *words).given
+    assert (request["tasks"], request["seeds"], sets) == (["acceptability"], [0, 1, 2], [])
+    assert runs == Path("tried")
+
+
+def test_what_an_adapter_s_commands_are_given(typed: Typed) -> None:
+    call = typed(
+        "api.inference.predict_file",
+        *("predict", "a", "f.csv", "--out", "o.csv", "--text", "x,y", "--base", "b"),
+        *("--device", "cpu", "--no-fast"),
+    )
+    given = (Path("a"), Path("f.csv"), Path("o.csv"), ["x", "y"], "b", "cpu")
+    assert (call.given[:6], call.given[7]) == (given, False)
+    call = typed("api.export.merge_folder", "merge", "a", "--out", "o", "--base", "b")
+    assert call.given == (Path("a"), Path("o"), "b")
+    call = typed("api.export.export", "export", "r", "--to", "o", "--task", "t", "--method", "lora")
+    assert call.given == (Path("r"), Path("o"), "t", "lora")
+    words = ("a", "me/x", "--licence", "mit", "--private", "--base", "b", "--to", "o")
+    call = typed("api.push.push", "push", *words)
+    assert call.given == (Path("a"), "me/x")
+    assert call.named == {"base": "b", "licence": "mit", "private": True, "to": Path("o")}
+
+
+def test_watch_looks_until_there_is_nothing_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = iter([False, False, True])
+    slept: list[float] = []
+    monkeypatch.setattr("peftlab.report.watching.view", lambda folder: View(Text("x"), next(looks)))
+    monkeypatch.setattr(Console, "is_terminal", True)
+    monkeypatch.setattr(time, "sleep", slept.append)
+    result = CliRunner().invoke(app, ["watch", "folder", "--every", "0.5"])
+    assert result.exit_code == 0
+    assert slept == [0.5, 0.5]
+
+
+def test_python_s_fit_is_what_the_command_is(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tiny_csv: Path, tmp_path: Path
+) -> None:
+    def record(*args: Any) -> None:
+        raise Called(*args)
+
+    monkeypatch.setattr("peftlab.api.fit.fit_planned", record)
+    with pytest.raises(Called) as called:
+        peftlab.fit(
+            data=tiny_csv,
+            text="sentence",
+            label="answer",
+            out=tmp_path / "model",
+            minutes=3,
+            model=tiny_model,
+            methods=["lora", "head"],
+            runs=tmp_path / "tried",
+            batch_size=8,
+        )
+    (grid, runs), out, minutes, _ = called.value.given
+    assert [row.part.label for row in grid.rows] == ["lora", "head"]
+    assert sorted({cell.seed for cell in grid.cells}) == [0, 1, 2]
+    assert {cell.training.batch_size for cell in grid.cells} == {8}
+    assert (runs, out, minutes) == (tmp_path / "tried", tmp_path / "model", 3)
+    with pytest.raises(peftlab.RequestError, match="fit needs data"):
+        peftlab.fit(out=tmp_path / "model")
+
+
+def test_the_version() -> None:
+    assert CliRunner().invoke(app, ["--version"]).output.strip() == peftlab.__version__
+
+
+def test_ctrl_c_before_a_command_has_begun_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stopped() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("peftlab.cli.app", stopped)
+    with pytest.raises(SystemExit) as end:
+        peftlab.cli.main()
+    assert end.value.code == 130

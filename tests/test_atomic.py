@@ -1,0 +1,75 @@
+"""Files and folders that are replaced whole, and what is never replaced."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from peftlab.atomic import MARK, SENT, check_replaceable, replace_file, replace_folder
+from peftlab.errors import RequestError
+
+
+def adapter(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / MARK).write_text("{}")
+    return folder
+
+
+def fill(place: Path) -> None:
+    (place / "new").write_text("new")
+
+
+@pytest.mark.parametrize("name", ["token.txt", "tokens.csv", "mine.model", "vocab.md", "README.md"])
+def test_what_only_looks_like_an_adapter_s_file_is_not_deleted(tmp_path: Path, name: str) -> None:
+    """`token*` and `*.model` took a login token and a model of somebody's for a tokenizer's."""
+    folder = adapter(tmp_path / "adapter")
+    (folder / name).write_text("mine")
+    with pytest.raises(RequestError, match=name):
+        replace_folder(folder, fill)
+    assert (folder / name).read_text() == "mine"
+    assert name not in SENT
+
+
+def test_a_folder_in_an_adapter_s_is_not_deleted_whatever_its_name(tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "adapter")
+    (folder / "tokenizer.json").mkdir()
+    with pytest.raises(RequestError, match=r"tokenizer\.json"):
+        replace_folder(folder, fill)
+
+
+def test_what_the_caller_writes_beside_an_adapter_may_be_replaced(tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "adapter")
+    (folder / "README.md").write_text("a card")
+    replace_folder(folder, fill, beside=["README.md"])
+    assert [path.name for path in folder.iterdir()] == ["new"]
+
+
+def test_a_mount_point_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path)
+    with pytest.raises(RequestError, match="is a mount point"):
+        check_replaceable(tmp_path)
+
+
+def test_files_are_readable_by_whom_new_ones_are(tmp_path: Path) -> None:
+    def private(place: Path) -> None:
+        fill(place)
+        (place / "new").chmod(0o600)  # as safetensors leaves its own
+
+    before = os.umask(0o027)
+    try:
+        replace_folder(tmp_path / "folder", private)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "folder" / "new").stat().st_mode) == 0o640
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["new"]
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "link").symlink_to("file")
+    replace_file(tmp_path / "link", lambda place: place.write_text("new"))
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "new"
