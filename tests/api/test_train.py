@@ -16,7 +16,7 @@ from peftlab.api.export import MOVED, _moved
 from peftlab.models import state_of
 from peftlab.records.record import Record
 from peftlab.records.store import BESIDE
-from peftlab.tasks import Task
+from peftlab.tasks import Examples, Task
 from peftlab.training.passes import batch_loss
 
 FAST = {"epochs": 1, "batch_size": 8}
@@ -146,3 +146,27 @@ def test_classes_are_matched_by_their_names(tiny_model: Path, tiny_task: Task) -
     other = dataclasses.replace(tiny_task, labels=("no", "yes"))
     with pytest.raises(peftlab.RequestError, match="the model answers other, cat"):
         peftlab.evaluate(model, tokenizer, other)
+
+
+@pytest.mark.parametrize(
+    ("method", "given"),
+    [("lora", {"max_length": 9_999}), ("qlora[optimizer=paged]", {})],
+)
+def test_a_request_that_is_refused_leaves_the_model_as_it_was(
+    tiny_model: Path, tiny_task: Task, method: str, given: dict[str, Any]
+) -> None:
+    model, tokenizer = peftlab.load_model(str(tiny_model), precision="nf4")
+    with pytest.raises(peftlab.RequestError):
+        peftlab.train(model, tokenizer, tiny_task, method, **FAST, **given)
+    peftlab.train(model, tokenizer, tiny_task, "head", **FAST)
+
+
+@pytest.mark.parametrize("part", ["train", "dev"])
+def test_an_empty_split_is_refused_in_words(tiny_model: Path, tiny_task: Task, part: str) -> None:
+    task = dataclasses.replace(tiny_task, **{part: Examples([], [])})
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    with pytest.raises(peftlab.RequestError, match=f"its {part} split is empty"):
+        peftlab.train(model, tokenizer, task, "head", **FAST)
+    if part == "dev":
+        with pytest.raises(peftlab.RequestError, match="its dev split is empty"):
+            peftlab.evaluate(model, tokenizer, task)

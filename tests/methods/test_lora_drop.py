@@ -288,3 +288,22 @@ def test_a_run_that_shares_is_not_called_loras() -> None:
     model = inject(architecture("bert"), method)
     method.prepare(model, FakeRehearsal())
     assert method.notes(model) == []
+
+
+def test_layers_that_can_t_be_scored_keep_a_pair_of_their_own() -> None:
+    """Of OPT's FFN the rows are flattened; where no layer of a kind was scored, all shared one."""
+    assert keep({"a": 0.0, "b": 0.0}, threshold=0.9) == ["a", "b"]
+    extra = {"word_embed_proj_dim": 8, "ffn_dim": 12}
+    model = inject(architecture("opt", **extra), LoRADrop(rank=2, targets="query,ffn-in"))
+    for layer in layers(model).values():
+        torch.nn.init.normal_(layer.lora_B, std=0.1)
+    scores = importance(model, [batch_of([5, 3])])
+    assert scores.keys() == layers(model).keys()
+    assert all(score > 0 for score in scores.values())
+
+
+def test_what_listens_is_gone_when_a_batch_fails() -> None:
+    model = tiny()
+    with pytest.raises(KeyError):
+        importance(model, [Batch({}, torch.tensor([0]))])
+    assert not any(layer._forward_hooks for layer in layers(model).values())

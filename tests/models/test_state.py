@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import peftlab
+from peftlab.layers import Precision
 from peftlab.methods import injected
-from peftlab.models import state_of
+from peftlab.models import precision_of, state_of
 
 
 def test_a_copy_of_a_model_knows_what_the_model_does_and_goes_its_own_way(tiny_model: Path) -> None:
@@ -31,3 +32,10 @@ def test_what_torch_compile_wraps_is_refused_with_what_to_give(tiny_model: Path)
     with pytest.raises(peftlab.RequestError, match="give the model itself"):
         peftlab.inject(torch.compile(model), "lora")
     peftlab.inject(model, "lora")
+
+
+def test_a_model_that_was_cast_since_computes_as_it_is_held(tiny_model: Path) -> None:
+    model, _ = peftlab.load_model(str(tiny_model), precision="bf16")
+    assert precision_of(model).compute == "bf16"
+    model.float()
+    assert precision_of(model) == Precision("fp32", "fp32")

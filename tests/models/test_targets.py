@@ -20,6 +20,7 @@ from peftlab.models import (
     head_names,
     linear_names,
     norms,
+    unread,
 )
 from peftlab.models.architectures import TABLE
 
@@ -285,3 +286,44 @@ def test_order_is_the_models_and_nothing_is_doubled() -> None:
 def test_targets_that_match_nothing_are_refused(targets: str, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         find_targets(build("bert"), targets)
+
+
+@pytest.mark.parametrize("kind", ["bert", "longformer", "esm"])
+def test_what_no_answer_depends_on_is_what_has_no_gradient(kind: str) -> None:
+    """Held to a backward pass: Longformer's last local projections, ESM's unused head."""
+    extra = {"longformer": {"attention_window": 4}, "esm": {"mask_token_id": 4}}
+    config = AutoConfig.for_model(kind, **COMMON | extra.get(kind, {}))
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    ids = torch.randint(5, 40, (4, 8))
+    model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.square().sum().backward()
+    owners = {name.rpartition(".")[0] for name, p in model.named_parameters()}
+    told = {name for name in unread(model) if name in owners}
+    without = {
+        owner
+        for owner in owners
+        if owner.startswith(model.base_model_prefix)
+        and not any(bool(p.grad.any()) for p in own(model, owner) if p.grad is not None)
+    }
+    assert told == {owner for owner in without if "position_embeddings" not in owner}
+    if kind != "bert":
+        assert told
+        assert not told & set(find_targets(model, "all-linear").names)
+
+
+def own(model: PreTrainedModel, owner: str) -> list[nn.Parameter]:
+    return list(model.get_submodule(owner).parameters(recurse=False))
+
+
+def test_a_backbone_without_linear_layers_says_so() -> None:
+    config = AutoConfig.for_model("squeezebert", **COMMON | {"embedding_size": 8, "q_groups": 1})
+    model = AutoModelForSequenceClassification.from_config(config)
+    with pytest.raises(RequestError, match="has no linear layer to adapt; methods without targets"):
+        find_targets(model, "query")
+
+
+def test_a_refused_target_leaves_the_model_as_it_was() -> None:
+    model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model("bert", **COMMON))
+    with pytest.raises(RequestError, match="rank must be"):
+        inject(model, LoRA(rank=1000))
+    assert all(p.requires_grad for p in model.parameters())

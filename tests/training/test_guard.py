@@ -14,7 +14,7 @@ from peftlab.layers import quantise_linears
 from peftlab.methods import METHODS, Method, Prepared, inject, make
 from peftlab.methods.dylora import DyLoRALinear
 from peftlab.models import linear_names
-from peftlab.training import Encoded, Loop, Rehearsal, Untrained
+from peftlab.training import Diverged, Encoded, Loop, Rehearsal, Untrained
 from peftlab.training.guard import LATEST, Watch, check_groups
 from plans import changed, plan
 
@@ -278,3 +278,45 @@ def test_a_step_that_rounding_swallows_is_not_called_stuck() -> None:
     watch.look(layer)
     with pytest.raises(Untrained, match="weight has not moved"):
         watch.check(layer, updates=2, reach=1e-3)
+
+
+def test_many_steps_that_rounding_swallows_are_not_one_that_it_does_not() -> None:
+    """Twenty steps of 5.5e-8 reach further than one that would move 1.0001, and none moves it."""
+    method = make("full")
+    model = tiny(method)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            p.fill_(1.0001) if "LayerNorm.weight" in name else None
+    slow = changed(PLAN, lr=5.5e-8, epochs=20, warmup=0.0, weight_decay=0.0)
+    loop = Loop(model, method, DATA, slow)
+    for step in steps(loop):
+        if step > loop.watch.due:
+            break
+    weight = model.bert.embeddings.LayerNorm.weight
+    assert bool((weight == torch.tensor(1.0001)).all())
+
+
+def test_what_no_answer_depends_on_may_lack_a_gradient() -> None:
+    layer = nn.Linear(2, 2)
+    loss = (0 * layer.weight).sum() + layer.bias.sum()
+    for unread, named in (((), True), (("0",), False)):
+        model = nn.Sequential(layer)
+        model.base_model_prefix = "0"
+        watch = Watch(model, 8, unread)
+        layer.zero_grad()
+        loss.backward(retain_graph=True)
+        watch.look(model)
+        with torch.no_grad():
+            layer.bias.add_(1.0)
+        if named:
+            with pytest.raises(Untrained, match=r"0\.weight has had no gradient"):
+                watch.check(model, updates=2)
+        else:
+            watch.check(model, updates=2)
+            assert watch.unused == ["0.weight"]
+
+
+def test_a_diverged_run_names_the_highest_rate_of_all() -> None:
+    method = make("full")
+    with pytest.raises(Diverged, match=r"the learning rate \(3e\+38 at its highest\) is too high"):
+        list(steps(Loop(tiny(method), method, DATA, changed(PLAN, lr=1e-5, head_lr=3e38))))

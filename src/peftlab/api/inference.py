@@ -57,6 +57,8 @@ def dev_outputs(model: PreTrainedModel, tokenizer: Any, task: Task, fast: bool =
         RequestError: if the task has other outputs or classes.
     """
     check_outputs(model, task)
+    if len(task.dev) == 0:
+        raise RequestError(f"task {task.name}: its dev split is empty")
     order = _order(model, task)
     agree_on_padding(model, tokenizer)
     longest = _longest(model, tokenizer, task.max_length)

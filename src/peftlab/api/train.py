@@ -23,7 +23,7 @@ from peftlab.api.inference import check_outputs, task_of
 from peftlab.api.progress import observer
 from peftlab.atomic import check_replaceable, replace_folder
 from peftlab.bench.cell import Cell
-from peftlab.bench.grid import Grid, method_part, resolve_training, task_part
+from peftlab.bench.grid import Grid, check_trainable, method_part, resolve_training, task_part
 from peftlab.bench.outcome import Outcome, Told
 from peftlab.bench.process import train_model
 from peftlab.bench.run import run_grid
@@ -32,7 +32,7 @@ from peftlab.bench.tokens import tokens_of
 from peftlab.errors import RequestError, check_seed, expect_path
 from peftlab.layers import PreTrainedModel, resolve_precision
 from peftlab.machine import threads_for
-from peftlab.methods import Method, inject, injected, resolve_method
+from peftlab.methods import Method, NeedsDevice, inject, injected, resolve_method
 from peftlab.models import (
     agree_on_padding,
     check_batches,
@@ -44,7 +44,7 @@ from peftlab.models import (
 )
 from peftlab.records.record import ModelPart, Record
 from peftlab.records.store import BESIDE, Store, lines_of
-from peftlab.settings import Training
+from peftlab.settings import Resolved, Training
 from peftlab.tasks import Task
 from peftlab.training import MemoryMeter
 
@@ -96,6 +96,7 @@ def train(
     check_seed(seed)
     asked = _asked({"epochs": epochs, "batch_size": batch_size, "lr": lr, **training}, method)
     check_outputs(model, task)
+    check_trainable(task)
     if is_merged(model):
         raise RequestError(
             "this model is merged, so no adapter is left in it to train; unmerge it first"
@@ -120,10 +121,15 @@ def _run(
     started: float,
 ) -> Outcome:
     memory = MemoryMeter(model.device)
+    longest = token_limit(tokenizer, model.config)
+    variant = Variant.model_validate(method)
+    training = resolve_training(asked, variant, method, task, longest, model.device.type)
+    if isinstance(method, NeedsDevice):
+        method.check_device(model.device.type)
     torch.manual_seed(seed)
-    if injected(model) != method:
+    if injected(model) != method:  # after all that refuses: an injected model takes no other method
         inject(model, method)
-    cell = _cell(model, tokenizer, task, method, asked, seed, model.device.type)
+    cell = _cell(model, task, method, asked, training, seed)
     tokens = tokens_of(tokenizer, task, cell.training.max_length)
     with observer(Console(stderr=True)) as progress:
         progress.cell(cell)
@@ -168,19 +174,16 @@ def _asked(training: dict[str, Any], method: Method) -> Training:
 
 def _cell(
     model: PreTrainedModel,
-    tokenizer: Any,
     task: Task,
     method: Method,
     asked: Training,
+    training: Resolved,
     seed: int,
-    device: str,
 ) -> Cell:
-    variant = Variant.model_validate(method)
-    longest = token_limit(tokenizer, model.config)
-    training = resolve_training(asked, variant, method, task, longest, device)
     precision = precision_of(model)
     if method.base_precision == "fp32":
-        precision = resolve_precision(asked.precision, device)[0].of_base(precision.base)
+        found, _ = resolve_precision(asked.precision, training.device)
+        precision = found.of_base(precision.base)
     source = state_of(model).source
     folder = Path(model.name_or_path or "model")
     return Cell(
@@ -193,7 +196,7 @@ def _cell(
         model_folder=source.folder if source else folder,
         model_type=model.config.model_type,
         task=task_part(task),
-        method=method_part(model, method, asked, variant),
+        method=method_part(model, method, asked, Variant.model_validate(method)),
         training=training,
         precision=precision,
         seed=seed,

@@ -173,12 +173,17 @@ def load_tasks(suite: Suite) -> list[Task]:
     if suite.judge_on == "train":
         tasks = [carved(task) for task in tasks]
     for task in tasks:
-        if len(task.train) == 0 or len(task.dev) == 0:
-            empty = "train" if len(task.train) == 0 else "dev"
-            raise RequestError(f"task {task.name}: its {empty} split is empty")
-        if task.kind == "regression":
-            _check_labels(task)
+        check_trainable(task)
     return tasks
+
+
+def check_trainable(task: Task) -> None:
+    """Raise `RequestError` unless there is something to learn and something to judge it by."""
+    if len(task.train) == 0 or len(task.dev) == 0:
+        empty = "train" if len(task.train) == 0 else "dev"
+        raise RequestError(f"task {task.name}: its {empty} split is empty")
+    if task.kind == "regression":
+        _check_labels(task)
 
 
 def _read_tasks(suite: Suite) -> list[Task]:

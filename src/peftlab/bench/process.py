@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -32,6 +32,7 @@ from peftlab.models import (
     standard_unit,
     state_of,
     unit_of,
+    unread,
 )
 from peftlab.records.record import Memory, Speed, Trainable
 from peftlab.settings import Resolved
@@ -111,7 +112,7 @@ def train_model(
     with checkpointed(model, cell.training):
         method = injected(model)
         assert method is not None
-        plan = make_plan(cell, task, packs(model))
+        plan = replace(make_plan(cell, task, packs(model)), unread=tuple(unread(model)))
         if model.device.type == plan.device:
             # there it stays: it may be another than the current one
             plan = replace(plan, index=model.device.index)
@@ -130,13 +131,13 @@ def train_model(
                 lambda epoch, out: listener.epoch(epoch, own(out).tolist()),
                 memory,
             )
-            ranks = method.ranks(model) if isinstance(method, ManyRanks) else ()
-            for rank in ranks:
-                evaluating = time.perf_counter()
-                answered = answer(model, dev, plan)
-                fitted.eval_s += time.perf_counter() - evaluating
-                check_outputs(answered, cell.training.epochs)
-                listener.rank(rank, own(answered).tolist())
+            with closing(_ranks(method, model)) as ranks:  # closed, the model has its full one
+                for rank in ranks:
+                    evaluating = time.perf_counter()
+                    answered = answer(model, dev, plan)
+                    fitted.eval_s += time.perf_counter() - evaluating
+                    check_outputs(answered, cell.training.epochs)
+                    listener.rank(rank, own(answered).tolist())
         fitted.notes += notes
         if isinstance(method, Prepared):
             fitted.notes += method.notes(model)
@@ -164,6 +165,12 @@ def train_model(
                 kernels=kernels_of(model) if cell.training.in_engine else "torch",
             ),
         )
+
+
+def _ranks(method: Method, model: PreTrainedModel) -> Generator[int]:
+    """The ranks that dev is answered at beside the full one."""
+    if isinstance(method, ManyRanks):
+        yield from method.ranks(model)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ The two are two readings of one formula, and a test holds them together away fro
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias, final
 
 import torch
@@ -297,16 +297,16 @@ def exact(weight: Tensor) -> Tensor:
     return weight.to(torch.promote_types(weight.dtype, torch.float32))
 
 
-def replace_linears(
+def make_adapters(
     model: nn.Module, names: Iterable[str], make: Callable[[Linear], Adapter]
-) -> None:
-    """Put `make(layer)` in the place of every linear layer of `model` named in `names`.
+) -> dict[str, Adapter]:
+    """`make(layer)` of every linear layer of `model` named in `names`, by name.
 
     Raises:
         TypeError: if a name is not that of a linear layer.
         RequestError: if one can't be adapted so; it is named.
     """
-    made: dict[str, Adapter] = {}  # all of them first: a refusal leaves the model as it was
+    made: dict[str, Adapter] = {}
     for name in names:
         layer = model.get_submodule(name)
         if not is_linear(layer):
@@ -315,5 +315,22 @@ def replace_linears(
             made[name] = make(layer).train(layer.training)
         except RequestError as error:
             raise RequestError(f"{error} ({name})") from None
-    for name, adapter in made.items():
+    return made
+
+
+def replace_linears(
+    model: nn.Module, names: Iterable[str], make: Callable[[Linear], Adapter]
+) -> None:
+    """Put `make(layer)` in the place of every linear layer of `model` named in `names`.
+
+    Raises:
+        TypeError: if a name is not that of a linear layer.
+        RequestError: if one can't be adapted so; it is named, and the model is as it was.
+    """
+    put_adapters(model, make_adapters(model, names, make))
+
+
+def put_adapters(model: nn.Module, adapters: Mapping[str, Adapter]) -> None:
+    """Put each adapter in the place of the layer of its name."""
+    for name, adapter in adapters.items():
         model.set_submodule(name, adapter)

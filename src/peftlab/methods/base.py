@@ -23,7 +23,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from peftlab.errors import Explained
-from peftlab.layers import Adapter, Linear, PreTrainedModel, replace_linears
+from peftlab.layers import Adapter, Linear, PreTrainedModel, make_adapters, put_adapters
 from peftlab.models import Targets, find_targets, head_parameters
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
@@ -169,8 +169,9 @@ def adapt(model: PreTrainedModel, targets: str, layer: Callable[[Linear], Adapte
         RequestError: if a target matches no layer.
     """
     found = find_targets(model, targets)
+    adapters = make_adapters(model, found.names, layer)  # a refusal leaves the model as it was
     train_head_only(model)
-    replace_linears(model, found.names, layer)
+    put_adapters(model, adapters)
     return found
 
 

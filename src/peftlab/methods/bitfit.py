@@ -6,7 +6,8 @@ Paper      Ben Zaken, Ravfogel, Goldberg 2022, arXiv:2106.10199, section 3 (all 
 Shapes     a BERT layer has 4d + d + 4d + d + d biases, the embeddings' norm d more
 Cost       11·d·L + d trained numbers; the backward pass goes through the whole base
 Departs    weights are held in the base's precision, biases in fp32 beside them, and are added in
-           the precision of x; a norm with a bias is held in fp32 whole
+           the precision of x; a norm with a bias is held in fp32 whole; a bias that is no
+           module's `bias`, such as q_bias of the first DeBERTa, stays frozen
 Raises     RequestError if the backbone has no bias to train
 """
 
@@ -32,7 +33,7 @@ from peftlab.layers import (
 )
 from peftlab.methods.base import STRICT, Method, train_head_only
 from peftlab.methods.registry import register
-from peftlab.models import backbone_modules
+from peftlab.models import backbone_modules, unread
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -66,10 +67,11 @@ class BitFit(Method):
 
 def _biased(model: PreTrainedModel) -> dict[str, nn.Module]:
     """The modules of the backbone that have a bias, the head's left out."""
+    left = {*unread(model)}
     return {
         name: module
         for name, module in backbone_modules(model).items()
-        if isinstance(getattr(module, "bias", None), nn.Parameter)
+        if isinstance(getattr(module, "bias", None), nn.Parameter) and name not in left
     }
 
 

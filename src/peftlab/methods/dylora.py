@@ -64,7 +64,7 @@ class DyLoRA(PeftLoRA, ManyRanks):
     def before_step(self, model: PreTrainedModel, step: Step) -> None:
         b = self.draw(step.seed, step.index)
         for layer in _layers(model):
-            layer.drawn = b
+            layer.drawn, layer.cut = b, self.rank
             if self.update == "last" and self.strict:
                 layer.remember()
 
@@ -78,10 +78,14 @@ class DyLoRA(PeftLoRA, ManyRanks):
                 layer.restore()
 
     def ranks(self, model: PreTrainedModel) -> Iterator[int]:
-        for rank in range(1, self.rank + 1):
+        try:
+            for rank in range(1, self.rank + 1):
+                for layer in _layers(model):
+                    layer.cut = rank
+                yield rank
+        finally:  # whatever ended it, the model answers at its full rank
             for layer in _layers(model):
-                layer.cut = rank
-            yield rank
+                layer.cut = self.rank
 
     def at_rank(self, state: dict[str, Tensor], rank: int) -> tuple[Method, dict[str, Tensor]]:
         if not 1 <= rank <= self.rank:

@@ -67,11 +67,13 @@ class LoRADrop(LowRankMethod, Prepared):
             )
         first = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
         batches = rehearsal.sample(self.sample, LEAST_EXAMPLES)
-        rehearsal.fit(model, batches, max(LEAST_STEPS, len(batches)))
-        scores = importance(model, batches)
-        with torch.no_grad():
-            for name, start in first.items():
-                model.get_parameter(name).copy_(start)
+        try:
+            rehearsal.fit(model, batches, max(LEAST_STEPS, len(batches)))
+            scores = importance(model, batches)
+        finally:  # a training after one that was stopped here begins where LoRA's does, too
+            with torch.no_grad():
+                for name, start in first.items():
+                    model.get_parameter(name).copy_(start)
         share(model, [_rest(kind, self.threshold) for kind in _by_kind(scores)])
 
     def notes(self, model: PreTrainedModel) -> list[str]:
@@ -91,27 +93,36 @@ class LoRADrop(LowRankMethod, Prepared):
 
 @torch.inference_mode()
 def importance(model: PreTrainedModel, batches: list[Batch]) -> dict[str, float]:
-    """G of every adapted layer: the squared size of its update, summed over real tokens."""
-    scores = dict.fromkeys(_layers(model), 0.0)
+    """G of adapted layers: the squared size of the update, summed over real tokens.
+
+    A layer whose inputs are no tokens, such as DeBERTa's relative positions, has none.
+    """
+    scores: dict[str, float] = {}
     real: list[Tensor] = []
 
     def watch(name: str) -> Callable[..., None]:
         def add(layer: LoRALinear, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             (x,), (tokens,) = inputs, real
-            if x.shape[:-1] != tokens.shape:  # DeBERTa's relative positions, which are no tokens
+            if x.dim() == 2 and len(x) == tokens.numel():  # OPT flattens before its FFN
+                x = x.view(*tokens.shape, -1)
+            if x.shape[:-1] != tokens.shape:
                 return
             update = low_rank_update(x[tokens].float(), layer.lora_A, layer.lora_B, layer.scaling)
-            scores[name] += update.double().square().sum().item()
+            size = update.double().square().sum().item()
+            scores[name] = scores.get(name, 0.0) + size
 
         return add
 
     hooks = [layer.register_forward_hook(watch(n)) for n, layer in _layers(model).items()]
     model.eval()
-    for batch in batches:
-        real[:] = [batch.inputs["attention_mask"].bool()]
-        model(**batch.inputs)
-    for hook in hooks:
-        hook.remove()
+    try:
+        for batch in batches:
+            ids = batch.inputs["input_ids"]
+            real[:] = [batch.inputs.get("attention_mask", torch.ones_like(ids)).bool()]
+            model(**batch.inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
     return scores
 
 
@@ -127,7 +138,7 @@ def keep(scores: dict[str, float], threshold: float) -> list[str]:
     total, reached = sum(scores.values()), 0.0
     kept = []
     for name in ordered:
-        if threshold < 1 and reached >= threshold * total:
+        if threshold < 1 and total and reached >= threshold * total:
             break
         kept.append(name)
         reached += scores[name]

@@ -12,6 +12,7 @@ from peftlab.models.architectures import (
     head_names,
     head_parameters,
     is_as_written,
+    unread,
 )
 from peftlab.models.find import Source, find, looks_like_folder, quiet
 from peftlab.models.load import (
@@ -81,4 +82,5 @@ __all__ = [
     "stored_tensor",
     "token_limit",
     "unit_of",
+    "unread",
 ]

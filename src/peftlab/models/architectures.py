@@ -6,6 +6,7 @@ and an architecture whose layers no row names is tried before it is trained (tok
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -57,12 +58,15 @@ class Architecture:
         classifier_reads: the one token whose last hidden state the head is given, if it is known.
         counts_from_padding: whether positions count from the config's padding, so that this is a
             part of the base.
+        unread: patterns below the backbone, {last} for the number of the last block, of modules
+            on which no answer depends, so that none of their weights can have a gradient.
         unsuited: why it can't be trained in batches, which are padded on the right.
     """
 
     layers: Layers | None = None
     classifier_reads: Literal["first", "last"] | None = None
     counts_from_padding: bool = False
+    unread: tuple[str, ...] = ()
     unsuited: str = ""
 
     @property
@@ -179,13 +183,19 @@ TABLE: dict[str, Architecture] = {
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), Architecture(_LLAMA, "last")),
     **dict.fromkeys(
         (
-            *("camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer"),
-            *("luke", "markuplm", "roberta-prelayernorm", "xlm-roberta-xl", "xmod"),
+            *("camembert", "data2vec-text", "ibert", "layoutlmv3", "lilt", "luke", "markuplm"),
+            *("roberta-prelayernorm", "xlm-roberta-xl", "xmod"),
         ),
         Architecture(counts_from_padding=True),
     ),
     "canine": Architecture(unsuited="its convolutions take padding for characters"),
     "convbert": Architecture(unsuited="its convolutions take padding for words"),
+    "esm": Architecture(counts_from_padding=True, unread=(r"contact_head\..*",)),
+    # the first token attends to all by projections of its own, query_global and its kin
+    "longformer": Architecture(
+        counts_from_padding=True,
+        unread=(r"encoder\.layer\.{last}\.attention\.self\.(query|key|value)",),
+    ),
     "fnet": Architecture(unsuited="it has no attention that could leave padding out"),
     "mobilebert": Architecture(
         unsuited="it joins each token with its neighbours, padding among them"
@@ -202,6 +212,24 @@ ARCHITECTURES = [name for name, row in TABLE.items() if row.layers]  # whose lay
 def architecture_of(known: Any) -> Architecture:
     """What is known of the architecture of a model, a config, or a `Source`."""
     return TABLE.get(getattr(known, "config", known).model_type, Architecture())
+
+
+def unread(model: PreTrainedModel) -> list[str]:
+    """The modules of the backbone, by full name, on which no answer depends, where that is known.
+
+    See `Architecture.unread`.
+    """
+    last = getattr(model.config, "num_hidden_layers", 0) - 1
+    prefix = re.escape(model.base_model_prefix)
+    patterns = [
+        rf"{prefix}\.{pattern.replace('{last}', str(last))}"
+        for pattern in architecture_of(model).unread
+    ]
+    return [
+        name
+        for name, _ in model.named_modules()
+        if any(re.fullmatch(pattern, name) for pattern in patterns)
+    ]
 
 
 def is_as_written(model: nn.Module) -> bool:

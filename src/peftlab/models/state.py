@@ -105,4 +105,5 @@ def precision_of(model: PreTrainedModel) -> Precision:
     """What the model's base is held in, and what it computes in as far as that is known."""
     base = weight_precision(model.get_submodule(model.base_model_prefix))
     known = state_of(model).precision
-    return Precision(base, known.compute if known else base)
+    is_still_so = known is not None and known.base == base  # else it was cast since
+    return Precision(base, known.compute if known and is_still_so else base)

@@ -20,7 +20,12 @@ from torch import nn
 
 from peftlab.errors import RequestError, unknown
 from peftlab.layers import PreTrainedModel, is_linear
-from peftlab.models.architectures import ARCHITECTURES, architecture_of, backbone_modules
+from peftlab.models.architectures import (
+    ARCHITECTURES,
+    architecture_of,
+    backbone_modules,
+    unread,
+)
 
 COMMON = {
     "query": ("q", "q_proj", "q_lin", "q_head", "query", "query_proj", "Wq"),
@@ -78,6 +83,8 @@ def find_targets(model: PreTrainedModel, targets: str) -> Targets:
     found: set[str] = set()
     for item, pattern in zip(items, patterns, strict=True):
         matching = {name for name in candidates if _matches(pattern, name, item)}
+        if item == "all-linear":
+            matching -= {*unread(model)}
         if not matching:
             raise _no_such_target(model, item, candidates)
         found |= matching
@@ -156,6 +163,11 @@ def _matches(pattern: str, name: str, item: str) -> bool:
 
 
 def _no_such_target(model: PreTrainedModel, item: str, candidates: list[str]) -> RequestError:
+    if not candidates:
+        return RequestError(
+            f"this backbone ({model.config.model_type}) has no linear layer to adapt; methods "
+            "without targets, such as full and head, train it"
+        )
     layers = architecture_of(model).layers
     words = [word for word in LOGICAL if layers or meaning(word, candidates)]
     kinds = list(dict.fromkeys(re.sub(r"\.\d+\.", ".N.", name) for name in candidates))

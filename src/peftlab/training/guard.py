@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -42,10 +43,11 @@ class Watch:
 
     The check comes after a quarter of the run's updates, at most `LATEST`. At the first update the
     A of LoRA has no gradient, since B is 0, so a run whose quarter is less than `EARLIEST` updates
-    is too short for it, and `exempt`.
+    is too short for it, and `exempt`. What lies in a module of `unread` can't have a gradient.
     """
 
-    def __init__(self, model: nn.Module, total: int) -> None:
+    def __init__(self, model: nn.Module, total: int, unread: Sequence[str] = ()) -> None:
+        self.unread = tuple(f"{name}." for name in unread)
         self.due = min(LATEST, total // 4)
         self.exempt = self.due < EARLIEST
         self.start = {n: _checksum(p) for n, p in _trainable(model)} if not self.exempt else {}
@@ -67,25 +69,28 @@ class Watch:
         """Raise `Untrained` if something is not trained, once `updates` are as many as are due.
 
         Wrappers say which of their tensors may lack a gradient, and which parts of one do lack it.
-        `reach` is the sum of the learning rates so far: a tensor whose every number is so large
-        that this is lost in rounding is not called stuck. A tensor of the base that the model does
-        not compute with, such as an unused pooler, is `unused` and no error.
+        `reach` is the largest learning rate so far: a tensor whose every number is so large that
+        a step of it is lost in rounding is not called stuck, however many such steps there were. A
+        tensor of the base that the model does not compute with, such as an unused pooler, is
+        `unused` and no error.
         """
         if self.exempt or updates != self.due:
             return
         wrappers = {n: module for n, module in model.named_modules() if isinstance(module, Wrapper)}
         added = tuple(f"{n}." for n in wrappers)
         base = f"{getattr(model, 'base_model_prefix', '')}."
-        self.unused = sorted(
+        outside = (
             name for name in self.outside if name.startswith(base) and not name.startswith(added)
         )
+        unread = (name for name in self.waiting if name.startswith(self.unread))
+        self.unused = sorted({*outside, *unread})
         excused = {name for n, wrapper in wrappers.items() for name in wrapper.excused(n)}
         missed = sorted(self.waiting - excused - {*self.unused})
         found = [f"{name} has had no gradient" for name in missed]
         found += [
             f"{name} has not moved"
             for name, p in _trainable(model)
-            if name not in self.waiting
+            if name not in self.waiting  # of these no gradient is told above
             and _checksum(p) == self.start[name]
             and reach > 8 * torch.finfo(p.dtype).eps * float(p.detach().abs().min())
         ]

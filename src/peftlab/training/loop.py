@@ -95,14 +95,15 @@ class Loop:
         self.warmup = math.ceil(settings.warmup * self.total)
         self.optimizer = method.make_optimizer(groups)
         self.schedule = warmup_and_decay(self.optimizer, self.warmup, self.total)
-        self.watch = Watch(model, self.total)
+        self.watch = Watch(model, self.total, plan.unread)
         # no step's, so that each step sets another one than was there when the engine was entered
         begin_stream(step_seed(plan.seed, -1), plan.place)
         self.index = 0
         self.n_parts = 0  # of all batches so far
         self.saved_mib: float | None = None  # for the backward pass of the widest part
         self.losses: list[float] = []
-        self.reach = 0.0  # the sum of the smallest learning rates so far
+        self.reach = 0.0  # the largest learning rate so far of the group where it is least
+        self.highest = max(group["initial_lr"] for group in self.optimizer.param_groups)
         self.speed = SpeedMeter()
         self.elapsed_s = 0.0
 
@@ -162,7 +163,7 @@ class Loop:
         self.optimizer.step()
         self.method.after_step(self.model, step)
         self.optimizer.zero_grad()
-        self.reach += float(min(self.schedule.get_last_lr()))
+        self.reach = max(self.reach, float(min(self.schedule.get_last_lr())))
         self.schedule.step()
         value = self._check(loss) if waits else value
         self.index += 1
@@ -182,7 +183,7 @@ class Loop:
 
     def _check(self, loss: Tensor) -> float:
         value = loss.item()
-        check_loss(value, self.index + 1, self.losses, self.plan.settings.lr, self.model)
+        check_loss(value, self.index + 1, self.losses, self.highest, self.model)
         return value
 
 

@@ -40,6 +40,7 @@ class Plan:
         packed: whether a batch's tokens are laid end to end, without padding.
         weights: what an example of each class counts; none for 1 each.
         index: of the device, where there may be several of its kind; None for torch's current one.
+        unread: modules on which no answer depends, so that they have no gradient, by full name.
     """
 
     settings: Resolved
@@ -49,6 +50,7 @@ class Plan:
     packed: bool = False
     weights: tuple[float, ...] = ()
     index: int | None = None
+    unread: tuple[str, ...] = ()
 
     @property
     def device(self) -> str:
