@@ -297,6 +297,16 @@ def test_a_few_steps_tell_the_time_of_all(grid: Grid, predictor: Predictor) -> N
     assert time.cell_s > (record.total_s or 0) / 2
 
 
+def test_the_time_of_all_is_that_of_the_tokens(grid: Grid, predictor: Predictor) -> None:
+    cell = cell_of(grid, "lora")
+    train, dev = predictor.lengths_of(cell)
+    time = by_measured(cell, train, dev, record_of(cell))
+    answered = 2.0 * sum(dev.lengths) / (16 * 10)  # the record's dev: 16 examples of 10 tokens
+    assert time is not None
+    assert time.cell_s == pytest.approx(4.0 + 2 * sum(train.lengths) / 100 + answered)
+    assert by_measured(cell, train, dev, record_of(cell, status="failed")) is None
+
+
 def test_a_short_task_keeps_the_shares_of_its_classes(tiny_task: Task) -> None:
     few = short(tiny_task, 12, 256)
     assert len(few.train) == 12

@@ -142,13 +142,13 @@ def test_a_cpu_takes_the_batches_of_every_method_in_parts_unless_asked_not_to() 
 
 
 @pytest.fixture
-def with_dropout(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], torch.Tensor]:
-    def run(fast: bool) -> torch.Tensor:
-        train, asked = data(), changed(PLAN, fast=fast)
+def with_dropout() -> Callable[..., torch.Tensor]:
+    def run(fast: bool, p: float = 0.3, seed: int = 0) -> torch.Tensor:
+        train, asked = data(), changed(PLAN, fast=fast, seed=seed)
         model = build("bert", torch.float32)
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
-                module.p = 0.3
+                module.p = p
         loop = Loop(model, make("lora"), train, asked)
         fitted = fit(loop, train, lambda *_: None, lambda *_: None, MemoryMeter())
         return torch.tensor([row["loss"] for row in fitted.curve if "loss" in row])
@@ -156,8 +156,11 @@ def with_dropout(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], torch.Tens
     return run
 
 
-def test_dropout_is_the_seeds_alone(with_dropout: Callable[[bool], torch.Tensor]) -> None:
+def test_dropout_is_the_seeds_alone(with_dropout: Callable[..., torch.Tensor]) -> None:
     once, again, plain = (with_dropout(fast) for fast in (True, True, False))
     assert torch.equal(once, again)
     assert not torch.equal(once, plain)  # other masks
     assert abs(once.mean() - plain.mean()) < 0.05
+    without = with_dropout(True, p=0.0)
+    torch.testing.assert_close(without, with_dropout(False, p=0.0), rtol=1e-3, atol=1e-4)
+    assert (once - without).abs().max() > 0.01
