@@ -39,7 +39,7 @@ def fetch(folder: Path) -> bytes:
         "--no-binary",
         ":all:",
     ]
-    words += ["--no-binary", ":all:", "--no-build-isolation", "--dest", str(folder), PACKAGE]
+    words += ["--no-build-isolation", "--dest", str(folder), PACKAGE]
     subprocess.run(words, check=True)
     (path,) = folder.iterdir()
     content = path.read_bytes()

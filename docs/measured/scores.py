@@ -19,6 +19,7 @@ from measured.runs import (
 )
 from measured.text import card, interval, markdown, number, rate_found, score
 from peftlab.bench.recipe import recipes
+from peftlab.records.rows import merit
 from peftlab.records.trials import read_trials
 from peftlab.report.standing import mark
 
@@ -63,7 +64,8 @@ def _standing(task: str, row: str, rows: Sequence[str]) -> str:
     own = owns("fair")
     if (task, row) not in own:
         return ""
-    best = max((own[task, one].mean, one) for one in rows if (task, one) in own)[1]
+    scored = [one for one in rows if (task, one) in own]
+    best = max(scored, key=lambda one: merit(own[task, one].metric, own[task, one].mean))
     return mark(pairs_on("fair", task), row, best)
 
 

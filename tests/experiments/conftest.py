@@ -1,4 +1,4 @@
-"""The benchmark's modules are scripts beside each other, in no package."""
+"""The experiments' modules are scripts beside each other, in no package."""
 
 from __future__ import annotations
 

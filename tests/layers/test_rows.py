@@ -21,12 +21,6 @@ def random(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor
     return x.to(dtype)
 
 
-@pytest.fixture
-def readable(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Called by a test: from then on torch's operations do the work."""
-    return monkeypatch
-
-
 def by_torch(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(rows, "_native", lambda x: False)
 

@@ -154,3 +154,15 @@ def test_vectors_start_at_d_initial_and_zero() -> None:
     for layer in layers(model_with(VeRA(rank=6, targets=ALL, d_initial=0.3))):
         assert torch.equal(layer.vera_lambda_d, torch.full((6,), 0.3))
         assert not layer.vera_lambda_b.any()
+
+
+def test_a_product_of_what_was_changed_in_place_is_made_again() -> None:
+    shared = Projections(4, 6, 6, seed=0)
+    x = torch.randn(3, 6)
+    trained = torch.zeros(6, requires_grad=True)
+    given = x + trained
+    first = shared.inner(given)
+    assert shared.inner(given) is first
+    with torch.no_grad():
+        given.mul_(2.0)
+    torch.testing.assert_close(shared.inner(given), 2 * first)

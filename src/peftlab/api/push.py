@@ -24,6 +24,7 @@ from peftlab.errors import RequestError, expect, expect_path
 from peftlab.models import PACKAGED
 from peftlab.network import problem
 from peftlab.records.record import Record
+from peftlab.records.rows import constant_of
 from peftlab.records.store import BESIDE
 from peftlab.settings import told_apart
 
@@ -206,8 +207,8 @@ def _numbers(record: Record) -> list[str]:
         "seeds or rows were trained, this one was taken for its score on these same examples, "
         "which makes that a little better than new data would.\n",
     ]
-    constant = task.baselines.get("majority") or task.baselines.get("mean")
-    if constant and metric in constant:
+    constant = constant_of(task)
+    if metric in constant:
         lines.append(f"The constant answer has {metric} {constant[metric]:.4f}.\n")
     lines += [f"Warning: {_code(warning)}\n" for warning in record.warnings]
     settings = _listed({**record.method.settings, **told_apart(record.training)})

@@ -14,7 +14,7 @@ from typing import Any
 
 from peftlab.bench.cell import Cell
 from peftlab.records.record import Best, Record, TaskPart
-from peftlab.records.rows import COLLAPSED, CONSTANT, merit
+from peftlab.records.rows import COLLAPSED, constant_of, merit
 from peftlab.records.store import Store
 from peftlab.training import Diverged
 
@@ -76,13 +76,12 @@ def _warnings(record: Record, metric: str) -> list[str]:
     """The record's, of which that of a collapse depends on the metric; as it is if none can say."""
     told = [warning for warning in record.warnings if not warning.startswith(COLLAPSED)]
     before = [warning for warning in record.warnings if warning.startswith(COLLAPSED)]
-    constant = {n: of[metric] for n, of in record.task.baselines.items() if metric in of}
-    name = next((name for name in CONSTANT if name in constant), None)
-    if name is None:
+    constant = constant_of(record.task)
+    if metric not in constant:
         return record.warnings
-    if merit(metric, (record.score or {})[metric]) > merit(metric, constant[name]):
+    if merit(metric, (record.score or {})[metric]) > merit(metric, constant[metric]):
         return told
-    what = "train's mean" if name == "mean" else "train's commonest class"
+    what = "train's mean" if record.task.kind == "regression" else "train's commonest class"
     return told + (before or [f"{COLLAPSED}: no better than always answering {what}"])
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from pydantic import Field
@@ -115,6 +115,21 @@ class VeRA(InPeft):
         )
 
 
+class Given(NamedTuple):
+    """A tensor as it was given: which one, and how often it had been changed in place by then."""
+
+    tensor: Callable[[], Tensor | None]
+    version: int | None
+
+    @staticmethod
+    def of(x: Tensor) -> Given:
+        # tensors of inference mode count no changes; nothing trains there
+        return Given(weakref.ref(x), None if x.is_inference() else x._version)
+
+    def is_still(self, x: Tensor) -> bool:
+        return self.tensor() is x and self.version == Given.of(x).version
+
+
 class Projections(nn.Module):
     """The frozen pair that every layer of a model shares: one module, found in each of them."""
 
@@ -130,20 +145,21 @@ class Projections(nn.Module):
             bound = math.sqrt(6 / shape[1])  # Kaiming uniform, gain sqrt(2)
             drawn = torch.empty(shape).uniform_(-bound, bound, generator=draws)
             self.register_buffer(name, drawn)
-        self.last: tuple[Callable[[], Tensor | None], Callable[[], Tensor | None]] | None = None
+        self.last: tuple[Given, Callable[[], Tensor | None]] | None = None
 
     def inner(self, x: Tensor) -> Tensor:
         """(*batch, in) -> (*batch, rank): x Aᵀ, once for all layers that are given this very `x`.
 
         Query and value are. Both are known by weak references: nothing is held for it, and where
-        the product is gone, as it is without autograd, it is made again.
+        the product is gone, as it is without autograd, or `x` was changed in place, it is made
+        again.
         """
-        if self.last is not None and self.last[0]() is x:
+        if self.last is not None and self.last[0].is_still(x):
             known = self.last[1]()
             if known is not None and known.requires_grad == x.requires_grad:
                 return known
         product = F.linear(x, self.vera_A[:, : x.shape[-1]].to(x.dtype))
-        self.last = weakref.ref(x), weakref.ref(product)
+        self.last = Given.of(x), weakref.ref(product)
         return product
 
     def __getstate__(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from peftlab.records.record import Record
+from peftlab.records.record import Record, TaskPart
 from peftlab.settings import told_apart
 
 TaskKey = tuple[str, str, str]  # name, metric, sha256 of the examples
@@ -207,6 +207,11 @@ def _word(name: str, value: object) -> str:
 def collapsed(record: Record) -> bool:
     """Whether the run scores no more than one constant answer: a warning of it says so."""
     return any(warning.startswith(COLLAPSED) for warning in record.warnings)
+
+
+def constant_of(task: TaskPart) -> dict[str, float]:
+    """The scores, by metric, of the baseline that gives one answer to all; empty if not known."""
+    return next((task.baselines[name] for name in CONSTANT if name in task.baselines), {})
 
 
 def known(values: Iterable[float | None]) -> list[float]:

@@ -14,7 +14,15 @@ from peftlab.records.answers import Judged, judged
 from peftlab.records.crossed import Crossed
 from peftlab.records.influence import OF_CLASSES
 from peftlab.records.record import Record, TaskPart
-from peftlab.records.rows import TaskKey, group, labels, measured_alike, merit, task_key
+from peftlab.records.rows import (
+    TaskKey,
+    constant_of,
+    group,
+    labels,
+    measured_alike,
+    merit,
+    task_key,
+)
 from peftlab.records.store import rounds
 
 
@@ -139,7 +147,7 @@ def scale(task: TaskPart) -> tuple[float, float] | None:
     """
     metric = task.main_metric
     perfect = merit(metric, 0.0) if merit(metric, 1.0) < 0 else 1.0
-    constant = task.baselines.get("majority") or task.baselines.get("mean") or {}
+    constant = constant_of(task)
     zero = merit(metric, constant[metric]) if metric in constant else None
     if zero is not None and perfect > zero:
         return zero, perfect - zero
