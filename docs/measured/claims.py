@@ -68,7 +68,7 @@ def _within(
     if low <= least and most <= high:
         return "yes", told
     if low <= least:
-        return "yes, and more", told
+        return "at least that", told
     return "in part" if low <= most else "no", told
 
 
