@@ -40,15 +40,26 @@ RETURNED = (Record, Comparison, Plan, Fitted, Reproduction)
 NOTE = "<!-- written by docs/generate.py from the code; `make docs` writes it anew -->"
 
 
+REQUESTS = ("compare", "fit", "plan", "train")  # commands that make a request of their options
+
+
 def cli_page() -> str:
     """The reference of the command line."""
     group = typer.main.get_command(app)
+    commands = group.commands  # type: ignore[attr-defined]
+    rows_of = {name: [_option(one) for one in command.params] for name, command in commands.items()}
+    shared = [row for row in rows_of["compare"] if all(row in rows_of[name] for name in REQUESTS)]
     lines = ["# Command line", "", NOTE, ""]
-    for name, command in group.commands.items():  # type: ignore[attr-defined]
+    for name, command in commands.items():
         lines += [f"## peftlab {name}", "", *_paragraphs(command.help), ""]
-        rows = [_option(parameter) for parameter in command.params]
-        if rows:
-            lines += ["| option | meaning |", "|---|---|", *rows, ""]
+        own = [row for row in rows_of[name] if name not in REQUESTS or row not in shared]
+        if own:
+            lines += ["| option | meaning |", "|---|---|", *own, ""]
+        if name in REQUESTS:
+            lines += ["And the [options of every request](#options-of-every-request).", ""]
+    lines += ["## Options of every request", ""]
+    lines += [f"Of {listed(REQUESTS)}.", ""]
+    lines += ["| option | meaning |", "|---|---|", *shared, ""]
     lines += [
         "Exit codes: 0 all cells done, 1 some failed, 2 wrong request (nothing was trained), "
         "130 Ctrl-C (what is finished is kept).",
@@ -66,6 +77,11 @@ def _option(parameter: object) -> str:
         names = names.upper()
     variable = parameter.envvar  # type: ignore[attr-defined]
     meaning = parameter.help or ""  # type: ignore[attr-defined]
+    default = parameter.default  # type: ignore[attr-defined]
+    if parameter.required:  # type: ignore[attr-defined]
+        meaning += " Required."
+    elif isinstance(default, str | int | float | Path) and not isinstance(default, bool):
+        meaning += f" Default: `{default}`."
     if variable:
         meaning += f" Or the environment's {variable}."
     return f"| `{names}` | {meaning.replace('|', chr(92) + '|')} |"

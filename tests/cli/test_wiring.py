@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -189,3 +190,26 @@ def test_ctrl_c_before_a_command_has_begun_is_no_traceback(
     with pytest.raises(SystemExit) as end:
         peftlab.cli.main()
     assert end.value.code == 130
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("report", "one", "--out", "elsewhere"), "--out is for several folders"),
+        (("report", "one", "--csv", "--pdf"), "--csv prints the table and makes no page"),
+        (("report", "one", "--latex", "--sentences"), "leave out --sentences"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(words: tuple[str, ...], reason: str) -> None:
+    result = CliRunner().invoke(app, list(words))
+    assert isinstance(result.exception, peftlab.RequestError)
+    assert reason in str(result.exception)
+
+
+def test_recipes_are_listed_in_json_too() -> None:
+    found = json.loads(CliRunner().invoke(app, ["reproduce", "--json"]).stdout)
+    assert "founding-report" in {recipe["name"] for recipe in found}
+
+
+def test_without_a_command_the_help_is_shown() -> None:
+    assert "compare" in CliRunner().invoke(app, ["--debug"]).output

@@ -194,7 +194,7 @@ COMPARE = ("compare", "--model", "./model", "--data", "d.csv", *OURS, "--methods
         ({"model_type": "clip"}, "no sequence-classification class"),
         ({"model_type": "fnet"}, "can't be trained in batches"),
         ({"model_type": LONG}, "can't be read"),
-        ({"num_hidden_layers": 0}, "unknown target 'query'"),
+        ({"num_hidden_layers": 0}, "has no linear layer to adapt"),
     ],
 )
 def test_configurations(
@@ -337,3 +337,10 @@ def test_an_adapter_of_pairs_is_not_given_single_texts(adapter: Path, refused: R
     trained_on(adapter, {"columns": ["a", "b"], "n_texts": 2})
     said = refused("predict", "adapter", "d.csv", "--out", "o.csv", "--text", "a")
     assert "the model was trained on pairs of texts and is given single texts" in said
+
+
+def test_a_card_of_a_later_version(adapter: Path, refused: Refused) -> None:
+    file = adapter / "peftlab.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"schema_version": 99}))
+    said = refused("predict", "adapter", "d.csv", "--out", "o.csv", "--text", "a")
+    assert "it is of version 99, and this peftlab reads up to 1" in said

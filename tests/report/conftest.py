@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from peftlab.naming import slug
 from peftlab.records.record import Record
 from peftlab.report import build
 
@@ -51,7 +52,7 @@ def make_record(
     settings = {"rank": 8, "alpha": 16.0, "targets": "query,value"}
     train_s = 3 * n_train / speed
     values: dict[str, Any] = {
-        "cell": f"minilm-{task}-{label}-s{seed}-0123abcd",
+        "cell": f"minilm-{slug(task)}-{slug(label)}-s{seed}-0123abcd",
         "suite": "demo",
         "model": {"name": "minilm", "revision": None, "sha256": "ab" * 32},
         "task": {

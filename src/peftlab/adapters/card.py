@@ -47,6 +47,15 @@ class Card(_Part):
     task: TaskCard | None
 
     @model_validator(mode="after")
+    def _known_version(self) -> Card:
+        if self.schema_version > SCHEMA_VERSION:
+            raise ValueError(
+                f"it is of version {self.schema_version}, and this peftlab reads up to "
+                f"{SCHEMA_VERSION}: a later one wrote it"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_label_an_output(self) -> Card:
         for labels in (self.labels, self.task.labels if self.task else []):
             if labels and len(labels) != self.num_labels:

@@ -42,6 +42,7 @@ for command in (report, watch, reproduce, tasks, models, doctor):
 
 @app.callback(invoke_without_command=True)
 def root(
+    context: typer.Context,
     version: bool = typer.Option(False, "--version", help="Print the version and exit."),
     debug: bool = typer.Option(False, "--debug", help="Tracebacks."),  # see `with_debug`
 ) -> None:
@@ -50,6 +51,8 @@ def root(
 
         print(peftlab.__version__)
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 def main() -> None:

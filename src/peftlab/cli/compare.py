@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,12 +80,8 @@ def _run(
 
         ready = planned(file, request, sets, out)
     folder, name = ready.out, ready.grid.suite.name
-    try:
+    with stopped_keeps(folder):
         records = run(ready, console, quiet, **how)
-    except KeyboardInterrupt:
-        print(f"stopped; what is finished is kept in {folder}", file=sys.stderr)
-        print("the same command goes on from there", file=sys.stderr)
-        raise typer.Exit(130) from None
     with console.status("drawing the page"):
         from peftlab import report
         from peftlab.report.text import printable
@@ -99,6 +97,17 @@ def _run(
             print(printable(shown.beside))
         print(f"page: {shown.page.resolve()}")
     finish(records)
+
+
+@contextmanager
+def stopped_keeps(folder: Path) -> Iterator[None]:
+    """Ctrl-C inside ends the command with what is finished in `folder`, and says so."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"stopped; what is finished is kept in {folder}", file=sys.stderr)
+        print("the same command goes on from there", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 def _print_json(out: Path, page: Path, suite: str, records: list[Record]) -> None:

@@ -39,8 +39,9 @@ def report(
         float, typer.Option(help="Differences within ± this count as a tie; 0.01 is a point.")
     ] = MARGIN,
     out: Annotated[
-        Path, typer.Option(help="Of several folders: where their table and page go.")
-    ] = Path("runs/side-by-side"),
+        Path | None,
+        typer.Option(help="Of several folders: where they go; default runs/side-by-side."),
+    ] = None,
     svg: Annotated[
         bool, typer.Option("--svg/--no-svg", help="Write the figures as SVG too.")
     ] = True,
@@ -73,11 +74,17 @@ def report(
     from peftlab.records.verdicts import Question, mebibytes
     from peftlab.report.text import printable
 
+    form = _form({"latex": latex, "markdown": markdown, "csv": csv})
+    if form and (drawn := [name for name, on in (("pdf", pdf), ("sentences", sentences)) if on]):
+        raise RequestError(f"--{form} prints the table and makes no page; leave out --{drawn[0]}")
+    if out is not None and len(folders) == 1:
+        raise RequestError(f"--out is for several folders; the page of one goes to {folders[0]}")
     question = Question(margin, prefer, mebibytes(memory), minutes)
-    told = join(folders, out) if len(folders) > 1 else []
-    folder = out if told else folders[0]
+    both = out or Path("runs/side-by-side")
+    told = join(folders, both) if len(folders) > 1 else []
+    folder = both if told else folders[0]
     chosen = split(tasks, "--tasks"), split(methods, "--methods")
-    if form := _form({"latex": latex, "markdown": markdown, "csv": csv}):
+    if form:
         print(room.printed(folder, form, *chosen, last, question), end="")
         return
     drawn = [name for name, asked in (("svg", svg), ("pdf", pdf)) if asked]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from peftlab.cli.compare import finish
+from peftlab.cli.compare import finish, stopped_keeps
 from peftlab.cli.options import Device, Option, Quiet, Text, seeds_of, split
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def reproduce(
     from rich.console import Console
 
     if name is None:
-        _list()
+        _list(json_)
         return
     given = {"device": device, "threads": threads}
     training = {key: value for key, value in given.items() if value is not None}
@@ -62,12 +61,8 @@ def reproduce(
         from peftlab.api.reproduce import ready_to_reproduce, run_recipe
 
         ready = ready_to_reproduce(name, model, data_dir, scale, out, training, part)
-    try:
+    with stopped_keeps(ready.parts[0].out):
         done = run_recipe(ready, console, quiet)
-    except KeyboardInterrupt:
-        print(f"stopped; what is finished is kept in {ready.parts[0].out}", file=sys.stderr)
-        print("the same command goes on from there", file=sys.stderr)
-        raise typer.Exit(130) from None
     if json_:
         print(json.dumps(_document(done), indent=2))
     else:
@@ -75,12 +70,15 @@ def reproduce(
     finish(done.records)
 
 
-def _list() -> None:
+def _list(as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
     from peftlab.api.reproduce import recipes
 
+    if as_json:
+        print(json.dumps([found.model_dump(mode="json") for found in recipes().values()], indent=2))
+        return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for header in ("recipe", "of", "model", "tasks"):
         table.add_column(header, overflow="fold")
