@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Error, sync_playwright
+from playwright.sync_api import Error, expect, sync_playwright
 
 from peftlab.records.influence import influences
 from peftlab.report import build
@@ -289,7 +289,7 @@ def test_a_hidden_method_is_faint_in_a_legend(browser, record, curves, tmp_path)
     opacities = "texts => texts.map(text => text.getAttribute('fill-opacity'))"
     assert entries.evaluate_all(opacities) == ["1", "1"]
     page.get_by_label(f"Show {LONG[1]}", exact=True).uncheck()
-    page.wait_for_timeout(300)
+    expect(entries.nth(1)).to_have_attribute("fill-opacity", "0.25")
     assert entries.evaluate_all(opacities) == ["1", "0.25"]
     page.close()
 
