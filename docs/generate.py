@@ -22,6 +22,7 @@ import typer
 
 import peftlab
 from peftlab.api import listings
+from peftlab.api.export import Exported
 from peftlab.api.fit import Fitted
 from peftlab.api.plan import Plan
 from peftlab.api.reproduce import Reproduction
@@ -36,7 +37,7 @@ sys.path += [str(DOCS), str(DOCS.parent / "experiments")]
 from measured import BLOCKS  # noqa: E402
 from measured.text import listed, markdown  # noqa: E402
 
-RETURNED = (Record, Comparison, Plan, Fitted, Reproduction)
+RETURNED = (Record, Comparison, Plan, Fitted, Exported, Reproduction)
 NOTE = "<!-- written by docs/generate.py from the code; `make docs` writes it anew -->"
 
 

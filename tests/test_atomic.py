@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -73,3 +74,21 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     replace_file(tmp_path / "link", lambda place: place.write_text("new"))
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "file").read_text() == "new"
+
+
+def test_a_file_system_without_modes_keeps_what_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, mode: int) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    replace_folder(tmp_path / "folder", fill)
+    assert (tmp_path / "folder" / "new").read_text() == "new"
+
+
+def test_links_that_lead_to_each_other_are_the_system_s_error(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(OSError):  # which one is the system's
+        replace_file(tmp_path / "a" / "file", lambda place: place.write_text("new"))

@@ -44,7 +44,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         OSError: if it can't be written.
     """
-    path = path.resolve()
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     place, _ = _beside(path)
     try:
@@ -125,9 +125,9 @@ def _share(folder: Path) -> None:
     new.touch()
     mode = new.stat().st_mode & 0o777
     new.unlink()
-    with contextlib.suppress(PermissionError):  # a file system without modes
-        for file in folder.rglob("*"):
-            if file.is_file():
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with contextlib.suppress(OSError):  # not every file system has modes
                 file.chmod(mode)
 
 

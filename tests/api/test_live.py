@@ -193,3 +193,22 @@ def test_it_ends_where_every_cell_of_the_latest_suite_has_ended(grid: Grid, tmp_
     assert not view(out).finished
     write_now(out, Now(cell="x", title="x", begun_s=0, written_s=time.time() - 3600))
     assert view(out).finished
+
+
+def test_what_another_command_says_in_the_folder_is_left_there(grid: Grid, tmp_path: Path) -> None:
+    with ExitStack() as command:
+        progress = live.Live(Silent(), tmp_path, command, page=False)
+        progress.cell(grid.cells[0])
+        theirs = Now(cell="x", title="theirs", begun_s=1.0, written_s=1.0)
+        write_now(tmp_path, theirs)
+    assert read_now(tmp_path) == theirs
+
+
+def test_a_recipe_s_parts_are_one_command(
+    grid: Grid, seen: list[tuple[Now | None, str, bool]], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with ExitStack() as command:
+        run(Planned(grid, out), console(), command=command)
+        assert not view(out).finished
+    assert view(out).finished

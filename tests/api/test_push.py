@@ -255,3 +255,26 @@ def test_a_connection_that_breaks_is_explained(
     monkeypatch.setattr(Hub, "do_POST", broken)
     with pytest.raises(RequestError, match="could not be sent: "):
         push(adapter, NAME, base="somebody/tiny")
+
+
+def test_a_readme_of_one_s_own_is_not_replaced(adapter: Path, tmp_path: Path) -> None:
+    to = tmp_path / "to"
+    push(adapter, NAME, base="somebody/tiny", to=to)
+    (to / "README.md").write_text("mine")
+    with pytest.raises(RequestError, match=r"README\.md"):
+        push(adapter, NAME, base="somebody/tiny", to=to)
+    assert (to / "README.md").read_text() == "mine"
+
+
+def test_a_score_on_a_part_of_train_is_not_told_as_dev_s(adapter: Path, tmp_path: Path) -> None:
+    """`fit` leaves such an adapter where its time ended before a training on all of train."""
+    own = tmp_path / "own"
+    shutil.copytree(adapter, own)
+    record = json.loads((own / "record.json").read_text())
+    record["task"]["source"] = "tiny.csv, 0.1 of train"
+    (own / "record.json").write_text(json.dumps(record))
+    push(own, NAME, base="somebody/tiny", to=tmp_path / "to")
+    card = ModelCard.load(tmp_path / "to" / "README.md")
+    (result,) = card.data.eval_results
+    assert result.dataset_split == "train"
+    assert "examples of train that it was not trained on" in card.text

@@ -303,15 +303,19 @@ def test_a_build_that_fails_is_a_warning_and_not_tried_in_every_process(
     assert len(tried) == 2
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc here")
 def test_a_build_that_takes_too_long_is_ended_with_all_its_processes(
     unbuilt: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    unbuilt.setattr(native, "BUILD_S", 0.5)
-    with pytest.raises(native.Unbuilt, match=r"more than 0.5 s"):
+    unbuilt.setattr(native, "BUILD_S", 2.0)  # by then bash has begun, on a busy machine too
+    with pytest.raises(native.Unbuilt, match=r"more than 2.0 s"):
         native._run(["bash", "-c", f"sleep 60 & echo $! > {tmp_path / 'child'}; wait"])
     child = Path("/proc", (tmp_path / "child").read_text().strip(), "stat")
     for _ in range(100):  # the signal is sent; the system takes a moment
-        if not child.exists() or child.read_text().rpartition(")")[2].split()[0] == "Z":
+        try:
+            if child.read_text().rpartition(")")[2].split()[0] == "Z":
+                return
+        except (FileNotFoundError, ProcessLookupError):
             return
         time.sleep(0.05)
     pytest.fail("the compiler runs on")

@@ -133,5 +133,5 @@ def test_a_head_without_a_bias_is_scaled_and_not_centred() -> None:
 def test_labels_that_fp32_could_not_tell_apart_are_refused() -> None:
     """Timestamps: the record's Pearson was .94, the saved model's 0."""
     Unit.of([1e4, 1e4 + 1, 1e4 + 2])
-    with pytest.raises(peftlab.RequestError, match="subtract what they have in common"):
+    with pytest.raises(peftlab.RequestError, match="subtract what the labels have in common"):
         Unit.of([1.7e9, 1.7e9 + 1e3, 1.7e9 + 2e3])

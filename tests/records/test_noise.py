@@ -9,7 +9,7 @@ from peftlab.records.noise import Noise, noise
 from peftlab.records.pairs import verdicts
 from peftlab.records.recommend import recommend
 from peftlab.records.table import columns
-from peftlab.records.verdicts import compare_rows
+from peftlab.records.verdicts import Question, compare_rows
 from peftlab.report.standing import told_marks, told_noise
 
 
@@ -87,4 +87,6 @@ def test_of_errors_alone_the_words_have_a_verb_a_margin_and_no_fractions(folder,
             folder.add(row, seed, **given, **cost(1, 1, 1, speed=100 + seed))
     found = compare_rows(folder.records, [folder.path])
     assert told_noise(found).startswith("Between two runs of a row a speed moves by up to 1%")
-    assert "(within 1% of the baseline's error)" in told_marks(found)
+    assert "(within 0.01 of the baseline's error)" in told_marks(found)
+    wider = compare_rows(folder.records, [folder.path], Question(margin=0.05))
+    assert "(within 0.05 of the baseline's error)" in told_marks(wider)

@@ -52,3 +52,15 @@ def test_a_failed_run_takes_no_done_one_s_place(folder: Any) -> None:
     folder.add("lora", 0, cell="again", status="failed", score=None, best=None, failure=failure)
     (row,) = group(folder.records).values()
     assert [one.status for one in row] == ["done"]
+
+
+def test_a_failed_run_of_another_search_is_not_replaced_by_the_first_search_s(folder: Any) -> None:
+    """Its done run is of another rate, which trials had found before: that would mix the two."""
+    part = {"name": "lora", "label": "lora", "settings": {}, "targets": [], "notes": []}
+    tuned = {"method": part | {"tuned": {"trials": 6, "space": ["lr"]}}}
+    failure = {"kind": "OutOfMemory", "message": "no room"}
+    folder.add("lora", 0, training={"lr": 5e-4}, **tuned)
+    broken = {"status": "failed", "score": None, "best": None, "failure": failure}
+    folder.add("lora", 0, cell="again", training={"lr": 5e-3}, **tuned, **broken)
+    (row,) = group(folder.records).values()
+    assert [one.status for one in row] == ["failed"]

@@ -208,3 +208,18 @@ def test_one_seed_is_said_of_those_scores_that_have_one(record):
     assert told_spread(table(lone)) == "one seed, so no spread can be given"
     mixed = [*lone, *(record("dora", seed=seed) for seed in range(3))]
     assert told_spread(table(mixed)).startswith("one seed, where no other n is given; ± sample sd")
+
+
+def test_a_row_without_a_run_is_not_told_to_be_measured_apart(record, failed):
+    rounds = [
+        one.model_copy(
+            update={
+                "cell": f"{one.cell}-round",
+                "speed": one.speed.model_copy(update={"turn": "x"}),
+                "task": one.task.model_copy(update={"drawn_from": one.task.sha256}),
+            }
+        )
+        for one in (record("full"), record("lora"))
+    ]
+    assert table([record("full"), record("lora"), failed("dora")], rounds).out_of_turn == ()
+    assert table([record("full"), record("dora")], rounds[:1]).out_of_turn == ("dora",)

@@ -286,7 +286,8 @@ def test_many_steps_that_rounding_swallows_are_not_one_that_it_does_not() -> Non
     model = tiny(method)
     with torch.no_grad():
         for name, p in model.named_parameters():
-            p.fill_(1.0001) if "LayerNorm.weight" in name else None
+            if "LayerNorm.weight" in name:
+                p.fill_(1.0001)
     slow = changed(PLAN, lr=5.5e-8, epochs=20, warmup=0.0, weight_decay=0.0)
     loop = Loop(model, method, DATA, slow)
     for step in steps(loop):

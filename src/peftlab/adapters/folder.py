@@ -151,7 +151,7 @@ def _load_peft(
     folder: Path, tensors: dict[str, Tensor], base: str | None, precision: Precision
 ) -> tuple[PreTrainedModel, Any]:
     """A folder that HF PEFT wrote: what it does not say is read from its tensors."""
-    config = peft_layout.read_config(folder, lacks_base=base is not None)
+    config = peft_layout.read_config(folder, needs_base=base is None)
     source = _find(base or config["base_model_name_or_path"], base, config.get("revision"))
     method = peft_layout.method(config, tensors)
     empty = empty_model(source.folder, num_labels=2)

@@ -24,10 +24,9 @@ from peftlab.models import head_names
 
 FILE = "adapter_config.json"
 # settings of PEFT's that change what an adapter computes and that no method here has
-REFUSED = {
-    **{"bias": "none", "trainable_token_indices": None, "target_parameters": None},
-    "arrow_config": None,
-}
+REFUSED = {"bias": "none"} | dict.fromkeys(
+    ("trainable_token_indices", "target_parameters", "arrow_config")
+)
 
 
 def name(ours: str, names: Mapping[str, str]) -> str:
@@ -74,8 +73,8 @@ def config(model: PreTrainedModel, method: InPeft, base: Base) -> dict[str, Any]
     }
 
 
-def read_config(folder: Path, lacks_base: bool = False) -> dict[str, Any]:
-    """The content of adapter_config.json; `lacks_base` says that it need not name its base.
+def read_config(folder: Path, needs_base: bool = True) -> dict[str, Any]:
+    """The content of adapter_config.json, which must name its base if that is needed.
 
     Raises:
         RequestError: if it is not there or can't be read.
@@ -87,7 +86,7 @@ def read_config(folder: Path, lacks_base: bool = False) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (*JSON_ERRORS, OSError) as error:
         raise RequestError(f"{path} is not JSON: {error}") from None
-    named = {} if lacks_base else {"base_model_name_or_path": str}
+    named = {"base_model_name_or_path": str} if needs_base else {}
     _check_fields(path, found, {"peft_type": str, **named})
     for known in _known().get(found["peft_type"], []):
         _check_fields(path, found, known.peft_needs)

@@ -186,17 +186,20 @@ def run(
     keep: Keep = "all",
     repeat_speed: int = 0,
     page: bool = False,
+    command: ExitStack | None = None,
 ) -> list[Record]:
     """Run what is missing of a plan, showing progress; every cell's record.
 
-    `page` keeps the folder's page current meanwhile.
+    `page` keeps the folder's page current meanwhile. `command` is the whole that this is a part of,
+    where it is one.
     """
     grid, out = asked
     say = foreseeing(grid, out, console)
-    with ExitStack() as command:
+    with ExitStack() as alone:
+        whole = command or alone
 
         def progress() -> Observer:
-            return Live(observer(console, quiet), out, command, page)
+            return Live(observer(console, quiet), out, whole, page)
 
         if grid.suite.tune is not None:
             if not is_tuned(grid, out):  # what does not fit is refused before any trial
@@ -234,9 +237,9 @@ def foreseeing(grid: Grid, out: Path, console: Console) -> Callable[[Sequence[Ce
 
 
 def known_folders(out: Path) -> list[Path]:
-    """Where records may lie that tell how long a cell takes: `out`, and the folders of runs/."""
-    found = {path.resolve(): path for path in (out, *sorted(Path("runs").glob("*")))}
-    return list(found.values())
+    """Where records may lie that tell how long a cell takes: the folders of runs/, `out` last."""
+    others = [one for one in sorted(Path("runs").glob("*")) if one.resolve() != out.resolve()]
+    return [*others, out]
 
 
 def tune_of(

@@ -21,7 +21,7 @@ from peftlab.api.inference import dev_outputs
 from peftlab.atomic import check_replaceable, replace_folder
 from peftlab.bench.outcome import answers
 from peftlab.bench.retention import best_seed
-from peftlab.errors import RequestError, unknown
+from peftlab.errors import RequestError, expect_path, unknown
 from peftlab.layers import Precision
 from peftlab.models import Unit
 from peftlab.records.record import Record
@@ -66,6 +66,8 @@ def export(
         RequestError: if there is no such row or adapter, its data can't be had again, or it does
             not answer as it did in training.
     """
+    expect_path("out", out)
+    expect_path("to", to)
     out, to = Path(out), Path(to)
     store = Store(out)
     of_task = _as_asked_last(_of_task(store.records(), task, out), store)

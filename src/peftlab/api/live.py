@@ -17,7 +17,7 @@ from peftlab import report
 from peftlab.bench.cell import Cell
 from peftlab.bench.run import Observer, PassedOn
 from peftlab.errors import RequestError
-from peftlab.records.now import Now, clear_now, write_now
+from peftlab.records.now import Now, clear_now, read_now, write_now
 from peftlab.records.record import Record
 
 EVERY_S = 2.0  # between two writings of what is running
@@ -43,7 +43,7 @@ class Live(PassedOn):
 
     def cell(self, cell: Cell) -> None:
         if self.now is None:  # not sooner, for until then another command may have the folder
-            self.command.callback(clear_now, self.out)
+            self.command.callback(self._clear)
         begun = time.time()
         self._write(Now(cell=cell.name, title=cell.title, begun_s=begun, written_s=begun))
         super().cell(cell)
@@ -68,6 +68,10 @@ class Live(PassedOn):
                 report.rebuild(self.out, drawn=())
             took = time.monotonic() - begun
             self.next_page_s = time.monotonic() + took / SHARE
+
+    def _clear(self) -> None:
+        if read_now(self.out) == self.now:  # another command's stays
+            clear_now(self.out)
 
     def _write(self, now: Now) -> None:
         self.now = now.model_copy(update={"written_s": time.time()})

@@ -62,7 +62,10 @@ class Lines:
 
     def cell(self, cell: Cell) -> None:
         self.number += 1
-        count = f"[{self.number}/{self.n_cells}] " if self.n_cells else ""  # one cell has no count
+        count = ""  # one cell alone has none
+        if self.n_cells:
+            self.n_cells = max(self.n_cells, self.number)  # equal trials come on top
+            count = f"[{self.number}/{self.n_cells}] "
         self._say(f"{count}{cell.title}")
 
     def row(self, cell: Cell, row: dict[str, Any], total: int) -> None:

@@ -24,11 +24,12 @@ from peftlab.errors import RequestError, expect, expect_path
 from peftlab.models import PACKAGED
 from peftlab.network import problem
 from peftlab.records.record import Record
-from peftlab.records.rows import constant_of
+from peftlab.records.rows import constant_of, judged_on_train
 from peftlab.records.store import BESIDE
 from peftlab.settings import told_apart
 
 PEFT_CONFIG, README = "adapter_config.json", "README.md"
+MARKS = ", trained with peftlab by `"  # a card as it is written here
 
 
 class Leaving(NamedTuple):
@@ -84,13 +85,22 @@ def push(
     leaving = _leaving(Path(folder), name, base, licence)
     if to is not None:
         expect_path("to", to)
-        replace_folder(Path(to), lambda place: _write(leaving, place), beside=[README])
+        card = [README] if _is_ours(Path(to) / README) else []
+        replace_folder(Path(to), lambda place: _write(leaving, place), beside=card)
         return str(Path(to).resolve())
     if why := problem():
         raise RequestError(f"nothing was sent: {why}; --to DIR writes it to a folder instead")
     with tempfile.TemporaryDirectory(prefix="peftlab-") as place:
         _write(leaving, Path(place))
         return _send(Path(place), name, private)
+
+
+def _is_ours(readme: Path) -> bool:
+    """Whether it is a card that was written here: somebody's own README stays."""
+    try:
+        return MARKS in readme.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
 
 
 def _check_name(name: str) -> None:
@@ -148,7 +158,7 @@ def _write(leaving: Leaving, place: Path) -> None:
         if (leaving.folder / name).is_file():
             shutil.copyfile(leaving.folder / name, place / name)
     if (place / PEFT_CONFIG).is_file():
-        config = read_config(leaving.folder, lacks_base=True)
+        config = read_config(leaving.folder, needs_base=False)
         _write_json(place / PEFT_CONFIG, config | {"base_model_name_or_path": leaving.base})
     _write_json(place / FILE, leaving.card.model_dump(mode="json"))
     (place / README).write_text(_readme(leaving), encoding="utf-8")
@@ -171,7 +181,7 @@ def _readme(leaving: Leaving) -> str:
                 task_type="text-classification",
                 dataset_type=record.task.name,
                 dataset_name=record.task.name,
-                dataset_split="dev",
+                dataset_split="train" if judged_on_train(record) else "dev",
                 metric_type=record.task.main_metric,
                 metric_value=round(record.score[record.task.main_metric], 4),
             )
@@ -188,7 +198,7 @@ def _readme(leaving: Leaving) -> str:
     parts = [
         f"---\n{data.to_yaml()}\n---\n",
         f"# {leaving.name}\n",
-        f"An adapter of `{leaving.base}`, trained with peftlab by `{method.name}`: "
+        f"An adapter of `{leaving.base}`{MARKS}{method.name}`: "
         f"{method.summary} ({method.paper}).\n",
         *(_numbers(record) if record else []),
         _use(leaving, in_peft),
@@ -199,10 +209,13 @@ def _readme(leaving: Leaving) -> str:
 
 def _numbers(record: Record) -> list[str]:
     task, metric = record.task, record.task.main_metric
+    judged = "dev examples"
+    if judged_on_train(record):
+        judged = "examples of train that it was not trained on"
     scores = ", ".join(f"{name} {value:.4f}" for name, value in (record.score or {}).items())
     lines = [
         "## How good it is\n",
-        f"On {task.n_dev:,} dev examples of {_code(task.name)} after the last epoch, one seed "
+        f"On {task.n_dev:,} {judged} of {_code(task.name)} after the last epoch, one seed "
         f"({record.seed}): {scores}. Trained on {task.n_train:,} examples. Where several "
         "seeds or rows were trained, this one was taken for its score on these same examples, "
         "which makes that a little better than new data would.\n",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,7 +112,10 @@ def _folder_name(found: Recipe, scale: str) -> str:
 
 def run_recipe(ready: Ready, console: Console, quiet: bool = False) -> Reproduction:
     """Run what is missing, part by part, showing progress."""
-    records = [record for part in ready.parts for record in run(part, console, quiet, keep="none")]
+    records: list[Record] = []
+    with ExitStack() as command:
+        for part in ready.parts:
+            records += run(part, console, quiet, keep="none", command=command)
     grid, out = ready.parts[0]
     rows = beside(ready.recipe.published, records, [out])
     return Reproduction(ready.recipe, grid.ground.source.name, out, records, rows)

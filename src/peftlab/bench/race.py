@@ -99,7 +99,10 @@ class Race:
 
     @property
     def ranking(self) -> list[Ran]:
-        """What did not fail, the longest training first, and of one length the best first."""
+        """What did not fail, the longest training first, and of one length the best first.
+
+        Of equals that which raced first: unlike a search, a race has no time for all of them.
+        """
         done = [one for one in self.ran if one.merit is not None]
         return sorted(done, key=lambda one: (-one.epochs, -(one.merit or 0.0)))
 

@@ -124,7 +124,8 @@ def _best(tried: list[Tried], size: int) -> list[Tried]:
     [0.2, 0.0, 0.0]
     """
     ranked = _ranked(tried)
-    return [one for one in ranked if one.merit in {best.merit for best in ranked[:size]}]
+    worst = ranked[:size][-1].merit if ranked else None
+    return [*ranked[:size], *(one for one in ranked[size:] if one.merit == worst)]
 
 
 def at_border(value: float, where: Range) -> bool:

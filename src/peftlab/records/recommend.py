@@ -124,7 +124,7 @@ def recommend(
         columns: of `table.columns`.
         pairs: of `pairs.verdicts`.
         prefer: score (the mean of scaled scores), memory, speed or size. Speed is that of rounds
-            where all rows had their turn in the same, else of a cell.
+            where all rows had their turns in the same, else of a cell.
         memory_mib: highest peak of a run; a row that was not measured does not meet it.
         minutes: longest mean of a cell, likewise.
 
@@ -153,7 +153,7 @@ def recommend(
         for row in met
     }
     rounds = [turns(one for runs in _runs_of(columns, row) for one in runs.rounds) for row in met]
-    in_turns = bool(set.intersection(*rounds))
+    in_turns = bool(rounds[0]) and all(own == rounds[0] for own in rounds)
     row = min(
         (row for row in met if n_worse[row] == min(n_worse.values())),
         key=lambda row: (

@@ -18,12 +18,7 @@ from peftlab.settings import told_apart
 
 TaskKey = tuple[str, str, str]  # name, metric, sha256 of the examples
 TUNED = "tuned"  # in place of a setting that trials found: it may be another on each task
-UNREADABLE = {
-    "revision",
-    "weights",
-    "code",
-    "adapted",
-}  # in a label only where nothing else differs
+UNREADABLE = {"revision", "weights", "code", "adapted"}  # in a label if nothing else differs
 RowKey = tuple[str, str]  # label, everything else that was asked, as canonical JSON
 ERRORS = frozenset({"rmse", "mae"})  # metrics of which less is better
 BY_TASK = '"by task"'  # in place of a setting that the task decides, as JSON
@@ -84,12 +79,17 @@ def row_of(record: Record) -> str:
     return json.dumps([task_key(record), asked(record)], sort_keys=True)
 
 
+def judged_on_train(record: Record) -> bool:
+    """Whether a part of train stood for dev, as tasks/split.py says where it is so."""
+    return record.task.source.endswith(" of train")
+
+
 def rate_from_dev(record: Record, others: Iterable[Record]) -> bool:
     """Whether to prefer this run's row is to choose its learning rate on dev.
 
     It is where another row of the task differs from it in rates alone, and dev judged them.
     """
-    if record.task.source.endswith(" of train"):  # as tasks/split.py says what was judged on
+    if judged_on_train(record):
         return False
     own = asked(record)
     return any(
@@ -143,8 +143,8 @@ def group(records: Iterable[Record]) -> dict[RowKey, list[Record]]:
     """The records of every row, rows in the order in which they were first seen.
 
     A row has the label of its first record: two suites may have called the same method otherwise.
-    It has one record of a seed on a task, the last one that did not fail: where settings were
-    found, another search may have found others.
+    It has one record of a seed on a task, the last one, since another search may have found other
+    settings; but of runs at the very same settings a failed one takes no done one's place.
     """
     records = list(records)
     decided = by_task(records)
@@ -158,10 +158,16 @@ def group(records: Iterable[Record]) -> dict[RowKey, list[Record]]:
         }
         row = rows.setdefault(json.dumps(fields, sort_keys=True), {})
         before = row.get((task, record.seed))
-        if before is None or before.status == "failed" or record.status == "done":
+        if before is None or not _only_failed(record, before):
             row[task, record.seed] = record
     found = {key: list(row.values()) for key, row in rows.items()}
     return {(members[0].method.label, key): members for key, members in found.items()}
+
+
+def _only_failed(record: Record, before: Record) -> bool:
+    """Whether it failed where `before`, at the very same settings, came to its end."""
+    alike = (record.training, record.method.settings) == (before.training, before.method.settings)
+    return alike and record.status == "failed" and before.status == "done"
 
 
 def labels(keys: Iterable[RowKey]) -> dict[RowKey, str]:

@@ -72,6 +72,7 @@ class Comparison(BaseModel):
             metric is no error; null if there are none.
         n_collapsed: runs no better than a constant answer; they are in every statistic.
         recommendation: the row to take; null if no row has a score on every task.
+        margin: differences within ± margin are a tie, of an error that share of the baseline's.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -84,6 +85,7 @@ class Comparison(BaseModel):
     inflation: float | None
     n_collapsed: int
     recommendation: Recommendation | None
+    margin: float = MARGIN  # earlier files do not say
 
 
 def compare_rows(
@@ -114,6 +116,7 @@ def compare_rows(
         recommendation=recommend(
             found, pairs, question.prefer, question.memory_mib, question.minutes
         ),
+        margin=question.margin,
     )
 
 

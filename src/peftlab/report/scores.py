@@ -175,6 +175,7 @@ def table(records: Iterable[Record], rounds: Iterable[Record] = ()) -> Table:
     had = {
         names[key]: turns(one for m in members for one in in_turns.get(measured_alike(m), ()))
         for key, members in rows.items()
+        if any(one.status == "done" for one in members)
     }
     return Table(
         columns=tuple(across.values()),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from peftlab.records.crossed import FEWEST
 from peftlab.records.pairs import Verdict, against
-from peftlab.records.rows import ERRORS, MARGIN, merit
+from peftlab.records.rows import ERRORS, merit
 from peftlab.records.verdicts import Comparison
 from peftlab.report.columns import Column
 from peftlab.report.scores import Table
@@ -132,7 +132,11 @@ def _square(verdict: Verdict, column: Column) -> Square:
     if verdict.low is not None and verdict.high is not None:
         interval = f"95 % {score(verdict.low, column)} to {score(verdict.high, column)}"
     p = "" if verdict.p is None else f", p {fraction(verdict.p)}"
-    more = f", {verdict.more_seeds} more like these would settle it" if verdict.more_seeds else ""
+    more = ""
+    if verdict.more_seeds and verdict.p is None:  # too few for a verdict, and to foretell one
+        more = f", a verdict takes {verdict.more_seeds} more"
+    elif verdict.more_seeds:
+        more = f", {verdict.more_seeds} more like these would settle it"
     seeds = f"{len(verdict.seeds)} seeds" if len(verdict.seeds) != 1 else "1 seed"
     return Square(
         text=score(verdict.difference, column),
@@ -148,7 +152,7 @@ def told_marks(comparison: Comparison) -> str:
     scores = [one.margin for one in comparison.pairs if one.metric not in ERRORS]
     within = [f"± {fraction(scores[0])}"] if scores else []
     if len(scores) < len(comparison.pairs):
-        within.append(f"{MARGIN:.0%} of the baseline's error")
+        within.append(f"{comparison.margin:.3g} of the baseline's error")
     how = "95 %, over seeds and dev examples, corrected for the number of pairs"
     if not any(one.p is not None for one in comparison.pairs):
         how = f"that takes {FEWEST} seeds with their predictions"
@@ -165,11 +169,8 @@ def told_noise(comparison: Comparison) -> str:
     speeds = [one.speed for one in comparison.noise if one.speed is not None]
     most = [("a score", fraction(max(scores)))] if scores else []
     most += [("a speed", f"{max(speeds):.0%}")] if speeds else []
-    told = [
-        f"{what}{moves} by up to {by}"
-        for moves, (what, by) in zip((" moves", ""), most, strict=False)
-    ]
-    line = f"Between two runs of a row {', '.join(told)} (means over pairs)." if told else ""
+    told = [f"{what} moves by up to {by}" for what, by in most]
+    line = f"Between two runs of a row {', and '.join(told)} (means over pairs)." if told else ""
     if comparison.inflation:
         line += f" Choosing the best epoch on dev would add {fraction(comparison.inflation)}."
     if comparison.n_collapsed:
