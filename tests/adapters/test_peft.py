@@ -90,7 +90,8 @@ def test_peft_loads_dylora_at_a_rank(
     trained: Any, logits: Any, tiny_model: Path, tmp_path: Path
 ) -> None:
     model, tokenizer = trained("dylora")
-    next(injected(model).ranks(model))  # rank 1
+    ranks = injected(model).ranks(model)  # while it is held, the model is at its rank
+    assert next(ranks) == 1
     peftlab.save(model, tmp_path / "adapter", rank=1)
     theirs = peft.PeftModel.from_pretrained(base_of(tiny_model), tmp_path / "adapter").eval()
     wanted = logits(model, tokenizer)
