@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, get_args
 
@@ -132,45 +133,19 @@ def recommend(
         RequestError: nothing meets the limits; names what is nearest. Or `prefer` is unknown, or a
             limit is not above 0.
     """
-    if prefer not in get_args(Prefer):
-        raise unknown("preference", prefer, get_args(Prefer))
-    for name, limit in (("memory_mib", memory_mib), ("minutes", minutes)):
-        if limit is not None and not limit > 0:
-            raise RequestError(f"{name} must be above 0, got {limit}; leave it out for no limit")
+    _check(prefer, memory_mib, minutes)
     costs = costs_of(columns)
     out = _left_out(columns, costs, memory_mib, minutes)
-    met = [row for row in costs if row not in out]
-    if not met:
+    rows = [row for row in costs if row not in out]
+    if not rows:
         return None
-    allowed = {task: {row: column[row] for row in met} for task, column in columns.items()}
-    best = {task: str(best_row(column)) for task, column in allowed.items()}
-    shown = {row: {task: against(pairs[task], row, best[task]) for task in best} for row in met}
-    n_worse = {
-        row: sum(
-            (v is not None and v.is_behind) or _is_worse(row, met, pairs[task])
-            for task, v in shown[row].items()
-        )
-        for row in met
-    }
-    rounds = [turns(one for runs in _runs_of(columns, row) for one in runs.rounds) for row in met]
-    in_turns = bool(rounds[0]) and all(own == rounds[0] for own in rounds)
-    row = min(
-        (row for row in met if n_worse[row] == min(n_worse.values())),
-        key=lambda row: (
-            _order(prefer, row, costs[row], in_turns, allowed),
-            _size(costs[row]),
-            -_mean_score(row, allowed),
-        ),
-    )
-    tasks = [
-        _against_best(
-            task,
-            best[task],
-            verdict,
-            _ahead(columns, task, best[task], out, costs, _better_than(row, pairs[task])),
-        )
-        for task, verdict in shown[row].items()
-    ]
+    met = {task: {row: column[row] for row in rows} for task, column in columns.items()}
+    row = _first(_soundest(met, pairs), met, costs, prefer)
+    tasks = []
+    for task, column in met.items():
+        best = str(best_row(column))
+        ahead = _ahead(columns, task, best, out, costs, _better_than(row, pairs[task]))
+        tasks.append(_against_best(task, best, against(pairs[task], row, best), ahead))
     own = _runs_of(columns, row)
     return Recommendation(
         row=row,
@@ -184,6 +159,43 @@ def recommend(
         n_collapsed=sum(collapsed(one) for runs in own for one in runs.records),
         collapsed_on=[task[0] for task, column in columns.items() if _all_collapsed(column)],
         rate_from_dev=any(_rate_from_dev(row, column) for column in columns.values()),
+    )
+
+
+def _check(prefer: str, memory_mib: float | None, minutes: float | None) -> None:
+    if prefer not in get_args(Prefer):
+        raise unknown("preference", prefer, get_args(Prefer))
+    for name, limit in (("memory_mib", memory_mib), ("minutes", minutes)):
+        if limit is not None and not limit > 0:
+            raise RequestError(f"{name} must be above 0, got {limit}; leave it out for no limit")
+
+
+def _soundest(met: Mapping[TaskKey, Column], pairs: Verdicts) -> list[str]:
+    """The rows that on the fewest tasks are behind the best of them or worse than any of them."""
+    n_worse: Counter[str] = Counter()
+    for task, column in met.items():
+        best = str(best_row(column))
+        for row in column:
+            verdict = against(pairs[task], row, best)
+            is_behind = verdict is not None and verdict.is_behind
+            n_worse[row] += is_behind or _is_worse(row, list(column), pairs[task])
+    return [row for row, count in n_worse.items() if count == min(n_worse.values())]
+
+
+def _first(
+    rows: Sequence[str], met: Mapping[TaskKey, Column], costs: Mapping[str, Cost], prefer: str
+) -> str:
+    """The first of them by the preference, then by size, then by score."""
+    every = next(iter(met.values()))
+    had = [turns(one for runs in _runs_of(met, row) for one in runs.rounds) for row in every]
+    in_turns = bool(had[0]) and all(own == had[0] for own in had)
+    return min(
+        rows,
+        key=lambda row: (
+            _order(prefer, row, costs[row], in_turns, met),
+            _size(costs[row]),
+            -_mean_score(row, met),
+        ),
     )
 
 
