@@ -312,7 +312,8 @@ def make_adapters(
         if not is_linear(layer):
             raise TypeError(f"{name} is a {type(layer).__name__}; adapters go on linear layers")
         try:
-            made[name] = make(layer).train(layer.training)
+            with torch.no_grad():  # a layer that trains yet is no part of what is made of it
+                made[name] = make(layer).train(layer.training)
         except RequestError as error:
             raise RequestError(f"{error} ({name})") from None
     return made
