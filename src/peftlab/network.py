@@ -39,6 +39,11 @@ def problem(path: str = "") -> str | None:
     return answer[0] if answer else f"{url} did not answer within {PROBE_S} s"
 
 
+def told(error: Exception) -> str:
+    """What the hub's library or its transport says, which share no base class, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300].rstrip(".")
+
+
 def _ask(url: str) -> str | None:
     from huggingface_hub import get_session
 

@@ -274,3 +274,16 @@ def test_only_what_is_hashed_is_loaded(
     for name, parameter in whole.named_parameters():
         assert torch.equal(parameter, again.get_parameter(name)), name
     assert find(str(folder)).sha256 == before
+
+
+def test_a_hub_that_breaks_off_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its transport's errors are none of the library's, nor the system's."""
+
+    def broken(*args: object, **given: object) -> None:
+        raise RuntimeError("Server disconnected\nwithout a word")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", broken)
+    monkeypatch.setattr("peftlab.models.find.reachable", lambda: True)
+    reason = "me/thing can't be loaded from the hub: RuntimeError: Server disconnected without a"
+    with pytest.raises(RequestError, match=reason):
+        load_model("me/thing")

@@ -22,7 +22,7 @@ from peftlab.adapters.peft_layout import read_config
 from peftlab.atomic import SENT, replace_folder
 from peftlab.errors import RequestError, expect, expect_path
 from peftlab.models import PACKAGED
-from peftlab.network import problem
+from peftlab.network import problem, told
 from peftlab.records.record import Record
 from peftlab.records.rows import constant_of, judged_on_train
 from peftlab.records.store import BESIDE
@@ -281,11 +281,10 @@ def _licences(leaving: Leaving) -> str:
 def _refusals(name: str) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # the library and its transport share no base class
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    except Exception as error:  # see `told`
         raise RequestError(
-            f"{name} could not be sent: {reason}; log in with `hf auth login`, and see that the "
-            "token may write there"
+            f"{name} could not be sent: {told(error)}; log in with `hf auth login`, and see that "
+            "the token may write there"
         ) from error
 
 

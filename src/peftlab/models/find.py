@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from peftlab.errors import JSON_ERRORS, RequestError, system_refusals
 from peftlab.models.packaged import PACKAGED
-from peftlab.network import reachable
+from peftlab.network import reachable, told
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,8 @@ def _from_hub(name: str, revision: str | None) -> tuple[Path, str]:
         )
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise _no_such_model(name, online) from error
-    except Exception as error:  # the library and its transport share no base class
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise RequestError(f"model {name} can't be loaded from the hub: {reason}") from error
+    except Exception as error:  # see `told`
+        raise RequestError(f"model {name} can't be loaded from the hub: {told(error)}") from error
     return folder, folder.name
 
 

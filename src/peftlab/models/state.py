@@ -67,7 +67,8 @@ class TaskCard(BaseModel, extra="forbid", frozen=True):
     labels: list[str]  # in the order of the outputs; empty for a regression
     columns: list[str]  # of the texts in the user's file; empty where they have no name
     max_length: int = Field(ge=1)  # tokens
-    n_texts: int | None = None  # of an example: 2 of pairs; null in a card of before it was kept
+    # of an example: 2 of pairs; null in a card of before it was kept
+    n_texts: int | None = Field(None, ge=1, le=2)
 
 
 @dataclass

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from peftlab.errors import RequestError, unknown
-from peftlab.network import problem
+from peftlab.network import problem, told
 from peftlab.tasks.base import Task
 from peftlab.tasks.files import file, rows
 
@@ -279,9 +279,8 @@ def explained(repo: str, otherwise: str = "") -> Iterator[None]:
     """Whatever the hub answers inside is a wrong request."""
     try:
         yield
-    except Exception as error:  # the library and its transport share no base class
-        reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
-        text = f"{repo} can't be loaded from the hub: {reason}."
+    except Exception as error:  # see `told`
+        text = f"{repo} can't be loaded from the hub: {told(error)}."
         raise RequestError(f"{text} {otherwise}".strip()) from error
 
 
