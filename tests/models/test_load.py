@@ -283,7 +283,7 @@ def test_a_hub_that_breaks_off_is_told_in_words(monkeypatch: pytest.MonkeyPatch)
         raise RuntimeError("Server disconnected\nwithout a word")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", broken)
-    monkeypatch.setattr("peftlab.models.find.reachable", lambda: True)
+    monkeypatch.setattr(importlib.import_module("peftlab.models.find"), "reachable", lambda: True)
     reason = "me/thing can't be loaded from the hub: RuntimeError: Server disconnected without a"
     with pytest.raises(RequestError, match=reason):
         load_model("me/thing")
