@@ -33,7 +33,7 @@ from peftlab.records.verdicts import Comparison
 from peftlab.settings import Training
 
 DOCS = Path(__file__).parent
-sys.path += [str(DOCS), str(DOCS.parent / "experiments")]
+sys.path += [str(DOCS), *(str(DOCS.parent / room) for room in ("experiments", "benchmarks"))]
 from measured import BLOCKS  # noqa: E402
 from measured.text import listed, markdown  # noqa: E402
 

@@ -1,6 +1,7 @@
 """Tables of docs/ and README, written from results/: what is missing is said so.
 
 text       scores, differences and rates as they are typeset
+speed      README's table of speed and memory
 
 which.md
 tuned      all methods tuned alike
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from measured import claims, distance, parts, protocol, scores, seeds, tuned
+from measured import claims, distance, parts, protocol, scores, seeds, speed, tuned
 
 # by page, and there by the mark that a table stands at
 BLOCKS: Mapping[str, Mapping[str, Callable[[], str]]] = {
@@ -40,5 +41,8 @@ BLOCKS: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "beside": claims.beside_table,
         "others": scores.others_table,
     },
-    "../README.md": {"table": lambda: scores.scores_table("docs/methods")},
+    "../README.md": {
+        "table": lambda: scores.scores_table("docs/methods"),
+        "speed": speed.speed_table,
+    },
 }

@@ -14,7 +14,7 @@ from peftlab.naming import duration
 from peftlab.records.record import Record
 
 TRIED = 3  # rows that something is sought for which would fit
-ERROR = 0.15  # of a predicted peak; the largest of 90 that were measured was .126 (docs/plan.md)
+ERROR = 0.15  # of a predicted peak; of 90 the furthest above the measured was .09 (docs/plan.md)
 
 
 def foresee(

@@ -196,11 +196,11 @@ def _open(tasks: Sequence[AgainstBest]) -> str:
         return f"A verdict takes {FEWEST} seeds."
     if None in seeds:
         return (
-            "Were they like these, no number of seeds would settle that: the dev set is too small, "
+            "No number of seeds like these would settle that: the dev set is too small, "
             "or the rows too near."
         )
     most = max(seed for seed in seeds if seed is not None)
-    return f"{most} more seed{'s' if most > 1 else ''} would settle it, were they like these."
+    return f"{most} more seed{'s' if most > 1 else ''} like these would settle it."
 
 
 def _failures(found: Recommendation) -> str:

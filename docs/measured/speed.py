@@ -1,0 +1,63 @@
+"""LoRA's speed and memory beside HF PEFT with Trainer, from benchmarks/results: README's table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import plan
+from ratios import LEARNS, Line, best_first, labelled, least_of_peer, median, paired
+
+from measured.text import markdown
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+FILES = ("amd", "avx512", "amx")  # a kind of processor each, that which was measured last first
+MEMORY = "all_mib"  # what the command takes beside is counted
+TASKS = {"cola": "CoLA", "mrpc": "MRPC"}
+
+
+def speed_table() -> str:
+    """Every setting on every kind of processor; how much faster ours is stands behind theirs."""
+    head = ["model", "task", "processor", "peftlab", "fastest", "fastest that learns"]
+    head += ["as installed", "memory, MiB", "measured"]
+    return markdown(head, _rows())
+
+
+def _rows() -> Iterator[list[str]]:
+    for name in FILES:
+        file = RESULTS / f"{name}.json"
+        sections = json.loads(file.read_text(encoding="utf-8"))["sections"]
+        for setting in plan.LORA:
+            if setting.name in sections:
+                yield _row(setting, sections[setting.name])
+
+
+def _row(setting: plan.Setting, section: dict[str, Any]) -> list[str]:
+    lines = best_first(section["runs"])
+    ours = labelled(lines, "ours")
+    least = least_of_peer(lines, MEMORY, ours[0]["settings"]["examples"])
+    speed, memory = median(ours, "examples_per_s"), median(ours, MEMORY)
+    assert least is not None and speed is not None and memory is not None
+    return [
+        f"`{setting.model}`",
+        TASKS[setting.task],
+        _processor(section["machine"]),
+        f"{speed:.0f}",
+        *(_theirs(lines, label) for label in ("best", LEARNS, "defaults")),
+        f"{memory:,.0f} / {least[0]:,.0f} ({memory / least[0]:.2f})",
+        section["machine"]["date"][:10],
+    ]
+
+
+def _theirs(lines: list[Line], label: str) -> str:
+    speed = median(labelled(lines, label), "examples_per_s")
+    ratio = paired(lines, "ours", label, "examples_per_s")
+    return "–" if ratio is None else f"{speed:.0f} ({ratio.median:.2f} ×)"
+
+
+def _processor(machine: dict[str, Any]) -> str:
+    """Its name, and the best that it multiplies by: Intel Xeon, avx512f."""
+    name = machine["processor"].replace("(R)", "").removesuffix(" Processor")
+    return f"{name}, {machine['flags'][0]}"
