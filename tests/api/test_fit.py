@@ -22,7 +22,7 @@ from peftlab.errors import RequestError
 from peftlab.methods import METHODS
 from peftlab.records.record import Failure, Record
 from peftlab.records.store import Store
-from peftlab.tasks import Task
+from peftlab.tasks import Examples, Task
 from sessions import FakeSession
 
 
@@ -68,6 +68,16 @@ def test_every_method_races_at_its_default_first_and_the_best_go_on(
     assert abs(best.record.training["lr"] - 3e-3) == min(rates)
     assert len(contest.best_rows(2)) == 2
     assert contest.best_rows(1)[0].part.tuned["space"][0] == "lr"
+
+
+def test_of_an_error_the_least_leads_the_race(tmp_path: Path, tiny_model: Path) -> None:
+    rows = Examples([(f"the cat {n}",) for n in range(40)], [float(n) for n in range(40)])
+    task = Task(name="far", kind="regression", metrics=("rmse",), train=rows, dev=rows)
+    contest = Race(grid(tiny_model, task), task, 0.25)
+    contest.run(FakeSession(Store(tmp_path), {}, Silent()))  # type: ignore[arg-type]
+    found = [one.record.score["rmse"] for one in contest.ranking if one.record.score is not None]
+    assert len(set(found)) > 1
+    assert found[0] == min(found)
 
 
 def test_what_was_done_when_the_time_is_over_is_what_there_is(

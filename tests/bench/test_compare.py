@@ -13,11 +13,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 import peftlab
 from peftlab.api.export import export
 from peftlab.bench import execute, outcome, run
 from peftlab.bench.grid import resolve
+from peftlab.bench.process import make_plan
 from peftlab.bench.run import Silent, run_grid
 from peftlab.bench.suite import make_suite
 from peftlab.errors import RequestError
@@ -216,13 +218,29 @@ def test_the_same_cell_twice_gives_the_same_bits(
         assert (tmp_path / "predictions" / name).read_text() == one
 
 
+def test_a_seed_decides_the_head_the_draws_and_the_order(
+    done: tuple[Path, list[Record]], tiny_model: Path, tiny_task: Task
+) -> None:
+    out, records = done
+    lora = [record.cell for record in records if record.method.name == "lora"]
+    one, other = (peftlab.load(out / "adapters" / cell)[0].state_dict() for cell in lora)
+    alike = [name for name in one if torch.equal(one[name], other[name])]
+    assert not [name for name in alike if "lora" in name or name.startswith("classifier")]
+    for cell in resolve(make_suite(**asked(tiny_model, tiny_task, seeds=[3, 4]))).cells:
+        assert make_plan(cell, tiny_task, packed=False).seed == cell.seed
+
+
 def test_a_cell_is_what_train_gives_in_one_s_own_hands(
     done: tuple[Path, list[Record]], tiny_model: Path, tiny_task: Task
 ) -> None:
-    _, records = done
-    cell = next(r for r in records if r.method.name == "lora" and r.seed == 0)
-    model, tokenizer = peftlab.load_model(str(tiny_model), num_labels=2, seed=0)
-    record = peftlab.train(model, tokenizer, tiny_task, "lora", epochs=1, batch_size=8)
+    out, records = done
+    cell = next(r for r in records if r.method.name == "lora" and r.seed == 1)
+    model, tokenizer = peftlab.load_model(str(tiny_model), num_labels=2, seed=1)
+    record = peftlab.train(model, tokenizer, tiny_task, "lora", epochs=1, batch_size=8, seed=1)
+    kept = peftlab.load(out / "adapters" / cell.cell)[0].state_dict()
+    own = model.state_dict()
+    assert own.keys() == kept.keys()
+    assert all(torch.equal(own[name], kept[name]) for name in own)
     assert record.score == cell.score
     assert record.n_trainable == cell.n_trainable
     assert peftlab.evaluate(model, tokenizer, tiny_task) == record.score

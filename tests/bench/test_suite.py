@@ -256,6 +256,23 @@ def test_identity_changes_with_whatever_is_asked_and_nothing_else(tiny_model: Pa
     assert len(changed) == 7
 
 
+def test_what_no_request_names_is_part_of_the_identity_too(tiny_model: Path) -> None:
+    """Weights, texts and code may change under a name; `auto` may choose another precision."""
+    (cell,) = resolve(suite(tiny_model, methods=["lora"])).cells
+    other = "0" * 64
+    model = cell.model.model_copy(update={"sha256": other})
+    task = cell.task.model_copy(update={"sha256": other})
+    code, found = (
+        cell.method.model_copy(update=changed)
+        for changed in ({"source_sha256": other}, {"tuned": {"trials": 3}})
+    )
+    changes = [{"model": model}, {"task": task}, {"method": code}, {"method": found}]
+    changes += [{"precision": replace(cell.precision, base="nf4")}]
+    changes += [{"precision": replace(cell.precision, compute="another")}]
+    names = {cell.model_copy(update=change).name for change in ({}, *changes)}
+    assert len(names) == 7
+
+
 def test_a_label_is_no_part_of_the_identity(tiny_model: Path) -> None:
     one = resolve(suite(tiny_model, methods=[{"name": "lora", "label": "A"}])).cells[0]
     two = resolve(suite(tiny_model, methods=[{"name": "lora", "label": "B"}])).cells[0]

@@ -53,6 +53,20 @@ def tuned(asked: Grid, out: Path, progress: Silent | None = None) -> Grid:
     return tuning.tuned(asked, asked.suite.tune, out, progress or Silent())
 
 
+def test_of_an_error_the_least_is_the_best(
+    tmp_path: Path, tiny_model: Path, fake: type[FakeSession]
+) -> None:
+    rows = Examples([(f"the cat {n}",) for n in range(40)], [float(n) for n in range(40)])
+    task = Task(name="far", kind="regression", metrics=("rmse",), train=rows, dev=rows)
+    tuned(grid(tiny_model, task), tmp_path)
+    trials = read_trials(tmp_path / "tuning")
+    for label in ("head", "lora"):
+        last = [one for one in trials if one.label == label and one.score is not None]
+        (chosen,) = [one for one in last if one.chosen]
+        assert len({one.score for one in last}) > 1
+        assert chosen.score == min(one.score for one in last if one.score is not None)
+
+
 def compared(model: Path, task: Task, out: Path, **request: Any) -> list[Record]:
     base = {"model": str(model), "tasks": [task], "methods": ["head", "lora"], "out": out}
     return peftlab.compare(**base | {"epochs": 1, "batch_size": 8, "tune": 3} | request)

@@ -40,6 +40,17 @@ def test_the_interval_of_a_mean_is_narrower_than_a_task_s(folder) -> None:
     assert one.high - one.low < 2 * (high - low) * 0.75  # scaled: a half of accuracy is all
 
 
+def test_equal_tasks_give_a_task_s_interval_over_the_square_root_of_their_number(folder) -> None:
+    """Each is the same to the bit, and its seeds and examples are many: 1.96 standard errors."""
+    for task in ("one", "other"):
+        fill(folder, "a", 40, task, seeds=30)
+    one = over(folder)["a"]
+    column = next(iter(columns(folder.records, [folder.path]).values()))
+    low, high = column["a"].crossed().interval()
+    scaled = (high - low) / 0.5  # half of accuracy is the span from the baseline to perfect
+    assert one.high - one.low == pytest.approx(scaled / 2**0.5, rel=0.03)
+
+
 def test_errors_are_scaled_from_the_baseline_s_to_none(folder) -> None:
     record = folder.add(
         "a", 0, metric="rmse", labels=np.arange(5.0), predictions=np.arange(5) + 0.5

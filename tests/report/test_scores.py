@@ -66,6 +66,10 @@ def test_rows_and_columns_keep_the_order_of_the_records(record):
             {"model": {"name": "roberta-base", "revision": None, "sha256": "ab" * 32}},
             ["lora (minilm)", "lora (roberta-base)"],
         ),
+        (
+            {"model": {"name": "minilm", "revision": None, "sha256": "cd" * 32}},
+            ["lora (weights abababab)", "lora (weights cdcdcdcd)"],
+        ),
         ({"settings": {"use_dora": True}}, ["lora (use_dora –)", "lora (use_dora True)"]),
     ],
 )
