@@ -1,4 +1,4 @@
-"""How things are called where a user meets them: in a path, and in a line of text.
+"""How things are called where a user meets them: in a path, a line of text, a list of names.
 
 Every room may import this file and it imports none of them.
 """
@@ -51,3 +51,19 @@ def duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{round(seconds / 60)} minutes"
     return f"{seconds / 3600:.1f} hours"
+
+
+def words(text: str) -> list[str]:
+    """The words of a list, at the commas outside brackets.
+
+    >>> words("lora[rank=2,targets=layer.[01].query], head")
+    ['lora[rank=2,targets=layer.[01].query]', 'head']
+    """
+    parts, depth = [""], 0
+    for character in text:
+        depth += {"[": 1, "]": -1}.get(character, 0)
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts if part.strip()]

@@ -316,3 +316,17 @@ def test_the_adapter_of_a_seed_that_the_others_lack_is_written_where_it_alone_is
     assert finals == ["full 0", "head 0", "full 1"]
     assert [one.seed for one in fitted.row] == [0] and fitted.record.seed == 1
     assert (tmp_path / "model" / "adapter_config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("to", "runs"), [("runs", "runs"), ("model", "model/runs"), ("runs/model", "runs")]
+)
+def test_an_adapter_s_folder_is_none_of_what_is_tried(
+    to: str, runs: str, tmp_path: Path, tiny_model: Path, tiny_task: Task, fake: type[FakeSession]
+) -> None:
+    """The one may hold an adapter alone and the other nothing else: it would show at the end."""
+    asked = Planned(grid(tiny_model, tiny_task), tmp_path / runs)
+    with pytest.raises(RequestError, match="must be two folders"):
+        fitting.fit_planned(asked, tmp_path / to, 9, console())
+    assert not fake.made
+    assert list(tmp_path.iterdir()) == []

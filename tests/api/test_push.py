@@ -220,6 +220,7 @@ def test_names_from_outside_are_no_markup_in_the_card(adapter: Path, tmp_path: P
         ({"base": "../secret"}, "a name on the hub is OWNER/NAME"),
         ({"base": 3}, "base must be a name on the hub"),
         ({"name": None}, "name must be OWNER/NAME"),
+        ({"name": "tickets"}, "got 'tickets': it has no owner"),
     ],
 )
 def test_names_that_the_hub_can_t_have_are_refused(
@@ -278,3 +279,10 @@ def test_a_score_on_a_part_of_train_is_not_told_as_dev_s(adapter: Path, tmp_path
     (result,) = card.data.eval_results
     assert result.dataset_split == "train"
     assert "examples of train that it was not trained on" in card.text
+
+
+def test_an_adapter_is_not_written_over_itself(adapter: Path) -> None:
+    before = sorted(path.name for path in adapter.iterdir())
+    with pytest.raises(RequestError, match="is the adapter's own folder"):
+        push(adapter, NAME, base="somebody/tiny", to=adapter)
+    assert sorted(path.name for path in adapter.iterdir()) == before

@@ -155,3 +155,24 @@ def test_wrong_requests_are_named() -> None:
     ):
         with pytest.raises(RequestError, match=words):
             api.reproduce(**given)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("made")
+def test_a_part_that_does_not_fit_is_refused_before_the_first_is_trained(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts differ in their tasks' lengths, and the last may be the widest."""
+
+    def foreseeing(grid: Any, out: Path, console: Any) -> Any:
+        def say(due: Any) -> str:
+            if "entailment" in grid.tasks:
+                raise RequestError("would not fit into memory")
+            return "fits"
+
+        return say
+
+    monkeypatch.setattr(api, "foreseeing", foreseeing)
+    with pytest.raises(RequestError, match="would not fit"):
+        api.reproduce("made", model=tiny_model, out="here")
+    assert not FakeSession.made
+    assert not (tmp_path / "here").exists()

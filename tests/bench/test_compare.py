@@ -288,6 +288,15 @@ def test_a_diverging_cell_fails_and_the_suite_goes_on(
     assert head.status == "done"
 
 
+def test_what_a_dead_worker_leaves_need_not_be_utf_8(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, cold: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = r"import os; os.write(2, b'crash in \xff\n'); os._exit(3)"
+    monkeypatch.setattr(execute, "COMMAND", [sys.executable, "-c", code])
+    (record,) = go(tmp_path, tiny_model, tiny_task, methods=["head"])
+    assert record.failure is not None and "crash in" in record.failure.message
+
+
 def test_a_training_whose_adapter_can_not_be_written_is_done(
     tmp_path: Path, tiny_model: Path, tiny_task: Task, cold: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,6 +81,21 @@ def test_a_round_that_lacks_a_row_is_run_again_as_a_whole(
     assert told.cells == [("head", 0), ("lora", 0)]
 
 
+def test_rows_that_two_commands_measured_took_no_turns_with_each_other(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "Session", FakeSession)
+    (head, lora) = ([c for c in grid.cells if c.method.name == name] for name in ("head", "lora"))
+    for cells in (head, lora):
+        speed.measure_speed(dataclasses.replace(grid, cells=cells), 1, tmp_path, Silent())
+    assert len({one.speed.turn for one in rounds(tmp_path) if one.speed}) == 2
+    speed.measure_speed(grid, 1, tmp_path, Silent())
+    assert len({one.speed.turn for one in rounds(tmp_path) if one.speed}) == 1
+    told = Told()
+    speed.measure_speed(grid, 1, tmp_path, told)
+    assert not told.cells
+
+
 def test_a_round_that_was_begun_again_and_stopped_is_none(
     grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

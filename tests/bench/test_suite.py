@@ -15,6 +15,7 @@ from peftlab.bench.suite import (
     DEMO_METHODS,
     DEMO_TASKS,
     Suite,
+    Tune,
     make_suite,
     merged_request,
 )
@@ -391,3 +392,31 @@ def test_two_tasks_of_one_name_are_one_only_if_they_are_the_same(
     other = replace(tiny_task, train=tiny_task.dev, source="file b/tiny.csv")
     with pytest.raises(RequestError, match=r"called 'tiny' and differ \(from python and file b"):
         resolve(suite(tiny_model, tasks=[tiny_task, other]))
+
+
+def test_a_rate_that_is_asked_for_wins_over_a_file_s_rates(tmp_path: Path) -> None:
+    file = tmp_path / "rates.toml"
+    file.write_text('methods = ["lora"]\nrates = [1e-4, 4e-4]\n')
+    assert [row.lr for row in merged_request(file, {}).methods] == [1e-4, 4e-4]
+    asked = merged_request(file, {"training": Training.of({"lr": 1e-3})})
+    assert [(row.lr, asked.training.lr) for row in asked.methods] == [(None, 1e-3)]
+
+
+def test_a_file_s_way_to_tune_is_kept_where_options_say_nothing_of_it(tmp_path: Path) -> None:
+    file = tmp_path / "tuned.toml"
+    file.write_text('tune = { trials = 6, space = ["lr", "rank"] }\n')
+    more, other = ({"tune": tune} for tune in ({"trials": 12}, {"validation": 0.2}))
+    assert merged_request(file, more).tune == Tune(trials=12, space=["lr", "rank"])
+    assert merged_request(file, other).tune == Tune(trials=6, space=["lr", "rank"], validation=0.2)
+    with pytest.raises(RequestError, match="say with --tune N how many"):
+        merged_request(None, other)
+
+
+def test_a_setting_of_the_demo_s_is_still_the_demo() -> None:
+    suite = merged_request(None, {}, ["lora.rank=4"])
+    assert suite.training.epochs == DEMO_EPOCHS
+    assert [variant.name for variant in suite.methods] == DEMO_METHODS
+    assert suite.name == make_suite().name
+    (lora,) = [variant for variant in suite.methods if variant.name == "lora"]
+    assert lora.settings == {"rank": 4}
+    assert merged_request(None, {}, ["training.epochs=5"]).training.epochs == 5

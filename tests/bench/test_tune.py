@@ -297,7 +297,7 @@ def test_damaged_trials_are_named_with_the_remedy(
     (tmp_path / "tuning").mkdir()
     (tmp_path / "tuning" / "trials.json").write_text('[{"task"')
     with pytest.raises(RequestError, match=r"trials.json is damaged; delete it"):
-        tuning.is_tuned(grid(tiny_model, tiny_task), tmp_path)
+        tuning.is_tuned(grid(tiny_model, tiny_task), Tune(trials=3), tmp_path)
     assert not fake.made
 
 
@@ -306,9 +306,42 @@ def test_a_damaged_trial_is_kept_aside(
 ) -> None:
     asked = grid(tiny_model, tiny_task, methods=["head"])
     tuned(asked, tmp_path)
-    assert tuning.is_tuned(asked, tmp_path)
+    assert tuning.is_tuned(asked, Tune(trials=3), tmp_path)
     path = next(iter((tmp_path / "tuning" / "records").glob("*.json")))
     path.write_text("half")
     tuned(asked, tmp_path)
     assert path.with_name(f"{path.name}.unreadable").read_text() == "half"
     assert len(fake.made) == 4
+
+
+def test_what_was_tuned_is_told_by_the_trials_cells_and_not_by_their_names(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, fake: type[FakeSession]
+) -> None:
+    """Else rows at another batch size would run all their trials before memory is looked at."""
+    how = Tune(trials=3)
+    asked = grid(tiny_model, tiny_task, methods=["head[lr=1e-3]", "lora"])
+    assert not tuning.is_tuned(asked, how, tmp_path)
+    tuned(asked, tmp_path)
+    assert {cell.method.name for cell in fake.made} == {"lora"}  # of head nothing is open
+    assert tuning.is_tuned(asked, how, tmp_path)
+    wider = grid(tiny_model, tiny_task, training={"epochs": 1, "batch_size": 16})
+    assert not tuning.is_tuned(wider, how, tmp_path)
+
+
+def test_what_can_be_refused_is_before_any_trial(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, fake: type[FakeSession]
+) -> None:
+    with pytest.raises(RequestError, match="unknown keep 'bset'; did you mean 'best'"):
+        compared(tiny_model, tiny_task, tmp_path / "out", keep="bset")
+    assert not fake.made
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_rate_that_trials_did_not_look_for_is_a_default(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, fake: type[FakeSession]
+) -> None:
+    space = {"trials": 2, "space": ["rank"]}
+    cells = tuned(grid(tiny_model, tiny_task, methods=["lora"], tune=space), tmp_path).cells
+    assert [(cell.method.rate_from, cell.method.tuned["space"]) for cell in cells] == [
+        ("default", ["rank"])
+    ]

@@ -102,6 +102,10 @@ def test_the_winner_of_an_earlier_suite_in_the_folder_is_exported(
     longer = [*short, "--methods", "lora[rank=2]", "--seeds", "0,1", "--lr", "1e-4"]
     type_in("compare", *data, *longer, "--out", "out")
     type_in("export", "out", "--to", "again", "--task", "tiny", "--method", "lora[rank=2]")
+    shown = ["--task", "tiny", "--method", "lora[rank=2] (lr 0.0001)"]
+    assert "in its record" in type_in("export", "out", "--to", "exact", *shown)
+    record = json.loads((tmp_path / "exact" / "record.json").read_text())
+    assert record["training"]["lr"] == 1e-4
     weights = (tmp_path / "again" / "adapter_model.safetensors").read_bytes()
     records = [json.loads(p.read_text()) for p in (tmp_path / "out" / "records").iterdir()]
     most = [r["cell"] for r in records if r["training"]["lr"] == 1e-4]  # of two rows of one label

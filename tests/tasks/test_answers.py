@@ -130,3 +130,13 @@ def test_numbers_too_large_for_the_format_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"has cells that \.parquet can't hold"):
         answer_file(sheet(tmp_path / "given.jsonl"), tmp_path / "out.parquet", EXTRA[:1])
     assert [path.name for path in tmp_path.iterdir()] == ["given.jsonl"]
+
+
+def test_a_cell_that_the_format_can_t_hold_is_found_before_anything_is_answered(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "given.csv").write_text('id,text\n1,"two\nlines"\n')
+    found = sheet(tmp_path / "given.csv")
+    found.check_fits(tmp_path / "out.csv")
+    with pytest.raises(RequestError, match=r"can't hold a tab or a line break: 'two\\nlines'"):
+        found.check_fits(tmp_path / "out.tsv")

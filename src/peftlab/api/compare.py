@@ -18,7 +18,7 @@ from peftlab.api.progress import observer
 from peftlab.bench.cell import Cell
 from peftlab.bench.foresee import foresee
 from peftlab.bench.grid import Grid, resolve
-from peftlab.bench.retention import Keep
+from peftlab.bench.retention import Keep, check_keep, room_mib
 from peftlab.bench.run import Observer, run_grid
 from peftlab.bench.speed import measure_speed
 from peftlab.bench.suite import Tune, merged_request
@@ -31,6 +31,7 @@ from peftlab.methods import load_plugin as load_plugin
 from peftlab.methods import parse_methods as parse_methods
 from peftlab.naming import slug
 from peftlab.records.record import Record
+from peftlab.records.store import Store, locked
 from peftlab.settings import Training
 from peftlab.tasks import Task
 
@@ -194,6 +195,7 @@ def run(
     where it is one.
     """
     grid, out = asked
+    check_keep(keep)
     say = foreseeing(grid, out, console)
     with ExitStack() as alone:
         whole = command or alone
@@ -202,9 +204,11 @@ def run(
             return Live(observer(console, quiet), out, whole, page)
 
         if grid.suite.tune is not None:
-            if not is_tuned(grid, out):  # what does not fit is refused before any trial
-                told = _foretold(grid, grid.suite.tune, say)
+            if not is_tuned(grid, grid.suite.tune, out):
+                told = _foretold(grid, grid.suite.tune, say)  # or it does not fit, and is refused
+                Store(out).prepare(room_mib(grid.cells, keep))
                 console.print(told, markup=False, highlight=False)
+            whole.enter_context(locked(out))  # from the first trial to the last cell
             grid = tuned(grid, grid.suite.tune, out, progress())
             say = foreseeing(grid, out, console)
         records = run_grid(grid, out, progress(), rerun, keep, foresee=say)
@@ -245,21 +249,11 @@ def known_folders(out: Path) -> list[Path]:
 def tune_of(
     trials: Any, validation: float | None = None, space: list[str] | None = None
 ) -> dict[str, Any] | None:
-    """The request's `tune` of what a command line or a caller gave; None if nothing was given.
-
-    Raises:
-        RequestError: if it is said how to tune and not how many trials to run.
-    """
-    given = {"validation": validation, "space": space}
-    given = {name: value for name, value in given.items() if value is not None}
-    if trials is None and given:
-        raise RequestError(
-            "--validation and --tune-space describe how to tune; say with --tune N how many trials "
-            "every method gets"
-        )
-    if trials is None or isinstance(trials, dict):
+    """The request's `tune` of what a command line or a caller gave; None if nothing was given."""
+    if isinstance(trials, dict):
         return trials
-    return {"trials": trials, **given}
+    given = {"trials": trials, "validation": validation, "space": space}
+    return {name: value for name, value in given.items() if value is not None} or None
 
 
 def data_request(

@@ -7,6 +7,7 @@ compete, as its table shows them.
 
 from __future__ import annotations
 
+import itertools
 import math
 import shutil
 from pathlib import Path
@@ -23,6 +24,7 @@ from peftlab.bench.outcome import answers
 from peftlab.bench.retention import best_seed
 from peftlab.errors import RequestError, expect_path, unknown
 from peftlab.layers import Precision
+from peftlab.machine import threads_for
 from peftlab.models import Unit
 from peftlab.records.record import Record
 from peftlab.records.rows import group, labels
@@ -69,6 +71,7 @@ def export(
     expect_path("out", out)
     expect_path("to", to)
     out, to = Path(out), Path(to)
+    check_replaceable(to)
     store = Store(out)
     of_task = _as_asked_last(_of_task(store.records(), task, out), store)
     row, rate_from_dev = _row(of_task, method, out)
@@ -118,10 +121,14 @@ def _as_asked_last(records: list[Record], store: Store) -> list[Record]:
 
 def _row(records: list[Record], method: str | None, out: Path) -> tuple[list[Record], bool]:
     """The done records of the row to take, and whether to take it chose its rate on dev."""
-    known = dict.fromkeys(record.method.label for record in records)
-    if method is not None and method not in known:
-        raise unknown("method", method, known)
-    members = [record for record in records if method in (None, record.method.label)]
+    of = {record.cell: {record.method.label} for record in records}
+    rows = group(records)
+    for key, name in labels(rows).items():  # as the table has it, where one label has two rows
+        for record in rows[key]:
+            of[record.cell].add(name)
+    if method is not None and method not in set().union(*of.values()):
+        raise unknown("method", method, dict.fromkeys(itertools.chain.from_iterable(of.values())))
+    members = [record for record in records if method is None or method in of[record.cell]]
     chosen = compare_rows(members, [out]).recommendation
     if chosen is None:
         raise RequestError(f"no cell of {method or out} is done; run `peftlab compare` to its end")
@@ -147,10 +154,11 @@ def check_again(store: Store, record: Record, task: Task) -> float:
         RequestError: if its outputs for dev are not those that it had in training.
     """
     adapter = store.adapter(record.cell)
-    torch.set_num_threads(record.training["threads"])
-    model, tokenizer = load(adapter)
-    model.to(record.training["device"] if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
-    found = dev_outputs(model, tokenizer, task)
+    device = record.training["device"] if torch.cuda.is_available() else "cpu"
+    with threads_for(device, record.training["threads"]):
+        model, tokenizer = load(adapter)
+        model.to(device)  # type: ignore[arg-type]
+        found = dev_outputs(model, tokenizer, task)
     then = torch.tensor(store.outputs(record.cell))
     moved = _moved(found, then, task) if found.shape == then.shape else 1.0
     if not moved <= MOVED:

@@ -35,6 +35,7 @@ from peftlab.methods import Method
 from peftlab.naming import slug
 from peftlab.records.recommend import Recommendation
 from peftlab.records.record import Record
+from peftlab.records.rows import judged_on_train
 from peftlab.records.store import Store, locked
 from peftlab.records.verdicts import compare_rows
 from peftlab.settings import Training
@@ -154,7 +155,8 @@ def told(fitted: Fitted) -> list[str]:
         ]
     mean = statistics.fmean(main_score(one) for one in fitted.row)
     seeds = f"{len(fitted.row)} seed{'s' * (len(fitted.row) > 1)}"
-    return [f"{row}: {score} loaded again, the best of {seeds} of mean {mean:.3f}, on dev"]
+    on = "a part of train, as asked" if judged_on_train(record) else "dev"
+    return [f"{row}: {score} loaded again, the best of {seeds} of mean {mean:.3f}, on {on}"]
 
 
 def fit_planned(
@@ -179,6 +181,7 @@ def fit_planned(
     started = time.monotonic()
     end = started + 60 * minutes
     check_replaceable(to)
+    _check_apart(to, asked.out)
     fitting = _Fitting(asked, started, end, console, quiet)
     console.print(fitting.described(minutes, to), markup=False, highlight=False)
     stopped = False
@@ -194,6 +197,15 @@ def fit_planned(
             if not fitting.has_something:
                 raise
         return fitting.written(to)._replace(stopped=stopped)
+
+
+def _check_apart(to: Path, runs: Path) -> None:
+    one, other = to.resolve(), runs.resolve()
+    if one == other or one in other.parents or other in one.parents:
+        raise RequestError(
+            f"--out {to} for the adapter and --runs {runs} for what is tried must be two folders, "
+            "neither inside the other"
+        )
 
 
 class _Fitting:

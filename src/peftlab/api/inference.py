@@ -264,10 +264,11 @@ def predict_file(
         trained = f"The adapter was trained on {' and '.join(known)}"
         raise RequestError(f"{error}. {trained}; name this file's columns with --text") from None
     rows = sheet.texts
-    labels = card.task.labels if card and card.task else []
-    sheet.check_new(["prediction", *(f"score_{name}" for name in labels)])
+    sheet.check_fits(out)
     place = resolve_device(device).value
     model, tokenizer = load(adapter, base=base)
+    classes = label_names(model) if model.config.num_labels > 1 else []
+    sheet.check_new(["prediction", *(f"score_{name}" for name in classes)])
     model.to(torch.device(place))  # type: ignore[arg-type]
     found = predictions(model, tokenizer, rows, lambda n: on_batch(n, len(rows)), fast)
     extra = [

@@ -80,11 +80,14 @@ def push(
     """
     expect_path("folder", folder)
     expect("base", base, (str, NoneType), "a name on the hub")
-    for given in (name, *([] if base is None else [base])):
-        _check_name(given)
+    _check_name(name, owned=True)
+    if base is not None:
+        _check_name(base)
     leaving = _leaving(Path(folder), name, base, licence)
     if to is not None:
         expect_path("to", to)
+        if Path(to).resolve() == Path(folder).resolve():
+            raise RequestError(f"--to {to} is the adapter's own folder; give another one")
         card = [README] if _is_ours(Path(to) / README) else []
         replace_folder(Path(to), lambda place: _write(leaving, place), beside=card)
         return str(Path(to).resolve())
@@ -103,13 +106,15 @@ def _is_ours(readme: Path) -> bool:
         return False
 
 
-def _check_name(name: str) -> None:
+def _check_name(name: str, owned: bool = False) -> None:
     expect("name", name, str, "OWNER/NAME")
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
     try:
         validate_repo_id(name)
+        if owned and "/" not in name:
+            raise HFValidationError("it has no owner")
     except HFValidationError as error:
         raise RequestError(f"a name on the hub is OWNER/NAME, got {name!r}: {error}") from None
 

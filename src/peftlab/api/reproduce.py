@@ -8,13 +8,15 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from peftlab.api.compare import Planned, run
+from peftlab.api.compare import Planned, foreseeing, run
 from peftlab.bench.grid import resolve
 from peftlab.bench.recipe import Recipe, recipe
 from peftlab.bench.recipe import recipes as recipes
+from peftlab.bench.resume import done_cells
 from peftlab.errors import expect_path
 from peftlab.records.published import Beside, beside
 from peftlab.records.record import Record
+from peftlab.records.store import Store, locked
 
 
 class Reproduction(NamedTuple):
@@ -111,11 +113,20 @@ def _folder_name(found: Recipe, scale: str) -> str:
 
 
 def run_recipe(ready: Ready, console: Console, quiet: bool = False) -> Reproduction:
-    """Run what is missing, part by part, showing progress."""
+    """Run what is missing, part by part, showing progress.
+
+    Raises:
+        RequestError: if a part would not fit into memory; nothing was trained then.
+    """
     records: list[Record] = []
-    with ExitStack() as command:
+    for grid, out in ready.parts:
+        done = done_cells(Store(out), grid.cells)
+        if due := [cell for cell in grid.cells if cell.name not in done]:
+            foreseeing(grid, out, console)(due)
+    grid, out = ready.parts[0]
+    Store(out).prepare()
+    with locked(out), ExitStack() as command:
         for part in ready.parts:
             records += run(part, console, quiet, keep="none", command=command)
-    grid, out = ready.parts[0]
     rows = beside(ready.recipe.published, records, [out])
     return Reproduction(ready.recipe, grid.ground.source.name, out, records, rows)

@@ -7,6 +7,7 @@ peftlab.predict(model, tokenizer, [("a sentence", "another one")])
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shutil
 import tempfile
@@ -206,7 +207,7 @@ def _cell(
 def train_folder(grid: Grid, out: Path, console: Console, quiet: bool = False) -> Record:
     """Run the grid's one cell and write its adapter to `out`, record, curve and predictions beside.
 
-    A cell that fails leaves nothing in `out`.
+    A cell that fails leaves nothing in `out`. It runs beside `out`, where there is to be room.
 
     Raises:
         RequestError: if the grid has more than one cell, or `out` can't be replaced.
@@ -216,9 +217,11 @@ def train_folder(grid: Grid, out: Path, console: Console, quiet: bool = False) -
             f"train runs one cell, and this asks for {len(grid.cells)}; `peftlab compare` runs many"
         )
     check_replaceable(out)
-    scratch = Path(tempfile.mkdtemp(prefix="peftlab-"))
+    there = next(one for one in out.absolute().parents if one.is_dir())
+    scratch = Path(tempfile.mkdtemp(prefix=".peftlab-", dir=there))
     store = Store(scratch / "out")
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(shutil.rmtree, scratch, ignore_errors=True)
         (record,) = run_grid(
             grid,
             store.out,
@@ -226,23 +229,20 @@ def train_folder(grid: Grid, out: Path, console: Console, quiet: bool = False) -
             shown=out,
             foresee=foreseeing(grid, out, console),
         )
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
-    if record.status == "done":
-        try:
-            if not store.adapter(record.cell).is_dir():
-                raise RequestError("; ".join(record.method.notes))
-            replace_folder(out, lambda place: _gather(store, record, place))
-        except RequestError as error:
-            raise RequestError(f"{error}; the finished run is kept in {store.out}") from error
-    shutil.rmtree(scratch, ignore_errors=True)
+        if record.status == "done":
+            try:
+                if not store.adapter(record.cell).is_dir():
+                    raise RequestError("; ".join(record.method.notes))
+                replace_folder(out, lambda place: _gather(store, record, place))
+            except RequestError as error:
+                undo.pop_all()
+                raise RequestError(f"{error}; the finished run is kept in {store.out}") from error
     return record
 
 
 def _gather(store: Store, record: Record, place: Path) -> None:
     for file in store.adapter(record.cell).iterdir():
-        (place / file.name).write_bytes(file.read_bytes())
+        shutil.copyfile(file, place / file.name)
     for kind, name in BESIDE.items():
         (path,) = (store.out / kind).iterdir()
-        (place / name).write_bytes(path.read_bytes())
+        shutil.copyfile(path, place / name)

@@ -57,7 +57,8 @@ class Worker:
     """The warm parent as a context: entering starts it, leaving ends it and the cell in it."""
 
     def __init__(self) -> None:
-        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed when the context ends
+        # closed when the context ends; what libraries print need not be UTF-8
+        self.log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self.log_start = 0
         self.process = self._start()
 

@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from peftlab.bench.cell import Cell
+from peftlab.errors import unknown
 from peftlab.methods import METHODS
 from peftlab.records.record import Record
 from peftlab.records.rows import merit, row_of
 from peftlab.records.store import Store
 
 Keep = Literal["all", "best", "none"]
+
+
+def check_keep(keep: str) -> None:
+    """Raise `RequestError` if that is no way to keep adapters."""
+    if keep not in get_args(Keep):
+        raise unknown("keep", str(keep), get_args(Keep))
 
 
 def room_mib(missing: Sequence[Cell], keep: Keep) -> float:

@@ -11,15 +11,14 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self, get_args
+from typing import Any, Protocol, Self
 
 from peftlab.bench.cell import Cell
 from peftlab.bench.execute import Order, Worker
 from peftlab.bench.grid import Grid
 from peftlab.bench.outcome import Told
 from peftlab.bench.resume import done_cell, done_cells, ended_trial, judge_anew
-from peftlab.bench.retention import Keep, drop_beaten, room_mib
-from peftlab.errors import unknown
+from peftlab.bench.retention import Keep, check_keep, drop_beaten, room_mib
 from peftlab.records.record import Record
 from peftlab.records.store import Store, locked, relabelled
 from peftlab.tasks import Task, baselines, is_on_hub
@@ -105,8 +104,7 @@ def run_grid(
         RequestError: if `out` can't take them, `foresee` refuses them, another command writes to
             it, or `keep` is unknown.
     """
-    if keep not in get_args(Keep):
-        raise unknown("keep", str(keep), get_args(Keep))
+    check_keep(keep)
     store = Store(out)
     known = {} if rerun else done_cells(store, grid.cells)
     due = [cell for cell in grid.cells if cell.name not in known]
@@ -187,9 +185,9 @@ class Session:
     def start(self) -> Worker:
         """The worker, which starts if it has not yet, with the tasks in files that it reads."""
         if self.worker is None:
-            self.worker = self.stack.enter_context(Worker())
             folder = tempfile.TemporaryDirectory(prefix="peftlab-")
             scratch = Path(self.stack.enter_context(folder))
+            self.worker = self.stack.enter_context(Worker())  # it ends before its files go
             self.files = {name: scratch / f"{i}.json" for i, name in enumerate(self.tasks)}
             for name, task in self.tasks.items():
                 task.write(self.files[name])

@@ -39,7 +39,7 @@ def measure_speed(grid: Grid, rounds: int, out: Path, progress: Observer) -> Non
     asked = [_round(grid, tasks, number) for number in range(rounds)]
     with locked(out):
         store.clean()
-        broken = [cells for cells in asked if not all(_had_its_turn(one, store) for one in cells)]
+        broken = [cells for cells in asked if not _took_turns(cells, store)]
         missing = [cell for cells in broken for cell in cells]
         if not missing:
             return
@@ -55,10 +55,19 @@ def measure_speed(grid: Grid, rounds: int, out: Path, progress: Observer) -> Non
                     _measure(cell, session, turn)
 
 
-def _had_its_turn(cell: Cell, store: Store) -> bool:
-    """Whether it ran to an end on this data: a change to it may leave the few examples alone."""
-    record = ended_trial(store, cell)
-    return record is not None and record.task.drawn_from == cell.task.drawn_from
+def _took_turns(cells: list[Cell], store: Store) -> bool:
+    """Whether all ran to an end in one round, and on this data: few examples may not show another.
+
+    A row that a later command measured again, with others, was in another round than the rest.
+    """
+    records = [ended_trial(store, cell) for cell in cells]
+    if not all(
+        record is not None and record.task.drawn_from == cell.task.drawn_from
+        for record, cell in zip(records, cells, strict=True)
+    ):
+        return False
+    turns = {record.speed.turn for record in records if record is not None and record.speed}
+    return len(turns) <= 1
 
 
 def _measure(cell: Cell, session: Session, turn: str) -> None:

@@ -117,9 +117,7 @@ def make_suite(**request: Any) -> Suite:
     """
     request = {key: value for key, value in request.items() if value is not None}
     _check_types(request)
-    if _is_demo(request):
-        request["training"] = {"epochs": DEMO_EPOCHS} | request.get("training", {})
-        request["methods"] = DEMO_METHODS
+    request |= _of_the_demo(request)
     if "rates" in request:
         request["methods"] = _at_rates(request.get("methods", list(METHODS)), request.pop("rates"))
     if "data" in request and "tasks" in request:
@@ -154,9 +152,12 @@ def _relabelled(given: dict[str, Any], rate: Any) -> dict[str, Any]:
     return given | {"lr": rate} | label
 
 
-def _is_demo(request: dict[str, Any]) -> bool:
-    """Whether nothing is asked for but how to train."""
-    return all(request.get(key) is None for key in ("model", "tasks", "methods", "data"))
+def _of_the_demo(request: dict[str, Any]) -> dict[str, Any]:
+    """The demo's methods and epochs, where nothing is asked for but how to train."""
+    if any(request.get(key) is not None for key in ("model", "tasks", "methods", "data")):
+        return {}
+    training = {"epochs": DEMO_EPOCHS} | request.get("training", {})
+    return {"training": training, "methods": DEMO_METHODS}
 
 
 def merged_request(file: Path | None, request: dict[str, Any], sets: Iterable[str] = ()) -> Suite:
@@ -167,9 +168,20 @@ def merged_request(file: Path | None, request: dict[str, Any], sets: Iterable[st
         merged.pop("data", None)
     if request.get("data") is not None:
         merged.pop("tasks", None)
-    training = merged.get("training", {})
+    training, tune = merged.get("training", {}), merged.get("tune", {})
+    given = request.get("training", Training()).given
+    if given.get("lr") is not None:
+        merged.pop("rates", None)
     merged |= {key: value for key, value in request.items() if value is not None}
-    merged["training"] = {**training, **request.get("training", Training()).given}
+    merged["training"] = {**training, **given}
+    if "tune" in merged:
+        merged["tune"] = {**tune, **merged["tune"]}
+        if "trials" not in merged["tune"]:
+            raise RequestError(
+                "--validation and --tune-space describe how to tune; say with --tune N how many "
+                "trials every method gets"
+            )
+    merged |= _of_the_demo(merged)
     apply_sets(merged, sets)
     return make_suite(**merged)
 
@@ -258,10 +270,7 @@ def _changed(method: Method) -> dict[str, Any]:
 
 
 def _set_on_method(request: dict[str, Any], owner: str, field: str, value: Any) -> None:
-    methods = [
-        _table(method)
-        for method in request.get("methods") or (DEMO_METHODS if _is_demo(request) else METHODS)
-    ]
+    methods = [_table(method) for method in request.get("methods") or METHODS]
     owners = list(dict.fromkeys(method["name"] for method in methods))
     if owner not in owners:
         raise unknown("method in --set", owner, ["training", *owners])

@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
+from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Grid, Row
 from peftlab.bench.run import Observer, Session, have
 from peftlab.bench.search import (
@@ -72,19 +73,22 @@ def described(tune: Tune) -> str:
 
 def trainings_of(grid: Grid, tune: Tune) -> dict[tuple[str, str], list[tuple[int, int]]]:
     """By task and row: how many trainings of how many epochs its trials take, if none are equal."""
-    tasks = {name: carved(task, tune.validation) for name, task in grid.tasks.items()}
-    tunings = {
-        (name, row.part.label): RowTuning(grid, row, task, tune)
-        for name, task in tasks.items()
-        for row in grid.rows
-    }
-    return {key: one.trainings for key, one in tunings.items()}
+    return {(one.task.name, one.row.part.label): one.trainings for one in _tunings(grid, tune)}
 
 
-def is_tuned(grid: Grid, out: Path) -> bool:
-    """Whether `out` has what trials found for every row of the grid on every task."""
-    rows = {(trial.task, trial.label) for trial in read_trials(out / "tuning") if trial.chosen}
-    return all((task, row.part.label) in rows for task in grid.tasks for row in grid.rows)
+def is_tuned(grid: Grid, tune: Tune, out: Path) -> bool:
+    """Whether `out` has what trials found, of each row and task of the grid that has trials."""
+    found = {trial.cell: trial for trial in read_trials(out / "tuning") if trial.chosen}
+    return all(
+        any(one.cell(trial.values, trial.epochs).name == name for name, trial in found.items())
+        for one in _tunings(grid, tune)
+        if one.space
+    )
+
+
+def _tunings(grid: Grid, tune: Tune) -> list[RowTuning]:
+    tasks = [carved(task, tune.validation) for task in grid.tasks.values()]
+    return [RowTuning(grid, row, task, tune) for task in tasks for row in grid.rows]
 
 
 class RowTuning:
@@ -140,14 +144,17 @@ class RowTuning:
 
     def _merit(self, values: Values, epochs: int) -> float | None:
         """Of a training with these values: of its record, which is there or is made."""
-        told = ", ".join(f"{name} {value:g}" for name, value in values.items())
-        variant = _variant(self.row.variant, values)
-        variant = variant.model_copy(update={"label": f"{variant.label} ({told})"})
-        cell = self.ground.cell(self.ground.row(variant), self.task, SEED, epochs)
-        record = have(self.session, cell)
+        record = have(self.session, self.cell(values, epochs))
         self.trials.append(self._trial(record, values, epochs))
         metric, score = self.trials[-1].metric, self.trials[-1].score
         return None if score is None else merit(metric, score)
+
+    def cell(self, values: Values, epochs: int) -> Cell:
+        """What is trained to try these values."""
+        told = ", ".join(f"{name} {value:g}" for name, value in values.items())
+        variant = _variant(self.row.variant, values)
+        variant = variant.model_copy(update={"label": f"{variant.label} ({told})"})
+        return self.ground.cell(self.ground.row(variant), self.task, SEED, epochs)
 
     def _trial(self, record: Record, values: Values, epochs: int) -> Trial:
         metric = self.task.main_metric
@@ -166,8 +173,8 @@ class RowTuning:
         """The row with what was found, which its record tells from what somebody asked for."""
         found = self.ground.row(_variant(self.row.variant, values))
         how = self.tune.model_dump() | {"space": told_space(self.row.method, self.space)}
-        rate_from = "tuned" if values else "default"
-        part = found.part.model_copy(update={"rate_from": rate_from, "tuned": how})
+        changed = {"tuned": how} | ({"rate_from": "tuned"} if "lr" in values else {})
+        part = found.part.model_copy(update=changed)
         return found._replace(part=part)
 
 

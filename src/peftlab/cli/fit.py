@@ -48,7 +48,9 @@ def fit(
     try:
         fitted = api.fit_planned(planned, out, minutes, console, quiet)
     except KeyboardInterrupt:
-        print("stopped; no training had ended, and nothing was written", file=sys.stderr)
+        print(
+            f"stopped; no adapter was written; what had ended is in {planned.out}", file=sys.stderr
+        )
         raise typer.Exit(130) from None
     if fitted.recommendation is not None:
         from peftlab import report

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from peftlab.errors import RequestError
+from peftlab.naming import words
 from peftlab.settings import Training
 
 Option = typer.Option
@@ -63,10 +63,10 @@ def with_request(command: Callable[..., None]) -> Callable[..., None]:
     def run(**arguments: Any) -> None:
         from rich.console import Console
 
-        words = {option.name: arguments.pop(option.name) for option in shared}
+        typed = {option.name: arguments.pop(option.name) for option in shared}
         quiet = bool(arguments.get("quiet"))
         with Console(stderr=True, quiet=quiet).status("starting"):  # torch takes seconds
-            asked = _shared(**words)
+            asked = _shared(**typed)
         command(**arguments, asked=asked)
 
     own = inspect.signature(command, eval_str=True).parameters.values()
@@ -106,8 +106,8 @@ def with_plugins(command: Callable[..., None]) -> Callable[..., None]:
                 load_plugin(file)
         command(**arguments)
 
-    words = "A Python file that registers methods of your own; may be repeated."
-    option = Option("--plugin", help=words)
+    told = "A Python file that registers methods of your own; may be repeated."
+    option = Option("--plugin", help=told)
     return _with(run, command, _keyword("plugin", None, list[Path] | None, option))
 
 
@@ -253,7 +253,7 @@ def split(text: str | None, option: str) -> list[str] | None:
     """Words with commas between, but not those in brackets; RequestError if there is none."""
     if text is None:
         return None
-    words = [word.strip() for word in re.split(r",(?![^\[]*\])", text) if word.strip()]
-    if not words:
+    named = words(text)
+    if not named:
         raise RequestError(f"{option} must name at least one, got {text!r}")
-    return words
+    return named

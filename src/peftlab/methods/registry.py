@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 from peftlab.errors import JSON_ERRORS, RequestError, expect, system_refusals, unknown
 from peftlab.methods.base import ManyRanks, Method, NeedsDevice, Prepared
 from peftlab.methods.peft import InPeft
+from peftlab.naming import words
 
 METHODS: dict[str, type[Method]] = {}
 
@@ -114,8 +115,8 @@ def parse_methods(text: str) -> list[dict[str, Any]]:
     >>> parse_methods("lora[targets=layer.[01].query,rank=2] ,, head")
     [{'name': 'lora', 'targets': 'layer.[01].query', 'rank': 2}, {'name': 'head'}]
     """
-    words = list(METHODS) if text.strip() == "all" else _words(text)
-    return [parse_method(word) for word in words]
+    names = list(METHODS) if text.strip() == "all" else words(text)
+    return [parse_method(name) for name in names]
 
 
 def parse_method(text: str) -> dict[str, Any]:
@@ -152,18 +153,6 @@ def parse_value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except JSON_ERRORS:
         return text
-
-
-def _words(text: str) -> list[str]:
-    """The words of a list, at the commas outside brackets."""
-    parts, depth = [""], 0
-    for character in text:
-        depth += {"[": 1, "]": -1}.get(character, 0)
-        if character == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += character
-    return [part.strip() for part in parts if part.strip()]
 
 
 def load_plugin(file: Path) -> None:

@@ -274,13 +274,17 @@ def relabelled(record: Record, label: str) -> Record:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep `folder` for this process to write to.
+    """Keep `folder` for this process to write to; one inside another of the same folder adds none.
 
     Raises:
         RequestError: if another process has it; it is named.
     """
+    lock = FileLock(folder.resolve() / LOCK, timeout=0, is_singleton=True)
+    if lock.is_locked:
+        yield
+        return
     try:
-        lock = FileLock(folder / LOCK, timeout=0).acquire()
+        held = lock.acquire()
     except Timeout:
         raise RequestError(
             f"another command writes to {folder}: {_holder(folder)}; wait for its end, or give "
@@ -291,7 +295,7 @@ def locked(folder: Path) -> Iterator[None]:
             f"{folder} lies on a file system that can't lock files ({error}); give another folder "
             "with --out DIR"
         ) from error
-    with lock:
+    with held:
         since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
         holder = f"process {os.getpid()} on {platform.node() or 'this machine'} since {since}"
         try:

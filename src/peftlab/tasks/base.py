@@ -79,6 +79,11 @@ class Task(metaclass=Explained):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        known = ALLOWED[self.kind]
+        wrong_metrics = [metric for metric in self.metrics if metric not in known]
+        if wrong_metrics or not self.metrics:
+            given = ", ".join(wrong_metrics) or "none"
+            raise ValueError(f"metrics of {self.kind} are {', '.join(known)}; given: {given}")
         n = len(self.labels)
         for name, split in (("train", self.train), ("dev", self.dev)):
             wrong = [x for x in split.labels if self.kind == "classes" and x not in range(n)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import tempfile
 from collections.abc import Sequence
@@ -28,6 +29,11 @@ class Sheet:
     path: Path
     texts: list[tuple[str, ...]]
     records: list[dict[str, Any]]
+
+    def check_fits(self, out: Path) -> None:
+        """Raise `RequestError` if a cell can't stand in a file with the suffix of `out`."""
+        if out.suffix.lower() == ".tsv":
+            _lines(self.records)
 
     def check_new(self, columns: Sequence[str]) -> None:
         """Raise `RequestError` if one of `columns`, which are to be added, is there already."""
@@ -95,13 +101,18 @@ def _csv(path: Path, records: list[dict[str, Any]]) -> None:
 
 
 def _tsv(path: Path, records: list[dict[str, Any]]) -> None:
+    lines = _lines(records)
+    path.write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def _lines(records: list[dict[str, Any]]) -> list[list[str]]:
+    """The cells of a TSV file, line by line, the header first."""
     header = _header(records)
-    cells = [header, *([_cell(record.get(name)) for name in header] for record in records)]
-    for line in cells:
-        broken = [cell for cell in line if "\t" in cell or "\n" in cell]
-        if broken:
-            raise RequestError(f"a TSV cell can't hold a tab or a line break: {broken[0]!r}")
-    path.write_text("".join("\t".join(line) + "\n" for line in cells), encoding="utf-8")
+    lines = [header, *([_cell(record.get(name)) for name in header] for record in records)]
+    for cell in itertools.chain.from_iterable(lines):
+        if "\t" in cell or "\n" in cell:
+            raise RequestError(f"a TSV cell can't hold a tab or a line break: {cell!r}")
+    return lines
 
 
 def _cell(value: Any) -> str:
