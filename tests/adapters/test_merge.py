@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 import peftlab
 from peftlab.adapters import plain_folder
 from peftlab.api.export import merge_folder
-from peftlab.layers import Adapter, NF4Linear
+from peftlab.layers import Adapter, LoRALinear, NF4Linear, weight_of
 from peftlab.methods import METHODS
 from tiny import tiny
 
@@ -165,3 +166,72 @@ def test_a_model_that_reads_its_last_token_is_merged(
     peftlab.inject(model, peftlab.LoRA(targets="all-linear"))
     assert plain_folder(model, tokenizer, tmp_path / "plain") < 1e-5
     assert (tmp_path / "plain" / "model.safetensors").exists()
+
+
+def test_without_the_files_of_its_base_nothing_rounded_takes_their_place(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "base")
+    model, _ = peftlab.load_model(str(tmp_path / "base"), 2, "bf16")
+    peftlab.inject(model, peftlab.LoRA(rank=2))
+    (tmp_path / "base" / "model.safetensors").unlink()
+    before = dict(model.named_modules())
+    with pytest.raises(peftlab.RequestError, match="the weights of base are no longer in"):
+        peftlab.merge(model)
+    assert dict(model.named_modules()) == before
+
+
+def test_a_merge_that_is_stopped_half_way_changed_nothing(
+    trained: Any, logits: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = trained("lora")
+    modules, before = dict(model.named_modules()), logits(model, tokenizer)
+    made: list[Any] = []
+    merged = LoRALinear.merged
+
+    def stopped(layer: LoRALinear, weight: Any) -> Any:
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(merged(layer, weight))
+        return made[-1]
+
+    monkeypatch.setattr(LoRALinear, "merged", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        peftlab.merge(model)
+    assert dict(model.named_modules()) == modules
+    monkeypatch.undo()
+    peftlab.merge(model)
+    peftlab.unmerge(model)
+    assert torch.equal(logits(model, tokenizer), before)
+
+
+def test_a_base_in_eight_bits_is_read_again_from_its_file(trained: Any, tiny_model: Path) -> None:
+    model, _ = trained("lora", "int8")
+    name = "bert.encoder.layer.0.attention.self.query"
+    adapter = model.get_submodule(name)
+    exact = load_file(tiny_model / "model.safetensors")[name.removeprefix("bert.") + ".weight"]
+    update = adapter.scaling * adapter.lora_B @ adapter.lora_A
+    held = weight_of(adapter.base).float() + update
+    peftlab.merge(model)
+    merged = model.get_submodule(name).weight
+    assert torch.equal(merged, (exact + update).to(merged.dtype))
+    assert not torch.equal(merged, held.to(merged.dtype))
+
+
+def test_a_square_weight_that_is_stored_the_other_way_is_read_so(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """GPT-2's; the wrong way round it would have the same shape."""
+    tiny("gpt2", torch.float32).save_pretrained(tmp_path / "gpt2")
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "gpt2")
+    model, _ = peftlab.load_model(str(tmp_path / "gpt2"), 2, "bf16")
+    peftlab.inject(model, peftlab.LoRA(rank=2, targets="transformer.h.0.attn.c_proj"))
+    name = "transformer.h.0.attn.c_proj"
+    torch.nn.init.normal_(model.get_submodule(name).lora_B)
+    exact = load_file(tmp_path / "gpt2" / "model.safetensors")[f"{name}.weight"]  # (in, out)
+    adapter = model.get_submodule(name)
+    update = (adapter.scaling * adapter.lora_B @ adapter.lora_A).T
+    peftlab.merge(model)
+    merged = model.get_submodule(name).weight
+    assert merged.shape[0] == merged.shape[1]
+    torch.testing.assert_close(merged.float(), (exact + update).bfloat16().float())

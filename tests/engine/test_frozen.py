@@ -8,13 +8,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
+from peftlab.engine import fast
 from peftlab.engine.frozen import FrozenLinear, Joined, onednn_multiplies, side_by_side, updated
 from peftlab.layers import Int8Linear, LoRALinear, Pair
 from peftlab.layers.int8 import has_products
 
 BF16 = torch.bfloat16
+OF_TWO = {
+    "t5": {"d_model": 32, "num_layers": 1, "num_heads": 2, "d_kv": 16, "d_ff": 48},
+    "bart": {
+        "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48,
+    },
+}  # fmt: skip
 pytestmark = pytest.mark.skipif(
     not onednn_multiplies(nn.Linear(2, 2, dtype=BF16)), reason="oneDNN multiplies no bf16 here"
 )
@@ -272,3 +281,18 @@ def test_pairs_in_fp32_get_gradients_in_fp32() -> None:
     assert {y.dtype for y in outputs} == {torch.bfloat16}
     sum(y.float().sum() for y in outputs).backward()
     assert {t.grad.dtype for p in exact if p is not None for t in p[:2]} == {torch.float32}
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_attention_between_two_texts_is_not_joined(kind: str) -> None:
+    """Its query has another input than its key and value: joined, all three were computed twice."""
+    config = AutoConfig.for_model(kind, vocab_size=40, **OF_TWO[kind])
+    model = AutoModelForSequenceClassification.from_config(config, dtype=BF16).requires_grad_(False)
+    with fast(model):
+        found = {name: one for name, one in model.named_modules() if isinstance(one, FrozenLinear)}
+        sizes = {name: len(one.joined.layers) for name, one in found.items()}
+    crossing = {
+        n for name, n in sizes.items() if "EncDecAttention" in name or "encoder_attn" in name
+    }
+    within = {n for name, n in sizes.items() if "SelfAttention.q" in name or "self_attn.q" in name}
+    assert (crossing, within) == ({1}, {3})

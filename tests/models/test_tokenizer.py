@@ -315,3 +315,24 @@ def test_one_that_can_answer_no_batch_is_refused_with_its_reason() -> None:
     tokenizer = with_ends(make_tokenizer(None))
     with pytest.raises(RequestError, match=r"\(t5\) can't answer a batch of two texts: All exam"):
         check_batches(make_model("t5"), tokenizer)
+
+
+def test_a_model_with_one_type_of_token_is_given_none(tmp_path: Path) -> None:
+    """KLUE's RoBERTa comes with BERT's tokenizer, whose second text is of a second type."""
+    tokenizer = with_ends(make_tokenizer("<pad>"))
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> $B:1 </s>:1",
+        special_tokens=[("<s>", 0), ("</s>", 1)],
+    )
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    pairs = [("w1 w2", "w3"), ("w4", "w5 w6 w7")]
+    types = encode(tokenizer, pairs, [0, 0], 60).features["token_type_ids"]
+    assert {kind for row in types for kind in row} == {0, 1}
+    model = make_model("roberta")
+    model.config.type_vocab_size = 1
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert "token_type_ids" not in encode(load_tokenizer(tmp_path), pairs, [0, 0], 60).features
+    agree_on_padding(model, tokenizer)
+    assert "token_type_ids" not in encode(tokenizer, pairs, [0, 0], 60).features

@@ -111,10 +111,22 @@ def test_a_second_training_goes_on_from_the_first(
 def test_the_unit_is_given_back_where_training_fails(tiny_model: Path) -> None:
     model, _ = peftlab.load_model(str(tiny_model), num_labels=1, precision="fp32")
     before = last_layer(model).weight.clone()
+    for moved in (1, 0):  # once in the label's unit, it is left so by what trained nothing, too
+        with pytest.raises(KeyboardInterrupt), standard_unit(model, Unit(mean=10.0, sd=4.0)):
+            with torch.no_grad():
+                last_layer(model).weight.add_(moved)
+            raise KeyboardInterrupt
+        torch.testing.assert_close(last_layer(model).weight, 4 * (before + 1))
+        assert last_layer(model).bias.item() == pytest.approx(10.0)
+
+
+def test_a_head_that_no_step_has_moved_is_as_it_was(tiny_model: Path) -> None:
+    """Transformers may have loaded it trained, in whatever unit."""
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(KeyboardInterrupt), standard_unit(model, Unit(mean=10.0, sd=4.0)):
         raise KeyboardInterrupt
-    torch.testing.assert_close(last_layer(model).weight, 4 * before)
-    assert last_layer(model).bias.item() == pytest.approx(10.0)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_a_head_without_a_bias_is_scaled_and_not_centred() -> None:
@@ -127,7 +139,9 @@ def test_a_head_without_a_bias_is_scaled_and_not_centred() -> None:
     before: Tensor = last_layer(model).weight.clone()
     with standard_unit(model, unit_of(model, [10.0, 30.0])):
         assert torch.equal(last_layer(model).weight, before)
-    torch.testing.assert_close(last_layer(model).weight, 10 * before)
+        with torch.no_grad():
+            last_layer(model).weight.add_(1)
+    torch.testing.assert_close(last_layer(model).weight, 10 * (before + 1))
 
 
 def test_labels_that_fp32_could_not_tell_apart_are_refused() -> None:

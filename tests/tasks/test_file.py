@@ -241,6 +241,17 @@ def test_a_missing_column_is_named_with_those_there(tmp_path, suffix):
     assert str(path) in error
 
 
+def test_a_csv_of_old_macs_is_read(tmp_path):
+    """Its lines end in CR: the header is the first of them, not all there is."""
+    path = tmp_path / "mac.csv"
+    path.write_bytes(
+        b"text,label\r" + b"".join(b"t; %d; or so,%d\r" % (i, i % 2) for i in range(8))
+    )
+    task = load(path)
+    assert len(task.train) + len(task.dev) == 8
+    assert all(";" in text for (text,) in task.train.texts)
+
+
 def test_a_csv_of_semicolons_is_read(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("text;label\n" + "".join(f'"{i}; a, b";{i % 2}\n' for i in range(20)))

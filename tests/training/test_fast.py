@@ -11,7 +11,7 @@ import transformers
 
 from peftlab.methods import inject, make
 from peftlab.training import Encoded, Loop, MemoryMeter, fit
-from peftlab.training.passes import PART_TOKENS, n_parts
+from peftlab.training.passes import PART_TOKENS, n_parts, parts_of
 from plans import changed, plan
 
 STEPS, BATCH = 50, 8
@@ -133,6 +133,18 @@ def test_parts_of_a_batch(
     assert PART_TOKENS == 1024
     asked = changed(PLAN, accumulation=accumulation, parts=by_tokens)
     assert n_parts(size, size * width, asked) == parts
+
+
+@pytest.mark.parametrize(("size", "accumulation"), [(10, 6), (9, 4), (3, 9), (8, 2)])
+def test_a_batch_is_taken_in_as_many_parts_as_are_asked_for(size: int, accumulation: int) -> None:
+    lengths = [3 + 7 * i % 11 for i in range(size)]
+    data = Encoded({"input_ids": [[1] * n for n in lengths]}, [0] * size, {"input_ids": 0}, 0)
+    parts = parts_of(list(range(size)), data, changed(PLAN, accumulation=accumulation))
+    assert len(parts) == min(size, accumulation)
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert [data.lengths[i] for part in parts for i in part] == sorted(lengths)
+    pieces = data.batch(range(size)).split(accumulation)
+    assert [len(piece.labels) for piece in pieces] == [len(part) for part in parts]
 
 
 def test_a_cpu_takes_the_batches_of_every_method_in_parts_unless_asked_not_to() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from peftlab.atomic import replace_folder
 from peftlab.errors import RequestError
@@ -60,6 +60,7 @@ def merge(model: PreTrainedModel) -> dict[str, float]:
     if is_merged(model):
         raise RequestError("this model is merged already; unmerge brings its adapters back")
     errors: dict[str, float] = {}
+    merged: dict[str, nn.Module] = {}
     adapters = {n: layer for n, layer in model.named_modules() if isinstance(layer, Adapter)}
     with torch.no_grad():
         for name, adapter in adapters.items():
@@ -67,8 +68,10 @@ def merge(model: PreTrainedModel) -> dict[str, float]:
             plain = adapter.merged(original)
             wanted = adapter.merged_weight(original)
             errors[name] = (exact(weight_of(plain)) - wanted).abs().max().item()
-            model.set_submodule(name, plain)
-    state_of(model).merged = adapters
+            merged[name] = plain
+    state_of(model).merged = adapters  # all are made: what stopped before this changed nothing
+    for name, plain in merged.items():
+        model.set_submodule(name, plain)
     return errors
 
 

@@ -267,7 +267,7 @@ def predict_file(
     sheet.check_fits(out)
     place = resolve_device(device).value
     model, tokenizer = load(adapter, base=base)
-    classes = label_names(model) if model.config.num_labels > 1 else []
+    classes = [] if model.config.num_labels == 1 else label_names(model)
     sheet.check_new(["prediction", *(f"score_{name}" for name in classes)])
     model.to(torch.device(place))  # type: ignore[arg-type]
     found = predictions(model, tokenizer, rows, lambda n: on_batch(n, len(rows)), fast)

@@ -37,7 +37,7 @@ from peftlab.layers.linear import QuantisedLinear, is_conv1d
 from peftlab.layers.lora import LowRank
 from peftlab.layers.precision import is_bare
 from peftlab.models import state_of
-from peftlab.models.targets import SIBLINGS
+from peftlab.models.targets import CROSSING, SIBLINGS
 
 
 @contextmanager
@@ -160,7 +160,8 @@ def _groups(model: nn.Module) -> list[list[str]]:
         if not isinstance(module, Int8Linear) and not _is_multiplied(module, owners):
             continue
         parent, own = _place(name)
-        family = next((family for family in SIBLINGS if own in family), (own,))
+        crosses = parent.rpartition(".")[2] in CROSSING  # its query has another input than its key
+        family = next((names for names in SIBLINGS if own in names and not crosses), (own,))
         groups.setdefault((parent, family, type(module)), []).append(name)
     return list(groups.values())
 

@@ -143,19 +143,19 @@ def plain_attention(model: Any, bits: Bits, laid: Laid) -> Iterator[None]:
         return
     chosen, modules = model.config._attn_implementation, _attending(model)
     _register()
-    with quiet():  # of a model that does not let it be chosen
-        model.set_attn_implementation(NAME)
-    for module in modules:
-        setattr(module, BITS, bits)
-        setattr(module, LAID, laid)
     try:
+        with quiet():  # of a model that does not let it be chosen
+            model.set_attn_implementation(NAME)
+        for module in modules:
+            setattr(module, BITS, bits)
+            setattr(module, LAID, laid)
         yield
     finally:
         with quiet():
             model.set_attn_implementation(chosen)
         for module in modules:
-            delattr(module, BITS)
-            delattr(module, LAID)
+            for name in (BITS, LAID):
+                vars(module).pop(name, None)
 
 
 @functools.cache

@@ -11,7 +11,8 @@ Paper      Wortsman et al. 2023, arXiv:2304.13013, SwitchBack (which leaves the 
            16 bits; here there is none)
 Cost       8 bits a weight, and as many packed for the processor
 
-Where the device has no such products the same numbers are multiplied in fp32: as exact, and slow.
+Where the device has no such products the same numbers are multiplied in fp32: slow, and as exact
+up to sums of 2²⁴, which rows of more than 1,040 numbers may pass.
 On CUDA, from Ampere on, cuBLAS has them; that was never run nor measured, only its shapes.
 """
 

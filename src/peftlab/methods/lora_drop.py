@@ -20,7 +20,6 @@ Raises     as LoRA, and RequestError if it is trained a second time: importance 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -34,6 +33,7 @@ from peftlab.layers import LoRALinear, PreTrainedModel, low_rank_update
 from peftlab.methods.base import STRICT, Batch, Prepared, Rehearsal
 from peftlab.methods.low_rank import LowRankMethod
 from peftlab.methods.registry import register
+from peftlab.models import kind_of
 
 LEAST_EXAMPLES = 64
 LEAST_STEPS = 20
@@ -108,6 +108,8 @@ def importance(model: PreTrainedModel, batches: list[Batch]) -> dict[str, float]
             if x.shape[:-1] != tokens.shape:
                 return
             update = low_rank_update(x[tokens].float(), layer.lora_A, layer.lora_B, layer.scaling)
+            if update.device.type == "mps":  # which has no float64
+                update = update.cpu()
             size = update.double().square().sum().item()
             scores[name] = scores.get(name, 0.0) + size
 
@@ -162,7 +164,7 @@ def _by_kind(scores: dict[str, float]) -> list[dict[str, float]]:
     """The scores of layers at the same place of every block, such as all the queries."""
     kinds: dict[str, dict[str, float]] = {}
     for name, score in scores.items():
-        kinds.setdefault(re.sub(r"\.\d+\.", ".N.", name), {})[name] = score
+        kinds.setdefault(kind_of(name), {})[name] = score
     return list(kinds.values())
 
 

@@ -31,6 +31,7 @@ from peftlab.models.targets import (
     Targets,
     find_blocks,
     find_targets,
+    kind_of,
     linear_names,
     norms,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "head_names",
     "head_parameters",
     "is_as_written",
+    "kind_of",
     "last_layer",
     "linear_names",
     "load_model",

@@ -159,10 +159,19 @@ def stored_names(model: PreTrainedModel, source: Source, names: Iterable[str]) -
 
 
 def stored_tensor(model: PreTrainedModel, name: str, shape: torch.Size) -> torch.Tensor | None:
-    """A tensor of the model's base as its file holds it, or None if there is none of that shape."""
+    """A tensor of the model's base as its file holds it, or None if there is none of that shape.
+
+    Raises:
+        RequestError: if the base was read from files that are gone.
+    """
     source = state_of(model).source
     if source is None:
         return None
+    if not weight_files(source.folder):
+        raise RequestError(
+            f"the weights of {source.name} are no longer in {source.folder}; put them back, or "
+            "load the adapter with base= where they are now"
+        )
     return _Stored(source.folder).get(*_spellings(model, name), shape=shape)
 
 

@@ -54,6 +54,7 @@ SIBLINGS = (
     ("q_proj", "k_proj", "v_proj"),
     ("gate_proj", "up_proj"),
 )
+CROSSING = ("EncDecAttention", "encoder_attn")  # T5's and BART's attention between two texts
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def _no_such_target(model: PreTrainedModel, item: str, candidates: list[str]) ->
         )
     layers = architecture_of(model).layers
     words = [word for word in LOGICAL if layers or meaning(word, candidates)]
-    kinds = list(dict.fromkeys(re.sub(r"\.\d+\.", ".N.", name) for name in candidates))
+    kinds = list(dict.fromkeys(map(kind_of, candidates)))
     return unknown(
         "target",
         item,
@@ -217,6 +218,15 @@ def _called(names: Sequence[str], own: Sequence[str]) -> tuple[list[str], list[s
 def _in_attention(name: str) -> bool:
     parent = name.rpartition(".")[0].lower()
     return "attention" in parent or "attn" in parent
+
+
+def kind_of(name: str) -> str:
+    """A layer's name without the number of its block: alike for the same layer of every block.
+
+    >>> kind_of("encoder.blocks.0.1.attention.q_head")
+    'encoder.blocks.N.N.attention.q_head'
+    """
+    return re.sub(r"\.\d+(?=\.)", ".N", name)
 
 
 def _any_block(name: str) -> str:

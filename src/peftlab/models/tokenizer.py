@@ -47,7 +47,9 @@ def load_tokenizer(folder: Path) -> Any:
         raise RequestError(f"the tokenizer of {folder.name} can't be read: {reason}") from error
     check_tokenizer(tokenizer)
     if (folder / "config.json").is_file():
-        name_padding(tokenizer, read_config(folder))
+        config = read_config(folder)
+        name_padding(tokenizer, config)
+        drop_types(tokenizer, config)
     return tokenizer
 
 
@@ -111,9 +113,20 @@ def name_padding(tokenizer: Any, config: Any) -> None:
     )
 
 
+def drop_types(tokenizer: Any, config: Any) -> None:
+    """See that `tokenizer` gives no types of tokens to a model that has one: a pair has two.
+
+    Klue's RoBERTa is such a model with BERT's tokenizer.
+    """
+    if getattr(config, "type_vocab_size", None) == 1:
+        names = tokenizer.model_input_names
+        tokenizer.model_input_names = [name for name in names if name != "token_type_ids"]
+
+
 def agree_on_padding(model: PreTrainedModel, tokenizer: Any) -> None:
-    """Let config and tokenizer mean one padding token, the tokenizer's."""
+    """Let both mean one padding token, the tokenizer's, and types of tokens that the model has."""
     name_padding(tokenizer, model.config)
+    drop_types(tokenizer, model.config)
     if not architecture_of(model).counts_from_padding:
         for config in (model.config, model.config.get_text_config()):
             config.pad_token_id = tokenizer.pad_token_id

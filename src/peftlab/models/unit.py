@@ -82,16 +82,19 @@ def standard_unit(model: PreTrainedModel, unit: Unit) -> Iterator[None]:
     """Let `model` answer in standard units inside, and in the label's own behind it, always.
 
     A head that has answered in the label's own unit before, from an earlier training or from the
-    checkpoint, goes on from there; one that was just drawn is small in standard units.
+    checkpoint that `load_model` read, goes on from there; any other is taken to be small in
+    standard units, as one is that was just drawn. If it was not trained it is left as it was.
     """
-    state = state_of(model)
+    state, layer = state_of(model), last_layer(model)
     if state.own_unit:
         _rescale(model, 1 / unit.sd, -unit.mean / unit.sd)
+    before = layer.weight.detach().clone()
     try:
         yield
     finally:
-        _rescale(model, unit.sd, unit.mean)
-        state.own_unit = True
+        if state.own_unit or not torch.equal(layer.weight, before):
+            _rescale(model, unit.sd, unit.mean)
+            state.own_unit = True
 
 
 def last_layer(model: PreTrainedModel) -> Any:

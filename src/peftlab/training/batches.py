@@ -41,12 +41,12 @@ class Batch:
         return int(mask.sum()) if packed and mask is not None else self.inputs["input_ids"].numel()
 
     def split(self, parts: int) -> list[Batch]:
-        """The batch in at most so many parts."""
-        size = -(-len(self.labels) // parts)
-        pieces = {name: tensor.split(size) for name, tensor in self.inputs.items()}
+        """The batch in so many parts, or one an example; their sizes differ by one at most."""
+        parts = min(parts, len(self.labels))
+        pieces = {name: tensor.tensor_split(parts) for name, tensor in self.inputs.items()}
         return [
             Batch({name: piece[i] for name, piece in pieces.items()}, labels)
-            for i, labels in enumerate(self.labels.split(size))
+            for i, labels in enumerate(self.labels.tensor_split(parts))
         ]
 
 
@@ -187,7 +187,15 @@ def spread(count: int, most: int) -> list[int]:
     >>> spread(33, 32), spread(7, 3)
     ([17, 16], [3, 2, 2])
     """
-    parts = -(-count // most)
+    return evenly(count, -(-count // most))
+
+
+def evenly(count: int, parts: int) -> list[int]:
+    """`count` as so many numbers, no two of which differ by more than one.
+
+    >>> evenly(10, 6)
+    [2, 2, 2, 2, 1, 1]
+    """
     return [count // parts + (index < count % parts) for index in range(parts)]
 
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from peftlab.engine import fast as engine
 from peftlab.layers import PreTrainedModel
 from peftlab.settings import Resolved
-from peftlab.training.batches import Batch, Encoded, by_length, draw
+from peftlab.training.batches import Batch, Encoded, by_length, cut, draw, evenly
 
 # The tokens of a batch that a CPU takes at once. A part saves less for its backward pass; but each
 # costs the many small operations once more, and full fine-tuning a sum over all gradients (LOG.md).
@@ -121,8 +121,7 @@ def parts_of(indices: list[int], train: Encoded, plan: Plan) -> list[list[int]]:
     count = n_parts(len(indices), n_tokens(indices, train, plan), plan)
     if count > 1:  # neighbours in length, so that a part is not padded to the whole's longest
         indices = sorted(indices, key=train.lengths.__getitem__)
-    size = math.ceil(len(indices) / count)
-    return [indices[start : start + size] for start in range(0, len(indices), size)]
+    return cut(indices, evenly(len(indices), count))
 
 
 def n_parts(size: int, tokens: int, plan: Plan) -> int:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from peftlab.errors import JSON_ERRORS, RequestError, unknown
 
-_SEPARATOR = re.compile(r"sep=(.)\r?\n", re.I)  # Excel's own first line
+_SEPARATOR = re.compile(r"sep=(.)(\r\n|\r|\n)", re.I)  # Excel's own first line
 
 
 class NoColumn(RequestError):
@@ -235,7 +235,7 @@ def _csv_records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
 
 def _delimiter(text: str) -> str:
     """A comma; a semicolon where the header has more of them, as Excel writes in many countries."""
-    header = re.sub(r'"[^"]*"', "", text.split("\n", 1)[0])
+    header = re.sub(r'"[^"]*"', "", re.split(r"[\r\n]", text, maxsplit=1)[0])
     return ";" if header.count(";") > header.count(",") else ","
 
 
