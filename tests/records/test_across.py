@@ -122,6 +122,19 @@ def test_improvement_of_errors_is_towards_less(folder) -> None:
     assert (one.a, one.b, one.probability, one.n_tasks) == ("a", "b", 0.0, 2)
 
 
+def test_a_tie_with_the_best_is_among_the_best_whatever_else_it_is(folder) -> None:
+    """As its mark has it."""
+    for task in ("one", "other"):
+        fill(folder, "best", 40, task, seeds=10)
+        fill(folder, "near", 42, task, seeds=10)
+    found = columns(folder.records, [folder.path])
+    pairs = verdicts(found, margin=0.05)
+    assert {one.verdict for of in pairs.values() for one in of} == {"tie"}
+    beaten = {"a": "third", "b": "near", "verdict": "better"}
+    worse = {task: [*of, of[0].model_copy(update=beaten)] for task, of in pairs.items()}
+    assert {one.row: one.n_best for one in overall(found, worse)} == {"best": 2, "near": 2}
+
+
 def test_worse_than_any_row_is_not_among_the_best(folder) -> None:
     """As the table's marks have it: an unsteady best row tells nothing apart."""
     for task in ("cola", "rte"):

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from peftlab.errors import RequestError
 from peftlab.records.sides import join, side_names
-from peftlab.records.store import Store, locked
+from peftlab.records.store import LOCK, Store
 from peftlab.records.verdicts import compare_rows
 
 
@@ -122,7 +123,7 @@ def test_what_is_joined_is_written_by_one_command_at_a_time(
     folders = [one.path for one in two]
     join(folders, tmp_path / "both")
     with (
-        locked(tmp_path / "both"),
+        FileLock(tmp_path / "both" / LOCK),  # another command's
         pytest.raises(RequestError, match="another command writes to"),
     ):
         join(folders, tmp_path / "both")

@@ -119,7 +119,8 @@ def test_what_was_handed_over_in_python_has_no_command(record):
 
 def test_files_of_a_task_and_of_a_method_are_asked_for(record):
     part = record().method.model_copy(update={"source_sha256": "ab"})
-    one = record().model_copy(update={"method": part})
-    found = options(command(one, {"data_dir": "/data/glue", "judge_on": "train"}))
+    task = record().task.model_copy(update={"source": "folder glue, a fifth of train"})
+    one = record().model_copy(update={"method": part, "task": task})
+    found = options(command(one, {"data_dir": "/data/glue"}))
     assert found["--data-dir"] == "/data/glue" and found["--judge-on"] == "train"
     assert found["--plugin"] == "FILE.py"

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from peftlab.report import build, render_terminal, table
 from peftlab.report.figures import figures
+from peftlab.report.text import partly
 
 
 def shown(records):
@@ -30,7 +31,7 @@ UNLIKE = [
     ({"gpu": "A GPU"}, "no GPU", "A GPU"),
     ({"packages": {"torch": "2.10.0"}}, "torch 2.9.0", "torch 2.10.0"),
     ({"spin_count": "5000"}, "spin count not recorded", "spin count 5000"),
-    ({"quantiser": "peftlab"}, "not recorded", "quantised by peftlab"),
+    ({"quantiser": "peftlab"}, "all other runs", "quantised by peftlab"),
     ({"kernels": "torch"}, "kernels not recorded", "kernels: torch"),
     ({"parts": 3.4}, "batches in 1.0 parts", "batches in 3.4 parts"),
 ]
@@ -91,3 +92,10 @@ def test_every_set_of_conditions_has_its_bar(record, tmp_path):
         ["lora b", "300.0"],
     ]
     assert "lora a" in peak.alt and "lora b" in peak.alt
+
+
+def test_a_task_on_which_every_row_failed_makes_no_row_s_means_partial(record, failed):
+    lost = [failed(method, "rte") for method in ("lora", "vera")]
+    found = table([record("lora", "mrpc"), record("vera", "mrpc"), *lost])
+    assert (len(found.columns), found.n_tasks) == (2, 1)
+    assert not partly(found)

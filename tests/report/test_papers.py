@@ -130,3 +130,15 @@ def test_figures_as_pdf(folder):
     assert done.exit_code == 0
     figures = sorted((folder / "report" / "figures").iterdir())
     assert figures and all(file.read_bytes().startswith(b"%PDF") for file in figures)
+
+
+def test_means_over_fewer_tasks_are_marked(record):
+    text = made("markdown", [record("lora", "mrpc"), record("lora", "rte"), record("vera", "mrpc")])
+    marks = [line.count("†") for line in text.splitlines() if line.startswith(("| lora", "| vera"))]
+    assert marks == [0, 2]
+    assert "compares with none of them" in text and "memory the highest" in text
+
+
+def test_a_task_s_name_is_no_markup(record):
+    head, rule, *_ = made("markdown", [record("lora", "a|b")]).splitlines()
+    assert head.replace(r"\|", "").count("|") == rule.count("|")

@@ -11,7 +11,7 @@ from peftlab.records.trials import Trial, at_end, read_trials, write_trials
 from peftlab.report import table, text
 from peftlab.report.figures import figures
 from peftlab.report.page import build
-from peftlab.report.rates import END, told_trials
+from peftlab.report.rates import END, of_rows, told_trials
 
 
 def trial(label="lora", number=0, epochs=1, lr=1e-3, score=0.5, **more):
@@ -143,3 +143,40 @@ def test_rows_with_as_many_trials_are_told_apart_from_others(tmp_path, record):
     write_trials(tmp_path / "tuning", equal)
     page = build(tmp_path, "tuned", third, drawn=()).read_text(encoding="utf-8")
     assert "Trials of a row on a task: lora 1, full 1, vera 0." in page
+
+
+def test_a_tuned_row_beside_an_untuned_one_of_its_name_has_its_trials(record):
+    tuned = {"trials": 4, "validation": 0.1, "space": ["lr"]}
+    plain = record("lora")
+    part = plain.method.model_copy(update={"tuned": tuned, "rate_from": "tuned"})
+    found = plain.model_copy(
+        update={"method": part, "cell": "tuned", "training": plain.training | {"lr": 3e-3}}
+    )
+    scores = table([plain, found])
+    assert [row.label for row in scores.rows] == ["lora (not tuned)", "lora (tuned, 4 trials)"]
+    own = of_rows(TRIALS, scores)
+    assert {one.label for one in own} == {"lora (tuned, 4 trials)"}
+    assert len(own) == sum(one.label == "lora" for one in TRIALS)
+
+
+def test_trials_are_drawn_by_the_metric_that_scored_them_alone(record):
+    """The folder may be judged by another one since."""
+    assert "tuning" in drawn([record("lora")], TRIALS)
+    other = [one.model_copy(update={"metric": "rmse"}) for one in TRIALS]
+    assert not {"tuning", "trials"} & drawn([record("lora")], other).keys()
+
+
+def test_a_curve_is_of_rows_that_differ_in_the_rate_alone_whatever_their_labels(record):
+    def row(rate, **training):
+        one = record("lora", cell=f"{rate}-{training}", training={"lr": rate, **training})
+        label = {"label": f"mine at {rate}"}
+        return one.model_copy(update={"method": one.method.model_copy(update=label)})
+
+    rates = (1e-4, 1e-3, 1e-2)
+    steady = [row(rate) for rate in rates]
+    points = rows(drawn(steady)["rate"])
+    assert {row[0] for row in points} == {"mine at 0.0001"}
+    assert [float(row[2]) for row in points] == list(rates)
+    warmed = [row(rate, warmup=0.1) for rate in rates]
+    curves = {row[0] for row in rows(drawn([*steady, *warmed])["rate"])}
+    assert len(curves) == 2

@@ -227,3 +227,20 @@ def test_a_row_without_a_run_is_not_told_to_be_measured_apart(record, failed):
     ]
     assert table([record("full"), record("lora"), failed("dora")], rounds).out_of_turn == ()
     assert table([record("full"), record("dora")], rounds[:1]).out_of_turn == ("dora",)
+
+
+def test_a_run_that_a_later_one_replaced_is_not_counted(record):
+    """Two searches of one seed are one run: the later."""
+    tuned = {"trials": 4, "validation": 0.1, "space": ["lr"]}
+    part = record("lora").method.model_copy(update={"tuned": tuned})
+    runs = [
+        record("lora", cell=f"at-{lr}", training={"lr": lr}).model_copy(update={"method": part})
+        for lr in (1e-3, 2e-3)
+    ]
+    found = table(runs)
+    assert [len(cell.runs) for row in found.rows for cell in row.cells] == [1]
+    assert (found.n_cells, found.n_done) == (1, 1)
+
+
+def test_without_a_score_no_spread_is_told(failed):
+    assert told_spread(table([failed("lora")])) == "no cell finished"

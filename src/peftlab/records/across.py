@@ -72,12 +72,16 @@ def overall(columns: Mapping[TaskKey, Column], pairs: Verdicts) -> list[Overall]
 
 
 def _n_best(row: str, columns: Mapping[TaskKey, Column], pairs: Verdicts) -> int:
-    """On how many tasks the row is best, or shown worse than none: as the table's marks have it."""
+    """On how many tasks the row is best, a tie with it, or shown worse than none, as the table's
+    marks have it.
+    """  # noqa: D205
     count = 0
     for task, column in columns.items():
         if row in column and column[row].by_seed:
-            own = [one.of(row).verdict for one in pairs[task] if row in (one.a, one.b)]
-            count += row == best_row(column) or "worse" not in own
+            own = [one.of(row) for one in pairs[task] if row in (one.a, one.b)]
+            best = best_row(column)
+            ties = any(one.b == best and one.verdict == "tie" for one in own)
+            count += row == best or ties or all(one.verdict != "worse" for one in own)
     return count
 
 

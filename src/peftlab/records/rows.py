@@ -7,6 +7,7 @@ Statistics are over seeds; what cannot be known is None: absence is not certaint
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import statistics
@@ -164,6 +165,12 @@ def group(records: Iterable[Record]) -> dict[RowKey, list[Record]]:
     return {(members[0].method.label, key): members for key, members in found.items()}
 
 
+def but_for_rates(key: RowKey) -> str:
+    """A hash of what rows have in common that differ in learning rates alone, labels apart."""
+    fields = {name: value for name, value in json.loads(key[1]).items() if name not in RATES}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
+
+
 def _only_failed(record: Record, before: Record) -> bool:
     """Whether it failed where `before`, at the very same settings, came to its end."""
     alike = (record.training, record.method.settings) == (before.training, before.method.settings)
@@ -195,6 +202,9 @@ def _differing(own: dict[str, str], all_rows: list[dict[str, str]]) -> list[str]
     """`field value` for each field on which the rows disagree, in the fields' order."""
     fields = dict.fromkeys(name for row in all_rows for name in row)
     differing = [name for name in fields if len({row.get(name) for row in all_rows}) > 1]
+    if "tuned" in differing:  # what was found differs then, too
+        found = {name for row in all_rows for name in json.loads(row["tuned"]).get("space", ())}
+        differing = [name for name in differing if name.rpartition(".")[2] not in found]
     words = [
         _word(name.rpartition(".")[2], json.loads(own[name]) if name in own else "–")
         for name in [name for name in differing if name not in UNREADABLE] or differing
@@ -205,6 +215,8 @@ def _differing(own: dict[str, str], all_rows: list[dict[str, str]]) -> list[str]
 def _word(name: str, value: object) -> str:
     if name in {"weights", "code"}:
         return f"{name} {str(value)[:8]}"
+    if name == "tuned" and isinstance(value, dict):
+        return f"tuned, {value['trials']} trials" if value else "not tuned"
     if name in {"model", "precision", "side"}:
         return str(value)
     return f"{name} {value}"

@@ -127,8 +127,8 @@ def _scores(sides: Mapping[str, Sequence[Record]]) -> list[str]:
             name, metric, examples = task_key(record)
             metrics.setdefault((name, examples), {}).setdefault(metric, set()).add(side)
             tasks.setdefault(name, {}).setdefault(examples, set()).add(side)
-            of_side = seeds.setdefault((name, examples), {})
-            of_side.setdefault(side, set()).add(record.seed)
+            of_side = seeds.setdefault((name, examples), {}).setdefault(side, set())
+            of_side |= {record.seed} if record.status == "done" else set()
     lines = []
     for name, found in tasks.items():
         for examples, having in found.items():

@@ -34,8 +34,11 @@ BAR = {"step": 24}  # pixels from one bar to the next
 Bars = Sequence[tuple[str, str, Cost]]  # the method, the bar's own name, what it shows
 
 
-def speed_figure(column: Column, bars: Bars, style: Style) -> Figure | None:
-    """Examples per second, a bar a method; a thin line spans one sd over seeds to either side."""
+def speed_figure(column: Column, bars: Bars, style: Style, of: str = "seeds") -> Figure | None:
+    """Examples per second, a bar a method; a thin line spans one sd to either side.
+
+    `of` says what the means are over: seeds, or rounds.
+    """
     import altair as alt
 
     rows: list[tuple[object, ...]] = []
@@ -65,14 +68,14 @@ def speed_figure(column: Column, bars: Bars, style: Style) -> Figure | None:
         kind="speed",
         name=f"speed-{slug(column.label)[:60]}",
         title=title,
-        caption="Mean over seeds; thin line: ± one sd." if spread_known else "One seed.",
+        caption=f"Mean over {of}; thin line: ± one sd." if spread_known else f"One {of[:-1]}.",
         alt=words,
         spec=spec(alt.layer(drawn, spans, texts), title, words, BAR),
     )
 
 
-def peak_figure(column: Column, bars: Bars) -> Figure | None:
-    """Peak memory, a bar a method, stacked by what it went to."""
+def peak_figure(column: Column, bars: Bars, of: str = "seeds") -> Figure | None:
+    """Peak memory, a bar a method, stacked by what it went to; `of` as in `speed_figure`."""
     import altair as alt
 
     stacks = [
@@ -97,7 +100,7 @@ def peak_figure(column: Column, bars: Bars) -> Figure | None:
         kind="peak",
         name=f"peak-memory-{slug(column.label)[:60]}",
         title=title,
-        caption="Mean over seeds." if many else "One seed.",
+        caption=f"Mean over {of}." if many else f"One {of[:-1]}.",
         alt=words,
         spec=spec(alt.layer(_stacked(parts, y), texts), title, words, BAR),
     )

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from peftlab.records.record import Record
+from peftlab.records.rows import judged_on_train
 from peftlab.settings import Training
 
 OUT = "again"  # a folder of its own: where the cell is done already it would not run
@@ -22,9 +23,9 @@ def command(record: Record, suite: Mapping[str, Any] | None = None) -> str | Non
     """`peftlab compare ...` for this cell alone; None if no command line can ask for it.
 
     That is where the model or the data were handed over in Python, or nothing says where the data
-    lie, or the name of a text column would be taken apart (`--text` parts at commas). A cell whose
-    settings were found by trials is asked for by what was found: the same numbers under another
-    name.
+    lie, as of folders laid side by side, or the name of a text column would be taken apart
+    (`--text` parts at commas). A cell whose settings were found by trials is asked for by what was
+    found: the same numbers under another name.
 
     Args:
         record: of the cell.
@@ -34,7 +35,7 @@ def command(record: Record, suite: Mapping[str, Any] | None = None) -> str | Non
     suite = suite or {}
     by_name = record.task.source.startswith(BY_NAME)
     own = suite.get("data") or {}
-    if record.model.sha256 is None or not (by_name or own):
+    if record.model.sha256 is None or record.side or not (by_name or own):
         return None
     if any(set(name) & set(",[]") or name != name.strip() for name in own.get("text", ())):
         return None
@@ -88,7 +89,7 @@ def _data(record: Record, suite: Mapping[str, Any]) -> list[str]:
         words = ["--tasks", record.task.name]
         words += ["--data-dir", suite["data_dir"]] if suite.get("data_dir") else []
     words += ["--metric", record.task.main_metric] if suite.get("metric") else []
-    return words + (["--judge-on", "train"] if suite.get("judge_on") == "train" else [])
+    return words + (["--judge-on", "train"] if judged_on_train(record) else [])
 
 
 def _at_commit(path: str, record: Record) -> str:

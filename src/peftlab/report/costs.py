@@ -51,7 +51,7 @@ def words(all_conditions: Sequence[Conditions]) -> list[str]:
     names = [field.name for field in dataclasses.fields(Conditions)]
     differing = [name for name in names if len({getattr(c, name) for c in all_conditions}) > 1]
     told = [[_word(name, getattr(one, name)) for name in differing] for one in all_conditions]
-    return [", ".join(word for word in one if word) or "not recorded" for one in told]
+    return [", ".join(word for word in one if word) or "all other runs" for one in told]
 
 
 def _word(name: str, value: object) -> str:

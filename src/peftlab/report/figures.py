@@ -33,6 +33,7 @@ def figures(
 ) -> list[Figure]:
     """Every figure that the table's done cells, their curves in `folder`, and trials allow."""
     style = Style([row.label for row in table.rows])
+    of = "rounds" if table.n_rounds else "seeds"
     found: list[Figure | None] = []
     for index, column in enumerate(table.columns):
         cells = {row.label: cell for row in table.rows if (cell := row.cells[index]) and cell.runs}
@@ -50,7 +51,8 @@ def figures(
             for label, cell in cells.items()
             for cost in cell.costs
         ]
-        tried = [trial for trial in trials if trial.task == column.task]
+        scored = (column.task, column.metric)  # trials are not judged again by another metric
+        tried = [trial for trial in trials if (trial.task, trial.metric) == scored]
         share = POINTS_A_PAGE // max(1, len(lines) * len(table.columns))
         most = PANEL_POINTS if len(lines) > MANY else POINTS_A_LINE
         limit = max(40, min(most, share))
@@ -62,9 +64,9 @@ def figures(
                 partial(score_figure, lines=lines, style=style, limit=limit),
             ),
             loss_figure(column, lines, style, limit),
-            speed_figure(column, bars, style),
+            speed_figure(column, bars, style, of),
             memory_figure(column, lines, style, limit),
-            peak_figure(column, bars),
+            peak_figure(column, bars, of),
             front_figure(column, cells, style, letter(0, table)),
             rank_figure(column, cells, style),
             rate_figure(column, rows, limit),

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import functools
 import hashlib
+import inspect
 import json
 import re
 from collections import Counter
@@ -18,7 +19,6 @@ import jinja2
 from markupsafe import Markup
 
 from peftlab.atomic import replace_file, write
-from peftlab.errors import RequestError
 from peftlab.records.record import Environment, Record
 from peftlab.records.store import Store, rounds
 from peftlab.records.trials import Trial, read_trials
@@ -32,7 +32,7 @@ from peftlab.report.curves import Curves, read
 from peftlab.report.disagreements import Answers, answers
 from peftlab.report.figures import figures
 from peftlab.report.papers import FORMS
-from peftlab.report.rates import told_trials
+from peftlab.report.rates import of_rows, told_trials
 from peftlab.report.runs import runs
 from peftlab.report.scores import Row, Table, table
 from peftlab.report.style import Figure, Style
@@ -88,13 +88,13 @@ def build(
     scores = table(records, rounds(out))
     comparison = comparison or compare_rows(records, [out])
     curves = functools.cache(read)  # which figures and runs both need
-    trials = read_trials(out / "tuning")
+    trials = of_rows(read_trials(out / "tuning"), scores)
     shown = figures(scores, out / "curves", trials, curves)
     static = {figure.name: vega.svg(figure.spec) for figure in shown} if "svg" in drawn else {}
     extras = Extras(
         mistaken=confusions(scores, out / "predictions"),
         answers=answers(scores, out / "predictions", sentences),
-        commands=commands(records, _suites(out)),
+        commands=commands(records, Store(out).suites()),
         trials=trials,
         curves={one.cell: curves(out / "curves" / f"{one.cell}.jsonl") for one in records},
     )
@@ -127,14 +127,6 @@ class Extras(NamedTuple):
     commands: Mapping[str, str] = {}
     curves: Mapping[str, Curves] = {}
     trials: Sequence[Trial] = ()
-
-
-def _suites(out: Path) -> list[dict[str, Any]]:
-    """What was asked of the folder; nothing where that can't be read: its records can."""
-    try:
-        return Store(out).suites()
-    except RequestError:
-        return []
 
 
 def page(
@@ -173,7 +165,7 @@ def page(
             for model in dict.fromkeys(record.model for record in records)
         },
         "seeds": sorted({record.seed for record in records}),
-        "training": _common(scores.rows),
+        "training": _common(scores),
         "told_trials": told_trials(extras.trials, scores),
         "ranks": sorted(
             {rank for *_, cell in text.by_rank(scores) for rank in cell.by_rank}, key=int
@@ -209,33 +201,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    for function in (
-        text.score,
-        text.fraction,
-        text.spread,
-        text.interval,
-        text.metric,
-        text.number,
-        text.count,
-        text.span,
-        text.measure,
-        text.minutes,
-        text.notes,
-        text.warnings,
-        text.hidden,
-        text.partly,
-        text.partial,
-        text.letter,
-        text.told_conditions,
-        text.told_baselines,
-        text.default_rates,
-        text.tuned,
-        text.told_rounds,
-        text.told_spread,
-        text.baselines,
-        text.by_rank,
-    ):
-        made.filters[function.__name__] = function
+    made.filters |= {name: one for name, one in vars(text).items() if inspect.isfunction(one)}
     made.filters["own_training"] = _own_training
     made.filters["untitled"] = lambda spec: {**spec, "title": None}  # its title is HTML here
     return made
@@ -281,18 +247,24 @@ def _hash(script: str) -> str:
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
-def _common(rows: Iterable[Row]) -> dict[str, Any]:
-    """The training settings on which all methods agree."""
-    first, *others = [row.training for row in rows] or [{}]
+def _common(table: Table) -> dict[str, Any]:
+    """The training settings on which all methods agree, whatever the task: those stand with it."""
+    of_tasks = table.columns[0].training if table.columns else {}
+    first, *others = [row.training for row in table.rows] or [{}]
     return {
         name: value
         for name, value in first.items()
-        if all(name in other and other[name] == value for other in others)
+        if name not in of_tasks and all(other.get(name, ...) == value for other in others)
     }
 
 
-def _own_training(row: Row, common: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.training.items() if name not in common}
+def _own_training(row: Row, common: dict[str, Any], table: Table) -> dict[str, Any]:
+    of_tasks = table.columns[0].training if table.columns else {}
+    return {
+        name: value
+        for name, value in row.training.items()
+        if name not in common and name not in of_tasks
+    }
 
 
 def _environments(records: Iterable[Record]) -> list[tuple[Environment, int]]:

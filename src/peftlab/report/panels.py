@@ -133,7 +133,7 @@ class Plot:
         heights = [*self._heights(), *([0.0] if self.from_zero else [])]
         apart = APART / HEIGHT * (max(heights) - min(heights))
         ends = sorted(float(str(row[self._at("y")])) for row in lasts.values())
-        close = any(high - low < apart for low, high in itertools.pairwise(ends))
+        close = any(high - low <= apart for low, high in itertools.pairwise(ends))
         if close or any(len(label) > LONGEST for label in self.labels):
             return []
         names = charted(fields, self._of(list(lasts.values()), fields))

@@ -20,14 +20,18 @@ from peftlab.report.costs import usual
 from peftlab.report.scores import Cell, Row, Table
 from peftlab.report.text import (
     MISSING,
+    PARTLY,
     collapses,
     default_rates,
     metric,
     minutes,
     notes,
     number,
+    partial,
+    partly,
     printable,
     span,
+    told_spread,
     tuned,
 )
 
@@ -65,20 +69,20 @@ def latex(table: Table, comparison: Comparison) -> str:
     lines += [rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", r"\toprule"]
     lines += [_latex_line(map(_escaped, head)), _latex_line(map(_escaped, below)), r"\midrule"]
     for row, scores in _rows(table, comparison):
-        cells = [_escaped(row.label), *map(_latex_score, scores), *map(_escaped, _cost(row))]
+        cells = [_escaped(row.label), *map(_latex_score, scores), *map(_escaped, _cost(row, table))]
         lines.append(_latex_line(cells))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
 def markdown(table: Table, comparison: Comparison) -> str:
     """A table, and below it what it holds."""
-    head = [f"{column.label}, {metric(column)}" for column in table.columns]
+    head = [_cell_text(f"{column.label}, {metric(column)}") for column in table.columns]
     lines = [
         _markdown_line(["method", *head, *COST]),
         "|---|" + "---:|" * (len(head) + len(COST)),
     ]
     for row, scores in _rows(table, comparison):
-        cells = [_cell_text(row.label), *map(_markdown_score, scores), *_cost(row)]
+        cells = [_cell_text(row.label), *map(_markdown_score, scores), *_cost(row, table)]
         lines.append(_markdown_line(cells))
     below = [_cell_text(line) for line in _told(table, "bold", "=")]
     return "\n".join([*lines, "", " ".join(below)]) + "\n"
@@ -176,26 +180,31 @@ def _markdown_score(score: Score | None) -> str:
     return f"{mean}{sd}{mark}{score.hides}"
 
 
-def _cost(row: Row) -> list[str]:
+def _cost(row: Row, table: Table) -> list[str]:
     cost = usual(row.costs)
-    speed, peak = (cost.examples_per_s, cost.peak_mib) if cost else (None, None)
-    return [span(row.adapter), number(speed), number(peak)]
+    if cost is None:
+        return [span(row.adapter), MISSING, MISSING]
+    mark = partial(cost, table.n_tasks)
+    return [
+        span(row.adapter),
+        *(number(one) + mark for one in (cost.examples_per_s, cost.peak_mib)),
+    ]
 
 
 def _told(table: Table, best: str, tie: str) -> list[str]:
     """What the numbers are, a line each."""
-    n = table.n_seeds
-    spread = f"mean ± sample sd over {n} seeds, where no other n is given"
-    spread = "one seed" if n == 1 else spread
     told = [
-        f"Dev, last epoch, {spread}.",
+        f"Dev, last epoch, {told_spread(table)}.",
         f"The best mean is {best}, a tie with it {tie}; ?: not shown to be worse.",
         "Trained: numbers of the adapter, without the head.",
     ]
     if table.conditions:
         on = table.conditions[0]
         machine = on.gpu or f"{on.processor}, {on.threads} thread{'s' if on.threads != 1 else ''}"
-        told.append(f"Speed and memory: {machine}.")
+        over = ", speed a mean over tasks, memory the highest" if table.n_tasks > 1 else ""
+        told.append(f"Speed and memory: {machine}{over}.")
+    if partly(table):
+        told.append(PARTLY)
     told += [line for line in (default_rates(table), *tuned(table)) if line]
     return [printable(line).replace("\n", " ") for line in told]
 

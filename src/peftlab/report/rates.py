@@ -30,8 +30,9 @@ def rate_figure(column: Column, rows: Sequence[tuple[Row, Cell]], limit: int) ->
     """Dev score over learning rate, a line a method, where one has rows at several rates."""
     import altair as alt
 
+    named = _curves([row for row, _ in rows])
     points = [
-        (_without_rate(row.label), row.label, row.training["lr"], cell.last.mean, cell.last.sd or 0)
+        (named[row.curve], row.label, row.training["lr"], cell.last.mean, cell.last.sd or 0)
         for row, cell in rows
         if cell.last.mean is not None and not row.tuned
     ]
@@ -79,13 +80,26 @@ def rate_figure(column: Column, rows: Sequence[tuple[Row, Cell]], limit: int) ->
     )
 
 
+def _curves(rows: Sequence[Row]) -> dict[str, str]:
+    """A name for every curve: its first row's label less the rate, numbered where it is taken."""
+    names: dict[str, str] = {}
+    for row in rows:
+        short = _without_rate(row.label)
+        taken = f"{short} #{len(names) + 1}" if short in names.values() else short
+        names.setdefault(row.curve, taken)
+    return names
+
+
 def _without_rate(label: str) -> str:
-    """A row's label less its learning rate: what rows of one curve have in common.
+    """A label less its learning rate, where it has one that can be told.
 
     >>> [_without_rate(f"lora{rest}") for rest in ("[lr=4e-05]", "[rank=4,lr=0.001]", " (lr 0.1)")]
     ['lora', 'lora[rank=4]', 'lora']
+    >>> _without_rate("lora[lr=1e-4,rank=4]"), _without_rate("lora (epochs 3, lr 0.1)")
+    ('lora[rank=4]', 'lora (epochs 3)')
     """
-    return re.sub(r"\[lr=[^,\]]*\]|,lr=[^,\]]*| \(lr [^)]*\)", "", label)
+    short = re.sub(r"(?<=[\[,])lr=[^,\]]*,?|(?<=[(, ])lr [^,)]*(, )?", "", label)
+    return re.sub(r",(?=\])|, (?=\))| \(\)|\[\]", "", short)
 
 
 def tuning_figure(
@@ -132,6 +146,17 @@ def tuning_figure(
         alt=words,
         spec=plot.spec(style, title, words, limit),
     )
+
+
+def of_rows(trials: Iterable[Trial], table: Table) -> list[Trial]:
+    """The trials of the table's rows, under the names that these have there."""
+    untuned_first = sorted(table.rows, key=lambda row: bool(row.tuned))
+    names = {row.asked: row.label for row in untuned_first}
+    return [
+        trial.model_copy(update={"label": names[trial.label]})
+        for trial in trials
+        if trial.label in names
+    ]
 
 
 def told_trials(trials: Sequence[Trial], table: Table) -> str:

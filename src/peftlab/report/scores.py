@@ -16,7 +16,9 @@ from typing import Any
 from peftlab.records.conditions import Conditions, conditions, ordered
 from peftlab.records.record import Record
 from peftlab.records.rows import (
+    RowKey,
     TaskKey,
+    but_for_rates,
     by_task,
     collapsed,
     group,
@@ -81,12 +83,14 @@ class Cell:
 class Row:
     """A method as it was asked for. `cells` is aligned with the table's columns.
 
-    `n_tasks` of the columns have a done cell. `tuned` says how its settings were found, if they
-    were. `default_rate` says that some learning rate is the
-    method's default.
+    `label` is the row's alone, `asked` what it was asked as. Rows of one `curve` differ in their
+    learning rates alone. `n_tasks` of the columns have a done cell. `tuned` says how its settings
+    were found, if they were. `default_rate` says that it has its method's default learning rate.
     """
 
     label: str
+    asked: str
+    curve: str
     method: str
     model: str
     precision: str
@@ -132,6 +136,14 @@ class Table:
         """The seeds behind most scores; a score of another number says its own. None: no score."""
         counts = [cell.last.n for row in self.rows for cell in row.cells if cell and cell.last.n]
         return statistics.mode(counts) if counts else None
+
+    @property
+    def n_tasks(self) -> int:
+        """The tasks on which some cell finished."""
+        return sum(
+            any(cell is not None and bool(cell.runs) for cell in cells)
+            for cells in zip(*(row.cells for row in self.rows), strict=True)
+        )
 
     @property
     def n_done(self) -> int:
@@ -180,12 +192,13 @@ def table(records: Iterable[Record], rounds: Iterable[Record] = ()) -> Table:
     return Table(
         columns=tuple(across.values()),
         rows=tuple(
-            _row(names[key], members, list(tasks), under, in_turns) for key, members in rows.items()
+            _row(names[key], key, members, list(tasks), under, in_turns)
+            for key, members in rows.items()
         ),
         conditions=all_conditions,
         failures=tuple(failures),
-        n_cells=len(records),
-        n_collapsed=sum(map(collapsed, records)),
+        n_cells=sum(map(len, rows.values())),
+        n_collapsed=sum(collapsed(one) for members in rows.values() for one in members),
         n_rounds=len({one.seed for one in rounds}),
         busy=max(known(one.speed.others_share for one in rounds if one.speed), default=None),
         out_of_turn=tuple(_out_of_turn(had)),
@@ -217,6 +230,7 @@ def _failure(row: str, task: str, record: Record) -> FailedCell:
 
 def _row(
     label: str,
+    key: RowKey,
     members: list[Record],
     tasks: list[TaskKey],
     under: Mapping[str, int],
@@ -228,8 +242,12 @@ def _row(
     done = [cell for cell in cells if cell and cell.runs]
     counts = [record.n_trainable for record in members if record.n_trainable]
     seconds = known(run.total_s for cell in done for run in cell.runs)
+    # of a tuned row the trials may all have failed on a task, which then has its defaults
+    of_some_or_all = all if first.method.tuned else any
     return Row(
         label=label,
+        asked=key[0],
+        curve=but_for_rates(key),
         method=first.method.name,
         model=first.model.name,
         precision=first.precision,
@@ -237,7 +255,7 @@ def _row(
         training=_with_found(members, lambda record: record.training),
         targets=tuple(first.method.targets),
         notes=tuple(dict.fromkeys(note for m in members for note in m.method.notes)),
-        default_rate=any(m.method.rate_from == "default" for m in members),
+        default_rate=of_some_or_all(m.method.rate_from == "default" for m in members),
         tuned=first.method.tuned,
         cells=cells,
         n_tasks=len(done),

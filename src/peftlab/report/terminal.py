@@ -100,7 +100,7 @@ def _cost(row: Row, table: Table) -> list[str]:
 
 def _marks(cost: RowCost, table: Table) -> str:
     letter = text.letter(cost.under, table)
-    return text.partial(cost, len(table.columns)) + (f" {letter}" if letter else "")
+    return text.partial(cost, table.n_tasks) + (f" {letter}" if letter else "")
 
 
 def _scores(row: Row, table: Table, marks: Marks) -> list[str]:
@@ -145,7 +145,7 @@ def _caption(table: Table) -> list[str]:
     if len(table.columns) > 1:
         lines.append("ex/s and minutes: mean over tasks; peak MiB: the highest of them.")
     if text.partly(table):
-        lines.append("† over fewer tasks than other rows have: compares with none of them.")
+        lines.append(text.PARTLY)
     if conditions := text.told_conditions(table):
         lines.append("ex/s, MiB and minutes are of unlike conditions; those of one letter compare:")
         lines += [f"  {printable(one)}" for one in conditions]

@@ -10,6 +10,7 @@ from peftlab.report.spread import Span, Spread
 
 MISSING = "–"
 WARNING = "!"
+PARTLY = "† over fewer tasks than other rows have: compares with none of them."
 BASELINES = {
     "majority": "majority always gives train's most frequent class",
     "mean": "mean always gives train's mean",
@@ -77,12 +78,12 @@ def deviation(sd: float) -> str:
 def number(value: float | None) -> str:
     """Three significant digits, whole from 100 on.
 
-    >>> number(1234.5), number(31.24), number(0.0312), number(0.0), number(None)
-    ('1,234', '31.2', '0.0312', '0', '–')
+    >>> number(1234.5), number(99.96), number(31.24), number(0.0312), number(0.0), number(None)
+    ('1,234', '100', '31.2', '0.0312', '0', '–')
     """
     if value is None:
         return MISSING
-    if abs(value) >= 100 or value == 0:
+    if abs(value) >= 99.95 or value == 0:  # 99.96 would print as "100."
         return f"{value:,.0f}"
     return f"{value:#.3g}"
 
@@ -169,14 +170,19 @@ def metric(column: Column) -> str:
     return f"{column.metric} ↓" if column.lower_is_better else column.metric
 
 
-def partial(cost: RowCost, n_columns: int) -> str:
-    """A mark on means over tasks of a row that lacks some task: they compare with no other row."""
-    return "†" if 0 < cost.n_tasks < n_columns else ""
+def partial(cost: RowCost, n_tasks: int) -> str:
+    """A mark on means over fewer tasks than others have: they compare with no other row.
+
+    Args:
+        cost: a row's.
+        n_tasks: on which some row finished.
+    """
+    return "†" if 0 < cost.n_tasks < n_tasks else ""
 
 
 def partly(table: Table) -> bool:
     """Whether a mean in the table has that mark."""
-    return any(partial(cost, len(table.columns)) for row in table.rows for cost in row.costs)
+    return any(partial(cost, table.n_tasks) for row in table.rows for cost in row.costs)
 
 
 def letter(under: int, table: Table) -> str:
@@ -205,6 +211,8 @@ def default_rates(table: Table) -> str:
 
 def told_spread(table: Table) -> str:
     """What the ± of a score is where it is the spread over seeds, and over how many."""
+    if table.n_seeds is None:
+        return "no cell finished"
     if table.n_seeds != 1:
         return f"mean ± sample sd over {table.n_seeds} seeds, where no other n is given"
     if all(cell.last.n <= 1 for row in table.rows for cell in row.cells if cell):
@@ -228,7 +236,7 @@ def tuned(table: Table) -> list[str]:
     """How the rows' settings were found, a line for each way."""
     ways: dict[tuple[str, float], list[str]] = {}
     for row in table.rows:
-        if row.tuned and not row.default_rate:
+        if row.tuned and not (row.default_rate and "lr" in row.tuned["space"]):
             most = "up to " if row.tuned.get("at_most") else ""  # those that there was time for
             way = (f"{most}{row.tuned['trials']}", row.tuned["validation"])
             found = (f"{name} {_value(row, name)}" for name in row.tuned["space"])
