@@ -46,7 +46,7 @@ class FakeSession:
             score=score,
             speed=Speed(examples_per_s=9.0, tokens_per_s=9.0, step_ms_p50=9.0, step_ms_p95=9.0),
             total_s=1.0,
-            environment=environment(1, "fp32"),
+            environment=environment(cell.training.threads, "fp32"),
         )
         self.store.write_record(record)
         self.progress.end(record)

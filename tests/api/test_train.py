@@ -17,6 +17,7 @@ from peftlab.models import state_of
 from peftlab.records.record import Record
 from peftlab.records.store import BESIDE
 from peftlab.tasks import Examples, Task
+from peftlab.training import passes
 from peftlab.training.passes import batch_loss
 
 FAST = {"epochs": 1, "batch_size": 8}
@@ -170,3 +171,36 @@ def test_an_empty_split_is_refused_in_words(tiny_model: Path, tiny_task: Task, p
     if part == "dev":
         with pytest.raises(peftlab.RequestError, match="its dev split is empty"):
             peftlab.evaluate(model, tokenizer, task)
+
+
+def test_answering_much_is_done_inside_the_engine_unless_asked_not_to(
+    tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered: list[bool] = []
+    engine = passes.engine
+
+    def watched(model: Any, enabled: bool) -> Any:
+        entered.append(enabled)
+        return engine(model, enabled)
+
+    monkeypatch.setattr(passes, "engine", watched)
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    peftlab.evaluate(model, tokenizer, tiny_task)
+    monkeypatch.setattr(passes, "WORTH_ENTERING", 0)
+    scores = [peftlab.evaluate(model, tokenizer, tiny_task, fast=fast) for fast in (True, False)]
+    assert entered == [False, True, False]
+    assert scores[0] == scores[1]
+
+
+def test_texts_that_were_cut_are_counted_and_told(tiny_model: Path, tiny_task: Task) -> None:
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    lengths = [
+        [len(tokenizer(text)["input_ids"]) for (text,) in split.texts]
+        for split in (tiny_task.train, tiny_task.dev)
+    ]
+    longer = [sum(n > 7 for n in of_split) for of_split in lengths]
+    assert all(longer)
+    record = peftlab.train(
+        model, tokenizer, tiny_task, "head", epochs=1, batch_size=8, max_length=7
+    )
+    assert record.task.n_truncated == sum(longer)

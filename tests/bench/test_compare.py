@@ -25,6 +25,7 @@ from peftlab.bench.suite import make_suite
 from peftlab.errors import RequestError
 from peftlab.machine import environment
 from peftlab.records.record import Failure, Record
+from peftlab.records.store import NEEDED_MIB
 from peftlab.tasks import Task
 from sessions import FakeSession
 
@@ -143,6 +144,20 @@ def test_fewer_adapters_are_kept_if_asked(
         assert path.name == best.cell
     with pytest.raises(RequestError, match="unknown keep 'some'"):
         run_grid(grid, tmp_path, Silent(), keep="some")  # type: ignore[arg-type]
+
+
+def test_whole_models_need_room_on_the_disk_before_any_is_trained(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, fake: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best of each row, and a new one beside it."""
+    size = sum(path.stat().st_size for path in tiny_model.glob("*.safetensors"))
+    free = NEEDED_MIB * 2**20 + 1.5 * size
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    with pytest.raises(RequestError, match="MiB of free disk space"):
+        go(tmp_path / "full", tiny_model, tiny_task, methods=["full"])
+    assert not FakeSession.made
+    go(tmp_path / "lora", tiny_model, tiny_task, methods=["lora"])
+    assert len(FakeSession.made) == 1
 
 
 def test_the_best_adapter_is_the_best_of_those_that_were_kept(

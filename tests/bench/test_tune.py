@@ -73,11 +73,18 @@ def compared(model: Path, task: Task, out: Path, **request: Any) -> list[Record]
 
 
 def test_every_row_gets_the_same_trials_and_runs_at_the_best_of_its_own(
-    tmp_path: Path, tiny_model: Path, tiny_task: Task
+    tmp_path: Path,
+    tiny_model: Path,
+    tiny_task: Task,
+    fake: type[FakeSession],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("peftlab.bench.run.Session", fake)
     records = compared(tiny_model, tiny_task, tmp_path, seeds=[0, 1])
     trials = read_trials(tmp_path / "tuning")
     assert [trial.label for trial in trials] == ["head"] * 3 + ["lora"] * 3
+    rates = [trial.values["lr"] for trial in trials if trial.label == "lora"]
+    assert rates[:2] == [peftlab.LoRA.published_lr, peftlab.LoRA.default_lr]
     for label in ("head", "lora"):
         of = [trial for trial in trials if trial.label == label]
         (found,) = [trial for trial in of if trial.chosen]

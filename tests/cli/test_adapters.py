@@ -118,6 +118,7 @@ def test_train_writes_one_adapter_that_predicts(
 ) -> None:
     data = ["--data", tiny_csv, "--text", "sentence", "--label", "answer"]
     short = ["--model", tiny_model, "--epochs", "1", "--batch-size", "8", "--quiet"]
+    short += ["--max-length", "16"]
     shown = type_in("train", *data, *short, "--method", "dora[rank=2]", "--out", "mine")
     record = json.loads((tmp_path / "mine" / "record.json").read_text())
     assert f"accuracy {record['score']['accuracy']:.4f}" in shown
@@ -125,7 +126,7 @@ def test_train_writes_one_adapter_that_predicts(
     type_in("predict", "mine", tiny_csv, "--out", "answers.jsonl")
     (tmp_path / "long.csv").write_text(f"sentence\nthe cat\n{'very ' * 200}\n")
     found = predict_file(Path("mine"), Path("long.csv"), Path("long.jsonl"))
-    assert (found.n_cut, found.max_length) == (1, 64)
+    assert (found.n_cut, found.max_length) == (1, 16)
     first = json.loads((tmp_path / "answers.jsonl").read_text().splitlines()[0])
     assert set(first) == {"sentence", "answer", "prediction", "score_cat", "score_other"}
 

@@ -220,20 +220,20 @@ def test_a_wrong_request_is_explained_by_the_process_too(peftlab: Run) -> None:
     assert done.stderr == said
 
 
-def test_debug_shows_the_traceback(peftlab: Run) -> None:
-    done = peftlab("compare", "--methods", "lorra", "--debug")
+def test_debug_shows_the_traceback(typed: Typed) -> None:
+    done = typed("compare", "--methods", "lorra", "--debug")
     assert done.returncode == 2
     assert "Traceback" in done.stderr
 
 
-def test_an_unknown_option_is_exit_code_2(peftlab: Run) -> None:
-    done = peftlab("compare", "--epoch", "1")
+def test_an_unknown_option_is_exit_code_2(typed: Typed) -> None:
+    done = typed("compare", "--epoch", "1")
     assert done.returncode == 2
     assert "--epochs" in done.stderr
 
 
-def test_report_of_nothing_is_explained(peftlab: Run, tmp_path: Path) -> None:
-    done = peftlab("report", tmp_path / "none")
+def test_report_of_nothing_is_explained(typed: Typed, tmp_path: Path) -> None:
+    done = typed("report", tmp_path / "none")
     assert done.returncode == 2
     assert "has no records" in done.stderr
 

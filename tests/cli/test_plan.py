@@ -13,6 +13,7 @@ from peftlab.api import plan as api
 from peftlab.cli import main
 from peftlab.errors import RequestError
 from peftlab.tasks import Task
+from sessions import FakeSession
 
 pytestmark = pytest.mark.usefixtures("warm")
 
@@ -57,16 +58,19 @@ def test_plan_in_json_has_parts_and_nulls(ask: Any, capsys: pytest.CaptureFixtur
 
 
 def test_a_comparison_begins_with_its_plan_and_later_ones_know_the_time(
-    ask: Any, capsys: pytest.CaptureFixture[str]
+    ask: Any, capsys: pytest.CaptureFixture[str], fake: None
 ) -> None:
-    words = ["--methods", "head", "--seeds", "0", "--keep", "none"]
+    words = ["--methods", "head", "--keep", "none"]
     with pytest.raises(SystemExit):
-        ask("compare", *words)
+        ask("compare", *words, "--seeds", "0")
     said = capsys.readouterr().err
     before, _, after = said.partition("plan: 1 cell, time unknown")
     assert "suite tiny-tiny: 1 cell, 0 done already" in before
     assert "[1/1] tiny · head · seed 0" in after
     assert " MiB (head)" in after
+    with pytest.raises(SystemExit):
+        ask("compare", *words, "--seeds", "0,1")
+    assert "plan: 1 cell, about " in capsys.readouterr().err
 
 
 def test_a_comparison_that_does_not_fit_is_refused(
@@ -98,7 +102,15 @@ def test_plan_in_python_takes_what_compare_takes(
         peftlab.plan(model=tiny_model, tasks=tiny_task, methods="lroa")
 
 
-def test_trials_are_counted_in(ask: Any, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing trains."""
+    FakeSession.made = []
+    for room in ("run", "tune"):
+        monkeypatch.setattr(f"peftlab.bench.{room}.Session", FakeSession)
+
+
+def test_trials_are_counted_in(ask: Any, capsys: pytest.CaptureFixture[str], fake: None) -> None:
     """6 trials on one rung: as many trainings, each of the nine tenths that it trains on."""
     with pytest.raises(SystemExit):
         ask("compare", "--methods", "head,lora", "--seeds", "0", "--keep", "none")
@@ -116,7 +128,7 @@ def test_trials_are_counted_in(ask: Any, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_a_label_is_no_markup(
-    ask: Any, tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+    ask: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], fake: None
 ) -> None:
     """`[/b]` closes a tag that was never opened, and `[rank=4]` vanished as one."""
     suite = tmp_path / "s.toml"

@@ -213,3 +213,37 @@ def test_recipes_are_listed_in_json_too() -> None:
 
 def test_without_a_command_the_help_is_shown() -> None:
     assert "compare" in CliRunner().invoke(app, ["--debug"]).output
+
+
+GIVEN: dict[str, Any] = {
+    "model": "m",
+    "methods": ["lora"],
+    "data_dir": Path("g"),
+    "metric": "f1",
+    "weight_decay": 0.1,
+}
+
+
+@pytest.mark.parametrize(
+    ("call", "more", "wanted"),
+    [
+        ("compare", {"tasks": ["a"], "seeds": [3], "judge_on": "train", "tune": 6}, {}),
+        ("plan", {"tasks": ["a"], "seeds": [3], "judge_on": "train", "tune": 6}, {}),
+        ("fit", {"task": "a", "out": "o"}, {"seeds": [0, 1, 2], "judge_on": None, "tune": None}),
+    ],
+)
+def test_what_python_asks_for(
+    call: str, more: dict[str, Any], wanted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def record(*args: Any, **named: Any) -> None:
+        raise Called(*args, **named)
+
+    monkeypatch.setattr(f"peftlab.api.{call}.planned", record)
+    with pytest.raises(Called) as called:
+        getattr(peftlab, call)(**GIVEN, **more)
+    (asked,) = [one for one in called.value.given if isinstance(one, dict)]
+    expected = {"seeds": [3], "judge_on": "train", "tune": {"trials": 6}, **wanted}
+    assert {name: asked.get(name) for name in expected} == expected
+    assert (asked["tasks"], asked["model"], asked["methods"]) == (["a"], "m", ["lora"])
+    assert (asked["data_dir"], asked["metric"]) == (Path("g"), "f1")
+    assert asked["training"].weight_decay == 0.1

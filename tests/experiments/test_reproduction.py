@@ -89,7 +89,9 @@ def test_differences_from_full_fine_tuning_are_those_of_the_records() -> None:
 def test_verdicts_are_of_the_committed_records() -> None:
     """What their intervals were found from, the predictions, is not kept."""
     found = scores("fair")
-    for file in RESULTS.glob("fair/*/verdicts.json"):
+    files = list(RESULTS.glob("fair/*/verdicts.json"))
+    assert {file.parent.name for file in files} == {task for task, _ in found}
+    for file in files:
         pairs = json.loads(file.read_text(encoding="utf-8"))["pairs"]
         assert len(pairs) == 15
         for pair in pairs:

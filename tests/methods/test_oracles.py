@@ -220,9 +220,18 @@ def test_lora_fa_is_lora_whose_a_has_no_learning_rate(monkeypatch: pytest.Monkey
 
 
 def test_layers_of_all_that_share_loras_are_loras() -> None:
-    """So what is proven of LoRA's layer holds for LoRA+, LoRA-FA, QLoRA and LoRA-drop."""
+    """So what is proven of LoRA's layer holds for LoRA+, LoRA-FA and LoRA-drop."""
     for name in ("lora-plus", "lora-fa", "lora-drop"):
         model = adapted(name, rank=3)
-        layers = [layer for layer in model.modules() if isinstance(layer, LoRALinear)]
+        plain = adapted("lora", rank=3)
+        layers, others = (
+            [layer for layer in one.modules() if isinstance(layer, LoRALinear)]
+            for one in (model, plain)
+        )
         assert len(layers) == 8
-        assert torch.equal(logits(model), logits(adapted("lora", rank=3)))
+        start = logits(plain)
+        for layer, other in zip(layers, others, strict=True):  # at B = 0 all are the base
+            with torch.no_grad():
+                layer.lora_B.copy_(other.lora_B.normal_())
+        assert torch.equal(logits(model), logits(plain))
+        assert not torch.equal(start, logits(plain))

@@ -50,14 +50,18 @@ def trained(folder: Path, task: Task, method: str = "lora", epochs: int = 4) -> 
     return record, (model, tokenizer)
 
 
+@pytest.fixture(scope="module")
+def plain(tiny_model: Path, numbers: Task) -> dict[str, tuple[Any, Any]]:
+    """By method: the record, and the model with its tokenizer, of labels as they are."""
+    return {method: trained(tiny_model, numbers, method) for method in ("lora", "full")}
+
+
 @pytest.mark.parametrize("method", ["lora", "full"])
-@pytest.mark.parametrize(
-    ("factor", "shift"), [(100.0, 0.0), (1e-3, 0.0), (1e4, 7.0), (1.0, -50.0), (2.0, 1e5)]
-)
+@pytest.mark.parametrize(("factor", "shift"), [(1e-3, 0.0), (1e4, 7.0), (1.0, -50.0), (2.0, 1e5)])
 def test_a_regression_does_not_depend_on_its_labels_unit(
-    tiny_model: Path, numbers: Task, method: str, factor: float, shift: float
+    tiny_model: Path, numbers: Task, plain: Any, method: str, factor: float, shift: float
 ) -> None:
-    record, held = trained(tiny_model, numbers, method)
+    record, held = plain[method]
     other, moved = trained(tiny_model, in_unit(numbers, factor, shift), method)
     assert record.score["pearson"] > 0.5
     assert other.score["pearson"] == pytest.approx(record.score["pearson"], abs=1e-3)

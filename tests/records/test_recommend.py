@@ -11,7 +11,7 @@ import pytest
 from peftlab.errors import RequestError
 from peftlab.records.costs import costs_of
 from peftlab.records.pairs import against, verdicts
-from peftlab.records.recommend import AgainstBest, recommend
+from peftlab.records.recommend import AgainstBest, _mean_score, recommend
 from peftlab.records.table import columns
 from peftlab.records.verdicts import Question, compare_rows
 from peftlab.report.advice import _reasons, advice
@@ -417,3 +417,18 @@ def test_speed_is_of_rounds_only_where_all_had_their_turn_in_the_same(folder, co
 
     assert row({"full": "x", "lora": "x"}) == "full"
     assert row({"full": "x", "lora": "y"}) == "lora"  # by whole cells, of 200 and 120 s
+
+
+def test_the_best_score_over_tasks_is_by_each_task_s_own_scale(folder, cost) -> None:
+    """.1 of accuracy is a fifth of what lies between the baseline and perfect, .3 of rmse less."""
+    truth = np.arange(400.0) % 7
+    for row, wrong, off in (("a", 40, 0.5), ("b", 80, 0.2)):
+        for seed in range(3):
+            folder.add(row, seed, wrong, task="one")
+            guesses = truth + off * (-1) ** np.arange(400)
+            folder.add(row, seed, task="two", metric="rmse", labels=truth, predictions=guesses)
+    found = columns(folder.records, [folder.path])
+    means = {row: [of[row].mean for of in found.values()] for row in "ab"}
+    assert means["a"][0] - means["b"][0] == pytest.approx(0.1, abs=0.02)
+    assert means["a"][1] - means["b"][1] == pytest.approx(0.3, abs=0.02)
+    assert _mean_score("a", found) > _mean_score("b", found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
+import peftlab
 from peftlab.layers import quantise_linears
 from peftlab.methods import METHODS, Method, Prepared, inject, make
 from peftlab.methods.dylora import DyLoRALinear
@@ -321,3 +323,16 @@ def test_a_diverged_run_names_the_highest_rate_of_all() -> None:
     method = make("full")
     with pytest.raises(Diverged, match=r"the learning rate \(3e\+38 at its highest\) is too high"):
         list(steps(Loop(tiny(method), method, DATA, changed(PLAN, lr=1e-5, head_lr=3e38))))
+
+
+def test_answers_that_are_no_numbers_end_a_training(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tiny_task: Any
+) -> None:
+    """Else whoever scores them would fail, and with it all other cells."""
+    monkeypatch.setattr(
+        "peftlab.training.loop.answer",
+        lambda model, dev, plan: torch.full((len(dev), 2), float("nan")),
+    )
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    with pytest.raises(Diverged, match="not finite after epoch 1"):
+        peftlab.train(model, tokenizer, tiny_task, "head", epochs=1, batch_size=8)

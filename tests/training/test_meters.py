@@ -23,6 +23,13 @@ def test_speed_leaves_the_first_steps_out() -> None:
     assert summary["step_ms_p50"] == pytest.approx(1000 * statistics.median([0.1, 0.2, 0.3, 0.4]))
 
 
+def test_p95_is_what_one_step_in_twenty_is_longer_than() -> None:
+    meter = SpeedMeter()
+    for index in range(WARMING + 99):
+        meter.add((index - WARMING + 1) / 100 if index >= WARMING else 9.0, 8, 80)
+    assert meter.summary()["step_ms_p95"] == pytest.approx(950)
+
+
 def test_a_run_too_short_to_time_is_not_measured_rather_than_zero() -> None:
     meter = SpeedMeter()
     meter.add(1.0, 8, 80)
