@@ -95,6 +95,7 @@ class Predictor:
         self.tokenizer = load_tokenizer(grid.cells[0].model_folder)
         self.lengths: dict[tuple[str, int], Lengths] = {}
         self.counted: dict[Any, tuple[Trainable, float, Counted | str]] = {}
+        self.shapes: dict[Any, tuple[Shape, set[Shape], bool]] = {}
         self.packed: dict[Path, bool] = {}
 
     def lengths_of(self, cell: Cell) -> Lengths:
@@ -143,18 +144,23 @@ class Predictor:
         )
 
     def _shapes(self, cell: Cell) -> tuple[Shape, set[Shape], bool]:
-        """Of the parts of a batch: the widest, all their shapes, and if a batch has several."""
-        train = self.lengths_of(cell).train
+        """Of the parts of a batch: the widest, all their shapes, and if a batch has several.
+
+        A large task's take seconds to draw, and every method's are the same.
+        """
         plan = self._plan(cell)
-        parts = parts_in(0, train, plan)  # of which a training tries the widest
-        shapes = {
-            _shape(part, train, plan)
-            for epoch in range(min(DRAWN, cell.training.epochs))
-            for part in parts_in(epoch, train, plan)
-        }
-        batches = math.ceil(len(train) / cell.training.batch_size)
-        shape = _shape(widest(parts, train, plan), train, plan)
-        return shape, shapes, len(parts) > batches
+        but_for_rates = cell.training.model_dump(exclude={"lr", "head_lr"})
+        key = (cell.task.name, cell.seed, plan.packed, repr(but_for_rates))
+        if key not in self.shapes:
+            train = self.lengths_of(cell).train
+            epochs = range(min(DRAWN, cell.training.epochs))
+            drawn = [parts_in(epoch, train, plan) for epoch in epochs]
+            shapes = {_shape(part, train, plan) for parts in drawn for part in parts}
+            tried = widest(drawn[0], train, plan)  # by a training, before its first step
+            batches = math.ceil(len(train) / cell.training.batch_size)
+            self.shapes[key] = _shape(tried, train, plan), shapes, len(drawn[0]) > batches
+        shape, shapes, in_parts = self.shapes[key]
+        return shape, set(shapes), in_parts
 
     def _answered(self, cell: Cell) -> set[Shape]:
         """The shapes of an evaluation's batches."""
