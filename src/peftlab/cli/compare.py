@@ -43,7 +43,9 @@ def compare(
     ] = 0,
     *,
     asked: options.Asked,
-    rerun: Annotated[bool, Option("--rerun", help="Run done cells again; trials and rounds of speed stay.")] = False,
+    rerun: Annotated[
+        bool, Option("--rerun", help="Run done cells again; trials and rounds of speed stay.")
+    ] = False,
     json_: Annotated[bool, Option("--json", help="One JSON document on stdout.")] = False,
     quiet: options.Quiet = False,
 ) -> None:
