@@ -8,10 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from peftlab.naming import slug
 from peftlab.report.columns import Column
 from peftlab.report.costs import Cost
-from peftlab.report.style import GREY, Figure, Style, charted, faded, legend, listed, spec
+from peftlab.report.style import (
+    GREY,
+    Figure,
+    Style,
+    charted,
+    faded,
+    figure_of,
+    legend,
+    listed,
+    spec,
+)
 from peftlab.report.text import number
 
 if TYPE_CHECKING:
@@ -62,15 +71,14 @@ def speed_figure(column: Column, bars: Bars, style: Style, of: str = "seeds") ->
         x="high:Q", text="text:N"
     )
     spread_known = any(cost.examples_per_s.sd is not None for _, _, cost in bars)
-    title = f"{column.label}: training speed"
     words = f"Examples per second: {listed(f'{row[0]} {row[4]}' for row in rows)}."
-    return Figure(
-        kind="speed",
-        name=f"speed-{slug(column.label)[:60]}",
-        title=title,
+    return figure_of(
+        "speed",
+        column,
+        "training speed",
+        words,
         caption=f"Mean over {of}; thin line: ± one sd." if spread_known else f"One {of[:-1]}.",
-        alt=words,
-        spec=spec(alt.layer(drawn, spans, texts), title, words, BAR),
+        draw=lambda title: spec(alt.layer(drawn, spans, texts), title, words, BAR),
     )
 
 
@@ -87,7 +95,6 @@ def peak_figure(column: Column, bars: Bars, of: str = "seeds") -> Figure | None:
         return None
     many = any(cost.peak_mib.n > 1 for _, _, cost in bars)
     words = f"Peak memory in MiB: {listed(f'{name} {peak}' for _, name, peak, _ in stacks)}."
-    title = f"{column.label}: peak memory"
     y = _bars(name for _, name, *_ in stacks)
     ends = [(label, name, sum(stack.values()), peak) for label, name, peak, stack in stacks]
     texts = (
@@ -96,13 +103,14 @@ def peak_figure(column: Column, bars: Bars, of: str = "seeds") -> Figure | None:
         .encode(y=y, x="x:Q", text="text:N", opacity=faded())
     )
     parts = [(label, name, stack) for label, name, _, stack in stacks]
-    return Figure(
-        kind="peak",
-        name=f"peak-memory-{slug(column.label)[:60]}",
-        title=title,
+    return figure_of(
+        "peak",
+        column,
+        "peak memory",
+        words,
         caption=f"Mean over {of}." if many else f"One {of[:-1]}.",
-        alt=words,
-        spec=spec(alt.layer(_stacked(parts, y), texts), title, words, BAR),
+        draw=lambda title: spec(alt.layer(_stacked(parts, y), texts), title, words, BAR),
+        stem="peak-memory",
     )
 
 

@@ -7,12 +7,22 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from peftlab.naming import slug
 from peftlab.records.rows import merit
 from peftlab.report.columns import Column
 from peftlab.report.costs import usual
 from peftlab.report.scores import Cell
-from peftlab.report.style import GREY, SHOWN, Figure, Style, data, faded, heading, listed, spec
+from peftlab.report.style import (
+    GREY,
+    SHOWN,
+    Figure,
+    Style,
+    data,
+    faded,
+    figure_of,
+    heading,
+    listed,
+    spec,
+)
 from peftlab.report.text import count, metric, minutes, number, spread
 from peftlab.report.vega import SVG_WIDTH
 
@@ -72,16 +82,15 @@ def front_figure(
         f"by {name} {listed(f'{one.label} ({one.told_score} at {one.told_cost})' for one in best)}"
         for name, best in kept.items()
     )
-    title = f"{column.label}: quality against cost"
     words = f"{column.metric} on dev against cost. Best for what they cost: {numbers}."
-    return Figure(
-        kind="front",
-        name=f"front-{slug(column.label)[:60]}",
-        title=title,
+    return figure_of(
+        "front",
+        column,
+        "quality against cost",
+        words,
         caption=f"Line: rows that no other beats in both, {rows}. Means over seeds: a difference"
         f" within the noise counts too.{alike}",
-        alt=words,
-        spec=spec(_chart(panels, kept, column, style), title, words, None),
+        draw=lambda title: spec(_chart(panels, kept, column, style), title, words, None),
     )
 
 

@@ -7,11 +7,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from peftlab.naming import slug
 from peftlab.report.columns import Column
 from peftlab.report.curves import Curves, Means, Points, averaged, smooth, thin
 from peftlab.report.panels import SEED, Plot
-from peftlab.report.style import Figure, Style, faded, listed
+from peftlab.report.style import Figure, Style, faded, figure_of, listed
 from peftlab.report.text import metric, number, score
 
 if TYPE_CHECKING:
@@ -53,15 +52,14 @@ def score_figure(column: Column, lines: Sequence[Line], style: Style, limit: int
         marks=[dots.encode(y="y:Q", opacity=faded(), tooltip=tooltip)],
     )
     ends = (f"{label} {score(points[-1][1], column)}" for label, points in means.items())
-    title = f"{column.label}: dev {column.metric} over training"
     words = f"{column.metric} on dev after the last epoch: {listed(ends)}."
-    return Figure(
-        kind="score",
-        name=_name("score", column),
-        title=title,
+    return figure_of(
+        "score",
+        column,
+        f"dev {column.metric} over training",
+        words,
         caption=f"{_told_seeds(lines)}{plot.told}",
-        alt=words,
-        spec=plot.spec(style, title, words, limit),
+        draw=lambda title: plot.spec(style, title, words, limit),
     )
 
 
@@ -92,15 +90,14 @@ def loss_figure(column: Column, lines: Sequence[Line], style: Style, limit: int)
     bounds = "–".join(str(bound) for bound in dict.fromkeys((windows[0], windows[-1])))
     alone = " A method's only seed is thin as it was." if lone else ""
     ends = (f"{label} {number(points[-1][1])}" for label, points in means.items())
-    title = f"{column.label}: training loss"
     words = f"Training loss ({unit}) at the end: {listed(ends)}."
-    return Figure(
-        kind="loss",
-        name=_name("loss", column),
-        title=title,
+    return figure_of(
+        "loss",
+        column,
+        "training loss",
+        words,
         caption=f"{_told_seeds(lines)} Smoothed over {bounds} steps.{alone}{plot.told}",
-        alt=words,
-        spec=plot.spec(style, title, words, limit),
+        draw=lambda title: plot.spec(style, title, words, limit),
     )
 
 
@@ -121,15 +118,14 @@ def memory_figure(column: Column, lines: Sequence[Line], style: Style, limit: in
         from_zero=True,
     )
     peaks = (f"{label} {number(max(y for _, y in points))}" for label, points in means.items())
-    title = f"{column.label}: memory over training"
     words = f"Most memory held in MiB: {listed(peaks)}."
-    return Figure(
-        kind="memory",
-        name=_name("memory", column),
-        title=title,
+    return figure_of(
+        "memory",
+        column,
+        "memory over training",
+        words,
         caption=f"{'The lowest seed.' if _many(lines) else 'One seed.'}{plot.told}",
-        alt=words,
-        spec=plot.spec(style, title, words, limit),
+        draw=lambda title: plot.spec(style, title, words, limit),
     )
 
 
@@ -179,7 +175,3 @@ def _many(lines: Sequence[Line]) -> bool:
 def _told_seeds(lines: Sequence[Line]) -> str:
     """What the lines are."""
     return "Line: mean over seeds; thin: each of them." if _many(lines) else "One seed."
-
-
-def _name(kind: str, column: Column) -> str:
-    return f"{kind}-{slug(column.label)[:60]}"

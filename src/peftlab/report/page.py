@@ -143,7 +143,6 @@ def page(
     ordered = sorted(drawn, key=lambda figure: KINDS.index(figure.kind))
     numbered = list(enumerate(ordered, start=1))
     script = "\n".join(_source(f"script/{name}.js") for name in SCRIPTS)
-    places = _tasks(drawn, scores.columns)
     known = standing.intervals(scores, comparison)
     # the HTML parser must not see the end of the script inside it
     bundle = re.sub(r"</(?=script)", r"<\\/", bundle, flags=re.IGNORECASE)
@@ -179,9 +178,8 @@ def page(
         "memory_how": sorted({record.memory.how for record in records if record.memory}),
         "kinds": KINDS,
         "figures": {kind: [f for f in numbered if f[1].kind == kind] for kind in KINDS},
-        "task_of": places,
         "FOUR": FOUR,
-        "four": _four(numbered, places, scores.columns),
+        "four": _four(numbered, scores.columns),
         "static": {name: Markup(drawing) for name, drawing in _fitting(static).items()},
         "has_files": bool(static),
         "config": vega.CONFIG,
@@ -207,27 +205,17 @@ def _environment() -> jinja2.Environment:
     return made
 
 
-def _tasks(drawn: Iterable[Figure], columns: Iterable[Column]) -> dict[str, str]:
-    """By figure, the task that it is of: the one that its title begins with."""
-    names = sorted((column.label for column in columns), key=len, reverse=True)
-    return {
-        figure.name: name
-        for figure in drawn
-        if (name := next((one for one in names if figure.title.startswith(f"{one}:")), None))
-    }
-
-
 Numbered = tuple[int, Figure]
 
 
 def _four(
-    numbered: Sequence[Numbered], places: Mapping[str, str], columns: Iterable[Column]
+    numbered: Sequence[Numbered], columns: Iterable[Column]
 ) -> dict[str, dict[str, list[Numbered]]]:
     """The founding report's figures, by task and kind; empty where there is none of them."""
     found = {column.label: {kind: list[Numbered]() for kind in FOUR} for column in columns}
     for number, figure in numbered:
-        if figure.kind in FOUR and figure.name in places:
-            found[places[figure.name]][figure.kind].append((number, figure))
+        if figure.kind in FOUR:
+            found[figure.task][figure.kind].append((number, figure))
     return found if any(any(kinds.values()) for kinds in found.values()) else {}
 
 

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from peftlab.naming import slug
 from peftlab.report.columns import Column
 from peftlab.report.scores import Cell
-from peftlab.report.style import Figure, Style, charted, faded, legend, listed, score_scale, spec
+from peftlab.report.style import (
+    Figure,
+    Style,
+    charted,
+    faded,
+    figure_of,
+    legend,
+    listed,
+    score_scale,
+    spec,
+)
 from peftlab.report.text import metric
 
 HEIGHT = 200  # pixels
@@ -44,13 +53,12 @@ def rank_figure(column: Column, cells: Mapping[str, Cell], style: Style) -> Figu
         y=y, tooltip=tooltip, opacity=faded()
     )
     many = any(score.sd is not None for cell in cells.values() for score in cell.by_rank.values())
-    title = f"{column.label}: score by rank"
     words = f"{column.metric} on dev over the number of ranks in use for {listed(labels)}."
-    return Figure(
-        kind="rank",
-        name=f"rank-{slug(column.label)[:60]}",
-        title=title,
+    return figure_of(
+        "rank",
+        column,
+        "score by rank",
+        words,
         caption="Mean over seeds; thin line: ± one sd." if many else "One seed.",
-        alt=words,
-        spec=spec(alt.layer(spans, lines, dots), title, words, HEIGHT),
+        draw=lambda title: spec(alt.layer(spans, lines, dots), title, words, HEIGHT),
     )

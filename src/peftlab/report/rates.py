@@ -10,13 +10,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from peftlab.naming import slug
 from peftlab.records.rows import merit
 from peftlab.records.trials import Trial, at_end
 from peftlab.report.columns import Column
 from peftlab.report.panels import Plot
 from peftlab.report.scores import Cell, Row, Table
-from peftlab.report.style import Figure, Style, faded, listed
+from peftlab.report.style import Figure, Style, faded, figure_of, listed
 from peftlab.report.text import metric, score
 
 if TYPE_CHECKING:
@@ -66,17 +65,16 @@ def rate_figure(column: Column, rows: Sequence[tuple[Row, Cell]], limit: int) ->
         y_title=f"{metric(column)} on dev",
         by="curve",
     )
-    title = f"{column.label}: {column.metric} over learning rate"
     best = _best(column, [(curve, rate, mean) for curve, _, rate, mean, *_ in shown])
     words = f"Best {column.metric} on dev: {best}."
-    return Figure(
-        kind="rate",
-        name=f"rate-{slug(column.label)[:60]}",
-        title=title,
+    return figure_of(
+        "rate",
+        column,
+        f"{column.metric} over learning rate",
+        words,
         caption="Mean over seeds; thin line: ± one sd. No rate was chosen by this figure."
         f"{plot.told}",
-        alt=words,
-        spec=plot.spec(Style(labels), title, words, limit),
+        draw=lambda title: plot.spec(Style(labels), title, words, limit),
     )
 
 
@@ -133,18 +131,17 @@ def tuning_figure(
         y_title=f"{metric(column)} on validation",
         detail="epochs",
     )
-    title = f"{column.label}: {column.metric} of trials over learning rate"
     narrow = [label for label, *_, mark in shown if mark == END]
     ends = f" Nothing was tried beyond the rate taken of {listed(narrow)}." if narrow else ""
     taken = [(label, rate, found) for label, rate, found, _, mark in shown if mark]
     words = f"Taken, with their {column.metric} on validation: {_best(column, taken)}.{ends}"
-    return Figure(
-        kind="tuning",
-        name=f"tuning-{slug(column.label)[:60]}",
-        title=title,
+    return figure_of(
+        "tuning",
+        column,
+        f"{column.metric} of trials over learning rate",
+        words,
         caption=f"A line for each length of training; ring: what was taken.{plot.told}{ends}",
-        alt=words,
-        spec=plot.spec(style, title, words, limit),
+        draw=lambda title: plot.spec(style, title, words, limit),
     )
 
 
@@ -200,16 +197,15 @@ def progress_figure(
         x=alt.X("x:Q", title="trials", axis=alt.Axis(values=ticks, format="d")),
         y_title=f"{metric(column)} on validation",
     )
-    title = f"{column.label}: best of the trials so far"
     lasts = {label: f"{label} {score(best, column)} of {n}" for label, n, best in rows}
     words = f"Best {column.metric} on validation, of how many trials: {listed(lasts.values())}."
-    return Figure(
-        kind="trials",
-        name=f"trials-{slug(column.label)[:60]}",
-        title=title,
+    return figure_of(
+        "trials",
+        column,
+        "best of the trials so far",
+        words,
         caption=f"Trials of the shortest training alone.{plot.told}",
-        alt=words,
-        spec=plot.spec(style, title, words, limit),
+        draw=lambda title: plot.spec(style, title, words, limit),
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from peftlab.naming import slug
 from peftlab.records.rows import ERRORS
 from peftlab.report.columns import Column
 from peftlab.report.lines import Line
@@ -24,5 +23,6 @@ def second_figure(
         return None
     by_other = dataclasses.replace(column, metric=other[0], lower_is_better=other[0] in ERRORS)
     figure = draw(by_other)
-    name = f"second-{slug(column.label)[:60]}"
-    return figure and dataclasses.replace(figure, kind="second", name=name)
+    return figure and dataclasses.replace(
+        figure, kind="second", name=figure.name.replace(figure.kind, "second", 1)
+    )

@@ -8,9 +8,11 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from peftlab.naming import slug
+from peftlab.report.columns import Column
 from peftlab.report.vega import Spec
 
 if TYPE_CHECKING:
@@ -34,14 +36,47 @@ PICKED = "picked === '' || picked === datum.method"
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A spec and its words. `kind` is its place on the page, `name` the stem of its SVG file."""
+    """A spec and its words.
+
+    Attributes:
+        kind: its place on the page.
+        name: the stem of its SVG file.
+        task: the label of the column that it is of.
+    """
 
     kind: str
     name: str
+    task: str
     title: str
     caption: str
     alt: str
     spec: Spec
+
+
+def figure_of(
+    kind: str,
+    column: Column,
+    what: str,
+    words: str,
+    *,
+    caption: str,
+    draw: Callable[[str], Spec],
+    stem: str | None = None,
+) -> Figure:
+    """The figure of `what` on the column's task.
+
+    Args:
+        kind: its place on the page, with which its file's name begins, if that is no other `stem`.
+        column: of the table.
+        what: it shows, as a title says it.
+        words: what is to be seen, for who can't.
+        caption: below it.
+        draw: makes the spec, given the title.
+        stem: what its file's name begins with instead.
+    """
+    title = f"{column.label}: {what}"
+    name = f"{stem or kind}-{slug(column.label)[:60]}"
+    return Figure(kind, name, column.label, title, caption, words, draw(title))
 
 
 class Style:
