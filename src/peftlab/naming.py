@@ -58,10 +58,12 @@ def words(text: str) -> list[str]:
 
     >>> words("lora[rank=2,targets=layer.[01].query], head")
     ['lora[rank=2,targets=layer.[01].query]', 'head']
+    >>> words("a],b")
+    ['a]', 'b']
     """
     parts, depth = [""], 0
     for character in text:
-        depth += {"[": 1, "]": -1}.get(character, 0)
+        depth = max(0, depth + {"[": 1, "]": -1}.get(character, 0))
         if character == "," and depth == 0:
             parts.append("")
         else:

@@ -352,3 +352,26 @@ def test_a_rate_that_trials_did_not_look_for_is_a_default(
     assert [(cell.method.rate_from, cell.method.tuned["space"]) for cell in cells] == [
         ("default", ["rank"])
     ]
+
+
+def test_what_is_tuned_is_asked_of_rows_that_look_for_other_settings(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, fake: type[FakeSession]
+) -> None:
+    """Head has no rank: another row's trials are none of its own."""
+    how = {"trials": 3, "space": ["lr", "rank"]}
+    asked = grid(tiny_model, tiny_task, methods=["lora", "head"], tune=how)
+    tuned(asked, tmp_path)
+    assert tuning.is_tuned(asked, Tune(**how), tmp_path)
+    for other in ({"trials": 4, "space": ["lr", "rank"]}, {"trials": 3, "space": ["lr"]}):
+        assert not tuning.is_tuned(asked, Tune(**other), tmp_path)
+
+
+def test_a_tuned_comparison_trains_in_its_workers_and_repeated_trains_nothing(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"methods": ["head"], "seeds": [0], "tune": 2}
+    (record,) = compared(tiny_model, tiny_task, tmp_path, **asked)
+    (found,) = [trial for trial in read_trials(tmp_path / "tuning") if trial.chosen]
+    assert (record.status, record.training["lr"]) == ("done", found.values["lr"])
+    monkeypatch.setattr("peftlab.bench.run.Worker", lambda: pytest.fail("a worker was started"))
+    assert compared(tiny_model, tiny_task, tmp_path, **asked) == [record]

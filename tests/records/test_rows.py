@@ -64,3 +64,19 @@ def test_a_failed_run_of_another_search_is_not_replaced_by_the_first_search_s(fo
     folder.add("lora", 0, cell="again", training={"lr": 5e-3}, **tuned, **broken)
     (row,) = group(folder.records).values()
     assert [one.status for one in row] == ["failed"]
+
+
+def test_tuned_and_untuned_rows_of_one_name_are_told_apart_by_what_they_are(folder: Any) -> None:
+    part = {"name": "lora", "label": "lora", "settings": {}, "targets": [], "notes": []}
+    tuned = {"trials": 6, "validation": 0.1, "space": ["lr"]}
+    ways: list[tuple[dict[str, Any], float]] = [({}, 1e-4), ({}, 1e-3)]
+    ways += [(tuned, 5e-4), (tuned | {"validation": 0.2}, 5e-4)]
+    for number, (how, lr) in enumerate(ways):
+        method = part | {"tuned": how}
+        folder.add("lora", 0, cell=f"c{number}", method=method, training={"lr": lr})
+    assert list(labels(group(folder.records)).values()) == [
+        "lora (lr 0.0001, not tuned)",
+        "lora (lr 0.001, not tuned)",
+        "lora (6 trials of lr on 0.1 of train)",
+        "lora (6 trials of lr on 0.2 of train)",
+    ]

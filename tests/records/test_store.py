@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -286,3 +287,24 @@ def test_a_record_of_another_cell_is_none_of_ours(folder: Any) -> None:
     assert store.read(record.cell) == record
     with pytest.raises(ValidationError):
         Record.model_validate(record.model_dump() | {"cell": "../../victim"})
+
+
+def test_a_folder_that_is_locked_here_is_so_once_and_to_the_outer_end(tmp_path: Path) -> None:
+    refused: list[str] = []
+
+    def from_another_thread() -> None:
+        try:
+            with locked(tmp_path):
+                pass
+        except RequestError as error:
+            refused.append(str(error))
+
+    with locked(tmp_path):
+        with locked(tmp_path):
+            assert (tmp_path / ".holder").exists()
+        thread = threading.Thread(target=from_another_thread)
+        thread.start()
+        thread.join()
+    assert len(refused) == 1 and "another command writes to" in refused[0]
+    with locked(tmp_path):
+        pass

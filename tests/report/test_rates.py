@@ -145,6 +145,9 @@ def test_rows_with_as_many_trials_are_told_apart_from_others(tmp_path, record):
     assert "Trials of a row on a task: lora 1, full 1, vera 0." in page
 
 
+FOUND = "lora (4 trials of lr on 0.1 of train)"
+
+
 def test_a_tuned_row_beside_an_untuned_one_of_its_name_has_its_trials(record):
     tuned = {"trials": 4, "validation": 0.1, "space": ["lr"]}
     plain = record("lora")
@@ -153,9 +156,9 @@ def test_a_tuned_row_beside_an_untuned_one_of_its_name_has_its_trials(record):
         update={"method": part, "cell": "tuned", "training": plain.training | {"lr": 3e-3}}
     )
     scores = table([plain, found])
-    assert [row.label for row in scores.rows] == ["lora (not tuned)", "lora (tuned, 4 trials)"]
+    assert [row.label for row in scores.rows] == ["lora (lr 0.001, not tuned)", FOUND]
     own = of_rows(TRIALS, scores)
-    assert {one.label for one in own} == {"lora (tuned, 4 trials)"}
+    assert {one.label for one in own} == {FOUND}
     assert len(own) == sum(one.label == "lora" for one in TRIALS)
 
 
@@ -180,3 +183,5 @@ def test_a_curve_is_of_rows_that_differ_in_the_rate_alone_whatever_their_labels(
     warmed = [row(rate, warmup=0.1) for rate in rates]
     curves = {row[0] for row in rows(drawn([*steady, *warmed])["rate"])}
     assert len(curves) == 2
+    headed = [row(rate, head_lr=0.5) for rate in rates]
+    assert len({row[0] for row in rows(drawn([*steady, *headed])["rate"])}) == 2

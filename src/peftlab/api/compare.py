@@ -204,7 +204,9 @@ def run(
             return Live(observer(console, quiet), out, whole, page)
 
         if grid.suite.tune is not None:
-            if not is_tuned(grid, grid.suite.tune, out):
+            if is_tuned(grid, grid.suite.tune, out):
+                Store(out).prepare()
+            else:
                 told = _foretold(grid, grid.suite.tune, say)  # or it does not fit, and is refused
                 Store(out).prepare(room_mib(grid.cells, keep))
                 console.print(told, markup=False, highlight=False)

@@ -7,7 +7,6 @@ compete, as its table shows them.
 
 from __future__ import annotations
 
-import itertools
 import math
 import shutil
 from pathlib import Path
@@ -73,8 +72,9 @@ def export(
     out, to = Path(out), Path(to)
     check_replaceable(to)
     store = Store(out)
-    of_task = _as_asked_last(_of_task(store.records(), task, out), store)
-    row, rate_from_dev = _row(of_task, method, out)
+    records = store.records()
+    of_task = _as_asked_last(_of_task(records, task, out), store)
+    row, rate_from_dev = _row(of_task, _names(records), method, out)
     record = _kept(store, row)
     try:
         seen = task_again(store, record)
@@ -119,16 +119,24 @@ def _as_asked_last(records: list[Record], store: Store) -> list[Record]:
     ]
 
 
-def _row(records: list[Record], method: str | None, out: Path) -> tuple[list[Record], bool]:
-    """The done records of the row to take, and whether to take it chose its rate on dev."""
-    of = {record.cell: {record.method.label} for record in records}
+def _names(records: list[Record]) -> dict[str, tuple[str, str]]:
+    """What each cell's row may be called: as it was asked for, and as the folder's table has it."""
     rows = group(records)
-    for key, name in labels(rows).items():  # as the table has it, where one label has two rows
-        for record in rows[key]:
-            of[record.cell].add(name)
-    if method is not None and method not in set().union(*of.values()):
-        raise unknown("method", method, dict.fromkeys(itertools.chain.from_iterable(of.values())))
-    members = [record for record in records if method is None or method in of[record.cell]]
+    shown = {record.cell: name for key, name in labels(rows).items() for record in rows[key]}
+    return {
+        record.cell: (record.method.label, shown.get(record.cell, record.method.label))
+        for record in records
+    }
+
+
+def _row(
+    records: list[Record], names: dict[str, tuple[str, str]], method: str | None, out: Path
+) -> tuple[list[Record], bool]:
+    """The done records of the row to take, and whether to take it chose its rate on dev."""
+    known = dict.fromkeys(name for record in records for name in names[record.cell])
+    if method is not None and method not in known:
+        raise unknown("method", method, known)
+    members = [record for record in records if method is None or method in names[record.cell]]
     chosen = compare_rows(members, [out]).recommendation
     if chosen is None:
         raise RequestError(f"no cell of {method or out} is done; run `peftlab compare` to its end")

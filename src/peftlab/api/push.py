@@ -113,10 +113,10 @@ def _check_name(name: str, owned: bool = False) -> None:
 
     try:
         validate_repo_id(name)
-        if owned and "/" not in name:
-            raise HFValidationError("it has no owner")
     except HFValidationError as error:
         raise RequestError(f"a name on the hub is OWNER/NAME, got {name!r}: {error}") from None
+    if owned and "/" not in name:
+        raise RequestError(f"a name on the hub is OWNER/NAME, got {name!r}: it has no owner")
 
 
 def _leaving(folder: Path, name: str, base: str | None, licence: str | None) -> Leaving:

@@ -217,7 +217,7 @@ def train_folder(grid: Grid, out: Path, console: Console, quiet: bool = False) -
             f"train runs one cell, and this asks for {len(grid.cells)}; `peftlab compare` runs many"
         )
     check_replaceable(out)
-    there = next(one for one in out.absolute().parents if one.is_dir())
+    there = next(one for one in out.resolve().parents if one.is_dir())
     scratch = Path(tempfile.mkdtemp(prefix=".peftlab-", dir=there))
     store = Store(scratch / "out")
     with contextlib.ExitStack() as undo:

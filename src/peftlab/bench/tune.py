@@ -77,13 +77,9 @@ def trainings_of(grid: Grid, tune: Tune) -> dict[tuple[str, str], list[tuple[int
 
 
 def is_tuned(grid: Grid, tune: Tune, out: Path) -> bool:
-    """Whether `out` has what trials found, of each row and task of the grid that has trials."""
-    found = {trial.cell: trial for trial in read_trials(out / "tuning") if trial.chosen}
-    return all(
-        any(one.cell(trial.values, trial.epochs).name == name for name, trial in found.items())
-        for one in _tunings(grid, tune)
-        if one.space
-    )
+    """Whether `out` has all trials of each row and task of the grid, and what they found."""
+    tried = read_trials(out / "tuning")
+    return all(one.is_among(tried) for one in _tunings(grid, tune) if one.space)
 
 
 def _tunings(grid: Grid, tune: Tune) -> list[RowTuning]:
@@ -112,6 +108,19 @@ class RowTuning:
     def n_trainings(self) -> int:
         """How many it takes in all, more where trials are equal."""
         return sum(size for size, _ in self.trainings)
+
+    def is_among(self, tried: list[Trial]) -> bool:
+        """Whether these trials are as many as the row shall have, of what it shall look for."""
+        own = [
+            one for one in tried if (one.task, one.label) == (self.task.name, self.row.part.label)
+        ]
+        begun = [one for one in own if one.epochs == self.rungs[0]]
+        alike = all(one.values.keys() == self.space.keys() for one in own)
+        found = [one for one in own if one.chosen]
+        if len(begun) != self.tune.trials or not alike or not found:
+            return False
+        # a name says nothing of the batch size and what else the cells hang on
+        return self.cell(found[0].values, found[0].epochs).name == found[0].cell
 
     def run(self, session: Session) -> Row:
         """The row at what its trials found; as it is where nothing of it is open, or all failed."""

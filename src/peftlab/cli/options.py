@@ -238,15 +238,15 @@ def rates_of(text: str | None) -> list[float]:
 
 def seeds_of(text: str | None) -> list[int] | None:
     """Whole numbers with commas between."""
-    words = split(text, "--seeds")
-    if words is None:
+    given = split(text, "--seeds")
+    if given is None:
         return None
-    wrong = [word for word in words if not word.isdecimal() or len(word) > LONGEST_SEED]
+    wrong = [word for word in given if not word.isdecimal() or len(word) > LONGEST_SEED]
     if wrong:
         raise RequestError(
             f"--seeds takes whole numbers below 2**32 with commas between, got {wrong[0]!r}"
         )
-    return [int(word) for word in words]
+    return [int(word) for word in given]
 
 
 def split(text: str | None, option: str) -> list[str] | None:

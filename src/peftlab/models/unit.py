@@ -79,11 +79,11 @@ def unit_of(model: PreTrainedModel, labels: Sequence[float]) -> Unit:
 
 @contextmanager
 def standard_unit(model: PreTrainedModel, unit: Unit) -> Iterator[None]:
-    """Let `model` answer in standard units inside, and in the label's own behind it, always.
+    """Let `model` answer in standard units inside, and in the label's own behind it.
 
     A head that has answered in the label's own unit before, from an earlier training or from the
     checkpoint that `load_model` read, goes on from there; any other is taken to be small in
-    standard units, as one is that was just drawn. If it was not trained it is left as it was.
+    standard units, as one is that was just drawn, and if nothing was trained left as it was.
     """
     state, layer = state_of(model), last_layer(model)
     if state.own_unit:

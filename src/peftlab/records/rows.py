@@ -7,7 +7,6 @@ Statistics are over seeds; what cannot be known is None: absence is not certaint
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import statistics
@@ -165,10 +164,14 @@ def group(records: Iterable[Record]) -> dict[RowKey, list[Record]]:
     return {(members[0].method.label, key): members for key, members in found.items()}
 
 
-def but_for_rates(key: RowKey) -> str:
-    """A hash of what rows have in common that differ in learning rates alone, labels apart."""
-    fields = {name: value for name, value in json.loads(key[1]).items() if name not in RATES}
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
+def but_for_rate(key: RowKey, head_alone: bool) -> str:
+    """What rows have in common that differ in the learning rate alone, labels apart.
+
+    Where the head alone is trained its rate is the row's.
+    """
+    rates = RATES if head_alone else {"training.lr"}
+    fields = {name: value for name, value in json.loads(key[1]).items() if name not in rates}
+    return json.dumps(fields, sort_keys=True)
 
 
 def _only_failed(record: Record, before: Record) -> bool:
@@ -202,8 +205,8 @@ def _differing(own: dict[str, str], all_rows: list[dict[str, str]]) -> list[str]
     """`field value` for each field on which the rows disagree, in the fields' order."""
     fields = dict.fromkeys(name for row in all_rows for name in row)
     differing = [name for name in fields if len({row.get(name) for row in all_rows}) > 1]
-    if "tuned" in differing:  # what was found differs then, too
-        found = {name for row in all_rows for name in json.loads(row["tuned"]).get("space", ())}
+    if "tuned" in differing:  # what was found is told by how
+        found = json.loads(own["tuned"]).get("space", ())
         differing = [name for name in differing if name.rpartition(".")[2] not in found]
     words = [
         _word(name.rpartition(".")[2], json.loads(own[name]) if name in own else "–")
@@ -216,7 +219,10 @@ def _word(name: str, value: object) -> str:
     if name in {"weights", "code"}:
         return f"{name} {str(value)[:8]}"
     if name == "tuned" and isinstance(value, dict):
-        return f"tuned, {value['trials']} trials" if value else "not tuned"
+        if not value:
+            return "not tuned"
+        space, share = " and ".join(value["space"]), value["validation"]
+        return f"{value['trials']} trials of {space} on {share:g} of train"
     if name in {"model", "precision", "side"}:
         return str(value)
     return f"{name} {value}"

@@ -14,6 +14,7 @@ import shutil
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ OURS = {
 BESIDE = {"records": "record.json", "curves": "curve.jsonl", "predictions": "predictions.jsonl"}
 NEEDED_MIB = 200  # records and curves are small; the page and its figures take a few MiB
 LOCK, HOLDER = ".lock", ".holder"  # the latter says in words who has the former
+_held: ContextVar[tuple[Path, ...]] = ContextVar("held", default=())  # locked here, by this thread
 
 
 class Store:
@@ -279,12 +281,12 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         RequestError: if another process has it; it is named.
     """
-    lock = FileLock(folder.resolve() / LOCK, timeout=0, is_singleton=True)
-    if lock.is_locked:
+    place = folder.resolve()
+    if place in _held.get():
         yield
         return
     try:
-        held = lock.acquire()
+        lock = FileLock(place / LOCK, timeout=0).acquire()
     except Timeout:
         raise RequestError(
             f"another command writes to {folder}: {_holder(folder)}; wait for its end, or give "
@@ -295,13 +297,15 @@ def locked(folder: Path) -> Iterator[None]:
             f"{folder} lies on a file system that can't lock files ({error}); give another folder "
             "with --out DIR"
         ) from error
-    with held:
+    with lock:
         since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
         holder = f"process {os.getpid()} on {platform.node() or 'this machine'} since {since}"
+        before = _held.set((*_held.get(), place))
         try:
             atomic.write(folder / HOLDER, holder)
             yield
         finally:
+            _held.reset(before)
             (folder / HOLDER).unlink(missing_ok=True)
 
 

@@ -43,10 +43,10 @@ BAR = {"step": 24}  # pixels from one bar to the next
 Bars = Sequence[tuple[str, str, Cost]]  # the method, the bar's own name, what it shows
 
 
-def speed_figure(column: Column, bars: Bars, style: Style, of: str = "seeds") -> Figure | None:
+def speed_figure(column: Column, bars: Bars, style: Style, of: str = "seed") -> Figure | None:
     """Examples per second, a bar a method; a thin line spans one sd to either side.
 
-    `of` says what the means are over: seeds, or rounds.
+    `of` says what the means are over: a seed, or a round, each.
     """
     import altair as alt
 
@@ -77,12 +77,12 @@ def speed_figure(column: Column, bars: Bars, style: Style, of: str = "seeds") ->
         column,
         "training speed",
         words,
-        caption=f"Mean over {of}; thin line: ± one sd." if spread_known else f"One {of[:-1]}.",
+        caption=f"Mean over {of}s; thin line: ± one sd." if spread_known else f"One {of}.",
         draw=lambda title: spec(alt.layer(drawn, spans, texts), title, words, BAR),
     )
 
 
-def peak_figure(column: Column, bars: Bars, of: str = "seeds") -> Figure | None:
+def peak_figure(column: Column, bars: Bars, of: str = "seed") -> Figure | None:
     """Peak memory, a bar a method, stacked by what it went to; `of` as in `speed_figure`."""
     import altair as alt
 
@@ -108,7 +108,7 @@ def peak_figure(column: Column, bars: Bars, of: str = "seeds") -> Figure | None:
         column,
         "peak memory",
         words,
-        caption=f"Mean over {of}." if many else f"One {of[:-1]}.",
+        caption=f"Mean over {of}s." if many else f"One {of}.",
         draw=lambda title: spec(alt.layer(_stacked(parts, y), texts), title, words, BAR),
         stem="peak-memory",
     )

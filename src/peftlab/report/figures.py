@@ -33,7 +33,7 @@ def figures(
 ) -> list[Figure]:
     """Every figure that the table's done cells, their curves in `folder`, and trials allow."""
     style = Style([row.label for row in table.rows])
-    of = "rounds" if table.n_rounds else "seeds"
+    of = "round" if table.n_rounds else "seed"
     found: list[Figure | None] = []
     for index, column in enumerate(table.columns):
         cells = {row.label: cell for row in table.rows if (cell := row.cells[index]) and cell.runs}

@@ -199,7 +199,9 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    made.filters |= {name: one for name, one in vars(text).items() if inspect.isfunction(one)}
+    made.filters |= {
+        name: one for name, one in vars(text).items() if inspect.getmodule(one) is text
+    }
     made.filters["own_training"] = _own_training
     made.filters["untitled"] = lambda spec: {**spec, "title": None}  # its title is HTML here
     return made

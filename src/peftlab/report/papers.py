@@ -185,10 +185,8 @@ def _cost(row: Row, table: Table) -> list[str]:
     if cost is None:
         return [span(row.adapter), MISSING, MISSING]
     mark = partial(cost, table.n_tasks)
-    return [
-        span(row.adapter),
-        *(number(one) + mark for one in (cost.examples_per_s, cost.peak_mib)),
-    ]
+    measured = (cost.examples_per_s, cost.peak_mib)
+    return [span(row.adapter), *(MISSING if x is None else number(x) + mark for x in measured)]
 
 
 def _told(table: Table, best: str, tie: str) -> list[str]:

@@ -148,7 +148,7 @@ def tuning_figure(
 def of_rows(trials: Iterable[Trial], table: Table) -> list[Trial]:
     """The trials of the table's rows, under the names that these have there."""
     untuned_first = sorted(table.rows, key=lambda row: bool(row.tuned))
-    names = {row.asked: row.label for row in untuned_first}
+    names = {row.plain: row.label for row in untuned_first}
     return [
         trial.model_copy(update={"label": names[trial.label]})
         for trial in trials

@@ -18,7 +18,7 @@ from peftlab.records.record import Record
 from peftlab.records.rows import (
     RowKey,
     TaskKey,
-    but_for_rates,
+    but_for_rate,
     by_task,
     collapsed,
     group,
@@ -83,13 +83,13 @@ class Cell:
 class Row:
     """A method as it was asked for. `cells` is aligned with the table's columns.
 
-    `label` is the row's alone, `asked` what it was asked as. Rows of one `curve` differ in their
+    `label` is the row's alone, `plain` what it was asked as. Rows of one `curve` differ in their
     learning rates alone. `n_tasks` of the columns have a done cell. `tuned` says how its settings
     were found, if they were. `default_rate` says that it has its method's default learning rate.
     """
 
     label: str
-    asked: str
+    plain: str
     curve: str
     method: str
     model: str
@@ -152,7 +152,11 @@ class Table:
 
     def as_data(self) -> dict[str, Any]:
         """The table as JSON-ready data at full precision."""
-        return {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
+        data = dataclasses.asdict(self)
+        for row in data["rows"]:
+            for inner in ("plain", "curve"):  # which figures are drawn by
+                del row[inner]
+        return {"schema_version": SCHEMA_VERSION, **data}
 
 
 def table(records: Iterable[Record], rounds: Iterable[Record] = ()) -> Table:
@@ -242,12 +246,13 @@ def _row(
     done = [cell for cell in cells if cell and cell.runs]
     counts = [record.n_trainable for record in members if record.n_trainable]
     seconds = known(run.total_s for cell in done for run in cell.runs)
+    adapter = Span.of(count.adapter for count in counts)
     # of a tuned row the trials may all have failed on a task, which then has its defaults
     of_some_or_all = all if first.method.tuned else any
     return Row(
         label=label,
-        asked=key[0],
-        curve=but_for_rates(key),
+        plain=key[0],
+        curve=but_for_rate(key, head_alone=adapter.high == 0),
         method=first.method.name,
         model=first.model.name,
         precision=first.precision,
@@ -259,7 +264,7 @@ def _row(
         tuned=first.method.tuned,
         cells=cells,
         n_tasks=len(done),
-        adapter=Span.of(count.adapter for count in counts),
+        adapter=adapter,
         head=Span.of(count.head for count in counts),
         total=Span.of(count.total for count in counts),
         costs=row_costs(cell.costs for cell in done),
