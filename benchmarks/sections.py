@@ -22,7 +22,7 @@ def lora(setting: Setting, bench: Bench) -> None:
     """Ours against the peer at its fastest, at its fastest that learn, and by default."""
     asked = {"model": setting.model, "task": setting.task, "examples": setting.examples}
     of = functools.partial(bench.run, **asked)
-    sides = _sides(of, peers.as_good(bench.results.lines("scores"), plan.SAME_SCORE))
+    sides = _sides(of, peers.as_good(bench.results.lines("scores")))
     if setting.with_defaults:
         sides.append(("defaults", "peer", peers.DEFAULTS))
     for number in bench.each_round():

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import peftlab
-from peftlab.api.export import _row
+from peftlab.api.export import _names, _row
 from peftlab.bench import run as room
 from peftlab.bench.grid import Grid, load_tasks, resolve
 from peftlab.bench.resume import _judged, done_cells
@@ -94,6 +94,10 @@ def test_of_an_error_the_best_epoch_has_the_least(by_rmse: tuple[Path, Record]) 
     assert record.best.score["rmse"] == min(errors)
 
 
+def _taken(records: list[Record], out: Path) -> tuple[list[Record], bool]:
+    return _row(records, _names(records), None, out)
+
+
 def test_of_an_error_the_best_seed_and_the_winner_have_the_least(
     by_rmse: tuple[Path, Record],
 ) -> None:
@@ -104,9 +108,9 @@ def test_of_an_error_the_best_seed_and_the_winner_have_the_least(
 
     good, bad = [made(0, "good", 30.0), made(1, "good", 20.0)], [made(0, "bad", 50.0)]
     assert best_seed(good).seed == 1
-    assert _row([*bad, made(1, "bad", 19.0), *good], None, by_rmse[0]) == (good, False)
+    assert _taken([*bad, made(1, "bad", 19.0), *good], by_rmse[0]) == (good, False)
     failed = made(1, "half", 0.0).model_copy(update={"status": "failed", "score": None})
-    assert _row([made(0, "half", 1.0), failed, *good], None, by_rmse[0]) == (good, False)
+    assert _taken([made(0, "half", 1.0), failed, *good], by_rmse[0]) == (good, False)
 
 
 def test_a_winner_whose_rate_dev_has_chosen_is_told_of(by_rmse: tuple[Path, Record]) -> None:
@@ -115,7 +119,7 @@ def test_a_winner_whose_rate_dev_has_chosen_is_told_of(by_rmse: tuple[Path, Reco
         return by_rmse[1].model_copy(update={"training": training, "score": {"rmse": rmse}})
 
     slow, fast = made(1e-3, 30.0), made(2e-3, 20.0)
-    assert _row([slow, fast], None, by_rmse[0]) == ([fast], True)
+    assert _taken([slow, fast], by_rmse[0]) == ([fast], True)
 
 
 def test_another_metric_is_no_other_cell_and_trains_nothing(
