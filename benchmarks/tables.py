@@ -121,7 +121,8 @@ def _memory(name: str, lines: list[Line], memory: Memory) -> list[Cells]:
     ours = labelled(lines, "ours")
     rows = []
     for field, (what, floor) in memory.items():
-        least = least_of_peer(lines, field, ours[0]["settings"]["examples"]) if ours else None
+        known = ours and all(field in line for line in ours)
+        least = least_of_peer(lines, field, ours[0]["settings"]["examples"]) if known else None
         if least is not None:
             rows.append(
                 _row(

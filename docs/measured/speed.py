@@ -14,7 +14,7 @@ from measured.text import markdown
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 FILES = ("amd", "avx512", "amx")  # a kind of processor each, that which was measured last first
-MEMORY = "all_mib"  # what the command takes beside is counted
+MEMORY = "peak_mib"  # of the process that trains
 TASKS = {"cola": "CoLA", "mrpc": "MRPC"}
 
 
@@ -58,6 +58,6 @@ def _theirs(lines: list[Line], label: str) -> str:
 
 
 def _processor(machine: dict[str, Any]) -> str:
-    """Its name, and the best that it multiplies by: Intel Xeon, avx512f."""
+    """Its name, and the widest of its products that is looked for: Intel Xeon, avx512f."""
     name = machine["processor"].replace("(R)", "").removesuffix(" Processor")
     return f"{name}, {machine['flags'][0]}"
