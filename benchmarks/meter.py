@@ -6,7 +6,8 @@ Resident  VmRSS right before the first forward pass: imports, model, optimizer, 
 Above     the peak (VmHWM) from there to the end of the last epoch, less what was resident:
           what training itself needs
 Peak      VmHWM of the whole process to there, imports and loading counted
-All       the peak, and those of the processes that this one started and that run to there
+All       the peak, and what the processes beside this one hold alone at the end of the last epoch:
+          those that it started, and the command that waits for it; what two map counts once
 GPU peak  the same two of what torch has allocated on a CUDA device, where one is used; the clock
           waits for the device at the epochs' ends only
 
@@ -45,22 +46,31 @@ def gpu_mib(name: str) -> float:
     return float(getattr(torch.cuda, name)()) / 2**20
 
 
-def beside_mib() -> float:
-    """The peaks of this process's children, added up."""
-    own = f"PPid:\t{os.getpid()}\n"
-    texts = []
-    for status in Path("/proc").glob("[0-9]*/status"):
+def children() -> list[Path]:
+    """The folders in /proc of this process's children."""
+    own, found = f"PPid:\t{os.getpid()}\n", []
+    for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # a process that has just ended
-            texts.append(status.read_text())
-    peaks = [text.split("VmHWM:")[1].split()[0] for text in texts if own in text]
-    return sum(int(peak) for peak in peaks) / 1024
+            if own in (folder / "status").read_text():
+                found.append(folder)
+    return found
+
+
+def private_mib(folder: Path) -> float:
+    """What the process of a folder in /proc holds and no other one maps."""
+    lines = (folder / "smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
 
 
 class Meter:
-    """Made once the imports are done; told of each epoch's beginning, steps' ends and end."""
+    """Made once the imports are done; told of each epoch's beginning, steps' ends and end.
 
-    def __init__(self, device: str = "cpu") -> None:
+    `caller` is the process that waits for this one and counts with it; None for none.
+    """
+
+    def __init__(self, device: str = "cpu", caller: int | None = None) -> None:
         self.on_gpu = device == "cuda"
+        self.caller = [] if caller is None else [Path(f"/proc/{caller}")]
         self.peaks = [status_mib("VmHWM")]  # of the times between resets
         self.gpu_peaks: list[float] = []
         self.gpu_before = 0.0
@@ -96,7 +106,8 @@ class Meter:
     def end_epoch(self) -> None:
         """The last step of an epoch has ended; what comes until the next one is not training."""
         self.epochs[-1][-1] = self._now()
-        self.last_peak, self.beside = status_mib("VmHWM"), beside_mib()
+        self.last_peak = status_mib("VmHWM")
+        self.beside = sum(private_mib(process) for process in children() + self.caller)
         self.last_gpu_peak = gpu_mib("max_memory_allocated") if self.on_gpu else 0.0
 
     def _now(self) -> float:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -103,7 +104,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from peftlab.bench.process import run_cell
 
     cell = Cell.model_validate_json((folder / ORDER).read_text())
-    meter = Meter(options.device)
+    meter = Meter(options.device, caller=os.getppid())  # which is there meanwhile, as a command is
     share = _attention_share(options.epochs) if options.attention else None
     listener = Listener(meter, options.epochs, share)
     trained = run_cell(cell, folder / TASK, None, listener)
@@ -175,14 +176,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_order(options, Path(folder))
         words = [sys.executable, *sys.argv, "--cell", folder]
-        done = subprocess.run(words, env=variables(), check=False, stdout=subprocess.PIPE)
-    if done.returncode:
-        raise SystemExit(done.returncode)
-    from meter import status_mib
-
-    measured = json.loads(done.stdout)  # this process is there meanwhile, as the command is
-    measured["all_mib"] += status_mib("VmHWM")
-    print(json.dumps(measured))
+        done = subprocess.run(words, env=variables(), check=False)
+    raise SystemExit(done.returncode)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ def write(tmp_path):
             for index, (label, prediction) in enumerate(pairs)
         ]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        return record
+        task = record.task.model_copy(update={"n_dev": len(pairs)})
+        return record.model_copy(update={"task": task})
 
     return write
 
@@ -35,9 +36,11 @@ def of_classes(record, labels):
 
 
 def test_counts_are_summed_over_seeds(record, write, tmp_path):
-    records = [of_classes(record(seed=seed), ["ham", "spam"]) for seed in (0, 1)]
-    write(records[0], [(0, 0), (0, 0), (1, 0)])
-    write(records[1], [(0, 0), (0, 1), (1, 1)])
+    given = [[(0, 0), (0, 0), (1, 0)], [(0, 0), (0, 1), (1, 1)]]
+    records = [
+        write(of_classes(record(seed=seed), ["ham", "spam"]), pairs)
+        for seed, pairs in enumerate(given)
+    ]
     ((column, (matrix,)),) = confusions(table(records), tmp_path / "predictions")
     assert (column.label, matrix.method, matrix.n_seeds) == ("mrpc", "lora", 2)
     assert matrix.labels == ("ham", "spam")
@@ -56,6 +59,14 @@ def test_records_without_names_number_their_classes(record, write, tmp_path):
     one = write(record(), [(0, 2)])
     ((_, (matrix,)),) = confusions(table([one]), tmp_path / "predictions")
     assert matrix.labels == ("0", "1", "2")
+
+
+def test_a_part_of_the_answers_is_not_counted_for_all(record, write, tmp_path):
+    whole = write(of_classes(record(seed=0), "ab"), [(0, 0), (1, 0)])
+    part = write(of_classes(record(seed=1), "ab"), [(1, 1)])
+    part = part.model_copy(update={"task": whole.task})
+    ((_, (matrix,)),) = confusions(table([whole, part]), tmp_path / "predictions")
+    assert (matrix.counts, matrix.n_seeds) == (((1, 0), (1, 0)), 1)
 
 
 def test_a_regression_and_many_classes_have_none(record, write, tmp_path):

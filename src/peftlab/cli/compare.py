@@ -19,19 +19,13 @@ if TYPE_CHECKING:
 
 
 @options.with_request
+@options.with_grid
 def compare(
     suite: Annotated[
         Path | None, typer.Argument(help="A suite file (TOML); options win over it.")
     ] = None,
-    tasks: options.Tasks = None,
-    methods: options.Methods = None,
-    seeds: options.Seeds = None,
-    tune: Annotated[
-        int | None,
-        Option(help="Trials of every method on each task, to find rates; else defaults."),
-    ] = None,
-    validation: options.Validation = None,
-    tune_space: options.TuneSpace = None,
+    *,
+    grid: options.Grid,
     out: Annotated[
         Path | None, Option(help="Output folder; default runs/MODEL-TASK or the suite's name.")
     ] = None,
@@ -41,7 +35,6 @@ def compare(
     repeat_speed: Annotated[
         int, Option(min=0, help="Rounds of short cells in turns to read speed and memory from.")
     ] = 0,
-    *,
     asked: options.Asked,
     rerun: Annotated[
         bool, Option("--rerun", help="Run done cells again; trials and rounds of speed stay.")
@@ -54,12 +47,7 @@ def compare(
     Without arguments: the demo, on a bundled model and built-in synthetic tasks. Finished cells
     are never run again, so the same command goes on from where it stopped.
     """
-    request = asked.request | {
-        "tasks": options.tasks_of(tasks),
-        "methods": options.methods_of(methods),
-        "seeds": options.seeds_of(seeds),
-        "tune": options.tune_of(tune, validation, tune_space),
-    }
+    request = asked.request | grid
     how = {"rerun": rerun, "keep": keep, "repeat_speed": repeat_speed, "page": True}
     _run(suite, request, asked.sets, out, how, as_json=json_, quiet=quiet)
 

@@ -1,9 +1,10 @@
-"""The options that compare and train share, and the request that they make."""
+"""The options that commands share, and the request that they make."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import sys
 import traceback
 from collections.abc import Callable
@@ -27,20 +28,7 @@ Fast = Annotated[
     Option("--fast/--no-fast", help=Training.model_fields["fast"].description),
 ]
 Quiet = Annotated[bool, Option("--quiet", help="No progress.")]
-Tasks = Annotated[Text, Option(help="Names with commas between, or all.")]
-Methods = Annotated[
-    Text, Option(help="Names with commas between, or all; lora[rank=16,lr=1e-3] is a variant.")
-]
-Seeds = Annotated[
-    Text, Option(help="Numbers with commas between; default 0,1. A verdict takes three.")
-]
-Validation = Annotated[
-    float | None, Option(help="Share of train that trials are judged on; default 0.1.")
-]
-TuneSpace = Annotated[
-    Text, Option(help="Settings to find, with commas between; default lr,head_lr.")
-]
-
+Grid = dict[str, Any]  # the part of a request that says which cells there are
 
 LONGEST_SEED = 10  # digits
 
@@ -54,7 +42,7 @@ class Asked(NamedTuple):
 
 def with_request(command: Callable[..., None]) -> Callable[..., None]:
     """`command` with the options of `_shared`, whose result it takes as `asked`, in its place."""
-    *shared, _ = inspect.signature(_shared, eval_str=True).parameters.values()
+    *shared, _ = _parameters(_shared)
     # what is decided later if nobody asks comes first, the rates and epochs among it
     settings = sorted(Training.model_fields.items(), key=lambda item: item[1].default is not None)
     shared += [_option(name, field) for name, field in settings]
@@ -69,10 +57,19 @@ def with_request(command: Callable[..., None]) -> Callable[..., None]:
             asked = _shared(**typed)
         command(**arguments, asked=asked)
 
-    own = inspect.signature(command, eval_str=True).parameters.values()
-    return _signed(
-        run, [one for given in own for one in (shared if given.name == "asked" else [given])]
-    )
+    return _in_place_of("asked", run, command, shared)
+
+
+def with_grid(command: Callable[..., None]) -> Callable[..., None]:
+    """`command` with the options of `_grid`, whose result it takes as `grid`, in its place."""
+    options = _parameters(_grid)
+
+    @functools.wraps(command)
+    def run(**arguments: Any) -> None:
+        grid = _grid(**{option.name: arguments.pop(option.name) for option in options})
+        command(**arguments, grid=grid)
+
+    return _in_place_of("grid", run, command, options)
 
 
 def with_debug(command: Callable[..., None]) -> Callable[..., None]:
@@ -114,8 +111,21 @@ def with_plugins(command: Callable[..., None]) -> Callable[..., None]:
 def _with(
     run: Callable[..., None], command: Callable[..., None], option: inspect.Parameter
 ) -> Callable[..., None]:
-    own = inspect.signature(command, eval_str=True).parameters.values()
-    return _signed(run, [*own, option])
+    return _signed(run, [*_parameters(command), option])
+
+
+def _in_place_of(
+    name: str,
+    run: Callable[..., None],
+    command: Callable[..., None],
+    options: list[inspect.Parameter],
+) -> Callable[..., None]:
+    replaced = ([own] if own.name != name else options for own in _parameters(command))
+    return _signed(run, list(itertools.chain.from_iterable(replaced)))
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    return list(inspect.signature(function, eval_str=True).parameters.values())
 
 
 def _signed(run: Callable[..., None], parameters: list[inspect.Parameter]) -> Callable[..., None]:
@@ -182,6 +192,36 @@ def _shared(
     return Asked(request, set_ or [])
 
 
+def _grid(
+    tasks: Annotated[Text, Option(help="Names with commas between, or all.")] = None,
+    methods: Annotated[
+        Text, Option(help="Names with commas between, or all; lora[rank=16,lr=1e-3] is a variant.")
+    ] = None,
+    seeds: Annotated[
+        Text, Option(help="Numbers with commas between; default 0,1. A verdict takes three.")
+    ] = None,
+    tune: Annotated[
+        int | None,
+        Option(help="Trials of every method on each task, to find rates; else defaults."),
+    ] = None,
+    validation: Annotated[
+        float | None, Option(help="Share of train that trials are judged on; default 0.1.")
+    ] = None,
+    tune_space: Annotated[
+        Text, Option(help="Settings to find, with commas between; default lr,head_lr.")
+    ] = None,
+) -> Grid:
+    """What compare and plan ask alike beside what train asks, too."""
+    from peftlab.api import compare
+
+    return {
+        "tasks": compare.every_task() if tasks == "all" else split(tasks, "--tasks"),
+        "methods": methods_of(methods),
+        "seeds": seeds_of(seeds),
+        "tune": compare.tune_of(tune, validation, split(tune_space, "--tune-space")),
+    }
+
+
 def _option(name: str, field: FieldInfo) -> inspect.Parameter:
     """The option of a setting: its help is the field's, and what it allows is checked there."""
     if name == "lr":
@@ -203,27 +243,11 @@ def _kinds(annotation: Any) -> set[Any]:
     return {annotation}.union(*map(_kinds, inner)) if inner else {annotation}
 
 
-def tasks_of(text: str | None) -> list[str] | None:
-    """Names with commas between, or all."""
-    from peftlab.api.compare import every_task
-
-    return every_task() if text == "all" else split(text, "--tasks")
-
-
 def methods_of(text: str | None) -> list[dict[str, Any]] | None:
     """Methods with commas between, or all."""
     from peftlab.api.compare import parse_methods
 
     return None if text is None else parse_methods(text)
-
-
-def tune_of(
-    trials: int | None, validation: float | None, space: str | None
-) -> dict[str, Any] | None:
-    """How to tune, of its three options."""
-    from peftlab.api import compare
-
-    return compare.tune_of(trials, validation, split(space, "--tune-space"))
 
 
 def rates_of(text: str | None) -> list[float]:

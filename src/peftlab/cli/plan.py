@@ -20,44 +20,33 @@ HEAD = ("trained", "disk", "base", "adapt", "grads", "optim", "saved", "rest", "
 
 
 @options.with_request
+@options.with_grid
 def plan(
     suite: Annotated[
         Path | None, typer.Argument(help="A suite file (TOML); options win over it.")
     ] = None,
-    tasks: options.Tasks = None,
-    methods: options.Methods = None,
-    seeds: options.Seeds = None,
-    tune: Annotated[
-        int | None, Option(help="Trials of every method on each task; they are counted in.")
-    ] = None,
-    validation: options.Validation = None,
-    tune_space: options.TuneSpace = None,
+    *,
+    grid: options.Grid,
     out: Annotated[
         Path | None, Option(help="A folder of records that tell times, beside those in runs/.")
     ] = None,
     measure: Annotated[
         bool, Option("--measure", help="Run a few steps of each row, and predict times by those.")
     ] = False,
-    *,
     asked: options.Asked,
     json_: Annotated[bool, Option("--json", help="One JSON document on stdout.")] = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Say what a comparison will cost before it trains.
 
-    Trained numbers, memory by part, disk and time. Takes what compare takes. Memory is counted on
-    the model's structure; time is taken from the nearest records of this machine, or from a few
-    steps with --measure.
+    Trained numbers, memory by part, disk and time. Takes what compare takes; trials are counted
+    in. Memory is counted on the model's structure; time is taken from the nearest records of this
+    machine, or from a few steps with --measure.
     """
     from rich.console import Console
     from rich.markup import escape
 
-    request = asked.request | {
-        "tasks": options.tasks_of(tasks),
-        "methods": options.methods_of(methods),
-        "seeds": options.seeds_of(seeds),
-        "tune": options.tune_of(tune, validation, tune_space),
-    }
+    request = asked.request | grid
     console = Console(stderr=True, quiet=quiet)
     with console.status("reading the request and the data") as status:
         from peftlab.api.compare import planned

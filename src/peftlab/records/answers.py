@@ -1,17 +1,16 @@
-"""What a cell answered to every dev example, read from the folder that its record lies in."""
+"""A run by its task's main metric: its score, and the influence of each dev example on it."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from peftlab.errors import JSON_ERRORS
 from peftlab.records.influence import METRICS, Array, influences
+from peftlab.records.predictions import read
 from peftlab.records.record import Record
 
 EXACT = 1e-6  # of a score: predictions of another run than the record's are not taken for its own
@@ -40,13 +39,10 @@ def judged(record: Record, folders: Iterable[Path]) -> Judged | None:
 
 
 def _influence(record: Record, file: Path, score: float) -> Array | None:
-    try:
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        both = np.array([(row["label"], row["prediction"]) for row in rows], dtype=np.float64)
-    except (*JSON_ERRORS, OSError, KeyError, TypeError):
+    pairs = read(file, record.task.n_dev)
+    if not pairs:
         return None
-    if both.shape != (record.task.n_dev, 2) or not np.isfinite(both).all():
-        return None
+    labels, predictions = np.array(pairs, dtype=np.float64).T
     n_classes = len(record.task.labels)
-    again, u = influences(record.task.main_metric, both[:, 0], both[:, 1], n_classes)
+    again, u = influences(record.task.main_metric, labels, predictions, n_classes)
     return u if math.isclose(float(again), score, rel_tol=EXACT, abs_tol=EXACT) else None

@@ -6,8 +6,8 @@ import dataclasses
 from collections import Counter
 from pathlib import Path
 
+from peftlab.records.predictions import read
 from peftlab.report.columns import Column
-from peftlab.report.curves import rows
 from peftlab.report.scores import Cell, Table
 
 MOST_CLASSES = 20  # a wider table can't be read, and makes the page large
@@ -42,8 +42,8 @@ def confusions(table: Table, folder: Path) -> list[tuple[Column, list[Confusion]
 
 
 def _confusion(method: str, cell: Cell, column: Column, folder: Path) -> Confusion | None:
-    seeds = [_pairs(folder / f"{run.cell}.jsonl") for run in cell.runs]
-    pairs = sum(seeds, Counter[tuple[int, int]]())
+    seeds = [read(folder / f"{run.cell}.jsonl", column.n_dev) for run in cell.runs]
+    pairs = Counter((int(label), int(answer)) for pairs in seeds for label, answer in pairs)
     if not pairs:
         return None
     n_classes = len(column.labels) or 1 + max(max(pair) for pair in pairs)
@@ -55,13 +55,4 @@ def _confusion(method: str, cell: Cell, column: Column, folder: Path) -> Confusi
         labels=column.labels or tuple(map(str, classes)),  # records of old have no names
         counts=tuple(tuple(pairs[true, predicted] for predicted in classes) for true in classes),
         n_seeds=sum(bool(seed) for seed in seeds),
-    )
-
-
-def _pairs(path: Path) -> Counter[tuple[int, int]]:
-    """(label, prediction) -> how many examples; empty where the file is absent."""
-    return Counter(
-        (row["label"], row["prediction"])
-        for row in rows(path)
-        if isinstance(row.get("label"), int) and isinstance(row.get("prediction"), int)
     )

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
+from peftlab.records.predictions import read
 from peftlab.report.columns import Column
-from peftlab.report.curves import rows
 from peftlab.report.scores import Cell, Table
 
 FIRST = ord("0")  # the character of class 0
@@ -69,27 +67,16 @@ def _answers(
     names = {
         label: run.cell for label, cell in cells.items() for run in cell.runs if run.seed == seed
     }
-    read = {label: _pairs(folder / f"{cell}.jsonl", column) for label, cell in names.items()}
-    labels = next(([label for label, _ in pairs] for pairs in read.values() if pairs), [])
+    given = {label: read(folder / f"{cell}.jsonl", column.n_dev) for label, cell in names.items()}
+    labels = next(([label for label, _ in pairs] for pairs in given.values() if pairs), [])
     by_row = {
         row: _packed([answer for _, answer in pairs], column)
-        for row, pairs in read.items()
+        for row, pairs in given.items()
         if pairs and [label for label, _ in pairs] == labels
     }
     if seed is None or len(by_row) < 2:
         return None
     return Answers(column.label, column.kind, seed, _packed(labels, column), by_row, texts)
-
-
-def _pairs(path: Path, column: Column) -> list[tuple[float, float]]:
-    """(label, prediction) of every dev example; empty where one is missing."""
-    pairs: list[tuple[Any, Any]] = [(row.get("label"), row.get("prediction")) for row in rows(path)]
-    whole = len(pairs) == column.n_dev and all(_is_number(x) for pair in pairs for x in pair)
-    return pairs if whole else []
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _packed(values: list[float], column: Column) -> str | list[float]:
