@@ -19,7 +19,7 @@ import peftlab
 from peftlab import machine
 from peftlab.bench import execute
 from peftlab.bench.grid import resolve
-from peftlab.bench.run import Silent, run_grid
+from peftlab.bench.run import Observer, run_grid
 from peftlab.bench.suite import make_suite
 from peftlab.layers import nf4, rows
 from peftlab.machine import (  # as they are, before `alone`
@@ -91,7 +91,7 @@ def records(
             model=str(tiny_model), tasks=[tiny_task], methods=["head", "qlora"], seeds=[0],
             training={"epochs": 1, "batch_size": 16, "accumulation": 3, "parts": False},
         )  # fmt: skip
-        return run_grid(resolve(suite), tmp_path_factory.mktemp("runs"), Silent())
+        return run_grid(resolve(suite), tmp_path_factory.mktemp("runs"), Observer())
 
 
 def test_a_record_says_what_its_speed_and_numbers_depend_on(records: list[Record]) -> None:

@@ -55,10 +55,10 @@ def environment(
 
     Args:
         threads: of a training.
-        precision: in which its base is held.
-        device: on which it ran.
-        index: of that among several; None for torch's current one.
-        kernels: in C++, that computed it.
+        precision: what the frozen weights are held in.
+        device: what it ran on.
+        index: which of several such devices; None for torch's current one.
+        kernels: the engine's kernels in C++ that it used.
     """
     commit, dirty = own_commit()
     return Environment(

@@ -32,7 +32,7 @@ def named(stem: str) -> str:
 
 
 def title(task: str, label: str, seed: int) -> str:
-    """A cell's.
+    """The title of a cell: its task, its row and its seed.
 
     >>> title("cola", "LoRA r=16", 0)
     'cola · LoRA r=16 · seed 0'

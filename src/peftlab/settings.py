@@ -1,11 +1,11 @@
-"""The settings of a training. One field here is a setting: all else that a setting is follows.
+"""The settings of a training, each declared once, as a field here.
 
 Training    as it is asked for: a None is decided later, by the method, the task or the model
 Resolved    as it is run, and stored in a record: nothing is open any more
 
-The command line's options and their help, what a suite file may say, the checks, what the loop
-reads and a record's `training` are these fields. Every room may import this file; it imports
-`errors` alone.
+All else follows from the field: the command line's option and its help, what a suite file may say,
+the check, what the loop reads, and a record's `training`. Every room may import this file; it
+imports `errors` alone.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ Rate = Annotated[float, Field(gt=0)]
 
 
 def later(default: Any, **given: Any) -> Any:
-    """A setting that records of earlier versions lack, declared as by pydantic's `Field`.
+    """A pydantic `Field` for a setting that was added when records existed already.
 
-    At its default it is no part of a cell's identity: what was done before it came stays done.
+    At its default it is no part of a cell's identity, so that cells done before it came stay done.
     """
     return Field(default, json_schema_extra={"later": True}, **given)
 
@@ -38,25 +38,33 @@ class _Settings(BaseModel):
     batch_size: int = Field(32, ge=1, le=65_536, description="Examples a step; default 32.")
     batches: Literal["random", "grouped"] = Field(
         "random",
-        description="random, or grouped: like lengths together, so that labels correlate.",
+        description="random, or grouped by length: less padding, but labels of a batch correlate.",
     )
     weight_decay: float = Field(
-        0.0, ge=0, lt=1, description="Of AdamW, on matrices alone; default 0."
+        0.0, ge=0, lt=1, description="AdamW's weight decay, of matrices alone; default 0."
     )
-    warmup: float = Field(0.06, ge=0, lt=1, description="Share of the steps; default 0.06.")
+    warmup: float = Field(
+        0.06, ge=0, lt=1, description="Share of the steps in which the rate rises; default 0.06."
+    )
     clip: float = Field(1.0, gt=0, description="Largest gradient norm; default 1.")
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="none, or balanced: a rare class counts as much as a common one."
     )
     accumulation: int = Field(
-        1, ge=1, le=65_536, description="Parts that a batch is taken in, at least; default 1."
+        1,
+        ge=1,
+        le=65_536,
+        description="Least number of parts to split a batch into; gradients add up; default 1.",
     )
-    parts: bool = Field(True, description="On a CPU, wide batches in parts, or all of them whole.")
+    parts: bool = Field(
+        True, description="On a CPU, split batches of many tokens, or take all of them whole."
+    )
     checkpointing: bool = Field(
         False, description="Compute activations again in the backward pass, to save memory."
     )
     fast: bool = Field(
-        True, description="Fast kernels, or the plain path: the same but for rounding and masks."
+        True,
+        description="The fast engine, or the model's own code: equal but for rounding and dropout.",
     )
 
 
@@ -126,7 +134,7 @@ class Resolved(_Settings):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What of it makes a cell another one: all but `later` settings at their defaults."""
+        """What tells this cell from others: all settings but those of `later` at their defaults."""
         return told_apart(self.model_dump(), type(self).model_fields)
 
 

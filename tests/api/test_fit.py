@@ -16,7 +16,7 @@ from peftlab.api.compare import Planned
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Grid, resolve
 from peftlab.bench.race import FEWEST, Race, TimeIsUp, Until
-from peftlab.bench.run import Silent
+from peftlab.bench.run import Observer
 from peftlab.bench.suite import make_suite
 from peftlab.errors import RequestError
 from peftlab.methods import METHODS
@@ -55,7 +55,7 @@ def test_every_method_races_at_its_default_first_and_the_best_go_on(
 ) -> None:
     contest = Race(grid(tiny_model, tiny_task), tiny_task, 0.25)
     FakeSession.made = []
-    contest.run(FakeSession(Store(tmp_path), {}, Silent()))  # type: ignore[arg-type]
+    contest.run(FakeSession(Store(tmp_path), {}, Observer()))  # type: ignore[arg-type]
     made = FakeSession.made
     names = [cell.method.name for cell in made]
     assert names[:4] == ["head", "lora", "head", "lora"]
@@ -74,7 +74,7 @@ def test_of_an_error_the_least_leads_the_race(tmp_path: Path, tiny_model: Path) 
     rows = Examples([(f"the cat {n}",) for n in range(40)], [float(n) for n in range(40)])
     task = Task(name="far", kind="regression", metrics=("rmse",), train=rows, dev=rows)
     contest = Race(grid(tiny_model, task), task, 0.25)
-    contest.run(FakeSession(Store(tmp_path), {}, Silent()))  # type: ignore[arg-type]
+    contest.run(FakeSession(Store(tmp_path), {}, Observer()))  # type: ignore[arg-type]
     found = [one.record.score["rmse"] for one in contest.ranking if one.record.score is not None]
     assert len(set(found)) > 1
     assert found[0] == min(found)
@@ -83,7 +83,7 @@ def test_of_an_error_the_least_leads_the_race(tmp_path: Path, tiny_model: Path) 
 def test_what_was_done_when_the_time_is_over_is_what_there_is(
     tmp_path: Path, tiny_model: Path, tiny_task: Task
 ) -> None:
-    class Late(Silent):
+    class Late(Observer):
         def cell(self, cell: Cell) -> None:
             if len(FakeSession.made) > 2:
                 raise TimeIsUp
@@ -96,7 +96,7 @@ def test_what_was_done_when_the_time_is_over_is_what_there_is(
     assert len(contest.best_rows(3)) == 2
     assert {row.part.rate_from for row in contest.best_rows(3)} == {"default"}
     before = {row.part.label: row.part.tuned for row in contest.best_rows(3)}
-    contest.run(FakeSession(Store(tmp_path), {}, Silent()))  # type: ignore[arg-type]
+    contest.run(FakeSession(Store(tmp_path), {}, Observer()))  # type: ignore[arg-type]
     after = {row.part.label: row.part for row in contest.best_rows(3)}
     assert {part.rate_from for part in after.values()} == {"tuned"}
     assert {label: part.tuned for label, part in after.items()} == before  # else all trains again
@@ -107,7 +107,7 @@ def test_a_run_that_failed_takes_no_seed_from_the_others(
 ) -> None:
     asked = grid(tiny_model, tiny_task)
     cells = resolve(asked.suite.model_copy(update={"seeds": [0, 1, 2]})).cells
-    session = FakeSession(Store(tmp_path), {}, Silent())
+    session = FakeSession(Store(tmp_path), {}, Observer())
     records = [session.run(cell, keep_adapter=False) for cell in cells]
     broken = {"status": "failed", "score": None}
     records = [
@@ -126,7 +126,7 @@ def test_a_run_that_failed_takes_no_seed_from_the_others(
 
 
 def test_a_training_ends_at_its_next_step_when_its_time_is_over() -> None:
-    late, early = Until(Silent(), time.monotonic() - 1), Until(Silent(), time.monotonic() + 60)
+    late, early = Until(Observer(), time.monotonic() - 1), Until(Observer(), time.monotonic() + 60)
     cell: Any = None
     early.row(cell, {"step": 1}, 10)
     with pytest.raises(TimeIsUp):
@@ -172,7 +172,7 @@ def test_ctrl_c_keeps_the_best_of_the_race(
     finished: list[str] = []
     planned = Planned(grid(tiny_model, tiny_task, batch_size=8), tmp_path / "runs")
 
-    class Stopping(Silent):
+    class Stopping(Observer):
         def end(self, record: Record) -> None:
             finished.append(record.cell)
             if len(finished) == 2:

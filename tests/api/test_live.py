@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from peftlab.api import live
 from peftlab.api.compare import Planned, run
 from peftlab.bench.grid import Grid, resolve
-from peftlab.bench.run import Silent, write_suite
+from peftlab.bench.run import Observer, write_suite
 from peftlab.bench.suite import make_suite
 from peftlab.cli import app
 from peftlab.errors import RequestError
@@ -113,7 +113,7 @@ def test_steps_scores_and_memory_are_written_every_other_second(
     monkeypatch.setattr(time, "time", lambda: clock[0])
     (tmp_path / "records").mkdir()
     command = ExitStack()
-    progress = live.Live(Silent(), tmp_path, command, page=False)
+    progress = live.Live(Observer(), tmp_path, command, page=False)
     cell = grid.cells[0]
 
     def step(number: int, after_s: float) -> Now:
@@ -168,7 +168,7 @@ def test_the_command_looks_once_where_no_terminal_is_and_explains_what_is_no_fol
 def test_while_settings_are_looked_for_there_is_no_suite_yet(grid: Grid, tmp_path: Path) -> None:
     trials = Store(tmp_path / "tuning")
     trials.prepare()
-    FakeSession(trials, {}, Silent()).run(grid.cells[0], keep_adapter=False)
+    FakeSession(trials, {}, Observer()).run(grid.cells[0], keep_adapter=False)
     now = time.time()
     write_now(tmp_path, Now(cell="x", title="tiny · lora (lr 1)", begun_s=now, written_s=now))
     text = shown(tmp_path)
@@ -182,7 +182,7 @@ def test_it_ends_where_every_cell_of_the_latest_suite_has_ended(grid: Grid, tmp_
     suite_json(out, grid)
     latest = dataclasses.replace(grid, cells=grid.cells[:2])
     write_suite(Store(out), latest)
-    session = FakeSession(Store(out), {}, Silent())
+    session = FakeSession(Store(out), {}, Observer())
     _, second = [session.run(cell, keep_adapter=False) for cell in latest.cells]
     failure = Failure(kind="Diverged", message="NaN")
     Store(out).write_record(
@@ -197,7 +197,7 @@ def test_it_ends_where_every_cell_of_the_latest_suite_has_ended(grid: Grid, tmp_
 
 def test_what_another_command_says_in_the_folder_is_left_there(grid: Grid, tmp_path: Path) -> None:
     with ExitStack() as command:
-        progress = live.Live(Silent(), tmp_path, command, page=False)
+        progress = live.Live(Observer(), tmp_path, command, page=False)
         progress.cell(grid.cells[0])
         theirs = Now(cell="x", title="theirs", begun_s=1.0, written_s=1.0)
         write_now(tmp_path, theirs)

@@ -8,7 +8,7 @@ import pytest
 
 from peftlab.api.sentences import sentences
 from peftlab.bench.grid import resolve
-from peftlab.bench.run import Silent, write_suite
+from peftlab.bench.run import Observer, write_suite
 from peftlab.bench.suite import make_suite
 from peftlab.errors import RequestError
 from peftlab.records.sides import join
@@ -23,7 +23,7 @@ def compared(out: Path, model: Path, **request: object) -> Path:
     store = Store(out)
     store.prepare()
     write_suite(store, grid)
-    session = FakeSession(store, grid.tasks, Silent())
+    session = FakeSession(store, grid.tasks, Observer())
     for cell in grid.cells:
         session.run(cell, keep_adapter=False)
     return out

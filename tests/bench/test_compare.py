@@ -20,7 +20,7 @@ from peftlab.api.export import export
 from peftlab.bench import execute, outcome, run
 from peftlab.bench.grid import resolve
 from peftlab.bench.process import make_plan
-from peftlab.bench.run import Silent, run_grid
+from peftlab.bench.run import Observer, run_grid
 from peftlab.bench.suite import make_suite
 from peftlab.errors import RequestError
 from peftlab.machine import environment
@@ -41,7 +41,7 @@ def asked(model: Path, task: Task, **request: Any) -> dict[str, Any]:
 
 def go(out: Path, model: Path, task: Task, rerun: bool = False, **request: Any) -> list[Record]:
     grid = resolve(make_suite(**asked(model, task, **request)))
-    return run_grid(grid, out, Silent(), rerun)
+    return run_grid(grid, out, Observer(), rerun)
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_fewer_adapters_are_kept_if_asked(
     keep: Any, n_kept: int, tmp_path: Path, tiny_model: Path, tiny_task: Task, fake: None
 ) -> None:
     grid = resolve(make_suite(**asked(tiny_model, tiny_task, seeds=[0, 1])))
-    records = run_grid(grid, tmp_path, Silent(), keep=keep)
+    records = run_grid(grid, tmp_path, Observer(), keep=keep)
     kept = list((tmp_path / "adapters").glob("*"))
     assert len(kept) == n_kept
     for path in kept:
@@ -143,7 +143,7 @@ def test_fewer_adapters_are_kept_if_asked(
         best = max(rivals, key=lambda r: ((r.score or {})["accuracy"], -r.seed))
         assert path.name == best.cell
     with pytest.raises(RequestError, match="unknown keep 'some'"):
-        run_grid(grid, tmp_path, Silent(), keep="some")  # type: ignore[arg-type]
+        run_grid(grid, tmp_path, Observer(), keep="some")  # type: ignore[arg-type]
 
 
 def test_whole_models_need_room_on_the_disk_before_any_is_trained(
@@ -165,9 +165,9 @@ def test_the_best_adapter_is_the_best_of_those_that_were_kept(
 ) -> None:
     """The best seed, the second here, kept none, so the first seed's is all there is."""
     one = asked(tiny_model, tiny_task, methods=["head"], seeds=[1])
-    run_grid(resolve(make_suite(**one)), tmp_path, Silent(), keep="none")
+    run_grid(resolve(make_suite(**one)), tmp_path, Observer(), keep="none")
     two = resolve(make_suite(**one | {"seeds": [0, 1]}))
-    records = run_grid(two, tmp_path, Silent(), keep="best")
+    records = run_grid(two, tmp_path, Observer(), keep="best")
     assert [path.name for path in (tmp_path / "adapters").iterdir()] == [records[0].cell]
 
 
@@ -335,7 +335,7 @@ def test_a_killed_process_fails_its_cell_alone_and_is_tried_again(
     """From outside, as the kernel does out of memory."""
     killed = []
 
-    class Killer(Silent):
+    class Killer(Observer):
         def row(self, cell: Any, row: dict[str, Any], total: int) -> None:
             if cell.method.name == "head" and not killed:
                 killed.append(cell.name)
@@ -350,7 +350,7 @@ def test_a_killed_process_fails_its_cell_alone_and_is_tried_again(
     assert head.failure is not None
     assert "most likely the machine ran out of memory" in head.failure.message
     assert lora.status == "done"
-    head, lora = run_grid(grid, tmp_path, Silent())
+    head, lora = run_grid(grid, tmp_path, Observer())
     assert head.status == "done"
 
 

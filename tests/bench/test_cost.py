@@ -14,7 +14,7 @@ from peftlab.bench.cell import Cell
 from peftlab.bench.cost import IMPORTS_MIB, Predictor, largest, lengths
 from peftlab.bench.foresee import ERROR, check_fits, foresee, line
 from peftlab.bench.grid import Grid, resolve
-from peftlab.bench.run import Silent, run_grid
+from peftlab.bench.run import Observer, run_grid
 from peftlab.bench.short import short
 from peftlab.bench.suite import make_suite
 from peftlab.bench.times import Time, by_measured, by_records, measured
@@ -68,7 +68,7 @@ def ran(
         seeds=[0],
         training={"epochs": 2, "batch_size": 8, "threads": 1},
     )
-    run_grid(resolve(suite), out, Silent())
+    run_grid(resolve(suite), out, Observer())
     return Store(out)
 
 
@@ -334,5 +334,5 @@ def test_a_run_is_refused_before_it_writes(
     monkeypatch.setattr("peftlab.bench.foresee.available_mib", lambda device: 1.0)
     say: Callable[[Any], str] = lambda due: foresee(grid, due, [])  # noqa: E731
     with pytest.raises(RequestError, match="would not fit into memory"):
-        run_grid(grid, tmp_path / "out", Silent(), foresee=say)
+        run_grid(grid, tmp_path / "out", Observer(), foresee=say)
     assert not (tmp_path / "out").exists()

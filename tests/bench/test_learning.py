@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from peftlab.bench.grid import resolve
-from peftlab.bench.run import Silent, run_grid
+from peftlab.bench.run import Observer, run_grid
 from peftlab.bench.suite import make_suite
 
 
@@ -17,7 +17,7 @@ def test_acceptability_is_learned_by_lora_and_not_by_the_head(tmp_path: Path) ->
     asked = {"tasks": ["acceptability"], "methods": ["head", "lora"], "seeds": [0]}
     suite = make_suite(**asked, training={"epochs": 3})
     grid = resolve(suite)
-    records = run_grid(grid, tmp_path, Silent())
+    records = run_grid(grid, tmp_path, Observer())
     assert [record.failure for record in records] == [None] * 2
     head, lora = (record.score["matthews"] for record in records if record.score)
     assert head > 0  # what one class for all gets

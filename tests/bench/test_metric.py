@@ -15,7 +15,7 @@ from peftlab.bench import run as room
 from peftlab.bench.grid import Grid, load_tasks, resolve
 from peftlab.bench.resume import _judged, done_cells
 from peftlab.bench.retention import best_seed
-from peftlab.bench.run import Silent, run_grid
+from peftlab.bench.run import Observer, run_grid
 from peftlab.bench.suite import make_suite
 from peftlab.errors import RequestError
 from peftlab.records.record import Failure, Record
@@ -50,7 +50,7 @@ def by_rmse(
 ) -> tuple[Path, Record]:
     """A run that was judged by an error."""
     out = tmp_path_factory.mktemp("runs") / "veries"
-    (record,) = run_grid(grid(tiny_model, veries(), metric="rmse"), out, Silent())
+    (record,) = run_grid(grid(tiny_model, veries(), metric="rmse"), out, Observer())
     assert record.status == "done", record.failure
     return out, record
 
@@ -127,11 +127,13 @@ def test_another_metric_is_no_other_cell_and_trains_nothing(
 ) -> None:
     out, first = stored
     monkeypatch.setattr("peftlab.bench.run.Worker", lambda: pytest.fail("it was trained again"))
-    (again,) = run_grid(grid(tiny_model, veries()), out, Silent())
+    (again,) = run_grid(grid(tiny_model, veries()), out, Observer())
     assert (again.cell, again.score, again.train_s) == (first.cell, first.score, first.train_s)
     assert (first.task.main_metric, again.task.main_metric) == ("rmse", "pearson")
     assert Store(out).read(first.cell) == again
-    assert run_grid(grid(tiny_model, veries(), metric="rmse"), out, Silent()) == [first]  # and back
+    assert run_grid(grid(tiny_model, veries(), metric="rmse"), out, Observer()) == [
+        first
+    ]  # and back
 
 
 def test_all_records_of_the_task_are_judged_by_the_metric_that_is_asked_for_now(
@@ -145,7 +147,7 @@ def test_all_records_of_the_task_are_judged_by_the_metric_that_is_asked_for_now(
     shutil.copy(out / "curves" / f"{record.cell}.jsonl", out / "curves" / "other-seed.jsonl")
     broken = {"status": "failed", "score": None, "best": None, "failure": failure}
     store.write_record(record.model_copy(update={"cell": "broken", "seed": 8} | broken))
-    run_grid(grid(tiny_model, veries()), out, Silent())
+    run_grid(grid(tiny_model, veries()), out, Observer())
     assert [one.task.main_metric for one in store.records()] == ["pearson"] * 3
 
 
@@ -219,7 +221,7 @@ def test_baselines_are_computed_once_a_task_whatever_its_cells(
 
     monkeypatch.setattr(room, "baselines", counted)
     asked = grid(tiny_model, tiny_task, methods=["head", "lora"], seeds=[0, 1])
-    cells = room.with_baselines(asked.cells, asked.tasks, Silent())
+    cells = room.with_baselines(asked.cells, asked.tasks, Observer())
     assert computed == ["tiny"]
     assert [cell.name for cell in cells] == [cell.name for cell in asked.cells]
     assert all(set(cell.task.baselines) == {"majority", "tf-idf"} for cell in cells)

@@ -11,7 +11,7 @@ import pytest
 import peftlab
 from peftlab.bench import speed
 from peftlab.bench.grid import Grid, resolve
-from peftlab.bench.run import Silent
+from peftlab.bench.run import Observer
 from peftlab.bench.short import short
 from peftlab.bench.suite import make_suite
 from peftlab.errors import RequestError
@@ -24,7 +24,7 @@ from peftlab.tasks import Task
 from sessions import FakeSession
 
 
-class Told(Silent):
+class Told(Observer):
     def __init__(self) -> None:
         self.cells: list[tuple[str, int]] = []
         self.notes: list[str] = []
@@ -75,7 +75,7 @@ def test_a_round_that_lacks_a_row_is_run_again_as_a_whole(
     """Alone it would have taken no turns with the others: an hour later a machine is another."""
     monkeypatch.setattr(speed, "Session", FakeSession)
     heads = [cell for cell in grid.cells if cell.method.name == "head"]
-    speed.measure_speed(dataclasses.replace(grid, cells=heads), 1, tmp_path, Silent())
+    speed.measure_speed(dataclasses.replace(grid, cells=heads), 1, tmp_path, Observer())
     told = Told()
     speed.measure_speed(grid, 1, tmp_path, told)
     assert told.cells == [("head", 0), ("lora", 0)]
@@ -87,9 +87,9 @@ def test_rows_that_two_commands_measured_took_no_turns_with_each_other(
     monkeypatch.setattr(speed, "Session", FakeSession)
     (head, lora) = ([c for c in grid.cells if c.method.name == name] for name in ("head", "lora"))
     for cells in (head, lora):
-        speed.measure_speed(dataclasses.replace(grid, cells=cells), 1, tmp_path, Silent())
+        speed.measure_speed(dataclasses.replace(grid, cells=cells), 1, tmp_path, Observer())
     assert len({one.speed.turn for one in rounds(tmp_path) if one.speed}) == 2
-    speed.measure_speed(grid, 1, tmp_path, Silent())
+    speed.measure_speed(grid, 1, tmp_path, Observer())
     assert len({one.speed.turn for one in rounds(tmp_path) if one.speed}) == 1
     told = Told()
     speed.measure_speed(grid, 1, tmp_path, told)
@@ -107,7 +107,7 @@ def test_a_round_that_was_begun_again_and_stopped_is_none(
 
     monkeypatch.setattr(speed, "Session", FakeSession)
     heads = [cell for cell in grid.cells if cell.method.name == "head"]
-    speed.measure_speed(dataclasses.replace(grid, cells=heads), 2, tmp_path, Silent())
+    speed.measure_speed(dataclasses.replace(grid, cells=heads), 2, tmp_path, Observer())
     with pytest.raises(KeyboardInterrupt):  # behind lora's turn in the second round
         speed.measure_speed(grid, 2, tmp_path, Stopping())
     told = Told()
@@ -126,9 +126,9 @@ def test_the_table_reads_speed_from_the_rounds_and_time_from_the_cells(
     tmp_path: Path, grid: Grid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(speed, "Session", FakeSession)
-    records = [FakeSession(Store(tmp_path), {}, Silent()).run(grid.cells[0], keep_adapter=False)]
+    records = [FakeSession(Store(tmp_path), {}, Observer()).run(grid.cells[0], keep_adapter=False)]
     only = dataclasses.replace(grid, cells=grid.cells[:1])
-    speed.measure_speed(only, 2, tmp_path, Silent())
+    speed.measure_speed(only, 2, tmp_path, Observer())
     short = [
         one.model_copy(update={"speed": one.speed.model_copy(update={"examples_per_s": 7.0})})
         for one in rounds(tmp_path)
@@ -152,8 +152,8 @@ def test_rounds_are_a_whole_number(given: Any, tiny_model: Path, tiny_task: Task
 
 def measured(grid: Grid, out: Path) -> list[Record]:
     """The records of the grid's cells, after one round of them."""
-    session = FakeSession(Store(out), {}, Silent())
-    speed.measure_speed(grid, 1, out, Silent())
+    session = FakeSession(Store(out), {}, Observer())
+    speed.measure_speed(grid, 1, out, Observer())
     return [session.run(cell, keep_adapter=False) for cell in grid.cells]
 
 
@@ -179,7 +179,8 @@ def test_edited_data_has_rounds_of_its_own(
     assert short(edited, 80, 4) == short(tiny_task, 80, 4)
     after = resolve(grid.suite.model_copy(update={"tasks": [edited]}))
     assert (
-        table([FakeSession(Store(tmp_path), {}, Silent()).run(after.cells[0], False)]).n_rounds == 0
+        table([FakeSession(Store(tmp_path), {}, Observer()).run(after.cells[0], False)]).n_rounds
+        == 0
     )
     FakeSession.made.clear()
     records = measured(after, tmp_path)
@@ -206,7 +207,7 @@ def test_rows_of_two_commands_did_not_take_turns_with_one_another(
         dataclasses.replace(grid, cells=[one for one in grid.cells if one.method.label == name])
         for name in ("head", "lora")
     ]
-    session = FakeSession(Store(tmp_path), {}, Silent())
+    session = FakeSession(Store(tmp_path), {}, Observer())
     whole = [session.run(cell, keep_adapter=False) for cell in grid.cells]
     speed.measure_speed(grid, 2, tmp_path / "one", Told())
     together = table(whole, rounds(tmp_path / "one"))

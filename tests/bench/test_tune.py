@@ -11,7 +11,7 @@ import pytest
 import peftlab
 from peftlab.bench import tune as tuning
 from peftlab.bench.grid import Grid, resolve
-from peftlab.bench.run import Silent
+from peftlab.bench.run import Observer
 from peftlab.bench.suite import Tune, make_suite
 from peftlab.errors import RequestError
 from peftlab.records.record import Failure, Record
@@ -25,7 +25,7 @@ from sessions import FakeSession
 pytestmark = pytest.mark.usefixtures("warm")
 
 
-class Counting(Silent):
+class Counting(Observer):
     """How many cells were trained."""
 
     def __init__(self) -> None:
@@ -48,9 +48,9 @@ def grid(model: Path, task: Task, **request: Any) -> Grid:
     return resolve(make_suite(**asked))
 
 
-def tuned(asked: Grid, out: Path, progress: Silent | None = None) -> Grid:
+def tuned(asked: Grid, out: Path, progress: Observer | None = None) -> Grid:
     assert asked.suite.tune is not None
-    return tuning.tuned(asked, asked.suite.tune, out, progress or Silent())
+    return tuning.tuned(asked, asked.suite.tune, out, progress or Observer())
 
 
 def test_of_an_error_the_least_is_the_best(
@@ -188,7 +188,7 @@ def test_a_tuned_row_is_one_row_over_tasks_whatever_was_found(
         **{**vars(tiny_task), "name": "other", "train": tiny_task.dev, "dev": tiny_task.train}
     )
     asked = grid(tiny_model, tiny_task, tasks=[tiny_task, other], methods=["lora"])
-    session = fake(Store(tmp_path), {}, Silent())
+    session = fake(Store(tmp_path), {}, Observer())
     records = [session.run(cell, keep_adapter=False) for cell in tuned(asked, tmp_path).cells]
     apart = [
         record.model_copy(update={"training": record.training | {"lr": 1e-3 * (i + 1)}})
@@ -220,7 +220,7 @@ def test_a_row_whose_trials_all_fail_keeps_its_defaults(
     monkeypatch.setattr(tuning, "search", lambda *args: [])
     told: list[str] = []
 
-    class Telling(Silent):
+    class Telling(Observer):
         def note(self, line: str) -> None:
             told.append(line)
 
@@ -269,7 +269,7 @@ def test_a_head_s_one_rate_is_one_row_over_tasks(
 ) -> None:
     other = dataclasses.replace(tiny_task, name="other", train=tiny_task.dev, dev=tiny_task.train)
     asked = grid(tiny_model, tiny_task, tasks=[tiny_task, other], methods=["head", "lora"])
-    session = fake(Store(tmp_path), {}, Silent())
+    session = fake(Store(tmp_path), {}, Observer())
     records = [session.run(cell, keep_adapter=False) for cell in tuned(asked, tmp_path).cells]
     apart = [  # as if each had been found
         one.model_copy(update={"training": one.training | {"lr": rate, "head_lr": rate}})

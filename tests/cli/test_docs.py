@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import inspect
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
+import generate
 import pytest
 import torch
 import typer
@@ -25,17 +25,7 @@ from peftlab.tasks import built_in
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def generate() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_generated_pages_are_current(generate: ModuleType) -> None:
+def test_generated_pages_are_current() -> None:
     for page, write in generate.PAGES.items():
         assert (ROOT / "docs" / page).read_text(encoding="utf-8") == write(), "run `make docs`"
 

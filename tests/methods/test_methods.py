@@ -156,14 +156,6 @@ def test_all_methods_train_the_head_at_one_rate() -> None:
     assert len({method.default_head_lr for method in METHODS.values()}) == 1
 
 
-@pytest.mark.parametrize("name", ["idle", "excused", "keeps_whole_model"])
-def test_what_a_method_had_once_is_not_missed_in_silence(name: str) -> None:
-    own = type("Own", (METHODS["head"],), {"name": "own", name: True})
-    with pytest.raises(RequestError, match=f"Own has {name}, which is now"):
-        register(own)
-    assert "own" not in METHODS
-
-
 def test_a_setting_may_be_called_as_a_hook_is() -> None:
     own = type("Own", (METHODS["head"],), {"name": "own", "state": "a setting's default"})
     try:

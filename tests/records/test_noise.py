@@ -86,7 +86,7 @@ def test_of_errors_alone_the_words_have_a_verb_a_margin_and_no_fractions(folder,
             given = {"metric": "rmse", "labels": labels, "predictions": answers}
             folder.add(row, seed, **given, **cost(1, 1, 1, speed=100 + seed))
     found = compare_rows(folder.records, [folder.path])
-    assert told_noise(found).startswith("Between two runs of a row a speed moves by up to 1%")
+    assert told_noise(found).startswith("Two runs of one row differ by up to 1% in speed")
     assert "(within 0.01 of the baseline's error)" in told_marks(found)
     wider = compare_rows(folder.records, [folder.path], Question(margin=0.05))
     assert "(within 0.05 of the baseline's error)" in told_marks(wider)

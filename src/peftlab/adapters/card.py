@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, model_validator
 
 from peftlab.errors import JSON_ERRORS, RequestError, unknown
 from peftlab.layers import PreTrainedModel
@@ -17,24 +17,20 @@ SCHEMA_VERSION = 1
 FILE = "peftlab.json"
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class BasePart(_Part):
+class BasePart(BaseModel, extra="forbid", frozen=True):
     name: str
     folder: str | None  # where it lay; null for what a name finds on any machine
     revision: str | None
     sha256: str | None = None  # of its files; null where they were not at hand
 
 
-class MethodCard(_Part):
+class MethodCard(BaseModel, extra="forbid", frozen=True):
     name: str
     settings: dict[str, Any]
     state: dict[str, Any] = {}  # what the run made of the structure, such as LoRA-drop's sharing
 
 
-class Card(_Part):
+class Card(BaseModel, extra="forbid", frozen=True):
     """The content of peftlab.json."""
 
     schema_version: int = SCHEMA_VERSION

@@ -20,7 +20,7 @@ from rich.progress import (
 
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import LEAST_EPOCHS, LEAST_UPDATES, Grid
-from peftlab.bench.run import Observer, Silent
+from peftlab.bench.run import Observer
 from peftlab.naming import title
 from peftlab.records.record import Record
 from peftlab.tasks import Task
@@ -31,22 +31,17 @@ LINE_EVERY_S = 10.0
 def observer(console: Console, quiet: bool = False) -> Observer:
     """The observer that fits the console."""
     if quiet:
-        return Silent()
+        return Observer()
     return Bars(console) if console.is_terminal else Lines(console)
 
 
-class Lines:
+class Lines(Observer):
     """Plain lines: the suite, each cell's begin and end, and a sign of life every ten seconds."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.number = self.n_cells = 0
         self.spoke = 0.0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None: ...
 
     def suite(self, grid: Grid, n_done: int, out: str) -> None:
         self.number, self.n_cells = n_done, len(grid.cells)
@@ -84,7 +79,7 @@ class Lines:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-class Bars:
+class Bars(Observer):
     """Two bars: cells of the suite; steps of the cell, with loss, score so far and time left."""
 
     def __init__(self, console: Console) -> None:

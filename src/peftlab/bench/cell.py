@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from peftlab.bench.own import OwnMethod
 from peftlab.layers import Precision
@@ -21,10 +21,8 @@ from peftlab.records.record import SCHEMA_VERSION, MethodPart, ModelPart, TaskPa
 from peftlab.settings import Resolved
 
 
-class Cell(BaseModel):
+class Cell(BaseModel, extra="forbid", frozen=True):
     """What one process is asked to do."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     suite: str
     model: ModelPart

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from peftlab.bench.cell import Cell
 from peftlab.bench.outcome import Failed, Told, Trained
@@ -37,7 +37,7 @@ LONG_SPIN, SHORT_SPIN = "20000", "5000"
 FEW_KERNELS = {"LRU_CACHE_CAPACITY": "1", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "640"}
 
 
-class Order(BaseModel):
+class Order(BaseModel, extra="forbid", frozen=True):
     """What the worker is asked for.
 
     Attributes:
@@ -45,8 +45,6 @@ class Order(BaseModel):
         task_file: its task, as `Task.write` wrote it; tokens are kept beside it.
         adapter: the folder to save the adapter to; None for none.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     cell: Cell
     task_file: Path

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from peftlab.bench.cell import Cell
 from peftlab.bench.doubts import doubts
@@ -32,10 +32,8 @@ Row = dict[str, Any]
 Outputs = list[list[float]]  # (n_dev, num_labels)
 
 
-class Trained(BaseModel):
+class Trained(BaseModel, extra="forbid", frozen=True):
     """What a training leaves beside its answers; an epoch's row of the curve lacks its score."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     n_truncated: int
     n_trainable: Trainable
@@ -51,10 +49,8 @@ class Trained(BaseModel):
     environment: Environment
 
 
-class Failed(BaseModel):
+class Failed(BaseModel, extra="forbid", frozen=True):
     """How a training ended that came to no end."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     failure: Failure
     total_s: float | None = None

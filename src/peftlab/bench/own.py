@@ -20,16 +20,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from peftlab.errors import RequestError
 from peftlab.methods import Method, is_built_in, register
 
 
-class OwnMethod(BaseModel):
+class OwnMethod(BaseModel, extra="forbid", frozen=True):
     """The class of a method that is not peftlab's, as an order to a worker carries it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     pickled: str  # base64
     path: list[str]  # where its imports are looked for, after the worker's own

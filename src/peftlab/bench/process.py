@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -131,20 +131,8 @@ def train_model(
                 lambda epoch, out: listener.epoch(epoch, own(out).tolist()),
                 memory,
             )
-            with closing(_ranks(method, model)) as ranks:  # closed, the model has its full one
-                for rank in ranks:
-                    evaluating = time.perf_counter()
-                    answered = answer(model, dev, plan)
-                    fitted.eval_s += time.perf_counter() - evaluating
-                    check_outputs(answered, cell.training.epochs)
-                    listener.rank(rank, own(answered).tolist())
-        fitted.notes += notes
-        if isinstance(method, Prepared):
-            fitted.notes += method.notes(model)
-        if task.kind == "regression" and last_layer(model).bias is None:
-            fitted.notes.append(
-                "the head has no bias: labels were scaled for training, not centred"
-            )
+            fitted.eval_s += _tell_ranks(model, method, dev, plan, own, listener)
+        fitted.notes += [*notes, *_notes(model, method, task)]
         return Trained(
             n_truncated=train.n_truncated + dev.n_truncated,
             n_trainable=count(model),
@@ -167,10 +155,34 @@ def train_model(
         )
 
 
-def _ranks(method: Method, model: PreTrainedModel) -> Generator[int]:
-    """The ranks that dev is answered at beside the full one."""
-    if isinstance(method, ManyRanks):
-        yield from method.ranks(model)
+def _tell_ranks(
+    model: PreTrainedModel,
+    method: Method,
+    dev: Encoded,
+    plan: Plan,
+    own: Callable[[Tensor], Tensor],
+    listener: Listener,
+) -> float:
+    """Answer dev at the method's other ranks too; returns the seconds that this took."""
+    if not isinstance(method, ManyRanks):
+        return 0.0
+    seconds = 0.0
+    with closing(method.ranks(model)) as ranks:  # closed, the model has its full one
+        for rank in ranks:
+            started = time.perf_counter()
+            answered = answer(model, dev, plan)
+            seconds += time.perf_counter() - started
+            check_outputs(answered, plan.settings.epochs)
+            listener.rank(rank, own(answered).tolist())
+    return seconds
+
+
+def _notes(model: PreTrainedModel, method: Method, task: Task) -> list[str]:
+    """What a reader of the record must know of the method on this model and task."""
+    notes = method.notes(model) if isinstance(method, Prepared) else []
+    if task.kind == "regression" and last_layer(model).bias is None:
+        notes = [*notes, "the head has no bias: labels were scaled for training, not centred"]
+    return notes
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from peftlab.bench.suite import Suite, Variant, make_suite
 from peftlab.errors import RequestError, explain, unknown
@@ -21,7 +21,7 @@ from peftlab.records.published import Published
 SCALES = ("small", "full")
 
 
-class Recipe(BaseModel):
+class Recipe(BaseModel, extra="forbid", frozen=True, strict=True):
     """What was published.
 
     Attributes:
@@ -36,8 +36,6 @@ class Recipe(BaseModel):
         small: what --scale small takes instead: tasks, methods, seeds, training.
         published: the scores.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     name: str
     about: str

@@ -11,7 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from peftlab.bench.cell import Cell
 from peftlab.bench.execute import Order, Worker
@@ -26,21 +26,8 @@ from peftlab.tasks import Task, baselines, is_on_hub
 SILENT_S = 2.0  # a wait longer than this is explained
 
 
-class Observer(Protocol):
-    """What a suite tells while it runs."""
-
-    def suite(self, grid: Grid, n_done: int, out: str) -> None: ...
-    def stage(self, what: str, total: int) -> None: ...
-    def note(self, line: str) -> None: ...
-    def cell(self, cell: Cell) -> None: ...
-    def row(self, cell: Cell, row: dict[str, Any], total: int) -> None: ...
-    def end(self, record: Record) -> None: ...
-    def __enter__(self) -> Self: ...
-    def __exit__(self, *exception: object) -> None: ...
-
-
-class Silent:
-    """Says nothing."""
+class Observer:
+    """What a suite tells while it runs. This one shows nothing; subclasses show."""
 
     def suite(self, grid: Grid, n_done: int, out: str) -> None: ...
     def stage(self, what: str, total: int) -> None: ...
@@ -54,8 +41,8 @@ class Silent:
     def __exit__(self, *exception: object) -> None: ...
 
 
-class PassedOn:
-    """Tells another observer all that it is told; what adds to that is a class of it."""
+class PassedOn(Observer):
+    """Passes everything on to another observer; a subclass adds to that."""
 
     def __init__(self, shown: Observer) -> None:
         self.shown = shown

@@ -1,11 +1,11 @@
-"""Look for settings: points of a space, each with a merit, and the best of them for longer.
+"""Search for settings: draw points of a space, score each by a short run, train the best longer.
 
 The first ten points are given ones and a quasi-random sequence (Halton's), the same for every row;
-those after it come from Optuna's TPE (Bergstra et al. 2011), which models no fewer. Successive
-halving (Jamieson and Talwalkar 2016) by three: all trials run a third of the epochs (or a ninth, as
-long as that makes 100 updates), and the best third of them all epochs; where the last of that third
-has equals, as runs that collapsed are, they go on too. Each of those is a training of its own
-length, with its own schedule.
+those after it come from Optuna's TPE (Bergstra et al. 2011), which needs that many for its model.
+Successive halving (Jamieson and Talwalkar 2016) by three: all trials run a third of the epochs (or
+a ninth, as long as that makes 100 updates), and the best third of them all epochs; where the last
+of that third has equals, as runs that collapsed are, they go on too. Each of those is a training of
+its own length, with its own schedule.
 """
 
 from __future__ import annotations

@@ -44,7 +44,9 @@ for command in (report, watch, reproduce, tasks, models, doctor):
 def root(
     context: typer.Context,
     version: bool = typer.Option(False, "--version", help="Print the version and exit."),
-    debug: bool = typer.Option(False, "--debug", help="Tracebacks."),  # see `with_debug`
+    debug: bool = typer.Option(
+        False, "--debug", help="Show an error's traceback."
+    ),  # see `with_debug`
 ) -> None:
     if version:
         import peftlab

@@ -1,4 +1,4 @@
-"""peftlab predict, merge, export: what is done with a trained adapter."""
+"""peftlab predict, merge, push, export: what is done with a trained adapter."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from peftlab.cli import options
 from peftlab.cli.options import Option, Text
 from peftlab.naming import title
+from peftlab.settings import Training
 
 Adapter = Annotated[Path, typer.Argument(help="A folder with an adapter, ours or HF PEFT's.")]
 Base = Annotated[Text, Option(help="Where the base lies now, if not where it lay in training.")]
@@ -23,7 +24,7 @@ def predict(
         Text, Option(help="The text column, or two with a comma between; default: training's.")
     ] = None,
     base: Base = None,
-    device: Annotated[str, Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: Annotated[str, Option(help=Training.model_fields["device"].description)] = "auto",
     fast: options.Fast = None,
     quiet: options.Quiet = False,
 ) -> None:
@@ -85,7 +86,7 @@ def push(
         Text, Option(help="The adapter's, as the hub spells it, such as apache-2.0.")
     ] = None,
     private: Annotated[
-        bool, Option("--private", help="Only you shall see it, where it is made.")
+        bool, Option("--private", help="Make the repository a private one, where it is new.")
     ] = False,
     to: Annotated[
         Path | None, Option(help="Write it to this folder instead, and send nothing.")
@@ -113,8 +114,8 @@ def export(
 ) -> None:
     """Copy the winner's adapter out of a comparison.
 
-    That is done once it has answered dev as in training. The winner is the recommended row: the
-    cheapest that is not behind the best one. Of its seeds the best adapter is taken.
+    It is copied only if it answers dev as it did in training. The winner is the recommended row:
+    the cheapest that is not behind the best one. Of its seeds the best adapter is taken.
     """
     from rich.console import Console
 

@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 @options.with_request
 @options.with_grid
 def compare(
-    suite: Annotated[
-        Path | None, typer.Argument(help="A suite file (TOML); options win over it.")
-    ] = None,
+    suite: options.SuiteFile = None,
     *,
     grid: options.Grid,
     out: Annotated[
@@ -33,13 +31,13 @@ def compare(
         str, Option(help="Adapters to keep: all, best (the best seed of each row) or none.")
     ] = "all",
     repeat_speed: Annotated[
-        int, Option(min=0, help="Rounds of short cells in turns to read speed and memory from.")
+        int, Option(min=0, help="Read speed and memory from so many rounds of short runs in turns.")
     ] = 0,
     asked: options.Asked,
     rerun: Annotated[
         bool, Option("--rerun", help="Run done cells again; trials and rounds of speed stay.")
     ] = False,
-    json_: Annotated[bool, Option("--json", help="One JSON document on stdout.")] = False,
+    json_: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Train every method on every task with every seed; compare them.

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from peftlab.cli.options import DataDir
+
 
 def methods(
     name: Annotated[str | None, typer.Argument(help="Show this one's settings.")] = None,
@@ -29,10 +31,7 @@ def methods(
 
 
 def tasks(
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(envvar="PEFTLAB_DATA_DIR", help="The folder with GLUE's own files."),
-    ] = None,
+    data_dir: DataDir = None,
 ) -> None:
     """List the tasks.
 

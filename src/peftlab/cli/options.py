@@ -22,12 +22,17 @@ Option = typer.Option
 Text = str | None
 
 
-Device = Annotated[Text, Option(help="auto, cpu, cuda or mps.")]
+Device = Annotated[Text, Option(help=Training.model_fields["device"].description)]
 Fast = Annotated[
     bool | None,
     Option("--fast/--no-fast", help=Training.model_fields["fast"].description),
 ]
 Quiet = Annotated[bool, Option("--quiet", help="No progress.")]
+Json = Annotated[bool, Option("--json", help="One JSON document on stdout.")]
+SuiteFile = Annotated[Path | None, typer.Argument(help="A suite file (TOML); options win over it.")]
+DataDir = Annotated[
+    Path | None, Option(envvar="PEFTLAB_DATA_DIR", help="The folder with GLUE's own files.")
+]
 Grid = dict[str, Any]  # the part of a request that says which cells there are
 
 LONGEST_SEED = 10  # digits
@@ -87,7 +92,9 @@ def with_debug(command: Callable[..., None]) -> Callable[..., None]:
             raise
 
     return _with(
-        run, command, _keyword("debug", False, bool, Option("--debug", help="Tracebacks."))
+        run,
+        command,
+        _keyword("debug", False, bool, Option("--debug", help="Show an error's traceback.")),
     )
 
 
@@ -103,8 +110,8 @@ def with_plugins(command: Callable[..., None]) -> Callable[..., None]:
                 load_plugin(file)
         command(**arguments)
 
-    told = "A Python file that registers methods of your own; may be repeated."
-    option = Option("--plugin", help=told)
+    help_ = "A Python file that registers methods of your own; may be repeated."
+    option = Option("--plugin", help=help_)
     return _with(run, command, _keyword("plugin", None, list[Path] | None, option))
 
 
@@ -145,9 +152,7 @@ def _keyword(name: str, default: Any, kind: Any, option: Any) -> inspect.Paramet
 
 def _shared(
     model: Annotated[Text, Option(help="minilm, mpnet, a folder, or a hub name.")] = None,
-    data_dir: Annotated[
-        Path | None, Option(envvar="PEFTLAB_DATA_DIR", help="The folder with GLUE's own files.")
-    ] = None,
+    data_dir: DataDir = None,
     data: Annotated[
         Path | None, Option(help="Your own data: CSV, TSV, JSONL or Parquet; or hub:OWNER/NAME.")
     ] = None,

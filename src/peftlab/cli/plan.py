@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from peftlab.cli import options
 from peftlab.cli.options import Option
 
@@ -22,9 +20,7 @@ HEAD = ("trained", "disk", "base", "adapt", "grads", "optim", "saved", "rest", "
 @options.with_request
 @options.with_grid
 def plan(
-    suite: Annotated[
-        Path | None, typer.Argument(help="A suite file (TOML); options win over it.")
-    ] = None,
+    suite: options.SuiteFile = None,
     *,
     grid: options.Grid,
     out: Annotated[
@@ -34,7 +30,7 @@ def plan(
         bool, Option("--measure", help="Run a few steps of each row, and predict times by those.")
     ] = False,
     asked: options.Asked,
-    json_: Annotated[bool, Option("--json", help="One JSON document on stdout.")] = False,
+    json_: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Say what a comparison will cost before it trains.

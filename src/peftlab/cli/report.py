@@ -18,10 +18,11 @@ def report(
         list[Path], typer.Argument(help="The output folder of a comparison, or several.")
     ],
     tasks: Annotated[
-        str | None, typer.Option(help="Show these tasks alone; names with commas between.")
+        str | None, typer.Option(help="Show only these tasks; names with commas between.")
     ] = None,
     methods: Annotated[
-        str | None, typer.Option(help="Show these rows alone; a method's name stands for all its.")
+        str | None,
+        typer.Option(help="Show only these rows; a method's name selects all its variants."),
     ] = None,
     last: Annotated[
         bool, typer.Option("--last", help="Show only what the latest comparison asked for.")
@@ -30,17 +31,19 @@ def report(
         str, typer.Option(help="What decides between equals: size, memory, speed or score.")
     ] = "size",
     memory: Annotated[
-        str | None, typer.Option(help="Recommend what keeps to this peak, such as 2GiB.")
+        str | None,
+        typer.Option(help="Recommend only rows whose peak memory is at most this, such as 2GiB."),
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="Recommend what takes no longer for a run.")
+        float | None,
+        typer.Option(help="Recommend only rows of which a run takes at most so many minutes."),
     ] = None,
     margin: Annotated[
         float, typer.Option(help="Differences within ± this count as a tie; 0.01 is a point.")
     ] = MARGIN,
     out: Annotated[
         Path | None,
-        typer.Option(help="Of several folders: where they go; default runs/side-by-side."),
+        typer.Option(help="For several folders: where their page goes; default runs/side-by-side."),
     ] = None,
     svg: Annotated[
         bool, typer.Option("--svg/--no-svg", help="Write the figures as SVG too.")
@@ -64,8 +67,8 @@ def report(
 
     All records, of every comparison in the folder, unless less is asked for. The row to take is the
     cheapest within the limits that is neither behind the best by its own interval nor worse than
-    another. Several folders are laid side by side in one of their own, and what of them compares is
-    said.
+    another. Several folders are laid side by side in a new one, and the page says which of their
+    numbers may be compared.
     """
     from rich.console import Console
 

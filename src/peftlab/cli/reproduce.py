@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from peftlab.cli.compare import finish, stopped_keeps
-from peftlab.cli.options import Device, Option, Quiet, Text, seeds_of, split
+from peftlab.cli.options import DataDir, Device, Json, Option, Quiet, Text, seeds_of, split
+from peftlab.settings import Training
 
 if TYPE_CHECKING:
     from peftlab.api.reproduce import Reproduction
@@ -20,9 +21,7 @@ def reproduce(
     model: Annotated[
         Text, Option(help="Another base: minilm, mpnet, a folder, or a hub name.")
     ] = None,
-    data_dir: Annotated[
-        Path | None, Option(envvar="PEFTLAB_DATA_DIR", help="The folder with GLUE's own files.")
-    ] = None,
+    data_dir: DataDir = None,
     scale: Annotated[
         str, Option(help="full, as published; or small: fewer tasks, seeds and epochs.")
     ] = "full",
@@ -34,15 +33,15 @@ def reproduce(
     ] = None,
     device: Device = None,
     threads: Annotated[
-        int | None, Option(min=1, help="CPU threads; default: torch's choice.")
+        int | None, Option(min=1, help=Training.model_fields["threads"].description)
     ] = None,
-    json_: Annotated[bool, Option("--json", help="One JSON document on stdout.")] = False,
+    json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Run what a paper or report ran, and show its table beside ours.
 
-    With its settings, contradictions named, and what it leaves open filled in and said. Finished
-    cells are never run again.
+    It takes the published settings, and says where they contradict themselves and what had to be
+    filled in. Finished cells are never run again.
     """
     from rich.console import Console
 

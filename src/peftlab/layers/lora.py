@@ -103,7 +103,7 @@ class Pair(NamedTuple):
 
 
 class LowRank(WeightAdapter):
-    """A linear layer with a low-rank update of its output; `forward` says what is made of the sum.
+    """A linear layer with a low-rank update of its output, which `forward` may change further.
 
     Attributes:
         dropout: of the update's input.
@@ -125,6 +125,9 @@ class LowRank(WeightAdapter):
         if updated is None:
             updated = add_low_rank(self.base(x), self.dropout(x), *self.pair())
         return updated
+
+    def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
+        return self.updated(x)
 
 
 class LoRALinear(LowRank):
@@ -149,9 +152,6 @@ class LoRALinear(LowRank):
 
     def pair(self) -> Pair:
         return Pair(self.lora_A, self.lora_B, self.scaling)
-
-    def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
-        return self.updated(x)
 
     def merged_weight(self, weight: Tensor) -> Tensor:  # (out, in) -> (out, in)
         return weight + self.scaling * self.lora_B @ self.lora_A

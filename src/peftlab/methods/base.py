@@ -13,7 +13,7 @@ only a few have is in a class for each kind, which such a method inherits from:
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import asdict
 from typing import Any, ClassVar, Protocol
 
@@ -218,7 +218,7 @@ class ManyRanks(Method):
     """A method whose one training serves several ranks."""
 
     @abc.abstractmethod
-    def ranks(self, model: PreTrainedModel) -> Iterator[int]:
+    def ranks(self, model: PreTrainedModel) -> Generator[int]:
         """Set `model` to each rank that it can be cut to, the trained one last."""
 
     @abc.abstractmethod

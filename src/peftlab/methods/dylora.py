@@ -17,7 +17,7 @@ Raises     as LoRA
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -77,7 +77,7 @@ class DyLoRA(PeftLoRA, ManyRanks):
             for layer in _layers(model):
                 layer.restore()
 
-    def ranks(self, model: PreTrainedModel) -> Iterator[int]:
+    def ranks(self, model: PreTrainedModel) -> Generator[int]:
         try:
             for rank in range(1, self.rank + 1):
                 for layer in _layers(model):
@@ -144,9 +144,6 @@ class DyLoRALinear(LowRank):
             lora_A = torch.where((rows == b - 1)[:, None], lora_A, lora_A.detach())
             lora_B = torch.where(rows == b - 1, lora_B, lora_B.detach())
         return Pair(lora_A, lora_B, self.alpha / b)
-
-    def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
-        return self.updated(x)
 
     def merged_weight(self, weight: Tensor) -> Tensor:  # (out, in) -> (out, in)
         b = self.cut

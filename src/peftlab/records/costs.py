@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from peftlab.records.conditions import conditions, ordered
 from peftlab.records.record import Record
@@ -13,7 +13,7 @@ from peftlab.records.rows import TaskKey, known, mean
 from peftlab.records.table import Column, Runs
 
 
-class Cost(BaseModel):
+class Cost(BaseModel, extra="forbid", frozen=True):
     """What a row takes; null where it was not measured.
 
     Attributes:
@@ -26,8 +26,6 @@ class Cost(BaseModel):
     Memory and time are of the conditions that most runs were measured under, and most rounds:
     others compare with none of these. Of a task that a row never ran on under them it has its own.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     trained: int | None
     memory_mib: float | None

@@ -1,4 +1,4 @@
-"""What is no difference between rows: what a row differs by from itself, and what choosing adds."""
+"""How far scores move though nothing is better: between seeds, and by choosing an epoch."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from peftlab.records.record import Record
 from peftlab.records.rows import TaskKey, collapsed, known, mean, merit
 from peftlab.records.table import Column, Runs
 
 
-class Noise(BaseModel):
+class Noise(BaseModel, extra="forbid", frozen=True):
     """A row on one task against itself.
 
     Attributes:
@@ -28,8 +28,6 @@ class Noise(BaseModel):
         n_collapsed: of these, no better than the constant answer.
         n_failed: seeds without a score; no statistic knows of them.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     task: str
     metric: str

@@ -10,14 +10,14 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from peftlab import atomic
 
 FILE = ".now.json"
 
 
-class Now(BaseModel):
+class Now(BaseModel, extra="forbid", frozen=True):
     """The cell that is running.
 
     Attributes:
@@ -30,8 +30,6 @@ class Now(BaseModel):
         begun_s: when it began, in seconds of the Unix clock.
         written_s: when this was written.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     cell: str
     title: str

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from peftlab.records.rows import TaskKey
 from peftlab.records.table import Column, Runs
 
 
-class Own(BaseModel):
+class Own(BaseModel, extra="forbid", frozen=True):
     """The mean score of a row on one task, and its 95 % interval.
 
     Attributes:
@@ -19,8 +19,6 @@ class Own(BaseModel):
         high: upper end.
         n_seeds: of the mean.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     task: str
     metric: str

@@ -19,7 +19,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from peftlab.records.crossed import FEWEST, Crossed, Shared, holm, within
 from peftlab.records.rows import ERRORS, MARGIN, TaskKey, merit
@@ -28,7 +28,7 @@ from peftlab.records.table import Column, Runs, scale
 ALPHA = 0.05
 
 
-class Verdict(BaseModel):
+class Verdict(BaseModel, extra="forbid", frozen=True):
     """What is known of row `a` against row `b` on one task; all in the metric's unit.
 
     Attributes:
@@ -44,8 +44,6 @@ class Verdict(BaseModel):
         more_seeds: how many more would settle it, were they like these; what a verdict needs at
             least with fewer than three; null if it is settled, if no 100 would, or unknown.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     task: str
     sha256: str

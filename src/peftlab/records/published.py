@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from peftlab.records.crossed import FEWEST, within
 from peftlab.records.record import Record
@@ -22,7 +22,7 @@ from peftlab.records.rows import MARGIN, sample_sd
 from peftlab.records.table import Runs, columns
 
 
-class Published(BaseModel):
+class Published(BaseModel, extra="forbid", frozen=True, strict=True):
     """Scores of a paper or a report, as fractions.
 
     Attributes:
@@ -31,13 +31,11 @@ class Published(BaseModel):
             examples that it is reported on, and ours is chosen so beside it.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
     scores: dict[str, dict[str, float]]
     epoch: Literal["last", "best", "not said"] = "not said"
 
 
-class Beside(BaseModel):
+class Beside(BaseModel, extra="forbid", frozen=True):
     """One published score and ours; all in the metric's unit.
 
     Attributes:
@@ -49,8 +47,6 @@ class Beside(BaseModel):
         high: its upper end.
         says: above, below, equal, unclear, unclear with what is missing, or failed.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     task: str
     metric: str

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from peftlab.errors import RequestError, unknown
 from peftlab.records.costs import Cost, costs_of
@@ -20,7 +20,7 @@ Prefer = Literal["score", "memory", "speed", "size"]
 Why = Literal["tasks", "limits", "runs", "failed", "collapsed"]  # a row is left out
 
 
-class Ahead(BaseModel):
+class Ahead(BaseModel, extra="forbid", frozen=True):
     """A row of a better mean that was not chosen from.
 
     Attributes:
@@ -34,8 +34,6 @@ class Ahead(BaseModel):
         is_better: whether it is shown to be better than the recommended row.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     row: str
     mean: float
     why: Why
@@ -47,7 +45,7 @@ class Ahead(BaseModel):
     cost: Cost
 
 
-class AgainstBest(BaseModel):
+class AgainstBest(BaseModel, extra="forbid", frozen=True):
     """The recommended row on one task.
 
     Attributes:
@@ -61,8 +59,6 @@ class AgainstBest(BaseModel):
         ahead: the rows that were not chosen from and have a better mean than the best of the rest.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     task: str
     metric: str
     best: str
@@ -74,7 +70,7 @@ class AgainstBest(BaseModel):
     ahead: list[Ahead] = []
 
 
-class Recommendation(BaseModel):
+class Recommendation(BaseModel, extra="forbid", frozen=True):
     """The row to take, what it costs, and what is not known of it.
 
     Attributes:
@@ -87,8 +83,6 @@ class Recommendation(BaseModel):
         rate_from_dev: whether rows differ from it in the learning rate alone, so that dev, which
             judges it, has chosen its rate.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     row: str
     prefer: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from peftlab import atomic
 from peftlab.errors import RequestError
@@ -15,10 +15,8 @@ Values = dict[str, int | float]  # by setting
 FILE = "trials.json"
 
 
-class Trial(BaseModel):
+class Trial(BaseModel, extra="forbid", frozen=True):
     """One training on the part of train that is not validation. Its record lies beside the file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     task: str
     label: str  # the row's

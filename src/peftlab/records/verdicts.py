@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import BaseModel, ByteSize, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ByteSize, TypeAdapter
 
 from peftlab.errors import RequestError
 from peftlab.records.across import Improvement, Overall, improvements, overall
@@ -59,7 +59,7 @@ def mebibytes(text: str | None) -> float | None:
         ) from None
 
 
-class Comparison(BaseModel):
+class Comparison(BaseModel, extra="forbid", frozen=True):
     """What a comparison shows. `model_dump()` is what report/verdicts.json holds.
 
     Attributes:
@@ -74,8 +74,6 @@ class Comparison(BaseModel):
         recommendation: the row to take; null if no row has a score on every task.
         margin: differences within ± margin are a tie, of an error that share of the baseline's.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     pairs: list[Verdict]
     own: list[Own]

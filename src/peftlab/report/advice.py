@@ -170,7 +170,7 @@ def _at_most(one: AgainstBest, task: str = "") -> str:
         return ""
     most = of_metric(one.worse_at_most, one.metric)
     few = str(one.verdict).startswith("unclear: ")  # seeds, of which the interval knows nothing
-    return f" (by {most} at most{f', on {task}' * bool(task)}{', other seeds aside' * few})"
+    return f" (by {most} at most{f', on {task}' * bool(task)}{', not counting other seeds' * few})"
 
 
 def _cost(found: Recommendation) -> str:

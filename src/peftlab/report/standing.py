@@ -167,10 +167,10 @@ def told_noise(comparison: Comparison) -> str:
     own = [one for one in comparison.noise if one.metric not in ERRORS]
     scores = [one.score for one in own if one.score is not None]
     speeds = [one.speed for one in comparison.noise if one.speed is not None]
-    most = [("a score", fraction(max(scores)))] if scores else []
-    most += [("a speed", f"{max(speeds):.0%}")] if speeds else []
-    told = [f"{what} moves by up to {by}" for what, by in most]
-    line = f"Between two runs of a row {', and '.join(told)} (means over pairs)." if told else ""
+    most = [f"{fraction(max(scores))} in score"] if scores else []
+    most += [f"{max(speeds):.0%} in speed"] if speeds else []
+    line = f"Two runs of one row differ by up to {' and '.join(most)} (mean over pairs)."
+    line *= bool(most)
     if comparison.inflation:
         line += f" Choosing the best epoch on dev would add {fraction(comparison.inflation)}."
     if comparison.n_collapsed:

@@ -35,8 +35,8 @@ ALLOWED = {
     "regression": ("pearson", "spearman", "rmse", "mae"),
 }
 METRICS = (*ALLOWED["classes"], *ALLOWED["regression"])
-# 8,000 pairs take a second; what a fit on more rows or rarer words would add is small, and numbers
-# of the model (words times classes) are what its time and memory go with.
+# A fit on 8,000 pairs takes a second, and more rows or rarer words add little. Its time and memory
+# grow with words times classes, hence the last limit.
 MOST_ROWS, MOST_WORDS, MOST_CLASSES, MOST_NUMBERS = 20_000, 20_000, 1_000, 4_000_000
 
 

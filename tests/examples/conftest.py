@@ -1,8 +1,0 @@
-"""The examples are scripts beside each other, in no package."""
-
-from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.append(str(Path(__file__).parents[2] / "examples"))
