@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from peftlab.atomic import MARK, SENT, check_replaceable, replace_file, replace_folder
+from peftlab.atomic import CARD, SENT, check_replaceable, replace_file, replace_folder
 from peftlab.errors import RequestError
 
 
 def adapter(folder: Path) -> Path:
     folder.mkdir()
-    (folder / MARK).write_text("{}")
+    (folder / CARD).write_text("{}")
     return folder
 
 

@@ -34,7 +34,7 @@ ROOMS = {
     "atomic": {"errors"},
     "cache": set(),
     "naming": set(),
-    "network": set(),
+    "network": {"errors"},
     "settings": {"errors"},
 }
 

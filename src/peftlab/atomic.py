@@ -1,6 +1,7 @@
 """Files and folders that are either the old one or the new one, never half of it.
 
-What is written is made beside its place, under a name that ends in .tmp, and then renamed.
+What is written is made beside its place, under a name that ends in .tmp, and then renamed. Which
+files are an adapter's is known here too: a folder of them alone may be replaced.
 """
 
 from __future__ import annotations
@@ -17,18 +18,21 @@ from safetensors import SafetensorError
 
 from peftlab.errors import RequestError, system_refusals
 
-MARK = "peftlab.json"  # a folder that has it is an adapter's and may be replaced, if all in it is
+CARD = "peftlab.json"  # a folder that has it is an adapter's and may be replaced, if all in it is
+WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+# the files of one cell that lie beside its adapter, by the folder that a comparison has for them
+BESIDE = {"records": "record.json", "curves": "curve.jsonl", "predictions": "predictions.jsonl"}
 # by their whole names: a pattern such as token* would take somebody's token.txt for one of these
 SENT = frozenset(
     {
-        *(MARK, "adapter_model.safetensors", "adapter_config.json"),
+        *(CARD, WEIGHTS, PEFT_CONFIG),
         *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
         *("added_tokens.json", "chat_template.jinja", "chat_template.json"),
         *("vocab.txt", "vocab.json", "vocab.bpe", "merges.txt", "bpe.codes", "emoji.json"),
         *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "source.spm", "target.spm"),
     }
 )
-OURS = SENT | {"record.json", "curve.jsonl", "predictions.jsonl"}
+OURS = SENT | set(BESIDE.values())
 
 
 def write(path: Path, text: str) -> None:
@@ -142,7 +146,7 @@ def _strange(folder: Path, may_be_adapter: bool, beside: Collection[str]) -> lis
     """What `folder` holds that may not be deleted."""
     found = sorted(folder.iterdir())
     names = [path.name for path in found]
-    if not (may_be_adapter and MARK in names):
+    if not (may_be_adapter and CARD in names):
         return names
     known = {*OURS, *beside}
     return [path.name for path in found if path.name not in known or path.is_dir()]

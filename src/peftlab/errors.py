@@ -40,6 +40,15 @@ def unknown(kind: str, given: str, allowed: Iterable[str], hint: str = "") -> Re
     return RequestError(f"{text} {hint}".strip())
 
 
+def one_line(error: object, most: int = 300) -> str:
+    """What an error says, on one line of at most `most` characters.
+
+    >>> one_line(ValueError("two   words"), most=5)
+    'two w'
+    """
+    return " ".join(str(error).split())[:most]
+
+
 @contextmanager
 def system_refusals(problem: str) -> Iterator[None]:
     """What the system refuses inside, such as too long a name, is a wrong request: `problem`.

@@ -40,6 +40,15 @@ def title(task: str, label: str, seed: int) -> str:
     return f"{task} · {label} · seed {seed}"
 
 
+def counted(n: int, noun: str) -> str:
+    """So many of what `noun` names.
+
+    >>> counted(1, "cell"), counted(1200, "cell")
+    ('1 cell', '1,200 cells')
+    """
+    return f"{n:,} {noun}{'s' * (n != 1)}"
+
+
 def duration(seconds: float) -> str:
     """Seconds as a person says them.
 

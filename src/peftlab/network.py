@@ -3,13 +3,15 @@
 The libraries' own way of finding out that there is no network takes a minute of retries; this
 asks once, for at most `PROBE_S` seconds, and then what is cached has to do.
 
-Every room may import this file and it imports none of them.
+Every room may import this file; it imports `errors` alone.
 """
 
 from __future__ import annotations
 
 import functools
 import threading
+
+from peftlab.errors import one_line
 
 PROBE_S = 2.0  # of the 5 s after which a user without a network has the answer; imports take 3
 
@@ -41,7 +43,7 @@ def problem(path: str = "") -> str | None:
 
 def told(error: Exception) -> str:
     """What the hub's library or its transport says, which share no base class, in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300].rstrip(".")
+    return one_line(f"{type(error).__name__}: {error}").rstrip(".")
 
 
 def _ask(url: str) -> str | None:

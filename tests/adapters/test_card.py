@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 import peftlab
 from peftlab.adapters import base_of, read_card
-from peftlab.adapters.folder import WEIGHTS
+from peftlab.atomic import WEIGHTS
 from peftlab.models import state_of
 from peftlab.tasks import Task
 

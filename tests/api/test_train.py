@@ -13,9 +13,9 @@ from transformers import PreTrainedModel
 
 import peftlab
 from peftlab.api.export import MOVED, _moved
+from peftlab.atomic import BESIDE
 from peftlab.models import state_of
 from peftlab.records.record import Record
-from peftlab.records.store import BESIDE
 from peftlab.tasks import Examples, Task
 from peftlab.training import passes
 from peftlab.training.passes import batch_loss

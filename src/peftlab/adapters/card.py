@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, model_validator
 
-from peftlab.errors import JSON_ERRORS, RequestError, unknown
+from peftlab.atomic import CARD
+from peftlab.errors import JSON_ERRORS, RequestError, one_line, unknown
 from peftlab.layers import PreTrainedModel
 from peftlab.methods import METHODS, Method, make
 from peftlab.models import Source, TaskCard, find, looks_like_folder, precision_of, state_of
 
 SCHEMA_VERSION = 1
-FILE = "peftlab.json"
 
 
 class BasePart(BaseModel, extra="forbid", frozen=True):
@@ -86,19 +86,24 @@ def label_names(model: PreTrainedModel) -> list[str]:
     return [str(given.get(index, given.get(str(index), index))) for index in range(n_outputs)]
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Write one of the JSON files of an adapter's folder."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def read_card(folder: Path) -> Card | None:
     """The card of a folder, or None if it has none.
 
     Raises:
         RequestError: if it can't be read.
     """
-    path = Path(folder) / FILE
+    path = Path(folder) / CARD
     if not path.is_file():
         return None
     try:
         return Card.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except (*JSON_ERRORS, OSError) as error:  # ValidationError is a ValueError
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise RequestError(f"{path} can't be read: {reason}") from None
 
 

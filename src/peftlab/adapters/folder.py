@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from types import NoneType
@@ -13,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from peftlab.adapters import peft_layout
-from peftlab.adapters.card import FILE, Base, Card, base_of, make_card, method_of, read_card
+from peftlab.adapters.card import Base, Card, base_of, make_card, method_of, read_card, write_json
 from peftlab.adapters.merge import is_merged
-from peftlab.atomic import replace_folder
+from peftlab.atomic import CARD, PEFT_CONFIG, WEIGHTS, replace_folder
 from peftlab.errors import RequestError, expect, expect_path, system_refusals
 from peftlab.layers import (
     QUANTISED,
@@ -40,8 +39,6 @@ from peftlab.models import (
     stored_names,
 )
 from peftlab.models.find import read_config
-
-WEIGHTS = "adapter_model.safetensors"
 
 
 def save(model: PreTrainedModel, folder: str | Path, rank: int | None = None) -> None:
@@ -94,10 +91,10 @@ def _write(
     base: Path | None,
 ) -> None:
     if config is not None:
-        _write_json(place / peft_layout.FILE, config)
+        write_json(place / PEFT_CONFIG, config)
     held = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
     save_file(held, place / WEIGHTS, metadata={"format": "pt"})
-    _write_json(place / FILE, card.model_dump(mode="json"))
+    write_json(place / CARD, card.model_dump(mode="json"))
     if base is not None:
         load_tokenizer(base).save_pretrained(place)
 
@@ -236,10 +233,6 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise RequestError(f"{path} is not a readable safetensors file: {error}") from error
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def adapter_state(model: PreTrainedModel) -> dict[str, Tensor]:

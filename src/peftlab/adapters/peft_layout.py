@@ -16,13 +16,13 @@ from typing import Any
 from torch import Tensor
 
 from peftlab.adapters.card import Base
+from peftlab.atomic import CARD, PEFT_CONFIG
 from peftlab.errors import JSON_ERRORS, RequestError
 from peftlab.layers import Adapter, PreTrainedModel, is_conv1d
 from peftlab.methods import METHODS, InPeft
 from peftlab.methods.peft import PREFIX, refuse
 from peftlab.models import head_names
 
-FILE = "adapter_config.json"
 # settings of PEFT's that change what an adapter computes and that no method here has
 REFUSED = {"bias": "none"} | dict.fromkeys(
     ("trainable_token_indices", "target_parameters", "arrow_config")
@@ -79,9 +79,9 @@ def read_config(folder: Path, needs_base: bool = True) -> dict[str, Any]:
     Raises:
         RequestError: if it is not there or can't be read.
     """
-    path = folder / FILE
+    path = folder / PEFT_CONFIG
     if not path.is_file():
-        raise RequestError(f"{folder} is no adapter: it has neither peftlab.json nor {FILE}")
+        raise RequestError(f"{folder} is no adapter: it has neither {CARD} nor {PEFT_CONFIG}")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (*JSON_ERRORS, OSError) as error:
@@ -114,7 +114,7 @@ def method(config: dict[str, Any], tensors: dict[str, Tensor]) -> InPeft:
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, RequestError):
                 raise
-            raise RequestError(f"{FILE} is not as PEFT writes it: {error!r}") from error
+            raise RequestError(f"{PEFT_CONFIG} is not as PEFT writes it: {error!r}") from error
         if found is not None:
             return found
     *some, last = sorted(known)

@@ -18,7 +18,7 @@ from torch import Tensor
 from peftlab.adapters import check_adapter, load, load_in, plain_folder, read_card
 from peftlab.api.again import task_again
 from peftlab.api.inference import dev_outputs
-from peftlab.atomic import check_replaceable, replace_folder
+from peftlab.atomic import BESIDE, check_replaceable, replace_folder
 from peftlab.bench.outcome import answers
 from peftlab.bench.retention import best_seed
 from peftlab.errors import RequestError, expect_path, unknown
@@ -27,7 +27,7 @@ from peftlab.machine import threads_for
 from peftlab.models import Unit
 from peftlab.records.record import Record
 from peftlab.records.rows import group, labels
-from peftlab.records.store import BESIDE, Store
+from peftlab.records.store import Store
 from peftlab.records.verdicts import compare_rows
 from peftlab.tasks import Task
 

@@ -32,7 +32,7 @@ from peftlab.bench.retention import best_seed, drop_beaten, main_score, room_mib
 from peftlab.bench.run import Session, set_aside, with_baselines, write_suite
 from peftlab.errors import RequestError, expect_path
 from peftlab.methods import Method
-from peftlab.naming import slug
+from peftlab.naming import counted, slug
 from peftlab.records.recommend import Recommendation
 from peftlab.records.record import Record
 from peftlab.records.rows import judged_on_train
@@ -154,7 +154,7 @@ def told(fitted: Fitted) -> list[str]:
             "It did not come to a training on all of train; give more --minutes.",
         ]
     mean = statistics.fmean(main_score(one) for one in fitted.row)
-    seeds = f"{len(fitted.row)} seed{'s' * (len(fitted.row) > 1)}"
+    seeds = counted(len(fitted.row), "seed")
     on = "a part of train, as asked" if judged_on_train(record) else "dev"
     return [f"{row}: {score} loaded again, the best of {seeds} of mean {mean:.3f}, on {on}"]
 

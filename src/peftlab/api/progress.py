@@ -21,7 +21,7 @@ from rich.progress import (
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import LEAST_EPOCHS, LEAST_UPDATES, Grid
 from peftlab.bench.run import Observer
-from peftlab.naming import title
+from peftlab.naming import counted, title
 from peftlab.records.record import Record
 from peftlab.tasks import Task
 
@@ -150,7 +150,7 @@ def describe(grid: Grid, n_done: int, out: str) -> list[str]:
     """What is about to run, in lines."""
     n = len(grid.cells)
     return [
-        f"suite {grid.suite.name}: {n} cell{'s' * (n != 1)}, {n_done} done already, in {out}",
+        f"suite {grid.suite.name}: {counted(n, 'cell')}, {n_done} done already, in {out}",
         f"model {grid.cells[0].model.name}: {'; '.join(grid.notes)}",
         *describe_tasks(grid),
     ]
@@ -185,7 +185,7 @@ def describe_length(n_train: int, batch_size: int, epochs: int, by_default: bool
     '19 epochs of 16 updates, to make 300'
     """
     updates = math.ceil(n_train / batch_size)
-    length = f"{epochs} epoch{'s' * (epochs > 1)} of {updates} update{'s' * (updates > 1)}"
+    length = f"{counted(epochs, 'epoch')} of {counted(updates, 'update')}"
     if not by_default or epochs == LEAST_EPOCHS:
         return length
     if epochs * updates < LEAST_UPDATES:

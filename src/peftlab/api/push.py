@@ -17,18 +17,17 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from peftlab.adapters import check_adapter, read_card
-from peftlab.adapters.card import FILE, Card, method_of
+from peftlab.adapters.card import Card, method_of, write_json
 from peftlab.adapters.peft_layout import read_config
-from peftlab.atomic import SENT, replace_folder
+from peftlab.atomic import BESIDE, CARD, PEFT_CONFIG, SENT, replace_folder
 from peftlab.errors import RequestError, expect, expect_path
 from peftlab.models import PACKAGED
 from peftlab.network import problem, told
 from peftlab.records.record import Record
 from peftlab.records.rows import constant_of, judged_on_train
-from peftlab.records.store import BESIDE
 from peftlab.settings import told_apart
 
-PEFT_CONFIG, README = "adapter_config.json", "README.md"
+README = "README.md"
 MARKS = ", trained with peftlab by `"  # a card as it is written here
 
 
@@ -124,7 +123,7 @@ def _leaving(folder: Path, name: str, base: str | None, licence: str | None) -> 
     card = read_card(folder)
     if card is None:
         raise RequestError(
-            f"{folder} has no {FILE}: HF PEFT wrote it, and its own push_to_hub sends it"
+            f"{folder} has no {CARD}: HF PEFT wrote it, and its own push_to_hub sends it"
         )
     base = base or _base_on_hub(card)
     return Leaving(folder, name, _on(card, base), _record(folder), base, licence)
@@ -164,13 +163,9 @@ def _write(leaving: Leaving, place: Path) -> None:
             shutil.copyfile(leaving.folder / name, place / name)
     if (place / PEFT_CONFIG).is_file():
         config = read_config(leaving.folder, needs_base=False)
-        _write_json(place / PEFT_CONFIG, config | {"base_model_name_or_path": leaving.base})
-    _write_json(place / FILE, leaving.card.model_dump(mode="json"))
+        write_json(place / PEFT_CONFIG, config | {"base_model_name_or_path": leaving.base})
+    write_json(place / CARD, leaving.card.model_dump(mode="json"))
     (place / README).write_text(_readme(leaving), encoding="utf-8")
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _readme(leaving: Leaving) -> str:

@@ -22,7 +22,7 @@ from peftlab.adapters import base_of, check_tokens, is_merged, save
 from peftlab.api.compare import foreseeing
 from peftlab.api.inference import check_outputs, task_of
 from peftlab.api.progress import observer
-from peftlab.atomic import check_replaceable, replace_folder
+from peftlab.atomic import BESIDE, check_replaceable, replace_folder
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Grid, check_trainable, method_part, resolve_training, task_part
 from peftlab.bench.outcome import Outcome, Told
@@ -44,7 +44,7 @@ from peftlab.models import (
     token_limit,
 )
 from peftlab.records.record import ModelPart, Record
-from peftlab.records.store import BESIDE, Store, lines_of
+from peftlab.records.store import Store, lines_of
 from peftlab.settings import Resolved, Training
 from peftlab.tasks import Task
 from peftlab.training import MemoryMeter

@@ -25,6 +25,7 @@ from peftlab.adapters import adapter_state
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Grid
 from peftlab.bench.process import checkpointed, count, make_plan
+from peftlab.errors import one_line
 from peftlab.layers import QUANTISED, Precision, quantiser
 from peftlab.methods import Method, Prepared, inject, make
 from peftlab.models import empty_model, load_tokenizer, sized_model
@@ -263,7 +264,7 @@ def _counted(
         with checkpointed(model, cell.training):
             found: Counted | str = count_step(model, method, plan, shape, evaluated, in_parts)
     except Exception as error:  # whatever a model or a method meets that has no numbers
-        found = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        found = f"{type(error).__name__}: {one_line(error, 200)}"
     return trainable, adapter_mib, found
 
 

@@ -10,7 +10,7 @@ from peftlab.bench.grid import Grid
 from peftlab.bench.times import Time, by_records
 from peftlab.errors import RequestError
 from peftlab.machine import available_mib
-from peftlab.naming import duration
+from peftlab.naming import counted, duration
 from peftlab.records.record import Record
 
 TRIED = 3  # rows that something is sought for which would fit
@@ -48,16 +48,16 @@ def foresee(
 def line(cells: int, times: Sequence[Time | None], found: Sequence[Cost]) -> str:
     """So many cells, how long they take, and what the largest of them holds."""
     known = [time.cell_s for time in times if time is not None]
-    words = [f"{cells} cell{'s' * (cells > 1)}"]
+    words = [counted(cells, "cell")]
     if len(known) == cells:
         words.append(f"about {duration(sum(known))}")
     elif known:
         words.append(f"about {duration(sum(known))} for {len(known)}, unknown for the others")
     else:
         words.append("time unknown (peftlab plan --measure tells)")
-    counted = [(cost.memory.peak_mib, cost.label) for cost in found if cost.memory]
-    if counted:
-        peak, label = max(counted)
+    peaks = [(cost.memory.peak_mib, cost.label) for cost in found if cost.memory]
+    if peaks:
+        peak, label = max(peaks)
         words.append(f"at most {peak:,.0f} MiB ({label})")
     unknown = [cost.label for cost in found if cost.memory is None]
     if unknown:

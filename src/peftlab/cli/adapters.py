@@ -9,7 +9,7 @@ import typer
 
 from peftlab.cli import options
 from peftlab.cli.options import Option, Text
-from peftlab.naming import title
+from peftlab.naming import counted, title
 from peftlab.settings import Training
 
 Adapter = Annotated[Path, typer.Argument(help="A folder with an adapter, ours or HF PEFT's.")]
@@ -49,7 +49,7 @@ def predict(
         found = predict_file(adapter, file, out, columns, base, device, show, fast is not False)
     if found.n_cut:
         n, longest = found.n_cut, found.max_length
-        cut = f"{n:,} text{'s' * (n != 1)} cut at {longest} tokens"
+        cut = f"{counted(n, 'text')} cut at {longest} tokens"
         console.print(cut, markup=False, highlight=False)
     print(f"{len(found.answers)} rows: {out.resolve()}{told}")
 

@@ -64,7 +64,7 @@ def _show(found: Plan) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from peftlab.naming import duration
+    from peftlab.naming import counted, duration
 
     for task in dict.fromkeys(row.cost.task for row in found.rows):
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
@@ -81,7 +81,7 @@ def _show(found: Plan) -> None:
         time = f"about {duration(found.all_s)}"
     trials = sum(row.trials for row in found.rows)
     before = f" after about {trials} trainings of trials" if trials else ""
-    print(f"{found.cells} cell{'s' * (found.cells != 1)} on {found.model}{before}, {time}")
+    print(f"{counted(found.cells, 'cell')} on {found.model}{before}, {time}")
     print("memory in MiB, on top of what Python and the libraries take")
     if found.free_mib is not None:
         print(f"{found.free_mib:,.0f} MiB are free for it")

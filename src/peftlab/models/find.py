@@ -18,7 +18,7 @@ import transformers  # its classes are looked up when used: importing them takes
 from safetensors import SafetensorError, safe_open
 from transformers.utils import logging
 
-from peftlab.errors import JSON_ERRORS, RequestError, system_refusals
+from peftlab.errors import JSON_ERRORS, RequestError, one_line, system_refusals
 from peftlab.models.packaged import PACKAGED
 from peftlab.network import reachable, told
 
@@ -217,7 +217,7 @@ def read_config(folder: Path) -> Any:
             folder, trust_remote_code=False, local_files_only=True
         )
     except Exception as error:  # the libraries raise whatever they meet in a damaged file
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise RequestError(f"config.json of model {folder.name} can't be read: {reason}") from error
 
 

@@ -14,7 +14,7 @@ import torch
 import transformers  # its classes are looked up when used: importing them takes 2 s
 from safetensors import safe_open
 
-from peftlab.errors import RequestError, check_seed, expect, expect_path
+from peftlab.errors import RequestError, check_seed, expect, expect_path, one_line
 from peftlab.layers import (
     QUANTISED,
     Precision,
@@ -186,7 +186,7 @@ def _for_classification(name: str, make: Callable[[], PreTrainedModel]) -> PreTr
     except RequestError:
         raise
     except Exception as error:  # whatever a class meets in a config that is not of its kind
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         if "Unrecognized configuration class" in reason:
             reason = "transformers has no sequence-classification class for it"
         raise RequestError(f"model {name} can't be made: {reason}") from error

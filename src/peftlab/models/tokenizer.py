@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import transformers
 
-from peftlab.errors import RequestError
+from peftlab.errors import RequestError, one_line
 from peftlab.layers import PreTrainedModel
 from peftlab.models.architectures import architecture_of, is_as_written
 from peftlab.models.find import quiet, read_config
@@ -43,7 +43,7 @@ def load_tokenizer(folder: Path) -> Any:
                 folder, trust_remote_code=False, local_files_only=True
             )
     except Exception as error:  # the libraries raise whatever they meet in a damaged file
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise RequestError(f"the tokenizer of {folder.name} can't be read: {reason}") from error
     check_tokenizer(tokenizer)
     if (folder / "config.json").is_file():
@@ -151,7 +151,7 @@ def check_batches(model: PreTrainedModel, tokenizer: Any) -> None:
         alone = torch.cat([_logits(model, tokenizer, [text]) for text in TEXTS])
         moved = (_logits(model, tokenizer, list(TEXTS)) - alone).abs().max()
     except Exception as error:  # whatever the code of an architecture meets
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise RequestError(
             f"model {name} ({kind}) can't answer a batch of two texts: {reason}"
         ) from error

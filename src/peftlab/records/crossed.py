@@ -95,12 +95,6 @@ class Crossed:
             self.interaction / (self.n_seeds * self.n_examples),
         )
 
-    @property
-    def variance(self) -> Array:
-        """V, of the mean; not below the larger of A and B."""
-        a, b, c = self._terms()
-        return np.maximum(a + b - c, np.maximum(a, b))
-
     def interval(self, level: float = 0.95) -> tuple[Array, Array]:
         """Low and high end of the interval of that level."""
         a, b, c = self._terms()

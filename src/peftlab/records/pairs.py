@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from pydantic import BaseModel
 
+from peftlab.naming import counted
 from peftlab.records.crossed import FEWEST, Crossed, Shared, holm, within
 from peftlab.records.rows import ERRORS, MARGIN, TaskKey, merit
 from peftlab.records.table import Column, Runs, scale
@@ -209,7 +210,7 @@ def _word(
     if low is None or high is None:
         return "unclear: no predictions"
     if p is None:
-        return f"unclear: {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
+        return f"unclear: {counted(len(seeds), 'seed')}"
     if within(low, high, margin):
         return "tie"
     if p <= ALPHA and (low > 0 or high < 0):

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from peftlab.naming import counted
 from peftlab.records.crossed import FEWEST, within
 from peftlab.records.record import Record
 from peftlab.records.rows import MARGIN, sample_sd
@@ -110,7 +111,7 @@ def _says(n_seeds: int, low: float | None, high: float | None, margin: float) ->
     if low is None or high is None:
         return "unclear: no predictions"
     if n_seeds < FEWEST:
-        return f"unclear: {n_seeds} seed{'s' if n_seeds > 1 else ''}"
+        return f"unclear: {counted(n_seeds, 'seed')}"
     if within(low, high, margin):
         return "equal"
     if low <= 0 <= high:

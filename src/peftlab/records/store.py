@@ -30,7 +30,6 @@ OURS = {
     *("suite.json", "records", "curves", "predictions", "adapters", "report"),
     *("tuning", "trials.json", "speed"),
 }
-BESIDE = {"records": "record.json", "curves": "curve.jsonl", "predictions": "predictions.jsonl"}
 NEEDED_MIB = 200  # records and curves are small; the page and its figures take a few MiB
 LOCK, HOLDER = ".lock", ".holder"  # the latter says in words who has the former
 _held: ContextVar[tuple[Path, ...]] = ContextVar("held", default=())  # locked here, by this thread
@@ -103,9 +102,8 @@ class Store:
     def clean(self) -> None:
         """Delete what a command that was killed has left; call it with the folder locked."""
         for kind in ("records", "curves", "predictions"):
-            for pattern in (".*.tmp", "*.tmp"):  # the latter of earlier versions
-                for left in (self.out / kind).glob(pattern):
-                    left.unlink()
+            for left in (self.out / kind).glob(".*.tmp"):
+                left.unlink()
         for left in (self.out / "adapters").glob(".*"):
             shutil.rmtree(left, ignore_errors=True)
 
@@ -119,7 +117,7 @@ class Store:
         )
         if strange:
             what = f"files that are not peftlab's ({', '.join(strange[:5])})"
-            if atomic.MARK in strange:
+            if atomic.CARD in strange:
                 what = "an adapter, and a comparison needs a folder of its own"
             raise RequestError(
                 f"output folder {self.out} holds {what}; give a new or an empty one with --out DIR"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from peftlab.naming import duration
+from peftlab.naming import counted, duration
 from peftlab.records.crossed import FEWEST
 from peftlab.records.recommend import AgainstBest, Ahead, Recommendation
 from peftlab.records.rows import CONSTANT, merit
@@ -149,7 +149,7 @@ def _left_out(one: Ahead, found: Recommendation, metric: str | None) -> str:
 def _missed(one: Ahead, found: Recommendation) -> str:
     if one.why == "runs":
         somewhere = " on some task" if len(found.tasks) > 1 else ""
-        return f"has {one.n_seeds} seed{'s' * (one.n_seeds != 1)}{somewhere}"
+        return f"has {counted(one.n_seeds, 'seed')}{somewhere}"
     though = ", though shown to be better" if one.is_better else ""
     if one.why == "failed":
         return f"{one.n_failed} failed{though}"
@@ -200,7 +200,7 @@ def _open(tasks: Sequence[AgainstBest]) -> str:
             "or the rows too near."
         )
     most = max(seed for seed in seeds if seed is not None)
-    return f"{most} more seed{'s' if most > 1 else ''} like these would settle it."
+    return f"{counted(most, 'more seed')} like these would settle it."
 
 
 def _failures(found: Recommendation) -> str:

@@ -19,6 +19,7 @@ import jinja2
 from markupsafe import Markup
 
 from peftlab.atomic import replace_file, write
+from peftlab.naming import counted
 from peftlab.records.record import Environment, Record
 from peftlab.records.store import Store, rounds
 from peftlab.records.trials import Trial, read_trials
@@ -202,6 +203,7 @@ def _environment() -> jinja2.Environment:
     made.filters |= {
         name: one for name, one in vars(text).items() if inspect.getmodule(one) is text
     }
+    made.filters["counted"] = counted
     made.filters["own_training"] = _own_training
     made.filters["untitled"] = lambda spec: {**spec, "title": None}  # its title is HTML here
     return made

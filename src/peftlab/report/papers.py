@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from peftlab.naming import counted
 from peftlab.records.verdicts import Comparison
 from peftlab.report import standing
 from peftlab.report.columns import Column
@@ -198,7 +199,7 @@ def _told(table: Table, best: str, tie: str) -> list[str]:
     ]
     if table.conditions:
         on = table.conditions[0]
-        machine = on.gpu or f"{on.processor}, {on.threads} thread{'s' if on.threads != 1 else ''}"
+        machine = on.gpu or f"{on.processor}, {counted(on.threads, 'thread')}"
         over = ", speed a mean over tasks, memory the highest" if table.n_tasks > 1 else ""
         told.append(f"Speed and memory: {machine}{over}.")
     if partly(table):

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from rich.console import RenderableType
 
 from peftlab.errors import system_refusals
+from peftlab.naming import counted
 from peftlab.records.record import Record
 from peftlab.records.rows import TaskKey, task_key
 from peftlab.records.store import Store, chosen, rounds
@@ -100,7 +101,7 @@ def _beside(folder: Path, tasks: Set[TaskKey], others: Counter[TaskKey]) -> str:
     told = []
     for (name, metric, sha256), n in others.items():
         apart = f" by {metric}" if (name, sha256) in examples else " with other examples"
-        cells = f"{n} cell{'s' * (n > 1)} of an earlier comparison"
+        cells = f"{counted(n, 'cell')} of an earlier comparison"
         told.append(f"{name}{apart * (name in names)} ({cells})")
     return (
         f"{folder} also holds {listed(told)}, which the page shows too; "

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from peftlab.errors import RequestError
+from peftlab.naming import counted
 from peftlab.tasks.base import Examples, Task
 
 FIFTH = 0.2  # goes to dev
@@ -104,9 +105,9 @@ def by_class(
     for index, name in enumerate(names):
         if len(strata[index]) < 2:
             raise RequestError(
-                f"class {name!r} has {len(strata[index])} different text"
-                f"{'' if len(strata[index]) == 1 else 's'} of its own; it needs at least 2, one "
-                "to train on and one to judge by. Add examples, or leave the class out."
+                f"class {name!r} has {counted(len(strata[index]), 'different text')} of its own; "
+                "it needs at least 2, one to train on and one to judge by. Add examples, or leave "
+                "the class out."
             )
     return {text for group in strata.values() for text in _share(group, members, share)}
 
