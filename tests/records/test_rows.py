@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peftlab.records.rows import group, known, labels, mean, sample_sd
+from peftlab.records.rows import group, known, labels, mean, sample_sd, task_label
 
 scores = st.lists(st.floats(-1, 1), min_size=2, max_size=8)
 
@@ -80,3 +80,20 @@ def test_tuned_and_untuned_rows_of_one_name_are_told_apart_by_what_they_are(fold
         "lora (6 trials of lr on 0.1 of train)",
         "lora (6 trials of lr on 0.2 of train)",
     ]
+
+
+def test_what_an_earlier_search_found_is_no_seed_of_what_the_last_one_did(folder: Any) -> None:
+    part = {"name": "lora", "label": "lora", "settings": {}, "targets": [], "notes": []}
+    tuned = {"method": part | {"tuned": {"trials": 6, "space": ["lr"]}}}
+    for cell, seed, lr, task in (
+        *(("a", 0, 5e-6, "cola"), ("b", 1, 5e-6, "cola"), ("c", 0, 5e-6, "mrpc")),
+        ("d", 2, 2e-4, "cola"),
+    ):
+        folder.add("lora", seed, cell=cell, task=task, training={"lr": lr}, **tuned)
+    (row,) = group(folder.records).values()
+    assert [one.cell for one in row] == ["c", "d"]
+
+
+def test_tasks_of_one_name_are_named_by_what_they_differ_in() -> None:
+    tasks = [("x", "f1", "ab" * 32), ("x", "f1", "cd" * 32), ("y", "f1", "ab" * 32)]
+    assert [task_label(one, tasks) for one in tasks] == ["x (abababab)", "x (cdcdcdcd)", "y"]

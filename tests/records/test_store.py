@@ -159,6 +159,17 @@ def test_labels_of_earlier_suites_survive_and_a_new_one_wins(tmp_path: Path) -> 
     assert shown(store) == [("a", "rank 8"), ("b", "large"), ("c", "mine")]
 
 
+def test_of_a_row_what_was_asked_for_last_comes_last(tmp_path: Path) -> None:
+    """A search that found another rate, and then the first one's again: the latter is current."""
+    store = Store(tmp_path)
+    fill(store, ("a", "t", "lora"), ("b", "t", "lora"), ("c", "t", "head"))
+    ask(store, "first", a="lora", c="head")
+    ask(store, "second", b="lora")
+    assert [cell for cell, _ in shown(store)] == ["a", "c", "b"]
+    ask(store, "first again", a="lora")
+    assert [cell for cell, _ in shown(store)] == ["b", "c", "a"]
+
+
 def test_records_that_no_suite_is_known_of_are_shown_last(tmp_path: Path) -> None:
     """A folder of an older version: its suite.json kept the last suite alone."""
     store = Store(tmp_path)

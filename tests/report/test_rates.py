@@ -17,6 +17,8 @@ from peftlab.report.rates import END, of_rows, told_trials
 def trial(label="lora", number=0, epochs=1, lr=1e-3, score=0.5, **more):
     return Trial(
         task="mrpc",
+        data="cd" * 32,
+        model="minilm",
         label=label,
         number=number,
         epochs=epochs,
@@ -97,6 +99,23 @@ def test_trials_of_another_task_or_row_are_in_no_figure(record):
     other = [one.model_copy(update={"task": "cola"}) for one in TRIALS]
     assert "tuning" not in drawn([record("lora")], other)
     assert "tuning" not in drawn([record("vera")], TRIALS)
+
+
+def test_trials_of_other_examples_or_of_another_model_are_not_the_row_s(record, tmp_path):
+    """Of a file that was changed, and of two models in one folder; they are kept beside."""
+    others = [
+        one.model_copy(update=change)
+        for change in ({"data": "ef" * 32}, {"model": "mpnet"})
+        for one in TRIALS
+    ]
+    shown = table([record("lora")])
+    assert "tuning" not in drawn([record("lora")], of_rows(others, shown))
+    assert told_trials(of_rows([*others, *TRIALS], shown), shown) == (
+        "Every row had as many trials as every other."
+    )
+    for trials in (TRIALS, others[: len(TRIALS)], others[len(TRIALS) :]):
+        write_trials(tmp_path, trials)
+    assert len(read_trials(tmp_path)) == 3 * len(TRIALS)
 
 
 def test_trials_are_kept_by_row_and_the_page_tells_of_them(tmp_path, record):

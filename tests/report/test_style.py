@@ -33,6 +33,8 @@ def drawn(record, curves, tmp_path_factory):
     trials = [
         Trial(
             task="mrpc",
+            data="cd" * 32,
+            model="minilm",
             label=label,
             number=number,
             epochs=1,

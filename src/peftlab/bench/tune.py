@@ -92,6 +92,7 @@ class RowTuning:
 
     def __init__(self, grid: Grid, row: Row, task: Task, tune: Tune) -> None:
         self.ground, self.row, self.task, self.tune = grid.ground, row, task, tune
+        self.data = grid.tasks[task.name].sha256()
         self.training = self.ground.cell(row, task, SEED).training
         updates = math.ceil(len(task.train) / self.training.batch_size)
         self.rungs = rungs_of(self.training.epochs, updates)
@@ -111,9 +112,8 @@ class RowTuning:
 
     def is_among(self, tried: list[Trial]) -> bool:
         """Whether these trials are as many as the row shall have, of what it shall look for."""
-        own = [
-            one for one in tried if (one.task, one.label) == (self.task.name, self.row.part.label)
-        ]
+        of = (self.task.name, self.data, self.ground.source.name, self.row.part.label)
+        own = [one for one in tried if one.of == of]
         begun = [one for one in own if one.epochs == self.rungs[0]]
         alike = all(one.values.keys() == self.space.keys() for one in own)
         found = [one for one in own if one.chosen]
@@ -169,6 +169,8 @@ class RowTuning:
         metric = self.task.main_metric
         return Trial(
             task=self.task.name,
+            data=self.data,
+            model=self.ground.source.name,
             label=self.row.part.label,
             number=len(self.trials),
             epochs=epochs,

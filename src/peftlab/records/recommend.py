@@ -13,7 +13,7 @@ from peftlab.errors import RequestError, unknown
 from peftlab.records.costs import Cost, costs_of
 from peftlab.records.crossed import FEWEST
 from peftlab.records.pairs import Verdict, Verdicts, against
-from peftlab.records.rows import TaskKey, collapsed, merit, rate_from_dev, turns
+from peftlab.records.rows import TaskKey, collapsed, merit, rate_from_dev, task_label, turns
 from peftlab.records.table import Column, Runs, best_row, scale
 
 Prefer = Literal["score", "memory", "speed", "size"]
@@ -139,7 +139,8 @@ def recommend(
     for task, column in met.items():
         best = str(best_row(column))
         ahead = _ahead(columns, task, best, out, costs, _better_than(row, pairs[task]))
-        tasks.append(_against_best(task, best, against(pairs[task], row, best), ahead))
+        verdict = against(pairs[task], row, best)
+        tasks.append(_against_best(task_label(task, met), task[1], best, verdict, ahead))
     own = _runs_of(columns, row)
     return Recommendation(
         row=row,
@@ -151,7 +152,9 @@ def recommend(
         n_done=_n_done(own),
         n_failed=_n_failed(own),
         n_collapsed=sum(collapsed(one) for runs in own for one in runs.records),
-        collapsed_on=[task[0] for task, column in columns.items() if _all_collapsed(column)],
+        collapsed_on=[
+            task_label(task, columns) for task, column in columns.items() if _all_collapsed(column)
+        ],
         rate_from_dev=any(_rate_from_dev(row, column) for column in columns.values()),
     )
 
@@ -206,11 +209,11 @@ def _better_than(row: str, pairs: Sequence[Verdict]) -> set[str]:
 
 
 def _against_best(
-    task: TaskKey, best: str, verdict: Verdict | None, ahead: list[Ahead]
+    task: str, metric: str, best: str, verdict: Verdict | None, ahead: list[Ahead]
 ) -> AgainstBest:
     return AgainstBest(
-        task=task[0],
-        metric=task[1],
+        task=task,
+        metric=metric,
         best=best,
         verdict=verdict.verdict if verdict else None,
         is_behind=verdict.is_behind if verdict else False,

@@ -33,6 +33,15 @@ def task_key(record: Record) -> TaskKey:
     return (record.task.name, record.task.main_metric, record.task.sha256)
 
 
+def task_label(key: TaskKey, tasks: Iterable[TaskKey]) -> str:
+    """The task's name, and where some of `tasks` share it, by what they differ."""
+    name, metric, sha256 = key
+    same = [other for other in tasks if other[0] == name]
+    extra = [metric] if len({other[1] for other in same}) > 1 else []
+    extra += [sha256[:8]] if len({other[2] for other in same}) > 1 else []
+    return f"{name} ({', '.join(extra)})" if extra else name
+
+
 def asked(record: Record) -> dict[str, str]:
     """What the cell was asked, seed and task apart: field -> value as canonical JSON."""
     parts: dict[str, Mapping[str, object]] = {
@@ -144,11 +153,13 @@ def group(records: Iterable[Record]) -> dict[RowKey, list[Record]]:
 
     A row has the label of its first record: two suites may have called the same method otherwise.
     It has one record of a seed on a task, the last one, since another search may have found other
-    settings; but of runs at the very same settings a failed one takes no done one's place.
+    settings; but of runs at the very same settings a failed one takes no done one's place. And what
+    an earlier search found is no seed of what the last one did: such records are left out.
     """
     records = list(records)
     decided = by_task(records)
     rows: dict[str, dict[tuple[TaskKey, int], Record]] = {}
+    last: dict[tuple[str, TaskKey], Record] = {}
     for record in records:
         task = task_key(record)
         usual = {field: values[task] for field, values in decided.items() if task in values}
@@ -156,12 +167,24 @@ def group(records: Iterable[Record]) -> dict[RowKey, list[Record]]:
             name: BY_TASK if usual.get(name) == value else value
             for name, value in asked(record).items()
         }
-        row = rows.setdefault(json.dumps(fields, sort_keys=True), {})
+        key = json.dumps(fields, sort_keys=True)
+        row = rows.setdefault(key, {})
+        last[key, task] = record
         before = row.get((task, record.seed))
         if before is None or not _only_failed(record, before):
             row[task, record.seed] = record
-    found = {key: list(row.values()) for key, row in rows.items()}
-    return {(members[0].method.label, key): members for key, members in found.items()}
+    return {
+        (next(iter(row.values())).method.label, key): [
+            record for (task, _), record in row.items() if _found(record) == _found(last[key, task])
+        ]
+        for key, row in rows.items()
+    }
+
+
+def _found(record: Record) -> dict[str, object]:
+    """What trials found of the record's settings; empty of one that is not tuned."""
+    settings = record.method.settings | record.training
+    return {name: settings[name] for name in record.method.tuned.get("space", ())}
 
 
 def but_for_rate(key: RowKey, head_alone: bool) -> str:

@@ -12,7 +12,8 @@ import os
 import platform
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
@@ -25,6 +26,7 @@ from pydantic import ValidationError
 from peftlab import atomic
 from peftlab.errors import JSON_ERRORS, RequestError, system_refusals, unknown
 from peftlab.records.record import Record
+from peftlab.records.rows import row_of
 
 OURS = {
     *("suite.json", "records", "curves", "predictions", "adapters", "report"),
@@ -159,7 +161,8 @@ class Store:
     def records(self, last: bool = False) -> list[Record]:
         """Every record of the folder, in the order in which suites asked for them.
 
-        A row's label is the one that a suite gave it last.
+        A row's label is the one that a suite gave it last, and of its records on a task those come
+        last that were asked for last.
 
         Args:
             last: only those that the latest suite asked for.
@@ -175,11 +178,15 @@ class Store:
             if not (last and suites):  # also those that no suite is known of
                 names += [cell for cell in self.cells() if cell not in labels]
             read = [record for name in names if (record := self.read(name)) is not None]
+            when = {cell["cell"]: n for n, suite in enumerate(asked) for cell in suite["cells"]}
         if not read:
             lost = ", ".join(self.unreadable())
             why = f"none that can be read (damaged: {lost})" if lost else "no records"
             raise RequestError(f"{self.out} has {why}; give the output folder of `peftlab compare`")
-        return [relabelled(one, labels[one.cell]) if one.cell in labels else one for one in read]
+        return [
+            relabelled(one, labels[one.cell]) if one.cell in labels else one
+            for one in _latest_last(read, when)
+        ]
 
     def suites(self) -> list[dict[str, Any]]:
         """What was asked of this folder, the latest last; empty without a suite.json.
@@ -264,6 +271,17 @@ def chosen(
 def lines_of(rows: Iterable[dict[str, Any]]) -> str:
     """One JSON object a line."""
     return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n"
+
+
+def _latest_last(records: list[Record], when: Mapping[str, int]) -> list[Record]:
+    """The records, those of a row on a task among themselves by the suite that asked last."""
+    rows: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        rows[row_of(record)].append(record)
+    by_row = {
+        row: iter(sorted(own, key=lambda r: when.get(r.cell, -1))) for row, own in rows.items()
+    }
+    return [next(by_row[row_of(record)]) for record in records]
 
 
 def relabelled(record: Record, label: str) -> Record:

@@ -19,6 +19,8 @@ class Trial(BaseModel, extra="forbid", frozen=True):
     """One training on the part of train that is not validation. Its record lies beside the file."""
 
     task: str
+    data: str  # sha256 of all its examples
+    model: str
     label: str  # the row's
     number: int  # from 0, in the order in which they were tried
     epochs: int
@@ -29,13 +31,18 @@ class Trial(BaseModel, extra="forbid", frozen=True):
     chosen: bool = False  # what the row's cells on this task are trained with
     at_border: list[str] = []  # settings found where their range ends, which may be too narrow
 
+    @property
+    def of(self) -> tuple[str, ...]:
+        """The task, with its examples, the model and the row that it is one of the trials of."""
+        return self.task, self.data, self.model, self.label
+
 
 def at_end(chosen: Trial, trials: Iterable[Trial]) -> list[str]:
     """The settings of a chosen trial beyond whose values nothing was tried for the row on its task.
 
     Their ranges end there, or no trial had a higher one, or a lower one: the best may lie beyond.
     """
-    own = [one.values for one in trials if (one.task, one.label) == (chosen.task, chosen.label)]
+    own = [one.values for one in trials if one.of == chosen.of]
     found = list(chosen.at_border)
     for name, value in chosen.values.items():
         tried = [values[name] for values in own]
@@ -69,7 +76,7 @@ def write_trials(folder: Path, trials: list[Trial]) -> None:
     Raises:
         RequestError: if what is there is damaged.
     """
-    now = {(trial.task, trial.label) for trial in trials}
-    kept = [trial for trial in read_trials(folder) if (trial.task, trial.label) not in now]
+    now = {trial.of for trial in trials}
+    kept = [trial for trial in read_trials(folder) if trial.of not in now]
     text = _TRIALS.dump_json(kept + trials, indent=2).decode()
     atomic.write(folder / FILE, text + "\n")

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from peftlab.records.record import Record
-from peftlab.records.rows import ERRORS, TaskKey
+from peftlab.records.rows import ERRORS, TaskKey, task_label
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ def columns(
         task = members[0].task
         truncated = (member.task.n_truncated for member in members)
         found[key] = Column(
-            label=_label(key, tasks),
+            label=task_label(key, tasks),
             task=task.name,
             sha256=task.sha256,
             kind=task.kind,
@@ -63,15 +63,6 @@ def columns(
             },
         )
     return found
-
-
-def _label(key: TaskKey, tasks: Mapping[TaskKey, object]) -> str:
-    """The task's name, and where tasks share one, by what they differ."""
-    name, metric, sha256 = key
-    same = [other for other in tasks if other[0] == name]
-    extra = [metric] if len({other[1] for other in same}) > 1 else []
-    extra += [sha256[:8]] if len({other[2] for other in same}) > 1 else []
-    return f"{name} ({', '.join(extra)})" if extra else name
 
 
 def _baselines(members: Sequence[Record], metric: str) -> dict[str, float | None]:

@@ -51,8 +51,8 @@ def figures(
             for label, cell in cells.items()
             for cost in cell.costs
         ]
-        scored = (column.task, column.metric)  # trials are not judged again by another metric
-        tried = [trial for trial in trials if (trial.task, trial.metric) == scored]
+        scored = (column.task, column.sha256, column.metric)  # no other metric judges trials again
+        tried = [one for one in trials if (one.task, one.data, one.metric) == scored]
         share = POINTS_A_PAGE // max(1, len(lines) * len(table.columns))
         most = PANEL_POINTS if len(lines) > MANY else POINTS_A_LINE
         limit = max(40, min(most, share))

@@ -148,11 +148,11 @@ def tuning_figure(
 def of_rows(trials: Iterable[Trial], table: Table) -> list[Trial]:
     """The trials of the table's rows, under the names that these have there."""
     untuned_first = sorted(table.rows, key=lambda row: bool(row.tuned))
-    names = {row.plain: row.label for row in untuned_first}
+    names = {(row.model, row.plain): row.label for row in untuned_first}
     return [
-        trial.model_copy(update={"label": names[trial.label]})
+        trial.model_copy(update={"label": names[trial.model, trial.label]})
         for trial in trials
-        if trial.label in names
+        if (trial.model, trial.label) in names
     ]
 
 
@@ -161,7 +161,8 @@ def told_trials(trials: Sequence[Trial], table: Table) -> str:
     counts: dict[str, set[int]] = {}
     for row in table.rows:
         for column, cell in zip(table.columns, row.cells, strict=True):
-            own = [t.epochs for t in trials if (t.task, t.label) == (column.task, row.label)]
+            of = (column.task, column.sha256, row.label)
+            own = [t.epochs for t in trials if (t.task, t.data, t.label) == of]
             if cell is not None:
                 counts.setdefault(row.label, set()).add(own.count(min(own, default=0)))
     if len(set.union(set(), *counts.values())) == 1:

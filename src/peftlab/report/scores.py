@@ -196,8 +196,7 @@ def table(records: Iterable[Record], rounds: Iterable[Record] = ()) -> Table:
     return Table(
         columns=tuple(across.values()),
         rows=tuple(
-            _row(names[key], key, members, list(tasks), under, in_turns)
-            for key, members in rows.items()
+            _row(names[key], key, members, across, under, in_turns) for key, members in rows.items()
         ),
         conditions=all_conditions,
         failures=tuple(failures),
@@ -236,12 +235,12 @@ def _row(
     label: str,
     key: RowKey,
     members: list[Record],
-    tasks: list[TaskKey],
+    across: Mapping[TaskKey, Column],
     under: Mapping[str, int],
     in_turns: Mapping[str, list[Record]],
 ) -> Row:
     first = members[0]
-    by_task = [[m for m in members if task_key(m) == key] for key in tasks]
+    by_task = [[m for m in members if task_key(m) == key] for key in across]
     cells = tuple(_cell(found, under, in_turns) if found else None for found in by_task)
     done = [cell for cell in cells if cell and cell.runs]
     counts = [record.n_trainable for record in members if record.n_trainable]
@@ -256,8 +255,8 @@ def _row(
         method=first.method.name,
         model=first.model.name,
         precision=first.precision,
-        settings=_with_found(members, lambda record: record.method.settings),
-        training=_with_found(members, lambda record: record.training),
+        settings=_with_found(members, across, lambda record: record.method.settings),
+        training=_with_found(members, across, lambda record: record.training),
         targets=tuple(first.method.targets),
         notes=tuple(dict.fromkeys(note for m in members for note in m.method.notes)),
         default_rate=of_some_or_all(m.method.rate_from == "default" for m in members),
@@ -273,12 +272,14 @@ def _row(
 
 
 def _with_found(
-    members: list[Record], values: Callable[[Record], Mapping[str, Any]]
+    members: list[Record],
+    across: Mapping[TaskKey, Column],
+    values: Callable[[Record], Mapping[str, Any]],
 ) -> dict[str, Any]:
     """A row's settings; one that was found may be another on each task, and is then told so."""
     told = dict(values(members[0]))
     for name in told.keys() & set(members[0].method.tuned.get("space", ())):
-        on = {record.task.name: values(record)[name] for record in members}
+        on = {across[task_key(one)].label: values(one)[name] for one in members}
         if len(on) > 1:
             told[name] = ", ".join(f"{value:g} on {task}" for task, value in on.items())
     return told
