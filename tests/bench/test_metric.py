@@ -157,7 +157,7 @@ def test_whether_a_run_collapsed_is_judged_anew_by_another_metric(
     """By its baseline's: a rare class that is found costs accuracy, and is no collapse."""
     out, record = stored
     never = "never predicts 'ham'"
-    collapsed = "collapsed: no better than always answering 'ham'"
+    collapsed = "collapsed: no better than always giving one answer"
     part = record.task.model_dump(mode="json")
     rmse, pearson = (record.score or {})["rmse"], (record.score or {})["pearson"]
     better = part | {"baselines": {"mean": {"rmse": rmse / 2, "pearson": pearson - 1}}}
@@ -169,7 +169,7 @@ def test_whether_a_run_collapsed_is_judged_anew_by_another_metric(
     assert by_pearson is not None and by_pearson.warnings == [never]
     back = _judged(store, by_pearson, "rmse")
     assert back is not None
-    assert back.warnings == [never, "collapsed: no better than always answering train's mean"]
+    assert back.warnings == [never, "collapsed: no better than always giving one answer"]
 
 
 def test_a_record_without_the_metric_is_not_done(
@@ -204,10 +204,10 @@ def test_baselines_are_recorded_and_are_no_part_of_what_a_cell_is(
     (cell,) = grid(tiny_model, veries(), metric="rmse").cells
     assert cell.task.baselines == {}
     assert cell.name == record.cell
-    assert set(record.task.baselines) == {"mean", "tf-idf"}
+    assert set(record.task.baselines) == {"constant", "tf-idf"}
     for scores in record.task.baselines.values():
         assert set(scores) == set(record.score or {})
-    assert record.task.baselines["mean"]["pearson"] == 0.0
+    assert record.task.baselines["constant"]["pearson"] == 0.0
 
 
 def test_baselines_are_computed_once_a_task_whatever_its_cells(
@@ -224,7 +224,7 @@ def test_baselines_are_computed_once_a_task_whatever_its_cells(
     cells = room.with_baselines(asked.cells, asked.tasks, Observer())
     assert computed == ["tiny"]
     assert [cell.name for cell in cells] == [cell.name for cell in asked.cells]
-    assert all(set(cell.task.baselines) == {"majority", "tf-idf"} for cell in cells)
+    assert all(set(cell.task.baselines) == {"constant", "tf-idf"} for cell in cells)
     assert all(cell.task.labels == ["other", "cat"] for cell in cells)
 
 

@@ -172,9 +172,11 @@ def describe_tasks(grid: Grid) -> list[str]:
 def describe_task(task: Task) -> str:
     """Its kind, classes and sizes in one line."""
     kind = "regression" if task.kind == "regression" else f"classes {', '.join(task.labels)}"
+    is_of_one = task.main_metric == "f1" and len(task.labels) == 2
+    of = f" of {task.labels[1]}" if is_of_one else ""
     return (
         f"task {task.name} ({task.source}): {kind}; "
-        f"{len(task.train)} train, {len(task.dev)} dev; metric {task.main_metric}"
+        f"{len(task.train)} train, {len(task.dev)} dev; metric {task.main_metric}{of}"
     )
 
 

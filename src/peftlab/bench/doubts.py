@@ -10,7 +10,9 @@ from peftlab.records.rows import COLLAPSED, merit
 from peftlab.tasks import Task
 
 NAMED = 5  # classes, before the rest are counted
-SAME = 0.01  # of the labels' standard deviation: predictions that differ less are one
+LEAST = 0.01  # of the labels' standard deviation: predictions that differ less are one
+SAME = "every prediction is"  # how these doubts begin, or are
+NO_BETTER = f"{COLLAPSED}: no better than always giving one answer"
 
 
 def doubts(
@@ -28,20 +30,19 @@ def doubts(
     found = []
     if _same(task, predictions):
         what = f"{task.labels[int(predictions[0])]!r}" if task.labels else "the same"
-        found.append(f"every prediction is {what}")
+        found.append(f"{SAME} {what}")
     elif never := _never_predicted(task, predictions):
         more = f" and {len(never) - NAMED} more" if len(never) > NAMED else ""
         found.append(f"never predicts {', '.join(map(repr, never[:NAMED]))}{more}")
     if _collapsed(task, predictions, scores):
-        what = repr(task.labels[int(task.constant)]) if task.labels else "train's mean"
-        found.append(f"{COLLAPSED}: no better than always answering {what}")
+        found.append(NO_BETTER)
     return found
 
 
 def _same(task: Task, predictions: Sequence[float]) -> bool:
     if task.kind == "classes":
         return len(set(predictions)) == 1
-    return bool(np.std(predictions) <= SAME * np.std(task.train.labels))
+    return bool(np.std(predictions) <= LEAST * np.std(task.train.labels))
 
 
 def _never_predicted(task: Task, predictions: Sequence[float]) -> list[str]:
@@ -53,8 +54,7 @@ def _never_predicted(task: Task, predictions: Sequence[float]) -> list[str]:
 
 
 def _collapsed(task: Task, predictions: Sequence[float], scores: dict[str, float]) -> bool:
-    if set(predictions) == {task.constant}:
-        return True
     main = task.main_metric
-    constant = task.score([task.constant] * len(task.dev))
-    return merit(main, scores[main]) <= merit(main, constant[main])
+    constant = task.score([task.constant(main)] * len(task.dev))
+    is_one_class = task.kind == "classes" and _same(task, predictions)
+    return is_one_class or merit(main, scores[main]) <= merit(main, constant[main])

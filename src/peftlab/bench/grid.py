@@ -174,6 +174,7 @@ def load_tasks(suite: Suite) -> list[Task]:
         tasks = [carved(task) for task in tasks]
     for task in tasks:
         check_trainable(task)
+        _check_dev(task)
     return tasks
 
 
@@ -184,6 +185,16 @@ def check_trainable(task: Task) -> None:
         raise RequestError(f"task {task.name}: its {empty} split is empty")
     if task.kind == "regression":
         _check_labels(task)
+
+
+def _check_dev(task: Task) -> None:
+    if len(set(task.dev.labels)) == 1:
+        only = task.labels[int(task.dev.labels[0])] if task.labels else task.dev.labels[0]
+        raise RequestError(
+            f"task {task.name}: every example of dev has the answer {only!r}, so that no score "
+            "tells a model from a constant answer; give --dev another file, or leave it out: then "
+            "a fifth of train is kept apart"
+        )
 
 
 def _read_tasks(suite: Suite) -> list[Task]:

@@ -26,7 +26,7 @@ from peftlab.records.record import (
 )
 from peftlab.records.rows import merit
 from peftlab.records.store import Store
-from peftlab.tasks import Task
+from peftlab.tasks import Task, groups
 
 Row = dict[str, Any]
 Outputs = list[list[float]]  # (n_dev, num_labels)
@@ -147,10 +147,12 @@ class Told:
         ]
 
     def _predictions(self, predictions: list[int] | list[float]) -> list[Row]:
-        rows = zip(self.task.dev.labels, predictions, self.outputs, strict=True)
+        dev = self.task.dev
+        rows = zip(dev.labels, predictions, self.outputs, groups(dev.texts), strict=True)
         return [
             {"index": index, "label": label, "prediction": answer, "logits": logits}
-            for index, (label, answer, logits) in enumerate(rows)
+            | ({} if first == index else {"same_text_as": first})
+            for index, (label, answer, logits, first) in enumerate(rows)
         ]
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from peftlab.bench.cell import Cell
+from peftlab.bench.doubts import NO_BETTER, SAME
 from peftlab.records.record import Best, Record, TaskPart
 from peftlab.records.rows import COLLAPSED, constant_of, merit
 from peftlab.records.store import Store
@@ -75,14 +76,15 @@ def _judged(store: Store, record: Record, metric: str) -> Record | None:
 def _warnings(record: Record, metric: str) -> list[str]:
     """The record's, of which that of a collapse depends on the metric; as it is if none can say."""
     told = [warning for warning in record.warnings if not warning.startswith(COLLAPSED)]
-    before = [warning for warning in record.warnings if warning.startswith(COLLAPSED)]
     constant = constant_of(record.task)
     if metric not in constant:
         return record.warnings
-    if merit(metric, (record.score or {})[metric]) > merit(metric, constant[metric]):
-        return told
-    what = "train's mean" if record.task.kind == "regression" else "train's commonest class"
-    return told + (before or [f"{COLLAPSED}: no better than always answering {what}"])
+    is_one_class = record.task.kind == "classes" and any(one.startswith(SAME) for one in told)
+    if is_one_class or merit(metric, (record.score or {})[metric]) <= merit(
+        metric, constant[metric]
+    ):
+        told.append(NO_BETTER)
+    return told
 
 
 def _epochs(store: Store, record: Record) -> list[dict[str, float]]:

@@ -39,10 +39,16 @@ def judged(record: Record, folders: Iterable[Path]) -> Judged | None:
 
 
 def _influence(record: Record, file: Path, score: float) -> Array | None:
-    pairs = read(file, record.task.n_dev)
-    if not pairs:
+    answers = read(file, record.task.n_dev)
+    if not answers:
         return None
-    labels, predictions = np.array(pairs, dtype=np.float64).T
+    labels, predictions, texts = np.array(answers, dtype=np.float64).T
     n_classes = len(record.task.labels)
     again, u = influences(record.task.main_metric, labels, predictions, n_classes)
-    return u if math.isclose(float(again), score, rel_tol=EXACT, abs_tol=EXACT) else None
+    if not math.isclose(float(again), score, rel_tol=EXACT, abs_tol=EXACT):
+        return None
+    # equal texts are answered alike, so that they are one draw and not several: the first of them
+    # has the influence of all, the others none. 29 texts in 290 rows were taken for 290, and
+    # intervals were a third as wide as they had to be.
+    first: Array = np.bincount(texts.astype(int), weights=u, minlength=len(u)).astype(np.float64)
+    return first

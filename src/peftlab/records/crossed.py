@@ -43,6 +43,7 @@ from scipy.special import stdtrit
 
 Array = NDArray[np.float64]
 OF_SEEDS = 0.75  # λ
+RULE_OF_THREE = 1.5  # standard errors of 1 / n: half of a 95 % interval where none of n is seen
 FEWEST = 3  # seeds; two have one degree of freedom, and an interval 12.7 standard errors wide
 
 
@@ -68,7 +69,7 @@ class Crossed:
             d: one value a seed.
             u: of every example on it.
             grain: by how much one example changes d at least; `example` is held at or above what
-                one changed answer gives, since that none changed here proves nothing of others.
+                one and a half changed answers give: that none of n changed here leaves 3 / n.
         """
         n_seeds, n = u.shape[-2:]
         over_seeds = u.mean(axis=-2)
@@ -81,7 +82,7 @@ class Crossed:
         return Crossed(
             mean=d.mean(axis=-1),
             seed=seed,
-            example=np.maximum(example, n * grain**2),
+            example=np.maximum(example, n * (RULE_OF_THREE * grain) ** 2),
             interaction=interaction,
             n_seeds=n_seeds,
             n_examples=n,

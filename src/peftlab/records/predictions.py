@@ -1,27 +1,42 @@
-"""predictions/CELL.jsonl: what a run answered to every dev example, as numbers."""
+"""predictions/CELL.jsonl: what a run answered to every dev example, as numbers.
+
+A row has the example's place, its label, the answer and the model's outputs; of a text that dev has
+before also where: `same_text_as`. What is answered to equal texts is no two independent answers.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from peftlab.errors import JSON_ERRORS
 
 
-def read(file: Path, n_dev: int) -> list[tuple[float, float]]:
-    """(label, prediction) of each of the `n_dev` examples, in order; indices for classes.
+class Answer(NamedTuple):
+    """One example's: indices of classes, or numbers; and its place, or that of an equal text."""
+
+    label: float
+    prediction: float
+    text: int
+
+
+def read(file: Path, n_dev: int) -> list[Answer]:
+    """The answers to each of the `n_dev` examples, in order.
 
     Empty if the file is absent or not whole: a part of the answers would pass for all of them.
     """
     try:
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        pairs = [(row["label"], row["prediction"]) for row in rows]
+        found = [
+            Answer(row["label"], row["prediction"], row.get("same_text_as", index))
+            for index, row in enumerate(rows)
+        ]
     except (*JSON_ERRORS, OSError, KeyError, TypeError):
         return []
-    whole = len(pairs) == n_dev and all(_is_number(value) for pair in pairs for value in pair)
-    return pairs if whole else []
+    whole = len(found) == n_dev and all(_is_number(value) for one in found for value in one)
+    return found if whole else []
 
 
 def _is_number(value: Any) -> bool:

@@ -36,7 +36,7 @@ class TaskPart(_Part):
     # of the task that these few were drawn from (`--repeat-speed`); null where they are all
     drawn_from: str | None = None
     labels: list[str] = []  # the classes' names, in the order of the outputs
-    # by name (majority or mean, tf-idf) and metric; empty where they were not computed
+    # by name (constant, tf-idf) and metric; empty where they were not computed
     baselines: dict[str, dict[str, float]] = {}
 
 

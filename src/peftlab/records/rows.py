@@ -26,7 +26,7 @@ OF_TASKS = {"training.epochs", "training.max_length"}  # their defaults are of e
 RATES = frozenset({"training.lr", "training.head_lr"})  # as `asked` names them
 MARGIN = 0.01  # differences within ± one point of a score count as a tie
 COLLAPSED = "collapsed"  # how a record's warning of it begins
-CONSTANT = ("majority", "mean")  # baselines that read no text
+CONSTANT = ("constant", "majority", "mean")  # baselines that read no text; now it is the first
 
 
 def task_key(record: Record) -> TaskKey:

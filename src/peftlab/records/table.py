@@ -142,8 +142,8 @@ def best_row(column: Column) -> str | None:
 def scale(task: TaskPart) -> tuple[float, float] | None:
     """The merit that counts as 0 and how much more counts as 1: baseline and perfect.
 
-    The baseline answers what is commonest, or the mean. Without it a score is its own scale, and
-    an error, which has no worst value, has none: None.
+    The baseline is the best constant answer. Without it a score is its own scale, and an error,
+    which has no worst value, has none: None.
     """
     metric = task.main_metric
     perfect = merit(metric, 0.0) if merit(metric, 1.0) < 0 else 1.0

@@ -43,7 +43,7 @@ def confusions(table: Table, folder: Path) -> list[tuple[Column, list[Confusion]
 
 def _confusion(method: str, cell: Cell, column: Column, folder: Path) -> Confusion | None:
     seeds = [read(folder / f"{run.cell}.jsonl", column.n_dev) for run in cell.runs]
-    pairs = Counter((int(label), int(answer)) for pairs in seeds for label, answer in pairs)
+    pairs = Counter((int(label), int(answer)) for answers in seeds for label, answer, _ in answers)
     if not pairs:
         return None
     n_classes = len(column.labels) or 1 + max(max(pair) for pair in pairs)

@@ -68,11 +68,11 @@ def _answers(
         label: run.cell for label, cell in cells.items() for run in cell.runs if run.seed == seed
     }
     given = {label: read(folder / f"{cell}.jsonl", column.n_dev) for label, cell in names.items()}
-    labels = next(([label for label, _ in pairs] for pairs in given.values() if pairs), [])
+    labels = next(([label for label, *_ in pairs] for pairs in given.values() if pairs), [])
     by_row = {
-        row: _packed([answer for _, answer in pairs], column)
+        row: _packed([answer for _, answer, _ in pairs], column)
         for row, pairs in given.items()
-        if pairs and [label for label, _ in pairs] == labels
+        if pairs and [label for label, *_ in pairs] == labels
     }
     if seed is None or len(by_row) < 2:
         return None

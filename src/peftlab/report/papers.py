@@ -32,6 +32,7 @@ from peftlab.report.text import (
     partly,
     printable,
     span,
+    told_f1,
     told_spread,
     tuned,
 )
@@ -204,7 +205,7 @@ def _told(table: Table, best: str, tie: str) -> list[str]:
         told.append(f"Speed and memory: {machine}{over}.")
     if partly(table):
         told.append(PARTLY)
-    told += [line for line in (default_rates(table), *tuned(table)) if line]
+    told += [line for line in (told_f1(table), default_rates(table), *tuned(table)) if line]
     return [printable(line).replace("\n", " ") for line in told]
 
 

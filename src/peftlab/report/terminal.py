@@ -139,9 +139,8 @@ def _caption(table: Table) -> list[str]:
     if any(column.lower_is_better for column in table.columns):
         lines.append("↓ an error in the label's own unit: lower is better.")
     lines += [line for line in (text.told_baselines(table), text.default_rates(table)) if line]
-    lines += map(
-        printable, [line for line in (*text.tuned(table), text.told_rounds(table)) if line]
-    )
+    told = (text.told_f1(table), *text.tuned(table), text.told_rounds(table))
+    lines += [printable(line) for line in told if line]
     if len(table.columns) > 1:
         lines.append("ex/s and minutes: mean over tasks; peak MiB: the highest of them.")
     if text.partly(table):

@@ -12,6 +12,7 @@ MISSING = "–"
 WARNING = "!"
 PARTLY = "† over fewer tasks than other rows have: compares with none of them."
 BASELINES = {
+    "constant": "constant always gives the one answer that is best by the metric",
     "majority": "majority always gives train's most frequent class",
     "mean": "mean always gives train's mean",
     "tf-idf": "tf-idf is a linear model on the words alone, fitted in seconds",
@@ -207,6 +208,16 @@ def default_rates(table: Table) -> str:
         return ""
     which = "" if len(untuned) == len(table.rows) else f": {', '.join(untuned)}"
     return f"Learning rates are defaults, not tuned for this model{which}."
+
+
+def told_f1(table: Table) -> str:
+    """Which of two classes F1 is of, on each task that it judges; empty where it judges none."""
+    of = [
+        f"{column.labels[1]} ({column.label})" if len(table.columns) > 1 else column.labels[1]
+        for column in table.columns
+        if column.metric == "f1" and len(column.labels) == 2
+    ]
+    return f"F1 is that of the class {', '.join(of)}." if of else ""
 
 
 def told_spread(table: Table) -> str:

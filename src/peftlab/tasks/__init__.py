@@ -20,7 +20,7 @@ from peftlab.tasks.files import NoColumn, Sheet, answer_file, check_out, read_sh
 from peftlab.tasks.glue import GLUE, Glue
 from peftlab.tasks.hub import is_on_hub
 from peftlab.tasks.metrics import Baselines, baselines
-from peftlab.tasks.split import carved
+from peftlab.tasks.split import carved, groups
 
 __all__ = [
     "Baselines",
@@ -33,6 +33,7 @@ __all__ = [
     "built_in",
     "carved",
     "check_out",
+    "groups",
     "is_on_hub",
     "listing",
     "load",

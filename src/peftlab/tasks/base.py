@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -114,12 +115,17 @@ class Task(metaclass=Explained):
             raise unknown(what, metric, ALLOWED[self.kind])
         return dataclasses.replace(self, metrics=tuple(dict.fromkeys((metric, *self.metrics))))
 
-    @property
-    def constant(self) -> float:
-        """What is right most often without reading a text: train's commonest class, or its mean."""
+    def constant(self, metric: str) -> float:
+        """The one answer for all texts that is best on train by `metric`.
+
+        The commonest class, but class 1 of two by F1, which is of that class; the median by the
+        mean absolute error, else the mean.
+        """
         labels = self.train.labels
         if self.kind == "regression":
-            return sum(labels) / len(labels)
+            return (statistics.median if metric == "mae" else statistics.fmean)(labels)
+        if metric == "f1" and len(self.labels) == 2:
+            return 1.0
         counts = Counter(labels)
         return min(counts, key=lambda label: (-counts[label], label))
 

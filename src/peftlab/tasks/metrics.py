@@ -5,15 +5,16 @@ correlation: -1 to 1) or, of `rmse` and `mae`, an error in the label's unit, whe
 It is always a finite number: where all predictions, or all answers, are the same, a correlation is
 undefined and counts as 0.0 here, Matthews' too, as in scikit-learn.
 
-A score is worth what it has over two baselines. `majority` (for a regression `mean`) reads no text
-and always answers `Task.constant`. `tf-idf` is scikit-learn's logistic regression (ridge for a
-regression) on the weighted words of the texts; of a pair also on how the two differ in each word,
-and on their cosine. Both are fitted on train and scored on dev.
+A score is worth what it has over two baselines. `constant` reads no text and always gives the one
+answer that is best by the metric (`Task.constant`). `tf-idf` is scikit-learn's logistic regression
+(ridge for a regression) on the weighted words of the texts; of a pair also on how the two differ in
+each word, and on their cosine. Both are fitted on train and scored on dev.
 """
 
 from __future__ import annotations
 
 import math
+import random
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -126,8 +127,10 @@ class Baselines:
 def baselines(task: Task) -> Baselines:
     """The scores of both on dev; `tf-idf` is left out, with a note, where it can't be fitted."""
     found = Baselines()
-    name = "majority" if task.kind == "classes" else "mean"
-    found.scores[name] = task.score([task.constant] * len(task.dev))
+    found.scores["constant"] = {
+        metric: task.score([task.constant(metric)] * len(task.dev))[metric]
+        for metric in task.every_metric
+    }
     if len(task.labels) > MOST_CLASSES:
         found.notes.append(f"no tf-idf baseline for more than {MOST_CLASSES:,} classes")
         return found
@@ -167,9 +170,9 @@ def _by_words(task: Task) -> list[float]:
 
 
 def _sample(task: Task) -> tuple[list[tuple[str, ...]], list[float]]:
-    """The rows of train to fit on: all, or `MOST_ROWS` at even distances."""
+    """The rows of train to fit on: all, or `MOST_ROWS` drawn at random, always the same."""
     n = len(task.train)
-    rows = [i * n // MOST_ROWS for i in range(MOST_ROWS)] if n > MOST_ROWS else range(n)
+    rows = random.Random(0).sample(range(n), MOST_ROWS) if n > MOST_ROWS else range(n)
     return [task.train.texts[i] for i in rows], [task.train.labels[i] for i in rows]
 
 

@@ -74,6 +74,16 @@ def n_in_both(train: Examples, dev: Examples) -> int:
     return sum(_loose(text) in known for text in dev.texts)
 
 
+def groups(texts: Sequence[Texts]) -> list[int]:
+    """Of each text the place of the first that is the same, but for case, blanks and order.
+
+    >>> groups([("One",), ("two",), ("one",)])
+    [0, 1, 0]
+    """
+    first: dict[Texts, int] = {}
+    return [first.setdefault(_loose(text), index) for index, text in enumerate(texts)]
+
+
 def _loose(text: Texts) -> Texts:
     return tuple(sorted(" ".join(part.casefold().split()) for part in text))
 

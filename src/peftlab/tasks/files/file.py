@@ -109,6 +109,7 @@ def task_of(
         columns=tuple(text),
         notes=(
             *(_notes(table, label, names, type_) if kind == "auto" else ()),
+            *_repeated(judged),
             *_in_both(train, judged),
         ),
         licence=licence,
@@ -128,6 +129,14 @@ def _notes(table: rows.Table, label: str, names: tuple[str, ...], type_: Type) -
         taken = "numbers; --kind classes asks for classes"
     span = f"{len(values)} whole numbers from {values[0]} to {values[-1]}"
     return (f"{label} holds {span}, taken as {taken}",)
+
+
+def _repeated(dev: Examples) -> tuple[str, ...]:
+    """That dev has some texts several times, if it does."""
+    n = len(set(split.groups(dev.texts)))
+    if n == len(dev):
+        return ()
+    return (f"dev has {n:,} different texts in {len(dev):,} rows: intervals count each text once",)
 
 
 def _in_both(train: Examples, dev: Examples) -> tuple[str, ...]:

@@ -1,0 +1,49 @@
+"""What a run answered, and what each example adds to its score."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from peftlab.records.answers import judged
+from peftlab.records.crossed import Crossed
+from peftlab.records.predictions import read
+
+
+def interval(folder: Any, cell: str) -> float:
+    (record,) = [one for one in folder.records if one.cell == cell]
+    run = judged(record, [folder.path])
+    assert run is not None and run.influence is not None
+    low, high = Crossed.of(np.array([run.score]), run.influence[None]).interval()
+    return float(high - low)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "matthews", "pearson"])
+def test_ten_copies_of_every_text_tell_no_more_than_one(folder: Any, metric: str) -> None:
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 2, 60)
+    answers = np.where(draw.random(60) < 0.2, 1 - labels, labels)
+    one = folder.add("once", 0, metric=metric, labels=labels, predictions=answers)
+    copies = {"labels": np.tile(labels, 10), "predictions": np.tile(answers, 10)}
+    many = folder.add("copies", 0, metric=metric, **copies)
+    as_if = interval(folder, many.cell)
+    path = folder.path / "predictions" / f"{many.cell}.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    known = [row | {"same_text_as": row["index"] % 60} for row in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in known))
+    # t of 59 degrees of freedom, and of as many as there are rows
+    assert interval(folder, many.cell) == pytest.approx(interval(folder, one.cell), rel=0.04)
+    assert as_if < interval(folder, one.cell) / 3
+
+
+def test_what_is_not_whole_is_not_read(folder: Any) -> None:
+    record = folder.add("lora", 0)
+    path = folder.path / "predictions" / f"{record.cell}.jsonl"
+    assert len(read(path, record.task.n_dev)) == record.task.n_dev
+    lines = path.read_text().splitlines()
+    for broken in (lines[:-1], [*lines[:-1], "{"], [*lines[:-1], "[]"], [*lines[:-1], "{}"]):
+        path.write_text("\n".join(broken))
+        assert read(path, record.task.n_dev) == []
