@@ -92,3 +92,14 @@ def test_links_that_lead_to_each_other_are_the_system_s_error(tmp_path: Path) ->
     (tmp_path / "b").symlink_to("a")
     with pytest.raises(OSError):  # which one is the system's
         replace_file(tmp_path / "a" / "file", lambda place: place.write_text("new"))
+
+
+@pytest.mark.parametrize("place", [".", ".."])
+def test_the_folder_that_somebody_is_in_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    inner = tmp_path / "empty" / "inner"
+    inner.mkdir(parents=True)
+    monkeypatch.chdir(inner)
+    with pytest.raises(RequestError, match="current folder"):
+        check_replaceable(Path(place), beside=["inner"])

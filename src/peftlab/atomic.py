@@ -68,8 +68,13 @@ def check_replaceable(
     with system_refusals(f"{folder} can't be written"):
         folder = folder.resolve()
         strange = _strange(folder, may_be_adapter, beside) if folder.is_dir() else []
+        is_here = Path.cwd().is_relative_to(folder)
     if os.path.ismount(folder):
         raise RequestError(f"{folder} is a mount point and can't be replaced; give a folder in it")
+    if is_here:
+        raise RequestError(
+            f"{folder} is the current folder, or holds it, and can't be replaced; give one in it"
+        )
     if folder.exists() and not folder.is_dir():
         raise RequestError(f"{folder} is a file; give a folder")
     if strange:

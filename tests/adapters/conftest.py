@@ -48,7 +48,8 @@ def trained(tiny_model: Path) -> Trained:
         kind = "classes" if num_labels > 1 else "regression"
         card = TaskCard(kind=kind, labels=labels, columns=["sentence"], max_length=32)
         state_of(model).answers = card
-        model.config.id2label = dict(enumerate(labels))
+        if labels:
+            model.config.id2label = dict(enumerate(labels))
         return model.eval(), tokenizer
 
     return build

@@ -166,3 +166,15 @@ def test_a_folder_that_is_gone_is_recorded_by_where_it_was(
     assert (base.part.folder, base.part.sha256) == (str(tmp_path / "model"), None)
     peftlab.save(model, tmp_path / "adapter")
     peftlab.load(tmp_path / "adapter", base=str(tiny_model))
+
+
+def test_a_model_of_a_relative_folder_is_saved_and_merged_from_anywhere(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_model.parent)
+    model, _ = peftlab.load_model(f"./{tiny_model.name}")
+    peftlab.inject(model, "lora")
+    monkeypatch.chdir(tmp_path)
+    peftlab.save(model, tmp_path / "adapter")
+    peftlab.load(tmp_path / "adapter")
+    peftlab.merge(model)

@@ -299,3 +299,14 @@ def test_a_folder_that_is_no_adapter_is_refused(
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(peftlab.RequestError, match=message):
         peftlab.load(tmp_path)
+
+
+def test_a_regression_is_one_to_transformers_too(trained: Any, tmp_path: Path) -> None:
+    """Its pipeline takes the sigmoid of one output whose configuration does not say so."""
+    model, _ = trained("lora", num_labels=1)
+    peftlab.save(model, tmp_path / "adapter")
+    again, _ = peftlab.load(tmp_path / "adapter")
+    assert again.config.problem_type == "regression"
+    peftlab.save(trained("lora")[0], tmp_path / "classes")
+    classes, _ = peftlab.load(tmp_path / "classes")
+    assert classes.config.problem_type == "single_label_classification"

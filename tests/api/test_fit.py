@@ -20,6 +20,7 @@ from peftlab.bench.run import Observer
 from peftlab.bench.suite import make_suite
 from peftlab.errors import RequestError
 from peftlab.methods import METHODS
+from peftlab.records.now import read_now
 from peftlab.records.record import Failure, Record
 from peftlab.records.store import Store
 from peftlab.tasks import Examples, Task
@@ -330,3 +331,18 @@ def test_an_adapter_s_folder_is_none_of_what_is_tried(
         fitting.fit_planned(asked, tmp_path / to, 9, console())
     assert not fake.made
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_runs_is_written_down_for_watch(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, fake: type[FakeSession]
+) -> None:
+    asked = grid(tiny_model, tiny_task)
+    one = fitting._Fitting(
+        Planned(asked, tmp_path), time.monotonic(), time.monotonic() + 60, console(), quiet=True
+    )
+    Store(tmp_path).prepare()
+    with one._session(one.store, tiny_task, time.monotonic() + 60) as session:
+        session.progress.cell(asked.cells[0])
+        now = read_now(tmp_path)
+        assert now is not None and now.cell == asked.cells[0].name
+    assert read_now(tmp_path) is None

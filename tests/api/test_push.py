@@ -286,3 +286,26 @@ def test_an_adapter_is_not_written_over_itself(adapter: Path) -> None:
     with pytest.raises(RequestError, match="is the adapter's own folder"):
         push(adapter, NAME, base="somebody/tiny", to=adapter)
     assert sorted(path.name for path in adapter.iterdir()) == before
+
+
+def test_a_revision_of_another_repository_does_not_leave(adapter: Path, tmp_path: Path) -> None:
+    there = shutil.copytree(adapter, tmp_path / "there")
+    for name in ("adapter_config.json", "peftlab.json"):
+        card = json.loads((there / name).read_text())
+        part = card.get("base", card)
+        part["revision"] = "ab" * 20
+        (there / name).write_text(json.dumps(card))
+    push(there, NAME, base="me/fork", to=tmp_path / "to")
+    config = json.loads((tmp_path / "to" / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == ("me/fork", None)
+
+
+def test_a_setting_with_a_bar_stays_in_its_cell(adapter: Path, tmp_path: Path) -> None:
+    there = shutil.copytree(adapter, tmp_path / "there")
+    record = json.loads((there / "record.json").read_text())
+    record["method"]["settings"]["targets"] = r"self_attn\.(q|v)_proj"
+    (there / "record.json").write_text(json.dumps(record))
+    push(there, NAME, base="somebody/tiny", to=tmp_path / "to")
+    text = (tmp_path / "to" / "README.md").read_text()
+    (line,) = [line for line in text.splitlines() if "self_attn" in line]
+    assert line.replace(r"\|", "").count("|") == 3

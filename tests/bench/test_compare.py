@@ -142,6 +142,10 @@ def test_fewer_adapters_are_kept_if_asked(
         rivals = [r for r in records if r.method.name in path.name]
         best = max(rivals, key=lambda r: ((r.score or {})["accuracy"], -r.seed))
         assert path.name == best.cell
+    every = run_grid(grid, tmp_path / "all", Observer(), keep="all")
+    assert len(list((tmp_path / "all" / "adapters").glob("*"))) == len(every)
+    run_grid(grid, tmp_path / "all", Observer(), keep="best")  # and trains nothing
+    assert len(list((tmp_path / "all" / "adapters").glob("*"))) == 2
     with pytest.raises(RequestError, match="unknown keep 'some'"):
         run_grid(grid, tmp_path, Observer(), keep="some")  # type: ignore[arg-type]
 

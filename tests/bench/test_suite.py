@@ -420,3 +420,25 @@ def test_a_setting_of_the_demo_s_is_still_the_demo() -> None:
     (lora,) = [variant for variant in suite.methods if variant.name == "lora"]
     assert lora.settings == {"rank": 4}
     assert merged_request(None, {}, ["training.epochs=5"]).training.epochs == 5
+
+
+def test_a_rate_that_is_set_and_several_rates_exclude_each_other() -> None:
+    with pytest.raises(RequestError, match="several rates"):
+        merged_request(None, {"rates": [1e-3, 2e-3]}, ["training.lr=5e-2"])
+
+
+def test_a_dev_of_one_answer_is_refused(tiny_model: Path, tiny_task: peftlab.Task) -> None:
+    dev = Examples(tiny_task.dev.texts[:3], [1, 1, 1])
+    with pytest.raises(RequestError, match="every example of dev has the answer 'cat'"):
+        resolve(suite(tiny_model, tasks=[replace(tiny_task, dev=dev)]))
+
+
+def test_the_home_folder_is_known_of_wherever_data_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made = make_suite(
+        data={"path": Path("~/a.csv"), "text": ["t"], "label": "l", "dev": Path("~/b.csv")}
+    )
+    assert made.data is not None
+    assert (made.data.path, made.data.dev) == (tmp_path / "a.csv", tmp_path / "b.csv")

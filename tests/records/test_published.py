@@ -84,3 +84,12 @@ def test_failed_rows_are_named_and_rows_that_were_not_run_are_left_out(folder: A
     published = Published(scores={"lora": {"cola": 0.5, "rte": 0.5}, "full": {"cola": 0.5}})
     (row,) = beside(published, folder.records, [folder.path])
     assert (row.row, row.task, row.says, row.mean) == ("lora", "cola", "failed", None)
+
+
+def test_where_some_seeds_have_no_predictions_there_is_no_interval_of_the_others(
+    folder: Any,
+) -> None:
+    for seed in range(5):
+        folder.add("lora", seed, wrong=40 + 60 * (seed > 2), write=seed < 3)
+    row = only(folder, 0.85)
+    assert (row.seeds, row.low, row.says) == ([0, 1, 2, 3, 4], None, "unclear: no predictions")

@@ -319,3 +319,14 @@ def test_a_folder_that_is_locked_here_is_so_once_and_to_the_outer_end(tmp_path: 
     assert len(refused) == 1 and "another command writes to" in refused[0]
     with locked(tmp_path):
         pass
+
+
+def test_what_somebody_puts_beside_a_comparison_does_not_stop_it(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.prepare()
+    store.write_json("suite.json", {"cells": []})
+    (tmp_path / "best").mkdir()
+    (tmp_path / "notes.md").write_text("mine")
+    store.prepare()
+    store.clean()
+    assert (tmp_path / "notes.md").read_text() == "mine"

@@ -36,10 +36,15 @@ def test_classes_are_a_character_an_example(wrote, tmp_path):
     assert (one.task, one.seed, left_out) == ("mrpc", 0, [])
 
 
-def test_numbers_are_rounded(wrote, tmp_path):
+def test_numbers_are_rounded_to_a_thousandth_of_their_spread(wrote, tmp_path):
     records = [wrote(name, [(1.5, 1.23456789), (2.0, 2)], "stsb") for name in ("lora", "full")]
     (one,), _ = answers(table(records), tmp_path)
-    assert one.labels == [1.5, 2.0] and one.by_row["full"] == [1.235, 2.0]
+    assert one.labels == [1.5, 2.0] and one.by_row["full"] == [1.2346, 2.0]
+    years = [
+        wrote(name, [(2015.0, 2014.71), (2001.0, 2003.2)], "stsb") for name in ("lora", "full")
+    ]
+    (one,), _ = answers(table(years), tmp_path)
+    assert one.by_row["full"] == [2014.71, 2003.2]
 
 
 def test_the_seed_is_the_lowest_that_most_rows_have(wrote, tmp_path):

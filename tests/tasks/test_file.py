@@ -576,3 +576,18 @@ def test_a_column_of_identifiers_is_no_column_of_labels(tmp_path):
 def test_names_that_are_not_latin_differ(tmp_path):
     names = {load(write(tmp_path / f"{stem}.csv", reviews())).name for stem in ("отзывы", "客户")}
     assert len(names) == 2 and all(name.startswith("data-") for name in names)
+
+
+def test_blanks_around_a_column_s_name_are_no_part_of_it(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("id, text, label\n" + "".join(f"{i},t {i},{i % 2}\n" for i in range(10)))
+    assert load(path, text=["text"], label="label").train.texts
+    assert load(path, text=[" text"], label=" label").train.texts
+    path.write_text("text, text,label\n" + "".join(f"a {i},b {i},{i % 2}\n" for i in range(10)))
+    assert load(path, text=[" text"], label="label").train.texts[0][0].startswith("b")
+
+
+def test_rows_with_one_text_are_told_of_and_say_so_in_the_predictions(tmp_path):
+    rows = [{"text": f"text {i % 5}", "label": "pos" if i % 5 < 2 else "neg"} for i in range(40)]
+    (note,) = load(write(tmp_path / "a.csv", rows)).notes
+    assert note.endswith("rows: intervals count each text once")

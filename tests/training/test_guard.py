@@ -336,3 +336,17 @@ def test_answers_that_are_no_numbers_end_a_training(
     model, tokenizer = peftlab.load_model(str(tiny_model))
     with pytest.raises(Diverged, match="not finite after epoch 1"):
         peftlab.train(model, tokenizer, tiny_task, "head", epochs=1, batch_size=8)
+
+
+def test_biases_that_move_as_far_up_as_down_have_moved() -> None:
+    """Those of two classes: their bits' sum stays, where both have one sign and exponent."""
+    bias = nn.Parameter(torch.tensor([0.032, 0.050]))
+    model = nn.Module()
+    model.register_parameter("bias", bias)
+    watch = Watch(model, total=40)
+    bias.grad = torch.tensor([1.0, -1.0])
+    watch.look(model)
+    one_up = torch.tensor([4096, -4096], dtype=torch.int32)
+    with torch.no_grad():
+        bias.copy_((bias.view(torch.int32) + one_up).view(torch.float32))
+    watch.check(model, watch.due)

@@ -202,10 +202,11 @@ def _find(name: str, base: str | None, revision: str | None) -> Source:
 
 def _name_outputs(model: PreTrainedModel, card: Card) -> None:
     state_of(model).answers = card.task
-    labels = card.labels or (card.task.labels if card.task else [])
-    if labels:
-        model.config.id2label = dict(enumerate(labels))
-        model.config.label2id = {label: i for i, label in enumerate(labels)}
+    if card.task:
+        card.task.name_outputs(model.config)
+    if card.labels:
+        model.config.id2label = dict(enumerate(card.labels))
+        model.config.label2id = {label: i for i, label in enumerate(card.labels)}
 
 
 def _tokenizer(model: PreTrainedModel, folder: Path, source: Source) -> Any:

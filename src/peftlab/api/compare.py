@@ -134,7 +134,7 @@ def asked_for(*, suite: Any, out: Any, **given: Any) -> Request:
     for method in given["methods"] or []:
         if isinstance(method, Method) and not is_built_in(type(method)):
             register(type(method))
-    return Request(None if suite is None else Path(suite), given)
+    return Request(None if suite is None else Path(suite).expanduser(), given)
 
 
 def _rounds(given: Any) -> int:
@@ -176,7 +176,8 @@ def planned(
         RequestError: if anything in it is wrong.
     """
     grid = resolve(merged_request(file, request, sets))
-    return Planned(grid, Path(out) if out is not None else Path("runs") / slug(grid.suite.name))
+    folder = Path("runs") / slug(grid.suite.name) if out is None else Path(out).expanduser()
+    return Planned(grid, folder)
 
 
 def run(

@@ -148,9 +148,12 @@ def _row(
 def _kept(store: Store, row: list[Record]) -> Record:
     kept = [record for record in row if store.adapter(record.cell).is_dir()]
     if not kept:
+        joined = store.suites()[-1].get("sides") if store.suites() else None
+        otherwise = "run the comparison again with `peftlab compare … --keep all --rerun`"
+        if joined:
+            otherwise = f"export it from the folder that it is of: {', '.join(joined.values())}"
         raise RequestError(
-            f"no adapter of {row[0].method.label} was kept in {store.out}; run the comparison "
-            "again with --keep all --rerun"
+            f"no adapter of {row[0].method.label} was kept in {store.out}; {otherwise}"
         )
     return best_seed(kept)
 

@@ -22,6 +22,7 @@ from rich.console import Console
 from peftlab.api.compare import Planned, asked_for, data_of, foreseeing
 from peftlab.api.compare import planned as resolved
 from peftlab.api.export import check_again, copy_adapter
+from peftlab.api.live import Live
 from peftlab.api.progress import observer
 from peftlab.atomic import check_replaceable, replace_folder
 from peftlab.bench.cell import Cell
@@ -301,10 +302,12 @@ class _Fitting:
     @contextlib.contextmanager
     def _session(self, store: Store, task: Task, until: float) -> Iterator[Session]:
         """A session that ends, with what is done by then, when its time is over."""
-        progress = Until(observer(self.console, self.quiet), until)
-        session = Session(store, {task.name: task}, progress)
-        with contextlib.suppress(TimeIsUp), progress, session:
-            yield session
+        with contextlib.ExitStack() as running:
+            shown = Live(observer(self.console, self.quiet), self.out, running, page=False)
+            progress = Until(shown, until)
+            session = Session(store, {task.name: task}, progress)
+            with contextlib.suppress(TimeIsUp), progress, session:
+                yield session
 
     def written(self, to: Path) -> Fitted:
         """Check the adapter to take, and write it."""

@@ -163,7 +163,8 @@ def _write(leaving: Leaving, place: Path) -> None:
             shutil.copyfile(leaving.folder / name, place / name)
     if (place / PEFT_CONFIG).is_file():
         config = read_config(leaving.folder, needs_base=False)
-        write_json(place / PEFT_CONFIG, config | {"base_model_name_or_path": leaving.base})
+        base = {"base_model_name_or_path": leaving.base, "revision": leaving.card.base.revision}
+        write_json(place / PEFT_CONFIG, config | base)
     write_json(place / CARD, leaving.card.model_dump(mode="json"))
     (place / README).write_text(_readme(leaving), encoding="utf-8")
 
@@ -237,7 +238,9 @@ def _code(text: str) -> str:
 
 
 def _listed(values: dict[str, Any]) -> str:
-    rows = [f"| `{name}` | {json.dumps(value)} |" for name, value in values.items()]
+    # a cell of a table ends at a |, in code too
+    told = {name: _code(json.dumps(value)).replace("|", r"\|") for name, value in values.items()}
+    rows = [f"| `{name}` | {value} |" for name, value in told.items()]
     return "\n".join(["| setting | value |", "|---|---|", *rows, ""])
 
 

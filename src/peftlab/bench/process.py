@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from peftlab.adapters import save
+from peftlab.adapters import label_names, save
 from peftlab.atomic import check_replaceable
 from peftlab.bench.cell import Cell
 from peftlab.bench.outcome import Outputs, Row, Trained
@@ -118,6 +118,7 @@ def train_model(
             plan = replace(plan, index=model.device.index)
         train, dev = tokens
         model.to(plan.place)  # type: ignore[arg-type]  # transformers' own wrapper hides its type
+        ordered = _order_head(model, task)
         _name_task(model, task, cell)
         with (
             _labels_unit(model, task, train) as (train, own),
@@ -132,7 +133,7 @@ def train_model(
                 memory,
             )
             fitted.eval_s += _tell_ranks(model, method, dev, plan, own, listener)
-        fitted.notes += [*notes, *_notes(model, method, task)]
+        fitted.notes += [*ordered, *notes, *_notes(model, method, task)]
         return Trained(
             n_truncated=train.n_truncated + dev.n_truncated,
             n_trainable=count(model),
@@ -265,9 +266,21 @@ def _name_task(model: PreTrainedModel, task: Task, cell: Cell) -> None:
         max_length=cell.training.max_length,
         n_texts=len(task.train.texts[0]),
     )
-    if task.kind == "classes":
-        model.config.id2label = dict(enumerate(task.labels))
-        model.config.label2id = {label: index for index, label in enumerate(task.labels)}
-    model.config.problem_type = (
-        "regression" if task.kind == "regression" else "single_label_classification"
-    )
+    state.answers.name_outputs(model.config)
+
+
+@torch.no_grad()
+def _order_head(model: PreTrainedModel, task: Task) -> list[str]:
+    """Put a head that knows the task's classes by name into their order; a note if it was another.
+
+    A checkpoint trained on the same classes in another order would begin by mistaking each.
+    """
+    given = [name.casefold() for name in label_names(model)]
+    asked = [name.casefold() for name in task.labels]
+    if given == asked or sorted(given) != sorted(asked) or len(set(asked)) < len(asked):
+        return []
+    layer, rows = last_layer(model), [given.index(name) for name in asked]
+    layer.weight.copy_(layer.weight[rows])
+    if layer.bias is not None:
+        layer.bias.copy_(layer.bias[rows])
+    return [f"the head knew these classes; its outputs were put in the order {', '.join(asked)}"]

@@ -108,6 +108,7 @@ def run_grid(
             if line is not None:
                 progress.note(line)
             set_aside(store, missing, progress)
+            drop_beaten(store, list(done.values()), keep)
             if missing:
                 done |= _run_missing(missing, grid, store, progress, done, keep)
     return [relabelled(done[cell.name], cell.method.label) for cell in grid.cells]

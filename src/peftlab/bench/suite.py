@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from peftlab.errors import JSON_ERRORS, RequestError, explain, unknown
 from peftlab.methods import METHODS, Method, parse_method, parse_value
@@ -70,6 +70,11 @@ class DataFile(_Request):
     label: str
     dev: Path | None = None
     kind: Literal["auto", "classes", "regression"] = "auto"
+
+    @field_validator("path", "dev")
+    @classmethod
+    def _expanded(cls, path: Path | None) -> Path | None:
+        return None if path is None else path.expanduser()
 
 
 class Tune(_Request):
@@ -247,6 +252,11 @@ def apply_sets(request: dict[str, Any], assignments: Iterable[str]) -> None:
             )
         owner, field, value = found[1], found[2], parse_value(found[3].strip())
         if owner == "training":
+            if field == "lr" and request.get("rates"):
+                raise RequestError(
+                    f"--set {assignment} and several rates ({request['rates']}) exclude each "
+                    "other; leave one of them out, or give --lr"
+                )
             request["training"] = {**request.get("training", {}), field: value}
             continue
         _set_on_method(request, owner, field, value)

@@ -83,7 +83,7 @@ def looks_like_folder(name: str) -> bool:
 
 def _expanded(name: str) -> Path:
     try:
-        return Path(name).expanduser()
+        return Path(name).expanduser().resolve()  # found again from another current folder
     except RuntimeError as error:  # ~nobody
         raise RequestError(f"model folder {name} does not exist: {error}") from None
 

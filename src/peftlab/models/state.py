@@ -70,6 +70,14 @@ class TaskCard(BaseModel, extra="forbid", frozen=True):
     # of an example: 2 of pairs; null in a card of before it was kept
     n_texts: int | None = Field(None, ge=1, le=2)
 
+    def name_outputs(self, config: Any) -> None:
+        """Tell a model's configuration what its outputs are, as transformers' pipelines read it."""
+        if self.labels:
+            config.id2label = dict(enumerate(self.labels))
+            config.label2id = {label: index for index, label in enumerate(self.labels)}
+        classes = "single_label_classification"
+        config.problem_type = "regression" if self.kind == "regression" else classes
+
 
 @dataclass
 class State:

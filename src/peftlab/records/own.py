@@ -42,7 +42,7 @@ def own(columns: Mapping[TaskKey, Column]) -> list[Own]:
 
 def _own(key: TaskKey, row: str, runs: Runs) -> Own | None:
     crossed = runs.crossed()
-    if crossed is None or len(runs.predicted) < len(runs.by_seed):
+    if crossed is None:
         return None
     low, high = crossed.interval()
     task, metric, sha256 = key

@@ -83,9 +83,13 @@ class Runs:
         )
 
     def crossed(self, minus: Runs | None = None) -> Crossed | None:
-        """Of the score, or its difference to another row's, over seeds with predictions of both."""
+        """Of the score, or its difference to another row's, over seeds with predictions of both.
+
+        None without such a seed; of the score also where one of its seeds has no predictions, since
+        the interval would be of other seeds than the mean.
+        """
         seeds = [s for s in self.predicted if minus is None or s in minus.predicted]
-        if not seeds:
+        if not seeds or (minus is None and len(seeds) < len(self.by_seed)):
             return None
         d = np.array([self.by_seed[s].score for s in seeds])
         u = np.stack([_influence(self.by_seed[s]) for s in seeds])

@@ -27,6 +27,7 @@ class Cost:
     train_peak_mib: Spread
     total_s: Spread
     by_part_mib: dict[str, float | None]  # mean over seeds
+    in_turns: bool  # speed and memory are of rounds, and not of the cell's own runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,10 +85,13 @@ def cell_costs(
     whole: dict[int, list[Record]] = defaultdict(list)
     for record in done:
         whole[under[record.cell]].append(record)
-    return tuple(_cost(number, alike[number], whole[number] or done) for number in sorted(alike))
+    return tuple(
+        _cost(number, alike[number], whole[number] or done, bool(rounds))
+        for number in sorted(alike)
+    )
 
 
-def _cost(under: int, records: list[Record], whole: Sequence[Record]) -> Cost:
+def _cost(under: int, records: list[Record], whole: Sequence[Record], in_turns: bool) -> Cost:
     """Of `records`, and how long a cell takes by those of `whole`, which are none of rounds."""
     speeds = [record.speed.examples_per_s for record in records if record.speed]
     memories = [record.memory for record in records if record.memory]
@@ -99,6 +103,7 @@ def _cost(under: int, records: list[Record], whole: Sequence[Record]) -> Cost:
         train_peak_mib=Spread.of(memory.train_peak_mib for memory in memories),
         total_s=Spread.of(record.total_s for record in whole),
         by_part_mib={part: mean(known(m.by_part.get(part) for m in memories)) for part in parts},
+        in_turns=in_turns,
     )
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -69,17 +71,24 @@ def _answers(
     }
     given = {label: read(folder / f"{cell}.jsonl", column.n_dev) for label, cell in names.items()}
     labels = next(([label for label, *_ in pairs] for pairs in given.values() if pairs), [])
+    places = _places(labels)
     by_row = {
-        row: _packed([answer for _, answer, _ in pairs], column)
+        row: _packed([answer for _, answer, _ in pairs], column, places)
         for row, pairs in given.items()
         if pairs and [label for label, *_ in pairs] == labels
     }
     if seed is None or len(by_row) < 2:
         return None
-    return Answers(column.label, column.kind, seed, _packed(labels, column), by_row, texts)
+    return Answers(column.label, column.kind, seed, _packed(labels, column, places), by_row, texts)
 
 
-def _packed(values: list[float], column: Column) -> str | list[float]:
+def _places(labels: Sequence[float]) -> int:
+    """The decimals that hold a thousandth of the labels' spread: 2015.2 is not 2014.9."""
+    spread = statistics.pstdev(labels) if labels else 0.0
+    return 3 - math.floor(math.log10(spread)) if spread else 3
+
+
+def _packed(values: list[float], column: Column, places: int) -> str | list[float]:
     if column.kind == "classes" and len(column.labels) <= MOST_CLASSES:
         return "".join(chr(FIRST + int(value)) for value in values)
-    return [float(f"{value:.4g}") for value in values]
+    return [round(value, places) for value in values]

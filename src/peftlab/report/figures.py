@@ -33,7 +33,6 @@ def figures(
 ) -> list[Figure]:
     """Every figure that the table's done cells, their curves in `folder`, and trials allow."""
     style = Style([row.label for row in table.rows])
-    of = "round" if table.n_rounds else "seed"
     found: list[Figure | None] = []
     for index, column in enumerate(table.columns):
         cells = {row.label: cell for row in table.rows if (cell := row.cells[index]) and cell.runs}
@@ -51,6 +50,7 @@ def figures(
             for label, cell in cells.items()
             for cost in cell.costs
         ]
+        of = "round" if any(cost.in_turns for *_, cost in bars) else "seed"
         scored = (column.task, column.sha256, column.metric)  # no other metric judges trials again
         tried = [one for one in trials if (one.task, one.data, one.metric) == scored]
         share = POINTS_A_PAGE // max(1, len(lines) * len(table.columns))

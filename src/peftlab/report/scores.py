@@ -138,6 +138,16 @@ class Table:
         return statistics.mode(counts) if counts else None
 
     @property
+    def out_of_rounds(self) -> tuple[str, ...]:
+        """The tasks that have no rounds, where others have."""
+        in_turns = [
+            any(cost.in_turns for cell in cells if cell for cost in cell.costs)
+            for cells in zip(*(row.cells for row in self.rows), strict=True)
+        ]
+        columns = zip(self.columns, in_turns, strict=True)
+        return tuple(one.label for one, has in columns if any(in_turns) and not has)
+
+    @property
     def n_tasks(self) -> int:
         """The tasks on which some cell finished."""
         return sum(

@@ -95,6 +95,11 @@ def load(
     if "validation" in tables:
         return task
     note = f"{name} has no split validation: a fifth of train is kept apart"
+    if out_of_reach(name.repo) is not None:
+        note = (
+            f"the copy of {name} in the cache has no split validation, which the hub may have: a "
+            "fifth of train is kept apart"
+        )
     return dataclasses.replace(task, notes=(*task.notes, note))
 
 

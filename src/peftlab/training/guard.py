@@ -112,13 +112,16 @@ def _trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
 
 
-def _checksum(parameter: Tensor) -> int:
-    """The sum of the bits, as integers: it costs no memory, and any change is all but sure to show.
+def _checksum(parameter: Tensor) -> tuple[int, int]:
+    """The sums of the bits, as integers, of all and of the first half: they cost no memory.
 
-    Two changes of one sum would have to cancel in all 32 bits.
+    Any change is all but sure to show. In the sum of all it need not: the biases of two classes
+    have opposite gradients, and Adam moves one as far up as the other down.
     """
-    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[parameter.element_size()]
-    return int(parameter.detach().contiguous().view(bits).sum(dtype=torch.int64).item())
+    kind = {2: torch.int16, 4: torch.int32, 8: torch.int64}[parameter.element_size()]
+    bits = parameter.detach().contiguous().view(kind).flatten()
+    half = bits[: (len(bits) + 1) // 2]
+    return int(bits.sum(dtype=torch.int64)), int(half.sum(dtype=torch.int64))
 
 
 def _named(names: list[str]) -> str:

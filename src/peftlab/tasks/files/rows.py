@@ -156,7 +156,12 @@ def tab_separated(text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def positions(path: Path, header: Sequence[str], columns: Sequence[str]) -> list[int]:
-    """Where `columns` stand in `header`; RequestError for one that is missing or there twice."""
+    """Where `columns` stand in `header`; RequestError for one that is missing or there twice.
+
+    Blanks around a name in the header are no part of it, unless two names differ in them alone.
+    """
+    if len({name.strip() for name in header}) == len(header):
+        header, columns = [n.strip() for n in header], [n.strip() for n in columns]
     for name in columns:
         if name not in header:
             raise _no_column(path, name, header)
