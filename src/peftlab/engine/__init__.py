@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from peftlab.engine import dropout, sentences
@@ -33,7 +34,7 @@ from peftlab.engine.mpnet import is_mpnet, replace_attention
 from peftlab.engine.packing import Laid, cut_to_position, ends_at_first, notice, pack_batches
 from peftlab.layers import native, rows
 from peftlab.layers.int8 import Int8Linear
-from peftlab.layers.linear import QuantisedLinear, is_conv1d
+from peftlab.layers.linear import QuantisedLinear, features, is_conv1d
 from peftlab.layers.lora import LowRank
 from peftlab.layers.precision import is_bare
 from peftlab.models import state_of
@@ -138,9 +139,12 @@ def _replace_dropout(model: nn.Module, bits: Bits, undo: ExitStack) -> None:
 def _join(model: nn.Module, undo: ExitStack) -> None:
     for names in _groups(model):
         layers: list[Any] = [model.get_submodule(name) for name in names]
-        joined = Joined(layers, [_adapter(model, name) for name in names])
-        undo.callback(joined.part)
-        joined.share()
+        # the weights that are made here stay in the model: under a caller's inference_mode they
+        # could never be trained beside again
+        with torch.inference_mode(False):
+            joined = Joined(layers, [_adapter(model, name) for name in names])
+            undo.callback(joined.part)
+            joined.share()
         for index, (name, layer) in enumerate(zip(names, layers, strict=True)):
             _swap(model, name, layer, FrozenLinear(layer, joined, index), undo)
 
@@ -153,7 +157,7 @@ def _swap(model: nn.Module, name: str, old: nn.Module, new: nn.Module, undo: Exi
 def _groups(model: nn.Module) -> list[list[str]]:
     """The frozen layers, those of one input together."""
     owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
-    groups: dict[tuple[str, tuple[str, ...], type], list[str]] = {}
+    groups: dict[tuple[str, tuple[str, ...], type, int], list[str]] = {}
     for name, module in model.named_modules():
         if not _is_frozen_linear(module):
             continue
@@ -162,7 +166,8 @@ def _groups(model: nn.Module) -> list[list[str]]:
         parent, own = _place(name)
         crosses = parent.rpartition(".")[2] in CROSSING  # its query has another input than its key
         family = next((names for names in SIBLINGS if own in names and not crosses), (own,))
-        groups.setdefault((parent, family, type(module)), []).append(name)
+        kind = (parent, family, type(module), features(module).inside)
+        groups.setdefault(kind, []).append(name)
     return list(groups.values())
 
 

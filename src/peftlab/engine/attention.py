@@ -203,8 +203,9 @@ def attend(
     What `_Attention` knows no gradient of, or no way to compute, is left to sdpa.
     """
     bits: Bits | None = getattr(module, BITS, None)
-    learned = attention_mask is not None and attention_mask.requires_grad
-    if bits is None or learned or query.shape[1] != key.shape[1]:
+    mask = attention_mask
+    is_added = mask is None or (mask.is_floating_point() and not mask.requires_grad)
+    if bits is None or not is_added or query.shape[1] != key.shape[1]:
         return _by_sdpa(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     # rotated in fp32, some models' stay there under autocast

@@ -74,9 +74,10 @@ def philox(counters: np.ndarray[Any, Any], key: int) -> np.ndarray[Any, Any]:
 
 
 class Bits:
-    """A stream of random 16-bit lanes that begins anew, with torch's seed, whenever that is set.
+    """A stream of random 16-bit lanes that begins anew, with torch's seed, when that is another.
 
     Until then its key is drawn from torch's generator: no stream made under one seed is another's.
+    The same seed set again is not noticed: to draw the same masks twice, leave the engine between.
     """
 
     def __init__(self) -> None:

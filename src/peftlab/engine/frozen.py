@@ -360,7 +360,8 @@ class Joined:
     def part(self) -> None:
         """Give every layer a weight of its own again."""
         if len(self.layers) > 1:
-            self.weight.part(self.layers)
+            with torch.inference_mode(False):
+                self.weight.part(self.layers)
 
 
 def _joined_bias(layers: Sequence[Any], sizes: Sequence[int], dtype: torch.dtype) -> Tensor | None:

@@ -127,7 +127,7 @@ class Laid:
         if mask is None or mask.dim() != 2:
             return
         if self.lengths is None:
-            lengths = mask.sum(1)
+            lengths = mask.sum(1, dtype=torch.long)
             places = torch.arange(mask.shape[1])
             if bool((lengths < 1).any()) or not torch.equal(mask > 0, places < lengths[:, None]):
                 return
@@ -218,7 +218,9 @@ def ends_at_first(model: Any) -> bool:
     """Whether the head of `model` reads the first token alone, and its last block is known."""
     theirs = type(model).forward.__qualname__.partition(".")[0]
     is_classifier = theirs.endswith("ForSequenceClassification")
-    return is_classifier and architecture_of(model).ends_at_first and is_as_written(model)
+    is_chunked = getattr(model.config, "chunk_size_feed_forward", 0) > 1  # by its own row lengths
+    ends = architecture_of(model).ends_at_first and not is_chunked
+    return is_classifier and ends and is_as_written(model)
 
 
 def cut_to_position(model: Any, laid: Laid, undo: ExitStack) -> None:

@@ -48,6 +48,10 @@ class Int8Linear(QuantisedLinear):
         self.register_buffer("scales", scales)
         self.packed: Tensor | None = None  # for the forward product, made when it is first asked
 
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        super()._load_from_state_dict(*args, **options)
+        self.packed = None
+
     @classmethod
     def stacked(cls, layers: Sequence[Int8Linear]) -> Int8Linear:
         """One layer, without a bias, of all the outputs of `layers`, which have one input.

@@ -89,8 +89,9 @@ class DoRALinear(LowRank):
         self.lora_A, self.lora_B = new_pair(base, rank)
         squares = exact(weight_of(base)).square().sum(dim=1)  # (out,)
         self.magnitude = nn.Parameter(squares.sqrt())
-        self.register_buffer("base_squares", squares, persistent=False)  # ‖W‖² never changes
+        self.register_buffer("base_squares", squares, persistent=False)  # ‖W‖², of a frozen W
         self.base_squares: Tensor
+        self.register_load_state_dict_post_hook(_square_again)  # type: ignore[no-untyped-call]
 
     def pair(self) -> Pair:
         return Pair(self.lora_A, self.lora_B, self.scaling)
@@ -118,6 +119,11 @@ class DoRALinear(LowRank):
         direction: Tensor = weight + self.scaling * self.lora_B @ self.lora_A
         norm: Tensor = direction.norm(dim=1, keepdim=True).clamp(min=SMALLEST**0.5)
         return self.magnitude[:, None] * direction / norm
+
+
+def _square_again(layer: DoRALinear, _: object) -> None:
+    """After another base has been loaded into the layer."""
+    layer.base_squares.copy_(exact(weight_of(layer.base)).square().sum(dim=1))
 
 
 class _Scaled(torch.autograd.Function):

@@ -60,7 +60,8 @@ class LoRADrop(LowRankMethod, Prepared):
 
     def prepare(self, model: PreTrainedModel, rehearsal: Rehearsal) -> None:
         """Stage 1, and the start of stage 2."""
-        if self.state(model)["shared"]:
+        moved = any(bool(layer.lora_B.any()) for layer in _layers(model).values())
+        if self.state(model)["shared"] or (moved and self.threshold < 1):
             raise RequestError(
                 "lora-drop has been trained here: layers share a pair already, and which ones do "
                 "is found before any does; load the base anew with load_model, and train that"

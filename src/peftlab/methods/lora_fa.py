@@ -62,8 +62,10 @@ class LoRAFA(PeftLoRA):
         for layer in model.modules():
             if not isinstance(layer, LoRALinear):
                 continue
-            if not hasattr(layer, "correction"):
+            version = layer.lora_A._version  # another A may be loaded between two trainings
+            if vars(layer).get("corrected") != version:
                 layer.register_buffer("correction", correction(layer), persistent=False)
+                vars(layer)["corrected"] = version
             if layer.lora_B.grad is not None:
                 layer.lora_B.grad = layer.lora_B.grad @ layer.get_buffer("correction")
 

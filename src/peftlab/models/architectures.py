@@ -235,17 +235,24 @@ def unread(model: PreTrainedModel) -> list[str]:
 def is_as_written(model: nn.Module) -> bool:
     """Whether `model` computes as its architecture's row says: nothing in it is a caller's own.
 
-    A class of the caller's that has a `forward`, or one put over a module's, may read other tokens
-    than the architecture's own. What stands around a layer for a method (`Wrapper`) may not.
+    A class of the caller's that has a `forward`, one put over a module's, or a hook may read other
+    tokens than the architecture's own. What stands around a layer for a method (`Wrapper`) may not.
     """
     return all(_is_known(module) for module in model.modules())
 
 
 def _is_known(module: nn.Module) -> bool:
+    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    if not all(_package(hook) in ("peftlab", "transformers") for hook in hooks):
+        return False
     if isinstance(module, Wrapper):
         return True
-    package = type(module).forward.__module__.partition(".")[0]
-    return package in ("peftlab", "torch", "transformers") and "forward" not in vars(module)
+    is_own = _package(type(module).forward) not in ("peftlab", "torch", "transformers")
+    return not is_own and "forward" not in vars(module)
+
+
+def _package(code: Any) -> str:
+    return str(getattr(code, "__module__", "")).partition(".")[0]
 
 
 def head_names(model: PreTrainedModel) -> list[str]:
