@@ -47,7 +47,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     "lora-drop": LOW_RANK,
     "delta-lora": LOW_RANK,
 }
-# RoBERTa-base, two labels, default settings: adapter numbers as the specification counts them
+# RoBERTa-base, two labels, default settings: adapter numbers, counted by hand from the papers
 ROBERTA_BASE = {
     "full": 124_055_040,
     "head": 0,
@@ -212,7 +212,7 @@ def test_groups_hold_every_trainable_parameter_once_and_no_vector_decays(method:
             assert group["weight_decay"] == (0.1 if parameter.ndim > 1 else 0.0)
 
 
-def test_trained_numbers_on_roberta_base_are_the_specifications(method: Method) -> None:
+def test_trained_numbers_on_roberta_base_are_as_counted_by_hand(method: Method) -> None:
     config = RobertaConfig(
         vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, num_labels=2
     )

@@ -1,7 +1,7 @@
 """Equalities between methods: each is another one where its own idea has no effect.
 
-The specification lists them (shared/methods.md, section 8). Unless a test says otherwise, both
-sides are trained for some steps from the same pairs on the same batches, in float64.
+Unless a test says otherwise, both sides are trained for some steps from the same pairs on the same
+batches, in float64.
 """
 
 from __future__ import annotations

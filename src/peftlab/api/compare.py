@@ -22,7 +22,6 @@ from peftlab.bench.retention import Keep, check_keep, room_mib
 from peftlab.bench.run import Observer, run_grid
 from peftlab.bench.speed import measure_speed
 from peftlab.bench.suite import Tune, merged_request
-from peftlab.bench.suite import every_task as every_task
 from peftlab.bench.times import records_of
 from peftlab.bench.tune import is_tuned, trainings_of, tuned
 from peftlab.errors import RequestError, expect_path
@@ -33,7 +32,7 @@ from peftlab.naming import slug
 from peftlab.records.record import Record
 from peftlab.records.store import Store, locked
 from peftlab.settings import Training
-from peftlab.tasks import Task
+from peftlab.tasks import Task, names
 
 
 def compare(
@@ -135,6 +134,11 @@ def asked_for(*, suite: Any, out: Any, **given: Any) -> Request:
         if isinstance(method, Method) and not is_built_in(type(method)):
             register(type(method))
     return Request(None if suite is None else Path(suite).expanduser(), given)
+
+
+def every_task() -> list[str]:
+    """The names that `--tasks all` stands for."""
+    return names()
 
 
 def _rounds(given: Any) -> int:

@@ -24,7 +24,7 @@ from peftlab.errors import JSON_ERRORS, RequestError, explain, unknown
 from peftlab.methods import METHODS, Method, parse_method, parse_value
 from peftlab.naming import named, slug
 from peftlab.settings import STRICT, Rate, Training
-from peftlab.tasks import Task, names
+from peftlab.tasks import Task
 
 DEMO_NAME = "demo"
 DEMO_TASKS = ["acceptability"]
@@ -287,11 +287,6 @@ def _set_on_method(request: dict[str, Any], owner: str, field: str, value: Any) 
     request["methods"] = [
         {**method, field: value} if method["name"] == owner else method for method in methods
     ]
-
-
-def every_task() -> list[str]:
-    """The names that `--tasks all` stands for."""
-    return names()
 
 
 def _name(request: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +16,7 @@ from peftlab.cli.options import Option
 
 if TYPE_CHECKING:
     from peftlab.records.record import Record
+    from peftlab.report import Shown
 
 
 @options.with_request
@@ -72,19 +73,33 @@ def _run(
         records = run(ready, console, quiet, **how)
     with console.status("drawing the page"):
         from peftlab import report
-        from peftlab.report.text import printable
 
         shown = report.conclude(folder, records)
-    for cell in shown.unreadable:
-        print(f"the record of {cell} can't be read and is left out", file=sys.stderr)
     if as_json:
+        tell_unreadable(shown)
         _print_json(folder, shown.page, name, records)
     else:
-        Console().print(shown.terminal)
-        if shown.beside:
-            print(printable(shown.beside))
-        print(f"page: {shown.page.resolve()}")
+        show(shown, [shown.beside] if shown.beside else [])
     finish(records)
+
+
+def show(shown: Shown, beside: Sequence[str] = ()) -> None:
+    """The table, lines below it, and where the page is."""
+    from rich.console import Console
+
+    from peftlab.report.text import printable
+
+    tell_unreadable(shown)
+    Console().print(shown.terminal)
+    for line in beside:
+        print(printable(line))
+    print(f"page: {shown.page.resolve()}")
+
+
+def tell_unreadable(shown: Shown) -> None:
+    """Name the records that the table is without."""
+    for cell in shown.unreadable:
+        print(f"the record of {cell} can't be read and is left out", file=sys.stderr)
 
 
 @contextmanager

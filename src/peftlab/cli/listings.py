@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -62,7 +63,7 @@ def models() -> None:
     print(f"words for layers are known in: {known}; elsewhere by common names")
 
 
-def print_rows(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def print_rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table

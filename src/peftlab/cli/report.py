@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from peftlab.cli.compare import show
 from peftlab.cli.options import split
 from peftlab.errors import RequestError
 from peftlab.records.rows import MARGIN
@@ -70,12 +70,9 @@ def report(
     another. Several folders are laid side by side in a new one, and the page says which of their
     numbers may be compared.
     """
-    from rich.console import Console
-
     from peftlab import report as room
     from peftlab.records.sides import join
     from peftlab.records.verdicts import Question, mebibytes
-    from peftlab.report.text import printable
 
     form = _form({"latex": latex, "markdown": markdown, "csv": csv})
     if form and (drawn := [name for name, on in (("pdf", pdf), ("sentences", sentences)) if on]):
@@ -93,12 +90,7 @@ def report(
     drawn = [name for name, asked in (("svg", svg), ("pdf", pdf)) if asked]
     texts = _texts(folder, *chosen, last) if sentences else {}
     shown = room.rebuild(folder, *chosen, last, drawn, question, texts)
-    for cell in shown.unreadable:
-        print(f"the record of {cell} can't be read and is left out", file=sys.stderr)
-    Console().print(shown.terminal)
-    for line in told:
-        print(printable(line))
-    print(f"page: {shown.page.resolve()}")
+    show(shown, told)
 
 
 def _form(asked: dict[str, bool]) -> str | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from peftlab.cli.compare import finish, stopped_keeps
+from peftlab.cli.listings import print_rows
 from peftlab.cli.options import DataDir, Device, Json, Option, Quiet, Text, seeds_of, split
 from peftlab.settings import Training
 
@@ -70,20 +71,13 @@ def reproduce(
 
 
 def _list(as_json: bool) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from peftlab.api.reproduce import recipes
 
     if as_json:
         print(json.dumps([found.model_dump(mode="json") for found in recipes().values()], indent=2))
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for header in ("recipe", "of", "model", "tasks"):
-        table.add_column(header, overflow="fold")
-    for found in recipes().values():
-        table.add_row(found.name, found.about, found.model, " ".join(found.tasks))
-    Console().print(table)
+    rows = [(one.name, one.about, one.model, " ".join(one.tasks)) for one in recipes().values()]
+    print_rows(("recipe", "reproduces", "model", "tasks"), rows)
     print("run one with: peftlab reproduce RECIPE [--model M] [--data-dir GLUE] [--scale small]")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -49,10 +50,10 @@ def train(
     try:
         record = train_folder(grid, out, console, quiet)
     except KeyboardInterrupt:
-        typer.echo("stopped; nothing was written", err=True)
+        print("stopped; nothing was written", file=sys.stderr)
         raise typer.Exit(130) from None
     if record.failure is not None:
-        typer.echo(f"failed: {record.failure.message}", err=True)
+        print(f"failed: {record.failure.message}", file=sys.stderr)
         raise typer.Exit(1)
     assert record.score is not None
     print(", ".join(f"{metric} {value:.4f}" for metric, value in record.score.items()))

@@ -10,8 +10,8 @@ Init       as LoRA; no dropout in the update, whose gradient stands for that of 
 Cost       as LoRA, and a pass through both pairs of factors; no gradient or state for W
 Departs    the sum telescopes, W_T = W₀ + λ·s·(B_TA_T - B_KA_K), so W stays as it was and the
            difference is kept as two pairs of factors: a W in bf16 would swallow single increments.
-           With K = 0 under AdamW it is LoRA at (1+λ)·alpha but for AdamW's epsilon and clipping
-           (specification, section 2.11): control=true trains just that, for comparison.
+           With K = 0 under AdamW it is LoRA at (1+λ)·alpha but for AdamW's epsilon and clipping;
+           control=true trains just that, for comparison.
            Trained a second time the weight goes on following from the first step: K and B_KA_K
            stay the first training's, so that nothing of what the weight has moved is lost
 Raises     as LoRA, and RequestError on an nf4 base

@@ -17,8 +17,8 @@ from peftlab.tasks.builtin.grammar import (
     PEOPLE,
     PLACES,
     THINGS,
-    Concept,
     Example,
+    Facts,
     Lexicon,
     article,
     concepts,
@@ -64,8 +64,6 @@ KINDS = (
 CHANGES = {"one": 1, "two": 2, "three": 3}  # each claim states three facts
 TRAIN, DEV = 960, 240
 SEED = 3
-
-Facts = dict[str, Concept]
 
 
 def wording(rng: Random, frame: str, facts: Facts, exact: bool) -> str:

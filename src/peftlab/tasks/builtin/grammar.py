@@ -16,6 +16,7 @@ from random import Random
 from peftlab.tasks.base import Examples
 
 Concept = tuple[str, ...]
+Facts = dict[str, Concept]  # what a sentence states, by the slot of its template
 Lexicon = dict[str, tuple[Concept, ...]]
 Example = tuple[tuple[str, ...], float]  # texts and label
 
@@ -144,6 +145,11 @@ def sentence(template: str, words: dict[str, str]) -> str:
     """
     text = " ".join(template.format_map(words).split())
     return f"{text[0].upper()}{text[1:]}."
+
+
+def wording(rng: Random, template: str, facts: Facts) -> str:
+    """A sentence that states the facts, each in one of its words."""
+    return sentence(template, {slot: rng.choice(concept) for slot, concept in facts.items()})
 
 
 def sample(count: int, make: Callable[[int], Example]) -> Examples:

@@ -20,12 +20,13 @@ from peftlab.tasks.builtin.grammar import (
     TRAIN_DENIALS,
     Concept,
     Example,
+    Facts,
     Lexicon,
     concepts,
     related,
     sample,
-    sentence,
     unrelated,
+    wording,
 )
 
 SLOTS: dict[str, Lexicon] = {"agent": PEOPLE, "act": DEALING, "patient": PEOPLE, "place": PLACES}
@@ -49,8 +50,6 @@ CHANGES = {"one": 1, "two": 2, "three": 3, "four": 4}
 TRAIN, DEV = 960, 240
 SEED = 2
 
-Facts = dict[str, Concept]
-
 
 def random_facts(rng: Random) -> Facts:
     facts = {slot: rng.choice(concepts(lexicon)) for slot, lexicon in SLOTS.items()}
@@ -64,10 +63,6 @@ def differing(rng: Random, facts: Facts, changes: int) -> Facts:
         pick = rng.choice((related, unrelated))
         other[slot] = pick(rng, SLOTS[slot], facts[slot])
     return other if other["agent"] != other["patient"] else differing(rng, facts, changes)
-
-
-def wording(rng: Random, template: str, facts: Facts) -> str:
-    return sentence(template, {slot: rng.choice(concept) for slot, concept in facts.items()})
 
 
 def pair(rng: Random, templates: tuple[str, ...], denials: Concept, how: str) -> tuple[str, str]:

@@ -21,13 +21,14 @@ from peftlab.tasks.builtin.grammar import (
     TRAIN_DENIALS,
     Concept,
     Example,
+    Facts,
     Lexicon,
     concepts,
     related,
     sample,
-    sentence,
     the,
     unrelated,
+    wording,
 )
 
 SLOTS: dict[str, Lexicon] = {"agent": the(PEOPLE), "act": HANDLING, "thing": the(THINGS)}
@@ -44,8 +45,6 @@ DEV_TEMPLATES = (
 )
 TRAIN, DEV = 600, 168
 SEED = 4
-
-Facts = dict[str, Concept]
 
 
 def random_facts(rng: Random) -> Facts:
@@ -65,10 +64,6 @@ def changed(rng: Random, facts: Facts, changes: int) -> tuple[Facts, float]:
             other[slot], lost = related(rng, SLOTS[slot], facts[slot]), 0.5
         points -= lost
     return other, 5 * points / len(SLOTS)
-
-
-def wording(rng: Random, template: str, facts: Facts) -> str:
-    return sentence(template, {slot: rng.choice(concept) for slot, concept in facts.items()})
 
 
 def split(rng: Random, templates: tuple[str, ...], denials: Concept, count: int) -> Examples:
