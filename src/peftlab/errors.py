@@ -12,6 +12,7 @@ import os
 import reprlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -47,6 +48,18 @@ def one_line(error: object, most: int = 300) -> str:
     'two w'
     """
     return " ".join(str(error).split())[:most]
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """The path, `~` resolved.
+
+    Raises:
+        RequestError: if it is the home folder of nobody.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise RequestError(f"{path} can't be found: {error}") from None
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from peftlab.api.progress import Bars, Lines
+from peftlab.api.progress import Bars, Lines, describe_task
 from peftlab.bench import run as room
 from peftlab.bench.grid import Grid, resolve
 from peftlab.bench.suite import make_suite
@@ -96,3 +96,8 @@ def test_bars_show_one_training_that_is_no_suite(tmp_path: Path, tiny_model: Pat
         bars.row(cell, {"step": 1, "loss": 0.5}, 2)
         bars.row(cell, {"epoch": 1, "score": {"accuracy": 0.25}}, 0)
     assert "stars · head · seed 0" in said.getvalue()
+
+
+def test_of_two_classes_it_is_said_which_one_f1_is_of(tiny_task: Task) -> None:
+    assert describe_task(tiny_task.judged_by("f1")).endswith("metric f1 of cat")
+    assert describe_task(tiny_task).endswith("metric accuracy")

@@ -19,7 +19,14 @@ from peftlab.tasks import Examples, Task
 def rows(n: int) -> Task:
     texts = [(f"the cat sees {i}",) for i in range(n)]
     train = Examples(texts, [i % 2 for i in range(n)])
-    return Task("rows", "classes", ("accuracy",), train, Examples([("a dog",)], [0]), ("no", "yes"))
+    return Task(
+        "rows",
+        "classes",
+        ("accuracy",),
+        train,
+        Examples([("a dog",), ("a cat",)], [0, 1]),
+        ("no", "yes"),
+    )
 
 
 def plan(model: Path, n: int, **training: Any) -> tuple[int, str]:

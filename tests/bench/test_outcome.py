@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from peftlab.bench.cell import Cell
@@ -10,7 +11,7 @@ from peftlab.bench.outcome import Told, Trained
 from peftlab.bench.suite import make_suite
 from peftlab.machine import environment
 from peftlab.records.record import Speed, Trainable
-from peftlab.tasks import Task
+from peftlab.tasks import Examples, Task
 
 RIGHT, WRONG = [0.0, 1.0], [1.0, 0.0]  # logits of class 1, and of class 0
 
@@ -61,3 +62,12 @@ def test_every_epoch_has_its_own_score_and_the_last_is_the_records(
     assert right == [True] * 8 + [False] * 8
     assert (record.method.notes[-1], record.total_s) == ("a note", 3.0)
     assert record.eval_s > 1.0  # with the time of scoring
+
+
+def test_a_text_that_dev_has_twice_says_so_in_its_row(tiny_task: Task) -> None:
+    texts = [("a cat",), ("a dog",), ("a cat",)]
+    task = dataclasses.replace(tiny_task, dev=Examples(texts, [1, 0, 1]))
+    told = Told(task, lambda row, total: None)
+    told.epoch(1, [[0.1, 0.9]] * 3)
+    rows = told._predictions([1, 1, 1])
+    assert [row.get("same_text_as") for row in rows] == [None, None, 0]

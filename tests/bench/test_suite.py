@@ -442,3 +442,17 @@ def test_the_home_folder_is_known_of_wherever_data_is_named(
     )
     assert made.data is not None
     assert (made.data.path, made.data.dev) == (tmp_path / "a.csv", tmp_path / "b.csv")
+
+
+def test_the_home_folder_of_nobody_is_explained() -> None:
+    with pytest.raises(RequestError, match=r"~nobody99/a\.csv can't be found"):
+        make_suite(data={"path": Path("~nobody99/a.csv"), "text": ["t"], "label": "l"})
+
+
+def test_a_dev_of_one_number_is_a_dev_by_an_error(tiny_model: Path) -> None:
+    texts = [(f"text {i}",) for i in range(20)]
+    train, dev = Examples(texts, [float(i) for i in range(20)]), Examples(texts[:3], [0.0] * 3)
+    task = Task("sizes", "regression", ("mae",), train, dev)
+    assert resolve(suite(tiny_model, tasks=[task])).cells
+    with pytest.raises(RequestError, match=r"every example of dev has the answer 0\.0"):
+        resolve(suite(tiny_model, tasks=[replace(task, metrics=("pearson",))]))

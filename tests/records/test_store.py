@@ -325,8 +325,12 @@ def test_what_somebody_puts_beside_a_comparison_does_not_stop_it(tmp_path: Path)
     store = Store(tmp_path)
     store.prepare()
     store.write_json("suite.json", {"cells": []})
+    store.prepare()
     (tmp_path / "best").mkdir()
     (tmp_path / "notes.md").write_text("mine")
     store.prepare()
     store.clean()
     assert (tmp_path / "notes.md").read_text() == "mine"
+    (tmp_path / "suite.json").write_text('{"my": "tests"}')  # somebody's own
+    with pytest.raises(RequestError, match="files that are not peftlab's"):
+        store.prepare()

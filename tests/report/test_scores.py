@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from peftlab.report import table
-from peftlab.report.text import told_spread
+from peftlab.report.text import told_f1, told_rounds, told_spread
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -244,3 +244,30 @@ def test_a_run_that_a_later_one_replaced_is_not_counted(record):
 
 def test_without_a_score_no_spread_is_told(failed):
     assert told_spread(table([failed("lora")])) == "no cell finished"
+
+
+def test_f1_says_of_which_class_it_is(record):
+    part = record().task.model_copy(update={"labels": ["fraud", "legit"]})
+    one = record().model_copy(update={"task": part})
+    assert told_f1(table([one])) == "F1 is that of the class legit."
+    other = record(task="grammar")
+    assert told_f1(table([one, other])) == "F1 is that of the class legit (mrpc)."
+    assert told_f1(table([other])) == ""
+
+
+def test_tasks_without_rounds_are_named_where_others_have_some(record):
+    cells = [record(task=task, seed=seed) for task in ("mrpc", "grammar") for seed in (0, 1)]
+    cells = [
+        one.model_copy(
+            update={"task": one.task.model_copy(update={"sha256": one.task.name.ljust(64, "0")})}
+        )
+        for one in cells
+    ]
+    short = cells[0].task.model_copy(
+        update={"sha256": "ff" * 32, "drawn_from": cells[0].task.sha256}
+    )
+    rounds = [one.model_copy(update={"cell": f"r{one.seed}", "task": short}) for one in cells[:2]]
+    found = table(cells, rounds)
+    assert found.out_of_rounds == ("grammar",)
+    assert "On grammar they are of whole cells" in told_rounds(found)
+    assert table(cells).out_of_rounds == ()

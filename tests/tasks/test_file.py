@@ -583,11 +583,15 @@ def test_blanks_around_a_column_s_name_are_no_part_of_it(tmp_path):
     path.write_text("id, text, label\n" + "".join(f"{i},t {i},{i % 2}\n" for i in range(10)))
     assert load(path, text=["text"], label="label").train.texts
     assert load(path, text=[" text"], label=" label").train.texts
+    path.write_text("id, text, label,,\n" + "".join(f"{i},t {i},{i % 2},,\n" for i in range(10)))
+    assert load(path, text=["text"], label="label").train.texts
     path.write_text("text, text,label\n" + "".join(f"a {i},b {i},{i % 2}\n" for i in range(10)))
     assert load(path, text=[" text"], label="label").train.texts[0][0].startswith("b")
 
 
-def test_rows_with_one_text_are_told_of_and_say_so_in_the_predictions(tmp_path):
+def test_rows_with_one_text_are_told_of(tmp_path):
     rows = [{"text": f"text {i % 5}", "label": "pos" if i % 5 < 2 else "neg"} for i in range(40)]
-    (note,) = load(write(tmp_path / "a.csv", rows)).notes
-    assert note.endswith("rows: intervals count each text once")
+    task = load(write(tmp_path / "a.csv", rows))
+    (note,) = task.notes
+    n, rest = len(set(task.dev.texts)), "rows: intervals count each text once"
+    assert note == f"dev has {n} different texts in {len(task.dev)} {rest}"

@@ -203,6 +203,15 @@ def test_of_very_many_rows_a_part_is_fitted_on_and_said() -> None:
     assert found.scores["tf-idf"]["accuracy"] == 1.0
 
 
+def test_that_part_is_not_in_step_with_the_file() -> None:
+    """At even distances it was of one class alone where they alternate, and tf-idf came to .5."""
+    n = 39_999
+    texts = [(f"{'good' if i % 2 else 'bad'} thing",) for i in range(n)]
+    train = Examples(texts, [i % 2 for i in range(n)])
+    dev = Examples(texts[:100], [i % 2 for i in range(100)])
+    assert baselines(task_of(train, dev)).scores["tf-idf"]["accuracy"] == 1.0
+
+
 def test_eight_thousand_pairs_take_a_couple_of_seconds() -> None:
     one, other = spam(8000, 3), spam(8001, 3)
     pairs = Examples([a + b for a, b in zip(one.texts, other.texts, strict=False)], one.labels)

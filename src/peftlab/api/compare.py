@@ -24,7 +24,7 @@ from peftlab.bench.speed import measure_speed
 from peftlab.bench.suite import Tune, merged_request
 from peftlab.bench.times import records_of
 from peftlab.bench.tune import is_tuned, trainings_of, tuned
-from peftlab.errors import RequestError, expect_path
+from peftlab.errors import RequestError, expanded, expect_path
 from peftlab.methods import Method, is_built_in, register
 from peftlab.methods import load_plugin as load_plugin
 from peftlab.methods import parse_methods as parse_methods
@@ -133,7 +133,7 @@ def asked_for(*, suite: Any, out: Any, **given: Any) -> Request:
     for method in given["methods"] or []:
         if isinstance(method, Method) and not is_built_in(type(method)):
             register(type(method))
-    return Request(None if suite is None else Path(suite).expanduser(), given)
+    return Request(None if suite is None else expanded(suite), given)
 
 
 def every_task() -> list[str]:
@@ -180,7 +180,7 @@ def planned(
         RequestError: if anything in it is wrong.
     """
     grid = resolve(merged_request(file, request, sets))
-    folder = Path("runs") / slug(grid.suite.name) if out is None else Path(out).expanduser()
+    folder = Path("runs") / slug(grid.suite.name) if out is None else expanded(out)
     return Planned(grid, folder)
 
 

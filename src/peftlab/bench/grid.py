@@ -30,6 +30,7 @@ from peftlab.models import (
     state_of,
 )
 from peftlab.records.record import MethodPart, ModelPart, TaskPart
+from peftlab.records.rows import ERRORS
 from peftlab.settings import Resolved, Training
 from peftlab.tasks import Task, carved, load, load_file
 
@@ -188,12 +189,12 @@ def check_trainable(task: Task) -> None:
 
 
 def _check_dev(task: Task) -> None:
-    if len(set(task.dev.labels)) == 1:
+    is_judged = task.kind == "classes" or task.main_metric not in ERRORS
+    if is_judged and len(set(task.dev.labels)) == 1:
         only = task.labels[int(task.dev.labels[0])] if task.labels else task.dev.labels[0]
         raise RequestError(
             f"task {task.name}: every example of dev has the answer {only!r}, so that no score "
-            "tells a model from a constant answer; give --dev another file, or leave it out: then "
-            "a fifth of train is kept apart"
+            "tells a model from a constant answer; give a dev with several"
         )
 
 

@@ -283,4 +283,4 @@ def _order_head(model: PreTrainedModel, task: Task) -> list[str]:
     layer.weight.copy_(layer.weight[rows])
     if layer.bias is not None:
         layer.bias.copy_(layer.bias[rows])
-    return [f"the head knew these classes; its outputs were put in the order {', '.join(asked)}"]
+    return [f"the head's outputs were put in the order of the task's classes: {', '.join(asked)}"]

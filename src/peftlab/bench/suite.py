@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from peftlab.errors import JSON_ERRORS, RequestError, explain, unknown
+from peftlab.errors import JSON_ERRORS, RequestError, expanded, explain, unknown
 from peftlab.methods import METHODS, Method, parse_method, parse_value
 from peftlab.naming import named, slug
 from peftlab.settings import STRICT, Rate, Training
@@ -74,7 +74,7 @@ class DataFile(_Request):
     @field_validator("path", "dev")
     @classmethod
     def _expanded(cls, path: Path | None) -> Path | None:
-        return None if path is None else path.expanduser()
+        return None if path is None else expanded(path)
 
 
 class Tune(_Request):

@@ -121,6 +121,7 @@ class DoRALinear(LowRank):
         return self.magnitude[:, None] * direction / norm
 
 
+@torch.no_grad()
 def _square_again(layer: DoRALinear, _: object) -> None:
     """After another base has been loaded into the layer."""
     layer.base_squares.copy_(exact(weight_of(layer.base)).square().sum(dim=1))

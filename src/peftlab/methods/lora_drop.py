@@ -39,6 +39,9 @@ LEAST_EXAMPLES = 64
 LEAST_STEPS = 20
 
 
+DECIDED = "is_decided"  # whether layers share, in the `__dict__` of each
+
+
 @dataclass(frozen=True, config=STRICT)
 @register
 class LoRADrop(LowRankMethod, Prepared):
@@ -60,11 +63,11 @@ class LoRADrop(LowRankMethod, Prepared):
 
     def prepare(self, model: PreTrainedModel, rehearsal: Rehearsal) -> None:
         """Stage 1, and the start of stage 2."""
-        moved = any(bool(layer.lora_B.any()) for layer in _layers(model).values())
-        if self.state(model)["shared"] or (moved and self.threshold < 1):
+        decided = any(DECIDED in vars(layer) for layer in _layers(model).values())
+        if self.state(model)["shared"] or (decided and self.threshold < 1):
             raise RequestError(
-                "lora-drop has been trained here: layers share a pair already, and which ones do "
-                "is found before any does; load the base anew with load_model, and train that"
+                "lora-drop has been trained here, and which layers share a pair is found before "
+                "any trains; load the base anew with load_model, and train that"
             )
         first = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
         batches = rehearsal.sample(self.sample, LEAST_EXAMPLES)
@@ -149,7 +152,9 @@ def keep(scores: dict[str, float], threshold: float) -> list[str]:
 
 
 def share(model: nn.Module, groups: list[list[str]]) -> None:
-    """Give the layers of each group the pair of its first one."""
+    """Give the layers of each group the pair of its first one; which share is decided with that."""
+    for layer in _layers(model).values():
+        vars(layer)[DECIDED] = True
     for names in groups:
         layers: list[Any] = [model.get_submodule(name) for name in names]
         for layer in layers[1:]:

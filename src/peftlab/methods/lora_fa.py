@@ -54,6 +54,7 @@ class LoRAFA(PeftLoRA):
     def layer(self, base: Linear) -> Adapter:
         layer = LoRALinear(base, self.rank, self.scaling, self.dropout)
         layer.lora_A.requires_grad_(False)
+        layer.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
         return layer
 
     def before_update(self, model: PreTrainedModel, step: Step) -> None:
@@ -62,12 +63,15 @@ class LoRAFA(PeftLoRA):
         for layer in model.modules():
             if not isinstance(layer, LoRALinear):
                 continue
-            version = layer.lora_A._version  # another A may be loaded between two trainings
-            if vars(layer).get("corrected") != version:
+            if not hasattr(layer, "correction"):
                 layer.register_buffer("correction", correction(layer), persistent=False)
-                vars(layer)["corrected"] = version
             if layer.lora_B.grad is not None:
                 layer.lora_B.grad = layer.lora_B.grad @ layer.get_buffer("correction")
+
+
+def _forget(layer: LoRALinear, _: object) -> None:
+    """After another A has been loaded into the layer."""
+    layer._buffers.pop("correction", None)
 
 
 def correction(layer: LoRALinear) -> Tensor:

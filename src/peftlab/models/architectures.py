@@ -242,8 +242,11 @@ def is_as_written(model: nn.Module) -> bool:
 
 
 def _is_known(module: nn.Module) -> bool:
-    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-    if not all(_package(hook) in ("peftlab", "transformers") for hook in hooks):
+    hooks = (
+        *(module._forward_pre_hooks.values(), module._forward_hooks.values()),
+        *(module._backward_pre_hooks.values(), module._backward_hooks.values()),
+    )
+    if not all(_package(one) in ("peftlab", "transformers") for of in hooks for one in of):
         return False
     if isinstance(module, Wrapper):
         return True

@@ -35,8 +35,9 @@ def read(file: Path, n_dev: int) -> list[Answer]:
         ]
     except (*JSON_ERRORS, OSError, KeyError, TypeError):
         return []
-    whole = len(found) == n_dev and all(_is_number(value) for one in found for value in one)
-    return found if whole else []
+    numbers = all(_is_number(value) for one in found for value in one)
+    whole = numbers and all(0 <= one.text <= index for index, one in enumerate(found))
+    return found if whole and len(found) == n_dev else []
 
 
 def _is_number(value: Any) -> bool:

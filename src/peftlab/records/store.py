@@ -6,6 +6,7 @@ adapters/CELL/ · report/
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -112,8 +113,9 @@ class Store:
     def _check_ours(self) -> None:
         if not self.out.is_dir():
             raise RequestError(f"output folder {self.out} is a file; give a folder with --out DIR")
-        if (self.out / "suite.json").is_file():  # whatever somebody has put beside it
-            return
+        with contextlib.suppress(RequestError):
+            if self.suites():  # a comparison's, whatever somebody has put beside it
+                return
         strange = sorted(
             path.name
             for path in self.out.iterdir()

@@ -58,11 +58,6 @@ class Runs:
         """The seeds whose predictions are there."""
         return [seed for seed, run in self.by_seed.items() if run.influence is not None]
 
-    @property
-    def grain(self) -> float:
-        """The least by which one answer changes the metric: 1 / n, or 0 for numbers."""
-        return 1 / self.task.n_dev if self.task.main_metric in OF_CLASSES else 0.0
-
     def at_best(self) -> Runs:
         """The same with the scores of the best epochs, where records have them: optimistic.
 
@@ -91,12 +86,18 @@ class Runs:
         seeds = [s for s in self.predicted if minus is None or s in minus.predicted]
         if not seeds or (minus is None and len(seeds) < len(self.by_seed)):
             return None
+        others = [] if minus is None else [minus.by_seed[s] for s in seeds]
+        n = {_influence(run).size for run in [*(self.by_seed[s] for s in seeds), *others]}
+        if len(n) > 1:  # predictions of before equal texts were known as such
+            return None
         d = np.array([self.by_seed[s].score for s in seeds])
         u = np.stack([_influence(self.by_seed[s]) for s in seeds])
-        if minus is not None:
-            d = d - np.array([minus.by_seed[s].score for s in seeds])
-            u = u - np.stack([_influence(minus.by_seed[s]) for s in seeds])
-        return Crossed.of(d, u, self.grain)
+        if others:
+            d = d - np.array([run.score for run in others])
+            u = u - np.stack([_influence(run) for run in others])
+        # the least by which the answer to one text changes the metric
+        grain = 1 / max(n) if self.task.main_metric in OF_CLASSES else 0.0
+        return Crossed.of(d, u, grain)
 
 
 def _influence(run: Judged) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:

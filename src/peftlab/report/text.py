@@ -241,7 +241,8 @@ def told_rounds(table: Table) -> str:
     if table.out_of_turn:
         apart = f" They compare with none of {', '.join(table.out_of_turn)}, measured apart."
     if table.out_of_rounds:
-        apart += f" On {', '.join(table.out_of_rounds)} they are of whole cells, and so are means."
+        whole = ", ".join(table.out_of_rounds)
+        apart += f" On {whole} they are of whole cells: means over tasks mix both."
     return f"{told}{busy}. A whole cell may meet wider batches, and hold more.{apart}"
 
 

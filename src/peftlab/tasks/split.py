@@ -75,13 +75,13 @@ def n_in_both(train: Examples, dev: Examples) -> int:
 
 
 def groups(texts: Sequence[Texts]) -> list[int]:
-    """Of each text the place of the first that is the same, but for case, blanks and order.
+    """Of each text the place of the first that is the same.
 
-    >>> groups([("One",), ("two",), ("one",)])
+    >>> groups([("one",), ("two",), ("one",)])
     [0, 1, 0]
     """
     first: dict[Texts, int] = {}
-    return [first.setdefault(_loose(text), index) for index, text in enumerate(texts)]
+    return [first.setdefault(text, index) for index, text in enumerate(texts)]
 
 
 def _loose(text: Texts) -> Texts:

@@ -158,10 +158,9 @@ def tab_separated(text: str) -> Iterator[tuple[int, list[str]]]:
 def positions(path: Path, header: Sequence[str], columns: Sequence[str]) -> list[int]:
     """Where `columns` stand in `header`; RequestError for one that is missing or there twice.
 
-    Blanks around a name in the header are no part of it, unless two names differ in them alone.
+    A name that is not there stands for the one that differs from it in blanks around it alone.
     """
-    if len({name.strip() for name in header}) == len(header):
-        header, columns = [n.strip() for n in header], [n.strip() for n in columns]
+    columns = [_near(name, header) for name in columns]
     for name in columns:
         if name not in header:
             raise _no_column(path, name, header)
@@ -170,6 +169,11 @@ def positions(path: Path, header: Sequence[str], columns: Sequence[str]) -> list
                 f"{path} has {header.count(name)} columns {name!r}; rename all but one."
             )
     return [header.index(name) for name in columns]
+
+
+def _near(name: str, header: Sequence[str]) -> str:
+    alike = [one for one in header if one.strip() == name.strip()]
+    return alike[0] if name not in header and len(alike) == 1 else name
 
 
 def malformed(path: Path, number: int, found: int, wanted: int) -> RequestError:
