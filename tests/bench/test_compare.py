@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ import pytest
 import torch
 
 import peftlab
-from peftlab.api.export import export
+from peftlab.api.compare import planned
+from peftlab.api.export import _kept, export
 from peftlab.bench import execute, outcome, run
 from peftlab.bench.grid import resolve
 from peftlab.bench.process import make_plan
@@ -25,7 +27,8 @@ from peftlab.bench.suite import make_suite
 from peftlab.errors import RequestError
 from peftlab.machine import environment
 from peftlab.records.record import Failure, Record
-from peftlab.records.store import NEEDED_MIB
+from peftlab.records.sides import join
+from peftlab.records.store import NEEDED_MIB, Store
 from peftlab.tasks import Task
 from sessions import FakeSession
 
@@ -199,6 +202,23 @@ def test_a_task_of_python_s_own_is_not_exported_unchecked(
 ) -> None:
     with pytest.raises(RequestError, match="handed over in Python"):
         export(done[0], tmp_path / "best")
+
+
+def test_the_adapters_of_joined_folders_are_where_they_were(
+    done: tuple[Path, list[Record]], tmp_path: Path
+) -> None:
+    other = shutil.copytree(done[0], tmp_path / "other")
+    join([done[0], other], tmp_path / "both")
+    store = Store(tmp_path / "both")
+    with pytest.raises(RequestError, match=r"export it from the folder that it is of: .*other"):
+        _kept(store, store.records()[:1])
+
+
+def test_the_home_folder_is_known_of_where_a_comparison_goes(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert planned(None, {"model": str(tiny_model)}, out="~/runs").out == tmp_path / "runs"
 
 
 def test_a_second_run_trains_nothing_and_gives_the_same_records(
