@@ -99,13 +99,16 @@ def gpu(index: int | None = None) -> str | None:
 
 @functools.cache
 def own_commit() -> tuple[str | None, bool | None]:
-    """The commit that peftlab runs from and whether its files differ; nulls if from a package."""
+    """The commit that peftlab runs from, and whether its code differs; nulls if from a package.
+
+    Files beside the code, such as results that are not committed yet, make no run another one.
+    """
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None, None
     try:
         commit = _git(root, "rev-parse", "HEAD")
-        return commit.strip(), bool(_git(root, "status", "--porcelain").strip())
+        return commit.strip(), bool(_git(root, "status", "--porcelain", "--", "src").strip())
     except (OSError, subprocess.SubprocessError):
         return None, None
 
