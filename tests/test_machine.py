@@ -272,3 +272,21 @@ def test_what_is_not_known_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(machine, "CGROUP", tmp_path)
     assert machine.available_mib("cpu") is None
     assert machine.available_mib("mps") is None
+
+
+def test_a_tree_is_dirty_where_its_code_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = tmp_path / "src" / "peftlab" / "machine.py"
+    code.parent.mkdir(parents=True)
+    code.write_text("one")
+    monkeypatch.setattr(machine, "__file__", str(code))
+    assert machine.own_commit() == (None, None)
+    name = ["-c", "user.name=x", "-c", "user.email=x@y"]
+    for words in (["init"], ["add", "."], [*name, "commit", "-m", "first"]):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True, capture_output=True)
+    (tmp_path / "results.json").write_text("{}")
+    commit, is_dirty = machine.own_commit()
+    assert commit is not None and is_dirty is False
+    (code.parent / "more.py").write_text("new")
+    assert machine.own_commit() == (commit, True)
