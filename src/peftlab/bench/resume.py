@@ -79,10 +79,9 @@ def _warnings(record: Record, metric: str) -> list[str]:
     constant = constant_of(record.task)
     if metric not in constant:
         return record.warnings
+    score = (record.score or {})[metric]
     is_one_class = record.task.kind == "classes" and any(one.startswith(SAME) for one in told)
-    if is_one_class or merit(metric, (record.score or {})[metric]) <= merit(
-        metric, constant[metric]
-    ):
+    if is_one_class or merit(metric, score) <= merit(metric, constant[metric]):
         told.append(NO_BETTER)
     return told
 

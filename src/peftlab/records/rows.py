@@ -184,7 +184,7 @@ def group(records: Iterable[Record]) -> dict[RowKey, list[Record]]:
 def _found(record: Record) -> dict[str, object]:
     """What trials found of the record's settings; empty of one that is not tuned."""
     settings = record.method.settings | record.training
-    return {name: settings[name] for name in record.method.tuned.get("space", ())}
+    return {name: settings.get(name) for name in record.method.tuned.get("space", ())}
 
 
 def but_for_rate(key: RowKey, head_alone: bool) -> str:

@@ -279,13 +279,15 @@ def lines_of(rows: Iterable[dict[str, Any]]) -> str:
 
 def _latest_last(records: list[Record], when: Mapping[str, int]) -> list[Record]:
     """The records, those of a row on a task among themselves by the suite that asked last."""
-    rows: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        rows[row_of(record)].append(record)
-    by_row = {
-        row: iter(sorted(own, key=lambda r: when.get(r.cell, -1))) for row, own in rows.items()
+    row_at = [row_of(record) for record in records]
+    by_row: dict[str, list[Record]] = defaultdict(list)
+    for row, record in zip(row_at, records, strict=True):
+        by_row[row].append(record)
+    turn = {
+        row: iter(sorted(own, key=lambda one: when.get(one.cell, -1)))
+        for row, own in by_row.items()
     }
-    return [next(by_row[row_of(record)]) for record in records]
+    return [next(turn[row]) for row in row_at]
 
 
 def relabelled(record: Record, label: str) -> Record:
