@@ -311,3 +311,8 @@ def test_no_real_quote_is_lost(real, name):
 def test_real_scores_reach_from_zero_to_five(real):
     labels = loaded(real, "stsb").train.labels
     assert (min(labels), max(labels)) == (0.0, 5.0)
+
+
+def test_the_home_folder_of_nobody_is_explained() -> None:
+    with pytest.raises(RequestError, match=r"~nobody99/glue can't be found"):
+        tasks.load("rte", Path("~nobody99/glue"))

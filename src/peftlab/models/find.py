@@ -18,7 +18,7 @@ import transformers  # its classes are looked up when used: importing them takes
 from safetensors import SafetensorError, safe_open
 from transformers.utils import logging
 
-from peftlab.errors import JSON_ERRORS, RequestError, one_line, system_refusals
+from peftlab.errors import JSON_ERRORS, RequestError, expanded, one_line, system_refusals
 from peftlab.models.packaged import PACKAGED
 from peftlab.network import reachable, told
 
@@ -53,7 +53,7 @@ def find(name: str, revision: str | None = None) -> Source:
         if name in PACKAGED:
             folder, revision = _packaged(name), None
         elif looks_like_folder(name):
-            folder, revision = _expanded(name), None
+            folder, revision = expanded(name).resolve(), None  # found again from anywhere
         else:
             folder, revision = _from_hub(name, revision)
         weights = _check_folder(name, folder)
@@ -79,13 +79,6 @@ def looks_like_folder(name: str) -> bool:
     """Whether `name` means a folder, there or not, rather than a model of the hub."""
     looks_like_one = name.startswith((".", "/", "~")) or name.count("/") > 1
     return looks_like_one or Path(name).is_dir()
-
-
-def _expanded(name: str) -> Path:
-    try:
-        return Path(name).expanduser().resolve()  # found again from another current folder
-    except RuntimeError as error:  # ~nobody
-        raise RequestError(f"model folder {name} does not exist: {error}") from None
 
 
 def _from_hub(name: str, revision: str | None) -> tuple[Path, str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
-from peftlab.errors import RequestError
+from peftlab.errors import RequestError, expanded
 from peftlab.tasks import hub
 from peftlab.tasks.base import Examples, Kind, Task
 from peftlab.tasks.files import rows
@@ -64,7 +64,7 @@ class Glue:
         """Whether the task can be loaded without a network: its files, or the hub's cache."""
         if data_dir is None:
             return bool(hub.cached(REPO, COMMIT, _hub_files(self)))
-        folder = Path(data_dir).expanduser() / self.folder
+        folder = expanded(data_dir) / self.folder
         return all((folder / file).is_file() for file in ("train.tsv", self.dev[0]))
 
 
@@ -168,7 +168,7 @@ def load(name: str, data_dir: Path | None = None) -> Task:
 
 def from_folder(row: Glue, data_dir: Path) -> Task:
     """The task from the benchmark's own files; raises RequestError, see `load`."""
-    data_dir = Path(data_dir).expanduser()
+    data_dir = expanded(data_dir)
     train, dev = (_examples(row, _file(row, data_dir, file)) for file in ("train.tsv", row.dev[0]))
     return _task(row, train, dev, f"folder {data_dir.resolve().name}/{row.folder}")
 
