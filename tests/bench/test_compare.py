@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -13,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -34,6 +33,7 @@ from sessions import FakeSession
 
 pytestmark = pytest.mark.usefixtures("warm")
 
+WORKER = "peftlab.bench.worker"
 FAST = {"epochs": 1, "batch_size": 8}
 
 
@@ -351,7 +351,6 @@ def test_a_training_whose_adapter_can_not_be_written_is_done(
     assert not list(tmp_path.glob("adapters/*"))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("which", [-1, -2], ids=["the cell's own", "its warm parent"])
 def test_a_killed_process_fails_its_cell_alone_and_is_tried_again(
     which: int, tmp_path: Path, tiny_model: Path, tiny_task: Task, cold: None
@@ -363,8 +362,9 @@ def test_a_killed_process_fails_its_cell_alone_and_is_tried_again(
         def row(self, cell: Any, row: dict[str, Any], total: int) -> None:
             if cell.method.name == "head" and not killed:
                 killed.append(cell.name)
-                workers = [pid for pid in _descendants(os.getpid()) if _is_worker(pid)]
-                os.kill(workers[which], signal.SIGKILL)
+                children = psutil.Process().children(recursive=True)
+                workers = [child for child in children if WORKER in child.cmdline()]
+                workers[which].kill()
 
     grid = resolve(
         make_suite(**asked(tiny_model, tiny_task, training={"epochs": 15, "batch_size": 2}))
@@ -430,18 +430,6 @@ def test_where_fork_is_unsafe_a_fresh_process_runs_the_cell(
     assert record.score == forked.score
 
 
-def _is_worker(pid: int) -> bool:
-    return b"peftlab.bench.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
-
-
-def _descendants(pid: int) -> list[int]:
-    children: list[int] = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, path.read_text().split()):
-            children += [child, *_descendants(child)]
-    return children
-
-
 SCRIPT = """
 import sys, peftlab
 from pathlib import Path
@@ -479,7 +467,6 @@ def test_compare_works_where_there_is_no_main_file(
     assert run.stdout == "2 done done\n", run.stderr
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_when_the_caller_is_killed_its_cells_die_too(
     tmp_path: Path, tiny_model: Path, tiny_task: Task
 ) -> None:
@@ -490,19 +477,11 @@ def test_when_the_caller_is_killed_its_cells_die_too(
             if "[1/2]" in line:
                 break
         deadline = time.monotonic() + 30
-        while len(_descendants(caller.pid)) < 2 and time.monotonic() < deadline:
+        children: list[psutil.Process] = []
+        while len(children) < 2 and time.monotonic() < deadline:
             time.sleep(0.1)
-        children = _descendants(caller.pid)
+            children = psutil.Process(caller.pid).children(recursive=True)
         assert len(children) >= 2
         caller.kill()
-    deadline = time.monotonic() + 10
-    while any(_alive(pid) for pid in children) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not any(_alive(pid) for pid in children)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
