@@ -36,6 +36,17 @@ def tiny(kind: str = "bert", dtype: torch.dtype = torch.bfloat16, p: float = 0.0
     return transformers.AutoModelForSequenceClassification.from_config(config, dtype=dtype)
 
 
+def bert(dtype: torch.dtype = torch.float32, p: float = 0.0) -> PreTrainedModel:
+    """Two blocks, hidden 12, FFN 20: attention square, FFN not. Dropout of probability `p`."""
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=40, hidden_size=12, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=20, max_position_embeddings=16, hidden_dropout_prob=p,
+        attention_probs_dropout_prob=p,
+    )  # fmt: skip
+    return transformers.BertForSequenceClassification(config).to(dtype)
+
+
 def batch(padded: bool = True) -> dict[str, torch.Tensor]:
     ids = torch.randint(3, 40, (6, 9), generator=torch.Generator().manual_seed(1))
     mask = torch.ones_like(ids)

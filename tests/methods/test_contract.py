@@ -15,8 +15,6 @@ import torch
 from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
-    BertConfig,
-    BertForSequenceClassification,
     PreTrainedModel,
     RobertaConfig,
 )
@@ -28,6 +26,7 @@ from peftlab.methods import METHODS, Method, inject, injected, make
 from peftlab.models import head_parameters, linear_names
 from peftlab.training import Encoded, Loop, Step
 from plans import plan
+from tiny import bert
 
 LOW_RANK = {"rank": 3, "alpha": 5.0, "targets": "all-linear"}
 SETTINGS: dict[str, dict[str, object]] = {
@@ -91,13 +90,7 @@ def tiny(
 
     In nf4, computing in `dtype` or at most fp32, if the method asks for it.
     """
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=40, hidden_size=12, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=20, max_position_embeddings=16, hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-    )  # fmt: skip
-    model = BertForSequenceClassification(config)
+    model = bert(p=dropout)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

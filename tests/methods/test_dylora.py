@@ -9,12 +9,13 @@ import pytest
 import torch
 from scipy.stats import chisquare
 from torch import Tensor, nn
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from peftlab.layers import LoRALinear
 from peftlab.methods import DyLoRA, inject, injected
 from peftlab.methods.dylora import DyLoRALinear
 from peftlab.training.loop import Step
+from tiny import bert
 
 RANK, ALPHA = 4, 6.0
 
@@ -36,13 +37,8 @@ def lora_of_rank(layer: DyLoRALinear, b: int) -> LoRALinear:
 
 
 def tiny(**settings: Any) -> PreTrainedModel:
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=40, hidden_size=12, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=20, max_position_embeddings=16,
-    )  # fmt: skip
     method = DyLoRA(rank=RANK, alpha=ALPHA, **settings)
-    model = inject(BertForSequenceClassification(config).double(), method)
+    model = inject(bert(torch.float64, p=0.1), method)
     for layer in layers(model):
         nn.init.normal_(layer.lora_B)
     return model.train()

@@ -5,22 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from peftlab.layers import LoRALinear
 from peftlab.methods import LoRA, LoRAFA, Method, inject
 from peftlab.methods.lora_fa import correction
 from peftlab.training.loop import Step
-
-
-def tiny() -> PreTrainedModel:
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=40, hidden_size=12, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=20, max_position_embeddings=16, hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )  # fmt: skip
-    return BertForSequenceClassification(config).double()
+from tiny import bert
 
 
 def saved(layer: LoRALinear, x: Tensor) -> list[int]:
@@ -54,7 +45,7 @@ def test_the_layers_input_is_not_kept_when_a_is_frozen(bias: bool) -> None:
 
 @pytest.mark.parametrize(("method", "kept"), [(LoRAFA(rank=3), 1), (LoRA(rank=3), 2)])
 def test_so_it_is_in_a_model(method: Method, kept: int) -> None:
-    model = inject(tiny(), method)
+    model = inject(bert(torch.float64), method)
     layers = [layer for layer in model.modules() if isinstance(layer, LoRALinear)]
     assert len(layers) == 4
     for layer in layers:
@@ -78,7 +69,7 @@ def adapters(model: PreTrainedModel) -> dict[str, Tensor]:
 @pytest.mark.parametrize("correct", [True, False])
 def test_a_stays_as_it_was_drawn_and_b_moves(correct: bool) -> None:
     method = LoRAFA(rank=3, correct_gradient=correct)
-    model = inject(tiny(), method).train()
+    model = inject(bert(torch.float64), method).train()
     start = {name: p.detach().clone() for name, p in adapters(model).items()}
     optimizer = method.make_optimizer(method.parameter_groups(model, 0.01, 0.01, 0.1))
     for index in range(5):
@@ -91,7 +82,7 @@ def test_a_stays_as_it_was_drawn_and_b_moves(correct: bool) -> None:
 
 
 def gradients(method: Method) -> dict[str, Tensor]:
-    model = inject(tiny(), method)
+    model = inject(bert(torch.float64), method)
     torch.manual_seed(2)
     with torch.no_grad():
         for parameter in adapters(model).values():
@@ -122,7 +113,7 @@ def test_corrected_gradient_is_the_least_squares_one() -> None:
 
 def test_correction_is_made_once() -> None:
     method = LoRAFA(rank=3, correct_gradient=True)
-    model = inject(tiny(), method)
+    model = inject(bert(torch.float64), method)
     made = []
     for index in range(2):
         model(**batch(index)).loss.backward()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from peftlab.bench.process import count
 from peftlab.layers import LoRALinear, nf4, quantise_linears
@@ -20,19 +20,14 @@ from peftlab.methods.dora import DoRALinear
 from peftlab.methods.lora_drop import keep
 from peftlab.models import linear_names
 from peftlab.training import Step
+from tiny import bert
 
 TARGETS = "query,value,ffn-in,ffn-out"
 STEPS = 30
 
 
 def tiny(dtype: torch.dtype = torch.float64) -> PreTrainedModel:
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=40, hidden_size=12, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=20, max_position_embeddings=16, hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )  # fmt: skip
-    model = BertForSequenceClassification(config)
+    model = bert()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 import peftlab
 from peftlab.layers import quantise_linears
@@ -19,6 +19,7 @@ from peftlab.models import linear_names
 from peftlab.training import Diverged, Encoded, Loop, Rehearsal, Untrained
 from peftlab.training.guard import LATEST, Watch, check_groups
 from plans import changed, plan
+from tiny import bert
 
 PLAN = plan(
     kind="classes", epochs=6, batch_size=8, lr=1e-2, head_lr=1e-2, weight_decay=0.01, warmup=0.1,
@@ -51,12 +52,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 def tiny(method: Method) -> PreTrainedModel:
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=40, hidden_size=12, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=20, max_position_embeddings=16,
-    )  # fmt: skip
-    model = BertForSequenceClassification(config)
+    model = bert(p=0.1)
     if method.base_precision == "nf4":
         quantise_linears(model, linear_names(model), "fp32")
     return inject(model, method)

@@ -3,7 +3,7 @@
 suite.py, grid.py, cell.py   what is asked for, and what it means: every cell, all of it decided
 run.py, execute.py, worker.py   the cells one after the other; the process that each runs in
 process.py, tokens.py        one cell, from the model's loading to its answers; a task's tokens
-own.py, recipe.py            a method of somebody's own, sent to a worker; a paper's suites
+own_method.py, recipe.py     a method of somebody's own, sent to a worker; a paper's suites
 outcome.py, doubts.py        what comes out of it, and what a score hides
 resume.py, retention.py      what is done already, and which adapters stay
 tune.py, search.py, race.py  trials that find settings, dev unseen

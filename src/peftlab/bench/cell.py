@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from peftlab.bench.own import OwnMethod
+from peftlab.bench.own_method import OwnMethod
 from peftlab.layers import Precision
 from peftlab.models import Source
 from peftlab.naming import slug, title

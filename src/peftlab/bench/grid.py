@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from peftlab.bench.cell import Cell
-from peftlab.bench.own import OwnMethod, sent, source_hash
+from peftlab.bench.own_method import OwnMethod, sent, source_hash
 from peftlab.bench.suite import Suite, Variant
 from peftlab.errors import RequestError
 from peftlab.layers import Precision, resolve_device, resolve_precision

@@ -15,7 +15,7 @@ import pytest
 from transformers import PreTrainedModel
 
 import peftlab
-from peftlab.bench.own import definitions, sent, source_hash
+from peftlab.bench.own_method import definitions, sent, source_hash
 from peftlab.methods import METHODS, Method, injected, make, register, train_head_only
 from peftlab.tasks import Task
 
