@@ -9,6 +9,9 @@ import os
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 if "PYTEST_XDIST_WORKER" in os.environ:  # processes side by side share the cores between them
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+# what a developer's or a CI's terminal asks of rich
+for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS"):
+    os.environ.pop(name, None)
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,12 +19,30 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from peftlab.bench.execute import Worker
+from peftlab.engine import dropout, sentences
+from peftlab.layers import native, rows
 from peftlab.methods import METHODS
 from peftlab.tasks import Examples, Task
+
+# the same examples each time, and no clock: a busy machine stands still for a second
+settings.register_profile(
+    "same", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("same")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Build the kernels once, before processes side by side would each build all of them."""
+    if not hasattr(config, "workerinput"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(native, "BUILD_S", 600)
+            for kernels in (sentences, dropout, rows):
+                kernels.is_built()
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -310,3 +311,44 @@ def test_a_regression_is_one_to_transformers_too(trained: Any, tmp_path: Path) -
     peftlab.save(trained("lora")[0], tmp_path / "classes")
     classes, _ = peftlab.load(tmp_path / "classes")
     assert classes.config.problem_type == "single_label_classification"
+
+
+def test_the_tokenizer_that_it_was_trained_with_is_saved(
+    tiny_model: Path, tiny_task: Any, tmp_path: Path
+) -> None:
+    """Spare rows of an embedding take tokens without a change of its size."""
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    model.resize_token_embeddings(40)
+    model.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    model, tokenizer = peftlab.load_model(tmp_path / "base")
+    tokenizer.add_tokens(["zebra"])
+    tokenizer.truncation_side = "left"
+    out = tmp_path / "out"
+    peftlab.train(model, tokenizer, tiny_task, "head", epochs=1, batch_size=8, out=out)
+    _, again = peftlab.load(out)
+    assert again.tokenize("zebra") == ["zebra"] and again.truncation_side == "left"
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "trains", "message"),
+    [
+        ("lora", "bert.embeddings.LayerNorm.bias", True, "trains, which is none of lora's"),
+        ("bitfit", "bert.embeddings.LayerNorm.bias", False, "is frozen, and bitfit trains it"),
+    ],
+)
+def test_what_could_not_be_loaded_again_is_not_saved(
+    method: str, name: str, trains: bool, message: str, trained: Any, tmp_path: Path
+) -> None:
+    model, _ = trained(method)
+    model.get_parameter(name).requires_grad_(trains)
+    with pytest.raises(peftlab.RequestError, match=rf"{re.escape(name)} {message}"):
+        peftlab.save(model, tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_a_part_that_is_compiled_by_a_wrapper_is_named(tiny_model: Path) -> None:
+    model, _ = peftlab.load_model(str(tiny_model))
+    model.bert.encoder = torch.compile(model.bert.encoder, backend="eager")
+    with pytest.raises(peftlab.RequestError, match=r"bert\.encoder in the model is torch\.compile"):
+        peftlab.inject(model, "lora")

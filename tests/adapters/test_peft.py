@@ -14,6 +14,9 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    DistilBertModel,
     GPT2Config,
     GPT2LMHeadModel,
 )
@@ -251,3 +254,27 @@ def _tiny_gpt2(tokenizer: Path, folder: Path) -> Path:
     words.model_input_names = ["input_ids", "attention_mask"]
     words.save_pretrained(folder)
     return folder
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_an_adapter_of_peft_with_a_part_of_the_head_takes_the_rest_from_its_base(
+    stored: bool, logits: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    _, tokenizer = peftlab.load_model(str(tiny_model))
+    settings = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "num_labels": 3}
+    config = DistilBertConfig(vocab_size=len(tokenizer), pad_token_id=0, **settings)
+    kind = DistilBertForSequenceClassification if stored else DistilBertModel
+    kind(config).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    base = DistilBertForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=3)
+    asked = peft.LoraConfig(
+        **LORA, target_modules=["q_lin", "v_lin"], modules_to_save=["pre_classifier"]
+    )
+    theirs = peft.get_peft_model(base, asked).eval()
+    theirs.save_pretrained(tmp_path / "theirs")
+    if not stored:
+        with pytest.raises(peftlab.RequestError, match=r"has no head .*, nor has its base"):
+            peftlab.load(tmp_path / "theirs")
+        return
+    ours, _ = peftlab.load(tmp_path / "theirs", precision="fp32")
+    torch.testing.assert_close(logits(ours, tokenizer), logits(theirs, tokenizer))

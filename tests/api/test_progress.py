@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import time
+import threading
 from pathlib import Path
 
 import pytest
@@ -67,17 +67,25 @@ def test_a_cell_s_warnings_follow_its_score(
 def test_baselines_are_told_and_a_long_wait_for_them_is_explained(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    noted = threading.Event()
+
     def slow(task: Task) -> Baselines:
-        time.sleep(0.5)
+        if room.SILENT_S < 1:
+            assert noted.wait(60)
         scores = {"majority": {"accuracy": 0.25}, "tf-idf": {"accuracy": 0.5}}
         return Baselines(scores, ["a note"])
+
+    class Noted(Lines):
+        def note(self, text: str) -> None:
+            super().note(text)
+            noted.set()
 
     grid = stars(tmp_path, tiny_model)
     monkeypatch.setattr(room, "baselines", slow)
     lines = {}
     for patience in (0.05, 30.0):
         monkeypatch.setattr(room, "SILENT_S", patience)
-        observer, said = text(Lines)
+        observer, said = text(Noted)
         room.with_baselines(grid.cells, grid.tasks, observer)
         lines[patience] = said.getvalue().splitlines()
     told = [

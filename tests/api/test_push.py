@@ -91,6 +91,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setenv("HF_TOKEN", "secret")
+        monkeypatch.setattr(network, "PROBE_S", 60)  # it is there, if busy
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         network.problem.cache_clear()
         yield Hub
         server.shutdown()

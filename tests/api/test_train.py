@@ -204,3 +204,14 @@ def test_texts_that_were_cut_are_counted_and_told(tiny_model: Path, tiny_task: T
         model, tokenizer, tiny_task, "head", epochs=1, batch_size=8, max_length=7
     )
     assert record.task.n_truncated == sum(longer)
+
+
+@pytest.mark.parametrize("method", ["lora", "lora-drop"])
+def test_a_base_in_eight_bits_that_has_answered_is_trained(
+    method: str, tiny_model: Path, tiny_task: Task
+) -> None:
+    """What oneDNN has packed by then has no storage to count; lora-drop prepares on it."""
+    model, tokenizer = peftlab.load_model(str(tiny_model), precision="int8")
+    peftlab.evaluate(model, tokenizer, tiny_task)
+    record = peftlab.train(model, tokenizer, tiny_task, method, epochs=1, batch_size=8)
+    assert record.status == "done"

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -351,20 +352,29 @@ def test_a_training_whose_adapter_can_not_be_written_is_done(
     assert not list(tmp_path.glob("adapters/*"))
 
 
-@pytest.mark.parametrize("which", [-1, -2], ids=["the cell's own", "its warm parent"])
+def workers(caller: int | None = None) -> list[psutil.Process]:
+    """Those of `compare` in the process `caller`, this one by default."""
+    found = []
+    for child in psutil.Process(caller).children():
+        with suppress(psutil.Error):  # it has ended
+            found += [child] if WORKER in child.cmdline() else []
+    return found
+
+
+@pytest.mark.parametrize("which", ["own", "parent"])
 def test_a_killed_process_fails_its_cell_alone_and_is_tried_again(
-    which: int, tmp_path: Path, tiny_model: Path, tiny_task: Task, cold: None
+    which: str, tmp_path: Path, tiny_model: Path, tiny_task: Task, cold: None
 ) -> None:
-    """From outside, as the kernel does out of memory."""
-    killed = []
+    """From outside, as the kernel does out of memory: the cell's own, or its warm parent."""
+    killed, others = [], workers()
 
     class Killer(Observer):
         def row(self, cell: Any, row: dict[str, Any], total: int) -> None:
             if cell.method.name == "head" and not killed:
                 killed.append(cell.name)
-                children = psutil.Process().children(recursive=True)
-                workers = [child for child in children if WORKER in child.cmdline()]
-                workers[which].kill()
+                (parent,) = (one for one in workers() if one not in others)
+                (own,) = parent.children()
+                {"own": own, "parent": parent}[which].kill()
 
     grid = resolve(
         make_suite(**asked(tiny_model, tiny_task, training={"epochs": 15, "batch_size": 2}))
@@ -404,8 +414,7 @@ def test_a_cell_waits_while_its_answers_are_scored(
     monkeypatch.setattr(outcome, "doubts", lambda *_: [])
     (record,) = go(tmp_path, tiny_model, tiny_task, methods=["head"], training={"epochs": 3})
     assert record.eval_s > 1.5
-    assert record.total_s > 1.5  # the last one too
-    assert record.train_s < 1
+    assert record.total_s > record.train_s + record.eval_s  # the last one too, and none is training
 
 
 def test_what_a_killed_cell_has_left_half_said_is_no_event() -> None:
@@ -474,14 +483,11 @@ def test_when_the_caller_is_killed_its_cells_die_too(
     with subprocess.Popen([sys.executable, script], stderr=subprocess.PIPE, text=True) as caller:
         assert caller.stderr is not None
         for line in caller.stderr:
-            if "[1/2]" in line:
+            if "step" in line:
                 break
-        deadline = time.monotonic() + 30
-        children: list[psutil.Process] = []
-        while len(children) < 2 and time.monotonic() < deadline:
-            time.sleep(0.1)
-            children = psutil.Process(caller.pid).children(recursive=True)
-        assert len(children) >= 2
+        (parent,) = workers(caller.pid)
+        family = [parent, *parent.children()]
+        assert len(family) == 2
         caller.kill()
-    _, alive = psutil.wait_procs(children, timeout=10)
-    assert not alive
+    psutil.wait_procs(family, timeout=60)
+    assert not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in family)

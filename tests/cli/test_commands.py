@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -81,12 +80,14 @@ def tiny(tiny_model: Path, tiny_csv: Path) -> list[object]:
 
 
 def test_help_is_quick(peftlab: Run) -> None:
-    started = time.perf_counter()
+    before = os.times()
     shown = peftlab("--help")
+    after = os.times()
     assert shown.returncode == 0
     assert "compare" in shown.stdout
-    # the floor is 0.5 s; a busy test machine is given more, and test_house.py holds the cause
-    assert time.perf_counter() - started < 2
+    # of the processor, which others may have meanwhile; test_house.py holds the cause
+    used = after.children_user + after.children_system
+    assert used - before.children_user - before.children_system < 1
 
 
 def test_a_comparison_ends_with_a_table_and_a_page(
@@ -242,7 +243,7 @@ def test_report_of_nothing_is_explained(typed: Typed, tmp_path: Path) -> None:
 def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(
     typed: Typed, tiny: list[object], tmp_path: Path
 ) -> None:
-    words = [*tiny, "--methods", "head,full", "--seeds", "0", "--epochs", "8", "--batch-size", "1"]
+    words = [*tiny, "--methods", "head,full", "--seeds", "0", "--epochs", "30", "--batch-size", "1"]
     words = [*map(str, words), "--out", str(tmp_path / "out")]
     command = [sys.executable, "-m", "peftlab", *words]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers.models.bert.modeling_bert import BertPooler
 
+import peftlab
 from peftlab.engine import fast
+from peftlab.errors import RequestError
+from peftlab.layers import WeightAdapter, quantise_linears
 from peftlab.methods import inject
-from tiny import batch, in_eight_bits, tiny
+from peftlab.models import linear_names, state_of
+from tiny import batch, in_eight_bits, passes, tiny
 
 
 @pytest.mark.parametrize("make", [tiny, in_eight_bits])
@@ -87,3 +96,135 @@ def test_siblings_of_other_input_sizes_are_no_siblings() -> None:
     model.requires_grad_(False)
     with torch.no_grad(), fast(model):
         model(**batch())
+
+
+class Frozen(WeightAdapter):
+    """A layer whose base is asked without autograd."""
+
+    def __init__(self, base: Any) -> None:
+        super().__init__()
+        self.base = base
+        self.w = nn.Parameter(0.05 * torch.ones(32, 32))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            y = self.base(x)
+        return y + nn.functional.linear(x, self.w.to(x.dtype))
+
+    def merged_weight(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight + self.w
+
+
+@pytest.mark.parametrize("held", ["bf16", "int8"])
+def test_a_layer_asked_without_autograd_takes_no_gradient_from_its_siblings(held: str) -> None:
+    model = tiny().requires_grad_(False)
+    for block in model.base_model.encoder.layer:
+        own = block.attention.self
+        own.value.weight *= 20  # else next to all goes past attention
+    if held == "int8":
+        quantise_linears(model, linear_names(model), "bf16", held)
+    for block in model.base_model.encoder.layer:
+        own = block.attention.self
+        own.query = Frozen(own.query)
+    model.base_model.embeddings.word_embeddings.weight.requires_grad_()
+    slow = passes(model, batch())
+    with fast(model):
+        quick = passes(model, batch())
+    for name, wanted in slow.items():
+        error = (quick[name] - wanted).double().norm() / wanted.double().norm()
+        assert error < 0.08, name  # of bf16; .16 where key and value have no gradient
+
+
+def test_a_layer_that_a_caller_computes_again_is_no_other_dropout_in_silence() -> None:
+    """Its masks would be others than those of the pass whose gradient is taken."""
+    model = tiny(dtype=torch.float32, p=0.3).train()
+    for block in model.base_model.encoder.layer:
+        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+    with fast(model):
+        loss = model(**batch()).logits.sum()
+        with pytest.raises(
+            RequestError, match=r"gradient_checkpointing_enable\(\), or .*fast=False"
+        ):
+            loss.backward()
+    model(**batch()).logits.sum().backward()
+
+
+def test_a_pooler_that_is_the_caller_s_own_is_run_whatever_it_calls_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @functools.wraps(BertPooler.forward)  # which takes __module__ along
+    def mean(self: Any, hidden: torch.Tensor) -> torch.Tensor:
+        return self.activation(self.dense(hidden.mean(1)))
+
+    monkeypatch.setattr(BertPooler, "forward", mean)
+    model = tiny(dtype=torch.float32).eval()
+    with torch.no_grad():
+        plain = model(**batch()).logits
+        with fast(model):
+            assert torch.allclose(model(**batch()).logits, plain, atol=1e-5)
+
+
+def test_a_hook_on_all_modules_sees_what_the_model_gives() -> None:
+    def mixed(module: nn.Module, inputs: Any, output: Any) -> Any:
+        return output + output[:, :1] if isinstance(module, nn.LayerNorm) else None
+
+    model = tiny(dtype=torch.float32).eval()
+    handle = nn.modules.module.register_module_forward_hook(mixed)
+    try:
+        with torch.no_grad():
+            plain = model(**batch()).logits
+            with fast(model):
+                assert torch.allclose(model(**batch()).logits, plain, atol=1e-5)
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert"])
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_last_block_that_is_also_an_earlier_one_is_computed_whole(
+    kind: str, masked: bool
+) -> None:
+    model, inputs = tiny(kind, torch.float32).eval(), batch()
+    blocks = next(m for m in model.base_model.modules() if isinstance(m, nn.ModuleList))
+    blocks[1] = blocks[0]
+    if not masked:
+        del inputs["attention_mask"]
+    with torch.no_grad():
+        plain = model(**inputs).logits
+        with fast(model):
+            assert torch.allclose(model(**inputs).logits, plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [tiny, in_eight_bits])
+def test_weights_are_saved_and_loaded_inside_as_they_are_outside(make: Any) -> None:
+    model, other = (inject(make(), "lora").eval() for _ in range(2))
+    with torch.no_grad():
+        for tensor in other.state_dict().values():
+            tensor.copy_(tensor.roll(1, 0))
+    wanted = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    with torch.no_grad(), fast(model):
+        before = model(**batch()).logits
+        assert list(model.state_dict()) == list(wanted)
+        model.load_state_dict(wanted)
+        inside = model(**batch()).logits
+        assert all(torch.equal(model.state_dict()[name], one) for name, one in wanted.items())
+        with fast(other):
+            assert torch.equal(inside, other(**batch()).logits)
+    assert not torch.equal(inside, before)
+    assert all(torch.equal(model.state_dict()[name], one) for name, one in wanted.items())
+
+
+def test_what_would_be_lost_behind_the_engine_is_refused_inside(tiny_model: Path) -> None:
+    model = peftlab.load_model(str(tiny_model), precision="bf16")[0]
+    with fast(model), pytest.raises(RequestError, match=r"can't be injected: .*before or behind"):
+        inject(model, "lora")
+    inject(model, "lora")
+    with fast(model), pytest.raises(RequestError, match="can't be merged"):
+        peftlab.merge(model)
+    with fast(model), pytest.raises(RequestError, match="can't be copied"):
+        copy.deepcopy(model)
+    peftlab.merge(model)
+    with fast(model), pytest.raises(RequestError, match="can't be unmerged"):
+        peftlab.unmerge(model)
+    peftlab.unmerge(model)
+    assert not state_of(copy.deepcopy(model)).fast

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from transformers.models.falcon.modeling_falcon import FalconLinear
 from transformers.pytorch_utils import Conv1D
 
 from peftlab.errors import RequestError
@@ -141,3 +142,16 @@ def test_dropout_acts_on_the_update_only() -> None:
     torch.manual_seed(3)
     expected = adapter.base(x) + kept @ adapter.lora_A.T @ adapter.lora_B.T
     torch.testing.assert_close(adapter(x), expected)
+
+
+class Router(nn.Linear):
+    """As PhiMoE's: its outputs are no product."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+        return super().forward(x).topk(1)
+
+
+def test_a_subclass_with_a_forward_of_its_own_is_not_taken_for_a_product() -> None:
+    assert not is_linear(Router(7, 5))
+    assert is_linear(type("Named", (nn.Linear,), {})(7, 5))
+    assert is_linear(FalconLinear(7, 5))

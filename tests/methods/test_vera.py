@@ -166,3 +166,14 @@ def test_a_product_of_what_was_changed_in_place_is_made_again() -> None:
     with torch.no_grad():
         given.mul_(2.0)
     torch.testing.assert_close(shared.inner(given), 2 * first)
+
+
+def test_the_shared_product_is_made_again_where_a_or_autocast_is_another() -> None:
+    shared, x = Projections(4, 6, 6, seed=0), torch.randn(2, 6, requires_grad=True)
+    first = shared.inner(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = shared.inner(x)
+    assert cast.dtype == torch.bfloat16 and shared.inner(x).dtype == torch.float32
+    with torch.no_grad():
+        shared.vera_A.mul_(2)
+    torch.testing.assert_close(shared.inner(x), 2 * first)

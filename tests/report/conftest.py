@@ -153,10 +153,10 @@ def write_curves(record: Record, out: Path, steps: int = 300, epochs: int = 3) -
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The Vega bundle is built once a session, and not into the user's cache."""
+    """What stands for the user's cache: the Vega bundle is built once a session, in it."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder))
+        patch.setattr("peftlab.report.vega.cache_folder", lambda: folder / "peftlab")
         yield folder
 
 

@@ -230,7 +230,7 @@ def test_nothing_finished_is_still_a_page(failed, tmp_path):
 def test_cache_that_cannot_be_written_is_done_without(monkeypatch, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+    monkeypatch.setattr(vega, "cache_folder", lambda: blocked / "peftlab")
     assert "vegaEmbed" in vega.bundle()
 
 
@@ -242,7 +242,7 @@ def test_importing_report_is_light(heavy):
     assert subprocess.run([sys.executable, "-c", code], env=os.environ, check=False).returncode == 0
 
 
-def test_building_a_report_imports_no_torch(suite, out, tmp_path):
+def test_building_a_report_imports_no_torch(suite, out, tmp_path, cache):
     records = tmp_path / "records.jsonl"
     records.write_text("\n".join(one.model_dump_json() for one in suite), encoding="utf-8")
     code = (
@@ -254,4 +254,5 @@ def test_building_a_report_imports_no_torch(suite, out, tmp_path):
         "heavy = {'torch', 'transformers', 'datasets', 'sklearn', 'pandas'}\n"
         "sys.exit(bool(heavy & set(sys.modules)))"
     )
-    assert subprocess.run([sys.executable, "-c", code], env=os.environ, check=False).returncode == 0
+    env = os.environ | {"XDG_CACHE_HOME": str(cache)}
+    assert subprocess.run([sys.executable, "-c", code], env=env, check=False).returncode == 0

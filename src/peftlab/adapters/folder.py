@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -33,6 +34,7 @@ from peftlab.models import (
     empty_model,
     find,
     head_parameters,
+    last_layer,
     load_source,
     load_tokenizer,
     state_of,
@@ -41,17 +43,21 @@ from peftlab.models import (
 from peftlab.models.find import read_config
 
 
-def save(model: PreTrainedModel, folder: str | Path, rank: int | None = None) -> None:
+def save(
+    model: PreTrainedModel, folder: str | Path, rank: int | None = None, tokenizer: Any = None
+) -> None:
     """Write the adapter of an injected model to `folder`, whole or not at all.
 
     Args:
         model: from `load_model` or transformers' `from_pretrained`, injected, not merged.
         folder: a new or empty one, or one that holds an adapter, which is replaced.
         rank: for DyLoRA, the rank to cut to, scaled by alpha / rank.
+        tokenizer: what the model was trained with, if that is not its base's own.
 
     Raises:
-        RequestError: if the model has no adapter, or its head is not part of it, or its base is
-            not known or has other tokens, or the folder holds something else.
+        RequestError: if the model has no adapter, or its head is not part of it, or more or less is
+            trained than the method does, or its base is not known or has other tokens, or the
+            folder holds something else.
     """
     check_model(model)
     expect_path("folder", folder)
@@ -66,6 +72,7 @@ def save(model: PreTrainedModel, folder: str | Path, rank: int | None = None) ->
         )
     state = adapter_state(model)
     check_head(model, state)
+    check_trained(model, state)
     structure = method.state(model) if isinstance(method, Prepared) else {}
     if rank is not None:
         if not isinstance(method, ManyRanks):
@@ -80,7 +87,9 @@ def save(model: PreTrainedModel, folder: str | Path, rank: int | None = None) ->
     if isinstance(method, InPeft):
         config = peft_layout.config(model, method, base)
         state = peft_layout.to_file(method, state)
-    replace_folder(Path(folder), lambda place: _write(place, config, card, state, base.folder))
+    if tokenizer is None and base.folder is not None:
+        tokenizer = load_tokenizer(base.folder)
+    replace_folder(Path(folder), lambda place: _write(place, config, card, state, tokenizer))
 
 
 def _write(
@@ -88,15 +97,15 @@ def _write(
     config: dict[str, Any] | None,
     card: Card,
     state: dict[str, Tensor],
-    base: Path | None,
+    tokenizer: Any,
 ) -> None:
     if config is not None:
         write_json(place / PEFT_CONFIG, config)
     held = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
     save_file(held, place / WEIGHTS, metadata={"format": "pt"})
     write_json(place / CARD, card.model_dump(mode="json"))
-    if base is not None:
-        load_tokenizer(base).save_pretrained(place)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(place)
 
 
 def load(
@@ -151,17 +160,32 @@ def _load_peft(
     config = peft_layout.read_config(folder, needs_base=base is None)
     source = _find(base or config["base_model_name_or_path"], base, config.get("revision"))
     method = peft_layout.method(config, tensors)
-    empty = empty_model(source.folder, num_labels=2)
-    num_labels = peft_layout.num_labels(tensors, list(head_parameters(empty)))
-    model = load_source(source, num_labels, precision, seed=0)
+    model = load_source(source, _num_labels(source, tensors), precision, seed=0)
     inject(model, method)
     # PEFT leaves a pretrained pooler in the base
-    optional = stored_names(model, source, list(head_parameters(model)))
+    optional = stored_names(model, source, head_parameters(model))
     wanted = list(adapter_state(model))
     optional |= {name for name in wanted if name.endswith(method.peft_optional)}
     fill(model, peft_layout.from_file(method, tensors, wanted), optional)
     state_of(model).own_unit = True
     return model.eval(), _tokenizer(model, folder, source)
+
+
+def _num_labels(source: Source, tensors: Mapping[str, Tensor]) -> int:
+    """The number of outputs: of the adapter's own last layer, else of its base's."""
+    config = read_config(source.folder)
+    own = empty_model(source.folder, config.num_labels)
+    head = head_parameters(own)
+    last = next(name for name, p in head.items() if p is last_layer(own).weight)
+    found = peft_layout.num_labels(tensors, last)
+    if found is not None:
+        return found
+    if last in stored_names(own, source, {last: head[last]}):
+        return int(config.num_labels)
+    raise RequestError(
+        f"the adapter has no head ({', '.join(head)}), nor has its base: it was saved without "
+        "modules_to_save, and a head drawn anew would answer at random"
+    )
 
 
 def _of_card(card: Card, folder: Path) -> Precision:
@@ -262,6 +286,25 @@ def check_head(model: PreTrainedModel, state: dict[str, Tensor]) -> None:
         raise RequestError(
             f"the head is not all trained and saved: {lacking[0]} is frozen; "
             "an adapter without its head can't be used again"
+        )
+
+
+def check_trained(model: PreTrainedModel, state: Mapping[str, Tensor]) -> None:
+    """Raise `RequestError` unless `state` has what the method trains: by that it is loaded."""
+    trained, method = state_of(model).trained, injected(model)
+    assert method is not None
+    more = [name for name, p in model.named_parameters() if p.requires_grad and name not in trained]
+    if more:
+        raise RequestError(
+            f"{more[0]} trains, which is none of {method.name}'s, so no adapter of it can hold "
+            "that; freeze it again, or keep the whole model by model.save_pretrained"
+        )
+    # a method that decides while it prepares may have frozen or joined some
+    lacking = [] if isinstance(method, Prepared) else sorted(trained - state.keys())
+    if lacking:
+        raise RequestError(
+            f"{lacking[0]} is frozen, and {method.name} trains it; let it be trained again, if "
+            "only to save it"
         )
 
 

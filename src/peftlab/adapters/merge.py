@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,11 @@ from peftlab.models import (
     check_model,
     quiet,
     state_of,
-    stored_tensor,
+    stored_tensors,
     token_limit,
 )
+
+Stored = Callable[[str, torch.Size], Tensor | None]
 
 
 def merge(model: PreTrainedModel) -> dict[str, float]:
@@ -46,9 +49,12 @@ def merge(model: PreTrainedModel) -> dict[str, float]:
         own precision costs.
 
     Raises:
-        RequestError: if the method can't be merged, or the model has none, or it is merged.
+        RequestError: if the method can't be merged, or the model has none, or it is merged, or
+            inside the engine.
     """
     check_model(model)
+    state = state_of(model)
+    state.check_plain("merged")
     method = injected(model)
     if method is None:
         raise RequestError("this model has no method; there is nothing to merge")
@@ -62,14 +68,15 @@ def merge(model: PreTrainedModel) -> dict[str, float]:
     errors: dict[str, float] = {}
     merged: dict[str, nn.Module] = {}
     adapters = {n: layer for n, layer in model.named_modules() if isinstance(layer, Adapter)}
+    stored = stored_tensors(model)
     with torch.no_grad():
         for name, adapter in adapters.items():
-            original = _original(model, name, adapter)
+            original = _original(stored, name, adapter)
             plain = adapter.merged(original)
             wanted = adapter.merged_weight(original)
             errors[name] = (exact(weight_of(plain)) - wanted).abs().max().item()
             merged[name] = plain
-    state_of(model).merged = adapters  # all are made: what stopped before this changed nothing
+    state.merged = adapters  # all are made: what stopped before this changed nothing
     for name, plain in merged.items():
         model.set_submodule(name, plain)
     return errors
@@ -79,9 +86,10 @@ def unmerge(model: PreTrainedModel) -> None:
     """Put the very adapters back that `merge` replaced.
 
     Raises:
-        RequestError: if the model is not merged.
+        RequestError: if the model is not merged, or is inside the engine.
     """
     check_model(model)
+    state_of(model).check_plain("unmerged")
     adapters = state_of(model).merged
     if adapters is None:
         raise RequestError("this model is not merged")
@@ -98,7 +106,7 @@ def is_merged(model: PreTrainedModel) -> bool:
     return state_of(model).merged is not None
 
 
-def _original(model: PreTrainedModel, name: str, adapter: Adapter) -> Tensor:
+def _original(stored: Stored, name: str, adapter: Adapter) -> Tensor:
     """The base's weight (out, in), exact: from its file if it is held in a lower precision."""
     base, held = adapter.base, weight_of(adapter.base)
     is_coarse = isinstance(base, Int8Linear) or held.dtype.itemsize < 4
@@ -106,10 +114,10 @@ def _original(model: PreTrainedModel, name: str, adapter: Adapter) -> Tensor:
         return exact(held)
     transposed = is_stored_transposed(base)
     shape = held.T.shape if transposed else held.shape
-    stored = stored_tensor(model, f"{name}.weight", shape)
-    if stored is None:
+    given = stored(f"{name}.weight", shape)
+    if given is None:
         return exact(held)
-    return exact((stored.T if transposed else stored).to(held.device))
+    return exact((given.T if transposed else given).to(held.device))
 
 
 def plain_folder(model: PreTrainedModel, tokenizer: Any, folder: Path) -> float:

@@ -132,20 +132,7 @@ def _known() -> dict[str, list[type[InPeft]]]:
     return known
 
 
-def num_labels(tensors: dict[str, Tensor], head: Sequence[str]) -> int:
-    """The number of outputs, read from the head's last matrix in the file.
-
-    Raises:
-        RequestError: if the file has no head.
-    """
-    matrices = [
-        tensors[theirs]
-        for theirs in (f"{PREFIX}{ours}" for ours in head)
-        if theirs in tensors and tensors[theirs].ndim == 2
-    ]
-    if not matrices:
-        raise RequestError(
-            f"the adapter has no head ({', '.join(head)}): it was saved without modules_to_save, "
-            "and a head drawn anew would answer at random"
-        )
-    return len(matrices[-1])
+def num_labels(tensors: Mapping[str, Tensor], last: str) -> int | None:
+    """The number of outputs, as the file's weight of the head's last layer, `last`, has it."""
+    found = tensors.get(f"{PREFIX}{last}")
+    return None if found is None else len(found)

@@ -108,7 +108,7 @@ def train(
     with threads_for(model.device.type, asked.threads):
         outcome = _run(model, tokenizer, task, method, asked, seed, started)
     if folder is not None:
-        replace_folder(folder, lambda place: _fill(place, model, outcome))
+        replace_folder(folder, lambda place: _fill(place, model, tokenizer, outcome))
     return outcome.record
 
 
@@ -149,9 +149,9 @@ def _checked_folder(model: PreTrainedModel, out: Any) -> Path:
     return Path(out)
 
 
-def _fill(place: Path, model: PreTrainedModel, outcome: Outcome) -> None:
+def _fill(place: Path, model: PreTrainedModel, tokenizer: Any, outcome: Outcome) -> None:
     """Write the adapter and, beside it, what `peftlab train` writes there."""
-    save(model, place)
+    save(model, place, tokenizer=tokenizer)
     texts = {
         "records": outcome.record.model_dump_json(indent=2) + "\n",
         "curves": lines_of(outcome.curve),

@@ -25,6 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from peftlab.errors import RequestError
+
 MULTIPLIERS, WEYL = (0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85)  # Philox 4x32's
 ROUNDS = 10
 ROWS = 8  # that share the four words of a counter
@@ -86,6 +88,12 @@ class Bits:
 
     def _follow(self) -> int:
         """The key of what is drawn now."""
+        if torch._C._current_graph_task_id() != -1:  # as torch.utils.checkpoint asks
+            raise RequestError(
+                "a layer is computed again in the backward pass, where the engine would draw other "
+                "masks than before; enable checkpointing before the engine is entered, by "
+                "model.gradient_checkpointing_enable(), or train with fast=False"
+            )
         seed = torch.initial_seed()
         if seed != self.seed:
             return self._begin(seed, seed)

@@ -62,6 +62,9 @@ class Frozen:
         for layer, part in zip(layers, self.weight.split(sizes), strict=True):
             layer.weight.data = part.T if is_conv1d(layer) else part
 
+    def renew(self) -> None:
+        """Nothing is made of the weight."""
+
     @staticmethod
     def part(layers: Sequence[Any]) -> None:
         """Give every layer a weight of its own again."""
@@ -98,6 +101,10 @@ class FrozenCodes:
         codes, scales = self.layer.codes.split(sizes), self.layer.scales.split(sizes)
         for layer, own, own_scales in zip(layers, codes, scales, strict=True):
             layer.hold(own, own_scales)
+
+    def renew(self) -> None:
+        """Let oneDNN pack anew what has been loaded."""
+        self.layer.packed = None
 
     @staticmethod
     def part(layers: Sequence[Int8Linear]) -> None:
@@ -289,6 +296,13 @@ class FrozenLinear(BaseLinear):
             return None
         return joined.output(x, self.index)
 
+    def _save_to_state_dict(self, *args: Any, **options: Any) -> None:
+        self.__dict__["plain"]._save_to_state_dict(*args, **options)
+
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        self.__dict__["plain"]._load_from_state_dict(*args, **options)
+        self.__dict__["joined"].renew()
+
     def product(self, x: Tensor) -> Tensor:
         """(*batch, in) -> (*batch, out): x Wᵀ without the bias."""
         joined: Joined = self.__dict__["joined"]
@@ -305,8 +319,8 @@ class FrozenLinear(BaseLinear):
 class Joined:
     """Frozen linear layers of one input, computed together when the first of them is asked.
 
-    The others take what waits for them, if they are given the very same tensor; given another,
-    all are computed anew, so the result never depends on the order of calls.
+    The others take what waits for them, if they are given the very same tensor, and autograd is on
+    or off as it was; else all are computed anew, so the result never depends on the order of calls.
 
     Args:
         layers: the plain layers.
@@ -327,6 +341,7 @@ class Joined:
         self.bias = _joined_bias(layers, self.sizes, base_dtype(layers[0]))
         self.waiting: dict[int, Tensor] = {}
         self.input: Tensor | None = None
+        self.learns = True  # whether autograd was on when it was given
 
     def share(self) -> None:
         """Let the layers' own weights be parts of the joined one."""
@@ -336,8 +351,9 @@ class Joined:
     def output(self, x: Tensor, index: int) -> Tensor:
         if len(self.layers) == 1:
             return self.updated(x)[0]
-        if x is not self.input or index not in self.waiting:
-            self.input = x
+        learns = torch.is_grad_enabled()
+        if x is not self.input or index not in self.waiting or learns != self.learns:
+            self.input, self.learns = x, learns
             self.waiting = dict(enumerate(self.updated(x)))
         y = self.waiting.pop(index)
         if not self.waiting:
@@ -356,6 +372,11 @@ class Joined:
         bias = self.bias if with_bias else None
         found: tuple[Tensor, ...] = _Product.apply(x, self.weight, bias, self.sizes)  # type: ignore[no-untyped-call]
         return found
+
+    def renew(self) -> None:
+        """Take what was loaded into a layer: the weights are shared, the rest is made of them."""
+        self.bias = _joined_bias(self.layers, self.sizes, base_dtype(self.layers[0]))
+        self.weight.renew()
 
     def part(self) -> None:
         """Give every layer a weight of its own again."""

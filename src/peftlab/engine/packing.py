@@ -20,6 +20,7 @@ are not packed, too.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -220,7 +221,17 @@ def ends_at_first(model: Any) -> bool:
     is_classifier = theirs.endswith("ForSequenceClassification")
     is_chunked = getattr(model.config, "chunk_size_feed_forward", 0) > 1  # by its own row lengths
     ends = architecture_of(model).ends_at_first and not is_chunked
-    return is_classifier and ends and is_as_written(model)
+    return is_classifier and ends and is_as_written(model) and not _repeats(model)
+
+
+def _repeats(model: nn.Module) -> bool:
+    """Whether a module with weights stands at two places: the last block may be an earlier one."""
+    modules = Counter(
+        module
+        for _, module in model.named_modules(remove_duplicate=False)
+        if any(True for _ in module.parameters(recurse=False))
+    )
+    return any(count > 1 for count in modules.values())
 
 
 def cut_to_position(model: Any, laid: Laid, undo: ExitStack) -> None:

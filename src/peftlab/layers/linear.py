@@ -149,8 +149,16 @@ def is_stored_transposed(layer: Linear) -> bool:
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether an adapter can stand on `module`."""
-    return isinstance(module, nn.Linear | BaseLinear) or is_conv1d(module)
+    """Whether `module` is x Wᵀ + c, so that an adapter can stand on it.
+
+    A subclass with a forward of its own may be anything: PhiMoE's router gives a tuple. Falcon's
+    is a product and a sum in two steps.
+    """
+    kind: Any = type(module)
+    is_plain = isinstance(module, nn.Linear) and (
+        kind.forward is nn.Linear.forward or kind.__name__ == "FalconLinear"
+    )
+    return is_plain or isinstance(module, BaseLinear) or is_conv1d(module)
 
 
 def features(layer: Linear) -> Features:

@@ -172,7 +172,7 @@ def keep_in_fp32(module: nn.Module, inside: bool = False) -> None:
     if inside:  # before the others, which cast the inputs
         module.register_forward_pre_hook(back.enter, with_kwargs=True)
     for layer in module.modules():
-        known = any(isinstance(_owner(hook), _Exact) for hook in _hooks(layer))
+        known = any(isinstance(_owner(hook), _Exact) for hook in hooks_of(layer))
         if not known and any(True for _ in layer.parameters(recurse=False)):
             exact = _Exact()
             layer.register_forward_pre_hook(exact.enter)
@@ -183,7 +183,7 @@ def keep_in_fp32(module: nn.Module, inside: bool = False) -> None:
 
 def is_bare(module: nn.Module) -> bool:
     """Whether calling `module` is its class's `forward` and no more: no hook, nothing put over."""
-    return not ("forward" in vars(module) or list(_hooks(module)))
+    return not ("forward" in vars(module) or list(hooks_of(module)))
 
 
 def outputs_of(norm: nn.Module, given: torch.dtype) -> torch.dtype | None:
@@ -191,7 +191,7 @@ def outputs_of(norm: nn.Module, given: torch.dtype) -> torch.dtype | None:
 
     None where somebody has hooks on it, other than `keep_in_fp32`, or another `forward`.
     """
-    owners = [_owner(hook) for hook in _hooks(norm)]
+    owners = [_owner(hook) for hook in hooks_of(norm)]
     known = all(isinstance(owner, _Exact | _Back) for owner in owners)
     if "forward" in vars(norm) or not known:
         return None
@@ -203,7 +203,11 @@ def _owner(hook: Any) -> object:
     return getattr(hook, "__self__", None)
 
 
-def _hooks(module: nn.Module) -> Iterator[Any]:
+def hooks_of(module: nn.Module) -> Iterator[Any]:
+    """Its own, and those that somebody has put on all of torch's modules."""
+    everywhere = vars(torch.nn.modules.module)
+    for name in ("forward_pre", "forward", "backward_pre", "backward"):
+        yield from everywhere[f"_global_{name}_hooks"].values()
     yield from module._forward_pre_hooks.values()
     yield from module._forward_hooks.values()
     yield from module._backward_pre_hooks.values()

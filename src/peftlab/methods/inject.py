@@ -26,19 +26,21 @@ def inject(model: PreTrainedModel, method: Method | str) -> PreTrainedModel:
 
     Raises:
         RequestError: if a target matches no layer, the base is held in a precision that the
-            method can't train, or the model has been injected before.
+            method can't train, or the model has been injected before or is inside the engine.
     """
     check_model(model)
+    state = state_of(model)
+    state.check_plain("injected")
     method = resolve_method(method)
     if injected(model) is not None:
         raise RequestError(f"this model is already injected with {injected(model)}; load it again")
     _check_precision(model, method)
     _raise_head(model)
-    state = state_of(model)
     state.targets = method.inject(model)
     frozen = [name for name, p in head_parameters(model).items() if not p.requires_grad]
     assert not frozen, f"{method.name} leaves the head frozen: {frozen[0]}"
     state.method = method
+    state.trained = frozenset(name for name, p in model.named_parameters() if p.requires_grad)
     return model
 
 

@@ -130,6 +130,18 @@ class Given(NamedTuple):
         return self.tensor() is x and self.version == Given.of(x).version
 
 
+class Product(NamedTuple):
+    """Of the shared A with an `x`, and what it was made of."""
+
+    tensor: Callable[[], Tensor | None]
+    x: Given
+    vera_A: Given
+    is_cast: bool  # by autocast
+
+    def is_of(self, x: Tensor, vera_A: Tensor, is_cast: bool) -> bool:
+        return self.x.is_still(x) and self.vera_A.is_still(vera_A) and self.is_cast == is_cast
+
+
 class Projections(nn.Module):
     """The frozen pair that every layer of a model shares: one module, found in each of them."""
 
@@ -145,21 +157,22 @@ class Projections(nn.Module):
             bound = math.sqrt(6 / shape[1])  # Kaiming uniform, gain sqrt(2)
             drawn = torch.empty(shape).uniform_(-bound, bound, generator=draws)
             self.register_buffer(name, drawn)
-        self.last: tuple[Given, Callable[[], Tensor | None]] | None = None
+        self.last: Product | None = None
 
     def inner(self, x: Tensor) -> Tensor:
         """(*batch, in) -> (*batch, rank): x Aᵀ, once for all layers that are given this very `x`.
 
-        Query and value are. Both are known by weak references: nothing is held for it, and where
-        the product is gone, as it is without autograd, or `x` was changed in place, it is made
+        Query and value are. All are known by weak references: nothing is held for it, and where
+        the product is gone, as it is without autograd, or `x` or A was changed in place, it is made
         again.
         """
-        if self.last is not None and self.last[0].is_still(x):
-            known = self.last[1]()
+        is_cast = torch.is_autocast_enabled(x.device.type)
+        if self.last is not None and self.last.is_of(x, self.vera_A, is_cast):
+            known = self.last.tensor()
             if known is not None and known.requires_grad == x.requires_grad:
                 return known
         product = F.linear(x, self.vera_A[:, : x.shape[-1]].to(x.dtype))
-        self.last = Given.of(x), weakref.ref(product)
+        self.last = Product(weakref.ref(product), Given.of(x), Given.of(self.vera_A), is_cast)
         return product
 
     def __getstate__(self) -> dict[str, Any]:

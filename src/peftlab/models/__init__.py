@@ -22,7 +22,7 @@ from peftlab.models.load import (
     load_source,
     sized_model,
     stored_names,
-    stored_tensor,
+    stored_tensors,
 )
 from peftlab.models.packaged import PACKAGED
 from peftlab.models.state import TaskCard, check_model, check_tokenizer, precision_of, state_of
@@ -81,7 +81,7 @@ __all__ = [
     "standard_unit",
     "state_of",
     "stored_names",
-    "stored_tensor",
+    "stored_tensors",
     "token_limit",
     "unit_of",
     "unread",

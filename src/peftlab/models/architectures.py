@@ -13,6 +13,7 @@ from typing import Any, Literal
 from torch import nn
 
 from peftlab.layers import PreTrainedModel, Wrapper
+from peftlab.layers.precision import hooks_of
 
 
 @dataclass(frozen=True)
@@ -242,11 +243,7 @@ def is_as_written(model: nn.Module) -> bool:
 
 
 def _is_known(module: nn.Module) -> bool:
-    hooks = (
-        *(module._forward_pre_hooks.values(), module._forward_hooks.values()),
-        *(module._backward_pre_hooks.values(), module._backward_hooks.values()),
-    )
-    if not all(_package(one) in ("peftlab", "transformers") for of in hooks for one in of):
+    if not all(_package(hook) in ("peftlab", "transformers") for hook in hooks_of(module)):
         return False
     if isinstance(module, Wrapper):
         return True
@@ -255,7 +252,9 @@ def _is_known(module: nn.Module) -> bool:
 
 
 def _package(code: Any) -> str:
-    return str(getattr(code, "__module__", "")).partition(".")[0]
+    """Of the file that it was written in: functools.wraps takes another's name along."""
+    inside = getattr(code, "__globals__", {}).get("__name__")
+    return str(inside or getattr(code, "__module__", "")).partition(".")[0]
 
 
 def head_names(model: PreTrainedModel) -> list[str]:

@@ -6,7 +6,8 @@ a generator of its own, seeded by the cell's seed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -152,27 +153,53 @@ def _pretrained(folder: Path, num_labels: int, dtype: torch.dtype | str) -> PreT
         return _for_classification(folder.name, load)
 
 
-def stored_names(model: PreTrainedModel, source: Source, names: Iterable[str]) -> set[str]:
-    """Those of the tensors `names` of `model` that the files of `source` hold."""
+def stored_names(
+    model: PreTrainedModel, source: Source, tensors: Mapping[str, torch.Tensor]
+) -> set[str]:
+    """Those of the tensors of `model` that the files of `source` hold, of that shape."""
     stored = _Stored(source.folder)
-    return {name for name in names if stored.has(*_spellings(model, name))}
+    return {
+        name
+        for name, tensor in tensors.items()
+        if stored.get(*_spellings(model, name), shape=tensor.shape) is not None
+    }
 
 
-def stored_tensor(model: PreTrainedModel, name: str, shape: torch.Size) -> torch.Tensor | None:
-    """A tensor of the model's base as its file holds it, or None if there is none of that shape.
+def stored_tensors(model: PreTrainedModel) -> Callable[[str, torch.Size], torch.Tensor | None]:
+    """What gives a tensor of the model's base, by name and shape, as its file holds it.
+
+    None for every tensor where the base's files are not known, else for one that is not in them.
+    The files of some architectures have other names, which transformers translates as it loads
+    them: then that is done once more, in fp32.
 
     Raises:
-        RequestError: if the base was read from files that are gone.
+        RequestError: if the base was read from files that are gone; from what is returned.
     """
     source = state_of(model).source
     if source is None:
-        return None
-    if not weight_files(source.folder):
-        raise RequestError(
-            f"the weights of {source.name} are no longer in {source.folder}; put them back, or "
-            "load the adapter with base= where they are now"
-        )
-    return _Stored(source.folder).get(*_spellings(model, name), shape=shape)
+        return lambda name, shape: None
+
+    @functools.cache
+    def stored() -> _Stored:
+        if not weight_files(source.folder):
+            raise RequestError(
+                f"the weights of {source.name} are no longer in {source.folder}; put them back, or "
+                "load the adapter with base= where they are now"
+            )
+        return _Stored(source.folder)
+
+    @functools.cache
+    def translated() -> Mapping[str, torch.Tensor]:
+        n = len(last_layer(model).weight)
+        return _pretrained(source.folder, n, torch.float32).state_dict()
+
+    def get(name: str, shape: torch.Size) -> torch.Tensor | None:
+        found = stored().get(*_spellings(model, name), shape=shape)
+        if found is None:
+            found = translated().get(name)
+        return found if found is not None and found.shape == shape else None
+
+    return get
 
 
 def _spellings(model: PreTrainedModel, name: str) -> tuple[str, str]:
@@ -245,9 +272,6 @@ class _Stored:
                             value = value.to(dtype)
                         cast[name] = value
         return cast
-
-    def has(self, *names: str) -> bool:
-        return any(name in self.file_of for name in names)
 
     def get(self, *names: str, shape: torch.Size) -> torch.Tensor | None:
         for name in names:

@@ -28,10 +28,14 @@ def check_model(model: Any) -> None:
         raise RequestError(
             "model is HF PEFT's own wrapper; give the plain model in it: model.unload()"
         )
-    if isinstance(model, nn.Module) and "_orig_mod" in dict(model.named_children()):
-        raise RequestError(
-            "model is torch.compile's wrapper; give the model itself, which was compiled"
-        )
+    if isinstance(model, nn.Module):
+        for name, _ in model.named_modules():
+            if name.rpartition(".")[2] == "_orig_mod":
+                where = name.removesuffix("_orig_mod").rstrip(".")
+                raise RequestError(
+                    f"{f'{where} in the model' if where else 'model'} is torch.compile's wrapper; "
+                    "give the model itself, which was compiled"
+                )
     prefix = getattr(model, "base_model_prefix", None)
     if not (isinstance(model, nn.Module) and isinstance(prefix, str)):
         raise RequestError(f"model must be a model of transformers': {LOADED} {_shown(model)}")
@@ -92,6 +96,7 @@ class State:
         merged: the adapters, by name, in whose place plain layers stand now.
         own_unit: whether a regression's outputs are known to be in the label's own unit.
         fast: whether it is inside the engine's `fast`.
+        trained: the parameters that the method trains, by full name.
     """
 
     source: Source | None = None
@@ -102,6 +107,24 @@ class State:
     merged: Mapping[str, Adapter] | None = None
     own_unit: bool = False
     fast: bool = False
+    trained: frozenset[str] = frozenset()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy, or pickle.
+
+        Raises:
+            RequestError: inside the engine, whose layers stand in for the model's.
+        """
+        self.check_plain("copied")
+        return self.__dict__
+
+    def check_plain(self, what: str) -> None:
+        """Raise `RequestError` inside the engine, where a model can't be `what`."""
+        if self.fast:
+            raise RequestError(
+                f"inside `with peftlab.engine.fast(model)` it can't be {what}: other layers stand "
+                "in for the model's; do it before or behind"
+            )
 
 
 def state_of(model: nn.Module) -> State:

@@ -156,7 +156,8 @@ class SavedMeter:
 
     def __init__(self, own: Iterable[Tensor]) -> None:
         self.hooks = saved_tensors_hooks(self._note, lambda tensor: tensor)
-        self.own = {StorageWeakRef(tensor.untyped_storage()) for tensor in own}
+        # what oneDNN has packed has no storage, and is never saved
+        self.own = {StorageWeakRef(one.untyped_storage()) for one in own if not one.is_mkldnn}
         self.bytes: dict[StorageWeakRef, int] = {}
 
     def __enter__(self) -> Self:
