@@ -95,7 +95,9 @@ def explain(error: ValidationError, owner: str, fields: Iterable[str] = ()) -> R
         if found["type"] == "too_short":
             lines.append(f"{owner}: {where} must name at least one, got {found['input']!r}")
             continue
-        if found["type"] == "value_error" and not loc:  # of a whole value, which may be a data set
+        own = found.get("ctx", {}).get("error")
+        # of a whole value, which may be a data set; or words that a reader has already
+        if found["type"] == "value_error" and (not loc or isinstance(own, RequestError)):
             lines.append(f"{owner}: {found['ctx']['error']}")
             continue
         rule = found["msg"].removeprefix("Input should be ").removeprefix("Value error, ")

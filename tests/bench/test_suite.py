@@ -402,6 +402,29 @@ def test_a_rate_that_is_asked_for_wins_over_a_file_s_rates(tmp_path: Path) -> No
     assert [(row.lr, asked.training.lr) for row in asked.methods] == [(None, 1e-3)]
 
 
+@pytest.mark.parametrize(
+    "asked", [{"rates": [1e-4, 2e-4]}, {"training": Training.of({"lr": 1e-4})}]
+)
+def test_a_rate_that_no_row_takes_is_refused(asked: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text('methods = ["lora[lr=1e-3]", { name = "full", lr = 2e-5 }]\n')
+    with pytest.raises(RequestError, match=r"--lr .* changes nothing: .* \(0\.001, 2e-05\)"):
+        merged_request(file, asked)
+    file.write_text('methods = ["lora[lr=1e-3]", "full"]\n')
+    assert len(merged_request(file, asked).methods) >= 2
+
+
+def test_one_rate_twice_is_said_so() -> None:
+    with pytest.raises(RequestError, match=r"--lr names 0\.001 more than once"):
+        make_suite(methods=["lora"], rates=[1e-3, 0.001])
+
+
+def test_a_wrong_tuning_space_is_said_in_one_sentence() -> None:
+    tune = {"trials": 3, "space": ["lr", "rnak"]}
+    with pytest.raises(RequestError, match=r"^the suite: unknown setting .*'rnak'; did you mean"):
+        make_suite(methods=["lora"], tune=tune)
+
+
 def test_a_file_s_way_to_tune_is_kept_where_options_say_nothing_of_it(tmp_path: Path) -> None:
     file = tmp_path / "tuned.toml"
     file.write_text('tune = { trials = 6, space = ["lr", "rank"] }\n')

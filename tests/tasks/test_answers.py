@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 from pathlib import Path
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from peftlab.errors import RequestError
-from peftlab.tasks import Sheet, answer_file, check_out, read_sheet
+from peftlab.tasks import Sheet, answer_file, check_out, load_file, read_sheet
 
 ROWS = [{"id": "1", "text": 'a "quoted", cat'}, {"id": "2", "text": "two\nlines"}]
 EXTRA = [{"prediction": "cat", "score_cat": 0.75}, {"prediction": "dog", "score_cat": 0.25}]
@@ -55,7 +56,7 @@ def test_rows_of_json_may_have_other_columns(suffix: str, tmp_path: Path) -> Non
     out = tmp_path / f"out{suffix}"
     answer_file(sheet(tmp_path / "given.jsonl"), out, EXTRA)
     found = sheet(out).records
-    assert list(found[0]) == ["text", "left", "prediction", "score_cat", "right"]
+    assert list(found[0]) == ["text", "left", "right", "prediction", "score_cat"]
     assert [str(row["right"] or "") for row in found] == ["", "2"]
 
 
@@ -140,3 +141,30 @@ def test_a_cell_that_the_format_can_t_hold_is_found_before_anything_is_answered(
     found.check_fits(tmp_path / "out.csv")
     with pytest.raises(RequestError, match=r"can't hold a tab or a line break: 'two\\nlines'"):
         found.check_fits(tmp_path / "out.tsv")
+
+
+def test_cells_that_another_format_has_not_are_json_in_text_and_null_for_no_number(
+    tmp_path: Path,
+) -> None:
+    given = tmp_path / "given.parquet"
+    rows = [{"text": "a", "of": {"b": [1, None]}, "n": math.nan}, {"text": "c", "of": None, "n": 2}]
+    pq.write_table(pa.Table.from_pylist(rows), given)
+    answer_file(sheet(given), tmp_path / "out.csv", EXTRA)
+    assert [row["of"] for row in sheet(tmp_path / "out.csv").records] == ['{"b": [1, null]}', ""]
+    answer_file(sheet(given), tmp_path / "out.jsonl", EXTRA)
+    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert [json.loads(line, parse_constant=pytest.fail)["n"] for line in lines] == [None, 2]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_column_s_name_may_have_blanks_around_it(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"given{suffix}"
+    rows = [{"text ": "a", " label": "x"}, {"text ": "b", " label": "y"}] * 3
+    if suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        path.write_text("text , label\n" + "".join("{text },{ label}\n".format(**r) for r in rows))
+    assert sheet(path).texts[:2] == [("a",), ("b",)]
+    assert load_file(path, ["text"], "label", dev=path).labels == ("x", "y")

@@ -47,7 +47,11 @@ def task_again(store: Store, record: Record) -> Task:
         )
     task = load_tasks(suite)[0]
     if task.sha256() != record.task.sha256:
-        raise RequestError(f"the data of task {task.name} is no longer what {record.cell} saw")
+        where = f" ({suite.data.path})" if suite.data else ""
+        raise RequestError(
+            f"the data of task {task.name}{where} is no longer what {record.cell} saw; put it back "
+            "as it was, or run the same `peftlab compare` again, which trains on what it is now"
+        )
     return task
 
 

@@ -276,14 +276,14 @@ def data_request(
     if path is None:
         if given:
             raise RequestError(
-                f"--{next(iter(given))} describes your own data; give the file with --data FILE "
-                "(in Python: data=FILE)"
+                f"--{next(iter(given))} describes your own data; give the file with --data FILE, "
+                "also where a suite names one (in Python: data=FILE)"
             )
         return None
     if not {"text", "label"} <= given.keys():
         raise RequestError(
-            "--data FILE needs --text COLUMN[,COLUMN] and --label COLUMN "
-            "(in Python: data=FILE, text=, label=)"
+            "--data FILE needs --text COLUMN[,COLUMN] and --label COLUMN, also where a suite names "
+            "them (in Python: data=FILE, text=, label=)"
         )
     return {"path": path, **given}
 

@@ -150,9 +150,10 @@ def told(fitted: Fitted) -> list[str]:
     row = f"{record.method.name} at learning rate {record.training['lr']:g}"
     score = f"{record.task.main_metric} {fitted.reached:.3f}"
     if fitted.recommendation is None:
+        more = "" if fitted.stopped else "; give more --minutes"
         return [
             f"{row}: {score} on a part of train, loaded again",
-            "It did not come to a training on all of train; give more --minutes.",
+            f"It did not come to a training on all of train{more}.",
         ]
     mean = statistics.fmean(main_score(one) for one in fitted.row)
     seeds = counted(len(fitted.row), "seed")

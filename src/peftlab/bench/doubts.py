@@ -6,12 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from peftlab.records.rows import COLLAPSED, merit
+from peftlab.records.rows import COLLAPSED, ERRORS, merit
 from peftlab.tasks import Task
 
 NAMED = 5  # classes, before the rest are counted
-LEAST = 0.01  # of the labels' standard deviation: predictions that differ less are one
-SAME = "every prediction is"  # how these doubts begin, or are
+# of the labels' standard deviation: predictions that differ less are one, or next to one
+ROUNDING, LEAST = 1e-6, 0.01
+SAME, NEARLY = (
+    "every prediction is",
+    "predictions hardly differ",
+)  # how doubts begin, or what is one
 NO_BETTER = f"{COLLAPSED}: no better than always giving one answer"
 
 
@@ -28,21 +32,43 @@ def doubts(
         scores: theirs, by metric.
     """
     found = []
-    if _same(task, predictions):
+    spread = _spread(task, predictions)
+    if spread <= ROUNDING:
         what = f"{task.labels[int(predictions[0])]!r}" if task.labels else "the same"
         found.append(f"{SAME} {what}")
+    elif spread <= LEAST:
+        found.append(f"{NEARLY}: their standard deviation is {spread:.1%} of the labels'")
     elif never := _never_predicted(task, predictions):
         more = f" and {len(never) - NAMED} more" if len(never) > NAMED else ""
         found.append(f"never predicts {', '.join(map(repr, never[:NAMED]))}{more}")
-    if _collapsed(task, predictions, scores):
+    if is_collapsed(task.main_metric, found, scores, task.score(_constants(task))):
         found.append(NO_BETTER)
     return found
 
 
-def _same(task: Task, predictions: Sequence[float]) -> bool:
+def is_collapsed(
+    metric: str, told: Sequence[str], scores: dict[str, float], constant: dict[str, float]
+) -> bool:
+    """Whether a run is no better than one answer to all, by `metric` and the doubts `told` of it.
+
+    One class to all is one, whatever it scores. Numbers that hardly differ are where the metric is
+    an error: some constant suits dev better than train's does. A correlation sees their order.
+    """
+    answers_one = any(
+        one.startswith((SAME, NEARLY) if metric in ERRORS else f"{SAME} '") for one in told
+    )
+    return answers_one or merit(metric, scores[metric]) <= merit(metric, constant[metric])
+
+
+def _constants(task: Task) -> list[float]:
+    return [task.constant(task.main_metric)] * len(task.dev)
+
+
+def _spread(task: Task, predictions: Sequence[float]) -> float:
+    """Of classes how many more than one are given, of numbers their sd over the train labels'."""
     if task.kind == "classes":
-        return len(set(predictions)) == 1
-    return bool(np.std(predictions) <= LEAST * np.std(task.train.labels))
+        return len(set(predictions)) - 1
+    return float(np.std(predictions) / np.std(task.train.labels))
 
 
 def _never_predicted(task: Task, predictions: Sequence[float]) -> list[str]:
@@ -51,10 +77,3 @@ def _never_predicted(task: Task, predictions: Sequence[float]) -> list[str]:
         return []
     missing = set(task.dev.labels) - set(predictions)
     return [name for index, name in enumerate(task.labels) if index in missing]
-
-
-def _collapsed(task: Task, predictions: Sequence[float], scores: dict[str, float]) -> bool:
-    main = task.main_metric
-    constant = task.score([task.constant(main)] * len(task.dev))
-    is_one_class = task.kind == "classes" and _same(task, predictions)
-    return is_one_class or merit(main, scores[main]) <= merit(main, constant[main])

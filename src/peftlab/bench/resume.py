@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from peftlab.bench.cell import Cell
-from peftlab.bench.doubts import NO_BETTER, SAME
+from peftlab.bench.doubts import NO_BETTER, is_collapsed
 from peftlab.records.record import Best, Record, TaskPart
 from peftlab.records.rows import COLLAPSED, constant_of, merit
 from peftlab.records.store import Store
@@ -79,9 +79,7 @@ def _warnings(record: Record, metric: str) -> list[str]:
     constant = constant_of(record.task)
     if metric not in constant:
         return record.warnings
-    score = (record.score or {})[metric]
-    is_one_class = record.task.kind == "classes" and any(one.startswith(SAME) for one in told)
-    if is_one_class or merit(metric, score) <= merit(metric, constant[metric]):
+    if is_collapsed(metric, told, record.score or {}, constant):
         told.append(NO_BETTER)
     return told
 

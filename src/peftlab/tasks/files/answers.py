@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ class Sheet:
     def check_fits(self, out: Path) -> None:
         """Raise `RequestError` if a cell can't stand in a file with the suffix of `out`."""
         if out.suffix.lower() == ".tsv":
-            _lines(self.records)
+            _lines(_header(self.records), self.records)
 
     def check_new(self, columns: Sequence[str]) -> None:
         """Raise `RequestError` if one of `columns`, which are to be added, is there already."""
@@ -80,10 +81,11 @@ def answer_file(sheet: Sheet, out: Path, extra: Sequence[dict[str, Any]]) -> Non
         RequestError: if a column is there already, or `out` can't be written.
     """
     sheet.check_new(list(extra[0]))
+    header = [*_header(sheet.records), *extra[0]]
     joined = [record | more for record, more in zip(sheet.records, extra, strict=True)]
     write = WRITERS[out.suffix.lower()]
     try:
-        replace_file(out, lambda place: write(place, joined))
+        replace_file(out, lambda place: write(place, header, joined))
     except OSError as error:
         raise RequestError(f"{out} can't be written: {error.strerror}") from error
     # Arrow's errors are such: cells of mixed types, or numbers that are too large
@@ -93,21 +95,20 @@ def answer_file(sheet: Sheet, out: Path, extra: Sequence[dict[str, Any]]) -> Non
         ) from error
 
 
-def _csv(path: Path, records: list[dict[str, Any]]) -> None:
+def _csv(path: Path, header: list[str], records: list[dict[str, Any]]) -> None:
     with path.open("w", encoding="utf-8", newline="") as target:
-        writer = csv.DictWriter(target, _header(records))
-        writer.writeheader()
-        writer.writerows(records)
+        writer = csv.writer(target)
+        writer.writerow(header)
+        writer.writerows([_cell(record.get(name)) for name in header] for record in records)
 
 
-def _tsv(path: Path, records: list[dict[str, Any]]) -> None:
-    lines = _lines(records)
+def _tsv(path: Path, header: list[str], records: list[dict[str, Any]]) -> None:
+    lines = _lines(header, records)
     path.write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
 
 
-def _lines(records: list[dict[str, Any]]) -> list[list[str]]:
+def _lines(header: list[str], records: list[dict[str, Any]]) -> list[list[str]]:
     """The cells of a TSV file, line by line, the header first."""
-    header = _header(records)
     lines = [header, *([_cell(record.get(name)) for name in header] for record in records)]
     for cell in itertools.chain.from_iterable(lines):
         if "\t" in cell or "\n" in cell:
@@ -116,20 +117,30 @@ def _lines(records: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, dict | list):
+        return _json(value)
     return "" if value is None else str(value)
 
 
-def _jsonl(path: Path, records: list[dict[str, Any]]) -> None:
-    # dates and the like, which Parquet has and JSON has not, become text
-    lines = [json.dumps(record, ensure_ascii=False, default=str) + "\n" for record in records]
+def _jsonl(path: Path, header: list[str], records: list[dict[str, Any]]) -> None:
+    lines = [_json({name: _or_null(cell) for name, cell in row.items()}) + "\n" for row in records]
     path.write_text("".join(lines), encoding="utf-8")
 
 
-def _parquet(path: Path, records: list[dict[str, Any]]) -> None:
+def _json(value: Any) -> str:
+    """Dates and the like, which Parquet has and JSON has not, become text."""
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _or_null(cell: Any) -> Any:
+    """JSON knows no NaN, by which Parquet's missing numbers are often meant."""
+    return None if isinstance(cell, float) and math.isnan(cell) else cell
+
+
+def _parquet(path: Path, header: list[str], records: list[dict[str, Any]]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    header = _header(records)
     pq.write_table(pa.table({name: [r.get(name) for r in records] for name in header}), path)
 
 

@@ -26,6 +26,7 @@ from peftlab.tasks.files import rows
 
 MAX_CLASSES = 20
 MAX_DIGITS = 4000  # Python converts no more than 4,300 to a whole number
+LARGEST = 1e18  # a regression's label: its square is computed in fp32, which ends at 3e38
 
 Type = Literal["bool", "int", "float", "str"]
 
@@ -119,6 +120,8 @@ def task_of(
 def _notes(table: rows.Table, label: str, names: tuple[str, ...], type_: Type) -> tuple[str, ...]:
     """What whole numbers were taken for: stars from 1 to 5 are no names, and 40 intents are."""
     if type_ == "str" and all(map(_INT.fullmatch, names)):
+        if table.typed:
+            return (f"{label} holds numbers as text, taken as names; write numbers without quotes",)
         what = f"{label} holds numbers with zeros in front, taken as names of classes"
         return (f"{what}; --kind regression asks for numbers",)
     if type_ != "int" or 0 < len(names) < 3:
@@ -127,7 +130,8 @@ def _notes(table: rows.Table, label: str, names: tuple[str, ...], type_: Type) -
     taken = "classes; --kind regression asks for numbers"
     if not names:
         taken = "numbers; --kind classes asks for classes"
-    span = f"{len(values)} whole numbers from {values[0]} to {values[-1]}"
+    first, last = (reprlib.repr(values[end]) for end in (0, -1))  # it may have 300 digits
+    span = f"{len(values)} whole numbers from {first} to {last}"
     return (f"{label} holds {span}, taken as {taken}",)
 
 
@@ -330,6 +334,8 @@ def _value(table: rows.Table, row: rows.Row) -> float:
     value = _number(row.cells[-1])
     if value is None:
         raise table.error(row, f"a label must be a finite number, got {_shown(row.cells[-1])}.")
+    if abs(value) > LARGEST:
+        raise table.error(row, f"a label must lie within ±{LARGEST:g}, got {value:g}; scale them.")
     return value
 
 

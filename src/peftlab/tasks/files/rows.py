@@ -268,10 +268,11 @@ def _jsonl(path: Path, content: bytes, columns: Sequence[str]) -> Iterator[Row]:
             raise _not_jsonl(path, number, f"not JSON ({_why(error)})") from None
         if not isinstance(record, dict):
             raise _not_jsonl(path, number, f"a JSON {type(record).__name__}, not an object")
-        for name in columns:
+        found = [name if name in record else _near(name, list(record)) for name in columns]
+        for name in found:
             if name not in record:
                 raise _no_column(Path(f"{path}, line {number}"), name, list(record))
-        yield Row(number, tuple(record[name] for name in columns))
+        yield Row(number, tuple(record[name] for name in found))
 
 
 def _why(error: Exception) -> str:
@@ -291,24 +292,25 @@ def _parquet(
     path: Path, content: bytes, columns: Sequence[str], named: bool = False
 ) -> Iterator[Row]:
     cells = _arrow(path, content, columns, named)
-    for number, row in enumerate(zip(*(cells[name] for name in columns), strict=True), start=1):
+    for number, row in enumerate(zip(*cells.values(), strict=True), start=1):
         yield Row(number, row)
 
 
 def _arrow(
     path: Path, content: bytes, columns: Sequence[str] | None, named: bool = False
 ) -> dict[str, list[Any]]:
-    """The cells of the columns asked for, None for all; `named`: see `read_split`."""
+    """The cells of the columns asked for, in their order, or of all; `named`: see `read_split`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(pa.BufferReader(content)) as file:
             header = file.schema_arrow.names
-            positions(path, header, header if columns is None else columns)
+            found = positions(path, header, header if columns is None else columns)
+            names = [header[position] for position in found]
             # a thread that Arrow has just started aborts a process that ends at once
-            table = file.read(columns=columns and list(columns), use_threads=False)
-            cells = {name: table.column(name).to_pylist() for name in table.column_names}
+            table = file.read(columns=names, use_threads=False)
+            cells = {name: table.column(name).to_pylist() for name in names}
             return _with_names(cells, file.schema_arrow.metadata) if named else cells
     except RequestError:
         raise
