@@ -483,7 +483,7 @@ def test_when_the_caller_is_killed_its_cells_die_too(
     with subprocess.Popen([sys.executable, script], stderr=subprocess.PIPE, text=True) as caller:
         assert caller.stderr is not None
         for line in caller.stderr:
-            if "step" in line:
+            if "epoch 1:" in line:
                 break
         (parent,) = workers(caller.pid)
         family = [parent, *parent.children()]
