@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -327,13 +326,6 @@ def test_of_probability_1_drops_everything(width: int) -> None:
     x = torch.ones(3, width, requires_grad=True)
     y = FastDropout(1.0, Bits())(x)
     assert not y.any() and not torch.autograd.grad(y.sum(), x)[0].any()
-
-
-def test_a_copy_made_inside_the_engine_goes_on_by_itself() -> None:
-    model = tiny("bert", p=0.1).train()
-    with fast(model):
-        model(**batch())
-        copy.deepcopy(model)(**batch())
 
 
 def test_somebodys_own_forward_stays() -> None:

@@ -94,9 +94,12 @@ def test_gradients_that_lie_side_by_side_are_not_copied() -> None:
     assert torch.equal(side_by_side([whole, whole]), torch.cat([whole, whole], dim=-1))
 
 
-def test_a_layers_place_adds_nothing_to_the_state() -> None:
+def test_a_layer_s_place_has_the_layer_s_state() -> None:
     plain = layers(8)
-    assert set(places(plain)[0].state_dict()) == {"bias"}
+    wanted = {name: tensor.clone() for name, tensor in plain[0].state_dict().items()}
+    state = places(plain)[0].state_dict()
+    assert list(state) == list(wanted)
+    assert all(torch.equal(state[name], tensor) for name, tensor in wanted.items())
 
 
 def in_eight_bits(*sizes: int) -> list[Int8Linear]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
@@ -221,13 +220,6 @@ def watched(model: Any, rows: list[int]) -> None:
     """Write down how many positions the last block computes behind attention."""
     last = model.base_model.encoder.layer[-1].intermediate
     last.register_forward_hook(lambda module, inputs, y: rows.append(y.shape[1]))
-
-
-def test_a_copy_that_is_made_inside_answers_alike() -> None:
-    model = tiny(dtype=torch.float32).eval()
-    with torch.no_grad(), fast(model):
-        wanted = model(**batch()).logits
-        torch.testing.assert_close(copy.deepcopy(model)(**batch()).logits, wanted)
 
 
 @pytest.mark.parametrize("kind", PACKED)

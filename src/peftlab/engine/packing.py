@@ -136,10 +136,6 @@ class Laid:
         else:
             self.packing = packing(self.lengths, mask.shape[1])
 
-    def __deepcopy__(self, memo: Any) -> Laid:
-        """A copy of the model has the same hooks, which tell this one."""
-        return self
-
 
 class _Pack(torch.autograd.Function):
     """(size, length, width) -> (1, rows, width)."""
