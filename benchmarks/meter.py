@@ -11,8 +11,9 @@ All       the peak, and what the processes beside this one hold alone at the end
 GPU peak  the same two of what torch has allocated on a CUDA device, where one is used; the clock
           waits for the device at the epochs' ends only
 
-The moment before the first step is found by a hook on every module's forward, gone once called.
-fp32 weights are mapped from their file and come into memory when first read; the hook reads them,
+The moment before the first step is told, or found by a hook on all modules, gone once called: our
+engine would take such a hook for a caller's own code, and leave the model as it is.
+fp32 weights are mapped from their file and come into memory when first read; they are read then,
 the embedding apart, of which training reads some rows, so that they count as resident.
 """
 
@@ -76,11 +77,19 @@ class Meter:
         self.gpu_before = 0.0
         self.resident: list[float] = []  # before the first step, then after each
         self.epochs: list[list[float]] = [[]]  # moments: an epoch's beginning, its steps' ends
-        self.hook = register_module_forward_pre_hook(self._first_step)
 
-    def _first_step(self, module: nn.Module, inputs: Any) -> None:
-        self.hook.remove()
-        for part in module.modules():
+    def begin_at_first_call(self) -> None:
+        """Let the first forward pass of any module be the moment before the first step."""
+
+        def first(module: nn.Module, inputs: Any) -> None:
+            hook.remove()
+            self.begin(module)
+
+        hook = register_module_forward_pre_hook(first)
+
+    def begin(self, model: nn.Module) -> None:
+        """The moment before the first step."""
+        for part in model.modules():
             if not isinstance(part, nn.Embedding):
                 for weight in part.parameters(recurse=False):
                     weight.detach().sum()

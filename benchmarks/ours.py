@@ -102,11 +102,19 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
     from peftlab.bench.cell import Cell
     from peftlab.bench.process import run_cell
+    from peftlab.training import Loop
 
     cell = Cell.model_validate_json((folder / ORDER).read_text())
     meter = Meter(options.device, caller=os.getppid())  # which is there meanwhile, as a command is
     share = _attention_share(options.epochs) if options.attention else None
     listener = Listener(meter, options.epochs, share)
+    try_widest = Loop.try_widest
+
+    def begun(loop: Loop) -> None:
+        meter.begin(loop.model)
+        try_widest(loop)
+
+    Loop.try_widest = begun  # the first pass of a training
     trained = run_cell(cell, folder / TASK, None, listener)
     assert trained.memory is not None
     parts = trained.memory.by_part

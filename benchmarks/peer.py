@@ -134,6 +134,7 @@ def score(trainer: Trainer, dev: datasets.Dataset, task: dict[str, Any]) -> floa
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     task = write_task(folder / "task.json", options)
     meter = Meter(options.device)
+    meter.begin_at_first_call()
     set_seed(options.seed)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     train = tokens(tokenizer, task["train"], task["max_length"])

@@ -10,8 +10,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 if "PYTEST_XDIST_WORKER" in os.environ:  # processes side by side share the cores between them
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 # what a developer's or a CI's terminal asks of rich
-for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS"):
-    os.environ.pop(name, None)
+for _asked in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS"):
+    os.environ.pop(_asked, None)
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,7 +38,7 @@ settings.load_profile("same")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Build the kernels once, before processes side by side would each build all of them."""
-    if not hasattr(config, "workerinput"):
+    if not (hasattr(config, "workerinput") or config.option.collectonly):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(native, "BUILD_S", 600)
             for kernels in (sentences, dropout, rows):

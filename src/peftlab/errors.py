@@ -95,10 +95,10 @@ def explain(error: ValidationError, owner: str, fields: Iterable[str] = ()) -> R
         if found["type"] == "too_short":
             lines.append(f"{owner}: {where} must name at least one, got {found['input']!r}")
             continue
-        own = found.get("ctx", {}).get("error")
-        # of a whole value, which may be a data set; or words that a reader has already
-        if found["type"] == "value_error" and (not loc or isinstance(own, RequestError)):
-            lines.append(f"{owner}: {found['ctx']['error']}")
+        said = found.get("ctx", {}).get("error")
+        # of a whole value, which may be a data set; or in words that name the field themselves
+        if found["type"] == "value_error" and (not loc or isinstance(said, RequestError)):
+            lines.append(f"{owner}: {said}")
             continue
         rule = found["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
         lines.append(f"{owner}: {where} must be {rule}, got {found['input']!r}")

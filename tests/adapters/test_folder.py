@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 import peftlab
 from peftlab.adapters import adapter_state, read_card
 from peftlab.methods import METHODS, InPeft, injected
+from peftlab.models import state_of
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -328,6 +329,8 @@ def test_the_tokenizer_that_it_was_trained_with_is_saved(
     peftlab.train(model, tokenizer, tiny_task, "head", epochs=1, batch_size=8, out=out)
     _, again = peftlab.load(out)
     assert again.tokenize("zebra") == ["zebra"] and again.truncation_side == "left"
+    written = json.loads((out / "tokenizer.json").read_text())
+    assert written["truncation"] is written["padding"] is None
 
 
 @pytest.mark.parametrize(
@@ -347,8 +350,46 @@ def test_what_could_not_be_loaded_again_is_not_saved(
     assert not (tmp_path / "adapter").exists()
 
 
-def test_a_part_that_is_compiled_by_a_wrapper_is_named(tiny_model: Path) -> None:
-    model, _ = peftlab.load_model(str(tiny_model))
+def test_a_method_that_prepares_itself_may_choose_then_what_trains(
+    trained: Any, tmp_path: Path
+) -> None:
+    model, _ = trained("lora-drop")
+    model.bert.embeddings.LayerNorm.bias.requires_grad_()
+    peftlab.save(model, tmp_path / "adapter")
+
+
+def test_what_could_not_be_saved_is_found_before_it_is_trained(
+    tiny_model: Path, tiny_task: Any, tmp_path: Path, capsys: Any
+) -> None:
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    peftlab.inject(model, "lora").bert.embeddings.LayerNorm.bias.requires_grad_()
+    with pytest.raises(peftlab.RequestError, match="none of lora's"):
+        peftlab.train(model, tokenizer, tiny_task, "lora", epochs=1, out=tmp_path / "out")
+    assert "lora" not in capsys.readouterr().err
+
+
+def test_something_else_than_a_tokenizer_is_not_saved_as_one(trained: Any, tmp_path: Path) -> None:
+    model, _ = trained("lora")
+    with pytest.raises(peftlab.RequestError, match="tokenizer must be the model's own"):
+        peftlab.save(model, tmp_path / "adapter", tokenizer="x")
+
+
+def test_a_model_that_was_pickled_before_its_method_s_parameters_were_known_is_saved(
+    trained: Any, tmp_path: Path
+) -> None:
+    model, _ = trained("lora")
+    del state_of(model).trained
+    peftlab.save(model, tmp_path / "adapter")
+
+
+def test_a_part_that_is_compiled_by_a_wrapper_is_named_and_answers(
+    tiny_model: Path, tiny_task: Any
+) -> None:
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    before = peftlab.evaluate(model, tokenizer, tiny_task)
     model.bert.encoder = torch.compile(model.bert.encoder, backend="eager")
-    with pytest.raises(peftlab.RequestError, match=r"bert\.encoder in the model is torch\.compile"):
+    assert peftlab.evaluate(model, tokenizer, tiny_task) == before
+    with pytest.raises(
+        peftlab.RequestError, match=r"wrapper; .* model\.bert\.encoder\.compile\(\)"
+    ):
         peftlab.inject(model, "lora")

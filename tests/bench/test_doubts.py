@@ -88,7 +88,7 @@ def test_a_score_no_better_than_the_majority_s_is_a_collapse() -> None:
 
 def test_numbers_that_hardly_differ_may_be_in_order_and_are_one_by_an_error() -> None:
     """A constant that suits dev better than train's own has learnt as little."""
-    hardly = "predictions hardly differ: their standard deviation is 0.1% of the labels'"
+    hardly = "predictions hardly differ: their standard deviation is 0.1 % of the labels'"
     for metric, more in (("pearson", []), ("rmse", [NO_BETTER]), ("mae", [NO_BETTER])):
         assert said(numbers([1.0, 2.0, 3.0], metric), [1.999, 2.0, 2.001]) == [hardly, *more]
     far = replace(numbers([1.0, 2.0, 3.0], "mae"), dev=texts([3.0, 3.0, 3.5]))
@@ -100,3 +100,10 @@ def test_less_error_than_the_mean_s_is_no_collapse_and_more_is() -> None:
     task = numbers([1.0, 2.0, 3.0], "rmse")
     assert said(task, [1.5, 2.0, 2.5]) == []
     assert said(task, [3.0, 2.0, 1.0]) == ["collapsed: no better than always giving one answer"]
+
+
+def test_one_class_to_all_has_collapsed_whatever_it_is_called() -> None:
+    """Also where dev has more of that class than train, so that it beats train's."""
+    task = classes([0, 0, 0, 1], "can can't")
+    task = replace(task, dev=texts([1, 1, 0]))
+    assert said(task, [1, 1, 1]) == ['every prediction is "can\'t"', NO_BETTER]

@@ -411,12 +411,16 @@ def test_a_rate_that_no_row_takes_is_refused(asked: dict[str, Any], tmp_path: Pa
     with pytest.raises(RequestError, match=r"--lr .* changes nothing: .* \(0\.001, 2e-05\)"):
         merged_request(file, asked)
     file.write_text('methods = ["lora[lr=1e-3]", "full"]\n')
-    assert len(merged_request(file, asked).methods) >= 2
+    assert 1e-3 in [row.lr for row in merged_request(file, asked).methods]
+    with pytest.raises(RequestError, match="changes nothing"):  # --set gives rates of their own too
+        merged_request(None, asked | {"methods": ["lora"]}, ["lora.lr=1e-2"])
 
 
 def test_one_rate_twice_is_said_so() -> None:
-    with pytest.raises(RequestError, match=r"--lr names 0\.001 more than once"):
+    with pytest.raises(RequestError, match=r"rates .* name 0\.001 more than once"):
         make_suite(methods=["lora"], rates=[1e-3, 0.001])
+    with pytest.raises(RequestError, match="methods must name at least one"):
+        make_suite(methods=[], rates=[1e-3])
 
 
 def test_a_wrong_tuning_space_is_said_in_one_sentence() -> None:

@@ -7,7 +7,7 @@ merge(model), unmerge(model)       plain layers in the adapters' place, and back
 """
 
 from peftlab.adapters.card import base_of, label_names, read_card
-from peftlab.adapters.folder import adapter_state, check_adapter, check_tokens, load, load_in, save
+from peftlab.adapters.folder import adapter_state, check_adapter, check_savable, load, load_in, save
 from peftlab.adapters.merge import is_merged, merge, plain_folder, unmerge
 from peftlab.models import TaskCard
 
@@ -16,7 +16,7 @@ __all__ = [
     "adapter_state",
     "base_of",
     "check_adapter",
-    "check_tokens",
+    "check_savable",
     "is_merged",
     "label_names",
     "load",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -26,11 +27,13 @@ from peftlab.layers import (
     resolve_precision,
 )
 from peftlab.layers.precision import DTYPES
-from peftlab.methods import InPeft, ManyRanks, Prepared, inject, injected
+from peftlab.methods import InPeft, ManyRanks, Method, Prepared, inject, injected
 from peftlab.models import (
     Source,
     agree_on_padding,
+    check_compiled,
     check_model,
+    check_tokenizer,
     empty_model,
     find,
     head_parameters,
@@ -55,13 +58,15 @@ def save(
         tokenizer: what the model was trained with, if that is not its base's own.
 
     Raises:
-        RequestError: if the model has no adapter, or its head is not part of it, or more or less is
-            trained than the method does, or its base is not known or has other tokens, or the
-            folder holds something else.
+        RequestError: if the model has no adapter, or its head is not part of it, or something is
+            trained that its method does not train, or the other way round, or its base is not known
+            or has other tokens, or the folder holds something else.
     """
     check_model(model)
     expect_path("folder", folder)
     expect("rank", rank, (int, NoneType), "a whole number")
+    if tokenizer is not None:
+        check_tokenizer(tokenizer)
     method = injected(model)
     if method is None:
         raise RequestError("this model has no method; inject one before saving")
@@ -70,9 +75,8 @@ def save(
             "this model is merged; unmerge it to save its adapter, or write the whole of it with "
             "model.save_pretrained"
         )
+    check_savable(model)
     state = adapter_state(model)
-    check_head(model, state)
-    check_trained(model, state)
     structure = method.state(model) if isinstance(method, Prepared) else {}
     if rank is not None:
         if not isinstance(method, ManyRanks):
@@ -81,15 +85,13 @@ def save(
             )
         method, state = method.at_rank(state, rank)
     base = base_of(model)
-    check_tokens(model, base)
     card = make_card(model, method, structure, base.part)
     config = None
     if isinstance(method, InPeft):
         config = peft_layout.config(model, method, base)
         state = peft_layout.to_file(method, state)
-    if tokenizer is None and base.folder is not None:
-        tokenizer = load_tokenizer(base.folder)
-    replace_folder(Path(folder), lambda place: _write(place, config, card, state, tokenizer))
+    own = _of_base(base) if tokenizer is None else tokenizer
+    replace_folder(Path(folder), lambda place: _write(place, config, card, state, own))
 
 
 def _write(
@@ -105,7 +107,41 @@ def _write(
     save_file(held, place / WEIGHTS, metadata={"format": "pt"})
     write_json(place / CARD, card.model_dump(mode="json"))
     if tokenizer is not None:
-        tokenizer.save_pretrained(place)
+        with _uncut(tokenizer):
+            tokenizer.save_pretrained(place)
+
+
+def check_savable(model: PreTrainedModel) -> None:
+    """Raise `RequestError` if an adapter of `model`, injected or not yet, could not be loaded."""
+    check_compiled(model)
+    check_tokens(model, base_of(model))
+    method = injected(model)
+    if method is not None:
+        state = adapter_state(model)
+        check_head(model, state)
+        check_trained(model, method, state)
+
+
+def _of_base(base: Base) -> Any:
+    """The base's own tokenizer, where its folder is known."""
+    return None if base.folder is None else load_tokenizer(base.folder)
+
+
+@contextmanager
+def _uncut(tokenizer: Any) -> Iterator[None]:
+    """Inside, `tokenizer` cuts and pads nothing by itself, as training has had it do."""
+    tokenizer.init_kwargs.setdefault("truncation_side", tokenizer.truncation_side)  # else not saved
+    backend = tokenizer.backend_tokenizer
+    cut, padded = backend.truncation, backend.padding
+    backend.no_truncation()
+    backend.no_padding()
+    try:
+        yield
+    finally:
+        if cut:
+            backend.enable_truncation(**cut)
+        if padded:
+            backend.enable_padding(**padded)
 
 
 def load(
@@ -173,19 +209,18 @@ def _load_peft(
 
 def _num_labels(source: Source, tensors: Mapping[str, Tensor]) -> int:
     """The number of outputs: of the adapter's own last layer, else of its base's."""
-    config = read_config(source.folder)
-    own = empty_model(source.folder, config.num_labels)
-    head = head_parameters(own)
-    last = next(name for name, p in head.items() if p is last_layer(own).weight)
+    own = int(read_config(source.folder).num_labels)
+    empty = empty_model(source.folder, own)
+    head = head_parameters(empty)
+    weight = last_layer(empty).weight
+    (last,) = (name for name, parameter in head.items() if parameter is weight)
     found = peft_layout.num_labels(tensors, last)
-    if found is not None:
-        return found
-    if last in stored_names(own, source, {last: head[last]}):
-        return int(config.num_labels)
-    raise RequestError(
-        f"the adapter has no head ({', '.join(head)}), nor has its base: it was saved without "
-        "modules_to_save, and a head drawn anew would answer at random"
-    )
+    if found is None and not stored_names(empty, source, {last: weight}):
+        raise RequestError(
+            f"the adapter has no head ({', '.join(head)}), nor has its base: it was saved without "
+            "modules_to_save, and a head drawn anew would answer at random"
+        )
+    return own if found is None else found
 
 
 def _of_card(card: Card, folder: Path) -> Precision:
@@ -289,22 +324,24 @@ def check_head(model: PreTrainedModel, state: dict[str, Tensor]) -> None:
         )
 
 
-def check_trained(model: PreTrainedModel, state: Mapping[str, Tensor]) -> None:
-    """Raise `RequestError` unless `state` has what the method trains: by that it is loaded."""
-    trained, method = state_of(model).trained, injected(model)
-    assert method is not None
-    more = [name for name, p in model.named_parameters() if p.requires_grad and name not in trained]
-    if more:
+def check_trained(model: PreTrainedModel, method: Method, state: Mapping[str, Tensor]) -> None:
+    """Raise `RequestError` unless `state` has what `method` trains: by that it is loaded.
+
+    A method that prepares itself may train anything by then.
+    """
+    trained = state_of(model).trained
+    if trained is None or isinstance(method, Prepared):
+        return
+    for name, p in model.named_parameters():
+        if p.requires_grad and name not in trained:
+            raise RequestError(
+                f"{name} trains, which is none of {method.name}'s, so no adapter of it can hold "
+                "that; freeze it again, or keep the whole model by model.save_pretrained"
+            )
+    for name in sorted(trained - state.keys()):
         raise RequestError(
-            f"{more[0]} trains, which is none of {method.name}'s, so no adapter of it can hold "
-            "that; freeze it again, or keep the whole model by model.save_pretrained"
-        )
-    # a method that decides while it prepares may have frozen or joined some
-    lacking = [] if isinstance(method, Prepared) else sorted(trained - state.keys())
-    if lacking:
-        raise RequestError(
-            f"{lacking[0]} is frozen, and {method.name} trains it; let it be trained again, if "
-            "only to save it"
+            f"{name} is frozen, and {method.name} trains it; let it be trained again, if only to "
+            "save it"
         )
 
 

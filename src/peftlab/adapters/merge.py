@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +24,13 @@ from peftlab.layers import (
 )
 from peftlab.methods import injected
 from peftlab.models import (
+    StoredBase,
     agree_on_padding,
     check_model,
     quiet,
     state_of,
-    stored_tensors,
     token_limit,
 )
-
-Stored = Callable[[str, torch.Size], Tensor | None]
 
 
 def merge(model: PreTrainedModel) -> dict[str, float]:
@@ -68,7 +65,7 @@ def merge(model: PreTrainedModel) -> dict[str, float]:
     errors: dict[str, float] = {}
     merged: dict[str, nn.Module] = {}
     adapters = {n: layer for n, layer in model.named_modules() if isinstance(layer, Adapter)}
-    stored = stored_tensors(model)
+    stored = StoredBase(model)
     with torch.no_grad():
         for name, adapter in adapters.items():
             original = _original(stored, name, adapter)
@@ -106,7 +103,7 @@ def is_merged(model: PreTrainedModel) -> bool:
     return state_of(model).merged is not None
 
 
-def _original(stored: Stored, name: str, adapter: Adapter) -> Tensor:
+def _original(stored: StoredBase, name: str, adapter: Adapter) -> Tensor:
     """The base's weight (out, in), exact: from its file if it is held in a lower precision."""
     base, held = adapter.base, weight_of(adapter.base)
     is_coarse = isinstance(base, Int8Linear) or held.dtype.itemsize < 4
@@ -114,7 +111,7 @@ def _original(stored: Stored, name: str, adapter: Adapter) -> Tensor:
         return exact(held)
     transposed = is_stored_transposed(base)
     shape = held.T.shape if transposed else held.shape
-    given = stored(f"{name}.weight", shape)
+    given = stored.get(f"{name}.weight", shape)
     if given is None:
         return exact(held)
     return exact((given.T if transposed else given).to(held.device))

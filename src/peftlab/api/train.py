@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from peftlab.adapters import base_of, check_tokens, is_merged, save
+from peftlab.adapters import check_savable, is_merged, save
 from peftlab.api.compare import foreseeing
 from peftlab.api.inference import check_outputs, task_of
 from peftlab.api.progress import observer
@@ -145,7 +145,7 @@ def _checked_folder(model: PreTrainedModel, out: Any) -> Path:
     """`out`, to which the trained adapter can be written: found out before it is trained."""
     expect_path("out", out)
     check_replaceable(Path(out))
-    check_tokens(model, base_of(model))
+    check_savable(model)
     return Path(out)
 
 

@@ -12,10 +12,7 @@ from peftlab.tasks import Task
 NAMED = 5  # classes, before the rest are counted
 # of the labels' standard deviation: predictions that differ less are one, or next to one
 ROUNDING, LEAST = 1e-6, 0.01
-SAME, NEARLY = (
-    "every prediction is",
-    "predictions hardly differ",
-)  # how doubts begin, or what is one
+SAME, NEARLY = "every prediction is", "predictions hardly differ"  # how these doubts begin
 NO_BETTER = f"{COLLAPSED}: no better than always giving one answer"
 
 
@@ -37,31 +34,28 @@ def doubts(
         what = f"{task.labels[int(predictions[0])]!r}" if task.labels else "the same"
         found.append(f"{SAME} {what}")
     elif spread <= LEAST:
-        found.append(f"{NEARLY}: their standard deviation is {spread:.1%} of the labels'")
+        found.append(f"{NEARLY}: their standard deviation is {100 * spread:.2g} % of the labels'")
     elif never := _never_predicted(task, predictions):
         more = f" and {len(never) - NAMED} more" if len(never) > NAMED else ""
         found.append(f"never predicts {', '.join(map(repr, never[:NAMED]))}{more}")
-    if is_collapsed(task.main_metric, found, scores, task.score(_constants(task))):
+    main = task.main_metric
+    constant = task.score([task.constant(main)] * len(task.dev))
+    if is_collapsed(task.kind, main, found, scores[main], constant[main]):
         found.append(NO_BETTER)
     return found
 
 
 def is_collapsed(
-    metric: str, told: Sequence[str], scores: dict[str, float], constant: dict[str, float]
+    kind: str, metric: str, told: Sequence[str], score: float, constant: float
 ) -> bool:
-    """Whether a run is no better than one answer to all, by `metric` and the doubts `told` of it.
+    """Whether a run is no better than one answer to all, by its doubts, its score and `constant`'s.
 
     One class to all is one, whatever it scores. Numbers that hardly differ are where the metric is
     an error: some constant suits dev better than train's does. A correlation sees their order.
     """
-    answers_one = any(
-        one.startswith((SAME, NEARLY) if metric in ERRORS else f"{SAME} '") for one in told
-    )
-    return answers_one or merit(metric, scores[metric]) <= merit(metric, constant[metric])
-
-
-def _constants(task: Task) -> list[float]:
-    return [task.constant(task.main_metric)] * len(task.dev)
+    sees_order = kind == "regression" and metric not in ERRORS
+    answers_one = any(one.startswith((SAME, NEARLY)) for one in told) and not sees_order
+    return answers_one or merit(metric, score) <= merit(metric, constant)
 
 
 def _spread(task: Task, predictions: Sequence[float]) -> float:

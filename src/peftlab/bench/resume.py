@@ -79,7 +79,8 @@ def _warnings(record: Record, metric: str) -> list[str]:
     constant = constant_of(record.task)
     if metric not in constant:
         return record.warnings
-    if is_collapsed(metric, told, record.score or {}, constant):
+    score = (record.score or {})[metric]
+    if is_collapsed(record.task.kind, metric, told, score, constant[metric]):
         told.append(NO_BETTER)
     return told
 

@@ -139,20 +139,21 @@ def _at_rates(methods: list[Any], rates: list[Any]) -> list[dict[str, Any]]:
     """A row of every method at each learning rate; a method that has its own keeps that alone."""
     for rate in rates:
         if rates.count(rate) > 1:
-            raise RequestError(f"--lr names {rate} more than once; leave one of them out")
-    given = [_table(method) for method in methods]
-    _check_some_take(given, rates)
+            raise RequestError(
+                f"the rates (--lr) name {rate} more than once; leave one of them out"
+            )
     rows: list[dict[str, Any]] = []
-    for row in given:
-        own = row.get("lr") is not None
-        rows += [row] if own else [_relabelled(row, rate) for rate in rates]
+    for method in methods:
+        given = _table(method)
+        own = given.get("lr") is not None
+        rows += [given] if own else [_relabelled(given, rate) for rate in rates]
     return rows
 
 
-def _check_some_take(rows: list[dict[str, Any]], rates: list[Any]) -> None:
-    """Raise `RequestError` if every row has a rate of its own, which wins over --lr."""
-    own = [row.get("lr") for row in rows]
-    if all(rate is not None for rate in own):
+def _check_some_take(request: dict[str, Any], rates: list[Any]) -> None:
+    """Raise `RequestError` if every row has a rate of its own, which wins over those of --lr."""
+    own = [_table(method).get("lr") for method in request.get("methods") or METHODS]
+    if rates and all(rate is not None for rate in own):
         raise RequestError(
             f"--lr {','.join(map(str, rates))} changes nothing: every method has a learning rate "
             f"of its own ({', '.join(map(str, own))}); leave out one or the other"
@@ -201,9 +202,9 @@ def merged_request(file: Path | None, request: dict[str, Any], sets: Iterable[st
                 "trials every method gets"
             )
     merged |= _of_the_demo(merged)
-    if given.get("lr") is not None and merged.get("methods"):
-        _check_some_take([_table(method) for method in merged["methods"]], [given["lr"]])
     apply_sets(merged, sets)
+    one = [given["lr"]] if given.get("lr") is not None else []
+    _check_some_take(merged, request.get("rates") or one)
     return make_suite(**merged)
 
 

@@ -90,8 +90,8 @@ class Bits:
         """The key of what is drawn now."""
         if torch._C._current_graph_task_id() != -1:  # as torch.utils.checkpoint asks
             raise RequestError(
-                "a layer is computed again in the backward pass, where the engine would draw other "
-                "masks than before; enable checkpointing before the engine is entered, by "
+                "a layer is computed in the backward pass, where the engine would draw other masks "
+                "than it drew before; enable checkpointing before the engine is entered, by "
                 "model.gradient_checkpointing_enable(), or train with fast=False"
             )
         seed = torch.initial_seed()

@@ -8,6 +8,8 @@
 
 No weight is there twice: joined layers' own are parts of the one. (Codes are, packed for oneDNN.)
 
+State dicts pass a layer's place by: inside they are the model's own.
+
 oneDNN adds the bias inside its product where torch's own `linear` takes a second pass. What it does
 knows nothing of autograd, and called bare it loses the gradient, so it is called inside autograd
 functions only. Gradients that lie side by side in memory, as a joined product's do, are one.
@@ -24,6 +26,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from peftlab.errors import RequestError
 from peftlab.layers.int8 import Int8Linear
 from peftlab.layers.linear import BaseLinear, as_own, base_dtype, features, is_conv1d, weight_of
 from peftlab.layers.lora import LowRank, Pair
@@ -63,7 +66,7 @@ class Frozen:
             layer.weight.data = part.T if is_conv1d(layer) else part
 
     def renew(self) -> None:
-        """Nothing is made of the weight."""
+        """Nothing is made of the weight, which is shared."""
 
     @staticmethod
     def part(layers: Sequence[Any]) -> None:
@@ -103,7 +106,7 @@ class FrozenCodes:
             layer.hold(own, own_scales)
 
     def renew(self) -> None:
-        """Let oneDNN pack anew what has been loaded."""
+        """Let oneDNN pack anew: what is joined is another layer than those that were loaded."""
         self.layer.packed = None
 
     @staticmethod
@@ -300,6 +303,12 @@ class FrozenLinear(BaseLinear):
         self.__dict__["plain"]._save_to_state_dict(*args, **options)
 
     def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        metadata = args[2]
+        if metadata.get("assign_to_params_buffers"):
+            raise RequestError(
+                "inside `with peftlab.engine.fast(model)` weights can be copied into its own and "
+                "not take their place; leave out assign=True, or load them before it or after it"
+            )
         self.__dict__["plain"]._load_from_state_dict(*args, **options)
         self.__dict__["joined"].renew()
 
@@ -352,9 +361,11 @@ class Joined:
         if len(self.layers) == 1:
             return self.updated(x)[0]
         learns = torch.is_grad_enabled()
-        if x is not self.input or index not in self.waiting or learns != self.learns:
+        waits = x is self.input and index in self.waiting
+        if not waits or learns != self.learns:
+            asked = set(self.waiting) if waits else range(len(self.layers))
             self.input, self.learns = x, learns
-            self.waiting = dict(enumerate(self.updated(x)))
+            self.waiting = {i: y for i, y in enumerate(self.updated(x)) if i in asked}
         y = self.waiting.pop(index)
         if not self.waiting:
             self.input = None
@@ -377,6 +388,7 @@ class Joined:
         """Take what was loaded into a layer: the weights are shared, the rest is made of them."""
         self.bias = _joined_bias(self.layers, self.sizes, base_dtype(self.layers[0]))
         self.weight.renew()
+        self.input, self.waiting = None, {}
 
     def part(self) -> None:
         """Give every layer a weight of its own again."""

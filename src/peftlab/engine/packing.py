@@ -20,7 +20,6 @@ are not packed, too.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from peftlab.layers import Wrapper
 from peftlab.models import architecture_of, is_as_written
 
 ASKED = "peftlab_asked"  # attribute of attention: of how many positions outputs are read
@@ -222,12 +222,14 @@ def ends_at_first(model: Any) -> bool:
 
 def _repeats(model: nn.Module) -> bool:
     """Whether a module with weights stands at two places: the last block may be an earlier one."""
-    modules = Counter(
+    wrappers = tuple(f"{n}." for n, one in model.named_modules() if isinstance(one, Wrapper))
+    modules = [
         module
-        for _, module in model.named_modules(remove_duplicate=False)
+        for name, module in model.named_modules(remove_duplicate=False)
         if any(True for _ in module.parameters(recurse=False))
-    )
-    return any(count > 1 for count in modules.values())
+        and (name.endswith(".base") or not name.startswith(wrappers))  # adapters may be one
+    ]
+    return len(set(modules)) < len(modules)
 
 
 def cut_to_position(model: Any, laid: Laid, undo: ExitStack) -> None:

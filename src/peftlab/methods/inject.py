@@ -18,7 +18,7 @@ from peftlab.layers import (
 from peftlab.layers.precision import DTYPES
 from peftlab.methods.base import Method
 from peftlab.methods.registry import resolve_method
-from peftlab.models import check_model, head_names, head_parameters, state_of
+from peftlab.models import check_compiled, check_model, head_names, head_parameters, state_of
 
 
 def inject(model: PreTrainedModel, method: Method | str) -> PreTrainedModel:
@@ -29,6 +29,7 @@ def inject(model: PreTrainedModel, method: Method | str) -> PreTrainedModel:
             method can't train, or the model has been injected before or is inside the engine.
     """
     check_model(model)
+    check_compiled(model)
     state = state_of(model)
     state.check_plain("injected")
     method = resolve_method(method)

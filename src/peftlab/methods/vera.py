@@ -130,10 +130,10 @@ class Given(NamedTuple):
         return self.tensor() is x and self.version == Given.of(x).version
 
 
-class Product(NamedTuple):
-    """Of the shared A with an `x`, and what it was made of."""
+class Inner(NamedTuple):
+    """The product of an `x` with the shared A, and what it was made of."""
 
-    tensor: Callable[[], Tensor | None]
+    product: Callable[[], Tensor | None]
     x: Given
     vera_A: Given
     is_cast: bool  # by autocast
@@ -157,7 +157,7 @@ class Projections(nn.Module):
             bound = math.sqrt(6 / shape[1])  # Kaiming uniform, gain sqrt(2)
             drawn = torch.empty(shape).uniform_(-bound, bound, generator=draws)
             self.register_buffer(name, drawn)
-        self.last: Product | None = None
+        self.last: Inner | None = None
 
     def inner(self, x: Tensor) -> Tensor:
         """(*batch, in) -> (*batch, rank): x Aᵀ, once for all layers that are given this very `x`.
@@ -168,11 +168,11 @@ class Projections(nn.Module):
         """
         is_cast = torch.is_autocast_enabled(x.device.type)
         if self.last is not None and self.last.is_of(x, self.vera_A, is_cast):
-            known = self.last.tensor()
+            known = self.last.product()
             if known is not None and known.requires_grad == x.requires_grad:
                 return known
         product = F.linear(x, self.vera_A[:, : x.shape[-1]].to(x.dtype))
-        self.last = Product(weakref.ref(product), Given.of(x), Given.of(self.vera_A), is_cast)
+        self.last = Inner(weakref.ref(product), Given.of(x), Given.of(self.vera_A), is_cast)
         return product
 
     def __getstate__(self) -> dict[str, Any]:

@@ -16,16 +16,23 @@ from peftlab.models.architectures import (
 )
 from peftlab.models.find import Source, find, looks_like_folder, quiet
 from peftlab.models.load import (
+    StoredBase,
     check_weights,
     empty_model,
     load_model,
     load_source,
     sized_model,
     stored_names,
-    stored_tensors,
 )
 from peftlab.models.packaged import PACKAGED
-from peftlab.models.state import TaskCard, check_model, check_tokenizer, precision_of, state_of
+from peftlab.models.state import (
+    TaskCard,
+    check_compiled,
+    check_model,
+    check_tokenizer,
+    precision_of,
+    state_of,
+)
 from peftlab.models.targets import (
     LOGICAL,
     Targets,
@@ -49,6 +56,7 @@ __all__ = [
     "LOGICAL",
     "PACKAGED",
     "Source",
+    "StoredBase",
     "Targets",
     "TaskCard",
     "Unit",
@@ -56,6 +64,7 @@ __all__ = [
     "architecture_of",
     "backbone_modules",
     "check_batches",
+    "check_compiled",
     "check_model",
     "check_tokenizer",
     "check_weights",
@@ -81,7 +90,6 @@ __all__ = [
     "standard_unit",
     "state_of",
     "stored_names",
-    "stored_tensors",
     "token_limit",
     "unit_of",
     "unread",

@@ -243,18 +243,22 @@ def is_as_written(model: nn.Module) -> bool:
 
 
 def _is_known(module: nn.Module) -> bool:
-    if not all(_package(hook) in ("peftlab", "transformers") for hook in hooks_of(module)):
+    if not all(_packages(hook) <= {"peftlab", "transformers"} for hook in hooks_of(module)):
         return False
     if isinstance(module, Wrapper):
         return True
-    is_own = _package(type(module).forward) not in ("peftlab", "torch", "transformers")
-    return not is_own and "forward" not in vars(module)
+    is_known = _packages(type(module).forward) <= {"peftlab", "torch", "transformers"}
+    return is_known and "forward" not in vars(module)
 
 
-def _package(code: Any) -> str:
-    """Of the file that it was written in: functools.wraps takes another's name along."""
-    inside = getattr(code, "__globals__", {}).get("__name__")
-    return str(inside or getattr(code, "__module__", "")).partition(".")[0]
+def _packages(code: Any) -> set[str]:
+    """Where it says it is from, and where it was written: a decorator's wrapper differs in the two.
+
+    functools.wraps takes another's name along, and torch's own decorators wrap a caller's code.
+    """
+    own = getattr(code, "__module__", "")
+    written = getattr(code, "__globals__", {}).get("__name__", own)
+    return {str(name).partition(".")[0] for name in (own, written)}
 
 
 def head_names(model: PreTrainedModel) -> list[str]:

@@ -161,45 +161,51 @@ def stored_names(
     return {
         name
         for name, tensor in tensors.items()
-        if stored.get(*_spellings(model, name), shape=tensor.shape) is not None
+        if tensor.shape in stored.shapes(*_spellings(model, name))
     }
 
 
-def stored_tensors(model: PreTrainedModel) -> Callable[[str, torch.Size], torch.Tensor | None]:
-    """What gives a tensor of the model's base, by name and shape, as its file holds it.
+class StoredBase:
+    """The backbone's tensors of a model as the files of its base hold them."""
 
-    None for every tensor where the base's files are not known, else for one that is not in them.
-    The files of some architectures have other names, which transformers translates as it loads
-    them: then that is done once more, in fp32.
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.source = state_of(model).source
 
-    Raises:
-        RequestError: if the base was read from files that are gone; from what is returned.
-    """
-    source = state_of(model).source
-    if source is None:
-        return lambda name, shape: None
+    def get(self, name: str, shape: torch.Size) -> torch.Tensor | None:
+        """A tensor by its name in the model; None where there is none of that shape, or no file.
 
-    @functools.cache
-    def stored() -> _Stored:
-        if not weight_files(source.folder):
-            raise RequestError(
-                f"the weights of {source.name} are no longer in {source.folder}; put them back, or "
-                "load the adapter with base= where they are now"
-            )
-        return _Stored(source.folder)
-
-    @functools.cache
-    def translated() -> Mapping[str, torch.Tensor]:
-        n = len(last_layer(model).weight)
-        return _pretrained(source.folder, n, torch.float32).state_dict()
-
-    def get(name: str, shape: torch.Size) -> torch.Tensor | None:
-        found = stored().get(*_spellings(model, name), shape=shape)
-        if found is None:
-            found = translated().get(name)
+        Raises:
+            RequestError: if the base was read from files that are gone.
+        """
+        if self.source is None:
+            return None
+        names = _spellings(self.model, name)
+        if self._files.shapes(*names):
+            return self._files.get(*names, shape=shape)
+        found = self._translated.get(name)
         return found if found is not None and found.shape == shape else None
 
-    return get
+    @functools.cached_property
+    def _files(self) -> _Stored:
+        assert self.source is not None
+        if not weight_files(self.source.folder):
+            raise RequestError(
+                f"the weights of {self.source.name} are no longer in {self.source.folder}; put "
+                "them back, or load the adapter with base= where they are now"
+            )
+        return _Stored(self.source.folder)
+
+    @functools.cached_property
+    def _translated(self) -> Mapping[str, torch.Tensor]:
+        """All of them in fp32, where the files have other names than transformers' classes.
+
+        Without the head, of which what the files lack was drawn.
+        """
+        assert self.source is not None
+        num_labels = len(last_layer(self.model).weight)
+        model = _pretrained(self.source.folder, num_labels, torch.float32)
+        return {n: one for n, one in model.state_dict().items() if n not in head_parameters(model)}
 
 
 def _spellings(model: PreTrainedModel, name: str) -> tuple[str, str]:
@@ -272,6 +278,14 @@ class _Stored:
                             value = value.to(dtype)
                         cast[name] = value
         return cast
+
+    def shapes(self, *names: str) -> list[torch.Size]:
+        """Of those of the tensors that there are."""
+        found = []
+        for name in self.file_of.keys() & set(names):
+            with safe_open(self.file_of[name], "pt") as tensors:
+                found.append(torch.Size(tensors.get_slice(name).get_shape()))
+        return found
 
     def get(self, *names: str, shape: torch.Size) -> torch.Tensor | None:
         for name in names:

@@ -19,6 +19,7 @@ from peftlab.layers import Adapter, Precision, PreTrainedModel, weight_precision
 from peftlab.models.find import Source
 from peftlab.models.targets import Targets
 
+COMPILED = "_orig_mod"  # what torch.compile's wrapper calls what it wraps
 LOADED = "give what peftlab.load_model or transformers' from_pretrained returned, got"
 
 
@@ -28,14 +29,10 @@ def check_model(model: Any) -> None:
         raise RequestError(
             "model is HF PEFT's own wrapper; give the plain model in it: model.unload()"
         )
-    if isinstance(model, nn.Module):
-        for name, _ in model.named_modules():
-            if name.rpartition(".")[2] == "_orig_mod":
-                where = name.removesuffix("_orig_mod").rstrip(".")
-                raise RequestError(
-                    f"{f'{where} in the model' if where else 'model'} is torch.compile's wrapper; "
-                    "give the model itself, which was compiled"
-                )
+    if isinstance(model, nn.Module) and COMPILED in dict(model.named_children()):
+        raise RequestError(
+            "model is torch.compile's wrapper; give the model itself, which was compiled"
+        )
     prefix = getattr(model, "base_model_prefix", None)
     if not (isinstance(model, nn.Module) and isinstance(prefix, str)):
         raise RequestError(f"model must be a model of transformers': {LOADED} {_shown(model)}")
@@ -44,6 +41,20 @@ def check_model(model: Any) -> None:
             f"model must have a head for classification, and {type(model).__name__} has none; "
             "load it with AutoModelForSequenceClassification"
         )
+
+
+def check_compiled(model: nn.Module) -> None:
+    """Raise `RequestError` if a part of `model` stands in torch.compile's wrapper.
+
+    It answers as it did, and its parameters have other names, by which no adapter is found again.
+    """
+    for name, _ in model.named_modules():
+        part, _, own = name.rpartition(".")
+        if own == COMPILED:
+            raise RequestError(
+                f"{part} in the model is torch.compile's wrapper; put the part itself back, and "
+                f"compile it in place: model.{part}.compile()"
+            )
 
 
 def check_tokenizer(tokenizer: Any) -> None:
@@ -96,7 +107,7 @@ class State:
         merged: the adapters, by name, in whose place plain layers stand now.
         own_unit: whether a regression's outputs are known to be in the label's own unit.
         fast: whether it is inside the engine's `fast`.
-        trained: the parameters that the method trains, by full name.
+        trained: the parameters that the method made trainable, by full name, if that is known.
     """
 
     source: Source | None = None
@@ -107,7 +118,7 @@ class State:
     merged: Mapping[str, Adapter] | None = None
     own_unit: bool = False
     fast: bool = False
-    trained: frozenset[str] = frozenset()
+    trained: frozenset[str] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """For a copy, or pickle.
@@ -122,8 +133,8 @@ class State:
         """Raise `RequestError` inside the engine, where a model can't be `what`."""
         if self.fast:
             raise RequestError(
-                f"inside `with peftlab.engine.fast(model)` it can't be {what}: other layers stand "
-                "in for the model's; do it before or behind"
+                f"inside `with peftlab.engine.fast(model)` a model can't be {what}, since other "
+                "layers stand in for its own; do that before it or after it"
             )
 
 

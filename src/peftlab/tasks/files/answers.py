@@ -119,22 +119,27 @@ def _lines(header: list[str], records: list[dict[str, Any]]) -> list[list[str]]:
 def _cell(value: Any) -> str:
     if isinstance(value, dict | list):
         return _json(value)
-    return "" if value is None else str(value)
+    known = _finite(value)
+    return "" if known is None else str(known)
 
 
 def _jsonl(path: Path, header: list[str], records: list[dict[str, Any]]) -> None:
-    lines = [_json({name: _or_null(cell) for name, cell in row.items()}) + "\n" for row in records]
+    lines = [_json(record) + "\n" for record in records]
     path.write_text("".join(lines), encoding="utf-8")
 
 
 def _json(value: Any) -> str:
     """Dates and the like, which Parquet has and JSON has not, become text."""
-    return json.dumps(value, ensure_ascii=False, default=str)
+    return json.dumps(_finite(value), ensure_ascii=False, default=str, allow_nan=False)
 
 
-def _or_null(cell: Any) -> Any:
-    """JSON knows no NaN, by which Parquet's missing numbers are often meant."""
-    return None if isinstance(cell, float) and math.isnan(cell) else cell
+def _finite(value: Any) -> Any:
+    """`value` with nothing in the place of NaN, which no format but Parquet has, or of infinity."""
+    if isinstance(value, dict):
+        return {name: _finite(cell) for name, cell in value.items()}
+    if isinstance(value, list):
+        return [_finite(cell) for cell in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _parquet(path: Path, header: list[str], records: list[dict[str, Any]]) -> None:

@@ -26,7 +26,7 @@ from peftlab.tasks.files import rows
 
 MAX_CLASSES = 20
 MAX_DIGITS = 4000  # Python converts no more than 4,300 to a whole number
-LARGEST = 1e18  # a regression's label: its square is computed in fp32, which ends at 3e38
+LARGEST = 1e37  # a regression's label: the head answers in fp32, which ends at 3e38
 
 Type = Literal["bool", "int", "float", "str"]
 
@@ -121,7 +121,7 @@ def _notes(table: rows.Table, label: str, names: tuple[str, ...], type_: Type) -
     """What whole numbers were taken for: stars from 1 to 5 are no names, and 40 intents are."""
     if type_ == "str" and all(map(_INT.fullmatch, names)):
         if table.typed:
-            return (f"{label} holds numbers as text, taken as names; write numbers without quotes",)
+            return (f"{label} holds numbers as text, taken as names of classes",)
         what = f"{label} holds numbers with zeros in front, taken as names of classes"
         return (f"{what}; --kind regression asks for numbers",)
     if type_ != "int" or 0 < len(names) < 3:

@@ -168,6 +168,8 @@ def positions(path: Path, header: Sequence[str], columns: Sequence[str]) -> list
             raise RequestError(
                 f"{path} has {header.count(name)} columns {name!r}; rename all but one."
             )
+        if columns.count(name) > 1:
+            raise RequestError(f"{path}: {name!r} is asked for twice, but for blanks around it.")
     return [header.index(name) for name in columns]
 
 
