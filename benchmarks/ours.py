@@ -4,8 +4,9 @@
 
 This process resolves the order, as `peftlab train` does; the cell runs in another one, in the
 environment that its worker would give it, which imports and holds what a cell does and no more.
-`--attention` profiles the last epoch for the share of the attention's own operations; its speed is
-then no measurement.
+The moment before the first step is that before the first pass of the training itself, behind what a
+method does to prepare itself (lora-drop). `--attention` profiles the last epoch for the share of
+the attention's own operations; its speed is then no measurement.
 """
 
 from __future__ import annotations

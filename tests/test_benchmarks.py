@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from peftlab.engine.dropout import FastDropout
 from peftlab.training import Loop
 
 
-@pytest.mark.skipif(not CLEAR.exists(), reason="resets the peak of memory by /proc")
+@pytest.mark.skipif(
+    not (CLEAR.exists() and os.access(f"/proc/{os.getppid()}/smaps_rollup", os.R_OK)),
+    reason="reads and resets memory by /proc",
+)
 def test_our_side_is_measured_inside_the_engine(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -35,4 +39,4 @@ def test_our_side_is_measured_inside_the_engine(
     measured = ours.run(options, tmp_path)
     assert found
     assert measured["n_steps"] == 16 and measured["examples_per_s"] > 0
-    assert measured["all_mib"] > measured["peak_mib"] > measured["resident_mib"] > 0
+    assert measured["all_mib"] > measured["peak_mib"] >= measured["resident_mib"] > 0

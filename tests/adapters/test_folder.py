@@ -337,6 +337,12 @@ def test_the_tokenizer_that_it_was_trained_with_is_saved(
     ("method", "name", "trains", "message"),
     [
         ("lora", "bert.embeddings.LayerNorm.bias", True, "trains, which is none of lora's"),
+        (
+            "lora-drop",
+            "bert.embeddings.LayerNorm.bias",
+            True,
+            "trains, which is none of lora-drop's",
+        ),
         ("bitfit", "bert.embeddings.LayerNorm.bias", False, "is frozen, and bitfit trains it"),
     ],
 )
@@ -348,14 +354,6 @@ def test_what_could_not_be_loaded_again_is_not_saved(
     with pytest.raises(peftlab.RequestError, match=rf"{re.escape(name)} {message}"):
         peftlab.save(model, tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
-
-
-def test_a_method_that_prepares_itself_may_choose_then_what_trains(
-    trained: Any, tmp_path: Path
-) -> None:
-    model, _ = trained("lora-drop")
-    model.bert.embeddings.LayerNorm.bias.requires_grad_()
-    peftlab.save(model, tmp_path / "adapter")
 
 
 def test_what_could_not_be_saved_is_found_before_it_is_trained(
@@ -389,7 +387,5 @@ def test_a_part_that_is_compiled_by_a_wrapper_is_named_and_answers(
     before = peftlab.evaluate(model, tokenizer, tiny_task)
     model.bert.encoder = torch.compile(model.bert.encoder, backend="eager")
     assert peftlab.evaluate(model, tokenizer, tiny_task) == before
-    with pytest.raises(
-        peftlab.RequestError, match=r"wrapper; .* model\.bert\.encoder\.compile\(\)"
-    ):
+    with pytest.raises(peftlab.RequestError, match=r"wrapper; .*bert.encoder\"\)\.compile"):
         peftlab.inject(model, "lora")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -253,3 +254,12 @@ def test_a_base_whose_file_has_other_names_is_read_again_in_fp32(
     for name in layers:
         merged = model.get_submodule(name).weight
         assert torch.equal(merged, exact[f"{name}.weight"].to(merged.dtype))
+
+
+def test_a_plain_folder_s_tokenizer_cuts_and_pads_nothing_by_itself(
+    trained: Any, tmp_path: Path
+) -> None:
+    model, tokenizer = trained("lora")
+    plain_folder(model, tokenizer, tmp_path / "plain")
+    written = json.loads((tmp_path / "plain" / "tokenizer.json").read_text())
+    assert written["truncation"] is written["padding"] is None

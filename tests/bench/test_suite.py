@@ -416,6 +416,15 @@ def test_a_rate_that_no_row_takes_is_refused(asked: dict[str, Any], tmp_path: Pa
         merged_request(None, asked | {"methods": ["lora"]}, ["lora.lr=1e-2"])
 
 
+def test_a_file_s_rates_that_no_row_takes_are_refused_too(tmp_path: Path) -> None:
+    file = tmp_path / "rates.toml"
+    file.write_text('methods = ["lora[lr=1e-3]"]\nrates = [1e-4, 4e-4]\n')
+    with pytest.raises(RequestError, match="changes nothing"):
+        merged_request(file, {})
+    with pytest.raises(RequestError, match="a method is a name, or a table with a name, got 5"):
+        merged_request(None, {"methods": [5], "training": Training.of({"lr": 1e-3})})
+
+
 def test_one_rate_twice_is_said_so() -> None:
     with pytest.raises(RequestError, match=r"rates .* name 0\.001 more than once"):
         make_suite(methods=["lora"], rates=[1e-3, 0.001])

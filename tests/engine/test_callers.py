@@ -176,6 +176,30 @@ def test_a_pooler_that_is_the_caller_s_own_is_run_whatever_it_calls_itself(
             assert torch.allclose(model(**batch()).logits, plain, atol=1e-5)
 
 
+def test_a_class_of_the_caller_s_own_is_run_whatever_it_changes() -> None:
+    class Mean(BertPooler):
+        def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+            return self.activation(self.dense(hidden.mean(1)))
+
+    model = tiny(dtype=torch.float32).eval()
+    model.bert.pooler.__class__ = Mean
+    with torch.no_grad():
+        plain = model(**batch()).logits
+        with fast(model):
+            assert torch.allclose(model(**batch()).logits, plain, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace")
+def test_a_scripted_part_is_run() -> None:
+    model = tiny(dtype=torch.float32).eval()
+    for block in model.bert.encoder.layer:
+        block.intermediate.intermediate_act_fn = torch.jit.trace(nn.ReLU(), torch.ones(2))
+    with torch.no_grad():
+        plain = model(**batch()).logits
+        with fast(model):
+            assert torch.allclose(model(**batch()).logits, plain, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "decorate", [torch.no_grad(), torch.autocast("cpu", enabled=False), can_return_tuple]
 )
@@ -239,8 +263,11 @@ def test_weights_are_saved_and_loaded_inside_as_they_are_outside(make: Any) -> N
         model.load_state_dict(wanted)
         inside = model(**batch()).logits
         assert all(torch.equal(model.state_dict()[name], one) for name, one in wanted.items())
+        state, held = other.state_dict(), model.bert.embeddings.word_embeddings.weight
         with pytest.raises(RequestError, match="leave out assign=True"):
-            model.load_state_dict(wanted, assign=True)
+            model.load_state_dict(state, assign=True)
+        assert model.bert.embeddings.word_embeddings.weight is held  # nothing was loaded
+        model.load_state_dict(state)
         with fast(other):
             assert torch.equal(inside, other(**batch()).logits)
     assert not torch.equal(inside, before)

@@ -148,10 +148,12 @@ def test_cells_that_another_format_has_not_are_json_in_text_and_null_for_no_numb
 ) -> None:
     given = tmp_path / "given.parquet"
     of = {"b": [1.0, math.nan]}
-    rows = [{"text": "a", "of": of, "n": math.inf}, {"text": "c", "of": None, "n": 2.0}]
-    pq.write_table(pa.Table.from_pylist(rows), given)
+    rows = [{"text": "a", "of": of, "n": math.nan}, {"text": "c", "of": None, "n": 2.0}]
+    pairs = pa.array([[("k", math.nan)], []], pa.map_(pa.string(), pa.float64()))
+    pq.write_table(pa.Table.from_pylist(rows).append_column("map", pairs), given)
     answer_file(sheet(given), tmp_path / "out.csv", EXTRA)
     assert [row["of"] for row in sheet(tmp_path / "out.csv").records] == ['{"b": [1.0, null]}', ""]
+    assert [row["map"] for row in sheet(tmp_path / "out.csv").records] == ['[["k", null]]', "[]"]
     assert [row["n"] for row in sheet(tmp_path / "out.csv").records] == ["", "2.0"]
     answer_file(sheet(given), tmp_path / "out.jsonl", EXTRA)
     lines = (tmp_path / "out.jsonl").read_text().splitlines()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -40,6 +39,7 @@ from peftlab.models import (
     last_layer,
     load_source,
     load_tokenizer,
+    save_tokenizer,
     state_of,
     stored_names,
 )
@@ -75,7 +75,7 @@ def save(
             "this model is merged; unmerge it to save its adapter, or write the whole of it with "
             "model.save_pretrained"
         )
-    check_savable(model)
+    base = check_savable(model)
     state = adapter_state(model)
     structure = method.state(model) if isinstance(method, Prepared) else {}
     if rank is not None:
@@ -84,14 +84,14 @@ def save(
                 f"{method.name} is trained for one rank; dylora has several to choose from"
             )
         method, state = method.at_rank(state, rank)
-    base = base_of(model)
     card = make_card(model, method, structure, base.part)
     config = None
     if isinstance(method, InPeft):
         config = peft_layout.config(model, method, base)
         state = peft_layout.to_file(method, state)
-    own = _of_base(base) if tokenizer is None else tokenizer
-    replace_folder(Path(folder), lambda place: _write(place, config, card, state, own))
+    if tokenizer is None and base.folder is not None:
+        tokenizer = load_tokenizer(base.folder)
+    replace_folder(Path(folder), lambda place: _write(place, config, card, state, tokenizer))
 
 
 def _write(
@@ -107,41 +107,24 @@ def _write(
     save_file(held, place / WEIGHTS, metadata={"format": "pt"})
     write_json(place / CARD, card.model_dump(mode="json"))
     if tokenizer is not None:
-        with _uncut(tokenizer):
-            tokenizer.save_pretrained(place)
+        save_tokenizer(tokenizer, place)
 
 
-def check_savable(model: PreTrainedModel) -> None:
-    """Raise `RequestError` if an adapter of `model`, injected or not yet, could not be loaded."""
+def check_savable(model: PreTrainedModel) -> Base:
+    """The base of `model`, injected or not yet.
+
+    Raises:
+        RequestError: if an adapter of it could not be loaded.
+    """
     check_compiled(model)
-    check_tokens(model, base_of(model))
+    base = base_of(model)
+    check_tokens(model, base)
     method = injected(model)
     if method is not None:
         state = adapter_state(model)
         check_head(model, state)
         check_trained(model, method, state)
-
-
-def _of_base(base: Base) -> Any:
-    """The base's own tokenizer, where its folder is known."""
-    return None if base.folder is None else load_tokenizer(base.folder)
-
-
-@contextmanager
-def _uncut(tokenizer: Any) -> Iterator[None]:
-    """Inside, `tokenizer` cuts and pads nothing by itself, as training has had it do."""
-    tokenizer.init_kwargs.setdefault("truncation_side", tokenizer.truncation_side)  # else not saved
-    backend = tokenizer.backend_tokenizer
-    cut, padded = backend.truncation, backend.padding
-    backend.no_truncation()
-    backend.no_padding()
-    try:
-        yield
-    finally:
-        if cut:
-            backend.enable_truncation(**cut)
-        if padded:
-            backend.enable_padding(**padded)
+    return base
 
 
 def load(
@@ -325,12 +308,9 @@ def check_head(model: PreTrainedModel, state: dict[str, Tensor]) -> None:
 
 
 def check_trained(model: PreTrainedModel, method: Method, state: Mapping[str, Tensor]) -> None:
-    """Raise `RequestError` unless `state` has what `method` trains: by that it is loaded.
-
-    A method that prepares itself may train anything by then.
-    """
+    """Raise `RequestError` unless `state` has what `method` trains: by that it is loaded."""
     trained = state_of(model).trained
-    if trained is None or isinstance(method, Prepared):
+    if trained is None:
         return
     for name, p in model.named_parameters():
         if p.requires_grad and name not in trained:
@@ -338,7 +318,8 @@ def check_trained(model: PreTrainedModel, method: Method, state: Mapping[str, Te
                 f"{name} trains, which is none of {method.name}'s, so no adapter of it can hold "
                 "that; freeze it again, or keep the whole model by model.save_pretrained"
             )
-    for name in sorted(trained - state.keys()):
+    # one that prepares itself may have joined some by then
+    for name in () if isinstance(method, Prepared) else sorted(trained - state.keys()):
         raise RequestError(
             f"{name} is frozen, and {method.name} trains it; let it be trained again, if only to "
             "save it"

@@ -28,6 +28,7 @@ from peftlab.models import (
     agree_on_padding,
     check_model,
     quiet,
+    save_tokenizer,
     state_of,
     token_limit,
 )
@@ -140,7 +141,7 @@ def plain_folder(model: PreTrainedModel, tokenizer: Any, folder: Path) -> float:
         plain.config.dtype = torch.float32
         with quiet():
             plain.save_pretrained(place)
-            tokenizer.save_pretrained(place)
+            save_tokenizer(tokenizer, place)
 
     replace_folder(folder, write, may_be_adapter=False)
     return moved

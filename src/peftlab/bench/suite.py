@@ -142,6 +142,7 @@ def _at_rates(methods: list[Any], rates: list[Any]) -> list[dict[str, Any]]:
             raise RequestError(
                 f"the rates (--lr) name {rate} more than once; leave one of them out"
             )
+    _check_some_take(methods, rates)
     rows: list[dict[str, Any]] = []
     for method in methods:
         given = _table(method)
@@ -150,10 +151,10 @@ def _at_rates(methods: list[Any], rates: list[Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _check_some_take(request: dict[str, Any], rates: list[Any]) -> None:
-    """Raise `RequestError` if every row has a rate of its own, which wins over those of --lr."""
-    own = [_table(method).get("lr") for method in request.get("methods") or METHODS]
-    if rates and all(rate is not None for rate in own):
+def _check_some_take(methods: Iterable[Any], rates: list[Any]) -> None:
+    """Raise `RequestError` if every row has a rate of its own, which wins over the rates asked."""
+    own = [_table(method).get("lr") for method in methods]
+    if own and rates and all(rate is not None for rate in own):
         raise RequestError(
             f"--lr {','.join(map(str, rates))} changes nothing: every method has a learning rate "
             f"of its own ({', '.join(map(str, own))}); leave out one or the other"
@@ -202,9 +203,10 @@ def merged_request(file: Path | None, request: dict[str, Any], sets: Iterable[st
                 "trials every method gets"
             )
     merged |= _of_the_demo(merged)
+    _check_types(merged)
     apply_sets(merged, sets)
-    one = [given["lr"]] if given.get("lr") is not None else []
-    _check_some_take(merged, request.get("rates") or one)
+    if given.get("lr") is not None:
+        _check_some_take(merged.get("methods", METHODS), [given["lr"]])
     return make_suite(**merged)
 
 

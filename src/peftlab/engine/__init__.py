@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from peftlab.engine import dropout, sentences
 from peftlab.engine.attention import lets_choose, plain_attention
 from peftlab.engine.bits import Bits, NoBits
-from peftlab.engine.frozen import FrozenLinear, Joined, onednn_multiplies
+from peftlab.engine.frozen import FrozenLinear, Joined, onednn_multiplies, refuse_assigning
 from peftlab.engine.heap import give_back, kept_heap
 from peftlab.engine.mpnet import is_mpnet, replace_attention
 from peftlab.engine.packing import Laid, cut_to_position, ends_at_first, notice, pack_batches
@@ -137,6 +137,7 @@ def _replace_dropout(model: nn.Module, bits: Bits, undo: ExitStack) -> None:
 
 
 def _join(model: nn.Module, undo: ExitStack) -> None:
+    refuse_assigning(model, undo)
     for names in _groups(model):
         layers: list[Any] = [model.get_submodule(name) for name in names]
         # the weights that are made here stay in the model: under a caller's inference_mode they

@@ -171,7 +171,7 @@ def _berts(self: Any, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
 
 def _is_berts(module: nn.Module) -> bool:
     """Whether `module` computes what `_berts` says, and nobody has put something in its place."""
-    own = getattr(type(module).forward, "__code__", None)
+    own = getattr(getattr(type(module), "forward", None), "__code__", None)
     is_same = own is not None and _read(own) == _read(_berts.__code__)
     return is_same and "forward" not in vars(module)
 

@@ -19,10 +19,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
@@ -106,7 +107,7 @@ class FrozenCodes:
             layer.hold(own, own_scales)
 
     def renew(self) -> None:
-        """Let oneDNN pack anew: what is joined is another layer than those that were loaded."""
+        """Let oneDNN pack anew: several layers' codes are joined in another layer than theirs."""
         self.layer.packed = None
 
     @staticmethod
@@ -303,12 +304,6 @@ class FrozenLinear(BaseLinear):
         self.__dict__["plain"]._save_to_state_dict(*args, **options)
 
     def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
-        metadata = args[2]
-        if metadata.get("assign_to_params_buffers"):
-            raise RequestError(
-                "inside `with peftlab.engine.fast(model)` weights can be copied into its own and "
-                "not take their place; leave out assign=True, or load them before it or after it"
-            )
         self.__dict__["plain"]._load_from_state_dict(*args, **options)
         self.__dict__["joined"].renew()
 
@@ -323,6 +318,22 @@ class FrozenLinear(BaseLinear):
         """The weight (out, in)."""
         weight: Tensor = weight_of(self.__dict__["plain"])
         return weight
+
+
+def refuse_assigning(model: nn.Module, undo: ExitStack) -> None:
+    """Let `model.load_state_dict` copy weights into the model's own, which are shared, or nothing.
+
+    Before anything is loaded: by `assign=True` others would take their place.
+    """
+
+    def check(module: nn.Module, state: Any, prefix: str, metadata: Any, *more: Any) -> None:
+        if metadata.pop("assign_to_params_buffers", False):  # torch leaves it in the caller's
+            raise RequestError(
+                "inside `with peftlab.engine.fast(model)` weights can't be assigned; leave out "
+                "assign=True, or load them before it or after it"
+            )
+
+    undo.callback(model.register_load_state_dict_pre_hook(check).remove)
 
 
 class Joined:

@@ -222,12 +222,13 @@ def ends_at_first(model: Any) -> bool:
 
 def _repeats(model: nn.Module) -> bool:
     """Whether a module with weights stands at two places: the last block may be an earlier one."""
-    wrappers = tuple(f"{n}." for n, one in model.named_modules() if isinstance(one, Wrapper))
+    wrappers = [name for name, one in model.named_modules() if isinstance(one, Wrapper)]
+    added, bases = (tuple(f"{name}{part}." for name in wrappers) for part in ("", ".base"))
     modules = [
         module
         for name, module in model.named_modules(remove_duplicate=False)
         if any(True for _ in module.parameters(recurse=False))
-        and (name.endswith(".base") or not name.startswith(wrappers))  # adapters may be one
+        and (f"{name}.".startswith(bases) or not name.startswith(added))  # adapters may be one
     ]
     return len(set(modules)) < len(modules)
 

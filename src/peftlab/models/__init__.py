@@ -47,6 +47,7 @@ from peftlab.models.tokenizer import (
     check_batches,
     load_tokenizer,
     longest_input,
+    save_tokenizer,
     token_limit,
 )
 from peftlab.models.unit import Unit, last_layer, standard_unit, unit_of
@@ -86,6 +87,7 @@ __all__ = [
     "norms",
     "precision_of",
     "quiet",
+    "save_tokenizer",
     "sized_model",
     "standard_unit",
     "state_of",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from types import FunctionType
 from typing import Any, Literal
 
 from torch import nn
@@ -233,22 +234,37 @@ def unread(model: PreTrainedModel) -> list[str]:
     ]
 
 
+KNOWN = {"peftlab", "torch", "transformers"}  # whose code is no caller's own
+
+
 def is_as_written(model: nn.Module) -> bool:
     """Whether `model` computes as its architecture's row says: nothing in it is a caller's own.
 
-    A class of the caller's that has a `forward`, one put over a module's, or a hook may read other
-    tokens than the architecture's own. What stands around a layer for a method (`Wrapper`) may not.
+    A class of the caller's that has methods, a `forward` put over a module's, or a hook may read
+    other tokens than the architecture's own. What stands around a layer for a method (`Wrapper`)
+    may not.
     """
     return all(_is_known(module) for module in model.modules())
 
 
 def _is_known(module: nn.Module) -> bool:
-    if not all(_packages(hook) <= {"peftlab", "transformers"} for hook in hooks_of(module)):
+    if not all(_packages(hook) <= KNOWN - {"torch"} for hook in hooks_of(module)):
         return False
     if isinstance(module, Wrapper):
         return True
-    is_known = _packages(type(module).forward) <= {"peftlab", "torch", "transformers"}
-    return is_known and "forward" not in vars(module)
+    forward = getattr(type(module), "forward", None)  # a scripted module's class has none
+    is_own = not _packages(forward) <= KNOWN or _has_methods(type(module))
+    return not is_own and "forward" not in vars(module)
+
+
+def _has_methods(kind: type) -> bool:
+    """Whether a class from elsewhere that `kind` is made of has methods, its `__init__` apart."""
+    own = [vars(one) for one in kind.__mro__ if not _packages(one) <= KNOWN]
+    return any(
+        isinstance(value, FunctionType) and name != "__init__"
+        for names in own
+        for name, value in names.items()
+    )
 
 
 def _packages(code: Any) -> set[str]:

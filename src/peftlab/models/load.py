@@ -181,7 +181,7 @@ class StoredBase:
         if self.source is None:
             return None
         names = _spellings(self.model, name)
-        if self._files.shapes(*names):
+        if shape in self._files.shapes(*names):
             return self._files.get(*names, shape=shape)
         found = self._translated.get(name)
         return found if found is not None and found.shape == shape else None
@@ -203,9 +203,9 @@ class StoredBase:
         Without the head, of which what the files lack was drawn.
         """
         assert self.source is not None
-        num_labels = len(last_layer(self.model).weight)
-        model = _pretrained(self.source.folder, num_labels, torch.float32)
-        return {n: one for n, one in model.state_dict().items() if n not in head_parameters(model)}
+        model = _pretrained(self.source.folder, num_labels=2, dtype=torch.float32)
+        head = head_parameters(model)
+        return {name: tensor for name, tensor in model.state_dict().items() if name not in head}
 
 
 def _spellings(model: PreTrainedModel, name: str) -> tuple[str, str]:

@@ -53,7 +53,7 @@ def check_compiled(model: nn.Module) -> None:
         if own == COMPILED:
             raise RequestError(
                 f"{part} in the model is torch.compile's wrapper; put the part itself back, and "
-                f"compile it in place: model.{part}.compile()"
+                f'compile it in place: model.get_submodule("{part}").compile()'
             )
 
 

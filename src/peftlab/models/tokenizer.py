@@ -132,6 +132,25 @@ def agree_on_padding(model: PreTrainedModel, tokenizer: Any) -> None:
             config.pad_token_id = tokenizer.pad_token_id
 
 
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write `tokenizer` to `folder`, cutting and padding nothing by itself, as it was loaded.
+
+    A call that cuts or pads leaves that behind in it, and tokenizer.json would hold it.
+    """
+    tokenizer.init_kwargs.setdefault("truncation_side", tokenizer.truncation_side)  # else not saved
+    backend = tokenizer.backend_tokenizer
+    cut, padded = backend.truncation, backend.padding
+    backend.no_truncation()
+    backend.no_padding()
+    try:
+        tokenizer.save_pretrained(folder)
+    finally:
+        if cut:
+            backend.enable_truncation(**cut)
+        if padded:
+            backend.enable_padding(**padded)
+
+
 def check_batches(model: PreTrainedModel, tokenizer: Any) -> None:
     """Try whether a text is answered alike alone and beside a longer one; needs weights.
 

@@ -117,10 +117,10 @@ def _lines(header: list[str], records: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def _cell(value: Any) -> str:
-    if isinstance(value, dict | list):
+    if isinstance(value, dict | list | tuple):
         return _json(value)
-    known = _finite(value)
-    return "" if known is None else str(known)
+    is_missing = value is None or (isinstance(value, float) and math.isnan(value))
+    return "" if is_missing else str(value)
 
 
 def _jsonl(path: Path, header: list[str], records: list[dict[str, Any]]) -> None:
@@ -134,10 +134,10 @@ def _json(value: Any) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """`value` with nothing in the place of NaN, which no format but Parquet has, or of infinity."""
+    """`value` with null in the place of NaN and infinity, which JSON has not."""
     if isinstance(value, dict):
         return {name: _finite(cell) for name, cell in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):  # Arrow's maps are pairs
         return [_finite(cell) for cell in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 

@@ -160,7 +160,7 @@ def positions(path: Path, header: Sequence[str], columns: Sequence[str]) -> list
 
     A name that is not there stands for the one that differs from it in blanks around it alone.
     """
-    columns = [_near(name, header) for name in columns]
+    asked, columns = columns, [_near(name, header) for name in columns]
     for name in columns:
         if name not in header:
             raise _no_column(path, name, header)
@@ -168,7 +168,7 @@ def positions(path: Path, header: Sequence[str], columns: Sequence[str]) -> list
             raise RequestError(
                 f"{path} has {header.count(name)} columns {name!r}; rename all but one."
             )
-        if columns.count(name) > 1:
+        if len(set(columns)) < len(set(asked)) and columns.count(name) > 1:
             raise RequestError(f"{path}: {name!r} is asked for twice, but for blanks around it.")
     return [header.index(name) for name in columns]
 
