@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import http.server
 import json
@@ -255,6 +256,7 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 CLOSED = socket.socket()  # bound, so that nobody else gets it, and nobody listens
 CLOSED.bind(("127.0.0.1", 0))
+atexit.register(CLOSED.close)
 
 
 def closed_port() -> str:
