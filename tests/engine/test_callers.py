@@ -24,6 +24,14 @@ from peftlab.models import linear_names, state_of
 from tiny import batch, in_eight_bits, passes, tiny
 
 
+@torch.no_grad()
+def check_alike(model: Any, inputs: dict[str, torch.Tensor]) -> None:
+    """Inside the engine and outside of it `model` gives the same logits."""
+    plain = model(**inputs).logits
+    with fast(model):
+        assert torch.allclose(model(**inputs).logits, plain, atol=1e-5)
+
+
 @pytest.mark.parametrize("make", [tiny, in_eight_bits])
 def test_a_model_that_answered_under_inference_mode_still_trains(make: Any) -> None:
     model = inject(make(), "lora")
@@ -45,10 +53,7 @@ def test_a_hook_of_a_caller_s_sees_what_the_model_gives(kind: str) -> None:
         return (moved, *output[1:]) if isinstance(output, tuple) else moved
 
     block.register_forward_hook(mixed)
-    with torch.no_grad():
-        plain = model(**batch()).logits
-        with fast(model):
-            assert torch.allclose(model(**batch()).logits, plain, atol=1e-5)
+    check_alike(model, batch())
 
 
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "mpnet", "albert", "modernbert"])
@@ -64,10 +69,7 @@ def test_masks_of_every_kind_say_the_same(kind: str, form: str) -> None:
         return  # takes no such mask
     else:
         inputs["attention_mask"] = mask[:, None, None, :].bool().expand(-1, -1, mask.shape[1], -1)
-    with torch.no_grad():
-        plain = model(**inputs).logits
-        with fast(model):
-            assert torch.allclose(model(**inputs).logits, plain, atol=1e-5)
+    check_alike(model, inputs)
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "electra"])
@@ -77,10 +79,7 @@ def test_a_feed_forward_layer_in_chunks_is_left_alone(kind: str) -> None:
         if hasattr(module, "chunk_size_feed_forward"):
             module.chunk_size_feed_forward = 3
     model.config.chunk_size_feed_forward = 3
-    with torch.no_grad():
-        plain = model(**batch()).logits
-        with fast(model):
-            assert torch.allclose(model(**batch()).logits, plain, atol=1e-5)
+    check_alike(model, batch())
 
 
 class Narrow(nn.Module):
@@ -170,10 +169,7 @@ def test_a_pooler_that_is_the_caller_s_own_is_run_whatever_it_calls_itself(
 
     monkeypatch.setattr(BertPooler, "forward", mean)
     model = tiny(dtype=torch.float32).eval()
-    with torch.no_grad():
-        plain = model(**batch()).logits
-        with fast(model):
-            assert torch.allclose(model(**batch()).logits, plain, atol=1e-5)
+    check_alike(model, batch())
 
 
 def test_a_class_of_the_caller_s_own_is_run_whatever_it_changes() -> None:
@@ -183,10 +179,7 @@ def test_a_class_of_the_caller_s_own_is_run_whatever_it_changes() -> None:
 
     model = tiny(dtype=torch.float32).eval()
     model.bert.pooler.__class__ = Mean
-    with torch.no_grad():
-        plain = model(**batch()).logits
-        with fast(model):
-            assert torch.allclose(model(**batch()).logits, plain, atol=1e-5)
+    check_alike(model, batch())
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.trace")
@@ -194,10 +187,7 @@ def test_a_scripted_part_is_run() -> None:
     model = tiny(dtype=torch.float32).eval()
     for block in model.bert.encoder.layer:
         block.intermediate.intermediate_act_fn = torch.jit.trace(nn.ReLU(), torch.ones(2))
-    with torch.no_grad():
-        plain = model(**batch()).logits
-        with fast(model):
-            assert torch.allclose(model(**batch()).logits, plain, atol=1e-5)
+    check_alike(model, batch())
 
 
 @pytest.mark.parametrize(
@@ -211,10 +201,7 @@ def test_a_pooler_under_somebody_s_decorator_is_the_caller_s_own(decorate: Any) 
 
     model = tiny(dtype=torch.float32).eval()
     model.bert.pooler.__class__ = Mean
-    with torch.no_grad():
-        plain = model(**batch()).logits
-        with fast(model):
-            assert torch.allclose(model(**batch()).logits, plain, atol=1e-5)
+    check_alike(model, batch())
 
 
 def test_a_hook_on_all_modules_sees_what_the_model_gives() -> None:
@@ -242,10 +229,7 @@ def test_a_last_block_that_is_also_an_earlier_one_is_computed_whole(
     blocks[1] = blocks[0]
     if not masked:
         del inputs["attention_mask"]
-    with torch.no_grad():
-        plain = model(**inputs).logits
-        with fast(model):
-            assert torch.allclose(model(**inputs).logits, plain, atol=1e-5)
+    check_alike(model, inputs)
 
 
 @pytest.mark.parametrize("make", [tiny, in_eight_bits])
