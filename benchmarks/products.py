@@ -26,7 +26,7 @@ from sides import add_options, settings_of, write_task
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftlab.engine.frozen import Frozen, onednn_multiplies
+from peftlab.engine.weights import Frozen, onednn_multiplies
 from peftlab.layers import resolve_precision
 from peftlab.layers.precision import DTYPES
 from peftlab.models import load_tokenizer

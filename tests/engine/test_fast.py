@@ -12,8 +12,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from peftlab.engine import fast, kernels_of
 from peftlab.engine.dropout import FastDropout
-from peftlab.engine.frozen import FrozenLinear, onednn_multiplies
+from peftlab.engine.frozen import FrozenLinear
 from peftlab.engine.packing import ASKED
+from peftlab.engine.weights import onednn_multiplies
 from peftlab.methods import METHODS, inject, make
 from peftlab.models import ARCHITECTURES, state_of
 from tiny import COMMON, EXTRA, batch, compare, in_eight_bits, passes, tiny

@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
 from peftlab.engine import fast
-from peftlab.engine.frozen import FrozenLinear, Joined, onednn_multiplies, side_by_side, updated
+from peftlab.engine.frozen import FrozenLinear, Joined, side_by_side, updated
+from peftlab.engine.weights import onednn_multiplies
 from peftlab.layers import Int8Linear, LoRALinear, Pair
 from peftlab.layers.int8 import has_products
 

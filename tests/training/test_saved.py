@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftlab.engine import fast, own_tensors
-from peftlab.engine.frozen import FrozenLinear, onednn_multiplies
+from peftlab.engine.frozen import FrozenLinear
 from peftlab.engine.packing import rows_for
+from peftlab.engine.weights import onednn_multiplies
 from peftlab.layers import LoRALinear
 from peftlab.methods import METHODS, inject, injected, make
 from peftlab.models import load_model

@@ -1,6 +1,7 @@
 """The engine: inside `with fast(model)` the same training, at the speed of its matrix products.
 
     frozen.py     frozen layers as bare products; query, key and value as one; updates beside them
+    weights.py    their weights and products, in bf16 and in eight bits
     packing.py    the tokens of a batch end to end, without padding; the last block only for the
                   token that the classifier reads
     sentences.py  attention of such a batch, in C++
@@ -28,10 +29,11 @@ from torch import Tensor, nn
 from peftlab.engine import dropout, sentences
 from peftlab.engine.attention import lets_choose, plain_attention
 from peftlab.engine.bits import Bits, NoBits
-from peftlab.engine.frozen import FrozenLinear, Joined, onednn_multiplies, refuse_assigning
+from peftlab.engine.frozen import FrozenLinear, Joined, refuse_assigning
 from peftlab.engine.heap import give_back, kept_heap
 from peftlab.engine.mpnet import is_mpnet, replace_attention
 from peftlab.engine.packing import Laid, cut_to_position, ends_at_first, notice, pack_batches
+from peftlab.engine.weights import onednn_multiplies
 from peftlab.layers import native, rows
 from peftlab.layers.int8 import Int8Linear
 from peftlab.layers.linear import QuantisedLinear, features, is_conv1d
