@@ -43,21 +43,16 @@ def run(tiny_model: Path, tiny_task: Task) -> Callable[..., tuple[Fitted, PreTra
     train = encode(tokenizer, tiny_task.train.texts, tiny_task.train.labels, 32)
     dev = encode(tokenizer, tiny_task.dev.texts, tiny_task.dev.labels, 32)
 
-    def go(name: str = "lora", **changes: Any) -> tuple[Fitted, PreTrainedModel]:
+    def go(
+        name: str = "lora", on_row: Callable[..., None] = lambda *_: None, **changes: Any
+    ) -> tuple[Fitted, PreTrainedModel]:
         asked = changed(PLAN, **changes)
         model, _ = load_model(str(tiny_model), precision="fp32", seed=asked.seed)
         torch.manual_seed(asked.seed)
         inject(model, name)
         loop = Loop(model, injected(model), train, asked)
         go.answered = []  # (n_dev, num_labels) an epoch
-        go.frozen = []  # objects that Python's collector leaves alone, a step
-        fitted = fit(
-            loop,
-            dev,
-            lambda *_: go.frozen.append(gc.get_freeze_count()),
-            lambda _, out: go.answered.append(out),
-            MemoryMeter(),
-        )
+        fitted = fit(loop, dev, on_row, lambda _, out: go.answered.append(out), MemoryMeter())
         return fitted, model
 
     return go
@@ -80,8 +75,9 @@ def test_the_same_run_twice_gives_the_same_bits(run: Callable[..., Any]) -> None
 def test_a_training_is_spared_the_search_for_garbage_and_a_pass_does_not_search(
     run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, model = run()
-    assert min(run.frozen) > 10_000 and gc.get_freeze_count() == 0
+    frozen: list[int] = []  # objects that Python's collector leaves alone, a step
+    _, model = run(on_row=lambda *_: frozen.append(gc.get_freeze_count()))
+    assert min(frozen) > 10_000 and gc.get_freeze_count() == 0
     monkeypatch.setattr(gc, "collect", lambda *_: pytest.fail("it takes longer than a pass"))
     with fast(model):
         pass
