@@ -10,13 +10,14 @@ from pathlib import Path
 
 from peftlab.records.trials import Trial
 from peftlab.report.bars import peak_figure, speed_figure
+from peftlab.report.columns import Column
 from peftlab.report.curves import Curves, read
 from peftlab.report.front import front_figure
 from peftlab.report.lines import Line, loss_figure, memory_figure, score_figure
 from peftlab.report.panels import MANY, PANEL_POINTS
 from peftlab.report.ranks import rank_figure
 from peftlab.report.rates import progress_figure, rate_figure, tuning_figure
-from peftlab.report.scores import Table
+from peftlab.report.scores import Cell, Row, Table
 from peftlab.report.second import second_figure
 from peftlab.report.style import Figure, Style
 from peftlab.report.text import letter
@@ -35,45 +36,53 @@ def figures(
     style = Style([row.label for row in table.rows])
     found: list[Figure | None] = []
     for index, column in enumerate(table.columns):
-        cells = {row.label: cell for row in table.rows if (cell := row.cells[index]) and cell.runs}
         rows = [(row, cell) for row in table.rows if (cell := row.cells[index])]
-        lines = [
-            Line(
-                label,
-                tuple(run.seed for run in cell.runs),
-                tuple(curves(folder / f"{run.cell}.jsonl") for run in cell.runs),
-            )
-            for label, cell in cells.items()
-        ]
-        bars = [
-            (label, f"{label} {letter(cost.under, table)}".strip(), cost)
-            for label, cell in cells.items()
-            for cost in cell.costs
-        ]
-        of = "round" if any(cost.in_turns for *_, cost in bars) else "seed"
         scored = (column.task, column.sha256, column.metric)  # no other metric judges trials again
         tried = [one for one in trials if (one.task, one.data, one.metric) == scored]
-        share = POINTS_A_PAGE // max(1, len(lines) * len(table.columns))
-        most = PANEL_POINTS if len(lines) > MANY else POINTS_A_LINE
-        limit = max(40, min(most, share))
-        found += [
-            score_figure(column, lines, style, limit),
-            second_figure(
-                column,
-                lines,
-                partial(score_figure, lines=lines, style=style, limit=limit),
-            ),
-            loss_figure(column, lines, style, limit),
-            speed_figure(column, bars, style, of),
-            memory_figure(column, lines, style, limit),
-            peak_figure(column, bars, of),
-            front_figure(column, cells, style, letter(0, table)),
-            rank_figure(column, cells, style),
-            rate_figure(column, rows, limit),
-            tuning_figure(column, tried, style, limit),
-            progress_figure(column, tried, style, limit),
-        ]
+        found += _of_task(column, rows, tried, table, style, lambda cell: curves(folder / cell))
     return _renamed([figure for figure in found if figure])
+
+
+def _of_task(
+    column: Column,
+    rows: Sequence[tuple[Row, Cell]],
+    trials: Sequence[Trial],
+    table: Table,
+    style: Style,
+    curve: Callable[[str], Curves],
+) -> list[Figure | None]:
+    """The figures of one task, None for each that there is nothing for; `curve` is of a file."""
+    cells = {row.label: cell for row, cell in rows if cell.runs}
+    lines = [
+        Line(
+            label,
+            tuple(run.seed for run in cell.runs),
+            tuple(curve(f"{run.cell}.jsonl") for run in cell.runs),
+        )
+        for label, cell in cells.items()
+    ]
+    bars = [
+        (label, f"{label} {letter(cost.under, table)}".strip(), cost)
+        for label, cell in cells.items()
+        for cost in cell.costs
+    ]
+    of = "round" if any(cost.in_turns for *_, cost in bars) else "seed"
+    share = POINTS_A_PAGE // max(1, len(lines) * len(table.columns))
+    limit = max(40, min(PANEL_POINTS if len(lines) > MANY else POINTS_A_LINE, share))
+    scores = partial(score_figure, lines=lines, style=style, limit=limit)
+    return [
+        scores(column),
+        second_figure(column, lines, scores),
+        loss_figure(column, lines, style, limit),
+        speed_figure(column, bars, style, of),
+        memory_figure(column, lines, style, limit),
+        peak_figure(column, bars, of),
+        front_figure(column, cells, style, letter(0, table)),
+        rank_figure(column, cells, style),
+        rate_figure(column, rows, limit),
+        tuning_figure(column, trials, style, limit),
+        progress_figure(column, trials, style, limit),
+    ]
 
 
 def _renamed(figures: list[Figure]) -> list[Figure]:

@@ -141,16 +141,26 @@ def page(
     bundle: str,
 ) -> str:
     """The whole page. Names from outside are text in it, never markup and never script."""
-    ordered = sorted(drawn, key=lambda figure: KINDS.index(figure.kind))
-    numbered = list(enumerate(ordered, start=1))
-    script = "\n".join(_source(f"script/{name}.js") for name in SCRIPTS)
-    known = standing.intervals(scores, comparison)
-    # the HTML parser must not see the end of the script inside it
-    bundle = re.sub(r"</(?=script)", r"<\\/", bundle, flags=re.IGNORECASE)
-    context: dict[str, Any] = {
+    context = {
         "suite": suite,
         "table": scores,
         "comparison": comparison,
+        **_judged(scores, comparison),
+        **_trained(scores, records),
+        **_told(scores, records, extras),
+        **_pictures(scores, drawn, static),
+        **_code(bundle),
+    }
+    return _environment().get_template("page.html.j2").render(context)
+
+
+Context = dict[str, Any]  # of the template, by the names that it has there
+
+
+def _judged(scores: Table, comparison: Comparison) -> Context:
+    """What is better, and how sure that is."""
+    known = standing.intervals(scores, comparison)
+    return {
         "unreached": unreached(scores, comparison),
         "advice": advice(comparison),
         "marks": standing.marks(scores, comparison),
@@ -160,23 +170,42 @@ def page(
         "intervals": known,
         "told_interval": standing.told_interval(scores, known),
         "matrices": standing.matrices(scores, comparison),
+    }
+
+
+def _trained(scores: Table, records: Sequence[Record]) -> Context:
+    """What the rows have in common, and where they ran."""
+    return {
         "models": {
             model: sorted({record.precision for record in records if record.model == model})
             for model in dict.fromkeys(record.model for record in records)
         },
         "seeds": sorted({record.seed for record in records}),
         "training": _common(scores),
+        "colours": Style([row.label for row in scores.rows]).colour,
+        "environments": _environments(records),
+        "memory_how": sorted({record.memory.how for record in records if record.memory}),
+    }
+
+
+def _told(scores: Table, records: Sequence[Record], extras: Extras) -> Context:
+    """Runs, trials and answers one by one."""
+    ranks = {rank for *_, cell in text.by_rank(scores) for rank in cell.by_rank}
+    return {
         "told_trials": told_trials(extras.trials, scores),
-        "ranks": sorted(
-            {rank for *_, cell in text.by_rank(scores) for rank in cell.by_rank}, key=int
-        ),
+        "ranks": sorted(ranks, key=int),
         "confusions": extras.mistaken,
         "answers": [dataclasses.asdict(one) for one in extras.answers[0]],
         "left_out": extras.answers[1],
         "runs": runs(scores, records, extras.commands, extras.curves),
-        "colours": Style([row.label for row in scores.rows]).colour,
-        "environments": _environments(records),
-        "memory_how": sorted({record.memory.how for record in records if record.memory}),
+    }
+
+
+def _pictures(scores: Table, drawn: Sequence[Figure], static: Mapping[str, str]) -> Context:
+    """The figures, numbered in the page's order."""
+    ordered = sorted(drawn, key=lambda figure: KINDS.index(figure.kind))
+    numbered = list(enumerate(ordered, start=1))
+    return {
         "kinds": KINDS,
         "figures": {kind: [f for f in numbered if f[1].kind == kind] for kind in KINDS},
         "FOUR": FOUR,
@@ -184,11 +213,19 @@ def page(
         "static": {name: Markup(drawing) for name, drawing in _fitting(static).items()},
         "has_files": bool(static),
         "config": vega.CONFIG,
+    }
+
+
+def _code(bundle: str) -> Context:
+    """Style and scripts, and the policy by which no other script runs."""
+    script = "\n".join(_source(f"script/{name}.js") for name in SCRIPTS)
+    # the HTML parser must not see the end of the script inside it
+    bundle = re.sub(r"</(?=script)", r"<\\/", bundle, flags=re.IGNORECASE)
+    return {
         "style": Markup(_source("page.css")),
         "scripts": [Markup(bundle), Markup(script)],
         "policy": " ".join([*(_hash(one) for one in (bundle, script)), "'unsafe-eval'"]),
     }
-    return _environment().get_template("page.html.j2").render(context)
 
 
 def _environment() -> jinja2.Environment:

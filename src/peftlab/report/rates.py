@@ -29,23 +29,10 @@ def rate_figure(column: Column, rows: Sequence[tuple[Row, Cell]], limit: int) ->
     """Dev score over learning rate, a line a method, where one has rows at several rates."""
     import altair as alt
 
-    named = _curves([row for row, _ in rows])
-    points = [
-        (named[row.curve], row.label, row.training["lr"], cell.last.mean, cell.last.sd or 0)
-        for row, cell in rows
-        if cell.last.mean is not None and not row.tuned
-    ]
-    rates = defaultdict(set)
-    for curve, _, rate, *_ in points:
-        rates[curve].add(rate)
-    labels = [curve for curve, found in rates.items() if len(found) >= FEWEST]
-    shown = [
-        (curve, label, rate, mean, mean - sd, mean + sd)
-        for curve, label, rate, mean, sd in sorted(points, key=lambda one: (one[0], one[2]))
-        if curve in labels
-    ]
+    shown = _over_rates(rows)
     if not shown:
         return None
+    labels = list(dict.fromkeys(curve for curve, *_ in shown))
     # a line has rows of several methods, as the table tells them apart
     whole = alt.Chart().transform_calculate(mine="picked === datum.method ? 1 : 0")
     whole = whole.transform_joinaggregate(held="max(mine)", groupby=["curve"])
@@ -76,6 +63,29 @@ def rate_figure(column: Column, rows: Sequence[tuple[Row, Cell]], limit: int) ->
         f"{plot.told}",
         draw=lambda title: plot.spec(Style(labels), title, words, limit),
     )
+
+
+Point = tuple[str, str, float, float, float, float]  # curve, row, rate; mean and ± one sd
+
+
+def _over_rates(rows: Sequence[tuple[Row, Cell]]) -> list[Point]:
+    """What untuned rows have scored, curve by curve, of those that have enough rates."""
+    named = _curves([row for row, _ in rows])
+    points = [
+        (named[row.curve], row.label, row.training["lr"], cell.last.mean, cell.last.sd or 0)
+        for row, cell in rows
+        if cell.last.mean is not None and not row.tuned
+    ]
+    rates = defaultdict(set)
+    for curve, _, rate, *_ in points:
+        rates[curve].add(rate)
+    order = list(rates)
+    points.sort(key=lambda one: (order.index(one[0]), one[2]))
+    return [
+        (curve, label, rate, mean, mean - sd, mean + sd)
+        for curve, label, rate, mean, sd in points
+        if len(rates[curve]) >= FEWEST
+    ]
 
 
 def _curves(rows: Sequence[Row]) -> dict[str, str]:
