@@ -20,7 +20,7 @@ TASKS = {"cola": "CoLA", "mrpc": "MRPC"}
 
 def speed_table() -> str:
     """Every setting on every kind of processor; how much faster ours is stands behind theirs."""
-    head = ["model", "task", "processor", "peftlab", "fastest", "fastest without loss"]
+    head = ["model", "task", "processor", "peftlab", "fastest", "fastest not shown to lose"]
     head += ["as installed", "memory, MiB", "measured"]
     return markdown(head, _rows())
 
