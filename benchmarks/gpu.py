@@ -72,6 +72,8 @@ def parts(settings: list[Setting], memory: Memory, heading: str) -> list[Part]:
 
 def main() -> None:
     options = parse()
+    # Trainer would spread a batch over all that it sees
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     on = machine()
     if options.device == "cuda":
         on["processor"] = f"{torch.cuda.get_device_name()}, {on['processor']}"

@@ -37,7 +37,12 @@ settings.load_profile("same")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Build the kernels once, before processes side by side would each build all of them."""
+    """Build the kernels once, before processes side by side would each build all of them.
+
+    Tests are of a CPU, whatever there is, but for those that `-m gpu` asks for.
+    """
+    if "gpu" not in config.option.markexpr:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if not (hasattr(config, "workerinput") or config.option.collectonly):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(native, "BUILD_S", 600)

@@ -60,6 +60,13 @@ def test_rows_for_eight_bits_are_quantised_by_the_kernel_on_a_cpu_alone() -> Non
     assert environment(1, "int8", "cuda").quantiser == "torch"
 
 
+def test_a_gpu_that_nothing_ran_on_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index=None: f"card {index}")
+    assert environment(1, "fp32", "cpu").gpu is None
+    assert environment(1, "fp32", "cuda", 1).gpu == "card 1"
+
+
 def test_the_quantiser_is_named_where_there_are_four_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert environment(1, "nf4").quantiser == f"bitsandbytes {INSTALLED}"
     assert environment(1, "bf16").quantiser is None

@@ -67,7 +67,7 @@ def environment(
         python=platform.python_version(),
         packages=packages(),
         processor=processor(),
-        gpu=gpu(index),
+        gpu=gpu(index) if device == "cuda" else None,
         threads=threads,
         spin_count=os.environ.get("GOMP_SPINCOUNT", os.environ.get("OMP_WAIT_POLICY")),
         quantiser=quantiser(precision, device),

@@ -113,7 +113,7 @@ def test_a_model_stays_on_its_own_device_of_several(
 
     monkeypatch.setattr(type(model), "device", place)
     monkeypatch.setattr(type(model), "to", to)
-    monkeypatch.setattr("peftlab.api.train.MemoryMeter", metered.append)
+    monkeypatch.setattr("peftlab.api.train.MemoryMeter", lambda place, _: metered.append(place))
     with pytest.raises(Moved, match="cuda:1"):
         peftlab.train(model, tokenizer, tiny_task, "lora", **FAST)
     assert metered == [place]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import bitsandbytes.functional as theirs
 import pytest
 import torch
 from scipy.stats import norm
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from peftlab.layers import NF4Linear, nf4
 from peftlab.layers.nf4 import CODES, Quantised, dequantise, dynamic_map, quantise
@@ -28,6 +30,39 @@ def quantised_by_bitsandbytes(weight: Tensor) -> Quantised:
         weight, blocksize=64, compress_statistics=True, quant_type="nf4"
     )
     return Quantised(codes.flatten(), state.absmax, state.state2.absmax, state.offset)
+
+
+class HostCopies(TorchDispatchMode):
+    """Notes what is copied from a CPU to elsewhere, which on CUDA waits for all under way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default and args[0].device != result.device:
+            self.found.append(str(result.device))
+        return result
+
+
+def test_a_product_copies_no_table_to_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nf4, "bitsandbytes", lambda: None)
+    weight = torch.empty(64, 192, device="meta")
+    layer = NF4Linear(weight, None, torch.bfloat16, nn.Linear)
+    x = torch.empty(3, 192, device="meta", dtype=torch.bfloat16)
+    layer(x)
+    with HostCopies() as copies:
+        assert layer(x).shape == (3, 64)
+    assert copies.found == []
+
+
+def test_a_bitsandbytes_without_cuda_is_not_asked_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(theirs.lib, "compiled_with_cuda", False, raising=False)
+    assert nf4._kernels(torch.device("cuda")) is None
+    assert nf4._kernels(torch.device("cpu")) is theirs
+    monkeypatch.setattr(theirs.lib, "compiled_with_cuda", True, raising=False)
+    assert nf4._kernels(torch.device("cuda")) is theirs
 
 
 def largest(weight: Tensor) -> Tensor:

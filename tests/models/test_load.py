@@ -13,7 +13,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 import peftlab.models.load as load_room
+from peftlab.adapters import load, save
 from peftlab.errors import RequestError
+from peftlab.layers.precision import Choice
+from peftlab.methods import inject
 from peftlab.models import (
     empty_model,
     find,
@@ -21,6 +24,7 @@ from peftlab.models import (
     head_parameters,
     load_model,
     longest_input,
+    state_of,
 )
 
 
@@ -287,3 +291,22 @@ def test_a_hub_that_breaks_off_is_told_in_words(monkeypatch: pytest.MonkeyPatch)
     reason = "me/thing can't be loaded from the hub: RuntimeError: Server disconnected without a"
     with pytest.raises(RequestError, match=reason):
         load_model("me/thing")
+
+
+def test_a_model_comes_to_lie_where_it_computes(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its precision is that device's: bf16, which a GPU multiplies fast, may be slow on a CPU."""
+    found = Choice("meta", "in the place of a GPU")
+    model, _ = load_model(str(tiny_model), device="cpu")
+    save(inject(model, "lora"), tmp_path / "adapter")
+    for room in ("models.load", "adapters.folder"):
+        monkeypatch.setattr(f"peftlab.{room}.resolve_device", lambda asked: found)
+    for model, _ in (load_model(str(tiny_model)), load(tmp_path / "adapter", precision="auto")):
+        assert {p.device.type for p in model.parameters()} == {"meta"}
+        assert state_of(model).precision.base == "fp32"
+
+
+def test_a_device_that_there_is_not_is_refused(tiny_model: Path) -> None:
+    with pytest.raises(RequestError, match="device must be auto, cpu, cuda or mps, got 'tpu'"):
+        load_model(str(tiny_model), device="tpu")

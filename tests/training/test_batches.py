@@ -25,6 +25,16 @@ def test_an_epoch_has_every_example_once_in_batches_of_one_size(
     assert len(batches) == -(-len(lengths) // size)  # the loop's schedule counts on it
 
 
+def test_only_pinned_memory_is_copied_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else what is copied may be another's by then (pytorch#189690)."""
+    asked = []
+    monkeypatch.setattr(
+        torch.Tensor, "to", lambda x, *place, **how: asked.append(how) or x.new_empty(0)
+    )
+    Encoded({"input_ids": [[5, 6]]}, [1], {"input_ids": 0}, 0).batch([0], torch.device("mps"))
+    assert asked == [{}, {}]
+
+
 @pytest.mark.parametrize("by_length", [True, False])
 def test_the_longest_examples_are_in_small_batches_no_more_often(by_length: bool) -> None:
     """33 examples in batches of 32: the longest one was alone in its batch, every epoch."""

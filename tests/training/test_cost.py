@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from peftlab.bench.process import checkpointed
-from peftlab.layers import Precision
+from peftlab.layers import NF4Linear, Precision
 from peftlab.methods import METHODS, inject, make
 from peftlab.models import find, load_source, sized_model
 from peftlab.training import Encoded, Loop
-from peftlab.training.cost import LiveMeter, Shape, count_step
+from peftlab.training.cost import LiveMeter, Shape, _become_fake, count_step
 from peftlab.training.meters import MIB, sizes
 from plans import plan
 
@@ -93,6 +94,20 @@ def test_settings_that_change_what_is_saved_are_followed(
     assert counted(tiny_model, "lora", **settings).activations == pytest.approx(saved, rel=1e-3)
 
 
+@pytest.mark.parametrize("ours", [True, False])
+def test_four_bits_are_made_dense_where_they_are(
+    ours: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peftlab.layers.nf4.bitsandbytes", lambda: None if ours else object())
+    monkeypatch.setattr("peftlab.layers.nf4.metadata.version", lambda name: "0")
+    layer = NF4Linear(torch.empty(64, 32, device="meta"), None, torch.bfloat16, nn.Linear)
+    model = nn.Sequential(layer)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+        _become_fake(model, mode, torch.device("cuda"))
+        y = model(torch.empty(4, 32, device="cuda", dtype=torch.bfloat16))
+    assert (y.device.type, y.shape) == ("cuda", (4, 64))
+
+
 def test_counting_spoils_nothing_that_a_training_keeps(tiny_model: Path) -> None:
     """Functions with a memory, such as the masks' constants, must not remember mere shapes."""
     counted(tiny_model, "lora")
@@ -133,6 +148,15 @@ def test_what_is_large_lies_beside_the_heap() -> None:
         large = torch.zeros(40 * MIB // 4)
     assert large.numel()
     assert live.peak == 56 * MIB
+
+
+def test_other_devices_have_no_such_heap() -> None:
+    with FakeTensorMode(), LiveMeter(device="cuda") as live:
+        small = torch.zeros(16 * MIB // 4)
+        del small
+        large = torch.zeros(40 * MIB // 4)
+    assert large.numel()
+    assert live.peak == 40 * MIB
 
 
 def test_own_tensors_do_not_count() -> None:

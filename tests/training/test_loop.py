@@ -22,6 +22,7 @@ from peftlab.training import (
     Fitted,
     Loop,
     MemoryMeter,
+    Plan,
     Rehearsal,
     encode,
     fit,
@@ -358,6 +359,20 @@ def test_answers_are_computed_on_the_model_s_own_device_of_several(
     monkeypatch.setattr(type(model), "device", torch.device("cuda", 1))
     outputs(model, data)
     assert places == [torch.device("cuda", 1)]
+
+
+def test_a_loss_that_is_no_number_leaves_the_weights_where_it_is_read_late_too(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a device the loss is read behind the update, which at the first step would spoil all."""
+    model, tokenizer = load_model(str(tiny_model), num_labels=1, precision="fp32")
+    inject(model, "lora")
+    data = encode(tokenizer, [("the cat",), ("a dog",)], [float("nan"), 0.0], 32)
+    monkeypatch.setattr(Plan, "place", torch.device("cpu"))
+    loop = Loop(model, injected(model), data, changed(PLAN, kind="regression", device="cuda"))
+    with pytest.raises(Diverged, match=r"before any update.*labels or weights are at fault"):
+        loop.step([data.batch([0, 1])], 2, 2)
+    assert all(p.isfinite().all() for p in model.parameters())
 
 
 @pytest.mark.gpu

@@ -56,6 +56,21 @@ def test_the_peak_is_the_training_s_own() -> None:
     assert memory.train_peak_mib == pytest.approx(60 + rest, abs=0.01)  # the layer is tiny
 
 
+@linux
+def test_of_a_model_that_is_there_the_peak_is_its_bytes_and_what_training_adds() -> None:
+    earlier = torch.ones(300 * 2**18)  # what another training held
+    del earlier
+    model = nn.Linear(2**12, 50 * 2**6)  # 50 MiB
+    meter = MemoryMeter(model=model)
+    held = torch.ones(100 * 2**18)
+    memory = meter.measure(model, torch.optim.SGD(model.parameters()))
+    assert held.sum() > 0
+    assert memory.train_peak_mib == pytest.approx(150, abs=30)
+    assert memory.peak_mib is not None and meter.start is not None
+    assert memory.peak_mib == pytest.approx(meter.start + memory.train_peak_mib, abs=1)
+    assert "before the training of a loaded model" in memory.how
+
+
 def test_parts_are_the_bytes_of_their_tensors() -> None:
     model = nn.Sequential(LoRALinear(nn.Linear(64, 32).bfloat16().requires_grad_(False), 4, 1.0))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])

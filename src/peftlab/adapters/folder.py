@@ -8,6 +8,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -128,7 +129,10 @@ def check_savable(model: PreTrainedModel) -> Base:
 
 
 def load(
-    folder: str | Path, base: str | Path | None = None, precision: str | None = None
+    folder: str | Path,
+    base: str | Path | None = None,
+    precision: str | None = None,
+    device: str = "auto",
 ) -> tuple[PreTrainedModel, Any]:
     """The model that `save` wrote to `folder`, or HF PEFT did, and its tokenizer.
 
@@ -136,6 +140,7 @@ def load(
         folder: with adapter_model.safetensors and peftlab.json or adapter_config.json.
         base: where the base lies now, if not where it lay then.
         precision: how to hold the base; as in training if not given.
+        device: where the model comes to lie: auto, cpu, cuda or mps.
 
     Raises:
         RequestError: if the folder is not complete, its base can't be found or is another one,
@@ -144,19 +149,25 @@ def load(
     expect_path("folder", folder)
     expect("base", base, (str, os.PathLike, NoneType), "a folder or a name of the hub")
     expect("precision", precision, (str, NoneType), "auto, fp32, bf16, int8 or nf4")
-    asked = None if precision is None else _asked(precision)
-    return load_in(Path(folder), None if base is None else str(base), asked)
+    expect("device", device, str, "auto, cpu, cuda or mps")
+    place = resolve_device(device).value
+    asked = None if precision is None else resolve_precision(precision, place)[0]
+    model, tokenizer = load_in(Path(folder), None if base is None else str(base), asked, place)
+    return model.to(torch.device(place)), tokenizer  # type: ignore[arg-type]
 
 
 def load_in(
-    folder: Path, base: str | None, precision: Precision | None
+    folder: Path, base: str | None, precision: Precision | None, device: str = "cpu"
 ) -> tuple[PreTrainedModel, Any]:
-    """As `load`; `precision` says what the base computes in, too."""
+    """As `load`, on a CPU; `precision` says what the base computes in, too.
+
+    Without it HF PEFT's base is held as suits `device`.
+    """
     check_adapter(folder)
     card = read_card(folder)
     tensors = _read_weights(folder)
     if card is None:
-        return _load_peft(folder, tensors, base, precision or _asked("auto"))
+        return _load_peft(folder, tensors, base, precision or resolve_precision("auto", device)[0])
     method = method_of(card)
     source = _find_base(card, base)
     held = precision or _of_card(card, folder)
@@ -213,10 +224,6 @@ def _of_card(card: Card, folder: Path) -> Precision:
             f"{card.compute}; say how to hold it: precision=fp32, bf16, int8 or nf4"
         )
     return Precision(card.precision, card.compute)
-
-
-def _asked(precision: str) -> Precision:
-    return resolve_precision(precision, resolve_device().value)[0]
 
 
 def _find_base(card: Card, base: str | None) -> Source:

@@ -22,7 +22,7 @@ from peftlab.atomic import BESIDE, check_replaceable, replace_folder
 from peftlab.bench.outcome import answers
 from peftlab.bench.retention import best_seed
 from peftlab.errors import RequestError, expect_path, unknown
-from peftlab.layers import Precision
+from peftlab.layers import Precision, devices
 from peftlab.machine import threads_for
 from peftlab.models import Unit
 from peftlab.records.record import Record
@@ -165,10 +165,10 @@ def check_again(store: Store, record: Record, task: Task) -> float:
         RequestError: if its outputs for dev are not those that it had in training.
     """
     adapter = store.adapter(record.cell)
-    device = record.training["device"] if torch.cuda.is_available() else "cpu"
+    device = record.training["device"]
+    device = device if device in devices() else "cpu"
     with threads_for(device, record.training["threads"]):
-        model, tokenizer = load(adapter)
-        model.to(device)  # type: ignore[arg-type]
+        model, tokenizer = load(adapter, device=device)
         found = dev_outputs(model, tokenizer, task)
     then = torch.tensor(store.outputs(record.cell))
     moved = _moved(found, then, task) if found.shape == then.shape else 1.0

@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from peftlab.adapters import check_adapter, label_names, load, read_card
 from peftlab.bench.outcome import answers
 from peftlab.errors import RequestError, expect
-from peftlab.layers import PreTrainedModel, resolve_device
+from peftlab.layers import PreTrainedModel
 from peftlab.machine import threads_for
 from peftlab.models import (
     agree_on_padding,
@@ -265,11 +264,9 @@ def predict_file(
         raise RequestError(f"{error}. {trained}; name this file's columns with --text") from None
     rows = sheet.texts
     sheet.check_fits(out)
-    place = resolve_device(device).value
-    model, tokenizer = load(adapter, base=base)
+    model, tokenizer = load(adapter, base=base, device=device)
     classes = [] if model.config.num_labels == 1 else label_names(model)
     sheet.check_new(["prediction", *(f"score_{name}" for name in classes)])
-    model.to(torch.device(place))  # type: ignore[arg-type]
     found = predictions(model, tokenizer, rows, lambda n: on_batch(n, len(rows)), fast)
     extra = [
         {"prediction": answer.prediction}

@@ -121,7 +121,7 @@ def _run(
     seed: int,
     started: float,
 ) -> Outcome:
-    memory = MemoryMeter(model.device)
+    memory = MemoryMeter(model.device, model)
     longest = token_limit(tokenizer, model.config)
     variant = Variant.model_validate(method)
     training = resolve_training(asked, variant, method, task, longest, model.device.type)

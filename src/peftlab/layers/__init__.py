@@ -36,6 +36,7 @@ from peftlab.layers.nf4 import NF4Linear
 from peftlab.layers.precision import (
     QUANTISED,
     Precision,
+    devices,
     keep_in_fp32,
     quantise_linears,
     quantiser,
@@ -62,6 +63,7 @@ __all__ = [
     "add_low_rank",
     "base_dtype",
     "device_of",
+    "devices",
     "dropout",
     "exact",
     "features",

@@ -31,6 +31,7 @@ from peftlab.layers.linear import QuantisedLinear
 # bitsandbytes, which transformers imports too, warns of optional kernels that nothing here uses
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
+CPU = torch.device("cpu")
 BLOCK = 64
 SCALE_BLOCK = 256
 # quantiles of a normal distribution, scaled to ±1, an exact 0 among them (paper, appendix E)
@@ -59,14 +60,17 @@ class Quantised(NamedTuple):
 
 
 @functools.cache
-def dynamic_map() -> Tensor:
-    """The 256 values of the signed dynamic 8-bit type: seven decades, finer towards 1."""
+def dynamic_map(device: torch.device = CPU) -> Tensor:
+    """The 256 values of the signed dynamic 8-bit type: seven decades, finer towards 1.
+
+    Made once a device: a copy to CUDA, in every product, would wait for all that is under way.
+    """
     values = [0.0, 1.0]
     for exponent in range(7):
         edges = torch.linspace(0.1, 1, 2**exponent + 1, dtype=torch.float32)
         decade = (10.0 ** (exponent - 6) * _between(edges)).tolist()
         values += decade + [-value for value in decade]
-    return torch.tensor(sorted(values), dtype=torch.float32)
+    return torch.tensor(sorted(values), dtype=torch.float32, device=device)
 
 
 def quantise(weight: Tensor) -> Quantised:
@@ -76,7 +80,7 @@ def quantise(weight: Tensor) -> Quantised:
     packed = F.pad(codes.to(torch.uint8), (0, len(codes) % 2), value=CODES.index(0.0))
     offset = scales.mean()
     scaled, scale_of_scales = _scaled(scales - offset, SCALE_BLOCK)
-    table = dynamic_map().to(weight.device)
+    table = dynamic_map(weight.device)
     quantised_scales = torch.bucketize(scaled, _between(table)).to(torch.uint8)
     return Quantised(packed[::2] << 4 | packed[1::2], quantised_scales, scale_of_scales, offset)
 
@@ -84,16 +88,16 @@ def quantise(weight: Tensor) -> Quantised:
 def dequantise(weight: Quantised, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
     """The weight that four bits stand for, computed in fp32 and rounded to `dtype`."""
     size, device = math.prod(shape), weight.codes.device
-    scales = dynamic_map().to(device)[weight.scales.int()]
+    scales = dynamic_map(device)[weight.scales.int()]
     scales = _times(scales, weight.scale_of_scales, SCALE_BLOCK)
-    values = F.embedding(weight.codes.int(), _pairs().to(device)).flatten()[:size]
+    values = F.embedding(weight.codes.int(), _pairs(device)).flatten()[:size]
     return _times(values, scales + weight.offset, BLOCK).to(dtype).view(shape)
 
 
 @functools.cache
-def _pairs() -> Tensor:
+def _pairs(device: torch.device) -> Tensor:
     """What the two codes of each byte stand for: (256, 2). One lookup a byte, not one a code."""
-    codes = torch.tensor(CODES)
+    codes = torch.tensor(CODES, device=device)
     return torch.cartesian_prod(codes, codes)
 
 
@@ -178,8 +182,16 @@ def quantiser() -> str:
     return f"bitsandbytes {metadata.version('bitsandbytes')}"
 
 
-def _quantise(weight: Tensor) -> Quantised:
+def _kernels(device: torch.device) -> Any | None:
+    """The functions of bitsandbytes, where it is installed with kernels for `device`."""
     functions = bitsandbytes()
+    if functions is None or device.type != "cuda":
+        return functions
+    return functions if functions.lib.compiled_with_cuda else None
+
+
+def _quantise(weight: Tensor) -> Quantised:
+    functions = _kernels(weight.device)
     if functions is None:
         return quantise(weight)
     codes, state = functions.quantize_4bit(
@@ -190,12 +202,12 @@ def _quantise(weight: Tensor) -> Quantised:
 
 
 def _dequantise(weight: Quantised, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    functions = bitsandbytes()
+    functions = _kernels(weight.codes.device)
     if functions is None or dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return dequantise(weight, shape, dtype)
     inner = functions.QuantState(
         absmax=weight.scale_of_scales,
-        code=dynamic_map().to(weight.codes.device),
+        code=dynamic_map(weight.codes.device),
         blocksize=SCALE_BLOCK,
         dtype=torch.float32,
     )

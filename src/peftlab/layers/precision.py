@@ -25,6 +25,7 @@ from peftlab.layers.nf4 import NF4Linear
 
 Asked = Literal["auto", "fp32", "bf16", "int8", "nf4"]
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DEVICES = ("cpu", "cuda", "mps")
 QUANTISED: dict[str, type[Int8Linear] | type[NF4Linear]] = {"int8": Int8Linear, "nf4": NF4Linear}
 
 
@@ -62,17 +63,18 @@ def resolve_device(asked: str = "auto") -> Choice:
         if torch.cuda.is_available():
             return Choice("cuda", torch.cuda.get_device_name())
         return Choice("cpu", "no CUDA device")
-    here = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if asked not in here:
+    if asked not in DEVICES:
         raise RequestError(f"device must be auto, cpu, cuda or mps, got {asked!r}")
-    if not here[asked]:
-        allowed = ", ".join(name for name, available in here.items() if available)
+    if asked not in devices():
+        allowed = ", ".join(devices())
         raise RequestError(f"device {asked!r} is not available; on this machine: auto, {allowed}")
     return Choice(asked, "asked for")
+
+
+def devices() -> list[str]:
+    """The kinds of device that are here."""
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return [name for name in DEVICES if here.get(name, True)]
 
 
 def resolve_precision(asked: str = "auto", device: str = "cpu") -> tuple[Precision, str]:

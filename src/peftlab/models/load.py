@@ -62,12 +62,17 @@ def sized_model(folder: Path, num_labels: int, precision: Precision) -> PreTrain
 
 
 def load_model(
-    name: str | Path, num_labels: int = 2, precision: str = "auto", seed: int = 0
+    name: str | Path,
+    num_labels: int = 2,
+    precision: str = "auto",
+    seed: int = 0,
+    device: str = "auto",
 ) -> tuple[PreTrainedModel, Any]:
     """Load a pretrained model for `num_labels` outputs, its base in `precision`, its head in fp32.
 
     What the checkpoint has of the head is kept, a pretrained pooler for one; the rest is drawn
-    from a generator of its own, so that one seed gives every method and precision one head.
+    from a generator of its own, so that one seed gives every method and precision one head. It
+    comes to lie on `device`, auto, cpu, cuda or mps, where it is trained and answers.
 
     Raises:
         RequestError: if there is no such model, its folder lacks what is needed, or an argument is
@@ -79,14 +84,15 @@ def load_model(
     check_seed(seed)
     if num_labels < 1:
         raise RequestError(f"num_labels must be >= 1, got {num_labels}; 1 is for a regression")
-    device = resolve_device().value
-    resolved, _ = resolve_precision(precision, device)
+    expect("device", device, str, "auto, cpu, cuda or mps")
+    place = resolve_device(device).value
+    resolved, _ = resolve_precision(precision, place)
     source = find(str(name))
     model = load_source(source, num_labels, resolved, seed)
     tokenizer = load_tokenizer(source.folder)
     agree_on_padding(model, tokenizer)
     check_batches(model, tokenizer)
-    return model, tokenizer
+    return model.to(torch.device(place)), tokenizer  # type: ignore[arg-type]
 
 
 def load_source(

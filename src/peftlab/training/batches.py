@@ -93,11 +93,17 @@ class Encoded:
             for name, rows in self.features.items()
         }
         labels = torch.tensor([self.labels[i] for i in indices])
-        if place.type == "cuda":  # a copy from pinned memory doesn't wait for the one before it
-            inputs = {name: tensor.pin_memory() for name, tensor in inputs.items()}
-            labels = labels.pin_memory()
-        moved = {name: tensor.to(place, non_blocking=True) for name, tensor in inputs.items()}
-        return Batch(moved, labels.to(place, non_blocking=True))
+        return Batch({name: _moved(x, place) for name, x in inputs.items()}, _moved(labels, place))
+
+
+def _moved(tensor: Tensor, place: torch.device) -> Tensor:
+    """On CUDA a copy from pinned memory, which doesn't wait for the one before it.
+
+    From any other memory such a copy may be made when that is another's (pytorch#189690, on mps).
+    """
+    if place.type != "cuda":
+        return tensor.to(place)
+    return tensor.pin_memory().to(place, non_blocking=True)
 
 
 def rounded(length: int) -> int:

@@ -11,6 +11,7 @@ keeps, or the libraries' own code as it is read in.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -103,6 +104,7 @@ class LiveMeter(TorchDispatchMode):
 
     Args:
         own: what is there anyway and does not count.
+        device: where it is; only a CPU has such a heap.
 
     >>> with FakeTensorMode(), LiveMeter() as live:
     ...     x = torch.zeros(256, 1024)
@@ -112,8 +114,9 @@ class LiveMeter(TorchDispatchMode):
     (0.5, 1.0)
     """
 
-    def __init__(self, own: Iterable[Tensor] = ()) -> None:
+    def __init__(self, own: Iterable[Tensor] = (), device: str = "cpu") -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.largest = LARGEST_ON_HEAP if device == "cpu" else math.inf
         self.now, self.peaks = [0, 0], [0, 0]  # on the heap, and beside it
         self.products: set[tuple[Any, ...]] = set()
         self.own = [tensor.untyped_storage() for tensor in own]  # held, so that no other is there
@@ -146,12 +149,12 @@ class LiveMeter(TorchDispatchMode):
         if key in self.known:
             return
         self.known[key] = weakref.ref(storage, lambda _: self._drop(key, size))
-        place = int(size > LARGEST_ON_HEAP)
+        place = int(size > self.largest)
         self.now[place] += size
         self.peaks[place] = max(self.peaks[place], self.now[place])
 
     def _drop(self, key: int, size: int) -> None:
-        self.now[int(size > LARGEST_ON_HEAP)] -= size
+        self.now[int(size > self.largest)] -= size
         del self.known[key]
 
     @property
@@ -196,7 +199,7 @@ def count_step(
             batch = _batch(model, trained, plan)
             parameters = [p for group in groups for p in group["params"]]
             own = [*own_tensors(model), *batch.inputs.values(), batch.labels]
-            live = LiveMeter(own)
+            live = LiveMeter(own, plan.device)
             with live:
                 if in_parts:
                     for parameter in parameters:
@@ -228,7 +231,7 @@ def _evaluated(model: PreTrainedModel, plan: Plan, shape: Shape) -> LiveMeter:
     model.eval()
     batch = _batch(model, shape, plan)
     computing = torch.autocast(plan.device, torch.bfloat16, enabled=plan.autocast)
-    live = LiveMeter(own_tensors(model))
+    live = LiveMeter(own_tensors(model), plan.device)
     with torch.no_grad(), computing, live:
         model(**batch.inputs)
     return live
@@ -272,7 +275,7 @@ class _Int8Shapes(Int8Linear):
         return self._made(g, self.in_features)
 
     def _made(self, x: Tensor, columns: int) -> Tensor:
-        codes = torch.empty(x.shape, dtype=torch.int8)
+        codes = x.new_empty(x.shape, dtype=torch.int8)
         made = x.new_empty(len(x), columns)
         del codes
         return made
@@ -288,12 +291,13 @@ class _Dequantised:
     """In the place of `NF4Linear.dequantised`, which reads tables that only numbers have."""
 
     def __init__(self, layer: NF4Linear) -> None:
-        self.shape = (layer.out_features, layer.in_features)
-        self.device = layer.codes.device
+        self.layer = layer
         self.in_fp32 = quantiser("nf4") == "peftlab"  # computes there, block by block
 
     def __call__(self, dtype: torch.dtype) -> Tensor:
-        exact = torch.empty(self.shape) if self.in_fp32 else None
-        dense = torch.empty(self.shape, dtype=dtype)
+        shape = (self.layer.out_features, self.layer.in_features)
+        device = self.layer.get_buffer("codes").device
+        exact = torch.empty(shape, device=device) if self.in_fp32 else None
+        dense = torch.empty(shape, dtype=dtype, device=device)
         del exact
         return dense

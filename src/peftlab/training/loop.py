@@ -155,7 +155,9 @@ class Loop:
         begin_stream(step_seed(step.seed, step.index), self.plan.place)
         self.method.before_step(self.model, step)
         loss = self._gradients(parts, n, usual)
-        waits = self.plan.device != "cpu"  # reading the loss would hold up the launch of the rest
+        # reading the loss would hold up the launch of the rest; at the first step, which counts for
+        # no speed, it is read before an update could spoil what is at fault
+        waits = self.plan.device != "cpu" and self.index > 0
         value = 0.0 if waits else self._check(loss)
         self.method.before_update(self.model, step)
         self.watch.look(self.model)

@@ -4,6 +4,9 @@ CPU     VmHWM of /proc/self/status: the process's own peak. It is reset through
         /proc/self/clear_refs just before the model is loaded. (Never ru_maxrss: it survives exec.)
 CUDA    torch's peak of allocated bytes, reset at the same moment.
 
+Of a model that is there already the peak is reset before its training, and its bytes count as if it
+had been loaded then.
+
 What the backward pass needs is counted as autograd saves it, in one step that is not timed.
 """
 
@@ -70,13 +73,24 @@ class Memory:
 
 
 class MemoryMeter:
-    """Starts when made, just before the model is loaded."""
+    """Starts when made, just before the model is loaded, or before `model`, which is, is trained.
 
-    def __init__(self, device: str | torch.device = "cpu") -> None:
+    Args:
+        device: where the model lies or will lie.
+        model: if it is loaded already.
+    """
+
+    def __init__(self, device: str | torch.device = "cpu", model: nn.Module | None = None) -> None:
         self.device = torch.device(device)
-        self.before = self._peak()
+        self.loads = model is None
+        before = self._peak()
         self.can_reset = self._reset()
-        self.start = self.now()
+        # of a process that loads the model itself the imports count, wherever they were largest;
+        # what another training needed before this one does not
+        self.before = before if self.loads else None
+        held = 0.0 if model is None else _mib([*own_tensors(model)])
+        now = self.now()
+        self.start = None if now is None else now - held
 
     def now(self) -> float | None:
         """MiB in use: resident on a CPU, allocated on CUDA."""
@@ -127,13 +141,15 @@ class MemoryMeter:
         return True
 
     def _how(self) -> str:
+        peaks = "VmHWM, reset through clear_refs"
         if self.device.type == "cuda":
-            peaks = "torch.cuda.max_memory_allocated, reset before the model is loaded"
-        else:
-            peaks = "VmHWM, reset through clear_refs before the model is loaded"
+            peaks = "torch.cuda.max_memory_allocated, reset"
+        when = (
+            "before the model is loaded" if self.loads else "before the training of a loaded model"
+        )
         return (
-            f"{peaks}; activations = saved for the backward pass of the widest part of a batch, "
-            "each storage once, without the model's own; rest = train peak less all parts"
+            f"{peaks} {when}; activations = saved for the backward pass of the widest part of a "
+            "batch, each storage once, without the model's own; rest = train peak less all parts"
         )
 
 
