@@ -64,6 +64,18 @@ def test_rows_that_agree_on_copies_of_few_texts_are_no_tie(folder: Any) -> None:
     assert pair.high == pytest.approx(1.5 * 2.045 / 30, rel=0.01)  # t of 29 degrees of freedom
 
 
+def test_perfect_answers_to_a_rare_class_are_no_tie(folder: Any) -> None:
+    """One answer of 400 moves the F1 of 20 positives by .026: of three more nobody knows."""
+    labels = (np.arange(400) < 20).astype(int)
+    for row in ("a", "b"):
+        for seed in range(3):
+            folder.add(row, seed, metric="f1", labels=labels, predictions=labels)
+    (pair,) = compare_rows(folder.records, [folder.path]).pairs
+    assert pair.verdict == "unclear" and pair.high is not None
+    one_missed = 1 - 2 * 19 / (2 * 19 + 1)
+    assert pair.high == pytest.approx(1.5 * 1.966 * one_missed, rel=0.01)
+
+
 def test_a_place_that_is_none_is_no_answer(folder: Any) -> None:
     record = folder.add("lora", 0)
     path = folder.path / "predictions" / f"{record.cell}.jsonl"

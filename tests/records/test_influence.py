@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peftlab.errors import RequestError
-from peftlab.records.influence import METRICS, OF_CLASSES, influences
+from peftlab.records.influence import METRICS, OF_CLASSES, grain, influences
 from peftlab.tasks.metrics import METRICS as SCORES
 from peftlab.tasks.metrics import score
 
@@ -99,6 +99,27 @@ def test_whatever_is_answered_the_influences_are_finite(data: st.DataObject) -> 
     assert result == pytest.approx(
         score([metric], *zip(*pairs, strict=True), n_classes or None)[metric], abs=1e-6
     )
+
+
+@given(st.data())
+def test_the_grain_is_the_most_that_another_answer_to_one_text_changes(data: st.DataObject) -> None:
+    labels, predictions = (
+        np.array(data.draw(st.lists(st.integers(0, 1), min_size=6, max_size=6))) for _ in range(2)
+    )
+    for metric in ("accuracy", "f1", "matthews"):
+        own = score([metric], labels, predictions, 2)[metric]
+        moved = []
+        for i in range(6):
+            other = predictions.copy()
+            other[i] = 1 - other[i]
+            moved.append(abs(score([metric], labels, other, 2)[metric] - own))
+        assert grain(metric, labels, predictions, np.arange(6), 2) == pytest.approx(max(moved))
+
+
+def test_the_grain_of_copies_is_that_of_all() -> None:
+    labels = np.array([0, 0, 0, 1])
+    assert grain("accuracy", labels, labels, np.array([0, 0, 0, 3]), 2) == 0.75
+    assert grain("pearson", labels, labels, np.arange(4)) == 0.0
 
 
 def test_an_unknown_metric_is_named() -> None:

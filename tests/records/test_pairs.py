@@ -165,6 +165,29 @@ def test_pairs_that_can_t_be_decided_take_nothing_from_the_others(folder) -> Non
     assert of(folder)["a", "b"].p == alone
 
 
+def test_rows_that_are_not_asked_for_are_corrected_for(folder) -> None:
+    fill(folder, {"a": 40, "b": 62, "c": 55, "d": 70})
+    every = columns(folder.records, [folder.path])
+    asked, beside = (
+        {task: {row: column[row] for row in rows} for task, column in every.items()}
+        for rows in ("ab", "cd")
+    )
+    ((one,),) = verdicts(asked, beside=beside).values()
+    assert one == of(folder)["a", "b"]
+    assert one.p != verdicts(asked)[next(iter(asked))][0].p
+
+
+def test_a_collapsed_row_takes_nothing_from_pairs_of_others(folder) -> None:
+    """Its variance over seeds is of no use to them; with it no pair was ever decided."""
+    fill(folder, {"a": 40, "b": 58, "c": 55})
+    before = of(folder)["a", "b"]
+    fill(folder, {"d": 50}, seeds=range(4))
+    folder.add("d", 4, predictions=np.ones(400, int), warnings=["collapsed: no better than 'yes'"])
+    found = of(folder)
+    assert before.p < found["a", "b"].p < 2.1 * before.p  # six pairs for three
+    assert found["a", "d"].verdict == "unclear"
+
+
 def test_a_collapsed_run_counts_like_any_other(folder) -> None:
     fill(folder, {"a": 40, "b": 40})
     folder.add("b", 5, predictions=np.ones(400, int), warnings=["collapsed: no better than 'yes'"])

@@ -63,12 +63,36 @@ def test_by_score_the_best_mean_is_taken(folder, cost) -> None:
         "metric": "accuracy",
         "best": "full",
         "verdict": None,
+        "rival": "lora",
+        "rival_verdict": "better",
         "is_behind": False,
         "worse_at_most": 0.0,
-        "margin": None,
+        "margin": 0.01,
         "more_seeds": None,
         "ahead": [],
     }
+    assert "may be better" not in told(folder, prefer="score")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "suffix"),
+    [(1, ", not counting other seeds"), (2, ", not counting other seeds"), (5, "")],
+)
+def test_which_other_may_be_better_than_the_best_mean_is_told(
+    folder, cost, seeds: int, suffix: str
+) -> None:
+    """The best of several means is often not the best."""
+    fill(folder, cost, {**ROWS, "lora": (41, 10_000, 500, 120)}, seeds=seeds)
+    (column,) = columns(folder.records, [folder.path]).values()
+    best = max(("full", "lora", "bitfit"), key=lambda row: column[row].mean)
+    one = take(folder, prefer="score")
+    (of_task,) = one.tasks
+    pairs = next(iter(verdicts(columns(folder.records, [folder.path])).values()))
+    most = max(against(pairs, best, row).worst for row in ROWS if row != best)
+    assert one.row == best and of_task.worse_at_most == most > 0
+    said = f"though {of_task.rival} may be better (by .0"
+    assert said in told(folder, prefer="score")
+    assert f" at most{suffix})" in told(folder, prefer="score")
 
 
 def test_worse_on_one_task_is_out(folder, cost) -> None:
@@ -417,6 +441,16 @@ def test_speed_is_of_rounds_only_where_all_had_their_turn_in_the_same(folder, co
 
     assert row({"full": "x", "lora": "x"}) == "full"
     assert row({"full": "x", "lora": "y"}) == "lora"  # by whole cells, of 200 and 120 s
+
+
+def test_a_disturbed_round_does_not_decide_what_is_fast(folder, cost) -> None:
+    fill(folder, cost, {"full": ROWS["full"]}, seeds=3)
+    (task, column), *_ = columns(folder.records, [folder.path]).items()
+    (first, *_) = column["full"].records
+    speeds = [first.speed.model_copy(update={"examples_per_s": x}) for x in (100.0, 20.0, 110.0)]
+    rounds = tuple(first.model_copy(update={"speed": speed}) for speed in speeds)
+    runs = {"full": dataclasses.replace(column["full"], rounds=rounds)}
+    assert costs_of({task: runs})["full"].round_s == pytest.approx(0.01)
 
 
 def test_the_best_score_over_tasks_is_by_each_task_s_own_scale(folder, cost) -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from peftlab import tasks
 from peftlab.errors import RequestError
 from peftlab.tasks import split
-from peftlab.tasks.base import Task
+from peftlab.tasks.base import Examples, Task
 
 Rows = list[dict[str, Any]]
 
@@ -467,6 +467,20 @@ def test_dev_has_a_fifth_of_every_class_rounded(sizes):
     dev = split.by_class(texts, labels, [str(label) for label in range(len(sizes))])
     counts = Counter(label for text, label in zip(texts, labels, strict=True) if text in dev)
     assert counts == {label: max(1, round(size / 5)) for label, size in enumerate(sizes)}
+
+
+@pytest.mark.parametrize("numbers", [False, True])
+def test_one_text_in_several_spellings_is_on_one_side(numbers: bool) -> None:
+    """Of 30 texts in three spellings 114 of 120 in dev were in train too."""
+    ways = (str, str.upper, lambda text: f"  {text.replace(' ', '   ')}")
+    pairs = [(f"text {i}", f"and {i}") for i in range(40)]
+    texts = [tuple(map(way, pair)) for pair in pairs for way in ways]
+    texts += [(second, first) for first, second in pairs]
+    labels = [i // 3 % 2 for i in range(120)] + [i % 2 for i in range(40)]
+    data = Examples(texts, [float(i) for i in labels] if numbers else labels)
+    train, dev = split.divided(data, () if numbers else ("no", "yes"))
+    assert split.n_in_both(train, dev) == 0
+    assert 16 <= len(dev) <= 36
 
 
 def test_dev_has_a_fifth_of_every_quintile():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from peftlab.records.influence import METRICS, Array, influences
+from peftlab.records.influence import METRICS, Array, grain, influences
 from peftlab.records.predictions import read
 from peftlab.records.record import Record
 
@@ -18,13 +18,18 @@ EXACT = 1e-6  # of a score: predictions of another run than the record's are not
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """A run by its task's main metric: its score, and the influence (m,) of each dev text.
+    """A run by its task's main metric.
 
-    `influence` is None where there are no predictions, or not those that the score is of.
+    Attributes:
+        score: of all dev examples.
+        influence: of each dev text on it, (m,); None where there are no predictions, or not those
+            that the score is of.
+        grain: by how much another answer to one text changes it, of classes.
     """
 
     score: float
     influence: Array | None
+    grain: float = 0.0
 
 
 def judged(record: Record, folders: Iterable[Path]) -> Judged | None:
@@ -35,19 +40,15 @@ def judged(record: Record, folders: Iterable[Path]) -> Judged | None:
         return None
     found = (folder / "predictions" / f"{record.cell}.jsonl" for folder in folders)
     file = next((path for path in found if path.is_file()), None)
-    return Judged(score, _influence(record, file, score) if file and metric in METRICS else None)
-
-
-def _influence(record: Record, file: Path, score: float) -> Array | None:
-    answers = read(file, record.task.n_dev)
+    answers = read(file, record.task.n_dev) if file and metric in METRICS else []
     if not answers:
-        return None
+        return Judged(score, None)
     labels, predictions, texts = np.array(answers, dtype=np.float64).T
     n_classes = len(record.task.labels)
-    again, u = influences(record.task.main_metric, labels, predictions, n_classes)
+    again, u = influences(metric, labels, predictions, n_classes)
     if not math.isclose(float(again), score, rel_tol=EXACT, abs_tol=EXACT):
-        return None
-    return of_texts(u, texts)
+        return Judged(score, None)
+    return Judged(score, of_texts(u, texts), grain(metric, labels, predictions, texts, n_classes))
 
 
 def of_texts(u: Array, texts: Array) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from pydantic import BaseModel
@@ -21,7 +22,8 @@ class Cost(BaseModel, extra="forbid", frozen=True):
         memory_mib: peak of the process, the highest of all runs and rounds: a round may not meet
             the widest batch.
         cell_s: seconds a cell, mean over runs, of the task where that is most.
-        round_s: seconds an example in rounds that took turns, mean over them; null without rounds.
+        round_s: seconds an example in rounds that took turns, median over them, which a disturbed
+            one does not move; null without rounds.
 
     Memory and time are of the conditions that most runs were measured under, and most rounds:
     others compare with none of these. Of a task that a row never ran on under them it has its own.
@@ -72,5 +74,5 @@ def _cost(by_task: Sequence[Sequence[Record]], rounds: Sequence[Record]) -> Cost
         trained=max(trained, default=None),
         memory_mib=max(memory, default=None),
         cell_s=max(seconds, default=None),
-        round_s=mean([1 / speed for speed in speeds]),
+        round_s=statistics.median([1 / speed for speed in speeds]) if speeds else None,
     )

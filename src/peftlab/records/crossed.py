@@ -68,8 +68,9 @@ class Crossed:
         Args:
             d: one value a seed.
             u: of every example on it.
-            grain: by how much one example changes d at least; `example` is held at or above what
-                one and a half changed answers give: that none of n changed here leaves 3 / n.
+            grain: by how much another answer to one example changes d; `example` is held at or
+                above what one and a half such answers give: that none of n changed here leaves
+                3 / n of them.
         """
         n_seeds, n = u.shape[-2:]
         over_seeds = u.mean(axis=-2)

@@ -7,7 +7,9 @@ Verdict    of a, by difference = a - b of the task's main metric after the last 
              unclear  else, or with fewer than three seeds, or without predictions
 p          of no difference, corrected by Holm's (1979) step-down. The family is the pairs of one
            task that have three seeds in common; other pairs can't be decided, so they take nothing
-           from these, and a task is a question of its own.
+           from these, and a task is a question of its own. Rows that were compared too and are not
+           asked for are part of it: to look at the best and the worst alone is to have looked at
+           all.
 interval   95 %, of this pair alone, not corrected; it covers seeds and dev examples (crossed.py),
            with fewer than three seeds the examples alone
 """
@@ -17,16 +19,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from pydantic import BaseModel
 
 from peftlab.naming import counted
 from peftlab.records.crossed import FEWEST, Crossed, Shared, holm, within
-from peftlab.records.rows import ERRORS, MARGIN, TaskKey, merit
+from peftlab.records.rows import ERRORS, MARGIN, TaskKey, collapsed, merit
 from peftlab.records.table import Column, Runs, scale
 
 ALPHA = 0.05
+NOT_ASKED = "\0"  # before a row's name, which has no such character
 
 
 class Verdict(BaseModel, extra="forbid", frozen=True):
@@ -106,15 +110,22 @@ def _minus(value: float | None) -> float | None:
     return None if value is None else -value
 
 
-def verdicts(columns: Mapping[TaskKey, Column], margin: float = MARGIN) -> Verdicts:
+def verdicts(
+    columns: Mapping[TaskKey, Column],
+    margin: float = MARGIN,
+    beside: Mapping[TaskKey, Column] = MappingProxyType({}),
+) -> Verdicts:
     """Of every pair of rows that share a task, in the tasks' and the rows' order.
 
     Args:
         columns: of `table.columns`.
+        beside: the rows that were compared too and are not asked for.
         margin: what counts as equal, as a share: of an error it is one of the baseline's error
             (without a baseline, of the pair's mean), of all else in the score's own unit.
     """
-    return {task: _of_task(column, margin) for task, column in columns.items()}
+    return {
+        task: _of_task(column, margin, beside.get(task, {})) for task, column in columns.items()
+    }
 
 
 def against(pairs: Sequence[Verdict], row: str, other: str) -> Verdict | None:
@@ -123,13 +134,18 @@ def against(pairs: Sequence[Verdict], row: str, other: str) -> Verdict | None:
     return next(found, None)
 
 
-def _of_task(column: Column, margin: float) -> list[Verdict]:
-    scored = {row: runs for row, runs in column.items() if runs.by_seed}
+def _of_task(column: Column, margin: float, beside: Column) -> list[Verdict]:
+    others = {f"{NOT_ASKED}{row}": runs for row, runs in beside.items()}
+    scored = {row: runs for row, runs in {**column, **others}.items() if runs.by_seed}
     pairs = list(itertools.combinations(scored, 2))
     found = {(a, b): scored[a].crossed(minus=scored[b]) for a, b in pairs}
     sure = {pair: c for pair, c in found.items() if c is not None and c.n_seeds >= FEWEST}
-    shared = _shared(scored, sure)
-    p = dict(zip(sure, holm([float(c.p(shared)) for c in sure.values()]), strict=True))
+    # a collapsed run's variance over seeds is of no use to rows that have none
+    sound = {row for row, runs in scored.items() if not any(map(collapsed, runs.records))}
+    of_all = _shared(scored, sure)
+    of_sound = _shared(scored, {pair: c for pair, c in sure.items() if sound.issuperset(pair)})
+    shared = {pair: of_sound if sound.issuperset(pair) else of_all for pair in found}
+    p = dict(zip(sure, holm([float(c.p(shared[pair])) for pair, c in sure.items()]), strict=True))
     return [
         _verdict(
             *((row, scored[row]) for row in pair),
@@ -137,9 +153,10 @@ def _of_task(column: Column, margin: float) -> list[Verdict]:
             p=p.get(pair),
             margin=_margin(margin, scored[pair[0]], scored[pair[1]]),
             alpha=ALPHA / max(1, len(sure)),
-            shared=shared,
+            shared=shared[pair],
         )
         for pair in pairs
+        if not any(row.startswith(NOT_ASKED) for row in pair)
     ]
 
 

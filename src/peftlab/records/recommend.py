@@ -51,10 +51,13 @@ class AgainstBest(BaseModel, extra="forbid", frozen=True):
     Attributes:
         best: the row of the highest mean there (of an error the lowest).
         verdict: of the recommended row against it; null where it is the best itself.
+        rival: where it is the best itself, the row that may be better by the most; null if there is
+            none, and where it is not. What follows is against the best, or else against this one.
+        rival_verdict: of the recommended row against its rival.
         is_behind: whether its own interval puts it below the best, whatever the verdict.
-        worse_at_most: by how much it may be worse, in the metric's unit: the interval's end; 0 for
-            the best itself, null if it is not known.
-        margin: what counts as a tie there, in that unit; null for the best itself.
+        worse_at_most: by how much it may be worse, in the metric's unit: the interval's end; null
+            if it is not known.
+        margin: what counts as a tie there, in that unit.
         more_seeds: how many would settle it; null if it is settled, or if none would.
         ahead: the rows that were not chosen from and have a better mean than the best of the rest.
     """
@@ -63,6 +66,8 @@ class AgainstBest(BaseModel, extra="forbid", frozen=True):
     metric: str
     best: str
     verdict: str | None
+    rival: str | None = None  # some records of comparisons do not say
+    rival_verdict: str | None = None  # likewise
     is_behind: bool
     worse_at_most: float | None
     margin: float | None = None
@@ -139,7 +144,7 @@ def recommend(
     for task, column in met.items():
         best = str(best_row(column))
         ahead = _ahead(columns, task, best, out, costs, _better_than(row, pairs[task]))
-        verdict = against(pairs[task], row, best)
+        verdict = against(pairs[task], row, best) or _rival(row, list(column), pairs[task])
         tasks.append(_against_best(task_label(task, met), task[1], best, verdict, ahead))
     own = _runs_of(columns, row)
     return Recommendation(
@@ -208,15 +213,28 @@ def _better_than(row: str, pairs: Sequence[Verdict]) -> set[str]:
     return {one.b for one in own if one.verdict == "worse"}
 
 
+def _rival(row: str, others: Sequence[str], pairs: Sequence[Verdict]) -> Verdict | None:
+    """Of the others the one that may be better by the most, as the best of several means may not
+    be the best.
+    """  # noqa: D205
+    found = [one for other in others if (one := against(pairs, row, other)) is not None]
+    return max(found, key=lambda one: math.inf if one.worst is None else one.worst, default=None)
+
+
 def _against_best(
     task: str, metric: str, best: str, verdict: Verdict | None, ahead: list[Ahead]
 ) -> AgainstBest:
+    """`verdict` is that against the best, or of the best itself against its rival."""
+    is_best = verdict is None or verdict.b != best
+    word = verdict.verdict if verdict else None
     return AgainstBest(
         task=task,
         metric=metric,
         best=best,
-        verdict=verdict.verdict if verdict else None,
-        is_behind=verdict.is_behind if verdict else False,
+        verdict=None if is_best else word,
+        rival=verdict.b if verdict and is_best else None,
+        rival_verdict=word if is_best else None,
+        is_behind=verdict.is_behind if verdict and not is_best else False,
         worse_at_most=verdict.worst if verdict else 0.0,
         margin=verdict.margin if verdict else None,
         more_seeds=verdict.more_seeds if verdict else None,

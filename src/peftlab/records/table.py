@@ -12,7 +12,6 @@ import numpy as np
 
 from peftlab.records.answers import Judged, judged
 from peftlab.records.crossed import Crossed
-from peftlab.records.influence import OF_CLASSES
 from peftlab.records.record import Record, TaskPart
 from peftlab.records.rows import (
     TaskKey,
@@ -87,17 +86,17 @@ class Runs:
         if not seeds or (minus is None and len(seeds) < len(self.by_seed)):
             return None
         others = [] if minus is None else [minus.by_seed[s] for s in seeds]
-        n = {_influence(run).size for run in [*(self.by_seed[s] for s in seeds), *others]}
-        if len(n) > 1:  # predictions of before equal texts were known as such
+        compared = [*(self.by_seed[s] for s in seeds), *others]
+        if (
+            len({_influence(run).size for run in compared}) > 1
+        ):  # predictions of before equal texts were known as such
             return None
         d = np.array([self.by_seed[s].score for s in seeds])
         u = np.stack([_influence(self.by_seed[s]) for s in seeds])
         if others:
             d = d - np.array([run.score for run in others])
             u = u - np.stack([_influence(run) for run in others])
-        # the least by which the answer to one text changes the metric
-        grain = 1 / max(n) if self.task.main_metric in OF_CLASSES else 0.0
-        return Crossed.of(d, u, grain)
+        return Crossed.of(d, u, max(run.grain for run in compared))
 
 
 def _influence(run: Judged) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:

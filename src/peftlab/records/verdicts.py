@@ -87,7 +87,10 @@ class Comparison(BaseModel, extra="forbid", frozen=True):
 
 
 def compare_rows(
-    records: Sequence[Record], folders: Iterable[Path], question: Question = EVERYDAY
+    records: Sequence[Record],
+    folders: Iterable[Path],
+    question: Question = EVERYDAY,
+    beside: Sequence[Record] = (),
 ) -> Comparison:
     """The statistics of `records`, whose predictions lie in `folders`.
 
@@ -95,13 +98,16 @@ def compare_rows(
         records: of one or more comparisons.
         folders: searched in order for predictions/CELL.jsonl; without them no verdict is given.
         question: how near is a tie, and what to recommend.
+        beside: of rows that were compared on the same tasks and are not asked for: verdicts are
+            corrected for their pairs too.
 
     Raises:
         RequestError: nothing meets the limits, or the question makes no sense.
     """
+    folders = list(folders)
     found = columns(records, folders)
     _check(question)
-    pairs = verdicts(found, question.margin)
+    pairs = verdicts(found, question.margin, columns(beside, folders))
     against_itself = noise(found)
     return Comparison(
         pairs=[verdict for of_task in pairs.values() for verdict in of_task],

@@ -96,7 +96,7 @@ def _share(one: AgainstBest) -> float:
 def _reason(one: AgainstBest, where: str, found: Recommendation) -> str:
     among = _among(one.ahead, found, one.metric)
     if one.verdict is None:
-        return f"it has the best mean{where}{among}"
+        return f"it has the best mean{where}{among}{_rival(one)}"
     behind = f"{one.best}{where}{_at_most(one)}"
     has = f", which has the best mean{among}" if among else ""
     if one.verdict == "worse":
@@ -110,6 +110,13 @@ def _reason(one: AgainstBest, where: str, found: Recommendation) -> str:
     if has:
         return f"not shown to be worse than {behind}{has}"
     return f"not shown to be worse than {one.best}, which has the best mean{where}{_at_most(one)}"
+
+
+def _rival(one: AgainstBest) -> str:
+    """That another may be better, if that is so: the best of several means is often none."""
+    if not one.rival or not one.worse_at_most:
+        return ""
+    return f", though {one.rival} may be better{_at_most(one)}"
 
 
 def _among(ahead: Sequence[Ahead], found: Recommendation, metric: str | None = None) -> str:
@@ -169,7 +176,9 @@ def _at_most(one: AgainstBest, task: str = "") -> str:
     if one.worse_at_most is None:
         return ""
     most = of_metric(one.worse_at_most, one.metric)
-    few = str(one.verdict).startswith("unclear: ")  # seeds, of which the interval knows nothing
+    few = str(one.verdict or one.rival_verdict).startswith(
+        "unclear: "
+    )  # seeds, of which the interval knows nothing
     return f" (by {most} at most{f', on {task}' * bool(task)}{', not counting other seeds' * few})"
 
 
@@ -185,10 +194,11 @@ def _cost(found: Recommendation) -> str:
 
 
 def _open(tasks: Sequence[AgainstBest]) -> str:
-    unclear = [one for one in tasks if one.verdict and one.verdict.startswith("unclear")]
+    told = {one.task: str(one.verdict or one.rival_verdict) for one in tasks}
+    unclear = [one for one in tasks if told[one.task].startswith("unclear")]
     if not unclear:
         return ""
-    words = {str(one.verdict).partition(": ")[2] for one in unclear}
+    words = {told[one.task].partition(": ")[2] for one in unclear}
     if missing := words & {"no predictions", "no seed in common"}:
         return f"More can't be said: {listed(sorted(missing))}."
     seeds = [one.more_seeds for one in unclear]
@@ -196,11 +206,11 @@ def _open(tasks: Sequence[AgainstBest]) -> str:
         return f"A verdict takes {FEWEST} seeds."
     if None in seeds:
         return (
-            "No number of seeds like these would settle that: the dev set is too small, "
-            "or the rows too near."
+            "Were all seeds like these, no number of them would settle that: the dev set is too "
+            "small, or the rows too near."
         )
     most = max(seed for seed in seeds if seed is not None)
-    return f"{counted(most, 'more seed')} like these would settle it."
+    return f"About {counted(most, 'more seed')} would settle it, if they were like these."
 
 
 def _failures(found: Recommendation) -> str:

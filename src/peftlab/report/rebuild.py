@@ -13,7 +13,7 @@ from rich.console import RenderableType
 from peftlab.errors import system_refusals
 from peftlab.naming import counted
 from peftlab.records.record import Record
-from peftlab.records.rows import TaskKey, task_key
+from peftlab.records.rows import TaskKey, group, task_key
 from peftlab.records.store import Store, chosen, rounds
 from peftlab.records.verdicts import EVERYDAY, Comparison, Question, compare_rows
 from peftlab.report.page import build
@@ -133,4 +133,12 @@ def _asked(
     question: Question,
 ) -> tuple[list[Record], Comparison]:
     records = chosen(store.records(last), tasks, methods)
-    return records, compare_rows(records, [store.out], question)
+    beside = _beside_rows(store.records(), records)
+    return records, compare_rows(records, [store.out], question, beside)
+
+
+def _beside_rows(every: Sequence[Record], asked: Sequence[Record]) -> list[Record]:
+    """Of all records those of other rows on the tasks asked for."""
+    tasks, cells = {task_key(one) for one in asked}, {one.cell for one in asked}
+    rows = (row for row in group(every).values() if cells.isdisjoint(one.cell for one in row))
+    return [one for row in rows for one in row if task_key(one) in tasks]

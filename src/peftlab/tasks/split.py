@@ -1,9 +1,10 @@
 """Keep a fifth apart: always the same one, stratified, and no text on both sides.
 
-Examples with equal texts form a group, which goes to one side whole. The groups of a class (of the
-group's most frequent label) or of a quintile (of its mean) are ordered by a hash of their text
-and fill dev until it has a fifth of the stratum's examples. Neither the order of the rows nor
-other classes' rows change where a group goes.
+Examples with equal texts form a group, which goes to one side whole; texts that differ in case,
+blanks and the order of a pair alone are equal, as many a model reads them as one. The groups of a
+class (of the group's most frequent label) or of a quintile (of its mean) are ordered by a hash of
+their text and fill dev until it has a fifth of the stratum's examples. Neither the order of the
+rows nor other classes' rows change where a group goes.
 
 What is chosen, a learning rate say, is chosen on such a fifth of train (`carved`), so that dev
 still judges what nobody has seen.
@@ -59,12 +60,13 @@ def divided(
     Raises:
         RequestError: see `by_class` and `by_quantile`.
     """
+    texts = _one_spelling(data.texts)
     if names:
-        kept = by_class(data.texts, [int(label) for label in data.labels], names, share)
+        kept = by_class(texts, [int(label) for label in data.labels], names, share)
     else:
-        kept = by_quantile(data.texts, data.labels, share)
-    train = [i for i, text in enumerate(data.texts) if text not in kept]
-    dev = [i for i, text in enumerate(data.texts) if text in kept]
+        kept = by_quantile(texts, data.labels, share)
+    train = [i for i, text in enumerate(texts) if text not in kept]
+    dev = [i for i, text in enumerate(texts) if text in kept]
     return _subset(data, train), _subset(data, dev)
 
 
@@ -75,17 +77,30 @@ def n_in_both(train: Examples, dev: Examples) -> int:
 
 
 def groups(texts: Sequence[Texts]) -> list[int]:
-    """Of each text the place of the first that is the same.
+    """Of each text the place of the first that is the same, but for case and blanks.
 
-    >>> groups([("one",), ("two",), ("one",)])
+    >>> groups([("one",), ("two",), ("One ",)])
     [0, 1, 0]
     """
     first: dict[Texts, int] = {}
-    return [first.setdefault(text, index) for index, text in enumerate(texts)]
+    return [first.setdefault(_plain(text), index) for index, text in enumerate(texts)]
+
+
+def _plain(text: Texts) -> Texts:
+    return tuple(" ".join(part.casefold().split()) for part in text)
 
 
 def _loose(text: Texts) -> Texts:
-    return tuple(sorted(" ".join(part.casefold().split()) for part in text))
+    return tuple(sorted(_plain(text)))
+
+
+def _one_spelling(texts: Sequence[Texts]) -> list[Texts]:
+    """In the place of each text the least, as Python orders them, of those that are the same."""
+    least: dict[Texts, Texts] = {}
+    for text in texts:
+        key = _loose(text)
+        least[key] = min(text, least.get(key, text))
+    return [least[_loose(text)] for text in texts]
 
 
 def _subset(data: Examples, indices: list[int]) -> Examples:
