@@ -214,9 +214,7 @@ def _better_than(row: str, pairs: Sequence[Verdict]) -> set[str]:
 
 
 def _rival(row: str, others: Sequence[str], pairs: Sequence[Verdict]) -> Verdict | None:
-    """Of the others the one that may be better by the most, as the best of several means may not
-    be the best.
-    """  # noqa: D205
+    """Against the one that may be better by the most: the best of several means need not be it."""
     found = [one for other in others if (one := against(pairs, row, other)) is not None]
     return max(found, key=lambda one: math.inf if one.worst is None else one.worst, default=None)
 

@@ -87,9 +87,8 @@ class Runs:
             return None
         others = [] if minus is None else [minus.by_seed[s] for s in seeds]
         compared = [*(self.by_seed[s] for s in seeds), *others]
-        if (
-            len({_influence(run).size for run in compared}) > 1
-        ):  # predictions of before equal texts were known as such
+        n_texts = {_influence(run).size for run in compared}
+        if len(n_texts) > 1:  # predictions of before equal texts were known as such
             return None
         d = np.array([self.by_seed[s].score for s in seeds])
         u = np.stack([_influence(self.by_seed[s]) for s in seeds])
