@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -34,11 +34,12 @@ from peftlab.models import (
     unit_of,
     unread,
 )
-from peftlab.records.record import Memory, Speed, Trainable
+from peftlab.records.record import Environment, Memory, Speed, Trainable
 from peftlab.settings import Resolved
 from peftlab.tasks import Task
 from peftlab.training import (
     Encoded,
+    Fitted,
     Loop,
     MemoryMeter,
     Plan,
@@ -136,24 +137,32 @@ def train_model(
         fitted.notes += [*ordered, *notes, *_notes(model, method, task)]
         return Trained(
             n_truncated=train.n_truncated + dev.n_truncated,
-            n_trainable=count(model),
-            speed=Speed(**fitted.speed.summary()),
-            memory=Memory(**vars(fitted.memory)) if fitted.memory else None,
-            parts=fitted.parts,
-            curve=fitted.curve,
-            notes=fitted.notes,
             prepare_s=prepare_s,
-            train_s=fitted.train_s,
-            eval_s=fitted.eval_s,
             total_s=time.perf_counter() - started,
-            environment=environment(
-                cell.training.threads,
-                cell.precision.base,
-                cell.training.device,
-                plan.index,
-                kernels=kernels_of(model) if cell.training.in_engine else "torch",
-            ),
+            environment=_environment(model, cell, plan),
+            **_measured(model, fitted),
         )
+
+
+def _measured(model: PreTrainedModel, fitted: Fitted) -> dict[str, Any]:
+    """Of `Trained` what the loop has seen."""
+    return {
+        "n_trainable": count(model),
+        "speed": Speed(**fitted.speed.summary()),
+        "memory": Memory(**vars(fitted.memory)) if fitted.memory else None,
+        "parts": fitted.parts,
+        "curve": fitted.curve,
+        "notes": fitted.notes,
+        "train_s": fitted.train_s,
+        "eval_s": fitted.eval_s,
+    }
+
+
+def _environment(model: PreTrainedModel, cell: Cell, plan: Plan) -> Environment:
+    kernels = kernels_of(model) if cell.training.in_engine else "torch"
+    return environment(
+        cell.training.threads, cell.precision.base, cell.training.device, plan.index, kernels
+    )
 
 
 def _tell_ranks(
