@@ -23,6 +23,7 @@ from peftlab.models import (
     find_targets,
     head_parameters,
     load_model,
+    load_tokenizer,
     longest_input,
     state_of,
 )
@@ -137,6 +138,9 @@ def test_longest_input_counts_positions_from_the_padding(tiny_model: Path, tmp_p
     config |= {"model_type": "roberta", "max_position_embeddings": 20, "pad_token_id": 1}
     (folder / "config.json").write_text(json.dumps(config))
     assert longest_input(folder) == 18
+    config |= {"model_type": "bert", "max_position_embeddings": -1}  # as XLNet, which counts none
+    (folder / "config.json").write_text(json.dumps(config))
+    assert longest_input(folder) == load_tokenizer(folder).model_max_length
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,19 @@ def test_what_torch_compile_wraps_is_refused_with_what_to_give(tiny_model: Path)
     peftlab.inject(model, "lora")
 
 
+def test_a_model_whose_outputs_have_no_names_is_refused_and_loaded_with_them(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """Else `.logits` of a tuple ends evaluate, predict and train in Python's own words."""
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    model.config.return_dict = False
+    with pytest.raises(peftlab.RequestError, match="return_dict is false"):
+        peftlab.predict(model, tokenizer, ["a cat"])
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert peftlab.predict(*peftlab.load_model(tmp_path), ["a cat"])
+
+
 def test_a_model_that_was_cast_since_computes_as_it_is_held(tiny_model: Path) -> None:
     model, _ = peftlab.load_model(str(tiny_model), precision="bf16")
     assert precision_of(model).compute == "bf16"

@@ -200,14 +200,14 @@ def _sha256(folder: Path, weights: list[Path]) -> str:
 
 
 def read_config(folder: Path) -> Any:
-    """The model's configuration.
+    """The model's configuration. Its outputs have names, whatever the file says.
 
     Raises:
         RequestError: if config.json can't be read, or needs code of its own.
     """
     try:
         return transformers.AutoConfig.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
+            folder, trust_remote_code=False, local_files_only=True, return_dict=True
         )
     except Exception as error:  # the libraries raise whatever they meet in a damaged file
         reason = one_line(error)

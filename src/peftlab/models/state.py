@@ -41,6 +41,10 @@ def check_model(model: Any) -> None:
             f"model must have a head for classification, and {type(model).__name__} has none; "
             "load it with AutoModelForSequenceClassification"
         )
+    if not getattr(model.config, "return_dict", True):
+        raise RequestError(
+            "model.config.return_dict is false, so its outputs have no names; set it to True"
+        )
 
 
 def check_compiled(model: nn.Module) -> None:
