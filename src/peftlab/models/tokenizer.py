@@ -75,7 +75,7 @@ def token_limit(tokenizer: Any, config: Any) -> int:
     """The most tokens that both tokenizer and positions allow."""
     limit = min(int(tokenizer.model_max_length), MOST_TOKENS)
     positions: int | None = getattr(config, "max_position_embeddings", None)
-    if positions is None or positions < 0:  # XLNet's -1: it counts none
+    if positions in (None, -1):  # -1 is XLNet's: it counts none
         return limit
     # RoBERTa's family counts positions from padding_idx + 1
     skipped = (config.pad_token_id or 0) + 1 if architecture_of(config).counts_from_padding else 0
