@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification
 
 import peftlab.models.load as load_room
 from peftlab.adapters import load, save
+from peftlab.api.plan import plan
 from peftlab.errors import RequestError
 from peftlab.layers.precision import Choice
 from peftlab.methods import inject
@@ -27,6 +28,7 @@ from peftlab.models import (
     longest_input,
     state_of,
 )
+from peftlab.models.find import read_config
 
 
 def head(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -129,6 +131,22 @@ def test_empty_model_holds_no_memory_and_has_the_same_names(tiny_model: Path) ->
     assert {p.device.type for p in empty.parameters()} == {"meta"}
     assert [n for n, _ in empty.named_parameters()] == [n for n, _ in loaded.named_parameters()]
     assert find_targets(empty, "query").names == find_targets(loaded, "query").names
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
+def test_a_checkpoint_in_16_bits_is_held_in_what_is_asked(
+    stored: torch.dtype, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Its structure was in 16 bits too, which no method that trains the base takes."""
+    model, tokenizer = load_model(str(tiny_model), precision="fp32")
+    model.to(stored).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert read_config(tmp_path).dtype == stored
+    assert {p.dtype for p in empty_model(tmp_path, 2).parameters()} == {torch.float32}
+    for methods in (["full", "lora"], ["bitfit"]):
+        plan(model=tmp_path, tasks="acceptability", methods=methods, seeds=[0])
+    again, _ = load_model(tmp_path, precision="fp32")
+    assert {p.dtype for p in again.parameters()} == {torch.float32}
 
 
 def test_longest_input_counts_positions_from_the_padding(tiny_model: Path, tmp_path: Path) -> None:

@@ -42,7 +42,8 @@ def empty_model(folder: Path, num_labels: int, precision: str = "fp32") -> PreTr
     config.num_labels = num_labels
     with torch.device("meta"), quiet():
         make: Any = transformers.AutoModelForSequenceClassification.from_config
-        model = _for_classification(folder.name, lambda: make(config))
+        # transformers makes it in what the checkpoint is stored in, which may be 16 bits
+        model: PreTrainedModel = _for_classification(folder.name, lambda: make(config)).float()
         if precision in QUANTISED:
             quantise_linears(model, linear_names(model), "fp32", precision)
         return model
