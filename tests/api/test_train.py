@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -100,6 +101,17 @@ def computes_again(model: PreTrainedModel) -> bool:
 
 class Moved(Exception):
     """The model was sent to a device."""
+
+
+def test_an_adapter_is_saved_with_the_tokenizer_that_it_was_trained_with(
+    tiny_model: Path, tiny_task: Task, tmp_path: Path
+) -> None:
+    """By `save` later too: the base's own gave 4 of 24 texts another answer."""
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    tokenizer.model_max_length = 7
+    peftlab.train(model, tokenizer, tiny_task, "lora", **FAST)
+    peftlab.save(copy.deepcopy(model), tmp_path / "adapter")
+    assert peftlab.load(tmp_path / "adapter")[1].model_max_length == 7
 
 
 def test_a_model_stays_on_its_own_device_of_several(

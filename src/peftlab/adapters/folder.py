@@ -56,7 +56,8 @@ def save(
         model: from `load_model` or transformers' `from_pretrained`, injected, not merged.
         folder: a new or empty one, or one that holds an adapter, which is replaced.
         rank: for DyLoRA, the rank to cut to, scaled by alpha / rank.
-        tokenizer: what the model was trained with, if that is not its base's own.
+        tokenizer: what the model was trained with; that of `peftlab.train`, or else its base's own,
+            if not given.
 
     Raises:
         RequestError: if the model has no adapter, or its head is not part of it, or something is
@@ -90,6 +91,8 @@ def save(
     if isinstance(method, InPeft):
         config = peft_layout.config(model, method, base)
         state = peft_layout.to_file(method, state)
+    if tokenizer is None:
+        tokenizer = state_of(model).tokenizer
     if tokenizer is None and base.folder is not None:
         tokenizer = load_tokenizer(base.folder)
     replace_folder(Path(folder), lambda place: _write(place, config, card, state, tokenizer))

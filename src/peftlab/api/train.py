@@ -107,8 +107,9 @@ def train(
     folder = None if out is None else _checked_folder(model, out)
     with threads_for(model.device.type, asked.threads):
         outcome = _run(model, tokenizer, task, method, asked, seed, started)
+    state_of(model).tokenizer = tokenizer
     if folder is not None:
-        replace_folder(folder, lambda place: _fill(place, model, tokenizer, outcome))
+        replace_folder(folder, lambda place: _fill(place, model, outcome))
     return outcome.record
 
 
@@ -149,9 +150,9 @@ def _checked_folder(model: PreTrainedModel, out: Any) -> Path:
     return Path(out)
 
 
-def _fill(place: Path, model: PreTrainedModel, tokenizer: Any, outcome: Outcome) -> None:
+def _fill(place: Path, model: PreTrainedModel, outcome: Outcome) -> None:
     """Write the adapter and, beside it, what `peftlab train` writes there."""
-    save(model, place, tokenizer=tokenizer)
+    save(model, place)
     texts = {
         "records": outcome.record.model_dump_json(indent=2) + "\n",
         "curves": lines_of(outcome.curve),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -112,6 +112,7 @@ class State:
         own_unit: whether a regression's outputs are known to be in the label's own unit.
         fast: whether it is inside the engine's `fast`.
         trained: the parameters that the method made trainable, by full name, if that is known.
+        tokenizer: what made its training's tokens, if `peftlab.train` trained it.
     """
 
     source: Source | None = None
@@ -123,6 +124,7 @@ class State:
     own_unit: bool = False
     fast: bool = False
     trained: frozenset[str] | None = None
+    tokenizer: Any = field(default=None, compare=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         """For a copy, or pickle.
