@@ -45,6 +45,14 @@ def test_plan_says_every_cost_and_trains_nothing(
     assert not (tmp_path / "runs").exists()
 
 
+def test_where_steps_were_too_few_to_time_more_of_them_are_not_advised(
+    ask: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        ask("plan", "--methods", "head", "--seeds", "0", "--measure", "--batch-size", "32")
+    assert "1 cell on tiny, time unknown: too few steps to tell" in capsys.readouterr().out
+
+
 def test_plan_in_json_has_parts_and_nulls(ask: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         ask("plan", "--methods", "lora", "--seeds", "0", "--json")

@@ -56,10 +56,10 @@ def plan(
     if json_:
         print(json.dumps(found.document(), indent=2))
     else:
-        _show(found)
+        _show(found, measure)
 
 
-def _show(found: Plan) -> None:
+def _show(found: Plan, measured: bool) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -76,7 +76,7 @@ def _show(found: Plan) -> None:
                 table.add_row(escape(row.cost.label), *_cells(row))
         Console().print(f"task {task}", markup=False, highlight=False)
         Console().print(table)
-    time = "time unknown: use --measure"
+    time = "time unknown: too few steps to tell" if measured else "time unknown: use --measure"
     if found.all_s is not None:
         time = f"about {duration(found.all_s)}"
     trials = sum(row.trials for row in found.rows)
