@@ -46,15 +46,15 @@ def records_of(folders: Iterable[Path]) -> list[Record]:
             found += Store(folder).records()
         except RequestError:  # no such folder, or nothing in it that can be read
             continue
-    here = processor(), {None, gpu()}  # a record of a CPU has no GPU
+    here, devices = processor(), {None, gpu()}  # a record of a CPU has no GPU
     return [
         record
         for record in found
         if record.status == "done"
         and record.speed is not None
         and record.speed.tokens_per_s
-        and record.environment.processor == here[0]
-        and record.environment.gpu in here[1]
+        and record.environment.processor == here
+        and record.environment.gpu in devices
     ]
 
 

@@ -1,13 +1,15 @@
-"""What a row takes: parameters, memory and time."""
+"""What a row takes: parameters, memory and time; and which rows keep to limits of these."""
 
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from pydantic import BaseModel
 
+from peftlab.errors import RequestError
 from peftlab.records.conditions import conditions, ordered
 from peftlab.records.record import Record
 from peftlab.records.rows import TaskKey, known, mean
@@ -76,3 +78,45 @@ def _cost(by_task: Sequence[Sequence[Record]], rounds: Sequence[Record]) -> Cost
         cell_s=max(seconds, default=None),
         round_s=statistics.median([1 / speed for speed in speeds]) if speeds else None,
     )
+
+
+Limit = tuple[float, str, Callable[[Cost], float | None]]  # most, unit, what a cell takes of it
+
+
+def keeping_to(
+    costs: Mapping[str, Cost], memory_mib: float | None, minutes: float | None
+) -> list[str]:
+    """The rows whose costs keep to the limits.
+
+    Raises:
+        RequestError: if none does; names the nearest.
+    """
+    limits: list[Limit] = []
+    if memory_mib is not None:
+        limits.append((memory_mib, "MiB", lambda one: one.memory_mib))
+    if minutes is not None:
+        limits.append((minutes, "minutes", _minutes))
+    met = [row for row, one in costs.items() if _excess(one, limits) <= 1]
+    if not met:
+        nearest = min(costs, key=lambda row: _excess(costs[row], limits))
+        asked = " and ".join(f"{most:g} {unit}" for most, unit, _ in limits)
+        takes = " and ".join(_words(unit, taken(costs[nearest])) for _, unit, taken in limits)
+        raise RequestError(
+            f"no row keeps to {asked} a cell; the nearest is {nearest!r} with {takes}: "
+            "allow more, or compare cheaper methods"
+        )
+    return met
+
+
+def _minutes(one: Cost) -> float | None:
+    return None if one.cell_s is None else one.cell_s / 60
+
+
+def _words(unit: str, value: float | None) -> str:
+    return f"no measured {unit}" if value is None else f"{value:.4g} {unit}"
+
+
+def _excess(one: Cost, limits: Sequence[Limit]) -> float:
+    """The largest ratio of what it takes to what it may take."""
+    taken = [(most, of(one)) for most, _, of in limits]
+    return max((math.inf if value is None else value / most for most, value in taken), default=0.0)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 from pydantic import BaseModel
 
 from peftlab.errors import RequestError, unknown
-from peftlab.records.costs import Cost, costs_of
+from peftlab.records.costs import Cost, costs_of, keeping_to
 from peftlab.records.crossed import FEWEST
 from peftlab.records.pairs import Verdict, Verdicts, against
 from peftlab.records.rows import TaskKey, collapsed, merit, rate_from_dev, task_label, turns
@@ -313,7 +313,7 @@ def _left_out(
 ) -> dict[str, Why]:
     """By row that the one to take is not chosen from: why not."""
     complete = _complete(columns)
-    met = _within({row: costs[row] for row in complete}, memory_mib, minutes) if complete else []
+    met = keeping_to({row: costs[row] for row in complete}, memory_mib, minutes) if complete else []
     own = {row: _runs_of(columns, row) for row in met}
     whole = _with_enough_seeds(columns, met)
     sound = [row for row in whole if not _n_failed(own[row])] or whole
@@ -341,43 +341,6 @@ def _with_enough_seeds(columns: Mapping[TaskKey, Column], rows: Sequence[str]) -
         for row in rows:
             n_enough[row] += n_seeds[row] >= enough
     return [row for row in rows if n_enough[row] == max(n_enough.values())]
-
-
-Limit = tuple[float, str, Callable[[Cost], float | None]]  # most, unit, what a cell takes of it
-
-
-def _within(
-    costs: Mapping[str, Cost], memory_mib: float | None, minutes: float | None
-) -> list[str]:
-    limits: list[Limit] = []
-    if memory_mib is not None:
-        limits.append((memory_mib, "MiB", lambda one: one.memory_mib))
-    if minutes is not None:
-        limits.append((minutes, "minutes", _minutes))
-    met = [row for row, one in costs.items() if _excess(one, limits) <= 1]
-    if not met:
-        nearest = min(costs, key=lambda row: _excess(costs[row], limits))
-        asked = " and ".join(f"{most:g} {unit}" for most, unit, _ in limits)
-        takes = " and ".join(_words(unit, taken(costs[nearest])) for _, unit, taken in limits)
-        raise RequestError(
-            f"no row keeps to {asked} a cell; the nearest is {nearest!r} with {takes}: "
-            "allow more, or compare cheaper methods"
-        )
-    return met
-
-
-def _minutes(one: Cost) -> float | None:
-    return None if one.cell_s is None else one.cell_s / 60
-
-
-def _words(unit: str, value: float | None) -> str:
-    return f"no measured {unit}" if value is None else f"{value:.4g} {unit}"
-
-
-def _excess(one: Cost, limits: Sequence[Limit]) -> float:
-    """The largest ratio of what it takes to what it may take."""
-    taken = [(most, of(one)) for most, _, of in limits]
-    return max((math.inf if value is None else value / most for most, value in taken), default=0.0)
 
 
 def _order(

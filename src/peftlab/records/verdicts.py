@@ -107,7 +107,7 @@ def compare_rows(
     folders = list(folders)
     found = columns(records, folders)
     _check(question)
-    pairs = verdicts(found, question.margin, columns(beside, folders))
+    pairs = verdicts(found, question.margin, columns(beside, folders) if beside else {})
     against_itself = noise(found)
     return Comparison(
         pairs=[verdict for of_task in pairs.values() for verdict in of_task],

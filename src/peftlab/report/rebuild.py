@@ -132,8 +132,9 @@ def _asked(
     last: bool,
     question: Question,
 ) -> tuple[list[Record], Comparison]:
-    records = chosen(store.records(last), tasks, methods)
-    beside = _beside_rows(store.records(), records)
+    every = store.records()
+    records = chosen(store.records(last) if last else every, tasks, methods)
+    beside = _beside_rows(every, records)
     return records, compare_rows(records, [store.out], question, beside)
 
 

@@ -96,11 +96,10 @@ def _loose(text: Texts) -> Texts:
 
 def _one_spelling(texts: Sequence[Texts]) -> list[Texts]:
     """In the place of each text the least, as Python orders them, of those that are the same."""
-    least: dict[Texts, Texts] = {}
-    for text in texts:
-        key = _loose(text)
+    keys, least = [_loose(text) for text in texts], dict[Texts, Texts]()
+    for key, text in zip(keys, texts, strict=True):
         least[key] = min(text, least.get(key, text))
-    return [least[_loose(text)] for text in texts]
+    return [least[key] for key in keys]
 
 
 def _subset(data: Examples, indices: list[int]) -> Examples:
