@@ -74,6 +74,11 @@ class AgainstBest(BaseModel, extra="forbid", frozen=True):
     more_seeds: int | None
     ahead: list[Ahead] = []
 
+    @property
+    def word(self) -> str:
+        """The verdict against the best, or of the best itself against its rival; or nothing."""
+        return self.verdict or self.rival_verdict or ""
+
 
 class Recommendation(BaseModel, extra="forbid", frozen=True):
     """The row to take, what it costs, and what is not known of it.

@@ -176,9 +176,7 @@ def _at_most(one: AgainstBest, task: str = "") -> str:
     if one.worse_at_most is None:
         return ""
     most = of_metric(one.worse_at_most, one.metric)
-    few = str(one.verdict or one.rival_verdict).startswith(
-        "unclear: "
-    )  # seeds, of which the interval knows nothing
+    few = one.word.startswith("unclear: ")  # seeds, of which the interval knows nothing
     return f" (by {most} at most{f', on {task}' * bool(task)}{', not counting other seeds' * few})"
 
 
@@ -194,11 +192,10 @@ def _cost(found: Recommendation) -> str:
 
 
 def _open(tasks: Sequence[AgainstBest]) -> str:
-    told = {one.task: str(one.verdict or one.rival_verdict) for one in tasks}
-    unclear = [one for one in tasks if told[one.task].startswith("unclear")]
+    unclear = [one for one in tasks if one.word.startswith("unclear")]
     if not unclear:
         return ""
-    words = {told[one.task].partition(": ")[2] for one in unclear}
+    words = {one.word.partition(": ")[2] for one in unclear}
     if missing := words & {"no predictions", "no seed in common"}:
         return f"More can't be said: {listed(sorted(missing))}."
     seeds = [one.more_seeds for one in unclear]
