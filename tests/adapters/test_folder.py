@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import peftlab
 from peftlab.adapters import adapter_state, read_card
 from peftlab.methods import METHODS, InPeft, injected
 from peftlab.models import state_of
+from peftlab.tasks import Task
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -389,3 +391,40 @@ def test_a_part_that_is_compiled_by_a_wrapper_is_named_and_answers(
     assert peftlab.evaluate(model, tokenizer, tiny_task) == before
     with pytest.raises(peftlab.RequestError, match=r"wrapper; .*bert.encoder\"\)\.compile"):
         peftlab.inject(model, "lora")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "nf4"])
+@pytest.mark.parametrize("method", ["lora", "houlsby", "bitfit", "pissa"])
+def test_a_base_trained_further_in_memory_is_not_saved_as_that_of_its_files(
+    method: str, precision: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    model, _ = peftlab.load_model(tiny_model, precision=precision)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[3] *= 1.1  # type: ignore[operator]
+    peftlab.inject(model, method)
+    with pytest.raises(peftlab.RequestError, match=r"word_embeddings.weight is frozen .* furth"):
+        peftlab.save(model, tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_an_adapter_on_a_base_trained_further_is_refused_before_it_trains(
+    tiny_model: Path, tiny_task: Task, tmp_path: Path
+) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_model)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    with torch.no_grad():
+        model.bert.encoder.layer[0].attention.self.query.weight.mul_(1.1)
+    before = model.classifier.weight.clone()
+    with pytest.raises(peftlab.RequestError, match=r"query.weight is frozen"):
+        peftlab.train(model, tokenizer, tiny_task, "lora", out=tmp_path / "adapter", epochs=1)
+    assert torch.equal(model.classifier.weight, before)
+    assert not (tmp_path / "adapter").exists()
+
+
+@pytest.mark.parametrize("there", [torch.bfloat16, torch.float32])
+def test_a_base_that_was_cast_is_still_its_files(
+    there: torch.dtype, tiny_model: Path, tmp_path: Path
+) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_model, dtype=torch.float16)
+    peftlab.save(peftlab.inject(model.to(there), "lora"), tmp_path / "adapter")
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()

@@ -120,10 +120,10 @@ def method_of(card: Card) -> Method:
 
 
 class Base(NamedTuple):
-    """A base as the card tells of it, where it lies, and the name that other libraries load."""
+    """A base as the card tells of it, where it was found, and the name others load it by."""
 
     part: BasePart
-    folder: Path | None  # None where its files are not at hand
+    source: Source | None  # None where its files are not at hand
     loadable: str  # a folder, or a name of the hub
 
 
@@ -162,7 +162,7 @@ def _found(source: Source) -> Base:
         revision=source.revision,
         sha256=source.sha256,
     )
-    return Base(part, folder, source.name if source.revision else str(folder))
+    return Base(part, source, source.name if source.revision else str(folder))
 
 
 def _unseen(part: BasePart) -> Base:

@@ -14,24 +14,23 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from peftlab.adapters import peft_layout
-from peftlab.adapters.card import Base, Card, base_of, make_card, method_of, read_card, write_json
+from peftlab.adapters.card import Card, make_card, method_of, read_card, write_json
 from peftlab.adapters.merge import is_merged
+from peftlab.adapters.savable import adapter_state, check_savable
 from peftlab.atomic import CARD, PEFT_CONFIG, WEIGHTS, replace_folder
 from peftlab.errors import RequestError, expect, expect_path, system_refusals
 from peftlab.layers import (
     QUANTISED,
     Precision,
     PreTrainedModel,
-    Wrapper,
     resolve_device,
     resolve_precision,
 )
 from peftlab.layers.precision import DTYPES
-from peftlab.methods import InPeft, ManyRanks, Method, Prepared, inject, injected
+from peftlab.methods import InPeft, ManyRanks, Prepared, inject, injected
 from peftlab.models import (
     Source,
     agree_on_padding,
-    check_compiled,
     check_model,
     check_tokenizer,
     empty_model,
@@ -62,7 +61,7 @@ def save(
     Raises:
         RequestError: if the model has no adapter, or its head is not part of it, or something is
             trained that its method does not train, or the other way round, or its base is not known
-            or has other tokens, or the folder holds something else.
+            or was changed since it was read, or the folder holds something else.
     """
     check_model(model)
     expect_path("folder", folder)
@@ -93,8 +92,8 @@ def save(
         state = peft_layout.to_file(method, state)
     if tokenizer is None:
         tokenizer = state_of(model).tokenizer
-    if tokenizer is None and base.folder is not None:
-        tokenizer = load_tokenizer(base.folder)
+    if tokenizer is None and base.source is not None:
+        tokenizer = load_tokenizer(base.source.folder)
     replace_folder(Path(folder), lambda place: _write(place, config, card, state, tokenizer))
 
 
@@ -112,23 +111,6 @@ def _write(
     write_json(place / CARD, card.model_dump(mode="json"))
     if tokenizer is not None:
         save_tokenizer(tokenizer, place)
-
-
-def check_savable(model: PreTrainedModel) -> Base:
-    """The base of `model`, injected or not yet.
-
-    Raises:
-        RequestError: if an adapter of it could not be loaded.
-    """
-    check_compiled(model)
-    base = base_of(model)
-    check_tokens(model, base)
-    method = injected(model)
-    if method is not None:
-        state = adapter_state(model)
-        check_head(model, state)
-        check_trained(model, method, state)
-    return base
 
 
 def load(
@@ -286,80 +268,6 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise RequestError(f"{path} is not a readable safetensors file: {error}") from error
-
-
-def adapter_state(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The tensors, by full name, that make the base this model. Shared ones are there once.
-
-    That is every trainable parameter, the head's among them, and every tensor of a wrapper that
-    is not its base's: LoRA-FA's frozen A, VeRA's shared pair, Delta-LoRA's constants.
-    """
-    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
-    wrappers = [n for n, module in model.named_modules() if isinstance(module, Wrapper)]
-    added, base = tuple(f"{n}." for n in wrappers), tuple(f"{n}.base." for n in wrappers)
-    found: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        of_method = name.startswith(added) and not name.startswith(base)
-        if (of_method or name in trainable) and id(tensor) not in seen:
-            seen.add(id(tensor))
-            found[name] = tensor.detach()
-    return found
-
-
-def check_head(model: PreTrainedModel, state: dict[str, Tensor]) -> None:
-    """Raise `RequestError` unless the whole head is in `state`."""
-    lacking = [name for name in head_parameters(model) if name not in state]
-    if lacking:
-        raise RequestError(
-            f"the head is not all trained and saved: {lacking[0]} is frozen; "
-            "an adapter without its head can't be used again"
-        )
-
-
-def check_trained(model: PreTrainedModel, method: Method, state: Mapping[str, Tensor]) -> None:
-    """Raise `RequestError` unless `state` has what `method` trains: by that it is loaded."""
-    trained = state_of(model).trained
-    if trained is None:
-        return
-    for name, p in model.named_parameters():
-        if p.requires_grad and name not in trained:
-            raise RequestError(
-                f"{name} trains, which is none of {method.name}'s, so no adapter of it can hold "
-                "that; freeze it again, or keep the whole model by model.save_pretrained"
-            )
-    # one that prepares itself may have joined some by then
-    for name in () if isinstance(method, Prepared) else sorted(trained - state.keys()):
-        raise RequestError(
-            f"{name} is frozen, and {method.name} trains it; let it be trained again, if only to "
-            "save it"
-        )
-
-
-def check_tokens(model: PreTrainedModel, base: Base) -> None:
-    """Raise `RequestError` if tokens were added to `model`, where its base's files are at hand."""
-    rows = _rows(model)
-    if base.folder is None or rows is None:
-        return
-    if rows == getattr(read_config(base.folder).get_text_config(), "vocab_size", None):
-        return
-    wanted = _rows(empty_model(base.folder, num_labels=2))
-    if rows != wanted:
-        raise RequestError(
-            f"this model knows {rows} tokens and its base {base.part.name} knows {wanted}; an "
-            "adapter holds no tokens, so those would be lost: before it is injected, write the "
-            "base to a folder by model.save_pretrained and tokenizer.save_pretrained, and load it "
-            "from there"
-        )
-
-
-def _rows(model: PreTrainedModel) -> int | None:
-    """Of the tokens' embedding, None where transformers doesn't say which that is."""
-    try:
-        weight = getattr(model.get_input_embeddings(), "weight", None)
-    except NotImplementedError:
-        return None
-    return None if weight is None else len(weight)
 
 
 def fill(model: PreTrainedModel, given: dict[str, Tensor], optional: set[str]) -> None:

@@ -66,7 +66,7 @@ def merge(model: PreTrainedModel) -> dict[str, float]:
     errors: dict[str, float] = {}
     merged: dict[str, nn.Module] = {}
     adapters = {n: layer for n, layer in model.named_modules() if isinstance(layer, Adapter)}
-    stored = StoredBase(model)
+    stored = None if state.source is None else StoredBase(model, state.source)
     with torch.no_grad():
         for name, adapter in adapters.items():
             original = _original(stored, name, adapter)
@@ -104,11 +104,11 @@ def is_merged(model: PreTrainedModel) -> bool:
     return state_of(model).merged is not None
 
 
-def _original(stored: StoredBase, name: str, adapter: Adapter) -> Tensor:
+def _original(stored: StoredBase | None, name: str, adapter: Adapter) -> Tensor:
     """The base's weight (out, in), exact: from its file if it is held in a lower precision."""
     base, held = adapter.base, weight_of(adapter.base)
     is_coarse = isinstance(base, Int8Linear) or held.dtype.itemsize < 4
-    if isinstance(base, NF4Linear) or not is_coarse:
+    if stored is None or isinstance(base, NF4Linear) or not is_coarse:
         return exact(held)
     transposed = is_stored_transposed(base)
     shape = held.T.shape if transposed else held.shape

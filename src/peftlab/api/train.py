@@ -106,7 +106,7 @@ def train(
     check_batches(model, tokenizer)
     folder = None if out is None else _checked_folder(model, out)
     with threads_for(model.device.type, asked.threads):
-        outcome = _run(model, tokenizer, task, method, asked, seed, started)
+        outcome = _run(model, tokenizer, task, method, asked, seed, started, folder)
     state_of(model).tokenizer = tokenizer
     if folder is not None:
         replace_folder(folder, lambda place: _fill(place, model, outcome))
@@ -121,6 +121,7 @@ def _run(
     asked: Training,
     seed: int,
     started: float,
+    folder: Path | None,
 ) -> Outcome:
     memory = MemoryMeter(model.device, model)
     longest = token_limit(tokenizer, model.config)
@@ -131,6 +132,8 @@ def _run(
     torch.manual_seed(seed)
     if injected(model) != method:  # after all that refuses: an injected model takes no other method
         inject(model, method)
+    if folder is not None:
+        check_savable(model)  # what it freezes is known by now
     cell = _cell(model, task, method, asked, training, seed)
     tokens = tokens_of(tokenizer, task, cell.training.max_length)
     with observer(Console(stderr=True)) as progress:

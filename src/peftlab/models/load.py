@@ -173,20 +173,17 @@ def stored_names(
 
 
 class StoredBase:
-    """The backbone's tensors of a model as the files of its base hold them."""
+    """The backbone's tensors of a model as the files of its base, `source`, hold them."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model = model
-        self.source = state_of(model).source
+    def __init__(self, model: PreTrainedModel, source: Source) -> None:
+        self.model, self.source = model, source
 
     def get(self, name: str, shape: torch.Size) -> torch.Tensor | None:
-        """A tensor by its name in the model; None where there is none of that shape, or no file.
+        """A tensor by its name in the model; None where there is none of that shape.
 
         Raises:
             RequestError: if the base was read from files that are gone.
         """
-        if self.source is None:
-            return None
         names = _spellings(self.model, name)
         if shape in self._files.shapes(*names):
             return self._files.get(*names, shape=shape)
@@ -195,7 +192,6 @@ class StoredBase:
 
     @functools.cached_property
     def _files(self) -> _Stored:
-        assert self.source is not None
         if not weight_files(self.source.folder):
             raise RequestError(
                 f"the weights of {self.source.name} are no longer in {self.source.folder}; put "
@@ -209,7 +205,6 @@ class StoredBase:
 
         Without the head, of which what the files lack was drawn.
         """
-        assert self.source is not None
         model = _pretrained(self.source.folder, num_labels=2, dtype=torch.float32)
         head = head_parameters(model)
         return {name: tensor for name, tensor in model.state_dict().items() if name not in head}

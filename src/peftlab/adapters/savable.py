@@ -1,0 +1,155 @@
+"""Which of a model's tensors are its adapter, and whether a folder of them would give it back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from peftlab.adapters.card import Base, base_of
+from peftlab.errors import RequestError
+from peftlab.layers import PreTrainedModel, Wrapper
+from peftlab.methods import Method, Prepared, injected
+from peftlab.models import (
+    StoredBase,
+    check_compiled,
+    empty_model,
+    head_parameters,
+    state_of,
+)
+from peftlab.models.find import read_config, weight_files
+
+# twice what rounding to bf16, the coarsest that a base is held in, makes of a number
+ROUNDED = 2.0**-7
+
+
+def check_savable(model: PreTrainedModel) -> Base:
+    """The base of `model`, injected or not yet.
+
+    Raises:
+        RequestError: if an adapter of it could not be loaded.
+    """
+    check_compiled(model)
+    base = base_of(model)
+    _check_tokens(model, base)
+    method = injected(model)
+    if method is not None:
+        state = adapter_state(model)
+        _check_head(model, state)
+        _check_trained(model, method, state)
+        _check_frozen(model, base, state)
+    return base
+
+
+def adapter_state(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The tensors, by full name, that make the base this model. Shared ones are there once.
+
+    That is every trainable parameter, the head's among them, and every tensor of a wrapper that
+    is not its base's: LoRA-FA's frozen A, VeRA's shared pair, Delta-LoRA's constants.
+    """
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    wrappers = _wrappers(model)
+    added, base = tuple(f"{n}." for n in wrappers), tuple(f"{n}.base." for n in wrappers)
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        of_method = name.startswith(added) and not name.startswith(base)
+        if (of_method or name in trainable) and id(tensor) not in seen:
+            seen.add(id(tensor))
+            found[name] = tensor.detach()
+    return found
+
+
+def _check_head(model: PreTrainedModel, state: dict[str, Tensor]) -> None:
+    """Raise `RequestError` unless the whole head is in `state`."""
+    lacking = [name for name in head_parameters(model) if name not in state]
+    if lacking:
+        raise RequestError(
+            f"the head is not all trained and saved: {lacking[0]} is frozen; "
+            "an adapter without its head can't be used again"
+        )
+
+
+def _check_trained(model: PreTrainedModel, method: Method, state: Mapping[str, Tensor]) -> None:
+    """Raise `RequestError` unless `state` has what `method` trains: by that it is loaded."""
+    trained = state_of(model).trained
+    if trained is None:
+        return
+    for name, p in model.named_parameters():
+        if p.requires_grad and name not in trained:
+            raise RequestError(
+                f"{name} trains, which is none of {method.name}'s, so no adapter of it can hold "
+                "that; freeze it again, or keep the whole model by model.save_pretrained"
+            )
+    # one that prepares itself may have joined some by then
+    for name in () if isinstance(method, Prepared) else sorted(trained - state.keys()):
+        raise RequestError(
+            f"{name} is frozen, and {method.name} trains it; let it be trained again, if only to "
+            "save it"
+        )
+
+
+def _check_tokens(model: PreTrainedModel, base: Base) -> None:
+    """Raise `RequestError` if tokens were added to `model`, where its base's files are at hand."""
+    rows = _rows(model)
+    if base.source is None or rows is None:
+        return
+    if rows == getattr(read_config(base.source.folder).get_text_config(), "vocab_size", None):
+        return
+    wanted = _rows(empty_model(base.source.folder, num_labels=2))
+    if rows != wanted:
+        raise RequestError(
+            f"this model knows {rows} tokens and its base {base.part.name} knows {wanted}; an "
+            "adapter holds no tokens, so those would be lost: before it is injected, write the "
+            "base to a folder by model.save_pretrained and tokenizer.save_pretrained, and load it "
+            "from there"
+        )
+
+
+def _rows(model: PreTrainedModel) -> int | None:
+    """Of the tokens' embedding, None where transformers doesn't say which that is."""
+    try:
+        weight = getattr(model.get_input_embeddings(), "weight", None)
+    except NotImplementedError:
+        return None
+    return None if weight is None else len(weight)
+
+
+def _check_frozen(model: PreTrainedModel, base: Base, state: Mapping[str, Tensor]) -> None:
+    """Raise `RequestError` if what is frozen is not what the base's files hold, if at hand."""
+    if base.source is None or not weight_files(base.source.folder):
+        return
+    stored, wrappers = StoredBase(model, base.source), _wrappers(model)
+    for name, parameter in model.named_parameters():
+        if name in state:
+            continue
+        file_name = _unwrapped(name, wrappers)
+        given = stored.get(file_name, parameter.shape)
+        if given is not None and not _is_rounded(parameter.detach(), given):
+            raise RequestError(
+                f"{file_name} is frozen and is not what {base.part.name}'s files hold: this base "
+                "was trained further or changed since it was read, and an adapter, which is loaded "
+                "onto the files, would answer otherwise; keep the whole model (merge it, then "
+                "model.save_pretrained), or, before it is injected, write the changed base to a "
+                "folder by model.save_pretrained and tokenizer.save_pretrained, and load it from "
+                "there"
+            )
+
+
+def _wrappers(model: PreTrainedModel) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, Wrapper)]
+
+
+def _unwrapped(name: str, wrappers: list[str]) -> str:
+    """A parameter's name in a model that no method has wrapped modules of."""
+    for wrapper in wrappers:
+        if name.startswith(f"{wrapper}.base."):
+            return wrapper + name.removeprefix(f"{wrapper}.base")
+    return name
+
+
+def _is_rounded(held: Tensor, stored: Tensor) -> bool:
+    """Whether `held` is `stored`, or a copy that was cast to fewer bits in between."""
+    wanted = stored.to(held.device, held.dtype)
+    return torch.equal(held, wanted) or torch.allclose(held, wanted, rtol=ROUNDED, atol=1e-6)
