@@ -16,6 +16,7 @@ import pytest
 
 from peftlab.api import listings
 from peftlab.api.sentences import sentences
+from peftlab.atomic import WEIGHTS
 from peftlab.cli import main
 from peftlab.engine import kernels
 from peftlab.methods import METHODS
@@ -261,6 +262,24 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(
     assert again.returncode == 0, again.stderr
     assert "2 cells, 1 done already" in again.stderr
     assert len(list((tmp_path / "out" / "records").iterdir())) == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_fit_writes_the_best_so_far_when_it_is_terminated(
+    tiny_model: Path, tiny_csv: Path, tmp_path: Path
+) -> None:
+    words = ["fit", "--model", tiny_model, "--data", tiny_csv, "--label", "answer"]
+    words += ["--text", "sentence", "--out", tmp_path / "adapter", "--runs", tmp_path / "runs"]
+    command = [sys.executable, "-m", "peftlab", *map(str, words)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        ended = (line for line in running.stderr if "examples/s" in line)
+        next(ended), next(ended)  # the first is counted when the second has ended
+        running.terminate()
+        rest = running.stderr.read()
+    assert running.returncode == 143
+    assert "stopped; the adapter is the best of what was finished" in rest
+    assert (tmp_path / "adapter" / WEIGHTS).is_file()
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 import peftlab
 import peftlab.api.fit
 from peftlab.cli import app
+from peftlab.cli.stop import Terminated
 from peftlab.records.verdicts import Question
 from peftlab.report.watching import View
 
@@ -146,6 +147,18 @@ def test_watch_looks_until_there_is_nothing_left(monkeypatch: pytest.MonkeyPatch
     result = CliRunner().invoke(app, ["watch", "folder", "--every", "0.5"])
     assert result.exit_code == 0
     assert slept == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(("stop", "status"), [(KeyboardInterrupt, 130), (Terminated, 143)])
+def test_any_command_that_is_stopped_has_a_shell_s_status(
+    monkeypatch: pytest.MonkeyPatch, stop: type[KeyboardInterrupt], status: int
+) -> None:
+    def view(folder: Path) -> None:
+        raise stop
+
+    monkeypatch.setattr("peftlab.report.watching.view", view)
+    result = CliRunner().invoke(app, ["watch", "folder"])
+    assert (result.exit_code, result.output) == (status, "")
 
 
 def test_python_s_fit_is_what_the_command_is(

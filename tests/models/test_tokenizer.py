@@ -14,9 +14,11 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from peftlab.api.inference import predictions
+from peftlab.bench.grid import Ground
+from peftlab.bench.suite import make_suite
 from peftlab.engine import fast
 from peftlab.errors import RequestError
-from peftlab.layers import QUANTISED, linear_like, weight_of
+from peftlab.layers import QUANTISED, Precision, linear_like, weight_of
 from peftlab.models import (
     ARCHITECTURES,
     agree_on_padding,
@@ -27,6 +29,7 @@ from peftlab.models import (
     linear_names,
     load_model,
     load_tokenizer,
+    precision_of,
 )
 from peftlab.models.architectures import TABLE
 from peftlab.training import encode
@@ -280,6 +283,39 @@ def test_an_architecture_that_is_in_no_table_is_tried(
     with pytest.raises(RequestError, match=rf"\({kind}\) answers a text otherwise when"):
         check_batches(make_unsuited(kind), make_tokenizer("<pad>"))
     check_batches(make_model("gemma2"), make_tokenizer(None))
+
+
+def test_one_that_fails_in_bf16_is_held_in_fp32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Transformers leaves parts of the first DeBERTa in fp32, whatever the rest is loaded in."""
+    monkeypatch.setattr("peftlab.layers.precision.processor_words", lambda: {"amx_bf16"})
+    folder = save(tmp_path / "deberta", "deberta", PAD, "<pad>")
+    model, tokenizer = load_model(folder)
+    assert precision_of(model) == Precision("fp32", "fp32")
+    assert torch.isfinite(logits(model, tokenizer, TEXTS)).all()
+    with pytest.raises(RequestError, match=r"\(deberta\) fails in bf16: .*BFloat16; take fp32"):
+        load_model(folder, precision="bf16")
+    ground = Ground.of(make_suite(model=folder, tasks=["words"]))
+    assert ground.precision == Precision("fp32", "fp32")
+    assert "fp32 (deberta fails in bf16: " in ground.notes[0]
+
+
+def test_one_that_fails_under_autocast_is_held_in_fp32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As full fine-tuning computes: an fp32 base whose products are made in bf16."""
+    monkeypatch.setattr("peftlab.layers.precision.processor_words", lambda: {"amx_bf16"})
+    folder = save(tmp_path / "gemma2", "gemma2", PAD, "<pad>")
+    assert precision_of(load_model(folder)[0]) == Precision("bf16", "bf16")
+
+    def answered(*given: Any) -> None:
+        if torch.is_autocast_enabled("cpu"):
+            raise TypeError("not of one kind")
+
+    monkeypatch.setattr("peftlab.models.load.answered", answered)
+    assert precision_of(load_model(folder)[0]) == Precision("fp32", "fp32")
+    assert precision_of(load_model(folder, precision="bf16")[0]) == Precision("bf16", "bf16")
 
 
 def test_a_head_of_the_caller_s_own_is_tried_whatever_the_architecture() -> None:

@@ -39,6 +39,7 @@ from peftlab.models import (
     last_layer,
     load_source,
     load_tokenizer,
+    precision_for,
     save_tokenizer,
     state_of,
     stored_names,
@@ -152,7 +153,7 @@ def load_in(
     card = read_card(folder)
     tensors = _read_weights(folder)
     if card is None:
-        return _load_peft(folder, tensors, base, precision or resolve_precision("auto", device)[0])
+        return _load_peft(folder, tensors, base, precision, device)
     method = method_of(card)
     source = _find_base(card, base)
     held = precision or _of_card(card, folder)
@@ -169,13 +170,18 @@ def load_in(
 
 
 def _load_peft(
-    folder: Path, tensors: dict[str, Tensor], base: str | None, precision: Precision
+    folder: Path,
+    tensors: dict[str, Tensor],
+    base: str | None,
+    precision: Precision | None,
+    device: str,
 ) -> tuple[PreTrainedModel, Any]:
     """A folder that HF PEFT wrote: what it does not say is read from its tensors."""
     config = peft_layout.read_config(folder, needs_base=base is None)
     source = _find(base or config["base_model_name_or_path"], base, config.get("revision"))
     method = peft_layout.method(config, tensors)
-    model = load_source(source, _num_labels(source, tensors), precision, seed=0)
+    held = precision or precision_for(source, "auto", device)[0]
+    model = load_source(source, _num_labels(source, tensors), held, seed=0)
     inject(model, method)
     # PEFT leaves a pretrained pooler in the base
     optional = stored_names(model, source, head_parameters(model))

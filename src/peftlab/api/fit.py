@@ -57,14 +57,14 @@ class Fitted(NamedTuple):
         row: the records of all its row's seeds; of a race's adapter its own.
         reached: the main metric that the adapter, loaded again, came to.
         recommendation: why this row; None where the time was over before the race was.
-        stopped: whether Ctrl-C ended it.
+        stopped: what ended it before its time, Ctrl-C for one.
     """
 
     record: Record
     row: list[Record]
     reached: float
     recommendation: Recommendation | None
-    stopped: bool
+    stopped: KeyboardInterrupt | None
 
 
 def fit(
@@ -186,7 +186,7 @@ def fit_planned(
     _check_apart(to, asked.out)
     fitting = _Fitting(asked, started, end, console, quiet)
     console.print(fitting.described(minutes, to), markup=False, highlight=False)
-    stopped = False
+    stopped = None
     foreseeing(asked.grid, asked.out, console)(asked.grid.cells)  # refuses what can't fit
     Store(asked.out).prepare(room_mib(asked.grid.cells, "best"))
     with locked(asked.out):
@@ -194,8 +194,8 @@ def fit_planned(
         try:
             fitting.race()
             fitting.train()
-        except KeyboardInterrupt:
-            stopped = True
+        except KeyboardInterrupt as stop:
+            stopped = stop
             if not fitting.has_something:
                 raise
         return fitting.written(to)._replace(stopped=stopped)
@@ -353,7 +353,7 @@ class _Fitting:
         record = best_seed(kept)
         reached = check_again(store, record, task)
         replace_folder(to, lambda place: copy_adapter(store, record, place))
-        return Fitted(record, row, reached, why, stopped=False)
+        return Fitted(record, row, reached, why, stopped=None)
 
 
 def _alike(records: list[Record]) -> list[Record]:

@@ -18,7 +18,7 @@ from peftlab.bench.cell import Cell
 from peftlab.bench.own_method import OwnMethod, sent, source_hash
 from peftlab.bench.suite import Suite, Variant
 from peftlab.errors import RequestError
-from peftlab.layers import Precision, resolve_device, resolve_precision
+from peftlab.layers import Precision, resolve_device
 from peftlab.methods import Method, NeedsDevice, inject, make
 from peftlab.models import (
     Source,
@@ -27,6 +27,7 @@ from peftlab.models import (
     empty_model,
     find,
     longest_input,
+    precision_for,
     state_of,
 )
 from peftlab.records.record import MethodPart, ModelPart, TaskPart
@@ -71,8 +72,8 @@ class Ground:
         source = find(suite.model)
         longest = longest_input(source.folder)
         device = resolve_device(suite.training.device)
-        precision, why = resolve_precision(suite.training.precision, device.value)
         check_weights(source)
+        precision, why = precision_for(source, suite.training.precision, device.value)
         notes = (f"device {device.value} ({device.reason}), {precision.base} ({why})",)
         return Ground(suite.training, suite.name, source, longest, device.value, precision, notes)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import io
 import re
-import signal
 import sys
 from typing import NoReturn
 
@@ -22,6 +21,7 @@ from peftlab.cli.options import with_debug, with_plugins
 from peftlab.cli.plan import plan
 from peftlab.cli.report import report
 from peftlab.cli.reproduce import reproduce
+from peftlab.cli.stop import heed_sigterm, stopped
 from peftlab.cli.train import train
 from peftlab.cli.watch import watch
 from peftlab.errors import RequestError
@@ -59,7 +59,7 @@ def root(
 
 def main() -> None:
     """Run the command line; an error ends in words, and with --debug in a traceback before them."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that contexts close behind it
+    heed_sigterm()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # an ASCII terminal shows ? for what it lacks
             stream.reconfigure(errors="replace")
@@ -69,8 +69,8 @@ def main() -> None:
         _end(2, f"error: {_short(str(error))}")
     except BrokenPipeError:
         sys.exit(1)
-    except KeyboardInterrupt:  # before a command has begun
-        sys.exit(130)
+    except KeyboardInterrupt as stop:  # before a command has begun
+        sys.exit(stopped(stop).exit_code)
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             _unforeseen(error)

@@ -104,13 +104,13 @@ def tell_unreadable(shown: Shown) -> None:
 
 @contextmanager
 def stopped_keeps(folder: Path) -> Iterator[None]:
-    """Ctrl-C inside ends the command with what is finished in `folder`, and says so."""
+    """Ctrl-C or SIGTERM inside ends the command with what is finished in `folder`, and says so."""
     try:
         yield
     except KeyboardInterrupt:
         print(f"stopped; what is finished is kept in {folder}", file=sys.stderr)
         print("the same command goes on from there", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise
 
 
 def _print_json(out: Path, page: Path, suite: str, records: list[Record]) -> None:

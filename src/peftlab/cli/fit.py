@@ -6,8 +6,6 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from peftlab.cli import options
 from peftlab.cli.options import Option, Text
 
@@ -31,7 +29,8 @@ def fit(
 
     No decision of yours is needed. Several methods and learning rates race on a part of train; the
     best train on all of it, with several seeds, and are judged on dev. The recommended one's
-    adapter is checked and written. When the time is over, or on Ctrl-C, the best so far is.
+    adapter is checked and written. When the time is over, or on Ctrl-C or SIGTERM, the best so far
+    is.
     """
     from rich.console import Console
 
@@ -51,7 +50,7 @@ def fit(
         print(
             f"stopped; no adapter was written; what had ended is in {planned.out}", file=sys.stderr
         )
-        raise typer.Exit(130) from None
+        raise
     if fitted.recommendation is not None:
         from peftlab import report
 
@@ -63,4 +62,4 @@ def fit(
     print(f"adapter: {out.resolve()}")
     if fitted.stopped:
         print("stopped; the adapter is the best of what was finished", file=sys.stderr)
-        raise typer.Exit(130)
+        raise fitted.stopped

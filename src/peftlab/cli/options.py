@@ -14,6 +14,7 @@ from typing import Annotated, Any, NamedTuple, get_args
 import typer
 from pydantic.fields import FieldInfo
 
+from peftlab.cli.stop import stopped
 from peftlab.errors import RequestError
 from peftlab.naming import words
 from peftlab.settings import Training
@@ -78,7 +79,7 @@ def with_grid(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def with_debug(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` with `--debug`, which shows where an error came from."""
+    """`command` with `--debug`, which shows where an error came from; stopped, it says by what."""
 
     @functools.wraps(command)
     def run(debug: bool, **arguments: Any) -> None:
@@ -86,6 +87,8 @@ def with_debug(command: Callable[..., None]) -> Callable[..., None]:
             command(**arguments)
         except (typer.Exit, typer.Abort):
             raise
+        except KeyboardInterrupt as stop:
+            raise stopped(stop) from None
         except Exception:
             if debug or "--debug" in sys.argv:  # before the command, too
                 traceback.print_exc()

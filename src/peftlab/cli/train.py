@@ -51,7 +51,7 @@ def train(
         record = train_folder(grid, out, console, quiet)
     except KeyboardInterrupt:
         print("stopped; nothing was written", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise
     if record.failure is not None:
         print(f"failed: {record.failure.message}", file=sys.stderr)
         raise typer.Exit(1)

@@ -29,11 +29,8 @@ def watch(
     if once or not console.is_terminal:
         console.print(seen.shown)
         return
-    try:
-        with Live(seen.shown, console=console, auto_refresh=False) as live:
-            while not seen.finished:
-                time.sleep(every)
-                seen = view(folder)
-                live.update(seen.shown, refresh=True)
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+    with Live(seen.shown, console=console, auto_refresh=False) as live:
+        while not seen.finished:
+            time.sleep(every)
+            seen = view(folder)
+            live.update(seen.shown, refresh=True)

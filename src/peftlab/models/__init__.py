@@ -21,6 +21,7 @@ from peftlab.models.load import (
     empty_model,
     load_model,
     load_source,
+    precision_for,
     sized_model,
     stored_names,
 )
@@ -85,6 +86,7 @@ __all__ = [
     "longest_input",
     "looks_like_folder",
     "norms",
+    "precision_for",
     "precision_of",
     "quiet",
     "save_tokenizer",

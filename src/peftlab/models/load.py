@@ -26,11 +26,17 @@ from peftlab.layers import (
     resolve_precision,
 )
 from peftlab.layers.precision import DTYPES
-from peftlab.models.architectures import head_names, head_parameters
+from peftlab.models.architectures import architecture_of, head_names, head_parameters
 from peftlab.models.find import Source, find, quiet, read_config, weight_files
 from peftlab.models.state import state_of
 from peftlab.models.targets import linear_names
-from peftlab.models.tokenizer import agree_on_padding, check_batches, check_suited, load_tokenizer
+from peftlab.models.tokenizer import (
+    agree_on_padding,
+    answered,
+    check_batches,
+    check_suited,
+    load_tokenizer,
+)
 from peftlab.models.unit import last_layer
 
 READ_TOGETHER = 16  # tensors of a file
@@ -87,8 +93,8 @@ def load_model(
         raise RequestError(f"num_labels must be >= 1, got {num_labels}; 1 is for a regression")
     expect("device", device, str, "auto, cpu, cuda or mps")
     place = resolve_device(device).value
-    resolved, _ = resolve_precision(precision, place)
     source = find(str(name))
+    resolved, _ = precision_for(source, precision, place)
     model = load_source(source, num_labels, resolved, seed)
     tokenizer = load_tokenizer(source.folder)
     agree_on_padding(model, tokenizer)
@@ -119,6 +125,45 @@ def load_source(
     state.source, state.precision = source, precision
     _fill_head(model, _Stored(folder), seed)
     return model
+
+
+def precision_for(source: Source, asked: str, device: str) -> tuple[Precision, str]:
+    """`resolve_precision` for one model: auto is fp32 where its code fails in bf16.
+
+    An architecture of the table is known not to; any other answers a text in bf16 and, as full
+    fine-tuning computes, under autocast.
+
+    Raises:
+        RequestError: for an unknown precision, or one that is asked for and that it fails in.
+    """
+    precision, why = resolve_precision(asked, device)
+    if precision.compute == "fp32" or architecture_of(source).layers:
+        return precision, why
+    if asked != "auto":
+        fault = _fault(source, precision)
+        if fault is not None:
+            raise RequestError(
+                f"model {source.name} ({source.model_type}) fails in {asked}: {fault}; take fp32"
+            )
+        return precision, why
+    for tried in (precision, precision.of_base("fp32")):
+        fault = _fault(source, tried)
+        if fault is not None:
+            return Precision("fp32", "fp32"), f"{source.model_type} fails in bf16: {fault}"
+    return precision, why
+
+
+def _fault(source: Source, precision: Precision) -> str | None:
+    """What a model that is held in `precision` fails with, if it does."""
+    model = load_source(source, num_labels=2, precision=precision, seed=0)
+    tokenizer = load_tokenizer(source.folder)
+    agree_on_padding(model, tokenizer)
+    try:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision.autocast):
+            answered(model, tokenizer, ["."])
+    except Exception as error:  # whatever the code of an architecture meets
+        return one_line(error)
+    return None
 
 
 def check_weights(source: Source) -> None:

@@ -167,8 +167,8 @@ def check_batches(model: PreTrainedModel, tokenizer: Any) -> None:
         return
     agree_on_padding(model, tokenizer)
     try:
-        alone = torch.cat([_logits(model, tokenizer, [text]) for text in TEXTS])
-        moved = (_logits(model, tokenizer, list(TEXTS)) - alone).abs().max()
+        alone = torch.cat([answered(model, tokenizer, [text]) for text in TEXTS])
+        moved = (answered(model, tokenizer, list(TEXTS)) - alone).abs().max()
     except Exception as error:  # whatever the code of an architecture meets
         reason = one_line(error)
         raise RequestError(
@@ -184,8 +184,8 @@ def check_batches(model: PreTrainedModel, tokenizer: Any) -> None:
 
 
 @torch.no_grad()
-def _logits(model: PreTrainedModel, tokenizer: Any, texts: list[str]) -> torch.Tensor:
-    """(texts, num_labels), without dropout."""
+def answered(model: PreTrainedModel, tokenizer: Any, texts: list[str]) -> torch.Tensor:
+    """The logits (texts, num_labels), without dropout."""
     training = model.training
     inputs = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
     try:
