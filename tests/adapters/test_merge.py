@@ -93,6 +93,8 @@ def test_a_plain_folder_loads_with_transformers(
     torch.testing.assert_close(logits(plain, tokenizer), before, rtol=0, atol=tolerance)
     assert moved < tolerance
     assert plain.config.id2label == {0: "red", 1: "green", 2: "blue"}
+    cut = AutoTokenizer.from_pretrained(tmp_path / "plain")("the cat " * 40, truncation=True)
+    assert len(cut["input_ids"]) == 32  # as trained; the base takes 64
 
 
 @pytest.mark.parametrize("precision", ["bf16", "nf4"])

@@ -85,6 +85,18 @@ def test_too_little_to_carve_names_the_task() -> None:
         carved(task)
 
 
+def test_a_class_with_one_text_is_left_to_train() -> None:
+    texts = [(f"text {i}",) for i in range(21)]
+    labels = [0] * 10 + [1] * 10 + [2]
+    train = Examples(texts, labels)
+    task = Task("t", "classes", ("accuracy",), train, train, ("a", "b", "c", "d"))
+    found = carved(task)
+    assert Counter(found.train.labels) == {0: 8, 1: 8, 2: 1}
+    assert Counter(found.dev.labels) == {0: 2, 1: 2}
+    (note,) = found.notes
+    assert note == "a fifth of train, which judges, has none of 'c', 'd': too few texts"
+
+
 def test_a_suite_may_ask_for_it(tmp_path: Path) -> None:
     file = tmp_path / "rates.toml"
     file.write_text('tasks = ["similarity"]\njudge_on = "train"\n')

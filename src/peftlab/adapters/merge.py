@@ -122,7 +122,8 @@ def plain_folder(model: PreTrainedModel, tokenizer: Any, folder: Path) -> float:
     """Merge `model` and write it to `folder` as transformers' own; returns how far logits move.
 
     The folder loads with `AutoModelForSequenceClassification.from_pretrained`. Weights are
-    written in fp32, as exact as they are known.
+    written in fp32, as exact as they are known; a tokenizer told to cut cuts at the length that was
+    trained.
 
     Returns:
         The largest difference of a logit, on a batch of random tokens, between `model` and what
@@ -136,6 +137,9 @@ def plain_folder(model: PreTrainedModel, tokenizer: Any, folder: Path) -> float:
             model.set_submodule(name, linear_like(layer, weight_of(layer), layer.bias))
     plain = model.float()
     moved = (_logits(plain, inputs) - before).abs().max().item()
+    answers = state_of(model).answers
+    if answers is not None:
+        tokenizer.model_max_length = answers.max_length  # all that transformers' pipelines know
 
     def write(place: Path) -> None:
         plain.config.dtype = torch.float32

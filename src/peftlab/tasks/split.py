@@ -27,6 +27,7 @@ from peftlab.tasks.base import Examples, Task
 
 FIFTH = 0.2  # goes to dev
 QUANTILES = 5
+NAMED = 5  # classes, before the rest are counted
 MANY = 20  # classes of a text each: if they are most, the column holds no labels
 
 Texts = tuple[str, ...]
@@ -36,22 +37,32 @@ Label = TypeVar("Label", int, float)
 def carved(task: Task, share: float = FIFTH) -> Task:
     """The task with a share of train in place of dev, which is not looked at, and train the rest.
 
+    A class with fewer than two different texts stays in train: it is chosen without, and a note
+    says so.
+
     Raises:
-        RequestError: too few different texts, see `by_class` and `by_quantile`.
+        RequestError: fewer than two different texts, or classes that have so many.
     """
     try:
-        train, dev = divided(task.train, task.labels, share)
+        train, dev = divided(task.train, task.labels, share, sparing=True)
     except RequestError as error:
         raise RequestError(
             f"task {task.name} has no part of train to be judged on: {error}"
         ) from None
     part = "a fifth" if share == FIFTH else f"{share:.3g}"
     source = f"{task.source}, {part} of train"
-    return dataclasses.replace(task, train=train, dev=dev, source=source)
+    judged = set(dev.labels)
+    absent = [repr(name) for index, name in enumerate(task.labels) if index not in judged]
+    notes = task.notes
+    if absent:
+        more = f" and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
+        few = f"{', '.join(absent[:NAMED])}{more}"
+        notes += (f"{part} of train, which judges, has none of {few}: too few texts",)
+    return dataclasses.replace(task, train=train, dev=dev, source=source, notes=notes)
 
 
 def divided(
-    data: Examples, names: Sequence[str], share: float = FIFTH
+    data: Examples, names: Sequence[str], share: float = FIFTH, sparing: bool = False
 ) -> tuple[Examples, Examples]:
     """The two sides of `data`: what is left to train on, and about that share to judge by.
 
@@ -62,7 +73,7 @@ def divided(
     """
     texts = _one_spelling(data.texts)
     if names:
-        kept = by_class(texts, [int(label) for label in data.labels], names, share)
+        kept = by_class(texts, [int(label) for label in data.labels], names, share, sparing)
     else:
         kept = by_quantile(texts, data.labels, share)
     train = [i for i, text in enumerate(texts) if text not in kept]
@@ -108,9 +119,16 @@ def _subset(data: Examples, indices: list[int]) -> Examples:
 
 
 def by_class(
-    texts: Sequence[Texts], labels: Sequence[int], names: Sequence[str], share: float = FIFTH
+    texts: Sequence[Texts],
+    labels: Sequence[int],
+    names: Sequence[str],
+    share: float = FIFTH,
+    sparing: bool = False,
 ) -> set[Texts]:
     """The texts that go to dev, about that share of every class.
+
+    `sparing` leaves to train what a class of fewer than two different texts has, where two others
+    have as many.
 
     Raises:
         RequestError: a class with fewer than two different texts can't be on both sides.
@@ -126,14 +144,16 @@ def by_class(
             f"{short:,} of {len(names):,} classes have fewer than two different texts; is this the "
             "column of labels?"
         )
+    spared = sparing and len(names) - short >= 2
     for index, name in enumerate(names):
-        if len(strata[index]) < 2:
+        if len(strata[index]) < 2 and not spared:
             raise RequestError(
                 f"class {name!r} has {counted(len(strata[index]), 'different text')} of its own; "
                 "it needs at least 2, one to train on and one to judge by. Add examples, or leave "
                 "the class out."
             )
-    return {text for group in strata.values() for text in _share(group, members, share)}
+    divisible = [group for group in strata.values() if len(group) >= 2]
+    return {text for group in divisible for text in _share(group, members, share)}
 
 
 def by_quantile(
