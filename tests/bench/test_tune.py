@@ -53,6 +53,10 @@ def tuned(asked: Grid, out: Path, progress: Observer | None = None) -> Grid:
     return tuning.tuned(asked, asked.suite.tune, out, progress or Observer())
 
 
+def is_tuned(asked: Grid, out: Path) -> bool:
+    return not tuning.left(asked, out).trials
+
+
 def test_of_an_error_the_least_is_the_best(
     tmp_path: Path, tiny_model: Path, fake: type[FakeSession]
 ) -> None:
@@ -304,7 +308,7 @@ def test_damaged_trials_are_named_with_the_remedy(
     (tmp_path / "tuning").mkdir()
     (tmp_path / "tuning" / "trials.json").write_text('[{"task"')
     with pytest.raises(RequestError, match=r"trials.json is damaged; delete it"):
-        tuning.is_tuned(grid(tiny_model, tiny_task), Tune(trials=3), tmp_path)
+        tuning.left(grid(tiny_model, tiny_task), tmp_path)
     assert not fake.made
 
 
@@ -313,7 +317,7 @@ def test_a_damaged_trial_is_kept_aside(
 ) -> None:
     asked = grid(tiny_model, tiny_task, methods=["head"])
     tuned(asked, tmp_path)
-    assert tuning.is_tuned(asked, Tune(trials=3), tmp_path)
+    assert is_tuned(asked, tmp_path)
     path = next(iter((tmp_path / "tuning" / "records").glob("*.json")))
     path.write_text("half")
     tuned(asked, tmp_path)
@@ -325,14 +329,13 @@ def test_what_was_tuned_is_told_by_the_trials_cells_and_not_by_their_names(
     tmp_path: Path, tiny_model: Path, tiny_task: Task, fake: type[FakeSession]
 ) -> None:
     """Else rows at another batch size would run all their trials before memory is looked at."""
-    how = Tune(trials=3)
     asked = grid(tiny_model, tiny_task, methods=["head[lr=1e-3]", "lora"])
-    assert not tuning.is_tuned(asked, how, tmp_path)
+    assert not is_tuned(asked, tmp_path)
     tuned(asked, tmp_path)
     assert {cell.method.name for cell in fake.made} == {"lora"}  # of head nothing is open
-    assert tuning.is_tuned(asked, how, tmp_path)
+    assert is_tuned(asked, tmp_path)
     wider = grid(tiny_model, tiny_task, training={"epochs": 1, "batch_size": 16})
-    assert not tuning.is_tuned(wider, how, tmp_path)
+    assert not is_tuned(wider, tmp_path)
 
 
 def test_what_can_be_refused_is_before_any_trial(
@@ -361,9 +364,10 @@ def test_what_is_tuned_is_asked_of_rows_that_look_for_other_settings(
     how = {"trials": 3, "space": ["lr", "rank"]}
     asked = grid(tiny_model, tiny_task, methods=["lora", "head"], tune=how)
     tuned(asked, tmp_path)
-    assert tuning.is_tuned(asked, Tune(**how), tmp_path)
+    assert is_tuned(asked, tmp_path)
     for other in ({"trials": 4, "space": ["lr", "rank"]}, {"trials": 3, "space": ["lr"]}):
-        assert not tuning.is_tuned(asked, Tune(**other), tmp_path)
+        asked = grid(tiny_model, tiny_task, methods=["lora", "head"], tune=other)
+        assert not is_tuned(asked, tmp_path)
 
 
 def test_a_tuned_comparison_trains_in_its_workers_and_repeated_trains_nothing(

@@ -135,6 +135,34 @@ def test_trials_are_counted_in(ask: Any, capsys: pytest.CaptureFixture[str], fak
     assert "4 cells on tiny after about 6 trainings of trials" in capsys.readouterr().out
 
 
+def test_what_has_run_is_not_counted(
+    ask: Any, capsys: pytest.CaptureFixture[str], fake: None
+) -> None:
+    """Three trials of lora and its first cell have run; nothing of head."""
+    tuned = ["--tune", "3", "--keep", "none"]
+    with pytest.raises(SystemExit):
+        ask("compare", "--methods", "lora", "--seeds", "0", *tuned)
+    capsys.readouterr()
+    words = ["--methods", "lora,head", "--seeds", "0,1", "--tune", "3"]
+    with pytest.raises(SystemExit):
+        ask("plan", *words, "--json")
+    document = json.loads(capsys.readouterr().out)
+    lora, head = document["rows"]
+    assert document["done"] == 1
+    assert [(row["due"], row["trials"]) for row in (lora, head)] == [(1, 0), (2, 3)]
+    assert lora["all_s"] == pytest.approx(lora["cell_s"])
+    with pytest.raises(SystemExit):
+        ask("plan", *words)
+    said = capsys.readouterr().out
+    assert "4 cells on tiny, 1 of them done in runs/tiny-tiny after about 3 trainings of" in said
+    with pytest.raises(SystemExit):
+        ask("compare", *words, "--keep", "none")
+    assert "plan: 3 cells" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        ask("plan", *words)
+    assert "4 of them done in runs/tiny-tiny, nothing left to train" in capsys.readouterr().out
+
+
 def test_a_label_is_no_markup(
     ask: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], fake: None
 ) -> None:

@@ -21,9 +21,9 @@ from peftlab.bench.grid import Grid, resolve
 from peftlab.bench.retention import Keep, check_keep, room_mib
 from peftlab.bench.run import Observer, run_grid
 from peftlab.bench.speed import measure_speed
-from peftlab.bench.suite import Tune, merged_request
+from peftlab.bench.suite import merged_request
 from peftlab.bench.times import records_of
-from peftlab.bench.tune import is_tuned, trainings_of, tuned
+from peftlab.bench.tune import Left, left, tuned
 from peftlab.errors import RequestError, expanded, expect_path
 from peftlab.methods import Method, is_built_in, register
 from peftlab.methods import load_plugin as load_plugin
@@ -209,10 +209,11 @@ def run(
             return Live(observer(console, quiet), out, whole, page)
 
         if grid.suite.tune is not None:
-            if is_tuned(grid, grid.suite.tune, out):
+            before = left(grid, out)
+            if not before.trials:
                 Store(out).prepare()
             else:
-                told = _foretold(grid, grid.suite.tune, say)  # or it does not fit, and is refused
+                told = _foretold(before, say)  # or it does not fit, and is refused
                 Store(out).prepare(room_mib(grid.cells, keep))
                 console.print(told, markup=False, highlight=False)
             whole.enter_context(locked(out))  # from the first trial to the last cell
@@ -224,11 +225,10 @@ def run(
         return records
 
 
-def _foretold(grid: Grid, tune: Tune, say: Callable[[Sequence[Cell]], str]) -> str:
+def _foretold(before: Left, say: Callable[[Sequence[Cell]], str]) -> str:
     """What the cells and the trials before them will cost."""
-    rungs = trainings_of(grid, tune).values()
-    n_trials = sum(n for of_row in rungs for n, _ in of_row)
-    return f"{say(grid.cells)}; about {n_trials} shorter trainings of trials before them"
+    n_trials = sum(n for of_row in before.trials.values() for n, _ in of_row)
+    return f"{say(before.cells)}; about {n_trials} shorter trainings of trials before them"
 
 
 def foreseeing(grid: Grid, out: Path, console: Console) -> Callable[[Sequence[Cell]], str]:

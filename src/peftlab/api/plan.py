@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from peftlab.api.compare import (
 from peftlab.bench.cell import Cell
 from peftlab.bench.cost import IMPORTS_MIB, Cost, Predictor
 from peftlab.bench.times import Time, by_measured, by_records, measured, records_of
-from peftlab.bench.tune import trainings_of
+from peftlab.bench.tune import left
 from peftlab.machine import available_mib
 from peftlab.methods import Method
 from peftlab.records.record import Record
@@ -35,15 +36,18 @@ class Row:
 
     Attributes:
         cost: trained numbers, memory, the adapter's size on disk.
+        due: how many of its cells have not run yet.
         cell_s: seconds of one cell; None where no record tells.
         time_from: what the seconds are taken from.
         measured_peak_mib: the peak of the steps that were measured, if any were.
         fits: whether the memory that is free will do; None where either is not known.
-        trials: trainings that look for its settings, before its cells run; 0 if none do.
+        trials: trainings that look for its settings, before its cells run; 0 if none do or all have
+            ended.
         trials_s: seconds of all of them; None where a cell's are not known.
     """
 
     cost: Cost
+    due: int
     cell_s: float | None
     time_from: str | None
     measured_peak_mib: float | None
@@ -53,10 +57,12 @@ class Row:
 
     @property
     def all_s(self) -> float | None:
-        """Seconds of all cells of the row, and of its trials."""
+        """Seconds of all cells of the row that are due, and of its trials."""
+        if not self.due:
+            return 0.0
         if self.cell_s is None or self.trials_s is None:
             return None
-        return self.cell_s * self.cost.cells + self.trials_s
+        return self.cell_s * self.due + self.trials_s
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,7 @@ class Plan:
         suite: its name.
         model: its name.
         cells: how many there are.
+        out: the folder in which some of them may have run already.
         rows: one a method and task, in the order in which they run.
         free_mib: memory that a training can take beside the libraries; None where not known.
     """
@@ -74,12 +81,13 @@ class Plan:
     suite: str
     model: str
     cells: int
+    out: Path
     rows: list[Row]
     free_mib: float | None
 
     @property
     def all_s(self) -> float | None:
-        """Seconds of all cells, None if those of one are not known."""
+        """Seconds of all that is due, None if those of a row are not known."""
         seconds = [row.all_s for row in self.rows]
         return sum(seconds) if None not in seconds else None  # type: ignore[arg-type]
 
@@ -89,11 +97,17 @@ class Plan:
         peaks = [row.cost.memory.peak_mib for row in self.rows if row.cost.memory]
         return max(peaks, default=None)
 
+    @property
+    def done(self) -> int:
+        """How many cells have run already."""
+        return self.cells - sum(row.due for row in self.rows)
+
     def document(self) -> dict[str, Any]:
         """All of it as JSON has it."""
         rows = [
             {
                 **asdict(row.cost) | {"n_trainable": row.cost.n_trainable.model_dump()},
+                "due": row.due,
                 "cell_s": row.cell_s,
                 "all_s": row.all_s,
                 "time_from": row.time_from,
@@ -104,7 +118,8 @@ class Plan:
             }
             for row in self.rows
         ]
-        about = {name: getattr(self, name) for name in ("suite", "model", "cells", "free_mib")}
+        told = ("suite", "model", "cells", "done", "free_mib")
+        about = {name: getattr(self, name) for name in told}
         return {**about, "all_s": self.all_s, "peak_mib": self.peak_mib, "rows": rows}
 
 
@@ -145,7 +160,8 @@ def plan(
         metric: the main one, of all tasks, instead of each task's own.
         judge_on: dev, or train: a fifth of train.
         tune: how many trials every row gets on each task; they are counted in.
-        out: a folder with records, beside those of runs/, that tell how long a cell takes.
+        out: the folder of `compare`; what has run there is not counted, and tells, beside the
+            records of runs/, how long a cell takes.
         measure: run a few steps of each method on each task, and predict times by those.
         training: fields of `peftlab.settings.Training`, such as epochs or batch_size.
 
@@ -192,20 +208,23 @@ def plan_of(
     records = [] if measure else records_of(known_folders(asked.out))
     free = _beside_libraries(first[0].training.device)
     tune = grid.suite.tune
-    trials = trainings_of(grid, tune) if tune else {}
     share = 1 - tune.validation if tune else 1.0
+    ahead = left(grid, asked.out)
+    due = Counter((cell.task.name, cell.method.label) for cell in ahead.cells)
     return Plan(
         suite=grid.suite.name,
         model=grid.cells[0].model.name,
         cells=len(grid.cells),
+        out=asked.out,
         rows=[
             _row(
                 _timer(predictor, cost, few.get(cell.name), records),
                 cell,
                 cost,
+                due[key],
                 few.get(cell.name),
                 free,
-                [(n, epochs, share) for n, epochs in trials.get(key, [])],
+                [(n, epochs, share) for n, epochs in ahead.trials.get(key, [])],
             )
             for key, cell, cost in zip(rows, first, costs, strict=True)
         ],
@@ -235,6 +254,7 @@ def _row(
     time_of: Timer,
     cell: Cell,
     cost: Cost,
+    due: int,
     few: Record | None,
     free: float | None,
     trials: Sequence[tuple[int, int, float]],
@@ -243,6 +263,7 @@ def _row(
     time = time_of(cell)
     return Row(
         cost=cost,
+        due=due,
         cell_s=time.cell_s if time else None,
         time_from=time.source if time else None,
         measured_peak_mib=few.memory.train_peak_mib if few and few.memory else None,

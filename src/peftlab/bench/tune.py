@@ -12,9 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Grid, Row
+from peftlab.bench.resume import done_cells
 from peftlab.bench.run import Observer, Session, have
 from peftlab.bench.search import (
     Space,
@@ -71,15 +73,42 @@ def described(tune: Tune) -> str:
     )
 
 
-def trainings_of(grid: Grid, tune: Tune) -> dict[tuple[str, str], list[tuple[int, int]]]:
-    """By task and row: how many trainings of how many epochs its trials take, if none are equal."""
-    return {(one.task.name, one.row.part.label): one.trainings for one in _tunings(grid, tune)}
+class Left(NamedTuple):
+    """What of a comparison has not run yet.
+
+    Attributes:
+        cells: to be trained; of a row whose trials have not ended, at its defaults.
+        trials: by task and row, how many trainings of how many epochs its trials take.
+    """
+
+    cells: list[Cell]
+    trials: dict[tuple[str, str], list[tuple[int, int]]]
 
 
-def is_tuned(grid: Grid, tune: Tune, out: Path) -> bool:
-    """Whether `out` has all trials of each row and task of the grid, and what they found."""
-    tried = read_trials(out / "tuning")
-    return all(one.is_among(tried) for one in _tunings(grid, tune) if one.space)
+def left(grid: Grid, out: Path) -> Left:
+    """What is not in the folder `out`; of a row, its trials are there all or count as none.
+
+    Raises:
+        RequestError: if the folder's trials are damaged, or a task is too small for trials.
+    """
+    tune, store = grid.suite.tune, Store(out)
+    trials: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    if tune is not None:
+        tried = read_trials(out / "tuning")
+        rows: dict[str, list[Row]] = {name: [] for name in grid.tasks}
+        for one in _tunings(grid, tune):
+            found = one.found(tried)
+            if found is None:
+                trials[one.task.name, one.row.part.label] = one.trainings
+            rows[one.task.name].append(found or one.row)
+        grid = grid.with_rows(rows)
+    done = done_cells(store, grid.cells)
+    cells = [
+        cell
+        for cell in grid.cells
+        if cell.name not in done or (cell.task.name, cell.method.label) in trials
+    ]
+    return Left(cells, trials)
 
 
 def _tunings(grid: Grid, tune: Tune) -> list[RowTuning]:
@@ -110,17 +139,24 @@ class RowTuning:
         """How many it takes in all, more where trials are equal."""
         return sum(size for size, _ in self.trainings)
 
-    def is_among(self, tried: list[Trial]) -> bool:
-        """Whether these trials are as many as the row shall have, of what it shall look for."""
+    def found(self, tried: list[Trial]) -> Row | None:
+        """The row at what these trials found.
+
+        None unless they are as many as it shall have, of what it shall look for. As it is where
+        nothing of it is open.
+        """
+        if not self.space:
+            return self.row
         of = (self.task.name, self.data, self.ground.source.name, self.row.part.label)
         own = [one for one in tried if one.of == of]
         begun = [one for one in own if one.epochs == self.rungs[0]]
         alike = all(one.values.keys() == self.space.keys() for one in own)
         found = [one for one in own if one.chosen]
         if len(begun) != self.tune.trials or not alike or not found:
-            return False
+            return None
         # a name says nothing of the batch size and what else the cells hang on
-        return self.cell(found[0].values, found[0].epochs).name == found[0].cell
+        is_it = self.cell(found[0].values, found[0].epochs).name == found[0].cell
+        return self._row_at(found[0].values) if is_it else None
 
     def run(self, session: Session) -> Row:
         """The row at what its trials found; as it is where nothing of it is open, or all failed."""

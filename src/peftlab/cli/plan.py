@@ -24,7 +24,7 @@ def plan(
     *,
     grid: options.Grid,
     out: Annotated[
-        Path | None, Option(help="A folder of records that tell times, beside those in runs/.")
+        Path | None, Option(help="compare's: what has run there is not counted; default as there.")
     ] = None,
     measure: Annotated[
         bool, Option("--measure", help="Run a few steps of each row, and predict times by those.")
@@ -79,13 +79,17 @@ def _show(found: Plan, measured: bool) -> None:
     time = "time unknown: too few steps to tell" if measured else "time unknown: use --measure"
     if found.all_s is not None:
         time = f"about {duration(found.all_s)}"
+    if found.done == found.cells:
+        time = "nothing left to train"
     trials = sum(row.trials for row in found.rows)
     before = f" after about {trials} trainings of trials" if trials else ""
-    print(f"{counted(found.cells, 'cell')} on {found.model}{before}, {time}")
+    done = f", {found.done} of them done in {found.out}" if found.done else ""
+    print(f"{counted(found.cells, 'cell')} on {found.model}{done}{before}, {time}")
     print("memory in MiB, on top of what Python and the libraries take")
     if found.free_mib is not None:
         print(f"{found.free_mib:,.0f} MiB are free for it")
-    print(f"min: minutes of a cell; all: of its seeds{' and trials' if trials else ''} together")
+    trials_too, as_due = " and trials" if trials else "", ", those that are due" if done else ""
+    print(f"min: minutes of a cell; all: of its seeds{trials_too} together{as_due}")
     lacking = [row for row in found.rows if row.fits is False]
     if lacking:
         rows = ", ".join(f"{row.cost.label} on {row.cost.task}" for row in lacking)
