@@ -85,6 +85,13 @@ def test_a_folder_without_records_has_no_report(tmp_path: Path) -> None:
         Store(tmp_path).records()
 
 
+def test_a_folder_that_has_come_to_its_trials_says_so(tmp_path: Path) -> None:
+    (tmp_path / "tuning" / "records").mkdir(parents=True)
+    (tmp_path / "tuning" / "records" / "one.json").write_text("{}")
+    with pytest.raises(RequestError, match=r"but those of 1 trial, .*; `peftlab watch .* follows"):
+        Store(tmp_path).records()
+
+
 def test_an_unreadable_record_counts_as_none(tmp_path: Path) -> None:
     (tmp_path / "records").mkdir()
     (tmp_path / "records" / "x.json").write_text("{}")

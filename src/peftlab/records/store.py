@@ -26,6 +26,7 @@ from pydantic import ValidationError
 
 from peftlab import atomic
 from peftlab.errors import JSON_ERRORS, RequestError, system_refusals, unknown
+from peftlab.naming import counted
 from peftlab.records.record import Record
 from peftlab.records.rows import row_of
 
@@ -186,6 +187,13 @@ class Store:
         if not read:
             lost = ", ".join(self.unreadable())
             why = f"none that can be read (damaged: {lost})" if lost else "no records"
+            trials = len(Store(self.out / "tuning").cells())
+            if trials and not lost:
+                raise RequestError(
+                    f"{self.out} has no records but those of {counted(trials, 'trial')}, which "
+                    f"come before its cells; `peftlab watch {self.out}` follows them, `peftlab "
+                    f"report {self.out / 'tuning'}` shows them"
+                )
             raise RequestError(f"{self.out} has {why}; give the output folder of `peftlab compare`")
         return [
             relabelled(one, labels[one.cell]) if one.cell in labels else one
