@@ -183,6 +183,14 @@ def test_pefts_pissa_is_lora_once_it_is_converted(
     torch.testing.assert_close(logits(ours, tokenizer), wanted, rtol=0, atol=1e-5)
 
 
+def test_a_pooler_that_peft_adapts_is_refused_by_its_name(tiny_model: Path, tmp_path: Path) -> None:
+    asked = peft.LoraConfig(**LORA, target_modules="all-linear", task_type="SEQ_CLS")
+    theirs = peft.get_peft_model(base_of(tiny_model), asked)
+    theirs.save_pretrained(tmp_path / "theirs")
+    with pytest.raises(peftlab.RequestError, match=r"bert\.pooler\.dense.*part of the head.*merge"):
+        peftlab.load(tmp_path / "theirs")
+
+
 def test_a_folder_of_peft_without_its_head_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     theirs, _ = _theirs("lora", tiny_model)
     theirs.save_pretrained(tmp_path / "theirs")

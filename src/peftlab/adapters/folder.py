@@ -182,6 +182,7 @@ def _load_peft(
     method = peft_layout.method(config, tensors)
     held = precision or precision_for(source, "auto", device)[0]
     model = load_source(source, _num_labels(source, tensors), held, seed=0)
+    peft_layout.check_head(model, tensors)
     inject(model, method)
     # PEFT leaves a pretrained pooler in the base
     optional = stored_names(model, source, head_parameters(model))

@@ -21,7 +21,7 @@ from peftlab.errors import JSON_ERRORS, RequestError
 from peftlab.layers import Adapter, PreTrainedModel, is_conv1d
 from peftlab.methods import METHODS, InPeft
 from peftlab.methods.peft import PREFIX, refuse
-from peftlab.models import head_names
+from peftlab.models import head_names, head_parameters
 
 # settings of PEFT's that change what an adapter computes and that no method here has
 REFUSED = {"bias": "none"} | dict.fromkeys(
@@ -130,6 +130,20 @@ def _known() -> dict[str, list[type[InPeft]]]:
         if issubclass(candidate, InPeft):
             known.setdefault(candidate.peft_type, []).append(candidate)
     return known
+
+
+def check_head(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> None:
+    """Raise `RequestError` if a part of the head is adapted, which is trained whole here."""
+    whole = {f"{PREFIX}{name}" for name in head_parameters(model)}
+    inside = tuple(f"{PREFIX}{name}." for name in head_names(model))
+    adapted = [name for name in tensors if name.startswith(inside) and name not in whole]
+    if adapted:
+        layer = adapted[0].removeprefix(PREFIX)
+        raise RequestError(
+            f"the adapter has {layer}, and that is a part of the head, which is trained whole here "
+            "(PEFT's all-linear adapts a pooler, too): have PEFT merge it (merge_and_unload), or "
+            "train it with target_modules that leave the pooler out"
+        )
 
 
 def num_labels(tensors: Mapping[str, Tensor], last: str) -> int | None:
