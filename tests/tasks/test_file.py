@@ -623,3 +623,13 @@ def test_rows_with_one_text_are_told_of(tmp_path):
     (note,) = task.notes
     n, rest = len(set(task.dev.texts)), "rows: intervals count each text once"
     assert note == f"dev has {n} different texts in {len(task.dev)} {rest}"
+
+
+def test_classes_whose_names_differ_in_case_alone_are_named(tmp_path):
+    path = tmp_path / "mood.csv"
+    moods = ["good", "Good ", "bad", "GOOD"]
+    path.write_text("text,label\n" + "".join(f"text {i},{moods[i % 4]}\n" for i in range(40)))
+    task = load(path)
+    assert task.labels == ("GOOD", "Good", "bad", "good")
+    told = "'GOOD', 'Good', 'good' are 3 classes: names differ in case or blanks alone"
+    assert told in task.notes

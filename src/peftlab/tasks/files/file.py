@@ -110,6 +110,7 @@ def task_of(
         columns=tuple(text),
         notes=(
             *(_notes(table, label, names, type_) if kind == "auto" else ()),
+            *_alike(names),
             *_repeated(judged),
             *_in_both(train, judged),
         ),
@@ -133,6 +134,18 @@ def _notes(table: rows.Table, label: str, names: tuple[str, ...], type_: Type) -
     first, last = (reprlib.repr(values[end]) for end in (0, -1))  # it may have 300 digits
     span = f"{len(values)} whole numbers from {first} to {last}"
     return (f"{label} holds {span}, taken as {taken}",)
+
+
+def _alike(names: Sequence[str]) -> tuple[str, ...]:
+    """That classes have one name but for case and blanks, if some do."""
+    spellings: dict[str, list[str]] = {}
+    for name in names:
+        spellings.setdefault(" ".join(name.casefold().split()), []).append(name)
+    return tuple(
+        f"{', '.join(map(repr, same))} are {len(same)} classes: names differ in case or blanks alone"
+        for same in spellings.values()
+        if len(same) > 1
+    )
 
 
 def _repeated(dev: Examples) -> tuple[str, ...]:
