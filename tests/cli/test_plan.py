@@ -154,13 +154,15 @@ def test_what_has_run_is_not_counted(
     with pytest.raises(SystemExit):
         ask("plan", *words)
     said = capsys.readouterr().out
-    assert "4 cells on tiny, 1 of them done in runs/tiny-tiny after about 3 trainings of" in said
+    assert "4 cells on tiny after about 3 trainings of trials, " in said
+    assert "; 1 of them done already, in runs/tiny-tiny" in said
     with pytest.raises(SystemExit):
         ask("compare", *words, "--keep", "none")
     assert "plan: 3 cells" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         ask("plan", *words)
-    assert "4 of them done in runs/tiny-tiny, nothing left to train" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "4 cells on tiny, nothing left to train; 4 of them done already, in runs/tiny" in said
 
 
 def test_a_label_is_no_markup(

@@ -631,5 +631,5 @@ def test_classes_whose_names_differ_in_case_alone_are_named(tmp_path):
     path.write_text("text,label\n" + "".join(f"text {i},{moods[i % 4]}\n" for i in range(40)))
     task = load(path)
     assert task.labels == ("GOOD", "Good", "bad", "good")
-    told = "'GOOD', 'Good', 'good' are 3 classes: names differ in case or blanks alone"
+    told = "'GOOD', 'Good', 'good' are 3 classes: names differ in case or blanks only"
     assert told in task.notes

@@ -227,7 +227,7 @@ def run(
 
 def _foretold(before: Left, say: Callable[[Sequence[Cell]], str]) -> str:
     """What the cells and the trials before them will cost."""
-    n_trials = sum(n for of_row in before.trials.values() for n, _ in of_row)
+    n_trials = sum(one.n for of_row in before.trials.values() for one in of_row)
     return f"{say(before.cells)}; about {n_trials} shorter trainings of trials before them"
 
 

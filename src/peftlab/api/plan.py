@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,8 +18,9 @@ from peftlab.api.compare import (
 )
 from peftlab.bench.cell import Cell
 from peftlab.bench.cost import IMPORTS_MIB, Cost, Predictor
+from peftlab.bench.grid import Grid
 from peftlab.bench.times import Time, by_measured, by_records, measured, records_of
-from peftlab.bench.tune import left
+from peftlab.bench.tune import Left, Trainings, left
 from peftlab.machine import available_mib
 from peftlab.methods import Method
 from peftlab.records.record import Record
@@ -192,44 +192,41 @@ def plan_of(
     """The plan of a request that was found right; `tell` is told what is looked at."""
     grid = asked.grid
     predictor = Predictor(grid)
+    costs = _costs(grid, predictor, tell)
+    first = [cell for cell, _ in costs]
+    few: dict[str, Record] = {}
+    if measure:
+        few = measured(grid, first, lambda title: tell(f"running a few steps of {title}"))
+    records = [] if measure else records_of(known_folders(asked.out))
+    free = _beside_libraries(first[0].training.device)
+    ahead = left(grid, asked.out)
+    rows = []
+    for cell, cost in costs:
+        steps = few.get(cell.name)
+        time_of = _timer(predictor, cost, steps, records)
+        rows.append(_row(time_of, cell, cost, steps, free, ahead))
+    return Plan(
+        suite=grid.suite.name,
+        model=grid.cells[0].model.name,
+        cells=len(grid.cells),
+        out=asked.out,
+        rows=rows,
+        free_mib=free,
+    )
+
+
+def _costs(
+    grid: Grid, predictor: Predictor, tell: Callable[[str], None]
+) -> list[tuple[Cell, Cost]]:
+    """Of each row on each task its first cell, and what one of them costs."""
     rows: dict[tuple[str, str], list[Cell]] = {}
     for cell in grid.cells:
         rows.setdefault((cell.task.name, cell.method.label), []).append(cell)
     costs = []
     for (task, label), cells in rows.items():
         tell(f"counting what {label} needs on {task}")
-        costs.append(predictor.cost(cells[0], len(cells)))
-    first = [cells[0] for cells in rows.values()]
-    few = (
-        measured(grid, first, lambda title: tell(f"running a few steps of {title}"))
-        if measure
-        else {}
-    )
-    records = [] if measure else records_of(known_folders(asked.out))
-    free = _beside_libraries(first[0].training.device)
-    tune = grid.suite.tune
-    share = 1 - tune.validation if tune else 1.0
-    ahead = left(grid, asked.out)
-    due = Counter((cell.task.name, cell.method.label) for cell in ahead.cells)
-    return Plan(
-        suite=grid.suite.name,
-        model=grid.cells[0].model.name,
-        cells=len(grid.cells),
-        out=asked.out,
-        rows=[
-            _row(
-                _timer(predictor, cost, few.get(cell.name), records),
-                cell,
-                cost,
-                due[key],
-                few.get(cell.name),
-                free,
-                [(n, epochs, share) for n, epochs in ahead.trials.get(key, [])],
-            )
-            for key, cell, cost in zip(rows, first, costs, strict=True)
-        ],
-        free_mib=free,
-    )
+        costs.append((cells[0], predictor.cost(cells[0], len(cells))))
+    return costs
 
 
 Timer = Callable[[Cell], Time | None]
@@ -254,26 +251,25 @@ def _row(
     time_of: Timer,
     cell: Cell,
     cost: Cost,
-    due: int,
     few: Record | None,
     free: float | None,
-    trials: Sequence[tuple[int, int, float]],
+    ahead: Left,
 ) -> Row:
-    """`trials` are so many trainings of so many epochs on that share of train."""
     time = time_of(cell)
+    trials = ahead.trials.get((cost.task, cost.label), [])
     return Row(
         cost=cost,
-        due=due,
+        due=ahead.due(cost.task, cost.label),
         cell_s=time.cell_s if time else None,
         time_from=time.source if time else None,
         measured_peak_mib=few.memory.train_peak_mib if few and few.memory else None,
         fits=None if free is None or cost.memory is None else cost.memory.peak_mib <= free,
-        trials=sum(n for n, _, _ in trials),
+        trials=sum(one.n for one in trials),
         trials_s=_trials_s(time_of, cell, trials),
     )
 
 
-def _trials_s(time_of: Timer, cell: Cell, trials: Sequence[tuple[int, int, float]]) -> float | None:
+def _trials_s(time_of: Timer, cell: Cell, trials: Sequence[Trainings]) -> float | None:
     seconds = 0.0
     for n, epochs, share in trials:
         training = cell.training.model_copy(update={"epochs": epochs})

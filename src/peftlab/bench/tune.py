@@ -73,16 +73,28 @@ def described(tune: Tune) -> str:
     )
 
 
+class Trainings(NamedTuple):
+    """So many trainings of so many epochs, on that share of train."""
+
+    n: int
+    epochs: int
+    share: float
+
+
 class Left(NamedTuple):
     """What of a comparison has not run yet.
 
     Attributes:
         cells: to be trained; of a row whose trials have not ended, at its defaults.
-        trials: by task and row, how many trainings of how many epochs its trials take.
+        trials: by task and row, what its trials take.
     """
 
     cells: list[Cell]
-    trials: dict[tuple[str, str], list[tuple[int, int]]]
+    trials: dict[tuple[str, str], list[Trainings]]
+
+    def due(self, task: str, label: str) -> int:
+        """How many cells of a row have to be trained."""
+        return sum((cell.task.name, cell.method.label) == (task, label) for cell in self.cells)
 
 
 def left(grid: Grid, out: Path) -> Left:
@@ -92,7 +104,7 @@ def left(grid: Grid, out: Path) -> Left:
         RequestError: if the folder's trials are damaged, or a task is too small for trials.
     """
     tune, store = grid.suite.tune, Store(out)
-    trials: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    trials: dict[tuple[str, str], list[Trainings]] = {}
     if tune is not None:
         tried = read_trials(out / "tuning")
         rows: dict[str, list[Row]] = {name: [] for name in grid.tasks}
@@ -129,15 +141,17 @@ class RowTuning:
         self.trials: list[Trial] = []
 
     @property
-    def trainings(self) -> list[tuple[int, int]]:
-        """How many it takes, and of how many epochs, rung by rung; more where trials are equal."""
+    def trainings(self) -> list[Trainings]:
+        """What it takes, rung by rung; more where trials are equal."""
         sizes = rung_sizes(self.tune.trials, len(self.rungs)) if self.space else []
-        return list(zip(sizes, self.rungs, strict=False))  # without a space there is no rung
+        share = 1 - self.tune.validation
+        # without a space there is no rung
+        return [Trainings(*one, share) for one in zip(sizes, self.rungs, strict=False)]
 
     @property
     def n_trainings(self) -> int:
         """How many it takes in all, more where trials are equal."""
-        return sum(size for size, _ in self.trainings)
+        return sum(one.n for one in self.trainings)
 
     def found(self, tried: list[Trial]) -> Row | None:
         """The row at what these trials found.

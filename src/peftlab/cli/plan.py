@@ -60,11 +60,28 @@ def plan(
 
 
 def _show(found: Plan, measured: bool) -> None:
+    _show_tables(found)
+    print(_sum(found, measured))
+    print("memory in MiB, on top of what Python and the libraries take")
+    if found.free_mib is not None:
+        print(f"{found.free_mib:,.0f} MiB are free for it")
+    trials = " and trials" if any(row.trials for row in found.rows) else ""
+    print(f"min: minutes of a cell; all: of its seeds{trials} together, if due")
+    lacking = [row for row in found.rows if row.fits is False]
+    if lacking:
+        rows = ", ".join(f"{row.cost.label} on {row.cost.task}" for row in lacking)
+        print(f"would not fit into memory: {rows}")
+    for source in dict.fromkeys(row.time_from for row in found.rows if row.time_from):
+        print(f"time from: {source}")
+    for row in found.rows:
+        if row.cost.why:
+            print(f"{row.cost.label} on {row.cost.task}: its memory is unknown ({row.cost.why})")
+
+
+def _show_tables(found: Plan) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
-
-    from peftlab.naming import counted, duration
 
     for task in dict.fromkeys(row.cost.task for row in found.rows):
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
@@ -76,6 +93,12 @@ def _show(found: Plan, measured: bool) -> None:
                 table.add_row(escape(row.cost.label), *_cells(row))
         Console().print(f"task {task}", markup=False, highlight=False)
         Console().print(table)
+
+
+def _sum(found: Plan, measured: bool) -> str:
+    """All of it in one line."""
+    from peftlab.naming import counted, duration
+
     time = "time unknown: too few steps to tell" if measured else "time unknown: use --measure"
     if found.all_s is not None:
         time = f"about {duration(found.all_s)}"
@@ -83,22 +106,8 @@ def _show(found: Plan, measured: bool) -> None:
         time = "nothing left to train"
     trials = sum(row.trials for row in found.rows)
     before = f" after about {trials} trainings of trials" if trials else ""
-    done = f", {found.done} of them done in {found.out}" if found.done else ""
-    print(f"{counted(found.cells, 'cell')} on {found.model}{done}{before}, {time}")
-    print("memory in MiB, on top of what Python and the libraries take")
-    if found.free_mib is not None:
-        print(f"{found.free_mib:,.0f} MiB are free for it")
-    trials_too, as_due = " and trials" if trials else "", ", those that are due" if done else ""
-    print(f"min: minutes of a cell; all: of its seeds{trials_too} together{as_due}")
-    lacking = [row for row in found.rows if row.fits is False]
-    if lacking:
-        rows = ", ".join(f"{row.cost.label} on {row.cost.task}" for row in lacking)
-        print(f"would not fit into memory: {rows}")
-    for source in dict.fromkeys(row.time_from for row in found.rows if row.time_from):
-        print(f"time from: {source}")
-    for row in found.rows:
-        if row.cost.why:
-            print(f"{row.cost.label} on {row.cost.task}: its memory is unknown ({row.cost.why})")
+    done = f"; {found.done} of them done already, in {found.out}" if found.done else ""
+    return f"{counted(found.cells, 'cell')} on {found.model}{before}, {time}{done}"
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -142,7 +142,7 @@ def _alike(names: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         spellings.setdefault(" ".join(name.casefold().split()), []).append(name)
     return tuple(
-        f"{', '.join(map(repr, same))} are {len(same)} classes: names differ in case or blanks alone"
+        f"{', '.join(map(repr, same))} are {len(same)} classes: names differ in case or blanks only"
         for same in spellings.values()
         if len(same) > 1
     )
