@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import linecache
 import re
@@ -117,6 +118,45 @@ def _defined(text: str, file: str) -> type[Method]:
     )
     found: type[Method] = names["Mine"]
     return found
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        'CONFIG["scale"] = {}',
+        "CONFIG.update(scale={})",
+        "Mine.rank = {}",
+        'setattr(Mine, "rank", {})',
+        "for _ in range(1):\n    CONFIG.setdefault({})",
+        "del CONFIG[{}]",
+    ],
+)
+def test_what_is_changed_in_place_is_part_of_the_code(changes: str) -> None:
+    text = "import peftlab\nCONFIG = {{}}\nclass Mine(peftlab.Method):\n    scale = CONFIG\n{}\n"
+    one, other = (definitions(text.format(changes.format(n)), "Mine") for n in (1, 1000))
+    assert "1000" not in one and "1000" in other
+
+
+def test_the_rest_of_a_script_is_no_part_of_the_code() -> None:
+    text = "import peftlab\nclass Mine(peftlab.Method):\n    rank = 1\n"
+    rest = "peftlab.compare(seeds=[1])\nother = {}\nother.update(a=1)\nprint(Mine.rank)\n"
+    assert definitions(text + rest, "Mine") == definitions(text, "Mine")
+
+
+def test_a_file_that_was_changed_in_a_session_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "of_mine.py"
+    monkeypatch.syspath_prepend(tmp_path)
+    hashes = []
+    for scaling in ("2.0", "1000.0"):
+        file.write_text(METHOD.replace("SCALING = 2.0", f"SCALING = {scaling}"))
+        (tmp_path / "words.py").write_text('TARGETS = "query"\n')
+        module = sys.modules.pop("of_mine", None)
+        module = importlib.import_module("of_mine")
+        hashes.append(source_hash(module.Mine))
+    sys.modules.pop("of_mine"), sys.modules.pop("words")
+    assert hashes[0] != hashes[1]
 
 
 def test_a_class_of_a_notebook_s_cell_has_a_source() -> None:

@@ -25,6 +25,8 @@ from pydantic import BaseModel
 from peftlab.errors import RequestError
 from peftlab.methods import Method, is_built_in, register
 
+SETTERS = ("setattr", "delattr")
+
 
 class OwnMethod(BaseModel, extra="forbid", frozen=True):
     """The class of a method that is not peftlab's, as an order to a worker carries it."""
@@ -89,6 +91,7 @@ def source_hash(method: type[Method]) -> str | None:
         return None
     name = method.__qualname__.partition(".")[0]
     for file in _files(method):
+        linecache.checkcache(file)  # else what was read once in this process is never read again
         text = "".join(linecache.getlines(file))
         found = definitions(text, name)
         if found:
@@ -114,9 +117,14 @@ def definitions(text: str, name: str) -> str:
     """
     statements = ast.parse(text).body
     binding: dict[str, list[int]] = {}
+    imported: set[str] = set()
     for index, statement in enumerate(statements):
-        for bound in _bound(statement):
-            binding.setdefault(bound, []).append(index)
+        bound = _bound(statement)
+        if isinstance(statement, ast.Import | ast.ImportFrom):
+            imported |= bound
+        # what a module's function does is the rest of a script, peftlab.compare(...) for one
+        for own in bound | (_changed(statement) - imported):
+            binding.setdefault(own, []).append(index)
     wanted: set[int] = set()
     names = [name] if name in binding else []
     while names:
@@ -133,13 +141,37 @@ def _bound(statement: ast.stmt) -> set[str]:
         return {statement.name}
     found = set()
     for node in ast.walk(statement):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            found.add(node.id)
+        if isinstance(node, ast.Name | ast.Attribute | ast.Subscript) and _is_set(node):
+            found |= _root(node)
         elif isinstance(node, ast.alias):
             found.add(node.asname or node.name.partition(".")[0])
         elif isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             found.add(node.name)
     return found
+
+
+def _is_set(node: ast.Name | ast.Attribute | ast.Subscript) -> bool:
+    return isinstance(node.ctx, ast.Store | ast.Del)
+
+
+def _changed(statement: ast.stmt) -> set[str]:
+    """The names whose value a statement may change by a call alone: CONFIG.update(...)."""
+    if isinstance(statement, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        return set()
+    found = set()
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            call = node.value
+            named = getattr(call.func, "id", None)  # of a function, not of a method
+            found |= _root(call.args[0] if named in SETTERS and call.args else call.func)
+    return found
+
+
+def _root(node: ast.expr) -> set[str]:
+    """The name at the start of an expression such as a.b[0].c, if there is one."""
+    while isinstance(node, ast.Attribute | ast.Subscript):
+        node = node.value
+    return {node.id} if isinstance(node, ast.Name) else set()
 
 
 def _used(statement: ast.stmt) -> list[str]:
