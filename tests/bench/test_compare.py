@@ -154,6 +154,43 @@ def test_fewer_adapters_are_kept_if_asked(
         run_grid(grid, tmp_path, Observer(), keep="some")  # type: ignore[arg-type]
 
 
+def test_of_whole_models_one_is_kept_whatever_the_commands(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, fake: None
+) -> None:
+    kept = []
+    for seed in (0, 2, 1):  # a higher one scores higher here
+        go(tmp_path, tiny_model, tiny_task, methods=["full"], seeds=[seed])
+        kept += [path.name.partition("-s")[2][0] for path in (tmp_path / "adapters").iterdir()]
+    assert kept == ["0", "2", "2"]
+    other = {"epochs": 2, "batch_size": 8}
+    go(tmp_path, tiny_model, tiny_task, methods=["full"], seeds=[3], training=other)
+    assert len(list((tmp_path / "adapters").iterdir())) == 2  # of another row
+
+
+def test_what_a_killed_command_left_of_its_tasks_is_deleted(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, fake: None
+) -> None:
+    (tmp_path / "out" / "scratch").mkdir(parents=True)
+    (tmp_path / "out" / "scratch" / "0.json").write_text("texts")
+    go(tmp_path / "out", tiny_model, tiny_task, methods=["head"])
+    assert not (tmp_path / "out" / "scratch").exists()
+
+
+def test_a_task_lies_in_the_folder_while_its_cells_run(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task
+) -> None:
+    store = Store(tmp_path)
+    with run.Session(store, {tiny_task.name: tiny_task}, Observer()) as session:
+        session.start()
+        assert Task.read(tmp_path / "scratch" / "0.json") == tiny_task
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_record_that_is_a_folder_is_none(tmp_path: Path) -> None:
+    (tmp_path / "records" / "x.json").mkdir(parents=True)
+    assert Store(tmp_path).read("x") is None
+
+
 def test_whole_models_need_room_on_the_disk_before_any_is_trained(
     tmp_path: Path, tiny_model: Path, tiny_task: Task, fake: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 from pathlib import Path
 
 from peftlab.bench.cell import Cell
+from peftlab.bench.execute import how_it_died
 from peftlab.bench.grid import resolve
 from peftlab.bench.outcome import Told, Trained
 from peftlab.bench.suite import make_suite
@@ -71,3 +73,8 @@ def test_a_text_that_dev_has_twice_says_so_in_its_row(tiny_task: Task) -> None:
     told.epoch(1, [[0.1, 0.9]] * 3)
     rows = told._predictions([1, 1, 1])
     assert [row.get("same_text_as") for row in rows] == [None, None, 0]
+
+
+def test_a_real_time_signal_has_no_name() -> None:
+    assert how_it_died(-40, "x") == "its process was ended by signal 40; x"
+    assert how_it_died(-signal.SIGSEGV, "x") == "its process was ended by SIGSEGV; x"

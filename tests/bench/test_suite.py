@@ -296,6 +296,10 @@ def test_a_label_is_no_part_of_the_identity(tiny_model: Path) -> None:
         ),
         ({"methods": parse_methods("lora,lora[rank=8]")}, "ask for the same; leave one of them"),
         (
+            {"methods": parse_methods("lora,lora[rank=8]"), "tune": {"trials": 2}},
+            "ask for the same; leave one of them",
+        ),
+        (
             {"methods": parse_methods(f"lora,lora[lr={METHODS['lora'].default_lr}]")},
             "lora and lora.lr=.* ask for the same; leave one of them",
         ),

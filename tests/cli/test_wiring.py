@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import time
 from collections.abc import Callable
@@ -260,3 +261,16 @@ def test_what_python_asks_for(
     assert (asked["tasks"], asked["model"], asked["methods"]) == (["a"], "m", ["lora"])
     assert (asked["data_dir"], asked["metric"]) == (Path("g"), "f1")
     assert asked["training"].weight_decay == 0.1
+
+
+def test_a_full_disk_is_no_fault_inside(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("peftlab.cli.app", full)
+    with pytest.raises(SystemExit) as end:
+        peftlab.cli.main()
+    assert end.value.code == 1
+    assert capsys.readouterr().err.startswith("error: the disk is full; what was finished is kept")

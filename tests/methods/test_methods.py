@@ -139,7 +139,11 @@ def test_variants_are_split_outside_brackets() -> None:
         {"name": "full"},
     ]
     assert parse_methods("all") == [{"name": name} for name in METHODS]
-    for wrong, message in (("lora[rank=4", "NAME or NAME"), ("lora[4]", "'4' .* field=value")):
+    for wrong, message in (
+        ("lora[rank=4", "NAME or NAME"),
+        ("lora[4]", "'4' .* field=value"),
+        ("lora[name=full]", "before its brackets"),
+    ):
         with pytest.raises(RequestError, match=message):
             parse_methods(wrong)
 

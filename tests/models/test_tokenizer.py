@@ -14,6 +14,7 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from peftlab.api.inference import predictions
+from peftlab.api.train import train
 from peftlab.bench.grid import Ground
 from peftlab.bench.suite import make_suite
 from peftlab.engine import fast
@@ -32,6 +33,7 @@ from peftlab.models import (
     precision_of,
 )
 from peftlab.models.architectures import TABLE
+from peftlab.tasks import Examples, Task
 from peftlab.training import encode
 
 WORDS = ["<s>", "</s>", "<unk>", "<pad>", "<own>", *(f"w{i}" for i in range(35))]
@@ -296,6 +298,10 @@ def test_one_that_fails_in_bf16_is_held_in_fp32(
     assert torch.isfinite(logits(model, tokenizer, TEXTS)).all()
     with pytest.raises(RequestError, match=r"\(deberta\) fails in bf16: .*BFloat16; take fp32"):
         load_model(folder, precision="bf16")
+    rows = Examples([(text[0],) for text in TEXTS], [0, 1] * 3)
+    task = Task("t", "classes", ("accuracy",), rows, rows, ("a", "b"))
+    record = train(model, tokenizer, task, "full", epochs=1, batch_size=2)
+    assert record.precision == "fp32" and record.training["compute"] == "fp32"
     ground = Ground.of(make_suite(model=folder, tasks=["words"]))
     assert ground.precision == Precision("fp32", "fp32")
     assert "fp32 (deberta fails in bf16: " in ground.notes[0]

@@ -274,7 +274,7 @@ class _Fitting:
         record = session.run(cell, keep_adapter=True)
         if record.status == "done":
             self.records.append(record)
-            drop_beaten(self.store, self.records, "all")
+            drop_beaten(self.store, self.records, [], "all")
         else:
             self.failed.append(record)
 

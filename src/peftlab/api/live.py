@@ -39,6 +39,8 @@ class Live(PassedOn):
         super().__init__(shown)
         self.out, self.command = out, command
         self.now: Now | None = None
+        self.written: Now | None = None  # what of it is on the disk
+        self.next_s = 0.0
         self.next_page_s = time.monotonic() + FIRST_S if page else math.inf
 
     def cell(self, cell: Cell) -> None:
@@ -55,7 +57,7 @@ class Live(PassedOn):
         if "score" in row:
             score = row["score"].get(cell.task.main_metric)
             self._write(self.now.model_copy(update={"epoch": row["epoch"], "score": score}))
-        elif self.now.step == 0 or self.now.age_s > EVERY_S:
+        elif self.now.step == 0 or time.monotonic() > self.next_s:
             found = {"step": row["step"], "steps": total, "loss": row["loss"]}
             found["memory_mib"] = row.get("memory_mib")
             self._write(self.now.model_copy(update=found))
@@ -70,10 +72,12 @@ class Live(PassedOn):
             self.next_page_s = time.monotonic() + took / SHARE
 
     def _clear(self) -> None:
-        if read_now(self.out) == self.now:  # another command's stays
+        if read_now(self.out) == self.written:  # another command's stays
             clear_now(self.out)
 
     def _write(self, now: Now) -> None:
         self.now = now.model_copy(update={"written_s": time.time()})
+        self.next_s = time.monotonic() + EVERY_S
         with contextlib.suppress(OSError):  # a full disk fails where records are written
             write_now(self.out, self.now)
+            self.written = self.now

@@ -39,6 +39,7 @@ from peftlab.models import (
     check_batches,
     check_model,
     check_tokenizer,
+    precision_for,
     precision_of,
     state_of,
     token_limit,
@@ -185,11 +186,15 @@ def _cell(
     training: Resolved,
     seed: int,
 ) -> Cell:
-    precision = precision_of(model)
+    precision, source = precision_of(model), state_of(model).source
     if method.base_precision == "fp32":
-        found, _ = resolve_precision(asked.precision, training.device)
+        device = training.device
+        found, _ = (
+            precision_for(source, asked.precision, device)
+            if source
+            else resolve_precision(asked.precision, device)
+        )
         precision = found.of_base(precision.base)
-    source = state_of(model).source
     folder = Path(model.name_or_path or "model")
     return Cell(
         suite=SUITE,

@@ -193,5 +193,6 @@ def how_it_died(code: int, last_words: str) -> str:
     if code == -signal.SIGKILL:
         return "its process was killed; most likely the machine ran out of memory"
     if code < 0:
-        return f"its process was ended by {signal.Signals(-code).name}; {last_words}"
+        names = {one.value: one.name for one in signal.Signals}  # a real-time signal has none
+        return f"its process was ended by {names.get(-code, f'signal {-code}')}; {last_words}"
     return f"its process exited with code {code}; {last_words}"

@@ -336,5 +336,8 @@ def _asked(row: Row, suite: Suite) -> tuple[object, ...]:
     """
     variant = row.variant
     rates = resolve_rates(suite.training, variant, row.method)
-    given = (variant.lr, variant.head_lr, sorted(variant.settings)) if suite.tune else ()
-    return (row.part.name, str(row.part.settings), rates, str(given))
+    given = {*variant.settings, *(rate for rate in ("lr", "head_lr") if getattr(variant, rate))}
+    if row.method.head_alone and "head_lr" in given:
+        given.add("lr")
+    closed = given & set(suite.tune.space) if suite.tune else ()
+    return (row.part.name, str(row.part.settings), rates, str(sorted(closed)))

@@ -40,13 +40,17 @@ def room_mib(missing: Sequence[Cell], keep: Keep) -> float:
     return (len(whole) + 1) * size / 2**20
 
 
-def drop_beaten(store: Store, records: Sequence[Record], keep: Keep) -> None:
+def drop_beaten(
+    store: Store, records: Sequence[Record], beside: Sequence[Record], keep: Keep
+) -> None:
     """Delete the adapters that `keep` does not want, given the records so far.
 
-    The best is the best of those whose adapter is there.
+    The best is the best of those whose adapter is there. Of `beside`, other records of the folder,
+    those of the same rows count: their seeds were asked for by another command.
     """
+    asked = {row_of(record) for record in records}
     rows: dict[str, list[Record]] = {}
-    for record in records:
+    for record in (*records, *(one for one in beside if row_of(one) in asked)):
         whole = METHODS[record.method.name].saves_full_weights
         kept = store.adapter(record.cell).is_dir()
         if kept and record.status == "done" and (whole or keep == "best"):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import tempfile
+import shutil
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ from peftlab.bench.outcome import Told
 from peftlab.bench.resume import done_cell, done_cells, ended_trial, judge_anew
 from peftlab.bench.retention import Keep, check_keep, drop_beaten, room_mib
 from peftlab.records.record import Record
-from peftlab.records.store import Store, locked, relabelled
+from peftlab.records.store import SCRATCH, Store, locked, relabelled
 from peftlab.tasks import Task, baselines, is_on_hub
 
 SILENT_S = 2.0  # a wait longer than this is explained
@@ -108,9 +108,10 @@ def run_grid(
             if line is not None:
                 progress.note(line)
             set_aside(store, missing, progress)
-            drop_beaten(store, list(done.values()), keep)
+            beside = store.others(cell.name for cell in grid.cells)  # other commands' seeds
+            drop_beaten(store, list(done.values()), beside, keep)
             if missing:
-                done |= _run_missing(missing, grid, store, progress, done, keep)
+                done |= _run_missing(missing, grid, store, progress, done, beside, keep)
     return [relabelled(done[cell.name], cell.method.label) for cell in grid.cells]
 
 
@@ -139,6 +140,7 @@ def _run_missing(
     store: Store,
     progress: Observer,
     done: dict[str, Record],
+    beside: Sequence[Record],
     keep: Keep,
 ) -> dict[str, Record]:
     records: dict[str, Record] = {}
@@ -148,7 +150,7 @@ def _run_missing(
             records[cell.name] = session.run(cell, keep != "none")
             # of one that failed just now the adapter may be there from a run that did not
             ran = [store.read(one.cell) or one if one.failure else one for one in records.values()]
-            drop_beaten(store, [*done.values(), *ran], keep)
+            drop_beaten(store, [*done.values(), *ran], beside, keep)
     return records
 
 
@@ -173,8 +175,9 @@ class Session:
     def start(self) -> Worker:
         """The worker, which starts if it has not yet, with the tasks in files that it reads."""
         if self.worker is None:
-            folder = tempfile.TemporaryDirectory(prefix="peftlab-")
-            scratch = Path(self.stack.enter_context(folder))
+            scratch = self.store.out / SCRATCH  # of a command that is killed, the next deletes it
+            scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.stack.callback(shutil.rmtree, scratch, ignore_errors=True)
             self.worker = self.stack.enter_context(Worker())  # it ends before its files go
             self.files = {name: scratch / f"{i}.json" for i, name in enumerate(self.tasks)}
             for name, task in self.tasks.items():

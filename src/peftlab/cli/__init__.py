@@ -57,6 +57,9 @@ def root(
         print(context.get_help())
 
 
+FULL = "the disk is full; what was finished is kept: free some, and the same command goes on"
+
+
 def main() -> None:
     """Run the command line; an error ends in words, and with --debug in a traceback before them."""
     heed_sigterm()
@@ -72,6 +75,8 @@ def main() -> None:
     except KeyboardInterrupt as stop:  # before a command has begun
         sys.exit(stopped(stop).exit_code)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _end(1, f"error: {FULL}")
         if error.errno != errno.ENAMETOOLONG:
             _unforeseen(error)
         _end(2, f"error: {_short(str(error.filename))} can't be used: the name is too long")

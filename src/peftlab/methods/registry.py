@@ -130,6 +130,8 @@ def parse_method(text: str) -> dict[str, Any]:
         field, equals, value = part.partition("=")
         if part.strip() and not equals:
             raise RequestError(f"{part!r} in {text!r} must be field=value")
+        if field.strip() == "name":
+            raise RequestError(f"the name of a method stands before its brackets, got {text!r}")
         if part.strip():
             given[field.strip()] = parse_value(value.strip())
     return given

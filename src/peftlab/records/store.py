@@ -30,9 +30,10 @@ from peftlab.naming import counted
 from peftlab.records.record import Record
 from peftlab.records.rows import row_of
 
+SCRATCH = "scratch"  # the tasks of a command that runs, in files that its cells read
 OURS = {
     *("suite.json", "records", "curves", "predictions", "adapters", "report"),
-    *("tuning", "trials.json", "speed"),
+    *("tuning", "trials.json", "speed", SCRATCH),
 }
 NEEDED_MIB = 200  # records and curves are small; the page and its figures take a few MiB
 LOCK, HOLDER = ".lock", ".holder"  # the latter says in words who has the former
@@ -108,7 +109,7 @@ class Store:
         for kind in ("records", "curves", "predictions"):
             for left in (self.out / kind).glob(".*.tmp"):
                 left.unlink()
-        for left in (self.out / "adapters").glob(".*"):
+        for left in (*(self.out / "adapters").glob(".*"), self.out / SCRATCH):
             shutil.rmtree(left, ignore_errors=True)
 
     def _check_ours(self) -> None:
@@ -134,9 +135,14 @@ class Store:
         """The record of a cell, or None if there is none that this version can read."""
         try:
             record = Record.model_validate_json(self._record(cell).read_bytes())
-        except (ValidationError, FileNotFoundError, NotADirectoryError):
+        except (ValidationError, FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
         return record if record.cell == cell else None
+
+    def others(self, cells: Iterable[str]) -> list[Record]:
+        """The records of all other cells that can be read."""
+        names = sorted(set(self.cells()) - set(cells))
+        return [record for name in names if (record := self.read(name)) is not None]
 
     def unreadable(self) -> list[str]:
         """The cells whose record is there and can't be read by this version."""
