@@ -136,6 +136,16 @@ def test_another_metric_is_no_other_cell_and_trains_nothing(
     ]  # and back
 
 
+def test_another_metric_trains_nothing_where_the_curves_are_gone(
+    stored: tuple[Path, Record], tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, first = stored
+    shutil.rmtree(out / "curves")
+    monkeypatch.setattr("peftlab.bench.run.Worker", lambda: pytest.fail("it was trained again"))
+    (again,) = run_grid(grid(tiny_model, veries()), out, Observer())
+    assert (again.task.main_metric, again.score, again.best) == ("pearson", first.score, None)
+
+
 def test_all_records_of_the_task_are_judged_by_the_metric_that_is_asked_for_now(
     stored: tuple[Path, Record], tiny_model: Path
 ) -> None:

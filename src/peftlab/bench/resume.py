@@ -1,9 +1,9 @@
 """Cells that are done already, judged by the metric that is asked for now.
 
 A metric is no part of a cell's identity: training is the same whatever judges it. A record whose
-main metric is another takes the one asked for, its best epoch from its curve, and whether it
-collapsed by the constant baseline's score; so do the task's other records in the folder, since
-scores by two metrics stand in two columns, of which neither is the comparison.
+main metric is another takes the one asked for, its best epoch from its curve, if that is there, and
+whether it collapsed by the constant baseline's score; so do the task's other records in the folder,
+since scores by two metrics stand in two columns, of which neither is the comparison.
 """
 
 from __future__ import annotations
@@ -60,17 +60,23 @@ def _judged(store: Store, record: Record, metric: str) -> Record | None:
     if record.status == "failed":
         task = record.task.model_copy(update={"main_metric": metric})
         return record.model_copy(update={"task": task})
-    epochs = _epochs(store, record)
-    if not all(metric in score for score in [record.score or {}, *epochs]) or not epochs:
+    if metric not in (record.score or {}):
         return None
-    best = max(range(len(epochs)), key=lambda epoch: merit(metric, epochs[epoch][metric]))
     return record.model_copy(
         update={
             "task": record.task.model_copy(update={"main_metric": metric}),
-            "best": Best(epoch=best + 1, score=epochs[best]),
+            "best": _best(_epochs(store, record), metric),
             "warnings": _warnings(record, metric),
         }
     )
+
+
+def _best(epochs: list[dict[str, float]], metric: str) -> Best | None:
+    """The best epoch by `metric`; None without a curve that has it."""
+    if not epochs or not all(metric in score for score in epochs):
+        return None
+    best = max(range(len(epochs)), key=lambda epoch: merit(metric, epochs[epoch][metric]))
+    return Best(epoch=best + 1, score=epochs[best])
 
 
 def _warnings(record: Record, metric: str) -> list[str]:

@@ -17,7 +17,7 @@ from peftlab.bench.cell import Cell
 from peftlab.bench.execute import Order, Worker
 from peftlab.bench.grid import Grid
 from peftlab.bench.outcome import Told
-from peftlab.bench.resume import done_cell, done_cells, ended_trial, judge_anew
+from peftlab.bench.resume import done_cells, ended_trial, judge_anew
 from peftlab.bench.retention import Keep, check_keep, drop_beaten, room_mib
 from peftlab.records.record import Record
 from peftlab.records.store import SCRATCH, Store, locked, relabelled
@@ -192,7 +192,8 @@ class Session:
         adapter = self.store.adapter(cell.name).resolve() if keep_adapter else None
         order = Order(cell=cell, task_file=self.files[cell.task.name], adapter=adapter)
         outcome = told.outcome(cell, worker.run(order, told))
-        if outcome.record.status == "done" or done_cell(self.store, cell) is None:
+        before = self.store.read(cell.name)
+        if outcome.record.status == "done" or before is None or before.status != "done":
             outcome.write(self.store)
         else:
             self.progress.note(f"what {cell.title} gave when it ran before stays")
