@@ -135,19 +135,24 @@ def test_a_trial_that_is_done_is_never_run_again(
     assert [cell.name for cell in on.cells] == [cell.name for cell in undisturbed.cells]
 
 
+class Diverging(FakeSession):
+    """Trials above a rate come to nothing."""
+
+    above = 1e-3
+
+    def run(self, cell: Any, keep_adapter: bool) -> Record:
+        record = super().run(cell, keep_adapter)
+        if cell.training.lr > self.above:
+            why = Failure(kind="Diverged", message="the loss is nan at step 3")
+            failed = {"status": "failed", "score": None, "failure": why}
+            record = record.model_copy(update=failed)
+            self.store.write_record(record)
+        return record
+
+
 def test_a_trial_that_diverged_is_had_and_no_worker_starts_for_nothing(
     tmp_path: Path, tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Diverging(FakeSession):
-        def run(self, cell: Any, keep_adapter: bool) -> Record:
-            record = super().run(cell, keep_adapter)
-            if cell.training.lr > 1e-3:
-                why = Failure(kind="Diverged", message="the loss is nan at step 3")
-                failed = {"status": "failed", "score": None, "failure": why}
-                record = record.model_copy(update=failed)
-                self.store.write_record(record)
-            return record
-
     asked = grid(tiny_model, tiny_task, methods=["lora"])
     with monkeypatch.context() as patch:
         patch.setattr(tuning, "Session", Diverging)
@@ -323,6 +328,39 @@ def test_a_damaged_trial_is_kept_aside(
     tuned(asked, tmp_path)
     assert path.with_name(f"{path.name}.unreadable").read_text() == "half"
     assert len(fake.made) == 4
+
+
+def test_what_is_left_is_what_would_run(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, fake: type[FakeSession]
+) -> None:
+    def both(asked: Grid) -> tuple[bool, bool]:
+        """Whether trials are said to be left, and whether some ran then."""
+        before, said = len(fake.made), not is_tuned(asked, tmp_path)
+        tuned(asked, tmp_path)
+        return said, len(fake.made) > before
+
+    nine = {"training": {"epochs": 9, "batch_size": 8}, "methods": ["lora"]}
+    asked = grid(tiny_model, tiny_task, **nine)
+    assert both(asked) == (True, True)
+    assert both(asked) == (False, False)
+    (tmp_path / "tuning" / "trials.json").unlink()  # as its own message advises where damaged
+    assert both(asked) == (False, False)
+    next((tmp_path / "tuning" / "records").glob("*.json")).unlink()
+    assert both(asked) == (True, True)
+    assert both(grid(tiny_model, tiny_task, **nine, metric="matthews")) == (True, True)
+    eight = nine | {"training": {"epochs": 8, "batch_size": 8}}
+    assert both(grid(tiny_model, tiny_task, **eight)) == (True, True)
+
+
+def test_of_trials_that_all_failed_none_is_left(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = grid(tiny_model, tiny_task, methods=["lora"])
+    monkeypatch.setattr(tuning, "Session", Diverging)
+    monkeypatch.setattr(Diverging, "above", 0.0)
+    tuned(asked, tmp_path)
+    assert is_tuned(asked, tmp_path)
+    assert [cell.method.tuned is not None for cell in tuning.left(asked, tmp_path).cells] == [True]
 
 
 def test_what_was_tuned_is_told_by_the_trials_cells_and_not_by_their_names(

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Grid, Row
-from peftlab.bench.resume import done_cells
+from peftlab.bench.resume import done_cells, ended_trial
 from peftlab.bench.run import Observer, Session, have
 from peftlab.bench.search import (
     Space,
@@ -101,12 +101,15 @@ def left(grid: Grid, out: Path) -> Left:
     """What is not in the folder `out`; of a row, its trials are there all or count as none.
 
     Raises:
-        RequestError: if the folder's trials are damaged, or a task is too small for trials.
+        RequestError: without Optuna, or if the folder's trials are damaged, or a task is too small
+            for trials.
     """
     tune, store = grid.suite.tune, Store(out)
     trials: dict[tuple[str, str], list[Trainings]] = {}
     if tune is not None:
-        tried = read_trials(out / "tuning")
+        check_optuna()
+        read_trials(out / "tuning")  # damaged it is refused now, and not when trials have run
+        tried = Store(out / "tuning")
         rows: dict[str, list[Row]] = {name: [] for name in grid.tasks}
         for one in _tunings(grid, tune):
             found = one.found(tried)
@@ -153,24 +156,27 @@ class RowTuning:
         """How many it takes in all, more where trials are equal."""
         return sum(one.n for one in self.trainings)
 
-    def found(self, tried: list[Trial]) -> Row | None:
-        """The row at what these trials found.
+    def found(self, store: Store) -> Row | None:
+        """The row at what its trials in `store` found; None where one of them is still to run.
 
-        None unless they are as many as it shall have, of what it shall look for. As it is where
-        nothing of it is open.
+        They are gone through as `run` does: trials.json says what was tried by another metric, of
+        other epochs, or before a record was lost.
         """
         if not self.space:
             return self.row
-        of = (self.task.name, self.data, self.ground.source.name, self.row.part.label)
-        own = [one for one in tried if one.of == of]
-        begun = [one for one in own if one.epochs == self.rungs[0]]
-        alike = all(one.values.keys() == self.space.keys() for one in own)
-        found = [one for one in own if one.chosen]
-        if len(begun) != self.tune.trials or not alike or not found:
+
+        def known(values: Values, epochs: int) -> float | None:
+            record = ended_trial(store, self.cell(values, epochs))
+            if record is None:
+                raise LookupError
+            return self._merit_of(record)
+
+        try:
+            tried = search(self.space, self.first, self.tune.trials, known, self.rungs)
+        except LookupError:
             return None
-        # a name says nothing of the batch size and what else the cells hang on
-        is_it = self.cell(found[0].values, found[0].epochs).name == found[0].cell
-        return self._row_at(found[0].values) if is_it else None
+        best = chosen(tried)
+        return self._row_at({} if best is None else tried[best].values)
 
     def run(self, session: Session) -> Row:
         """The row at what its trials found; as it is where nothing of it is open, or all failed."""
@@ -205,8 +211,11 @@ class RowTuning:
         """Of a training with these values: of its record, which is there or is made."""
         record = have(self.session, self.cell(values, epochs))
         self.trials.append(self._trial(record, values, epochs))
-        metric, score = self.trials[-1].metric, self.trials[-1].score
-        return None if score is None else merit(metric, score)
+        return self._merit_of(record)
+
+    def _merit_of(self, record: Record) -> float | None:
+        metric = self.task.main_metric
+        return None if record.score is None else merit(metric, record.score[metric])
 
     def cell(self, values: Values, epochs: int) -> Cell:
         """What is trained to try these values."""
