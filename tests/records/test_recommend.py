@@ -63,7 +63,7 @@ def test_by_score_the_best_mean_is_taken(folder, cost) -> None:
         "metric": "accuracy",
         "best": "full",
         "verdict": None,
-        "rival": "lora",
+        "rival": "bitfit",
         "rival_verdict": "better",
         "is_behind": False,
         "worse_at_most": 0.0,
@@ -310,7 +310,7 @@ def test_the_best_mean_within_limits_is_not_called_the_best_of_all(folder, cost)
         "at most), which has the best mean of the rows within 600 MiB (full, .956, takes 900" in one
     )
     one = told(folder, memory_mib=600.0, minutes=2.0)
-    assert "within 600 MiB and 2 minutes (full, .956, takes 900 MiB and 3 minutes)" in one
+    assert "within 600 MiB and 2 minutes (full, .956, takes 900 MiB and 3.33 minutes)" in one
 
 
 def test_a_row_that_lacks_a_task_is_named_where_it_is_better(folder, cost) -> None:

@@ -76,7 +76,7 @@ def _run(
 
         shown = report.conclude(folder, records)
     if as_json:
-        tell_unreadable(shown)
+        tell_unreadable(shown.unreadable)
         _print_json(folder, shown.page, name, records)
     else:
         show(shown, [shown.beside] if shown.beside else [])
@@ -89,16 +89,16 @@ def show(shown: Shown, beside: Sequence[str] = ()) -> None:
 
     from peftlab.report.text import printable
 
-    tell_unreadable(shown)
+    tell_unreadable(shown.unreadable)
     Console().print(shown.terminal)
     for line in beside:
         print(printable(line))
     print(f"page: {shown.page.resolve()}")
 
 
-def tell_unreadable(shown: Shown) -> None:
+def tell_unreadable(cells: Sequence[str]) -> None:
     """Name the records that the table is without."""
-    for cell in shown.unreadable:
+    for cell in cells:
         print(f"the record of {cell} can't be read and is left out", file=sys.stderr)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from peftlab.cli.compare import show
+from peftlab.cli.compare import show, tell_unreadable
 from peftlab.cli.options import split
 from peftlab.errors import RequestError
 from peftlab.records.rows import MARGIN
@@ -72,6 +73,7 @@ def report(
     """
     from peftlab import report as room
     from peftlab.records.sides import join
+    from peftlab.records.store import Store
     from peftlab.records.verdicts import Question, mebibytes
 
     form = _form({"latex": latex, "markdown": markdown, "csv": csv})
@@ -86,6 +88,9 @@ def report(
     chosen = split(tasks, "--tasks"), split(methods, "--methods")
     if form:
         print(room.printed(folder, form, *chosen, last, question), end="")
+        tell_unreadable(Store(folder).unreadable())
+        for line in told:
+            print(line, file=sys.stderr)
         return
     drawn = [name for name, asked in (("svg", svg), ("pdf", pdf)) if asked]
     texts = _texts(folder, *chosen, last) if sentences else {}

@@ -13,7 +13,7 @@ from peftlab.errors import RequestError, unknown
 from peftlab.records.costs import Cost, costs_of, keeping_to
 from peftlab.records.crossed import FEWEST
 from peftlab.records.pairs import Verdict, Verdicts, against
-from peftlab.records.rows import TaskKey, collapsed, merit, rate_from_dev, task_label, turns
+from peftlab.records.rows import ERRORS, TaskKey, collapsed, merit, rate_from_dev, task_label, turns
 from peftlab.records.table import Column, Runs, best_row, scale
 
 Prefer = Literal["score", "memory", "speed", "size"]
@@ -221,7 +221,14 @@ def _better_than(row: str, pairs: Sequence[Verdict]) -> set[str]:
 def _rival(row: str, others: Sequence[str], pairs: Sequence[Verdict]) -> Verdict | None:
     """Against the one that may be better by the most: the best of several means need not be it."""
     found = [one for other in others if (one := against(pairs, row, other)) is not None]
-    return max(found, key=lambda one: math.inf if one.worst is None else one.worst, default=None)
+    return max(found, key=_behind_at_most, default=None)
+
+
+def _behind_at_most(one: Verdict) -> float:
+    """By how much a may be behind b, below 0 where it is ahead at any rate."""
+    if one.low is None or one.high is None:
+        return math.inf
+    return one.high if one.metric in ERRORS else -one.low
 
 
 def _against_best(

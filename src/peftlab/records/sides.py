@@ -55,10 +55,18 @@ def join(folders: Sequence[Path], out: Path) -> list[str]:
             for record in rounds(names[name]):
                 Store(out / "speed").write_record(_marked(record, name, number))
         where = {name: str(folder.resolve()) for name, folder in names.items()}
-        store.write_json(
-            "suite.json", {"name": " and ".join(names), "sides": where, "cells": cells}
-        )
-    return told(sides)
+        lines = [*told(sides), *_lost(names)]
+        asked = {"name": " and ".join(names), "sides": where, "told": lines, "cells": cells}
+        store.write_json("suite.json", asked)
+    return lines
+
+
+def _lost(names: Mapping[str, Path]) -> list[str]:
+    return [
+        f"the record of {cell} in {name} can't be read and is left out"
+        for name, folder in names.items()
+        for cell in Store(folder).unreadable()
+    ]
 
 
 def _check_room(store: Store) -> None:

@@ -226,6 +226,12 @@ class Store:
             ) from None
         return suites
 
+    def told(self) -> list[str]:
+        """What a reader must know of the records, in lines: how sides compare, and what is lost."""
+        latest = (self.suites() or [{}])[-1]
+        lost = [f"the record of {cell} can't be read and is left out" for cell in self.unreadable()]
+        return [*latest.get("told", []), *lost]
+
     def title(self, records: list[Record]) -> str:
         """The latest suite's name, or that of the records where there is no suite.json."""
         suites = self.suites()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from peftlab.naming import counted, duration
@@ -168,7 +169,7 @@ def _missed(one: Ahead, found: Recommendation) -> str:
         taken.append("MiB not measured" if held is None else f"{number(held)} MiB")
     if found.minutes is not None:
         seconds = one.cost.cell_s
-        taken.append("time not measured" if seconds is None else duration(seconds))
+        taken.append("time not measured" if seconds is None else f"{number(seconds / 60)} minutes")
     return f"takes {' and '.join(taken)}"
 
 
@@ -184,7 +185,7 @@ def _cost(found: Recommendation) -> str:
     cost = found.cost
     parts = [
         f"trains {count(cost.trained)} parameters" if cost.trained is not None else "",
-        f"takes {number(cost.memory_mib)} MiB" if cost.memory_mib is not None else "",
+        f"takes up to {number(cost.memory_mib)} MiB" if cost.memory_mib is not None else "",
         f"runs for {duration(cost.cell_s)}" if cost.cell_s is not None else "",
     ]
     told = [part for part in parts if part]
@@ -197,17 +198,20 @@ def _open(tasks: Sequence[AgainstBest]) -> str:
         return ""
     words = {one.word.partition(": ")[2] for one in unclear}
     if missing := words & {"no predictions", "no seed in common"}:
-        return f"More can't be said: {listed(sorted(missing))}."
-    seeds = [one.more_seeds for one in unclear]
+        lacking = [one.task for one in unclear if one.word.partition(": ")[2] in missing]
+        where = f" on {listed(lacking)}" if len(lacking) < len(tasks) else ""
+        return f"More can't be said{where}: {listed(sorted(missing))}."
     if words != {""}:
         return f"A verdict takes {FEWEST} seeds."
-    if None in seeds:
+    longest = max(unclear, key=lambda one: math.inf if one.more_seeds is None else one.more_seeds)
+    other = longest.best if longest.verdict else longest.rival
+    if longest.more_seeds is None:
         return (
-            "Were all seeds like these, no number of them would settle that: the dev set is too "
-            "small, or the rows too near."
+            f"Were all seeds like these, no number of them would tell it from {other}: the dev set "
+            "is too small, or the rows too near."
         )
-    most = max(seed for seed in seeds if seed is not None)
-    return f"About {counted(most, 'more seed')} would settle it, if they were like these."
+    more = counted(longest.more_seeds, "more seed")
+    return f"About {more} would tell it from {other}, if they were like these."
 
 
 def _failures(found: Recommendation) -> str:

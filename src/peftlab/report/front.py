@@ -33,6 +33,7 @@ COSTS = ("trained parameters", "peak MiB", "minutes a cell")
 PANEL = {"width": SVG_WIDTH // len(COSTS) - 30, "height": 220}  # pixels
 EDGE = 16  # pixels between the outermost points and the panel's edges
 FONT = 10  # pixels
+NAME = 130  # pixels of one at most, what is longer is cut
 LETTER = 5.6  # pixels of one in a name, about
 NEAR = ((7, 0, "left"), (-7, 0, "right"), (0, -10, "center"), (0, 10, "center"))
 FAR = ((x * side, y) for x in (9, 20, 34, 50) for side in (1, -1) for y in range(-143, 144, 11))
@@ -167,8 +168,12 @@ def _chart(
 
 
 def _line(base: alt.Chart) -> alt.Chart:
-    """The best score at a cost. It is of no method: a pointer would take it for its first's."""
-    line = base.transform_filter("datum.front == 1").transform_calculate(method="''")
+    """The best score at a cost, of all rows: gone where some are hidden.
+
+    It is of no method: a pointer would take it for its first's.
+    """
+    front = "datum.front == 1 && length(off) == 0"
+    line = base.transform_filter(front).transform_calculate(method="''")
     drawn: alt.Chart = line.mark_line(
         aria=False, interpolate="step-after", color=GREY, strokeWidth=1.2, opacity=0.9
     )
@@ -198,6 +203,7 @@ def _names(base: alt.Chart) -> alt.Chart:
     names: alt.Chart = base.mark_text(
         aria=False,
         fontSize=FONT,
+        limit=NAME,
         dx=alt.ExprRef("+datum.dx"),
         dy=alt.ExprRef("+datum.dy"),
         align=alt.ExprRef("datum.align"),

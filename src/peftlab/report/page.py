@@ -97,6 +97,7 @@ def build(
         answers=answers(scores, out / "predictions", sentences),
         commands=commands(records, Store(out).suites()),
         trials=trials,
+        told=Store(out).told(),
         curves={one.cell: curves(out / "curves" / f"{one.cell}.jsonl") for one in records},
     )
     html = page(suite, scores, comparison, records, extras, shown, static, vega.bundle())
@@ -121,6 +122,7 @@ class Extras(NamedTuple):
         commands: by cell, the command line that runs it again.
         curves: by cell.
         trials: that found settings.
+        told: what a reader must know of the records, in lines.
     """
 
     mistaken: Sequence[tuple[Column, list[Confusion]]] = ()
@@ -128,6 +130,7 @@ class Extras(NamedTuple):
     commands: Mapping[str, str] = {}
     curves: Mapping[str, Curves] = {}
     trials: Sequence[Trial] = ()
+    told: Sequence[str] = ()
 
 
 def page(
@@ -197,6 +200,7 @@ def _told(scores: Table, records: Sequence[Record], extras: Extras) -> Context:
         "confusions": extras.mistaken,
         "answers": [dataclasses.asdict(one) for one in extras.answers[0]],
         "left_out": extras.answers[1],
+        "told": extras.told,
         "runs": runs(scores, records, extras.commands, extras.curves),
     }
 

@@ -59,8 +59,8 @@ def rate_figure(column: Column, rows: Sequence[tuple[Row, Cell]], limit: int) ->
         column,
         f"{column.metric} over learning rate",
         words,
-        caption="Mean over seeds; thin line: ± one sd. No rate was chosen by this figure."
-        f"{plot.told}",
+        caption="Mean over seeds; thin line: ± one sd. Whoever takes a rate by it has chosen on "
+        f"dev.{plot.told}",
         draw=lambda title: plot.spec(Style(labels), title, words, limit),
     )
 

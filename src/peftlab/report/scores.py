@@ -149,11 +149,8 @@ class Table:
 
     @property
     def n_tasks(self) -> int:
-        """The tasks on which some cell finished."""
-        return sum(
-            any(cell is not None and bool(cell.runs) for cell in cells)
-            for cells in zip(*(row.cells for row in self.rows), strict=True)
-        )
+        """The most tasks that a row has a done cell on."""
+        return max((row.n_tasks for row in self.rows), default=0)
 
     @property
     def n_done(self) -> int:

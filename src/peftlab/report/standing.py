@@ -42,9 +42,9 @@ def marks(table: Table, comparison: Comparison) -> dict[tuple[str, int], str]:
     found: dict[tuple[str, int], str] = {}
     for index, column in enumerate(table.columns):
         first = best(table, index)
-        if first is None:
-            continue
         pairs = pairs_of(comparison, column)
+        if first is None or not pairs:  # a row alone is neither best nor worse
+            continue
         for row in table.rows:
             if (cell := row.cells[index]) and cell.last.mean is not None:
                 found[row.label, index] = mark(pairs, row.label, first)

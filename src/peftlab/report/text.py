@@ -102,6 +102,8 @@ def measure(value: Spread, scale: float = 1.0) -> str:
     mean = number(value.mean / scale)
     if value.sd is None:
         return mean
+    if "e" in mean:  # a small number: the sd has three digits of its own
+        return f"{mean} ± {number(value.sd / scale)}"
     decimals = len(mean.partition(".")[2])
     sd, unit = value.sd / scale, 10.0**-decimals
     return f"{mean} ± <{unit:.{decimals}f}" if 0 < sd < unit / 2 else f"{mean} ± {sd:,.{decimals}f}"
@@ -176,7 +178,7 @@ def partial(cost: RowCost, n_tasks: int) -> str:
 
     Args:
         cost: a row's.
-        n_tasks: on which some row finished.
+        n_tasks: the most that any row has.
     """
     return "†" if 0 < cost.n_tasks < n_tasks else ""
 

@@ -91,8 +91,9 @@ function hideColumns(table) {
   const heads = [...table.tHead.rows].at(-1).cells;
   const hidden = [...heads].map((head) => head.hidden);
   for (const row of [...table.tBodies].flatMap((body) => [...body.rows])) {
-    if (row.cells.length < heads.length) continue;
-    for (const [index, cell] of [...row.cells].entries()) cell.hidden = hidden[index];
+    for (const [index, cell] of [...row.cells].entries()) {
+      if (cell.colSpan === 1) cell.hidden = hidden[index]; // what spans several is of no column
+    }
   }
   for (const group of table.tHead.querySelectorAll("[data-over]")) {
     const left = [...heads].filter((head) => head.dataset.task && !head.hidden).length;

@@ -92,6 +92,9 @@ function table(caption, heads, lines) {
   }
   const region = document.createElement("div");
   region.className = "scroll";
+  region.tabIndex = 0; // else a keyboard can't scroll it
+  region.setAttribute("role", "region");
+  region.setAttribute("aria-label", caption);
   region.append(made);
   return region;
 }

@@ -19,14 +19,15 @@ function makeSortable(table, head) {
   button.addEventListener("click", () => sortBy(table, head));
 }
 
-/** Numbers fall and words rise at first; once more turns the order round. */
+/** The best comes first: numbers fall, words and errors rise; once more turns the order round. */
 function sortBy(table, head) {
   const isNumber = [...table.tBodies].some((body) =>
     [...body.rows].some((row) => row.cells[head.cellIndex]?.dataset.value),
   );
   const before = head.getAttribute("aria-sort");
-  const first = isNumber ? "descending" : "ascending";
-  const second = isNumber ? "ascending" : "descending";
+  const falls = isNumber && !("lower" in head.dataset);
+  const first = falls ? "descending" : "ascending";
+  const second = falls ? "ascending" : "descending";
   const order = before === first ? second : first;
   for (const other of head.parentElement.cells) {
     if (other.hasAttribute("aria-sort")) other.setAttribute("aria-sort", "none");
