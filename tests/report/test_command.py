@@ -124,3 +124,4 @@ def test_files_of_a_task_and_of_a_method_are_asked_for(record):
     found = options(command(one, {"data_dir": "/data/glue"}))
     assert found["--data-dir"] == "/data/glue" and found["--judge-on"] == "train"
     assert found["--plugin"] == "FILE.py"
+    assert options(command(one, {}))["--data-dir"] == "DIR"  # of a cell that no suite lists

@@ -72,7 +72,7 @@ def test_one_seed_has_no_sd_and_a_failed_row_no_score(record):
     failed = record("full", status="failed", score=0.5)
     failed = failed.model_copy(update={"score": None, "best": None})
     text = made("latex", [record("lora", score=0.86123), failed])
-    assert "lora & $0.861$" in text and "full & -- &" in text and "one seed" in text
+    assert "lora & $0.861$" in text and "full & -- (failed) &" in text and "one seed" in text
 
 
 def test_what_a_score_hides_stands_beside_it(record):

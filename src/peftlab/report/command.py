@@ -87,7 +87,8 @@ def _data(record: Record, suite: Mapping[str, Any]) -> list[str]:
         words += ["--kind", record.task.kind]
     else:
         words = ["--tasks", record.task.name]
-        words += ["--data-dir", suite["data_dir"]] if suite.get("data_dir") else []
+        folder = suite.get("data_dir") or ("DIR" if record.task.source.startswith("folder") else "")
+        words += ["--data-dir", folder] if folder else []  # which one it was no record says
     words += ["--metric", record.task.main_metric] if suite.get("metric") else []
     return words + (["--judge-on", "train"] if judged_on_train(record) else [])
 

@@ -33,6 +33,7 @@ from peftlab.report.text import (
     printable,
     span,
     told_f1,
+    told_rounds,
     told_spread,
     tuned,
 )
@@ -154,8 +155,10 @@ def _rows(table: Table, comparison: Comparison) -> list[tuple[Row, list[Score | 
 
 
 def _score(cell: Cell | None, column: Column, mark: str, n_seeds: int | None) -> Score | None:
-    if cell is None or cell.last.mean is None:
+    if cell is None or not (cell.runs or cell.n_failed):
         return None
+    if cell.last.mean is None:
+        return Score(MISSING, "", "", f" ({', '.join(notes(cell, n_seeds))})")
     coarse = 10.0 ** (math.floor(math.log10(abs(cell.last.mean) or 1)) - 2)
     if not column.lower_is_better:
         coarse = 0.001
@@ -167,6 +170,8 @@ def _score(cell: Cell | None, column: Column, mark: str, n_seeds: int | None) ->
 def _latex_score(score: Score | None) -> str:
     if score is None:
         return "--"
+    if score.mean == MISSING:
+        return f"--{_escaped(score.hides)}"
     mean = {"*": rf"\mathbf{{{score.mean}}}", "=": rf"\underline{{{score.mean}}}"}
     sd = rf" \pm {score.sd}" if score.sd else ""
     unclear = "^{?}" if score.mark == "?" else ""
@@ -205,7 +210,8 @@ def _told(table: Table, best: str, tie: str) -> list[str]:
         told.append(f"Speed and memory: {machine}{over}.")
     if partly(table):
         told.append(PARTLY)
-    told += [line for line in (told_f1(table), default_rates(table), *tuned(table)) if line]
+    found = (told_f1(table), default_rates(table), *tuned(table), told_rounds(table))
+    told += [line for line in found if line]
     return [printable(line).replace("\n", " ") for line in told]
 
 
