@@ -151,3 +151,26 @@ def test_a_lone_seed_is_thin_behind_its_line_and_so_is_each_of_several(record, c
     assert sorted(thin) == sorted([colours["lora"], colours["full"], colours["full"]])
     assert "A method's only seed is thin as it was" in loss.caption
     assert "thin: each of them" in loss.caption
+
+
+@pytest.mark.parametrize(
+    ("of_rounds", "told"),
+    [
+        (("lora", "full"), "Mean over rounds"),
+        (("lora",), "Mean over runs"),
+        ((), "Mean over seeds"),
+    ],
+)
+def test_bars_say_what_they_are_means_over(record, tmp_path, of_rounds, told):
+    cells = [record(row, seed=seed) for row in ("lora", "full") for seed in (0, 1)]
+    short = cells[0].task.model_copy(
+        update={"sha256": "ff" * 32, "drawn_from": cells[0].task.sha256}
+    )
+    rounds = [
+        one.model_copy(update={"cell": f"round-{one.cell}", "task": short})
+        for one in cells
+        if one.method.name in of_rounds
+    ]
+    drawn = {one.kind: one for one in figures(table(cells, rounds), tmp_path)}
+    for kind in ("speed", "peak"):
+        assert drawn[kind].caption.startswith(f"Mean over {told}")

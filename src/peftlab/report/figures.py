@@ -66,7 +66,8 @@ def _of_task(
         for label, cell in cells.items()
         for cost in cell.costs
     ]
-    of = "round" if any(cost.in_turns for *_, cost in bars) else "seed"
+    in_turns = {cost.in_turns for *_, cost in bars}
+    of = "run" if len(in_turns) > 1 else "round" if in_turns == {True} else "seed"
     share = POINTS_A_PAGE // max(1, len(lines) * len(table.columns))
     limit = max(40, min(PANEL_POINTS if len(lines) > MANY else POINTS_A_LINE, share))
     scores = partial(score_figure, lines=lines, style=style, limit=limit)
