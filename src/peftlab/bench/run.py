@@ -175,7 +175,8 @@ class Session:
     def start(self) -> Worker:
         """The worker, which starts if it has not yet, with the tasks in files that it reads."""
         if self.worker is None:
-            scratch = self.store.out / SCRATCH  # of a command that is killed, the next deletes it
+            # the worker is elsewhere; of a command that is killed, the next one deletes it
+            scratch = (self.store.out / SCRATCH).resolve()
             scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.stack.callback(shutil.rmtree, scratch, ignore_errors=True)
             self.worker = self.stack.enter_context(Worker())  # it ends before its files go
