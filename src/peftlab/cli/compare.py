@@ -98,8 +98,10 @@ def show(shown: Shown, beside: Sequence[str] = ()) -> None:
 
 def tell_unreadable(cells: Sequence[str]) -> None:
     """Name the records that the table is without."""
+    from peftlab.records.store import lost
+
     for cell in cells:
-        print(f"the record of {cell} can't be read and is left out", file=sys.stderr)
+        print(lost(cell), file=sys.stderr)
 
 
 @contextmanager

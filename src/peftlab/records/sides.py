@@ -15,7 +15,7 @@ from pathlib import Path
 from peftlab.errors import RequestError, system_refusals
 from peftlab.records.record import Record
 from peftlab.records.rows import task_key
-from peftlab.records.store import HOLDER, LOCK, Store, locked, rounds
+from peftlab.records.store import HOLDER, LOCK, Store, locked, lost, rounds
 
 
 def join(folders: Sequence[Path], out: Path) -> list[str]:
@@ -63,7 +63,7 @@ def join(folders: Sequence[Path], out: Path) -> list[str]:
 
 def _lost(names: Mapping[str, Path]) -> list[str]:
     return [
-        f"the record of {cell} in {name} can't be read and is left out"
+        lost(f"{cell} in {name}")
         for name, folder in names.items()
         for cell in Store(folder).unreadable()
     ]

@@ -40,6 +40,11 @@ LOCK, HOLDER = ".lock", ".holder"  # the latter says in words who has the former
 _held: ContextVar[tuple[Path, ...]] = ContextVar("held", default=())  # locked here, by this thread
 
 
+def lost(cell: str) -> str:
+    """What to tell of a record that can't be read."""
+    return f"the record of {cell} can't be read and is left out"
+
+
 class Store:
     """The files of one suite under `out`."""
 
@@ -191,10 +196,10 @@ class Store:
             read = [record for name in names if (record := self.read(name)) is not None]
             when = {cell["cell"]: n for n, suite in enumerate(asked) for cell in suite["cells"]}
         if not read:
-            lost = ", ".join(self.unreadable())
-            why = f"none that can be read (damaged: {lost})" if lost else "no records"
+            damaged = ", ".join(self.unreadable())
+            why = f"none that can be read (damaged: {damaged})" if damaged else "no records"
             trials = len(Store(self.out / "tuning").cells())
-            if trials and not lost:
+            if trials and not damaged:
                 raise RequestError(
                     f"{self.out} has no records but those of {counted(trials, 'trial')}, which "
                     f"come before its cells; `peftlab watch {self.out}` follows them, `peftlab "
@@ -229,8 +234,7 @@ class Store:
     def told(self) -> list[str]:
         """What a reader must know of the records, in lines: how sides compare, and what is lost."""
         latest = (self.suites() or [{}])[-1]
-        lost = [f"the record of {cell} can't be read and is left out" for cell in self.unreadable()]
-        return [*latest.get("told", []), *lost]
+        return [*latest.get("told", []), *map(lost, self.unreadable())]
 
     def title(self, records: list[Record]) -> str:
         """The latest suite's name, or that of the records where there is no suite.json."""
