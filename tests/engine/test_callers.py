@@ -17,6 +17,7 @@ from transformers.utils import can_return_tuple
 import peftlab
 from peftlab.engine import fast
 from peftlab.engine.frozen import FrozenLinear
+from peftlab.engine.weights import onednn_multiplies
 from peftlab.errors import RequestError
 from peftlab.layers import WeightAdapter, quantise_linears
 from peftlab.methods import inject
@@ -133,7 +134,8 @@ def test_a_layer_asked_without_autograd_takes_no_gradient_from_its_siblings(held
         quick = passes(model, batch())
         joined = [m.__dict__["joined"] for m in model.modules() if isinstance(m, FrozenLinear)]
         assert not any(one.waiting for one in joined)  # nothing is held until the next pass
-        assert joined or not torch.backends.mkldnn.is_available()
+        is_replaced = held == "int8" or onednn_multiplies(nn.Linear(2, 2).bfloat16())
+        assert bool(joined) == is_replaced
     for name, wanted in slow.items():
         error = (quick[name] - wanted).double().norm() / wanted.double().norm()
         assert error < 0.08, name  # of bf16; .16 where key and value have no gradient

@@ -15,7 +15,7 @@ from peftlab.engine import fast
 from peftlab.engine.frozen import FrozenLinear, Joined, side_by_side, updated
 from peftlab.engine.weights import onednn_multiplies
 from peftlab.layers import Int8Linear, LoRALinear, Pair
-from peftlab.layers.int8 import has_products
+from peftlab.layers.int8 import packings
 
 BF16 = torch.bfloat16
 OF_TWO = {
@@ -25,7 +25,7 @@ OF_TWO = {
         "decoder_attention_heads": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48,
     },
 }  # fmt: skip
-pytestmark = pytest.mark.skipif(
+needs_bf16 = pytest.mark.skipif(
     not onednn_multiplies(nn.Linear(2, 2, dtype=BF16)), reason="oneDNN multiplies no bf16 here"
 )
 
@@ -42,6 +42,7 @@ def places(plain: list[nn.Module]) -> list[FrozenLinear]:
     return [FrozenLinear(layer, joined, index) for index, layer in enumerate(plain)]
 
 
+@needs_bf16
 @pytest.mark.parametrize("conv", [False, True])
 @pytest.mark.parametrize("sizes", [(40,), (16, 16, 16), (8, 40)])
 def test_equals_the_plain_layers(sizes: tuple[int, ...], conv: bool) -> None:
@@ -67,6 +68,7 @@ def test_equals_the_plain_layers(sizes: tuple[int, ...], conv: bool) -> None:
         assert layer.weight.untyped_storage().nbytes() == weight.nbytes
 
 
+@needs_bf16
 def test_another_input_or_order_is_computed_anew() -> None:
     query, key, value = places(layers(8, 8, 8))
     x, y = torch.randn(2, 4, 24).to(BF16)
@@ -78,6 +80,7 @@ def test_another_input_or_order_is_computed_anew() -> None:
     assert torch.equal(query(x), first[0])
 
 
+@needs_bf16
 def test_a_layer_without_a_bias_beside_one_that_has_one() -> None:
     plain = [*layers(8), *layers(8, bias=False)]
     x = torch.randn(4, 24).to(BF16)
@@ -125,7 +128,7 @@ def test_layers_in_eight_bits_are_one_and_give_the_very_same_outputs() -> None:
     assert float((g_got.float() - exact).norm() / exact.norm()) < 0.02
     held = {layer.codes.untyped_storage().data_ptr() for layer in apart}
     packed = {id(tensor) for layer in quick for tensor in layer.joined.weight.packed}
-    assert len(held) == 1 and len(packed) == has_products("cpu")  # nothing is held or packed twice
+    assert len(held) == 1 and len(packed) == len(packings("cpu"))  # nothing is held or packed twice
     products = [layer.product(x) for layer in quick]
     quick[0].joined.part()
     for layer, (codes, scales), product in zip(apart, before, products, strict=True):
@@ -134,7 +137,7 @@ def test_layers_in_eight_bits_are_one_and_give_the_very_same_outputs() -> None:
         assert torch.equal(layer.product(x), product)
 
 
-@pytest.mark.parametrize("made", [layers, in_eight_bits])
+@pytest.mark.parametrize("made", [pytest.param(layers, marks=needs_bf16), in_eight_bits])
 def test_an_adapters_update_is_in_what_it_asks_for_and_nowhere_else(
     made: Callable[..., list[nn.Module]],
 ) -> None:
@@ -287,6 +290,7 @@ def test_pairs_in_fp32_get_gradients_in_fp32() -> None:
     assert {t.grad.dtype for p in exact if p is not None for t in p[:2]} == {torch.float32}
 
 
+@needs_bf16
 @pytest.mark.parametrize("kind", ["t5", "bart"])
 def test_attention_between_two_texts_is_not_joined(kind: str) -> None:
     """Its query has another input than its key and value: joined, all three were computed twice."""

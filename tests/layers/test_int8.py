@@ -57,7 +57,7 @@ def test_the_processors_products_are_the_exact_sums(
     made = layer(dtype)
     x, g = torch.randn(33, 192, dtype=dtype), torch.randn(33, 80, dtype=dtype)
     quick = both(made, x, g)
-    monkeypatch.setattr(int8, "has_products", lambda device: False)
+    monkeypatch.setattr(int8, "products", lambda device: None)
     rounding = 2**-7 if dtype == torch.bfloat16 else 1e-5
     for one, other in zip(quick, both(made, x, g), strict=True):
         torch.testing.assert_close(
@@ -72,12 +72,67 @@ def test_a_row_that_is_large_spoils_no_other() -> None:
     torch.testing.assert_close(made(x)[:3], before[:3])
 
 
-def test_weights_are_within_half_a_step() -> None:
+@pytest.mark.parametrize(("kind", "largest"), [("wide", 127), ("narrow", 64), (None, 127)])
+def test_weights_are_within_half_a_step(
+    kind: str | None, largest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(int8, "products", lambda device: kind)
     torch.manual_seed(0)
     weight = torch.randn(80, 192) * torch.logspace(-3, 3, 80)[:, None]
     made = Int8Linear(weight, None, torch.float32, nn.Linear)
     error = (made.dequantised(torch.float32) - weight).abs()
-    assert (error <= 0.5001 * weight.abs().amax(dim=1, keepdim=True) / 127).all()
+    assert (error <= 0.5001 * weight.abs().amax(dim=1, keepdim=True) / largest).all()
+    assert int(made.codes.abs().max()) == largest
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ({"avx2"}, "narrow"),
+        ({"avx2", "avx512f"}, "narrow"),
+        ({"avx2", "avx_vnni"}, "wide"),
+        ({"avx2", "avx512f", "avx512_vnni"}, "wide"),
+        ({"sse4_2"}, None),
+        (set(), None),
+    ],
+)
+def test_how_the_processor_adds_is_told_by_its_instructions(
+    words: set[str], kind: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(int8, "processor_words", lambda: words)
+    assert int8.products.__wrapped__("cpu") == kind
+
+
+def largest_sums() -> tuple[Int8Linear, Tensor, Tensor]:
+    """A layer all of whose codes are the largest, and inputs and gradients so."""
+    made = Int8Linear(torch.ones(80, 192), None, torch.float32, nn.Linear)
+    return made, torch.ones(5, 192), torch.ones(5, 80)
+
+
+def test_no_sum_is_too_large_where_two_products_are_added_in_16_bits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without VNNI 127 for 64 comes to half of it; with, the same path is taken and is exact."""
+    if int8.has_products("cpu"):
+        monkeypatch.setattr(int8, "products", lambda device: "narrow")
+    made, x, g = largest_sums()
+    y, g_x = both(made, x, g)
+    torch.testing.assert_close(y, torch.full((5, 80), 192.0))
+    torch.testing.assert_close(g_x, torch.full((5, 192), 80.0))
+    assert set(made.packed) == set(int8.packings("cpu"))
+
+
+def test_codes_that_are_too_large_here_are_multiplied_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Made where sums are wide, and loaded or moved to where they are not."""
+    monkeypatch.setattr(int8, "products", lambda device: "wide")
+    made, x, g = largest_sums()
+    monkeypatch.setattr(int8, "products", lambda device: "narrow")
+    y, g_x = both(made, x, g)
+    torch.testing.assert_close(y, torch.full((5, 80), 192.0))
+    torch.testing.assert_close(g_x, torch.full((5, 192), 80.0))
+    assert made.packed == {}
 
 
 def test_nothing_is_kept_for_the_backward_pass_and_nothing_of_it_trains() -> None:
@@ -111,7 +166,7 @@ def test_on_cuda_all_stays_there_in_shapes_that_cublas_takes(
     n: int, outside: int, multiplied: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As shapes alone: rows of 32, and a weight by columns."""
-    monkeypatch.setattr(int8, "has_products", lambda device: True)
+    monkeypatch.setattr(int8, "products", lambda device: "wide")
     products: list[tuple[torch.Size, torch.Size, tuple[int, ...]]] = []
     own = torch._int_mm
 

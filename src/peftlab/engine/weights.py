@@ -98,7 +98,7 @@ class FrozenCodes:
 
     def renew(self) -> None:
         """Let oneDNN pack anew: several layers' codes are joined in another layer than theirs."""
-        self.layer.packed = None
+        self.layer.unpack()
 
     @staticmethod
     def part(layers: Sequence[Int8Linear]) -> None:

@@ -9,8 +9,10 @@ the same weight: what is trained on is s ∘ Q.
 
 Paper      Wortsman et al. 2023, arXiv:2304.13013, SwitchBack (which leaves the weight's gradient in
            16 bits; here there is none)
-Cost       8 bits a weight, and as many packed for the processor
+Cost       8 bits a weight, and as many packed for the processor; with AVX2 alone, twice as many
 
+AVX2 without VNNI adds two products in 16 bits before it adds in 32. There a weight's codes are at
+most 64, seven bits, so that 2 · 255 · 64 < 2¹⁵, and sums are exact all the same.
 Where the device has no such products the same numbers are multiplied in fp32: slow, and as exact
 up to sums of 2²⁴, which rows of more than 1,040 numbers may pass.
 On CUDA, from Ampere on, cuBLAS has them; that was never run nor measured, only its shapes.
@@ -20,7 +22,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +30,9 @@ from torch.autograd.function import once_differentiable
 
 from peftlab.layers.cpuinfo import processor_words
 from peftlab.layers.linear import QuantisedLinear, as_own
-from peftlab.layers.rows import rows_to_codes, scale_rows, sums_to_rows
+from peftlab.layers.rows import LARGEST, rows_to_codes, scale_rows, sums_to_rows
+
+Way = Literal["forward", "back"]
 
 
 class Int8Linear(QuantisedLinear):
@@ -39,18 +43,23 @@ class Int8Linear(QuantisedLinear):
     scales: Tensor
 
     def quantise(self, weight: Tensor) -> None:
-        codes, scales = rows_to_codes(weight.float())
+        largest = largest_code(weight.device.type)
+        codes, scales = rows_to_codes(weight.float(), largest=largest)
         self.hold(codes, scales.flatten())
 
     def hold(self, codes: Tensor, scales: Tensor) -> None:
         """Stand for scales (out,) ∘ codes (out, in)."""
         self.register_buffer("codes", codes)
         self.register_buffer("scales", scales)
-        self.packed: Tensor | None = None  # for the forward product, made when it is first asked
+        self.unpack()
+
+    def unpack(self) -> None:
+        """Forget what oneDNN has packed, which is made when it is first asked for."""
+        self.packed: dict[Way, Tensor] = {}
 
     def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
         super()._load_from_state_dict(*args, **options)
-        self.packed = None
+        self.unpack()
 
     @classmethod
     def stacked(cls, layers: Sequence[Int8Linear]) -> Int8Linear:
@@ -69,7 +78,7 @@ class Int8Linear(QuantisedLinear):
 
     @property
     def unregistered(self) -> list[Tensor]:
-        return [] if self.packed is None else [self.packed]
+        return list(self.packed.values())
 
     def dequantised(self, dtype: torch.dtype) -> Tensor:
         return (self.codes * self.scales[:, None]).to(dtype)
@@ -90,18 +99,12 @@ class Int8Linear(QuantisedLinear):
 
     def _outputs(self, x: Tensor, bias: Tensor | None) -> Tensor:  # (n, in) -> (n, out)
         bias = None if bias is None else bias.to(x.dtype)
-        if not (x.device.type == "cpu" and x.dtype in MADE and has_products("cpu")):
+        if not self._by_onednn(x):
             codes, scales = rows_to_codes(x)
             y = (_sums(codes, self.codes.T) * self.scales).to(x.dtype)
             return scale_rows(y, scales, bias)
         codes, scales = rows_to_codes(x, is_signed=False)
-        if self.packed is None:
-            self.packed = torch.ops.onednn.qlinear_prepack(self.codes, None)
-        y = torch.ops.onednn.qlinear_pointwise(
-            *(codes, 1.0, 128),
-            *(self.packed, self.scales, _no_zero_points(self.out_features)),
-            *(None, 1.0, 0, x.dtype, "none", [], ""),
-        )
+        y = _scaled(codes, self._packed("forward"), self.scales, x.dtype)
         return scale_rows(y, scales, bias)
 
     def gradients(self, g: Tensor) -> Tensor:
@@ -109,14 +112,31 @@ class Int8Linear(QuantisedLinear):
         return self._gradients(g.reshape(-1, g.shape[-1])).view(*g.shape[:-1], -1)
 
     def _gradients(self, g: Tensor) -> Tensor:  # (n, out) -> (n, in)
-        codes, scales = rows_to_codes(g, self.scales)
-        return sums_to_rows(_sums(codes, self.codes), scales, g.dtype)
+        if "back" not in packings(g.device.type) or not self._by_onednn(g):
+            codes, scales = rows_to_codes(g, self.scales)
+            return sums_to_rows(_sums(codes, self.codes), scales, g.dtype)
+        codes, scales = rows_to_codes(g, self.scales, is_signed=False)
+        sums = _scaled(codes, self._packed("back"), torch.ones(self.in_features), g.dtype)
+        return scale_rows(sums, scales, None)
+
+    def _by_onednn(self, x: Tensor) -> bool:
+        """Whether oneDNN multiplies x; not where codes of another machine are too large for it."""
+        if x.device.type != "cpu" or x.dtype not in MADE or not has_products("cpu"):
+            return False
+        return bool(self.packed) or int(self.codes.abs().max()) <= largest_code("cpu")
+
+    def _packed(self, way: Way) -> Tensor:
+        if way not in self.packed:
+            codes = self.codes if way == "forward" else self.codes.T.contiguous()
+            self.packed[way] = torch.ops.onednn.qlinear_prepack(codes, None)
+        return self.packed[way]
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"packed": None}  # a copy packs anew
+        return self.__dict__ | {"packed": {}}  # a copy packs anew
 
 
 MADE = (torch.bfloat16, torch.float32)  # what oneDNN makes of sums
+NARROW = 64  # of a weight's codes, where two products are added in 16 bits
 # where cuBLAS's products in eight bits are taken: below, torch's own tests know of refusals
 AMPERE, CUDA = (8, 0), (12, 3)
 CUDA_ROWS, CUDA_STEP = 32, 8  # of what numbers it is given multiples: of rows, of all else
@@ -126,7 +146,7 @@ def _sums(codes: Tensor, weight: Tensor) -> Tensor:
     """(n, k) by (k, m), in int32; in fp32 where the device has no products in eight bits."""
     n, device = len(codes), codes.device.type
     misfits = device == "cuda" and any(size % CUDA_STEP for size in weight.shape)
-    if misfits or not has_products(device):
+    if misfits or products(device) != "wide":
         return codes.float() @ weight.float()
     if device == "cuda":
         codes = torch.cat([codes, codes.new_zeros(-n % CUDA_ROWS, codes.shape[1])])
@@ -134,16 +154,50 @@ def _sums(codes: Tensor, weight: Tensor) -> Tensor:
     return torch._int_mm(codes, weight).narrow(0, 0, n)
 
 
-@functools.cache
+def _scaled(codes: Tensor, packed: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+    """Sums (n, m) ∘ scales (m,) in `dtype`, of codes (n, k) with 128 for 0, by oneDNN."""
+    made: Tensor = torch.ops.onednn.qlinear_pointwise(
+        *(codes, 1.0, 128),
+        *(packed, scales, _no_zero_points(len(scales))),
+        *(None, 1.0, 0, dtype, "none", [], ""),
+    )
+    return made
+
+
+def largest_code(device: str) -> int:
+    """Of a weight's codes on `device`, so that sums are exact."""
+    return NARROW if products(device) == "narrow" else LARGEST
+
+
+def packings(device: str) -> tuple[Way, ...]:
+    """The products on `device` whose codes oneDNN packs.
+
+    Forward, a packed copy gains; back, plain codes do as well but with AVX2 alone, where they are
+    multiplied at a fiftieth of the speed (LOG.md).
+    """
+    if device != "cpu" or not has_products(device):
+        return ()
+    return ("forward", "back") if products(device) == "narrow" else ("forward",)
+
+
 def has_products(device: str) -> bool:
     """Whether `device` has products in eight bits, and torch calls them."""
+    return products(device) is not None
+
+
+@functools.cache
+def products(device: str) -> Literal["wide", "narrow"] | None:
+    """Those in eight bits that torch calls on `device`: added in 32 bits, or in pairs in 16."""
     if device == "cuda":
         made_for = tuple(map(int, (torch.version.cuda or "0").split(".")))  # none where for ROCm
         capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else (0, 0)
-        return made_for >= CUDA and capability >= AMPERE
-    words = processor_words() if device == "cpu" else set()
-    instructions = {"avx512_vnni", "avx_vnni", "amx_int8"} & words
-    return bool(instructions) and torch.backends.mkldnn.is_available()
+        return "wide" if made_for >= CUDA and capability >= AMPERE else None
+    if device != "cpu" or not torch.backends.mkldnn.is_available():
+        return None
+    words = processor_words()
+    if {"avx512_vnni", "avx_vnni", "amx_int8"} & words:
+        return "wide"
+    return "narrow" if "avx2" in words else None
 
 
 @functools.cache

@@ -19,7 +19,7 @@ from torch import nn
 from peftlab.errors import RequestError
 from peftlab.layers import nf4, rows
 from peftlab.layers.cpuinfo import processor_words
-from peftlab.layers.int8 import Int8Linear, has_products
+from peftlab.layers.int8 import Int8Linear, has_products, largest_code
 from peftlab.layers.linear import QuantisedLinear, weight_of
 from peftlab.layers.nf4 import NF4Linear
 
@@ -104,10 +104,13 @@ def _eight_bits(device: str) -> str:
 def quantiser(precision: str | None, device: str = "cpu") -> str | None:
     """What makes the codes of a base in this precision here; None where it has none.
 
-    Of nf4 "peftlab" or "bitsandbytes VERSION", of int8 "rows.cpp" or "torch".
+    Of nf4 "peftlab" or "bitsandbytes VERSION", of int8 "rows.cpp" or "torch", and whether weights
+    have less than eight bits.
     """
     if precision == "int8":
-        return "rows.cpp" if device == "cpu" and rows.is_built() else "torch"
+        made_by = "rows.cpp" if device == "cpu" and rows.is_built() else "torch"
+        is_whole = largest_code(device) == rows.LARGEST
+        return made_by if is_whole else f"{made_by}, weights in 7 bits"
     return nf4.quantiser() if precision == "nf4" else None
 
 

@@ -24,7 +24,10 @@ FLAGS = ("-ffp-contract=off",)
 
 
 def rows_to_codes(
-    x: Tensor, columns: Tensor | None = None, is_signed: bool = True
+    x: Tensor,
+    columns: Tensor | None = None,
+    is_signed: bool = True,
+    largest: int = LARGEST,
 ) -> tuple[Tensor, Tensor]:
     """X (n, width) -> codes (n, width) and scales (n, 1) in fp32.
 
@@ -32,12 +35,13 @@ def rows_to_codes(
         x: fp32 or bf16, contiguous.
         columns: (width,) in fp32, a factor of each column.
         is_signed: int8; else uint8 with 128 for 0, as oneDNN wants it.
+        largest: magnitude of a code, in the place of 127.
     """
-    if _native(x):
+    if largest == LARGEST and _native(x):
         codes, scales = torch.ops.peftlab.rows_to_codes(x.contiguous(), columns, is_signed)
         return codes, scales
     exact = x.float() if columns is None else x.float() * columns
-    scales = exact.abs().amax(dim=1, keepdim=True).clamp_(min=SMALLEST) / LARGEST
+    scales = exact.abs().amax(dim=1, keepdim=True).clamp_(min=SMALLEST) / largest
     codes = (exact * (1 / scales)).round_()
     return (codes.to(torch.int8) if is_signed else codes.add_(128).to(torch.uint8)), scales
 

@@ -27,6 +27,7 @@ from peftlab.engine import fast, own_tensors
 from peftlab.engine.heap import LARGEST_ON_HEAP
 from peftlab.engine.packing import rows_for
 from peftlab.layers import Int8Linear, NF4Linear, quantiser
+from peftlab.layers.int8 import Way, packings
 from peftlab.training.batches import Batch
 from peftlab.training.meters import MIB, SavedMeter, sizes
 from peftlab.training.passes import Plan, Trainee, batch_loss
@@ -251,7 +252,9 @@ def _become_fake(model: nn.Module, mode: FakeTensorMode, device: torch.device) -
             module.__dict__["dequantised"] = _Dequantised(module)
         if isinstance(module, Int8Linear):
             module.__class__ = _Int8Shapes
-            module.packed = _fake(module.codes, mode, device)  # as large as the codes
+            ways = packings(device.type)
+            ready = {way: _fake(module.codes, mode, device) for way in ways}
+            cast(_Int8Shapes, module).ready = ready
         for tensors in (cast(dict[str, Tensor | None], module._parameters), module._buffers):
             for name, tensor in tensors.items():
                 if tensor is not None:
@@ -268,13 +271,17 @@ def _fake(tensor: Tensor, mode: FakeTensorMode, device: torch.device) -> Tensor:
 class _Int8Shapes(Int8Linear):
     """`Int8Linear` with products that have only shapes, and those of all that is made of it."""
 
+    ready: dict[Way, Tensor]  # as large as the codes, packed where a product is asked for
+
     def _outputs(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        return self._made(x, self.out_features)
+        return self._made("forward", x, self.out_features)
 
     def _gradients(self, g: Tensor) -> Tensor:
-        return self._made(g, self.in_features)
+        return self._made("back", g, self.in_features)
 
-    def _made(self, x: Tensor, columns: int) -> Tensor:
+    def _made(self, way: Way, x: Tensor, columns: int) -> Tensor:
+        if way in self.ready:
+            self.packed[way] = self.ready[way]
         codes = x.new_empty(x.shape, dtype=torch.int8)
         made = x.new_empty(len(x), columns)
         del codes
@@ -282,8 +289,9 @@ class _Int8Shapes(Int8Linear):
 
     @classmethod
     def stacked(cls, layers: Sequence[Int8Linear]) -> Int8Linear:
-        made = super().stacked(layers)
-        made.packed = torch.empty_like(made.codes)
+        made = cast(_Int8Shapes, super().stacked(layers))
+        ways = packings(made.codes.device.type)
+        made.ready = {way: torch.empty_like(made.codes) for way in ways}
         return made
 
 
