@@ -149,7 +149,8 @@ def quantise_linears(
         quantised = QUANTISED[held](weight_of(layer), layer.bias, dtype, type(layer))
         model.set_submodule(name, quantised.train(layer.training))
     for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
+        # a copy also in fp32: what still lies in the mapped file keeps all of its pages
+        parameter.data = parameter.data.to(dtype, copy=True)
 
 
 def weight_precision(module: nn.Module) -> str:
