@@ -140,16 +140,35 @@ def _sides(of: Callable[..., Line], learn: Collection[peers.Learning] = ()) -> l
         of: runs a side once.
         learn: of which the fastest runs too; random batches are slower, and screened for it alone.
     """
-    wanted = [
-        one for one in peers.ALL if one["batches"] != "random" or peers.learning(one) in learn
-    ]
-    screened = [of("screen", "peer", **one) for one in wanted]
+    wanted = [one for one in peers.ALL if _is_grouped(one) or peers.learning(one) in learn]
+    screened = _screened(functools.partial(of, "screen", "peer"), wanted)
     finalists = peers.fastest(screened, len(FINALISTS))
     peer = [(label, "peer", one) for label, one in zip(FINALISTS, finalists, strict=False)]
     learning = [line for line in good(screened) if peers.learning(line["settings"]) in learn]
     if learning:
         peer += [(LEARNS, "peer", *peers.fastest(learning))]
     return [("ours", "ours", {}), *peer]
+
+
+def _screened(of: Callable[..., Line], wanted: list[Settings]) -> list[Line]:
+    """Each of the settings once; of a precision half as fast as another, or less, the first alone.
+
+    Random batches of it all the same: they are screened for what they learn.
+    """
+    first = {one["precision"]: one for one in reversed(wanted)}
+    tried = {precision: of(**one) for precision, one in first.items()}
+    speeds = {name: line["examples_per_s"] for name, line in tried.items() if "failed" not in line}
+    slow = {name for name, speed in speeds.items() if speed <= max(speeds.values()) / 2}
+    rest = [
+        one
+        for one in wanted
+        if one not in first.values() and not (one["precision"] in slow and _is_grouped(one))
+    ]
+    return [*tried.values(), *(of(**one) for one in rest)]
+
+
+def _is_grouped(settings: Settings) -> bool:
+    return settings["batches"] != "random"
 
 
 def _turned(sides: list[Any], number: int) -> list[Any]:

@@ -113,6 +113,23 @@ def test_the_peer_is_scored_in_every_precision_with_either_batches(results: runs
     assert ("mrpc, fp32, grouped", "0.600", "± 0.000", "3", "") in rows
 
 
+@pytest.mark.parametrize(("speed", "n_screened"), [(40.0, 6), (60.0, 12)])
+def test_a_precision_half_as_fast_as_another_is_screened_once(
+    speed: float, n_screened: int, results: runs.Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bf16 where a processor has none: each of its settings takes six minutes to no end."""
+    own = Answering.measured
+
+    def slow(bench: Answering, side: str, options: dict[str, Any]) -> dict[str, Any]:
+        is_slow = options.get("precision") in ("bf16", "autocast")
+        return own(bench, side, options) | ({"examples_per_s": speed} if is_slow else {})
+
+    monkeypatch.setattr(Answering, "measured", slow)
+    lines = measured(results, "roberta/cola")
+    screened = [line["settings"]["precision"] for line in lines if line["label"] == "screen"]
+    assert len(screened) == n_screened and screened.count("fp32") == 4
+
+
 def test_sides_take_turns_at_being_first(results: runs.Results) -> None:
     lines = measured(results, "products")
     assert [line["label"] for line in lines] == [
