@@ -50,7 +50,9 @@ def test_where_steps_were_too_few_to_time_more_of_them_are_not_advised(
 ) -> None:
     with pytest.raises(SystemExit):
         ask("plan", "--methods", "head", "--seeds", "0", "--measure", "--batch-size", "32")
-    assert "1 cell on tiny, time unknown: too few steps to tell" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "1 cell on tiny, time unknown: too few steps to tell" in said.out
+    assert "running a few steps of" in said.err  # no terminal, which would draw it
 
 
 def test_plan_in_json_has_parts_and_nulls(ask: Any, capsys: pytest.CaptureFixture[str]) -> None:

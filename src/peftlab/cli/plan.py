@@ -52,7 +52,13 @@ def plan(
         ready = planned(suite, request, asked.sets, out)
         for line in describe_tasks(ready.grid):
             console.print(line, markup=False, highlight=False)
-        found = plan_of(ready, measure, lambda what: status.update(escape(what)))
+
+        def tell(what: str) -> None:
+            status.update(escape(what))
+            if measure and not console.is_terminal:  # where no status is drawn: a minute a row
+                console.print(what, markup=False, highlight=False)
+
+        found = plan_of(ready, measure, tell)
     if json_:
         print(json.dumps(found.document(), indent=2))
     else:
