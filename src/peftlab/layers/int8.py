@@ -43,8 +43,7 @@ class Int8Linear(QuantisedLinear):
     scales: Tensor
 
     def quantise(self, weight: Tensor) -> None:
-        largest = largest_code(weight.device.type)
-        codes, scales = rows_to_codes(weight.float(), largest=largest)
+        codes, scales = rows_to_codes(weight.float(), largest=largest_code())
         self.hold(codes, scales.flatten())
 
     def hold(self, codes: Tensor, scales: Tensor) -> None:
@@ -123,7 +122,7 @@ class Int8Linear(QuantisedLinear):
         """Whether oneDNN multiplies x; not where codes of another machine are too large for it."""
         if x.device.type != "cpu" or x.dtype not in MADE or not has_products("cpu"):
             return False
-        return bool(self.packed) or int(self.codes.abs().max()) <= largest_code("cpu")
+        return bool(self.packed) or int(self.codes.abs().max()) <= largest_code()
 
     def _packed(self, way: Way) -> Tensor:
         if way not in self.packed:
@@ -164,9 +163,12 @@ def _scaled(codes: Tensor, packed: Tensor, scales: Tensor, dtype: torch.dtype) -
     return made
 
 
-def largest_code(device: str) -> int:
-    """Of a weight's codes on `device`, so that sums are exact."""
-    return NARROW if products(device) == "narrow" else LARGEST
+def largest_code() -> int:
+    """Of a weight's codes, so that this processor's sums are exact.
+
+    Also where a GPU multiplies: it is on the processor that weights are quantised.
+    """
+    return NARROW if products("cpu") == "narrow" else LARGEST
 
 
 def packings(device: str) -> tuple[Way, ...]:

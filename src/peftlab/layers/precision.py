@@ -109,7 +109,7 @@ def quantiser(precision: str | None, device: str = "cpu") -> str | None:
     """
     if precision == "int8":
         made_by = "rows.cpp" if device == "cpu" and rows.is_built() else "torch"
-        is_whole = largest_code(device) == rows.LARGEST
+        is_whole = largest_code() == rows.LARGEST
         return made_by if is_whole else f"{made_by}, weights in 7 bits"
     return nf4.quantiser() if precision == "nf4" else None
 
