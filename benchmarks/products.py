@@ -26,6 +26,8 @@ from sides import add_options, settings_of, write_task
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from peftlab.engine.packing import rows_for
+from peftlab.engine.sentences import is_built
 from peftlab.engine.weights import Frozen, onednn_multiplies
 from peftlab.layers import resolve_precision
 from peftlab.layers.precision import DTYPES
@@ -34,8 +36,7 @@ from peftlab.models.find import read_config
 from peftlab.settings import Resolved
 from peftlab.tasks import Task
 from peftlab.training import Plan, encode
-from peftlab.training.batches import draw
-from peftlab.training.passes import parts_of
+from peftlab.training.passes import n_tokens, parts_in
 
 PASSES = 3
 
@@ -90,21 +91,24 @@ def blocks_of(config: Any, dtype: torch.dtype) -> list[Block]:
 
 
 def shapes_of(options: argparse.Namespace) -> list[tuple[int, int]]:
-    """(batch, length) of the last epoch's batches, or their parts, as `ours.py` trains them."""
+    """(batch, rows) of the last epoch's batches, or their parts, as `ours.py` trains them."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "task.json"
         write_task(file, options)
         task = Task.read(file)
     tokenizer = load_tokenizer(options.model)
     train = encode(tokenizer, task.train.texts, task.train.labels, task.max_length)
-    epoch = options.epochs - 1
-    batches = draw(train.lengths, options.batch_size, options.seed, epoch, by_length=True)
     asked = Resolved(
-        lr=1.0, head_lr=1.0, epochs=1, max_length=train.longest, device="cpu", threads=1
-    )
-    plan = Plan(settings=asked, kind=task.kind, seed=options.seed)
-    parts = [part for batch in batches for part in parts_of(batch, train, plan)]
-    return [(len(part), train.width(part)) for part in parts]
+        lr=1.0, head_lr=1.0, epochs=1, max_length=train.longest, device="cpu", threads=1,
+        batch_size=options.batch_size,
+    )  # fmt: skip
+    packed = is_built()  # of the models that are measured so, all are packed where it is
+    plan = Plan(settings=asked, kind=task.kind, seed=options.seed, packed=packed)
+    parts = parts_in(options.epochs - 1, train, plan)
+    rows = [n_tokens(part, train, plan) for part in parts]
+    if packed:
+        rows = [rows_for(n) for n in rows]
+    return list(zip(map(len, parts), rows, strict=True))
 
 
 @torch.inference_mode()
@@ -113,10 +117,9 @@ def seconds(blocks: list[Block], shapes: list[tuple[int, int]], inputs: dict[int
     forward = [product for block in blocks for product in block.forward]
     backward = [product for block in blocks[::-1] for product in block.backward[::-1]]
     started = time.perf_counter()
-    for batch, length in shapes:
+    for batch, rows in shapes:
         for product in forward + backward:
-            rows = batch * length if product.all_tokens else batch
-            product.apply(inputs[product.width][:rows])
+            product.apply(inputs[product.width][: rows if product.all_tokens else batch])
     return time.perf_counter() - started
 
 
@@ -129,7 +132,7 @@ def main() -> None:
     shapes = shapes_of(options)
     blocks = blocks_of(config, dtype)
     widths = {each.width for block in blocks for each in (*block.forward, *block.backward)}
-    most = max(batch * length for batch, length in shapes)
+    most = max(rows for _, rows in shapes)
     inputs = {width: torch.randn(most, width).to(dtype) for width in widths}
     times = [seconds(blocks, shapes, inputs) for _ in range(1 + PASSES)][1:]
     epoch_s = statistics.median(times)

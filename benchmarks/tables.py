@@ -133,6 +133,8 @@ def _memory(name: str, lines: list[Line], memory: Memory) -> list[Cells]:
                     floor,
                 )
             )
+        elif ours and floor is not None:  # no floor goes by without a word
+            rows.append(_row(f"{name}, {what}\n  not measured", "–", "–", None, floor))
     return rows
 
 

@@ -130,6 +130,15 @@ def test_a_precision_half_as_fast_as_another_is_screened_once(
     assert len(screened) == n_screened and screened.count("fp32") == 4
 
 
+def test_a_floor_of_what_was_not_measured_is_open(results: runs.Results) -> None:
+    lines = measured(results, "roberta/cola")
+    for line in lines:
+        line.pop("all_mib")
+    rows = tables.lora("roberta/cola", lines)
+    (row,) = [row for row in rows if "with its other processes" in row[0]]
+    assert (row[1], row[-1]) == ("–", "?")
+
+
 def test_sides_take_turns_at_being_first(results: runs.Results) -> None:
     lines = measured(results, "products")
     assert [line["label"] for line in lines] == [

@@ -43,6 +43,31 @@ def test_a_model_that_answered_under_inference_mode_still_trains(make: Any) -> N
     model.train()(**batch()).logits.float().sum().backward()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("held", ["fp32", "int8"])
+@pytest.mark.parametrize("back", [False, True])
+def test_a_caller_s_autocast_is_taken(held: str, dtype: torch.dtype, back: bool) -> None:
+    model = tiny(dtype=torch.float32)
+    if held == "int8":
+        quantise_linears(model, linear_names(model), "fp32", held)
+    inject(model, "lora").train()
+    found: dict[bool, torch.Tensor] = {}
+    for is_fast in (False, True):
+        with fast(model, is_fast):
+            with torch.autocast("cpu", dtype):
+                loss = model(**batch()).logits.float().square().sum()
+                if back:
+                    loss.backward()
+            if not back:
+                loss.backward()
+        found[is_fast] = torch.cat(
+            [p.grad.flatten() for p in model.parameters() if p.requires_grad]
+        )
+        model.zero_grad()
+    error = (found[True] - found[False]).norm() / found[False].norm()
+    assert error < 0.05
+
+
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "mpnet"])
 def test_a_hook_of_a_caller_s_sees_what_the_model_gives(kind: str) -> None:
     model = tiny(kind, torch.float32).eval()

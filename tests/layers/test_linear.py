@@ -10,6 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from peftlab.errors import RequestError
 from peftlab.layers import (
+    Int8Linear,
     Linear,
     LoRALinear,
     NF4Linear,
@@ -23,6 +24,7 @@ from peftlab.layers import (
     replace_linears,
     weight_of,
 )
+from peftlab.layers.linear import QuantisedLinear
 
 KINDS = ["linear", "linear without bias", "conv1d", "nf4", "nf4 of conv1d", "nf4 without bias"]
 
@@ -38,6 +40,33 @@ def layer_of(kind: str, dtype: torch.dtype = torch.float32) -> Linear:
     if kind.startswith("nf4"):
         return NF4Linear(weight_of(plain), plain.bias, dtype, type(plain))
     return plain
+
+
+@pytest.mark.parametrize("held", [Int8Linear, NF4Linear])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_cast_leaves_a_quantised_weight_as_it_is(
+    held: type[QuantisedLinear], dtype: torch.dtype
+) -> None:
+    """Bitsandbytes reads scales as fp32, whatever they are: in bf16 a weight was inf."""
+    torch.manual_seed(0)
+    layer = held(torch.randn(33, 64), torch.randn(33), torch.float32, nn.Linear)
+    before, x = weight_of(layer), torch.randn(5, 64)
+    plain = layer(x)
+    layer.to(dtype)
+    assert torch.equal(weight_of(layer), before)
+    assert layer.weight.dtype == layer.bias.dtype == dtype
+    y = layer(x.to(dtype))
+    assert y.dtype == dtype
+    torch.testing.assert_close(y.float(), plain, atol=0.2, rtol=0.02)
+
+
+@pytest.mark.parametrize("held", [Int8Linear, NF4Linear])
+def test_a_quantised_layer_takes_no_rows(held: type[QuantisedLinear]) -> None:
+    layer = held(torch.randn(33, 64), torch.randn(33), torch.float32, nn.Linear)
+    x = torch.zeros(2, 0, 64, requires_grad=True)
+    y = layer(x)
+    y.sum().backward()
+    assert y.shape == (2, 0, 33) and x.grad is not None and x.grad.shape == x.shape
 
 
 @pytest.mark.parametrize("kind", KINDS)

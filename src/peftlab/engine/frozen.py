@@ -91,7 +91,8 @@ class _Updated(torch.autograd.Function):
         blocks = list(zip(_slices(ranks), columns, strict=True))
         for (own, column), scaling, lora_B in zip(blocks, scalings, pairs[1::2], strict=True):
             torch.mul(lora_B.T, scaling, out=bt[own, column])
-        inner = rows @ a.T  # (n, sum of ranks)
+        with torch.autocast(x.device.type, enabled=False):  # a caller's: y is in the precision of x
+            inner = rows @ a.T  # (n, sum of ranks)
         y.view(-1, y.shape[-1]).addmm_(inner, bt)
         ctx.weight, ctx.blocks, ctx.scalings = weight, blocks, scalings
         ctx.ranks, ctx.dtype = ranks, pairs[0].dtype
@@ -103,8 +104,13 @@ class _Updated(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        rows, inner, a, bt = ctx.saved_tensors
         g = side_by_side(gradients)
+        with torch.autocast(g.device.type, enabled=False):
+            return _Updated._gradients(ctx, g)
+
+    @staticmethod
+    def _gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        rows, inner, a, bt = ctx.saved_tensors
         flat = g.reshape(-1, g.shape[-1])
         g_inner = flat @ bt.T
         g_x = None

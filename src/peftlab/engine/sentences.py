@@ -73,13 +73,14 @@ class _Sentences(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, positions: Tensor | None, how: How
     ) -> Tensor:
-        rows = [x[0].transpose(0, 1).flatten(1).to(key.dtype) for x in (query, key, value)]
+        dtype = key.dtype if key.dtype in DTYPES else torch.float32  # of a caller's autocast
+        rows = [x[0].transpose(0, 1).flatten(1).to(dtype) for x in (query, key, value)]
         y, log_sums = torch.ops.peftlab.attention(
             *rows, how.packing.bounds, positions, *how.numbers
         )
         ctx.save_for_backward(*rows, positions, log_sums)
         ctx.how = how
-        found: Tensor = y.view(1, len(y), how.heads, -1)
+        found: Tensor = y.view(1, len(y), how.heads, -1).to(key.dtype)
         return found
 
     @staticmethod
@@ -87,7 +88,7 @@ class _Sentences(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         *rows, positions, log_sums = ctx.saved_tensors
         how: How = ctx.how
-        g = gradients[0][0].flatten(1).contiguous()
+        g = gradients[0][0].flatten(1).contiguous().to(rows[0].dtype)
         of_positions = ctx.needs_input_grad[3]
         found, g_positions = torch.ops.peftlab.attention_gradient(
             g, *rows, how.packing.bounds, positions, log_sums, of_positions, *how.numbers

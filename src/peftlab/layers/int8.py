@@ -94,7 +94,9 @@ class Int8Linear(QuantisedLinear):
 
     def outputs(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """(*batch, in) -> (*batch, out): x Wᵀ + bias, without autograd."""
-        return self._outputs(x.reshape(-1, x.shape[-1]), bias).view(*x.shape[:-1], -1)
+        return self._outputs(x.reshape(-1, x.shape[-1]), bias).view(
+            *x.shape[:-1], self.out_features
+        )
 
     def _outputs(self, x: Tensor, bias: Tensor | None) -> Tensor:  # (n, in) -> (n, out)
         bias = None if bias is None else bias.to(x.dtype)
@@ -108,7 +110,8 @@ class Int8Linear(QuantisedLinear):
 
     def gradients(self, g: Tensor) -> Tensor:
         """(*batch, out) -> (*batch, in): g W, without autograd."""
-        return self._gradients(g.reshape(-1, g.shape[-1])).view(*g.shape[:-1], -1)
+        found = self._gradients(g.reshape(-1, g.shape[-1]))
+        return found.view(*g.shape[:-1], self.in_features)
 
     def _gradients(self, g: Tensor) -> Tensor:  # (n, out) -> (n, in)
         if "back" not in packings(g.device.type) or not self._by_onednn(g):

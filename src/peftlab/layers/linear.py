@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias, final
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeAlias, final
 
 import torch
 from torch import Tensor, nn
@@ -97,6 +97,15 @@ class QuantisedLinear(BaseLinear):
             None if bias is None else nn.Parameter(bias.detach().to(compute), requires_grad=False)
         )
         self.quantise(weight.detach())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """A cast of the model changes what a layer is given, not the scales of its codes."""
+        scales = {name: b for name, b in self.named_buffers() if b.is_floating_point()}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, scale in scales.items():
+            setattr(self, name, scale.to(self.get_buffer(name).device))
+        self.compute = fn(torch.empty(0, dtype=self.compute)).dtype
+        return self
 
     @abc.abstractmethod
     def quantise(self, weight: Tensor) -> None:

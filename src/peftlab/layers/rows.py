@@ -19,6 +19,7 @@ from peftlab.layers import native
 
 SOURCE = Path(__file__).with_name("rows.cpp")
 LARGEST, SMALLEST = 127, 1e-30  # of a code's magnitude; of a row's, so that zeros divide by no zero
+TAKEN = (torch.float32, torch.bfloat16, torch.int32)
 # the two arithmetics are one: no fused multiply-add, which rounds once where torch rounds twice
 FLAGS = ("-ffp-contract=off",)
 
@@ -57,7 +58,7 @@ def scale_rows(y: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor:
 
 def sums_to_rows(sums: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     """Sums (n, width) ∘ scales (n, 1), in `dtype`."""
-    if _native(sums) and sums.dtype == torch.int32:
+    if _native(sums) and sums.dtype == torch.int32 and dtype in TAKEN:
         made: Tensor = torch.ops.peftlab.sums_to_rows(sums, scales, dtype)
         return made
     return (sums * scales).to(dtype)
@@ -69,4 +70,4 @@ def is_built() -> bool:
 
 
 def _native(x: Tensor) -> bool:
-    return type(x) is Tensor and x.device.type == "cpu" and is_built()
+    return type(x) is Tensor and x.device.type == "cpu" and x.dtype in TAKEN and is_built()
