@@ -407,6 +407,44 @@ def test_a_base_trained_further_in_memory_is_not_saved_as_that_of_its_files(
     assert not (tmp_path / "adapter").exists()
 
 
+@pytest.mark.parametrize(
+    "change", [{"num_hidden_layers": 1}, {"hidden_act": "relu"}, {"layer_norm_eps": 0.5}]
+)
+def test_an_adapter_of_another_structure_than_its_files_is_refused(
+    change: dict[str, Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    """It was loaded onto the files' own, and answered otherwise."""
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=3, **change)
+    peftlab.inject(model, "lora")
+    (name, value) = next(iter(change.items()))
+    with pytest.raises(peftlab.RequestError, match=f"{name} is {value!r} in this model and"):
+        peftlab.save(model, tmp_path / "adapter")
+
+
+def test_what_is_the_answers_own_of_a_config_may_be_another(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(
+        tiny_model, num_labels=3, hidden_dropout_prob=0.0, problem_type="regression",
+        id2label={0: "a", 1: "b", 2: "c"}, label2id={"a": 0, "b": 1, "c": 2}, dtype="bfloat16",
+        attn_implementation="eager", output_hidden_states=True, pad_token_id=1,
+    )  # fmt: skip
+    peftlab.save(peftlab.inject(model, "lora"), tmp_path / "adapter")
+    peftlab.load(tmp_path / "adapter")
+
+
+def test_a_tokenizer_of_more_tokens_than_the_model_knows_is_refused(
+    trained: Any, tiny_task: Task, tmp_path: Path
+) -> None:
+    model, tokenizer = trained("lora", num_labels=2)
+    tokenizer.add_tokens(["zebra"])
+    refused = "has a token .* and this model knows"
+    with pytest.raises(peftlab.RequestError, match=refused):
+        peftlab.save(model, tmp_path / "adapter", tokenizer=tokenizer)
+    with pytest.raises(peftlab.RequestError, match=refused):
+        peftlab.train(model, tokenizer, tiny_task, "lora", epochs=1)
+
+
 def test_an_adapter_on_a_base_trained_further_is_refused_before_it_trains(
     tiny_model: Path, tiny_task: Task, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,7 @@ def test_a_folder_of_peft_without_its_head_is_refused(tiny_model: Path, tmp_path
         ({"peft_type": "LOHA"}, "LOHA is not known here; IA3, LORA and VERA are"),
         ({"r": None}, "lacks r, or it is not int"),
         ({"base_model_name_or_path": None}, "lacks base_model_name_or_path"),
+        ({"base_model_name_or_path": ""}, "lacks base_model_name_or_path"),
         ({"base_model_name_or_path": "/gone"}, "Say where it lies now with --base"),
     ],
 )
@@ -222,6 +224,34 @@ def test_what_no_method_here_computes_is_refused(
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
     with pytest.raises(peftlab.RequestError, match=message):
         peftlab.load(tmp_path / "theirs")
+
+
+def test_a_base_of_several_labels_at_once_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    """Its answers would be one label each."""
+    folder = shutil.copytree(tiny_model, tmp_path / "base")
+    config = json.loads((folder / "config.json").read_text())
+    config["problem_type"] = "multi_label_classification"
+    (folder / "config.json").write_text(json.dumps(config))
+    theirs, _ = _theirs("lora", folder)
+    theirs.save_pretrained(tmp_path / "theirs")
+    with pytest.raises(peftlab.RequestError, match="gives several labels at once"):
+        peftlab.load(tmp_path / "theirs")
+
+
+def test_adapters_of_another_pair_do_not_share_one_in_peft(
+    trained: Any, tmp_path: Path, tiny_model: Path
+) -> None:
+    """PEFT lets all of a model share the first one's pair if their keys agree."""
+    for name in ("one", "two"):
+        model, _ = peftlab.load_model(tiny_model, num_labels=3, precision="fp32")
+        torch.manual_seed(len(name) + ord(name[0]))
+        peftlab.save(peftlab.inject(model, peftlab.VeRA(rank=5)), tmp_path / name)
+    both = peft.PeftModel.from_pretrained(base_of(tiny_model), tmp_path / "one", adapter_name="one")
+    with pytest.raises(ValueError, match="key must be the same"):
+        both.load_adapter(tmp_path / "two", adapter_name="two")
+    (tmp_path / "one" / "peftlab.json").unlink()
+    ours, _ = peftlab.load(tmp_path / "one")
+    assert injected(ours).projection_seed is None  # the pair is in the file
 
 
 @pytest.mark.parametrize("name", ["lora", "dora", "vera", "ia3", "pissa"])

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 import peftlab
 from peftlab import network
 from peftlab.api.push import push
+from peftlab.atomic import SENT
 from peftlab.cli import app
 from peftlab.errors import RequestError
 from peftlab.tasks import Task
@@ -39,12 +40,22 @@ class Hub(http.server.BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._answer({})
 
+    def do_GET(self) -> None:
+        tree = [{"type": "file", "path": p, "size": 1, "oid": "a" * 40} for p in self.files]
+        if self._is_known():
+            self._answer(tree if "/tree/" in self.path else {})
+
+    def _is_known(self) -> bool:
+        is_known = self.headers.get("Authorization") == "Bearer secret"
+        if not is_known:
+            self.send_response(401)
+            self.end_headers()
+        return is_known
+
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         type(self).asked.append(self.path)
-        if self.headers.get("Authorization") != "Bearer secret":
-            self.send_response(401)
-            self.end_headers()
+        if not self._is_known():
             return
         if self.path == "/api/repos/create":
             self.made.append(json.loads(body))
@@ -61,6 +72,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
                 if found["key"] == "file":
                     value = found["value"]
                     type(self).files[value["path"]] = base64.b64decode(value["content"])
+                if found["key"] == "deletedFile":
+                    del type(self).files[found["value"]["path"]]
             self._answer(
                 {"commitUrl": f"{self._me()}/{NAME}/commit/{'a' * 40}", "commitOid": "a" * 40}
             )
@@ -143,10 +156,10 @@ def test_the_card_says_what_it_is_how_good_and_how_to_use_it(adapter: Path, tmp_
     (result,) = card.data.eval_results
     assert (result.dataset_name, result.metric_type) == ("tiny", "accuracy")
     assert result.metric_value == pytest.approx(record["score"]["accuracy"], abs=1e-4)
-    assert f"accuracy {record['score']['accuracy']:.4f}" in card.text
+    assert f"`accuracy` {record['score']['accuracy']:.4f}" in card.text
     assert 'PeftModel.from_pretrained(base, "somebody/answers")' in card.text
     assert "Outputs: 0: `other`, 1: `cat`." in card.text
-    assert "Base: as its own card says. Data: not stated. Adapter: apache-2.0." in card.text
+    assert "Base: as its own card says. Data: not stated. Adapter: `apache-2.0`." in card.text
 
 
 def test_it_is_sent_whole_in_one_commit(adapter: Path, hub: type[Hub], tmp_path: Path) -> None:
@@ -157,6 +170,62 @@ def test_it_is_sent_whole_in_one_commit(adapter: Path, hub: type[Hub], tmp_path:
     (made,) = hub.made  # how it says "private" has changed from version to version
     assert made["name"] == "answers" and (made.get("private") or made["visibility"] == "private")
     assert sum(path.endswith("/commit/main") for path in hub.asked) == 1
+
+
+def test_what_an_earlier_one_left_is_deleted_and_what_is_the_owner_s_stays(
+    adapter: Path, hub: type[Hub]
+) -> None:
+    """PEFT would read LoRA's configuration of a method that it does not have."""
+    hub.files |= {"vocab.txt.old": b"", "notes.md": b"", "special_tokens_map.json": b"{}"}
+    assert "special_tokens_map.json" in SENT - {path.name for path in adapter.iterdir()}
+    push(adapter, NAME, base="somebody/tiny")
+    assert {"vocab.txt.old", "notes.md"} < hub.files.keys()
+    assert "special_tokens_map.json" not in hub.files
+
+
+def test_without_private_the_owner_s_settings_hold(adapter: Path, hub: type[Hub]) -> None:
+    push(adapter, NAME, base="somebody/tiny")
+    (made,) = hub.made
+    assert "private" not in made and "visibility" not in made
+
+
+def test_the_card_s_code_gives_the_answers(adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """Of a base whose own head has another size, as it stands there for a reader to copy."""
+    other = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=5)
+    other.save_pretrained(tmp_path / "base")
+    shutil.copytree(tiny_model, tmp_path / "base", dirs_exist_ok=True, ignore=_weights)
+    push(adapter, NAME, base="somebody/tiny", to=tmp_path / "to")
+    card = (tmp_path / "to" / "README.md").read_text(encoding="utf-8")
+    code = card.split("```python\n")[1].split("```")[0]
+    code = code.replace('"somebody/tiny"', repr(str(tmp_path / "base")))
+    found: dict[str, Any] = {}
+    exec(code.replace(f'"{NAME}"', repr(str(tmp_path / "to"))), found)  # the card's own lines
+    ours, tokenizer = peftlab.load(adapter, precision="fp32")
+    given = tokenizer(["the cat", "the dog sat"], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        wanted = ours(**given).logits
+        torch.testing.assert_close(found["model"](**given).logits, wanted, rtol=0, atol=1e-5)
+
+
+def _weights(folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if name.endswith((".safetensors", "config.json"))]
+
+
+def test_a_base_s_name_from_a_card_is_no_code(adapter: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(adapter, own)
+    card = json.loads((own / "peftlab.json").read_text())
+    card["base"] |= {"name": 'x/y")\nimport os\n("', "folder": None}
+    (own / "peftlab.json").write_text(json.dumps(card))
+    with pytest.raises(RequestError, match="a name on the hub is OWNER/NAME"):
+        push(own, NAME, to=tmp_path / "to")
+
+
+def test_a_licence_is_no_markup(adapter: Path, tmp_path: Path) -> None:
+    licence = "mit\n\n# Heading <img src=x>"
+    push(adapter, NAME, base="somebody/tiny", licence=licence, to=tmp_path / "to")
+    card = (tmp_path / "to" / "README.md").read_text(encoding="utf-8")
+    assert "Adapter: `mit # Heading <img src=x>`." in card
 
 
 def test_a_hub_that_refuses_or_is_not_there_is_explained(

@@ -143,6 +143,19 @@ def test_a_cell_that_the_format_can_t_hold_is_found_before_anything_is_answered(
         found.check_fits(tmp_path / "out.tsv")
 
 
+def test_what_parquet_can_not_hold_is_told_before_all_is_answered(tmp_path: Path) -> None:
+    rows = [{"text": "a", "n": 1}, {"text": "b", "n": "one"}]
+    (tmp_path / "given.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(RequestError, match=r"cells that \.parquet can't hold"):
+        sheet(tmp_path / "given.jsonl").check_fits(tmp_path / "out.parquet")
+
+
+def test_a_class_that_a_tsv_can_not_hold_is_told_before_all_is_answered(tmp_path: Path) -> None:
+    (tmp_path / "given.csv").write_text("id,text\n1,two\n")
+    with pytest.raises(RequestError, match=r"can't hold a tab or a line break: 'a\\tb'"):
+        sheet(tmp_path / "given.csv").check_fits(tmp_path / "out.tsv", ["a\tb"])
+
+
 def test_cells_that_another_format_has_not_are_json_in_text_and_null_for_no_number(
     tmp_path: Path,
 ) -> None:

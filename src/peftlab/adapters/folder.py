@@ -16,7 +16,7 @@ from torch import Tensor
 from peftlab.adapters import peft_layout
 from peftlab.adapters.card import Card, make_card, method_of, read_card, write_json
 from peftlab.adapters.merge import is_merged
-from peftlab.adapters.savable import adapter_state, check_savable
+from peftlab.adapters.savable import adapter_state, check_ids, check_savable
 from peftlab.atomic import CARD, PEFT_CONFIG, WEIGHTS, replace_folder
 from peftlab.errors import RequestError, expect, expect_path, system_refusals
 from peftlab.layers import (
@@ -69,6 +69,7 @@ def save(
     expect("rank", rank, (int, NoneType), "a whole number")
     if tokenizer is not None:
         check_tokenizer(tokenizer)
+        check_ids(model, tokenizer)
     method = injected(model)
     if method is None:
         raise RequestError("this model has no method; inject one before saving")
@@ -179,6 +180,11 @@ def _load_peft(
     """A folder that HF PEFT wrote: what it does not say is read from its tensors."""
     config = peft_layout.read_config(folder, needs_base=base is None)
     source = _find(base or config["base_model_name_or_path"], base, config.get("revision"))
+    if read_config(source.folder).problem_type == "multi_label_classification":
+        raise RequestError(
+            f"{folder} is of a base that gives several labels at once; answers here are one label "
+            "or a number"
+        )
     method = peft_layout.method(config, tensors)
     held = precision or precision_for(source, "auto", device)[0]
     model = load_source(source, _num_labels(source, tensors), held, seed=0)

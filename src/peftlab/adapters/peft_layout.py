@@ -96,7 +96,8 @@ def read_config(folder: Path, needs_base: bool = True) -> dict[str, Any]:
 
 def _check_fields(path: Path, found: Any, needed: Mapping[str, type]) -> None:
     for field, kind in needed.items():
-        if not isinstance(found, dict) or not isinstance(found.get(field), kind):
+        value = found.get(field) if isinstance(found, dict) else None
+        if not isinstance(value, kind) or value == "":
             raise RequestError(f"{path} lacks {field}, or it is not {kind.__name__}")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +24,11 @@ from peftlab.models.find import read_config, weight_files
 
 # twice what rounding to bf16, the coarsest that a base is held in, makes of a number
 ROUNDED = 2.0**-7
+# of a config, what is the answers', the loading's or the training's own: not the backbone
+FREE = re.compile(
+    r"label|problem_type|token_id$|drop|^_|dtype|version$|^architectures$|^return_dict$|^use_cache$"
+    r"|^output_|checkpointing|attn_implementation|experts_implementation|^chunk_size_feed_forward$"
+)
 
 
 def check_savable(model: PreTrainedModel) -> Base:
@@ -33,6 +40,7 @@ def check_savable(model: PreTrainedModel) -> Base:
     check_compiled(model)
     base = base_of(model)
     _check_tokens(model, base)
+    _check_config(model, base)
     method = injected(model)
     if method is not None:
         state = adapter_state(model)
@@ -105,6 +113,32 @@ def _check_tokens(model: PreTrainedModel, base: Base) -> None:
             "base to a folder by model.save_pretrained and tokenizer.save_pretrained, and load it "
             "from there"
         )
+
+
+def check_ids(model: PreTrainedModel, tokenizer: Any) -> None:
+    """Raise `RequestError` if `tokenizer` has tokens that `model` has no rows for."""
+    rows = _rows(model)
+    last = max(tokenizer.get_vocab().values(), default=0)
+    if rows is not None and last >= rows:
+        raise RequestError(
+            f"the tokenizer has a token {last} and this model knows {rows}, counted from 0: tokens "
+            "that were added to it alone can't be read; give it the base's own tokenizer"
+        )
+
+
+def _check_config(model: PreTrainedModel, base: Base) -> None:
+    """Raise `RequestError` if the backbone is not what its base's config.json describes."""
+    if base.source is None:
+        return
+    own, stored = model.config.to_dict(), read_config(base.source.folder).to_dict()
+    for name in sorted(own.keys() & stored.keys()):
+        if own[name] != stored[name] and not FREE.search(name):
+            raise RequestError(
+                f"{name} is {own[name]!r} in this model and {stored[name]!r} in the config.json of "
+                f"{base.part.name}: an adapter is loaded onto the files, and would answer "
+                "otherwise; before it is injected, write the changed base to a folder by "
+                "model.save_pretrained and tokenizer.save_pretrained, and load it from there"
+            )
 
 
 def _rows(model: PreTrainedModel) -> int | None:

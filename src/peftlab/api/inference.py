@@ -138,11 +138,15 @@ def predictions(
     data = encode(tokenizer, rows, [0] * len(rows), longest)
     with threads_for(model.device.type, lately=True):
         logits = _outputs(model, data, fast, on_batch)
+    if not logits.isfinite().all():
+        raise RequestError("the model's outputs are not all numbers: its weights hold NaN or inf")
     found = answers(kind, logits.tolist())
     if kind == "regression":
         each = [Prediction(float(value), {}) for value in found]
         return Predictions(each, data.n_truncated, longest)
     names = label_names(model)
+    if len(set(names)) < len(names):
+        raise RequestError(f"the model has two classes of one name: {', '.join(names)}")
     shares = logits.softmax(-1).tolist()
     each = [
         Prediction(names[int(index)], dict(zip(names, row, strict=True)))
@@ -263,9 +267,9 @@ def predict_file(
         trained = f"The adapter was trained on {' and '.join(known)}"
         raise RequestError(f"{error}. {trained}; name this file's columns with --text") from None
     rows = sheet.texts
-    sheet.check_fits(out)
     model, tokenizer = load(adapter, base=base, device=device)
     classes = [] if model.config.num_labels == 1 else label_names(model)
+    sheet.check_fits(out, classes)
     sheet.check_new(["prediction", *(f"score_{name}" for name in classes)])
     found = predictions(model, tokenizer, rows, lambda n: on_batch(n, len(rows)), fast)
     extra = [

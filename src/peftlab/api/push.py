@@ -28,6 +28,7 @@ from peftlab.records.rows import constant_of, judged_on_train
 from peftlab.settings import told_apart
 
 README = "README.md"
+BITS = {"nf4": "four bits (nf4)", "int8": "eight bits (int8)"}  # of a base, by its precision
 MARKS = ", trained with peftlab by `"  # a card as it is written here
 
 
@@ -126,6 +127,7 @@ def _leaving(folder: Path, name: str, base: str | None, licence: str | None) -> 
             f"{folder} has no {CARD}: HF PEFT wrote it, and its own push_to_hub sends it"
         )
     base = base or _base_on_hub(card)
+    _check_name(base)  # a card's own, too: it comes to stand in code
     return Leaving(folder, name, _on(card, base), _record(folder), base, licence)
 
 
@@ -213,7 +215,7 @@ def _numbers(record: Record) -> list[str]:
     judged = "dev examples"
     if judged_on_train(record):
         judged = "examples of train that it was not trained on"
-    scores = ", ".join(f"{name} {value:.4f}" for name, value in (record.score or {}).items())
+    scores = ", ".join(f"{_code(name)} {value:.4f}" for name, value in (record.score or {}).items())
     lines = [
         "## How good it is\n",
         f"On {task.n_dev:,} {judged} of {_code(task.name)} after the last epoch, one seed "
@@ -228,7 +230,11 @@ def _numbers(record: Record) -> list[str]:
     settings = _listed({**record.method.settings, **told_apart(record.training)})
     counts = record.n_trainable
     trained = f"{counts.adapter:,} numbers and {counts.head:,} of the head" if counts else "–"
-    lines += ["## How it was trained\n", f"{trained}; base in {record.precision}.\n", settings]
+    lines += [
+        "## How it was trained\n",
+        f"{trained}; base in {_code(str(record.precision))}.\n",
+        settings,
+    ]
     return lines
 
 
@@ -245,14 +251,16 @@ def _listed(values: dict[str, Any]) -> str:
 
 
 def _use(leaving: Leaving, in_peft: bool) -> str:
-    n_labels = leaving.card.num_labels
+    n_labels, revision = leaving.card.num_labels, leaving.card.base.revision
+    at = f", revision={json.dumps(revision)}" if revision else ""
     peft = (
         "from peft import PeftModel\n"
         "from transformers import AutoModelForSequenceClassification, AutoTokenizer\n\n"
-        "base = AutoModelForSequenceClassification.from_pretrained(\n"
-        f'    "{leaving.base}", num_labels={n_labels}\n)\n'
-        f'model = PeftModel.from_pretrained(base, "{leaving.name}")\n'
         f'tokenizer = AutoTokenizer.from_pretrained("{leaving.name}")\n'
+        "base = AutoModelForSequenceClassification.from_pretrained(\n"
+        f'    "{leaving.base}", num_labels={n_labels}, ignore_mismatched_sizes=True{at}\n)\n'
+        "base.config.pad_token_id = tokenizer.pad_token_id\n"
+        f'model = PeftModel.from_pretrained(base, "{leaving.name}").eval()\n'
     )
     ours = (
         "import peftlab\nfrom huggingface_hub import snapshot_download\n\n"
@@ -262,11 +270,13 @@ def _use(leaving: Leaving, in_peft: bool) -> str:
     lines = ["## How to use it\n"]
     if in_peft:
         lines.append(f"With HF PEFT:\n\n```python\n{peft}```\n")
-        if leaving.card.precision == "nf4":
+        if bits := BITS.get(leaving.card.precision):
             lines.append(
-                "That is on an unquantised base. The scores above are of one in four bits (nf4), "
-                "on which peftlab loads it: some answers differ.\n"
+                f"That is on an unquantised base. The scores above are of one in {bits}, on which "
+                "peftlab loads it: some answers differ.\n"
             )
+    if not type(method_of(leaving.card)).__module__.startswith("peftlab."):
+        lines.append("Its method is its author's own, which peftlab must be given beside it.\n")
     lines.append(f"With peftlab:\n\n```python\n{ours}```\n")
     lines.append(f"Outputs: {labels}.\n" if n_labels > 1 else "One output: a number.\n")
     return "\n".join(lines)
@@ -275,9 +285,9 @@ def _use(leaving: Leaving, in_peft: bool) -> str:
 def _licences(leaving: Leaving) -> str:
     packaged = PACKAGED.get(leaving.card.base.name)
     base = packaged.licence if packaged else "as its own card says"
-    data = (leaving.record and leaving.record.task.licence) or "not stated"
-    own = leaving.licence or "not stated"
-    return f"## Licences\n\nBase: {base}. Data: {data}. Adapter: {own}.\n"
+    data = leaving.record and leaving.record.task.licence
+    stated = [_code(one) if one else "not stated" for one in (data, leaving.licence)]
+    return "## Licences\n\nBase: {}. Data: {}. Adapter: {}.\n".format(base, *stated)
 
 
 @contextmanager
@@ -296,8 +306,12 @@ def _send(place: Path, name: str, private: bool) -> str:
 
     with _refusals(name):
         api = HfApi()
-        api.create_repo(name, private=private, exist_ok=True)
+        # without --private as its owner's settings have it: an organisation's may be private
+        api.create_repo(name, private=private or None, exist_ok=True)
         sent = api.upload_folder(
-            repo_id=name, folder_path=place, commit_message="Adapter, sent by peftlab"
+            repo_id=name,
+            folder_path=place,
+            commit_message="Adapter, sent by peftlab",
+            delete_patterns=sorted(SENT),  # what an earlier one left and this one has not
         )
     return str(sent.repo_url)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from peftlab.adapters import check_savable, is_merged, save
+from peftlab.adapters import check_ids, check_savable, is_merged, save
 from peftlab.api.compare import foreseeing
 from peftlab.api.inference import check_outputs, task_of
 from peftlab.api.progress import observer
@@ -105,6 +105,7 @@ def train(
         )
     agree_on_padding(model, tokenizer)
     check_batches(model, tokenizer)
+    check_ids(model, tokenizer)
     folder = None if out is None else _checked_folder(model, out)
     with threads_for(model.device.type, asked.threads):
         outcome = _run(model, tokenizer, task, method, asked, seed, started, folder)

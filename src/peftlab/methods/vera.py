@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import math
 import weakref
+import zlib
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import torch
 from pydantic import Field
@@ -98,8 +99,8 @@ class VeRA(InPeft):
             "r": self.rank,
             "d_initial": self.d_initial,
             "vera_dropout": self.dropout,
-            # PEFT wants one, and takes the saved pair all the same
-            "projection_prng_key": self.projection_seed or 0,
+            # PEFT takes the saved pair, and lets adapters of one model share it if their keys agree
+            "projection_prng_key": _key(next(iter(layers.values()))),
             "save_projection": True,
             "bias": "none",
         }
@@ -110,9 +111,20 @@ class VeRA(InPeft):
             rank=config["r"],
             d_initial=float(config.get("d_initial", 0.1)),
             dropout=float(config.get("vera_dropout", 0.0)),
-            projection_seed=config.get("projection_prng_key", 0),
+            # the key is a seed, drawn from as here, where the pair is not in the file
+            projection_seed=None if _has_pair(tensors) else config.get("projection_prng_key", 0),
             targets=layers_with(tensors, ".vera_lambda_d"),
         )
+
+
+def _has_pair(tensors: Mapping[str, Tensor]) -> bool:
+    return any(name.endswith("vera_A") for name in tensors)
+
+
+def _key(layer: Adapter) -> int:
+    """A number of the pair's own: another pair has another."""
+    shared: Projections = cast(VeRALinear, layer).shared
+    return zlib.crc32(shared.vera_A.float().cpu().numpy().tobytes())
 
 
 class Given(NamedTuple):

@@ -49,6 +49,8 @@ def find(name: str, revision: str | None = None) -> Source:
     Raises:
         RequestError: if there is no such model, or its folder lacks what is needed.
     """
+    if not name.strip():
+        raise RequestError("a model is minilm, mpnet, a folder or a name on the hub; got none")
     with system_refusals(f"model {name} can't be read"):
         if name in PACKAGED:
             folder, revision = _packaged(name), None

@@ -7,7 +7,8 @@ import itertools
 import json
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,14 @@ class Sheet:
     texts: list[tuple[str, ...]]
     records: list[dict[str, Any]]
 
-    def check_fits(self, out: Path) -> None:
-        """Raise `RequestError` if a cell can't stand in a file with the suffix of `out`."""
-        if out.suffix.lower() == ".tsv":
-            _lines(_header(self.records), self.records)
+    def check_fits(self, out: Path, classes: Sequence[str] = ()) -> None:
+        """Raise `RequestError` if a cell, or a class, can't stand in a file as `out` is one."""
+        header, suffix = _header(self.records), out.suffix.lower()
+        if suffix == ".tsv":
+            _lines([*header, *classes], self.records)
+        if suffix == ".parquet":
+            with _refusals(self.path, suffix):
+                _table(header, self.records)
 
     def check_new(self, columns: Sequence[str]) -> None:
         """Raise `RequestError` if one of `columns`, which are to be added, is there already."""
@@ -85,13 +90,20 @@ def answer_file(sheet: Sheet, out: Path, extra: Sequence[dict[str, Any]]) -> Non
     joined = [record | more for record, more in zip(sheet.records, extra, strict=True)]
     write = WRITERS[out.suffix.lower()]
     try:
-        replace_file(out, lambda place: write(place, header, joined))
+        with _refusals(sheet.path, out.suffix):
+            replace_file(out, lambda place: write(place, header, joined))
     except OSError as error:
         raise RequestError(f"{out} can't be written: {error.strerror}") from error
-    # Arrow's errors are such: cells of mixed types, or numbers that are too large
+
+
+@contextmanager
+def _refusals(path: Path, suffix: str) -> Iterator[None]:
+    """Arrow's errors in words: cells of mixed types, or numbers that are too large."""
+    try:
+        yield
     except (TypeError, ValueError, OverflowError) as error:
         raise RequestError(
-            f"{sheet.path} has cells that {out.suffix} can't hold ({error}); write another format"
+            f"{path} has cells that {suffix} can't hold ({error}); write another format"
         ) from error
 
 
@@ -143,10 +155,15 @@ def _finite(value: Any) -> Any:
 
 
 def _parquet(path: Path, header: list[str], records: list[dict[str, Any]]) -> None:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.table({name: [r.get(name) for r in records] for name in header}), path)
+    pq.write_table(_table(header, records), path)
+
+
+def _table(header: list[str], records: list[dict[str, Any]]) -> Any:
+    import pyarrow as pa
+
+    return pa.table({name: [record.get(name) for record in records] for name in header})
 
 
 def _header(records: list[dict[str, Any]]) -> list[str]:
