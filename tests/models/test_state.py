@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import peftlab
+from peftlab.errors import RequestError
 from peftlab.layers import Precision
 from peftlab.methods import injected
 from peftlab.models import precision_of, state_of
@@ -52,3 +53,20 @@ def test_a_model_that_was_cast_since_computes_as_it_is_held(tiny_model: Path) ->
     assert precision_of(model).compute == "bf16"
     model.float()
     assert precision_of(model) == Precision("fp32", "fp32")
+
+
+def test_outputs_that_are_no_numbers_are_no_answer(tiny_model: Path) -> None:
+    """Softmax of NaN gave the first class, with empty scores."""
+    model, tokenizer = peftlab.load_model(str(tiny_model), num_labels=2, precision="fp32")
+    with torch.no_grad():
+        model.classifier.weight.fill_(torch.nan)
+    with pytest.raises(RequestError, match="not all numbers"):
+        peftlab.predict(model, tokenizer, ["the cat"])
+
+
+def test_two_classes_of_one_name_are_refused(tiny_model: Path) -> None:
+    """One would take the other's score."""
+    model, tokenizer = peftlab.load_model(str(tiny_model), num_labels=3, precision="fp32")
+    model.config.id2label = {0: "a", 1: "a", 2: "b"}
+    with pytest.raises(RequestError, match="two classes of one name"):
+        peftlab.predict(model, tokenizer, ["the cat"])
