@@ -21,7 +21,7 @@ from peftlab.bench import execute
 from peftlab.bench.grid import resolve
 from peftlab.bench.run import Observer, run_grid
 from peftlab.bench.suite import make_suite
-from peftlab.layers import int8, nf4, rows
+from peftlab.layers import nf4, rows
 from peftlab.machine import (  # as they are, before `alone`
     environment,
     others_share,
@@ -54,14 +54,11 @@ def test_the_spin_count_is_the_one_in_force(
     assert environment(1).spin_count == found
 
 
-@pytest.mark.parametrize(("kind", "said"), [("wide", ""), ("narrow", ", weights in 7 bits")])
-def test_rows_for_eight_bits_are_quantised_by_the_kernel_on_a_cpu_alone(
-    kind: str, said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(int8, "products", {"cpu": kind, "cuda": "wide"}.get)
+@pytest.mark.parametrize("held", ["int8", "int7"])
+def test_rows_for_eight_bits_are_quantised_by_the_kernel_on_a_cpu_alone(held: str) -> None:
     here = "rows.cpp" if rows.is_built() else "torch"
-    assert environment(1, "int8").quantiser == here + said
-    assert environment(1, "int8", "cuda").quantiser == "torch" + said
+    assert environment(1, held).quantiser == here
+    assert environment(1, held, "cuda").quantiser == "torch"
 
 
 def test_a_gpu_that_nothing_ran_on_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,8 +84,8 @@ class Training(_Settings):
     max_length: int | None = Field(
         None, ge=4, description="Longest input in tokens; default 128, RTE 256."
     )
-    precision: Literal["auto", "fp32", "bf16", "int8", "nf4"] = Field(
-        "auto", description="auto, fp32, bf16, int8 or nf4."
+    precision: Literal["auto", "fp32", "bf16", "int8", "int7", "nf4"] = Field(
+        "auto", description="auto, fp32, bf16, int8, int7 or nf4."
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="auto, cpu, cuda or mps."

@@ -118,7 +118,7 @@ def test_set_reaches_methods_and_training() -> None:
         ({"training": {"lr": float("nan")}}, "lr must be"),
         (
             {"training": {"precision": "int3"}},
-            "precision must be 'auto', 'fp32', 'bf16', 'int8' or 'nf4', got",
+            "precision must be 'auto', 'fp32', 'bf16', 'int8', 'int7' or 'nf4', got",
         ),
         ({"training": {"warmup": 1.0}}, "warmup must be less than 1"),
         ({"seeds": []}, "seeds must name at least one"),

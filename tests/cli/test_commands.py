@@ -190,7 +190,10 @@ def test_a_failed_cell_is_listed_and_the_exit_code_is_1(typed: Typed, tiny: list
         (["--judge-on", "test"], "judge_on must be 'dev' or 'train', got 'test'"),
         (["--metric", "rmse"], "unknown metric of classes (task acceptability) 'rmse'"),
         (["--class-weights", "all"], "class_weights must be 'none' or 'balanced', got 'all'"),
-        (["--precision", "int4"], "precision must be 'auto', 'fp32', 'bf16', 'int8' or 'nf4'"),
+        (
+            ["--precision", "int4"],
+            "precision must be 'auto', 'fp32', 'bf16', 'int8', 'int7' or",
+        ),
         (["--seeds", "a"], "--seeds takes whole numbers"),
         (["--seeds", ""], "--seeds must name at least one"),
         (["--data", "none.csv", "--text", "a", "--label", "b"], "none.csv"),

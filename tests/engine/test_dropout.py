@@ -22,7 +22,9 @@ COUNTER = Counter(2**40 + 7, 3)
 BOUNDS = {torch.float32: 2e-6, torch.bfloat16: 2**-8}  # rounding of what comes out
 
 
-def test_it_can_be_built_here() -> None:
+@pytest.fixture(scope="module", autouse=True)
+def built() -> None:
+    """Else what follows would test nothing: apt-get install g++, and ninja comes with peftlab."""
     assert dropout.is_built()
 
 

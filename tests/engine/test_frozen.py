@@ -15,7 +15,7 @@ from peftlab.engine import fast
 from peftlab.engine.frozen import FrozenLinear, Joined, side_by_side, updated
 from peftlab.engine.weights import onednn_multiplies
 from peftlab.layers import Int8Linear, LoRALinear, Pair
-from peftlab.layers.int8 import packings
+from peftlab.layers.int8 import Int7Linear
 
 BF16 = torch.bfloat16
 OF_TWO = {
@@ -108,7 +108,7 @@ def test_a_layer_s_place_has_the_layer_s_state() -> None:
 
 def in_eight_bits(*sizes: int) -> list[Int8Linear]:
     plain = layers(*sizes)
-    return [Int8Linear(layer.weight.float(), layer.bias, BF16, nn.Linear) for layer in plain]
+    return [Int7Linear(layer.weight.float(), layer.bias, BF16, nn.Linear) for layer in plain]
 
 
 def test_layers_in_eight_bits_are_one_and_give_the_very_same_outputs() -> None:
@@ -128,7 +128,9 @@ def test_layers_in_eight_bits_are_one_and_give_the_very_same_outputs() -> None:
     assert float((g_got.float() - exact).norm() / exact.norm()) < 0.02
     held = {layer.codes.untyped_storage().data_ptr() for layer in apart}
     packed = {id(tensor) for layer in quick for tensor in layer.joined.weight.packed}
-    assert len(held) == 1 and len(packed) == len(packings("cpu"))  # nothing is held or packed twice
+    assert len(held) == 1 and len(packed) == len(
+        Int7Linear.packings("cpu")
+    )  # nothing is held or packed twice
     products = [layer.product(x) for layer in quick]
     quick[0].joined.part()
     for layer, (codes, scales), product in zip(apart, before, products, strict=True):

@@ -28,7 +28,8 @@ LENGTHS = [3, 17, 1, 40, 16]
 COUNTER = Counter(2**40 + 7, 3)
 
 
-def test_it_can_be_built_here() -> None:
+@pytest.fixture(scope="module", autouse=True)
+def built() -> None:
     """Else what follows would test nothing: apt-get install g++, and ninja comes with peftlab."""
     assert sentences.is_built()
 

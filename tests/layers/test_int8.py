@@ -9,15 +9,22 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from peftlab.errors import RequestError
 from peftlab.layers import Int8Linear, int8
+from peftlab.layers.int8 import Int7Linear
 
 DTYPES = [torch.float32, torch.bfloat16]
 
 
-def layer(dtype: torch.dtype = torch.float32, bias: bool = True) -> Int8Linear:
+KINDS = [Int8Linear, Int7Linear]
+
+
+def layer(
+    dtype: torch.dtype = torch.float32, bias: bool = True, kind: type[Int8Linear] = Int7Linear
+) -> Int8Linear:
     torch.manual_seed(0)
     plain = nn.Linear(192, 80, bias=bias)
-    return Int8Linear(plain.weight, plain.bias, dtype, nn.Linear)
+    return kind(plain.weight, plain.bias, dtype, nn.Linear)
 
 
 def both(made: Int8Linear, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,11 +42,12 @@ def distance(found: Tensor, exact: Tensor) -> float:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
 def test_output_and_gradient_are_those_of_the_weight_it_stands_for(
-    dtype: torch.dtype, bias: bool
+    kind: type[Int8Linear], dtype: torch.dtype, bias: bool
 ) -> None:
     """Codes of 127 steps and 192 numbers: each operand's rounding is some .7 % of the product."""
-    made = layer(dtype, bias)
+    made = layer(dtype, bias, kind)
     x, g = torch.randn(4, 33, 192, dtype=dtype), torch.randn(4, 33, 80, dtype=dtype)
     y, gradient = both(made, x, g)
     weight = made.dequantised(torch.float32)
@@ -50,11 +58,12 @@ def test_output_and_gradient_are_those_of_the_weight_it_stands_for(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_processors_products_are_the_exact_sums(
-    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    kind: type[Int8Linear], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both paths quantise alike and sum integers; they differ by the rounding of the result."""
-    made = layer(dtype)
+    made = layer(dtype, kind=kind)
     x, g = torch.randn(33, 192, dtype=dtype), torch.randn(33, 80, dtype=dtype)
     quick = both(made, x, g)
     monkeypatch.setattr(int8, "products", lambda device: None)
@@ -72,14 +81,11 @@ def test_a_row_that_is_large_spoils_no_other() -> None:
     torch.testing.assert_close(made(x)[:3], before[:3])
 
 
-@pytest.mark.parametrize(("kind", "largest"), [("wide", 127), ("narrow", 64), (None, 127)])
-def test_weights_are_within_half_a_step(
-    kind: str | None, largest: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(int8, "products", lambda device: kind)
+@pytest.mark.parametrize(("kind", "largest"), [(Int8Linear, 127), (Int7Linear, 64)])
+def test_weights_are_within_half_a_step(kind: type[Int8Linear], largest: int) -> None:
     torch.manual_seed(0)
     weight = torch.randn(80, 192) * torch.logspace(-3, 3, 80)[:, None]
-    made = Int8Linear(weight, None, torch.float32, nn.Linear)
+    made = kind(weight, None, torch.float32, nn.Linear)
     error = (made.dequantised(torch.float32) - weight).abs()
     assert (error <= 0.5001 * weight.abs().amax(dim=1, keepdim=True) / largest).all()
     assert int(made.codes.abs().max()) == largest
@@ -103,36 +109,24 @@ def test_how_the_processor_adds_is_told_by_its_instructions(
     assert int8.products.__wrapped__("cpu") == kind
 
 
-def largest_sums() -> tuple[Int8Linear, Tensor, Tensor]:
-    """A layer all of whose codes are the largest, and inputs and gradients so."""
-    made = Int8Linear(torch.ones(80, 192), None, torch.float32, nn.Linear)
-    return made, torch.ones(5, 192), torch.ones(5, 80)
-
-
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_sum_is_too_large_where_two_products_are_added_in_16_bits(
-    monkeypatch: pytest.MonkeyPatch,
+    kind: type[Int8Linear], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without VNNI 127 for 64 comes to half of it; with, the same path is taken and is exact."""
-    if int8.has_products("cpu"):
+    """All codes the largest: without VNNI those of eight bits would come to half of it."""
+    if int8.products("cpu"):
         monkeypatch.setattr(int8, "products", lambda device: "narrow")
-    made, x, g = largest_sums()
-    y, g_x = both(made, x, g)
+    made = kind(torch.ones(80, 192), None, torch.float32, nn.Linear)
+    y, g_x = both(made, torch.ones(5, 192), torch.ones(5, 80))
     torch.testing.assert_close(y, torch.full((5, 80), 192.0))
     torch.testing.assert_close(g_x, torch.full((5, 192), 80.0))
-    assert set(made.packed) == set(int8.packings("cpu"))
+    assert set(made.packed) == set(kind.packings("cpu"))
 
 
-def test_codes_that_are_too_large_here_are_multiplied_otherwise(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Made where sums are wide, and loaded or moved to where they are not."""
-    monkeypatch.setattr(int8, "products", lambda device: "wide")
-    made, x, g = largest_sums()
-    monkeypatch.setattr(int8, "products", lambda device: "narrow")
-    y, g_x = both(made, x, g)
-    torch.testing.assert_close(y, torch.full((5, 80), 192.0))
-    torch.testing.assert_close(g_x, torch.full((5, 192), 80.0))
-    assert made.packed == {}
+def test_codes_of_eight_bits_are_not_loaded_into_seven() -> None:
+    """Their sums would be wrong, without a word."""
+    with pytest.raises(RequestError, match="codes of 127 are no weight in int7"):
+        layer(kind=Int7Linear).load_state_dict(layer(kind=Int8Linear).state_dict())
 
 
 def test_nothing_is_kept_for_the_backward_pass_and_nothing_of_it_trains() -> None:

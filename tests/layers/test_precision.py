@@ -38,8 +38,27 @@ def test_what_is_asked_for_is_taken() -> None:
     assert resolve_precision("fp32") == (Precision("fp32", "fp32"), "asked for")
 
 
+@pytest.mark.parametrize(
+    ("kind", "asked", "held", "why"),
+    [
+        ("wide", "int8", "int8", "asked for, rows by"),
+        ("narrow", "int8", "int7", "int8 asked for; with AVX2 alone weights have 7 bits, rows by"),
+        ("wide", "int7", "int7", "asked for, rows by"),
+        ("narrow", "int7", "int7", "asked for, rows by"),
+        (None, "int8", "int8", "slow"),
+    ],
+)
+def test_weights_are_as_wide_as_the_processor_s_sums_allow(
+    kind: str | None, asked: str, held: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "products", lambda device: kind)
+    found, reason = resolve_precision(asked, "cpu")
+    assert found.base == held
+    assert why in reason
+
+
 def test_unknown_words_are_refused_with_what_is_allowed() -> None:
-    with pytest.raises(RequestError, match="auto, fp32, bf16, int8, nf4, got 'int3'"):
+    with pytest.raises(RequestError, match="auto, fp32, bf16, int8, int7, nf4, got 'int3'"):
         resolve_precision("int3")
     with pytest.raises(RequestError, match="auto, cpu, cuda or mps"):
         resolve_device("tpu")

@@ -64,9 +64,15 @@ def test_training_is_asked_for_as_it_was(record):
 
 
 def test_a_base_that_is_trained_is_asked_for_in_what_products_are_made_in(record):
-    held = [("fp32", "bf16"), ("nf4", "bf16"), ("int8", "bf16"), ("fp32", "fp32")]
+    held = [(base, "bf16") for base in ("fp32", "nf4", "int8", "int7")] + [("fp32", "fp32")]
     lines = [command(record(precision=base, training={"compute": c})) for base, c in held]
-    assert [options(line)["--precision"] for line in lines] == ["bf16", "nf4", "int8", "fp32"]
+    assert [options(line)["--precision"] for line in lines] == [
+        "bf16",
+        "nf4",
+        "int8",
+        "int7",
+        "fp32",
+    ]
 
 
 def test_every_setting_of_a_training_has_an_option(record):

@@ -76,10 +76,13 @@ def test_every_part_is_what_a_real_step_holds(method: str, tiny_model: Path) -> 
     assert found.activations == pytest.approx(saved, rel=1e-3)
 
 
+@pytest.mark.parametrize("precision", ["int8", "int7"])
 @pytest.mark.parametrize("method", ["lora", "dora", "houlsby"])
-def test_codes_and_what_is_packed_of_them_are_counted_once(method: str, tiny_model: Path) -> None:
-    held, saved = trained(tiny_model, method, "int8")
-    found = counted(tiny_model, method, "int8")
+def test_codes_and_what_is_packed_of_them_are_counted_once(
+    method: str, precision: str, tiny_model: Path
+) -> None:
+    held, saved = trained(tiny_model, method, precision)
+    found = counted(tiny_model, method, precision)
     assert {name: getattr(found, name) for name in PARTS} == pytest.approx(held, rel=1e-6)
     assert found.activations == pytest.approx(saved, rel=1e-3)
 

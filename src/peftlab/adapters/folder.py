@@ -135,7 +135,7 @@ def load(
     """
     expect_path("folder", folder)
     expect("base", base, (str, os.PathLike, NoneType), "a folder or a name of the hub")
-    expect("precision", precision, (str, NoneType), "auto, fp32, bf16, int8 or nf4")
+    expect("precision", precision, (str, NoneType), "auto, fp32, bf16, int8, int7 or nf4")
     expect("device", device, str, "auto, cpu, cuda or mps")
     place = resolve_device(device).value
     asked = None if precision is None else resolve_precision(precision, place)[0]
@@ -219,7 +219,7 @@ def _of_card(card: Card, folder: Path) -> Precision:
     if card.precision not in (*DTYPES, *QUANTISED) or card.compute not in DTYPES:
         raise RequestError(
             f"the adapter in {folder} was trained on a base in {card.precision}, computing in "
-            f"{card.compute}; say how to hold it: precision=fp32, bf16, int8 or nf4"
+            f"{card.compute}; say how to hold it: precision=fp32, bf16, int8, int7 or nf4"
         )
     return Precision(card.precision, card.compute)
 

@@ -28,7 +28,7 @@ from peftlab.records.rows import constant_of, judged_on_train
 from peftlab.settings import told_apart
 
 README = "README.md"
-BITS = {"nf4": "four bits (nf4)", "int8": "eight bits (int8)"}  # of a base, by its precision
+BITS = {"nf4": "four bits (nf4)", "int7": "seven bits (int7)", "int8": "eight bits (int8)"}
 MARKS = ", trained with peftlab by `"  # a card as it is written here
 
 

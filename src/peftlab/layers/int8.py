@@ -11,8 +11,8 @@ Paper      Wortsman et al. 2023, arXiv:2304.13013, SwitchBack (which leaves the 
            16 bits; here there is none)
 Cost       8 bits a weight, and as many packed for the processor; with AVX2 alone, twice as many
 
-AVX2 without VNNI adds two products in 16 bits before it adds in 32. There a weight's codes are at
-most 64, seven bits, so that 2 · 255 · 64 < 2¹⁵, and sums are exact all the same.
+AVX2 without VNNI adds two products in 16 bits before it adds in 32. `Int7Linear` is for it: codes
+of at most 64, seven bits, so that 2 · 255 · 64 < 2¹⁵, and sums are exact all the same.
 Where the device has no such products the same numbers are multiplied in fp32: slow, and as exact
 up to sums of 2²⁴, which rows of more than 1,040 numbers may pass.
 On CUDA, from Ampere on, cuBLAS has them; that was never run nor measured, only its shapes.
@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from peftlab.errors import RequestError
 from peftlab.layers.cpuinfo import processor_words
 from peftlab.layers.linear import QuantisedLinear, as_own
 from peftlab.layers.rows import LARGEST, rows_to_codes, scale_rows, sums_to_rows
@@ -39,11 +40,12 @@ class Int8Linear(QuantisedLinear):
     """A frozen linear layer whose weight and inputs are multiplied in eight bits."""
 
     held: ClassVar[str] = "int8"
+    largest: ClassVar[int] = LARGEST  # of a code's magnitude
     codes: Tensor
     scales: Tensor
 
     def quantise(self, weight: Tensor) -> None:
-        codes, scales = rows_to_codes(weight.float(), largest=largest_code())
+        codes, scales = rows_to_codes(weight.float(), largest=self.largest)
         self.hold(codes, scales.flatten())
 
     def hold(self, codes: Tensor, scales: Tensor) -> None:
@@ -58,6 +60,10 @@ class Int8Linear(QuantisedLinear):
 
     def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
         super()._load_from_state_dict(*args, **options)
+        if int(self.codes.abs().max()) > self.largest:
+            raise RequestError(
+                f"codes of {int(self.codes.abs().max())} are no weight in {self.held}"
+            )
         self.unpack()
 
     @classmethod
@@ -100,7 +106,7 @@ class Int8Linear(QuantisedLinear):
 
     def _outputs(self, x: Tensor, bias: Tensor | None) -> Tensor:  # (n, in) -> (n, out)
         bias = None if bias is None else bias.to(x.dtype)
-        if not self._by_onednn(x):
+        if not self._by_onednn("forward", x):
             codes, scales = rows_to_codes(x)
             y = (_sums(codes, self.codes.T) * self.scales).to(x.dtype)
             return scale_rows(y, scales, bias)
@@ -114,18 +120,28 @@ class Int8Linear(QuantisedLinear):
         return found.view(*g.shape[:-1], self.in_features)
 
     def _gradients(self, g: Tensor) -> Tensor:  # (n, out) -> (n, in)
-        if "back" not in packings(g.device.type) or not self._by_onednn(g):
+        if not self._by_onednn("back", g):
             codes, scales = rows_to_codes(g, self.scales)
             return sums_to_rows(_sums(codes, self.codes), scales, g.dtype)
         codes, scales = rows_to_codes(g, self.scales, is_signed=False)
         sums = _scaled(codes, self._packed("back"), torch.ones(self.in_features), g.dtype)
         return scale_rows(sums, scales, None)
 
-    def _by_onednn(self, x: Tensor) -> bool:
-        """Whether oneDNN multiplies x; not where codes of another machine are too large for it."""
-        if x.device.type != "cpu" or x.dtype not in MADE or not has_products("cpu"):
-            return False
-        return bool(self.packed) or int(self.codes.abs().max()) <= largest_code()
+    @classmethod
+    def packings(cls, device: str) -> tuple[Way, ...]:
+        """The products that oneDNN makes on `device` with codes that it has packed.
+
+        Forward, packed ones gain. Back, plain ones do as well, but where two products are added in
+        16 bits: there they are multiplied at a fiftieth of the speed (LOG.md). Codes that are too
+        large for such sums are multiplied in fp32.
+        """
+        kind = products(device) if device == "cpu" else None
+        if kind == "narrow" and cls.largest <= NARROW:
+            return ("forward", "back")
+        return ("forward",) if kind == "wide" else ()
+
+    def _by_onednn(self, way: Way, x: Tensor) -> bool:
+        return way in self.packings(x.device.type) and x.dtype in MADE
 
     def _packed(self, way: Way) -> Tensor:
         if way not in self.packed:
@@ -138,7 +154,16 @@ class Int8Linear(QuantisedLinear):
 
 
 MADE = (torch.bfloat16, torch.float32)  # what oneDNN makes of sums
-NARROW = 64  # of a weight's codes, where two products are added in 16 bits
+NARROW = 64  # the largest of a weight's codes, where two products are added in 16 bits
+
+
+class Int7Linear(Int8Linear):
+    """The same with weights of seven bits, whose sums are exact on every processor."""
+
+    held: ClassVar[str] = "int7"
+    largest: ClassVar[int] = NARROW
+
+
 # where cuBLAS's products in eight bits are taken: below, torch's own tests know of refusals
 AMPERE, CUDA = (8, 0), (12, 3)
 CUDA_ROWS, CUDA_STEP = 32, 8  # of what numbers it is given multiples: of rows, of all else
@@ -149,7 +174,8 @@ def _sums(codes: Tensor, weight: Tensor) -> Tensor:
     n, device = len(codes), codes.device.type
     misfits = device == "cuda" and any(size % CUDA_STEP for size in weight.shape)
     if misfits or products(device) != "wide":
-        return codes.float() @ weight.float()
+        with torch.autocast(device, enabled=False):  # sums in 16 bits would be no sums
+            return codes.float() @ weight.float()
     if device == "cuda":
         codes = torch.cat([codes, codes.new_zeros(-n % CUDA_ROWS, codes.shape[1])])
         weight = weight.t().contiguous().t()  # by columns, as cuBLAS promises to take it
@@ -164,30 +190,6 @@ def _scaled(codes: Tensor, packed: Tensor, scales: Tensor, dtype: torch.dtype) -
         *(None, 1.0, 0, dtype, "none", [], ""),
     )
     return made
-
-
-def largest_code() -> int:
-    """Of a weight's codes, so that this processor's sums are exact.
-
-    Also where a GPU multiplies: it is on the processor that weights are quantised.
-    """
-    return NARROW if products("cpu") == "narrow" else LARGEST
-
-
-def packings(device: str) -> tuple[Way, ...]:
-    """The products on `device` whose codes oneDNN packs.
-
-    Forward, a packed copy gains; back, plain codes do as well but with AVX2 alone, where they are
-    multiplied at a fiftieth of the speed (LOG.md).
-    """
-    if device != "cpu" or not has_products(device):
-        return ()
-    return ("forward", "back") if products(device) == "narrow" else ("forward",)
-
-
-def has_products(device: str) -> bool:
-    """Whether `device` has products in eight bits, and torch calls them."""
-    return products(device) is not None
 
 
 @functools.cache

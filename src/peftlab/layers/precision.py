@@ -3,6 +3,7 @@
 auto -> bf16 where it multiplies faster than fp32 (AMX, AMD's AVX512-BF16, CUDA >= 8.0), else fp32
 nf4  -> the backbone's linear layers in four bits, the rest and the products in what auto gives
 int8 -> the backbone's linear layers and their products in eight bits, the rest in what auto gives
+int7 -> the same with weights of seven bits: what int8 is where a processor has AVX2 without VNNI
 
 What a method needs of its base may part the two: full fine-tuning's is fp32 and computes in bf16.
 """
@@ -19,19 +20,21 @@ from torch import nn
 from peftlab.errors import RequestError
 from peftlab.layers import nf4, rows
 from peftlab.layers.cpuinfo import processor_words
-from peftlab.layers.int8 import Int8Linear, has_products, largest_code
+from peftlab.layers.int8 import Int7Linear, Int8Linear, products
 from peftlab.layers.linear import QuantisedLinear, weight_of
 from peftlab.layers.nf4 import NF4Linear
 
-Asked = Literal["auto", "fp32", "bf16", "int8", "nf4"]
+Asked = Literal["auto", "fp32", "bf16", "int8", "int7", "nf4"]
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 DEVICES = ("cpu", "cuda", "mps")
-QUANTISED: dict[str, type[Int8Linear] | type[NF4Linear]] = {"int8": Int8Linear, "nf4": NF4Linear}
+QUANTISED: dict[str, type[Int8Linear] | type[NF4Linear]] = {
+    kind.held: kind for kind in (Int8Linear, Int7Linear, NF4Linear)
+}
 
 
 @dataclass(frozen=True)
 class Precision:
-    """What a base is held in (fp32, bf16, int8, nf4), and what the rest of it computes in."""
+    """What a base is held in (fp32, bf16, int8, int7, nf4), and what the rest of it computes in."""
 
     base: str
     compute: str
@@ -89,28 +92,29 @@ def resolve_precision(asked: str = "auto", device: str = "cpu") -> tuple[Precisi
     quickest, reason = _quickest(device)
     if asked == "auto":
         return Precision(quickest, quickest), reason
-    if asked == "int8":
-        return Precision(asked, quickest), _eight_bits(device)
+    if asked in ("int8", "int7"):
+        held = "int7" if products(device) == "narrow" else asked
+        return Precision(held, quickest), _eight_bits(device, asked, held)
     return Precision(asked, quickest if asked in QUANTISED else asked), "asked for"
 
 
-def _eight_bits(device: str) -> str:
+def _eight_bits(device: str, asked: str, held: str) -> str:
     """How products in eight bits are made on `device`; builds their kernels, where they matter."""
-    if not has_products(device):
+    if products(device) is None:
         return "asked for; slow, without products in eight bits here"
-    return f"asked for, rows by {quantiser('int8', device)}"
+    why = (
+        "asked for" if asked == held else f"{asked} asked for; with AVX2 alone weights have 7 bits"
+    )
+    return f"{why}, rows by {quantiser(held, device)}"
 
 
 def quantiser(precision: str | None, device: str = "cpu") -> str | None:
     """What makes the codes of a base in this precision here; None where it has none.
 
-    Of nf4 "peftlab" or "bitsandbytes VERSION", of int8 "rows.cpp" or "torch", and whether weights
-    have less than eight bits.
+    Of nf4 "peftlab" or "bitsandbytes VERSION", of int8 and int7 "rows.cpp" or "torch".
     """
-    if precision == "int8":
-        made_by = "rows.cpp" if device == "cpu" and rows.is_built() else "torch"
-        is_whole = largest_code() == rows.LARGEST
-        return made_by if is_whole else f"{made_by}, weights in 7 bits"
+    if precision in ("int8", "int7"):
+        return "rows.cpp" if device == "cpu" and rows.is_built() else "torch"
     return nf4.quantiser() if precision == "nf4" else None
 
 

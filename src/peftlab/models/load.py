@@ -87,7 +87,7 @@ def load_model(
     """
     expect_path("name", name)
     expect("num_labels", num_labels, int, "a whole number")
-    expect("precision", precision, str, "auto, fp32, bf16, int8 or nf4")
+    expect("precision", precision, str, "auto, fp32, bf16, int8, int7 or nf4")
     check_seed(seed)
     if num_labels < 1:
         raise RequestError(f"num_labels must be >= 1, got {num_labels}; 1 is for a regression")

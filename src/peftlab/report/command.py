@@ -117,7 +117,7 @@ def _training(record: Record) -> list[str]:
 
 def _precision(record: Record) -> str:
     """What was asked for; a method that trains the base holds it in fp32 whatever that is."""
-    quantised = record.precision in ("int8", "nf4")
+    quantised = record.precision in ("int8", "int7", "nf4")
     return record.precision if quantised else record.training.get("compute", record.precision)
 
 

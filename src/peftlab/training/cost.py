@@ -27,7 +27,7 @@ from peftlab.engine import fast, own_tensors
 from peftlab.engine.heap import LARGEST_ON_HEAP
 from peftlab.engine.packing import rows_for
 from peftlab.layers import Int8Linear, NF4Linear, quantiser
-from peftlab.layers.int8 import Way, packings
+from peftlab.layers.int8 import Way
 from peftlab.training.batches import Batch
 from peftlab.training.meters import MIB, SavedMeter, sizes
 from peftlab.training.passes import Plan, Trainee, batch_loss
@@ -251,8 +251,8 @@ def _become_fake(model: nn.Module, mode: FakeTensorMode, device: torch.device) -
         if isinstance(module, NF4Linear):
             module.__dict__["dequantised"] = _Dequantised(module)
         if isinstance(module, Int8Linear):
+            ways = module.packings(device.type)
             module.__class__ = _Int8Shapes
-            ways = packings(device.type)
             ready = {way: _fake(module.codes, mode, device) for way in ways}
             cast(_Int8Shapes, module).ready = ready
         for tensors in (cast(dict[str, Tensor | None], module._parameters), module._buffers):
@@ -290,8 +290,9 @@ class _Int8Shapes(Int8Linear):
     @classmethod
     def stacked(cls, layers: Sequence[Int8Linear]) -> Int8Linear:
         made = cast(_Int8Shapes, super().stacked(layers))
-        ways = packings(made.codes.device.type)
-        made.ready = {way: torch.empty_like(made.codes) for way in ways}
+        made.ready = {
+            way: torch.empty_like(made.codes) for way in cast(_Int8Shapes, layers[0]).ready
+        }
         return made
 
 
