@@ -100,10 +100,17 @@ class VeRA(InPeft):
             "d_initial": self.d_initial,
             "vera_dropout": self.dropout,
             # PEFT takes the saved pair, and lets adapters of one model share it if their keys agree
-            "projection_prng_key": _key(next(iter(layers.values()))),
+            "projection_prng_key": self._key(layers),
             "save_projection": True,
             "bias": "none",
         }
+
+    def _key(self, layers: Mapping[str, Adapter]) -> int:
+        """The seed, from which PEFT draws the same pair, else a number of the pair's own."""
+        if self.projection_seed is not None:
+            return self.projection_seed
+        shared = cast(VeRALinear, next(iter(layers.values()))).shared
+        return zlib.crc32(shared.vera_A.float().cpu().numpy().tobytes())
 
     @classmethod
     def from_peft(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self | None:
@@ -119,12 +126,6 @@ class VeRA(InPeft):
 
 def _has_pair(tensors: Mapping[str, Tensor]) -> bool:
     return any(name.endswith("vera_A") for name in tensors)
-
-
-def _key(layer: Adapter) -> int:
-    """A number of the pair's own: another pair has another."""
-    shared: Projections = cast(VeRALinear, layer).shared
-    return zlib.crc32(shared.vera_A.float().cpu().numpy().tobytes())
 
 
 class Given(NamedTuple):
