@@ -113,7 +113,7 @@ def test_how_the_processor_adds_is_told_by_its_instructions(
 def test_no_sum_is_too_large_where_two_products_are_added_in_16_bits(
     kind: type[Int8Linear], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All codes the largest: without VNNI those of eight bits would come to half of it."""
+    """All codes the largest: without VNNI those of eight bits would come to next to nothing."""
     if int8.products("cpu"):
         monkeypatch.setattr(int8, "products", lambda device: "narrow")
     made = kind(torch.ones(80, 192), None, torch.float32, nn.Linear)
