@@ -1,16 +1,19 @@
 """What eight bits cost each layer: `python experiments/outliers.py MODEL [TASK] [GLUE]`.
 
 Of every linear layer of the backbone, on the first dev texts of a task: the relative error of its
-output in eight bits, rows and weights alike rounded, against fp32; and how far the largest column
-of its input stands out. The layers that lose most come first.
+output in eight bits, rows and weights alike rounded, against fp32; the same with weights of seven
+bits (int7); and how far the largest column of its input stands out. The layers that lose most come
+first, the means over all before them.
 
     error    ‖y₈ - y‖ / ‖y‖, of the outputs without their biases
+    seven    ‖y₇ - y‖ / ‖y‖
     column   the largest root mean square of a column of x over the median one: an outlier takes a
              row's 127 steps for itself
 """
 
 from __future__ import annotations
 
+import statistics
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +23,7 @@ from torch import Tensor, nn
 
 import peftlab
 from peftlab.layers import Int8Linear
+from peftlab.layers.int8 import Int7Linear
 from peftlab.models import linear_names
 from peftlab.tasks import load
 from peftlab.training import encode
@@ -31,6 +35,7 @@ class Lost(NamedTuple):
     """Of one layer."""
 
     error: float
+    seven: float
     column: float
     name: str
 
@@ -40,10 +45,12 @@ def lost(layer: nn.Linear, x: Tensor, name: str) -> Lost:
     """What `layer` loses on its input x (*batch, in)."""
     rows = x.reshape(-1, x.shape[-1])
     exact = rows @ layer.weight.T
-    rounded = Int8Linear(layer.weight, None, torch.float32, nn.Linear).product(rows)
     columns = rows.square().mean(0).sqrt()
-    error = (rounded - exact).norm() / exact.norm()
-    return Lost(float(error), float(columns.max() / columns.median()), name)
+    errors = []
+    for kind in (Int8Linear, Int7Linear):
+        rounded = kind(layer.weight, None, torch.float32, nn.Linear).product(rows)
+        errors.append(float((rounded - exact).norm() / exact.norm()))
+    return Lost(*errors, float(columns.max() / columns.median()), name)
 
 
 @torch.no_grad()
@@ -58,8 +65,10 @@ def main(model: str, task: str = "acceptability", data_dir: str | None = None) -
         )
     net.eval()(**encoded.batch(range(len(texts))).inputs)
     print(f"{model}, {len(texts)} texts of {task}: {len(found)} layers")
+    means = [statistics.mean(errors) for errors in list(zip(*found, strict=True))[:2]]
+    print(f"{means[0]:.4f}  {means[1]:.4f}  mean")
     for one in sorted(found, reverse=True):
-        print(f"{one.error:.4f}  {one.column:7.1f}  {one.name}")
+        print(f"{one.error:.4f}  {one.seven:.4f}  {one.column:7.1f}  {one.name}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import outliers
+import pytest
 import torch
 from torch import nn
 
@@ -21,7 +22,9 @@ def test_a_column_that_stands_out_takes_the_steps_of_the_others() -> None:
 
 def test_the_layers_that_lose_most_come_first(capsys) -> None:
     outliers.main("minilm")
-    head, *lines = capsys.readouterr().out.splitlines()
+    head, mean, *lines = capsys.readouterr().out.splitlines()
     assert head == "minilm, 64 texts of acceptability: 36 layers"
     errors = [float(line.split()[0]) for line in lines]
+    eight, seven = map(float, mean.split()[:2])
+    assert eight == pytest.approx(sum(errors) / 36, abs=1e-4) and eight < seven < 2 * eight
     assert len(errors) == 36 and errors == sorted(errors, reverse=True) and min(errors) > 0.001

@@ -60,10 +60,9 @@ class Int8Linear(QuantisedLinear):
 
     def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
         super()._load_from_state_dict(*args, **options)
-        if int(self.codes.abs().max()) > self.largest:
-            raise RequestError(
-                f"codes of {int(self.codes.abs().max())} are no weight in {self.held}"
-            )
+        largest = int(self.codes.abs().max())
+        if largest > self.largest:
+            raise RequestError(f"codes of {largest} are no weight in {self.held}")
         self.unpack()
 
     @classmethod
