@@ -15,7 +15,12 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from peft import PeftModel
-from transformers import AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+)
 from typer.testing import CliRunner
 
 import peftlab
@@ -194,12 +199,33 @@ def test_the_card_s_code_gives_the_answers(adapter: Path, tiny_model: Path, tmp_
     other = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=5)
     other.save_pretrained(tmp_path / "base")
     shutil.copytree(tiny_model, tmp_path / "base", dirs_exist_ok=True, ignore=_weights)
-    push(adapter, NAME, base="somebody/tiny", to=tmp_path / "to")
-    card = (tmp_path / "to" / "README.md").read_text(encoding="utf-8")
+    check_card(adapter, tmp_path / "base", tmp_path / "to")
+
+
+def test_the_card_s_code_gives_a_decoder_s_answers(tiny_model: Path, tmp_path: Path) -> None:
+    """It answers at the last token that is no padding, which its configuration does not name."""
+    words = AutoTokenizer.from_pretrained(tiny_model)
+    config = GPT2Config(
+        n_embd=32, n_layer=2, n_head=4, n_positions=64, vocab_size=len(words), pad_token_id=0
+    )
+    torch.manual_seed(0)
+    GPT2ForSequenceClassification(config).save_pretrained(tmp_path / "base")
+    words.pad_token = "[SEP]"
+    words.model_input_names = ["input_ids", "attention_mask"]
+    words.save_pretrained(tmp_path / "base")
+    model, tokenizer = peftlab.load_model(tmp_path / "base", precision="fp32")
+    peftlab.save(peftlab.inject(model, "lora"), tmp_path / "adapter", tokenizer=tokenizer)
+    check_card(tmp_path / "adapter", tmp_path / "base", tmp_path / "to")
+
+
+def check_card(adapter: Path, base: Path, to: Path) -> None:
+    """Run the card's own lines for HF PEFT, and hold their answers to peftlab's."""
+    push(adapter, NAME, base="somebody/tiny", to=to)
+    card = (to / "README.md").read_text(encoding="utf-8")
     code = card.split("```python\n")[1].split("```")[0]
-    code = code.replace('"somebody/tiny"', repr(str(tmp_path / "base")))
+    code = code.replace('"somebody/tiny"', repr(str(base)))
     found: dict[str, Any] = {}
-    exec(code.replace(f'"{NAME}"', repr(str(tmp_path / "to"))), found)  # the card's own lines
+    exec(code.replace(f'"{NAME}"', repr(str(to))), found)
     ours, tokenizer = peftlab.load(adapter, precision="fp32")
     given = tokenizer(["the cat", "the dog sat"], padding=True, return_tensors="pt")
     with torch.no_grad():
