@@ -47,6 +47,7 @@ LORA = [
     Setting("mpnet-base", "cola", 480, Floor(1.5)),
     Setting("distilbert-base", "cola", 800, Floor(1.5)),
 ]
+PROBE_EXAMPLES, SLOW = 32, 0.5  # a precision that is half as fast as another on so many isn't run
 ATTEMPTS, DISTURBED = 3, 0.1  # at a process during which others take a tenth of the machine
 # what a side needs, of the least that the peer needs
 MEMORY: dict[str, tuple[str, Floor | None]] = {

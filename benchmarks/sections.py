@@ -22,7 +22,7 @@ def lora(setting: Setting, bench: Bench) -> None:
     """Ours against the peer at its fastest, at its fastest that learn, and by default."""
     asked = {"model": setting.model, "task": setting.task, "examples": setting.examples}
     of = functools.partial(bench.run, **asked)
-    sides = _sides(of, peers.as_good(bench.results.lines("scores")))
+    sides = _sides(of, _worth_running(bench, of), peers.as_good(bench.results.lines("scores")))
     if setting.with_defaults:
         sides.append(("defaults", "peer", peers.DEFAULTS))
     for number in bench.each_round():
@@ -43,7 +43,7 @@ def full(bench: Bench) -> None:
     """Full fine-tuning, ours against the peer's at its best settings."""
     asked = {"model": "roberta-base", "task": "cola", "examples": plan.FULL_EXAMPLES}
     of = functools.partial(bench.run, method="full", **asked)
-    sides = _sides(of)
+    sides = _sides(of, _worth_running(bench, of))
     for number in bench.each_round():
         for label, side, options in _turned(sides, number):
             of(label, side, **options)
@@ -91,12 +91,15 @@ def lengths(bench: Bench) -> None:
 
 
 def scores(bench: Bench) -> None:
-    """Does what is fast also learn? The peer in every precision, with either batches."""
+    """Does what is fast also learn? The peer in its precisions, with either batches."""
     asked: dict[str, Any] = {"examples": 0, "epochs": plan.SCORE_EPOCHS, "lr": plan.SCORE_LR}
     asked |= {"score": True}
     if bench.most:
         asked |= {"examples": bench.most}
-    peer = dict.fromkeys(peers.learning(one) for one in peers.ALL)
+    probe = functools.partial(bench.run, model=plan.SCORED, task=plan.SCORED_TASKS[0])
+    precisions = {*_worth_running(bench, probe), peers.DEFAULTS["precision"]}
+    scored = [one for one in peers.ALL if one["precision"] in precisions]
+    peer = dict.fromkeys(peers.learning(one) for one in scored)
     for seed, task in itertools.product(plan.SCORE_SEEDS, plan.SCORED_TASKS):
         of = functools.partial(bench.run, model=plan.SCORED, task=task, timed=False, seed=seed)
         of(f"{task}, ours", "ours", **asked)
@@ -133,15 +136,20 @@ def chosen(asked: str | None) -> list[str]:
     return [name for name in SECTIONS if name in names]
 
 
-def _sides(of: Callable[..., Line], learn: Collection[peers.Learning] = ()) -> list[Side]:
+def _sides(
+    of: Callable[..., Line], precisions: Collection[str], learn: Collection[peers.Learning] = ()
+) -> list[Side]:
     """Ours, and the peer's fastest of all its settings run once: the rounds say which is best.
 
     Args:
         of: runs a side once.
+        precisions: of which the settings may be the fastest.
         learn: of which the fastest runs too; random batches are slower, and screened for it alone.
     """
-    wanted = [one for one in peers.ALL if _is_grouped(one) or peers.learning(one) in learn]
-    screened = _screened(functools.partial(of, "screen", "peer"), wanted)
+    grouped = [one for one in peers.ALL if one["batches"] != "random"]
+    wanted = [one for one in grouped if one["precision"] in precisions]
+    wanted += [one for one in peers.ALL if one not in grouped and peers.learning(one) in learn]
+    screened = [of("screen", "peer", **one) for one in wanted]
     finalists = peers.fastest(screened, len(FINALISTS))
     peer = [(label, "peer", one) for label, one in zip(FINALISTS, finalists, strict=False)]
     learning = [line for line in good(screened) if peers.learning(line["settings"]) in learn]
@@ -150,25 +158,24 @@ def _sides(of: Callable[..., Line], learn: Collection[peers.Learning] = ()) -> l
     return [("ours", "ours", {}), *peer]
 
 
-def _screened(of: Callable[..., Line], wanted: list[Settings]) -> list[Line]:
-    """Each of the settings once; of a precision half as fast as another, or less, the first alone.
+def _worth_running(bench: Bench, of: Callable[..., Line]) -> list[str]:
+    """The peer's precisions, without those that are at most half as fast as another.
 
-    Random batches of it all the same: they are screened for what they learn.
+    With AVX2 alone bf16 is a ninth as fast as fp32: each of its settings would take six minutes, to
+    no end. The results say what is left out.
     """
-    first = {one["precision"]: one for one in reversed(wanted)}
-    tried = {precision: of(**one) for precision, one in first.items()}
-    speeds = {name: line["examples_per_s"] for name, line in tried.items() if "failed" not in line}
-    slow = {name for name, speed in speeds.items() if speed <= max(speeds.values()) / 2}
-    rest = [
-        one
-        for one in wanted
-        if one not in first.values() and not (one["precision"] in slow and _is_grouped(one))
-    ]
-    return [*tried.values(), *(of(**one) for one in rest)]
-
-
-def _is_grouped(settings: Settings) -> bool:
-    return settings["batches"] != "random"
+    first = {one["precision"]: one for one in reversed(peers.ALL)}
+    asked = {"examples": plan.PROBE_EXAMPLES}
+    lines = {name: of("probe", "peer", **one | asked) for name, one in first.items()}
+    speeds = {name: line["examples_per_s"] for name, line in lines.items() if "failed" not in line}
+    shares = {name: speed / max(speeds.values()) for name, speed in speeds.items()}
+    slow = [name for name, share in shares.items() if share <= plan.SLOW]
+    for name in slow:
+        bench.left_out(
+            peers.in_words(name),
+            f"{peers.in_words(name)} is {shares[name]:.2f} times as fast as the fastest precision",
+        )
+    return [name for name in first if name not in slow]
 
 
 def _turned(sides: list[Any], number: int) -> list[Any]:

@@ -241,7 +241,7 @@ def where_it_dominates(lines: list[Line]) -> str:
 
 def scores(_: str, lines: list[Line]) -> list[Cells]:
     """The mean over seeds, and whether it is within reach of the peer's defaults'."""
-    lines = good(lines)
+    lines = [line for line in good(lines) if line.get("score") is not None]
     learn = as_good(lines)
     rows = []
     for label in dict.fromkeys(line["label"] for line in lines):

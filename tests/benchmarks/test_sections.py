@@ -51,7 +51,9 @@ class Answering(runs.Bench):
             "weights_mib": 100.0,
             "over_steps_mib": [500.0] * 10,
             "attention_share": 0.6 if options.get("attention") is True else None,
-            "score": 0.8 if options.get("batches") == "random" else 0.6,
+            "score": (0.8 if options.get("batches") == "random" else 0.6)
+            if options.get("score")
+            else None,
         }
 
 
@@ -103,7 +105,7 @@ def test_the_peer_is_scored_in_every_precision_with_either_batches(results: runs
     lines = measured(results, "scores")
     of = [(line["settings"]["seed"], line["task"]) for line in lines if line["side"] == "ours"]
     assert of == [(seed, task) for seed in (0, 1, 2) for task in ("stsb", "mrpc")]
-    first = lines[1:7]  # the peer's of a seed and a task
+    first = [line for line in lines if line["label"] != "probe"][1:7]  # a seed's and a task's
     asked = {peers.learning(line["settings"]) for line in first}
     assert len(asked) == 6 and peers.learning(peers.DEFAULTS) in asked
     rows = tables.scores("scores", lines)
@@ -113,9 +115,13 @@ def test_the_peer_is_scored_in_every_precision_with_either_batches(results: runs
     assert ("mrpc, fp32, grouped", "0.600", "± 0.000", "3", "") in rows
 
 
-@pytest.mark.parametrize(("speed", "n_screened"), [(40.0, 6), (60.0, 12)])
-def test_a_precision_half_as_fast_as_another_is_screened_once(
-    speed: float, n_screened: int, results: runs.Results, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("speed", "n_screened", "n_scored"), [(40.0, 4, 2), (60.0, 12, 6)])
+def test_a_precision_half_as_fast_as_another_is_left_out_and_the_table_says_so(
+    speed: float,
+    n_screened: int,
+    n_scored: int,
+    results: runs.Results,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """bf16 where a processor has none: each of its settings takes six minutes to no end."""
     own = Answering.measured
@@ -128,6 +134,14 @@ def test_a_precision_half_as_fast_as_another_is_screened_once(
     lines = measured(results, "roberta/cola")
     screened = [line["settings"]["precision"] for line in lines if line["label"] == "screen"]
     assert len(screened) == n_screened and screened.count("fp32") == 4
+    left_out = [line["label"] for line in lines if "failed" in line]
+    assert left_out == (["bf16-loaded", "autocast"] if n_screened == 4 else [])
+    table = tables.text(results.sections)
+    assert ("autocast is 0.44 times as fast as the fastest precision" in table) is bool(left_out)
+
+    seen = [line for line in measured(results, "scores") if line.get("score") is not None]
+    peer = {peers.learning(line["settings"]) for line in seen if line["side"] == "peer"}
+    assert len(peer) == n_scored and peers.learning(peers.DEFAULTS) in peer
 
 
 def test_a_floor_of_what_was_not_measured_is_open(results: runs.Results) -> None:
