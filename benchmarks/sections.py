@@ -22,7 +22,7 @@ def lora(setting: Setting, bench: Bench) -> None:
     """Ours against the peer at its fastest, at its fastest that learn, and by default."""
     asked = {"model": setting.model, "task": setting.task, "examples": setting.examples}
     of = functools.partial(bench.run, **asked)
-    sides = _sides(of, _worth_running(bench, of), peers.as_good(bench.results.lines("scores")))
+    sides = _sides(of, _worth_running(bench), peers.as_good(bench.results.lines("scores")))
     if setting.with_defaults:
         sides.append(("defaults", "peer", peers.DEFAULTS))
     for number in bench.each_round():
@@ -43,7 +43,7 @@ def full(bench: Bench) -> None:
     """Full fine-tuning, ours against the peer's at its best settings."""
     asked = {"model": "roberta-base", "task": "cola", "examples": plan.FULL_EXAMPLES}
     of = functools.partial(bench.run, method="full", **asked)
-    sides = _sides(of, _worth_running(bench, of))
+    sides = _sides(of, _worth_running(bench))
     for number in bench.each_round():
         for label, side, options in _turned(sides, number):
             of(label, side, **options)
@@ -96,8 +96,7 @@ def scores(bench: Bench) -> None:
     asked |= {"score": True}
     if bench.most:
         asked |= {"examples": bench.most}
-    probe = functools.partial(bench.run, model=plan.SCORED, task=plan.SCORED_TASKS[0])
-    precisions = {*_worth_running(bench, probe), peers.DEFAULTS["precision"]}
+    precisions = {*_worth_running(bench), peers.DEFAULTS["precision"]}
     scored = [one for one in peers.ALL if one["precision"] in precisions]
     peer = dict.fromkeys(peers.learning(one) for one in scored)
     for seed, task in itertools.product(plan.SCORE_SEEDS, plan.SCORED_TASKS):
@@ -158,15 +157,15 @@ def _sides(
     return [("ours", "ours", {}), *peer]
 
 
-def _worth_running(bench: Bench, of: Callable[..., Line]) -> list[str]:
+def _worth_running(bench: Bench) -> list[str]:
     """The peer's precisions, without those that are at most half as fast as another.
 
-    With AVX2 alone bf16 is a ninth as fast as fp32: each of its settings would take six minutes, to
-    no end. The results say what is left out.
+    Told by a batch of the small model: in bf16, with AVX2 alone, one of RoBERTa-base's sizes takes
+    minutes. The results say what is left out.
     """
     first = {one["precision"]: one for one in reversed(peers.ALL)}
-    asked = {"examples": plan.PROBE_EXAMPLES}
-    lines = {name: of("probe", "peer", **one | asked) for name, one in first.items()}
+    of = functools.partial(bench.run, "probe", "peer", plan.SCORED, "cola")
+    lines = {name: of(examples=plan.PROBE_EXAMPLES, **one) for name, one in first.items()}
     speeds = {name: line["examples_per_s"] for name, line in lines.items() if "failed" not in line}
     shares = {name: speed / max(speeds.values()) for name, speed in speeds.items()}
     slow = [name for name, share in shares.items() if share <= plan.SLOW]
