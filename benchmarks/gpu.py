@@ -5,8 +5,8 @@
     python benchmarks/gpu.py --device cpu --model minilm --examples 200     the same without one
 
 LoRA, as in speed.py: the peer at the fastest of its settings, which are looked for first, and as
-it is installed. The memory is the most that torch had allocated; without a device, the process's
-own. Writes results/gpu.json and gpu.txt.
+it is installed; and ours with CUDA graphs beside ours without. The memory is the most that torch
+had allocated; without a device, the process's own. Writes results/gpu.json and gpu.txt.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ import sys
 import torch
 from peers import NothingRan
 from plan import Setting
-from runs import HERE, Bench, Results, machine
+from ratios import labelled, median, paired
+from runs import HERE, Bench, Line, Results, machine
 from sections import lora, scores
-from tables import HEAD, PARTS, Memory, Part, beside, text
+from tables import HEAD, PARTS, Cells, Memory, Part, as_row, beside, text
 
 from peftlab.atomic import write
 
+GPU_PEAK = ("gpu_peak_mib", "MiB")
 MEMORY: dict[str, Memory] = {
     "cpu": {"peak_mib": ("peak memory", None)},
     "cuda": {"gpu_peak_mib": ("peak GPU memory", None)},
@@ -61,11 +63,31 @@ def settings_of(options: argparse.Namespace) -> list[Setting]:
     ]
 
 
+def graphs(setting: Setting, bench: Bench) -> None:
+    """Ours by CUDA graphs and not, of so many examples that most batches have a shape met often."""
+    asked = {"model": setting.model, "task": setting.task, "examples": setting.examples}
+    for number in bench.each_round():
+        for name in ("plain", "graphs")[:: 1 if number % 2 else -1]:
+            bench.run(name, "ours", graphs=name == "graphs", **asked)
+
+
+def by_graphs(name: str, lines: list[Line]) -> list[Cells]:
+    """Speed and memory with graphs over those without."""
+    rows = []
+    for what, field, unit in (("speed", "examples_per_s", "ex/s"), ("memory", *GPU_PEAK)):
+        shown = [median(labelled(lines, label), field) for label in ("graphs", "plain")]
+        told = [f"{value:,.0f} {unit}" if value else "–" for value in shown]
+        ratio = paired(lines, "graphs", "plain", field)
+        rows.append(as_row(f"{name}, {what}", told[0], told[1], ratio, None))
+    return rows
+
+
 def parts(settings: list[Setting], memory: Memory, heading: str) -> list[Part]:
     """The table of these settings, and that of the scores."""
     by_name = {setting.name: setting for setting in settings}
     return [
         (heading, list(by_name), HEAD, lambda name, lines: beside(by_name[name], lines, memory)),
+        ("CUDA graphs against none", [f"{name}, graphs" for name in by_name], HEAD, by_graphs),
         PARTS[-1],
     ]
 
@@ -80,6 +102,8 @@ def main() -> None:
     settings, memory = settings_of(options), MEMORY[options.device]
     runs = {"scores": scores} if options.score else {}
     runs |= {setting.name: functools.partial(lora, setting) for setting in settings}
+    if options.device == "cuda":
+        runs |= {f"{one.name}, graphs": functools.partial(graphs, one) for one in settings}
     results = Results(HERE / "results" / ("gpu.json" if options.device == "cuda" else "cpu.json"))
     results.sections = {}
     common = {name: getattr(options, name) for name in ("device", "batch_size", "data_dir")}

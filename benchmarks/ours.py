@@ -34,6 +34,7 @@ def parse() -> argparse.Namespace:
         "--precision", choices=["auto", "fp32", "bf16", "int8", "nf4"], default="auto"
     )
     parser.add_argument("--no-fast", action="store_true")
+    parser.add_argument("--graphs", action="store_true")
     parser.add_argument("--attention", action="store_true")
     parser.add_argument("--cell", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -50,6 +51,7 @@ def write_order(options: argparse.Namespace, folder: Path) -> None:
         "batch_size": options.batch_size,
         "precision": options.precision,
         "device": options.device,
+        "graphs": options.graphs,
     }
     if options.lr is not None:  # the peer has one rate for all that is trained
         training |= {"lr": options.lr, "head_lr": options.lr}

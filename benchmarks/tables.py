@@ -70,7 +70,7 @@ def _table(heading: str, head: Cells, rows: list[Cells]) -> Table:
     return table
 
 
-def _row(
+def as_row(
     what: str, ours: str, other: str, ratio: Ratio | None, floor: Floor | None, digits: int = 2
 ) -> Cells:
     """A row of `HEAD`."""
@@ -106,7 +106,7 @@ def _speed(setting: Setting, lines: list[Line]) -> list[Cells]:
         if own or label == "best":
             settings = told(settings_of(own[0])) if own else "did not run"
             rows.append(
-                _row(
+                as_row(
                     f"{setting.name}, speed\n  {label}: {settings}",
                     _number(median(labelled(lines, "ours"), "examples_per_s"), "ex/s", 1),
                     _number(median(own, "examples_per_s"), "ex/s", 1),
@@ -125,7 +125,7 @@ def _memory(name: str, lines: list[Line], memory: Memory) -> list[Cells]:
         least = least_of_peer(lines, field, ours[0]["settings"]["examples"]) if known else None
         if least is not None:
             rows.append(
-                _row(
+                as_row(
                     f"{name}, {what}\n  least: {least[1]}",
                     _number(median(ours, field), "MiB"),
                     _number(least[0], "MiB"),
@@ -134,7 +134,7 @@ def _memory(name: str, lines: list[Line], memory: Memory) -> list[Cells]:
                 )
             )
         elif ours and floor is not None:  # no floor goes by without a word
-            rows.append(_row(f"{name}, {what}\n  not measured", "–", "–", None, floor))
+            rows.append(as_row(f"{name}, {what}\n  not measured", "–", "–", None, floor))
     return rows
 
 
@@ -145,7 +145,7 @@ def methods(_: str, lines: list[Line]) -> list[Cells]:
     for name, (floor, _options) in {"lora": (None, {}), **plan.METHODS}.items():
         own = labelled(lines, name)
         ratio = paired(lines, name, "lora", "step_ms")
-        *_, shown, spread, bound, met = _row(name, "", "", ratio, floor)
+        *_, shown, spread, bound, met = as_row(name, "", "", ratio, floor)
         step = _number(median(own, "step_ms"), "ms")
         memory = [_number(median(own, field), "MiB") for field in ("above_mib", "weights_mib")]
         rows.append((name, step, shown, spread, bound, met, *memory))
@@ -158,7 +158,7 @@ def full(_: str, lines: list[Line]) -> list[Cells]:
     best = labelled(lines, "best")
     settings = told(settings_of(best[0])) if best else "did not run"
     return [
-        _row(
+        as_row(
             f"full fine-tuning, speed\n  best: {settings}",
             _number(median(labelled(lines, "ours"), "examples_per_s"), "ex/s", 1),
             _number(median(best, "examples_per_s"), "ex/s", 1),
@@ -171,7 +171,7 @@ def full(_: str, lines: list[Line]) -> list[Cells]:
 def products(_: str, lines: list[Line]) -> list[Cells]:
     """The products' share of our step."""
     return [
-        _row(
+        as_row(
             "matrix products alone, of our epoch's time",
             _number(median(labelled(lines, "ours"), "epoch_s"), "s", 2),
             _number(median(labelled(lines, "products"), "epoch_s"), "s", 2),
@@ -189,7 +189,7 @@ def int8(_: str, lines: list[Line]) -> list[Cells]:
         speeds = [median(labelled(lines, side), "examples_per_s") for side in sides]
         shown = [_number(speed, "ex/s", 1) for speed in speeds]
         ratio = paired(lines, *sides, "examples_per_s")
-        rows.append(_row(f"{model}, speed", shown[0], shown[1], ratio, floor))
+        rows.append(as_row(f"{model}, speed", shown[0], shown[1], ratio, floor))
     return rows
 
 
@@ -202,14 +202,16 @@ def growth(_: str, lines: list[Line]) -> list[Cells]:
         for line in labelled(lines, twice)
     )
     return [
-        _row(
+        as_row(
             f"time a token, {twice} over {once}",
             _number(median(labelled(lines, twice), "token_us"), "µs", 1),
             _number(median(labelled(lines, once), "token_us"), "µs", 1),
             paired(lines, twice, once, "token_us"),
             plan.GROWTH,
         ),
-        _row("most resident, second half of the steps over the first", "", "", flat, plan.FLAT, 3),
+        as_row(
+            "most resident, second half of the steps over the first", "", "", flat, plan.FLAT, 3
+        ),
     ]
 
 

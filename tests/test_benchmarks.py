@@ -25,7 +25,13 @@ def test_our_side_is_measured_inside_the_engine(
     """A hook on all modules, as the meter had, is a caller's code: the engine stands back."""
     asked = {"model": tiny_model, "task": "words-6", "examples": 64, "score": False, "epochs": 2}
     asked |= {"data_dir": None, "batch_size": 8, "lr": None, "seed": 0, "device": "cpu"}
-    asked |= {"method": "lora", "precision": "auto", "no_fast": False, "attention": False}
+    asked |= {
+        "method": "lora",
+        "precision": "auto",
+        "no_fast": False,
+        "graphs": False,
+        "attention": False,
+    }
     options = argparse.Namespace(**asked)
     begin, found = Meter.begin, []
 

@@ -10,16 +10,32 @@ imports `errors` alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from peftlab.errors import explain
+from peftlab.errors import RequestError, explain
 
 STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 Rate = Annotated[float, Field(gt=0)]
+PrecisionName = Literal["auto", "fp32", "bf16", "int8", "int7", "nf4"]
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+
+
+def in_words(names: Iterable[str]) -> str:
+    """Names as a sentence has them.
+
+    >>> in_words(("auto", "cpu", "cuda"))
+    'auto, cpu or cuda'
+    """
+    *others, last = names
+    return f"{', '.join(others)} or {last}"
+
+
+PRECISION_WORDS = in_words(get_args(PrecisionName))
+DEVICE_WORDS = in_words(get_args(DeviceName))
 
 
 def later(default: Any, **given: Any) -> Any:
@@ -66,6 +82,9 @@ class _Settings(BaseModel):
         True,
         description="The fast engine, or the model's own code: equal but for rounding and dropout.",
     )
+    graphs: bool = later(
+        False, description="Capture passes as CUDA graphs; has been run on no CUDA device yet."
+    )
 
 
 class Training(_Settings):
@@ -84,12 +103,8 @@ class Training(_Settings):
     max_length: int | None = Field(
         None, ge=4, description="Longest input in tokens; default 128, RTE 256."
     )
-    precision: Literal["auto", "fp32", "bf16", "int8", "int7", "nf4"] = Field(
-        "auto", description="auto, fp32, bf16, int8, int7 or nf4."
-    )
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
-        "auto", description="auto, cpu, cuda or mps."
-    )
+    precision: PrecisionName = Field("auto", description=f"{PRECISION_WORDS}.")
+    device: DeviceName = Field("auto", description=f"{DEVICE_WORDS}.")
     threads: int | None = Field(
         None, ge=1, le=1024, description="CPU threads; default: torch's choice."
     )
@@ -112,9 +127,15 @@ class Training(_Settings):
         return self.model_dump(exclude_unset=True)
 
     def resolved(self, **decided: Any) -> Resolved:
-        """The training with all that it leaves open decided."""
+        """The training with all that it leaves open decided.
+
+        Raises:
+            RequestError: if CUDA graphs are asked for that can't be.
+        """
         shared = {name: getattr(self, name) for name in _Settings.model_fields}
-        return Resolved(**shared, **decided)
+        made = Resolved(**shared, **decided)
+        made.check_graphs()
+        return made
 
 
 class Resolved(_Settings):
@@ -131,6 +152,17 @@ class Resolved(_Settings):
     def in_engine(self) -> bool:
         """Whether all that `peftlab.engine` has for a CPU computes it."""
         return self.fast and self.device == "cpu" and not self.checkpointing
+
+    def check_graphs(self) -> None:
+        """Raise `RequestError` if CUDA graphs are asked for where there can be none."""
+        against = {
+            f"on {self.device}": self.device != "cuda",
+            "with checkpointing": self.checkpointing,  # it rewinds the generator
+            "with weights of classes": self.class_weights != "none",  # they come from the host
+        }
+        for where, holds in against.items():
+            if self.graphs and holds:
+                raise RequestError(f"CUDA graphs can't be captured {where}; leave --graphs out")
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -44,7 +44,11 @@ def test_the_table_is_of_the_devices_own_memory(monkeypatch: pytest.MonkeyPatch)
         return made | {"settings": asked, "peak_mib": 1.0, "gpu_peak_mib": gpu_mib}
 
     lines = [line("ours", "ours", 300, 600), line("peer", "best", 200, 800)]
-    (part, _) = gpu.parts([setting], gpu.MEMORY["cuda"], "LoRA")
+    (part, by_graphs, _) = gpu.parts([setting], gpu.MEMORY["cuda"], "LoRA")
     rows = part[3](setting.name, lines)
     assert [row[3] for row in rows] == ["1.50", "0.75"]
     assert part[2] == tables.HEAD
+    lines = [line("ours", "plain", 100, 600), line("ours", "graphs", 300, 900)]
+    rows = by_graphs[3]("roberta/words-64, graphs", lines)
+    assert [row[3] for row in rows] == ["3.00", "1.50"]
+    assert by_graphs[1] == ["roberta/words-64, graphs"]

@@ -21,11 +21,12 @@ from peftlab.errors import RequestError
 from peftlab.machine import gpu, processor
 from peftlab.records.record import Record
 from peftlab.records.store import Store
+from peftlab.settings import Resolved
 from peftlab.training import Encoded
 from peftlab.training.meters import WARMING
 
 # of a training, what its speed depends on beside the model, most first
-COUNTING = ("fast", "checkpointing", "batch_size", "accumulation", "batches", "parts")
+COUNTING = ("fast", "graphs", "checkpointing", "batch_size", "accumulation", "batches", "parts")
 STEPS = WARMING + 12  # that are measured, the first ones left out of the speed
 ANSWERED = 256  # examples of dev
 
@@ -129,10 +130,11 @@ def _ignore(row: object, total: int) -> None: ...
 
 
 def _likeness(record: Record, cell: Cell) -> tuple[bool, ...]:
+    theirs = {name: Resolved.model_fields[name].default for name in COUNTING} | record.training
     return (
         record.model.sha256 == cell.model.sha256,
         record.precision == cell.precision.base,
-        *(record.training.get(name) == getattr(cell.training, name) for name in COUNTING),
+        *(theirs[name] == getattr(cell.training, name) for name in COUNTING),
         record.method.settings == cell.method.settings,
         record.task.sha256 == cell.task.sha256,
     )

@@ -145,6 +145,11 @@ class Method(abc.ABC, metaclass=Explained):
         """AdamW with β (.9, .999), ε 1e-8; each group brings its lr and its weight decay."""
         return torch.optim.AdamW(groups, fused=True)
 
+    @property
+    def steps_alike(self) -> bool:
+        """Whether every step makes the same operations: nothing is done before one."""
+        return type(self).before_step is Method.before_step
+
     def before_step(self, model: PreTrainedModel, step: Step) -> None:
         """Called before the step's first forward."""
 

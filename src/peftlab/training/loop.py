@@ -29,6 +29,7 @@ from peftlab.engine import fast, own_tensors
 from peftlab.engine.heap import unsearched
 from peftlab.layers import PreTrainedModel
 from peftlab.training.batches import Batch, Encoded, cut, spread, stratified
+from peftlab.training.graphs import Graphs, Pass
 from peftlab.training.guard import Watch, check_groups, check_loss, check_outputs
 from peftlab.training.meters import Memory, MemoryMeter, SavedMeter, SpeedMeter
 from peftlab.training.passes import (
@@ -96,6 +97,8 @@ class Loop:
         self.optimizer = method.make_optimizer(groups)
         self.schedule = warmup_and_decay(self.optimizer, self.warmup, self.total)
         self.watch = Watch(model, self.total, plan.unread)
+        self.captures = settings.graphs and method.steps_alike
+        self.passed: Pass = Graphs(self._pass, plan.place) if self.captures else self._pass
         # no step's, so that each step sets another one than was there when the engine was entered
         begin_stream(step_seed(plan.seed, -1), plan.place)
         self.index = 0
@@ -164,7 +167,7 @@ class Loop:
         nn.utils.clip_grad_norm_(self.trained, self.plan.settings.clip)
         self.optimizer.step()
         self.method.after_step(self.model, step)
-        self.optimizer.zero_grad()
+        self.optimizer.zero_grad(set_to_none=not self.captures)  # a graph adds to those there
         self.reach = max(self.reach, float(min(self.schedule.get_last_lr())))
         self.schedule.step()
         value = self._check(loss) if waits else value
@@ -178,10 +181,13 @@ class Loop:
         for part in parts:
             self.n_parts += 1
             size = len(part.labels)
-            loss = batch_loss(self.model, part, self.plan)
-            value += loss.detach() * (size / n)
-            (loss * (size / usual)).backward()
+            value += self.passed(part, value.new_full((), size / usual)) * (size / n)
         return value
+
+    def _pass(self, part: Batch, weight: Tensor) -> Tensor:
+        loss = batch_loss(self.model, part, self.plan)
+        (loss * weight).backward()
+        return loss.detach()
 
     def _check(self, loss: Tensor) -> float:
         value = loss.item()
@@ -256,6 +262,8 @@ def fit(
             fitted.curve.append({"epoch": epoch})
             on_epoch(epoch, answered)
         fitted.memory = memory.measure(loop.model, loop.optimizer, loop.saved_mib)
+    if settings.graphs and not loop.captures:
+        fitted.notes.append("no CUDA graphs: the method does something before each step")
     if loop.watch.unused:
         names = ", ".join(loop.watch.unused[:3])
         fitted.notes.append(f"the model does not compute with {names}, so training leaves it")

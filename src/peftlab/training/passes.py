@@ -82,6 +82,8 @@ class Step:
 class Trainee(Protocol):
     """What the loop asks of a method."""
 
+    @property
+    def steps_alike(self) -> bool: ...
     def parameter_groups(
         self, model: PreTrainedModel, lr: float, head_lr: float, weight_decay: float
     ) -> list[dict[str, Any]]: ...
