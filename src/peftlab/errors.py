@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import os
 import reprlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -77,17 +77,30 @@ def system_refusals(problem: str) -> Iterator[None]:
         raise RequestError(f"{problem}: {error.strerror or error}") from error
 
 
-def explain(error: ValidationError, owner: str, fields: Iterable[str] = ()) -> RequestError:
-    """Pydantic's findings about `owner` in one line each: the field, the rule, the value given."""
-    lines, fields = [], list(fields)
+def explain(
+    error: ValidationError,
+    owner: str,
+    fields: Iterable[str] = (),
+    inside: Mapping[str, Iterable[str]] | None = None,
+) -> RequestError:
+    """Pydantic's findings about `owner` in one line each: the field, the rule, the value given.
+
+    Args:
+        error: what it found.
+        owner: what the fields are of.
+        fields: that are allowed.
+        inside: those that are allowed within a field.
+    """
+    lines, fields, inside = [], list(fields), inside or {}
     for found in error.errors(include_url=False):
         loc = list(found["loc"])
         if loc and isinstance(loc[0], int) and loc[0] < len(fields):  # it was given by position
             loc[0] = fields[loc[0]]
         where = ".".join(map(str, loc)) or "value"
         if found["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
-            inner = ".".join([owner, *map(str, found["loc"][:-1])])
-            lines.append(str(unknown(f"setting of {inner}", str(found["loc"][-1]), fields)))
+            *outer, name = map(str, found["loc"])
+            known = inside.get(outer[0], fields) if outer else fields
+            lines.append(str(unknown(f"setting of {'.'.join([owner, *outer])}", name, known)))
             continue
         if found["type"] == "missing":
             lines.append(f"{owner}: {where} is missing")

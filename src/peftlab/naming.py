@@ -9,6 +9,9 @@ import hashlib
 import math
 import re
 import unicodedata
+from collections.abc import Sequence
+
+FEW = 5
 
 
 def slug(text: str, otherwise: str = "unnamed") -> str:
@@ -47,6 +50,16 @@ def counted(n: int, noun: str) -> str:
     ('1 cell', '1,200 cells')
     """
     return f"{n:,} {noun}{'s' * (n != 1)}"
+
+
+def few(names: Sequence[str], between: str = ", ") -> str:
+    """The first `FEW` names, and how many more there are.
+
+    >>> few("abcdef"), few([])
+    ('a, b, c, d, e and 1 more', 'none')
+    """
+    shown = between.join(names[:FEW]) or "none"
+    return f"{shown} and {len(names) - FEW} more" if len(names) > FEW else shown
 
 
 def duration(seconds: float) -> str:

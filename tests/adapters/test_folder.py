@@ -238,7 +238,8 @@ def test_a_link_is_followed(trained: Any, tmp_path: Path) -> None:
 def test_a_paged_optimizer_is_no_matter_for_loading(trained: Any, tmp_path: Path) -> None:
     model, _ = trained("qlora", optimizer="paged")
     peftlab.save(model, tmp_path / "adapter")
-    peftlab.load(tmp_path / "adapter")
+    again, _ = peftlab.load(tmp_path / "adapter")
+    assert injected(again).settings["optimizer"] == "paged"
 
 
 def test_training_goes_on_from_a_loaded_adapter_on_nf4_with_the_same_bits(

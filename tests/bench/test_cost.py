@@ -11,7 +11,7 @@ import pytest
 from peftlab.bench import cost
 from peftlab.bench import foresee as foreseeing
 from peftlab.bench.cell import Cell
-from peftlab.bench.cost import IMPORTS_MIB, Predictor, largest, lengths
+from peftlab.bench.cost import Predictor, largest, lengths
 from peftlab.bench.foresee import ERROR, check_fits, foresee, line
 from peftlab.bench.grid import Grid, resolve
 from peftlab.bench.run import Observer, run_grid
@@ -118,7 +118,7 @@ def test_what_can_t_be_counted_is_none_and_says_why(
     found = predictor.cost(cell_of(grid, "lora"))
     assert found.memory is None
     assert found.why == "RuntimeError: asks for a number"
-    check_fits(predictor, grid.cells, [found], free=1.0)  # what is not known is not refused
+    check_fits(predictor, grid.cells, [found], 1.0)  # what is not known is not refused
     assert line(2, [None, None], [found]).endswith("memory of lora unknown")
 
 
@@ -167,16 +167,16 @@ def test_what_does_not_fit_is_refused_with_what_would(grid: Grid, predictor: Pre
     peaks = {cost.label: cost.memory.peak_mib for cost in found if cost.memory}
     *others, second, first = sorted(peaks, key=peaks.__getitem__)
     least = 1 - ERROR  # what is predicted may be so much too high
-    free = IMPORTS_MIB + least * (peaks[first] + peaks[second]) / 2
+    room = least * (peaks[first] + peaks[second]) / 2
     with pytest.raises(RequestError) as refused:
-        check_fits(predictor, grid.cells, found, free)
+        check_fits(predictor, grid.cells, found, room)
     said = str(refused.value)
     assert "1 of 3 methods would not fit into memory" in said
     assert f"{first} on tiny needs {peaks[first]:,.0f} MiB" in said
     fits = [name for name in METHODS if name in (second, *others)]
     assert f"what fits as it is: {', '.join(fits)}" in said
     assert "nothing was trained" in said
-    check_fits(predictor, grid.cells, found, IMPORTS_MIB + least * peaks[first] + 1)
+    check_fits(predictor, grid.cells, found, least * peaks[first] + 1)
     check_fits(predictor, grid.cells, found, None)
 
 
@@ -193,9 +193,15 @@ def test_a_smaller_part_is_found_by_halving(
     enough = predictor.cost(parts).memory
     assert enough is not None
     with pytest.raises(RequestError, match=r"fits with --accumulation 4 .* or --batch-size 8"):
-        check_fits(predictor, grid.cells, found, IMPORTS_MIB + enough.peak_mib + 0.001)
+        check_fits(predictor, grid.cells, found, enough.peak_mib + 0.001)
+    twice = [
+        cell.model_copy(update={"training": cell.training.model_copy(update={"accumulation": 2})})
+        for cell in grid.cells
+    ]
+    with pytest.raises(RequestError, match=r"fits with --accumulation 4 .* or --batch-size 16"):
+        check_fits(predictor, twice, largest(predictor, twice), enough.peak_mib + 0.001)
     with pytest.raises(RequestError, match="no batch size: weights, gradients and optimizer"):
-        check_fits(predictor, grid.cells, found, IMPORTS_MIB + 1)
+        check_fits(predictor, grid.cells, found, 1.0)
 
 
 def record_of(cell: Cell, **changed: Any) -> Record:

@@ -78,3 +78,4 @@ def test_a_text_that_dev_has_twice_says_so_in_its_row(tiny_task: Task) -> None:
 def test_a_real_time_signal_has_no_name() -> None:
     assert how_it_died(-40, "x") == "its process was ended by signal 40; x"
     assert how_it_died(-signal.SIGSEGV, "x") == "its process was ended by SIGSEGV; x"
+    assert how_it_died(3, "") == "its process exited with code 3"

@@ -16,6 +16,7 @@ from peftlab.bench.suite import (
     DEMO_TASKS,
     Suite,
     Tune,
+    Variant,
     make_suite,
     merged_request,
 )
@@ -104,6 +105,15 @@ def test_set_reaches_methods_and_training() -> None:
     assert [variant.name for variant in demo.methods] == DEMO_METHODS
 
 
+def test_a_table_may_have_its_settings_apart_as_a_record_has_them() -> None:
+    table = {"name": "lora", "settings": {"rank": 4}, "lr": 5e-4}
+    suites = [make_suite(methods=[given]) for given in (table, "lora[rank=4,lr=5e-4]")]
+    (apart,), (flat,) = (suite.methods for suite in suites)
+    assert (apart.name, apart.settings, apart.lr) == ("lora", {"rank": 4}, 5e-4)
+    assert apart.settings == flat.settings
+    assert Variant.model_validate(apart.model_dump()) == apart
+
+
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
@@ -111,6 +121,10 @@ def test_set_reaches_methods_and_training() -> None:
         (
             {"training": {"epoch": 3}},
             "setting of the suite.training 'epoch'; did you mean 'epochs'",
+        ),
+        (
+            {"training": {"epoch": 3}, "taks": ["mrpc"]},
+            "'taks'; did you mean 'tasks'\\? Allowed: name, model",
         ),
         ({"training": {"epochs": 0}}, "epochs must be greater than or equal to 1, got 0"),
         ({"training": {"epochs": "3"}}, "epochs must be a valid integer, got '3'"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import peftlab
-from peftlab.api import plan as api
+from peftlab.bench.cost import IMPORTS_MIB
 from peftlab.cli import main
 from peftlab.errors import RequestError
 from peftlab.tasks import Task
@@ -101,7 +102,7 @@ def test_plan_in_python_takes_what_compare_takes(
     tiny_model: Path, tiny_task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(api, "available_mib", lambda device: 10.0)
+    monkeypatch.setattr("peftlab.bench.foresee.available_mib", lambda device: 310.0)
     given: dict[str, Any] = {"model": tiny_model, "tasks": tiny_task, "methods": ["head"]}
     found = peftlab.plan(**given, seeds=[0, 1], batch_size=8)
     (row,) = found.rows
@@ -110,6 +111,21 @@ def test_plan_in_python_takes_what_compare_takes(
     assert row.all_s is None
     with pytest.raises(RequestError, match="unknown method 'lroa'"):
         peftlab.plan(model=tiny_model, tasks=tiny_task, methods="lroa")
+
+
+def test_plan_tells_what_compare_would_refuse_and_what_is_just_above_the_room(
+    ask: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        ask("plan", "--methods", "head", "--seeds", "0", "--json")
+    peak = json.loads(capsys.readouterr().out)["peak_mib"]
+    for share, words in ((0.8, "would not"), (0.9, "may not")):  # 15 % may be the prediction's
+        room = IMPORTS_MIB + share * peak
+        monkeypatch.setattr("peftlab.bench.foresee.available_mib", lambda device, room=room: room)
+        with pytest.raises(SystemExit):
+            ask("plan", "--methods", "head", "--seeds", "0")
+        said = capsys.readouterr().out
+        assert re.findall(r"(\w+ not) fit into memory: head on tiny", said) == [words]
 
 
 @pytest.fixture

@@ -45,6 +45,8 @@ from peftlab.models import (
     stored_names,
 )
 from peftlab.models.find import read_config
+from peftlab.naming import few
+from peftlab.settings import DEVICE_WORDS, PRECISION_WORDS
 
 
 def save(
@@ -135,8 +137,8 @@ def load(
     """
     expect_path("folder", folder)
     expect("base", base, (str, os.PathLike, NoneType), "a folder or a name of the hub")
-    expect("precision", precision, (str, NoneType), "auto, fp32, bf16, int8, int7 or nf4")
-    expect("device", device, str, "auto, cpu, cuda or mps")
+    expect("precision", precision, (str, NoneType), PRECISION_WORDS)
+    expect("device", device, str, DEVICE_WORDS)
     place = resolve_device(device).value
     asked = None if precision is None else resolve_precision(precision, place)[0]
     model, tokenizer = load_in(Path(folder), None if base is None else str(base), asked, place)
@@ -219,7 +221,7 @@ def _of_card(card: Card, folder: Path) -> Precision:
     if card.precision not in (*DTYPES, *QUANTISED) or card.compute not in DTYPES:
         raise RequestError(
             f"the adapter in {folder} was trained on a base in {card.precision}, computing in "
-            f"{card.compute}; say how to hold it: precision=fp32, bf16, int8, int7 or nf4"
+            f"{card.compute}; say how to hold it: precision={PRECISION_WORDS}"
         )
     return Precision(card.precision, card.compute)
 
@@ -242,8 +244,8 @@ def _find(name: str, base: str | None, revision: str | None) -> Source:
         if base is not None:
             raise
         raise RequestError(
-            f"the adapter's base is not where it was: {error} Say where it lies now with "
-            "--base (in Python: load(folder, base=...))."
+            f"the adapter's base is not where it was ({error}); say where it lies now with --base "
+            "(in Python: load(folder, base=...))"
         ) from error
 
 
@@ -294,16 +296,11 @@ def fill(model: PreTrainedModel, given: dict[str, Tensor], optional: set[str]) -
     unexpected = [name for name in given if name not in wanted]
     if missing or unexpected:
         raise RequestError(
-            f"the adapter's tensors are not this model's: missing {_named(missing)}; "
-            f"unexpected {_named(unexpected)}"
+            f"the adapter's tensors are not this model's: missing {few(missing)}; "
+            f"unexpected {few(unexpected)}"
         )
     for name, tensor in given.items():
         if tensor.shape != wanted[name].shape:
             shapes = f"{tuple(tensor.shape)} where {tuple(wanted[name].shape)} is wanted"
             raise RequestError(f"the adapter's {name} is of shape {shapes}")
         wanted[name].copy_(tensor)
-
-
-def _named(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return (", ".join(names[:3]) or "none") + more

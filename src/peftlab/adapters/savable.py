@@ -11,7 +11,7 @@ from torch import Tensor
 
 from peftlab.adapters.card import Base, base_of
 from peftlab.errors import RequestError
-from peftlab.layers import PreTrainedModel, Wrapper
+from peftlab.layers import PreTrainedModel, Wrapper, is_added
 from peftlab.methods import Method, Prepared, injected
 from peftlab.models import (
     StoredBase,
@@ -57,13 +57,11 @@ def adapter_state(model: PreTrainedModel) -> dict[str, Tensor]:
     is not its base's: LoRA-FA's frozen A, VeRA's shared pair, Delta-LoRA's constants.
     """
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}
-    wrappers = _wrappers(model)
-    added, base = tuple(f"{n}." for n in wrappers), tuple(f"{n}.base." for n in wrappers)
+    of_method = is_added(model)
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in model.state_dict(keep_vars=True).items():
-        of_method = name.startswith(added) and not name.startswith(base)
-        if (of_method or name in trainable) and id(tensor) not in seen:
+        if (of_method(name) or name in trainable) and id(tensor) not in seen:
             seen.add(id(tensor))
             found[name] = tensor.detach()
     return found
@@ -154,7 +152,8 @@ def _check_frozen(model: PreTrainedModel, base: Base, state: Mapping[str, Tensor
     """Raise `RequestError` if what is frozen is not what the base's files hold, if at hand."""
     if base.source is None or not weight_files(base.source.folder):
         return
-    stored, wrappers = StoredBase(model, base.source), _wrappers(model)
+    stored = StoredBase(model, base.source)
+    wrappers = [name for name, module in model.named_modules() if isinstance(module, Wrapper)]
     for name, parameter in model.named_parameters():
         if name in state:
             continue
@@ -169,10 +168,6 @@ def _check_frozen(model: PreTrainedModel, base: Base, state: Mapping[str, Tensor
                 "folder by model.save_pretrained and tokenizer.save_pretrained, and load it from "
                 "there"
             )
-
-
-def _wrappers(model: PreTrainedModel) -> list[str]:
-    return [name for name, module in model.named_modules() if isinstance(module, Wrapper)]
 
 
 def _unwrapped(name: str, wrappers: list[str]) -> str:

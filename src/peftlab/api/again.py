@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from peftlab.bench.grid import load_tasks
-from peftlab.bench.suite import Suite
+from peftlab.bench.suite import Suite, with_paths
 from peftlab.errors import RequestError
 from peftlab.records.record import Record
 from peftlab.records.store import Store
@@ -30,7 +30,7 @@ def task_again(store: Store, record: Record) -> Task:
             {
                 "name": asked["name"],
                 "tasks": [record.task.name],
-                "data": _with_paths(asked["data"]),
+                "data": asked["data"] and with_paths(asked["data"], Path),
                 "data_dir": Path(asked["data_dir"]) if asked["data_dir"] else None,
                 "metric": record.task.main_metric,
                 "judge_on": asked.get("judge_on", "dev"),
@@ -78,10 +78,3 @@ def _asked_there(home: Store, marked: Record) -> dict[str, Any]:
     if not alike:
         raise RequestError(f"{home.out} no longer has the task that {marked.cell} is of")
     return _asked(home, alike[0])
-
-
-def _with_paths(data: dict[str, Any] | None) -> dict[str, Any] | None:
-    """A data table whose paths are paths again, after JSON."""
-    if data is None:
-        return None
-    return data | {key: Path(data[key]) for key in ("path", "dev") if data[key] is not None}

@@ -27,7 +27,7 @@ from peftlab.machine import threads_for
 from peftlab.models import Unit
 from peftlab.records.record import Record
 from peftlab.records.rows import group, labels
-from peftlab.records.store import Store
+from peftlab.records.store import Store, text_of
 from peftlab.records.verdicts import compare_rows
 from peftlab.tasks import Task
 
@@ -89,7 +89,7 @@ def export(
 def copy_adapter(store: Store, record: Record, place: Path) -> None:
     """Copy a cell's adapter to the folder `place`, and its record, which `push` tells of."""
     shutil.copytree(store.adapter(record.cell), place, dirs_exist_ok=True)
-    (place / BESIDE["records"]).write_text(record.model_dump_json(indent=2) + "\n", "utf-8")
+    (place / BESIDE["records"]).write_text(text_of(record), "utf-8")
 
 
 def _of_task(records: list[Record], task: str | None, out: Path) -> list[Record]:

@@ -17,11 +17,11 @@ from peftlab.api.compare import (
     tune_of,
 )
 from peftlab.bench.cell import Cell
-from peftlab.bench.cost import IMPORTS_MIB, Cost, Predictor
+from peftlab.bench.cost import Cost, Predictor
+from peftlab.bench.foresee import surely_above, training_room
 from peftlab.bench.grid import Grid
 from peftlab.bench.times import Time, by_measured, by_records, measured, records_of
 from peftlab.bench.tune import Left, Trainings, left
-from peftlab.machine import available_mib
 from peftlab.methods import Method
 from peftlab.records.record import Record
 from peftlab.settings import Training
@@ -40,7 +40,8 @@ class Row:
         cell_s: seconds of one cell; None where no record tells.
         time_from: what the seconds are taken from.
         measured_peak_mib: the peak of the steps that were measured, if any were.
-        fits: whether the memory that is free will do; None where either is not known.
+        fits: False if `compare` would refuse it, since its peak is surely above what is free; None
+            where either is not known.
         trials: trainings that look for its settings, before its cells run; 0 if none do or all have
             ended.
         trials_s: seconds of all of them; None where a cell's are not known.
@@ -198,7 +199,7 @@ def plan_of(
     if measure:
         few = measured(grid, first, lambda title: tell(f"running a few steps of {title}"))
     records = [] if measure else records_of(known_folders(asked.out))
-    free = _beside_libraries(first[0].training.device)
+    free = training_room(first[0].training.device)
     ahead = left(grid, asked.out)
     rows = []
     for cell, cost in costs:
@@ -221,7 +222,7 @@ def _costs(
     """Of each row on each task its first cell, and what one of them costs."""
     rows: dict[tuple[str, str], list[Cell]] = {}
     for cell in grid.cells:
-        rows.setdefault((cell.task.name, cell.method.label), []).append(cell)
+        rows.setdefault(cell.row, []).append(cell)
     costs = []
     for (task, label), cells in rows.items():
         tell(f"counting what {label} needs on {task}")
@@ -263,7 +264,7 @@ def _row(
         cell_s=time.cell_s if time else None,
         time_from=time.source if time else None,
         measured_peak_mib=few.memory.train_peak_mib if few and few.memory else None,
-        fits=None if free is None or cost.memory is None else cost.memory.peak_mib <= free,
+        fits=_fits(cost, free),
         trials=sum(one.n for one in trials),
         trials_s=_trials_s(time_of, cell, trials),
     )
@@ -280,6 +281,7 @@ def _trials_s(time_of: Timer, cell: Cell, trials: Sequence[Trainings]) -> float 
     return seconds
 
 
-def _beside_libraries(device: str) -> float | None:
-    free = available_mib(device)
-    return free if free is None or device != "cpu" else free - IMPORTS_MIB
+def _fits(cost: Cost, room: float | None) -> bool | None:
+    if room is None or cost.memory is None:
+        return None
+    return not surely_above(cost.memory.peak_mib, room)

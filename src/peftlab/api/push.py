@@ -20,7 +20,7 @@ from peftlab.adapters import check_adapter, read_card
 from peftlab.adapters.card import Card, method_of, write_json
 from peftlab.adapters.peft_layout import read_config
 from peftlab.atomic import BESIDE, CARD, PEFT_CONFIG, SENT, replace_folder
-from peftlab.errors import RequestError, expect, expect_path
+from peftlab.errors import RequestError, expect, expect_path, one_line
 from peftlab.models import PACKAGED
 from peftlab.network import problem, told
 from peftlab.records.record import Record
@@ -136,7 +136,7 @@ def _record(folder: Path) -> Record | None:
     try:
         return Record.model_validate_json(path.read_bytes()) if path.is_file() else None
     except ValidationError as error:
-        raise RequestError(f"{path} can't be read: {str(error)[:300]}") from None
+        raise RequestError(f"{path} can't be read: {one_line(error)}") from None
 
 
 def _base_on_hub(card: Card) -> str:

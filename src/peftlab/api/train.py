@@ -45,7 +45,7 @@ from peftlab.models import (
     token_limit,
 )
 from peftlab.records.record import ModelPart, Record
-from peftlab.records.store import Store, lines_of
+from peftlab.records.store import Store, lines_of, text_of
 from peftlab.settings import Resolved, Training
 from peftlab.tasks import Task
 from peftlab.training import MemoryMeter
@@ -159,7 +159,7 @@ def _fill(place: Path, model: PreTrainedModel, outcome: Outcome) -> None:
     """Write the adapter and, beside it, what `peftlab train` writes there."""
     save(model, place)
     texts = {
-        "records": outcome.record.model_dump_json(indent=2) + "\n",
+        "records": text_of(outcome.record),
         "curves": lines_of(outcome.curve),
         "predictions": lines_of(outcome.predictions),
     }

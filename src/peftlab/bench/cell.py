@@ -47,6 +47,11 @@ class Cell(BaseModel, extra="forbid", frozen=True):
         )
 
     @property
+    def row(self) -> tuple[str, str]:
+        """Its task and its row's label, which its seeds share."""
+        return self.task.name, self.method.label
+
+    @property
     def asked(self) -> dict[str, Any]:
         """The fields of a record that say what was asked."""
         return {

@@ -23,6 +23,7 @@ import torch
 
 from peftlab.adapters import adapter_state
 from peftlab.bench.cell import Cell
+from peftlab.bench.execute import MOST_KERNELS
 from peftlab.bench.grid import Grid
 from peftlab.bench.process import checkpointed, count, make_plan
 from peftlab.errors import one_line
@@ -43,7 +44,6 @@ LONGEST = 200  # of them are the longest ones, since the widest batch is made of
 # Of the rest of a CPU's peak, measured (docs/plan.md): the libraries' code as it is first run, a
 # kernel of oneDNN, bitsandbytes and its own.
 LIBRARIES_MIB, KERNEL_MIB, BITSANDBYTES_MIB = 60.0, 0.25, 34.0
-MOST_KERNELS = 640  # that a cell keeps, see execute.py
 DRAWN = 3  # epochs, whose batches have nearly all shapes that there are
 IMPORTS_MIB = 300.0  # of a worker that has loaded no model, measured
 

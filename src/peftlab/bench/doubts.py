@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from peftlab.naming import few
 from peftlab.records.rows import COLLAPSED, ERRORS, merit
 from peftlab.tasks import Task
 
-NAMED = 5  # classes, before the rest are counted
 # of the labels' standard deviation: predictions that differ less are one, or next to one
 ROUNDING, LEAST = 1e-6, 0.01
 SAME, NEARLY = "every prediction is", "predictions hardly differ"  # how these doubts begin
@@ -36,8 +36,7 @@ def doubts(
     elif spread <= LEAST:
         found.append(f"{NEARLY}: their standard deviation is {100 * spread:.2g} % of the labels'")
     elif never := _never_predicted(task, predictions):
-        more = f" and {len(never) - NAMED} more" if len(never) > NAMED else ""
-        found.append(f"never predicts {', '.join(map(repr, never[:NAMED]))}{more}")
+        found.append(f"never predicts {few([repr(name) for name in never])}")
     main = task.main_metric
     constant = task.score([task.constant(main)] * len(task.dev))
     if is_collapsed(task.kind, main, found, scores[main], constant[main]):

@@ -34,7 +34,11 @@ COMMAND = [sys.executable, "-P", "-m", "peftlab.bench.worker"]
 LONG_SPIN, SHORT_SPIN = "20000", "5000"
 # How many kernels torch (first) and oneDNN keep, each made for one shape: what an epoch's widths
 # need again is within 640. By default both keep 1,024 (LOG.md).
-FEW_KERNELS = {"LRU_CACHE_CAPACITY": "1", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "640"}
+MOST_KERNELS = 640
+FEW_KERNELS = {
+    "LRU_CACHE_CAPACITY": "1",
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": str(MOST_KERNELS),
+}
 
 
 class Order(BaseModel, extra="forbid", frozen=True):
@@ -192,7 +196,8 @@ def how_it_died(code: int, last_words: str) -> str:
     """What to tell of a process that ended before its cell did."""
     if code == -signal.SIGKILL:
         return "its process was killed; most likely the machine ran out of memory"
+    after = f"; {last_words}" if last_words else ""
     if code < 0:
         names = {one.value: one.name for one in signal.Signals}  # a real-time signal has none
-        return f"its process was ended by {names.get(-code, f'signal {-code}')}; {last_words}"
-    return f"its process exited with code {code}; {last_words}"
+        return f"its process was ended by {names.get(-code, f'signal {-code}')}{after}"
+    return f"its process exited with code {code}{after}"

@@ -36,7 +36,7 @@ def foresee(
     """
     predictor = Predictor(grid)
     found = largest(predictor, cells, tell)
-    check_fits(predictor, cells, found, available_mib(cells[0].training.device))
+    check_fits(predictor, cells, found, training_room(cells[0].training.device))
     weights = {cost.label: cost.memory.by_part["weights"] for cost in found if cost.memory}
     times = [
         by_records(cell, *predictor.lengths_of(cell), weights.get(cell.method.label), records)
@@ -66,23 +66,19 @@ def line(cells: int, times: Sequence[Time | None], found: Sequence[Cost]) -> str
 
 
 def check_fits(
-    predictor: Predictor, cells: Sequence[Cell], found: Sequence[Cost], free: float | None
+    predictor: Predictor, cells: Sequence[Cell], found: Sequence[Cost], room: float | None
 ) -> None:
-    """Raise `RequestError` if a row surely needs more than `free` MiB, and say what would fit.
-
-    A prediction may be off by `ERROR`: what would fit with that much less is not refused.
+    """Raise `RequestError` if a row is `surely_above` the `room`, and say what would fit.
 
     Args:
         predictor: of the grid.
         cells: that are to run.
         found: what the rows cost, each on the task of its widest batch.
-        free: None if it is not known, and then nothing is refused.
+        room: `training_room`; None if it is not known, and then nothing is refused.
     """
-    if free is None:
+    if room is None:
         return
-    room = free - _imports(cells[0])
-    most = room / (1 - ERROR)
-    too_large = [cost for cost in found if cost.memory and cost.memory.peak_mib > most]
+    too_large = [c for c in found if c.memory and surely_above(c.memory.peak_mib, room)]
     if not too_large:
         return
     lines = []
@@ -96,19 +92,27 @@ def check_fits(
     lines.append(f"  what fits as it is: {', '.join(rest) or 'none of the methods'}")
     said = "\n".join(lines)
     raise RequestError(
-        f"{len(too_large)} of {len(found)} methods would not fit into memory: {free:,.0f} MiB are "
-        f"free, {room:,.0f} beside the libraries; nothing was trained\n{said}"
+        f"{len(too_large)} of {len(found)} methods would not fit into memory: {room:,.0f} MiB are "
+        f"free beside the libraries; nothing was trained\n{said}"
     )
 
 
-def _imports(cell: Cell) -> float:
-    return IMPORTS_MIB if cell.training.device == "cpu" else 0.0
+def training_room(device: str) -> float | None:
+    """What a training can take on `device`: what is free beside a worker's libraries.
+
+    None where it is not known.
+    """
+    free = available_mib(device)
+    return free if free is None or device != "cpu" else free - IMPORTS_MIB
+
+
+def surely_above(peak_mib: float, room: float) -> bool:
+    """Whether a predicted peak is above the room even if it is too high by `ERROR`."""
+    return peak_mib * (1 - ERROR) > room
 
 
 def _cell_of(cost: Cost, cells: Sequence[Cell]) -> Cell:
-    return next(
-        cell for cell in cells if (cell.task.name, cell.method.label) == (cost.task, cost.label)
-    )
+    return next(cell for cell in cells if cell.row == (cost.task, cost.label))
 
 
 def _ways(predictor: Predictor, cell: Cell, room: float) -> Iterator[str]:
@@ -124,7 +128,7 @@ def _ways(predictor: Predictor, cell: Cell, room: float) -> Iterator[str]:
     while parts <= asked.batch_size:
         if fits(accumulation=parts):
             yield f"--accumulation {parts} (the same batches, in parts)"
-            yield f"--batch-size {asked.batch_size // parts}"
+            yield f"--batch-size {asked.batch_size * asked.accumulation // parts}"
             break
         parts *= 2
     if not asked.checkpointing and fits(checkpointing=True):

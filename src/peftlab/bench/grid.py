@@ -39,6 +39,7 @@ from peftlab.tasks import Task, carved, load, load_file
 # rates need some 300 to move anything. Over fewer than 320 rows that would be more than thirty
 # passes, by which a model knows each row by heart.
 LEAST_EPOCHS, MOST_EPOCHS, LEAST_UPDATES = 3, 30, 300
+RATES = ("lr", "head_lr")  # that a row may have of its own
 
 
 class Row(NamedTuple):
@@ -48,6 +49,15 @@ class Row(NamedTuple):
     method: Method
     part: MethodPart
     own: OwnMethod | None
+
+    @property
+    def given(self) -> set[str]:
+        """The settings and rates that it was given, which no trial looks for any more."""
+        variant = self.variant
+        given = {*variant.settings, *(rate for rate in RATES if getattr(variant, rate))}
+        if self.method.head_alone and "head_lr" in given:  # its one rate, which either may set
+            given.add("lr")
+        return given
 
 
 @dataclass(frozen=True)
@@ -334,10 +344,6 @@ def _asked(row: Row, suite: Suite) -> tuple[object, ...]:
     Where trials find settings, a row that leaves one open is another than one that has it at its
     default.
     """
-    variant = row.variant
-    rates = resolve_rates(suite.training, variant, row.method)
-    given = {*variant.settings, *(rate for rate in ("lr", "head_lr") if getattr(variant, rate))}
-    if row.method.head_alone and "head_lr" in given:
-        given.add("lr")
-    closed = given & set(suite.tune.space) if suite.tune else ()
+    rates = resolve_rates(suite.training, row.variant, row.method)
+    closed = row.given & set(suite.tune.space) if suite.tune else ()
     return (row.part.name, str(row.part.settings), rates, str(sorted(closed)))

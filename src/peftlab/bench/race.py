@@ -17,12 +17,11 @@ from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Grid, Row, asked_rate
 from peftlab.bench.run import Observer, PassedOn, Session, have
 from peftlab.bench.search import REDUCTION, rungs_of
-from peftlab.bench.tune import told_space
+from peftlab.bench.tune import SEED, told_space
 from peftlab.records.record import Record
 from peftlab.records.rows import merit
 from peftlab.tasks import Task, carved
 
-SEED = 0
 AROUND = (1.0, 3.0, 1 / 3)  # a row's rates, as multiples of its default
 FEWEST = 3  # runners of a later rung, so that the last one has something to choose from
 

@@ -28,11 +28,7 @@ def check_keep(keep: str) -> None:
 
 def room_mib(missing: Sequence[Cell], keep: Keep) -> float:
     """The disk space of whole models: the best one of each row, and a new one beside them."""
-    whole = {
-        (cell.task.name, cell.method.label)
-        for cell in missing
-        if METHODS[cell.method.name].saves_full_weights
-    }
+    whole = {cell.row for cell in missing if METHODS[cell.method.name].saves_full_weights}
     if keep == "none" or not whole:
         return 0.0
     folder = missing[0].model_folder

@@ -19,6 +19,8 @@ from peftlab.bench.grid import Grid
 from peftlab.bench.outcome import Told
 from peftlab.bench.resume import done_cells, ended_trial, judge_anew
 from peftlab.bench.retention import Keep, check_keep, drop_beaten, room_mib
+from peftlab.bench.suite import with_paths
+from peftlab.errors import expanded
 from peftlab.records.record import Record
 from peftlab.records.store import SCRATCH, Store, locked, relabelled
 from peftlab.tasks import Task, baselines, is_on_hub
@@ -125,13 +127,14 @@ def set_aside(store: Store, missing: Iterable[Cell], progress: Observer) -> None
 
 def write_suite(store: Store, grid: Grid) -> None:
     """suite.json: what was asked, and the cells it became, which the report follows."""
-    asked = grid.suite.model_dump(mode="json", exclude={"tasks"})
-    for table in (asked, asked["data"] or {}):  # so that `export` finds them from anywhere
-        for key in ("data_dir", "path", "dev"):
-            if table.get(key) and not is_on_hub(Path(table[key])):
-                table[key] = str(Path(table[key]).expanduser().resolve())
+    # absolute, so that `export` finds them from anywhere
+    asked = with_paths(grid.suite.model_dump(mode="json", exclude={"tasks"}), _absolute)
     cells = [{"cell": cell.name, "label": cell.method.label} for cell in grid.cells]
     store.write_suite(asked | {"tasks": list(grid.tasks), "cells": cells})
+
+
+def _absolute(path: str) -> str:
+    return path if is_on_hub(Path(path)) else str(expanded(path).resolve())
 
 
 def _run_missing(

@@ -84,7 +84,7 @@ def _measure(cell: Cell, session: Session, turn: str) -> None:
 
 def _round(grid: Grid, tasks: dict[str, Task], number: int) -> list[Cell]:
     """A short cell of every row on every task; the round's number is its seed."""
-    rows = {(cell.task.name, cell.method.label): cell for cell in grid.cells}
+    rows = {cell.row: cell for cell in grid.cells}
     parts = {
         name: task_part(task).model_copy(update={"drawn_from": grid.tasks[name].sha256()})
         for name, task in tasks.items()

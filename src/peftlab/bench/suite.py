@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -33,6 +33,7 @@ DEMO_METHODS = [  # by name: a method that is added does not make the demo longe
     *("vera", "lora-drop", "dora", "lora-plus"),
 ]
 DEMO_SEEDS = [0, 1]
+PATHS = ("data_dir", "path", "dev")  # of a request and of its data table; strings in a file
 DEMO_EPOCHS = 2  # thirteen methods in under 4 minutes on two cores; 3 take 4.5 (LOG.md)
 
 
@@ -55,8 +56,10 @@ class Variant(_Request):
         """Accept a name, a `name[field=value]`, a flat table as in a suite file, or a Method."""
         if isinstance(given, Method | str):
             given = _table(given)
-        if not isinstance(given, dict) or "settings" in given:
+        if not isinstance(given, dict):
             return given
+        if isinstance(given.get("settings"), dict):  # as a record has it
+            given = {key: given[key] for key in given if key != "settings"} | given["settings"]
         own = {key: given[key] for key in ("name", "label", "lr", "head_lr") if key in given}
         own.setdefault("label", _label(given))
         return own | {"settings": {key: given[key] for key in given if key not in own}}
@@ -114,6 +117,14 @@ class Suite(_Request):
     judge_on: Literal["dev", "train"] = "dev"  # train: a fifth of it, and dev is not looked at
 
 
+INSIDE = {  # a suite's tables
+    "training": Training.model_fields,
+    "data": DataFile.model_fields,
+    "methods": Variant.model_fields,
+    "tune": Tune.model_fields,
+}
+
+
 def make_suite(**request: Any) -> Suite:
     """A checked suite; without a name it takes one from its model and tasks.
 
@@ -132,7 +143,7 @@ def make_suite(**request: Any) -> Suite:
     try:
         return Suite.model_validate(request)
     except ValidationError as error:
-        raise explain(error, "the suite", _fields_near(error)) from None
+        raise explain(error, "the suite", Suite.model_fields, INSIDE) from None
 
 
 def _at_rates(methods: list[Any], rates: list[Any]) -> list[dict[str, Any]]:
@@ -250,11 +261,18 @@ def read_suite(path: Path) -> dict[str, Any]:
     except JSON_ERRORS as error:  # what is not UTF-8 and TOMLDecodeError among them
         raise RequestError(f"suite file {path} is not TOML: {error}") from error
     request.setdefault("name", path.stem)
-    for key in ("data_dir", "path", "dev"):  # paths in a file are strings there
-        for table in (request, request.get("data")):
-            if isinstance(table, dict) and isinstance(table.get(key), str):
-                table[key] = Path(table[key])
-    return request
+    return with_paths(request, lambda given: Path(given) if isinstance(given, str) else given)
+
+
+def with_paths(request: dict[str, Any], made: Callable[[Any], Any]) -> dict[str, Any]:
+    """A request, or a data table, with what is `made` of each of its paths."""
+    told = {
+        key: made(value) if key in PATHS and value is not None else value
+        for key, value in request.items()
+    }
+    if isinstance(told.get("data"), dict):
+        told["data"] = with_paths(told["data"], made)
+    return told
 
 
 def apply_sets(request: dict[str, Any], assignments: Iterable[str]) -> None:
@@ -317,15 +335,3 @@ def _name(request: dict[str, Any]) -> str:
     if request.get("data"):
         words = [named(Path(str(request["data"].get("path", "data"))).stem)]
     return slug("-".join([Path(model).name, *words]))[:80]
-
-
-def _fields_near(error: ValidationError) -> list[str]:
-    """The fields that are allowed where the first unknown one was given."""
-    where = error.errors()[0]["loc"][:-1]
-    owners: dict[str, type[BaseModel]] = {
-        "training": Training,
-        "data": DataFile,
-        "methods": Variant,
-        "tune": Tune,
-    }
-    return list(owners.get(str(where[0]) if where else "", Suite).model_fields)

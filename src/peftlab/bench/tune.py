@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from peftlab.bench.cell import Cell
-from peftlab.bench.grid import Grid, Row
+from peftlab.bench.grid import RATES, Grid, Row
 from peftlab.bench.resume import done_cells, ended_trial
 from peftlab.bench.run import Observer, Session, have
 from peftlab.bench.search import (
@@ -37,7 +37,6 @@ from peftlab.records.trials import Trial, Values, read_trials, write_trials
 from peftlab.tasks import Task, carved
 
 SEED = 0  # of all trials: which seeds a comparison has changes none of them
-RATES = ("lr", "head_lr")
 
 
 def tuned(grid: Grid, tune: Tune, out: Path, progress: Observer) -> Grid:
@@ -49,19 +48,18 @@ def tuned(grid: Grid, tune: Tune, out: Path, progress: Observer) -> Grid:
     """
     check_optuna()
     _check_open(grid, tune)
-    tasks = {name: carved(task, tune.validation) for name, task in grid.tasks.items()}
+    tunings = _tunings(grid, tune)
     Store(out).prepare()
     store = Store(out / "tuning")
     store.prepare()
-    tunings = {
-        name: [RowTuning(grid, row, task, tune) for row in grid.rows]
-        for name, task in tasks.items()
-    }
+    tasks = {one.task.name: one.task for one in tunings}
+    on: dict[str, list[Row]] = {name: [] for name in tasks}
     with locked(out), progress, Session(store, tasks, progress) as session:
         store.clean()
-        total = sum(one.n_trainings for of in tunings.values() for one in of)
+        total = sum(one.n_trainings for one in tunings)
         progress.stage(f"{described(tune)}; about {total} trainings, in {store.out}", total)
-        on = {name: [one.run(session) for one in of] for name, of in tunings.items()}
+        for one in tunings:
+            on[one.task.name].append(one.run(session))
     return grid.with_rows(on)
 
 
@@ -94,7 +92,7 @@ class Left(NamedTuple):
 
     def due(self, task: str, label: str) -> int:
         """How many cells of a row have to be trained."""
-        return sum((cell.task.name, cell.method.label) == (task, label) for cell in self.cells)
+        return sum(cell.row == (task, label) for cell in self.cells)
 
 
 def left(grid: Grid, out: Path) -> Left:
@@ -118,11 +116,7 @@ def left(grid: Grid, out: Path) -> Left:
             rows[one.task.name].append(found or one.row)
         grid = grid.with_rows(rows)
     done = done_cells(store, grid.cells)
-    cells = [
-        cell
-        for cell in grid.cells
-        if cell.name not in done or (cell.task.name, cell.method.label) in trials
-    ]
+    cells = [cell for cell in grid.cells if cell.name not in done or cell.row in trials]
     return Left(cells, trials)
 
 
@@ -251,10 +245,7 @@ class RowTuning:
 def space_of(row: Row, tune: Tune) -> Space:
     """Where the row's trials look: in those settings of the space that it has and leaves open."""
     declared = type(row.method).search_space()
-    given = {*row.variant.settings, *(rate for rate in RATES if getattr(row.variant, rate))}
-    if row.method.head_alone and "head_lr" in given:  # its one rate, which either may set
-        given.add("lr")
-    return {name: declared[name] for name in tune.space if name in declared.keys() - given}
+    return {name: declared[name] for name in tune.space if name in declared.keys() - row.given}
 
 
 def told_space(method: Method, space: Iterable[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,10 +74,12 @@ def _show(found: Plan, measured: bool) -> None:
         print(f"{found.free_mib:,.0f} MiB are free for it")
     trials = " and trials" if any(row.trials for row in found.rows) else ""
     print(f"min: minutes of a cell; all: of its seeds{trials} together, if due")
-    lacking = [row for row in found.rows if row.fits is False]
-    if lacking:
-        rows = ", ".join(f"{row.cost.label} on {row.cost.task}" for row in lacking)
-        print(f"would not fit into memory: {rows}")
+    free = math.inf if found.free_mib is None else found.free_mib
+    above = [row for row in found.rows if row.cost.memory and row.cost.memory.peak_mib > free]
+    for words, fits in (("would not", False), ("may not", True)):
+        rows = [f"{row.cost.label} on {row.cost.task}" for row in above if row.fits is fits]
+        if rows:
+            print(f"{words} fit into memory: {', '.join(rows)}")
     for source in dict.fromkeys(row.time_from for row in found.rows if row.time_from):
         print(f"time from: {source}")
     for row in found.rows:

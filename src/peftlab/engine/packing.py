@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from peftlab.layers import Wrapper
+from peftlab.layers import is_added
 from peftlab.models import architecture_of, is_as_written
 
 ASKED = "peftlab_asked"  # attribute of attention: of how many positions outputs are read
@@ -102,8 +102,16 @@ def rows_for(n_tokens: int) -> int:
     >>> [rows_for(n) for n in (5, 31, 300, 1000)]
     [6, 32, 304, 1024]
     """
-    least = n_tokens + 1
-    step: int = max(1, 2 ** ((least - 1).bit_length() - 1) // FINE)
+    return met_often(n_tokens + 1, FINE)
+
+
+def met_often(least: int, an_octave: int) -> int:
+    """The next number of which there are so many from one power of two to the next.
+
+    >>> [met_often(n, 4) for n in (3, 9, 100, 129)]
+    [3, 10, 112, 160]
+    """
+    step: int = max(1, 2 ** ((least - 1).bit_length() - 1) // an_octave)
     return -(-least // step) * step
 
 
@@ -222,13 +230,11 @@ def ends_at_first(model: Any) -> bool:
 
 def _repeats(model: nn.Module) -> bool:
     """Whether a module with weights stands at two places: the last block may be an earlier one."""
-    wrappers = [name for name, one in model.named_modules() if isinstance(one, Wrapper)]
-    added, bases = (tuple(f"{name}{part}." for name in wrappers) for part in ("", ".base"))
+    of_method = is_added(model)  # whose modules may be one
     modules = [
         module
         for name, module in model.named_modules(remove_duplicate=False)
-        if any(True for _ in module.parameters(recurse=False))
-        and (f"{name}.".startswith(bases) or not name.startswith(added))  # adapters may be one
+        if any(True for _ in module.parameters(recurse=False)) and not of_method(f"{name}.")
     ]
     return len(set(modules)) < len(modules)
 

@@ -261,6 +261,13 @@ class Wrapper(nn.Module):
         return set()
 
 
+def is_added(model: nn.Module) -> Callable[[str], bool]:
+    """Tells of a full name in `model` whether it is a wrapper's own, and not its base's."""
+    names = [name for name, module in model.named_modules() if isinstance(module, Wrapper)]
+    added, bases = (tuple(f"{name}{part}." for name in names) for part in ("", ".base"))
+    return lambda name: name.startswith(added) and not name.startswith(bases)
+
+
 class Adapter(Wrapper, abc.ABC):
     """A frozen linear layer `base` plus what a method adds to it, which a subclass says.
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import nn
@@ -23,13 +23,13 @@ from peftlab.layers.cpuinfo import processor_words
 from peftlab.layers.int8 import Int7Linear, Int8Linear, products
 from peftlab.layers.linear import QuantisedLinear, weight_of
 from peftlab.layers.nf4 import NF4Linear
+from peftlab.settings import DEVICE_WORDS, PRECISION_WORDS, DeviceName, PrecisionName
 
-Asked = Literal["auto", "fp32", "bf16", "int8", "int7", "nf4"]
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
-DEVICES = ("cpu", "cuda", "mps")
 QUANTISED: dict[str, type[Int8Linear] | type[NF4Linear]] = {
     kind.held: kind for kind in (Int8Linear, Int7Linear, NF4Linear)
 }
+IN_EIGHT_BITS = (Int8Linear.held, Int7Linear.held)  # whose products are
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ def resolve_device(asked: str = "auto") -> Choice:
         if torch.cuda.is_available():
             return Choice("cuda", torch.cuda.get_device_name())
         return Choice("cpu", "no CUDA device")
-    if asked not in DEVICES:
-        raise RequestError(f"device must be auto, cpu, cuda or mps, got {asked!r}")
+    if asked not in get_args(DeviceName):
+        raise RequestError(f"device must be {DEVICE_WORDS}, got {asked!r}")
     if asked not in devices():
         allowed = ", ".join(devices())
         raise RequestError(f"device {asked!r} is not available; on this machine: auto, {allowed}")
@@ -77,7 +77,7 @@ def resolve_device(asked: str = "auto") -> Choice:
 def devices() -> list[str]:
     """The kinds of device that are here."""
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    return [name for name in DEVICES if here.get(name, True)]
+    return [name for name in get_args(DeviceName) if here.get(name, name != "auto")]
 
 
 def resolve_precision(asked: str = "auto", device: str = "cpu") -> tuple[Precision, str]:
@@ -86,13 +86,12 @@ def resolve_precision(asked: str = "auto", device: str = "cpu") -> tuple[Precisi
     Raises:
         RequestError: for an unknown one.
     """
-    allowed = get_args(Asked)
-    if asked not in allowed:
-        raise RequestError(f"precision must be {', '.join(allowed)}, got {asked!r}")
+    if asked not in get_args(PrecisionName):
+        raise RequestError(f"precision must be {PRECISION_WORDS}, got {asked!r}")
     quickest, reason = _quickest(device)
     if asked == "auto":
         return Precision(quickest, quickest), reason
-    if asked in ("int8", "int7"):
+    if asked in IN_EIGHT_BITS:
         held = "int7" if products(device) == "narrow" else asked
         return Precision(held, quickest), _eight_bits(device, asked, held)
     return Precision(asked, quickest if asked in QUANTISED else asked), "asked for"
@@ -113,7 +112,7 @@ def quantiser(precision: str | None, device: str = "cpu") -> str | None:
 
     Of nf4 "peftlab" or "bitsandbytes VERSION", of int8 and int7 "rows.cpp" or "torch".
     """
-    if precision in ("int8", "int7"):
+    if precision in IN_EIGHT_BITS:
         return "rows.cpp" if device == "cpu" and rows.is_built() else "torch"
     return nf4.quantiser() if precision == "nf4" else None
 

@@ -38,6 +38,7 @@ from peftlab.models.tokenizer import (
     load_tokenizer,
 )
 from peftlab.models.unit import last_layer
+from peftlab.settings import DEVICE_WORDS, PRECISION_WORDS
 
 READ_TOGETHER = 16  # tensors of a file
 
@@ -87,11 +88,11 @@ def load_model(
     """
     expect_path("name", name)
     expect("num_labels", num_labels, int, "a whole number")
-    expect("precision", precision, str, "auto, fp32, bf16, int8, int7 or nf4")
+    expect("precision", precision, str, PRECISION_WORDS)
     check_seed(seed)
     if num_labels < 1:
         raise RequestError(f"num_labels must be >= 1, got {num_labels}; 1 is for a regression")
-    expect("device", device, str, "auto, cpu, cuda or mps")
+    expect("device", device, str, DEVICE_WORDS)
     place = resolve_device(device).value
     source = find(str(name))
     resolved, _ = precision_for(source, precision, place)

@@ -201,7 +201,7 @@ def _first(
         key=lambda row: (
             _order(prefer, row, costs[row], in_turns, met),
             _size(costs[row]),
-            -_mean_score(row, met),
+            -_sum_of_scores(row, met),
         ),
     )
 
@@ -359,7 +359,7 @@ def _order(
     prefer: str, row: str, cost: Cost, in_turns: bool, columns: Mapping[TaskKey, Column]
 ) -> float:
     if prefer == "score":
-        return -_mean_score(row, columns)
+        return -_sum_of_scores(row, columns)
     speed = cost.round_s if in_turns else cost.cell_s
     value = {"memory": cost.memory_mib, "speed": speed, "size": cost.trained}[prefer]
     return math.inf if value is None else value
@@ -369,7 +369,7 @@ def _size(cost: Cost) -> float:
     return math.inf if cost.trained is None else cost.trained
 
 
-def _mean_score(row: str, columns: Mapping[TaskKey, Column]) -> float:
+def _sum_of_scores(row: str, columns: Mapping[TaskKey, Column]) -> float:
     total = 0.0
     for column in columns.values():
         zero, span = scale(column[row].task) or (0.0, 1.0)  # an error without baseline: as it is

@@ -113,7 +113,7 @@ class Record(_Part):
     task: TaskPart
     method: MethodPart
     training: dict[str, Any]  # all resolved: epochs, batch_size, lr, head_lr, ...
-    precision: str  # how the base was held: fp32, bf16, nf4
+    precision: str  # how the base was held: fp32, bf16, or what it was quantised to
     seed: int
     status: Literal["done", "failed"]
     score: dict[str, float] | None = None

@@ -256,7 +256,7 @@ class Store:
         atomic.write(self.out / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     def write_record(self, record: Record) -> None:
-        atomic.write(self._record(record.cell), record.model_dump_json(indent=2) + "\n")
+        atomic.write(self._record(record.cell), text_of(record))
 
     def write_lines(self, kind: str, cell: str, rows: Iterable[dict[str, Any]]) -> None:
         """Write `OUT/kind/CELL.jsonl`, one JSON object a line."""
@@ -294,6 +294,11 @@ def chosen(
         if (tasks is None or record.task.name in tasks)
         and (methods is None or {record.method.label, record.method.name} & set(methods))
     ]
+
+
+def text_of(record: Record) -> str:
+    """A record as its file has it."""
+    return record.model_dump_json(indent=2) + "\n"
 
 
 def lines_of(rows: Iterable[dict[str, Any]]) -> str:

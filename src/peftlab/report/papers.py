@@ -19,6 +19,7 @@ from peftlab.report import standing
 from peftlab.report.columns import Column
 from peftlab.report.costs import usual
 from peftlab.report.scores import Cell, Row, Table
+from peftlab.report.standing import BEST, TIE, UNCLEAR, WORSE
 from peftlab.report.text import (
     MISSING,
     PARTLY,
@@ -43,7 +44,7 @@ CSV_HEAD = (
     *("method", "task", "metric", "n_seeds", "n_failed", "mean", "sd", "best_epoch_mean"),
     *("standing", "adapter", "head", "examples_per_s", "peak_mib", "cell_minutes"),
 )
-STANDING = {"*": "best", "=": "tie", "?": "unclear", "": "worse"}
+STANDING = {BEST: "best", TIE: "tie", UNCLEAR: "unclear", WORSE: "worse"}
 LATEX = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
@@ -172,9 +173,9 @@ def _latex_score(score: Score | None) -> str:
         return "--"
     if score.mean == MISSING:
         return f"--{_escaped(score.hides)}"
-    mean = {"*": rf"\mathbf{{{score.mean}}}", "=": rf"\underline{{{score.mean}}}"}
+    mean = {BEST: rf"\mathbf{{{score.mean}}}", TIE: rf"\underline{{{score.mean}}}"}
     sd = rf" \pm {score.sd}" if score.sd else ""
-    unclear = "^{?}" if score.mark == "?" else ""
+    unclear = f"^{{{UNCLEAR}}}" if score.mark == UNCLEAR else ""
     return f"${mean.get(score.mark, score.mean)}{unclear}{sd}${_escaped(score.hides)}"
 
 
@@ -182,8 +183,8 @@ def _markdown_score(score: Score | None) -> str:
     if score is None:
         return MISSING
     sd = f" ± {score.sd}" if score.sd else ""
-    mean = f"**{score.mean}**" if score.mark == "*" else score.mean
-    mark = f" {score.mark}" if score.mark in ("=", "?") else ""
+    mean = f"**{score.mean}**" if score.mark == BEST else score.mean
+    mark = f" {score.mark}" if score.mark in (TIE, UNCLEAR) else ""
     return f"{mean}{sd}{mark}{score.hides}"
 
 

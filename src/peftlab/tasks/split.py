@@ -22,12 +22,11 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from peftlab.errors import RequestError
-from peftlab.naming import counted
+from peftlab.naming import counted, few
 from peftlab.tasks.base import Examples, Task
 
 FIFTH = 0.2  # goes to dev
 QUANTILES = 5
-NAMED = 5  # classes, before the rest are counted
 MANY = 20  # classes of a text each: if they are most, the column holds no labels
 
 Texts = tuple[str, ...]
@@ -55,9 +54,7 @@ def carved(task: Task, share: float = FIFTH) -> Task:
     absent = [repr(name) for index, name in enumerate(task.labels) if index not in judged]
     notes = task.notes
     if absent:
-        more = f" and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
-        few = f"{', '.join(absent[:NAMED])}{more}"
-        notes += (f"{part} of train, which judges, has none of {few}: too few texts",)
+        notes += (f"{part} of train, which judges, has none of {few(absent)}: too few texts",)
     return dataclasses.replace(task, train=train, dev=dev, source=source, notes=notes)
 
 

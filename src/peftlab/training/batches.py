@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from peftlab.engine.packing import met_often
+
 WIDTHS = 8  # from 16 tokens to 32, as many from 32 to 64, and so on; see `rounded`
 CPU = torch.device("cpu")
 POOL = 50  # batches' worth of shuffled examples that are sorted by length together
@@ -112,8 +114,7 @@ def rounded(length: int) -> int:
     >>> [rounded(length) for length in (7, 16, 17, 33, 100)]
     [7, 16, 18, 36, 104]
     """
-    step: int = max(1, 2 ** ((length - 1).bit_length() - 1) // WIDTHS)
-    return -(-length // step) * step
+    return met_often(length, WIDTHS)
 
 
 def encode(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from peftlab.layers import Wrapper
+from peftlab.naming import few
 
 EARLIEST, LATEST = 2, 20  # updates after which what is trained must have moved
 
@@ -34,7 +35,7 @@ def check_groups(model: nn.Module, groups: list[dict[str, Any]]) -> None:
     if missing or twice or strange:
         raise Untrained(
             f"the optimizer's groups must hold every trainable parameter once: "
-            f"missing {_named(missing)}; twice {_named(twice)}; not trainable: {strange}"
+            f"missing {few(missing)}; twice {few(twice)}; not trainable: {strange}"
         )
 
 
@@ -104,7 +105,8 @@ class Watch:
         self.waiting, self.outside, self.start = set(), set(), {}
         if found:
             raise Untrained(
-                f"after {updates} updates something is not trained as it should be: {_named(found)}"
+                f"after {updates} updates something is not trained as it should be: "
+                f"{few(found, between='; ')}"
             )
 
 
@@ -122,11 +124,6 @@ def _checksum(parameter: Tensor) -> tuple[int, int]:
     bits = parameter.detach().contiguous().view(kind).flatten()
     half = bits[: (len(bits) + 1) // 2]
     return int(bits.sum(dtype=torch.int64)), int(half.sum(dtype=torch.int64))
-
-
-def _named(names: list[str]) -> str:
-    shown = "; ".join(names[:5]) or "none"
-    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
 
 
 def check_loss(loss: float, step: int, recent: list[float], lr: float, model: nn.Module) -> None:

@@ -26,7 +26,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim import Optimizer
 
 from peftlab.engine import own_tensors
-from peftlab.layers import Wrapper
+from peftlab.layers import is_added
 
 MIB = 2**20
 WARMING = 3  # steps left out of the speed: allocator, thread pools and kernels warm up in them
@@ -198,11 +198,8 @@ class SavedMeter:
 def sizes(model: nn.Module, optimizer: Optimizer) -> dict[str, float]:
     """MiB of weights, adapters, gradients and optimizer, as they are held now."""
     named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    bases = tuple(
-        f"{n}.base." for n, module in model.named_modules() if isinstance(module, Wrapper)
-    )
-    inside = tuple(f"{n}." for n, module in model.named_modules() if isinstance(module, Wrapper))
-    adapters = [p for n, p in named.items() if n.startswith(inside) and not n.startswith(bases)]
+    of_method = is_added(model)
+    adapters = [p for name, p in named.items() if of_method(name)]
     added = {id(p) for p in adapters}
     everything = {id(tensor): tensor for tensor in own_tensors(model)}
     trained = [p for p in named.values() if p.requires_grad]
