@@ -13,7 +13,12 @@ from ratios import LEARNS, Line, best_first, labelled, least_of_peer, median, pa
 from measured.text import markdown
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
-FILES = ("amd", "avx2", "avx512", "amx")  # a kind of processor each, that which was measured last first
+FILES = (
+    "amd",
+    "avx2",
+    "avx512",
+    "amx",
+)  # a kind of processor each, the latest first
 MEMORY = "peak_mib"  # of the process that trains
 TASKS = {"cola": "CoLA", "mrpc": "MRPC"}
 

@@ -219,10 +219,16 @@ def available_mib(device: str) -> float | None:
 
 
 def _left_in_container() -> list[float]:
-    """MiB below the limit of this control group (version 2), if there is one."""
+    """MiB below the limit of this control group (version 2), if there is one.
+
+    Pages of files that nothing has read lately are used, and given back when something is needed.
+    """
     try:
         limit = (CGROUP / "memory.max").read_text().strip()
         used = (CGROUP / "memory.current").read_text().strip()
+        told = (CGROUP / "memory.stat").read_text()
     except OSError:
         return []
-    return [] if limit == "max" else [(int(limit) - int(used)) / 2**20]
+    stale = re.search(r"^inactive_file (\d+)$", told, re.MULTILINE)
+    kept = int(used) - (int(stale[1]) if stale else 0)
+    return [] if limit == "max" else [(int(limit) - kept) / 2**20]

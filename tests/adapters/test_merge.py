@@ -61,6 +61,18 @@ def test_a_bf16_base_is_read_again_in_fp32_and_its_rounding_reported(
     assert errors[name] == (merged.float() - wanted).abs().max().item() > 0
 
 
+def test_what_rounding_costs_a_bias_is_reported_too(trained: Any) -> None:
+    model, _ = trained("bitfit", "bf16")
+    name = "bert.encoder.layer.0.attention.self.query"
+    with torch.no_grad():
+        model.get_submodule(name).bias += 3.001  # which bf16 holds to 2⁻⁷
+    exact = model.get_submodule(name).bias.detach().clone()
+    errors = peftlab.merge(model)
+    bias = model.get_submodule(name).bias
+    assert bias.dtype == torch.bfloat16
+    assert errors[name] >= (bias.float() - exact).abs().max().item() > 1e-3
+
+
 def test_in_fp32_nothing_is_rounded(trained: Any) -> None:
     model, _ = trained("dora", "fp32")
     assert set(peftlab.merge(model).values()) == {0.0}

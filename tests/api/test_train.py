@@ -41,6 +41,18 @@ def test_load_reads_what_train_wrote(tiny_model: Path, tiny_task: Task, tmp_path
     peftlab.train(model, tokenizer, tiny_task, "lora", out=out, **FAST)  # its own is replaced
 
 
+def test_a_model_in_training_mode_is_so_again_after_it_has_answered(
+    tiny_model: Path, tiny_task: Task
+) -> None:
+    """A loop of one's own that evaluates between epochs went on without dropout."""
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    for training in (True, False):
+        model.train(training)
+        peftlab.evaluate(model, tokenizer, tiny_task)
+        peftlab.predict(model, tokenizer, ["a cat"])
+        assert model.training is training
+
+
 def test_a_folder_that_holds_something_else_is_refused_before_training(
     tiny_model: Path, tiny_task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -216,6 +216,33 @@ def test_the_best_adapter_is_the_best_of_those_that_were_kept(
     assert [path.name for path in (tmp_path / "adapters").iterdir()] == [records[0].cell]
 
 
+def test_a_method_of_many_ranks_is_not_answered_twice_at_its_own(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another path rounds otherwise: a record had two scores at one rank."""
+    told: list[tuple[int, list[list[float]]]] = []
+    grid = resolve(make_suite(**asked(tiny_model, tiny_task, methods=["dylora[rank=2]"])))
+    tiny_task.write(tmp_path / "task.json")
+
+    class Told:
+        def row(self, row: dict[str, Any], total: int) -> None: ...
+
+        def epoch(self, epoch: int, outputs: list[list[float]]) -> None:
+            told.append((0, list(outputs)))
+
+        def rank(self, rank: int, outputs: list[list[float]]) -> None:
+            told.append((rank, outputs))
+
+    from peftlab.bench import process
+
+    plain = process.answer
+    monkeypatch.setattr(process, "answer", lambda *given: plain(*given) + 1)
+    process.run_cell(grid.cells[0], tmp_path / "task.json", None, Told())
+    (_, last), (one, other), (two, own) = told[-3:]
+    assert (one, two) == (1, 2)
+    assert own == last and other != last
+
+
 def test_a_record_holds_what_only_some_methods_have(
     tmp_path: Path, tiny_model: Path, tiny_task: Task
 ) -> None:

@@ -219,6 +219,7 @@ def test_defaults_are_resolved_by_method_task_and_model(tiny_model: Path) -> Non
         ("head[head_lr=3e-4]", {"lr": 0.25}, 3e-4),
         ("head", {"lr": 0.25}, 0.25),
         ("head", {"head_lr": 0.25}, 0.25),
+        ("head", {"lr": 0.5, "head_lr": 0.25}, 0.25),
     ],
 )
 def test_head_trains_at_the_rate_that_its_record_says(
@@ -479,6 +480,23 @@ def test_a_setting_of_the_demo_s_is_still_the_demo() -> None:
 def test_a_rate_that_is_set_and_several_rates_exclude_each_other() -> None:
     with pytest.raises(RequestError, match="several rates"):
         merged_request(None, {"rates": [1e-3, 2e-3]}, ["training.lr=5e-2"])
+
+
+def test_a_train_of_one_class_is_refused(tiny_model: Path, tiny_task: peftlab.Task) -> None:
+    train = Examples(tiny_task.train.texts[:3], [1, 1, 1])
+    with pytest.raises(RequestError, match="every example of train is of one class"):
+        resolve(suite(tiny_model, tasks=[replace(tiny_task, train=train)]))
+
+
+def test_checkpointing_that_the_model_has_not_is_refused_before_anything_trains(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = suite(tiny_model, methods=["head"], training={"checkpointing": True})
+    assert len(resolve(asked).cells) == 1
+    kind = "transformers.BertForSequenceClassification.supports_gradient_checkpointing"
+    monkeypatch.setattr(kind, False)  # as of MPNet
+    with pytest.raises(RequestError, match=r"head on model .* no activation checkpointing"):
+        resolve(asked)
 
 
 def test_a_dev_of_one_answer_is_refused(tiny_model: Path, tiny_task: peftlab.Task) -> None:

@@ -43,8 +43,8 @@ def merge(model: PreTrainedModel) -> dict[str, float]:
     weight than what they do to the inputs, so there it is the file's.
 
     Returns:
-        By layer, the largest |stored weight - exact fp32 weight|: what rounding to the layer's
-        own precision costs.
+        By layer, the largest |stored - exact fp32|, of its weight and its bias: what rounding to
+        the layer's own precision costs.
 
     Raises:
         RequestError: if the method can't be merged, or the model has none, or it is merged, or
@@ -72,12 +72,18 @@ def merge(model: PreTrainedModel) -> dict[str, float]:
             original = _original(stored, name, adapter)
             plain = adapter.merged(original)
             wanted = adapter.merged_weight(original)
-            errors[name] = (exact(weight_of(plain)) - wanted).abs().max().item()
+            errors[name] = _furthest(weight_of(plain), wanted)
+            if (bias := adapter.merged_bias()) is not None:
+                errors[name] = max(errors[name], _furthest(plain.bias, bias))
             merged[name] = plain
     state.merged = adapters  # all are made: what stopped before this changed nothing
     for name, plain in merged.items():
         model.set_submodule(name, plain)
     return errors
+
+
+def _furthest(stored: Tensor, wanted: Tensor) -> float:
+    return (exact(stored) - exact(wanted)).abs().max().item()
 
 
 def unmerge(model: PreTrainedModel) -> None:

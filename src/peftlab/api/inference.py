@@ -217,9 +217,15 @@ def _outputs(
     fast: bool,
     on_batch: Callable[[int], None] = lambda n: None,
 ) -> Tensor:
-    """The outputs for `data`, (n, num_labels), computed as the model was trained."""
-    autocast = precision_of(model).autocast
-    return outputs(model, data, autocast=autocast, fast=fast, on_batch=on_batch)
+    """The outputs for `data`, (n, num_labels), computed as the model was trained.
+
+    A model that was in training mode is so again afterwards.
+    """
+    autocast, training = precision_of(model).autocast, model.training
+    try:
+        return outputs(model, data, autocast=autocast, fast=fast, on_batch=on_batch)
+    finally:
+        model.train(training)
 
 
 def predict_file(

@@ -105,7 +105,7 @@ def models() -> list[Row]:
     ]
     return [
         *carried,
-        ("a folder", "config.json, *.safetensors and a tokenizer", "yours"),
+        ("a folder", "config.json, model.safetensors (or its shards), a tokenizer", "yours"),
         ("a hub name", "the hub, or a cached copy", f"not reached: {hub}" if hub else "reached"),
     ]
 

@@ -89,6 +89,7 @@ def train(
     Raises:
         RequestError: if the request is wrong, or `out` holds something else.
         Diverged: if the loss is no number any more.
+        Untrained: if something that should be trained is not.
     """
     started = time.perf_counter()
     check_model(model)

@@ -41,6 +41,7 @@ from peftlab.training.passes import EVALUATED_TOKENS, n_parts, n_tokens, parts_i
 
 TOKENISED = 2000  # texts of a split; of more, the lengths of the others follow from their letters
 LONGEST = 200  # of them are the longest ones, since the widest batch is made of those
+WHOLE = 2**31 - 1  # tokens: no text is cut
 # Of the rest of a CPU's peak, measured (docs/plan.md): the libraries' code as it is first run, a
 # kernel of oneDNN, bitsandbytes and its own.
 LIBRARIES_MIB, KERNEL_MIB, BITSANDBYTES_MIB = 60.0, 0.25, 34.0
@@ -222,11 +223,12 @@ def lengths(tokenizer: Any, split: Examples, most: int) -> Encoded:
         step = -(-(len(order) - LONGEST) // (TOKENISED - LONGEST))
         chosen = order[-LONGEST:] + order[:-LONGEST:step]
     texts = [split.texts[index] for index in chosen]
-    found = encode(tokenizer, texts, [0] * len(texts), most)
+    found = encode(tokenizer, texts, [0] * len(texts), WHOLE)
     a_letter = sum(found.lengths) / max(1, sum(letters[index] for index in chosen))
-    tokens = [min(most, max(1, round(n * a_letter))) for n in letters]
+    tokens = [max(1, round(n * a_letter)) for n in letters]
     for index, length in zip(chosen, found.lengths, strict=True):
         tokens[index] = length
+    tokens = [min(most, length) for length in tokens]
     rows = [[0] * length for length in tokens]
     return Encoded({"input_ids": rows}, split.labels, {"input_ids": 0}, 0)
 

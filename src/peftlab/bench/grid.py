@@ -23,6 +23,7 @@ from peftlab.methods import Method, NeedsDevice, inject, make
 from peftlab.models import (
     Source,
     Unit,
+    check_checkpointing,
     check_weights,
     empty_model,
     find,
@@ -99,6 +100,8 @@ class Ground:
             if isinstance(method, NeedsDevice):
                 method.check_device(self.device)
             inject(model, method)
+            if self.training.checkpointing:
+                check_checkpointing(model)
         except RequestError as error:
             raise RequestError(
                 f"method {variant.label} on model {self.source.name}: {error}"
@@ -197,6 +200,11 @@ def check_trainable(task: Task) -> None:
         raise RequestError(f"task {task.name}: its {empty} split is empty")
     if task.kind == "regression":
         _check_labels(task)
+    elif len(set(task.train.labels)) < 2:
+        raise RequestError(
+            f"task {task.name}: every example of train is of one class, so that nothing can be "
+            "learnt; give a train with several"
+        )
 
 
 def _check_dev(task: Task) -> None:
@@ -280,7 +288,8 @@ def resolve_training(
 def resolve_rates(asked: Training, variant: Variant, method: Method) -> tuple[float, float]:
     """The learning rates of adapter and head: the row's own, the suite's, or the defaults.
 
-    Where the head is all that is trained both are one, which either may set.
+    Where the head is all that is trained both are one, which either may set; of the suite's the
+    head's, which the other rows' heads have.
     """
     lr = asked_rate(asked, variant, method) or method.default_lr
     if method.head_alone:
@@ -291,7 +300,7 @@ def resolve_rates(asked: Training, variant: Variant, method: Method) -> tuple[fl
 def asked_rate(asked: Training, variant: Variant, method: Method) -> float | None:
     """The rate that somebody asked for, of the row or of all of them; None for the default."""
     if method.head_alone:
-        return variant.lr or variant.head_lr or asked.lr or asked.head_lr
+        return variant.lr or variant.head_lr or asked.head_lr or asked.lr
     return variant.lr or asked.lr
 
 

@@ -25,6 +25,7 @@ from peftlab.methods import ManyRanks, Method, Prepared, inject, injected, make
 from peftlab.models import (
     TaskCard,
     agree_on_padding,
+    check_checkpointing,
     head_parameters,
     last_layer,
     load_source,
@@ -126,14 +127,14 @@ def train_model(
             repeatable(plan.device, lambda: try_one(model, train, plan)) as notes,
         ):
             prepare_s = _prepare(model, method, Rehearsal(method, train, plan))
-            fitted = fit(
-                Loop(model, method, train, plan),
-                dev,
-                listener.row,
-                lambda epoch, out: listener.epoch(epoch, own(out).tolist()),
-                memory,
-            )
-            fitted.eval_s += _tell_ranks(model, method, dev, plan, own, listener)
+            last: list[list[float]] = []
+
+            def on_epoch(epoch: int, outputs: Tensor) -> None:
+                last[:] = own(outputs).tolist()
+                listener.epoch(epoch, last)
+
+            fitted = fit(Loop(model, method, train, plan), dev, listener.row, on_epoch, memory)
+            fitted.eval_s += _tell_ranks(model, method, dev, plan, own, last, listener)
         fitted.notes += [*ordered, *notes, *_notes(model, method, task)]
         return Trained(
             n_truncated=train.n_truncated + dev.n_truncated,
@@ -171,14 +172,21 @@ def _tell_ranks(
     dev: Encoded,
     plan: Plan,
     own: Callable[[Tensor], Tensor],
+    last: list[list[float]],
     listener: Listener,
 ) -> float:
-    """Answer dev at the method's other ranks too; returns the seconds that this took."""
+    """Answer dev at the method's other ranks too; returns the seconds that this took.
+
+    At its own rank the model has answered: `last`. Another path may round otherwise.
+    """
     if not isinstance(method, ManyRanks):
         return 0.0
     seconds = 0.0
     with closing(method.ranks(model)) as ranks:  # closed, the model has its full one
         for rank in ranks:
+            if rank == method.settings["rank"]:
+                listener.rank(rank, last)
+                continue
             started = time.perf_counter()
             answered = answer(model, dev, plan)
             seconds += time.perf_counter() - started
@@ -210,6 +218,7 @@ def checkpointed(model: PreTrainedModel, training: Resolved) -> Iterator[None]:
         for module in before:
             setattr(module, CHECKPOINTS[0], False)
         if training.checkpointing:
+            check_checkpointing(model)
             # transformers renames it; what both take is not reentrant
             enable = getattr(model, "activation_checkpointing_enable", None)
             (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})

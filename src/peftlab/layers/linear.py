@@ -219,7 +219,7 @@ def linear_like(base: Linear, weight: Tensor, bias: Tensor | None) -> Linear:
             weight = weight.T.contiguous()
     layer.weight = nn.Parameter(weight, requires_grad=False)
     if bias is not None:
-        layer.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+        layer.bias = nn.Parameter(bias.detach().to(weight.dtype, copy=True), requires_grad=False)
     made: nn.Module = layer.train(base.training)
     return made
 

@@ -73,8 +73,8 @@ class Method(abc.ABC, metaclass=Explained):
         name: as on the command line.
         summary: one line, what trains.
         paper: the source of the equation.
-        default_lr: of the adapter's parameters, where none is asked for; chosen by a protocol on
-            two models, 384 and 768 wide (docs/rates.md).
+        default_lr: of the adapter's parameters, where none is asked for; of most methods chosen by
+            a protocol on two models, 384 and 768 wide (docs/rates.md says of which).
         published_lr: its paper's, for a base-size model; trials look a factor of ten around it.
             Without one, around the default.
         default_head_lr: of the head's parameters, the same for all methods, so that what one of
@@ -220,7 +220,7 @@ class Prepared(Method):
 
 
 class ManyRanks(Method):
-    """A method whose one training serves several ranks."""
+    """A method whose one training serves several ranks, up to its setting `rank`."""
 
     @abc.abstractmethod
     def ranks(self, model: PreTrainedModel) -> Generator[int]:

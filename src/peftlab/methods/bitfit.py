@@ -24,7 +24,6 @@ from peftlab.layers import (
     Adapter,
     Linear,
     PreTrainedModel,
-    base_dtype,
     exact,
     is_conv1d,
     is_linear,
@@ -93,4 +92,4 @@ class BiasedLinear(Adapter):
         return weight
 
     def merged_bias(self) -> Tensor:
-        return self.bias.to(base_dtype(self.base))
+        return self.bias

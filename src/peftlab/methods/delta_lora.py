@@ -117,7 +117,7 @@ class DeltaLoRALinear(WeightAdapter):
         self.follows.fill_(1.0)
 
     def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
-        # in LoRALinear's order: bit for bit LoRA if λ = 0
+        # in LoRALinear's order: outside the engine bit for bit LoRA if λ = 0
         out = add_low_rank(self.base(x), x, self.lora_A, self.lora_B, self.scaling)
         pairs = torch.cat([self.lora_A.detach(), self.start_A])  # (2·rank, in)
         signed = torch.cat([self.lora_B.detach(), -self.start_B], dim=1)  # (out, 2·rank)

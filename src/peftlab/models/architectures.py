@@ -13,8 +13,18 @@ from typing import Any, Literal
 
 from torch import nn
 
+from peftlab.errors import RequestError
 from peftlab.layers import PreTrainedModel, Wrapper
 from peftlab.layers.precision import hooks_of
+
+
+def check_checkpointing(model: PreTrainedModel) -> None:
+    """Raise `RequestError` if transformers can't compute this model's activations again."""
+    if not model.supports_gradient_checkpointing:
+        raise RequestError(
+            f"{type(model).__name__} has no activation checkpointing in transformers; leave "
+            "--checkpointing out, and take --accumulation or a smaller --batch-size"
+        )
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from peftlab.engine import fast, own_tensors
 from peftlab.engine.heap import unsearched
 from peftlab.layers import PreTrainedModel
+from peftlab.naming import counted
 from peftlab.training.batches import Batch, Encoded, cut, spread, stratified
 from peftlab.training.graphs import Graphs, Pass
 from peftlab.training.guard import Watch, check_groups, check_loss, check_outputs
@@ -247,7 +248,8 @@ def fit(
     """
     fitted = Fitted(speed=loop.speed)
     if loop.watch.exempt:
-        fitted.notes.append(f"{loop.total} updates: too few to check that all is trained")
+        updates = counted(loop.total, "update")
+        fitted.notes.append(f"{updates}: too few to check that all is trained")
     settings = loop.plan.settings
     with unsearched(), fast(loop.model, settings.fast):
         loop.try_widest()

@@ -58,7 +58,7 @@ class SpeedMeter:
             "examples_per_s": sum(self.examples[WARMING:]) / total,
             "tokens_per_s": sum(self.tokens[WARMING:]) / total,
             "step_ms_p50": 1000 * statistics.median(seconds),
-            "step_ms_p95": 1000 * statistics.quantiles(seconds, n=20)[-1],
+            "step_ms_p95": 1000 * statistics.quantiles(seconds, n=20, method="inclusive")[-1],
         }
 
 
