@@ -58,7 +58,7 @@ def test_weights_are_as_wide_as_the_processor_s_sums_allow(
 
 
 def test_unknown_words_are_refused_with_what_is_allowed() -> None:
-    with pytest.raises(RequestError, match="auto, fp32, bf16, int8, int7, nf4, got 'int3'"):
+    with pytest.raises(RequestError, match="auto, fp32, bf16, int8, int7 or nf4, got 'int3'"):
         resolve_precision("int3")
     with pytest.raises(RequestError, match="auto, cpu, cuda or mps"):
         resolve_device("tpu")

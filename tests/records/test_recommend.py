@@ -11,7 +11,7 @@ import pytest
 from peftlab.errors import RequestError
 from peftlab.records.costs import costs_of
 from peftlab.records.pairs import against, verdicts
-from peftlab.records.recommend import AgainstBest, _mean_score, recommend
+from peftlab.records.recommend import AgainstBest, _sum_of_scores, recommend
 from peftlab.records.table import columns
 from peftlab.records.verdicts import Question, compare_rows
 from peftlab.report.advice import _reasons, advice
@@ -465,7 +465,7 @@ def test_the_best_score_over_tasks_is_by_each_task_s_own_scale(folder, cost) -> 
     means = {row: [of[row].mean for of in found.values()] for row in "ab"}
     assert means["a"][0] - means["b"][0] == pytest.approx(0.1, abs=0.02)
     assert means["a"][1] - means["b"][1] == pytest.approx(0.3, abs=0.02)
-    assert _mean_score("a", found) > _mean_score("b", found)
+    assert _sum_of_scores("a", found) > _sum_of_scores("b", found)
 
 
 def test_two_data_sets_of_one_name_are_told_apart_in_the_advice(folder, cost) -> None:

@@ -126,7 +126,7 @@ def test_a_model_of_which_nothing_is_trained_is_refused() -> None:
 
 def test_many_names_are_cut_short() -> None:
     model, _ = lora()
-    with pytest.raises(Untrained, match=r"lora_A; .* and 7 more; twice none"):
+    with pytest.raises(Untrained, match=r"lora_A, .* and 7 more; twice none"):
         check_groups(model, [])
 
 
