@@ -12,6 +12,7 @@ from plan import Floor
 
 Line = dict[str, Any]
 FINALISTS = ("best", "second")  # labels of the settings that run in every round
+PROBE = "probe"  # the label of what tells a precision's speed, by another model
 LEARNS = "learns"  # the label of the fastest that score as the defaults do
 
 
@@ -82,7 +83,8 @@ def least_of_peer(lines: list[Line], field: str, examples: int) -> tuple[float, 
     """
     values: dict[str, list[float]] = {}
     for line in good(lines):
-        if line["side"] == "peer" and line["settings"]["examples"] == examples:
+        of_it = line["side"] == "peer" and line["label"] != PROBE
+        if of_it and line["settings"]["examples"] == examples:
             values.setdefault(told(settings_of(line)), []).append(line[field])
     return min(((statistics.median(some), name) for name, some in values.items()), default=None)
 

@@ -11,7 +11,7 @@ import peers
 import plan
 from peers import Settings
 from plan import Setting
-from ratios import FINALISTS, LEARNS, good
+from ratios import FINALISTS, LEARNS, PROBE, good
 from runs import Bench, Line, memory_mib
 
 Section = Callable[[Bench], None]
@@ -164,7 +164,7 @@ def _worth_running(bench: Bench) -> list[str]:
     minutes. The results say what is left out.
     """
     first = {one["precision"]: one for one in reversed(peers.ALL)}
-    of = functools.partial(bench.run, "probe", "peer", plan.SCORED, "cola")
+    of = functools.partial(bench.run, PROBE, "peer", plan.SCORED, "cola")
     lines = {name: of(examples=plan.PROBE_EXAMPLES, **one) for name, one in first.items()}
     speeds = {name: line["examples_per_s"] for name, line in lines.items() if "failed" not in line}
     shares = {name: speed / max(speeds.values()) for name, speed in speeds.items()}

@@ -275,6 +275,8 @@ def test_what_is_available_is_read_from_the_kernel(
     monkeypatch.setattr(machine, "CGROUP", tmp_path)
     assert machine.available_mib("cpu") == 2.0
     (tmp_path / "memory.current").write_text(f"{3 * 2**20}\n")
+    (tmp_path / "memory.max").write_text(f"{4 * 2**20}\n")
+    assert machine.available_mib("cpu") == 1.0  # with no memory.stat
     stat = f"anon {2**20}\ninactive_file {2**21}\nactive_file 0\n"
     (tmp_path / "memory.stat").write_text(stat)
     for limit, left in (("max", 2.0), (str(3 * 2**19), 0.5), (str(2**30), 2.0)):

@@ -226,9 +226,10 @@ def _left_in_container() -> list[float]:
     try:
         limit = (CGROUP / "memory.max").read_text().strip()
         used = (CGROUP / "memory.current").read_text().strip()
-        told = (CGROUP / "memory.stat").read_text()
     except OSError:
         return []
+    stat = CGROUP / "memory.stat"
+    told = stat.read_text() if stat.is_file() else ""
     stale = re.search(r"^inactive_file (\d+)$", told, re.MULTILINE)
     kept = int(used) - (int(stale[1]) if stale else 0)
     return [] if limit == "max" else [(int(limit) - kept) / 2**20]

@@ -48,9 +48,11 @@ def test_a_model_in_training_mode_is_so_again_after_it_has_answered(
     model, tokenizer = peftlab.load_model(str(tiny_model))
     for training in (True, False):
         model.train(training)
+        model.base_model.embeddings.eval()  # a caller's own choice
+        modes = [module.training for module in model.modules()]
         peftlab.evaluate(model, tokenizer, tiny_task)
         peftlab.predict(model, tokenizer, ["a cat"])
-        assert model.training is training
+        assert [module.training for module in model.modules()] == modes
 
 
 def test_a_folder_that_holds_something_else_is_refused_before_training(

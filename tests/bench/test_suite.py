@@ -111,6 +111,10 @@ def test_a_table_may_have_its_settings_apart_as_a_record_has_them() -> None:
     (apart,), (flat,) = (suite.methods for suite in suites)
     assert (apart.name, apart.settings, apart.lr) == ("lora", {"rank": 4}, 5e-4)
     assert apart.settings == flat.settings
+    (one,) = merged_request(None, {"methods": [table]}, ["lora.rank=8"]).methods
+    assert one.settings == {"rank": 8}
+    with pytest.raises(RequestError, match=r"the settings of lora give lr, which stands beside"):
+        make_suite(methods=[table | {"settings": {"rank": 4, "lr": 1e-3}}])
     assert Variant.model_validate(apart.model_dump()) == apart
 
 

@@ -102,6 +102,7 @@ def test_least_of_peer_compares_processes_of_the_same_size() -> None:
         line(settings=SMALL, peak_mib=305),
         line(settings=SMALL, peak_mib=100, examples=64),  # a screening one
         line(settings=SMALL, peak_mib=1, side="ours"),
+        line(settings=SMALL, peak_mib=2, label="probe"),  # by another model
     ]
     assert ratios.least_of_peer(lines, "peak_mib", 640) == (305, peers.told(SMALL))
     assert ratios.least_of_peer(lines, "peak_mib", 1) is None

@@ -219,13 +219,15 @@ def _outputs(
 ) -> Tensor:
     """The outputs for `data`, (n, num_labels), computed as the model was trained.
 
-    A model that was in training mode is so again afterwards.
+    Modules that were in training mode are so again afterwards.
     """
-    autocast, training = precision_of(model).autocast, model.training
+    training = [module for module in model.modules() if module.training]
+    autocast = precision_of(model).autocast
     try:
         return outputs(model, data, autocast=autocast, fast=fast, on_batch=on_batch)
     finally:
-        model.train(training)
+        for module in training:
+            module.training = True
 
 
 def predict_file(

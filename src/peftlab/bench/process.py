@@ -130,7 +130,8 @@ def train_model(
             last: list[list[float]] = []
 
             def on_epoch(epoch: int, outputs: Tensor) -> None:
-                last[:] = own(outputs).tolist()
+                nonlocal last
+                last = own(outputs).tolist()
                 listener.epoch(epoch, last)
 
             fitted = fit(Loop(model, method, train, plan), dev, listener.row, on_epoch, memory)

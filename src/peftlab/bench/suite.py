@@ -33,6 +33,7 @@ DEMO_METHODS = [  # by name: a method that is added does not make the demo longe
     *("vera", "lora-drop", "dora", "lora-plus"),
 ]
 DEMO_SEEDS = [0, 1]
+OWN = ("name", "label", "lr", "head_lr")  # of a row, beside its method's settings
 PATHS = ("data_dir", "path", "dev")  # of a request and of its data table; strings in a file
 DEMO_EPOCHS = 2  # thirteen methods in under 4 minutes on two cores; 3 take 4.5 (LOG.md)
 
@@ -54,13 +55,10 @@ class Variant(_Request):
     @classmethod
     def _read(cls, given: Any) -> Any:
         """Accept a name, a `name[field=value]`, a flat table as in a suite file, or a Method."""
-        if isinstance(given, Method | str):
-            given = _table(given)
-        if not isinstance(given, dict):
+        if not isinstance(given, Method | str | dict):
             return given
-        if isinstance(given.get("settings"), dict):  # as a record has it
-            given = {key: given[key] for key in given if key != "settings"} | given["settings"]
-        own = {key: given[key] for key in ("name", "label", "lr", "head_lr") if key in given}
+        given = _table(given)
+        own = {key: given[key] for key in OWN if key in given}
         own.setdefault("label", _label(given))
         return own | {"settings": {key: given[key] for key in given if key not in own}}
 
@@ -120,7 +118,6 @@ class Suite(_Request):
 INSIDE = {  # a suite's tables
     "training": Training.model_fields,
     "data": DataFile.model_fields,
-    "methods": Variant.model_fields,
     "tune": Tune.model_fields,
 }
 
@@ -173,10 +170,24 @@ def _check_some_take(methods: Iterable[Any], rates: list[Any]) -> None:
 
 
 def _table(method: Any) -> dict[str, Any]:
-    """A row as the flat table that a suite file has."""
+    """A row as the flat table that a suite file has; its settings may be apart, as in a record.
+
+    Raises:
+        RequestError: if those name what the row has itself.
+    """
     if isinstance(method, Method):
         return {"name": method.name} | _changed(method)
-    return parse_method(method) if isinstance(method, str) else dict(method)
+    table = parse_method(method) if isinstance(method, str) else dict(method)
+    apart = table.get("settings")
+    if not isinstance(apart, dict):
+        return table
+    del table["settings"]
+    if twice := sorted(apart.keys() & {*OWN, *table}):
+        raise RequestError(
+            f"the settings of {table.get('name')} give {', '.join(twice)}, which stands beside "
+            "them; give it there"
+        )
+    return table | apart
 
 
 def _relabelled(given: dict[str, Any], rate: Any) -> dict[str, Any]:

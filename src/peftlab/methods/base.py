@@ -147,7 +147,11 @@ class Method(abc.ABC, metaclass=Explained):
 
     @property
     def steps_alike(self) -> bool:
-        """Whether every step makes the same operations: nothing is done before one."""
+        """Whether every step makes the same operations on the same tensors, as CUDA graphs do.
+
+        Yes where nothing is done before one. What is done behind it may change numbers, and must
+        put no other tensor in the place of a gradient, a parameter or a buffer.
+        """
         return type(self).before_step is Method.before_step
 
     def before_step(self, model: PreTrainedModel, step: Step) -> None:

@@ -65,8 +65,8 @@ class LoRAFA(PeftLoRA):
                 continue
             if not hasattr(layer, "correction"):
                 layer.register_buffer("correction", correction(layer), persistent=False)
-            if layer.lora_B.grad is not None:
-                layer.lora_B.grad = layer.lora_B.grad @ layer.get_buffer("correction")
+            if (grad := layer.lora_B.grad) is not None:  # in its place, where a graph adds to it
+                grad.copy_(grad @ layer.get_buffer("correction"))
 
 
 def _forget(layer: LoRALinear, _: object) -> None:

@@ -8,9 +8,12 @@ copied to where the recorded one lay, and its gradients are added to those that 
     pass `MET`                captured, by which nothing is computed, and then replayed
     from then on              replayed
 
-What is replayed makes the same operations in every step: the loop leaves out methods that do
-something before a step (DyLoRA draws a rank). Masks of dropout are each step's own all the same:
-a replay reads the generator's seed. Graphs share one pool of memory, since one runs at a time.
+The widest part of a batch is captured before the first step, so that a model that can't be
+(DeBERTa's second version makes tensors on the host) is refused there, and what doesn't fit shows.
+What is replayed makes the same operations on the same tensors in every step: the loop leaves out
+methods that do something before a step (DyLoRA draws a rank), and gradients are set to zero, not
+freed. Masks of dropout are each step's own all the same: a replay reads the generator's seed.
+Graphs share one pool of memory: what one leaves there is read before another runs.
 
 Off unless asked for: written after torch's notes on CUDA semantics (whole-network capture) where no
 CUDA device was, so it has been run on none, and what it gains is not measured.
@@ -43,22 +46,22 @@ class Recorded(NamedTuple):
 
 
 class Graphs:
-    """A pass that is captured for each shape of a batch, and called as the pass itself is.
+    """The graphs of one pass on the CUDA device `place`, by the shape of a batch."""
 
-    Args:
-        run: the pass. It may read no number of a tensor, copy nothing from the host, and must add
-            to gradients that are there.
-        place: the CUDA device.
-    """
-
-    def __init__(self, run: Pass, place: torch.device) -> None:
-        self.run, self.place = run, place
+    def __init__(self, place: torch.device) -> None:
+        self.place = place
         self.met: Counter[Shape] = Counter()
         self.recorded: dict[Shape, Recorded] = {}
-        self.pool: Any = None  # of the first graph, which the others share
+        self.shared: Any = None  # of the first capture
 
-    def __call__(self, batch: Batch, weight: Tensor) -> Tensor:
+    def __call__(self, run: Pass, batch: Batch, weight: Tensor) -> Tensor:
         """The batch's mean loss; the gradients of `weight` times it are added.
+
+        Args:
+            run: the pass, the same in each call. It may read no number of a tensor, copy nothing
+                from the host, and must add to gradients that are there.
+            batch: on the device.
+            weight: what the batch's loss counts; a number on the device.
 
         Raises:
             RequestError: if the pass can't be captured.
@@ -66,33 +69,43 @@ class Graphs:
         shape = tuple((name, tensor.shape) for name, tensor in batch.inputs.items())
         self.met[shape] += 1
         if self.met[shape] < MET:
-            return self.run(batch, weight)
+            return run(batch, weight)
         if shape not in self.recorded:
-            self.recorded[shape] = self._record(batch, weight)
+            self.recorded[shape] = self._record(run, batch, weight)
         own = self.recorded[shape]
         torch._foreach_copy_(own.reads, [*batch.inputs.values(), batch.labels, weight])
         own.replay()
-        return own.loss.clone()
+        return own.loss.clone()  # the next graph may write where this one's lies
 
-    def _record(self, batch: Batch, weight: Tensor) -> Recorded:
+    def _record(self, run: Pass, batch: Batch, weight: Tensor) -> Recorded:
         reads = [tensor.clone() for tensor in (*batch.inputs.values(), batch.labels, weight)]
         *inputs, labels, counts = reads
         own = Batch(dict(zip(batch.inputs, inputs, strict=True)), labels)
         try:
-            loss, replay, self.pool = captured(lambda: self.run(own, counts), self.pool, self.place)
-        except RuntimeError as error:
+            loss, replay, self.shared = captured(lambda: run(own, counts), self.shared, self.place)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # of the capture's end; what ended it came before
+            why = one_line(error.__context__ or error)
             raise RequestError(
-                f"the model can't be captured as a CUDA graph ({one_line(error)}); train without "
-                "--graphs"
+                f"the model can't be captured as a CUDA graph ({why}); train without --graphs"
             ) from error
         return Recorded(reads, loss, replay)
 
 
 def captured(
-    work: Callable[[], Tensor], pool: Any, place: torch.device
+    work: Callable[[], Tensor], shared: Any, place: torch.device
 ) -> tuple[Tensor, Callable[[], None], Any]:
-    """`work`, recorded and not done: where its result will lie, what does it, its pool."""
+    """`work`, recorded and not done: where its result will lie, what does it, what others share.
+
+    That is the pool and the stream; None for the first one.
+    """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.device(place), torch.cuda.graph(graph, pool=pool):
-        result = work()
-    return result, graph.replay, graph.pool()
+    pool, stream = shared or (None, torch.cuda.Stream(place))
+    outside = torch.cuda.current_stream(place)
+    try:
+        with torch.cuda.device(place), torch.cuda.graph(graph, pool=pool, stream=stream):
+            result = work()
+    finally:
+        torch.cuda.set_stream(outside)  # which a capture that failed has not left
+    return result, graph.replay, (graph.pool(), stream)

@@ -30,7 +30,7 @@ from peftlab.engine.heap import unsearched
 from peftlab.layers import PreTrainedModel
 from peftlab.naming import counted
 from peftlab.training.batches import Batch, Encoded, cut, spread, stratified
-from peftlab.training.graphs import Graphs, Pass
+from peftlab.training.graphs import MET, Graphs
 from peftlab.training.guard import Watch, check_groups, check_loss, check_outputs
 from peftlab.training.meters import Memory, MemoryMeter, SavedMeter, SpeedMeter
 from peftlab.training.passes import (
@@ -98,8 +98,8 @@ class Loop:
         self.optimizer = method.make_optimizer(groups)
         self.schedule = warmup_and_decay(self.optimizer, self.warmup, self.total)
         self.watch = Watch(model, self.total, plan.unread)
-        self.captures = settings.graphs and method.steps_alike
-        self.passed: Pass = Graphs(self._pass, plan.place) if self.captures else self._pass
+        captures = settings.graphs and method.steps_alike
+        self.graphs = Graphs(plan.place) if captures else None
         # no step's, so that each step sets another one than was there when the engine was entered
         begin_stream(step_seed(plan.seed, -1), plan.place)
         self.index = 0
@@ -147,7 +147,10 @@ class Loop:
             loss = batch_loss(self.model, batch, self.plan)
         self.saved_mib = saved.mib()
         loss.backward()
-        self.optimizer.zero_grad()
+        if self.graphs is not None:  # what can't be captured shows now, too
+            for _ in range(MET):
+                self._passed(batch, loss.new_ones(()))
+        self._forget_gradients()
 
     def step(self, parts: Iterable[Batch], n: int, usual: float) -> float:
         """One update on a batch of `n` examples, taken in parts; returns its mean loss.
@@ -168,7 +171,7 @@ class Loop:
         nn.utils.clip_grad_norm_(self.trained, self.plan.settings.clip)
         self.optimizer.step()
         self.method.after_step(self.model, step)
-        self.optimizer.zero_grad(set_to_none=not self.captures)  # a graph adds to those there
+        self._forget_gradients()
         self.reach = max(self.reach, float(min(self.schedule.get_last_lr())))
         self.schedule.step()
         value = self._check(loss) if waits else value
@@ -182,8 +185,16 @@ class Loop:
         for part in parts:
             self.n_parts += 1
             size = len(part.labels)
-            value += self.passed(part, value.new_full((), size / usual)) * (size / n)
+            value += self._passed(part, value.new_full((), size / usual)) * (size / n)
         return value
+
+    def _passed(self, part: Batch, weight: Tensor) -> Tensor:
+        if self.graphs is None:
+            return self._pass(part, weight)
+        return self.graphs(self._pass, part, weight)
+
+    def _forget_gradients(self) -> None:
+        self.optimizer.zero_grad(set_to_none=self.graphs is None)  # a graph adds to those there
 
     def _pass(self, part: Batch, weight: Tensor) -> Tensor:
         loss = batch_loss(self.model, part, self.plan)
@@ -264,7 +275,8 @@ def fit(
             fitted.curve.append({"epoch": epoch})
             on_epoch(epoch, answered)
         fitted.memory = memory.measure(loop.model, loop.optimizer, loop.saved_mib)
-    if settings.graphs and not loop.captures:
+    loop.optimizer.zero_grad()
+    if settings.graphs and loop.graphs is None:
         fitted.notes.append("no CUDA graphs: the method does something before each step")
     if loop.watch.unused:
         names = ", ".join(loop.watch.unused[:3])
@@ -330,3 +342,4 @@ class Rehearsal:
                 batch = batches[index % len(batches)]
                 n, n_tokens = len(batch.labels), batch.n_tokens(self.plan.packed)
                 loop.step(batch.split(n_parts(n, n_tokens, self.plan)), n, n)
+        loop.optimizer.zero_grad()
