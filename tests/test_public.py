@@ -48,7 +48,7 @@ def test_type_checkers_see_the_public_names() -> None:
 
 
 Call = Callable[[Any, Any], object]
-TRAIN, DEV = Examples([("a",)], [0]), Examples([("b",)], [1])
+TRAIN, DEV = Examples([("a",), ("c",)], [0, 1]), Examples([("b",)], [1])
 TASK = Task("t", "classes", ("accuracy",), TRAIN, DEV, labels=("x", "y"))
 
 WRONG: dict[str, tuple[Call, str]] = {
