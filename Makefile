@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 help:  ## list the verbs
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-demo: $(VENV)/.demo  ## install, then compare thirteen methods on a synthetic task (under 4 minutes)
+demo: $(VENV)/.demo  ## install, then compare thirteen methods on a synthetic task (about 4 minutes)
 	@$(BIN)/peftlab compare
 
 test: $(VENV)/.dev  ## install, then run the tests (under 5 minutes)

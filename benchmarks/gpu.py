@@ -26,7 +26,6 @@ from tables import HEAD, PARTS, Cells, Memory, Part, as_row, beside, text
 
 from peftlab.atomic import write
 
-GPU_PEAK = ("gpu_peak_mib", "MiB")
 MEMORY: dict[str, Memory] = {
     "cpu": {"peak_mib": ("peak memory", None)},
     "cuda": {"gpu_peak_mib": ("peak GPU memory", None)},
@@ -71,10 +70,13 @@ def graphs(setting: Setting, bench: Bench) -> None:
             bench.run(name, "ours", graphs=name == "graphs", **asked)
 
 
+FIELDS = (("speed", "examples_per_s", "ex/s"), ("memory", "gpu_peak_mib", "MiB"))
+
+
 def by_graphs(name: str, lines: list[Line]) -> list[Cells]:
     """Speed and memory with graphs over those without."""
     rows = []
-    for what, field, unit in (("speed", "examples_per_s", "ex/s"), ("memory", *GPU_PEAK)):
+    for what, field, unit in FIELDS:
         shown = [median(labelled(lines, label), field) for label in ("graphs", "plain")]
         told = [f"{value:,.0f} {unit}" if value else "–" for value in shown]
         ratio = paired(lines, "graphs", "plain", field)

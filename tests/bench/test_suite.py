@@ -486,12 +486,6 @@ def test_a_rate_that_is_set_and_several_rates_exclude_each_other() -> None:
         merged_request(None, {"rates": [1e-3, 2e-3]}, ["training.lr=5e-2"])
 
 
-def test_a_train_of_one_class_is_refused(tiny_model: Path, tiny_task: peftlab.Task) -> None:
-    train = Examples(tiny_task.train.texts[:3], [1, 1, 1])
-    with pytest.raises(RequestError, match="every example of train is of one class"):
-        resolve(suite(tiny_model, tasks=[replace(tiny_task, train=train)]))
-
-
 def test_checkpointing_that_the_model_has_not_is_refused_before_anything_trains(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -503,10 +497,19 @@ def test_checkpointing_that_the_model_has_not_is_refused_before_anything_trains(
         resolve(asked)
 
 
-def test_a_dev_of_one_answer_is_refused(tiny_model: Path, tiny_task: peftlab.Task) -> None:
-    dev = Examples(tiny_task.dev.texts[:3], [1, 1, 1])
-    with pytest.raises(RequestError, match="every example of dev has the answer 'cat'"):
-        resolve(suite(tiny_model, tasks=[replace(tiny_task, dev=dev)]))
+@pytest.mark.parametrize(
+    ("split", "said"),
+    [
+        ("train", "every example of train is of one class"),
+        ("dev", "every example of dev has the answer 'cat'"),
+    ],
+)
+def test_a_split_of_one_class_is_refused(
+    split: str, said: str, tiny_model: Path, tiny_task: peftlab.Task
+) -> None:
+    one = Examples(getattr(tiny_task, split).texts[:3], [1, 1, 1])
+    with pytest.raises(RequestError, match=said):
+        resolve(suite(tiny_model, tasks=[replace(tiny_task, **{split: one})]))
 
 
 def test_the_home_folder_is_known_of_wherever_data_is_named(

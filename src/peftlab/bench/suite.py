@@ -35,7 +35,7 @@ DEMO_METHODS = [  # by name: a method that is added does not make the demo longe
 DEMO_SEEDS = [0, 1]
 OWN = ("name", "label", "lr", "head_lr")  # of a row, beside its method's settings
 PATHS = ("data_dir", "path", "dev")  # of a request and of its data table; strings in a file
-DEMO_EPOCHS = 2  # thirteen methods in under 4 minutes on two cores; 3 take 4.5 (LOG.md)
+DEMO_EPOCHS = 2  # about 4 minutes on two cores, 4.4 of them with AVX2 alone (LOG.md)
 
 
 class _Request(BaseModel):

@@ -149,7 +149,7 @@ class Loop:
         loss.backward()
         if self.graphs is not None:  # what can't be captured shows now, too
             for _ in range(MET):
-                self._passed(batch, loss.new_ones(()))
+                self._passed(batch, 1.0)
         self._forget_gradients()
 
     def step(self, parts: Iterable[Batch], n: int, usual: float) -> float:
@@ -185,18 +185,18 @@ class Loop:
         for part in parts:
             self.n_parts += 1
             size = len(part.labels)
-            value += self._passed(part, value.new_full((), size / usual)) * (size / n)
+            value += self._passed(part, size / usual) * (size / n)
         return value
 
-    def _passed(self, part: Batch, weight: Tensor) -> Tensor:
+    def _passed(self, part: Batch, weight: float) -> Tensor:
         if self.graphs is None:
             return self._pass(part, weight)
-        return self.graphs(self._pass, part, weight)
+        return self.graphs(self._pass, part, torch.full((), weight, device=self.plan.place))
 
     def _forget_gradients(self) -> None:
         self.optimizer.zero_grad(set_to_none=self.graphs is None)  # a graph adds to those there
 
-    def _pass(self, part: Batch, weight: Tensor) -> Tensor:
+    def _pass(self, part: Batch, weight: float | Tensor) -> Tensor:
         loss = batch_loss(self.model, part, self.plan)
         (loss * weight).backward()
         return loss.detach()
