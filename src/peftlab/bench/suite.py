@@ -33,9 +33,9 @@ DEMO_METHODS = [  # by name: a method that is added does not make the demo longe
     *("vera", "lora-drop", "dora", "lora-plus"),
 ]
 DEMO_SEEDS = [0, 1]
+DEMO_EPOCHS = 2  # about 4 minutes on two cores, 4.4 with AVX2 alone (LOG.md)
 OWN = ("name", "label", "lr", "head_lr")  # of a row, beside its method's settings
 PATHS = ("data_dir", "path", "dev")  # of a request and of its data table; strings in a file
-DEMO_EPOCHS = 2  # about 4 minutes on two cores, 4.4 of them with AVX2 alone (LOG.md)
 
 
 class _Request(BaseModel):
