@@ -13,6 +13,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # processes side by side share the core
 for _asked in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS"):
     os.environ.pop(_asked, None)
 
+import gc
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +52,21 @@ def pytest_configure(config: pytest.Config) -> None:
                 kernels.is_built()
 
 
+def pytest_collection_finish() -> None:
+    """Else each training would search all that was imported for garbage: a quarter of a second."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture
+def thawed() -> Iterator[None]:
+    """The collector as a program has it."""
+    gc.unfreeze()
+    yield
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads as torch has them: tests compare bits, which depend on their number."""
@@ -81,9 +98,14 @@ class KeptWorker:
             self.end()
             raise
 
+    @property
+    def process(self) -> subprocess.Popen[str]:
+        assert self.worker is not None
+        return self.worker.process
+
     def end(self) -> None:
         if self.worker is not None:
-            self.worker.__exit__(None, None, None)
+            self.worker.__exit__()
         self.worker = None
 
 

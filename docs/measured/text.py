@@ -50,7 +50,7 @@ def score(records: Sequence[Record], own: Own | None = None, standing: str = "")
 
 
 def interval(pair: Verdict | None) -> str:
-    if pair is None or pair.difference is None:
+    if pair is None:
         return "–"
     difference = number(pair.difference, signed=True)
     if pair.low is None:

@@ -9,7 +9,7 @@ import hashlib
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 FEW = 5
 
@@ -50,6 +50,16 @@ def counted(n: int, noun: str) -> str:
     ('1 cell', '1,200 cells')
     """
     return f"{n:,} {noun}{'s' * (n != 1)}"
+
+
+def listed(names: Iterable[str], last: str = "and") -> str:
+    """Names as a sentence has them.
+
+    >>> listed(["full", "lora", "dora"]), listed(["cpu", "cuda"], "or")
+    ('full, lora and dora', 'cpu or cuda')
+    """
+    *most, end = names
+    return f"{', '.join(most)} {last} {end}" if most else end
 
 
 def few(names: Sequence[str], between: str = ", ") -> str:

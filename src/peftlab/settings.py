@@ -5,18 +5,19 @@ Resolved    as it is run, and stored in a record: nothing is open any more
 
 All else follows from the field: the command line's option and its help, what a suite file may say,
 the check, what the loop reads, and a record's `training`. Every room may import this file; it
-imports `errors` alone.
+imports `errors` and `naming` alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from peftlab.errors import RequestError, explain
+from peftlab.naming import listed
 
 STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 Rate = Annotated[float, Field(gt=0)]
@@ -24,18 +25,8 @@ PrecisionName = Literal["auto", "fp32", "bf16", "int8", "int7", "nf4"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
 
-def in_words(names: Iterable[str]) -> str:
-    """Names as a sentence has them.
-
-    >>> in_words(("auto", "cpu", "cuda"))
-    'auto, cpu or cuda'
-    """
-    *others, last = names
-    return f"{', '.join(others)} or {last}"
-
-
-PRECISION_WORDS = in_words(get_args(PrecisionName))
-DEVICE_WORDS = in_words(get_args(DeviceName))
+PRECISION_WORDS = listed(get_args(PrecisionName), "or")
+DEVICE_WORDS = listed(get_args(DeviceName), "or")
 
 
 def later(default: Any, **given: Any) -> Any:

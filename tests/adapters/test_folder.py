@@ -18,7 +18,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import peftlab
 from peftlab.adapters import adapter_state, read_card
 from peftlab.methods import METHODS, InPeft, injected
-from peftlab.models import state_of
 from peftlab.tasks import Task
 
 
@@ -373,14 +372,6 @@ def test_something_else_than_a_tokenizer_is_not_saved_as_one(trained: Any, tmp_p
     model, _ = trained("lora")
     with pytest.raises(peftlab.RequestError, match="tokenizer must be the model's own"):
         peftlab.save(model, tmp_path / "adapter", tokenizer="x")
-
-
-def test_a_model_that_was_pickled_before_its_method_s_parameters_were_known_is_saved(
-    trained: Any, tmp_path: Path
-) -> None:
-    model, _ = trained("lora")
-    del state_of(model).trained
-    peftlab.save(model, tmp_path / "adapter")
 
 
 def test_a_part_that_is_compiled_by_a_wrapper_is_named_and_answers(

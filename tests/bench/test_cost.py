@@ -344,3 +344,12 @@ def test_a_run_is_refused_before_it_writes(
     with pytest.raises(RequestError, match="would not fit into memory"):
         run_grid(grid, tmp_path / "out", Observer(), foresee=say)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_can_t_be_taken_is_told_before_memory_is_counted(
+    grid: Grid, tmp_path: Path
+) -> None:
+    """That takes ten seconds of fifteen methods."""
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RequestError, match=r"not peftlab's \(notes\.txt\)"):
+        run_grid(grid, tmp_path, Observer(), foresee=lambda due: pytest.fail("counted"))

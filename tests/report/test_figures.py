@@ -9,7 +9,7 @@ import altair as alt
 import pytest
 
 from peftlab.report import table
-from peftlab.report.curves import averaged, read, smooth, thin
+from peftlab.report.curves import Curves, averaged, read, smooth, thin
 from peftlab.report.figures import POINTS_A_LINE, figures
 from peftlab.report.style import Style, score_scale
 from peftlab.report.vega import svg
@@ -90,29 +90,19 @@ def test_names_that_make_one_file_name_are_told_apart(record, tmp_path):
     assert all(name.replace("-", "").isalnum() for name in names)
 
 
-def test_reading_curves_survives_a_cut_line_a_resumed_step_and_nan(tmp_path):
+def test_curves_have_what_was_measured_and_no_file_has_none(tmp_path):
+    step = {"epoch": 0.5, "lr": 0.1}
     lines = [
-        {"step": 1, "epoch": 0.5, "loss": 9.0, "lr": 0.1, "time_s": 1.0, "memory_mib": 10.0},
-        {
-            "step": 2,
-            "epoch": 1.0,
-            "loss": float("nan"),
-            "lr": 0.1,
-            "time_s": 2.0,
-            "memory_mib": None,
-        },
-        {"step": 1, "epoch": 0.5, "loss": 3.0, "lr": 0.1, "time_s": 1.0, "memory_mib": 11.0},
+        {"step": 1, **step, "loss": 3.0, "time_s": 1.0, "memory_mib": 11.0},
+        {"step": 2, **step, "loss": 2.0, "time_s": 2.0, "memory_mib": None},
         {"epoch": 1, "score": {"f1": 0.5}},
     ]
     path = tmp_path / "x.jsonl"
-    path.write_text("\n".join(map(json.dumps, lines)) + '\n{"step": 3, "lo', encoding="utf-8")
-    found = read(path)
-    assert (found.loss, found.memory, found.score) == (
-        [(1, 3.0)],
-        [(1.0, 11.0)],
-        {"f1": [(1, 0.5)]},
-    )
-    assert read(tmp_path / "absent.jsonl").loss == []
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    expected = Curves([(1, 3.0), (2, 2.0)], [(1.0, 11.0)], {"f1": [(1, 0.5)]})
+    assert read(path) == expected
+    path.write_text("no curve", encoding="utf-8")
+    assert read(path) == read(tmp_path / "absent.jsonl") == Curves([], [], {})
 
 
 def test_a_mean_stands_only_where_all_seeds_have_a_point():

@@ -68,20 +68,17 @@ def test_csv_has_full_precision(rows):
     assert first["n_seeds"] == "2" and float(first["peak_mib"]) > 0
 
 
-def test_one_seed_has_no_sd_and_a_failed_row_no_score(record):
-    failed = record("full", status="failed", score=0.5)
-    failed = failed.model_copy(update={"score": None, "best": None})
-    text = made("latex", [record("lora", score=0.86123), failed])
+def test_one_seed_has_no_sd_and_a_failed_row_no_score(record, failed):
+    text = made("latex", [record("lora", score=0.86123), failed("full")])
     assert "lora & $0.861$" in text and "full & -- (failed) &" in text and "one seed" in text
 
 
-def test_what_a_score_hides_stands_beside_it(record):
+def test_what_a_score_hides_stands_beside_it(record, failed):
     flat = {"warnings": ["collapsed: no better than always answering 'yes'"]}
     lora = [record("lora", seed=seed, score=0.8) for seed in range(3)]
     lora[0] = lora[0].model_copy(update=flat)
     full = [record("full", seed=seed, score=0.9) for seed in range(2)]
-    full += [record("full", seed=2, status="failed")]
-    full[2] = full[2].model_copy(update={"score": None, "best": None})
+    full += [failed("full", seed=2)]
     head = [record("head", seed=0, score=0.5)]
     lines = made("markdown", [*lora, *full, *head]).splitlines()
     told = {line.split(" | ")[0].strip("| "): line.split(" | ")[1] for line in lines[2:5]}

@@ -16,7 +16,7 @@ from peftlab.report.style import Style
 def made(record, task, **metrics):
     (column,) = table([record(task=task)]).columns
     score = {metric: [(1, value), (2, value)] for metric, value in metrics.items()}
-    lines = [Line("lora", (0,), (Curves(loss=[], memory=[], score=score),))]
+    lines = [Line("lora", (Curves(loss=[], memory=[], score=score),))]
     style = Style(["lora"])
     return second_figure(
         column, lines, functools.partial(score_figure, lines=lines, style=style, limit=40)

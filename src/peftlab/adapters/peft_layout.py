@@ -22,6 +22,7 @@ from peftlab.layers import Adapter, PreTrainedModel, is_conv1d
 from peftlab.methods import METHODS, InPeft
 from peftlab.methods.peft import PREFIX, refuse
 from peftlab.models import head_names, head_parameters
+from peftlab.naming import listed
 
 # settings of PEFT's that change what an adapter computes and that no method here has
 REFUSED = {"bias": "none"} | dict.fromkeys(
@@ -118,9 +119,8 @@ def method(config: dict[str, Any], tensors: dict[str, Tensor]) -> InPeft:
             raise RequestError(f"{PEFT_CONFIG} is not as PEFT writes it: {error!r}") from error
         if found is not None:
             return found
-    *some, last = sorted(known)
     raise RequestError(
-        f"PEFT's {config['peft_type']} is not known here; {', '.join(some)} and {last} are"
+        f"PEFT's {config['peft_type']} is not known here; {listed(sorted(known))} are"
     )
 
 

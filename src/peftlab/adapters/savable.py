@@ -80,8 +80,6 @@ def _check_head(model: PreTrainedModel, state: dict[str, Tensor]) -> None:
 def _check_trained(model: PreTrainedModel, method: Method, state: Mapping[str, Tensor]) -> None:
     """Raise `RequestError` unless `state` has what `method` trains: by that it is loaded."""
     trained = state_of(model).trained
-    if trained is None:
-        return
     for name, p in model.named_parameters():
         if p.requires_grad and name not in trained:
             raise RequestError(

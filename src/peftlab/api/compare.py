@@ -213,8 +213,8 @@ def run(
             if not before.trials:
                 Store(out).prepare()
             else:
-                told = _foretold(before, say)  # or it does not fit, and is refused
-                Store(out).prepare(room_mib(grid.cells, keep))
+                with Store(out).prepared(room_mib(grid.cells, keep)):
+                    told = _foretold(before, say)  # or it does not fit, and is refused
                 console.print(told, markup=False, highlight=False)
             whole.enter_context(locked(out))  # from the first trial to the last cell
             grid = tuned(grid, grid.suite.tune, out, progress())
@@ -263,43 +263,32 @@ def tune_of(
     return {name: value for name, value in given.items() if value is not None} or None
 
 
-def data_request(
-    path: Any, text: Any, label: Any, dev: Any = None, kind: Any = None
-) -> dict[str, Any] | None:
-    """The request's `data` of what a command line or a caller gave; None if nothing was given.
+def data_of(data: Any, given: dict[str, Any]) -> dict[str, Any] | None:
+    """The request's `data` of a file or a table, and what is given beside it, which wins.
 
     Raises:
         RequestError: if a column is not named, or there is no file.
     """
-    given = {"text": text, "label": label, "dev": dev, "kind": kind}
     given = {name: value for name, value in given.items() if value is not None}
-    if path is None:
-        if given:
+    table = {} if data is None else data if isinstance(data, dict) else {"path": data}
+    if isinstance(data, dict) and "path" not in {**table, **given}:
+        raise RequestError(f"data must have a path, got {data!r}")
+    table = {**{name: value for name, value in table.items() if value is not None}, **given}
+    if "path" not in table:
+        if table:
             raise RequestError(
-                f"--{next(iter(given))} describes your own data; give the file with --data FILE, "
+                f"--{next(iter(table))} describes your own data; give the file with --data FILE, "
                 "also where a suite names one (in Python: data=FILE)"
             )
         return None
-    if not {"text", "label"} <= given.keys():
+    if not {"text", "label"} <= table.keys():
         raise RequestError(
             "--data FILE needs --text COLUMN[,COLUMN] and --label COLUMN, also where a suite names "
             "them (in Python: data=FILE, text=, label=)"
         )
-    return {"path": path, **given}
-
-
-def data_of(data: Any, given: dict[str, Any]) -> dict[str, Any] | None:
-    """The request's `data` of compare's arguments; what is given beside a table wins over it."""
-    given = {name: value for name, value in given.items() if value is not None}
-    table = {**data, **given} if isinstance(data, dict) else {"path": data, **given}
-    if isinstance(data, dict) and "path" not in table:
-        raise RequestError(f"data must have a path, got {data!r}")
-    for name in ("path", "dev"):
-        if table.get(name) is not None:
-            expect_path(f"data's {name}", table[name])
-            table[name] = Path(table[name])
-    if isinstance(table.get("text"), str):
+    for name in {"path", "dev"} & table.keys():
+        expect_path(f"data's {name}", table[name])
+        table[name] = Path(table[name])
+    if isinstance(table["text"], str):
         table["text"] = [column.strip() for column in table["text"].split(",")]
-    known = {name: table.pop(name, None) for name in ("path", "text", "label", "dev", "kind")}
-    asked = data_request(**known)
-    return asked and {**asked, **table}
+    return table

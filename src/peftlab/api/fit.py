@@ -187,8 +187,8 @@ def fit_planned(
     fitting = _Fitting(asked, started, end, console, quiet)
     console.print(fitting.described(minutes, to), markup=False, highlight=False)
     stopped = None
-    foreseeing(asked.grid, asked.out, console)(asked.grid.cells)  # refuses what can't fit
-    Store(asked.out).prepare(room_mib(asked.grid.cells, "best"))
+    with Store(asked.out).prepared(room_mib(asked.grid.cells, "best")):
+        foreseeing(asked.grid, asked.out, console)(asked.grid.cells)  # refuses what can't fit
     with locked(asked.out):
         Store(asked.out).clean()
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 from collections.abc import Callable
 from importlib import metadata
@@ -14,7 +15,7 @@ from peftlab.bench.process import count
 from peftlab.errors import RequestError
 from peftlab.layers import quantise_linears, resolve_device, resolve_precision
 from peftlab.layers.native import compiler
-from peftlab.machine import environment, processor
+from peftlab.machine import processor
 from peftlab.methods import METHODS, Method, inject, make
 from peftlab.models import ARCHITECTURES, PACKAGED, linear_names
 from peftlab.network import problem
@@ -122,7 +123,7 @@ def machine(out: Path) -> list[Row]:
 
 
 def _python() -> Row:
-    return ("python", environment(torch.get_num_threads()).python, processor())
+    return ("python", platform.python_version(), processor())
 
 
 def _torch() -> Row:

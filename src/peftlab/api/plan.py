@@ -27,8 +27,6 @@ from peftlab.records.record import Record
 from peftlab.settings import Training
 from peftlab.tasks import Task
 
-__all__ = ["Plan", "Row", "plan", "plan_of"]
-
 
 @dataclass(frozen=True)
 class Row:
@@ -108,14 +106,8 @@ class Plan:
         rows = [
             {
                 **asdict(row.cost) | {"n_trainable": row.cost.n_trainable.model_dump()},
-                "due": row.due,
-                "cell_s": row.cell_s,
+                **{name: value for name, value in vars(row).items() if name != "cost"},
                 "all_s": row.all_s,
-                "time_from": row.time_from,
-                "measured_peak_mib": row.measured_peak_mib,
-                "fits": row.fits,
-                "trials": row.trials,
-                "trials_s": row.trials_s,
             }
             for row in self.rows
         ]

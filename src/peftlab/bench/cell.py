@@ -72,7 +72,12 @@ class Cell(BaseModel, extra="forbid", frozen=True):
             "schema_version": SCHEMA_VERSION,
             "model": self.model.sha256,
             "task": self.task.sha256,
-            "method": [self.method.name, self.method.settings, *self._code, *self._tuned],
+            # what stands for a code of one's own, and how a tuned row's settings were found: even
+            # at a default rate
+            "method": [
+                *(self.method.name, self.method.settings),
+                *filter(None, (self.method.source_sha256, self.method.tuned)),
+            ],
             "training": self.training.identity | self._compute,
             "precision": self.precision.base,
             "seed": self.seed,
@@ -83,16 +88,6 @@ class Cell(BaseModel, extra="forbid", frozen=True):
     def _compute(self) -> dict[str, str]:
         """Where a record's `training` says what products are made in."""
         return {"compute": self.precision.compute}
-
-    @property
-    def _code(self) -> list[str]:
-        """What stands for a method's code; nothing for peftlab's own."""
-        return [self.method.source_sha256] if self.method.source_sha256 else []
-
-    @property
-    def _tuned(self) -> list[dict[str, Any]]:
-        """How its settings were found: even at a default rate the cell is one of a tuned row."""
-        return [self.method.tuned] if self.method.tuned else []
 
     @property
     def name(self) -> str:

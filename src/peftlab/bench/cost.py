@@ -16,8 +16,7 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import torch
 
@@ -26,6 +25,7 @@ from peftlab.bench.cell import Cell
 from peftlab.bench.execute import MOST_KERNELS
 from peftlab.bench.grid import Grid
 from peftlab.bench.process import checkpointed, count, make_plan
+from peftlab.bench.tokens import Tokens
 from peftlab.errors import one_line
 from peftlab.layers import QUANTISED, Precision, quantiser
 from peftlab.methods import Method, Prepared, inject, make
@@ -82,37 +82,27 @@ class Cost:
     why: str | None = None
 
 
-class Lengths(NamedTuple):
-    """The two splits of a task as lengths in tokens."""
-
-    train: Encoded
-    dev: Encoded
-
-
 class Predictor:
     """Predicts cells of one grid; what several of them have in common is counted once."""
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
         self.tokenizer = load_tokenizer(grid.cells[0].model_folder)
-        self.lengths: dict[tuple[str, int], Lengths] = {}
+        self.lengths: dict[tuple[str, int], Tokens] = {}
         self.counted: dict[Any, tuple[Trainable, float, Counted | str]] = {}
         self.shapes: dict[Any, tuple[Shape, set[Shape], bool]] = {}
-        self.packed: dict[Path, bool] = {}
+        self.packed = packs(empty_model(grid.cells[0].model_folder, 2))
 
-    def lengths_of(self, cell: Cell) -> Lengths:
-        """The lengths of the cell's task, cut to what it takes."""
+    def lengths_of(self, cell: Cell) -> Tokens:
+        """The cell's task as lengths alone, cut to what it takes."""
         task, most = self.grid.tasks[cell.task.name], cell.training.max_length
         if (task.name, most) not in self.lengths:
             train, dev = (lengths(self.tokenizer, split, most) for split in (task.train, task.dev))
-            self.lengths[task.name, most] = Lengths(train, dev)
+            self.lengths[task.name, most] = Tokens(train, dev)
         return self.lengths[task.name, most]
 
     def _plan(self, cell: Cell) -> Plan:
-        if cell.model_folder not in self.packed:
-            self.packed[cell.model_folder] = packs(empty_model(cell.model_folder, 2))
-        task = self.grid.tasks[cell.task.name]
-        return make_plan(cell, task, self.packed[cell.model_folder])
+        return make_plan(cell, self.grid.tasks[cell.task.name], self.packed)
 
     def tokens(self, cell: Cell) -> int:
         """Of the widest part of a batch."""

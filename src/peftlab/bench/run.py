@@ -97,8 +97,8 @@ def run_grid(
     store = Store(out)
     known = {} if rerun else done_cells(store, grid.cells)
     due = [cell for cell in grid.cells if cell.name not in known]
-    line = foresee(due) if foresee is not None and due else None
-    store.prepare(room_mib(due, keep))
+    with store.prepared(room_mib(due, keep)):  # asked first: to foresee takes seconds
+        line = foresee(due) if foresee is not None and due else None
     with locked(out):
         store.clean()
         done = {} if rerun else done_cells(store, grid.cells)  # another command may have added some

@@ -18,6 +18,7 @@ from peftlab.bench.resume import ended_trial
 from peftlab.bench.run import Observer, Session, set_aside
 from peftlab.bench.short import short
 from peftlab.machine import BUSY, others_share
+from peftlab.records.rows import turns
 from peftlab.records.store import Store, locked
 from peftlab.tasks import Task
 
@@ -44,8 +45,8 @@ def measure_speed(grid: Grid, rounds: int, out: Path, progress: Observer) -> Non
         if not missing:
             return
         with progress, Session(store, tasks, progress) as session:
-            turns = f"{rounds} rounds of {STEPS} steps in turns, in {store.out}"
-            progress.stage(f"speed and memory: {turns}", len(missing))
+            told = f"{rounds} rounds of {STEPS} steps in turns, in {store.out}"
+            progress.stage(f"speed and memory: {told}", len(missing))
             set_aside(store, missing, progress)
             for cells in broken:
                 for cell in cells:  # were this stopped, what took no turns would pass for a round
@@ -66,8 +67,7 @@ def _took_turns(cells: list[Cell], store: Store) -> bool:
         for record, cell in zip(records, cells, strict=True)
     ):
         return False
-    turns = {record.speed.turn for record in records if record is not None and record.speed}
-    return len(turns) <= 1
+    return len(turns(record for record in records if record is not None)) <= 1
 
 
 def _measure(cell: Cell, session: Session, turn: str) -> None:

@@ -46,36 +46,22 @@ def compare(
     Without arguments: the demo, on a bundled model and built-in synthetic tasks. Finished cells
     are never run again, so the same command goes on from where it stopped.
     """
-    request = asked.request | grid
-    how = {"rerun": rerun, "keep": keep, "repeat_speed": repeat_speed, "page": True}
-    _run(suite, request, asked.sets, out, how, as_json=json_, quiet=quiet)
-
-
-def _run(
-    file: Path | None,
-    request: dict[str, Any],
-    sets: list[str],
-    out: Path | None,
-    how: dict[str, Any],
-    *,
-    as_json: bool,
-    quiet: bool,
-) -> None:
     from rich.console import Console
 
     console = Console(stderr=True, quiet=quiet)
     with console.status("reading the request, the model and the data"):
         from peftlab.api.compare import planned, run
 
-        ready = planned(file, request, sets, out)
+        ready = planned(suite, asked.request | grid, asked.sets, out)
     folder, name = ready.out, ready.grid.suite.name
     with stopped_keeps(folder):
-        records = run(ready, console, quiet, **how)
+        kept: Any = keep  # which `run` checks
+        records = run(ready, console, quiet, rerun, kept, repeat_speed, page=True)
     with console.status("drawing the page"):
         from peftlab import report
 
         shown = report.conclude(folder, records)
-    if as_json:
+    if json_:
         tell_unreadable(shown.unreadable)
         _print_json(folder, shown.page, name, records)
     else:

@@ -182,8 +182,9 @@ def _shared(
     **training: Any,
 ) -> Asked:
     """What compare and train ask alike; `training` has an option for each of its settings."""
-    from peftlab.api.compare import data_request
+    from peftlab.api.compare import data_of
 
+    beside = {"text": split(text, "--text"), "label": label, "dev": dev, "kind": kind}
     given = {name: value for name, value in training.items() if value is not None}
     rates = rates_of(given.pop("lr", None))
     if len(rates) == 1:
@@ -191,7 +192,7 @@ def _shared(
     request = {
         "model": model,
         "data_dir": data_dir,
-        "data": data_request(data, split(text, "--text"), label, dev, kind),
+        "data": data_of(data, beside),
         "metric": metric,
         "judge_on": judge_on,
         "training": Training.of(given),

@@ -93,7 +93,11 @@ def report(
             print(line, file=sys.stderr)
         return
     drawn = [name for name, asked in (("svg", svg), ("pdf", pdf)) if asked]
-    texts = _texts(folder, *chosen, last) if sentences else {}
+    texts: dict[str, list[str]] = {}
+    if sentences:
+        from peftlab.api.sentences import sentences as texts_of
+
+        texts = texts_of(folder, *chosen, last)
     shown = room.rebuild(folder, *chosen, last, drawn, question, texts)
     show(shown, told)
 
@@ -104,11 +108,3 @@ def _form(asked: dict[str, bool]) -> str | None:
     if len(wanted) > 1:
         raise RequestError(f"give one of {', '.join(f'--{name}' for name in asked)}, not several")
     return wanted[0] if wanted else None
-
-
-def _texts(
-    folder: Path, tasks: list[str] | None, methods: list[str] | None, last: bool
-) -> dict[str, list[str]]:
-    from peftlab.api.sentences import sentences
-
-    return sentences(folder, tasks, methods, last)

@@ -111,7 +111,7 @@ class State:
         merged: the adapters, by name, in whose place plain layers stand now.
         own_unit: whether a regression's outputs are known to be in the label's own unit.
         fast: whether it is inside the engine's `fast`.
-        trained: the parameters that the method made trainable, by full name, if that is known.
+        trained: the parameters that the method made trainable, by full name.
         tokenizer: what made its training's tokens, if `peftlab.train` trained it.
     """
 
@@ -123,7 +123,7 @@ class State:
     merged: Mapping[str, Adapter] | None = None
     own_unit: bool = False
     fast: bool = False
-    trained: frozenset[str] | None = None
+    trained: frozenset[str] = frozenset()
     tokenizer: Any = field(default=None, compare=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:

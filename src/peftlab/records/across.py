@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from peftlab.records.crossed import half_width
 from peftlab.records.influence import Array
-from peftlab.records.pairs import Verdicts
+from peftlab.records.pairs import Verdicts, against, better_than
 from peftlab.records.rows import TaskKey, merit
 from peftlab.records.table import Column, Runs, best_row, scale
 
@@ -77,10 +77,11 @@ def _n_best(row: str, columns: Mapping[TaskKey, Column], pairs: Verdicts) -> int
     count = 0
     for task, column in columns.items():
         if row in column and column[row].by_seed:
-            own = [one.of(row) for one in pairs[task] if row in (one.a, one.b)]
             best = best_row(column)
-            ties = any(one.b == best and one.verdict == "tie" for one in own)
-            count += row == best or ties or all(one.verdict != "worse" for one in own)
+            assert best is not None  # `row` has a score
+            beside = against(pairs[task], row, best)  # None of the best itself
+            ties = beside is None or beside.verdict == "tie"
+            count += ties or not better_than(row, pairs[task])
     return count
 
 

@@ -56,7 +56,7 @@ class Verdict(BaseModel, extra="forbid", frozen=True):
     a: str
     b: str
     seeds: list[int]
-    difference: float | None
+    difference: float
     low: float | None
     high: float | None
     p: float | None
@@ -77,7 +77,7 @@ class Verdict(BaseModel, extra="forbid", frozen=True):
         return self.model_copy(
             update={
                 **{"a": self.b, "b": self.a, "verdict": turned},
-                **{"difference": _minus(self.difference)},
+                **{"difference": -self.difference},
                 **{"low": _minus(self.high), "high": _minus(self.low)},
             }
         )
@@ -96,7 +96,7 @@ class Verdict(BaseModel, extra="forbid", frozen=True):
         Less than *worse* asks for, which is corrected for all pairs. Without an interval it is the
         difference itself, beyond the margin.
         """
-        if self.verdict == "tie" or self.difference is None:  # older verdicts lack it
+        if self.verdict == "tie":
             return False
         if self.low is None or self.high is None:
             return merit(self.metric, self.difference) < -self.margin
@@ -132,6 +132,12 @@ def against(pairs: Sequence[Verdict], row: str, other: str) -> Verdict | None:
     """Of a task's verdicts that of `row` against `other`; None of a row against itself."""
     found = (one.of(row) for one in pairs if {one.a, one.b} == {row, other})
     return next(found, None)
+
+
+def better_than(row: str, pairs: Sequence[Verdict]) -> set[str]:
+    """The rows that are shown to be better than it on the verdicts' task."""
+    own = [one.of(row) for one in pairs if row in (one.a, one.b)]
+    return {one.b for one in own if one.verdict == "worse"}
 
 
 def _of_task(column: Column, margin: float, beside: Column) -> list[Verdict]:

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from peftlab.errors import RequestError, unknown
 from peftlab.records.costs import Cost, costs_of, keeping_to
 from peftlab.records.crossed import FEWEST
-from peftlab.records.pairs import Verdict, Verdicts, against
+from peftlab.records.pairs import Verdict, Verdicts, against, better_than
 from peftlab.records.rows import ERRORS, TaskKey, collapsed, merit, rate_from_dev, task_label, turns
 from peftlab.records.table import Column, Runs, best_row, scale
 
@@ -148,7 +148,7 @@ def recommend(
     tasks = []
     for task, column in met.items():
         best = str(best_row(column))
-        ahead = _ahead(columns, task, best, out, costs, _better_than(row, pairs[task]))
+        ahead = _ahead(columns, task, best, out, costs, better_than(row, pairs[task]))
         verdict = against(pairs[task], row, best) or _rival(row, list(column), pairs[task])
         tasks.append(_against_best(task_label(task, met), task[1], best, verdict, ahead))
     own = _runs_of(columns, row)
@@ -185,7 +185,7 @@ def _soundest(met: Mapping[TaskKey, Column], pairs: Verdicts) -> list[str]:
         for row in column:
             verdict = against(pairs[task], row, best)
             is_behind = verdict is not None and verdict.is_behind
-            n_worse[row] += is_behind or _is_worse(row, list(column), pairs[task])
+            n_worse[row] += is_behind or bool(better_than(row, pairs[task]))
     return [row for row, count in n_worse.items() if count == min(n_worse.values())]
 
 
@@ -204,18 +204,6 @@ def _first(
             -_sum_of_scores(row, met),
         ),
     )
-
-
-def _is_worse(row: str, others: Sequence[str], pairs: Sequence[Verdict]) -> bool:
-    """Whether it is shown to be worse than one of the others."""
-    verdicts = (against(pairs, row, other) for other in others)
-    return any(one is not None and one.verdict == "worse" for one in verdicts)
-
-
-def _better_than(row: str, pairs: Sequence[Verdict]) -> set[str]:
-    """The rows that are shown to be better than it."""
-    own = [one.of(row) for one in pairs if row in (one.a, one.b)]
-    return {one.b for one in own if one.verdict == "worse"}
 
 
 def _rival(row: str, others: Sequence[str], pairs: Sequence[Verdict]) -> Verdict | None:

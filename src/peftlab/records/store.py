@@ -15,7 +15,7 @@ import shutil
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from datetime import datetime
 from pathlib import Path
@@ -71,8 +71,11 @@ class Store:
                 "checked against it; run the comparison again with --keep all --rerun"
             ) from error
 
-    def prepare(self, adapters_mib: float = 0.0) -> None:
-        """Make the folder, or check that an existing one is ours, writable and has room.
+    @contextmanager
+    def prepared(self, adapters_mib: float = 0.0) -> Iterator[None]:
+        """The folder, made, or found to be ours, writable and with room.
+
+        One that is made here goes again if what is done inside fails.
 
         Args:
             adapters_mib: what adapters will need at most, beside records and curves.
@@ -80,25 +83,33 @@ class Store:
         Raises:
             RequestError: if it is not.
         """
-        try:
-            if self.out.exists():
-                self._check_ours()
-            is_new = not self.out.exists()
-            self.out.mkdir(parents=True, exist_ok=True)
-            probe = self.out / f".{uuid.uuid4().hex}.tmp"
-            probe.write_text("")
-            probe.unlink()
+        with ExitStack() as undone:
             try:
+                if self.out.exists():
+                    self._check_ours()
+                else:
+                    undone.callback(self._remove_empty)
+                self.out.mkdir(parents=True, exist_ok=True)
+                probe = self.out / f".{uuid.uuid4().hex}.tmp"
+                probe.write_text("")
+                probe.unlink()
                 self._check_room(adapters_mib)
-            except RequestError:
-                if is_new:
-                    self.out.rmdir()
-                raise
-        except OSError as error:
-            raise RequestError(
-                f"output folder {self.out} is not writable: {error.strerror}; "
-                "give another one with --out DIR"
-            ) from error
+            except OSError as error:
+                raise RequestError(
+                    f"output folder {self.out} is not writable: {error.strerror}; "
+                    "give another one with --out DIR"
+                ) from error
+            yield
+            undone.pop_all()
+
+    def prepare(self, adapters_mib: float = 0.0) -> None:
+        """The same where nothing is to be asked before it is used."""
+        with self.prepared(adapters_mib):
+            pass
+
+    def _remove_empty(self) -> None:
+        with suppress(OSError):
+            self.out.rmdir()
 
     def _check_room(self, adapters_mib: float) -> None:
         free = shutil.disk_usage(self.out).free / 2**20

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from peftlab.naming import counted, duration
+from peftlab.naming import counted, duration, listed
 from peftlab.records.crossed import FEWEST
 from peftlab.records.recommend import AgainstBest, Ahead, Recommendation
 from peftlab.records.rows import CONSTANT, merit
 from peftlab.records.verdicts import Comparison
 from peftlab.report.scores import Table
-from peftlab.report.style import listed
 from peftlab.report.text import count, number, of_metric, score
 
 FEW = 3  # tasks that are told one by one

@@ -38,7 +38,6 @@ class RowCost:
     n_tasks: int
     examples_per_s: float | None
     peak_mib: float | None
-    train_peak_mib: float | None
     cell_s: float | None
 
 
@@ -133,6 +132,5 @@ def _row_cost(under: int, costs: list[Cost]) -> RowCost:
         n_tasks=len(costs),
         examples_per_s=mean(known(cost.examples_per_s.mean for cost in costs)),
         peak_mib=max(known(cost.peak_mib.mean for cost in costs), default=None),
-        train_peak_mib=max(known(cost.train_peak_mib.mean for cost in costs), default=None),
         cell_s=mean(known(cost.total_s.mean for cost in costs)),
     )

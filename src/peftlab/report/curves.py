@@ -28,39 +28,33 @@ class Curves:
 
 
 def read(path: Path) -> Curves:
-    """The curves of one cell; empty where the file is absent. A cell's resumed steps count once."""
+    """The curves of one cell; empty where the file is absent or no such file."""
     found = rows(path)
-    # a resumed cell may write a step again: the later row is the one that happened
-    steps = sorted({row["step"]: row for row in found if "step" in row}.items())
-    epochs = sorted({row["epoch"]: row["score"] for row in found if "score" in row}.items())
+    steps = [row for row in found if "step" in row]
     score: dict[str, Points] = {}
-    for epoch, scores in epochs:
-        for metric, value in scores.items():
-            score.setdefault(metric, []).append((epoch, value))
-    memory = [(row.get("time_s"), row.get("memory_mib")) for _, row in steps]
+    for row in found:
+        for metric, value in row.get("score", {}).items():
+            score.setdefault(metric, []).append((row["epoch"], value))
     return Curves(
-        loss=_finite([(step, row.get("loss")) for step, row in steps]),
-        memory=_finite(memory),
-        score={metric: _finite(points) for metric, points in score.items()},
+        loss=_known([(row["step"], row.get("loss")) for row in steps]),
+        memory=_known([(row.get("time_s"), row.get("memory_mib")) for row in steps]),
+        score={metric: _known(points) for metric, points in score.items()},
     )
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file with one a line; none where the file is absent."""
+    """The JSON objects of a file with one a line; none where the file is absent or no such file."""
     if not path.is_file():
         return []
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            found.append(json.loads(line))
-        except JSON_ERRORS:
-            continue  # a line cut short by a crash says nothing
-    return [row for row in found if isinstance(row, dict)]
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except JSON_ERRORS:
+        return []
 
 
-def _finite(points: Sequence[tuple[Any, Any]]) -> Points:
-    """Without what was not measured, and without a diverged loss, which no axis can show."""
-    return [(x, y) for x, y in points if x is not None and y is not None and math.isfinite(x + y)]
+def _known(points: Sequence[tuple[Any, Any]]) -> Points:
+    """Without what was not measured."""
+    return [(x, y) for x, y in points if x is not None and y is not None]
 
 
 def thin(points: list[Row], limit: int) -> list[Row]:

@@ -54,11 +54,7 @@ def _of_task(
     """The figures of one task, None for each that there is nothing for; `curve` is of a file."""
     cells = {row.label: cell for row, cell in rows if cell.runs}
     lines = [
-        Line(
-            label,
-            tuple(run.seed for run in cell.runs),
-            tuple(curve(f"{run.cell}.jsonl") for run in cell.runs),
-        )
+        Line(label, tuple(curve(f"{run.cell}.jsonl") for run in cell.runs))
         for label, cell in cells.items()
     ]
     bars = [

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from peftlab.naming import listed
 from peftlab.records.rows import merit
 from peftlab.report.columns import Column
 from peftlab.report.costs import usual
@@ -20,7 +21,6 @@ from peftlab.report.style import (
     faded,
     figure_of,
     heading,
-    listed,
     spec,
 )
 from peftlab.report.text import count, metric, minutes, number, spread

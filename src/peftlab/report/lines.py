@@ -7,10 +7,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from peftlab.naming import listed
 from peftlab.report.columns import Column
 from peftlab.report.curves import Curves, Means, Points, averaged, smooth, thin
 from peftlab.report.panels import SEED, Plot
-from peftlab.report.style import Figure, Style, faded, figure_of, listed
+from peftlab.report.style import Figure, Style, faded, figure_of
 from peftlab.report.text import metric, number, score
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ class Line:
     """One method on one task: its label and its seeds' curves, the lowest seed first."""
 
     label: str
-    seeds: tuple[int, ...]
     curves: tuple[Curves, ...]
 
 
@@ -169,7 +169,7 @@ def _window(loss: Points) -> int:
 
 
 def _many(lines: Sequence[Line]) -> bool:
-    return any(len(line.seeds) > 1 for line in lines)
+    return any(len(line.curves) > 1 for line in lines)
 
 
 def _told_seeds(lines: Sequence[Line]) -> str:

@@ -210,7 +210,6 @@ def _pictures(scores: Table, drawn: Sequence[Figure], static: Mapping[str, str])
     ordered = sorted(drawn, key=lambda figure: KINDS.index(figure.kind))
     numbered = list(enumerate(ordered, start=1))
     return {
-        "kinds": KINDS,
         "figures": {kind: [f for f in numbered if f[1].kind == kind] for kind in KINDS},
         "FOUR": FOUR,
         "four": _four(numbered, scores.columns),
@@ -232,6 +231,7 @@ def _code(bundle: str) -> Context:
     }
 
 
+@functools.cache
 def _environment() -> jinja2.Environment:
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(SOURCES),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from peftlab.naming import listed
 from peftlab.report.columns import Column
 from peftlab.report.scores import Cell
 from peftlab.report.style import (
@@ -13,7 +14,6 @@ from peftlab.report.style import (
     faded,
     figure_of,
     legend,
-    listed,
     score_scale,
     spec,
 )

@@ -10,12 +10,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from peftlab.naming import listed
 from peftlab.records.rows import merit
 from peftlab.records.trials import Trial, at_end
 from peftlab.report.columns import Column
 from peftlab.report.panels import Plot
 from peftlab.report.scores import Cell, Row, Table
-from peftlab.report.style import Figure, Style, faded, figure_of, listed
+from peftlab.report.style import Figure, Style, faded, figure_of
 from peftlab.report.text import metric, score
 
 if TYPE_CHECKING:

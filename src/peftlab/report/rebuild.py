@@ -11,7 +11,7 @@ from typing import NamedTuple
 from rich.console import RenderableType
 
 from peftlab.errors import system_refusals
-from peftlab.naming import counted
+from peftlab.naming import counted, listed
 from peftlab.records.record import Record
 from peftlab.records.rows import TaskKey, group, task_key
 from peftlab.records.store import Store, chosen, rounds
@@ -19,7 +19,6 @@ from peftlab.records.verdicts import EVERYDAY, Comparison, Question, compare_row
 from peftlab.report.page import build
 from peftlab.report.papers import FORMS
 from peftlab.report.scores import table
-from peftlab.report.style import listed
 from peftlab.report.terminal import render_terminal
 
 

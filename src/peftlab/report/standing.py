@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from peftlab.naming import counted
 from peftlab.records.crossed import FEWEST
-from peftlab.records.pairs import Verdict, against
+from peftlab.records.pairs import Verdict, against, better_than
 from peftlab.records.rows import ERRORS, merit
 from peftlab.records.verdicts import Comparison
 from peftlab.report.columns import Column
@@ -58,8 +59,7 @@ def mark(pairs: Sequence[Verdict], row: str, first: str) -> str:
         return BEST
     if verdict.verdict == "tie":
         return TIE
-    own = (one.of(row).verdict for one in pairs if row in (one.a, one.b))
-    return WORSE if "worse" in own else UNCLEAR
+    return WORSE if better_than(row, pairs) else UNCLEAR
 
 
 def intervals(table: Table, comparison: Comparison) -> dict[tuple[str, int], Spread]:
@@ -137,7 +137,7 @@ def _square(verdict: Verdict, column: Column) -> Square:
         more = f", a verdict takes {verdict.more_seeds} more"
     elif verdict.more_seeds:
         more = f", {verdict.more_seeds} more like these would settle it"
-    seeds = f"{len(verdict.seeds)} seeds" if len(verdict.seeds) != 1 else "1 seed"
+    seeds = counted(len(verdict.seeds), "seed")
     return Square(
         text=score(verdict.difference, column),
         words=f"{verdict.a} − {verdict.b}: {interval}{p}, {seeds}: {verdict.verdict}{more}",

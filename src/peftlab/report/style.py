@@ -187,13 +187,3 @@ def score_scale(values: Iterable[float]) -> alt.Scale:
         return alt.Scale(zero=False, nice=True)
     width = max(0.05, 0.05 * abs(low))
     return alt.Scale(domain=[low - width, high + width], nice=True)
-
-
-def listed(words: Iterable[str]) -> str:
-    """Words in a row.
-
-    >>> listed(["full", "lora", "dora"])
-    'full, lora and dora'
-    """
-    *most, last = words
-    return f"{', '.join(most)} and {last}" if most else last

@@ -15,7 +15,7 @@ import math
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,14 +26,11 @@ from torch.utils._pytree import tree_iter
 from peftlab.engine import fast, own_tensors
 from peftlab.engine.heap import LARGEST_ON_HEAP
 from peftlab.engine.packing import rows_for
-from peftlab.layers import Int8Linear, NF4Linear, quantiser
+from peftlab.layers import Int8Linear, NF4Linear, PreTrainedModel, quantiser
 from peftlab.layers.int8 import Way
-from peftlab.training.batches import Batch
+from peftlab.training.batches import Batch, evenly
 from peftlab.training.meters import MIB, SavedMeter, sizes
 from peftlab.training.passes import Plan, Trainee, batch_loss
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 _PRODUCTS = {"mm", "addmm", "addmm_", "bmm", "_linear_pointwise"}
 
@@ -57,8 +54,7 @@ class Shape:
     @property
     def lengths(self) -> list[int]:
         """Of the examples, as even as can be."""
-        each, more = divmod(self.tokens, self.size)
-        return [each + (index < more) for index in range(self.size)]
+        return evenly(self.tokens, self.size)
 
     @property
     def rows(self) -> int:
