@@ -94,7 +94,7 @@ def test_a_request_is_read_without_the_classes_of_models() -> None:
 
 
 def test_importing_what_reports_need_does_not_import_torch() -> None:
-    heavy = {"torch", "transformers", "datasets", "sklearn", "pandas"}
+    heavy = {"torch", "transformers", "datasets", "sklearn", "pandas", "altair"}
     assert not heavy & _modules_after("import peftlab.report, peftlab.records.store")
 
 

@@ -416,8 +416,8 @@ def test_a_training_whose_adapter_can_not_be_written_is_done(
     assert not list(tmp_path.glob("adapters/*"))
 
 
-def workers(caller: int | None = None) -> list[psutil.Process]:
-    """Those of `compare` in the process `caller`, this one by default."""
+def workers(caller: int) -> list[psutil.Process]:
+    """Those of `compare` in the process `caller`."""
     found = []
     for child in psutil.Process(caller).children():
         with suppress(psutil.Error):  # it has ended
@@ -427,16 +427,16 @@ def workers(caller: int | None = None) -> list[psutil.Process]:
 
 @pytest.mark.parametrize("which", ["own", "parent"])
 def test_a_killed_process_fails_its_cell_alone_and_is_tried_again(
-    which: str, tmp_path: Path, tiny_model: Path, tiny_task: Task, cold: None
+    which: str, tmp_path: Path, tiny_model: Path, tiny_task: Task, kept_worker: Any
 ) -> None:
     """From outside, as the kernel does out of memory: the cell's own, or its warm parent."""
-    killed, others = [], workers()
+    killed = []
 
     class Killer(Observer):
         def row(self, cell: Any, row: dict[str, Any], total: int) -> None:
             if cell.method.name == "head" and not killed:
                 killed.append(cell.name)
-                (parent,) = (one for one in workers() if one not in others)
+                parent = psutil.Process(kept_worker.process.pid)
                 (own,) = parent.children()
                 {"own": own, "parent": parent}[which].kill()
 

@@ -92,10 +92,10 @@ def test_help_is_quick(peftlab: Run) -> None:
 
 
 def test_a_comparison_ends_with_a_table_and_a_page(
-    peftlab: Run, typed: Typed, tiny: list[object], tmp_path: Path
+    typed: Typed, tiny: list[object], tmp_path: Path
 ) -> None:
     words = [*tiny, "--methods", "head,lora[rank=4]", "--seeds", "0,1"]
-    done = peftlab(*words)
+    done = typed(*words)
     assert done.returncode == 0, done.stderr
     assert "classes cat, other" in done.stderr  # the choice of kind is printed
     assert "39 train, 9 dev" in done.stderr
@@ -273,6 +273,7 @@ def test_fit_writes_the_best_so_far_when_it_is_terminated(
 ) -> None:
     words = ["fit", "--model", tiny_model, "--data", tiny_csv, "--label", "answer"]
     words += ["--text", "sentence", "--out", tmp_path / "adapter", "--runs", tmp_path / "runs"]
+    words += ["--methods", "head,lora"]
     command = [sys.executable, "-m", "peftlab", *map(str, words)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
         assert running.stderr is not None

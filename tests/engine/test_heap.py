@@ -45,7 +45,7 @@ def test_what_is_freed_is_kept_inside_and_given_back_behind() -> None:
     assert behind < 0.2 * BLOCKS
 
 
-def test_the_collector_leaves_alone_what_was_there_before() -> None:
+def test_the_collector_leaves_alone_what_was_there_before(thawed: None) -> None:
     assert gc.get_freeze_count() == 0
     with unsearched():
         assert gc.get_freeze_count() > 10_000

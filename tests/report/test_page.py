@@ -234,14 +234,6 @@ def test_cache_that_cannot_be_written_is_done_without(monkeypatch, tmp_path):
     assert "vegaEmbed" in vega.bundle()
 
 
-@pytest.mark.parametrize(
-    "heavy", ["torch", "transformers", "datasets", "sklearn", "pandas", "altair"]
-)
-def test_importing_report_is_light(heavy):
-    code = f"import sys, peftlab.report; sys.exit({heavy!r} in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], env=os.environ, check=False).returncode == 0
-
-
 def test_building_a_report_imports_no_torch(suite, out, tmp_path, cache):
     records = tmp_path / "records.jsonl"
     records.write_text("\n".join(one.model_dump_json() for one in suite), encoding="utf-8")

@@ -92,11 +92,13 @@ def losses(*given: Any, **settings: Any) -> tuple[list[float], Any]:
     return found, {name: p for name, p in loop.model.named_parameters() if p.requires_grad}
 
 
-ASKED = [{"vera": "vera[rank=3]"}.get(name, name) for name in METHODS]
+ASKED = [({"vera": "vera[rank=3]"}.get(name, name), 1) for name in METHODS]
+CORRECTED = "lora-fa[correct_gradient=true]"
 
 
-@pytest.mark.parametrize("method", [*ASKED, "lora-fa[correct_gradient=true]"])
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize(
+    ("method", "accumulation"), [*ASKED, (CORRECTED, 1), (CORRECTED, 2), ("lora", 2)]
+)
 def test_a_training_by_graphs_is_the_training(
     method: str, accumulation: int, tiny_model: Path, tiny_task: Task, captures: Captures
 ) -> None:

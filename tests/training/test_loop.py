@@ -74,14 +74,15 @@ def test_the_same_run_twice_gives_the_same_bits(run: Callable[..., Any]) -> None
 
 
 def test_a_training_is_spared_the_search_for_garbage_and_a_pass_does_not_search(
-    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    thawed: None, run: Callable[..., Any]
 ) -> None:
     frozen: list[int] = []  # objects that Python's collector leaves alone, a step
     _, model = run(on_row=lambda *_: frozen.append(gc.get_freeze_count()))
     assert min(frozen) > 10_000 and gc.get_freeze_count() == 0
-    monkeypatch.setattr(gc, "collect", lambda *_: pytest.fail("it takes longer than a pass"))
-    with fast(model):
-        pass
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gc, "collect", lambda *_: pytest.fail("it takes longer than a pass"))
+        with fast(model):
+            pass
 
 
 def test_another_seed_gives_another_run(run: Callable[..., Any]) -> None:
