@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from peftlab import atomic
 from peftlab.records.record import Record
-from peftlab.records.store import Store
+from peftlab.records.store import Store, lines_of
 from peftlab.tasks.metrics import score
 
 N = 400
@@ -93,11 +94,8 @@ class Folder:
         store.write_record(record)
         if write and record.status == "done":
             rows = zip(truth.tolist(), predictions.tolist(), strict=True)
-            store.write_lines(
-                "predictions",
-                record.cell,
-                [{"index": i, "label": y, "prediction": p} for i, (y, p) in enumerate(rows)],
-            )
+            lines = [{"index": i, "label": y, "prediction": p} for i, (y, p) in enumerate(rows)]
+            atomic.write(store.predictions(record.cell), lines_of(lines))
         self.records.append(record)
         return record
 

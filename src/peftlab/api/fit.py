@@ -220,8 +220,8 @@ class _Fitting:
         (self.task,) = self.grid.tasks.values()
         self.started, self.end, self.console, self.quiet = started, end, console, quiet
         self.contest = Race(self.grid, self.task, VALIDATION)
-        self.trials = Store(self.out / "tuning")
         self.store = Store(self.out)
+        self.trials = self.store.trials
         self.records: list[Record] = []
         self.failed: list[Record] = []
 

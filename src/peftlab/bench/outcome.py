@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from peftlab import atomic
 from peftlab.bench.cell import Cell
 from peftlab.bench.doubts import doubts
 from peftlab.records.record import (
@@ -25,7 +26,7 @@ from peftlab.records.record import (
     Trainable,
 )
 from peftlab.records.rows import merit
-from peftlab.records.store import Store
+from peftlab.records.store import Store, lines_of
 from peftlab.tasks import Task, groups
 
 Row = dict[str, Any]
@@ -69,8 +70,8 @@ class Outcome:
         """Write the cell's files; its record last, since that is what makes it done."""
         cell = self.record.cell
         if self.record.status == "done":
-            store.write_lines("curves", cell, self.curve)
-            store.write_lines("predictions", cell, self.predictions)
+            atomic.write(store.curve(cell), lines_of(self.curve))
+            atomic.write(store.predictions(cell), lines_of(self.predictions))
         store.write_record(self.record)
 
 

@@ -94,7 +94,7 @@ def _warnings(record: Record, metric: str) -> list[str]:
 def _epochs(store: Store, record: Record) -> list[dict[str, float]]:
     """The scores after each epoch, as its curve has them; none without a curve."""
     try:
-        lines = (store.out / "curves" / f"{record.cell}.jsonl").read_text(encoding="utf-8")
+        lines = store.curve(record.cell).read_text(encoding="utf-8")
         rows: list[dict[str, Any]] = [json.loads(line) for line in lines.splitlines()]
     except (OSError, ValueError):
         return []

@@ -33,7 +33,7 @@ def measure_speed(grid: Grid, rounds: int, out: Path, progress: Observer) -> Non
         RequestError: if `out` can't take the records.
     """
     Store(out).prepare()
-    store = Store(out / "speed")
+    store = Store(out).rounds
     store.prepare()
     size = grid.cells[0].training.batch_size
     tasks = {name: short(task, STEPS * size, DEV_STEPS * size) for name, task in grid.tasks.items()}

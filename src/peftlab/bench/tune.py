@@ -50,7 +50,7 @@ def tuned(grid: Grid, tune: Tune, out: Path, progress: Observer) -> Grid:
     _check_open(grid, tune)
     tunings = _tunings(grid, tune)
     Store(out).prepare()
-    store = Store(out / "tuning")
+    store = Store(out).trials
     store.prepare()
     tasks = {one.task.name: one.task for one in tunings}
     on: dict[str, list[Row]] = {name: [] for name in tasks}
@@ -106,8 +106,8 @@ def left(grid: Grid, out: Path) -> Left:
     trials: dict[tuple[str, str], list[Trainings]] = {}
     if tune is not None:
         check_optuna()
-        read_trials(out / "tuning")  # damaged it is refused now, and not when trials have run
-        tried = Store(out / "tuning")
+        tried = store.trials
+        read_trials(tried.out)  # damaged it is refused now, and not when trials have run
         rows: dict[str, list[Row]] = {name: [] for name in grid.tasks}
         for one in _tunings(grid, tune):
             found = one.found(tried)

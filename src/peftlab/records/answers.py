@@ -12,6 +12,7 @@ import numpy as np
 from peftlab.records.influence import METRICS, Array, grain, influences
 from peftlab.records.predictions import read
 from peftlab.records.record import Record
+from peftlab.records.store import Store
 
 EXACT = 1e-6  # of a score: predictions of another run than the record's are not taken for its own
 
@@ -38,7 +39,7 @@ def judged(record: Record, folders: Iterable[Path]) -> Judged | None:
     score = (record.score or {}).get(metric)
     if score is None or not math.isfinite(score):
         return None
-    found = (folder / "predictions" / f"{record.cell}.jsonl" for folder in folders)
+    found = (Store(folder).predictions(record.cell) for folder in folders)
     file = next((path for path in found if path.is_file()), None)
     answers = read(file, record.task.n_dev) if file and metric in METRICS else []
     if not answers:

@@ -53,7 +53,7 @@ def join(folders: Sequence[Path], out: Path) -> list[str]:
                 _add(store, record, marked, names[name])
                 cells.append({"cell": marked.cell, "label": marked.method.label})
             for record in rounds(names[name]):
-                Store(out / "speed").write_record(_marked(record, name, number))
+                store.rounds.write_record(_marked(record, name, number))
         where = {name: str(folder.resolve()) for name, folder in names.items()}
         lines = [*told(sides), *_lost(names)]
         asked = {"name": " and ".join(names), "sides": where, "told": lines, "cells": cells}
@@ -107,14 +107,15 @@ def _marked(record: Record, side: str, number: int) -> Record:
 
 def _add(store: Store, record: Record, marked: Record, folder: Path) -> None:
     store.write_record(marked)
-    for kind in ("curves", "predictions"):
-        file = folder / kind / f"{record.cell}.jsonl"
-        if file.is_file():
-            (store.out / kind).mkdir(exist_ok=True)
-            _link(file, store.out / kind / f"{marked.cell}.jsonl")
+    source = Store(folder)
+    _link(source.curve(record.cell), store.curve(marked.cell))
+    _link(source.predictions(record.cell), store.predictions(marked.cell))
 
 
 def _link(file: Path, place: Path) -> None:
+    if not file.is_file():
+        return
+    place.parent.mkdir(exist_ok=True)
     try:
         os.link(file, place)
     except OSError:  # another disk, or one without links

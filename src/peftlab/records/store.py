@@ -51,9 +51,27 @@ class Store:
     def __init__(self, out: Path) -> None:
         self.out = out
 
+    @property
+    def trials(self) -> Store:
+        """The trainings that settings were found by, before the cells."""
+        return Store(self.out / "tuning")
+
+    @property
+    def rounds(self) -> Store:
+        """The short cells that took turns, from which speed is read."""
+        return Store(self.out / "speed")
+
     def adapter(self, cell: str) -> Path:
         """The folder of a cell's adapter."""
         return self.out / "adapters" / cell
+
+    def curve(self, cell: str) -> Path:
+        """The file of a cell's steps and epochs."""
+        return self.out / "curves" / f"{cell}.jsonl"
+
+    def predictions(self, cell: str) -> Path:
+        """The file of what a cell answered to each dev example."""
+        return self.out / "predictions" / f"{cell}.jsonl"
 
     def outputs(self, cell: str) -> list[list[float]]:
         """What a done cell put out for each dev example, (n_dev, num_labels), in its last epoch.
@@ -61,7 +79,7 @@ class Store:
         Raises:
             RequestError: if that is missing or damaged.
         """
-        path = self.out / "predictions" / f"{cell}.jsonl"
+        path = self.predictions(cell)
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
             return [[float(value) for value in json.loads(line)["logits"]] for line in lines]
@@ -209,12 +227,12 @@ class Store:
         if not read:
             damaged = ", ".join(self.unreadable())
             why = f"none that can be read (damaged: {damaged})" if damaged else "no records"
-            trials = len(Store(self.out / "tuning").cells())
+            trials = len(self.trials.cells())
             if trials and not damaged:
                 raise RequestError(
                     f"{self.out} has no records but those of {counted(trials, 'trial')}, which "
                     f"come before its cells; `peftlab watch {self.out}` follows them, `peftlab "
-                    f"report {self.out / 'tuning'}` shows them"
+                    f"report {self.trials.out}` shows them"
                 )
             raise RequestError(f"{self.out} has {why}; give the output folder of `peftlab compare`")
         return [
@@ -269,16 +287,12 @@ class Store:
     def write_record(self, record: Record) -> None:
         atomic.write(self._record(record.cell), text_of(record))
 
-    def write_lines(self, kind: str, cell: str, rows: Iterable[dict[str, Any]]) -> None:
-        """Write `OUT/kind/CELL.jsonl`, one JSON object a line."""
-        atomic.write(self.out / kind / f"{cell}.jsonl", lines_of(rows))
-
 
 def rounds(folder: Path) -> list[Record]:
     """The records of a comparison's short cells in turns (`--repeat-speed`), if it has some."""
-    speed = folder / "speed"
+    store = Store(folder).rounds
     try:
-        return Store(speed).records() if any(speed.glob("records/*.json")) else []
+        return store.records() if store.cells() else []
     except RequestError:  # none of them can be read: the cells' own speeds are shown
         return []
 

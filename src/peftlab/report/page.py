@@ -85,20 +85,20 @@ def build(
     page, for readers without JavaScript, as far as it stays small. `sentences` are dev texts that
     the page may show, by the sha256 of their task's data.
     """
-    folder = out / "report"
+    folder, store = out / "report", Store(out)
     scores = table(records, rounds(out))
     comparison = comparison or compare_rows(records, [out])
     curves = functools.cache(read)  # which figures and runs both need
-    trials = of_rows(read_trials(out / "tuning"), scores)
+    trials = of_rows(read_trials(store.trials.out), scores)
     shown = figures(scores, out / "curves", trials, curves)
     static = {figure.name: vega.svg(figure.spec) for figure in shown} if "svg" in drawn else {}
     extras = Extras(
         mistaken=confusions(scores, out / "predictions"),
         answers=answers(scores, out / "predictions", sentences),
-        commands=commands(records, Store(out).suites()),
+        commands=commands(records, store.suites()),
         trials=trials,
-        told=Store(out).told(),
-        curves={one.cell: curves(out / "curves" / f"{one.cell}.jsonl") for one in records},
+        told=store.told(),
+        curves={one.cell: curves(store.curve(one.cell)) for one in records},
     )
     html = page(suite, scores, comparison, records, extras, shown, static, vega.bundle())
     if "svg" in drawn:

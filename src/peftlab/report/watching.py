@@ -61,12 +61,12 @@ def _before_any_suite(folder: Path, now: Now | None) -> View:
     Raises:
         RequestError: if nothing runs there, nor has.
     """
-    trials = folder / "tuning"
-    if now is None and not trials.is_dir():
+    trials = Store(folder).trials
+    if now is None and not trials.out.is_dir():
         raise RequestError(
             f"{folder} has no suite.json; give the output folder of `peftlab compare`"
         )
-    done: Counter[str] = Counter(record.status for record in _records(Store(trials)))
+    done: Counter[str] = Counter(record.status for record in _records(trials))
     lines = [f"{folder.name}: before its cells, trials find settings: {_counted(done)} so far"]
     lines += _running(now, None)
     return View(Group(*(Text(printable(line)) for line in lines)), finished=False)
