@@ -35,8 +35,8 @@ PACKAGES = (
     "numpy",
     "scipy",
     "scikit-learn",
-    "bitsandbytes",  # where it is installed
 )
+IF_INSTALLED = ("bitsandbytes",)
 STAT = Path("/proc/stat")
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")  # a container sees its own there
@@ -77,8 +77,8 @@ def environment(
 
 def packages() -> dict[str, str]:
     """Versions of the packages that numbers may depend on."""
-    found = {}
-    for name in PACKAGES:
+    found = {name: metadata.version(name) for name in PACKAGES}
+    for name in IF_INSTALLED:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found

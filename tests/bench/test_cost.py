@@ -342,8 +342,21 @@ def test_a_run_is_refused_before_it_writes(
     monkeypatch.setattr("peftlab.bench.foresee.available_mib", lambda device: 1.0)
     say: Callable[[Any], str] = lambda due: foresee(grid, due, [])  # noqa: E731
     with pytest.raises(RequestError, match="would not fit into memory"):
+        run_grid(grid, tmp_path / "runs" / "out", Observer(), foresee=say)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "out").mkdir()
+    with pytest.raises(RequestError, match="would not fit into memory"):
         run_grid(grid, tmp_path / "out", Observer(), foresee=say)
-    assert not (tmp_path / "out").exists()
+    assert (tmp_path / "out").is_dir()  # it was there
+
+
+def test_a_folder_that_is_made_goes_again_after_ctrl_c(grid: Grid, tmp_path: Path) -> None:
+    def stopped(due: Any) -> str:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_grid(grid, tmp_path / "out", Observer(), foresee=stopped)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_can_t_be_taken_is_told_before_memory_is_counted(

@@ -54,6 +54,15 @@ def test_what_is_cheap_is_asked_for(folder, cost, prefer: str, row: str) -> None
     assert take(folder, prefer=prefer).row == row
 
 
+def test_a_row_is_not_held_worse_than_one_that_the_limits_left_out(folder, cost) -> None:
+    for seed, wrong in enumerate((0, 60, 0, 60, 30)):
+        folder.add("full", seed, 10, **cost(1_000_000, 900, 9))
+        folder.add("noisy", seed, wrong, **cost(3_000, 9, 9))
+        folder.add("small", seed, 34, **cost(1_000, 9, 9))
+    assert take(folder).row == "noisy"  # full is shown to be better than small
+    assert take(folder, memory_mib=100).row == "small"
+
+
 def test_by_score_the_best_mean_is_taken(folder, cost) -> None:
     fill(folder, cost, {**ROWS, "full": (20, 1_000_000, 900, 200)})
     one = take(folder, prefer="score")

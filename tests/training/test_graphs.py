@@ -97,7 +97,8 @@ CORRECTED = "lora-fa[correct_gradient=true]"
 
 
 @pytest.mark.parametrize(
-    ("method", "accumulation"), [*ASKED, (CORRECTED, 1), (CORRECTED, 2), ("lora", 2)]
+    ("method", "accumulation"),
+    [*ASKED, (CORRECTED, 1), *((one, 2) for one in ("lora", CORRECTED, "vera[rank=3]", "dylora"))],
 )
 def test_a_training_by_graphs_is_the_training(
     method: str, accumulation: int, tiny_model: Path, tiny_task: Task, captures: Captures

@@ -269,15 +269,16 @@ def data_of(data: Any, given: dict[str, Any]) -> dict[str, Any] | None:
     Raises:
         RequestError: if a column is not named, or there is no file.
     """
-    given = {name: value for name, value in given.items() if value is not None}
-    table = {} if data is None else data if isinstance(data, dict) else {"path": data}
-    if isinstance(data, dict) and "path" not in {**table, **given}:
+    beside = {name: value for name, value in given.items() if value is not None}
+    table = {**data, **beside} if isinstance(data, dict) else {"path": data, **beside}
+    if isinstance(data, dict) and "path" not in table:
         raise RequestError(f"data must have a path, got {data!r}")
-    table = {**{name: value for name, value in table.items() if value is not None}, **given}
+    known = ("path", *given)
+    table = {k: value for k, value in table.items() if value is not None or k not in known}
     if "path" not in table:
-        if table:
+        if described := [name for name in given if name in table]:
             raise RequestError(
-                f"--{next(iter(table))} describes your own data; give the file with --data FILE, "
+                f"--{described[0]} describes your own data; give the file with --data FILE, "
                 "also where a suite names one (in Python: data=FILE)"
             )
         return None
@@ -286,9 +287,10 @@ def data_of(data: Any, given: dict[str, Any]) -> dict[str, Any] | None:
             "--data FILE needs --text COLUMN[,COLUMN] and --label COLUMN, also where a suite names "
             "them (in Python: data=FILE, text=, label=)"
         )
-    for name in {"path", "dev"} & table.keys():
-        expect_path(f"data's {name}", table[name])
-        table[name] = Path(table[name])
+    for name in ("path", "dev"):
+        if name in table:
+            expect_path(f"data's {name}", table[name])
+            table[name] = Path(table[name])
     if isinstance(table["text"], str):
         table["text"] = [column.strip() for column in table["text"].split(",")]
     return table

@@ -119,12 +119,12 @@ def run_recipe(ready: Ready, console: Console, quiet: bool = False) -> Reproduct
         RequestError: if a part would not fit into memory; nothing was trained then.
     """
     records: list[Record] = []
-    for grid, out in ready.parts:
-        done = done_cells(Store(out), grid.cells)
-        if due := [cell for cell in grid.cells if cell.name not in done]:
-            foreseeing(grid, out, console)(due)
     grid, out = ready.parts[0]
-    Store(out).prepare()
+    with Store(out).prepared():
+        for part in ready.parts:
+            done = done_cells(Store(out), part.grid.cells)
+            if due := [cell for cell in part.grid.cells if cell.name not in done]:
+                foreseeing(part.grid, out, console)(due)
     with locked(out), ExitStack() as command:
         for part in ready.parts:
             records += run(part, console, quiet, keep="none", command=command)

@@ -166,10 +166,11 @@ class Session:
 
     def __init__(self, store: Store, tasks: Mapping[str, Task], progress: Observer) -> None:
         self.store, self.tasks, self.progress = store, tasks, progress
-
-    def __enter__(self) -> Self:
         self.stack = contextlib.ExitStack()
         self.worker: Worker | None = None
+        self.files: dict[str, Path] = {}  # of each task, where the worker reads it
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: Any) -> None:

@@ -176,8 +176,13 @@ class RowTuning:
         """The row at what its trials found; as it is where nothing of it is open, or all failed."""
         if not self.space:
             return self.row
-        self.session = session
-        tried = search(self.space, self.first, self.tune.trials, self._merit, self.rungs)
+
+        def tried_now(values: Values, epochs: int) -> float | None:
+            record = have(session, self.cell(values, epochs))
+            self.trials.append(self._trial(record, values, epochs))
+            return self._merit_of(record)
+
+        tried = search(self.space, self.first, self.tune.trials, tried_now, self.rungs)
         best = chosen(tried)
         if best is None:
             name = f"{self.row.part.label} on {self.task.name}"
@@ -200,12 +205,6 @@ class RowTuning:
         return (
             [default | {"lr": published}, default] if published and "lr" in default else [default]
         )
-
-    def _merit(self, values: Values, epochs: int) -> float | None:
-        """Of a training with these values: of its record, which is there or is made."""
-        record = have(self.session, self.cell(values, epochs))
-        self.trials.append(self._trial(record, values, epochs))
-        return self._merit_of(record)
 
     def _merit_of(self, record: Record) -> float | None:
         metric = self.task.main_metric

@@ -185,7 +185,7 @@ def _soundest(met: Mapping[TaskKey, Column], pairs: Verdicts) -> list[str]:
         for row in column:
             verdict = against(pairs[task], row, best)
             is_behind = verdict is not None and verdict.is_behind
-            n_worse[row] += is_behind or bool(better_than(row, pairs[task]))
+            n_worse[row] += is_behind or bool(better_than(row, pairs[task]) & column.keys())
     return [row for row, count in n_worse.items() if count == min(n_worse.values())]
 
 

@@ -15,7 +15,7 @@ import shutil
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from datetime import datetime
 from pathlib import Path
@@ -43,6 +43,11 @@ _held: ContextVar[tuple[Path, ...]] = ContextVar("held", default=())  # locked h
 def lost(cell: str) -> str:
     """What to tell of a record that can't be read."""
     return f"the record of {cell} can't be read and is left out"
+
+
+def _remove_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 class Store:
@@ -93,7 +98,7 @@ class Store:
     def prepared(self, adapters_mib: float = 0.0) -> Iterator[None]:
         """The folder, made, or found to be ours, writable and with room.
 
-        One that is made here goes again if what is done inside fails.
+        One that is made here goes again, with its parents, if what is done inside fails.
 
         Args:
             adapters_mib: what adapters will need at most, beside records and curves.
@@ -105,8 +110,10 @@ class Store:
             try:
                 if self.out.exists():
                     self._check_ours()
-                else:
-                    undone.callback(self._remove_empty)
+                places = (self.out, *self.out.parents)
+                new = list(itertools.takewhile(lambda place: not place.exists(), places))
+                for place in reversed(new):  # the innermost goes first
+                    undone.callback(_remove_empty, place)
                 self.out.mkdir(parents=True, exist_ok=True)
                 probe = self.out / f".{uuid.uuid4().hex}.tmp"
                 probe.write_text("")
@@ -124,10 +131,6 @@ class Store:
         """The same where nothing is to be asked before it is used."""
         with self.prepared(adapters_mib):
             pass
-
-    def _remove_empty(self) -> None:
-        with suppress(OSError):
-            self.out.rmdir()
 
     def _check_room(self, adapters_mib: float) -> None:
         free = shutil.disk_usage(self.out).free / 2**20

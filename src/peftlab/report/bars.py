@@ -37,6 +37,7 @@ PARTS = {
     "rest": "#7f7f7f",
     REST: "#b4b4b4",
 }
+OTHER = "#7f7f7f"
 BAR = {"step": 24}  # pixels from one bar to the next
 
 Bars = Sequence[tuple[str, str, Cost]]  # the method, the bar's own name, what it shows
@@ -119,7 +120,8 @@ def _stacked(stacks: Sequence[tuple[str, str, Mapping[str, float]]], y: alt.Y) -
 
     found = dict.fromkeys(part for *_, stack in stacks for part in stack)
     parts = [part for part in PARTS if part in found]
-    colours = alt.Scale(domain=parts, range=[PARTS[part] for part in parts])
+    parts += [part for part in found if part not in PARTS]
+    colours = alt.Scale(domain=parts, range=[PARTS.get(part, OTHER) for part in parts])
     rows = [
         (label, name, part, parts.index(part), f"{mib:.6g}")
         for label, name, stack in stacks

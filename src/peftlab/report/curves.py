@@ -28,7 +28,7 @@ class Curves:
 
 
 def read(path: Path) -> Curves:
-    """The curves of one cell; empty where the file is absent or no such file."""
+    """The curves of one cell; empty where the file is absent or holds something else."""
     found = rows(path)
     steps = [row for row in found if "step" in row]
     score: dict[str, Points] = {}
@@ -43,13 +43,14 @@ def read(path: Path) -> Curves:
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file with one a line; none where the file is absent or no such file."""
+    """The JSON objects of a file with one a line; none where the file is absent or holds others."""
     if not path.is_file():
         return []
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except JSON_ERRORS:
         return []
+    return [row for row in found if isinstance(row, dict)]
 
 
 def _known(points: Sequence[tuple[Any, Any]]) -> Points:

@@ -227,9 +227,15 @@ def _latest(records: Iterable[Record]) -> list[Record]:
 
 
 def _failure(row: str, task: str, record: Record) -> FailedCell:
-    assert record.failure is not None  # `record` failed
-    kind, message = record.failure.kind, record.failure.message
-    return FailedCell(row, task, record.seed, record.cell, kind, message)
+    failure = record.failure
+    return FailedCell(
+        row,
+        task,
+        record.seed,
+        record.cell,
+        failure.kind if failure else "unknown",
+        failure.message if failure else "no reason was recorded",
+    )
 
 
 def _row(
