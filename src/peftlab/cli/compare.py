@@ -56,7 +56,9 @@ def compare(
     folder, name = ready.out, ready.grid.suite.name
     with stopped_keeps(folder):
         kept: Any = keep  # which `run` checks
-        records = run(ready, console, quiet, rerun, kept, repeat_speed, page=True)
+        records = run(
+            ready, console, quiet, rerun=rerun, keep=kept, repeat_speed=repeat_speed, page=True
+        )
     with console.status("drawing the page"):
         from peftlab import report
 
