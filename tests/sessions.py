@@ -31,7 +31,7 @@ class FakeSession:
 
     def start(self) -> None: ...
 
-    def run(self, cell: Cell, keep_adapter: bool) -> Record:
+    def run(self, cell: Cell, keep_adapter: bool, goes_on: bool = True) -> Record:
         self.made.append(cell)
         self.progress.cell(cell)
         off = abs(math.log10(cell.training.lr / 3e-3))

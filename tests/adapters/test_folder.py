@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import peftlab
-from peftlab.adapters import adapter_state, read_card
+from peftlab.adapters import read_card
+from peftlab.layers import adapter_state
 from peftlab.methods import METHODS, InPeft, injected
 from peftlab.tasks import Task
 

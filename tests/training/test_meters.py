@@ -94,3 +94,20 @@ def test_without_a_peak_the_rest_is_not_measured_and_activations_are() -> None:
     assert memory.train_peak_mib is None
     assert memory.by_part["rest"] is None
     assert memory.by_part["activations"] == 60
+
+
+@linux
+def test_what_putting_a_stopped_training_back_needs_is_no_part_of_its_peak() -> None:
+    meter, layer = MemoryMeter(), nn.Linear(2, 2)
+    read = torch.ones(200 * 2**18)
+    del read
+    meter.go_on([5000.0, 50.0])
+    memory = meter.measure(layer, torch.optim.AdamW(layer.parameters()))
+    assert memory.peak_mib == 5000
+    assert memory.train_peak_mib == pytest.approx(50, abs=20)
+    meter.go_on([10.0, 20.0])
+    held = torch.ones(100 * 2**18)
+    memory = meter.measure(layer, torch.optim.AdamW(layer.parameters()))
+    assert held.sum() > 0
+    assert memory.train_peak_mib == pytest.approx(100, abs=30)
+    assert memory.peak_mib is not None and memory.peak_mib > 100

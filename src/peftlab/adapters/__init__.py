@@ -9,12 +9,11 @@ merge(model), unmerge(model)       plain layers in the adapters' place, and back
 from peftlab.adapters.card import base_of, label_names, read_card
 from peftlab.adapters.folder import check_adapter, load, load_in, save
 from peftlab.adapters.merge import is_merged, merge, plain_folder, unmerge
-from peftlab.adapters.savable import adapter_state, check_ids, check_savable
+from peftlab.adapters.savable import check_ids, check_savable
 from peftlab.models import TaskCard
 
 __all__ = [
     "TaskCard",
-    "adapter_state",
     "base_of",
     "check_adapter",
     "check_ids",

@@ -16,13 +16,14 @@ from torch import Tensor
 from peftlab.adapters import peft_layout
 from peftlab.adapters.card import Card, make_card, method_of, read_card, write_json
 from peftlab.adapters.merge import is_merged
-from peftlab.adapters.savable import adapter_state, check_ids, check_savable
+from peftlab.adapters.savable import check_ids, check_savable
 from peftlab.atomic import CARD, PEFT_CONFIG, WEIGHTS, replace_folder
 from peftlab.errors import RequestError, expect, expect_path, system_refusals
 from peftlab.layers import (
     QUANTISED,
     Precision,
     PreTrainedModel,
+    adapter_state,
     resolve_device,
     resolve_precision,
 )

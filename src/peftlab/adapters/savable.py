@@ -11,7 +11,7 @@ from torch import Tensor
 
 from peftlab.adapters.card import Base, base_of
 from peftlab.errors import RequestError
-from peftlab.layers import PreTrainedModel, Wrapper, is_added
+from peftlab.layers import PreTrainedModel, Wrapper, adapter_state
 from peftlab.methods import Method, Prepared, injected
 from peftlab.models import (
     StoredBase,
@@ -48,23 +48,6 @@ def check_savable(model: PreTrainedModel) -> Base:
         _check_trained(model, method, state)
         _check_frozen(model, base, state)
     return base
-
-
-def adapter_state(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The tensors, by full name, that make the base this model. Shared ones are there once.
-
-    That is every trainable parameter, the head's among them, and every tensor of a wrapper that
-    is not its base's: LoRA-FA's frozen A, VeRA's shared pair, Delta-LoRA's constants.
-    """
-    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
-    of_method = is_added(model)
-    found: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if (of_method(name) or name in trainable) and id(tensor) not in seen:
-            seen.add(id(tensor))
-            found[name] = tensor.detach()
-    return found
 
 
 def _check_head(model: PreTrainedModel, state: dict[str, Tensor]) -> None:

@@ -20,14 +20,13 @@ from typing import Any, NoReturn
 
 import torch
 
-from peftlab.adapters import adapter_state
 from peftlab.bench.cell import Cell
 from peftlab.bench.execute import MOST_KERNELS
 from peftlab.bench.grid import Grid
 from peftlab.bench.process import checkpointed, count, make_plan
 from peftlab.bench.tokens import Tokens
 from peftlab.errors import one_line
-from peftlab.layers import QUANTISED, Precision, quantiser
+from peftlab.layers import QUANTISED, Precision, adapter_state, quantiser
 from peftlab.methods import Method, Prepared, inject, make
 from peftlab.models import empty_model, load_tokenizer, sized_model
 from peftlab.records.record import Trainable

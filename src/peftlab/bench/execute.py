@@ -47,11 +47,13 @@ class Order(BaseModel, extra="forbid", frozen=True):
         cell: to run.
         task_file: its task, as `Task.write` wrote it; tokens are kept beside it.
         adapter: the folder to save the adapter to; None for none.
+        checkpoint: the file that keeps the training as it goes; None for none.
     """
 
     cell: Cell
     task_file: Path
     adapter: Path | None
+    checkpoint: Path | None = None
 
 
 class Worker:

@@ -39,6 +39,7 @@ from peftlab.records.record import Environment, Memory, Speed, Trainable
 from peftlab.settings import Resolved
 from peftlab.tasks import Task
 from peftlab.training import (
+    Checkpoint,
     Encoded,
     Fitted,
     Loop,
@@ -72,10 +73,17 @@ class Listener(Protocol):
     def rank(self, rank: int, outputs: Outputs) -> None: ...
 
 
-def run_cell(cell: Cell, task_file: Path, adapter: Path | None, listener: Listener) -> Trained:
+def run_cell(
+    cell: Cell,
+    task_file: Path,
+    adapter: Path | None,
+    listener: Listener,
+    checkpoint: Path | None = None,
+) -> Trained:
     """Run one cell from nothing, and save its adapter to the folder `adapter`, if there is one.
 
-    What hinders that is a note: the training is done, and its answers are told.
+    What hinders that is a note: the training is done, and its answers are told. In the file
+    `checkpoint` the training is kept as it goes; one that was stopped goes on from there.
     """
     started = time.perf_counter()
     if adapter is not None:
@@ -91,7 +99,8 @@ def run_cell(cell: Cell, task_file: Path, adapter: Path | None, listener: Listen
     agree_on_padding(model, tokenizer)
     torch.manual_seed(cell.seed)
     inject(model, make(cell.method.name, cell.method.settings))
-    trained = train_model(model, task, tokens, cell, listener, memory, started)
+    keeper = None if checkpoint is None else Checkpoint(checkpoint, _made_by(cell))
+    trained = train_model(model, task, tokens, cell, listener, memory, started, keeper)
     if adapter is not None:
         try:
             save(model, adapter)
@@ -109,6 +118,7 @@ def train_model(
     listener: Listener,
     memory: MemoryMeter,
     started: float,
+    checkpoint: Checkpoint | None = None,
 ) -> Trained:
     """Train an injected model on `task`, given as `tokens` too, as `cell` says."""
     with checkpointed(model, cell.training):
@@ -134,13 +144,14 @@ def train_model(
                 last = own(outputs).tolist()
                 listener.epoch(epoch, last)
 
-            fitted = fit(Loop(model, method, train, plan), dev, listener.row, on_epoch, memory)
+            loop = Loop(model, method, train, plan)
+            fitted = fit(loop, dev, listener.row, on_epoch, memory, checkpoint)
             fitted.eval_s += _tell_ranks(model, method, dev, plan, own, last, listener)
         fitted.notes += [*ordered, *notes, *_notes(model, method, task)]
         return Trained(
             n_truncated=train.n_truncated + dev.n_truncated,
             prepare_s=prepare_s,
-            total_s=time.perf_counter() - started,
+            total_s=fitted.earlier_s + time.perf_counter() - started,
             environment=_environment(model, cell, plan),
             **_measured(model, fitted),
         )
@@ -158,6 +169,13 @@ def _measured(model: PreTrainedModel, fitted: Fitted) -> dict[str, Any]:
         "train_s": fitted.train_s,
         "eval_s": fitted.eval_s,
     }
+
+
+def _made_by(cell: Cell) -> dict[str, Any]:
+    """What must be the same for a cell's training to go on with the same bits."""
+    own = environment(cell.training.threads, device=cell.training.device)
+    parts = own.model_dump(include={"commit", "python", "packages", "processor", "gpu"})
+    return {"cell": cell.identity, **parts}
 
 
 def _environment(model: PreTrainedModel, cell: Cell, plan: Plan) -> Environment:

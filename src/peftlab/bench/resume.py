@@ -34,10 +34,16 @@ def done_cell(store: Store, cell: Cell) -> Record | None:
     return _judged(store, record, cell.task.main_metric)
 
 
+def has_ended(record: Record) -> bool:
+    """Whether its training came to an end: done, or diverged, as it would once more."""
+    failure = record.failure
+    return failure is None or failure.kind == Diverged.__name__
+
+
 def ended_trial(store: Store, cell: Cell) -> Record | None:
-    """The record of a trial that need not run again: done, or diverged, as it would once more."""
+    """The record of a trial that need not run again; one that lacks the metric must."""
     record = store.read(cell.name)
-    if record is not None and record.failure and record.failure.kind == Diverged.__name__:
+    if record is not None and record.failure and has_ended(record):
         return record
     return done_cell(store, cell)
 

@@ -17,7 +17,7 @@ from peftlab.bench.cell import Cell
 from peftlab.bench.execute import Order, Worker
 from peftlab.bench.grid import Grid
 from peftlab.bench.outcome import Told
-from peftlab.bench.resume import done_cells, ended_trial, judge_anew
+from peftlab.bench.resume import done_cells, ended_trial, has_ended, judge_anew
 from peftlab.bench.retention import Keep, check_keep, drop_beaten, room_mib
 from peftlab.bench.suite import with_paths
 from peftlab.errors import expanded
@@ -110,6 +110,9 @@ def run_grid(
             if line is not None:
                 progress.note(line)
             set_aside(store, missing, progress)
+            if rerun:
+                for cell in missing:
+                    store.forget_checkpoint(cell.name)
             beside = store.others(cell.name for cell in grid.cells)  # other commands' seeds
             drop_beaten(store, list(done.values()), beside, keep)
             if missing:
@@ -189,19 +192,31 @@ class Session:
                 task.write(self.files[name])
         return self.worker
 
-    def run(self, cell: Cell, keep_adapter: bool) -> Record:
-        """Run one cell to its end; its record, which may be that of a failure."""
+    def run(self, cell: Cell, keep_adapter: bool, goes_on: bool = True) -> Record:
+        """Run one cell to its end; its record, which may be that of a failure.
+
+        `goes_on`: whether a training that is stopped is to go on from there the next time.
+        """
         worker = self.start()
         self.progress.cell(cell)
         told = Told(self.tasks[cell.task.name], functools.partial(self.progress.row, cell))
         adapter = self.store.adapter(cell.name).resolve() if keep_adapter else None
-        order = Order(cell=cell, task_file=self.files[cell.task.name], adapter=adapter)
+        # what a method of one's own may hold beside its model's tensors is not known
+        checkpoint = self.store.checkpoint(cell.name) if goes_on and cell.own is None else None
+        order = Order(
+            cell=cell,
+            task_file=self.files[cell.task.name],
+            adapter=adapter,
+            checkpoint=None if checkpoint is None else checkpoint.resolve(),
+        )
         outcome = told.outcome(cell, worker.run(order, told))
         before = self.store.read(cell.name)
         if outcome.record.status == "done" or before is None or before.status != "done":
             outcome.write(self.store)
         else:
             self.progress.note(f"what {cell.title} gave when it ran before stays")
+        if checkpoint is not None and has_ended(outcome.record):
+            self.store.forget_checkpoint(cell.name)
         self.progress.end(outcome.record)
         return outcome.record
 

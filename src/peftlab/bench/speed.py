@@ -76,7 +76,7 @@ def _measure(cell: Cell, session: Session, turn: str) -> None:
         session.progress.note(
             f"others take {share:.1f} of a core: the speed of {cell.title} is not the machine's"
         )
-    record = session.run(cell, keep_adapter=False)
+    record = session.run(cell, keep_adapter=False, goes_on=False)
     if record.speed is not None:
         speed = record.speed.model_copy(update={"others_share": share, "turn": turn})
         session.store.write_record(record.model_copy(update={"speed": speed}))

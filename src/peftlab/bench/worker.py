@@ -147,7 +147,7 @@ def run_order(order: str, events: TextIO, wait: Callable[[], object] = lambda: N
     wanted, teller = Order.model_validate_json(order), Teller(events, wait)
     cell = wanted.cell
     try:
-        trained = run_cell(cell, wanted.task_file, wanted.adapter, teller)
+        trained = run_cell(cell, wanted.task_file, wanted.adapter, teller, wanted.checkpoint)
     except Exception as error:  # whatever went wrong, the suite goes on and says so
         failed = Failed(
             failure=Failure(kind=type(error).__name__, message=str(error)),

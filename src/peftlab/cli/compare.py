@@ -44,7 +44,7 @@ def compare(
     """Train every method on every task with every seed; compare them.
 
     Without arguments: the demo, on a bundled model and built-in synthetic tasks. Finished cells
-    are never run again, so the same command goes on from where it stopped.
+    are never run again, and the same command goes on from where it stopped, within a training too.
     """
     from rich.console import Console
 
@@ -98,7 +98,7 @@ def stopped_keeps(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print(f"stopped; what is finished is kept in {folder}", file=sys.stderr)
+        print(f"stopped; what is done so far is kept in {folder}", file=sys.stderr)
         print("the same command goes on from there", file=sys.stderr)
         raise
 

@@ -268,6 +268,23 @@ def is_added(model: nn.Module) -> Callable[[str], bool]:
     return lambda name: name.startswith(added) and not name.startswith(bases)
 
 
+def adapter_state(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors, by full name, that make the base this model. Shared ones are there once.
+
+    That is every trainable parameter, the head's among them, and every tensor of a wrapper that
+    is not its base's: LoRA-FA's frozen A, VeRA's shared pair, Delta-LoRA's constants.
+    """
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    of_method = is_added(model)
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if (of_method(name) or name in trainable) and id(tensor) not in seen:
+            seen.add(id(tensor))
+            found[name] = tensor.detach()
+    return found
+
+
 class Adapter(Wrapper, abc.ABC):
     """A frozen linear layer `base` plus what a method adds to it, which a subclass says.
 

@@ -1,7 +1,7 @@
 """The folder that a suite leaves: records, curves, predictions. Every write is whole or absent.
 
 OUT/suite.json · records/CELL.json · curves/CELL.jsonl · predictions/CELL.jsonl ·
-adapters/CELL/ · report/
+adapters/CELL/ · report/ · checkpoints/CELL.safetensors, of a training that has not ended
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from peftlab.records.rows import row_of
 
 SCRATCH = "scratch"  # the tasks of a command that runs, in files that its cells read
 OURS = {
-    *("suite.json", "records", "curves", "predictions", "adapters", "report"),
+    *("suite.json", "records", "curves", "predictions", "adapters", "report", "checkpoints"),
     *("tuning", "trials.json", "speed", SCRATCH),
 }
 NEEDED_MIB = 200  # records and curves are small; the page and its figures take a few MiB
@@ -77,6 +77,10 @@ class Store:
     def predictions(self, cell: str) -> Path:
         """The file of what a cell answered to each dev example."""
         return self.out / "predictions" / f"{cell}.jsonl"
+
+    def checkpoint(self, cell: str) -> Path:
+        """The file of what a cell's training has come to, until it ends."""
+        return self.out / "checkpoints" / f"{cell}.safetensors"
 
     def outputs(self, cell: str) -> list[list[float]]:
         """What a done cell put out for each dev example, (n_dev, num_labels), in its last epoch.
@@ -143,7 +147,7 @@ class Store:
 
     def clean(self) -> None:
         """Delete what a command that was killed has left; call it with the folder locked."""
-        for kind in ("records", "curves", "predictions"):
+        for kind in ("records", "curves", "predictions", "checkpoints"):
             for left in (self.out / kind).glob(".*.tmp"):
                 left.unlink()
         for left in (*(self.out / "adapters").glob(".*"), self.out / SCRATCH):
@@ -192,6 +196,12 @@ class Store:
     def forget(self, cell: str) -> None:
         """Delete the record of a cell, which is then not done."""
         self._record(cell).unlink(missing_ok=True)
+
+    def forget_checkpoint(self, cell: str) -> None:
+        """Delete what a cell's training has come to; the next one begins from nothing."""
+        path = self.checkpoint(cell)
+        path.unlink(missing_ok=True)
+        _remove_empty(path.parent)
 
     def is_unreadable(self, cell: str) -> bool:
         """Whether the cell's record is there and can't be read by this version."""

@@ -2,6 +2,7 @@
 
 from peftlab.engine import kernels, kernels_of, packs
 from peftlab.training.batches import Batch, Encoded, encode
+from peftlab.training.checkpoint import Checkpoint
 from peftlab.training.guard import Diverged, Untrained, check_outputs
 from peftlab.training.loop import Fitted, Loop, Rehearsal, answer, fit, try_one
 from peftlab.training.meters import MemoryMeter, SavedMeter
@@ -11,6 +12,7 @@ from peftlab.training.repeatable import WORKSPACE, repeatable
 __all__ = [
     "WORKSPACE",
     "Batch",
+    "Checkpoint",
     "Diverged",
     "Encoded",
     "Fitted",

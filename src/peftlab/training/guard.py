@@ -56,6 +56,16 @@ class Watch:
         self.outside = set(self.start)  # of the graph: what has no gradient, not even one of zeros
         self.unused: list[str] = []
 
+    @property
+    def has_checked(self) -> bool:
+        """Whether it has nothing more to look for."""
+        return not self.start
+
+    def finish(self, unused: list[str]) -> None:
+        """Look for nothing more: the check is over, and these were found to be unused."""
+        self.waiting, self.outside, self.start = set(), set(), {}
+        self.unused = unused
+
     def look(self, model: nn.Module) -> None:
         """Note which parameters have a gradient; called when it is complete."""
         if self.waiting:
@@ -84,9 +94,9 @@ class Watch:
             name for name in self.outside if name.startswith(base) and not name.startswith(added)
         )
         unread = (name for name in self.waiting if name.startswith(self.unread))
-        self.unused = sorted({*outside, *unread})
+        unused = sorted({*outside, *unread})
         excused = {name for n, wrapper in wrappers.items() for name in wrapper.excused(n)}
-        missed = sorted(self.waiting - excused - {*self.unused})
+        missed = sorted(self.waiting - excused - {*unused})
         found = [f"{name} has had no gradient" for name in missed]
         found += [
             f"{name} has not moved"
@@ -102,7 +112,7 @@ class Watch:
             for name, module in model.named_modules()
             if isinstance(module, nn.Dropout) and module.p > 0 and not module.training
         ]
-        self.waiting, self.outside, self.start = set(), set(), {}
+        self.finish(unused)
         if found:
             raise Untrained(
                 f"after {updates} updates something is not trained as it should be: "

@@ -3,6 +3,7 @@
     at the start:         the widest part of a batch, without an update
     for epoch, batch: before_step · forward · backward · before_update · clip · step · after_step
     after an epoch:       the outputs for dev
+    once a minute:        all of it into a file (checkpoint.py), where there is one
 
 A batch may be taken in several parts (passes.py), each a forward and a backward pass; their
 gradients add up to the batch's.
@@ -27,9 +28,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from peftlab.engine import fast, own_tensors
 from peftlab.engine.heap import unsearched
-from peftlab.layers import PreTrainedModel
+from peftlab.layers import PreTrainedModel, adapter_state
 from peftlab.naming import counted
 from peftlab.training.batches import Batch, Encoded, cut, spread, stratified
+from peftlab.training.checkpoint import Checkpoint, State
 from peftlab.training.graphs import MET, Graphs
 from peftlab.training.guard import Watch, check_groups, check_loss, check_outputs
 from peftlab.training.meters import Memory, MemoryMeter, SavedMeter, SpeedMeter
@@ -60,6 +62,8 @@ class Fitted:
     parts: float | None = None  # mean number that a batch was taken in
     train_s: float = 0.0
     eval_s: float = 0.0
+    stops: list[int] = field(default_factory=list)  # after which steps it was stopped, and went on
+    earlier_s: float = 0.0  # of train_s and eval_s, what is from before the last stop
 
 
 class Loop:
@@ -91,6 +95,7 @@ class Loop:
         )
         check_groups(model, groups)
         self.trained = [parameter for group in groups for parameter in group["params"]]
+        self.kept = adapter_state(model)  # the same tensors through the whole run
         n_batches = math.ceil(len(train) / settings.batch_size)
         self.usual_size = len(train) / n_batches  # of a batch; none is further from it than one
         self.total = settings.epochs * n_batches if steps is None else steps
@@ -112,11 +117,12 @@ class Loop:
         self.elapsed_s = 0.0
 
     def epoch(self, epoch: int) -> Iterator[Row]:
-        """Train for one epoch; a row of the curve after each step."""
+        """Train for one epoch, or for what is left of it; a row of the curve after each step."""
         self.model.train()
         lengths = self.train.lengths
         drawn = batches_in(epoch, self.train, self.plan)
-        for number, indices in enumerate(drawn, start=1):
+        done = self.index - epoch * len(drawn)
+        for number, indices in enumerate(drawn[done:], start=done + 1):
             started = time.perf_counter()
             lr = self.schedule.get_last_lr()[0]
             parts = parts_of(indices, self.train, self.plan)
@@ -132,6 +138,39 @@ class Loop:
                 "lr": lr,
                 "time_s": round(self.elapsed_s, 4),
             }
+
+    def state_dict(self) -> State:
+        """What the run has come to between two steps, as `load_state_dict` of a new one takes it.
+
+        The tensors are the run's own, and change with the next step.
+        """
+        return {
+            "index": self.index,
+            "n_parts": self.n_parts,
+            "losses": self.losses,
+            "reach": self.reach,
+            "elapsed_s": self.elapsed_s,
+            "speed": self.speed.state_dict(),
+            "unused": self.watch.unused,
+            "model": self.kept,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: State) -> None:
+        """Go on where a run of the same model, method, data and plan was."""
+        for name, tensor in self.kept.items():
+            tensor.copy_(state["model"][name])
+        moments = state["optimizer"]["state"]  # by the parameter's number, which JSON made a text
+        by_number = {int(number): values for number, values in moments.items()}
+        self.optimizer.load_state_dict(state["optimizer"] | {"state": by_number})
+        self.schedule.load_state_dict(state["schedule"])
+        self.watch.finish(state["unused"])
+        self.index, self.n_parts = state["index"], state["n_parts"]
+        self.losses, self.reach = state["losses"], state["reach"]
+        self.elapsed_s = state["elapsed_s"]
+        self.speed = SpeedMeter(**state["speed"])
 
     def try_widest(self) -> None:
         """Forward and backward through the widest part of the first epoch, and no update.
@@ -242,8 +281,11 @@ def fit(
     on_row: Callable[[Row, int], None],
     on_epoch: Callable[[int, Tensor], None],
     memory: MemoryMeter,
+    checkpoint: Checkpoint | None = None,
 ) -> Fitted:
     """Train to the end of `loop`'s plan, and answer dev after every epoch.
+
+    What `checkpoint` has of the same run is taken up: what was told of its epochs is told again.
 
     Args:
         loop: a run that has not begun.
@@ -252,27 +294,35 @@ def fit(
         on_epoch: called after each epoch with its number, from 1, and the outputs for dev,
             (n_dev, num_labels).
         memory: a meter that was started before the model was loaded.
+        checkpoint: where to keep what the run has come to, as it goes.
 
     Raises:
         Diverged: if a loss or an output is not finite.
         Untrained: if something that should be trained is not.
     """
-    fitted = Fitted(speed=loop.speed)
+    fitted, answers = Fitted(), list[Tensor]()
+    if checkpoint is not None and _goes_on(checkpoint, loop, fitted, answers, memory):
+        for epoch, answered in enumerate(answers, start=1):
+            on_epoch(epoch, answered)
+        on_row(fitted.curve[-1], loop.total)
     if loop.watch.exempt:
         updates = counted(loop.total, "update")
         fitted.notes.append(f"{updates}: too few to check that all is trained")
     settings = loop.plan.settings
     with unsearched(), fast(loop.model, settings.fast):
         loop.try_widest()
-        for epoch in range(1, settings.epochs + 1):
+        for epoch in range(len(answers) + 1, settings.epochs + 1):
             for row in loop.epoch(epoch - 1):
                 fitted.curve.append(row | {"memory_mib": memory.now()})
                 on_row(fitted.curve[-1], loop.total)
+                if checkpoint is not None and checkpoint.is_due() and loop.watch.has_checked:
+                    checkpoint.write(_state(loop, fitted, answers, memory))
             started = time.perf_counter()
             answered = answer(loop.model, dev, loop.plan)
             check_outputs(answered, epoch)
             fitted.eval_s += time.perf_counter() - started
             fitted.curve.append({"epoch": epoch})
+            answers.append(answered)
             on_epoch(epoch, answered)
         fitted.memory = memory.measure(loop.model, loop.optimizer, loop.saved_mib)
     loop.optimizer.zero_grad()
@@ -281,9 +331,43 @@ def fit(
     if loop.watch.unused:
         names = ", ".join(loop.watch.unused[:3])
         fitted.notes.append(f"the model does not compute with {names}, so training leaves it")
-    fitted.train_s = loop.elapsed_s
+    if fitted.stops:
+        steps = ", ".join(map(str, fitted.stops))
+        fitted.notes.append(f"stopped, and went on after step {steps} of {loop.total}")
+    if checkpoint is not None and checkpoint.fault is not None:
+        fitted.notes.append(f"the training could not be kept as it went: {checkpoint.fault}")
+    fitted.speed, fitted.train_s = loop.speed, loop.elapsed_s
     fitted.parts = loop.n_parts / loop.index
     return fitted
+
+
+def _state(loop: Loop, fitted: Fitted, answers: list[Tensor], memory: MemoryMeter) -> State:
+    return {
+        "loop": loop.state_dict(),
+        "curve": fitted.curve,
+        "eval_s": fitted.eval_s,
+        "stops": fitted.stops,
+        "answers": answers,
+        "peaks": memory.peaks(),
+    }
+
+
+def _goes_on(
+    checkpoint: Checkpoint, loop: Loop, fitted: Fitted, answers: list[Tensor], memory: MemoryMeter
+) -> bool:
+    """Put everything back as `_state` found it; whether there was anything to put back."""
+    state = checkpoint.read()
+    if state is None:
+        return False
+    loop.load_state_dict(state["loop"])
+    fitted.curve, fitted.eval_s = state["curve"], state["eval_s"]
+    fitted.stops = [*state["stops"], loop.index]
+    fitted.earlier_s = loop.elapsed_s + fitted.eval_s
+    answers += state["answers"]
+    peaks = state["peaks"]
+    del state  # the copies of what trains, as large as the model in full fine-tuning
+    memory.go_on(peaks)
+    return True
 
 
 def answer(model: PreTrainedModel, data: Encoded, plan: Plan) -> Tensor:

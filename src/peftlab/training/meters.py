@@ -15,9 +15,9 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -37,28 +37,42 @@ _CLEAR = Path("/proc/self/clear_refs")
 
 @dataclass
 class SpeedMeter:
-    """Durations and sizes of training steps."""
+    """Durations and sizes of training steps, without the first `WARMING` since the process began.
+
+    Args:
+        seconds, examples, tokens: a number a step that was counted in an earlier process.
+    """
 
     seconds: list[float] = field(default_factory=list)
     examples: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._warming = WARMING
+
+    def state_dict(self) -> dict[str, list[Any]]:
+        """What another meter, made of it, counts on from."""
+        return asdict(self)
+
     def add(self, seconds: float, examples: int, tokens: int) -> None:
+        """Count a step."""
+        if self._warming > 0:
+            self._warming -= 1
+            return
         self.seconds.append(seconds)
         self.examples.append(examples)
         self.tokens.append(tokens)
 
     def summary(self) -> dict[str, float | None]:
-        """Per second and per step, the first `WARMING` steps left out; None if no step is left."""
-        seconds = self.seconds[WARMING:]
-        if len(seconds) < 2:
+        """Per second and per step; None if fewer than two steps were counted."""
+        if len(self.seconds) < 2:
             return dict.fromkeys(("examples_per_s", "tokens_per_s", "step_ms_p50", "step_ms_p95"))
-        total = sum(seconds)
+        total = sum(self.seconds)
         return {
-            "examples_per_s": sum(self.examples[WARMING:]) / total,
-            "tokens_per_s": sum(self.tokens[WARMING:]) / total,
-            "step_ms_p50": 1000 * statistics.median(seconds),
-            "step_ms_p95": 1000 * statistics.quantiles(seconds, n=20, method="inclusive")[-1],
+            "examples_per_s": sum(self.examples) / total,
+            "tokens_per_s": sum(self.tokens) / total,
+            "step_ms_p50": 1000 * statistics.median(self.seconds),
+            "step_ms_p95": 1000 * statistics.quantiles(self.seconds, n=20, method="inclusive")[-1],
         }
 
 
@@ -91,6 +105,7 @@ class MemoryMeter:
         held = 0.0 if model is None else _mib([*own_tensors(model)])
         now = self.now()
         self.start = None if now is None else now - held
+        self.earlier: Sequence[float | None] = (None, None)
 
     def now(self) -> float | None:
         """MiB in use: resident on a CPU, allocated on CUDA."""
@@ -109,16 +124,31 @@ class MemoryMeter:
         `activations` is what a `SavedMeter` found. What is left of the training's peak is the
         rest: the passes' own working memory, kernels, what the allocator holds.
         """
-        peak = self._peak()
-        whole = None if peak is None else max(peak, self.before or 0.0)
-        train = None
-        if peak is not None and self.start is not None and self.can_reset:
-            train = max(0.0, peak - self.start)
+        whole, train = self.peaks()
         parts: dict[str, float | None] = {**sizes(model, optimizer), "activations": activations}
         known = sum(value for value in parts.values() if value is not None)
         # the parts may have been largest at different moments: then they exceed the peak
         parts["rest"] = None if train is None else max(0.0, train - known)
         return Memory(whole, train, parts, self._how())
+
+    def peaks(self) -> tuple[float | None, float | None]:
+        """MiB of the whole process and of the training, so far; see `Memory`."""
+        peak = self._peak()
+        if peak is None:
+            return None, None
+        whole, train = (value or 0.0 for value in self.earlier)
+        whole = max(whole, peak, self.before or 0.0)
+        if self.start is None or not self.can_reset:
+            return whole, None
+        return whole, max(train, peak - self.start)
+
+    def go_on(self, earlier: Sequence[float | None]) -> None:
+        """Measure on from the `peaks` of an earlier process, whose training goes on here.
+
+        What putting it back has needed is no part of either.
+        """
+        self.earlier = earlier
+        self.can_reset = self._reset()
 
     def _peak(self) -> float | None:
         if self.device.type == "cuda":

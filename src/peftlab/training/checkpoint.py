@@ -1,0 +1,110 @@
+"""What a training has come to, in a file, so that one that was stopped goes on from there.
+
+Kept are what trains and the method's buffers, the optimizer's moments, the curve, the answers and
+what was measured so far. Of random numbers nothing: data order, dropout and a method's own draws
+come from the seed and the step. So one that goes on gives the bits of one that never stopped
+(tests/training/test_checkpoint.py), and only where code and machine are the same does one go on.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from peftlab import atomic
+
+EVERY_S = 60.0  # the least time between two writes, so what a stop costs
+SHARE = 0.01  # of the training's time, the most that writing may take: of full fine-tuning it is
+# three times the model
+TENSOR = "tensor"  # a dict with this key alone stands for the tensor of that name
+State = dict[str, Any]  # nested; what is no dict, list, or tensor is as JSON has it
+
+
+class Checkpoint:
+    """The state of one training in a safetensors file, its numbers as JSON in the metadata.
+
+    Args:
+        path: of the file; its folder is made.
+        made_by: as JSON has it, what must be the same for the same bits. What was made by anything
+            else is not read, and overwritten.
+    """
+
+    def __init__(self, path: Path, made_by: Mapping[str, Any]) -> None:
+        self.path, self.made_by = path, dict(made_by)
+        self.due = time.monotonic() + EVERY_S
+        self.fault: str | None = None  # why nothing more is written
+
+    def is_due(self) -> bool:
+        """Whether it is time to write again."""
+        return self.fault is None and time.monotonic() >= self.due
+
+    def write(self, state: State) -> None:
+        """Put `state` in the place of what was kept before. A full disk is a `fault`, no error."""
+        started = time.monotonic()
+        tensors: dict[str, Tensor] = {}
+        numbers = json.dumps({"made_by": self.made_by, "state": _without(state, tensors)})
+        try:
+            self._check_room(sum(tensor.nbytes for tensor in tensors.values()))
+            atomic.replace_file(
+                self.path, lambda place: save_file(tensors, place, {"state": numbers})
+            )
+        except (OSError, SafetensorError) as error:
+            self.fault = str(error)
+        ended = time.monotonic()
+        self.due = ended + max(EVERY_S, (ended - started) / SHARE)
+
+    def _check_room(self, size: int) -> None:
+        """Raise `OSError` unless as much as is written is left: records and adapters come first."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.path.parent).free
+        if free < 2 * size:
+            raise OSError(
+                f"{free / 2**20:,.0f} MiB of disk space are free, and {2 * size / 2**20:,.0f} MiB "
+                "should be"
+            )
+
+    def read(self) -> State | None:
+        """What was kept; None if nothing was, it can't be read, or was made by something else."""
+        try:
+            with safe_open(self.path, "pt") as file:
+                numbers = json.loads(file.metadata()["state"])
+                if numbers["made_by"] != self.made_by:
+                    return None
+                state: State = _with(numbers["state"], file)
+                return state
+        except (OSError, SafetensorError, ValueError, TypeError, KeyError):
+            return None
+
+
+def _without(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """`value` with names in the place of its tensors, which go to `tensors`."""
+    match value:
+        case Tensor():
+            name = str(len(tensors))
+            tensors[name] = value.detach().contiguous()
+            return {TENSOR: name}
+        case dict():
+            return {key: _without(part, tensors) for key, part in value.items()}
+        case list() | tuple():
+            return [_without(part, tensors) for part in value]
+    return value
+
+
+def _with(value: Any, file: Any) -> Any:
+    """`value` with its tensors in their places again, each a copy: the file may go."""
+    match value:
+        case {"tensor": str(name), **rest} if not rest:
+            return file.get_tensor(name).clone()
+        case dict():
+            return {key: _with(part, file) for key, part in value.items()}
+        case list():
+            return [_with(part, file) for part in value]
+    return value

@@ -1,0 +1,172 @@
+"""A comparison that is stopped within a training, and the next one, which goes on from there."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+
+from conftest import KeptWorker
+from peftlab.bench import execute, run, speed
+from peftlab.bench.cell import Cell
+from peftlab.bench.execute import Order
+from peftlab.bench.grid import Grid, resolve
+from peftlab.bench.outcome import Failed
+from peftlab.bench.own_method import OwnMethod
+from peftlab.bench.process import _made_by
+from peftlab.bench.run import Observer, Session, run_grid
+from peftlab.bench.suite import make_suite
+from peftlab.machine import environment
+from peftlab.records.record import Failure, Record
+from peftlab.records.store import Store
+from peftlab.tasks import Task
+from sessions import FakeSession
+
+pytestmark = pytest.mark.usefixtures("warm")
+
+WRITING = """
+from peftlab.bench import worker
+from peftlab.training import checkpoint
+checkpoint.EVERY_S, checkpoint.SHARE = 0.0, float("inf")  # after each step
+worker.main()
+"""
+KILLED_AT = 40
+
+
+@pytest.fixture
+def grid(tiny_model: Path, tiny_task: Task) -> Grid:
+    training = {"epochs": 10, "batch_size": 2}  # 240 steps
+    asked = {"model": str(tiny_model), "tasks": [tiny_task], "methods": ["lora"], "seeds": [0]}
+    return resolve(make_suite(**asked, training=training))
+
+
+@pytest.fixture
+def writing(monkeypatch: pytest.MonkeyPatch) -> Iterator[KeptWorker]:
+    """A worker whose cells keep what they have come to after each step."""
+    monkeypatch.setattr(execute, "COMMAND", [sys.executable, "-c", WRITING])
+    worker = KeptWorker()
+    monkeypatch.setattr(run, "Worker", worker)
+    yield worker
+    worker.end()
+
+
+def losses(out: Path, record: Record) -> list[tuple[int, float]]:
+    lines = (out / "curves" / f"{record.cell}.jsonl").read_text().splitlines()
+    return [(row["step"], row["loss"]) for row in map(json.loads, lines) if "step" in row]
+
+
+def test_a_killed_cell_goes_on_and_its_files_are_those_of_one_that_was_not(
+    grid: Grid, tmp_path: Path, writing: KeptWorker
+) -> None:
+    class Watch(Observer):
+        def __init__(self) -> None:
+            self.first = 0
+
+        def row(self, cell: Any, row: dict[str, Any], total: int) -> None:
+            self.first = self.first or row.get("step", 0)
+
+    class Killer(Observer):
+        def row(self, cell: Any, row: dict[str, Any], total: int) -> None:
+            if row.get("step", 0) >= KILLED_AT:
+                for own in psutil.Process(writing.process.pid).children():
+                    own.kill()
+
+    out, store, watch = tmp_path / "out", Store(tmp_path / "out"), Watch()
+    (killed,) = run_grid(grid, out, Killer())
+    assert killed.failure is not None and killed.failure.kind == "ProcessDied"
+    assert store.checkpoint(killed.cell).exists()
+    (record,) = run_grid(grid, out, watch)
+    assert record.status == "done", record.failure
+    assert watch.first >= KILLED_AT
+    assert f"stopped, and went on after step {watch.first} of 240" in record.method.notes
+    assert not (out / "checkpoints").exists()
+
+    (whole,) = run_grid(grid, tmp_path / "whole", Observer())
+    assert whole.score == record.score and whole.best == record.best
+    assert losses(out, record) == losses(tmp_path / "whole", whole)
+    predictions = [Store(one).predictions(record.cell) for one in (out, tmp_path / "whole")]
+    assert predictions[0].read_text() == predictions[1].read_text()
+    assert (record.total_s or 0) > (record.train_s or 0) + (record.eval_s or 0)
+
+
+def ends(cell: Cell, grid: Grid, out: Path, kind: str, **asked: Any) -> Order:
+    """What the worker is asked for by a session; the cell fails there, its training kept."""
+    session = Session(Store(out), grid.tasks, Observer())
+    orders: list[Order] = []
+
+    def fail(order: Order, told: object) -> Failed:
+        orders.append(order)
+        if order.checkpoint is not None:
+            order.checkpoint.parent.mkdir(parents=True)
+            order.checkpoint.write_text("")
+        failure = Failure(kind=kind, message="it was")
+        return Failed(failure=failure, environment=environment(1, "fp32"))
+
+    session.worker = SimpleNamespace(run=fail)  # type: ignore[assignment]
+    session.files = {name: out / name for name in grid.tasks}
+    session.run(cell, keep_adapter=False, **asked)
+    return orders[0]
+
+
+def test_what_would_end_the_same_again_is_not_kept(grid: Grid, tmp_path: Path) -> None:
+    (cell,) = grid.cells
+    for kind, stays in (("ProcessDied", True), ("RuntimeError", True), ("Diverged", False)):
+        order = ends(cell, grid, tmp_path / kind, kind)
+        assert order.checkpoint == Store(tmp_path / kind).checkpoint(cell.name)
+        assert order.checkpoint.exists() == stays, kind
+
+
+def test_a_method_of_one_s_own_and_a_round_for_speed_begin_anew(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cell,) = grid.cells
+    own = cell.model_copy(update={"own": OwnMethod.model_construct()})
+    assert ends(own, grid, tmp_path / "own", "ProcessDied").checkpoint is None
+    assert ends(cell, grid, tmp_path / "speed", "Stopped", goes_on=False).checkpoint is None
+    asked = []
+
+    class Session(FakeSession):
+        def run(self, cell: Cell, keep_adapter: bool, goes_on: bool = True) -> Record:
+            asked.append(goes_on)
+            return super().run(cell, keep_adapter)
+
+    monkeypatch.setattr(speed, "Session", Session)
+    speed.measure_speed(grid, 1, tmp_path / "rounds", Observer())
+    assert asked == [False]
+
+
+def test_rerun_begins_anew(grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "Session", FakeSession)
+    kept = Store(tmp_path).checkpoint(grid.cells[0].name)
+    kept.parent.mkdir()
+    kept.write_text("")
+    half = kept.with_name(".half.tmp")
+    half.write_text("")
+    run_grid(grid, tmp_path, Observer())
+    assert kept.exists() and not half.exists()
+    run_grid(grid, tmp_path, Observer(), rerun=True)
+    assert not kept.parent.exists()
+
+
+def test_only_where_code_and_machine_are_the_same_does_one_go_on(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cell,) = grid.cells
+    here = _made_by(cell)
+    assert json.loads(json.dumps(here)) == here
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")  # which says how busy it was
+    assert _made_by(cell) == here
+    assert _made_by(cell.model_copy(update={"seed": 1})) != here
+    for name in ("processor", "own_commit", "packages"):
+        with pytest.MonkeyPatch.context() as patch:
+            value = ("other", False) if name == "own_commit" else {"torch": "other"}
+            patch.setattr(f"peftlab.machine.{name}", lambda value=value: value)
+            if name == "processor":
+                patch.setattr("peftlab.machine.processor", lambda: "other")
+            assert _made_by(cell) != here, name
