@@ -95,6 +95,9 @@ class Listener:
     def rank(self, rank: int, outputs: list[list[float]]) -> None:
         """Not measured."""
 
+    def note(self, line: str) -> None:
+        """Nothing is kept here that could be told of."""
+
 
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run the cell as its worker does, the meter told of its rows."""

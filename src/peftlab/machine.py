@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import math
 import os
 import platform
@@ -111,6 +112,18 @@ def own_commit() -> tuple[str | None, bool | None]:
         return commit.strip(), bool(_git(root, "status", "--porcelain", "--", "src").strip())
     except (OSError, subprocess.SubprocessError):
         return None, None
+
+
+@functools.cache
+def own_code() -> str:
+    """SHA-256 of peftlab's code as it lay when this was first asked for."""
+    folder = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in {".py", ".cpp", ".h"}:
+            digest.update(f"{path.relative_to(folder)} {path.stat().st_size} ".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _git(root: Path, *words: str) -> str:

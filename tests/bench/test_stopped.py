@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+from safetensors import safe_open
 
 from conftest import KeptWorker
 from peftlab.bench import execute, run, speed
@@ -22,10 +23,11 @@ from peftlab.bench.own_method import OwnMethod
 from peftlab.bench.process import _made_by
 from peftlab.bench.run import Observer, Session, run_grid
 from peftlab.bench.suite import make_suite
-from peftlab.machine import environment
-from peftlab.records.record import Failure, Record
+from peftlab.machine import environment, own_code
+from peftlab.records.record import Environment, Failure, Record
 from peftlab.records.store import Store
 from peftlab.tasks import Task
+from peftlab.training import Checkpoint
 from sessions import FakeSession
 
 pytestmark = pytest.mark.usefixtures("warm")
@@ -67,6 +69,11 @@ def test_a_killed_cell_goes_on_and_its_files_are_those_of_one_that_was_not(
     class Watch(Observer):
         def __init__(self) -> None:
             self.first = 0
+            self.notes: list[str] = []
+
+        def note(self, line: str) -> None:
+            if "goes on" in line:
+                self.notes.append(line)
 
         def row(self, cell: Any, row: dict[str, Any], total: int) -> None:
             self.first = self.first or row.get("step", 0)
@@ -80,10 +87,11 @@ def test_a_killed_cell_goes_on_and_its_files_are_those_of_one_that_was_not(
     out, store, watch = tmp_path / "out", Store(tmp_path / "out"), Watch()
     (killed,) = run_grid(grid, out, Killer())
     assert killed.failure is not None and killed.failure.kind == "ProcessDied"
-    assert store.checkpoint(killed.cell).exists()
+    add_seconds(store.checkpoint(killed.cell))
     (record,) = run_grid(grid, out, watch)
     assert record.status == "done", record.failure
-    assert watch.first >= KILLED_AT
+    assert watch.first >= KILLED_AT - 1  # a step is told first and kept then
+    assert watch.notes == [f"goes on after step {watch.first} of 240, where it was stopped"]
     assert f"stopped, and went on after step {watch.first} of 240" in record.method.notes
     assert not (out / "checkpoints").exists()
 
@@ -92,7 +100,21 @@ def test_a_killed_cell_goes_on_and_its_files_are_those_of_one_that_was_not(
     assert losses(out, record) == losses(tmp_path / "whole", whole)
     predictions = [Store(one).predictions(record.cell) for one in (out, tmp_path / "whole")]
     assert predictions[0].read_text() == predictions[1].read_text()
-    assert (record.total_s or 0) > (record.train_s or 0) + (record.eval_s or 0)
+    assert record.train_s > 1000 and record.eval_s > 500
+    assert record.total_s > record.train_s + record.eval_s
+    assert "the model does not compute with pooler, so training leaves it" in record.method.notes
+
+
+def add_seconds(kept: Path) -> None:
+    """Make the training before the stop so long that what comes behind it is nothing to it."""
+    with safe_open(kept, "pt") as file:
+        checkpoint = Checkpoint(kept, json.loads(file.metadata()["state"])["made_by"])
+    state = checkpoint.read()
+    assert state is not None
+    state["loop"]["elapsed_s"] += 1000
+    state["eval_s"] += 500
+    state["loop"]["unused"] = ["pooler"]
+    checkpoint.write(state)
 
 
 def ends(cell: Cell, grid: Grid, out: Path, kind: str, **asked: Any) -> Order:
@@ -150,23 +172,51 @@ def test_rerun_begins_anew(grid: Grid, tmp_path: Path, monkeypatch: pytest.Monke
     half.write_text("")
     run_grid(grid, tmp_path, Observer())
     assert kept.exists() and not half.exists()
+    run_grid(grid, tmp_path, Observer())  # it is done: a kill came before the file was deleted
+    assert not kept.parent.exists()
+    kept.parent.mkdir()
+    kept.write_text("")
     run_grid(grid, tmp_path, Observer(), rerun=True)
     assert not kept.parent.exists()
+
+
+def test_what_can_t_be_deleted_hinders_nothing(grid: Grid, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.checkpoint("cell").mkdir(parents=True)
+    store.forget_checkpoint("cell")
+    (tmp_path / "other").write_text("")
+    store = Store(tmp_path / "other")
+    store.forget_checkpoint("cell")
 
 
 def test_only_where_code_and_machine_are_the_same_does_one_go_on(
     grid: Grid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (cell,) = grid.cells
-    here = _made_by(cell)
+    here = _made_by(cell, "torch")
     assert json.loads(json.dumps(here)) == here
-    monkeypatch.setenv("GOMP_SPINCOUNT", "7")  # which says how busy it was
-    assert _made_by(cell) == here
-    assert _made_by(cell.model_copy(update={"seed": 1})) != here
-    for name in ("processor", "own_commit", "packages"):
+    left_out = {"commit", "dirty", "spin_count"}  # the code says more; how busy it was, no bit
+    assert here.keys() == (Environment.model_fields.keys() - left_out) | {"cell", "code", "vectors"}
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    assert _made_by(cell, "torch") == here
+    assert _made_by(cell, "dropout.cpp") != here
+    assert _made_by(cell.model_copy(update={"seed": 1}), "torch") != here
+    for name, value in (
+        ("peftlab.machine.processor", "other"),
+        ("peftlab.machine.packages", {"torch": "other"}),
+        ("peftlab.bench.process.own_code", "other"),
+        ("torch.backends.cpu.get_cpu_capability", "DEFAULT"),
+    ):
         with pytest.MonkeyPatch.context() as patch:
-            value = ("other", False) if name == "own_commit" else {"torch": "other"}
-            patch.setattr(f"peftlab.machine.{name}", lambda value=value: value)
-            if name == "processor":
-                patch.setattr("peftlab.machine.processor", lambda: "other")
-            assert _made_by(cell) != here, name
+            patch.setattr(name, lambda value=value: value)
+            assert _made_by(cell, "torch") != here, name
+
+
+def test_the_code_is_every_file_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peftlab.machine.__file__", str(tmp_path / "machine.py"))
+    seen = set()
+    for file, text in (("a.py", ""), ("a.py", "1"), ("engine/b.cpp", ""), ("engine/b.txt", "1")):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(text)
+        seen.add(own_code.__wrapped__())
+    assert len(seen) == 3

@@ -86,6 +86,8 @@ class Worker:
                 case "rank":
                     told.rank(event["rank"], event["outputs"])
                     self._say("")
+                case "note":
+                    told.note(event["line"])
                 case "trained":
                     end = Trained.model_validate(event["trained"])
                 case "failed":

@@ -81,10 +81,16 @@ class Told:
     Args:
         task: with its data.
         show: called with each row of the curve and the total number of steps.
+        note: called with each line that a user should know.
     """
 
-    def __init__(self, task: Task, show: Callable[[Row, int], None]) -> None:
-        self.task, self.show = task, show
+    def __init__(
+        self,
+        task: Task,
+        show: Callable[[Row, int], None],
+        note: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.task, self.show, self.note = task, show, note
         self.scores: list[dict[str, float]] = []  # one an epoch
         self.by_rank: dict[str, dict[str, float]] = {}
         self.outputs: Outputs = []  # of the last epoch

@@ -20,7 +20,7 @@ from peftlab.atomic import check_replaceable
 from peftlab.bench.cell import Cell
 from peftlab.bench.outcome import Outputs, Row, Trained
 from peftlab.bench.tokens import Tokens, tokens_of
-from peftlab.machine import environment
+from peftlab.machine import environment, own_code
 from peftlab.methods import ManyRanks, Method, Prepared, inject, injected, make
 from peftlab.models import (
     TaskCard,
@@ -71,6 +71,7 @@ class Listener(Protocol):
     def row(self, row: Row, total: int) -> None: ...
     def epoch(self, epoch: int, outputs: Outputs) -> None: ...
     def rank(self, rank: int, outputs: Outputs) -> None: ...
+    def note(self, line: str) -> None: ...
 
 
 def run_cell(
@@ -99,8 +100,10 @@ def run_cell(
     agree_on_padding(model, tokenizer)
     torch.manual_seed(cell.seed)
     inject(model, make(cell.method.name, cell.method.settings))
-    keeper = None if checkpoint is None else Checkpoint(checkpoint, _made_by(cell))
-    trained = train_model(model, task, tokens, cell, listener, memory, started, keeper)
+    kept = None
+    if checkpoint is not None:
+        kept = Checkpoint(checkpoint, _made_by(cell, _kernels(model, cell)), listener.note)
+    trained = train_model(model, task, tokens, cell, listener, memory, started, kept)
     if adapter is not None:
         try:
             save(model, adapter)
@@ -171,17 +174,27 @@ def _measured(model: PreTrainedModel, fitted: Fitted) -> dict[str, Any]:
     }
 
 
-def _made_by(cell: Cell) -> dict[str, Any]:
+def _made_by(cell: Cell, kernels: str) -> dict[str, Any]:
     """What must be the same for a cell's training to go on with the same bits."""
-    own = environment(cell.training.threads, device=cell.training.device)
-    parts = own.model_dump(include={"commit", "python", "packages", "processor", "gpu"})
-    return {"cell": cell.identity, **parts}
+    training = cell.training
+    here = environment(training.threads, cell.precision.base, training.device, kernels=kernels)
+    # the code's own hash says more than a commit, and how busy a machine is changes no bit
+    parts = here.model_dump(exclude={"commit", "dirty", "spin_count"})
+    vectors = torch.backends.cpu.get_cpu_capability()  # also what ATEN_CPU_CAPABILITY has made it
+    return {"cell": cell.identity, "code": own_code(), "vectors": vectors, **parts}
+
+
+def _kernels(model: PreTrainedModel, cell: Cell) -> str:
+    return kernels_of(model) if cell.training.in_engine else "torch"
 
 
 def _environment(model: PreTrainedModel, cell: Cell, plan: Plan) -> Environment:
-    kernels = kernels_of(model) if cell.training.in_engine else "torch"
     return environment(
-        cell.training.threads, cell.precision.base, cell.training.device, plan.index, kernels
+        cell.training.threads,
+        cell.precision.base,
+        cell.training.device,
+        plan.index,
+        _kernels(model, cell),
     )
 
 

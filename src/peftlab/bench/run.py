@@ -110,8 +110,8 @@ def run_grid(
             if line is not None:
                 progress.note(line)
             set_aside(store, missing, progress)
-            if rerun:
-                for cell in missing:
+            for cell in grid.cells:
+                if rerun or cell.name in done:  # a kill may have come before it was deleted
                     store.forget_checkpoint(cell.name)
             beside = store.others(cell.name for cell in grid.cells)  # other commands' seeds
             drop_beaten(store, list(done.values()), beside, keep)
@@ -199,7 +199,8 @@ class Session:
         """
         worker = self.start()
         self.progress.cell(cell)
-        told = Told(self.tasks[cell.task.name], functools.partial(self.progress.row, cell))
+        show = functools.partial(self.progress.row, cell)
+        told = Told(self.tasks[cell.task.name], show, self.progress.note)
         adapter = self.store.adapter(cell.name).resolve() if keep_adapter else None
         # what a method of one's own may hold beside its model's tensors is not known
         checkpoint = self.store.checkpoint(cell.name) if goes_on and cell.own is None else None
@@ -227,6 +228,7 @@ def have(session: Session, trial: Cell, keep_adapter: bool = False) -> Record:
     if known is None:
         set_aside(session.store, [trial], session.progress)
         return session.run(trial, keep_adapter)
+    session.store.forget_checkpoint(trial.name)
     session.progress.cell(trial)
     session.progress.end(known)
     return known

@@ -4,6 +4,7 @@ stdin    one JSON `Order` a line; an empty line for each of its epochs and ranks
 stdout   one JSON event a line, named by its "event":
          row {row, total}      a step of the training, with its row of the curve
          epoch {epoch, outputs} · rank {rank, outputs}      answers to dev, (n_dev, num_labels)
+         note {line}           what a user should know of it
          trained {trained} or failed {failed}               how it came out
          end {exit}            0, or a signal's or exit's number
 
@@ -51,8 +52,11 @@ def main() -> None:
 
 
 def _warm() -> None:
-    """Import what every cell needs."""
+    """Import what every cell needs, and note what code that is: a file may change meanwhile."""
     import peftlab.bench.process  # noqa: F401
+    from peftlab.machine import own_code
+
+    own_code()
 
 
 def _read_line() -> str:
@@ -133,6 +137,9 @@ class Teller:
     def rank(self, rank: int, outputs: Outputs) -> None:
         self.tell("rank", rank=rank, outputs=outputs)
         self.wait()
+
+    def note(self, line: str) -> None:
+        self.tell("note", line=line)
 
 
 def run_order(order: str, events: TextIO, wait: Callable[[], object] = lambda: None) -> None:

@@ -4,14 +4,16 @@ Kept are what trains and the method's buffers, the optimizer's moments, the curv
 what was measured so far. Of random numbers nothing: data order, dropout and a method's own draws
 come from the seed and the step. So one that goes on gives the bits of one that never stopped
 (tests/training/test_checkpoint.py), and only where code and machine are the same does one go on.
+Speed alone is that of the steps since.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,9 @@ from torch import Tensor
 
 from peftlab import atomic
 
-EVERY_S = 60.0  # the least time between two writes, so what a stop costs
-SHARE = 0.01  # of the training's time, the most that writing may take: of full fine-tuning it is
-# three times the model
+EVERY_S = 60.0  # the least time between two writes
+SHARE = 0.01  # of the time, what writing may take: of full fine-tuning it is three times the model
+BYTES_S = 2e8  # a write a second, as the first one is foreseen; measured on a shared disk (LOG.md)
 TENSOR = "tensor"  # a dict with this key alone stands for the tensor of that name
 State = dict[str, Any]  # nested; what is no dict, list, or tensor is as JSON has it
 
@@ -35,31 +37,47 @@ class Checkpoint:
         path: of the file; its folder is made.
         made_by: as JSON has it, what must be the same for the same bits. What was made by anything
             else is not read, and overwritten.
+        tell: hears, in a line, of what a user should know.
     """
 
-    def __init__(self, path: Path, made_by: Mapping[str, Any]) -> None:
-        self.path, self.made_by = path, dict(made_by)
-        self.due = time.monotonic() + EVERY_S
-        self.fault: str | None = None  # why nothing more is written
+    def __init__(
+        self, path: Path, made_by: Mapping[str, Any], tell: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self.path, self.made_by, self.tell = path, dict(made_by), tell
+        self.due = math.inf
+        self.fault: str | None = None  # of the last write
+
+    def start(self, size: int) -> None:
+        """The training begins, or goes on; of its state some `size` bytes will be written."""
+        self._wait(size / BYTES_S)
 
     def is_due(self) -> bool:
-        """Whether it is time to write again."""
-        return self.fault is None and time.monotonic() >= self.due
+        """Whether it is time to write."""
+        return time.monotonic() >= self.due
 
     def write(self, state: State) -> None:
-        """Put `state` in the place of what was kept before. A full disk is a `fault`, no error."""
+        """Put `state` in the place of what was kept before.
+
+        What hinders that, such as a full disk, is told and no error: it is tried again when due.
+        """
         started = time.monotonic()
+        fault = None
         tensors: dict[str, Tensor] = {}
-        numbers = json.dumps({"made_by": self.made_by, "state": _without(state, tensors)})
         try:
+            numbers = json.dumps({"made_by": self.made_by, "state": _without(state, tensors)})
             self._check_room(sum(tensor.nbytes for tensor in tensors.values()))
             atomic.replace_file(
                 self.path, lambda place: save_file(tensors, place, {"state": numbers})
             )
-        except (OSError, SafetensorError) as error:
-            self.fault = str(error)
-        ended = time.monotonic()
-        self.due = ended + max(EVERY_S, (ended - started) / SHARE)
+        except Exception as error:  # whatever it is: the training itself is well
+            fault = str(error)
+        if fault is not None and fault != self.fault:
+            self.tell(f"were it stopped now, it could not go on from here: {fault}")
+        self.fault = fault
+        self._wait(time.monotonic() - started)
+
+    def _wait(self, write_s: float) -> None:
+        self.due = time.monotonic() + max(EVERY_S, write_s / SHARE)
 
     def _check_room(self, size: int) -> None:
         """Raise `OSError` unless as much as is written is left: records and adapters come first."""
@@ -67,8 +85,7 @@ class Checkpoint:
         free = shutil.disk_usage(self.path.parent).free
         if free < 2 * size:
             raise OSError(
-                f"{free / 2**20:,.0f} MiB of disk space are free, and {2 * size / 2**20:,.0f} MiB "
-                "should be"
+                f"less than {2 * size / 2**20:,.0f} MiB of disk space are free, twice what it takes"
             )
 
     def read(self) -> State | None:
@@ -80,7 +97,7 @@ class Checkpoint:
                     return None
                 state: State = _with(numbers["state"], file)
                 return state
-        except (OSError, SafetensorError, ValueError, TypeError, KeyError):
+        except (OSError, SafetensorError, RecursionError, ValueError, TypeError, KeyError):
             return None
 
 

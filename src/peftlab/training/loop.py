@@ -94,7 +94,9 @@ class Loop:
             model, settings.lr, settings.head_lr, settings.weight_decay
         )
         check_groups(model, groups)
-        self.trained = [parameter for group in groups for parameter in group["params"]]
+        self.trained: list[Tensor] = [
+            parameter for group in groups for parameter in group["params"]
+        ]
         self.kept = adapter_state(model)  # the same tensors through the whole run
         n_batches = math.ceil(len(train) / settings.batch_size)
         self.usual_size = len(train) / n_batches  # of a batch; none is further from it than one
@@ -147,19 +149,28 @@ class Loop:
         return {
             "index": self.index,
             "n_parts": self.n_parts,
-            "losses": self.losses,
-            "reach": self.reach,
+            "losses": torch.tensor(self.losses, dtype=torch.float64),
             "elapsed_s": self.elapsed_s,
-            "speed": self.speed.state_dict(),
             "unused": self.watch.unused,
             "model": self.kept,
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
         }
 
+    @property
+    def state_bytes(self) -> int:
+        """About what `state_dict` holds after some steps: what trains, and Adam's two moments."""
+        return 3 * sum(parameter.nbytes for parameter in self.trained)
+
     @torch.no_grad()
     def load_state_dict(self, state: State) -> None:
-        """Go on where a run of the same model, method, data and plan was."""
+        """Go on where a run of the same model, method, data and plan was; speed counts from here.
+
+        Raises:
+            ValueError: if that had other tensors.
+        """
+        if _shapes(state["model"]) != _shapes(self.kept):
+            raise ValueError("what was kept is of another model or method")
         for name, tensor in self.kept.items():
             tensor.copy_(state["model"][name])
         moments = state["optimizer"]["state"]  # by the parameter's number, which JSON made a text
@@ -168,9 +179,7 @@ class Loop:
         self.schedule.load_state_dict(state["schedule"])
         self.watch.finish(state["unused"])
         self.index, self.n_parts = state["index"], state["n_parts"]
-        self.losses, self.reach = state["losses"], state["reach"]
-        self.elapsed_s = state["elapsed_s"]
-        self.speed = SpeedMeter(**state["speed"])
+        self.losses, self.elapsed_s = state["losses"].tolist(), state["elapsed_s"]
 
     def try_widest(self) -> None:
         """Forward and backward through the widest part of the first epoch, and no update.
@@ -246,6 +255,10 @@ class Loop:
         return value
 
 
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+
+
 def try_one(model: PreTrainedModel, train: Encoded, plan: Plan) -> None:
     """Forward and backward through one example, and no trace of it."""
     model.train()
@@ -300,8 +313,9 @@ def fit(
         Diverged: if a loss or an output is not finite.
         Untrained: if something that should be trained is not.
     """
-    fitted, answers = Fitted(), list[Tensor]()
+    fitted, answers = Fitted(speed=loop.speed), list[Tensor]()
     if checkpoint is not None and _goes_on(checkpoint, loop, fitted, answers, memory):
+        checkpoint.tell(f"goes on after step {loop.index} of {loop.total}, where it was stopped")
         for epoch, answered in enumerate(answers, start=1):
             on_epoch(epoch, answered)
         on_row(fitted.curve[-1], loop.total)
@@ -311,6 +325,8 @@ def fit(
     settings = loop.plan.settings
     with unsearched(), fast(loop.model, settings.fast):
         loop.try_widest()
+        if checkpoint is not None:
+            checkpoint.start(loop.state_bytes)
         for epoch in range(len(answers) + 1, settings.epochs + 1):
             for row in loop.epoch(epoch - 1):
                 fitted.curve.append(row | {"memory_mib": memory.now()})
@@ -334,9 +350,7 @@ def fit(
     if fitted.stops:
         steps = ", ".join(map(str, fitted.stops))
         fitted.notes.append(f"stopped, and went on after step {steps} of {loop.total}")
-    if checkpoint is not None and checkpoint.fault is not None:
-        fitted.notes.append(f"the training could not be kept as it went: {checkpoint.fault}")
-    fitted.speed, fitted.train_s = loop.speed, loop.elapsed_s
+    fitted.train_s = loop.elapsed_s
     fitted.parts = loop.n_parts / loop.index
     return fitted
 
@@ -344,7 +358,7 @@ def fit(
 def _state(loop: Loop, fitted: Fitted, answers: list[Tensor], memory: MemoryMeter) -> State:
     return {
         "loop": loop.state_dict(),
-        "curve": fitted.curve,
+        "curve": _columns([row for row in fitted.curve if "step" in row]),
         "eval_s": fitted.eval_s,
         "stops": fitted.stops,
         "answers": answers,
@@ -355,19 +369,49 @@ def _state(loop: Loop, fitted: Fitted, answers: list[Tensor], memory: MemoryMete
 def _goes_on(
     checkpoint: Checkpoint, loop: Loop, fitted: Fitted, answers: list[Tensor], memory: MemoryMeter
 ) -> bool:
-    """Put everything back as `_state` found it; whether there was anything to put back."""
+    """Put everything back as `_state` found it; whether there was anything to put back.
+
+    What can't be put back is deleted, and the next command begins anew.
+    """
     state = checkpoint.read()
     if state is None:
         return False
-    loop.load_state_dict(state["loop"])
-    fitted.curve, fitted.eval_s = state["curve"], state["eval_s"]
-    fitted.stops = [*state["stops"], loop.index]
-    fitted.earlier_s = loop.elapsed_s + fitted.eval_s
-    answers += state["answers"]
-    peaks = state["peaks"]
+    try:
+        loop.load_state_dict(state["loop"])
+        answers += state["answers"]
+        fitted.curve, fitted.eval_s = _curve(state["curve"], len(answers)), state["eval_s"]
+        fitted.stops = [*state["stops"], loop.index]
+        fitted.earlier_s = loop.elapsed_s + fitted.eval_s
+        peaks = state["peaks"]
+    except Exception:
+        checkpoint.path.unlink()
+        raise
     del state  # the copies of what trains, as large as the model in full fine-tuning
     memory.go_on(peaks)
     return True
+
+
+def _columns(rows: list[Row]) -> dict[str, Tensor]:
+    """Steps' rows by column, (steps,) each: as JSON they took 24 MiB of 34,000 (LOG.md)."""
+    values = {name: [row[name] for row in rows] for name in rows[0]}
+    return {
+        name: torch.tensor([math.nan if v is None else v for v in column], dtype=torch.float64)
+        for name, column in values.items()
+    }
+
+
+def _curve(columns: dict[str, Tensor], n_epochs: int) -> list[Row]:
+    """The rows of the columns, and one behind each of the epochs that dev was answered after."""
+    curve: list[Row] = []
+    for values in zip(*(column.tolist() for column in columns.values()), strict=True):
+        row: Row = dict(zip(columns, values, strict=True))
+        memory = row["memory_mib"]
+        curve.append(
+            row | {"step": int(row["step"]), "memory_mib": None if math.isnan(memory) else memory}
+        )
+        if row["epoch"].is_integer() and row["epoch"] <= n_epochs:
+            curve.append({"epoch": int(row["epoch"])})
+    return curve
 
 
 def answer(model: PreTrainedModel, data: Encoded, plan: Plan) -> Tensor:

@@ -15,9 +15,9 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -37,42 +37,28 @@ _CLEAR = Path("/proc/self/clear_refs")
 
 @dataclass
 class SpeedMeter:
-    """Durations and sizes of training steps, without the first `WARMING` since the process began.
-
-    Args:
-        seconds, examples, tokens: a number a step that was counted in an earlier process.
-    """
+    """Durations and sizes of training steps."""
 
     seconds: list[float] = field(default_factory=list)
     examples: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self._warming = WARMING
-
-    def state_dict(self) -> dict[str, list[Any]]:
-        """What another meter, made of it, counts on from."""
-        return asdict(self)
-
     def add(self, seconds: float, examples: int, tokens: int) -> None:
-        """Count a step."""
-        if self._warming > 0:
-            self._warming -= 1
-            return
         self.seconds.append(seconds)
         self.examples.append(examples)
         self.tokens.append(tokens)
 
     def summary(self) -> dict[str, float | None]:
-        """Per second and per step; None if fewer than two steps were counted."""
-        if len(self.seconds) < 2:
+        """Per second and per step, the first `WARMING` steps left out; None if no step is left."""
+        seconds = self.seconds[WARMING:]
+        if len(seconds) < 2:
             return dict.fromkeys(("examples_per_s", "tokens_per_s", "step_ms_p50", "step_ms_p95"))
-        total = sum(self.seconds)
+        total = sum(seconds)
         return {
-            "examples_per_s": sum(self.examples) / total,
-            "tokens_per_s": sum(self.tokens) / total,
-            "step_ms_p50": 1000 * statistics.median(self.seconds),
-            "step_ms_p95": 1000 * statistics.quantiles(self.seconds, n=20, method="inclusive")[-1],
+            "examples_per_s": sum(self.examples[WARMING:]) / total,
+            "tokens_per_s": sum(self.tokens[WARMING:]) / total,
+            "step_ms_p50": 1000 * statistics.median(seconds),
+            "step_ms_p95": 1000 * statistics.quantiles(seconds, n=20, method="inclusive")[-1],
         }
 
 
@@ -145,7 +131,7 @@ class MemoryMeter:
     def go_on(self, earlier: Sequence[float | None]) -> None:
         """Measure on from the `peaks` of an earlier process, whose training goes on here.
 
-        What putting it back has needed is no part of either.
+        What putting it back has needed is no part of either, where the peak can be reset.
         """
         self.earlier = earlier
         self.can_reset = self._reset()
