@@ -441,8 +441,8 @@ def test_a_killed_process_fails_its_cell_alone_and_is_tried_again(
                 {"own": own, "parent": parent}[which].kill()
 
     grid = resolve(
-        make_suite(**asked(tiny_model, tiny_task, training={"epochs": 15, "batch_size": 2}))
-    )
+        make_suite(**asked(tiny_model, tiny_task, training={"epochs": 2, "batch_size": 2}))
+    )  # behind the first epoch a cell waits for its score
     head, lora = run_grid(grid, tmp_path, Killer())
     assert head.status == "failed"
     assert head.failure is not None

@@ -43,7 +43,7 @@ KILLED_AT = 40
 
 @pytest.fixture
 def grid(tiny_model: Path, tiny_task: Task) -> Grid:
-    training = {"epochs": 10, "batch_size": 2}  # 240 steps
+    training = {"epochs": 5, "batch_size": 2}  # 120 steps
     asked = {"model": str(tiny_model), "tasks": [tiny_task], "methods": ["lora"], "seeds": [0]}
     return resolve(make_suite(**asked, training=training))
 
@@ -91,8 +91,8 @@ def test_a_killed_cell_goes_on_and_its_files_are_those_of_one_that_was_not(
     (record,) = run_grid(grid, out, watch)
     assert record.status == "done", record.failure
     assert watch.first >= KILLED_AT - 1  # a step is told first and kept then
-    assert watch.notes == [f"goes on after step {watch.first} of 240, where it was stopped"]
-    assert f"stopped, and went on after step {watch.first} of 240" in record.method.notes
+    assert watch.notes == [f"goes on after step {watch.first} of 120, where it was stopped"]
+    assert f"stopped, and went on after step {watch.first} of 120" in record.method.notes
     assert not (out / "checkpoints").exists()
 
     (whole,) = run_grid(grid, tmp_path / "whole", Observer())
