@@ -168,7 +168,7 @@ def test_rerun_begins_anew(grid: Grid, tmp_path: Path, monkeypatch: pytest.Monke
     kept = Store(tmp_path).checkpoint(grid.cells[0].name)
     kept.parent.mkdir()
     kept.write_text("")
-    half = kept.with_name(".half.tmp")
+    half = kept.with_name(".tmpOzIwGV")  # safetensors' own
     half.write_text("")
     run_grid(grid, tmp_path, Observer())
     assert kept.exists() and not half.exists()

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from peftlab.api.inference import predict_file
+from peftlab.bench.execute import Order, Worker
 from peftlab.cli import main
+from peftlab.errors import RequestError
+from peftlab.records.store import LOCK
 
 pytestmark = pytest.mark.usefixtures("warm")
 Type = Callable[..., str]
@@ -129,6 +136,62 @@ def test_train_writes_one_adapter_that_predicts(
     assert (found.n_cut, found.max_length) == (1, 16)
     first = json.loads((tmp_path / "answers.jsonl").read_text().splitlines()[0])
     assert set(first) == {"sentence", "answer", "prediction", "score_cat", "score_other"}
+
+
+@pytest.fixture
+def train(type_in: Type, tiny_model: Path, tiny_csv: Path) -> Type:
+    data = ["--data", tiny_csv, "--text", "sentence", "--label", "answer"]
+    short = ["--model", tiny_model, "--epochs", "1", "--batch-size", "8"]
+    return functools.partial(type_in, "train", *data, *short, "--method", "head", "--out", "mine")
+
+
+def test_a_stopped_train_is_kept_beside_its_folder_until_it_ends(
+    train: Type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def beside() -> list[Path]:
+        return [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+    def stop(order: Order, keeps: bool) -> NoReturn:
+        assert order.checkpoint is not None
+        if keeps:
+            order.checkpoint.parent.mkdir()
+            save_file({}, order.checkpoint)
+        raise KeyboardInterrupt
+
+    for keeps, said in ((False, "nothing is kept"), (True, "the same command goes on from there")):
+        with monkeypatch.context() as patch:
+            patch.setattr(Worker, "run", lambda _, order, told, keeps=keeps: stop(order, keeps))
+            assert f"stopped; {said}\n" in train(code=130)
+        assert len(beside()) == keeps
+        assert not (tmp_path / "mine").exists()
+    with FileLock(beside()[0] / LOCK):
+        assert "another command writes to" in train(code=2)
+    assert len(beside()) == 1
+    train()
+    assert beside() == []
+    assert (tmp_path / "mine" / "record.json").exists()
+
+
+def test_a_train_that_could_not_be_written_is_written_by_the_same_command(
+    train: Type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> NoReturn:
+        raise RequestError("mine can't be written: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("peftlab.api.train.replace_folder", full)
+        kept = Path(train(code=2).rpartition("the finished run is kept in ")[2].strip())
+    assert kept.parent == tmp_path
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "run", lambda *_: pytest.fail("it is trained"))
+        train()
+    assert (tmp_path / "mine" / "adapter_model.safetensors").exists() and not kept.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr("peftlab.api.train.replace_folder", full)
+        train(code=2)
+    shutil.rmtree(kept / "adapters")  # what was not kept of it, on that disk
+    train()
+    assert not kept.exists()
 
 
 def test_what_is_wrong_is_said_before_anything_is_computed(

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import shutil
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ from peftlab.models import (
     token_limit,
 )
 from peftlab.records.record import ModelPart, Record
-from peftlab.records.store import Store, lines_of, text_of
+from peftlab.records.store import Store, lines_of, locked, text_of
 from peftlab.settings import Resolved, Training
 from peftlab.tasks import Task
 from peftlab.training import MemoryMeter
@@ -218,7 +218,9 @@ def _cell(
 def train_folder(grid: Grid, out: Path, console: Console, quiet: bool = False) -> Record:
     """Run the grid's one cell and write its adapter to `out`, record, curve and predictions beside.
 
-    A cell that fails leaves nothing in `out`. It runs beside `out`, where there is to be room.
+    A cell that fails leaves nothing in `out`. It runs beside `out`, where there is to be room; a
+    training that is stopped stays there, as does one that can't be written, and the same command
+    goes on from it.
 
     Raises:
         RequestError: if the grid has more than one cell, or `out` can't be replaced.
@@ -228,27 +230,54 @@ def train_folder(grid: Grid, out: Path, console: Console, quiet: bool = False) -
             f"train runs one cell, and this asks for {len(grid.cells)}; `peftlab compare` runs many"
         )
     check_replaceable(out)
-    there = next(one for one in out.resolve().parents if one.is_dir())
-    scratch = Path(tempfile.mkdtemp(prefix=".peftlab-", dir=there))
-    store = Store(scratch / "out")
-    with contextlib.ExitStack() as undo:
-        undo.callback(shutil.rmtree, scratch, ignore_errors=True)
+    (cell,) = grid.cells
+    store = _beside(out)
+    store.prepare()
+    with locked(store.out), contextlib.ExitStack() as undo:
+        undo.callback(_clear, store, cell)
         (record,) = run_grid(
             grid,
             store.out,
             observer(console, quiet),
+            rerun=_lacks_adapter(store, cell),
             shown=out,
             foresee=foreseeing(grid, out, console),
         )
         if record.status == "done":
             try:
-                if not store.adapter(record.cell).is_dir():
+                if _lacks_adapter(store, cell):
                     raise RequestError("; ".join(record.method.notes))
                 replace_folder(out, lambda place: _gather(store, record, place))
             except RequestError as error:
                 undo.pop_all()
                 raise RequestError(f"{error}; the finished run is kept in {store.out}") from error
     return record
+
+
+def goes_on(grid: Grid, out: Path) -> bool:
+    """Whether `train_folder`, asked again, would go on within the training."""
+    return _beside(out).checkpoint(grid.cells[0].name).exists()
+
+
+def _beside(out: Path) -> Store:
+    """Where what is to come to `out` is made: the same for each command that asks for it."""
+    place = out.resolve()
+    there = next(one for one in place.parents if one.is_dir())
+    # no part of the path's own name, which may be as long as names can
+    return Store(there / f".peftlab-{hashlib.sha256(bytes(place)).hexdigest()[:16]}")
+
+
+def _lacks_adapter(store: Store, cell: Cell) -> bool:
+    """Whether the cell is done and its adapter was not kept, as on a full disk."""
+    record = store.read(cell.name)
+    done = record is not None and record.status == "done"
+    return done and not store.adapter(cell.name).is_dir()
+
+
+def _clear(store: Store, cell: Cell) -> None:
+    """Delete all, unless a training is to go on from there."""
+    if not store.checkpoint(cell.name).exists():
+        shutil.rmtree(store.out, ignore_errors=True)
 
 
 def _gather(store: Store, record: Record, place: Path) -> None:

@@ -26,7 +26,7 @@ def train(
     """Train one method on one task; write its adapter to a folder.
 
     The folder serves `peftlab predict` and `peftlab merge`, `peftlab.load`, and HF PEFT where it
-    has the method.
+    has the method. A training that is stopped is kept beside it, and the same command goes on.
     """
     from rich.console import Console
 
@@ -38,7 +38,7 @@ def train(
     console = Console(stderr=True, quiet=quiet)
     with console.status("reading the request, the model and the data"):
         from peftlab.api.compare import planned
-        from peftlab.api.train import train_folder
+        from peftlab.api.train import goes_on, train_folder
 
         request = asked.request | {
             "name": "train",
@@ -50,7 +50,8 @@ def train(
     try:
         record = train_folder(grid, out, console, quiet)
     except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
+        kept = "the same command goes on from there" if goes_on(grid, out) else "nothing is kept"
+        print(f"stopped; {kept}", file=sys.stderr)
         raise
     if record.failure is not None:
         print(f"failed: {record.failure.message}", file=sys.stderr)

@@ -147,8 +147,10 @@ class Store:
 
     def clean(self) -> None:
         """Delete what a command that was killed has left; call it with the folder locked."""
-        for kind in ("records", "curves", "predictions", "checkpoints"):
-            for left in (self.out / kind).glob(".*.tmp"):
+        # safetensors writes beside the file, too, under a name of its own
+        patterns = dict.fromkeys(("records", "curves", "predictions"), ".*.tmp")
+        for kind, pattern in {**patterns, "checkpoints": ".*"}.items():
+            for left in (self.out / kind).glob(pattern):
                 left.unlink()
         for left in (*(self.out / "adapters").glob(".*"), self.out / SCRATCH):
             shutil.rmtree(left, ignore_errors=True)
