@@ -63,7 +63,7 @@ def cli_page() -> str:
     lines += ["| option | meaning |", "|---|---|", *shared, ""]
     lines += [
         "Exit codes: 0 all cells done, 1 some failed, 2 wrong request (nothing was trained), "
-        "130 Ctrl-C (what is finished is kept).",
+        "130 Ctrl-C (what is done so far is kept).",
     ]
     return "\n".join(lines) + "\n"
 

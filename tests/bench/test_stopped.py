@@ -11,9 +11,11 @@ from typing import Any
 
 import psutil
 import pytest
+from rich.console import Console
 from safetensors import safe_open
 
 from conftest import KeptWorker
+from peftlab.api.train import kept_in, train_folder
 from peftlab.bench import execute, run, speed
 from peftlab.bench.cell import Cell
 from peftlab.bench.execute import Order
@@ -23,6 +25,7 @@ from peftlab.bench.own_method import OwnMethod
 from peftlab.bench.process import _made_by
 from peftlab.bench.run import Observer, Session, run_grid
 from peftlab.bench.suite import make_suite
+from peftlab.errors import RequestError
 from peftlab.machine import environment, own_code
 from peftlab.records.record import Environment, Failure, Record
 from peftlab.records.store import Store
@@ -33,9 +36,19 @@ from sessions import FakeSession
 pytestmark = pytest.mark.usefixtures("warm")
 
 WRITING = """
-from peftlab.bench import worker
+from pathlib import Path
+from peftlab.bench import process, worker
 from peftlab.training import checkpoint
+
 checkpoint.EVERY_S, checkpoint.SHARE = 0.0, float("inf")  # after each step
+save = process.save
+
+def save_if_there_is_room(*given):
+    if Path({full!r}).exists():
+        raise OSError(28, "No space left on device")
+    save(*given)
+
+process.save = save_if_there_is_room
 worker.main()
 """
 KILLED_AT = 40
@@ -49,9 +62,13 @@ def grid(tiny_model: Path, tiny_task: Task) -> Grid:
 
 
 @pytest.fixture
-def writing(monkeypatch: pytest.MonkeyPatch) -> Iterator[KeptWorker]:
-    """A worker whose cells keep what they have come to after each step."""
-    monkeypatch.setattr(execute, "COMMAND", [sys.executable, "-c", WRITING])
+def writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KeptWorker]:
+    """A worker whose cells keep what they have come to after each step.
+
+    While there is a file `full` in the test's folder, it can't save an adapter.
+    """
+    code = WRITING.format(full=str(tmp_path / "full"))
+    monkeypatch.setattr(execute, "COMMAND", [sys.executable, "-c", code])
     worker = KeptWorker()
     monkeypatch.setattr(run, "Worker", worker)
     yield worker
@@ -105,6 +122,30 @@ def test_a_killed_cell_goes_on_and_its_files_are_those_of_one_that_was_not(
     assert "the model does not compute with pooler, so training leaves it" in record.method.notes
 
 
+def test_train_goes_on_within_its_training_also_where_the_adapter_was_lost(
+    grid: Grid, tmp_path: Path, writing: KeptWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk the scores were kept, and hours of training were not."""
+    out, notes = tmp_path / "mine", []
+
+    class Shown(Observer):
+        def note(self, line: str) -> None:
+            notes.append(line)
+
+    monkeypatch.setattr("peftlab.api.train.observer", lambda *_: Shown())
+    full = tmp_path / "full"
+    full.write_text("")
+    with pytest.raises(RequestError, match="its adapter was not kept") as refused:
+        train_folder(grid, out, Console(quiet=True))
+    full.unlink()
+    kept = kept_in(grid, out)
+    assert kept is not None and str(kept) in str(refused.value)
+    record = train_folder(grid, out, Console(quiet=True))
+    assert "goes on after step 120 of 120, where it was stopped" in notes
+    assert (out / "adapter_model.safetensors").exists() and not kept.exists()
+    assert Record.model_validate_json((out / "record.json").read_bytes()) == record
+
+
 def add_seconds(kept: Path) -> None:
     """Make the training before the stop so long that what comes behind it is nothing to it."""
     with safe_open(kept, "pt") as file:
@@ -132,7 +173,7 @@ def ends(cell: Cell, grid: Grid, out: Path, kind: str, **asked: Any) -> Order:
 
     session.worker = SimpleNamespace(run=fail)  # type: ignore[assignment]
     session.files = {name: out / name for name in grid.tasks}
-    session.run(cell, keep_adapter=False, **asked)
+    session.run(cell, keep_adapter=True, **asked)
     return orders[0]
 
 

@@ -19,7 +19,6 @@ from transformers import AutoModelForSequenceClassification
 from peftlab.api.inference import predict_file
 from peftlab.bench.execute import Order, Worker
 from peftlab.cli import main
-from peftlab.errors import RequestError
 from peftlab.records.store import LOCK
 
 pytestmark = pytest.mark.usefixtures("warm")
@@ -142,56 +141,78 @@ def test_train_writes_one_adapter_that_predicts(
 def train(type_in: Type, tiny_model: Path, tiny_csv: Path) -> Type:
     data = ["--data", tiny_csv, "--text", "sentence", "--label", "answer"]
     short = ["--model", tiny_model, "--epochs", "1", "--batch-size", "8"]
-    return functools.partial(type_in, "train", *data, *short, "--method", "head", "--out", "mine")
+    return functools.partial(type_in, "train", *data, *short, "--method", "head")
+
+
+def hidden(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
 def test_a_stopped_train_is_kept_beside_its_folder_until_it_ends(
     train: Type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def beside() -> list[Path]:
-        return [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    def stop(*words: str, keeps: bool) -> str:
+        def run(worker: Worker, order: Order, told: object) -> NoReturn:
+            assert order.checkpoint is not None
+            if keeps:
+                order.checkpoint.parent.mkdir()
+                order.checkpoint.write_text("")
+            raise KeyboardInterrupt
 
-    def stop(order: Order, keeps: bool) -> NoReturn:
-        assert order.checkpoint is not None
-        if keeps:
-            order.checkpoint.parent.mkdir()
-            save_file({}, order.checkpoint)
-        raise KeyboardInterrupt
-
-    for keeps, said in ((False, "nothing is kept"), (True, "the same command goes on from there")):
         with monkeypatch.context() as patch:
-            patch.setattr(Worker, "run", lambda _, order, told, keeps=keeps: stop(order, keeps))
-            assert f"stopped; {said}\n" in train(code=130)
-        assert len(beside()) == keeps
-        assert not (tmp_path / "mine").exists()
-    with FileLock(beside()[0] / LOCK):
-        assert "another command writes to" in train(code=2)
-    assert len(beside()) == 1
-    train()
-    assert beside() == []
-    assert (tmp_path / "mine" / "record.json").exists()
+            patch.setattr(Worker, "run", run)
+            return train(*words, code=130)
+
+    assert "stopped; nothing is kept\n" in stop("--out", "new/mine", keeps=False)
+    assert not (tmp_path / "new").exists()
+    shown = stop("--out", "new/mine", keeps=True)
+    (kept,) = hidden(tmp_path / "new")
+    assert f"is kept in {kept}, and the same command goes on from there" in shown
+    assert kept.stat().st_mode & 0o777 == 0o700
+    assert not (tmp_path / "new" / "mine").exists()
+    # what was asked otherwise has a folder of its own, and takes none from another
+    stop("--out", "new/mine", "--lr", "1e-4", keeps=False)
+    assert hidden(tmp_path / "new") == [kept]
+    with FileLock(kept / LOCK):
+        assert "another command writes to" in train("--out", "new/mine", code=2)
+    train("--out", "new/mine")
+    assert hidden(tmp_path / "new") == []
+    assert (tmp_path / "new" / "mine" / "record.json").exists()
 
 
 def test_a_train_that_could_not_be_written_is_written_by_the_same_command(
     train: Type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> NoReturn:
-        raise RequestError("mine can't be written: No space left on device")
+        raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patch:
-        patch.setattr("peftlab.api.train.replace_folder", full)
-        kept = Path(train(code=2).rpartition("the finished run is kept in ")[2].strip())
-    assert kept.parent == tmp_path
+    def stop(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    for hinders, code in ((full, 2), (stop, 130)):
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "copyfile", hinders)
+            shown = train("--out", "new/mine", code=code)
+        (kept,) = hidden(tmp_path / "new")
+        assert f"is kept in {kept}, and the same command" in shown
     with monkeypatch.context() as patch:
         patch.setattr(Worker, "run", lambda *_: pytest.fail("it is trained"))
-        train()
-    assert (tmp_path / "mine" / "adapter_model.safetensors").exists() and not kept.exists()
+        train("--out", "new/mine")
+    assert (tmp_path / "new" / "mine" / "adapter_model.safetensors").exists()
+    assert hidden(tmp_path / "new") == []
+
+
+def test_a_train_whose_adapter_was_not_kept_is_trained_by_the_same_command(
+    train: Type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("peftlab.api.train.replace_folder", full)
-        train(code=2)
-    shutil.rmtree(kept / "adapters")  # what was not kept of it, on that disk
-    train()
-    assert not kept.exists()
+        patch.setattr(shutil, "copyfile", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+        train("--out", "mine", code=2)
+    (kept,) = hidden(tmp_path)
+    shutil.rmtree(kept / "adapters")
+    train("--out", "mine")
+    assert (tmp_path / "mine" / "adapter_model.safetensors").exists()
+    assert hidden(tmp_path) == []
 
 
 def test_what_is_wrong_is_said_before_anything_is_computed(

@@ -249,7 +249,7 @@ def foreseeing(grid: Grid, out: Path, console: Console) -> Callable[[Sequence[Ce
 
 def known_folders(out: Path) -> list[Path]:
     """Where records may lie that tell how long a cell takes: the folders of runs/, `out` last."""
-    others = [one for one in sorted(Path("runs").glob("*")) if one.resolve() != out.resolve()]
+    others = [one for one in sorted(Path("runs").glob("[!.]*")) if one.resolve() != out.resolve()]
     return [*others, out]
 
 

@@ -259,6 +259,8 @@ class _Fitting:
         done = done_cells(self.store, cells)
         judge_anew(self.store, (cell.task for cell in cells))
         self.records = list(done.values())
+        for name in done:
+            self.store.forget_checkpoint(name)
         cells = [cell for cell in cells if cell.name not in done]
         with self._session(self.store, self.task, self.end) as session:
             session.progress.stage("the best of it, on all of train, judged on dev", len(cells))

@@ -7,7 +7,6 @@ peftlab.predict(model, tokenizer, [("a sentence", "another one")])
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import shutil
@@ -45,7 +44,7 @@ from peftlab.models import (
     token_limit,
 )
 from peftlab.records.record import ModelPart, Record
-from peftlab.records.store import Store, lines_of, locked, text_of
+from peftlab.records.store import BESIDE_PREFIX, Store, lines_of, locked, text_of
 from peftlab.settings import Resolved, Training
 from peftlab.tasks import Task
 from peftlab.training import MemoryMeter
@@ -219,8 +218,8 @@ def train_folder(grid: Grid, out: Path, console: Console, quiet: bool = False) -
     """Run the grid's one cell and write its adapter to `out`, record, curve and predictions beside.
 
     A cell that fails leaves nothing in `out`. It runs beside `out`, where there is to be room; a
-    training that is stopped stays there, as does one that can't be written, and the same command
-    goes on from it.
+    training that is stopped is kept there, as is one that can't be written, and the same command
+    takes it up.
 
     Raises:
         RequestError: if the grid has more than one cell, or `out` can't be replaced.
@@ -231,40 +230,44 @@ def train_folder(grid: Grid, out: Path, console: Console, quiet: bool = False) -
         )
     check_replaceable(out)
     (cell,) = grid.cells
-    store = _beside(out)
-    store.prepare()
-    with locked(store.out), contextlib.ExitStack() as undo:
-        undo.callback(_clear, store, cell)
-        (record,) = run_grid(
-            grid,
-            store.out,
-            observer(console, quiet),
-            rerun=_lacks_adapter(store, cell),
-            shown=out,
-            foresee=foreseeing(grid, out, console),
-        )
-        if record.status == "done":
-            try:
-                if _lacks_adapter(store, cell):
-                    raise RequestError("; ".join(record.method.notes))
-                replace_folder(out, lambda place: _gather(store, record, place))
-            except RequestError as error:
-                undo.pop_all()
-                raise RequestError(f"{error}; the finished run is kept in {store.out}") from error
+    store = _beside(out, cell)
+    if _lacks_adapter(store, cell):
+        store.forget(cell.name)
+    written = False
+    with store.prepared(), locked(store.out):
+        store.out.chmod(0o700)
+        try:
+            (record,) = run_grid(
+                grid,
+                store.out,
+                observer(console, quiet),
+                shown=out,
+                foresee=foreseeing(grid, out, console),
+            )
+            if record.status == "done":
+                _put(store, record, out)
+                written = True
+        finally:
+            if written or kept_in(grid, out) is None:
+                shutil.rmtree(store.out, ignore_errors=True)
     return record
 
 
-def goes_on(grid: Grid, out: Path) -> bool:
-    """Whether `train_folder`, asked again, would go on within the training."""
-    return _beside(out).checkpoint(grid.cells[0].name).exists()
+def kept_in(grid: Grid, out: Path) -> Path | None:
+    """Where `train_folder` has kept what it has come to, and goes on from, if it has."""
+    (cell,) = grid.cells
+    store = _beside(out, cell)
+    record = store.read(cell.name)
+    is_done = record is not None and record.status == "done"
+    return store.out if is_done or store.checkpoint(cell.name).exists() else None
 
 
-def _beside(out: Path) -> Store:
-    """Where what is to come to `out` is made: the same for each command that asks for it."""
+def _beside(out: Path, cell: Cell) -> Store:
+    """Where the cell runs that is to come to `out`: the same for each command that asks for it."""
     place = out.resolve()
-    there = next(one for one in place.parents if one.is_dir())
     # no part of the path's own name, which may be as long as names can
-    return Store(there / f".peftlab-{hashlib.sha256(bytes(place)).hexdigest()[:16]}")
+    asked = hashlib.sha256(bytes(place) + cell.identity.encode()).hexdigest()
+    return Store(place.parent / f"{BESIDE_PREFIX}{asked[:16]}")
 
 
 def _lacks_adapter(store: Store, cell: Cell) -> bool:
@@ -274,15 +277,20 @@ def _lacks_adapter(store: Store, cell: Cell) -> bool:
     return done and not store.adapter(cell.name).is_dir()
 
 
-def _clear(store: Store, cell: Cell) -> None:
-    """Delete all, unless a training is to go on from there."""
-    if not store.checkpoint(cell.name).exists():
-        shutil.rmtree(store.out, ignore_errors=True)
+def _put(store: Store, record: Record, out: Path) -> None:
+    try:
+        if not store.adapter(record.cell).is_dir():
+            raise RequestError("; ".join(record.method.notes))
+        replace_folder(out, lambda place: _gather(store, record, place))
+    except RequestError as error:
+        raise RequestError(
+            f"{error}; its record is kept in {store.out}, and the same command takes it up"
+        ) from error
 
 
 def _gather(store: Store, record: Record, place: Path) -> None:
     for file in store.adapter(record.cell).iterdir():
         shutil.copyfile(file, place / file.name)
     for kind, name in BESIDE.items():
-        (path,) = (store.out / kind).iterdir()
+        (path,) = (store.out / kind).glob(f"{record.cell}.json*")
         shutil.copyfile(path, place / name)

@@ -116,7 +116,8 @@ def run_grid(
             beside = store.others(cell.name for cell in grid.cells)  # other commands' seeds
             drop_beaten(store, list(done.values()), beside, keep)
             if missing:
-                done |= _run_missing(missing, grid, store, progress, done, beside, keep)
+                # one that is asked for again begins anew each time
+                done |= _run_missing(missing, grid, store, progress, done, beside, keep, not rerun)
     return [relabelled(done[cell.name], cell.method.label) for cell in grid.cells]
 
 
@@ -148,12 +149,13 @@ def _run_missing(
     done: dict[str, Record],
     beside: Sequence[Record],
     keep: Keep,
+    goes_on: bool,
 ) -> dict[str, Record]:
     records: dict[str, Record] = {}
     with Session(store, grid.tasks, progress) as session:
         session.start()
         for cell in with_baselines(missing, grid.tasks, progress):  # while the worker starts
-            records[cell.name] = session.run(cell, keep != "none")
+            records[cell.name] = session.run(cell, keep != "none", goes_on)
             # of one that failed just now the adapter may be there from a run that did not
             ran = [store.read(one.cell) or one if one.failure else one for one in records.values()]
             drop_beaten(store, [*done.values(), *ran], beside, keep)
@@ -216,7 +218,10 @@ class Session:
             outcome.write(self.store)
         else:
             self.progress.note(f"what {cell.title} gave when it ran before stays")
-        if checkpoint is not None and has_ended(outcome.record):
+        done = outcome.record.status == "done"
+        lacks_adapter = done and adapter is not None and not adapter.is_dir()
+        # from what it was kept at last, an adapter that is lacking is made again in a minute
+        if checkpoint is not None and has_ended(outcome.record) and not lacks_adapter:
             self.store.forget_checkpoint(cell.name)
         self.progress.end(outcome.record)
         return outcome.record

@@ -54,7 +54,7 @@ def compare(
 
         ready = planned(suite, asked.request | grid, asked.sets, out)
     folder, name = ready.out, ready.grid.suite.name
-    with stopped_keeps(folder):
+    with stopped_keeps(folder, rerun):
         kept: Any = keep  # which `run` checks
         records = run(
             ready, console, quiet, rerun=rerun, keep=kept, repeat_speed=repeat_speed, page=True
@@ -93,13 +93,14 @@ def tell_unreadable(cells: Sequence[str]) -> None:
 
 
 @contextmanager
-def stopped_keeps(folder: Path) -> Iterator[None]:
-    """Ctrl-C or SIGTERM inside ends the command with what is finished in `folder`, and says so."""
+def stopped_keeps(folder: Path, rerun: bool = False) -> Iterator[None]:
+    """Ctrl-C or SIGTERM inside ends the command with what is done in `folder`, and says so."""
     try:
         yield
     except KeyboardInterrupt:
         print(f"stopped; what is done so far is kept in {folder}", file=sys.stderr)
-        print("the same command goes on from there", file=sys.stderr)
+        command = "the command without --rerun" if rerun else "the same command"
+        print(f"{command} goes on from there", file=sys.stderr)
         raise
 
 

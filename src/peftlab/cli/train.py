@@ -38,7 +38,7 @@ def train(
     console = Console(stderr=True, quiet=quiet)
     with console.status("reading the request, the model and the data"):
         from peftlab.api.compare import planned
-        from peftlab.api.train import goes_on, train_folder
+        from peftlab.api.train import kept_in, train_folder
 
         request = asked.request | {
             "name": "train",
@@ -50,12 +50,18 @@ def train(
     try:
         record = train_folder(grid, out, console, quiet)
     except KeyboardInterrupt:
-        kept = "the same command goes on from there" if goes_on(grid, out) else "nothing is kept"
-        print(f"stopped; {kept}", file=sys.stderr)
+        print(f"stopped; {_kept(kept_in(grid, out))}", file=sys.stderr)
         raise
     if record.failure is not None:
         print(f"failed: {record.failure.message}", file=sys.stderr)
+        print(_kept(kept_in(grid, out)), file=sys.stderr)
         raise typer.Exit(1)
     assert record.score is not None
     print(", ".join(f"{metric} {value:.4f}" for metric, value in record.score.items()))
     print(f"adapter: {out.resolve()}")
+
+
+def _kept(folder: Path | None) -> str:
+    if folder is None:
+        return "nothing is kept"
+    return f"what it has come to is kept in {folder}, and the same command goes on from there"

@@ -35,6 +35,7 @@ OURS = {
     *("suite.json", "records", "curves", "predictions", "adapters", "report", "checkpoints"),
     *("tuning", "trials.json", "speed", SCRATCH),
 }
+BESIDE_PREFIX = ".peftlab-"  # of the folders that `peftlab train` runs in, beside its own
 NEEDED_MIB = 200  # records and curves are small; the page and its figures take a few MiB
 LOCK, HOLDER = ".lock", ".holder"  # the latter says in words who has the former
 _held: ContextVar[tuple[Path, ...]] = ContextVar("held", default=())  # locked here, by this thread
@@ -164,7 +165,9 @@ class Store:
         strange = sorted(
             path.name
             for path in self.out.iterdir()
-            if path.name not in OURS and not (path.name.startswith(".") and path.is_file())
+            if path.name not in OURS
+            and not path.name.startswith(BESIDE_PREFIX)
+            and not (path.name.startswith(".") and path.is_file())
         )
         if strange:
             what = f"files that are not peftlab's ({', '.join(strange[:5])})"

@@ -9,6 +9,7 @@ Speed alone is that of the steps since.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
@@ -79,6 +80,11 @@ class Checkpoint:
     def _wait(self, write_s: float) -> None:
         self.due = time.monotonic() + max(EVERY_S, write_s / SHARE)
 
+    def forget(self) -> None:
+        """Delete the file; whoever may not has a file more."""
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+
     def _check_room(self, size: int) -> None:
         """Raise `OSError` unless as much as is written is left: records and adapters come first."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,8 +124,8 @@ def _without(value: Any, tensors: dict[str, Tensor]) -> Any:
 def _with(value: Any, file: Any) -> Any:
     """`value` with its tensors in their places again, each a copy: the file may go."""
     match value:
-        case {"tensor": str(name), **rest} if not rest:
-            return file.get_tensor(name).clone()
+        case dict() if value.keys() == {TENSOR} and isinstance(value[TENSOR], str):
+            return file.get_tensor(value[TENSOR]).clone()
         case dict():
             return {key: _with(part, file) for key, part in value.items()}
         case list():

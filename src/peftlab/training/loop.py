@@ -47,6 +47,7 @@ from peftlab.training.passes import (
     parts_of,
     widest,
 )
+from peftlab.training.resume import state_of, take_up
 
 Row = dict[str, Any]
 
@@ -314,7 +315,7 @@ def fit(
         Untrained: if something that should be trained is not.
     """
     fitted, answers = Fitted(speed=loop.speed), list[Tensor]()
-    if checkpoint is not None and _goes_on(checkpoint, loop, fitted, answers, memory):
+    if checkpoint is not None and take_up(checkpoint, loop, fitted, answers, memory):
         checkpoint.tell(f"goes on after step {loop.index} of {loop.total}, where it was stopped")
         for epoch, answered in enumerate(answers, start=1):
             on_epoch(epoch, answered)
@@ -332,7 +333,7 @@ def fit(
                 fitted.curve.append(row | {"memory_mib": memory.now()})
                 on_row(fitted.curve[-1], loop.total)
                 if checkpoint is not None and checkpoint.is_due() and loop.watch.has_checked:
-                    checkpoint.write(_state(loop, fitted, answers, memory))
+                    checkpoint.write(state_of(loop, fitted, answers, memory))
             started = time.perf_counter()
             answered = answer(loop.model, dev, loop.plan)
             check_outputs(answered, epoch)
@@ -353,65 +354,6 @@ def fit(
     fitted.train_s = loop.elapsed_s
     fitted.parts = loop.n_parts / loop.index
     return fitted
-
-
-def _state(loop: Loop, fitted: Fitted, answers: list[Tensor], memory: MemoryMeter) -> State:
-    return {
-        "loop": loop.state_dict(),
-        "curve": _columns([row for row in fitted.curve if "step" in row]),
-        "eval_s": fitted.eval_s,
-        "stops": fitted.stops,
-        "answers": answers,
-        "peaks": memory.peaks(),
-    }
-
-
-def _goes_on(
-    checkpoint: Checkpoint, loop: Loop, fitted: Fitted, answers: list[Tensor], memory: MemoryMeter
-) -> bool:
-    """Put everything back as `_state` found it; whether there was anything to put back.
-
-    What can't be put back is deleted, and the next command begins anew.
-    """
-    state = checkpoint.read()
-    if state is None:
-        return False
-    try:
-        loop.load_state_dict(state["loop"])
-        answers += state["answers"]
-        fitted.curve, fitted.eval_s = _curve(state["curve"], len(answers)), state["eval_s"]
-        fitted.stops = [*state["stops"], loop.index]
-        fitted.earlier_s = loop.elapsed_s + fitted.eval_s
-        peaks = state["peaks"]
-    except Exception:
-        checkpoint.path.unlink()
-        raise
-    del state  # the copies of what trains, as large as the model in full fine-tuning
-    memory.go_on(peaks)
-    return True
-
-
-def _columns(rows: list[Row]) -> dict[str, Tensor]:
-    """Steps' rows by column, (steps,) each: as JSON they took 24 MiB of 34,000 (LOG.md)."""
-    values = {name: [row[name] for row in rows] for name in rows[0]}
-    return {
-        name: torch.tensor([math.nan if v is None else v for v in column], dtype=torch.float64)
-        for name, column in values.items()
-    }
-
-
-def _curve(columns: dict[str, Tensor], n_epochs: int) -> list[Row]:
-    """The rows of the columns, and one behind each of the epochs that dev was answered after."""
-    curve: list[Row] = []
-    for values in zip(*(column.tolist() for column in columns.values()), strict=True):
-        row: Row = dict(zip(columns, values, strict=True))
-        memory = row["memory_mib"]
-        curve.append(
-            row | {"step": int(row["step"]), "memory_mib": None if math.isnan(memory) else memory}
-        )
-        if row["epoch"].is_integer() and row["epoch"] <= n_epochs:
-            curve.append({"epoch": int(row["epoch"])})
-    return curve
 
 
 def answer(model: PreTrainedModel, data: Encoded, plan: Plan) -> Tensor:
