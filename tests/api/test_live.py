@@ -40,7 +40,7 @@ def seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Now | No
     found: list[tuple[Now | None, str, bool]] = []
 
     class Watched(FakeSession):
-        def run(self, cell, keep_adapter):  # type: ignore[no-untyped-def]
+        def run(self, cell, keep_adapter, goes_on=True):  # type: ignore[no-untyped-def]
             record = super().run(cell, keep_adapter)
             out = tmp_path / "out"
             page = (out / "report" / "index.html").is_file()

@@ -61,17 +61,21 @@ def grid(tiny_model: Path, tiny_task: Task) -> Grid:
     return resolve(make_suite(**asked, training=training))
 
 
-@pytest.fixture
-def writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KeptWorker]:
-    """A worker whose cells keep what they have come to after each step.
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """While there is this file, the worker `writing` can't save an adapter."""
+    return tmp_path_factory.mktemp("disk") / "full"
 
-    While there is a file `full` in the test's folder, it can't save an adapter.
-    """
-    code = WRITING.format(full=str(tmp_path / "full"))
-    monkeypatch.setattr(execute, "COMMAND", [sys.executable, "-c", code])
+
+@pytest.fixture(scope="module")
+def writing(full: Path, warm: None) -> Iterator[KeptWorker]:
+    """A worker whose cells keep what they have come to after each step."""
     worker = KeptWorker()
-    monkeypatch.setattr(run, "Worker", worker)
-    yield worker
+    with pytest.MonkeyPatch.context() as patch:
+        code = WRITING.format(full=str(full))
+        patch.setattr(execute, "COMMAND", [sys.executable, "-c", code])
+        patch.setattr(run, "Worker", worker)
+        yield worker
     worker.end()
 
 
@@ -123,7 +127,7 @@ def test_a_killed_cell_goes_on_and_its_files_are_those_of_one_that_was_not(
 
 
 def test_train_goes_on_within_its_training_also_where_the_adapter_was_lost(
-    grid: Grid, tmp_path: Path, writing: KeptWorker, monkeypatch: pytest.MonkeyPatch
+    grid: Grid, tmp_path: Path, full: Path, writing: KeptWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a full disk the scores were kept, and hours of training were not."""
     out, notes = tmp_path / "mine", []
@@ -133,7 +137,6 @@ def test_train_goes_on_within_its_training_also_where_the_adapter_was_lost(
             notes.append(line)
 
     monkeypatch.setattr("peftlab.api.train.observer", lambda *_: Shown())
-    full = tmp_path / "full"
     full.write_text("")
     with pytest.raises(RequestError, match="its adapter was not kept") as refused:
         train_folder(grid, out, Console(quiet=True))

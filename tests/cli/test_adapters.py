@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from peftlab.api.inference import predict_file
-from peftlab.bench.execute import Order, Worker
+from peftlab.bench.execute import Worker
+from peftlab.bench.grid import Grid
 from peftlab.cli import main
-from peftlab.records.store import LOCK
+from peftlab.records.store import LOCK, Store
 
 pytestmark = pytest.mark.usefixtures("warm")
 Type = Callable[..., str]
@@ -152,15 +153,15 @@ def test_a_stopped_train_is_kept_beside_its_folder_until_it_ends(
     train: Type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*words: str, keeps: bool) -> str:
-        def run(worker: Worker, order: Order, told: object) -> NoReturn:
-            assert order.checkpoint is not None
+        def run_grid(grid: Grid, out: Path, *_: object, **asked: object) -> NoReturn:
+            kept = Store(out).checkpoint(grid.cells[0].name)
             if keeps:
-                order.checkpoint.parent.mkdir()
-                order.checkpoint.write_text("")
+                kept.parent.mkdir()
+                kept.write_text("")
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(Worker, "run", run)
+            patch.setattr("peftlab.api.train.run_grid", run_grid)
             return train(*words, code=130)
 
     assert "stopped; nothing is kept\n" in stop("--out", "new/mine", keeps=False)
@@ -200,19 +201,6 @@ def test_a_train_that_could_not_be_written_is_written_by_the_same_command(
         train("--out", "new/mine")
     assert (tmp_path / "new" / "mine" / "adapter_model.safetensors").exists()
     assert hidden(tmp_path / "new") == []
-
-
-def test_a_train_whose_adapter_was_not_kept_is_trained_by_the_same_command(
-    train: Type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(shutil, "copyfile", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
-        train("--out", "mine", code=2)
-    (kept,) = hidden(tmp_path)
-    shutil.rmtree(kept / "adapters")
-    train("--out", "mine")
-    assert (tmp_path / "mine" / "adapter_model.safetensors").exists()
-    assert hidden(tmp_path) == []
 
 
 def test_what_is_wrong_is_said_before_anything_is_computed(
