@@ -231,12 +231,12 @@ def train_folder(grid: Grid, out: Path, console: Console, quiet: bool = False) -
     check_replaceable(out)
     (cell,) = grid.cells
     store = _beside(out, cell)
-    if _lacks_adapter(store, cell):
-        store.forget(cell.name)
     written = False
     with store.prepared(), locked(store.out):
         store.out.chmod(0o700)
         try:
+            if not store.adapter(cell.name).is_dir():  # as on a disk that was full at the end
+                store.forget(cell.name)
             (record,) = run_grid(
                 grid,
                 store.out,
@@ -258,8 +258,8 @@ def kept_in(grid: Grid, out: Path) -> Path | None:
     (cell,) = grid.cells
     store = _beside(out, cell)
     record = store.read(cell.name)
-    is_done = record is not None and record.status == "done"
-    return store.out if is_done or store.checkpoint(cell.name).exists() else None
+    done = record is not None and record.status == "done"
+    return store.out if done or store.checkpoint(cell.name).exists() else None
 
 
 def _beside(out: Path, cell: Cell) -> Store:
@@ -268,13 +268,6 @@ def _beside(out: Path, cell: Cell) -> Store:
     # no part of the path's own name, which may be as long as names can
     asked = hashlib.sha256(bytes(place) + cell.identity.encode()).hexdigest()
     return Store(place.parent / f"{BESIDE_PREFIX}{asked[:16]}")
-
-
-def _lacks_adapter(store: Store, cell: Cell) -> bool:
-    """Whether the cell is done and its adapter was not kept, as on a full disk."""
-    record = store.read(cell.name)
-    done = record is not None and record.status == "done"
-    return done and not store.adapter(cell.name).is_dir()
 
 
 def _put(store: Store, record: Record, out: Path) -> None:

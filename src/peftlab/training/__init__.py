@@ -1,4 +1,4 @@
-"""Training: batches, the loop, optimizer and schedule, guard, meters. Knows no method by name."""
+"""Training: batches, the loop, its checkpoint, guard, meters. Knows no method by name."""
 
 from peftlab.engine import kernels, kernels_of, packs
 from peftlab.training.batches import Batch, Encoded, encode

@@ -26,7 +26,7 @@ from peftlab import atomic
 
 EVERY_S = 60.0  # the least time between two writes
 SHARE = 0.01  # of the time, what writing may take: of full fine-tuning it is three times the model
-BYTES_S = 2e8  # a write a second, as the first one is foreseen; measured on a shared disk (LOG.md)
+BYTES_S = 2e8  # a second, at which the first write is foreseen: measured on a busy machine (LOG.md)
 TENSOR = "tensor"  # a dict with this key alone stands for the tensor of that name
 State = dict[str, Any]  # nested; what is no dict, list, or tensor is as JSON has it
 
