@@ -19,7 +19,7 @@ help:  ## list the verbs
 demo: $(VENV)/.demo  ## install, then compare thirteen methods on a synthetic task (about 4 minutes)
 	@$(BIN)/peftlab compare
 
-test: $(VENV)/.dev  ## install, then run the tests (5 to 7 minutes)
+test: $(VENV)/.dev  ## install, then run the tests (5 to 8 minutes)
 	@$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadscope -m "not shown" $(TESTS)
 
 shown: $(VENV)/.dev  ## run what README, docs and examples show (two minutes)
