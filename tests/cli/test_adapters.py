@@ -20,7 +20,8 @@ from peftlab.api.inference import predict_file
 from peftlab.bench.execute import Worker
 from peftlab.bench.grid import Grid
 from peftlab.cli import main
-from peftlab.records.store import LOCK, Store
+from peftlab.records.lock import LOCK
+from peftlab.records.store import Store
 
 pytestmark = pytest.mark.usefixtures("warm")
 Type = Callable[..., str]

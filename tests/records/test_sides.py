@@ -10,8 +10,9 @@ import pytest
 from filelock import FileLock
 
 from peftlab.errors import RequestError
+from peftlab.records.lock import LOCK
 from peftlab.records.sides import join, side_names
-from peftlab.records.store import LOCK, Store
+from peftlab.records.store import Store
 from peftlab.records.verdicts import compare_rows
 
 

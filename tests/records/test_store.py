@@ -15,8 +15,9 @@ import pytest
 from pydantic import ValidationError
 
 from peftlab.errors import RequestError
+from peftlab.records.lock import locked
 from peftlab.records.record import Environment, Record
-from peftlab.records.store import Store, chosen, locked
+from peftlab.records.store import Store, chosen
 
 
 def test_what_was_called_attention_is_read_as_kernels_and_written_so() -> None:
@@ -258,7 +259,7 @@ def test_a_record_that_can_not_be_read_is_named_and_set_aside(tmp_path: Path) ->
 
 OTHER = """
 import sys, pathlib
-from peftlab.records.store import locked
+from peftlab.records.lock import locked
 with locked(pathlib.Path(sys.argv[1])):
     print("mine", flush=True)
     sys.stdin.readline()

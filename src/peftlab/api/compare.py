@@ -29,8 +29,9 @@ from peftlab.methods import Method, is_built_in, register
 from peftlab.methods import load_plugin as load_plugin
 from peftlab.methods import parse_methods as parse_methods
 from peftlab.naming import slug
+from peftlab.records.lock import locked
 from peftlab.records.record import Record
-from peftlab.records.store import Store, locked
+from peftlab.records.store import Store
 from peftlab.settings import Training
 from peftlab.tasks import Task, names
 

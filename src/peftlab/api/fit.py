@@ -34,10 +34,11 @@ from peftlab.bench.run import Session, set_aside, with_baselines, write_suite
 from peftlab.errors import RequestError, expect_path
 from peftlab.methods import Method
 from peftlab.naming import counted, slug
+from peftlab.records.lock import locked
 from peftlab.records.recommend import Recommendation
 from peftlab.records.record import Record
 from peftlab.records.rows import judged_on_train
-from peftlab.records.store import Store, locked
+from peftlab.records.store import Store
 from peftlab.records.verdicts import compare_rows
 from peftlab.settings import Training
 from peftlab.tasks import Task

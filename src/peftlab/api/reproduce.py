@@ -14,9 +14,10 @@ from peftlab.bench.recipe import Recipe, recipe
 from peftlab.bench.recipe import recipes as recipes
 from peftlab.bench.resume import done_cells
 from peftlab.errors import expect_path
+from peftlab.records.lock import locked
 from peftlab.records.published import Beside, beside
 from peftlab.records.record import Record
-from peftlab.records.store import Store, locked
+from peftlab.records.store import Store
 
 
 class Reproduction(NamedTuple):

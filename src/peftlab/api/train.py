@@ -43,8 +43,9 @@ from peftlab.models import (
     state_of,
     token_limit,
 )
+from peftlab.records.lock import locked
 from peftlab.records.record import ModelPart, Record
-from peftlab.records.store import BESIDE_PREFIX, Store, lines_of, locked, text_of
+from peftlab.records.store import BESIDE_PREFIX, Store, lines_of, text_of
 from peftlab.settings import Resolved, Training
 from peftlab.tasks import Task
 from peftlab.training import MemoryMeter

@@ -21,8 +21,9 @@ from peftlab.bench.resume import done_cells, ended_trial, has_ended, judge_anew
 from peftlab.bench.retention import Keep, check_keep, drop_beaten, room_mib
 from peftlab.bench.suite import with_paths
 from peftlab.errors import expanded
+from peftlab.records.lock import locked
 from peftlab.records.record import Record
-from peftlab.records.store import SCRATCH, Store, locked, relabelled
+from peftlab.records.store import SCRATCH, Store, relabelled
 from peftlab.tasks import Task, baselines, is_on_hub
 
 SILENT_S = 2.0  # a wait longer than this is explained

@@ -18,8 +18,9 @@ from peftlab.bench.resume import ended_trial
 from peftlab.bench.run import Observer, Session, set_aside
 from peftlab.bench.short import short
 from peftlab.machine import BUSY, others_share
+from peftlab.records.lock import locked
 from peftlab.records.rows import turns
-from peftlab.records.store import Store, locked
+from peftlab.records.store import Store
 from peftlab.tasks import Task
 
 STEPS = 40  # the first ones are not timed; 30 more take a second or two on a small model

@@ -30,9 +30,10 @@ from peftlab.bench.search import (
 from peftlab.bench.suite import Tune, Variant
 from peftlab.errors import RequestError
 from peftlab.methods import Method
+from peftlab.records.lock import locked
 from peftlab.records.record import Record
 from peftlab.records.rows import merit
-from peftlab.records.store import Store, locked
+from peftlab.records.store import Store
 from peftlab.records.trials import Trial, Values, read_trials, write_trials
 from peftlab.tasks import Task, carved
 

@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from peftlab.errors import RequestError, system_refusals
+from peftlab.records.lock import HOLDER, LOCK, locked
 from peftlab.records.record import Record
 from peftlab.records.rows import task_key
-from peftlab.records.store import HOLDER, LOCK, Store, locked, lost, rounds
+from peftlab.records.store import Store, lost, rounds
 
 
 def join(folders: Sequence[Path], out: Path) -> list[str]:

@@ -9,19 +9,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
-import platform
 import shutil
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from peftlab import atomic
@@ -37,8 +32,6 @@ OURS = {
 }
 BESIDE_PREFIX = ".peftlab-"  # of the folders that `peftlab train` runs in, beside its own
 NEEDED_MIB = 200  # records and curves are small; the page and its figures take a few MiB
-LOCK, HOLDER = ".lock", ".holder"  # the latter says in words who has the former
-_held: ContextVar[tuple[Path, ...]] = ContextVar("held", default=())  # locked here, by this thread
 
 
 def lost(cell: str) -> str:
@@ -367,45 +360,3 @@ def relabelled(record: Record, label: str) -> Record:
     """The record under the label that its row has now: a label is no part of a cell's identity."""
     method = record.method.model_copy(update={"label": label})
     return record.model_copy(update={"method": method})
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep `folder` for this process to write to; one inside another of the same folder adds none.
-
-    Raises:
-        RequestError: if another process has it; it is named.
-    """
-    place = folder.resolve()
-    if place in _held.get():
-        yield
-        return
-    try:
-        lock = FileLock(place / LOCK, timeout=0).acquire()
-    except Timeout:
-        raise RequestError(
-            f"another command writes to {folder}: {_holder(folder)}; wait for its end, or give "
-            "another folder with --out DIR"
-        ) from None
-    except NotImplementedError as error:
-        raise RequestError(
-            f"{folder} lies on a file system that can't lock files ({error}); give another folder "
-            "with --out DIR"
-        ) from error
-    with lock:
-        since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-        holder = f"process {os.getpid()} on {platform.node() or 'this machine'} since {since}"
-        before = _held.set((*_held.get(), place))
-        try:
-            atomic.write(folder / HOLDER, holder)
-            yield
-        finally:
-            _held.reset(before)
-            (folder / HOLDER).unlink(missing_ok=True)
-
-
-def _holder(folder: Path) -> str:
-    try:
-        return (folder / HOLDER).read_text(encoding="utf-8")
-    except OSError:  # it has just begun, or is about to end
-        return "it has not said which"

@@ -4,9 +4,10 @@ from peftlab.engine import kernels, kernels_of, packs
 from peftlab.training.batches import Batch, Encoded, encode
 from peftlab.training.checkpoint import Checkpoint
 from peftlab.training.guard import Diverged, Untrained, check_outputs
-from peftlab.training.loop import Fitted, Loop, Rehearsal, answer, fit, try_one
+from peftlab.training.loop import Fitted, Loop, answer, fit, try_one
 from peftlab.training.meters import MemoryMeter, SavedMeter
 from peftlab.training.passes import Plan, Step, outputs
+from peftlab.training.rehearsal import Rehearsal
 from peftlab.training.repeatable import WORKSPACE, repeatable
 
 __all__ = [
