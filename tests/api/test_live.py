@@ -135,7 +135,7 @@ def test_steps_scores_and_memory_are_written_every_other_second(
         progress.row(cell, {"epoch": 1, "score": {"accuracy": 0.75}}, 8)
         now = read_now(tmp_path)
         assert now is not None and (now.epoch, now.score, now.step) == (1, 0.75, 3)
-        assert (now.begun_s, now.written_s) == (1000.0, 1000.0)
+        assert now.written_s == 1000.0
     assert read_now(tmp_path) is None
 
 
@@ -149,7 +149,7 @@ def test_a_command_that_was_killed_shows_no_sign_of_life(grid: Grid, tmp_path: P
     suite_json(out, grid)
     assert "nothing is running here" in shown(out) and not view(out).finished
     long_ago = time.time() - 3600
-    write_now(out, Now(cell="x", title="a · b", step=1, steps=4, begun_s=0, written_s=long_ago))
+    write_now(out, Now(cell="x", title="a · b", step=1, steps=4, written_s=long_ago))
     text = shown(out)
     assert "[######..................] step 1/4" in text
     assert "no sign of life for 60 minutes" in text and not view(out).finished
@@ -172,7 +172,7 @@ def test_while_settings_are_looked_for_there_is_no_suite_yet(grid: Grid, tmp_pat
     trials.prepare()
     FakeSession(trials, {}, Observer()).run(grid.cells[0], keep_adapter=False)
     now = time.time()
-    write_now(tmp_path, Now(cell="x", title="tiny · lora (lr 1)", begun_s=now, written_s=now))
+    write_now(tmp_path, Now(cell="x", title="tiny · lora (lr 1)", written_s=now))
     text = shown(tmp_path)
     assert "trials find settings: 1 done so far" in text and "running: tiny · lora (lr 1)" in text
     assert not view(tmp_path).finished
@@ -191,17 +191,33 @@ def test_it_ends_where_every_cell_of_the_latest_suite_has_ended(grid: Grid, tmp_
         second.model_copy(update={"status": "failed", "score": None, "failure": failure})
     )
     assert view(out).finished and "1 of 2 cells done, 1 failed" in shown(out)
-    write_now(out, Now(cell="x", title="x", begun_s=0, written_s=time.time()))
+    write_now(out, Now(cell="x", title="x", written_s=time.time()))
     assert not view(out).finished
-    write_now(out, Now(cell="x", title="x", begun_s=0, written_s=time.time() - 3600))
+    write_now(out, Now(cell="x", title="x", written_s=time.time() - 3600))
     assert view(out).finished
+
+
+def test_of_the_cell_that_runs_the_steps_that_are_left_take_time(
+    grid: Grid, tmp_path: Path
+) -> None:
+    """By what it had taken, one that had been stopped had more time left than it took in all."""
+    out = tmp_path / "out"
+    suite_json(out, grid)
+    done, running, *_ = grid.cells
+    record = FakeSession(Store(out), {}, Observer()).run(done, keep_adapter=False)
+    Store(out).write_record(record.model_copy(update={"total_s": 20.0}))
+    now = Now(cell=running.name, title="x", step=3, steps=4, written_s=time.time())
+    write_now(out, now)
+    assert "about 45 seconds left" in shown(out)  # 5 of this one, and two more
+    write_now(out, now.model_copy(update={"cell": "a trial's"}))
+    assert "about 60 seconds left" in shown(out)
 
 
 def test_what_another_command_says_in_the_folder_is_left_there(grid: Grid, tmp_path: Path) -> None:
     with ExitStack() as command:
         progress = live.Live(Observer(), tmp_path, command, page=False)
         progress.cell(grid.cells[0])
-        theirs = Now(cell="x", title="theirs", begun_s=1.0, written_s=1.0)
+        theirs = Now(cell="x", title="theirs", written_s=1.0)
         write_now(tmp_path, theirs)
     assert read_now(tmp_path) == theirs
 

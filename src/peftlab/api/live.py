@@ -46,8 +46,7 @@ class Live(PassedOn):
     def cell(self, cell: Cell) -> None:
         if self.now is None:  # not sooner, for until then another command may have the folder
             self.command.callback(self._clear)
-        begun = time.time()
-        self._write(Now(cell=cell.name, title=cell.title, begun_s=begun, written_s=begun))
+        self._write(Now(cell=cell.name, title=cell.title, written_s=time.time()))
         super().cell(cell)
 
     def row(self, cell: Cell, row: dict[str, Any], total: int) -> None:

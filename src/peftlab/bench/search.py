@@ -14,8 +14,6 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from scipy.stats import qmc
-
 from peftlab.bench.grid import LEAST_UPDATES
 from peftlab.errors import RequestError
 from peftlab.methods.base import Range
@@ -159,6 +157,8 @@ def _study() -> optuna.Study:
 
 def _spread(space: Space) -> list[Values]:
     """Points that lie evenly in the space, whichever of them come first."""
+    from scipy.stats import qmc  # half a second that only a search needs
+
     places = qmc.Halton(len(space), rng=SAMPLER_SEED).random(MODELLED)
     return [
         {name: _at(place, where) for place, (name, where) in zip(row, space.items(), strict=True)}

@@ -27,8 +27,7 @@ class Now(BaseModel, extra="forbid", frozen=True):
         loss: of that step.
         epoch, score: the last epoch that was scored, and its main metric; null before.
         memory_mib: held by its process, above what it held before the model.
-        begun_s: when it began, in seconds of the Unix clock.
-        written_s: when this was written.
+        written_s: when this was written, in seconds of the Unix clock.
     """
 
     cell: str
@@ -39,7 +38,6 @@ class Now(BaseModel, extra="forbid", frozen=True):
     epoch: int | None = None
     score: float | None = None
     memory_mib: float | None = None
-    begun_s: float
     written_s: float
 
     @property

@@ -109,7 +109,11 @@ def _running(now: Now | None, left_s: float | None) -> list[str]:
 
 
 def _left_s(left: dict[str, str], records: Sequence[Record], now: Now | None) -> float | None:
-    """Seconds that the cells of `left` will take, by those of their row that are done."""
+    """Seconds that the cells of `left` will take, by those of their row that are done.
+
+    Of the one that runs, the steps that are left count, however long it has taken: it may have been
+    stopped, and have gone on.
+    """
     took: dict[str, list[float]] = defaultdict(list)
     for record in records:
         if record.status == "done":
@@ -117,6 +121,7 @@ def _left_s(left: dict[str, str], records: Sequence[Record], now: Now | None) ->
     anyone = mean([seconds for of_row in took.values() for seconds in of_row])
     if anyone is None:
         return None
-    whole = sum(mean(took[label]) or anyone for label in left.values())
-    spent = 0.0 if now is None else max(0.0, now.written_s - now.begun_s)
-    return max(0.0, whole - spent)
+    due = {cell: mean(took[label]) or anyone for cell, label in left.items()}
+    if now is not None and now.steps and now.cell in due:
+        due[now.cell] *= 1 - now.step / now.steps
+    return sum(due.values())
