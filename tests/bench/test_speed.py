@@ -16,7 +16,7 @@ from peftlab.bench.short import short
 from peftlab.bench.suite import make_suite
 from peftlab.errors import RequestError
 from peftlab.records.record import Record
-from peftlab.records.store import Store, relabelled, rounds
+from peftlab.records.store import Store, relabelled, rounds_of
 from peftlab.records.table import columns
 from peftlab.report import table
 from peftlab.report.text import told_rounds
@@ -63,7 +63,7 @@ def test_rows_take_turns_in_both_orders_and_done_rounds_stay(
     again = Told()
     speed.measure_speed(grid, 3, tmp_path, again)
     assert again.cells == [("head", 2), ("lora", 2)]
-    found = rounds(tmp_path)
+    found = rounds_of(tmp_path)
     assert len(found) == 6
     assert max(one.speed.others_share or 0.0 for one in found if one.speed) == 0.9
     assert {one.training["epochs"] for one in found} == {1}
@@ -88,9 +88,9 @@ def test_rows_that_two_commands_measured_took_no_turns_with_each_other(
     (head, lora) = ([c for c in grid.cells if c.method.name == name] for name in ("head", "lora"))
     for cells in (head, lora):
         speed.measure_speed(dataclasses.replace(grid, cells=cells), 1, tmp_path, Observer())
-    assert len({one.speed.turn for one in rounds(tmp_path) if one.speed}) == 2
+    assert len({one.speed.turn for one in rounds_of(tmp_path) if one.speed}) == 2
     speed.measure_speed(grid, 1, tmp_path, Observer())
-    assert len({one.speed.turn for one in rounds(tmp_path) if one.speed}) == 1
+    assert len({one.speed.turn for one in rounds_of(tmp_path) if one.speed}) == 1
     told = Told()
     speed.measure_speed(grid, 1, tmp_path, told)
     assert not told.cells
@@ -131,7 +131,7 @@ def test_the_table_reads_speed_from_the_rounds_and_time_from_the_cells(
     speed.measure_speed(only, 2, tmp_path, Observer())
     short = [
         one.model_copy(update={"speed": one.speed.model_copy(update={"examples_per_s": 7.0})})
-        for one in rounds(tmp_path)
+        for one in rounds_of(tmp_path)
         if one.speed
     ]
     found = table(records, short)
@@ -162,7 +162,7 @@ def test_a_row_under_another_name_keeps_its_rounds(
 ) -> None:
     monkeypatch.setattr(speed, "Session", FakeSession)
     records = [relabelled(one, f"my {one.method.label}") for one in measured(grid, tmp_path)]
-    assert table(records, rounds(tmp_path)).n_rounds == 1
+    assert table(records, rounds_of(tmp_path)).n_rounds == 1
     (column,) = columns(records, [tmp_path]).values()
     assert [len(runs.rounds) for runs in column.values()] == [1, 1]
 
@@ -185,7 +185,7 @@ def test_edited_data_has_rounds_of_its_own(
     FakeSession.made.clear()
     records = measured(after, tmp_path)
     assert len(FakeSession.made) == 2 + len(records)
-    found = rounds(tmp_path)
+    found = rounds_of(tmp_path)
     assert table(records, found).n_rounds == 1 and table(before, found).n_rounds == 0
 
 
@@ -194,7 +194,7 @@ def test_rounds_of_rows_that_are_not_shown_are_not_told_of(
 ) -> None:
     monkeypatch.setattr(speed, "Session", FakeSession)
     records = measured(grid, tmp_path)
-    heads = [one for one in rounds(tmp_path) if one.method.name == "head"]
+    heads = [one for one in rounds_of(tmp_path) if one.method.name == "head"]
     loras = [one for one in records if one.method.name == "lora"]
     assert table(loras, heads).n_rounds == 0
 
@@ -210,12 +210,12 @@ def test_rows_of_two_commands_did_not_take_turns_with_one_another(
     session = FakeSession(Store(tmp_path), {}, Observer())
     whole = [session.run(cell, keep_adapter=False) for cell in grid.cells]
     speed.measure_speed(grid, 2, tmp_path / "one", Told())
-    together = table(whole, rounds(tmp_path / "one"))
+    together = table(whole, rounds_of(tmp_path / "one"))
     assert together.out_of_turn == ()
     for one in apart:
         speed.measure_speed(one, 2, tmp_path / "two", Told())
-    in_two = table(whole, rounds(tmp_path / "two"))
+    in_two = table(whole, rounds_of(tmp_path / "two"))
     assert in_two.out_of_turn == ("lora",)
     assert told_rounds(in_two).endswith("They compare with none of lora, measured apart.")
-    only_head = [one for one in rounds(tmp_path / "two") if one.method.label == "head"]
+    only_head = [one for one in rounds_of(tmp_path / "two") if one.method.label == "head"]
     assert table(whole, only_head).out_of_turn == ("lora",)

@@ -39,6 +39,19 @@ def test_speeds_of_two_machines_are_not_compared(folder, cost) -> None:
     assert of(folder).speed is None
 
 
+def test_speeds_are_compared_under_the_conditions_that_the_table_tells_apart(folder, cost) -> None:
+    """Of one thread it is nothing how long threads spin, and of two runs in how many parts."""
+    one = folder.add("a", 0, **cost(10, 100, 1, speed=100.0), parts=1.0)
+    alone = one.environment.model_copy(update={"threads": 1, "spin_count": "20000"})
+    folder.records.clear()
+    for seed, (spin, speed, parts) in enumerate(
+        (("20000", 100.0, 1.0), ("5000", 110.0, 1.0), ("5000", 400.0, 2.0))
+    ):
+        environment = alone.model_copy(update={"spin_count": spin}).model_dump()
+        folder.add("a", seed, **cost(10, 100, 1, speed=speed), parts=parts, environment=environment)
+    assert of(folder).speed == pytest.approx(10 / 105)
+
+
 def test_the_best_epoch_s_gain_is_measured_and_never_below_nothing(folder) -> None:
     for seed, best in ((0, 0.95), (1, 0.9)):
         last = folder.add("a", seed, best={"epoch": 1, "score": {"accuracy": best}})

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from pydantic import BaseModel
 
+from peftlab.records.conditions import Conditions, conditions
 from peftlab.records.record import Record
 from peftlab.records.rows import TaskKey, collapsed, known, mean, merit
 from peftlab.records.table import Column, Runs
@@ -76,13 +77,12 @@ def between(values: Sequence[float]) -> list[float]:
 
 
 def _speed(measured: Sequence[Record]) -> float | None:
-    """Relative differences between runs that one machine took in one way."""
-    alike: dict[tuple[object, ...], list[float]] = defaultdict(list)
+    """Relative differences between runs of like conditions."""
+    under = conditions([measured])
+    alike: dict[Conditions | None, list[float]] = defaultdict(list)
     for record in measured:
-        at = record.environment
-        here = (at.processor, at.gpu, at.threads, at.spin_count)
-        key = (*here, at.packages.get("torch"), at.kernels)
-        alike[key] += known([record.speed.examples_per_s if record.speed else None])
+        speed = record.speed.examples_per_s if record.speed else None
+        alike[under.get(record.cell)] += known([speed])
     return mean(
         [
             difference / float(np.mean(speeds))

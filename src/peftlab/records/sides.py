@@ -16,7 +16,7 @@ from peftlab.errors import RequestError, system_refusals
 from peftlab.records.lock import HOLDER, LOCK, locked
 from peftlab.records.record import Record
 from peftlab.records.rows import task_key
-from peftlab.records.store import Store, lost, rounds
+from peftlab.records.store import Store, lost, rounds_of
 
 
 def join(folders: Sequence[Path], out: Path) -> list[str]:
@@ -53,7 +53,7 @@ def join(folders: Sequence[Path], out: Path) -> list[str]:
                 marked = _marked(record, name, number)
                 _add(store, record, marked, names[name])
                 cells.append({"cell": marked.cell, "label": marked.method.label})
-            for record in rounds(names[name]):
+            for record in rounds_of(names[name]):
                 store.rounds.write_record(_marked(record, name, number))
         where = {name: str(folder.resolve()) for name, folder in names.items()}
         lines = [*told(sides), *_lost(names)]

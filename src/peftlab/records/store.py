@@ -300,7 +300,7 @@ class Store:
         atomic.write(self._record(record.cell), text_of(record))
 
 
-def rounds(folder: Path) -> list[Record]:
+def rounds_of(folder: Path) -> list[Record]:
     """The records of a comparison's short cells in turns (`--repeat-speed`), if it has some."""
     store = Store(folder).rounds
     try:

@@ -22,7 +22,7 @@ from peftlab.records.rows import (
     merit,
     task_key,
 )
-from peftlab.records.store import rounds
+from peftlab.records.store import rounds_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +111,7 @@ def columns(records: Sequence[Record], folders: Iterable[Path]) -> dict[TaskKey,
     folders = list(folders)
     in_turns: dict[str, list[Record]] = defaultdict(list)
     for folder in folders:
-        for one in rounds(folder):
+        for one in rounds_of(folder):
             if one.status == "done":
                 in_turns[measured_alike(one)].append(one)
     rows = group(records)

@@ -21,7 +21,7 @@ from markupsafe import Markup
 from peftlab.atomic import replace_file, write
 from peftlab.naming import counted
 from peftlab.records.record import Environment, Record
-from peftlab.records.store import Store, rounds
+from peftlab.records.store import Store, rounds_of
 from peftlab.records.trials import Trial, read_trials
 from peftlab.records.verdicts import Comparison, compare_rows
 from peftlab.report import standing, text, vega
@@ -86,7 +86,7 @@ def build(
     the page may show, by the sha256 of their task's data.
     """
     folder, store = out / "report", Store(out)
-    scores = table(records, rounds(out))
+    scores = table(records, rounds_of(out))
     comparison = comparison or compare_rows(records, [out])
     curves = functools.cache(read)  # which figures and runs both need
     trials = of_rows(read_trials(store.trials.out), scores)

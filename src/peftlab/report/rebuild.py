@@ -14,7 +14,7 @@ from peftlab.errors import system_refusals
 from peftlab.naming import counted, listed
 from peftlab.records.record import Record
 from peftlab.records.rows import TaskKey, group, task_key
-from peftlab.records.store import Store, chosen, rounds
+from peftlab.records.store import Store, chosen, rounds_of
 from peftlab.records.verdicts import EVERYDAY, Comparison, Question, compare_rows
 from peftlab.report.page import build
 from peftlab.report.papers import FORMS
@@ -66,7 +66,7 @@ def rebuild(
     records, comparison = _asked(store, tasks, methods, last, question)
     with system_refusals(f"{folder} can't be written"):
         page = build(folder, store.title(records), records, comparison, drawn, sentences)
-    terminal = render_terminal(table(records, rounds(folder)), comparison)
+    terminal = render_terminal(table(records, rounds_of(folder)), comparison)
     return Shown(page, terminal, store.unreadable())
 
 
@@ -89,7 +89,7 @@ def conclude(folder: Path, asked: Sequence[Record]) -> Shown:
     of_these = [record for record in records if task_key(record) in tasks]
     if len(of_these) == len(records):
         return shown
-    terminal = render_terminal(table(of_these, rounds(folder)), compare_rows(of_these, [folder]))
+    terminal = render_terminal(table(of_these, rounds_of(folder)), compare_rows(of_these, [folder]))
     others = Counter(task_key(record) for record in records if task_key(record) not in tasks)
     return shown._replace(terminal=terminal, beside=_beside(folder, tasks, others))
 
@@ -121,7 +121,7 @@ def printed(
     `form` is latex, markdown or csv; all else is as for `rebuild`.
     """
     records, comparison = _asked(Store(folder), tasks, methods, last, question)
-    return FORMS[form].text(table(records, rounds(folder)), comparison)
+    return FORMS[form].text(table(records, rounds_of(folder)), comparison)
 
 
 def _asked(

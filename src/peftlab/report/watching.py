@@ -15,7 +15,7 @@ from peftlab.naming import duration
 from peftlab.records.now import Now, read_now
 from peftlab.records.record import Record
 from peftlab.records.rows import known, mean
-from peftlab.records.store import Store, rounds
+from peftlab.records.store import Store, rounds_of
 from peftlab.report.scores import table
 from peftlab.report.terminal import render_terminal
 from peftlab.report.text import number, printable
@@ -50,7 +50,7 @@ def view(folder: Path) -> View:
     lines += _running(now, _left_s(left, records, now))
     shown: list[RenderableType] = [Text(printable(line)) for line in lines]
     if records:
-        shown.append(render_terminal(table(records, rounds(folder))))
+        shown.append(render_terminal(table(records, rounds_of(folder))))
     runs = now is not None and now.age_s <= QUIET_S
     return View(Group(*shown), finished=not runs and not left)
 
