@@ -36,7 +36,7 @@ from whole import whole
 
 from peftlab.atomic import write
 from peftlab.records.record import Record
-from peftlab.records.store import Store, rounds
+from peftlab.records.store import Store, rounds_of
 from peftlab.records.trials import read_trials, write_trials
 from peftlab.records.verdicts import compare_rows
 from peftlab.report.curves import rows
@@ -104,7 +104,7 @@ def page_of(folders: Sequence[Path], title: str) -> Iterator[Path]:
 
 def show(folders: Sequence[Path]) -> None:
     """The page of `fair`, and its figures."""
-    timed = {one.task.name for folder in folders for one in rounds(folder)}
+    timed = {one.task.name for folder in folders for one in rounds_of(folder)}
     with page_of(folders, "The reproduction") as report:
         shutil.copy(report / "index.html", PAGE)
         for figure in (report / "figures").glob("*.svg"):

@@ -13,7 +13,7 @@ from measured.text import card, markdown, number, score
 from peftlab.machine import BUSY
 from peftlab.records.record import Record
 from peftlab.records.rows import known
-from peftlab.records.store import rounds
+from peftlab.records.store import rounds_of
 
 SAID = {
     "worse": "worse than full",
@@ -151,7 +151,7 @@ def _of_full(row: Row, measured: Callable[[Record], float | None]) -> float | No
     """The median over rounds of what was measured beside full fine-tuning in the same round."""
     task, label = row
     in_round: dict[int, dict[str, float]] = defaultdict(dict)
-    for one in rounds(RESULTS / "fair" / task):
+    for one in rounds_of(RESULTS / "fair" / task):
         if (value := measured(one)) is not None and (one.speed.others_share or 0) <= BUSY:
             in_round[one.seed][one.method.label] = value
     both = [of[label] / of[FULL] for of in in_round.values() if {label, FULL} <= of.keys()]
