@@ -13,10 +13,10 @@ RUNS/PART/TASK is a folder for each part and task that has run, with --data-dir 
 else on the machine. A task takes hours: what results/ has of a task that RUNS lacks stays.
 
 results/reproduction/PART/TASK keeps of a folder its records, those of trials and of rounds, what
-trials found, verdicts, and every cell's training loss; docs/ gets the figures of `fair`, its page,
-and the figure of `rates-cola`. Predictions hold the labels of dev, and curves are large: neither is
-kept, and the page is without what it would show of single examples. `make docs` then writes the
-tables.
+trials found, verdicts, and every cell's training loss; docs/ gets the figures of `fair` and
+`rates-cola`, and the page of `fair` if RUNS has all tasks of it that results/ has. Predictions hold
+the labels of dev, and curves are large: neither is kept, and the page is without what it would show
+of single examples. `make docs` then writes the tables.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -102,22 +102,18 @@ def page_of(folders: Sequence[Path], title: str) -> Iterator[Path]:
         yield out / "report"
 
 
-def show(folders: Sequence[Path]) -> None:
-    """The page of `fair`, and its figures."""
-    timed = {one.task.name for folder in folders for one in rounds_of(folder)}
-    with page_of(folders, "The reproduction") as report:
-        shutil.copy(report / "index.html", PAGE)
+def draw(folder: Path, kinds: Collection[str]) -> None:
+    """The figures of these kinds, of one task's folder."""
+    with page_of([folder], folder.name) as report:
         for figure in (report / "figures").glob("*.svg"):
-            kind, _, task = figure.stem.partition("-")
-            if kind in DRAWN or (kind == "speed" and task in timed):
+            if figure.stem.partition("-")[0] in kinds:
                 shutil.copy(figure, FIGURES)
 
 
-def show_rates(folder: Path) -> None:
-    """The figure of `rates-cola`."""
-    with page_of([folder], "rates") as report:
-        for figure in (report / "figures").glob("rate-*.svg"):
-            shutil.copy(figure, FIGURES)
+def show(folders: Sequence[Path]) -> None:
+    """The page of `fair`."""
+    with page_of(folders, "The reproduction") as report:
+        shutil.copy(report / "index.html", PAGE)
 
 
 def main(runs: Path) -> None:
@@ -129,14 +125,16 @@ def main(runs: Path) -> None:
                 continue
             take_over(folder, RESULTS / part / folder.name)
             print(f"wrote {RESULTS / part / folder.name}")
+            if part == "fair":
+                draw(folder, {*DRAWN, "speed"} if rounds_of(folder) else DRAWN)
             if part == "rates-cola":
-                show_rates(folder)
+                draw(folder, ["rate"])
     tasks = [folder.name for folder in sorted((RESULTS / "fair").glob("*/"))]
     if lacking := [task for task in tasks if not (runs / "fair" / task).exists()]:
         print(f"the page stays as it is: {runs}/fair lacks {', '.join(lacking)}")
     elif tasks:
         show([runs / "fair" / task for task in tasks])
-        print(f"wrote {PAGE} and {FIGURES}")
+        print(f"wrote {PAGE}")
 
 
 if __name__ == "__main__":

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import tomllib
 from collections import defaultdict
+from collections.abc import Collection, Sequence
 
 from reproduction import PARTS
 
 from measured.runs import DOCS, NAMES, NOT_YET, PROTOCOL, cells, folders
 from measured.text import markdown
+from peftlab.records.record import Record
 from peftlab.records.trials import read_trials
 
 ASKS = {
@@ -59,8 +61,25 @@ def machine_line() -> str:
         *(f"transformers {one.packages['transformers']}" for one in where),
         *(f"peftlab at {str(one.commit)[:7]}" for one in where),
     ]
-    held = defaultdict(set)
+    return f"{', '.join(dict.fromkeys(facts))}. The base was held in {_held(done)}.\n"
+
+
+def _held(done: Sequence[Record]) -> str:
+    """In which precision each method's base was held; on which tasks, where that is not one."""
+    tasks: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for one in done:
-        held[one.precision].add(one.method.name)
-    bases = [f"{precision} ({', '.join(sorted(rows))})" for precision, rows in sorted(held.items())]
-    return f"{', '.join(dict.fromkeys(facts))}. The base was held in {'; '.join(bases)}.\n"
+        tasks[one.method.name][one.precision].add(one.task.name)
+    held: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for method, by_precision in sorted(tasks.items()):
+        for precision, on in by_precision.items():
+            where = "" if len(by_precision) == 1 else _listed(on)
+            held[precision][where].append(method)
+    bases = []
+    for precision, by_place in sorted(held.items()):
+        groups = (", ".join(of) + place for place, of in sorted(by_place.items()))
+        bases.append(f"{precision} ({'; '.join(groups)})")
+    return "; ".join(bases)
+
+
+def _listed(tasks: Collection[str]) -> str:
+    return f" on {' and '.join(NAMES[task] for task in NAMES if task in tasks)}"

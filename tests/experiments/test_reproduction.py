@@ -220,7 +220,10 @@ def test_what_is_taken_over_holds_no_answers(
     assert section in with_answers.read_text(encoding="utf-8") and section not in page
 
     shutil.rmtree(first)
+    shutil.rmtree(tmp_path / "figures")
     main(tmp_path / "runs")
+    drawn = {file.stem for file in (tmp_path / "figures").iterdir()}
+    assert drawn == {f"{kind}-second" for kind in DRAWN} | {"rate-first"}
     assert (tmp_path / "results" / "fair" / "first" / "verdicts.json").exists()
     assert (tmp_path / "example.html").read_text(encoding="utf-8") == page
     assert "the page stays as it is" in capsys.readouterr().out
