@@ -10,8 +10,9 @@ ifeq ($(TORCH),cpu)
 PIP_FLAGS += --extra-index-url https://download.pytorch.org/whl/cpu
 endif
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4
 
-.PHONY: help demo test shown narrow lint format types docs site bench clean
+.PHONY: help demo test slow shown narrow lint format types docs site bench clean
 
 help:  ## list the verbs
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -20,10 +21,13 @@ demo: $(VENV)/.demo  ## install, then compare thirteen methods on a synthetic ta
 	@$(BIN)/peftlab compare
 
 test: $(VENV)/.dev  ## install, then run the tests (5 to 8 minutes)
-	@$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadscope -m "not shown" $(TESTS)
+	@$(PYTEST) --dist loadscope -m "not slow and not shown" $(TESTS)
+
+slow: $(VENV)/.dev  ## the tests of whole commands, and of the page in a browser (3 minutes)
+	@$(PYTEST) --dist loadscope -m slow $(TESTS)
 
 shown: $(VENV)/.dev  ## run what README, docs and examples show (two minutes)
-	@$(BIN)/pytest --numprocesses auto --maxprocesses 4 -m shown tests/cli tests/examples tests/experiments
+	@$(PYTEST) -m shown tests/cli tests/examples tests/experiments
 
 narrow: $(VENV)/.dev  ## test the kernels as processors with narrower vectors have them (two minutes)
 	@$(BIN)/python tests/engine/narrow.py

@@ -249,6 +249,7 @@ print(found)
 """
 
 
+@pytest.mark.slow
 @needs_stat
 @pytest.mark.skipif(not PACKAGED["minilm"].is_here(), reason="needs the extra demo")
 def test_beside_a_busy_core_training_keeps_a_sixth_of_the_speed_of_one_thread_alone() -> None:

@@ -50,6 +50,7 @@ def test_a_base_of_lower_precision_is_held_so_again(
     assert torch.equal(logits(again, tokenizer), logits(model, tokenizer))
 
 
+@pytest.mark.slow
 def test_a_fresh_process_predicts_the_same_bits(trained: Any, logits: Any, tmp_path: Path) -> None:
     folders = []
     for name in METHODS:

@@ -166,6 +166,7 @@ def test_when_nothing_ends_in_time_the_remedy_is_named(
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_best_of_the_race(
     tmp_path: Path, tiny_model: Path, tiny_task: Task
 ) -> None:

@@ -425,6 +425,7 @@ def workers(caller: int) -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["own", "parent"])
 def test_a_killed_process_fails_its_cell_alone_and_is_tried_again(
     which: str, tmp_path: Path, tiny_model: Path, tiny_task: Task, kept_worker: Any
@@ -529,6 +530,7 @@ def _script(tmp_path: Path, model: Path, task: Task, epochs: int = 1, batch: int
     return tmp_path / "script.py"
 
 
+@pytest.mark.slow
 def test_compare_works_where_there_is_no_main_file(
     tmp_path: Path, tiny_model: Path, tiny_task: Task
 ) -> None:
@@ -540,6 +542,7 @@ def test_compare_works_where_there_is_no_main_file(
     assert run.stdout == "2 done done\n", run.stderr
 
 
+@pytest.mark.slow
 def test_when_the_caller_is_killed_its_cells_die_too(
     tmp_path: Path, tiny_model: Path, tiny_task: Task
 ) -> None:

@@ -11,6 +11,7 @@ from peftlab.bench.run import Observer, run_grid
 from peftlab.bench.suite import make_suite
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("warm")
 def test_acceptability_is_learned_by_lora_and_not_by_the_head(tmp_path: Path) -> None:
     """At the default rates, in 98 updates of small batches."""

@@ -78,6 +78,7 @@ def _run(folder: Path, model: Path, seeds: list[int]) -> subprocess.CompletedPro
     )
 
 
+@pytest.mark.slow
 def test_a_class_of_a_bare_script_works_in_its_cells(
     tmp_path: Path, tiny_model: Path, tiny_task: Task
 ) -> None:

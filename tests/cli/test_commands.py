@@ -21,7 +21,7 @@ from peftlab.cli import main
 from peftlab.engine import kernels
 from peftlab.methods import METHODS
 
-pytestmark = pytest.mark.usefixtures("warm")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm")]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 FAST = ["--epochs", "1", "--batch-size", "8"]
 

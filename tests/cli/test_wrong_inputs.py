@@ -314,6 +314,7 @@ def test_parquet_is_read_without_threads_of_arrow(
     assert asked == [False]
 
 
+@pytest.mark.slow
 def test_folders_of_another_kind_are_named(adapter: Path, room: Path, refused: Refused) -> None:
     said = refused("compare", "--tasks", "acceptability", "--out", "adapter")
     assert "holds an adapter, and a comparison needs a folder of its own" in said

@@ -25,6 +25,7 @@ from playwright.sync_api import Error, expect, sync_playwright
 from peftlab.records.influence import influences
 from peftlab.report import build
 
+pytestmark = pytest.mark.slow
 expect.set_options(timeout=30_000)
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 HOSTILE = "</script><img src=x onerror=alert(1)>"
