@@ -72,7 +72,7 @@ def test_the_quantiser_is_named_where_there_are_four_bits(monkeypatch: pytest.Mo
     assert environment(1, "nf4").quantiser == f"bitsandbytes {INSTALLED}"
     assert environment(1, "bf16").quantiser is None
     assert environment(1).packages["bitsandbytes"] == INSTALLED
-    monkeypatch.setattr(nf4, "bitsandbytes", lambda: None)
+    monkeypatch.setattr(nf4, "has_bitsandbytes", lambda: False)
     assert environment(1, "nf4").quantiser == "peftlab"
 
 

@@ -47,7 +47,7 @@ class HostCopies(TorchDispatchMode):
 
 
 def test_a_product_copies_no_table_to_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nf4, "bitsandbytes", lambda: None)
+    monkeypatch.setattr(nf4, "has_bitsandbytes", lambda: False)
     weight = torch.empty(64, 192, device="meta")
     layer = NF4Linear(weight, None, torch.bfloat16, nn.Linear)
     x = torch.empty(3, 192, device="meta", dtype=torch.bfloat16)
@@ -224,7 +224,7 @@ def test_without_bitsandbytes_the_same_bits_are_made_and_read(
     weight, x = random((12, 20)), torch.randn(3, 20)
     layer = NF4Linear(weight, None, torch.float32, nn.Linear)
     expected = layer(x)
-    monkeypatch.setattr(nf4, "bitsandbytes", lambda: None)
+    monkeypatch.setattr(nf4, "has_bitsandbytes", lambda: False)
     alone = NF4Linear(weight, None, torch.float32, nn.Linear)
     for name, buffer in layer.named_buffers():
         assert torch.equal(alone.get_buffer(name), buffer), name

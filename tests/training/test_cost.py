@@ -101,7 +101,7 @@ def test_settings_that_change_what_is_saved_are_followed(
 def test_four_bits_are_made_dense_where_they_are(
     ours: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peftlab.layers.nf4.bitsandbytes", lambda: None if ours else object())
+    monkeypatch.setattr("peftlab.layers.nf4.has_bitsandbytes", lambda: not ours)
     monkeypatch.setattr("peftlab.layers.nf4.metadata.version", lambda name: "0")
     layer = NF4Linear(torch.empty(64, 32, device="meta"), None, torch.bfloat16, nn.Linear)
     model = nn.Sequential(layer)

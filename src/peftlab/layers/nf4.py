@@ -166,28 +166,23 @@ def _empty(weight: Tensor) -> Quantised:
 
 
 @functools.cache
-def bitsandbytes() -> Any | None:
-    """The functions of bitsandbytes, or None where it is not installed."""
-    if importlib.util.find_spec("bitsandbytes") is None:
-        return None
-    import bitsandbytes.functional as functions
-
-    return functions
+def has_bitsandbytes() -> bool:
+    """Whether bitsandbytes is installed. To import it takes more than a second."""
+    return importlib.util.find_spec("bitsandbytes") is not None
 
 
 def quantiser() -> str:
     """What makes the four bits here: "bitsandbytes VERSION", or "peftlab"."""
-    if bitsandbytes() is None:
-        return "peftlab"
-    return f"bitsandbytes {metadata.version('bitsandbytes')}"
+    return f"bitsandbytes {metadata.version('bitsandbytes')}" if has_bitsandbytes() else "peftlab"
 
 
 def _kernels(device: torch.device) -> Any | None:
     """The functions of bitsandbytes, where it is installed with kernels for `device`."""
-    functions = bitsandbytes()
-    if functions is None or device.type != "cuda":
-        return functions
-    return functions if functions.lib.compiled_with_cuda else None
+    if not has_bitsandbytes():
+        return None
+    import bitsandbytes.functional as functions
+
+    return functions if device.type != "cuda" or functions.lib.compiled_with_cuda else None
 
 
 def _quantise(weight: Tensor) -> Quantised:

@@ -17,13 +17,14 @@ Raises     RequestError if the base is not held in nf4, or for optimizer="paged"
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic.dataclasses import dataclass
 
 from peftlab.errors import RequestError
+from peftlab.layers.nf4 import has_bitsandbytes
 from peftlab.methods.base import STRICT, NeedsDevice
 from peftlab.methods.low_rank import PeftLoRA
 from peftlab.methods.registry import register
@@ -53,7 +54,7 @@ class QLoRA(PeftLoRA, NeedsDevice):
                 "optimizer='paged' pages AdamW's state between a CUDA device and the host, and "
                 f"this run is on {device}; leave it at 'adamw'"
             )
-        if self.optimizer == "paged" and importlib.util.find_spec("bitsandbytes") is None:
+        if self.optimizer == "paged" and not has_bitsandbytes():
             raise RequestError("optimizer='paged' needs bitsandbytes: pip install bitsandbytes")
 
     def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

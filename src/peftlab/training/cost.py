@@ -182,8 +182,9 @@ def count_step(
     Raises:
         Exception: whatever a model or a method raises that asks for a number.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        _become_fake(model, mode, torch.device(plan.device))
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    _become_fake(model, mode, torch.device(plan.device))
+    with mode:
         groups = method.parameter_groups(
             model, plan.settings.lr, plan.settings.head_lr, plan.settings.weight_decay
         )
