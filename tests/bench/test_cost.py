@@ -350,6 +350,41 @@ def test_a_run_is_refused_before_it_writes(
     assert (tmp_path / "out").is_dir()  # it was there
 
 
+def test_the_worker_starts_before_memory_is_counted_and_ends_before_the_folder_is_given_back(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both take seconds; a cell that is stopped reads files in the folder until it has ended."""
+    seen: list[str] = []
+
+    class Noted:
+        def __init__(self) -> None:
+            seen.append("starts")
+
+        def __enter__(self) -> Noted:
+            return self
+
+        def __exit__(self, *exception: object) -> None:
+            there = [name for name in (".holder", "scratch") if (tmp_path / "out" / name).exists()]
+            seen.append(f"ends {' '.join(there)}")
+
+        def run(self, *order: object) -> None:
+            raise KeyboardInterrupt
+
+    def counted(due: object) -> str:
+        seen.append("counted")
+        return ""
+
+    monkeypatch.setattr("peftlab.bench.run.Worker", Noted)
+    with pytest.raises(KeyboardInterrupt):
+        run_grid(grid, tmp_path / "out", Observer(), foresee=counted)
+    assert seen == ["starts", "counted", "ends .holder scratch"]
+    assert not (tmp_path / "out" / "scratch").exists()
+    seen.clear()
+    with pytest.raises(ZeroDivisionError):
+        run_grid(grid, tmp_path / "new", Observer(), foresee=lambda due: str(1 / 0))
+    assert seen == ["starts", "ends "]
+
+
 def test_a_folder_that_is_made_goes_again_after_ctrl_c(grid: Grid, tmp_path: Path) -> None:
     def stopped(due: Any) -> str:
         raise KeyboardInterrupt

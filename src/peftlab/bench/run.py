@@ -98,28 +98,41 @@ def run_grid(
     store = Store(out)
     known = {} if rerun else done_cells(store, grid.cells)
     due = [cell for cell in grid.cells if cell.name not in known]
-    with store.prepared(room_mib(due, keep)):  # asked first: to foresee takes seconds
-        line = foresee(due) if foresee is not None and due else None
-    with locked(out):
-        store.clean()
-        done = {} if rerun else done_cells(store, grid.cells)  # another command may have added some
-        missing = [cell for cell in grid.cells if cell.name not in done]
-        write_suite(store, grid)
-        judge_anew(store, (cell.task for cell in grid.cells))
-        with progress:
-            progress.suite(grid, len(done), str(shown or out))
-            if line is not None:
-                progress.note(line)
-            set_aside(store, missing, progress)
-            for cell in grid.cells:
-                if rerun or cell.name in done:  # a kill may have come before it was deleted
-                    store.forget_checkpoint(cell.name)
-            beside = store.others(cell.name for cell in grid.cells)  # other commands' seeds
-            drop_beaten(store, list(done.values()), beside, keep)
-            if missing:
-                # one that is asked for again begins anew each time
-                done |= _run_missing(missing, grid, store, progress, done, beside, keep, not rerun)
+    with Session(store, grid.tasks, progress) as session:
+        line = None
+        with store.prepared(room_mib(due, keep)):  # asked first: to foresee takes seconds
+            if foresee is not None and due:
+                session.warm()
+                line = foresee(due)
+        with locked(out), session:  # ends it before another command may have the folder
+            done = _run_due(session, grid, rerun, keep, shown or out, line)
     return [relabelled(done[cell.name], cell.method.label) for cell in grid.cells]
+
+
+def _run_due(
+    session: Session, grid: Grid, rerun: bool, keep: Keep, shown: Path, line: str | None
+) -> dict[str, Record]:
+    """All records of the grid, those that were missing from runs of now."""
+    store, progress = session.store, session.progress
+    store.clean()
+    done = {} if rerun else done_cells(store, grid.cells)  # another command may have added some
+    missing = [cell for cell in grid.cells if cell.name not in done]
+    write_suite(store, grid)
+    judge_anew(store, (cell.task for cell in grid.cells))
+    with progress:
+        progress.suite(grid, len(done), str(shown))
+        if line is not None:
+            progress.note(line)
+        set_aside(store, missing, progress)
+        for cell in grid.cells:
+            if rerun or cell.name in done:  # a kill may have come before it was deleted
+                store.forget_checkpoint(cell.name)
+        beside = store.others(cell.name for cell in grid.cells)  # other commands' seeds
+        drop_beaten(store, list(done.values()), beside, keep)
+        if missing:
+            # one that is asked for again begins anew each time
+            done |= _run_missing(session, missing, grid, done, beside, keep, not rerun)
+    return done
 
 
 def set_aside(store: Store, missing: Iterable[Cell], progress: Observer) -> None:
@@ -143,23 +156,22 @@ def _absolute(path: str) -> str:
 
 
 def _run_missing(
+    session: Session,
     missing: list[Cell],
     grid: Grid,
-    store: Store,
-    progress: Observer,
     done: dict[str, Record],
     beside: Sequence[Record],
     keep: Keep,
     goes_on: bool,
 ) -> dict[str, Record]:
     records: dict[str, Record] = {}
-    with Session(store, grid.tasks, progress) as session:
-        session.start()
-        for cell in with_baselines(missing, grid.tasks, progress):  # while the worker starts
-            records[cell.name] = session.run(cell, keep != "none", goes_on)
-            # of one that failed just now the adapter may be there from a run that did not
-            ran = [store.read(one.cell) or one if one.failure else one for one in records.values()]
-            drop_beaten(store, [*done.values(), *ran], beside, keep)
+    store = session.store
+    session.start()
+    for cell in with_baselines(missing, grid.tasks, session.progress):  # while the worker starts
+        records[cell.name] = session.run(cell, keep != "none", goes_on)
+        # of one that failed just now the adapter may be there from a run that did not
+        ran = [store.read(one.cell) or one if one.failure else one for one in records.values()]
+        drop_beaten(store, [*done.values(), *ran], beside, keep)
     return records
 
 
@@ -167,12 +179,13 @@ class Session:
     """Runs cells on some tasks, one after the other, and writes what comes out into a folder.
 
     A context, which leaving ends the worker and the cell in it. The worker starts with the first
-    cell, or at `start`, where there is something to do meanwhile: where all is done none starts.
+    cell, or at `warm` or `start`, where there is something to do meanwhile: where all is done none
+    starts.
     """
 
     def __init__(self, store: Store, tasks: Mapping[str, Task], progress: Observer) -> None:
         self.store, self.tasks, self.progress = store, tasks, progress
-        self.stack = contextlib.ExitStack()
+        self.stack, self.files_stack = contextlib.ExitStack(), contextlib.ExitStack()
         self.worker: Worker | None = None
         self.files: dict[str, Path] = {}  # of each task, where the worker reads it
 
@@ -180,20 +193,27 @@ class Session:
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        self.stack.__exit__(*exception)
+        with self.files_stack:  # the worker ends before its files go
+            self.stack.__exit__(*exception)
+
+    def warm(self) -> Worker:
+        """The worker, which starts if it has not yet; the folder is not touched."""
+        if self.worker is None:
+            self.worker = self.stack.enter_context(Worker())
+        return self.worker
 
     def start(self) -> Worker:
-        """The worker, which starts if it has not yet, with the tasks in files that it reads."""
-        if self.worker is None:
+        """The worker, with the tasks in files that it reads; the folder must be this command's."""
+        worker = self.warm()
+        if not self.files:
             # the worker is elsewhere; of a command that is killed, the next one deletes it
             scratch = (self.store.out / SCRATCH).resolve()
             scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.stack.callback(shutil.rmtree, scratch, ignore_errors=True)
-            self.worker = self.stack.enter_context(Worker())  # it ends before its files go
+            self.files_stack.callback(shutil.rmtree, scratch, ignore_errors=True)
             self.files = {name: scratch / f"{i}.json" for i, name in enumerate(self.tasks)}
             for name, task in self.tasks.items():
                 task.write(self.files[name])
-        return self.worker
+        return worker
 
     def run(self, cell: Cell, keep_adapter: bool, goes_on: bool = True) -> Record:
         """Run one cell to its end; its record, which may be that of a failure.

@@ -53,6 +53,8 @@ def main() -> None:
 
 def _warm() -> None:
     """Import what every cell needs, and note what code that is: a file may change meanwhile."""
+    import transformers.modeling_utils  # noqa: F401
+
     import peftlab.bench.process  # noqa: F401
     from peftlab.machine import own_code
 

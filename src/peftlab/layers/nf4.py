@@ -180,8 +180,7 @@ def _kernels(device: torch.device) -> Any | None:
     """The functions of bitsandbytes, where it is installed with kernels for `device`."""
     if not has_bitsandbytes():
         return None
-    import bitsandbytes.functional as functions
-
+    functions: Any = importlib.import_module("bitsandbytes.functional")
     return functions if device.type != "cuda" or functions.lib.compiled_with_cuda else None
 
 
