@@ -54,6 +54,12 @@ def test_a_mount_point_is_not_replaced(tmp_path: Path, monkeypatch: pytest.Monke
         check_replaceable(tmp_path)
 
 
+def test_a_drive_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    with pytest.raises(RequestError, match=r"/away/adapter can't be written: there is no /$"):
+        check_replaceable(Path("/away/adapter"))
+
+
 def test_files_are_readable_by_whom_new_ones_are(tmp_path: Path) -> None:
     def private(place: Path) -> None:
         fill(place)

@@ -138,7 +138,28 @@ def test_where_nothing_can_be_told_nobody_is_busy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "STAT", tmp_path / "none")
-    assert others_share() == 0
+    assert others_share() is None
+    with machine.threads_for("cpu"):
+        assert torch.get_num_threads() > 0
+    monkeypatch.setattr(execute, "others_share", others_share)
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    assert execute.variables()["GOMP_SPINCOUNT"] == execute.LONG_SPIN
+
+
+def test_a_mac_s_processor_is_more_than_arm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "processor_lines", list)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    asked: list[tuple[str, ...]] = []
+
+    def said(*words: str) -> str:
+        asked.append(words)
+        return "Apple M3\n"
+
+    monkeypatch.setattr(machine, "_said", said)
+    assert machine.processor() == "Apple M3"
+    assert asked == [("sysctl", "-n", "machdep.cpu.brand_string")]
+    monkeypatch.setattr(machine, "_said", lambda *words: (_ for _ in ()).throw(OSError()))
+    assert machine.processor()
 
 
 @pytest.mark.parametrize(("share", "turns"), [(0.0, "20000"), (1.0, "5000")])

@@ -84,7 +84,9 @@ def check_replaceable(
         raise RequestError(f"{folder} holds {what}; give a new or an empty folder")
     # what may be written is not all in the permissions: try it
     with system_refusals(f"{folder} can't be written"):
-        parent = next(place for place in folder.parents if place.exists())
+        parent = next((place for place in folder.parents if place.exists()), None)
+        if parent is None:
+            raise RequestError(f"{folder} can't be written: there is no {folder.anchor}")
         Path(tempfile.mkdtemp(prefix=".", dir=parent)).rmdir()
 
 

@@ -16,6 +16,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from importlib import metadata
@@ -90,6 +91,9 @@ def processor() -> str:
     for line in processor_lines():
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
+    if sys.platform == "darwin":  # where platform calls every Mac of ten years "arm" or "i386"
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            return _said("sysctl", "-n", "machdep.cpu.brand_string").strip()
     return platform.processor() or platform.machine()
 
 
@@ -127,23 +131,25 @@ def own_code() -> str:
 
 
 def _git(root: Path, *words: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=10
-    )
+    return _said("git", "-C", str(root), *words)
+
+
+def _said(*words: str) -> str:
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=10)
     return done.stdout
 
 
 _last: tuple[float, float] | None = None  # when it was looked last, and what was seen
 
 
-def others_share(seconds: float = 0.2) -> float:
-    """The share of one core that others take, looked at for so long; 0 where Linux can't tell.
+def others_share(seconds: float = 0.2) -> float | None:
+    """The share of one core that others take, looked at for so long; None where no Linux tells.
 
     Only the cores that this process may use are looked at, so it can be more than 1.
     """
     global _last
     if not STAT.exists():
-        return 0.0
+        return None
     started, before = time.perf_counter(), busy_elsewhere_s()
     time.sleep(seconds)
     ended = time.perf_counter()
@@ -152,7 +158,7 @@ def others_share(seconds: float = 0.2) -> float:
     return share
 
 
-def others_share_lately() -> float:
+def others_share_lately() -> float | None:
     """`others_share` as it was at most `KEPT_S` ago."""
     if _last is not None and time.perf_counter() - _last[0] < KEPT_S:
         return _last[1]
@@ -208,7 +214,8 @@ def threads_for(device: str, asked: int | None = None, lately: bool = False) -> 
     before = torch.get_num_threads()
     wanted = asked or before
     if asked is None and device == "cpu" and before > 1:
-        wanted = threads_left(before, others_share_lately() if lately else others_share())
+        share = others_share_lately() if lately else others_share()
+        wanted = threads_left(before, share or 0.0)
     torch.set_num_threads(wanted)
     try:
         yield

@@ -19,7 +19,8 @@ from peftlab.bench.run import Observer, write_suite
 from peftlab.bench.suite import make_suite
 from peftlab.cli import app
 from peftlab.errors import RequestError
-from peftlab.records.now import FILE, Now, read_now, write_now
+from peftlab.records.lock import HOLDER, locked
+from peftlab.records.now import FILE, Now, clear_now, read_now, write_now
 from peftlab.records.record import Failure
 from peftlab.records.store import Store
 from peftlab.report.watching import view
@@ -211,6 +212,21 @@ def test_of_the_cell_that_runs_the_steps_that_are_left_take_time(
     assert "about 45 seconds left" in shown(out)  # 5 of this one, and two more
     write_now(out, now.model_copy(update={"cell": "a trial's"}))
     assert "about 60 seconds left" in shown(out)
+
+
+def test_what_somebody_reads_just_now_ends_no_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows deletes no file that is open, and `watch` reads these two every other second."""
+    write_now(tmp_path, Now(cell="x", title="x", written_s=0))
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path.name in (FILE, HOLDER):
+            raise PermissionError(path)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with locked(tmp_path):
+        clear_now(tmp_path)
 
 
 def test_what_another_command_says_in_the_folder_is_left_there(grid: Grid, tmp_path: Path) -> None:

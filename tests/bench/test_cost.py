@@ -330,6 +330,9 @@ def test_the_line_says_cells_time_and_the_largest_peak(
     costs = largest(Predictor(grid), grid.cells)
     most = max(costs, key=lambda cost: cost.memory.peak_mib if cost.memory else 0)
     assert said.endswith(f" MiB ({most.label})")
+    monkeypatch.setattr("peftlab.bench.foresee.available_mib", lambda device: None)
+    untold = foresee(grid, grid.cells, [])
+    assert untold == f"{said}; how much is free this system does not tell"
     records = [record_of(cell) for cell in grid.cells]
     assert "plan: 6 cells, about " in foresee(grid, grid.cells, records)
     half = line(2, [Time(60.0, ""), None], [])

@@ -6,6 +6,8 @@ import dataclasses
 import signal
 from pathlib import Path
 
+import pytest
+
 from peftlab.bench.cell import Cell
 from peftlab.bench.execute import how_it_died
 from peftlab.bench.grid import resolve
@@ -73,6 +75,15 @@ def test_a_text_that_dev_has_twice_says_so_in_its_row(tiny_task: Task) -> None:
     told.epoch(1, [[0.1, 0.9]] * 3)
     rows = told._predictions([1, 1, 1])
     assert [row.get("same_text_as") for row in rows] == [None, None, 0]
+
+
+def test_a_death_is_told_where_signals_have_other_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows' signal has no SIGKILL: the whole comparison ended with a cell."""
+    monkeypatch.delattr(signal, "SIGKILL")
+    assert how_it_died(-9, "") == (
+        "its process was killed; most likely the machine ran out of memory"
+    )
+    assert how_it_died(1, "x") == "its process exited with code 1; x"
 
 
 def test_a_real_time_signal_has_no_name() -> None:

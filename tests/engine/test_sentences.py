@@ -341,6 +341,17 @@ def test_without_a_compiler_nothing_is_said(
     assert kernels()["rows.cpp"] == "not built: no C++ compiler is found"
 
 
+def test_where_the_flags_are_not_the_compiler_s_nothing_is_tried(
+    unbuilt: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """A Mac's clang refuses -fopenmp, or is a stub that offers to install one."""
+    assert native.compiler() is not None
+    native.compiler.cache_clear()
+    unbuilt.setattr(sys, "platform", "darwin")
+    assert not sentences.is_built() and not recwarn
+    assert kernels()["rows.cpp"] == "not built: that is done on Linux alone"
+
+
 def test_it_is_built_once_with_a_word_and_again_if_the_library_is_spoilt(
     unbuilt: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

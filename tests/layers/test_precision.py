@@ -22,7 +22,7 @@ from peftlab.layers import (
         ({"AuthenticAMD", "avx512_bf16"}, "bf16", "the processor has AVX512-BF16"),
         ({"GenuineIntel", "avx512_bf16"}, "fp32", "half as fast"),
         ({"AuthenticAMD", "avx2"}, "fp32", "neither AMX nor AVX512-BF16"),
-        (set(), "fp32", "neither AMX nor AVX512-BF16"),
+        (set(), "fp32", "only Linux tells"),
     ],
 )
 def test_auto_is_bf16_exactly_where_the_processor_gains_by_it(

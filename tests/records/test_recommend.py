@@ -212,9 +212,13 @@ def test_limits_that_nothing_meets_name_the_nearest(folder, cost) -> None:
 
 def test_what_was_not_measured_meets_no_limit(folder, cost) -> None:
     folder.add("a", 0)
-    with pytest.raises(RequestError, match="'a' with no measured MiB"):
+    with pytest.raises(RequestError, match=r"no row has measured memory.*leave out --memory"):
         take(folder, memory_mib=1e6)
     assert take(folder).row == "a"
+    folder.add("b", 0, **cost(10_000, 500, 60))
+    with pytest.raises(RequestError, match="the nearest is 'b' with 500 MiB"):
+        take(folder, memory_mib=1)
+    assert take(folder, memory_mib=1e6).row == "b"
 
 
 def test_a_row_without_a_score_on_some_task_is_not_taken(folder, cost) -> None:

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import statistics
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from peftlab.layers import LoRALinear
+from peftlab.training import meters
 from peftlab.training.meters import WARMING, MemoryMeter, SpeedMeter
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -73,6 +75,17 @@ def test_of_a_model_that_is_there_the_peak_is_its_bytes_and_what_training_adds()
     assert memory.peak_mib is not None and meter.start is not None
     assert memory.peak_mib == pytest.approx(meter.start + memory.train_peak_mib, abs=1)
     assert "before the training of a loaded model" in memory.how
+
+
+def test_where_no_peak_is_told_a_record_does_not_say_how_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_STATUS", "_STATM", "_CLEAR"):
+        monkeypatch.setattr(meters, name, tmp_path / "none" / name)
+    model = nn.Linear(2, 2)
+    memory = MemoryMeter(model=model).measure(model, torch.optim.SGD(model.parameters()))
+    assert (memory.peak_mib, memory.train_peak_mib) == (None, None)
+    assert memory.how.startswith("no peak, which this system doesn't tell; activations = ")
 
 
 def test_parts_are_the_bytes_of_their_tensors() -> None:

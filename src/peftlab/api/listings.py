@@ -170,5 +170,8 @@ def _hub() -> Row:
 
 
 def _disk(out: Path) -> Row:
-    place = next(folder for folder in (out, *out.resolve().parents) if folder.exists())
+    places = (out, *out.resolve().parents)
+    place = next((folder for folder in places if folder.exists()), None)
+    if place is None:
+        return ("disk", "none", f"there is no {out.resolve().anchor}")
     return ("disk", f"{shutil.disk_usage(place).free / 2**30:.1f} GiB free", f"at {place}")

@@ -23,6 +23,7 @@ from peftlab.records.record import Failure
 from peftlab.training import WORKSPACE
 
 # -P: a file in the current folder, such as statistics.py, must not shadow a library
+KILLED = 9  # signal.SIGKILL, a name that Windows lacks
 COMMAND = [sys.executable, "-P", "-m", "peftlab.bench.worker"]
 
 # How many turns OpenMP's threads spin before they sleep. Those of a training that has the machine
@@ -165,7 +166,9 @@ def _bury(process: subprocess.Popen[str]) -> None:
 
 def _kill_group(process: subprocess.Popen[str]) -> None:
     with contextlib.suppress(ProcessLookupError):
-        if sys.platform == "win32":
+        if sys.platform == "win32":  # the worker's cell is no group's there, but its child
+            tree = ["taskkill", "/T", "/F", "/PID", str(process.pid)]
+            subprocess.run(tree, capture_output=True, check=False)
             process.kill()
         else:
             os.killpg(process.pid, signal.SIGKILL)
@@ -178,7 +181,7 @@ def variables() -> dict[str, str]:
     """
     spin = {}
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
-        spin["GOMP_SPINCOUNT"] = SHORT_SPIN if others_share() > BUSY else LONG_SPIN
+        spin["GOMP_SPINCOUNT"] = SHORT_SPIN if (others_share() or 0.0) > BUSY else LONG_SPIN
     return {**spin, **FEW_KERNELS, **WORKSPACE, **os.environ}
 
 
@@ -192,7 +195,7 @@ def _died(cell: Cell, code: int, last_words: str) -> Failed:
 
 def how_it_died(code: int, last_words: str) -> str:
     """What to tell of a process that ended before its cell did."""
-    if code == -signal.SIGKILL:
+    if code == -KILLED:
         return "its process was killed; most likely the machine ran out of memory"
     after = f"; {last_words}" if last_words else ""
     if code < 0:

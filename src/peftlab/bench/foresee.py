@@ -36,13 +36,15 @@ def foresee(
     """
     predictor = Predictor(grid)
     found = largest(predictor, cells, tell)
-    check_fits(predictor, cells, found, training_room(cells[0].training.device))
+    room = training_room(cells[0].training.device)
+    check_fits(predictor, cells, found, room)
     weights = {cost.label: cost.memory.by_part["weights"] for cost in found if cost.memory}
     times = [
         by_records(cell, *predictor.lengths_of(cell), weights.get(cell.method.label), records)
         for cell in cells
     ]
-    return line(len(cells), times, found)
+    said = line(len(cells), times, found)
+    return said if room is not None else f"{said}; how much is free this system does not tell"
 
 
 def line(cells: int, times: Sequence[Time | None], found: Sequence[Cost]) -> str:

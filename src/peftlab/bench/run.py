@@ -152,7 +152,7 @@ def write_suite(store: Store, grid: Grid) -> None:
 
 
 def _absolute(path: str) -> str:
-    return path if is_on_hub(Path(path)) else str(expanded(path).resolve())
+    return Path(path).as_posix() if is_on_hub(Path(path)) else str(expanded(path).resolve())
 
 
 def _run_missing(

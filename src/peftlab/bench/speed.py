@@ -73,7 +73,7 @@ def _took_turns(cells: list[Cell], store: Store) -> bool:
 
 def _measure(cell: Cell, session: Session, turn: str) -> None:
     share = others_share()
-    if share > BUSY:
+    if share is not None and share > BUSY:
         session.progress.note(
             f"others take {share:.1f} of a core: the speed of {cell.title} is not the machine's"
         )

@@ -85,6 +85,8 @@ def _know_shapes(operation: str, made: Callable[..., Any]) -> None:
 def standing(source: Path, *flags: str) -> str:
     """What has become of the operations of `source`, in words; builds nothing."""
     if compiler() is None:
+        if sys.platform != "linux":
+            return "not built: that is done on Linux alone"
         return "not built: no C++ compiler is found"
     library = _library(source, flags)
     if library.is_file():
@@ -119,7 +121,13 @@ def _check_failed(library: Path) -> None:
 
 @functools.cache
 def compiler() -> str | None:
-    """The C++ compiler that torch would take; None without one."""
+    """The C++ compiler that torch would take; None without one.
+
+    On Linux alone: others' compilers refuse these flags, and what is found may be no more than what
+    offers to install one.
+    """
+    if sys.platform != "linux":
+        return None
     words = shlex.split(os.environ.get("CXX", "c++"))
     return shutil.which(words[0]) if words else None
 

@@ -131,6 +131,8 @@ def _quickest(device: str) -> Choice:
 def _for_processor(words: set[str]) -> Choice:
     if "amx_bf16" in words:
         return Choice("bf16", "the processor has AMX")
+    if not words:
+        return Choice("fp32", "only Linux tells whether the processor multiplies bf16 faster")
     if "avx512_bf16" not in words:
         return Choice("fp32", "the processor has neither AMX nor AVX512-BF16")
     # a Xeon's products at 352 rows: 84 GFLOP/s a core in bf16, 157 in fp32 (LOG, 2026-11-26)

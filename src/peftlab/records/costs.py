@@ -97,6 +97,10 @@ def keeping_to(
     if minutes is not None:
         limits.append((minutes, "minutes", _minutes))
     met = [row for row, one in costs.items() if _excess(one, limits) <= 1]
+    if not met and memory_mib is not None and all(c.memory_mib is None for c in costs.values()):
+        raise RequestError(
+            "no row has measured memory, which only Linux and CUDA tell; leave out --memory"
+        )
     if not met:
         nearest = min(costs, key=lambda row: _excess(costs[row], limits))
         asked = " and ".join(f"{most:g} {unit}" for most, unit, _ in limits)

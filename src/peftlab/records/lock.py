@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from collections.abc import Iterator
@@ -51,7 +52,8 @@ def locked(folder: Path) -> Iterator[None]:
             yield
         finally:
             _held.reset(before)
-            (folder / HOLDER).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # Windows keeps what somebody reads just now
+                (folder / HOLDER).unlink()
 
 
 def _holder(folder: Path) -> str:

@@ -7,6 +7,7 @@ reads it may be on another machine.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -59,4 +60,5 @@ def read_now(out: Path) -> Now | None:
 
 
 def clear_now(out: Path) -> None:
-    (out / FILE).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # Windows keeps what somebody reads just now
+        (out / FILE).unlink()

@@ -44,7 +44,18 @@ def command(record: Record, suite: Mapping[str, Any] | None = None) -> str | Non
     words += ["--methods", method(record), "--seeds", str(record.seed), *_training(record)]
     if record.method.source_sha256:
         words += ["--plugin", "FILE.py"]  # which file it was no record says
-    return shlex.join([*words, "--out", OUT])
+    return " ".join(map(quoted, [*words, "--out", OUT]))
+
+
+def quoted(word: str) -> str:
+    """A word for a shell, in double quotes where they do: Windows' own has no others.
+
+    >>> print(quoted("a"), quoted("lora[rank=8]"), quoted("cost in $"))
+    a "lora[rank=8]" 'cost in $'
+    """
+    as_posix = shlex.quote(word)
+    is_plain = not re.search(r'["$`!%\n]|\\\\|\\$', word)
+    return f'"{word}"' if as_posix != word and is_plain else as_posix
 
 
 def method(record: Record) -> str:

@@ -157,14 +157,16 @@ class MemoryMeter:
         return True
 
     def _how(self) -> str:
-        peaks = "VmHWM, reset through clear_refs"
-        if self.device.type == "cuda":
-            peaks = "torch.cuda.max_memory_allocated, reset"
         when = (
             "before the model is loaded" if self.loads else "before the training of a loaded model"
         )
+        peaks = f"VmHWM, reset through clear_refs {when}"
+        if self.device.type == "cuda":
+            peaks = f"torch.cuda.max_memory_allocated, reset {when}"
+        elif self._peak() is None:
+            peaks = "no peak, which this system doesn't tell"
         return (
-            f"{peaks} {when}; activations = saved for the backward pass of the widest part of a "
+            f"{peaks}; activations = saved for the backward pass of the widest part of a "
             "batch, each storage once, without the model's own; rest = train peak less all parts"
         )
 
