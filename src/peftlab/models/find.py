@@ -78,8 +78,12 @@ def _packaged(name: str) -> Path:
 
 
 def looks_like_folder(name: str) -> bool:
-    """Whether `name` means a folder, there or not, rather than a model of the hub."""
-    looks_like_one = name.startswith((".", "/", "~")) or name.count("/") > 1
+    r"""Whether `name` means a folder, there or not, rather than a model of the hub.
+
+    >>> looks_like_folder(r"C:\models\mine"), looks_like_folder("someone/model")
+    (True, False)
+    """
+    looks_like_one = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
     return looks_like_one or Path(name).is_dir()
 
 
