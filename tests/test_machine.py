@@ -6,6 +6,7 @@ In one's own process torch takes no more cores than others leave, and says how m
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -158,8 +159,8 @@ def test_a_mac_s_processor_is_more_than_arm(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(machine, "_said", said)
     assert machine.processor() == "Apple M3"
     assert asked == [("sysctl", "-n", "machdep.cpu.brand_string")]
-    monkeypatch.setattr(machine, "_said", lambda *words: (_ for _ in ()).throw(OSError()))
-    assert machine.processor()
+    monkeypatch.setattr(machine, "_said", lambda *words: "\n")
+    assert machine.processor() == (platform.processor() or platform.machine())
 
 
 @pytest.mark.parametrize(("share", "turns"), [(0.0, "20000"), (1.0, "5000")])

@@ -61,10 +61,10 @@ def machine_line() -> str:
         *(f"transformers {one.packages['transformers']}" for one in where),
         *(f"peftlab at {str(one.commit)[:7]}" for one in where),
     ]
-    return f"{', '.join(dict.fromkeys(facts))}. The base was held in {_held(done)}.\n"
+    return f"{', '.join(dict.fromkeys(facts))}. The base was held in {held(done)}.\n"
 
 
-def _held(done: Sequence[Record]) -> str:
+def held(done: Sequence[Record]) -> str:
     """In which precision each method's base was held; on which tasks, where that is not one."""
     tasks: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for one in done:

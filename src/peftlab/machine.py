@@ -93,7 +93,8 @@ def processor() -> str:
             return line.split(":", 1)[1].strip()
     if sys.platform == "darwin":  # where platform calls every Mac of ten years "arm" or "i386"
         with contextlib.suppress(OSError, subprocess.SubprocessError):
-            return _said("sysctl", "-n", "machdep.cpu.brand_string").strip()
+            if name := _said("sysctl", "-n", "machdep.cpu.brand_string").strip():
+                return name
     return platform.processor() or platform.machine()
 
 

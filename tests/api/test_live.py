@@ -154,6 +154,9 @@ def test_a_command_that_was_killed_shows_no_sign_of_life(grid: Grid, tmp_path: P
     text = shown(out)
     assert "[######..................] step 1/4" in text
     assert "no sign of life for 60 minutes" in text and not view(out).finished
+    later = (out / FILE).read_text().replace("{", '{"not_yet": 1, ', 1)
+    (out / FILE).write_text(later)
+    assert "step 1/4" in shown(out)
     (out / FILE).write_text("half of")
     assert "nothing is running here" in shown(out)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from peftlab.api import compare as comparing
 from peftlab.bench import cost
 from peftlab.bench import foresee as foreseeing
 from peftlab.bench.cell import Cell
@@ -322,28 +325,33 @@ def test_a_short_task_keeps_the_shares_of_its_classes(tiny_task: Task) -> None:
     assert sum(few.train.labels) / 12 == pytest.approx(share, abs=0.1)
 
 
-def test_the_line_says_cells_time_and_the_largest_peak(
-    grid: Grid, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said = foresee(grid, grid.cells, [])
+def test_the_line_says_cells_time_and_the_largest_peak(grid: Grid) -> None:
+    said = foresee(grid, grid.cells, [], room=1e6)
     assert said.startswith("plan: 6 cells, time unknown (peftlab plan --measure tells), at most ")
     costs = largest(Predictor(grid), grid.cells)
     most = max(costs, key=lambda cost: cost.memory.peak_mib if cost.memory else 0)
     assert said.endswith(f" MiB ({most.label})")
-    monkeypatch.setattr("peftlab.bench.foresee.available_mib", lambda device: None)
-    untold = foresee(grid, grid.cells, [])
+    untold = foresee(grid, grid.cells, [], room=None)
     assert untold == f"{said}; how much is free this system does not tell"
     records = [record_of(cell) for cell in grid.cells]
-    assert "plan: 6 cells, about " in foresee(grid, grid.cells, records)
+    assert "plan: 6 cells, about " in foresee(grid, grid.cells, records, room=1e6)
     half = line(2, [Time(60.0, ""), None], [])
     assert half == "plan: 2 cells, about 60 seconds for 1, unknown for the others"
 
 
-def test_a_run_is_refused_before_it_writes(
+def test_what_is_free_is_looked_at_before_a_worker_takes_of_it(
     grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peftlab.bench.foresee.available_mib", lambda device: 1.0)
-    say: Callable[[Any], str] = lambda due: foresee(grid, due, [])  # noqa: E731
+    """Else its libraries were subtracted twice, and `compare` refused what `plan` says fits."""
+    free = [1e6]
+    monkeypatch.setattr("peftlab.bench.foresee.available_mib", lambda device: free[0])
+    say = comparing.foreseeing(grid, tmp_path, Console(file=io.StringIO()))
+    free[0] = 1.0
+    assert say(grid.cells).startswith("plan: 6 cells")
+
+
+def test_a_run_is_refused_before_it_writes(grid: Grid, tmp_path: Path) -> None:
+    say: Callable[[Any], str] = lambda due: foresee(grid, due, [], room=1.0)  # noqa: E731
     with pytest.raises(RequestError, match="would not fit into memory"):
         run_grid(grid, tmp_path / "runs" / "out", Observer(), foresee=say)
     assert list(tmp_path.iterdir()) == []

@@ -49,6 +49,17 @@ def grid(tiny_model: Path, tiny_task: Task) -> Grid:
     )
 
 
+def test_where_nobody_can_look_nobody_is_said_to_be_busy(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "Session", FakeSession)
+    monkeypatch.setattr(speed, "others_share", lambda: None)
+    told = Told()
+    speed.measure_speed(grid, 1, tmp_path, told)
+    assert told.notes == []
+    assert {one.speed.others_share for one in rounds_of(tmp_path) if one.speed} == {None}
+
+
 def test_rows_take_turns_in_both_orders_and_done_rounds_stay(
     grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ import errno
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 
 import peftlab
 import peftlab.api.fit
+from peftlab.api import listings
+from peftlab.bench import run
 from peftlab.cli import app
 from peftlab.cli.stop import Terminated
 from peftlab.records.verdicts import Question
@@ -261,6 +263,18 @@ def test_what_python_asks_for(
     assert (asked["tasks"], asked["model"], asked["methods"]) == (["a"], "m", ["lora"])
     assert (asked["data_dir"], asked["metric"]) == (Path("g"), "f1")
     assert asked["training"].weight_decay == 0.1
+
+
+def test_a_drive_that_is_not_there_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    assert listings._disk(Path("/away/runs")) == ("disk", "none", "there is no /")
+
+
+def test_a_data_set_of_the_hub_is_named_alike_on_all_systems(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run, "Path", PureWindowsPath)
+    assert run._absolute("hub:someone/reviews") == "hub:someone/reviews"
 
 
 def test_a_full_disk_is_no_fault_inside(

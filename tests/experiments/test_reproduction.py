@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
+from measured.parts import held
 from reproduction import DRAWN, last_loss, main
 from whole import whole
 
@@ -150,6 +151,21 @@ def test_lora_s_distance_is_of_the_committed_records(protocol: str, part: str) -
     distance = fmean(lora[seed] - full[seed] for seed in full)
     assert number(line[7].split()[0]) == pytest.approx(distance, abs=HALF)
     assert line[4] == str(len(full))
+
+
+def test_what_was_held_in_two_precisions_is_told_by_task() -> None:
+    records = whole(RESULTS / "fair" / "cola")
+    assert "on" not in held(records)
+    mrpc = [
+        one.model_copy(
+            update={"precision": "fp32", "task": one.task.model_copy(update={"name": "mrpc"})}
+        )
+        for one in records
+        if one.method.name in ("lora", "full")
+    ]
+    assert held([*records, *mrpc]) == (
+        "bf16 (dora, lora-fa, vera; lora on CoLA); fp32 (full; lora on MRPC); nf4 (qlora)"
+    )
 
 
 def test_training_loss_is_the_mean_of_the_last_epoch_and_of_a_resumed_step_the_later(

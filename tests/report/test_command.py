@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 
 import pytest
 from pydantic import ValidationError
 
 from peftlab.methods import METHODS, parse_methods
-from peftlab.report.command import command, commands, method
+from peftlab.report.command import command, commands, method, quoted
 from peftlab.settings import Training
 
 
@@ -23,6 +24,31 @@ def options(line):
         else:
             found[name] = word
     return found
+
+
+DOUBLE = ["lora[rank=8,alpha=16.0]", "two words", "it's", "C:\\data\\a b.csv", ""]
+SINGLE = [
+    "`id`",
+    "$(id)",
+    "$HOME",
+    "a !!",
+    "100 %",
+    'said "so"',
+    "“so”",
+    "a\nb",
+    "a b\\",
+    "\\\\host",
+]
+
+
+@pytest.mark.parametrize(
+    ("word", "mark"), [("plain", "p"), *((w, '"') for w in DOUBLE), *((w, "'") for w in SINGLE)]
+)
+def test_a_shell_reads_a_word_as_it_is(word, mark):
+    """What one of the shells would look into stands in single quotes, which cmd.exe lacks."""
+    said = quoted(word)
+    done = subprocess.run(["bash", "-c", f"printf %s {said}"], capture_output=True, text=True)
+    assert done.stdout == word and said.startswith(mark)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -88,6 +88,19 @@ def test_where_no_peak_is_told_a_record_does_not_say_how_it_was(
     assert memory.how.startswith("no peak, which this system doesn't tell; activations = ")
 
 
+@linux
+def test_a_peak_that_can_not_be_reset_is_told_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meters, "_CLEAR", tmp_path / "none" / "clear_refs")
+    model = nn.Linear(2, 2)
+    memory = MemoryMeter(model=model).measure(model, torch.optim.SGD(model.parameters()))
+    assert memory.peak_mib and memory.train_peak_mib is None
+    assert memory.how.startswith(
+        "VmHWM of the whole process: this system does not let it be reset;"
+    )
+
+
 def test_parts_are_the_bytes_of_their_tensors() -> None:
     model = nn.Sequential(LoRALinear(nn.Linear(64, 32).bfloat16().requires_grad_(False), 4, 1.0))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])

@@ -16,7 +16,7 @@ from rich.markup import escape
 from peftlab.api.live import Live
 from peftlab.api.progress import observer
 from peftlab.bench.cell import Cell
-from peftlab.bench.foresee import foresee
+from peftlab.bench.foresee import foresee, training_room
 from peftlab.bench.grid import Grid, resolve
 from peftlab.bench.retention import Keep, check_keep, room_mib
 from peftlab.bench.run import Observer, run_grid
@@ -233,7 +233,11 @@ def _foretold(before: Left, say: Callable[[Sequence[Cell]], str]) -> str:
 
 
 def foreseeing(grid: Grid, out: Path, console: Console) -> Callable[[Sequence[Cell]], str]:
-    """What says, of cells of the grid that are to run, what they cost; shown while it counts."""
+    """What says, of cells of the grid that are to run, what they cost; shown while it counts.
+
+    What is free is looked at now: a worker's libraries are no part of what a training takes.
+    """
+    room = training_room(grid.cells[0].training.device)
 
     def say(due: Sequence[Cell]) -> str:
         with console.status("counting what each method needs") as status:
@@ -242,6 +246,7 @@ def foreseeing(grid: Grid, out: Path, console: Console) -> Callable[[Sequence[Ce
                 grid,
                 due,
                 records,
+                room,
                 lambda what: status.update(f"counting what {escape(what)} needs"),
             )
 

@@ -22,8 +22,8 @@ from peftlab.machine import BUSY, environment, others_share
 from peftlab.records.record import Failure
 from peftlab.training import WORKSPACE
 
-# -P: a file in the current folder, such as statistics.py, must not shadow a library
 KILLED = 9  # signal.SIGKILL, a name that Windows lacks
+# -P: a file in the current folder, such as statistics.py, must not shadow a library
 COMMAND = [sys.executable, "-P", "-m", "peftlab.bench.worker"]
 
 # How many turns OpenMP's threads spin before they sleep. Those of a training that has the machine
@@ -168,7 +168,8 @@ def _kill_group(process: subprocess.Popen[str]) -> None:
     with contextlib.suppress(ProcessLookupError):
         if sys.platform == "win32":  # the worker's cell is no group's there, but its child
             tree = ["taskkill", "/T", "/F", "/PID", str(process.pid)]
-            subprocess.run(tree, capture_output=True, check=False)
+            with contextlib.suppress(OSError):
+                subprocess.run(tree, capture_output=True, check=False)
             process.kill()
         else:
             os.killpg(process.pid, signal.SIGKILL)

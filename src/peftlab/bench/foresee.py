@@ -21,6 +21,7 @@ def foresee(
     grid: Grid,
     cells: Sequence[Cell],
     records: Sequence[Record],
+    room: float | None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> str:
     """The cells that are to run in one line, such as "plan: 30 cells, about 12 minutes, ...".
@@ -29,6 +30,7 @@ def foresee(
         grid: resolved.
         cells: of it, those to run; at least one.
         records: of this machine, which times are taken from.
+        room: `training_room` as it was before there was a worker; None if it is not known.
         tell: is told what is looked at.
 
     Raises:
@@ -36,7 +38,6 @@ def foresee(
     """
     predictor = Predictor(grid)
     found = largest(predictor, cells, tell)
-    room = training_room(cells[0].training.device)
     check_fits(predictor, cells, found, room)
     weights = {cost.label: cost.memory.by_part["weights"] for cost in found if cost.memory}
     times = [

@@ -179,8 +179,8 @@ class Session:
     """Runs cells on some tasks, one after the other, and writes what comes out into a folder.
 
     A context, which leaving ends the worker and the cell in it. The worker starts with the first
-    cell, or at `warm` or `start`, where there is something to do meanwhile: where all is done none
-    starts.
+    cell, or at `warm` or `start`, where there is something to do meanwhile: for what was done when
+    a command began none starts.
     """
 
     def __init__(self, store: Store, tasks: Mapping[str, Task], progress: Observer) -> None:

@@ -18,8 +18,8 @@ from peftlab import atomic
 FILE = ".now.json"
 
 
-class Now(BaseModel, extra="forbid", frozen=True):
-    """The cell that is running.
+class Now(BaseModel, extra="ignore", frozen=True):
+    """The cell that is running. What another version writes beside these is left alone.
 
     Attributes:
         cell: its name; empty between cells.

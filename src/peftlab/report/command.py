@@ -54,7 +54,7 @@ def quoted(word: str) -> str:
     a "lora[rank=8]" 'cost in $'
     """
     as_posix = shlex.quote(word)
-    is_plain = not re.search(r'["$`!%\n]|\\\\|\\$', word)
+    is_plain = not re.search(r'["“”„$`!%\n]|\\\\|\\$', word)
     return f'"{word}"' if as_posix != word and is_plain else as_posix
 
 

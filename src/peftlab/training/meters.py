@@ -161,6 +161,8 @@ class MemoryMeter:
             "before the model is loaded" if self.loads else "before the training of a loaded model"
         )
         peaks = f"VmHWM, reset through clear_refs {when}"
+        if not self.can_reset:
+            peaks = "VmHWM of the whole process: this system does not let it be reset"
         if self.device.type == "cuda":
             peaks = f"torch.cuda.max_memory_allocated, reset {when}"
         elif self._peak() is None:
