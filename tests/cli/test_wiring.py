@@ -20,6 +20,7 @@ import peftlab.api.fit
 from peftlab.api import listings
 from peftlab.bench import run
 from peftlab.cli import app
+from peftlab.cli.compare import stopped_keeps
 from peftlab.cli.stop import Terminated
 from peftlab.records.verdicts import Question
 from peftlab.report.watching import View
@@ -263,6 +264,17 @@ def test_what_python_asks_for(
     assert (asked["tasks"], asked["model"], asked["methods"]) == (["a"], "m", ["lora"])
     assert (asked["data_dir"], asked["metric"]) == (Path("g"), "f1")
     assert asked["training"].weight_decay == 0.1
+
+
+def test_what_was_stopped_before_there_was_a_folder_is_not_kept_in_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(KeyboardInterrupt), stopped_keeps(tmp_path / "out"):
+        raise KeyboardInterrupt
+    assert capsys.readouterr().err == "stopped before anything was trained\n"
+    with pytest.raises(KeyboardInterrupt), stopped_keeps(tmp_path):
+        raise KeyboardInterrupt
+    assert f"is kept in {tmp_path}\nthe same command" in capsys.readouterr().err
 
 
 def test_a_drive_that_is_not_there_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,6 +98,9 @@ def stopped_keeps(folder: Path, rerun: bool = False) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
+        if not folder.exists():
+            print("stopped before anything was trained", file=sys.stderr)
+            raise
         print(f"stopped; what is done so far is kept in {folder}", file=sys.stderr)
         command = "the command without --rerun" if rerun else "the same command"
         print(f"{command} goes on from there", file=sys.stderr)
