@@ -20,7 +20,7 @@ help:  ## list the verbs
 demo: $(VENV)/.demo  ## install, then compare thirteen methods on a synthetic task (about 4 minutes)
 	@$(BIN)/peftlab compare
 
-test: $(VENV)/.dev  ## install, then run the tests (5 to 8 minutes)
+test: $(VENV)/.dev  ## install, then run the tests (5 minutes)
 	@$(PYTEST) --dist loadscope -m "not slow and not shown" $(TESTS)
 
 slow: $(VENV)/.dev  ## the tests of whole commands, and of the page in a browser (3 minutes)

@@ -96,6 +96,7 @@ ASKED = [({"vera": "vera[rank=3]"}.get(name, name), 1) for name in METHODS]
 CORRECTED = "lora-fa[correct_gradient=true]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "accumulation"),
     [*ASKED, (CORRECTED, 1), *((one, 2) for one in ("lora", CORRECTED, "vera[rank=3]", "dylora"))],
