@@ -69,13 +69,13 @@ def held(done: Sequence[Record]) -> str:
     tasks: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for one in done:
         tasks[one.method.name][one.precision].add(one.task.name)
-    held: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    methods: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for method, by_precision in sorted(tasks.items()):
         for precision, on in by_precision.items():
             where = "" if len(by_precision) == 1 else _listed(on)
-            held[precision][where].append(method)
+            methods[precision][where].append(method)
     bases = []
-    for precision, by_place in sorted(held.items()):
+    for precision, by_place in sorted(methods.items()):
         groups = (", ".join(of) + place for place, of in sorted(by_place.items()))
         bases.append(f"{precision} ({'; '.join(groups)})")
     return "; ".join(bases)
