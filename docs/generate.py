@@ -3,9 +3,8 @@
 docs/cli.md               every command and option, read from the live command line
 docs/methods/README.md    every method, read from the registry
 docs/python.md            every public name, read from its signature and docstring
-docs/which.md             its tables, read from results/ (measured/)
-docs/reproduction.md      likewise
-README.md                 likewise
+docs/which.md             its tables, read from results/ (measured/); likewise those of rates.md,
+                          engine.md, reproduction.md and README.md
 """
 
 from __future__ import annotations
@@ -27,7 +26,8 @@ from peftlab.api.fit import Fitted
 from peftlab.api.plan import Plan
 from peftlab.api.reproduce import Reproduction
 from peftlab.cli import app
-from peftlab.methods import METHODS
+from peftlab.methods import METHODS, Method
+from peftlab.methods.peft import InPeft
 from peftlab.records.record import Record
 from peftlab.records.verdicts import Comparison
 from peftlab.settings import Training
@@ -90,22 +90,30 @@ def _option(parameter: object) -> str:
 
 def methods_page() -> str:
     """The table of methods."""
-    head = [*listings.METHODS_HEAD, "lr"]
+    head = [*listings.METHODS_HEAD, "lr", "merges", "in HF PEFT's layout"]
     lines = ["# Methods", "", NOTE, ""]
     lines += [
-        "Adapter and head: numbers trained on RoBERTa-base with two labels, at default settings. "
-        "lr: the default ([where they come from](../rates.md)).",
+        "Adapter and head: parameters trained on RoBERTa-base with two labels, at default "
+        "settings. lr: the default ([where they come from](../rates.md)). merges: whether nothing "
+        "is left to compute after [merging](../adapters.md#merging). HF PEFT loads what is saved "
+        "in its layout.",
         "",
         markdown(
             head,
             (
-                [f"[{name}]({name}.md)", *cells, f"{METHODS[name].default_lr:g}"]
+                [f"[{name}]({name}.md)", *cells, *_of_method(METHODS[name])]
                 for name, *cells in listings.methods()
             ),
         ),
     ]
     lines += ["A method of your own is a class of some twenty lines: [own.md](own.md)."]
     return "\n".join(lines) + "\n"
+
+
+def _of_method(method: type[Method]) -> list[str]:
+    """Its default rate, whether it can be merged, and whether it is saved as PEFT's own are."""
+    marks = ("yes" if told else "no" for told in (method.mergeable, issubclass(method, InPeft)))
+    return [f"{method.default_lr:g}", *marks]
 
 
 def python_page() -> str:

@@ -1,12 +1,14 @@
 """Tables of docs/ and README, written from results/: what is missing is said so.
 
 text       scores, differences and rates as they are typeset
-speed      README's table of speed and memory
+speed      speed and memory beside HF PEFT: README's table, and an older one in engine.md
 
 which.md
 tuned      all methods tuned alike
-protocol   every method at four rates
 seeds      LoRA beside full fine-tuning, paired by seed
+
+rates.md
+protocol   every method at four rates
 
 reproduction.md
 runs       the records and verdicts of each part and task
@@ -26,9 +28,10 @@ from measured import claims, distance, parts, protocol, scores, seeds, speed, tu
 BLOCKS: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "which.md": {
         "tuned": tuned.tuned_table,
-        "protocol": protocol.protocol_tables,
         "seeds": seeds.seeds_table,
     },
+    "rates.md": {"protocol": protocol.protocol_tables},
+    "engine.md": {"older": speed.older_table},
     "reproduction.md": {
         "plan": parts.plan_table,
         "machine": parts.machine_line,

@@ -68,7 +68,7 @@ def _within(
     if low <= least and most <= high:
         return "yes", told
     if low <= least:
-        return "at least that", told
+        return "yes, and more", told
     return "in part" if low <= most else "no", told
 
 
@@ -85,7 +85,7 @@ def _lower_loss() -> tuple[str, str]:
     if not rows_of:
         return NOT_YET, "–"
     loss = "yes" if len(lowest) == len(rows_of) else "in part" if lowest else "no"
-    return f"the loss: {loss}; the score: {'no' if better else 'not decided'}", told
+    return f"lower loss: {loss}; score no better: {'no' if better else 'not decided'}", told
 
 
 def _lowest_loss(task: str, rows: Sequence[str]) -> str:

@@ -59,7 +59,7 @@ def machine_line() -> str:
         *(f"{one.threads} thread{'s' if one.threads > 1 else ''} a cell" for one in where),
         *(f"torch {one.packages['torch']}" for one in where),
         *(f"transformers {one.packages['transformers']}" for one in where),
-        *(f"peftlab at {str(one.commit)[:7]}" for one in where),
+        f"peftlab at {' and '.join(dict.fromkeys(str(one.commit)[:7] for one in where))}",
     ]
     return f"{', '.join(dict.fromkeys(facts))}. The base was held in {held(done)}.\n"
 

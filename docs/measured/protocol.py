@@ -1,4 +1,4 @@
-"""Every method at four rates, from results/defaults: a table a model in docs/which.md."""
+"""Every method at four rates, from results/defaults: a table a model in docs/rates.md."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ def _caption(cells: Cells, rows: Mapping[str, Measured]) -> str:
     return (
         f"On {tasks}. {1 + len(others)} rates a method, seed {one.seed}, "
         f"{one.environment.processor}, {one.environment.threads} thread. "
-        f"The head's {one.n_trainable.head:,} numbers are trained besides. "
-        f"Not measured, or not whole: {listed(missing)}. "
+        f"The head adds {one.n_trainable.head:,} trained parameters. "
+        f"Missing or incomplete: {listed(missing)}. "
         f"Within one standard error of the best mean: {listed(near)}."
     )
 

@@ -1,9 +1,12 @@
-"""LoRA's speed and memory beside HF PEFT with Trainer, from benchmarks/results: README's table."""
+"""LoRA's speed and memory beside HF PEFT with Trainer, from benchmarks/results.
+
+README has what is of today's engine, docs/engine.md what is of the one before.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +22,25 @@ FILES = (
     "avx512",
     "amx",
 )  # a kind of processor each, the latest first
+PACKED = "2026-11-27"  # since then the engine packs batches
 MEMORY = "peak_mib"  # of the process that trains
 TASKS = {"cola": "CoLA", "mrpc": "MRPC"}
 
 
 def speed_table() -> str:
     """Every setting on every kind of processor; how much faster ours is stands behind theirs."""
+    return _table(lambda date: date >= PACKED)
+
+
+def older_table() -> str:
+    """The same, of the engine that padded its batches."""
+    return _table(lambda date: date < PACKED)
+
+
+def _table(shown: Callable[[str], bool]) -> str:
     head = ["model", "task", "processor", "peftlab", "fastest", "fastest not shown to lose"]
-    head += ["as installed", "memory, MiB", "measured"]
-    return markdown(head, _rows())
+    head += ["as installed", "settings tried", "memory, MiB", "measured"]
+    return markdown(head, (row for row in _rows() if shown(row[-1])))
 
 
 def _rows() -> Iterator[list[str]]:
@@ -51,6 +64,7 @@ def _row(setting: plan.Setting, section: dict[str, Any]) -> list[str]:
         _processor(section["machine"]),
         f"{speed:.0f}",
         *(_theirs(lines, label) for label in ("best", LEARNS, "defaults")),
+        str(len(labelled(lines, "screen"))),
         f"{memory:,.0f} / {least[0]:,.0f} ({memory / least[0]:.2f})",
         section["machine"]["date"][:10],
     ]

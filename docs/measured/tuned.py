@@ -58,8 +58,8 @@ def _again() -> str:
     told, stays, turned = (sum(one[i] for one in again.values()) for i in range(3))
     rows = sorted({row for pair in second.pairs for row in (pair.a, pair.b)})
     return wrapped(
-        f"With five other seeds {stays} of the {told} verdicts better or worse among "
-        f"{listed(rows)} are the same, and {turned} turn around (`python "
+        f"Run again with five other seeds, {stays} of the {told} verdicts *better* or *worse* "
+        f"among {listed(rows)} are the same, and {turned} are reversed (`python "
         "experiments/again.py FIRST SECOND OUT`)."
     )
 

@@ -33,7 +33,7 @@ METHODS_HEAD = ("method", "trains", "adapter", "head", "paper")
 
 
 def methods() -> list[Row]:
-    """The rows under `METHODS_HEAD`; adapter and head are numbers trained on RoBERTa-base."""
+    """The rows under `METHODS_HEAD`; adapter and head are trained parameters on RoBERTa-base."""
     return [
         (name, method.summary, *_numbers(method), method.paper) for name, method in METHODS.items()
     ]
@@ -70,7 +70,7 @@ def shown(value: Any) -> str:
 
 
 def trained_on_roberta(method: Method) -> Trainable:
-    """The numbers that `method` trains on RoBERTa-base with two labels, counted on its structure.
+    """What `method` trains of RoBERTa-base with two labels, counted on its structure.
 
     LoRA-drop's are those of its first stage: how many layers share a pair is decided by data.
     """

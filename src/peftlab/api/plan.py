@@ -33,7 +33,7 @@ class Row:
     """What the cells of one method on one task will take.
 
     Attributes:
-        cost: trained numbers, memory, the adapter's size on disk.
+        cost: trained parameters, memory, the adapter's size on disk.
         due: how many of its cells have not run yet.
         cell_s: seconds of one cell; None where no record tells.
         time_from: what the seconds are taken from.

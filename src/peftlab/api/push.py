@@ -229,7 +229,7 @@ def _numbers(record: Record) -> list[str]:
     lines += [f"Warning: {_code(warning)}\n" for warning in record.warnings]
     settings = _listed({**record.method.settings, **told_apart(record.training)})
     counts = record.n_trainable
-    trained = f"{counts.adapter:,} numbers and {counts.head:,} of the head" if counts else "–"
+    trained = f"{counts.adapter:,} parameters and {counts.head:,} of the head" if counts else "–"
     lines += [
         "## How it was trained\n",
         f"{trained}; base in {_code(str(record.precision))}.\n",

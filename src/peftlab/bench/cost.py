@@ -1,4 +1,4 @@
-"""What the cells of a grid will cost, before one of them trains: memory, disk, trained numbers.
+"""What the cells of a grid will cost, before one of them trains: memory, disk, trained parameters.
 
     weights · adapters · gradients · optimizer    exactly, on the injected structure
     activations                                   exactly, for the widest part of a batch
@@ -65,7 +65,7 @@ class Cost:
         label: of the method's row.
         method: its name.
         cells: how many they are, one a seed.
-        n_trainable: trained numbers; LoRA-drop's are those of its first stage.
+        n_trainable: trained parameters; LoRA-drop's are those of its first stage.
         adapter_mib: an adapter's size on disk, the head included.
         memory: None where it can't be counted.
         why: what prevented that.

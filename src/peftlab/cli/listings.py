@@ -27,7 +27,7 @@ def methods(
         rows = listings.method_settings(name) if name else listings.methods()
     print_rows(head, rows)
     if name is None:
-        print("adapter, head: numbers trained on RoBERTa-base, two labels, at the default settings")
+        print("adapter, head: parameters trained on RoBERTa-base, two labels, at default settings")
         print("`peftlab methods NAME` shows a method's settings")
 
 

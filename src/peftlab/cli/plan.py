@@ -36,7 +36,7 @@ def plan(
 ) -> None:
     """Say what a comparison will cost before it trains.
 
-    Trained numbers, memory by part, disk and time. Takes what compare takes; trials are counted
+    Trained parameters, memory by part, disk and time. Takes what compare takes; trials are counted
     in. Memory is counted on the model's structure; time is taken from the nearest records of this
     machine, or from a few steps with --measure.
     """

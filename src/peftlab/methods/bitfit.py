@@ -4,7 +4,7 @@
 
 Paper      Ben Zaken, Ravfogel, Goldberg 2022, arXiv:2106.10199, section 3 (all bias terms)
 Shapes     a BERT layer has 4d + d + 4d + d + d biases, the embeddings' norm d more
-Cost       11·d·L + d trained numbers; the backward pass goes through the whole base
+Cost       11·d·L + d trained parameters; the backward pass goes through the whole base
 Departs    weights are held in the base's precision, biases in fp32 beside them, and are added in
            the precision of x; a norm with a bias is held in fp32 whole; a bias that is no
            module's `bias`, such as q_bias of the first DeBERTa, stays frozen

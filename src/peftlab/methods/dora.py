@@ -6,7 +6,7 @@ Paper      Liu et al. 2024, arXiv:2402.09353, eq. 5, and section 4.3 for the con
 Reference  PEFT's tuners/lora/dora.py; parity test: tests/methods/test_parity_peft.py
 Shapes     W (out, in) frozen · A (rank, in), B (out, rank), m (out,) trained
 Init       A ~ U(±1/sqrt(in)), B = 0, m = ‖W‖  =>  W' = W at step 0
-Cost       rank·(in + out) + out trained numbers a layer. The norm is taken of
+Cost       rank·(in + out) + out trained parameters a layer. The norm is taken of
            ‖W‖² + 2s⟨W, B A⟩ + s²‖B A‖² row by row, ‖W‖² once: O(out·in·rank), whatever the batch
 Departs    ‖·‖ is a constant in the backward pass (paper, section 4.3); dropout acts on the update
            only (PEFT: also on the (m/‖·‖ - 1)·x Wᵀ beside it); m, a vector, never decays

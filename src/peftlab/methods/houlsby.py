@@ -8,7 +8,7 @@ Reference  github.com/google-research/adapter-bert, modeling.py; the formula in 
            tests/methods/test_houlsby.py
 Shapes     D (size, d), b_D (size,), U (d, size), b_U (d,) trained; so too every norm's γ and β
 Init       D, U ~ N(0, init_std²) cut at two standard deviations, b = 0: close to the identity
-Cost       2·size·d + size + d trained numbers a bottleneck; it can't be merged, so its latency
+Cost       2·size·d + size + d trained parameters a bottleneck; it can't be merged, so its latency
            stays (measured in docs/methods/houlsby.md)
 Departs    a bottleneck stands on the last module before the residual add: the dropout where there
            is one, else the projection. init_std is the paper's 1e-2 (its code: 1e-3).

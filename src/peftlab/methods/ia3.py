@@ -7,7 +7,7 @@ Paper      Liu et al. 2022, arXiv:2205.05638, section 3.3
 Reference  PEFT's tuners/ia3; parity: tests/methods/test_parity_peft.py
 Shapes     W (out, in), c (out,) frozen · l (out,) or (in,) trained
 Init       l = 1  =>  y = x Wᵀ + c at step 0
-Cost       out, or in, trained numbers a layer; no cost after merging l into W, and into c
+Cost       out, or in, trained parameters a layer; no cost after merging l into W, and into c
 Departs    PEFT's default for BERT-like models scales the input of the attention's output layer too,
            whose name ends as the FFN's does; the paper doesn't, nor does this. l, a vector, never
            decays. It is l - 1 that is rounded to the precision of x: bf16 has no 1.003

@@ -7,7 +7,7 @@ Paper      Hu et al. 2021, arXiv:2106.09685, section 4.1, eq. 3
 Reference  github.com/microsoft/LoRA, loralib/layers.py; parity: tests/methods/test_parity_peft.py
 Shapes     W (out, in) frozen · A (rank, in), B (out, rank) trained
 Init       A ~ U(±1/sqrt(in)), B = 0  =>  y = x Wᵀ + c at step 0
-Cost       rank · (in + out) trained numbers a layer; no cost after merging W + s·B A
+Cost       rank · (in + out) trained parameters a layer; no cost after merging W + s·B A
 Departs    A is drawn as in the authors' code (Kaiming uniform), not the paper's Gaussian
 Raises     RequestError if a target matches no layer, or rank exceeds a layer's smaller side
 """

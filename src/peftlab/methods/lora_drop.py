@@ -8,7 +8,7 @@ Paper      Zhou et al. 2024, arXiv:2402.07721, section 3
 Reference  none published by the authors; tests/methods/test_lora_drop.py
 Shapes     as LoRA
 Init       as LoRA, in both stages
-Cost       (kept + 1)·rank·(in + out) trained numbers for each kind of layer; stage 1 is `prepare_s`
+Cost       (kept + 1)·rank·(in + out) trained parameters a kind of layer; stage 1 is `prepare_s`
 Departs    where the paper is silent: the sample is a stratified tenth of train, at least 64
            examples; one epoch of it but at least 20 updates, at the cell's learning rates; g is
            summed in eval mode over the tokens that are not padding; each kind of layer (query,

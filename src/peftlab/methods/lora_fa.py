@@ -8,7 +8,7 @@ Reference  PEFT's LoraFAOptimizer for the correction ("v2"); parity: tests/metho
            test_parity_peft.py. The authors published no code of the first version
 Shapes     W (out, in), A (rank, in) frozen · B (out, rank) trained
 Init       A ~ U(±1/sqrt(in)), B = 0  =>  y = x Wᵀ + c at step 0
-Cost       rank · out trained numbers a layer; the backward pass of B needs x Aᵀ alone, so the
+Cost       rank · out trained parameters a layer; the backward pass of B needs x Aᵀ alone, so the
            layer's input is not kept (tests/methods/test_lora_fa.py counts the saved bytes)
 Departs    A is drawn as PEFT's, not from N(0, 1): A ← kA is exactly alpha ← k·alpha here, so a
            published alpha for N(0, 1) is sqrt(3·in) times as much in ours.

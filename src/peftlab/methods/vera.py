@@ -9,7 +9,7 @@ Shapes     W (out, in), A (rank, largest in), B (largest out, rank) frozen
 Init       A ~ U(±sqrt(6/largest in)), then B ~ U(±sqrt(6/rank)), from one generator on the CPU
            seeded by projection_seed, or by the run's; d = d_initial, b = 0  =>  y = x Wᵀ + c at
            step 0
-Cost       rank + out trained numbers a layer; the frozen pair once a model
+Cost       rank + out trained parameters a layer; the frozen pair once a model
 Departs    the frozen pair is held in the base's precision, as all that is frozen; what is saved
            is what was used. d and b, vectors, never decay
 Raises     RequestError if a target matches no layer

@@ -206,8 +206,8 @@ def _open(tasks: Sequence[AgainstBest]) -> str:
     other = longest.best if longest.verdict else longest.rival
     if longest.more_seeds is None:
         return (
-            f"Were all seeds like these, no number of them would tell it from {other}: the dev set "
-            "is too small, or the rows too near."
+            f"More seeds like these would not tell it from {other}: the dev set is too small, or "
+            "the two are too close."
         )
     more = counted(longest.more_seeds, "more seed")
     return f"About {more} would tell it from {other}, if they were like these."

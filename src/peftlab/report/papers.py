@@ -202,7 +202,7 @@ def _told(table: Table, best: str, tie: str) -> list[str]:
     told = [
         f"Dev, last epoch, {told_spread(table)}.",
         f"The best mean is {best}, a tie with it {tie}; ?: not shown to be worse.",
-        "Trained: numbers of the adapter, without the head.",
+        "Trained: parameters of the adapter, without the head.",
     ]
     if table.conditions:
         on = table.conditions[0]
