@@ -78,7 +78,7 @@ class Listener:
         self.meter, self.epochs, self.share = meter, epochs, share
         self.outputs: list[list[float]] = []  # for dev, of the last epoch
 
-    def row(self, row: dict[str, Any], total: int) -> None:
+    def step(self, row: dict[str, Any], total: int) -> None:
         self.meter.step()
         if row["epoch"].is_integer():
             self.meter.end_epoch()

@@ -36,10 +36,9 @@ from whole import whole
 
 from peftlab.atomic import write
 from peftlab.records.record import Record
-from peftlab.records.store import Store, rounds_of
+from peftlab.records.store import Store, rounds_of, rows_of
 from peftlab.records.trials import read_trials, write_trials
 from peftlab.records.verdicts import compare_rows
-from peftlab.report.curves import rows
 from peftlab.report.page import build
 
 ROOT = Path(__file__).parent.parent
@@ -77,7 +76,7 @@ def take_over(source: Path, target: Path) -> None:
 def last_loss(folder: Path, record: Record) -> float | None:
     """Mean training loss over the last epoch's steps; None of a cell that failed or diverged."""
     last = record.training["epochs"] - 1
-    lines = rows(folder / "curves" / f"{record.cell}.jsonl")
+    lines = rows_of(folder / "curves" / f"{record.cell}.jsonl")
     steps = {row["step"]: row for row in lines if "step" in row}
     losses = [row["loss"] for row in steps.values() if row["epoch"] > last]
     if not losses or not all(map(math.isfinite, losses)):

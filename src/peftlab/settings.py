@@ -11,7 +11,7 @@ imports `errors` and `naming` alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -100,15 +100,15 @@ class Training(_Settings):
         None, ge=1, le=1024, description="CPU threads; default: torch's choice."
     )
 
-    @staticmethod
-    def of(given: Mapping[str, Any]) -> Training:
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
         """The settings that were given, checked; the rest at their defaults, and marked as such.
 
         Raises:
             RequestError: naming the field, what was given and what is allowed.
         """
         try:
-            return Training.model_validate(dict(given))
+            return cls.model_validate(dict(given))
         except ValidationError as error:
             raise explain(error, "training", Training.model_fields) from None
 

@@ -15,7 +15,7 @@ from peftlab.api import fit as fitting
 from peftlab.api.compare import Planned
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Grid, resolve
-from peftlab.bench.race import FEWEST, Race, TimeIsUp, Until
+from peftlab.bench.race import MIN_RUNNERS, Race, TimeIsUp, Until
 from peftlab.bench.run import Observer
 from peftlab.bench.suite import make_suite
 from peftlab.errors import RequestError
@@ -61,7 +61,7 @@ def test_every_method_races_at_its_default_first_and_the_best_go_on(
     names = [cell.method.name for cell in made]
     assert names[:4] == ["head", "lora", "head", "lora"]
     by_epochs = [[cell for cell in made if cell.training.epochs == e] for e in contest.rungs]
-    assert [len(rung) for rung in by_epochs] == contest.sizes == [6, FEWEST]
+    assert [len(rung) for rung in by_epochs] == contest.sizes == [6, MIN_RUNNERS]
     assert {cell.seed for cell in made} == {0}
     best = contest.ranking[0]
     assert best.epochs == contest.rungs[-1]
@@ -129,9 +129,9 @@ def test_a_run_that_failed_takes_no_seed_from_the_others(
 def test_a_training_ends_at_its_next_step_when_its_time_is_over() -> None:
     late, early = Until(Observer(), time.monotonic() - 1), Until(Observer(), time.monotonic() + 60)
     cell: Any = None
-    early.row(cell, {"step": 1}, 10)
+    early.step(cell, {"step": 1}, 10)
     with pytest.raises(TimeIsUp):
-        late.row(cell, {"step": 1}, 10)
+        late.step(cell, {"step": 1}, 10)
 
 
 def test_the_best_rows_train_on_all_of_train_seed_after_seed(

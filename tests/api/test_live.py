@@ -122,7 +122,7 @@ def test_steps_scores_and_memory_are_written_every_other_second(
     def step(number: int, after_s: float) -> Now:
         clock[0] += after_s
         row = {"step": number, "epoch": 0.1, "loss": 0.5 / number, "memory_mib": 70.0 + number}
-        progress.row(cell, row, 8)
+        progress.step(cell, row, 8)
         now = read_now(tmp_path)
         assert now is not None
         return now
@@ -133,7 +133,7 @@ def test_steps_scores_and_memory_are_written_every_other_second(
         assert step(2, 0.1).step == 1  # too soon
         third = step(3, 2.5)
         assert (third.step, third.steps, third.memory_mib) == (3, 8, 73.0)
-        progress.row(cell, {"epoch": 1, "score": {"accuracy": 0.75}}, 8)
+        progress.epoch(cell, 1, {"accuracy": 0.75})
         now = read_now(tmp_path)
         assert now is not None and (now.epoch, now.score, now.step) == (1, 0.75, 3)
         assert now.written_s == 1000.0

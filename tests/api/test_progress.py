@@ -101,8 +101,8 @@ def test_bars_show_one_training_that_is_no_suite(tmp_path: Path, tiny_model: Pat
     said = io.StringIO()
     with Bars(Console(file=said, width=200, force_terminal=True)) as bars:
         bars.cell(cell)
-        bars.row(cell, {"step": 1, "loss": 0.5}, 2)
-        bars.row(cell, {"epoch": 1, "score": {"accuracy": 0.25}}, 0)
+        bars.step(cell, {"step": 1, "loss": 0.5}, 2)
+        bars.epoch(cell, 1, {"accuracy": 0.25})
     assert "stars · head · seed 0" in said.getvalue()
 
 

@@ -225,7 +225,7 @@ def test_a_method_of_many_ranks_is_not_answered_twice_at_its_own(
     tiny_task.write(tmp_path / "task.json")
 
     class Told:
-        def row(self, row: dict[str, Any], total: int) -> None: ...
+        def step(self, row: dict[str, Any], total: int) -> None: ...
 
         def epoch(self, epoch: int, outputs: list[list[float]]) -> None:
             told.append((0, list(outputs)))
@@ -434,7 +434,7 @@ def test_a_killed_process_fails_its_cell_alone_and_is_tried_again(
     killed = []
 
     class Killer(Observer):
-        def row(self, cell: Any, row: dict[str, Any], total: int) -> None:
+        def step(self, cell: Any, row: dict[str, Any], total: int) -> None:
             if cell.method.name == "head" and not killed:
                 killed.append(cell.name)
                 parent = psutil.Process(kept_worker.process.pid)
@@ -483,7 +483,7 @@ def test_a_cell_waits_while_its_answers_are_scored(
 
 
 def test_what_a_killed_cell_has_left_half_said_is_no_event() -> None:
-    lines = ['{"event": "row", "row": {"lo', "", '{"event": "end", "exit": -9}']
+    lines = ['{"event": "step", "row": {"lo', "", '{"event": "end", "exit": -9}']
     told = SimpleNamespace(process=SimpleNamespace(stdout=[f"{line}\n" for line in lines]))
     assert list(execute.Worker._events(told)) == [{"event": "end", "exit": -9}]
 

@@ -19,8 +19,8 @@ from peftlab.bench.run import Observer, run_grid
 from peftlab.bench.suite import make_suite
 from peftlab.errors import RequestError
 from peftlab.records.record import Failure, Record
-from peftlab.records.rows import ERRORS, merit
-from peftlab.records.store import Store
+from peftlab.records.rows import LOWER_IS_BETTER, merit
+from peftlab.records.store import Store, rows_of
 from peftlab.tasks import Baselines, Examples, Task, baselines
 from peftlab.tasks.metrics import METRICS, score
 
@@ -72,7 +72,7 @@ def test_a_perfect_answer_has_the_highest_merit_of_all() -> None:
     for name in METRICS:
         perfect, other = (score([name], right, answer)[name] for answer in (right, wrong))
         assert merit(name, perfect) > merit(name, other), name
-    assert set(METRICS) >= ERRORS
+    assert set(METRICS) >= LOWER_IS_BETTER
 
 
 def test_what_every_task_of_its_kind_is_scored_by_is_recorded(
@@ -134,6 +134,14 @@ def test_another_metric_is_no_other_cell_and_trains_nothing(
     assert run_grid(grid(tiny_model, veries(), metric="rmse"), out, Observer()) == [
         first
     ]  # and back
+
+
+@pytest.mark.parametrize("damage", ["null\n", "[" * 100_000 + "\n", "\xff"])
+def test_a_damaged_curve_has_no_epochs(tmp_path: Path, damage: str) -> None:
+    (tmp_path / "curves").mkdir()
+    file = Store(tmp_path).curve("cell")
+    file.write_text(damage, encoding="latin-1")
+    assert rows_of(file) == []
 
 
 def test_another_metric_trains_nothing_where_the_curves_are_gone(

@@ -44,8 +44,8 @@ def test_every_epoch_has_its_own_score_and_the_last_is_the_records(
 ) -> None:
     asked = make_suite(model=str(tiny_model), tasks=[tiny_task], methods=["head"], seeds=[0])
     cell: Cell = resolve(asked).cells[0]
-    shown: list[dict[str, object]] = []
-    told = Told(tiny_task, lambda row, total: shown.append(row))
+    shown: list[tuple[int, float]] = []
+    told = Told(tiny_task, on_epoch=lambda epoch, score: shown.append((epoch, score["accuracy"])))
     labels = tiny_task.dev.labels
     for hits in (4, 16, 8):  # of 16
         told.epoch(
@@ -57,7 +57,7 @@ def test_every_epoch_has_its_own_score_and_the_last_is_the_records(
     record = outcome.record
     accuracies = [0.25, 1.0, 0.5]
     assert [row["score"]["accuracy"] for row in outcome.curve if "score" in row] == accuracies
-    assert [row["score"]["accuracy"] for row in shown] == accuracies
+    assert shown == list(enumerate(accuracies, start=1))
     assert [row for row in outcome.curve if "step" in row] == [{"step": n} for n in (1, 2, 3)]
     assert (record.score["accuracy"], record.best.epoch) == (0.5, 2)
     assert record.best.score["accuracy"] == 1.0
@@ -71,7 +71,7 @@ def test_every_epoch_has_its_own_score_and_the_last_is_the_records(
 def test_a_text_that_dev_has_twice_says_so_in_its_row(tiny_task: Task) -> None:
     texts = [("a cat",), ("a dog",), ("a cat",)]
     task = dataclasses.replace(tiny_task, dev=Examples(texts, [1, 0, 1]))
-    told = Told(task, lambda row, total: None)
+    told = Told(task)
     told.epoch(1, [[0.1, 0.9]] * 3)
     rows = told._predictions([1, 1, 1])
     assert [row.get("same_text_as") for row in rows] == [None, None, 0]

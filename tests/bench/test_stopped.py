@@ -96,12 +96,12 @@ def test_a_killed_cell_goes_on_and_its_files_are_those_of_one_that_was_not(
             if "goes on" in line:
                 self.notes.append(line)
 
-        def row(self, cell: Any, row: dict[str, Any], total: int) -> None:
-            self.first = self.first or row.get("step", 0)
+        def step(self, cell: Any, row: dict[str, Any], total: int) -> None:
+            self.first = self.first or row["step"]
 
     class Killer(Observer):
-        def row(self, cell: Any, row: dict[str, Any], total: int) -> None:
-            if row.get("step", 0) >= KILLED_AT:
+        def step(self, cell: Any, row: dict[str, Any], total: int) -> None:
+            if row["step"] >= KILLED_AT:
                 for own in psutil.Process(writing.process.pid).children():
                     own.kill()
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from peftlab.bench.process import checkpointed
+from peftlab.bench.process import activation_checkpointing
 from peftlab.layers import NF4Linear, Precision
 from peftlab.methods import METHODS, inject, make
 from peftlab.models import find, load_source, sized_model
@@ -47,7 +47,10 @@ def trained(
     loop = Loop(model, injected, data(), run)
     from peftlab.engine import fast
 
-    with checkpointed(model, run.settings), fast(model, run.settings.fast):
+    with (
+        activation_checkpointing(model, run.settings.checkpointing),
+        fast(model, run.settings.fast),
+    ):
         loop.try_widest()
         list(loop.epoch(0))
         parts = sizes(model, loop.optimizer)
@@ -64,7 +67,7 @@ def counted(
     model = inject(sized_model(folder, 2, precision), injected)
     packed = run.settings.fast and not run.settings.checkpointing
     shape = Shape(SIZE, WIDTH, sum(data().lengths) if packed else SIZE * WIDTH, packed)
-    with checkpointed(model, run.settings):
+    with activation_checkpointing(model, run.settings.checkpointing):
         return count_step(model, injected, run, shape, shape, in_parts)
 
 

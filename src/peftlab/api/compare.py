@@ -5,7 +5,7 @@ What options give as words is made a request here too, as Python's arguments are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -88,6 +88,7 @@ def compare(
     Raises:
         RequestError: if anything in the request is wrong; nothing was trained then.
     """
+    rates, settings = rates_apart(training)
     request = asked_for(
         suite=suite,
         model=model,
@@ -100,8 +101,8 @@ def compare(
         judge_on=judge_on,
         out=out,
         tune=tune_of(tune),
-        rates=popped_rates(training),
-        training=Training.of(training),
+        rates=rates,
+        training=Training.of(settings),
     )
     ready = planned(request.suite, request.asked, out=out)
     rounds = _rounds(repeat_speed)
@@ -148,10 +149,12 @@ def _rounds(given: Any) -> int:
     return given
 
 
-def popped_rates(training: dict[str, Any]) -> list[Any] | None:
-    """Several learning rates, which are rows; a single one stays a setting."""
-    rates = training.get("lr")
-    return list(training.pop("lr")) if isinstance(rates, list | tuple) else None
+def rates_apart(training: Mapping[str, Any]) -> tuple[list[Any] | None, dict[str, Any]]:
+    """Several learning rates, which become rows, and the other settings; one rate is a setting."""
+    settings = dict(training)
+    if not isinstance(settings.get("lr"), list | tuple):
+        return None, settings
+    return list(settings.pop("lr")), settings
 
 
 def _listed(given: Any) -> list[Any] | None:

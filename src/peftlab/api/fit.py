@@ -223,6 +223,7 @@ class _Fitting:
         self.contest = Race(self.grid, self.task, VALIDATION)
         self.store = Store(self.out)
         self.trials = self.store.trials
+        self.final: Grid | None = None  # what is trained once the race is over
         self.records: list[Record] = []
         self.failed: list[Record] = []
 
@@ -256,7 +257,9 @@ class _Fitting:
         rows = self.contest.best_rows(FINALISTS)
         if not rows:
             return
-        cells = self._cells(rows)
+        self.final = self._final(rows)
+        write_suite(self.store, self.final)
+        cells = self.final.cells
         done = done_cells(self.store, cells)
         judge_anew(self.store, (cell.task for cell in cells))
         self.records = list(done.values())
@@ -281,18 +284,15 @@ class _Fitting:
         else:
             self.failed.append(record)
 
-    def _cells(self, rows: list[Row]) -> list[Cell]:
-        """One seed of every row before the next seed of any."""
+    def _final(self, rows: list[Row]) -> Grid:
+        """The best rows on all of train: one seed of every row before the next seed of any."""
         suite = self.grid.suite.model_copy(update={"seeds": list(SEEDS)})
-        grid = Grid(suite, self.grid.ground, rows, self.grid.tasks, []).with_rows(
-            {self.task.name: rows}
-        )
-        self.final = grid
-        write_suite(self.store, grid)
-        return grid.cells
+        grid = Grid(suite, self.grid.ground, rows, self.grid.tasks, [])
+        return grid.with_rows({self.task.name: rows})
 
     def _show_only(self, records: list[Record]) -> None:
         """Have the page show what was chosen from: the latest that was asked for."""
+        assert self.final is not None  # `train` made it, and with it these records
         names = {record.cell for record in records}
         cells = [cell for cell in self.final.cells if cell.name in names]
         write_suite(self.store, dataclasses.replace(self.final, cells=cells))

@@ -49,17 +49,18 @@ class Live(PassedOn):
         self._write(Now(cell=cell.name, title=cell.title, written_s=time.time()))
         super().cell(cell)
 
-    def row(self, cell: Cell, row: dict[str, Any], total: int) -> None:
-        super().row(cell, row, total)
-        if self.now is None:
-            return
-        if "score" in row:
-            score = row["score"].get(cell.task.main_metric)
-            self._write(self.now.model_copy(update={"epoch": row["epoch"], "score": score}))
-        elif self.now.step == 0 or time.monotonic() > self.next_s:
+    def step(self, cell: Cell, row: dict[str, Any], total: int) -> None:
+        super().step(cell, row, total)
+        if self.now is not None and (self.now.step == 0 or time.monotonic() > self.next_s):
             found = {"step": row["step"], "steps": total, "loss": row["loss"]}
             found["memory_mib"] = row.get("memory_mib")
             self._write(self.now.model_copy(update=found))
+
+    def epoch(self, cell: Cell, epoch: int, score: dict[str, float]) -> None:
+        super().epoch(cell, epoch, score)
+        if self.now is not None:
+            main = score.get(cell.task.main_metric)
+            self._write(self.now.model_copy(update={"epoch": epoch, "score": main}))
 
     def end(self, record: Record) -> None:
         super().end(record)

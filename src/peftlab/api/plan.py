@@ -13,7 +13,7 @@ from peftlab.api.compare import (
     data_of,
     known_folders,
     planned,
-    popped_rates,
+    rates_apart,
     tune_of,
 )
 from peftlab.bench.cell import Cell
@@ -161,6 +161,7 @@ def plan(
     Raises:
         RequestError: if anything in the request is wrong.
     """
+    rates, settings = rates_apart(training)
     request = asked_for(
         suite=suite,
         model=model,
@@ -173,8 +174,8 @@ def plan(
         judge_on=judge_on,
         out=out,
         tune=tune_of(tune),
-        rates=popped_rates(training),
-        training=Training.of(training),
+        rates=rates,
+        training=Training.of(settings),
     )
     return plan_of(planned(request.suite, request.asked, out=out), measure)
 

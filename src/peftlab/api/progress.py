@@ -63,11 +63,12 @@ class Lines(Observer):
             count = f"[{self.number}/{self.n_cells}] "
         self._say(f"{count}{cell.title}")
 
-    def row(self, cell: Cell, row: dict[str, Any], total: int) -> None:
-        if "score" in row:
-            self._say(f"    epoch {row['epoch']}: {_score(cell, row)}")
-        elif time.monotonic() - self.spoke > LINE_EVERY_S:
+    def step(self, cell: Cell, row: dict[str, Any], total: int) -> None:
+        if time.monotonic() - self.spoke > LINE_EVERY_S:
             self._say(f"    step {row['step']}/{total}: loss {row['loss']:.3f}")
+
+    def epoch(self, cell: Cell, epoch: int, score: dict[str, float]) -> None:
+        self._say(f"    epoch {epoch}: {_main(cell, score)}")
 
     def end(self, record: Record) -> None:
         self._say(f"    {summary(record)}")
@@ -128,13 +129,13 @@ class Bars(Observer):
             self.bars[1], description=escape(cell.title), total=None, note="loading", visible=True
         )
 
-    def row(self, cell: Cell, row: dict[str, Any], total: int) -> None:
-        if "score" in row:
-            self.score = _score(cell, row)
-            self.progress.update(self.bars[1], note=self.score)
-            return
+    def step(self, cell: Cell, row: dict[str, Any], total: int) -> None:
         note = f"loss {row['loss']:.3f}  {self.score}"
         self.progress.update(self.bars[1], completed=row["step"], total=total, note=note)
+
+    def epoch(self, cell: Cell, epoch: int, score: dict[str, float]) -> None:
+        self.score = _main(cell, score)
+        self.progress.update(self.bars[1], note=self.score)
 
     def end(self, record: Record) -> None:
         self.progress.advance(self.bars[0])
@@ -213,6 +214,6 @@ def summary(record: Record) -> str:
     return f"{', '.join(parts)}, {record.total_s or 0:.1f} s"
 
 
-def _score(cell: Cell, row: dict[str, Any]) -> str:
+def _main(cell: Cell, score: dict[str, float]) -> str:
     metric = cell.task.main_metric
-    return f"{metric} {row['score'][metric]:.3f}"
+    return f"{metric} {score[metric]:.3f}"

@@ -141,7 +141,11 @@ def _run(
     tokens = tokens_of(tokenizer, task, cell.training.max_length)
     with observer(Console(stderr=True)) as progress:
         progress.cell(cell)
-        told = Told(task, functools.partial(progress.row, cell))
+        told = Told(
+            task,
+            on_step=functools.partial(progress.step, cell),
+            on_epoch=functools.partial(progress.epoch, cell),
+        )
         trained = train_model(model, task, tokens, cell, told, memory, started)
         outcome = told.outcome(cell, trained)
         progress.end(outcome.record)

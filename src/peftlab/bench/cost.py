@@ -23,7 +23,7 @@ import torch
 from peftlab.bench.cell import Cell
 from peftlab.bench.execute import MOST_KERNELS
 from peftlab.bench.grid import Grid
-from peftlab.bench.process import checkpointed, count, make_plan
+from peftlab.bench.process import activation_checkpointing, count, make_plan
 from peftlab.bench.tokens import Tokens
 from peftlab.errors import one_line
 from peftlab.layers import QUANTISED, Precision, adapter_state, quantiser
@@ -252,7 +252,7 @@ def _counted(
     adapter_mib = sum(t.numel() * t.element_size() for t in state.values()) / MIB
     trainable = count(model)
     try:
-        with checkpointed(model, cell.training):
+        with activation_checkpointing(model, cell.training.checkpointing):
             found: Counted | str = count_step(model, method, plan, shape, evaluated, in_parts)
     except Exception as error:  # whatever a model or a method meets that has no numbers
         found = f"{type(error).__name__}: {one_line(error, 200)}"

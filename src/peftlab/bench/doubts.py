@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from peftlab.naming import few
-from peftlab.records.rows import COLLAPSED, ERRORS, merit
+from peftlab.records.rows import COLLAPSED, LOWER_IS_BETTER, merit
 from peftlab.tasks import Task
 
 # of the labels' standard deviation: predictions that differ less are one, or next to one
@@ -47,18 +47,20 @@ def doubts(
 def is_collapsed(
     kind: str, metric: str, told: Sequence[str], score: float, constant: float
 ) -> bool:
-    """Whether a run is no better than one answer to all, by its doubts, its score and `constant`'s.
+    """Whether a run is no better than giving every example the same answer.
 
-    One class to all is one, whatever it scores. Numbers that hardly differ are where the metric is
-    an error: some constant suits dev better than train's does. A correlation sees their order.
+    A run that predicts a single class has collapsed whatever it scores; so has one whose numbers
+    hardly differ, except under a correlation, which sees their order. An error can't tell: some
+    constant may fit dev better than the mean of train does. Any other run has collapsed if it
+    scores no better than `constant`, the score of the constant baseline.
     """
-    sees_order = kind == "regression" and metric not in ERRORS
+    sees_order = kind == "regression" and metric not in LOWER_IS_BETTER
     answers_one = any(one.startswith((SAME, NEARLY)) for one in told) and not sees_order
     return answers_one or merit(metric, score) <= merit(metric, constant)
 
 
 def _spread(task: Task, predictions: Sequence[float]) -> float:
-    """Of classes how many more than one are given, of numbers their sd over the train labels'."""
+    """How much predictions vary: classes predicted less one, or sd(predictions) / sd(labels)."""
     if task.kind == "classes":
         return len(set(predictions)) - 1
     return float(np.std(predictions) / np.std(task.train.labels))

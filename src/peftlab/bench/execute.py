@@ -79,8 +79,8 @@ class Worker:
         code = 0
         for event in self._events_of(order):
             match event["event"]:
-                case "row":
-                    told.row(event["row"], event["total"])
+                case "step":
+                    told.step(event["row"], event["total"])
                 case "epoch":
                     told.epoch(event["epoch"], event["outputs"])
                     self._say("")
@@ -159,7 +159,7 @@ class Worker:
 
 
 def _bury(process: subprocess.Popen[str]) -> None:
-    """Let a worker's cell die when it does: alive, it holds the pipe that is read to its end."""
+    """Kill what a dead worker leaves: its cell would hold open the pipe that is read to its end."""
     process.wait()
     _kill_group(process)
 
@@ -176,9 +176,9 @@ def _kill_group(process: subprocess.Popen[str]) -> None:
 
 
 def variables() -> dict[str, str]:
-    """What cells run in: this process's variables, and those that speed, memory and bits ask for.
+    """The environment of cells: this process's, and defaults for speed, memory and determinism.
 
-    Whoever sets one keeps what they set.
+    A variable that is set already keeps its value.
     """
     spin = {}
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():

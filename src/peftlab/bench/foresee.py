@@ -13,7 +13,7 @@ from peftlab.machine import available_mib
 from peftlab.naming import counted, duration
 from peftlab.records.record import Record
 
-TRIED = 3  # rows that something is sought for which would fit
+MAX_SUGGESTIONS = 3  # rows that do not fit, for which settings that would are looked for
 ERROR = 0.15  # of a predicted peak; of 90 the furthest above the measured was .09 (docs/plan.md)
 
 
@@ -88,7 +88,7 @@ def check_fits(
     for cost in too_large:
         assert cost.memory is not None
         lines.append(f"  {cost.label} on {cost.task} needs {cost.memory.peak_mib:,.0f} MiB")
-        if len(lines) <= 2 * TRIED:
+        if len(lines) <= 2 * MAX_SUGGESTIONS:
             cell = _cell_of(cost, cells)
             lines.append(f"    fits with {_or(list(_ways(predictor, cell, room)))}")
     rest = [cost.label for cost in found if cost not in too_large]

@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 
@@ -32,7 +32,7 @@ from peftlab.models import (
     state_of,
 )
 from peftlab.records.record import MethodPart, ModelPart, TaskPart
-from peftlab.records.rows import ERRORS
+from peftlab.records.rows import LOWER_IS_BETTER
 from peftlab.settings import Resolved, Training
 from peftlab.tasks import Task, carved, load, load_file
 
@@ -73,8 +73,8 @@ class Ground:
     precision: Precision
     notes: tuple[str, ...]
 
-    @staticmethod
-    def of(suite: Suite) -> Ground:
+    @classmethod
+    def of(cls, suite: Suite) -> Self:
         """The suite's.
 
         Raises:
@@ -86,7 +86,7 @@ class Ground:
         check_weights(source)
         precision, why = precision_for(source, suite.training.precision, device.value)
         notes = (f"device {device.value} ({device.reason}), {precision.base} ({why})",)
-        return Ground(suite.training, suite.name, source, longest, device.value, precision, notes)
+        return cls(suite.training, suite.name, source, longest, device.value, precision, notes)
 
     def row(self, variant: Variant) -> Row:
         """What is asked for, tried on the model's structure.
@@ -208,7 +208,7 @@ def check_trainable(task: Task) -> None:
 
 
 def _check_dev(task: Task) -> None:
-    is_judged = task.kind == "classes" or task.main_metric not in ERRORS
+    is_judged = task.kind == "classes" or task.main_metric not in LOWER_IS_BETTER
     if is_judged and len(set(task.dev.labels)) == 1:
         only = task.labels[int(task.dev.labels[0])] if task.labels else task.dev.labels[0]
         raise RequestError(

@@ -80,31 +80,37 @@ class Told:
 
     Args:
         task: with its data.
-        show: called with each row of the curve and the total number of steps.
-        note: called with each line that a user should know.
+        on_step: called with each step's row of the curve and the total number of steps.
+        on_epoch: called with each epoch and its scores on dev.
+        on_note: called with each line that a user should know.
     """
 
     def __init__(
         self,
         task: Task,
-        show: Callable[[Row, int], None],
-        note: Callable[[str], None] = lambda line: None,
+        on_step: Callable[[Row, int], None] = lambda row, total: None,
+        on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, score: None,
+        on_note: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.task, self.show, self.note = task, show, note
+        self.task, self.on_step, self.on_epoch, self.on_note = task, on_step, on_epoch, on_note
         self.scores: list[dict[str, float]] = []  # one an epoch
         self.by_rank: dict[str, dict[str, float]] = {}
         self.outputs: Outputs = []  # of the last epoch
         self.scoring_s = 0.0
 
-    def row(self, row: Row, total: int) -> None:
-        """A step is done."""
-        self.show(row, total)
+    def step(self, row: Row, total: int) -> None:
+        """A step of `total` is done, with its row of the curve."""
+        self.on_step(row, total)
+
+    def note(self, line: str) -> None:
+        """There is something that a user should know."""
+        self.on_note(line)
 
     def epoch(self, epoch: int, outputs: Outputs) -> None:
         """An epoch is done, and dev answered."""
         self.outputs = outputs
         self.scores.append(self._score(outputs))
-        self.show({"epoch": epoch, "score": self.scores[-1]}, 0)
+        self.on_epoch(epoch, self.scores[-1])
 
     def rank(self, rank: int, outputs: Outputs) -> None:
         """Dev is answered at this rank."""

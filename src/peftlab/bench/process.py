@@ -36,7 +36,6 @@ from peftlab.models import (
     unread,
 )
 from peftlab.records.record import Environment, Memory, Speed, Trainable
-from peftlab.settings import Resolved
 from peftlab.tasks import Task
 from peftlab.training import (
     Checkpoint,
@@ -59,7 +58,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # what transformers notes in a module whose activations may be computed again
-CHECKPOINTS = ("gradient_checkpointing", "_gradient_checkpointing_func")
+CHECKPOINTING_FIELDS = ("gradient_checkpointing", "_gradient_checkpointing_func")
 
 
 class Listener(Protocol):
@@ -68,7 +67,7 @@ class Listener(Protocol):
     The training waits while its answers are scored: no step is timed beside other work.
     """
 
-    def row(self, row: Row, total: int) -> None: ...
+    def step(self, row: Row, total: int) -> None: ...
     def epoch(self, epoch: int, outputs: Outputs) -> None: ...
     def rank(self, rank: int, outputs: Outputs) -> None: ...
     def note(self, line: str) -> None: ...
@@ -124,7 +123,7 @@ def train_model(
     checkpoint: Checkpoint | None = None,
 ) -> Trained:
     """Train an injected model on `task`, given as `tokens` too, as `cell` says."""
-    with checkpointed(model, cell.training):
+    with activation_checkpointing(model, cell.training.checkpointing):
         method = injected(model)
         assert method is not None
         plan = replace(make_plan(cell, task, packs(model)), unread=tuple(unread(model)))
@@ -148,7 +147,7 @@ def train_model(
                 listener.epoch(epoch, last)
 
             loop = Loop(model, method, train, plan)
-            fitted = fit(loop, dev, listener.row, on_epoch, memory, checkpoint)
+            fitted = fit(loop, dev, listener.step, on_epoch, memory, checkpoint)
             fitted.eval_s += _tell_ranks(model, method, dev, plan, own, last, listener)
         fitted.notes += [*ordered, *notes, *_notes(model, method, task)]
         return Trained(
@@ -236,20 +235,17 @@ def _notes(model: PreTrainedModel, method: Method, task: Task) -> list[str]:
 
 
 @contextmanager
-def checkpointed(model: PreTrainedModel, training: Resolved) -> Iterator[None]:
-    """Inside, `model` computes activations again in the backward pass if that was asked, else not.
-
-    Behind it the model does what it did before.
-    """
+def activation_checkpointing(model: PreTrainedModel, enabled: bool) -> Iterator[None]:
+    """Inside, the backward pass of `model` recomputes activations, or does not; restored after."""
     before = {
-        module: {name: vars(module)[name] for name in CHECKPOINTS if name in vars(module)}
+        module: {name: vars(module)[name] for name in CHECKPOINTING_FIELDS if name in vars(module)}
         for module in model.modules()
-        if hasattr(module, CHECKPOINTS[0])
+        if hasattr(module, CHECKPOINTING_FIELDS[0])
     }
     try:
         for module in before:
-            setattr(module, CHECKPOINTS[0], False)
-        if training.checkpointing:
+            setattr(module, CHECKPOINTING_FIELDS[0], False)
+        if enabled:
             check_checkpointing(model)
             # transformers renames it; what both take is not reentrant
             enable = getattr(model, "activation_checkpointing_enable", None)
@@ -257,7 +253,7 @@ def checkpointed(model: PreTrainedModel, training: Resolved) -> Iterator[None]:
         yield
     finally:
         for module, was in before.items():
-            for name in CHECKPOINTS:
+            for name in CHECKPOINTING_FIELDS:
                 vars(module).pop(name, None)
             vars(module).update(was)
 

@@ -23,7 +23,7 @@ from peftlab.records.rows import merit
 from peftlab.tasks import Task, carved
 
 AROUND = (1.0, 3.0, 1 / 3)  # a row's rates, as multiples of its default
-FEWEST = 3  # runners of a later rung, so that the last one has something to choose from
+MIN_RUNNERS = 3  # runners of a later rung, so that the last one has something to choose from
 
 
 class TimeIsUp(Exception):
@@ -42,10 +42,10 @@ class Until(PassedOn):
         super().__init__(shown)
         self.end_at = end
 
-    def row(self, cell: Cell, row: dict[str, Any], total: int) -> None:
-        if time.monotonic() > self.end_at and "step" in row:  # not when an epoch is just done
+    def step(self, cell: Cell, row: dict[str, Any], total: int) -> None:
+        if time.monotonic() > self.end_at:
             raise TimeIsUp
-        super().row(cell, row, total)
+        super().step(cell, row, total)
 
 
 class Runner(NamedTuple):
@@ -85,7 +85,8 @@ class Race:
         """How many run on each rung."""
         n = len(self.runners)
         return [
-            min(n, max(FEWEST, math.ceil(n / REDUCTION**rung))) for rung in range(len(self.rungs))
+            min(n, max(MIN_RUNNERS, math.ceil(n / REDUCTION**rung)))
+            for rung in range(len(self.rungs))
         ]
 
     def run(self, session: Session) -> None:

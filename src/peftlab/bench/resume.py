@@ -8,15 +8,13 @@ since scores by two metrics stand in two columns, of which neither is the compar
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from typing import Any
 
 from peftlab.bench.cell import Cell
 from peftlab.bench.doubts import NO_BETTER, is_collapsed
 from peftlab.records.record import Best, Record, TaskPart
 from peftlab.records.rows import COLLAPSED, constant_of, merit
-from peftlab.records.store import Store
+from peftlab.records.store import Store, rows_of
 from peftlab.training import Diverged
 
 
@@ -99,9 +97,4 @@ def _warnings(record: Record, metric: str) -> list[str]:
 
 def _epochs(store: Store, record: Record) -> list[dict[str, float]]:
     """The scores after each epoch, as its curve has them; none without a curve."""
-    try:
-        lines = store.curve(record.cell).read_text(encoding="utf-8")
-        rows: list[dict[str, Any]] = [json.loads(line) for line in lines.splitlines()]
-    except (OSError, ValueError):
-        return []
-    return [row["score"] for row in rows if "score" in row]
+    return [row["score"] for row in rows_of(store.curve(record.cell)) if "score" in row]

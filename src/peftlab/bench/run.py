@@ -36,7 +36,8 @@ class Observer:
     def stage(self, what: str, total: int) -> None: ...
     def note(self, line: str) -> None: ...
     def cell(self, cell: Cell) -> None: ...
-    def row(self, cell: Cell, row: dict[str, Any], total: int) -> None: ...
+    def step(self, cell: Cell, row: dict[str, Any], total: int) -> None: ...
+    def epoch(self, cell: Cell, epoch: int, score: dict[str, float]) -> None: ...
     def end(self, record: Record) -> None: ...
     def __enter__(self) -> Self:
         return self
@@ -62,8 +63,11 @@ class PassedOn(Observer):
     def cell(self, cell: Cell) -> None:
         self.shown.cell(cell)
 
-    def row(self, cell: Cell, row: dict[str, Any], total: int) -> None:
-        self.shown.row(cell, row, total)
+    def step(self, cell: Cell, row: dict[str, Any], total: int) -> None:
+        self.shown.step(cell, row, total)
+
+    def epoch(self, cell: Cell, epoch: int, score: dict[str, float]) -> None:
+        self.shown.epoch(cell, epoch, score)
 
     def end(self, record: Record) -> None:
         self.shown.end(record)
@@ -112,7 +116,7 @@ def run_grid(
 def _run_due(
     session: Session, grid: Grid, rerun: bool, keep: Keep, shown: Path, line: str | None
 ) -> dict[str, Record]:
-    """All records of the grid, those that were missing from runs of now."""
+    """Every record of the grid, by cell; the missing cells are run first."""
     store, progress = session.store, session.progress
     store.clean()
     done = {} if rerun else done_cells(store, grid.cells)  # another command may have added some
@@ -222,8 +226,12 @@ class Session:
         """
         worker = self.start()
         self.progress.cell(cell)
-        show = functools.partial(self.progress.row, cell)
-        told = Told(self.tasks[cell.task.name], show, self.progress.note)
+        told = Told(
+            self.tasks[cell.task.name],
+            on_step=functools.partial(self.progress.step, cell),
+            on_epoch=functools.partial(self.progress.epoch, cell),
+            on_note=self.progress.note,
+        )
         adapter = self.store.adapter(cell.name).resolve() if keep_adapter else None
         # what a method of one's own may hold beside its model's tensors is not known
         checkpoint = self.store.checkpoint(cell.name) if goes_on and cell.own is None else None
@@ -249,7 +257,7 @@ class Session:
 
 
 def have(session: Session, trial: Cell, keep_adapter: bool = False) -> Record:
-    """A trial's record: that which lies there, if it came to an end, or else that of a new run."""
+    """The trial's record: the stored one if that training ended, else the record of a new run."""
     known = ended_trial(session.store, trial)
     if known is None:
         set_aside(session.store, [trial], session.progress)

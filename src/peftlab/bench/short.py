@@ -1,9 +1,11 @@
-"""A short task: what is measured in a few steps is measured on these examples."""
+"""A short task and cells of one epoch on it, for what a few steps are enough to measure."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from peftlab.bench.cell import Cell
+from peftlab.records.record import TaskPart
 from peftlab.tasks import Examples, Task
 from peftlab.training.batches import stratified
 
@@ -14,6 +16,13 @@ def short(task: Task, n_train: int, n_dev: int) -> Task:
     They are a sample in which every class has its share, the same whenever it is drawn.
     """
     return replace(task, train=_sample(task.train, n_train), dev=_sample(task.dev, n_dev), notes=())
+
+
+def short_cell(cell: Cell, task: TaskPart, seed: int | None = None) -> Cell:
+    """The cell with one epoch of another task, and with another seed if one is given."""
+    training = cell.training.model_copy(update={"epochs": 1})
+    seed = cell.seed if seed is None else seed
+    return cell.model_copy(update={"task": task, "training": training, "seed": seed})
 
 
 def _sample(examples: Examples, size: int) -> Examples:

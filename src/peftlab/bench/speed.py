@@ -16,7 +16,7 @@ from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Grid, task_part
 from peftlab.bench.resume import ended_trial
 from peftlab.bench.run import Observer, Session, set_aside
-from peftlab.bench.short import short
+from peftlab.bench.short import short, short_cell
 from peftlab.machine import BUSY, others_share
 from peftlab.records.lock import locked
 from peftlab.records.rows import turns
@@ -50,7 +50,7 @@ def measure_speed(grid: Grid, rounds: int, out: Path, progress: Observer) -> Non
             progress.stage(f"speed and memory: {told}", len(missing))
             set_aside(store, missing, progress)
             for cells in broken:
-                for cell in cells:  # were this stopped, what took no turns would pass for a round
+                for cell in cells:  # else, if stopped, old and new records would pass for one round
                     store.forget(cell.name)
                 turn = uuid.uuid4().hex[:12]
                 for cell in cells:
@@ -58,9 +58,10 @@ def measure_speed(grid: Grid, rounds: int, out: Path, progress: Observer) -> Non
 
 
 def _took_turns(cells: list[Cell], store: Store) -> bool:
-    """Whether all ran to an end in one round, and on this data: few examples may not show another.
+    """Whether the cells all ended, in one and the same round, and on samples of this data.
 
-    A row that a later command measured again, with others, was in another round than the rest.
+    The sample alone may not show that the data has changed. A row that a later command measured
+    again, beside others, was in another round than the rest.
     """
     records = [ended_trial(store, cell) for cell in cells]
     if not all(
@@ -90,14 +91,5 @@ def _round(grid: Grid, tasks: dict[str, Task], number: int) -> list[Cell]:
         name: task_part(task).model_copy(update={"drawn_from": grid.tasks[name].sha256()})
         for name, task in tasks.items()
     }
-    cells = [
-        cell.model_copy(
-            update={
-                "task": parts[name],
-                "training": cell.training.model_copy(update={"epochs": 1}),
-                "seed": number,
-            }
-        )
-        for (name, _), cell in rows.items()
-    ]
+    cells = [short_cell(cell, parts[name], seed=number) for (name, _), cell in rows.items()]
     return cells[::-1] if number % 2 else cells

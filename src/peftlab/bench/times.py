@@ -16,7 +16,7 @@ from peftlab.bench.cell import Cell
 from peftlab.bench.execute import Order, Worker
 from peftlab.bench.grid import Grid, task_part
 from peftlab.bench.outcome import Told
-from peftlab.bench.short import short
+from peftlab.bench.short import short, short_cell
 from peftlab.errors import RequestError
 from peftlab.machine import gpu, processor
 from peftlab.records.record import Record
@@ -107,13 +107,8 @@ def measured(
             task = short(grid.tasks[cell.task.name], STEPS * cell.training.batch_size, ANSWERED)
             file = Path(scratch) / f"{len(found)}.json"
             task.write(file)
-            few = cell.model_copy(
-                update={
-                    "task": task_part(task),
-                    "training": cell.training.model_copy(update={"epochs": 1}),
-                }
-            )
-            told = Told(task, _ignore)
+            few = short_cell(cell, task_part(task))
+            told = Told(task)
             end = worker.run(Order(cell=few, task_file=file, adapter=None), told)
             found[cell.name] = told.outcome(few, end).record
     return found
@@ -124,9 +119,6 @@ def by_measured(cell: Cell, train: Encoded, dev: Encoded, record: Record) -> Tim
     if record.status != "done" or record.speed is None or not record.speed.tokens_per_s:
         return None
     return Time(_seconds(cell, train, dev, record), f"{STEPS} steps, measured")
-
-
-def _ignore(row: object, total: int) -> None: ...
 
 
 def _likeness(record: Record, cell: Cell) -> tuple[bool, ...]:

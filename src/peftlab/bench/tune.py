@@ -136,7 +136,6 @@ class RowTuning:
         updates = math.ceil(len(task.train) / self.training.batch_size)
         self.rungs = rungs_of(self.training.epochs, updates)
         self.space = space_of(row, tune)
-        self.trials: list[Trial] = []
 
     @property
     def trainings(self) -> list[Trainings]:
@@ -178,9 +177,11 @@ class RowTuning:
         if not self.space:
             return self.row
 
+        trials: list[Trial] = []
+
         def tried_now(values: Values, epochs: int) -> float | None:
             record = have(session, self.cell(values, epochs))
-            self.trials.append(self._trial(record, values, epochs))
+            trials.append(self._trial(len(trials), record, values, epochs))
             return self._merit_of(record)
 
         tried = search(self.space, self.first, self.tune.trials, tried_now, self.rungs)
@@ -191,10 +192,8 @@ class RowTuning:
             return self._row_at({})  # still a tuned row, as on the tasks where one did not fail
         values = tried[best].values
         border = [name for name, value in values.items() if at_border(value, self.space[name])]
-        self.trials[best] = self.trials[best].model_copy(
-            update={"chosen": True, "at_border": border}
-        )
-        write_trials(session.store.out, self.trials)
+        trials[best] = trials[best].model_copy(update={"chosen": True, "at_border": border})
+        write_trials(session.store.out, trials)
         return self._row_at(values)
 
     @property
@@ -218,14 +217,14 @@ class RowTuning:
         variant = variant.model_copy(update={"label": f"{variant.label} ({told})"})
         return self.ground.cell(self.ground.row(variant), self.task, SEED, epochs)
 
-    def _trial(self, record: Record, values: Values, epochs: int) -> Trial:
+    def _trial(self, number: int, record: Record, values: Values, epochs: int) -> Trial:
         metric = self.task.main_metric
         return Trial(
             task=self.task.name,
             data=self.data,
             model=self.ground.source.name,
             label=self.row.part.label,
-            number=len(self.trials),
+            number=number,
             epochs=epochs,
             values=values,
             metric=metric,

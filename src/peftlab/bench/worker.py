@@ -2,7 +2,7 @@
 
 stdin    one JSON `Order` a line; an empty line for each of its epochs and ranks that is scored
 stdout   one JSON event a line, named by its "event":
-         row {row, total}      a step of the training, with its row of the curve
+         step {row, total}     a step of the training, with its row of the curve
          epoch {epoch, outputs} · rank {rank, outputs}      answers to dev, (n_dev, num_labels)
          note {line}           what a user should know of it
          trained {trained} or failed {failed}               how it came out
@@ -126,11 +126,11 @@ class Teller:
     def tell(self, event: str, **content: Any) -> None:
         print(json.dumps({"event": event, **content}), file=self.events)
 
-    def row(self, row: Row, total: int) -> None:
+    def step(self, row: Row, total: int) -> None:
         if row["step"] < total and time.monotonic() - self.spoke < EVERY_S:
             return
         self.spoke = time.monotonic()
-        self.tell("row", row=row, total=total)
+        self.tell("step", row=row, total=total)
 
     def epoch(self, epoch: int, outputs: Outputs) -> None:
         self.tell("epoch", epoch=epoch, outputs=outputs)

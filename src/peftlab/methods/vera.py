@@ -134,10 +134,10 @@ class Given(NamedTuple):
     tensor: Callable[[], Tensor | None]
     version: int | None
 
-    @staticmethod
-    def of(x: Tensor) -> Given:
+    @classmethod
+    def of(cls, x: Tensor) -> Self:
         # tensors of inference mode count no changes; nothing trains there
-        return Given(weakref.ref(x), None if x.is_inference() else x._version)
+        return cls(weakref.ref(x), None if x.is_inference() else x._version)
 
     def is_still(self, x: Tensor) -> bool:
         return self.tensor() is x and self.version == Given.of(x).version

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -33,8 +33,8 @@ class Unit:
     mean: float
     sd: float
 
-    @staticmethod
-    def of(labels: Sequence[float]) -> Unit:
+    @classmethod
+    def of(cls, labels: Sequence[float]) -> Self:
         """The unit of `labels`.
 
         Raises:
@@ -50,7 +50,7 @@ class Unit:
                 "a regression needs labels that differ"
             )
         values = np.asarray(labels, np.float64)
-        unit = Unit(float(values.mean()), float(values.std()))
+        unit = cls(float(values.mean()), float(values.std()))
         if abs(unit.mean) > FARTHEST * unit.sd:
             raise RequestError(
                 f"the labels of train lie around {unit.mean:.9g} and differ by {unit.sd:.3g} (sd), "

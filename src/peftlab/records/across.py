@@ -71,9 +71,7 @@ def overall(columns: Mapping[TaskKey, Column], pairs: Verdicts) -> list[Overall]
 
 
 def _n_best(row: str, columns: Mapping[TaskKey, Column], pairs: Verdicts) -> int:
-    """On how many tasks the row is best, a tie with it, or shown worse than none, as the table's
-    marks have it.
-    """  # noqa: D205
+    """On how many tasks the table marks the row: best, tied with the best, or worse than none."""
     count = 0
     for task, column in columns.items():
         if row in column and column[row].by_seed:

@@ -36,6 +36,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +45,7 @@ from scipy.special import stdtrit
 Array = NDArray[np.float64]
 OF_SEEDS = 0.75  # λ
 RULE_OF_THREE = 1.5  # standard errors of 1 / n: half of a 95 % interval where none of n is seen
-FEWEST = 3  # seeds; two have one degree of freedom, and an interval 12.7 standard errors wide
+MIN_SEEDS = 3  # seeds; two have one degree of freedom, and an interval 12.7 standard errors wide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +62,8 @@ class Crossed:
     n_seeds: int
     n_examples: int
 
-    @staticmethod
-    def of(d: Array, u: Array, grain: float = 0.0) -> Crossed:
+    @classmethod
+    def of(cls, d: Array, u: Array, grain: float = 0.0) -> Self:
         """From the values d (..., S) and the influences u (..., S, n), each with a mean of 0.
 
         Args:
@@ -76,11 +77,11 @@ class Crossed:
         over_seeds = u.mean(axis=-2)
         example = over_seeds.var(axis=-1, ddof=1) if n > 1 else np.zeros(d.shape[:-1])
         seed, interaction = np.zeros(d.shape[:-1]), np.zeros(d.shape[:-1])
-        if n_seeds >= FEWEST:
+        if n_seeds >= MIN_SEEDS:
             seed = d.var(axis=-1, ddof=1)
             rest = np.square(u).sum(axis=(-2, -1)) - n_seeds * np.square(over_seeds).sum(axis=-1)
             interaction = np.maximum(rest, 0) / ((n_seeds - 1) * max(1, n - 1))
-        return Crossed(
+        return cls(
             mean=d.mean(axis=-1),
             seed=seed,
             example=np.maximum(example, n * (RULE_OF_THREE * grain) ** 2),
@@ -140,11 +141,11 @@ class Crossed:
     def seeds_to_settle(
         self, margin: float, alpha: float = 0.05, shared: Shared | None = None, most: int = 100
     ) -> int | None:
-        """How many more seeds would show it better, worse or within ± margin, were all as now.
+        """How many more seeds would settle a single comparison, if they varied as these do.
 
-        None if even `most` would not, as where the dev set alone is too small. With fewer than
-        `FEWEST` what they lack of them: what they share can't be told from what each adds. Of one
-        value, not of an array.
+        Settled means shown better, worse, or within ± margin. None if even `most` seeds would not
+        do, as where the dev set is too small. With fewer than `MIN_SEEDS`, how many are missing:
+        the seeds' own variance and the interaction can't be told apart yet.
 
         Args:
             margin: what counts as equal, in the metric's unit.
@@ -152,8 +153,8 @@ class Crossed:
             shared: as for `p`.
             most: seeds in all.
         """
-        if self.n_seeds < FEWEST:
-            return FEWEST - self.n_seeds
+        if self.n_seeds < MIN_SEEDS:
+            return MIN_SEEDS - self.n_seeds
         seed = np.maximum(self.seed - self.interaction / self.n_examples, 0)  # of α alone
         example = np.maximum(self.example - self.interaction / self.n_seeds, 0)  # of β alone
         for n in range(self.n_seeds + 1, most + 1):
@@ -195,14 +196,14 @@ class Shared:
     seed: Array
     rows: Array
 
-    @staticmethod
-    def of(pairs: Array, rows: Array) -> Shared:
+    @classmethod
+    def of(cls, pairs: Array, rows: Array) -> Self:
         """From variances over seeds: of differences (..., pairs) and of the rows (..., rows)."""
         squares = np.square(rows).sum(axis=-1)
         alike = np.divide(
             np.square(rows.sum(axis=-1)), squares, out=np.ones(np.shape(squares)), where=squares > 0
         )
-        return Shared(pairs.mean(axis=-1), alike)
+        return cls(pairs.mean(axis=-1), alike)
 
 
 def half_width(parts: Sequence[Crossed], weights: Sequence[float]) -> float:

@@ -20,17 +20,24 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 from pydantic import BaseModel
 
 from peftlab.naming import counted
-from peftlab.records.crossed import FEWEST, Crossed, Shared, holm, within
-from peftlab.records.rows import ERRORS, MARGIN, TaskKey, collapsed, merit
+from peftlab.records.crossed import MIN_SEEDS, Crossed, Shared, holm, within
+from peftlab.records.rows import LOWER_IS_BETTER, MARGIN, TaskKey, collapsed, merit
 from peftlab.records.table import Column, Runs, scale
 
 ALPHA = 0.05
-NOT_ASKED = "\0"  # before a row's name, which has no such character
+
+
+class _Row(NamedTuple):
+    """A row of the family; one that was not asked for may have the name of one that was."""
+
+    name: str
+    is_asked: bool
 
 
 class Verdict(BaseModel, extra="forbid", frozen=True):
@@ -73,21 +80,27 @@ class Verdict(BaseModel, extra="forbid", frozen=True):
         """
         if row == self.a:
             return self
-        turned = {"better": "worse", "worse": "better"}.get(self.verdict, self.verdict)
+        opposite = {"better": "worse", "worse": "better"}
         return self.model_copy(
             update={
-                **{"a": self.b, "b": self.a, "verdict": turned},
-                **{"difference": -self.difference},
-                **{"low": _minus(self.high), "high": _minus(self.low)},
+                "a": self.b,
+                "b": self.a,
+                "verdict": opposite.get(self.verdict, self.verdict),
+                "difference": -self.difference,
+                "low": _minus(self.high),
+                "high": _minus(self.low),
             }
         )
 
     @property
     def worst(self) -> float | None:
-        """By how much a may be worse than b at most, at 95 %; never below 0, None if not known."""
-        if self.low is None or self.high is None:
-            return None
-        return max(0.0, self.high if self.metric in ERRORS else -self.low)
+        """How much worse than b a may be, at most, at 95 %; never below 0, None if not known."""
+        return None if self.deficit is None else max(0.0, self.deficit)
+
+    @property
+    def deficit(self) -> float | None:
+        """The unfavourable end of the interval: b less a, below 0 where a is ahead even there."""
+        return self.high if self.metric in LOWER_IS_BETTER else _minus(self.low)
 
     @property
     def is_behind(self) -> bool:
@@ -100,7 +113,7 @@ class Verdict(BaseModel, extra="forbid", frozen=True):
             return False
         if self.low is None or self.high is None:
             return merit(self.metric, self.difference) < -self.margin
-        return self.high < 0 if self.metric not in ERRORS else self.low > 0
+        return self.high < 0 if self.metric not in LOWER_IS_BETTER else self.low > 0
 
 
 Verdicts = dict[TaskKey, list[Verdict]]
@@ -141,11 +154,12 @@ def better_than(row: str, pairs: Sequence[Verdict]) -> set[str]:
 
 
 def _of_task(column: Column, margin: float, beside: Column) -> list[Verdict]:
-    others = {f"{NOT_ASKED}{row}": runs for row, runs in beside.items()}
-    scored = {row: runs for row, runs in {**column, **others}.items() if runs.by_seed}
+    family = {_Row(name, True): runs for name, runs in column.items()}
+    family |= {_Row(name, False): runs for name, runs in beside.items()}
+    scored = {row: runs for row, runs in family.items() if runs.by_seed}
     pairs = list(itertools.combinations(scored, 2))
     found = {(a, b): scored[a].crossed(minus=scored[b]) for a, b in pairs}
-    sure = {pair: c for pair, c in found.items() if c is not None and c.n_seeds >= FEWEST}
+    sure = {pair: c for pair, c in found.items() if c is not None and c.n_seeds >= MIN_SEEDS}
     # a collapsed run's variance over seeds is of no use to rows that have none
     sound = {row for row, runs in scored.items() if not any(map(collapsed, runs.records))}
     of_all = _shared(scored, sure)
@@ -154,20 +168,21 @@ def _of_task(column: Column, margin: float, beside: Column) -> list[Verdict]:
     p = dict(zip(sure, holm([float(c.p(shared[pair])) for pair, c in sure.items()]), strict=True))
     return [
         _verdict(
-            *((row, scored[row]) for row in pair),
-            crossed=found[pair],
-            p=p.get(pair),
-            margin=_margin(margin, scored[pair[0]], scored[pair[1]]),
+            (a.name, scored[a]),
+            (b.name, scored[b]),
+            crossed=found[a, b],
+            p=p.get((a, b)),
+            margin=_margin(margin, scored[a], scored[b]),
             alpha=ALPHA / max(1, len(sure)),
-            shared=shared[pair],
+            shared=shared[a, b],
         )
-        for pair in pairs
-        if not any(row.startswith(NOT_ASKED) for row in pair)
+        for a, b in pairs
+        if a.is_asked and b.is_asked
     ]
 
 
-def _shared(rows: Column, sure: Mapping[tuple[str, str], Crossed]) -> Shared | None:
-    """What the rows have in common in how much seeds move them; None for a single pair."""
+def _shared(rows: Mapping[_Row, Runs], sure: Mapping[tuple[_Row, _Row], Crossed]) -> Shared | None:
+    """The seed variance that the rows share; None for a single pair, which shares with none."""
     if len(sure) < 2:
         return None
     members = dict.fromkeys(row for pair in sure for row in pair)
@@ -176,7 +191,7 @@ def _shared(rows: Column, sure: Mapping[tuple[str, str], Crossed]) -> Shared | N
 
 
 def _margin(margin: float, a: Runs, b: Runs) -> float:
-    if a.task.main_metric not in ERRORS:
+    if a.task.main_metric not in LOWER_IS_BETTER:
         return margin
     span = scale(a.task)
     return margin * (span[1] if span else (a.mean + b.mean) / 2)

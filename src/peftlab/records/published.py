@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from peftlab.naming import counted
-from peftlab.records.crossed import FEWEST, within
+from peftlab.records.crossed import MIN_SEEDS, within
 from peftlab.records.record import Record
 from peftlab.records.rows import MARGIN, sample_sd
 from peftlab.records.table import Runs, columns
@@ -110,7 +110,7 @@ def _beside(published: Published, row: str, runs: Runs, score: float, margin: fl
 def _says(n_seeds: int, low: float | None, high: float | None, margin: float) -> str:
     if low is None or high is None:
         return "unclear: no predictions"
-    if n_seeds < FEWEST:
+    if n_seeds < MIN_SEEDS:
         return f"unclear: {counted(n_seeds, 'seed')}"
     if within(low, high, margin):
         return "equal"

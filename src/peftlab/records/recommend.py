@@ -1,4 +1,4 @@
-"""Which row to take: the cheapest that is on no task behind the best one or worse than another."""
+"""Which row to take: the cheapest that on no task is behind the best or worse than another."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pydantic import BaseModel
 
 from peftlab.errors import RequestError, unknown
 from peftlab.records.costs import Cost, costs_of, keeping_to
-from peftlab.records.crossed import FEWEST
+from peftlab.records.crossed import MIN_SEEDS
 from peftlab.records.pairs import Verdict, Verdicts, against, better_than
-from peftlab.records.rows import ERRORS, TaskKey, collapsed, merit, rate_from_dev, task_label, turns
+from peftlab.records.rows import TaskKey, collapsed, merit, rate_from_dev, task_label, turns
 from peftlab.records.table import Column, Runs, best_row, scale
 
 Prefer = Literal["score", "memory", "speed", "size"]
@@ -116,14 +116,17 @@ def recommend(
 ) -> Recommendation | None:
     """The row to take; None if no row has a score on every task.
 
-    It is one of those within the limits, of these one with three seeds on every task, or as many as
-    any has, since one lucky seed must not beat the mean of five, of these one without a failed run
-    if there is such a row, and of these one without a collapsed run, which makes an interval so
-    wide that no row is shown to be better. Of what that leaves, rows that on some task lie behind
-    the best of them (`Verdict.is_behind`: a choice for quality, as it is not corrected for their
-    number) or are worse than any of them are out. If that leaves none, those behind on the fewest
-    tasks stay. Of the rest the one that is first by `prefer`; of equals the smallest, of those the
-    one of the best mean of scaled scores.
+    Each step keeps some of the rows that the one before it kept:
+
+    1. a score on every task, and within the limits
+    2. three seeds on every task, or as many as any row has: one lucky seed must not beat the mean
+       of five
+    3. no failed run, if some row has none
+    4. no collapsed run, if some row has none: its interval is too wide to show any row better
+    5. on no task behind the best (`Verdict.is_behind`, which is not corrected for the number of
+       rows) or worse than another; if no row is left, those to which that happens on the fewest
+       tasks
+    6. the first by `prefer`, then the smallest, then the one of the best mean of scaled scores
 
     Args:
         columns: of `table.columns`.
@@ -207,16 +210,11 @@ def _first(
 
 
 def _rival(row: str, others: Sequence[str], pairs: Sequence[Verdict]) -> Verdict | None:
-    """Against the one that may be better by the most: the best of several means need not be it."""
+    """Against the row that may be better by the most, which need not have the next best mean."""
     found = [one for other in others if (one := against(pairs, row, other)) is not None]
-    return max(found, key=_behind_at_most, default=None)
-
-
-def _behind_at_most(one: Verdict) -> float:
-    """By how much a may be behind b, below 0 where it is ahead at any rate."""
-    if one.low is None or one.high is None:
-        return math.inf
-    return one.high if one.metric in ERRORS else -one.low
+    return max(
+        found, key=lambda one: math.inf if one.deficit is None else one.deficit, default=None
+    )
 
 
 def _against_best(
@@ -318,26 +316,29 @@ def _left_out(
     whole = _with_enough_seeds(columns, met)
     sound = [row for row in whole if not _n_failed(own[row])] or whole
     steady = [row for row in sound if not _n_collapsed(columns, row)] or sound
-    steps: list[tuple[Why, list[str]]] = [
-        *(("tasks", complete), ("limits", met), ("runs", whole)),
-        *(("failed", sound), ("collapsed", steady)),
-    ]
+    steps: dict[Why, list[str]] = {
+        "tasks": complete,
+        "limits": met,
+        "runs": whole,
+        "failed": sound,
+        "collapsed": steady,
+    }
     return {
-        row: next(why for why, kept in steps if row not in kept)
+        row: next(why for why, kept in steps.items() if row not in kept)
         for row in costs
         if row not in steady
     }
 
 
 def _with_enough_seeds(columns: Mapping[TaskKey, Column], rows: Sequence[str]) -> list[str]:
-    """Those with `FEWEST` seeds on every task, or as many as any of them has there.
+    """Those with `MIN_SEEDS` seeds on every task, or as many as any of them has there.
 
     Where no row has that on all tasks, those that have it on the most.
     """
     n_enough = dict.fromkeys(rows, 0)
     for column in columns.values():
         n_seeds = {row: len(column[row].by_seed) for row in rows}
-        enough = min(FEWEST, max(n_seeds.values(), default=0))
+        enough = min(MIN_SEEDS, max(n_seeds.values(), default=0))
         for row in rows:
             n_enough[row] += n_seeds[row] >= enough
     return [row for row in rows if n_enough[row] == max(n_enough.values())]

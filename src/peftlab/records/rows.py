@@ -20,10 +20,10 @@ TaskKey = tuple[str, str, str]  # name, metric, sha256 of the examples
 TUNED = "tuned"  # in place of a setting that trials found: it may be another on each task
 UNREADABLE = {"revision", "weights", "code", "adapted"}  # in a label if nothing else differs
 RowKey = tuple[str, str]  # label, everything else that was asked, as canonical JSON
-ERRORS = frozenset({"rmse", "mae"})  # metrics of which less is better
+LOWER_IS_BETTER = frozenset({"rmse", "mae"})  # metrics of which less is better
 BY_TASK = '"by task"'  # in place of a setting that the task decides, as JSON
 OF_TASKS = {"training.epochs", "training.max_length"}  # their defaults are of each task's own
-RATES = frozenset({"training.lr", "training.head_lr"})  # as `asked` names them
+RATE_FIELDS = frozenset({"training.lr", "training.head_lr"})  # as `asked` names them
 MARGIN = 0.01  # differences within ± one point of a score count as a tie
 COLLAPSED = "collapsed"  # how a record's warning of it begins
 CONSTANT = ("constant", "majority", "mean")  # baselines that read no text; now it is the first
@@ -73,7 +73,7 @@ def measured_alike(record: Record) -> str:
 
     A short cell (`--repeat-speed`) is alike with those of the data that it was drawn from.
     """
-    apart = RATES | {"training.epochs"}
+    apart = RATE_FIELDS | {"training.epochs"}
     fields = {name: value for name, value in asked(record).items() if name not in apart}
     return json.dumps([record.task.drawn_from or record.task.sha256, fields], sort_keys=True)
 
@@ -102,7 +102,7 @@ def rate_from_dev(record: Record, others: Iterable[Record]) -> bool:
         return False
     own = asked(record)
     return any(
-        task_key(other) == task_key(record) and RATES >= _unlike(own, asked(other)) > set()
+        task_key(other) == task_key(record) and RATE_FIELDS >= _unlike(own, asked(other)) > set()
         for other in others
     )
 
@@ -192,7 +192,7 @@ def but_for_rate(key: RowKey, head_alone: bool) -> str:
 
     Where the head alone is trained its rate is the row's.
     """
-    rates = RATES if head_alone else {"training.lr"}
+    rates = RATE_FIELDS if head_alone else {"training.lr"}
     fields = {name: value for name, value in json.loads(key[1]).items() if name not in rates}
     return json.dumps(fields, sort_keys=True)
 
@@ -294,4 +294,4 @@ def merit(metric: str, score: float) -> float:
     >>> merit("accuracy", 0.75), merit("rmse", 0.75)
     (0.75, -0.75)
     """
-    return -score if metric in ERRORS else score
+    return -score if metric in LOWER_IS_BETTER else score

@@ -138,7 +138,8 @@ def _scores(sides: Mapping[str, Sequence[Record]]) -> list[str]:
             metrics.setdefault((name, examples), {}).setdefault(metric, set()).add(side)
             tasks.setdefault(name, {}).setdefault(examples, set()).add(side)
             of_side = seeds.setdefault((name, examples), {}).setdefault(side, set())
-            of_side |= {record.seed} if record.status == "done" else set()
+            if record.status == "done":
+                of_side.add(record.seed)
     lines = []
     for name, found in tasks.items():
         for examples, having in found.items():

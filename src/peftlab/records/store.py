@@ -27,8 +27,17 @@ from peftlab.records.rows import row_of
 
 SCRATCH = "scratch"  # the tasks of a command that runs, in files that its cells read
 OURS = {
-    *("suite.json", "records", "curves", "predictions", "adapters", "report", "checkpoints"),
-    *("tuning", "trials.json", "speed", SCRATCH),
+    "suite.json",
+    "records",
+    "curves",
+    "predictions",
+    "adapters",
+    "report",
+    "checkpoints",
+    "tuning",
+    "trials.json",
+    "speed",
+    SCRATCH,
 }
 BESIDE_PREFIX = ".peftlab-"  # of the folders that `peftlab train` runs in, beside its own
 NEEDED_MIB = 200  # records and curves are small; the page and its figures take a few MiB
@@ -73,7 +82,7 @@ class Store:
         return self.out / "predictions" / f"{cell}.jsonl"
 
     def checkpoint(self, cell: str) -> Path:
-        """The file of what a cell's training has come to, until it ends."""
+        """The file that keeps the state of a cell's training until that ends."""
         return self.out / "checkpoints" / f"{cell}.safetensors"
 
     def outputs(self, cell: str) -> list[list[float]]:
@@ -126,7 +135,7 @@ class Store:
             undone.pop_all()
 
     def prepare(self, adapters_mib: float = 0.0) -> None:
-        """The same where nothing is to be asked before it is used."""
+        """`prepared`, where nothing that may fail comes between that and the first write."""
         with self.prepared(adapters_mib):
             pass
 
@@ -142,12 +151,11 @@ class Store:
     def clean(self) -> None:
         """Delete what a command that was killed has left; call it with the folder locked."""
         # safetensors writes beside the file, too, under a name of its own
-        patterns = dict.fromkeys(("records", "curves", "predictions"), ".*.tmp")
-        for kind, pattern in {**patterns, "checkpoints": ".*"}.items():
-            for left in (self.out / kind).glob(pattern):
-                left.unlink()
-        for left in (*(self.out / "adapters").glob(".*"), self.out / SCRATCH):
-            shutil.rmtree(left, ignore_errors=True)
+        for pattern in ("records/.*.tmp", "curves/.*.tmp", "predictions/.*.tmp", "checkpoints/.*"):
+            for file in self.out.glob(pattern):
+                file.unlink()
+        for folder in (*self.out.glob("adapters/.*"), self.out / SCRATCH):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _check_ours(self) -> None:
         if not self.out.is_dir():
@@ -196,7 +204,7 @@ class Store:
         self._record(cell).unlink(missing_ok=True)
 
     def forget_checkpoint(self, cell: str) -> None:
-        """Delete what a cell's training has come to; the next one begins from nothing."""
+        """Delete the kept state of a cell's training; the next run starts from the beginning."""
         path = self.checkpoint(cell)
         with contextlib.suppress(OSError):  # who may not delete it has a file more
             path.unlink()
@@ -341,6 +349,15 @@ def text_of(record: Record) -> str:
 def lines_of(rows: Iterable[dict[str, Any]]) -> str:
     """One JSON object a line."""
     return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n"
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines; none where the file is absent or damaged."""
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (*JSON_ERRORS, OSError):
+        return []
+    return [row for row in rows if isinstance(row, dict)]
 
 
 def _latest_last(records: list[Record], when: Mapping[str, int]) -> list[Record]:

@@ -15,7 +15,7 @@ from peftlab.records.own import Own, own
 from peftlab.records.pairs import Verdict, verdicts
 from peftlab.records.recommend import Recommendation, recommend
 from peftlab.records.record import Record
-from peftlab.records.rows import ERRORS, MARGIN, known, mean
+from peftlab.records.rows import LOWER_IS_BETTER, MARGIN, known, mean
 from peftlab.records.table import columns
 
 
@@ -35,7 +35,7 @@ class Question(NamedTuple):
     minutes: float | None = None
 
 
-EVERYDAY = Question()
+DEFAULT_QUESTION = Question()
 
 
 def mebibytes(text: str | None) -> float | None:
@@ -89,7 +89,7 @@ class Comparison(BaseModel, extra="forbid", frozen=True):
 def compare_rows(
     records: Sequence[Record],
     folders: Iterable[Path],
-    question: Question = EVERYDAY,
+    question: Question = DEFAULT_QUESTION,
     beside: Sequence[Record] = (),
 ) -> Comparison:
     """The statistics of `records`, whose predictions lie in `folders`.
@@ -115,7 +115,9 @@ def compare_rows(
         over_tasks=overall(found, pairs),
         improvement=improvements(found),
         noise=against_itself,
-        inflation=mean(known(one.inflation for one in against_itself if one.metric not in ERRORS)),
+        inflation=mean(
+            known(one.inflation for one in against_itself if one.metric not in LOWER_IS_BETTER)
+        ),
         n_collapsed=sum(one.n_collapsed for one in against_itself),
         recommendation=recommend(
             found, pairs, question.prefer, question.memory_mib, question.minutes

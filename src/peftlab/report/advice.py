@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from peftlab.naming import counted, duration, listed
-from peftlab.records.crossed import FEWEST
+from peftlab.records.crossed import MIN_SEEDS
 from peftlab.records.recommend import AgainstBest, Ahead, Recommendation
 from peftlab.records.rows import CONSTANT, merit
 from peftlab.records.verdicts import Comparison
@@ -201,7 +201,7 @@ def _open(tasks: Sequence[AgainstBest]) -> str:
         where = f" on {listed(lacking)}" if len(lacking) < len(tasks) else ""
         return f"More can't be said{where}: {listed(sorted(missing))}."
     if words != {""}:
-        return f"A verdict takes {FEWEST} seeds."
+        return f"A verdict takes {MIN_SEEDS} seeds."
     longest = max(unclear, key=lambda one: math.inf if one.more_seeds is None else one.more_seeds)
     other = longest.best if longest.verdict else longest.rival
     if longest.more_seeds is None:

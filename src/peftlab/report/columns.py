@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from peftlab.records.record import Record
-from peftlab.records.rows import ERRORS, TaskKey, task_label
+from peftlab.records.rows import LOWER_IS_BETTER, TaskKey, task_label
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ def columns(
             sha256=task.sha256,
             kind=task.kind,
             metric=task.main_metric,
-            lower_is_better=task.main_metric in ERRORS,
+            lower_is_better=task.main_metric in LOWER_IS_BETTER,
             source=task.source,
             synthetic=task.source.startswith("synthetic"),
             n_train=task.n_train,

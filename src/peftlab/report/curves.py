@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeVar
 
-from peftlab.errors import JSON_ERRORS
+from peftlab.records.store import rows_of
 
 Points = list[tuple[float, float]]  # (x, y), x rising
 Means = list[tuple[float, ...]]  # (x, mean, what each of several curves has there), x rising
@@ -29,7 +28,7 @@ class Curves:
 
 def read(path: Path) -> Curves:
     """The curves of one cell; empty where the file is absent or holds something else."""
-    found = rows(path)
+    found = rows_of(path)
     steps = [row for row in found if "step" in row]
     score: dict[str, Points] = {}
     for row in found:
@@ -40,17 +39,6 @@ def read(path: Path) -> Curves:
         memory=_known([(row.get("time_s"), row.get("memory_mib")) for row in steps]),
         score={metric: _known(points) for metric, points in score.items()},
     )
-
-
-def rows(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file with one a line; none where the file is absent or holds others."""
-    if not path.is_file():
-        return []
-    try:
-        found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except JSON_ERRORS:
-        return []
-    return [row for row in found if isinstance(row, dict)]
 
 
 def _known(points: Sequence[tuple[Any, Any]]) -> Points:

@@ -15,7 +15,7 @@ from peftlab.naming import counted, listed
 from peftlab.records.record import Record
 from peftlab.records.rows import TaskKey, group, task_key
 from peftlab.records.store import Store, chosen, rounds_of
-from peftlab.records.verdicts import EVERYDAY, Comparison, Question, compare_rows
+from peftlab.records.verdicts import DEFAULT_QUESTION, Comparison, Question, compare_rows
 from peftlab.report.page import build
 from peftlab.report.papers import FORMS
 from peftlab.report.scores import table
@@ -44,7 +44,7 @@ def rebuild(
     methods: list[str] | None = None,
     last: bool = False,
     drawn: Sequence[str] = ("svg",),
-    question: Question = EVERYDAY,
+    question: Question = DEFAULT_QUESTION,
     sentences: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Shown:
     """Write the page of a folder anew from its records: all of them, unless less is asked for.
@@ -114,7 +114,7 @@ def printed(
     tasks: list[str] | None = None,
     methods: list[str] | None = None,
     last: bool = False,
-    question: Question = EVERYDAY,
+    question: Question = DEFAULT_QUESTION,
 ) -> str:
     """The table of a folder as text, for a paper or a spreadsheet; nothing is written.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from peftlab.records.rows import ERRORS
+from peftlab.records.rows import LOWER_IS_BETTER
 from peftlab.report.columns import Column
 from peftlab.report.lines import Line
 from peftlab.report.style import Figure
@@ -21,7 +21,9 @@ def second_figure(
     other = [one for one in (*FIRST, *metrics) if one in metrics and one != column.metric]
     if not other:
         return None
-    by_other = dataclasses.replace(column, metric=other[0], lower_is_better=other[0] in ERRORS)
+    by_other = dataclasses.replace(
+        column, metric=other[0], lower_is_better=other[0] in LOWER_IS_BETTER
+    )
     figure = draw(by_other)
     return figure and dataclasses.replace(
         figure, kind="second", name=figure.name.replace(figure.kind, "second", 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from typing import Self
 
 from peftlab.records.rows import known, mean, sample_sd
 
@@ -16,10 +17,10 @@ class Spread:
     sd: float | None
     n: int
 
-    @staticmethod
-    def of(values: Iterable[float | None]) -> Spread:
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> Self:
         found = known(values)
-        return Spread(mean(found), sample_sd(found), len(found))
+        return cls(mean(found), sample_sd(found), len(found))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Span:
     low: int | None
     high: int | None
 
-    @staticmethod
-    def of(values: Iterable[int | None]) -> Span:
+    @classmethod
+    def of(cls, values: Iterable[int | None]) -> Self:
         found = [value for value in values if value is not None]
-        return Span(min(found, default=None), max(found, default=None))
+        return cls(min(found, default=None), max(found, default=None))

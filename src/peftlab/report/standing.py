@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from peftlab.naming import counted
-from peftlab.records.crossed import FEWEST
+from peftlab.records.crossed import MIN_SEEDS
 from peftlab.records.pairs import Verdict, against, better_than
-from peftlab.records.rows import ERRORS, merit
+from peftlab.records.rows import LOWER_IS_BETTER, merit
 from peftlab.records.verdicts import Comparison
 from peftlab.report.columns import Column
 from peftlab.report.scores import Table
@@ -79,10 +79,10 @@ def told_interval(table: Table, known: Mapping[tuple[str, int], Spread]) -> str:
     """What the ± of the scores is, in words; empty where it is the sd over seeds everywhere."""
     if not known:
         return ""
-    seeds = {one.n >= FEWEST for one in known.values()}
+    seeds = {one.n >= MIN_SEEDS for one in known.values()}
     over = "dev examples and seeds" if seeds == {True} else "dev examples alone"
     if len(seeds) > 1:
-        over = f"dev examples and, from {FEWEST} seeds on, seeds"
+        over = f"dev examples and, from {MIN_SEEDS} seeds on, seeds"
     scored = {
         (row.label, i)
         for row in table.rows
@@ -149,13 +149,13 @@ def told_marks(comparison: Comparison) -> str:
     """What the marks mean; empty where there is nothing to compare."""
     if not comparison.pairs:
         return ""
-    scores = [one.margin for one in comparison.pairs if one.metric not in ERRORS]
+    scores = [one.margin for one in comparison.pairs if one.metric not in LOWER_IS_BETTER]
     within = [f"± {fraction(scores[0])}"] if scores else []
     if len(scores) < len(comparison.pairs):
         within.append(f"{comparison.margin:.3g} of the baseline's error")
     how = "95 %, over seeds and dev examples, corrected for the number of pairs"
     if not any(one.p is not None for one in comparison.pairs):
-        how = f"that takes {FEWEST} seeds with their predictions"
+        how = f"that takes {MIN_SEEDS} seeds with their predictions"
     return (
         f"{BEST} best mean, {TIE} a tie with it (within {' or '.join(within)}), "
         f"{UNCLEAR} not shown to be worse, no mark: worse ({how})."
@@ -164,7 +164,7 @@ def told_marks(comparison: Comparison) -> str:
 
 def told_noise(comparison: Comparison) -> str:
     """The noise floor, the optimism of the best epoch, and that collapsed runs are counted."""
-    own = [one for one in comparison.noise if one.metric not in ERRORS]
+    own = [one for one in comparison.noise if one.metric not in LOWER_IS_BETTER]
     scores = [one.score for one in own if one.score is not None]
     speeds = [one.speed for one in comparison.noise if one.speed is not None]
     most = [f"{fraction(max(scores))} in score"] if scores else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peftlab.records.rows import COLLAPSED, ERRORS
+from peftlab.records.rows import COLLAPSED, LOWER_IS_BETTER
 from peftlab.report.columns import Column
 from peftlab.report.costs import RowCost, words
 from peftlab.report.scores import Cell, Row, Table
@@ -43,7 +43,7 @@ def of_metric(value: float | None, metric: str) -> str:
     >>> of_metric(0.0123, "accuracy"), of_metric(0.0002, "mae"), of_metric(15234.2, "rmse")
     ('.012', '0.000200', '15,234')
     """
-    return number(value) if metric in ERRORS else fraction(value)
+    return number(value) if metric in LOWER_IS_BETTER else fraction(value)
 
 
 def spread(score: Spread, column: Column) -> str:

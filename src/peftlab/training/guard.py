@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,13 +26,13 @@ class Untrained(RuntimeError):
 
 def check_groups(model: nn.Module, groups: list[dict[str, Any]]) -> None:
     """Raise `Untrained` unless the optimizer's groups hold every trainable parameter once."""
-    grouped = [id(parameter) for group in groups for parameter in group["params"]]
+    grouped = Counter(id(parameter) for group in groups for parameter in group["params"])
     trainable = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
     if not trainable:
         raise Untrained("nothing in the model is trainable; inject a method first")
     missing = [name for key, name in trainable.items() if key not in grouped]
-    twice = [name for key, name in trainable.items() if grouped.count(key) > 1]
-    strange = len(set(grouped) - trainable.keys())
+    twice = [name for key, name in trainable.items() if grouped[key] > 1]
+    strange = len(grouped.keys() - trainable.keys())
     if missing or twice or strange:
         raise Untrained(
             f"the optimizer's groups must hold every trainable parameter once: "
@@ -136,19 +137,19 @@ def _checksum(parameter: Tensor) -> tuple[int, int]:
     return int(bits.sum(dtype=torch.int64)), int(half.sum(dtype=torch.int64))
 
 
-def check_loss(loss: float, step: int, recent: list[float], lr: float, model: nn.Module) -> None:
+def check_loss(loss: float, step: int, earlier: list[float], lr: float, model: nn.Module) -> None:
     """Raise `Diverged` unless `loss` is finite.
 
     Args:
         loss: of the step.
         step: counted from 1.
-        recent: the losses before it.
+        earlier: the losses of all steps before it.
         lr: the highest of the schedule.
         model: searched for the first weight that is not finite.
     """
     if math.isfinite(loss):
         return
-    raise Diverged(f"the loss is {loss} at step {step}; {_cause(step, recent, lr, model)}")
+    raise Diverged(f"the loss is {loss} at step {step}; {_cause(step, earlier, lr, model)}")
 
 
 def check_outputs(values: Tensor, epoch: int) -> None:
@@ -160,11 +161,11 @@ def check_outputs(values: Tensor, epoch: int) -> None:
         )
 
 
-def _cause(step: int, recent: list[float], lr: float, model: nn.Module) -> str:
+def _cause(step: int, earlier: list[float], lr: float, model: nn.Module) -> str:
     broken = [name for name, p in model.named_parameters() if not bool(p.isfinite().all())]
     if step == 1:
         where = f"the weights of {broken[0]} are not finite" if broken else "labels or weights are"
         return f"before any update, so it is not the learning rate: {where} at fault"
-    history = f"it was {recent[0]:.3g} at first and {recent[-1]:.3g} just before"
+    history = f"it was {earlier[0]:.3g} at first and {earlier[-1]:.3g} just before"
     where = f"; {broken[0]} is not finite" if broken else ""
     return f"{history}{where}; likely cause: the learning rate ({lr:g} at its highest) is too high"

@@ -46,7 +46,7 @@ from peftlab.training.passes import (
     parts_of,
     widest,
 )
-from peftlab.training.resume import state_of, take_up
+from peftlab.training.resume import restore, snapshot
 
 Row = dict[str, Any]
 
@@ -197,7 +197,7 @@ class Loop:
         loss.backward()
         if self.graphs is not None:  # what can't be captured shows now, too
             for _ in range(MET):
-                self._passed(batch, 1.0)
+                self._run_pass(batch, 1.0)
         self._forget_gradients()
 
     def step(self, parts: Iterable[Batch], n: int, usual: float) -> float:
@@ -209,7 +209,7 @@ class Loop:
         step = Step(self.index, self.warmup, self.total, self.plan.seed)
         begin_stream(step_seed(step.seed, step.index), self.plan.place)
         self.method.before_step(self.model, step)
-        loss = self._gradients(parts, n, usual)
+        loss = self._accumulate(parts, n, usual)
         # reading the loss would hold up the launch of the rest; at the first step, which counts for
         # no speed, it is read before an update could spoil what is at fault
         waits = self.plan.device != "cpu" and self.index > 0
@@ -228,23 +228,25 @@ class Loop:
         self.watch.check(self.model, self.index, self.reach)
         return value
 
-    def _gradients(self, parts: Iterable[Batch], n: int, usual: float) -> Tensor:
+    def _accumulate(self, parts: Iterable[Batch], n: int, usual: float) -> Tensor:
         value = torch.zeros((), device=self.plan.place)
         for part in parts:
             self.n_parts += 1
             size = len(part.labels)
-            value += self._passed(part, size / usual) * (size / n)
+            value += self._run_pass(part, size / usual) * (size / n)
         return value
 
-    def _passed(self, part: Batch, weight: float) -> Tensor:
+    def _run_pass(self, part: Batch, weight: float) -> Tensor:
         if self.graphs is None:
-            return self._pass(part, weight)
-        return self.graphs(self._pass, part, torch.full((), weight, device=self.plan.place))
+            return self._forward_backward(part, weight)
+        return self.graphs(
+            self._forward_backward, part, torch.full((), weight, device=self.plan.place)
+        )
 
     def _forget_gradients(self) -> None:
         self.optimizer.zero_grad(set_to_none=self.graphs is None)  # a graph adds to those there
 
-    def _pass(self, part: Batch, weight: float | Tensor) -> Tensor:
+    def _forward_backward(self, part: Batch, weight: float | Tensor) -> Tensor:
         loss = batch_loss(self.model, part, self.plan)
         (loss * weight).backward()
         return loss.detach()
@@ -314,7 +316,7 @@ def fit(
         Untrained: if something that should be trained is not.
     """
     fitted, answers = Fitted(speed=loop.speed), list[Tensor]()
-    if checkpoint is not None and take_up(checkpoint, loop, fitted, answers, memory):
+    if checkpoint is not None and restore(checkpoint, loop, fitted, answers, memory):
         checkpoint.tell(f"goes on after step {loop.index} of {loop.total}, where it was stopped")
         for epoch, answered in enumerate(answers, start=1):
             on_epoch(epoch, answered)
@@ -332,7 +334,7 @@ def fit(
                 fitted.curve.append(row | {"memory_mib": memory.now()})
                 on_row(fitted.curve[-1], loop.total)
                 if checkpoint is not None and checkpoint.is_due() and loop.watch.has_checked:
-                    checkpoint.write(state_of(loop, fitted, answers, memory))
+                    checkpoint.write(snapshot(loop, fitted, answers, memory))
             started = time.perf_counter()
             answered = answer(loop.model, dev, loop.plan)
             check_outputs(answered, epoch)

@@ -1,4 +1,4 @@
-"""All that a run in progress has come to, as a checkpoint keeps it, and back into a new run."""
+"""A run in progress as a checkpoint keeps it: taken from one run, put into a new one."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from peftlab.training.loop import Fitted, Loop
 
 
-def state_of(loop: Loop, fitted: Fitted, answers: list[Tensor], memory: MemoryMeter) -> State:
-    """What the run has come to; `answers` to dev are one an epoch, (n_dev, num_labels)."""
+def snapshot(loop: Loop, fitted: Fitted, answers: list[Tensor], memory: MemoryMeter) -> State:
+    """The state of the run; `answers` are the outputs for dev, (n_dev, num_labels) an epoch."""
     return {
         "loop": loop.state_dict(),
         "curve": _columns([row for row in fitted.curve if "step" in row]),
@@ -27,10 +27,10 @@ def state_of(loop: Loop, fitted: Fitted, answers: list[Tensor], memory: MemoryMe
     }
 
 
-def take_up(
+def restore(
     checkpoint: Checkpoint, loop: Loop, fitted: Fitted, answers: list[Tensor], memory: MemoryMeter
 ) -> bool:
-    """Put everything back as `state_of` found it; whether there was anything to put back.
+    """Put everything back as `snapshot` found it; whether there was anything to put back.
 
     What can't be put back is deleted, and the next command begins anew.
     """
