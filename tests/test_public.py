@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pandas import DataFrame
 
 import peftlab
 from peftlab.methods import METHODS
@@ -79,6 +80,7 @@ WRONG: dict[str, tuple[Call, str]] = {
     "predict texts": (lambda m, t: peftlab.predict(m, t, 5), "texts must be a list"),
     "predict one text": (lambda m, t: peftlab.predict(m, t, "a text"), "texts must be a list"),
     "predict table": (lambda m, t: peftlab.predict(m, t, {"a": "b"}), "texts must be a list"),
+    "predict frame": (lambda m, t: peftlab.predict(m, t, DataFrame({"a": ["b"]})), "got a table"),
     "predict numbers": (lambda m, t: peftlab.predict(m, t, [1.5]), "texts must be a list"),
     "predict triples": (lambda m, t: peftlab.predict(m, t, [("a", "b", "c")]), "texts must be"),
     "save model": (lambda m, t: peftlab.save({}, "x"), "model must be"),

@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as in _HOMES
     from peftlab.api.plan import plan as plan
     from peftlab.api.push import push as push
     from peftlab.api.reproduce import reproduce as reproduce
+    from peftlab.api.results import load_records as load_records
+    from peftlab.api.results import show as show
     from peftlab.api.train import train as train
     from peftlab.api.verdicts import verdicts as verdicts
     from peftlab.errors import RequestError as RequestError
@@ -32,12 +34,15 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as in _HOMES
     from peftlab.methods import inject as inject
     from peftlab.methods import register as register
     from peftlab.models import load_model as load_model
+    from peftlab.tasks import Examples as Examples
     from peftlab.tasks import Task as Task
+    from peftlab.tasks import make_task as make_task
 
 __version__ = "0.1.0"
 
 # where each public name lives; imported when first used, so that `import peftlab` stays quick
 _HOMES = {
+    "Examples": "peftlab.tasks",
     "Method": "peftlab.methods",
     "RequestError": "peftlab.errors",
     "Task": "peftlab.tasks",
@@ -48,6 +53,8 @@ _HOMES = {
     "inject": "peftlab.methods",
     "load": "peftlab.adapters",
     "load_model": "peftlab.models",
+    "load_records": "peftlab.api.results",
+    "make_task": "peftlab.tasks",
     "merge": "peftlab.adapters",
     "plan": "peftlab.api.plan",
     "predict": "peftlab.api.inference",
@@ -55,6 +62,7 @@ _HOMES = {
     "register": "peftlab.methods",
     "reproduce": "peftlab.api.reproduce",
     "save": "peftlab.adapters",
+    "show": "peftlab.api.results",
     "train": "peftlab.api.train",
     "unmerge": "peftlab.adapters",
     "verdicts": "peftlab.api.verdicts",

@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+MOST_FINDINGS = 5  # of one value that are told: each example of a data set may have its own
 # what json.loads and tomllib.loads raise: the latter for what is nested too deeply
 JSON_ERRORS = (ValueError, RecursionError)
 
@@ -97,6 +98,7 @@ def explain(
         if loc and isinstance(loc[0], int) and loc[0] < len(fields):  # it was given by position
             loc[0] = fields[loc[0]]
         where = ".".join(map(str, loc)) or "value"
+        given = reprlib.repr(found["input"])  # it may be a data set
         if found["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
             *outer, name = map(str, found["loc"])
             known = inside.get(outer[0], fields) if outer else fields
@@ -106,7 +108,7 @@ def explain(
             lines.append(f"{owner}: {where} is missing")
             continue
         if found["type"] == "too_short":
-            lines.append(f"{owner}: {where} must name at least one, got {found['input']!r}")
+            lines.append(f"{owner}: {where} must name at least one, got {given}")
             continue
         said = found.get("ctx", {}).get("error")
         # of a whole value, which may be a data set; or in words that name the field themselves
@@ -114,7 +116,9 @@ def explain(
             lines.append(f"{owner}: {said}")
             continue
         rule = found["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-        lines.append(f"{owner}: {where} must be {rule}, got {found['input']!r}")
+        lines.append(f"{owner}: {where} must be {rule}, got {given}")
+    if len(lines) > MOST_FINDINGS:
+        lines[MOST_FINDINGS:] = [f"and {len(lines) - MOST_FINDINGS:,} more like these"]
     return RequestError("; ".join(lines))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import json
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel
 
 import peftlab
 from peftlab.api.export import MOVED, _moved
+from peftlab.api.train import TRAINED_BEFORE
 from peftlab.atomic import BESIDE
 from peftlab.models import state_of
 from peftlab.records.record import Record
@@ -53,6 +55,39 @@ def test_a_model_in_training_mode_is_so_again_after_it_has_answered(
         peftlab.evaluate(model, tokenizer, tiny_task)
         peftlab.predict(model, tokenizer, ["a cat"])
         assert [module.training for module in model.modules()] == modes
+
+
+def test_torch_s_generator_is_left_as_it_was(tiny_model: Path, tiny_task: Task) -> None:
+    """A random search around `train` drew one and the same rate for ever."""
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    peftlab.train(model, tokenizer, tiny_task, "lora", **FAST)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_training_on_top_of_another_says_so(tiny_model: Path, tiny_task: Task) -> None:
+    """As a notebook's cell that is run twice: its record says one epoch, and is of two."""
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    first = peftlab.train(model, tokenizer, tiny_task, "lora", **FAST)
+    again = peftlab.train(model, tokenizer, tiny_task, "lora", **FAST)
+    assert TRAINED_BEFORE in again.method.notes and TRAINED_BEFORE not in first.method.notes
+    assert again.cell == first.cell
+
+
+def test_a_stopped_training_leaves_no_dropout(
+    tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*args: Any) -> None:
+        assert model.training
+        raise KeyboardInterrupt
+
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    monkeypatch.setattr("peftlab.training.loop.check_loss", stop)
+    with pytest.raises(KeyboardInterrupt):
+        peftlab.train(model, tokenizer, tiny_task, "lora", **FAST)
+    assert not any(module.training for module in model.modules())
 
 
 def test_a_folder_that_holds_something_else_is_refused_before_training(
@@ -132,17 +167,19 @@ def test_a_model_stays_on_its_own_device_of_several(
     tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, tokenizer = peftlab.load_model(str(tiny_model))
-    place, metered = torch.device("cuda", 1), []
+    closing = contextlib.nullcontext()
+    place, metered, forked = torch.device("cuda", 1), [], []
 
     def to(model: PreTrainedModel, device: Any) -> None:
         raise Moved(device)
 
     monkeypatch.setattr(type(model), "device", place)
     monkeypatch.setattr(type(model), "to", to)
+    monkeypatch.setattr(torch.random, "fork_rng", lambda places: forked.append(places) or closing)
     monkeypatch.setattr("peftlab.api.train.MemoryMeter", lambda place, _: metered.append(place))
     with pytest.raises(Moved, match="cuda:1"):
         peftlab.train(model, tokenizer, tiny_task, "lora", **FAST)
-    assert metered == [place]
+    assert (metered, forked) == ([place], [[place]])
 
 
 def test_an_adapter_that_answers_every_year_with_2000_is_not_as_in_training(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import pytest
@@ -166,6 +167,34 @@ def test_a_class_of_a_notebook_s_cell_has_a_source() -> None:
     found = _defined(METHOD, "<cell 7>")
     assert source_hash(found)
     assert sent(found) is not None
+
+
+def test_what_other_cells_of_a_notebook_define_is_part_of_the_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A helper that was redefined in a cell of its own gave back the old one's results."""
+    linear = METHOD[METHOD.index("class MyLinear") : METHOD.index("@dataclass")]
+    mine = METHOD.replace("SCALING = 2.0", "").replace(linear, "")
+    mine = mine.replace("from words import TARGETS", "TARGETS = 'query'")
+
+    def hashed(linear: str, scaling: str, other: str = "1") -> str | None:
+        module = ModuleType("notebook")
+        monkeypatch.setitem(sys.modules, "notebook", module)
+        imports = "from peftlab.layers import LoRALinear\nTWICE = 2\n"
+        cells = [imports + linear, f"SCALING = {scaling}", f"OTHER = {other}", mine]
+        for number, text in enumerate(cells):
+            file = f"<cell {number} of notebook>"
+            linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+            exec(compile(text, file, "exec"), vars(module))
+        return source_hash(module.Mine)
+
+    first = hashed(linear, "2.0")
+    assert first is not None
+    assert hashed(linear, "2.0", other="2") == first
+    assert hashed(linear, "3.0") != first
+    assert hashed(linear.replace("forward(x)", "forward(2 * x)"), "2.0") != first
+    deeper = linear.replace("forward(x)", "forward(TWICE * x)")
+    assert hashed(deeper, "2.0") != hashed(deeper.replace("TWICE", "(TWICE + 1)"), "2.0")
 
 
 def test_a_class_without_a_source_is_refused(

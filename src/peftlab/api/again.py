@@ -43,7 +43,8 @@ def task_again(store: Store, record: Record) -> Task:
         ) from error
     if suite.data is None and record.task.name not in names():
         raise RequestError(
-            f"task {record.task.name} was handed over in Python, so its data is not at hand"
+            f"task {record.task.name} was handed over in Python, so its data is not at hand (there "
+            "export takes it: task=)"
         )
     task = load_tasks(suite)[0]
     if task.sha256() != record.task.sha256:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from peftlab.api.live import Live
-from peftlab.api.progress import observer
+from peftlab.api.progress import callers_console, observer
 from peftlab.bench.cell import Cell
 from peftlab.bench.foresee import foresee, training_room
 from peftlab.bench.grid import Grid, resolve
@@ -55,6 +55,7 @@ def compare(
     out: str | Path | None = None,
     keep: Keep = "all",
     repeat_speed: int = 0,
+    quiet: bool = False,
     **training: Any,
 ) -> list[Record]:
     """Train and measure every method on every task with every seed; done cells are not run again.
@@ -82,6 +83,7 @@ def compare(
         keep: which cells' adapters to keep: all, the best seed's of each row, or none. A method
             that changes the whole model keeps its best seed's at most.
         repeat_speed: rounds of short cells, taking turns, that speed and memory are then read from.
+        quiet: no progress.
         training: fields of `peftlab.settings.Training`, such as epochs or lr; a list of learning
             rates makes a row of every method at each.
 
@@ -106,7 +108,7 @@ def compare(
     )
     ready = planned(request.suite, request.asked, out=out)
     rounds = _rounds(repeat_speed)
-    return run(ready, Console(stderr=True), keep=keep, repeat_speed=rounds)
+    return run(ready, callers_console(quiet), quiet, keep=keep, repeat_speed=rounds)
 
 
 class Request(NamedTuple):

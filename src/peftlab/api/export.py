@@ -21,15 +21,15 @@ from peftlab.api.inference import dev_outputs
 from peftlab.atomic import BESIDE, check_replaceable, replace_folder
 from peftlab.bench.outcome import answers
 from peftlab.bench.retention import best_seed
-from peftlab.errors import RequestError, expect_path, unknown
+from peftlab.errors import RequestError, expect, expect_path, unknown
 from peftlab.layers import Precision, devices
 from peftlab.machine import threads_for
 from peftlab.models import Unit
 from peftlab.records.record import Record
-from peftlab.records.rows import group, labels
+from peftlab.records.rows import group, judged_on_train, labels
 from peftlab.records.store import Store, text_of
 from peftlab.records.verdicts import compare_rows
-from peftlab.tasks import Task
+from peftlab.tasks import Task, carved
 
 # Of the outputs' size, for a regression of the labels' standard deviation. Batches are put together
 # otherwise, and another machine rounds otherwise: in bf16 that moves outputs by some thousandths,
@@ -53,14 +53,14 @@ class Exported(NamedTuple):
 
 
 def export(
-    out: str | Path, to: str | Path, task: str | None = None, method: str | None = None
+    out: str | Path, to: str | Path, task: str | Task | None = None, method: str | None = None
 ) -> Exported:
     """Copy the winner's adapter of `out` to the folder `to`.
 
     Args:
         out: the output folder of a comparison.
         to: a new or empty folder, or one with an adapter, which is replaced.
-        task: which task's, if there are several.
+        task: which task's, if there are several; the `Task` itself if it was made in Python.
         method: the row to take instead of the winner.
 
     Raises:
@@ -69,21 +69,35 @@ def export(
     """
     expect_path("out", out)
     expect_path("to", to)
+    if task is not None:
+        expect("task", task, (str, Task), "a name or a Task")
     out, to = Path(out), Path(to)
     check_replaceable(to)
     store = Store(out)
     records = store.records()
-    of_task = _as_asked_last(_of_task(records, task, out), store)
+    name = task.name if isinstance(task, Task) else task
+    of_task = _as_asked_last(_of_task(records, name, out), store)
     row, rate_from_dev = _row(of_task, _names(records), method, out)
     record = _kept(store, row)
     try:
-        seen = task_again(store, record)
+        seen = _given(task, record) if isinstance(task, Task) else task_again(store, record)
     except RequestError as error:
         adapter = store.adapter(record.cell)
         raise RequestError(f"{error}; its adapter, which can't be checked, is {adapter}") from error
     reached = check_again(store, record, seen)
     replace_folder(to, lambda place: copy_adapter(store, record, place))
     return Exported(record, reached, rate_from_dev)
+
+
+def _given(task: Task, record: Record) -> Task:
+    """The task that a caller holds, as the record's cell saw it."""
+    seen = carved(task) if judged_on_train(record) else task
+    if seen.sha256() != record.task.sha256:
+        raise RequestError(
+            f"task {task.name} as it was given is not what {record.cell} saw: it has other "
+            "examples or labels"
+        )
+    return seen.judged_by(record.task.main_metric)
 
 
 def copy_adapter(store: Store, record: Record, place: Path) -> None:

@@ -23,7 +23,7 @@ from peftlab.api.compare import Planned, asked_for, data_of, foreseeing
 from peftlab.api.compare import planned as resolved
 from peftlab.api.export import check_again, copy_adapter
 from peftlab.api.live import Live
-from peftlab.api.progress import observer
+from peftlab.api.progress import callers_console, observer
 from peftlab.atomic import check_replaceable, replace_folder
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Grid, Row
@@ -83,6 +83,7 @@ def fit(
     data_dir: str | Path | None = None,
     metric: str | None = None,
     runs: str | Path | None = None,
+    quiet: bool = False,
     **training: Any,
 ) -> Fitted:
     """Find, train and write a model for some data within a time.
@@ -101,6 +102,7 @@ def fit(
         data_dir: the folder with GLUE's own files; PEFTLAB_DATA_DIR's if not given.
         metric: the main one, instead of the task's own.
         runs: the folder for what is tried; runs/fit-DATA if not given.
+        quiet: no progress.
         training: fields of `peftlab.settings.Training`, such as batch_size.
 
     Raises:
@@ -121,7 +123,7 @@ def fit(
         training=Training.of(training),
     )
     ready = planned(request.asked, [], None if runs is None else Path(runs))
-    return fit_planned(ready, Path(out), minutes, Console(stderr=True))
+    return fit_planned(ready, Path(out), minutes, callers_console(quiet), quiet)
 
 
 def planned(request: dict[str, Any], sets: Iterable[str], runs: Path | None) -> Planned:
@@ -186,7 +188,7 @@ def fit_planned(
     check_replaceable(to)
     _check_apart(to, asked.out)
     fitting = _Fitting(asked, started, end, console, quiet)
-    console.print(fitting.described(minutes, to), markup=False, highlight=False)
+    console.print(fitting.described(minutes, to), markup=False, highlight=False, soft_wrap=True)
     stopped = None
     with Store(asked.out).prepared(room_mib(asked.grid.cells, "best")):
         foreseeing(asked.grid, asked.out, console)(asked.grid.cells)  # refuses what can't fit

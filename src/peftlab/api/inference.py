@@ -196,6 +196,8 @@ def _rows(texts: Any) -> list[tuple[str, ...]]:
     """Rows of one or two texts each."""
     if not isinstance(texts, Iterable) or isinstance(texts, str | bytes | Mapping):
         raise RequestError(f"texts must be {TEXTS}, got {reprlib.repr(texts)}")
+    if hasattr(texts, "columns"):  # pandas', whose items are the names of its columns
+        raise RequestError(f"texts must be {TEXTS}, got a table; give one of its columns")
     rows = [tuple(text) if isinstance(text, list | tuple) else (text,) for text in texts]
     for row in rows:
         if not 1 <= len(row) <= 2 or not all(isinstance(text, str) for text in row):

@@ -28,6 +28,18 @@ from peftlab.tasks import Task
 LINE_EVERY_S = 10.0
 
 
+def callers_console(quiet: bool = False) -> Console:
+    """Standard error, for who calls from Python.
+
+    A notebook's output takes lines: of bars it would keep every frame, and rich's own way there
+    needs ipywidgets, warns without, and loses a cell's output where two commands run at once.
+    """
+    console = Console(stderr=True, quiet=quiet)
+    if not console.is_jupyter:
+        return console
+    return Console(stderr=True, quiet=quiet, force_jupyter=False, force_terminal=False)
+
+
 def observer(console: Console, quiet: bool = False) -> Observer:
     """The observer that fits the console."""
     if quiet:

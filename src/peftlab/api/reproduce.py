@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from peftlab.api.compare import Planned, foreseeing, run
+from peftlab.api.progress import callers_console
 from peftlab.bench.grid import resolve
 from peftlab.bench.recipe import Recipe, recipe
 from peftlab.bench.recipe import recipes as recipes
@@ -48,6 +49,7 @@ def reproduce(
     methods: list[str] | None = None,
     seeds: list[int] | None = None,
     out: str | Path | None = None,
+    quiet: bool = False,
     **training: Any,
 ) -> Reproduction:
     """Run a published recipe; done cells are not run again.
@@ -61,6 +63,7 @@ def reproduce(
         methods: likewise, by the rows of the published table.
         seeds: instead of the recipe's.
         out: the folder for records and predictions; `runs/NAME` (`runs/NAME-small`) if not given.
+        quiet: no progress.
         training: fields of `peftlab.settings.Training` that win over the recipe's, such as device.
 
     Raises:
@@ -71,7 +74,7 @@ def reproduce(
             expect_path(what, path)
     part = {"tasks": tasks, "methods": methods, "seeds": seeds}
     ready = ready_to_reproduce(name, model, data_dir, scale, out, training, part)
-    return run_recipe(ready, Console(stderr=True))
+    return run_recipe(ready, callers_console(quiet), quiet)
 
 
 class Ready(NamedTuple):

@@ -20,7 +20,7 @@ from rich.console import Console
 from peftlab.adapters import check_ids, check_savable, is_merged, save
 from peftlab.api.compare import foreseeing
 from peftlab.api.inference import check_outputs, task_of
-from peftlab.api.progress import observer
+from peftlab.api.progress import callers_console, observer
 from peftlab.atomic import BESIDE, check_replaceable, replace_folder
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Grid, check_trainable, method_part, resolve_training, task_part
@@ -51,6 +51,9 @@ from peftlab.tasks import Task
 from peftlab.training import MemoryMeter
 
 SUITE = "train"
+TRAINED_BEFORE = (
+    "this model had been trained already, and these epochs come on top; load it again to begin anew"
+)
 
 
 def train(
@@ -64,11 +67,14 @@ def train(
     lr: float | None = None,
     seed: int = 0,
     out: str | Path | None = None,
+    quiet: bool = False,
     **training: Any,
 ) -> Record:
     """Train `model` in place on `task` by `method`, evaluating after every epoch.
 
-    The model is injected with the method first, unless it has been already.
+    The model is injected with the method first, unless it has been already. One that has been
+    trained before goes on from there, and the record's notes say so. Torch's generators are left
+    as they were.
 
     Args:
         model: from `load_model`.
@@ -82,6 +88,7 @@ def train(
         out: a new or empty folder, or an adapter's, which is replaced: for the adapter, as `save`
             writes it, and record.json, curve.jsonl and predictions.jsonl, as `peftlab train` does;
             nothing is written if not given.
+        quiet: no progress.
         training: further fields of `peftlab.settings.Training`, such as head_lr or warmup;
             device and a frozen base's precision are the model's own. Without `threads` they are
             torch's, or as many as others leave cores for; the record says how many.
@@ -108,8 +115,9 @@ def train(
     check_batches(model, tokenizer)
     check_ids(model, tokenizer)
     folder = None if out is None else _checked_folder(model, out)
-    with threads_for(model.device.type, asked.threads):
-        outcome = _run(model, tokenizer, task, method, asked, seed, started, folder)
+    devices = [model.device] if model.device.type == "cuda" else []
+    with threads_for(model.device.type, asked.threads), torch.random.fork_rng(devices):
+        outcome = _run(model, tokenizer, task, method, asked, seed, started, folder, quiet)
     state_of(model).tokenizer = tokenizer
     if folder is not None:
         replace_folder(folder, lambda place: _fill(place, model, outcome))
@@ -125,6 +133,7 @@ def _run(
     seed: int,
     started: float,
     folder: Path | None,
+    quiet: bool,
 ) -> Outcome:
     memory = MemoryMeter(model.device, model)
     longest = token_limit(tokenizer, model.config)
@@ -139,15 +148,22 @@ def _run(
         check_savable(model)  # what it freezes is known by now
     cell = _cell(model, task, method, asked, training, seed)
     tokens = tokens_of(tokenizer, task, cell.training.max_length)
-    with observer(Console(stderr=True)) as progress:
+    with observer(callers_console(quiet), quiet) as progress:
         progress.cell(cell)
+        before = [TRAINED_BEFORE] if state_of(model).answers else []
+        for line in before:
+            progress.note(line)
         told = Told(
             task,
             on_step=functools.partial(progress.step, cell),
             on_epoch=functools.partial(progress.epoch, cell),
         )
-        trained = train_model(model, task, tokens, cell, told, memory, started)
-        outcome = told.outcome(cell, trained)
+        try:
+            trained = train_model(model, task, tokens, cell, told, memory, started)
+        finally:
+            model.eval()  # after Ctrl-C too, so that its outputs have no dropout in them
+        noted = trained.model_copy(update={"notes": [*before, *trained.notes]})
+        outcome = told.outcome(cell, noted)
         progress.end(outcome.record)
     return outcome
 

@@ -2,8 +2,8 @@
 
 A cell is a process that never runs the user's script. The class goes to it by value, with what it
 uses of its own file; what that imports is found where the caller finds it. In a cell's identity,
-and in its record, the class is a hash of its source and of what it uses in its file, so that a cell
-is run again when the method was changed, and not when the rest of a script was.
+and in its record, the class is a hash of its source and of what it uses in its file, or in all of a
+notebook, so that a cell is run again when the method was changed, and not when the rest was.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -89,21 +90,64 @@ def source_hash(method: type[Method]) -> str | None:
     """
     if is_built_in(method):
         return None
-    name = method.__qualname__.partition(".")[0]
-    for file in _files(method):
+    found = _source(method)
+    if not found:
+        return None
+    module = sys.modules.get(method.__module__)
+    if module is not None and not hasattr(module, "__file__"):
+        found = "\n".join([found, *_of_other_cells(found, module)])
+    return hashlib.sha256(found.encode()).hexdigest()
+
+
+def _source(thing: Any) -> str:
+    """A class or function as its file, or its notebook's cell, defines it; empty if none does."""
+    for file in _files(thing):
         linecache.checkcache(file)  # else what was read once in this process is never read again
         text = "".join(linecache.getlines(file))
-        found = definitions(text, name)
+        found = definitions(text, thing.__qualname__.partition(".")[0])
         if found:
-            return hashlib.sha256(found.encode()).hexdigest()
-    return None
+            return found
+    return ""
 
 
-def _files(method: type[Method]) -> list[str]:
-    """Where the class may be written: its module's file, or the notebook's cell of a function."""
-    file = getattr(sys.modules.get(method.__module__), "__file__", None)
-    functions = [value for value in vars(method).values() if inspect.isfunction(value)]
-    return [*([file] if file else []), *(value.__code__.co_filename for value in functions)]
+def _files(thing: Any) -> list[str]:
+    """Where it may be written: its module's file, or the notebook's cell of a function."""
+    file = getattr(sys.modules.get(thing.__module__), "__file__", None)
+    functions = [thing, *(vars(thing).values() if inspect.isclass(thing) else ())]
+    cells = [value.__code__.co_filename for value in functions if inspect.isfunction(value)]
+    return [*([file] if file else []), *cells]
+
+
+def _of_other_cells(text: str, module: ModuleType) -> list[str]:
+    """What `text` uses of a notebook's other cells, and what this uses in turn.
+
+    Functions and classes as they are written, plain values as they are now.
+    """
+    found: list[str] = []
+    seen: set[str] = set()
+    texts = [text]
+    while texts:
+        statements = ast.parse(texts.pop()).body
+        used = {name for statement in statements for name in _used(statement)}
+        for name in sorted(used - set().union(*map(_bound, statements)) - seen):
+            seen.add(name)
+            given: Any = vars(module).get(name)
+            value = inspect.unwrap(given)
+            if getattr(value, "__module__", None) == module.__name__ and callable(value):
+                found.append(f"{name}: {_source(value)}")
+                texts.append(_source(value))
+            elif _is_plain(value):
+                found.append(f"{name} = {value!r}")
+    return found
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is all that its text says."""
+    if isinstance(value, dict):
+        return all(map(_is_plain, [*value, *value.values()]))
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return isinstance(value, bool | int | float | str | bytes)
 
 
 def definitions(text: str, name: str) -> str:

@@ -131,3 +131,8 @@ class Record(_Part):
     environment: Environment
     failure: Failure | None = None
     side: str = ""  # of several folders laid side by side, the one that it is from
+
+    def __repr__(self) -> str:
+        main = self.task.main_metric
+        found = self.failure.kind if self.failure else f"{main} {(self.score or {})[main]:.3f}"
+        return f"<Record {self.cell}: {found}>"

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from rich.console import RenderableType
+from rich.console import Console, RenderableType
 
 from peftlab.errors import system_refusals
 from peftlab.naming import counted, listed
 from peftlab.records.record import Record
 from peftlab.records.rows import TaskKey, group, task_key
-from peftlab.records.store import Store, chosen, rounds_of
+from peftlab.records.store import Store, chosen, lost, rounds_of
 from peftlab.records.verdicts import DEFAULT_QUESTION, Comparison, Question, compare_rows
 from peftlab.report.page import build
 from peftlab.report.papers import FORMS
 from peftlab.report.scores import table
 from peftlab.report.terminal import render_terminal
 
+WIDTH = 100  # characters of the table where no terminal says how many it has
+
 
 class Shown(NamedTuple):
-    """What became of a folder.
+    """What became of a folder. As text it is the table and the way to the page.
 
     Attributes:
         page: its file.
@@ -36,6 +39,14 @@ class Shown(NamedTuple):
     terminal: RenderableType
     unreadable: list[str]
     beside: str = ""
+
+    def __repr__(self) -> str:
+        console = Console(file=io.StringIO(), width=WIDTH, force_jupyter=False)
+        with console.capture() as captured:
+            console.print(self.terminal)
+        lines = [captured.get().rstrip(), *map(lost, self.unreadable), self.beside]
+        lines = [line for line in lines if line]
+        return "\n".join([*lines, f"page: {self.page.resolve()}"])
 
 
 def rebuild(

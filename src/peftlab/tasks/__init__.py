@@ -21,6 +21,7 @@ from peftlab.tasks.glue import GLUE, Glue
 from peftlab.tasks.hub import is_on_hub
 from peftlab.tasks.metrics import Baselines, baselines
 from peftlab.tasks.split import carved, groups
+from peftlab.tasks.table import make_task
 
 __all__ = [
     "Baselines",
@@ -38,6 +39,7 @@ __all__ = [
     "listing",
     "load",
     "load_file",
+    "make_task",
     "names",
     "read_sheet",
 ]

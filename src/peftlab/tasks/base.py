@@ -13,11 +13,11 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import TypeAdapter, model_validator
+from pydantic import TypeAdapter, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from peftlab.errors import Explained, unknown
@@ -30,11 +30,30 @@ Kind = Literal["classes", "regression"]
 class Examples(metaclass=Explained):
     """One split. `texts[i]` has one text a column (a sentence, or a pair); `labels[i]` its answer.
 
-    A label is an index into `Task.labels` for classes and a number for a regression.
+    A label is an index into `Task.labels` for classes and a number for a regression. A text alone
+    is taken for a tuple of one. `peftlab.make_task` makes both splits of a table, and takes names.
     """
 
     texts: list[tuple[str, ...]]
     labels: list[int] | list[float]
+
+    @field_validator("texts", mode="before")
+    @classmethod
+    def _tuples(cls, texts: Any) -> Any:
+        if isinstance(texts, str) or not isinstance(texts, Iterable):
+            return texts  # which is refused
+        return [(text,) if isinstance(text, str) else text for text in texts]
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _no_names(cls, labels: Any) -> Any:
+        found = [] if isinstance(labels, str) or not isinstance(labels, Iterable) else list(labels)
+        if names := [label for label in found if isinstance(label, str)]:
+            raise ValueError(
+                f"the label {names[0]!r} is a text; labels are indices into Task.labels, or numbers"
+                "; peftlab.make_task takes names"
+            )
+        return found or labels
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -46,6 +65,10 @@ class Examples(metaclass=Explained):
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        first = f": {self.texts[0]!r} -> {self.labels[0]!r}, ..." if self.labels else ""
+        return f"<{len(self)} examples{first}>"
 
 
 @dataclass(frozen=True)
@@ -85,15 +108,21 @@ class Task(metaclass=Explained):
         if wrong_metrics or not self.metrics:
             given = ", ".join(wrong_metrics) or "none"
             raise ValueError(f"metrics of {self.kind} are {', '.join(known)}; given: {given}")
+        if self.kind == "classes":
+            self._check_classes()
+        return self
+
+    def _check_classes(self) -> None:
         n = len(self.labels)
+        if not n:
+            raise ValueError("labels is missing: the names of the classes, in their order")
         for name, split in (("train", self.train), ("dev", self.dev)):
-            wrong = [x for x in split.labels if self.kind == "classes" and x not in range(n)]
+            wrong = [x for x in split.labels if not isinstance(x, int) or x not in range(n)]
             if wrong:
                 raise ValueError(
                     f"{name} has the label {wrong[0]}; labels of classes are indices from 0 to "
-                    f"{n - 1}, into the task's {n} labels"
+                    f"{n - 1} (whole numbers), into the task's {n} labels"
                 )
-        return self
 
     @property
     def main_metric(self) -> str:

@@ -1,0 +1,93 @@
+"""What a comparison left, as a script or a notebook has it: table, records, the winner."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+import peftlab
+from peftlab.api.progress import callers_console
+from peftlab.records.store import Store
+from peftlab.tasks import Task
+
+pytestmark = pytest.mark.usefixtures("warm")
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_model: Path, tiny_task: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("results") / "out"
+    peftlab.compare(model=tiny_model, tasks=tiny_task, methods=["head", "lora"], out=out, epochs=1)
+    return out
+
+
+def test_a_folder_shows_its_table_and_what_to_take(folder: Path) -> None:
+    shown = peftlab.show(folder)
+    lines = str(shown).splitlines()
+    assert any(line.lstrip().startswith("lora") for line in lines)
+    assert any(line.startswith("Take ") for line in lines)
+    assert lines[-1] == f"page: {shown.page.resolve()}" and shown.page.is_file()
+    assert repr(shown) == str(shown)  # which is what a notebook's cell ends with
+    alone = str(peftlab.show(folder, methods=["head"]))
+    assert not any(line.lstrip().startswith("lora") for line in alone.splitlines())
+    with pytest.raises(peftlab.RequestError, match="folder must be a path"):
+        peftlab.show(5)  # type: ignore[arg-type]
+
+
+def test_records_come_back_and_are_told_in_a_line(folder: Path, tmp_path: Path) -> None:
+    records = peftlab.load_records(folder)
+    assert records == Store(folder).records() and len(records) == 2
+    score = records[0].score
+    assert score is not None
+    assert repr(records[0]) == f"<Record {records[0].cell}: accuracy {score['accuracy']:.3f}>"
+    with pytest.raises(peftlab.RequestError, match="has no records"):
+        peftlab.load_records(tmp_path)
+
+
+def test_a_task_made_in_python_is_given_to_export_again(
+    folder: Path, tiny_task: Task, tmp_path: Path
+) -> None:
+    with pytest.raises(peftlab.RequestError, match=r"handed over in Python.*task="):
+        peftlab.export(folder, tmp_path / "best")
+    found = peftlab.export(folder, tmp_path / "best", task=tiny_task)
+    assert found.record.score is not None
+    assert found.reached == found.record.score["accuracy"]
+    other = dataclasses.replace(tiny_task, dev=tiny_task.train)
+    with pytest.raises(peftlab.RequestError, match=r"is not what .* saw"):
+        peftlab.export(folder, tmp_path / "other", task=other)
+    with pytest.raises(peftlab.RequestError, match="task must be a name or a Task"):
+        peftlab.export(folder, tmp_path / "other", task=5)  # type: ignore[arg-type]
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_task_that_was_judged_on_train_is_carved_again(
+    tiny_model: Path, tiny_task: Task, tmp_path: Path
+) -> None:
+    asked = {"model": tiny_model, "tasks": tiny_task, "methods": "head", "epochs": 1}
+    peftlab.compare(**asked, judge_on="train", out=tmp_path / "out")
+    found = peftlab.export(tmp_path / "out", tmp_path / "best", task=tiny_task)
+    assert found.record.score is not None
+    assert found.reached == found.record.score["accuracy"]
+
+
+def test_quiet_shows_nothing(
+    tiny_model: Path, tiny_task: Task, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    asked = {"model": tiny_model, "tasks": tiny_task, "methods": "head", "epochs": 1}
+    peftlab.compare(**asked, out=tmp_path / "quiet", quiet=True)
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    peftlab.train(model, tokenizer, tiny_task, "head", epochs=1, quiet=True)
+    assert capfd.readouterr() == ("", "")
+    peftlab.compare(**asked, out=tmp_path / "told")
+    assert "head" in capfd.readouterr().err
+
+
+def test_a_notebook_s_progress_is_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bars kept each of their frames, and rich's own way there needs a library that is not here."""
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    console = callers_console()
+    assert console.stderr and not console.is_jupyter and not console.is_terminal
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert callers_console().is_terminal

@@ -1,0 +1,94 @@
+"""A table that a caller holds becomes the task that a file with its rows would."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+
+import peftlab
+from peftlab.tasks import load_file
+
+TEXTS = [f"text {i}" for i in range(40)]
+NAMES = ["bad", "good"] * 20
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"text": TEXTS, "label": NAMES},
+        pd.DataFrame({"text": TEXTS, "label": NAMES}, index=range(100, 140)),
+        pd.DataFrame({"text": TEXTS, "label": pd.Categorical(NAMES)}),
+        Dataset.from_dict({"text": TEXTS, "label": NAMES}),
+        Dataset.from_dict(
+            {"text": TEXTS, "label": [0, 1] * 20},
+            features=Features(
+                {"text": Value("string"), "label": ClassLabel(names=["bad", "good"])}
+            ),
+        ),
+    ],
+    ids=["columns", "frame", "categories", "dataset", "class labels"],
+)
+def test_it_is_the_task_of_a_file_with_its_rows(table: Any, tmp_path: Path) -> None:
+    file = tmp_path / "file.csv"
+    pd.DataFrame({"text": TEXTS, "label": NAMES}).to_csv(file, index=False)
+    assert peftlab.make_task(table).sha256() == load_file(file, ["text"], "label").sha256()
+
+
+def test_numbers_are_those_of_python_and_dev_is_what_is_given() -> None:
+    frame = pd.DataFrame({"a": TEXTS, "b": TEXTS, "y": [i / 7 for i in range(40)]})
+    task = peftlab.make_task(frame, ["a", "b"], "y", dev=frame[:5], name="My Table")
+    assert (task.name, task.kind, len(task.train), len(task.dev)) == (
+        "my-table",
+        "regression",
+        40,
+        5,
+    )
+    assert task.train.texts[1] == ("text 1", "text 1")
+    assert {type(label) for label in task.train.labels} == {float}
+    whole = pd.DataFrame({"text": TEXTS, "label": [1.0, 0.0] * 20})  # as pandas has them with a gap
+    assert peftlab.make_task(whole).labels == ("0", "1")
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ([1, 2], "table must be a DataFrame"),
+        ("tickets.csv", "table must be a DataFrame"),
+        ({"texts": TEXTS, "label": NAMES}, "unknown column of table 'text'; did you mean 'texts'"),
+        ({"text": TEXTS[1:], "label": NAMES}, "several lengths: 39 text, 40 label"),
+        ({"text": [], "label": []}, "no rows"),
+        (pd.DataFrame({"text": [*TEXTS[1:], pd.NA], "label": NAMES}), "row 40: a text is empty"),
+        (pd.DataFrame({"text": TEXTS, "label": [*NAMES[1:], None]}), "row 40: the label is empty"),
+    ],
+)
+def test_what_is_wrong_with_it_is_said_with_its_row(table: Any, message: str) -> None:
+    with pytest.raises(peftlab.RequestError, match=message):
+        peftlab.make_task(table)
+
+
+def test_a_label_or_a_kind_that_is_unknown_is_refused() -> None:
+    table = {"text": TEXTS, "label": NAMES}
+    with pytest.raises(peftlab.RequestError, match="dev, row 1: the label 'fair' is not one of"):
+        peftlab.make_task(table, dev={"text": ["a"], "label": ["fair"]})
+    with pytest.raises(peftlab.RequestError, match="unknown kind 'classs'; did you mean 'classes'"):
+        peftlab.make_task(table, kind="classs")  # type: ignore[arg-type]
+
+
+def test_examples_take_single_texts_and_say_in_few_words_what_is_wrong() -> None:
+    """Wrong data of a task was printed whole: 85,000 characters of 400 rows."""
+    examples = peftlab.Examples(TEXTS, [0, 1] * 20)
+    assert examples.texts[0] == ("text 0",)
+    assert len(repr(examples)) < 100
+    with pytest.raises(peftlab.RequestError, match=r"label 'bad' is a text.*make_task takes"):
+        peftlab.Examples(TEXTS, NAMES)  # type: ignore[arg-type]
+    with pytest.raises(peftlab.RequestError, match="and 395 more like these") as wrong:
+        peftlab.Examples([[5]] * 400, [0] * 400)  # type: ignore[list-item]
+    assert len(str(wrong.value)) < 1000
+    for labels, message in (((), "labels is missing"), (("a", "b"), "label 0.0.*whole numbers")):
+        split = peftlab.Examples(["a", "b"], [0.0, 1.0])
+        with pytest.raises(peftlab.RequestError, match=message):
+            peftlab.Task("t", "classes", ("accuracy",), split, split, labels=labels)
