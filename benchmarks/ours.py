@@ -185,12 +185,12 @@ def main() -> None:
         measured = run(options, options.cell)
         print(json.dumps({"side": "ours", "settings": settings} | measured))
         return
-    from peftlab.bench.execute import variables
+    from peftlab.bench.execute import cell_environment
 
     with tempfile.TemporaryDirectory() as folder:
         write_order(options, Path(folder))
         words = [sys.executable, *sys.argv, "--cell", folder]
-        done = subprocess.run(words, env=variables(), check=False)
+        done = subprocess.run(words, env=cell_environment(), check=False)
     raise SystemExit(done.returncode)
 
 

@@ -46,7 +46,7 @@ def paired(first: Path, second: Path) -> list[Paired]:
 
 
 def _read(folder: Path) -> dict[Key, Record]:
-    records = [record for record in whole(folder) if record.status == "done"]
+    records = [record for record in whole(folder) if record.is_done]
     return {(record.task.name, record.method.name, record.seed): record for record in records}
 
 

@@ -144,7 +144,7 @@ def test_where_nothing_can_be_told_nobody_is_busy(
         assert torch.get_num_threads() > 0
     monkeypatch.setattr(execute, "others_share", others_share)
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-    assert execute.variables()["GOMP_SPINCOUNT"] == execute.LONG_SPIN
+    assert execute.cell_environment()["GOMP_SPINCOUNT"] == execute.LONG_SPIN
 
 
 def test_a_mac_s_processor_is_more_than_arm(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,12 +170,12 @@ def test_threads_spin_long_on_an_idle_machine_only(
     monkeypatch.setattr(execute, "others_share", lambda: share)
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
         monkeypatch.delenv(name, raising=False)
-    assert execute.variables()["GOMP_SPINCOUNT"] == turns
+    assert execute.cell_environment()["GOMP_SPINCOUNT"] == turns
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")  # whoever sets it keeps it
-    assert execute.variables()["GOMP_SPINCOUNT"] == "7"
+    assert execute.cell_environment()["GOMP_SPINCOUNT"] == "7"
     monkeypatch.delenv("GOMP_SPINCOUNT")
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
-    assert "GOMP_SPINCOUNT" not in execute.variables()
+    assert "GOMP_SPINCOUNT" not in execute.cell_environment()
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def _asked(part: str) -> int:
 
 def _done(part: str) -> list[str]:
     rows = cells(part)
-    done = sum(one.status == "done" for of_row in rows.values() for one in of_row)
+    done = sum(one.is_done for of_row in rows.values() for one in of_row)
     tasks = ", ".join(dict.fromkeys(NAMES[task] for task, _ in rows))
     trials = sum(len(read_trials(folder / "tuning")) for folder in folders(part))
     return [f"{done} ({tasks})" if done else "none", str(trials or "–")]

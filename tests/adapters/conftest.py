@@ -47,7 +47,7 @@ def trained(tiny_model: Path) -> Trained:
         labels = ["red", "green", "blue"][:num_labels] if num_labels > 1 else []
         kind = "classes" if num_labels > 1 else "regression"
         card = TaskCard(kind=kind, labels=labels, columns=["sentence"], max_length=32)
-        state_of(model).answers = card
+        state_of(model).task_card = card
         if labels:
             model.config.id2label = dict(enumerate(labels))
         return model.eval(), tokenizer

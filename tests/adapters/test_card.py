@@ -136,7 +136,7 @@ def test_label_names_survive_our_save_and_load(
     peftlab.save(model, tmp_path / "renamed")
     again, _ = peftlab.load(tmp_path / "renamed")
     assert again.config.id2label == {0: "no cat", 1: "cat"}
-    assert state_of(again).answers.labels == ["no cat", "cat"]
+    assert state_of(again).task_card.labels == ["no cat", "cat"]
     assert set(peftlab.predict(again, tokenizer, ["the cat sees"])) <= {"no cat", "cat"}
 
 

@@ -200,9 +200,9 @@ def test_several_tasks_are_refused(tiny_model: Path) -> None:
         "training": peftlab.settings.Training(),
     }
     with pytest.raises(RequestError, match="one model of one task"):
-        fitting.planned(request, [], None)
+        fitting.plan_fit(request, [], None)
     with pytest.raises(RequestError, match="fit needs data"):
-        fitting.planned(request | {"tasks": None}, [], None)
+        fitting.plan_fit(request | {"tasks": None}, [], None)
 
 
 def test_equal_rates_race_once_and_the_leader_keeps_its_adapter(

@@ -224,7 +224,7 @@ def test_a_method_of_many_ranks_is_not_answered_twice_at_its_own(
     grid = resolve(make_suite(**asked(tiny_model, tiny_task, methods=["dylora[rank=2]"])))
     tiny_task.write(tmp_path / "task.json")
 
-    class Told:
+    class Listening:
         def step(self, row: dict[str, Any], total: int) -> None: ...
 
         def epoch(self, epoch: int, outputs: list[list[float]]) -> None:
@@ -237,7 +237,7 @@ def test_a_method_of_many_ranks_is_not_answered_twice_at_its_own(
 
     plain = process.answer
     monkeypatch.setattr(process, "answer", lambda *given: plain(*given) + 1)
-    process.run_cell(grid.cells[0], tmp_path / "task.json", None, Told())
+    process.run_cell(grid.cells[0], tmp_path / "task.json", None, Listening())
     (_, last), (one, other), (two, own) = told[-3:]
     assert (one, two) == (1, 2)
     assert own == last and other != last
@@ -367,7 +367,7 @@ def test_a_run_that_fails_takes_nothing_from_one_that_did_not(
     tmp_path: Path, tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Broken(execute.Worker):
-        def run(self, order: execute.Order, told: outcome.Told) -> outcome.Failed:
+        def run(self, order: execute.Order, told: outcome.CellScorer) -> outcome.Failed:
             failure = Failure(kind="MemoryError", message="no room")
             return outcome.Failed(failure=failure, environment=environment(1, "fp32"))
 
@@ -397,6 +397,14 @@ def test_what_a_dead_worker_leaves_need_not_be_utf_8(
 ) -> None:
     code = r"import os; os.write(2, b'crash in \xff\n'); os._exit(3)"
     monkeypatch.setattr(execute, "COMMAND", [sys.executable, "-c", code])
+    started = execute.Worker._start
+
+    def dead(worker: execute.Worker) -> Any:  # and its words written, before it is asked for a cell
+        process, burial = started(worker)
+        burial.join()
+        return process, burial
+
+    monkeypatch.setattr(execute.Worker, "_start", dead)
     (record,) = go(tmp_path, tiny_model, tiny_task, methods=["head"])
     assert record.failure is not None and "crash in" in record.failure.message
 
@@ -476,7 +484,7 @@ def test_a_cell_waits_while_its_answers_are_scored(
         return score(task, answers)
 
     monkeypatch.setattr(Task, "score", slow)
-    monkeypatch.setattr(outcome, "doubts", lambda *_: [])
+    monkeypatch.setattr(outcome, "score_warnings", lambda *_: [])
     (record,) = go(tmp_path, tiny_model, tiny_task, methods=["head"], training={"epochs": 3})
     assert record.eval_s > 1.5
     assert record.total_s > record.train_s + record.eval_s  # the last one too, and none is training

@@ -15,12 +15,12 @@ from peftlab.bench import cost
 from peftlab.bench import foresee as foreseeing
 from peftlab.bench.cell import Cell
 from peftlab.bench.cost import Predictor, largest, lengths
-from peftlab.bench.foresee import ERROR, check_fits, foresee, line
+from peftlab.bench.foresee import PREDICTION_ERROR, check_fits, foresee, line
 from peftlab.bench.grid import Grid, resolve
 from peftlab.bench.run import Observer, run_grid
 from peftlab.bench.short import short
 from peftlab.bench.suite import make_suite
-from peftlab.bench.times import Time, by_measured, by_records, measured
+from peftlab.bench.times import Time, by_measured, by_records, measure_cells
 from peftlab.errors import RequestError
 from peftlab.machine import environment
 from peftlab.models import load_tokenizer
@@ -171,7 +171,7 @@ def test_what_does_not_fit_is_refused_with_what_would(grid: Grid, predictor: Pre
     found = largest(predictor, grid.cells)
     peaks = {cost.label: cost.memory.peak_mib for cost in found if cost.memory}
     *others, second, first = sorted(peaks, key=peaks.__getitem__)
-    least = 1 - ERROR  # what is predicted may be so much too high
+    least = 1 - PREDICTION_ERROR  # what is predicted may be so much too high
     room = least * (peaks[first] + peaks[second]) / 2
     with pytest.raises(RequestError) as refused:
         check_fits(predictor, grid.cells, found, room)
@@ -188,7 +188,9 @@ def test_what_does_not_fit_is_refused_with_what_would(grid: Grid, predictor: Pre
 def test_a_smaller_part_is_found_by_halving(
     tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(foreseeing, "ERROR", 0.0)  # parts save less of a tiny model than that
+    monkeypatch.setattr(
+        foreseeing, "PREDICTION_ERROR", 0.0
+    )  # parts save less of a tiny model than that
     grid = grid_of(tiny_model, tiny_task, ["lora"], batch_size=32, precision="fp32")
     predictor = Predictor(grid)
     found = largest(predictor, grid.cells)
@@ -297,7 +299,7 @@ def test_other_conditions_tell_no_time(grid: Grid, predictor: Predictor, change:
 def test_a_few_steps_tell_the_time_of_all(grid: Grid, predictor: Predictor) -> None:
     cell = cell_of(grid, "head")
     told: list[str] = []
-    found = measured(grid, [cell], told.append)
+    found = measure_cells(grid, [cell], told.append)
     assert told == [cell.title]
     record = found[cell.name]
     assert record.training["epochs"] == 1

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from peftlab.bench.cell import Cell
-from peftlab.bench.execute import how_it_died
+from peftlab.bench.execute import exit_message
 from peftlab.bench.grid import resolve
-from peftlab.bench.outcome import Told, Trained
+from peftlab.bench.outcome import CellScorer, Trained
 from peftlab.bench.suite import make_suite
 from peftlab.machine import environment
 from peftlab.records.record import Speed, Trainable
@@ -45,7 +45,9 @@ def test_every_epoch_has_its_own_score_and_the_last_is_the_records(
     asked = make_suite(model=str(tiny_model), tasks=[tiny_task], methods=["head"], seeds=[0])
     cell: Cell = resolve(asked).cells[0]
     shown: list[tuple[int, float]] = []
-    told = Told(tiny_task, on_epoch=lambda epoch, score: shown.append((epoch, score["accuracy"])))
+    told = CellScorer(
+        tiny_task, on_epoch=lambda epoch, score: shown.append((epoch, score["accuracy"]))
+    )
     labels = tiny_task.dev.labels
     for hits in (4, 16, 8):  # of 16
         told.epoch(
@@ -71,7 +73,7 @@ def test_every_epoch_has_its_own_score_and_the_last_is_the_records(
 def test_a_text_that_dev_has_twice_says_so_in_its_row(tiny_task: Task) -> None:
     texts = [("a cat",), ("a dog",), ("a cat",)]
     task = dataclasses.replace(tiny_task, dev=Examples(texts, [1, 0, 1]))
-    told = Told(task)
+    told = CellScorer(task)
     told.epoch(1, [[0.1, 0.9]] * 3)
     rows = told._predictions([1, 1, 1])
     assert [row.get("same_text_as") for row in rows] == [None, None, 0]
@@ -80,13 +82,13 @@ def test_a_text_that_dev_has_twice_says_so_in_its_row(tiny_task: Task) -> None:
 def test_a_death_is_told_where_signals_have_other_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows' signal has no SIGKILL: the whole comparison ended with a cell."""
     monkeypatch.delattr(signal, "SIGKILL")
-    assert how_it_died(-9, "") == (
+    assert exit_message(-9, "") == (
         "its process was killed; most likely the machine ran out of memory"
     )
-    assert how_it_died(1, "x") == "its process exited with code 1; x"
+    assert exit_message(1, "x") == "its process exited with code 1; x"
 
 
 def test_a_real_time_signal_has_no_name() -> None:
-    assert how_it_died(-40, "x") == "its process was ended by signal 40; x"
-    assert how_it_died(-signal.SIGSEGV, "x") == "its process was ended by SIGSEGV; x"
-    assert how_it_died(3, "") == "its process exited with code 3"
+    assert exit_message(-40, "x") == "its process was ended by signal 40; x"
+    assert exit_message(-signal.SIGSEGV, "x") == "its process was ended by SIGSEGV; x"
+    assert exit_message(3, "") == "its process exited with code 3"

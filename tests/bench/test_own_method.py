@@ -17,7 +17,7 @@ import pytest
 from transformers import PreTrainedModel
 
 import peftlab
-from peftlab.bench.own_method import definitions, sent, source_hash
+from peftlab.bench.own_method import definitions, own_method, source_hash
 from peftlab.methods import METHODS, Method, injected, make, register, train_head_only
 from peftlab.tasks import Task
 
@@ -166,7 +166,7 @@ def test_a_class_of_a_notebook_s_cell_has_a_source() -> None:
     linecache.cache["<cell 7>"] = (len(text), None, text.splitlines(keepends=True), "<cell 7>")
     found = _defined(METHOD, "<cell 7>")
     assert source_hash(found)
-    assert sent(found) is not None
+    assert own_method(found) is not None
 
 
 def test_what_other_cells_of_a_notebook_define_is_part_of_the_code(
@@ -225,12 +225,12 @@ class Locked(Method):
 
 def test_what_can_not_be_sent_is_explained() -> None:
     with pytest.raises(peftlab.RequestError, match="Locked can't be sent to a cell's process"):
-        sent(Locked)
+        own_method(Locked)
 
 
 def test_peftlab_s_own_are_not_sent() -> None:
     for method in METHODS.values():
-        assert sent(method) is None
+        assert own_method(method) is None
         assert source_hash(method) is None
 
 

@@ -24,7 +24,7 @@ from peftlab.tasks import Task
 from sessions import FakeSession
 
 
-class Told(Observer):
+class Heard(Observer):
     def __init__(self) -> None:
         self.cells: list[tuple[str, int]] = []
         self.notes: list[str] = []
@@ -54,7 +54,7 @@ def test_where_nobody_can_look_nobody_is_said_to_be_busy(
 ) -> None:
     monkeypatch.setattr(speed, "Session", FakeSession)
     monkeypatch.setattr(speed, "others_share", lambda: None)
-    told = Told()
+    told = Heard()
     speed.measure_speed(grid, 1, tmp_path, told)
     assert told.notes == []
     assert {one.speed.others_share for one in rounds_of(tmp_path) if one.speed} == {None}
@@ -66,12 +66,12 @@ def test_rows_take_turns_in_both_orders_and_done_rounds_stay(
     monkeypatch.setattr(speed, "Session", FakeSession)
     shares = iter([0.0, 0.9, 0.0, 0.0, 0.0, 0.0])
     monkeypatch.setattr(speed, "others_share", lambda: next(shares))
-    told = Told()
+    told = Heard()
     speed.measure_speed(grid, 2, tmp_path, told)
     assert told.cells == [("head", 0), ("lora", 0), ("lora", 1), ("head", 1)]
     (line,) = told.notes
     assert line.startswith("others take 0.9 of a core")
-    again = Told()
+    again = Heard()
     speed.measure_speed(grid, 3, tmp_path, again)
     assert again.cells == [("head", 2), ("lora", 2)]
     found = rounds_of(tmp_path)
@@ -87,7 +87,7 @@ def test_a_round_that_lacks_a_row_is_run_again_as_a_whole(
     monkeypatch.setattr(speed, "Session", FakeSession)
     heads = [cell for cell in grid.cells if cell.method.name == "head"]
     speed.measure_speed(dataclasses.replace(grid, cells=heads), 1, tmp_path, Observer())
-    told = Told()
+    told = Heard()
     speed.measure_speed(grid, 1, tmp_path, told)
     assert told.cells == [("head", 0), ("lora", 0)]
 
@@ -102,7 +102,7 @@ def test_rows_that_two_commands_measured_took_no_turns_with_each_other(
     assert len({one.speed.turn for one in rounds_of(tmp_path) if one.speed}) == 2
     speed.measure_speed(grid, 1, tmp_path, Observer())
     assert len({one.speed.turn for one in rounds_of(tmp_path) if one.speed}) == 1
-    told = Told()
+    told = Heard()
     speed.measure_speed(grid, 1, tmp_path, told)
     assert not told.cells
 
@@ -110,7 +110,7 @@ def test_rows_that_two_commands_measured_took_no_turns_with_each_other(
 def test_a_round_that_was_begun_again_and_stopped_is_none(
     grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Stopping(Told):
+    class Stopping(Heard):
         def cell(self, cell: Any) -> None:
             super().cell(cell)
             if len(self.cells) == 4:
@@ -121,7 +121,7 @@ def test_a_round_that_was_begun_again_and_stopped_is_none(
     speed.measure_speed(dataclasses.replace(grid, cells=heads), 2, tmp_path, Observer())
     with pytest.raises(KeyboardInterrupt):  # behind lora's turn in the second round
         speed.measure_speed(grid, 2, tmp_path, Stopping())
-    told = Told()
+    told = Heard()
     speed.measure_speed(grid, 2, tmp_path, told)
     assert told.cells == [("lora", 1), ("head", 1)]
 
@@ -220,11 +220,11 @@ def test_rows_of_two_commands_did_not_take_turns_with_one_another(
     ]
     session = FakeSession(Store(tmp_path), {}, Observer())
     whole = [session.run(cell, keep_adapter=False) for cell in grid.cells]
-    speed.measure_speed(grid, 2, tmp_path / "one", Told())
+    speed.measure_speed(grid, 2, tmp_path / "one", Heard())
     together = table(whole, rounds_of(tmp_path / "one"))
     assert together.out_of_turn == ()
     for one in apart:
-        speed.measure_speed(one, 2, tmp_path / "two", Told())
+        speed.measure_speed(one, 2, tmp_path / "two", Heard())
     in_two = table(whole, rounds_of(tmp_path / "two"))
     assert in_two.out_of_turn == ("lora",)
     assert told_rounds(in_two).endswith("They compare with none of lora, measured apart.")

@@ -50,11 +50,11 @@ def grid(model: Path, task: Task, **request: Any) -> Grid:
 
 def tuned(asked: Grid, out: Path, progress: Observer | None = None) -> Grid:
     assert asked.suite.tune is not None
-    return tuning.tuned(asked, asked.suite.tune, out, progress or Observer())
+    return tuning.tune_grid(asked, asked.suite.tune, out, progress or Observer())
 
 
 def is_tuned(asked: Grid, out: Path) -> bool:
-    return not tuning.left(asked, out).trials
+    return not tuning.remaining(asked, out).trials
 
 
 def test_of_an_error_the_least_is_the_best(
@@ -313,7 +313,7 @@ def test_damaged_trials_are_named_with_the_remedy(
     (tmp_path / "tuning").mkdir()
     (tmp_path / "tuning" / "trials.json").write_text('[{"task"')
     with pytest.raises(RequestError, match=r"trials.json is damaged; delete it"):
-        tuning.left(grid(tiny_model, tiny_task), tmp_path)
+        tuning.remaining(grid(tiny_model, tiny_task), tmp_path)
     assert not fake.made
 
 
@@ -360,7 +360,9 @@ def test_of_trials_that_all_failed_none_is_left(
     monkeypatch.setattr(Diverging, "above", 0.0)
     tuned(asked, tmp_path)
     assert is_tuned(asked, tmp_path)
-    assert [cell.method.tuned is not None for cell in tuning.left(asked, tmp_path).cells] == [True]
+    assert [cell.method.tuned is not None for cell in tuning.remaining(asked, tmp_path).cells] == [
+        True
+    ]
 
 
 def test_what_was_tuned_is_told_by_the_trials_cells_and_not_by_their_names(

@@ -57,7 +57,7 @@ def ready(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A request that was found right, whatever it was."""
     found = SimpleNamespace(out=Path("o"), grid=SimpleNamespace(suite=SimpleNamespace(name="s")))
     monkeypatch.setattr("peftlab.api.compare.planned", lambda *args: found)
-    monkeypatch.setattr("peftlab.api.fit.planned", lambda *args: found)
+    monkeypatch.setattr("peftlab.api.fit.plan_fit", lambda *args: found)
     monkeypatch.setattr("peftlab.api.progress.describe_tasks", lambda grid: [])
     return found
 
@@ -119,7 +119,7 @@ def test_what_fit_is_given(typed: Typed, ready: SimpleNamespace) -> None:
     call = typed("api.fit.fit_planned", "fit", "--out", "model", "--minutes", "7", "--quiet")
     assert (call.given[:3], call.given[4]) == ((ready, Path("model"), 7.0), True)
     words = ("--task", "acceptability", "--runs", "tried", "--methods", "lora", "--out", "model")
-    request, sets, runs = typed("api.fit.planned", "fit", *words).given
+    request, sets, runs = typed("api.fit.plan_fit", "fit", *words).given
     assert (request["tasks"], request["seeds"], sets) == (["acceptability"], [0, 1, 2], [])
     assert runs == Path("tried")
 
@@ -184,7 +184,7 @@ def test_python_s_fit_is_what_the_command_is(
             runs=tmp_path / "tried",
             batch_size=8,
         )
-    (grid, runs), out, minutes, _ = called.value.given
+    (grid, runs), out, minutes, *_ = called.value.given
     assert [row.part.label for row in grid.rows] == ["lora", "head"]
     assert sorted({cell.seed for cell in grid.cells}) == [0, 1, 2]
     assert {cell.training.batch_size for cell in grid.cells} == {8}

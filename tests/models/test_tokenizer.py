@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from peftlab.api.inference import predictions
 from peftlab.api.train import train
-from peftlab.bench.grid import Ground
+from peftlab.bench.grid import SuiteContext
 from peftlab.bench.suite import make_suite
 from peftlab.engine import fast
 from peftlab.errors import RequestError
@@ -302,9 +302,9 @@ def test_one_that_fails_in_bf16_is_held_in_fp32(
     task = Task("t", "classes", ("accuracy",), rows, rows, ("a", "b"))
     record = train(model, tokenizer, task, "full", epochs=1, batch_size=2)
     assert record.precision == "fp32" and record.training["compute"] == "fp32"
-    ground = Ground.of(make_suite(model=folder, tasks=["words"]))
-    assert ground.precision == Precision("fp32", "fp32")
-    assert "fp32 (deberta fails in bf16: " in ground.notes[0]
+    context = SuiteContext.of(make_suite(model=folder, tasks=["words"]))
+    assert context.precision == Precision("fp32", "fp32")
+    assert "fp32 (deberta fails in bf16: " in context.notes[0]
 
 
 def test_one_that_fails_under_autocast_is_held_in_fp32(

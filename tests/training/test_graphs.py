@@ -23,7 +23,7 @@ from peftlab.settings import Training
 from peftlab.tasks import Task
 from peftlab.training import Loop, encode
 from peftlab.training.batches import Batch
-from peftlab.training.graphs import MET, Graphs
+from peftlab.training.graphs import CAPTURED_AT, Graphs
 from plans import plan
 
 CPU = torch.device("cpu")
@@ -160,7 +160,7 @@ def test_a_shape_is_captured_when_it_was_met_often_enough(captures: Captures) ->
         return weight * given.inputs["input_ids"].sum()
 
     graphs, one = Graphs(CPU), torch.ones(())
-    for _ in range(MET - 1):
+    for _ in range(CAPTURED_AT - 1):
         graphs(run, batch(2), one)
         graphs(run, batch(3), one)
     assert not captures.shared
@@ -169,14 +169,14 @@ def test_a_shape_is_captured_when_it_was_met_often_enough(captures: Captures) ->
     second = graphs(run, twice, one)
     assert (first.item(), second.item()) == (16.0, 40.0)  # the first is kept when it is done again
     assert (len(captures.shared), captures.replayed) == (1, 2)
-    assert seen == [2, 3] * (MET - 1) + [2, 2]
+    assert seen == [2, 3] * (CAPTURED_AT - 1) + [2, 2]
 
 
 def test_what_is_captured_lies_on_the_device(captures: Captures) -> None:
     place = torch.device("cuda", 0)
     with FakeTensorMode(allow_non_fake_inputs=True):
         graphs, weight = Graphs(place), torch.ones((), device=place)
-        for _ in range(MET + 1):
+        for _ in range(CAPTURED_AT + 1):
             loss = graphs(
                 lambda own, weight: weight * own.inputs["input_ids"].sum(),
                 batch(2, place),
@@ -202,7 +202,7 @@ def test_a_pass_that_can_t_be_captured_says_so(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("peftlab.training.graphs.captured", refused)
     graphs, kind = Graphs(CPU), RuntimeError
     with pytest.raises(RequestError, match=r"\(a copy .* permitted\); train without --graphs"):
-        for _ in range(MET):
+        for _ in range(CAPTURED_AT):
             graphs(lambda own, weight: weight, batch(2), torch.ones(()))
 
 

@@ -17,7 +17,7 @@ from peftlab.methods import METHODS, Method, Prepared, inject, make
 from peftlab.methods.dylora import DyLoRALinear
 from peftlab.models import linear_names
 from peftlab.training import Diverged, Encoded, Loop, Rehearsal, Untrained
-from peftlab.training.guard import LATEST, Watch, check_groups
+from peftlab.training.guard import LATEST, TrainingCheck, check_groups
 from plans import changed, plan
 from tiny import bert
 
@@ -223,7 +223,7 @@ def test_rows_of_a_that_were_drawn_twice_must_have_had_a_gradient() -> None:
 def test_the_check_comes_after_a_quarter_of_the_run_and_at_most_latest(
     total: int, due: int
 ) -> None:
-    watch = Watch(nn.Linear(2, 2), total)
+    watch = TrainingCheck(nn.Linear(2, 2), total)
     assert (watch.due, watch.exempt) == (due, False)
     assert due <= LATEST
 
@@ -235,7 +235,7 @@ def test_a_run_too_short_for_a_gradient_of_a_is_exempt(total: int) -> None:
         if isinstance(layer, DyLoRALinear):
             layer.was_drawn[:] = True
     assert model.bert.encoder.layer[0].attention.self.query.idle("query")
-    watch = Watch(model, total)
+    watch = TrainingCheck(model, total)
     assert watch.exempt
     assert not watch.start
     for updates in range(1, total + 1):
@@ -246,7 +246,7 @@ def test_a_run_too_short_for_a_gradient_of_a_is_exempt(total: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_the_smallest_change_counts_as_one(dtype: torch.dtype) -> None:
     layer = nn.Linear(4, 4, bias=False).to(dtype)
-    watch = Watch(layer, total=8)
+    watch = TrainingCheck(layer, total=8)
     layer(torch.ones(1, 4, dtype=dtype)).sum().backward()
     watch.look(layer)
     with torch.no_grad():
@@ -266,13 +266,13 @@ def test_a_tensor_that_the_model_never_uses_is_noted_and_no_error() -> None:
 def test_a_step_that_rounding_swallows_is_not_called_stuck() -> None:
     """LayerNorm's γ at 1 does not move by the first, tiny steps of a long warm-up."""
     layer = nn.LayerNorm(4)
-    watch = Watch(layer, total=8)
+    watch = TrainingCheck(layer, total=8)
     layer.weight.grad, layer.bias.grad = torch.ones(4), torch.ones(4)
     watch.look(layer)
     with torch.no_grad():
         layer.bias.add_(1e-9)
     watch.check(layer, updates=2, reach=1e-8)
-    watch = Watch(layer, total=8)
+    watch = TrainingCheck(layer, total=8)
     watch.look(layer)
     with pytest.raises(Untrained, match="weight has not moved"):
         watch.check(layer, updates=2, reach=1e-3)
@@ -301,7 +301,7 @@ def test_what_no_answer_depends_on_may_lack_a_gradient() -> None:
     for unread, named in (((), True), (("0",), False)):
         model = nn.Sequential(layer)
         model.base_model_prefix = "0"
-        watch = Watch(model, 8, unread)
+        watch = TrainingCheck(model, 8, unread)
         layer.zero_grad()
         loss.backward(retain_graph=True)
         watch.look(model)
@@ -339,7 +339,7 @@ def test_biases_that_move_as_far_up_as_down_have_moved() -> None:
     bias = nn.Parameter(torch.tensor([0.032, 0.050]))
     model = nn.Module()
     model.register_parameter("bias", bias)
-    watch = Watch(model, total=40)
+    watch = TrainingCheck(model, total=40)
     bias.grad = torch.tensor([1.0, -1.0])
     watch.look(model)
     one_up = torch.tensor([4096, -4096], dtype=torch.int32)

@@ -28,7 +28,7 @@ from peftlab.training import (
     fit,
     outputs,
 )
-from peftlab.training.loop import begin_stream, step_seed
+from peftlab.training.loop import seed_generators, step_seed
 from peftlab.training.passes import batch_loss
 from plans import changed, plan
 
@@ -326,16 +326,16 @@ def test_a_step_draws_the_same_whatever_torch_s_seed_was_before(tiny_model: Path
 def test_a_stream_begins_as_torch_seeds_it(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
-    begin_stream(5, torch.device("cpu"))
+    seed_generators(5, torch.device("cpu"))
     assert torch.initial_seed() == 5
     assert torch.equal(torch.rand(3), expected)
 
     monkeypatch.setattr(torch.cuda, "manual_seed", (seeds := []).append)
-    begin_stream(6, torch.device("cuda"))
+    seed_generators(6, torch.device("cuda"))
     assert (torch.initial_seed(), seeds) == (6, [6])
     of_each = [torch.Generator(), torch.Generator()]
     monkeypatch.setattr(torch.cuda, "default_generators", of_each)
-    begin_stream(7, torch.device("cuda", 1))
+    seed_generators(7, torch.device("cuda", 1))
     assert [torch.initial_seed(), of_each[1].initial_seed(), seeds] == [7, 7, [6]]
     assert of_each[0].initial_seed() != 7
 
@@ -343,11 +343,11 @@ def test_a_stream_begins_as_torch_seeds_it(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_batch_goes_to_the_very_device_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
     data = Encoded({"input_ids": [[1, 2], [3]]}, [0, 1], {"input_ids": 0}, 0)
-    place = replace(changed(PLAN, device="cuda"), index=1).place
+    place = replace(changed(PLAN, device="cuda"), index=1).device
     with FakeTensorMode():
         batch = data.batch([0, 1], place)
     assert {t.device for t in (batch.labels, *batch.inputs.values())} == {torch.device("cuda", 1)}
-    assert changed(PLAN, device="cuda").place == torch.device("cuda")
+    assert changed(PLAN, device="cuda").device == torch.device("cuda")
 
 
 def test_answers_are_computed_on_the_model_s_own_device_of_several(
@@ -356,7 +356,7 @@ def test_answers_are_computed_on_the_model_s_own_device_of_several(
     model, tokenizer = load_model(str(tiny_model), precision="fp32")
     data = encode(tokenizer, [("the cat",)], [0], 32)
     own, places = data.batch, []
-    monkeypatch.setattr(Encoded, "batch", lambda data, i, place: places.append(place) or own(i))
+    monkeypatch.setattr(Encoded, "batch", lambda data, i, device: places.append(device) or own(i))
     monkeypatch.setattr(type(model), "device", torch.device("cuda", 1))
     outputs(model, data)
     assert places == [torch.device("cuda", 1)]
@@ -369,7 +369,7 @@ def test_a_loss_that_is_no_number_leaves_the_weights_where_it_is_read_late_too(
     model, tokenizer = load_model(str(tiny_model), num_labels=1, precision="fp32")
     inject(model, "lora")
     data = encode(tokenizer, [("the cat",), ("a dog",)], [float("nan"), 0.0], 32)
-    monkeypatch.setattr(Plan, "place", torch.device("cpu"))
+    monkeypatch.setattr(Plan, "device", torch.device("cpu"))
     loop = Loop(model, injected(model), data, changed(PLAN, kind="regression", device="cuda"))
     with pytest.raises(Diverged, match=r"before any update.*labels or weights are at fault"):
         loop.step([data.batch([0, 1])], 2, 2)

@@ -38,9 +38,9 @@ def settings() -> tuple[object, ...]:
 def test_cells_start_with_the_workspace_that_cublas_repeats_its_sums_in(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert execute.variables()[CUBLAS] == ":4096:8"
+    assert execute.cell_environment()[CUBLAS] == ":4096:8"
     monkeypatch.setenv(CUBLAS, ":16:8")  # whoever sets it keeps it
-    assert execute.variables()[CUBLAS] == ":16:8"
+    assert execute.cell_environment()[CUBLAS] == ":16:8"
 
 
 @pytest.mark.parametrize("warned", [False, True])

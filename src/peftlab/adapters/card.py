@@ -65,7 +65,7 @@ def make_card(
     """The card of an injected model on `base`."""
     precision = precision_of(model)
     labels = label_names(model)
-    task = state_of(model).answers
+    task = state_of(model).task_card
     if task is not None and task.labels:  # they may have been renamed since
         task = task.model_copy(update={"labels": labels})
     return Card(

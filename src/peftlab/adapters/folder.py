@@ -251,7 +251,7 @@ def _find(name: str, base: str | None, revision: str | None) -> Source:
 
 
 def _name_outputs(model: PreTrainedModel, card: Card) -> None:
-    state_of(model).answers = card.task
+    state_of(model).task_card = card.task
     if card.task:
         card.task.name_outputs(model.config)
     if card.labels:

@@ -143,7 +143,7 @@ def plain_folder(model: PreTrainedModel, tokenizer: Any, folder: Path) -> float:
             model.set_submodule(name, linear_like(layer, weight_of(layer), layer.bias))
     plain = model.float()
     moved = (_logits(plain, inputs) - before).abs().max().item()
-    answers = state_of(model).answers
+    answers = state_of(model).task_card
     if answers is not None:
         tokenizer.model_max_length = answers.max_length  # all that transformers' pipelines know
 

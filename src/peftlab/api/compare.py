@@ -23,7 +23,7 @@ from peftlab.bench.run import Observer, run_grid
 from peftlab.bench.speed import measure_speed
 from peftlab.bench.suite import merged_request
 from peftlab.bench.times import records_of
-from peftlab.bench.tune import Left, left, tuned
+from peftlab.bench.tune import Remaining, remaining, tune_grid
 from peftlab.errors import RequestError, expanded, expect_path
 from peftlab.methods import Method, is_built_in, register
 from peftlab.methods import load_plugin as load_plugin
@@ -91,7 +91,7 @@ def compare(
         RequestError: if anything in the request is wrong; nothing was trained then.
     """
     rates, settings = rates_apart(training)
-    request = asked_for(
+    request = request_of(
         suite=suite,
         model=model,
         tasks=tasks,
@@ -118,7 +118,7 @@ class Request(NamedTuple):
     asked: dict[str, Any]
 
 
-def asked_for(*, suite: Any, out: Any, **given: Any) -> Request:
+def request_of(*, suite: Any, out: Any, **given: Any) -> Request:
     """The request of `compare`'s arguments; methods of classes that are new are known then.
 
     Raises:
@@ -215,7 +215,7 @@ def run(
             return Live(observer(console, quiet), out, whole, page)
 
         if grid.suite.tune is not None:
-            before = left(grid, out)
+            before = remaining(grid, out)
             if not before.trials:
                 Store(out).prepare()
             else:
@@ -223,7 +223,7 @@ def run(
                     told = _foretold(before, say)  # or it does not fit, and is refused
                 console.print(told, markup=False, highlight=False)
             whole.enter_context(locked(out))  # from the first trial to the last cell
-            grid = tuned(grid, grid.suite.tune, out, progress())
+            grid = tune_grid(grid, grid.suite.tune, out, progress())
             say = foreseeing(grid, out, console)
         records = run_grid(grid, out, progress(), rerun, keep, foresee=say)
         if repeat_speed:
@@ -231,7 +231,7 @@ def run(
         return records
 
 
-def _foretold(before: Left, say: Callable[[Sequence[Cell]], str]) -> str:
+def _foretold(before: Remaining, say: Callable[[Sequence[Cell]], str]) -> str:
     """What the cells and the trials before them will cost."""
     n_trials = sum(one.n for of_row in before.trials.values() for one in of_row)
     return f"{say(before.cells)}; about {n_trials} shorter trainings of trials before them"

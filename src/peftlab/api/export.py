@@ -19,7 +19,7 @@ from peftlab.adapters import check_adapter, load, load_in, plain_folder, read_ca
 from peftlab.api.again import task_again
 from peftlab.api.inference import dev_outputs
 from peftlab.atomic import BESIDE, check_replaceable, replace_folder
-from peftlab.bench.outcome import answers
+from peftlab.bench.outcome import predictions_of
 from peftlab.bench.retention import best_seed
 from peftlab.errors import RequestError, expect, expect_path, unknown
 from peftlab.layers import Precision, devices
@@ -107,7 +107,7 @@ def copy_adapter(store: Store, record: Record, place: Path) -> None:
 
 
 def _of_task(records: list[Record], task: str | None, out: Path) -> list[Record]:
-    tasks = list(dict.fromkeys(one.task.name for one in records if one.status == "done"))
+    tasks = list(dict.fromkeys(one.task.name for one in records if one.is_done))
     if not tasks:
         raise RequestError(f"no cell of {out} is done; run `peftlab compare` to its end first")
     if task is None and len(tasks) > 1:
@@ -122,7 +122,7 @@ def _as_asked_last(records: list[Record], store: Store) -> list[Record]:
 
     A file that was changed between two suites makes two tasks of one name: the latter lies there.
     """
-    of_cell = {record.cell: record for record in records if record.status == "done"}
+    of_cell = {record.cell: record for record in records if record.is_done}
     cells = [cell["cell"] for suite in store.suites()[::-1] for cell in suite["cells"]]
     found = next((of_cell[cell] for cell in cells if cell in of_cell), None)
     last = (found or next(reversed(of_cell.values()))).task
@@ -156,7 +156,7 @@ def _row(
         raise RequestError(f"no cell of {method or out} is done; run `peftlab compare` to its end")
     rows = group(members)
     row = next(rows[key] for key, name in labels(rows).items() if name == chosen.row)
-    return [record for record in row if record.status == "done"], chosen.rate_from_dev
+    return [record for record in row if record.is_done], chosen.rate_from_dev
 
 
 def _kept(store: Store, row: list[Record]) -> Record:
@@ -191,7 +191,7 @@ def check_again(store: Store, record: Record, task: Task) -> float:
             f"the adapter of {record.cell}, loaded again, does not answer as in training: its "
             f"outputs for dev are {moved:.0%} off; it is not exported, and lies in {adapter}"
         )
-    return task.score(answers(task.kind, found.tolist()))[task.main_metric]
+    return task.score(predictions_of(task.kind, found.tolist()))[task.main_metric]
 
 
 def _moved(found: Tensor, then: Tensor, task: Task) -> float:

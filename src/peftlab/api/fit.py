@@ -19,15 +19,14 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from peftlab.api.compare import Planned, asked_for, data_of, foreseeing
-from peftlab.api.compare import planned as resolved
+from peftlab.api.compare import Planned, data_of, foreseeing, planned, request_of
 from peftlab.api.export import check_again, copy_adapter
 from peftlab.api.live import Live
 from peftlab.api.progress import callers_console, observer
 from peftlab.atomic import check_replaceable, replace_folder
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Grid, Row
-from peftlab.bench.race import AROUND, Race, TimeIsUp, Until
+from peftlab.bench.race import RATE_FACTORS, Race, TimeIsUp, Until
 from peftlab.bench.resume import done_cells, judge_anew
 from peftlab.bench.retention import best_seed, drop_beaten, main_score, room_mib
 from peftlab.bench.run import Session, set_aside, with_baselines, write_suite
@@ -110,7 +109,7 @@ def fit(
             time.
     """
     expect_path("out", out)
-    request = asked_for(
+    request = request_of(
         suite=None,
         model=model,
         tasks=task,
@@ -122,11 +121,11 @@ def fit(
         out=runs,
         training=Training.of(training),
     )
-    ready = planned(request.asked, [], None if runs is None else Path(runs))
+    ready = plan_fit(request.asked, [], None if runs is None else Path(runs))
     return fit_planned(ready, Path(out), minutes, callers_console(quiet), quiet)
 
 
-def planned(request: dict[str, Any], sets: Iterable[str], runs: Path | None) -> Planned:
+def plan_fit(request: dict[str, Any], sets: Iterable[str], runs: Path | None) -> Planned:
     """Check a request and resolve it; what is tried goes to `runs`, or to runs/fit-DATA.
 
     Raises:
@@ -136,7 +135,7 @@ def planned(request: dict[str, Any], sets: Iterable[str], runs: Path | None) -> 
         raise RequestError(
             "fit needs data: give your own with --data, --text and --label, or a --task"
         )
-    found = resolved(None, request, sets)
+    found = planned(None, request, sets)
     if len(found.grid.tasks) != 1:
         names = ", ".join(found.grid.tasks)
         raise RequestError(
@@ -201,7 +200,7 @@ def fit_planned(
             stopped = stop
             if not fitting.has_something:
                 raise
-        return fitting.written(to)._replace(stopped=stopped)
+        return fitting.write(to)._replace(stopped=stopped)
 
 
 def _check_apart(to: Path, runs: Path) -> None:
@@ -239,7 +238,7 @@ class _Fitting:
         rows = ", ".join(row.part.label for row in self.grid.rows)
         rungs = " then ".join(map(str, self.contest.rungs))
         return (
-            f"fit: {rows} at up to {len(AROUND)} learning rates each race on "
+            f"fit: {rows} at up to {len(RATE_FACTORS)} learning rates each race on "
             f"{1 - VALIDATION:.0%} of train (epochs: {rungs}), the best {FINALISTS} train on all "
             f"of it with up to {len(SEEDS)} seeds; at most {minutes:g} minutes. "
             f"The adapter goes to {to}, what was tried to {self.out}"
@@ -280,7 +279,7 @@ class _Fitting:
     def _run(self, cell: Cell, session: Session) -> None:
         set_aside(self.store, [cell], session.progress)
         record = session.run(cell, keep_adapter=True)
-        if record.status == "done":
+        if record.is_done:
             self.records.append(record)
             drop_beaten(self.store, self.records, [], "all")
         else:
@@ -289,7 +288,7 @@ class _Fitting:
     def _final(self, rows: list[Row]) -> Grid:
         """The best rows on all of train: one seed of every row before the next seed of any."""
         suite = self.grid.suite.model_copy(update={"seeds": list(SEEDS)})
-        grid = Grid(suite, self.grid.ground, rows, self.grid.tasks, [])
+        grid = Grid(suite, self.grid.context, rows, self.grid.tasks, [])
         return grid.with_rows({self.task.name: rows})
 
     def _show_only(self, records: list[Record]) -> None:
@@ -315,7 +314,7 @@ class _Fitting:
             with contextlib.suppress(TimeIsUp), progress, session:
                 yield session
 
-    def written(self, to: Path) -> Fitted:
+    def write(self, to: Path) -> Fitted:
         """Check the adapter to take, and write it."""
         if self.records:
             compared = _alike([*self.records, *self.failed])

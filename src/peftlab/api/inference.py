@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from peftlab.adapters import check_adapter, label_names, load, read_card
-from peftlab.bench.outcome import answers
+from peftlab.bench.outcome import predictions_of
 from peftlab.errors import RequestError, expect
 from peftlab.layers import PreTrainedModel
 from peftlab.machine import threads_for
@@ -46,7 +46,7 @@ def evaluate(
     _check(model, tokenizer, fast)
     task = task_of(task)
     found = dev_outputs(model, tokenizer, task, fast)
-    return task.score(answers(task.kind, found.tolist()))
+    return task.score(predictions_of(task.kind, found.tolist()))
 
 
 def dev_outputs(model: PreTrainedModel, tokenizer: Any, task: Task, fast: bool = True) -> Tensor:
@@ -55,7 +55,7 @@ def dev_outputs(model: PreTrainedModel, tokenizer: Any, task: Task, fast: bool =
     Raises:
         RequestError: if the task has other outputs or classes.
     """
-    check_outputs(model, task)
+    check_num_labels(model, task)
     if len(task.dev) == 0:
         raise RequestError(f"task {task.name}: its dev split is empty")
     order = _order(model, task)
@@ -128,7 +128,7 @@ def predictions(
         return Predictions([], 0, longest)
     if len({len(row) for row in rows}) > 1:
         raise RequestError("texts must be all single texts or all pairs, got some of each")
-    known, given = state_of(model).answers, len(rows[0])
+    known, given = state_of(model).task_card, len(rows[0])
     if known and known.n_texts not in (None, given):
         raise RequestError(
             f"the model was trained on {WORDS[known.n_texts or 1]} and is given {WORDS[given]}"
@@ -140,7 +140,7 @@ def predictions(
         logits = _outputs(model, data, fast, on_batch)
     if not logits.isfinite().all():
         raise RequestError("the model's outputs are not all numbers: its weights hold NaN or inf")
-    found = answers(kind, logits.tolist())
+    found = predictions_of(kind, logits.tolist())
     if kind == "regression":
         each = [Prediction(float(value), {}) for value in found]
         return Predictions(each, data.n_truncated, longest)
@@ -161,7 +161,7 @@ def task_of(task: Task | str) -> Task:
     return load_task(task) if isinstance(task, str) else task
 
 
-def check_outputs(model: PreTrainedModel, task: Task) -> None:
+def check_num_labels(model: PreTrainedModel, task: Task) -> None:
     """Raise `RequestError` unless the model has as many outputs as the task asks for."""
     if model.config.num_labels != task.num_labels:
         raise RequestError(
@@ -208,7 +208,7 @@ def _rows(texts: Any) -> list[tuple[str, ...]]:
 def _longest(model: PreTrainedModel, tokenizer: Any, otherwise: int | None) -> int:
     """The longest input: as in training where the model knows it, else the task's or its own."""
     limit = token_limit(tokenizer, model.config)
-    answers = state_of(model).answers
+    answers = state_of(model).task_card
     wanted = answers.max_length if answers else otherwise
     return min(wanted or limit, limit)
 

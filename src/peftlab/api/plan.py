@@ -9,19 +9,19 @@ from typing import Any, Literal
 
 from peftlab.api.compare import (
     Planned,
-    asked_for,
     data_of,
     known_folders,
     planned,
     rates_apart,
+    request_of,
     tune_of,
 )
 from peftlab.bench.cell import Cell
 from peftlab.bench.cost import Cost, Predictor
 from peftlab.bench.foresee import surely_above, training_room
 from peftlab.bench.grid import Grid
-from peftlab.bench.times import Time, by_measured, by_records, measured, records_of
-from peftlab.bench.tune import Left, Trainings, left
+from peftlab.bench.times import Time, by_measured, by_records, measure_cells, records_of
+from peftlab.bench.tune import Remaining, Trainings, remaining
 from peftlab.methods import Method
 from peftlab.records.record import Record
 from peftlab.settings import Training
@@ -162,7 +162,7 @@ def plan(
         RequestError: if anything in the request is wrong.
     """
     rates, settings = rates_apart(training)
-    request = asked_for(
+    request = request_of(
         suite=suite,
         model=model,
         tasks=tasks,
@@ -190,10 +190,10 @@ def plan_of(
     first = [cell for cell, _ in costs]
     few: dict[str, Record] = {}
     if measure:
-        few = measured(grid, first, lambda title: tell(f"running a few steps of {title}"))
+        few = measure_cells(grid, first, lambda title: tell(f"running a few steps of {title}"))
     records = [] if measure else records_of(known_folders(asked.out))
     free = training_room(first[0].training.device)
-    ahead = left(grid, asked.out)
+    ahead = remaining(grid, asked.out)
     rows = []
     for cell, cost in costs:
         steps = few.get(cell.name)
@@ -247,7 +247,7 @@ def _row(
     cost: Cost,
     few: Record | None,
     free: float | None,
-    ahead: Left,
+    ahead: Remaining,
 ) -> Row:
     time = time_of(cell)
     trials = ahead.trials.get((cost.task, cost.label), [])

@@ -151,7 +151,7 @@ class Bars(Observer):
 
     def end(self, record: Record) -> None:
         self.progress.advance(self.bars[0])
-        style = "red" if record.status == "failed" else None
+        style = "red" if not record.is_done else None
         name = title(record.task.name, record.method.label, record.seed)
         say = self.progress.console.print
         say(f"{name}: {summary(record)}", markup=False, highlight=False, style=style)
@@ -210,7 +210,7 @@ def describe_length(n_train: int, batch_size: int, epochs: int, by_default: bool
 
 def summary(record: Record) -> str:
     """A cell's end in one line."""
-    if record.status == "failed":
+    if not record.is_done:
         assert record.failure is not None
         return f"FAILED: {record.failure.message}"
     assert record.score is not None

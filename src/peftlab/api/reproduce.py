@@ -133,4 +133,4 @@ def run_recipe(ready: Ready, console: Console, quiet: bool = False) -> Reproduct
         for part in ready.parts:
             records += run(part, console, quiet, keep="none", command=command)
     rows = beside(ready.recipe.published, records, [out])
-    return Reproduction(ready.recipe, grid.ground.source.name, out, records, rows)
+    return Reproduction(ready.recipe, grid.context.source.name, out, records, rows)

@@ -19,12 +19,12 @@ from rich.console import Console
 
 from peftlab.adapters import check_ids, check_savable, is_merged, save
 from peftlab.api.compare import foreseeing
-from peftlab.api.inference import check_outputs, task_of
+from peftlab.api.inference import check_num_labels, task_of
 from peftlab.api.progress import callers_console, observer
 from peftlab.atomic import BESIDE, check_replaceable, replace_folder
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Grid, check_trainable, method_part, resolve_training, task_part
-from peftlab.bench.outcome import Outcome, Told
+from peftlab.bench.outcome import CellScorer, Outcome
 from peftlab.bench.process import train_model
 from peftlab.bench.run import run_grid
 from peftlab.bench.suite import Variant
@@ -105,7 +105,7 @@ def train(
     method = resolve_method(method)
     check_seed(seed)
     asked = _asked({"epochs": epochs, "batch_size": batch_size, "lr": lr, **training}, method)
-    check_outputs(model, task)
+    check_num_labels(model, task)
     check_trainable(task)
     if is_merged(model):
         raise RequestError(
@@ -150,20 +150,20 @@ def _run(
     tokens = tokens_of(tokenizer, task, cell.training.max_length)
     with observer(callers_console(quiet), quiet) as progress:
         progress.cell(cell)
-        before = [TRAINED_BEFORE] if state_of(model).answers else []
+        before = [TRAINED_BEFORE] if state_of(model).task_card else []
         for line in before:
             progress.note(line)
-        told = Told(
+        scorer = CellScorer(
             task,
             on_step=functools.partial(progress.step, cell),
             on_epoch=functools.partial(progress.epoch, cell),
         )
         try:
-            trained = train_model(model, task, tokens, cell, told, memory, started)
+            trained = train_model(model, task, tokens, cell, scorer, memory, started)
         finally:
             model.eval()  # after Ctrl-C too, so that its outputs have no dropout in them
         noted = trained.model_copy(update={"notes": [*before, *trained.notes]})
-        outcome = told.outcome(cell, noted)
+        outcome = scorer.outcome(cell, noted)
         progress.end(outcome.record)
     return outcome
 
@@ -265,7 +265,7 @@ def train_folder(grid: Grid, out: Path, console: Console, quiet: bool = False) -
                 shown=out,
                 foresee=foreseeing(grid, out, console),
             )
-            if record.status == "done":
+            if record.is_done:
                 _put(store, record, out)
                 written = True
         finally:
@@ -279,7 +279,7 @@ def kept_in(grid: Grid, out: Path) -> Path | None:
     (cell,) = grid.cells
     store = _beside(out, cell)
     record = store.read(cell.name)
-    done = record is not None and record.status == "done"
+    done = record is not None and record.is_done
     return store.out if done or store.checkpoint(cell.name).exists() else None
 
 

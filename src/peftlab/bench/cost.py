@@ -40,11 +40,11 @@ from peftlab.training.passes import EVALUATED_TOKENS, n_parts, n_tokens, parts_i
 
 TOKENISED = 2000  # texts of a split; of more, the lengths of the others follow from their letters
 LONGEST = 200  # of them are the longest ones, since the widest batch is made of those
-WHOLE = 2**31 - 1  # tokens: no text is cut
+NO_LIMIT = 2**31 - 1  # tokens: no text is cut
 # Of the rest of a CPU's peak, measured (docs/plan.md): the libraries' code as it is first run, a
 # kernel of oneDNN, bitsandbytes and its own.
 LIBRARIES_MIB, KERNEL_MIB, BITSANDBYTES_MIB = 60.0, 0.25, 34.0
-DRAWN = 3  # epochs, whose batches have nearly all shapes that there are
+SAMPLED_EPOCHS = 3  # epochs, whose batches have nearly all shapes that there are
 IMPORTS_MIB = 300.0  # of a worker that has loaded no model, measured
 
 
@@ -112,8 +112,8 @@ class Predictor:
         """What the cell will take."""
         task = self.grid.tasks[cell.task.name]
         shape, shapes, in_parts = self._shapes(cell)
-        shapes |= self._prepared(cell)
-        answered = self._answered(cell)
+        shapes = shapes | self._prepared(cell)
+        answered = self._evaluation_shapes(cell)
         evaluated = max(answered, key=lambda shape: shape.tokens)
         key = (
             *(cell.method.name, repr(cell.method.settings), cell.precision, shape, in_parts),
@@ -144,16 +144,15 @@ class Predictor:
         key = (cell.task.name, cell.seed, plan.packed, repr(but_for_rates))
         if key not in self.shapes:
             train = self.lengths_of(cell).train
-            epochs = range(min(DRAWN, cell.training.epochs))
+            epochs = range(min(SAMPLED_EPOCHS, cell.training.epochs))
             drawn = [parts_in(epoch, train, plan) for epoch in epochs]
             shapes = {_shape(part, train, plan) for parts in drawn for part in parts}
             tried = widest(drawn[0], train, plan)  # by a training, before its first step
             batches = math.ceil(len(train) / cell.training.batch_size)
             self.shapes[key] = _shape(tried, train, plan), shapes, len(drawn[0]) > batches
-        shape, shapes, in_parts = self.shapes[key]
-        return shape, set(shapes), in_parts
+        return self.shapes[key]
 
-    def _answered(self, cell: Cell) -> set[Shape]:
+    def _evaluation_shapes(self, cell: Cell) -> set[Shape]:
         """The shapes of an evaluation's batches."""
         dev = self.lengths_of(cell).dev
         plan = self._plan(cell)
@@ -212,7 +211,7 @@ def lengths(tokenizer: Any, split: Examples, most: int) -> Encoded:
         step = -(-(len(order) - LONGEST) // (TOKENISED - LONGEST))
         chosen = order[-LONGEST:] + order[:-LONGEST:step]
     texts = [split.texts[index] for index in chosen]
-    found = encode(tokenizer, texts, [0] * len(texts), WHOLE)
+    found = encode(tokenizer, texts, [0] * len(texts), NO_LIMIT)
     a_letter = sum(found.lengths) / max(1, sum(letters[index] for index in chosen))
     tokens = [max(1, round(n * a_letter)) for n in letters]
     for index, length in zip(chosen, found.lengths, strict=True):

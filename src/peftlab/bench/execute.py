@@ -17,7 +17,7 @@ from typing import Any, Self
 from pydantic import BaseModel
 
 from peftlab.bench.cell import Cell
-from peftlab.bench.outcome import Failed, Told, Trained
+from peftlab.bench.outcome import CellScorer, Failed, Trained
 from peftlab.machine import BUSY, environment, others_share
 from peftlab.records.record import Failure
 from peftlab.training import WORKSPACE
@@ -63,8 +63,8 @@ class Worker:
     def __init__(self) -> None:
         # closed when the context ends; what libraries print need not be UTF-8
         self.log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
-        self.log_start = 0
-        self.process = self._start()
+        self.log_start = 0  # what was written since then is of the cell, or of a worker that died
+        self.process, self.burial = self._start()
 
     def __enter__(self) -> Self:
         return self
@@ -73,22 +73,28 @@ class Worker:
         self._stop()
         self.log.close()
 
-    def run(self, order: Order, told: Told) -> Trained | Failed:
-        """Run one cell to its end, whatever that is; `told` hears of it as it goes."""
+    def run(self, order: Order, scorer: CellScorer) -> Trained | Failed:
+        """Run one cell to its end, whatever that is; `scorer` hears of it as it goes."""
+        try:
+            return self._run(order, scorer)
+        finally:
+            self.log_start = os.fstat(self.log.fileno()).st_size
+
+    def _run(self, order: Order, scorer: CellScorer) -> Trained | Failed:
         end: Trained | Failed | None = None
         code = 0
         for event in self._events_of(order):
             match event["event"]:
                 case "step":
-                    told.step(event["row"], event["total"])
+                    scorer.step(event["row"], event["total"])
                 case "epoch":
-                    told.epoch(event["epoch"], event["outputs"])
+                    scorer.epoch(event["epoch"], event["outputs"])
                     self._say("")
                 case "rank":
-                    told.rank(event["rank"], event["outputs"])
+                    scorer.rank(event["rank"], event["outputs"])
                     self._say("")
                 case "note":
-                    told.note(event["line"])
+                    scorer.note(event["line"])
                 case "trained":
                     end = Trained.model_validate(event["trained"])
                 case "failed":
@@ -96,14 +102,13 @@ class Worker:
                 case "end":
                     code = event["exit"]
         if end is None or code:
-            return _died(order.cell, code, self.last_words())
+            return _died(order.cell, code, self.last_stderr_line())
         return end
 
     def _events_of(self, order: Order) -> Iterator[dict[str, Any]]:
         """What the cell tells, up to its end, which may be the worker's own."""
         if self.process.poll() is not None:  # it died while it had nothing to do
             self._start_anew()
-        self.log_start = os.fstat(self.log.fileno()).st_size
         self._say(json.dumps(order.model_dump(mode="json")))
         for event in self._events():
             yield event
@@ -119,29 +124,31 @@ class Worker:
             self.process.stdin.write(line + "\n")
             self.process.stdin.flush()
 
-    def last_words(self) -> str:
+    def last_stderr_line(self) -> str:
         """The last line that the libraries or a crash left on stderr."""
         self.log.flush()
         self.log.seek(self.log_start)
         lines = [line.strip() for line in self.log if line.strip()]
         return lines[-1] if lines else ""
 
-    def _start(self) -> subprocess.Popen[str]:
+    def _start(self) -> tuple[subprocess.Popen[str], threading.Thread]:
+        """The worker, and what waits for its death to kill what it leaves."""
         process = subprocess.Popen(
             COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
             encoding="utf-8",
-            env=variables(),
+            env=cell_environment(),
             start_new_session=True,  # Ctrl-C reaches the caller alone, who then ends the group
         )
-        threading.Thread(target=_bury, args=(process,), daemon=True).start()
-        return process
+        burial = threading.Thread(target=_bury, args=(process,), daemon=True)
+        burial.start()
+        return process, burial
 
     def _start_anew(self) -> None:
         self._stop()
-        self.process = self._start()
+        self.process, self.burial = self._start()
 
     def _events(self) -> Iterator[dict[str, Any]]:
         assert self.process.stdout is not None
@@ -150,8 +157,9 @@ class Worker:
                 yield json.loads(line)
 
     def _stop(self) -> None:
-        _kill_group(self.process)
-        self.process.wait()
+        if self.process.poll() is None:  # else its number may be another process's by now
+            _kill_group(self.process)
+        self.burial.join()
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 with contextlib.suppress(OSError):
@@ -175,7 +183,7 @@ def _kill_group(process: subprocess.Popen[str]) -> None:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def variables() -> dict[str, str]:
+def cell_environment() -> dict[str, str]:
     """The environment of cells: this process's, and defaults for speed, memory and determinism.
 
     A variable that is set already keeps its value.
@@ -186,19 +194,19 @@ def variables() -> dict[str, str]:
     return {**spin, **FEW_KERNELS, **WORKSPACE, **os.environ}
 
 
-def _died(cell: Cell, code: int, last_words: str) -> Failed:
+def _died(cell: Cell, code: int, last_stderr_line: str) -> Failed:
     """The end of a cell whose process ended without a word on how it came out."""
     return Failed(
-        failure=Failure(kind="ProcessDied", message=how_it_died(code, last_words)),
+        failure=Failure(kind="ProcessDied", message=exit_message(code, last_stderr_line)),
         environment=environment(cell.training.threads, cell.precision.base, cell.training.device),
     )
 
 
-def how_it_died(code: int, last_words: str) -> str:
+def exit_message(code: int, last_stderr_line: str) -> str:
     """What to tell of a process that ended before its cell did."""
     if code == -KILLED:
         return "its process was killed; most likely the machine ran out of memory"
-    after = f"; {last_words}" if last_words else ""
+    after = f"; {last_stderr_line}" if last_stderr_line else ""
     if code < 0:
         names = {one.value: one.name for one in signal.Signals}  # a real-time signal has none
         return f"its process was ended by {names.get(-code, f'signal {-code}')}{after}"

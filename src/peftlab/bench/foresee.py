@@ -14,7 +14,9 @@ from peftlab.naming import counted, duration
 from peftlab.records.record import Record
 
 MAX_SUGGESTIONS = 3  # rows that do not fit, for which settings that would are looked for
-ERROR = 0.15  # of a predicted peak; of 90 the furthest above the measured was .09 (docs/plan.md)
+PREDICTION_ERROR = (
+    0.15  # of a predicted peak; of 90 the furthest above the measured was .09 (docs/plan.md)
+)
 
 
 def foresee(
@@ -110,8 +112,8 @@ def training_room(device: str) -> float | None:
 
 
 def surely_above(peak_mib: float, room: float) -> bool:
-    """Whether a predicted peak is above the room even if it is too high by `ERROR`."""
-    return peak_mib * (1 - ERROR) > room
+    """Whether a predicted peak is above the room even if it is too high by `PREDICTION_ERROR`."""
+    return peak_mib * (1 - PREDICTION_ERROR) > room
 
 
 def _cell_of(cost: Cost, cells: Sequence[Cell]) -> Cell:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self
 import torch
 
 from peftlab.bench.cell import Cell
-from peftlab.bench.own_method import OwnMethod, sent, source_hash
+from peftlab.bench.own_method import OwnMethod, own_method, source_hash
 from peftlab.bench.suite import Suite, Variant
 from peftlab.errors import RequestError
 from peftlab.layers import Precision, resolve_device
@@ -62,7 +62,7 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Ground:
+class SuiteContext:
     """What all cells of a suite stand on: the base, and where and in what it is trained."""
 
     training: Training
@@ -107,7 +107,7 @@ class Ground:
                 f"method {variant.label} on model {self.source.name}: {error}"
             ) from error
         part = method_part(model, method, self.training, variant)
-        return Row(variant, method, part, sent(type(method)))
+        return Row(variant, method, part, own_method(type(method)))
 
     def cell(self, row: Row, task: Task, seed: int, epochs: int | None = None) -> Cell:
         """The row's cell on a task; with as many epochs as asked, or else as the suite says."""
@@ -137,7 +137,7 @@ class Grid:
     """The cells of a suite in the order they run, and what they share."""
 
     suite: Suite
-    ground: Ground
+    context: SuiteContext
     rows: list[Row]
     tasks: dict[str, Task]
     cells: list[Cell]
@@ -145,11 +145,11 @@ class Grid:
     @property
     def notes(self) -> list[str]:
         """What a reader should know before it runs."""
-        return [*self.ground.notes, *dict.fromkeys(n for row in self.rows for n in row.part.notes)]
+        return [*self.context.notes, *dict.fromkeys(n for row in self.rows for n in row.part.notes)]
 
     def with_rows(self, on: Mapping[str, list[Row]]) -> Grid:
         """The grid with other rows on each task, by its name."""
-        return dataclasses.replace(self, cells=_cells(self.suite, self.ground, self.tasks, on))
+        return dataclasses.replace(self, cells=_cells(self.suite, self.context, self.tasks, on))
 
 
 def resolve(suite: Suite) -> Grid:
@@ -162,18 +162,18 @@ def resolve(suite: Suite) -> Grid:
     for variant in suite.methods:
         make(variant.name, variant.settings)  # before data and model are read, which takes a while
     tasks = {task.name: task for task in load_tasks(suite)}
-    ground = Ground.of(suite)
-    rows = [ground.row(variant) for variant in suite.methods]
+    context = SuiteContext.of(suite)
+    rows = [context.row(variant) for variant in suite.methods]
     _check_rows(rows, suite)
-    cells = _cells(suite, ground, tasks, dict.fromkeys(tasks, rows))
-    return Grid(suite, ground, rows, tasks, cells)
+    cells = _cells(suite, context, tasks, dict.fromkeys(tasks, rows))
+    return Grid(suite, context, rows, tasks, cells)
 
 
 def _cells(
-    suite: Suite, ground: Ground, tasks: Mapping[str, Task], rows: Mapping[str, list[Row]]
+    suite: Suite, context: SuiteContext, tasks: Mapping[str, Task], rows: Mapping[str, list[Row]]
 ) -> list[Cell]:
     return [
-        ground.cell(row, task, seed)
+        context.cell(row, task, seed)
         for name, task in tasks.items()
         for seed in dict.fromkeys(suite.seeds)
         for row in rows[name]

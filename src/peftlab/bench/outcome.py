@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from peftlab import atomic
 from peftlab.bench.cell import Cell
-from peftlab.bench.doubts import doubts
+from peftlab.bench.score_warnings import score_warnings
 from peftlab.records.record import (
     Best,
     Environment,
@@ -69,13 +69,13 @@ class Outcome:
     def write(self, store: Store) -> None:
         """Write the cell's files; its record last, since that is what makes it done."""
         cell = self.record.cell
-        if self.record.status == "done":
+        if self.record.is_done:
             atomic.write(store.curve(cell), lines_of(self.curve))
             atomic.write(store.predictions(cell), lines_of(self.predictions))
         store.write_record(self.record)
 
 
-class Told:
+class CellScorer:
     """What a cell has told so far, scored as it comes.
 
     Args:
@@ -118,7 +118,7 @@ class Told:
 
     def _score(self, outputs: Outputs) -> dict[str, float]:
         started = time.perf_counter()
-        scores = self.task.score(answers(self.task.kind, outputs))
+        scores = self.task.score(predictions_of(self.task.kind, outputs))
         self.scoring_s += time.perf_counter() - started
         return scores
 
@@ -128,7 +128,7 @@ class Told:
             return Outcome(failed(cell, end), [], [])
         main = cell.task.main_metric
         best = max(range(len(self.scores)), key=lambda i: merit(main, self.scores[i][main]))
-        predictions = answers(self.task.kind, self.outputs)
+        predictions = predictions_of(self.task.kind, self.outputs)
         record = Record(
             **cell.asked
             | {
@@ -141,7 +141,7 @@ class Told:
             score=self.scores[-1],
             best=Best(epoch=best + 1, score=self.scores[best]),
             score_by_rank=self.by_rank or None,
-            warnings=doubts(self.task, predictions, self.scores[-1]),
+            warnings=score_warnings(self.task, predictions, self.scores[-1]),
             n_trainable=end.n_trainable,
             speed=end.speed,
             memory=end.memory,
@@ -169,7 +169,7 @@ class Told:
         ]
 
 
-def answers(kind: str, outputs: Outputs) -> list[int] | list[float]:
+def predictions_of(kind: str, outputs: Outputs) -> list[int] | list[float]:
     """The class of the largest output, or the one output itself, never clipped."""
     if kind == "regression":
         return [value for (value,) in outputs]

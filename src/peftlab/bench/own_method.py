@@ -41,7 +41,7 @@ class OwnMethod(BaseModel, extra="forbid", frozen=True):
         register(pickle.loads(base64.b64decode(self.pickled)))
 
 
-def sent(method: type[Method]) -> OwnMethod | None:
+def own_method(method: type[Method]) -> OwnMethod | None:
     """What a cell needs to know the method; None for one of peftlab's own.
 
     Raises:

@@ -46,7 +46,7 @@ from peftlab.training import (
     Plan,
     Rehearsal,
     answer,
-    check_outputs,
+    check_finite,
     fit,
     kernels_of,
     packs,
@@ -62,7 +62,7 @@ CHECKPOINTING_FIELDS = ("gradient_checkpointing", "_gradient_checkpointing_func"
 
 
 class Listener(Protocol):
-    """Who is told of a training as it goes; see `peftlab.bench.outcome.Told`.
+    """Who is told of a training as it goes; see `peftlab.bench.outcome.CellScorer`.
 
     The training waits while its answers are scored: no step is timed beside other work.
     """
@@ -127,16 +127,16 @@ def train_model(
         method = injected(model)
         assert method is not None
         plan = replace(make_plan(cell, task, packs(model)), unread=tuple(unread(model)))
-        if model.device.type == plan.device:
+        if model.device.type == plan.device_type:
             # there it stays: it may be another than the current one
             plan = replace(plan, index=model.device.index)
         train, dev = tokens
-        model.to(plan.place)  # type: ignore[arg-type]  # transformers' own wrapper hides its type
+        model.to(plan.device)  # type: ignore[arg-type]  # transformers' own wrapper hides its type
         ordered = _order_head(model, task)
         _name_task(model, task, cell)
         with (
             _labels_unit(model, task, train) as (train, own),
-            repeatable(plan.device, lambda: try_one(model, train, plan)) as notes,
+            repeatable(plan.device_type, lambda: try_one(model, train, plan)) as notes,
         ):
             prepare_s = _prepare(model, method, Rehearsal(method, train, plan))
             last: list[list[float]] = []
@@ -221,7 +221,7 @@ def _tell_ranks(
             started = time.perf_counter()
             answered = answer(model, dev, plan)
             seconds += time.perf_counter() - started
-            check_outputs(answered, plan.settings.epochs)
+            check_finite(answered, plan.settings.epochs)
             listener.rank(rank, own(answered).tolist())
     return seconds
 
@@ -305,14 +305,14 @@ def _name_task(model: PreTrainedModel, task: Task, cell: Cell) -> None:
     """Tell the model what it answers: transformers in its config, an adapter's folder in a card."""
     state = state_of(model)
     state.precision = cell.precision
-    state.answers = TaskCard(
+    state.task_card = TaskCard(
         kind=task.kind,
         labels=list(task.labels),
         columns=list(task.columns),
         max_length=cell.training.max_length,
         n_texts=len(task.train.texts[0]),
     )
-    state.answers.name_outputs(model.config)
+    state.task_card.name_outputs(model.config)
 
 
 @torch.no_grad()

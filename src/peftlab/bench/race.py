@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Grid, Row, asked_rate
-from peftlab.bench.run import Observer, PassedOn, Session, have
+from peftlab.bench.run import Observer, PassedOn, Session, run_unless_ended
 from peftlab.bench.search import REDUCTION, rungs_of
 from peftlab.bench.tune import SEED, told_space
 from peftlab.records.record import Record
 from peftlab.records.rows import merit
 from peftlab.tasks import Task, carved
 
-AROUND = (1.0, 3.0, 1 / 3)  # a row's rates, as multiples of its default
+RATE_FACTORS = (1.0, 3.0, 1 / 3)  # a row's rates, as multiples of its default
 MIN_RUNNERS = 3  # runners of a later rung, so that the last one has something to choose from
 
 
@@ -55,7 +55,7 @@ class Runner(NamedTuple):
     trial: Row  # as its cells on the part of train are named
 
 
-class Ran(NamedTuple):
+class RungResult(NamedTuple):
     """What a runner came to on one rung; merit None where it failed."""
 
     runner: Runner
@@ -70,15 +70,15 @@ class Race:
     def __init__(self, grid: Grid, task: Task, validation: float) -> None:
         self.grid, self.task = grid, carved(task, validation)
         # at most: what a row's cells are must not depend on how far the time goes
-        how = {"trials": len(AROUND), "at_most": True, "validation": validation}
+        how = {"trials": len(RATE_FACTORS), "at_most": True, "validation": validation}
         by_row = [_runners(grid, row, self.task, how) for row in grid.rows]
         # every row at its default before any at another rate, for the time may be short
         turns = itertools.zip_longest(*by_row)
         self.runners = [runner for turn in turns for runner in turn if runner is not None]
-        training = grid.ground.cell(grid.rows[0], self.task, SEED).training
+        training = grid.context.cell(grid.rows[0], self.task, SEED).training
         updates = math.ceil(len(self.task.train) / training.batch_size)
         self.rungs = rungs_of(training.epochs, updates)
-        self.ran: list[Ran] = []
+        self.ran: list[RungResult] = []
 
     @property
     def sizes(self) -> list[int]:
@@ -98,7 +98,7 @@ class Race:
             left = [one.runner for one in self.ranking if one.epochs == epochs]
 
     @property
-    def ranking(self) -> list[Ran]:
+    def ranking(self) -> list[RungResult]:
         """What did not fail, the longest training first, and of one length the best first.
 
         Of equals that which raced first: unlike a search, a race has no time for all of them.
@@ -122,11 +122,11 @@ class Race:
         return runner.row._replace(part=part.model_copy(update={"rate_from": "default"}))
 
     def _run(self, runner: Runner, epochs: int, session: Session) -> None:
-        cell = self.grid.ground.cell(runner.trial, self.task, SEED, epochs)
-        record = have(session, cell, keep_adapter=True)
+        cell = self.grid.context.cell(runner.trial, self.task, SEED, epochs)
+        record = run_unless_ended(session, cell, keep_adapter=True)
         metric = self.task.main_metric
         found = None if record.score is None else merit(metric, record.score[metric])
-        self.ran.append(Ran(runner, epochs, record, found))
+        self.ran.append(RungResult(runner, epochs, record, found))
         best = self.ranking[0].record.cell if self.ranking else ""
         for beaten in self.ranking[1:]:
             if beaten.record.cell == best:
@@ -137,9 +137,9 @@ class Race:
 def _runners(grid: Grid, row: Row, task: Task, how: dict[str, Any]) -> list[Runner]:
     if asked_rate(grid.suite.training, row.variant, row.method) is not None:
         return [Runner(row, row)]
-    default = grid.ground.cell(row, task, SEED).training.lr
+    default = grid.context.cell(row, task, SEED).training.lr
     where = type(row.method).search_space()["lr"]
-    rates = [min(max(default * factor, where.low), where.high) for factor in AROUND]
+    rates = [min(max(default * factor, where.low), where.high) for factor in RATE_FACTORS]
     how = how | {"space": told_space(row.method, ["lr"])}
     each = dict.fromkeys(float(f"{rate:.3g}") for rate in rates)
     return [_runner(grid, row, rate, how) for rate in each]
@@ -147,7 +147,7 @@ def _runners(grid: Grid, row: Row, task: Task, how: dict[str, Any]) -> list[Runn
 
 def _runner(grid: Grid, row: Row, rate: float, how: dict[str, Any]) -> Runner:
     at = row.variant.model_copy(update={"lr": rate})
-    found = grid.ground.row(at)
+    found = grid.context.row(at)
     part = found.part.model_copy(update={"rate_from": "tuned", "tuned": how})
     named = at.model_copy(update={"label": f"{at.label} (lr {rate:g})"})
-    return Runner(found._replace(part=part), grid.ground.row(named))
+    return Runner(found._replace(part=part), grid.context.row(named))

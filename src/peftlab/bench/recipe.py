@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -51,13 +53,23 @@ class Recipe(BaseModel, extra="forbid", frozen=True, strict=True):
     small: dict[str, Any]
     published: Published
 
-    def suites(self, scale: str, **over: Any) -> list[Suite]:
+    def suites(
+        self,
+        scale: str,
+        *,
+        tasks: list[str] | None = None,
+        methods: list[str] | None = None,
+        training: Mapping[str, Any] = MappingProxyType({}),
+        **over: Any,
+    ) -> list[Suite]:
         """The recipe as suites, one for all tasks that are trained alike.
 
         Args:
             scale: full, or small: what the file says under `small`.
-            over: `model`, `data_dir`, `seeds` and `training`, which win over the recipe's; `tasks`
-                and `methods`, by their rows: those of the recipe's that are wanted.
+            tasks: those of the recipe's that are wanted.
+            methods: likewise, by their rows.
+            training: settings that win over the recipe's.
+            over: `model`, `data_dir` and `seeds`, which win over the recipe's.
 
         Raises:
             RequestError: if one of them is wrong.
@@ -65,15 +77,15 @@ class Recipe(BaseModel, extra="forbid", frozen=True, strict=True):
         if scale not in SCALES:
             raise RequestError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}")
         small = self.small if scale == "small" else {}
-        training = {**small.get("training", {}), **over.pop("training", {})}
         rows = {Variant.model_validate(method).label: method for method in self.methods}
-        over["tasks"] = self._wanted("task", over.get("tasks"), self.tasks)
-        methods = self._wanted("row", over.get("methods"), list(rows))
-        over["methods"] = methods and [rows[label] for label in methods]
+        self._check_known("task", tasks, self.tasks)
+        self._check_known("row", methods, rows)
+        asked = {**over, "tasks": tasks, "methods": methods and [rows[label] for label in methods]}
         request = {"model": self.model, "methods": self.methods, "seeds": self.seeds}
         request |= {"tasks": self.tasks}
         request |= {key: value for key, value in small.items() if key in request}
-        request |= {key: value for key, value in over.items() if value is not None}
+        request |= {key: value for key, value in asked.items() if value is not None}
+        training = {**small.get("training", {}), **training}
         alike: dict[str, list[str]] = {}
         for task in request["tasks"]:
             alike.setdefault(json.dumps(self.by_task.get(task, {})), []).append(task)
@@ -82,11 +94,10 @@ class Recipe(BaseModel, extra="forbid", frozen=True, strict=True):
             for own, tasks in alike.items()
         ]
 
-    def _wanted(self, what: str, names: list[str] | None, known: list[str]) -> list[str] | None:
+    def _check_known(self, what: str, names: list[str] | None, known: Iterable[str]) -> None:
         for name in names or []:
             if name not in known:
                 raise unknown(f"{what} of the recipe {self.name}", name, known)
-        return names
 
     def _suite(
         self, own: dict[str, Any], request: dict[str, Any], training: dict[str, Any]

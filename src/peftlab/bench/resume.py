@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from peftlab.bench.cell import Cell
-from peftlab.bench.doubts import NO_BETTER, is_collapsed
+from peftlab.bench.score_warnings import NO_BETTER, is_collapsed
 from peftlab.records.record import Best, Record, TaskPart
 from peftlab.records.rows import COLLAPSED, constant_of, merit
 from peftlab.records.store import Store, rows_of
@@ -27,7 +27,7 @@ def done_cells(store: Store, cells: Iterable[Cell]) -> dict[str, Record]:
 def done_cell(store: Store, cell: Cell) -> Record | None:
     """The record of a cell that is done; one that lacks the metric is not."""
     record = store.read(cell.name)
-    if record is None or record.status != "done":
+    if record is None or not record.is_done:
         return None
     return _judged(store, record, cell.task.main_metric)
 
@@ -61,7 +61,7 @@ def judge_anew(store: Store, tasks: Iterable[TaskPart]) -> None:
 def _judged(store: Store, record: Record, metric: str) -> Record | None:
     if record.task.main_metric == metric:
         return record
-    if record.status == "failed":
+    if not record.is_done:
         task = record.task.model_copy(update={"main_metric": metric})
         return record.model_copy(update={"task": task})
     if metric not in (record.score or {}):

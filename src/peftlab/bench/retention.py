@@ -49,7 +49,7 @@ def drop_beaten(
     for record in (*records, *(one for one in beside if row_of(one) in asked)):
         whole = METHODS[record.method.name].saves_full_weights
         kept = store.adapter(record.cell).is_dir()
-        if kept and record.status == "done" and (whole or keep == "best"):
+        if kept and record.is_done and (whole or keep == "best"):
             rows.setdefault(row_of(record), []).append(record)
     for row in rows.values():
         for record in row:

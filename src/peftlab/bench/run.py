@@ -16,7 +16,7 @@ from typing import Any, Self
 from peftlab.bench.cell import Cell
 from peftlab.bench.execute import Order, Worker
 from peftlab.bench.grid import Grid
-from peftlab.bench.outcome import Told
+from peftlab.bench.outcome import CellScorer
 from peftlab.bench.resume import done_cells, ended_trial, has_ended, judge_anew
 from peftlab.bench.retention import Keep, check_keep, drop_beaten, room_mib
 from peftlab.bench.suite import with_paths
@@ -226,7 +226,7 @@ class Session:
         """
         worker = self.start()
         self.progress.cell(cell)
-        told = Told(
+        scorer = CellScorer(
             self.tasks[cell.task.name],
             on_step=functools.partial(self.progress.step, cell),
             on_epoch=functools.partial(self.progress.epoch, cell),
@@ -241,13 +241,13 @@ class Session:
             adapter=adapter,
             checkpoint=None if checkpoint is None else checkpoint.resolve(),
         )
-        outcome = told.outcome(cell, worker.run(order, told))
+        outcome = scorer.outcome(cell, worker.run(order, scorer))
         before = self.store.read(cell.name)
-        if outcome.record.status == "done" or before is None or before.status != "done":
+        if outcome.record.is_done or before is None or not before.is_done:
             outcome.write(self.store)
         else:
             self.progress.note(f"what {cell.title} gave when it ran before stays")
-        done = outcome.record.status == "done"
+        done = outcome.record.is_done
         lacks_adapter = done and adapter is not None and not adapter.is_dir()
         # from what it was kept at last, an adapter that is lacking is made again in a minute
         if checkpoint is not None and has_ended(outcome.record) and not lacks_adapter:
@@ -256,7 +256,7 @@ class Session:
         return outcome.record
 
 
-def have(session: Session, trial: Cell, keep_adapter: bool = False) -> Record:
+def run_unless_ended(session: Session, trial: Cell, keep_adapter: bool = False) -> Record:
     """The trial's record: the stored one if that training ended, else the record of a new run."""
     known = ended_trial(session.store, trial)
     if known is None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from peftlab.bench.cell import Cell
 from peftlab.bench.execute import Order, Worker
 from peftlab.bench.grid import Grid, task_part
-from peftlab.bench.outcome import Told
+from peftlab.bench.outcome import CellScorer
 from peftlab.bench.short import short, short_cell
 from peftlab.errors import RequestError
 from peftlab.machine import gpu, processor
@@ -51,7 +51,7 @@ def records_of(folders: Iterable[Path]) -> list[Record]:
     return [
         record
         for record in found
-        if record.status == "done"
+        if record.is_done
         and record.speed is not None
         and record.speed.tokens_per_s
         and record.environment.processor == here
@@ -90,7 +90,7 @@ def by_records(
     return Time(seconds, f"{record.model.name}, {record.task.name}, by the size of the weights")
 
 
-def measured(
+def measure_cells(
     grid: Grid, cells: Iterable[Cell], tell: Callable[[str], None] = lambda _: None
 ) -> dict[str, Record]:
     """The records of a few steps of each of the cells, by its name; nothing is kept of them.
@@ -108,15 +108,15 @@ def measured(
             file = Path(scratch) / f"{len(found)}.json"
             task.write(file)
             few = short_cell(cell, task_part(task))
-            told = Told(task)
-            end = worker.run(Order(cell=few, task_file=file, adapter=None), told)
-            found[cell.name] = told.outcome(few, end).record
+            scorer = CellScorer(task)
+            end = worker.run(Order(cell=few, task_file=file, adapter=None), scorer)
+            found[cell.name] = scorer.outcome(few, end).record
     return found
 
 
 def by_measured(cell: Cell, train: Encoded, dev: Encoded, record: Record) -> Time | None:
     """The time of a cell by a record of its first few steps; None if those failed."""
-    if record.status != "done" or record.speed is None or not record.speed.tokens_per_s:
+    if not record.is_done or record.speed is None or not record.speed.tokens_per_s:
         return None
     return Time(_seconds(cell, train, dev, record), f"{STEPS} steps, measured")
 

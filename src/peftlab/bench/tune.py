@@ -17,7 +17,7 @@ from typing import NamedTuple
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import RATES, Grid, Row
 from peftlab.bench.resume import done_cells, ended_trial
-from peftlab.bench.run import Observer, Session, have
+from peftlab.bench.run import Observer, Session, run_unless_ended
 from peftlab.bench.search import (
     Space,
     at_border,
@@ -40,7 +40,7 @@ from peftlab.tasks import Task, carved
 SEED = 0  # of all trials: which seeds a comparison has changes none of them
 
 
-def tuned(grid: Grid, tune: Tune, out: Path, progress: Observer) -> Grid:
+def tune_grid(grid: Grid, tune: Tune, out: Path, progress: Observer) -> Grid:
     """The grid with each row's cells at what its trials found on the task.
 
     Raises:
@@ -80,7 +80,7 @@ class Trainings(NamedTuple):
     share: float
 
 
-class Left(NamedTuple):
+class Remaining(NamedTuple):
     """What of a comparison has not run yet.
 
     Attributes:
@@ -96,7 +96,7 @@ class Left(NamedTuple):
         return sum(cell.row == (task, label) for cell in self.cells)
 
 
-def left(grid: Grid, out: Path) -> Left:
+def remaining(grid: Grid, out: Path) -> Remaining:
     """What is not in the folder `out`; of a row, its trials are there all or count as none.
 
     Raises:
@@ -118,7 +118,7 @@ def left(grid: Grid, out: Path) -> Left:
         grid = grid.with_rows(rows)
     done = done_cells(store, grid.cells)
     cells = [cell for cell in grid.cells if cell.name not in done or cell.row in trials]
-    return Left(cells, trials)
+    return Remaining(cells, trials)
 
 
 def _tunings(grid: Grid, tune: Tune) -> list[RowTuning]:
@@ -130,9 +130,9 @@ class RowTuning:
     """The trials of one row on one task, of which a part is validation."""
 
     def __init__(self, grid: Grid, row: Row, task: Task, tune: Tune) -> None:
-        self.ground, self.row, self.task, self.tune = grid.ground, row, task, tune
+        self.context, self.row, self.task, self.tune = grid.context, row, task, tune
         self.data = grid.tasks[task.name].sha256()
-        self.training = self.ground.cell(row, task, SEED).training
+        self.training = self.context.cell(row, task, SEED).training
         updates = math.ceil(len(task.train) / self.training.batch_size)
         self.rungs = rungs_of(self.training.epochs, updates)
         self.space = space_of(row, tune)
@@ -180,7 +180,7 @@ class RowTuning:
         trials: list[Trial] = []
 
         def tried_now(values: Values, epochs: int) -> float | None:
-            record = have(session, self.cell(values, epochs))
+            record = run_unless_ended(session, self.cell(values, epochs))
             trials.append(self._trial(len(trials), record, values, epochs))
             return self._merit_of(record)
 
@@ -215,14 +215,14 @@ class RowTuning:
         told = ", ".join(f"{name} {value:g}" for name, value in values.items())
         variant = _variant(self.row.variant, values)
         variant = variant.model_copy(update={"label": f"{variant.label} ({told})"})
-        return self.ground.cell(self.ground.row(variant), self.task, SEED, epochs)
+        return self.context.cell(self.context.row(variant), self.task, SEED, epochs)
 
     def _trial(self, number: int, record: Record, values: Values, epochs: int) -> Trial:
         metric = self.task.main_metric
         return Trial(
             task=self.task.name,
             data=self.data,
-            model=self.ground.source.name,
+            model=self.context.source.name,
             label=self.row.part.label,
             number=number,
             epochs=epochs,
@@ -234,7 +234,7 @@ class RowTuning:
 
     def _row_at(self, values: Values) -> Row:
         """The row with what was found, which its record tells from what somebody asked for."""
-        found = self.ground.row(_variant(self.row.variant, values))
+        found = self.context.row(_variant(self.row.variant, values))
         how = self.tune.model_dump() | {"space": told_space(self.row.method, self.space)}
         changed = {"tuned": how} | ({"rate_from": "tuned"} if "lr" in values else {})
         part = found.part.model_copy(update=changed)

@@ -113,7 +113,7 @@ def _in_fresh_process(order: str, events: TextIO) -> int:
     return done.returncode
 
 
-class Teller:
+class EventWriter:
     """Writes what a training tells as events, steps at most every `EVERY_S` seconds.
 
     `wait` returns when answers are scored; in a fresh process, which has no pipe for it, at once.
@@ -123,25 +123,25 @@ class Teller:
         self.events, self.wait = events, wait
         self.spoke = 0.0
 
-    def tell(self, event: str, **content: Any) -> None:
+    def write(self, event: str, **content: Any) -> None:
         print(json.dumps({"event": event, **content}), file=self.events)
 
     def step(self, row: Row, total: int) -> None:
         if row["step"] < total and time.monotonic() - self.spoke < EVERY_S:
             return
         self.spoke = time.monotonic()
-        self.tell("step", row=row, total=total)
+        self.write("step", row=row, total=total)
 
     def epoch(self, epoch: int, outputs: Outputs) -> None:
-        self.tell("epoch", epoch=epoch, outputs=outputs)
+        self.write("epoch", epoch=epoch, outputs=outputs)
         self.wait()
 
     def rank(self, rank: int, outputs: Outputs) -> None:
-        self.tell("rank", rank=rank, outputs=outputs)
+        self.write("rank", rank=rank, outputs=outputs)
         self.wait()
 
     def note(self, line: str) -> None:
-        self.tell("note", line=line)
+        self.write("note", line=line)
 
 
 def run_order(order: str, events: TextIO, wait: Callable[[], object] = lambda: None) -> None:
@@ -153,10 +153,10 @@ def run_order(order: str, events: TextIO, wait: Callable[[], object] = lambda: N
     from peftlab.records.record import Failure
 
     started = time.perf_counter()
-    wanted, teller = Order.model_validate_json(order), Teller(events, wait)
+    wanted, writer = Order.model_validate_json(order), EventWriter(events, wait)
     cell = wanted.cell
     try:
-        trained = run_cell(cell, wanted.task_file, wanted.adapter, teller, wanted.checkpoint)
+        trained = run_cell(cell, wanted.task_file, wanted.adapter, writer, wanted.checkpoint)
     except Exception as error:  # whatever went wrong, the suite goes on and says so
         failed = Failed(
             failure=Failure(kind=type(error).__name__, message=str(error)),
@@ -165,9 +165,9 @@ def run_order(order: str, events: TextIO, wait: Callable[[], object] = lambda: N
                 cell.training.threads, cell.precision.base, cell.training.device
             ),
         )
-        teller.tell("failed", failed=failed.model_dump(mode="json"))
+        writer.write("failed", failed=failed.model_dump(mode="json"))
     else:
-        teller.tell("trained", trained=trained.model_dump(mode="json"))
+        writer.write("trained", trained=trained.model_dump(mode="json"))
 
 
 if __name__ == "__main__":

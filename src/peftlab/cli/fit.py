@@ -43,7 +43,7 @@ def fit(
             "methods": options.methods_of(methods or api.METHODS),
             "seeds": list(api.SEEDS),
         }
-        planned = api.planned(request, asked.sets, runs)
+        planned = api.plan_fit(request, asked.sets, runs)
     try:
         fitted = api.fit_planned(planned, out, minutes, console, quiet)
     except KeyboardInterrupt:

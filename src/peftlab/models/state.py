@@ -105,7 +105,7 @@ class State:
     Attributes:
         source: where it was loaded from, if by peftlab.
         precision: what its base was held in and computes in, if that is known.
-        answers: what it was trained to answer.
+        task_card: what it was trained to answer.
         method: the `peftlab.methods.Method` that it was injected with.
         targets: the layers that the method adapted, if it adapts layers.
         merged: the adapters, by name, in whose place plain layers stand now.
@@ -117,7 +117,7 @@ class State:
 
     source: Source | None = None
     precision: Precision | None = None
-    answers: TaskCard | None = None
+    task_card: TaskCard | None = None
     method: object | None = None
     targets: Targets | None = None
     merged: Mapping[str, Adapter] | None = None

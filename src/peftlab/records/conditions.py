@@ -34,7 +34,7 @@ def conditions(rows: Iterable[Sequence[Record]]) -> dict[str, Conditions]:
     """The conditions of every done cell, by its name. `rows` are the records of each row."""
     found: dict[str, Conditions] = {}
     for row in rows:
-        done = [record for record in row if record.status == "done"]
+        done = [record for record in row if record.is_done]
         quantisers = {record.environment.quantiser for record in done}
         parts = _levels_by_task(done)
         for record in done:

@@ -51,7 +51,7 @@ def costs_of(columns: Mapping[TaskKey, Column]) -> dict[str, Cost]:
 
 
 def _done(records: Sequence[Record]) -> list[Record]:
-    return [one for one in records if one.status == "done"]
+    return [one for one in records if one.is_done]
 
 
 def _usual(rows: Iterable[Iterable[Record]]) -> Callable[[Sequence[Record]], Sequence[Record]]:

@@ -48,7 +48,7 @@ def noise(columns: Mapping[TaskKey, Column]) -> list[Noise]:
 
 def _noise(row: str, runs: Runs) -> Noise:
     metric = runs.task.main_metric
-    done = [record for record in runs.records if record.status == "done"]
+    done = [record for record in runs.records if record.is_done]
     added = [
         merit(metric, record.best.score[metric]) - merit(metric, record.score[metric])
         for record in done

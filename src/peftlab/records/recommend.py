@@ -279,7 +279,7 @@ def _n_done(own: Sequence[Runs]) -> int:
 
 
 def _n_failed(own: Sequence[Runs]) -> int:
-    return sum(one.status == "failed" for runs in own for one in runs.records)
+    return sum(not one.is_done for runs in own for one in runs.records)
 
 
 def _n_collapsed(columns: Mapping[TaskKey, Column], row: str) -> int:
@@ -289,7 +289,7 @@ def _n_collapsed(columns: Mapping[TaskKey, Column], row: str) -> int:
 
 
 def _all_collapsed(column: Column) -> bool:
-    done = [one for runs in column.values() for one in runs.records if one.status == "done"]
+    done = [one for runs in column.values() for one in runs.records if one.is_done]
     return bool(done) and all(map(collapsed, done))
 
 

@@ -132,6 +132,11 @@ class Record(_Part):
     failure: Failure | None = None
     side: str = ""  # of several folders laid side by side, the one that it is from
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the cell came to its end; else it failed."""
+        return self.status == "done"
+
     def __repr__(self) -> str:
         main = self.task.main_metric
         found = self.failure.kind if self.failure else f"{main} {(self.score or {})[main]:.3f}"

@@ -200,7 +200,7 @@ def but_for_rate(key: RowKey, head_alone: bool) -> str:
 def _only_failed(record: Record, before: Record) -> bool:
     """Whether it failed where `before`, at the very same settings, came to its end."""
     alike = (record.training, record.method.settings) == (before.training, before.method.settings)
-    return alike and record.status == "failed" and before.status == "done"
+    return alike and not record.is_done and before.is_done
 
 
 def labels(keys: Iterable[RowKey]) -> dict[RowKey, str]:

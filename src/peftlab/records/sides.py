@@ -138,7 +138,7 @@ def _scores(sides: Mapping[str, Sequence[Record]]) -> list[str]:
             metrics.setdefault((name, examples), {}).setdefault(metric, set()).add(side)
             tasks.setdefault(name, {}).setdefault(examples, set()).add(side)
             of_side = seeds.setdefault((name, examples), {}).setdefault(side, set())
-            if record.status == "done":
+            if record.is_done:
                 of_side.add(record.seed)
     lines = []
     for name, found in tasks.items():

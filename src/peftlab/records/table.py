@@ -10,7 +10,6 @@ from statistics import fmean
 
 import numpy as np
 
-from peftlab.records.answers import Judged, judged
 from peftlab.records.crossed import Crossed
 from peftlab.records.record import Record, TaskPart
 from peftlab.records.rows import (
@@ -22,6 +21,7 @@ from peftlab.records.rows import (
     merit,
     task_key,
 )
+from peftlab.records.scored_run import ScoredRun, scored_run
 from peftlab.records.store import rounds_of
 
 
@@ -35,13 +35,13 @@ class Runs:
 
     task: TaskPart
     records: tuple[Record, ...]
-    by_seed: dict[int, Judged]
+    by_seed: dict[int, ScoredRun]
     rounds: tuple[Record, ...] = ()
 
     @property
     def measured(self) -> tuple[Record, ...]:
         """The done records that speed is read from."""
-        return self.rounds or tuple(one for one in self.records if one.status == "done")
+        return self.rounds or tuple(one for one in self.records if one.is_done)
 
     @property
     def scores(self) -> list[float]:
@@ -98,7 +98,7 @@ class Runs:
         return Crossed.of(d, u, max(run.grain for run in compared))
 
 
-def _influence(run: Judged) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _influence(run: ScoredRun) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     assert run.influence is not None
     return run.influence
 
@@ -112,7 +112,7 @@ def columns(records: Sequence[Record], folders: Iterable[Path]) -> dict[TaskKey,
     in_turns: dict[str, list[Record]] = defaultdict(list)
     for folder in folders:
         for one in rounds_of(folder):
-            if one.status == "done":
+            if one.is_done:
                 in_turns[measured_alike(one)].append(one)
     rows = group(records)
     names = labels(rows)
@@ -129,7 +129,7 @@ def _runs(records: tuple[Record, ...], folders: list[Path], short: tuple[Record,
     runs = {
         record.seed: run
         for record in sorted(records, key=lambda record: record.seed)
-        if record.status == "done" and (run := judged(record, folders)) is not None
+        if record.is_done and (run := scored_run(record, folders)) is not None
     }
     return Runs(records[0].task, records, runs, short)
 

@@ -173,7 +173,7 @@ def table(records: Iterable[Record], rounds: Iterable[Record] = ()) -> Table:
     """
     records = _latest(records)
     shown = set(map(measured_alike, records))
-    rounds = [one for one in rounds if one.status == "done" and measured_alike(one) in shown]
+    rounds = [one for one in rounds if one.is_done and measured_alike(one) in shown]
     tasks: dict[TaskKey, list[Record]] = {}
     for record in records:
         tasks.setdefault(task_key(record), []).append(record)
@@ -193,12 +193,12 @@ def table(records: Iterable[Record], rounds: Iterable[Record] = ()) -> Table:
         _failure(names[key], across[task_key(record)].label, record)
         for key, members in rows.items()
         for record in members
-        if record.status == "failed"
+        if not record.is_done
     ]
     had = {
         names[key]: turns(one for m in members for one in in_turns.get(measured_alike(m), ()))
         for key, members in rows.items()
-        if any(one.status == "done" for one in members)
+        if any(one.is_done for one in members)
     }
     return Table(
         columns=tuple(across.values()),
@@ -297,7 +297,7 @@ def _cell(
     under: Mapping[str, int],
     in_turns: Mapping[str, list[Record]],
 ) -> Cell:
-    done = sorted((m for m in members if m.status == "done"), key=lambda m: m.seed)
+    done = sorted((m for m in members if m.is_done), key=lambda m: m.seed)
     runs = tuple(_run(member, under[member.cell]) for member in done)
     ranks = dict.fromkeys(rank for m in done for rank in m.score_by_rank or {})
     metric = members[0].task.main_metric

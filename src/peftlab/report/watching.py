@@ -116,7 +116,7 @@ def _left_s(left: dict[str, str], records: Sequence[Record], now: Now | None) ->
     """
     took: dict[str, list[float]] = defaultdict(list)
     for record in records:
-        if record.status == "done":
+        if record.is_done:
             took[record.method.label] += known([record.total_s])
     anyone = mean([seconds for of_row in took.values() for seconds in of_row])
     if anyone is None:

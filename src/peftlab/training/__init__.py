@@ -3,7 +3,7 @@
 from peftlab.engine import kernels, kernels_of, packs
 from peftlab.training.batches import Batch, Encoded, encode
 from peftlab.training.checkpoint import Checkpoint
-from peftlab.training.guard import Diverged, Untrained, check_outputs
+from peftlab.training.guard import Diverged, Untrained, check_finite
 from peftlab.training.loop import Fitted, Loop, answer, fit, try_one
 from peftlab.training.meters import MemoryMeter, SavedMeter
 from peftlab.training.passes import Plan, Step, outputs
@@ -25,7 +25,7 @@ __all__ = [
     "Step",
     "Untrained",
     "answer",
-    "check_outputs",
+    "check_finite",
     "encode",
     "fit",
     "kernels",

@@ -85,8 +85,8 @@ class Encoded:
         """Tokens that a batch of these examples is padded to."""
         return min(self.longest, rounded(max(self.lengths[i] for i in indices)))
 
-    def batch(self, indices: Sequence[int], place: torch.device = CPU) -> Batch:
-        """The examples at `indices`, padded to `width` of them, on the device `place`."""
+    def batch(self, indices: Sequence[int], device: torch.device = CPU) -> Batch:
+        """The examples at `indices`, padded to `width` of them, on `device`."""
         width = self.width(indices)
         inputs = {
             name: torch.tensor(
@@ -95,17 +95,19 @@ class Encoded:
             for name, rows in self.features.items()
         }
         labels = torch.tensor([self.labels[i] for i in indices])
-        return Batch({name: _moved(x, place) for name, x in inputs.items()}, _moved(labels, place))
+        return Batch(
+            {name: _moved(x, device) for name, x in inputs.items()}, _moved(labels, device)
+        )
 
 
-def _moved(tensor: Tensor, place: torch.device) -> Tensor:
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
     """On CUDA a copy from pinned memory, which doesn't wait for the one before it.
 
     From any other memory such a copy may be made when that is another's (pytorch#189690, on mps).
     """
-    if place.type != "cuda":
-        return tensor.to(place)
-    return tensor.pin_memory().to(place, non_blocking=True)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def rounded(length: int) -> int:

@@ -183,7 +183,7 @@ def count_step(
         Exception: whatever a model or a method raises that asks for a number.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    _become_fake(model, mode, torch.device(plan.device))
+    _become_fake(model, mode, torch.device(plan.device_type))
     with mode:
         groups = method.parameter_groups(
             model, plan.settings.lr, plan.settings.head_lr, plan.settings.weight_decay
@@ -197,7 +197,7 @@ def count_step(
             batch = _batch(model, trained, plan)
             parameters = [p for group in groups for p in group["params"]]
             own = [*own_tensors(model), *batch.inputs.values(), batch.labels]
-            live = LiveMeter(own, plan.device)
+            live = LiveMeter(own, plan.device_type)
             with live:
                 if in_parts:
                     for parameter in parameters:
@@ -228,17 +228,17 @@ def _evaluated(model: PreTrainedModel, plan: Plan, shape: Shape) -> LiveMeter:
     """What a forward pass holds where nothing is saved."""
     model.eval()
     batch = _batch(model, shape, plan)
-    computing = torch.autocast(plan.device, torch.bfloat16, enabled=plan.autocast)
-    live = LiveMeter(own_tensors(model), plan.device)
+    computing = torch.autocast(plan.device_type, torch.bfloat16, enabled=plan.autocast)
+    live = LiveMeter(own_tensors(model), plan.device_type)
     with torch.no_grad(), computing, live:
         model(**batch.inputs)
     return live
 
 
 def _batch(model: PreTrainedModel, shape: Shape, plan: Plan) -> Batch:
-    ids = torch.zeros(shape.size, shape.width, dtype=torch.long, device=plan.device)
+    ids = torch.zeros(shape.size, shape.width, dtype=torch.long, device=plan.device_type)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    return Batch(inputs, torch.zeros(shape.size, dtype=torch.long, device=plan.device))
+    return Batch(inputs, torch.zeros(shape.size, dtype=torch.long, device=plan.device_type))
 
 
 def _become_fake(model: nn.Module, mode: FakeTensorMode, device: torch.device) -> None:

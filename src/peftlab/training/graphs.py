@@ -5,7 +5,7 @@ launch one. A graph is a pass recorded once: the next batch of that shape (batch
 copied to where the recorded one lay, and its gradients are added to those that are there.
 
     a shape's first passes    as without graphs, which also makes the libraries ready
-    pass `MET`                captured, by which nothing is computed, and then replayed
+    pass `CAPTURED_AT`        captured, by which nothing is computed, and then replayed
     from then on              replayed
 
 The widest part of a batch is captured before the first step, so that a model that can't be
@@ -31,7 +31,7 @@ from torch import Tensor
 from peftlab.errors import RequestError, one_line
 from peftlab.training.batches import Batch
 
-MET = 4  # passes of a shape; torch's notes ask for three before a capture
+CAPTURED_AT = 4  # of a shape's passes; torch's notes ask for three before a capture
 # forward and backward: a batch and what its loss counts, to its mean loss, which has no graph
 Pass = Callable[[Batch, Tensor], Tensor]
 Shape = tuple[tuple[str, torch.Size], ...]
@@ -46,10 +46,10 @@ class Recorded(NamedTuple):
 
 
 class Graphs:
-    """The graphs of one pass on the CUDA device `place`, by the shape of a batch."""
+    """The graphs of one pass on one CUDA device, by the shape of a batch."""
 
-    def __init__(self, place: torch.device) -> None:
-        self.place = place
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.met: Counter[Shape] = Counter()
         self.recorded: dict[Shape, Recorded] = {}
         self.shared: Any = None  # of the first capture
@@ -68,7 +68,7 @@ class Graphs:
         """
         shape = tuple((name, tensor.shape) for name, tensor in batch.inputs.items())
         self.met[shape] += 1
-        if self.met[shape] < MET:
+        if self.met[shape] < CAPTURED_AT:
             return run(batch, weight)
         if shape not in self.recorded:
             self.recorded[shape] = self._record(run, batch, weight)
@@ -82,7 +82,7 @@ class Graphs:
         *inputs, labels, counts = reads
         own = Batch(dict(zip(batch.inputs, inputs, strict=True)), labels)
         try:
-            loss, replay, self.shared = captured(lambda: run(own, counts), self.shared, self.place)
+            loss, replay, self.shared = captured(lambda: run(own, counts), self.shared, self.device)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # of the capture's end; what ended it came before
@@ -94,17 +94,17 @@ class Graphs:
 
 
 def captured(
-    work: Callable[[], Tensor], shared: Any, place: torch.device
+    work: Callable[[], Tensor], shared: Any, device: torch.device
 ) -> tuple[Tensor, Callable[[], None], Any]:
     """`work`, recorded and not done: where its result will lie, what does it, what others share.
 
     That is the pool and the stream; None for the first one.
     """
     graph = torch.cuda.CUDAGraph()
-    pool, stream = shared or (None, torch.cuda.Stream(place))
-    outside = torch.cuda.current_stream(place)
+    pool, stream = shared or (None, torch.cuda.Stream(device))
+    outside = torch.cuda.current_stream(device)
     try:
-        with torch.cuda.device(place), torch.cuda.graph(graph, pool=pool, stream=stream):
+        with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool, stream=stream):
             result = work()
     finally:
         torch.cuda.set_stream(outside)  # which a capture that failed has not left

@@ -40,7 +40,7 @@ def check_groups(model: nn.Module, groups: list[dict[str, Any]]) -> None:
         )
 
 
-class Watch:
+class TrainingCheck:
     """Sees to it, once, that all that should be trained is, and that dropout is on.
 
     The check comes after a quarter of the run's updates, at most `LATEST`. At the first update the
@@ -152,7 +152,7 @@ def check_loss(loss: float, step: int, earlier: list[float], lr: float, model: n
     raise Diverged(f"the loss is {loss} at step {step}; {_cause(step, earlier, lr, model)}")
 
 
-def check_outputs(values: Tensor, epoch: int) -> None:
+def check_finite(values: Tensor, epoch: int) -> None:
     """Raise `Diverged` unless every output of an evaluation is finite."""
     if not bool(values.isfinite().all()):
         raise Diverged(

@@ -32,8 +32,8 @@ from peftlab.layers import PreTrainedModel, adapter_state
 from peftlab.naming import counted
 from peftlab.training.batches import Batch, Encoded
 from peftlab.training.checkpoint import Checkpoint, State
-from peftlab.training.graphs import MET, Graphs
-from peftlab.training.guard import Watch, check_groups, check_loss, check_outputs
+from peftlab.training.graphs import CAPTURED_AT, Graphs
+from peftlab.training.guard import TrainingCheck, check_finite, check_groups, check_loss
 from peftlab.training.meters import Memory, MemoryMeter, SavedMeter, SpeedMeter
 from peftlab.training.passes import (
     Plan,
@@ -104,11 +104,11 @@ class Loop:
         self.warmup = math.ceil(settings.warmup * self.total)
         self.optimizer = method.make_optimizer(groups)
         self.schedule = warmup_and_decay(self.optimizer, self.warmup, self.total)
-        self.watch = Watch(model, self.total, plan.unread)
+        self.watch = TrainingCheck(model, self.total, plan.unread)
         captures = settings.graphs and method.steps_alike
-        self.graphs = Graphs(plan.place) if captures else None
+        self.graphs = Graphs(plan.device) if captures else None
         # no step's, so that each step sets another one than was there when the engine was entered
-        begin_stream(step_seed(plan.seed, -1), plan.place)
+        seed_generators(step_seed(plan.seed, -1), plan.device)
         self.index = 0
         self.n_parts = 0  # of all batches so far
         self.saved_mib: float | None = None  # for the backward pass of the widest part
@@ -128,7 +128,7 @@ class Loop:
             started = time.perf_counter()
             lr = self.schedule.get_last_lr()[0]
             parts = parts_of(indices, self.train, self.plan)
-            batches = (self.train.batch(part, self.plan.place) for part in parts)
+            batches = (self.train.batch(part, self.plan.device) for part in parts)
             loss = self.step(batches, len(indices), self.usual_size)
             seconds = time.perf_counter() - started
             self.elapsed_s += seconds
@@ -189,14 +189,14 @@ class Loop:
         """
         self.model.train()
         part = widest(parts_in(0, self.train, self.plan), self.train, self.plan)
-        batch = self.train.batch(part, self.plan.place)
+        batch = self.train.batch(part, self.plan.device)
         own = (*own_tensors(self.model), *batch.inputs.values(), batch.labels)
         with SavedMeter(own) as saved:
             loss = batch_loss(self.model, batch, self.plan)
         self.saved_mib = saved.mib()
         loss.backward()
         if self.graphs is not None:  # what can't be captured shows now, too
-            for _ in range(MET):
+            for _ in range(CAPTURED_AT):
                 self._run_pass(batch, 1.0)
         self._forget_gradients()
 
@@ -207,12 +207,12 @@ class Loop:
         weighs the same in every epoch.
         """
         step = Step(self.index, self.warmup, self.total, self.plan.seed)
-        begin_stream(step_seed(step.seed, step.index), self.plan.place)
+        seed_generators(step_seed(step.seed, step.index), self.plan.device)
         self.method.before_step(self.model, step)
         loss = self._accumulate(parts, n, usual)
         # reading the loss would hold up the launch of the rest; at the first step, which counts for
         # no speed, it is read before an update could spoil what is at fault
-        waits = self.plan.device != "cpu" and self.index > 0
+        waits = self.plan.device_type != "cpu" and self.index > 0
         value = 0.0 if waits else self._check(loss)
         self.method.before_update(self.model, step)
         self.watch.look(self.model)
@@ -229,7 +229,7 @@ class Loop:
         return value
 
     def _accumulate(self, parts: Iterable[Batch], n: int, usual: float) -> Tensor:
-        value = torch.zeros((), device=self.plan.place)
+        value = torch.zeros((), device=self.plan.device)
         for part in parts:
             self.n_parts += 1
             size = len(part.labels)
@@ -240,7 +240,7 @@ class Loop:
         if self.graphs is None:
             return self._forward_backward(part, weight)
         return self.graphs(
-            self._forward_backward, part, torch.full((), weight, device=self.plan.place)
+            self._forward_backward, part, torch.full((), weight, device=self.plan.device)
         )
 
     def _forget_gradients(self) -> None:
@@ -264,10 +264,10 @@ def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dty
 def try_one(model: PreTrainedModel, train: Encoded, plan: Plan) -> None:
     """Forward and backward through one example, and no trace of it."""
     model.train()
-    devices = [model.device] if plan.device == "cuda" else []
+    devices = [model.device] if plan.device_type == "cuda" else []
     try:
         with torch.random.fork_rng(devices):
-            batch_loss(model, train.batch([0], plan.place), plan).backward()
+            batch_loss(model, train.batch([0], plan.device), plan).backward()
     finally:
         model.zero_grad()
 
@@ -277,17 +277,17 @@ def step_seed(seed: int, step: int) -> int:
     return random.Random(f"{seed}/step/{step}").getrandbits(63)
 
 
-def begin_stream(seed: int, place: torch.device) -> None:
-    """Seed torch's own generators, the CPU's and the one of the device `place`.
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed torch's own generators, the CPU's and that of `device`.
 
     `torch.manual_seed` seeds all kinds of device and writes down, for each that is absent, where it
     was called: a hundredth of a small model's step.
     """
     torch.default_generator.manual_seed(seed)
-    if place.type == "cuda" and place.index is not None:  # else it would be the current device's
-        torch.cuda.default_generators[place.index].manual_seed(seed)
-    elif place.type != "cpu":
-        torch.get_device_module(place).manual_seed(seed)
+    if device.type == "cuda" and device.index is not None:  # else it would be the current device's
+        torch.cuda.default_generators[device.index].manual_seed(seed)
+    elif device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
 
 
 def fit(
@@ -337,7 +337,7 @@ def fit(
                     checkpoint.write(snapshot(loop, fitted, answers, memory))
             started = time.perf_counter()
             answered = answer(loop.model, dev, loop.plan)
-            check_outputs(answered, epoch)
+            check_finite(answered, epoch)
             fitted.eval_s += time.perf_counter() - started
             fitted.curve.append({"epoch": epoch})
             answers.append(answered)

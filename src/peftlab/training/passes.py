@@ -53,12 +53,12 @@ class Plan:
     unread: tuple[str, ...] = ()
 
     @property
-    def device(self) -> str:
+    def device_type(self) -> str:
         """The kind of device, on which decisions depend."""
         return self.settings.device
 
     @property
-    def place(self) -> torch.device:
+    def device(self) -> torch.device:
         """The very device, on which tensors lie."""
         kind = self.settings.device
         return torch.device(kind) if self.index is None else torch.device(kind, self.index)
@@ -66,7 +66,7 @@ class Plan:
     @property
     def by_tokens(self) -> bool:
         """Whether the tokens of a batch decide on its parts: on a CPU, for every method."""
-        return self.settings.parts and self.settings.fast and self.device == "cpu"
+        return self.settings.parts and self.settings.fast and self.device_type == "cpu"
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def batch_loss(model: PreTrainedModel, batch: Batch, plan: Plan) -> Tensor:
     Where classes have weights it is the mean of weight · loss, not divided by the batch's weights:
     an example counts the same whichever others are in its batch, or in its part of one.
     """
-    with torch.autocast(plan.device, torch.bfloat16, enabled=plan.autocast):
+    with torch.autocast(plan.device_type, torch.bfloat16, enabled=plan.autocast):
         logits = model(**batch.inputs).logits.float()
     if plan.kind == "regression":
         return F.mse_loss(logits.squeeze(-1), batch.labels.float())
@@ -171,12 +171,12 @@ def outputs(
     """
     model.eval()
     rows: list[tuple[int, Tensor]] = []
-    place = model.device
+    device = model.device
     worth_it = fast and sum(data.lengths) >= WORTH_ENTERING
-    computing = torch.autocast(place.type, torch.bfloat16, enabled=autocast)
+    computing = torch.autocast(device.type, torch.bfloat16, enabled=autocast)
     with engine(model, worth_it), torch.inference_mode(), computing:
         for indices in by_length(data.lengths, 2 * batch_size, EVALUATED_TOKENS):
-            logits = model(**data.batch(indices, place).inputs).logits.float().cpu()
+            logits = model(**data.batch(indices, device).inputs).logits.float().cpu()
             rows += zip(indices, logits, strict=True)
             on_batch(len(indices))
     return torch.stack([logits for _, logits in sorted(rows, key=lambda row: row[0])])

@@ -26,7 +26,7 @@ class Rehearsal:
         indices = stratified(self.train.labels, size, self.plan.seed)
         indices.sort(key=self.train.lengths.__getitem__)
         return [
-            self.train.batch(part, self.plan.place)
+            self.train.batch(part, self.plan.device)
             for part in cut(indices, spread(size, self.plan.settings.batch_size))
         ]
 

@@ -37,7 +37,7 @@ def repeatable(device: str, trial: Callable[[], None]) -> Iterator[list[str]]:
         return
     with contextlib.ExitStack() as undo:
         _set(undo)
-        yield _tried(trial)
+        yield _try(trial)
 
 
 def _set(undo: contextlib.ExitStack) -> None:
@@ -59,7 +59,7 @@ def _set(undo: contextlib.ExitStack) -> None:
     memory.fill_uninitialized_memory = False
 
 
-def _tried(trial: Callable[[], None]) -> list[str]:
+def _try(trial: Callable[[], None]) -> list[str]:
     """Run `trial`, at second try with a warning where it can't be repeated; those in short."""
     try:
         trial()

@@ -12,11 +12,11 @@ from peftlab.tasks import Task
 
 # of the labels' standard deviation: predictions that differ less are one, or next to one
 ROUNDING, LEAST = 1e-6, 0.01
-SAME, NEARLY = "every prediction is", "predictions hardly differ"  # how these doubts begin
+SAME, NEARLY = "every prediction is", "predictions hardly differ"  # how these warnings begin
 NO_BETTER = f"{COLLAPSED}: no better than always giving one answer"
 
 
-def doubts(
+def score_warnings(
     task: Task,
     predictions: Sequence[float],
     scores: dict[str, float],

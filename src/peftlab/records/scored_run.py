@@ -18,7 +18,7 @@ EXACT = 1e-6  # of a score: predictions of another run than the record's are not
 
 
 @dataclasses.dataclass(frozen=True)
-class Judged:
+class ScoredRun:
     """A run by its task's main metric.
 
     Attributes:
@@ -33,7 +33,7 @@ class Judged:
     grain: float = 0.0
 
 
-def judged(record: Record, folders: Iterable[Path]) -> Judged | None:
+def scored_run(record: Record, folders: Iterable[Path]) -> ScoredRun | None:
     """The run as one of `folders` has it; None if the record has no score, as of a failed cell."""
     metric = record.task.main_metric
     score = (record.score or {}).get(metric)
@@ -43,13 +43,15 @@ def judged(record: Record, folders: Iterable[Path]) -> Judged | None:
     file = next((path for path in found if path.is_file()), None)
     answers = read(file, record.task.n_dev) if file and metric in METRICS else []
     if not answers:
-        return Judged(score, None)
+        return ScoredRun(score, None)
     labels, predictions, texts = np.array(answers, dtype=np.float64).T
     n_classes = len(record.task.labels)
     again, u = influences(metric, labels, predictions, n_classes)
     if not math.isclose(float(again), score, rel_tol=EXACT, abs_tol=EXACT):
-        return Judged(score, None)
-    return Judged(score, of_texts(u, texts), grain(metric, labels, predictions, texts, n_classes))
+        return ScoredRun(score, None)
+    return ScoredRun(
+        score, of_texts(u, texts), grain(metric, labels, predictions, texts, n_classes)
+    )
 
 
 def of_texts(u: Array, texts: Array) -> Array:

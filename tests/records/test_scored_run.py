@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from peftlab.records.answers import judged
 from peftlab.records.crossed import Crossed
 from peftlab.records.predictions import read
+from peftlab.records.scored_run import scored_run
 from peftlab.records.verdicts import compare_rows
 
 
 def interval(folder: Any, cell: str) -> float:
     (record,) = [one for one in folder.records if one.cell == cell]
-    run = judged(record, [folder.path])
+    run = scored_run(record, [folder.path])
     assert run is not None and run.influence is not None
     low, high = Crossed.of(np.array([run.score]), run.influence[None]).interval()
     return float(high - low)

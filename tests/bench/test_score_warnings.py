@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from peftlab.bench.doubts import NO_BETTER, doubts
+from peftlab.bench.score_warnings import NO_BETTER, score_warnings
 from peftlab.tasks import Examples, Task
 
 
 def said(task: Task, predictions: list[Any]) -> list[str]:
-    return doubts(task, predictions, task.score(predictions))
+    return score_warnings(task, predictions, task.score(predictions))
 
 
 def texts(labels: list[Any]) -> Examples:
