@@ -73,6 +73,10 @@ WRONG: dict[str, tuple[Call, str]] = {
     "train out": (lambda m, t: peftlab.train(m, t, TASK, "lora", out=5), "out must be a path"),
     "train threads": (lambda m, t: peftlab.train(m, t, TASK, "lora", threads="2"), "threads must"),
     "train unknown": (lambda m, t: peftlab.train(m, t, TASK, "lora", epoch=3), "mean 'epochs'"),
+    "train sed": (
+        lambda m, t: peftlab.train(m, t, TASK, "lora", sed=3),
+        "did you mean 'seed'",
+    ),
     "evaluate model": (lambda m, t: peftlab.evaluate("minilm", t, TASK), "model must be"),
     "evaluate tokenizer": (lambda m, t: peftlab.evaluate(m, 5, TASK), "tokenizer must be"),
     "evaluate task": (lambda m, t: peftlab.evaluate(m, t, ["cola"]), "task must be a name"),
@@ -100,6 +104,7 @@ WRONG: dict[str, tuple[Call, str]] = {
     "compare seed": (lambda m, t: peftlab.compare(seeds=[0.5]), "got 0.5"),
     "compare out": (lambda m, t: peftlab.compare(out=5), "out must be a path"),
     "compare data_dir": (lambda m, t: peftlab.compare(data_dir=5), "data_dir must be a path"),
+    "compare method": (lambda m, t: peftlab.compare(method="lora"), "did you mean 'methods'"),
     "compare keep": (lambda m, t: peftlab.compare(keep=5), "unknown keep '5'"),
     "compare epochs": (lambda m, t: peftlab.compare(epochs="3"), "epochs must be"),
     "compare data": (lambda m, t: peftlab.compare(data=5, text="a", label="b"), "path must be"),

@@ -10,7 +10,7 @@ imports `errors` and `naming` alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -101,8 +101,10 @@ class Training(_Settings):
     )
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Self:
+    def of(cls, given: Mapping[str, Any], beside: Iterable[str] = ()) -> Self:
         """The settings that were given, checked; the rest at their defaults, and marked as such.
+
+        `beside` them their caller has other arguments, one of which may have been meant.
 
         Raises:
             RequestError: naming the field, what was given and what is allowed.
@@ -110,7 +112,7 @@ class Training(_Settings):
         try:
             return cls.model_validate(dict(given))
         except ValidationError as error:
-            raise explain(error, "training", Training.model_fields) from None
+            raise explain(error, "training", [*Training.model_fields, *beside]) from None
 
     @property
     def given(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ What options give as words is made a request here too, as Python's arguments are
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -104,7 +105,7 @@ def compare(
         out=out,
         tune=tune_of(tune),
         rates=rates,
-        training=Training.of(settings),
+        training=Training.of(settings, arguments_of(compare)),
     )
     ready = planned(request.suite, request.asked, out=out)
     rounds = _rounds(repeat_speed)
@@ -138,6 +139,12 @@ def request_of(*, suite: Any, out: Any, **given: Any) -> Request:
         if isinstance(method, Method) and not is_built_in(type(method)):
             register(type(method))
     return Request(None if suite is None else expanded(suite), given)
+
+
+def arguments_of(call: Callable[..., Any]) -> list[str]:
+    """The names that a call has for its own arguments, beside those of a training."""
+    parameters = inspect.signature(call).parameters.values()
+    return [one.name for one in parameters if one.kind is not one.VAR_KEYWORD]
 
 
 def every_task() -> list[str]:

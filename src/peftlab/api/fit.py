@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from peftlab.api.compare import Planned, data_of, foreseeing, planned, request_of
+from peftlab.api.compare import Planned, arguments_of, data_of, foreseeing, planned, request_of
 from peftlab.api.export import check_again, copy_adapter
 from peftlab.api.live import Live
 from peftlab.api.progress import callers_console, observer
@@ -119,7 +119,7 @@ def fit(
         data_dir=data_dir,
         metric=metric,
         out=runs,
-        training=Training.of(training),
+        training=Training.of(training, arguments_of(fit)),
     )
     ready = plan_fit(request.asked, [], None if runs is None else Path(runs))
     return fit_planned(ready, Path(out), minutes, callers_console(quiet), quiet)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from peftlab.api.compare import (
     Planned,
+    arguments_of,
     data_of,
     known_folders,
     planned,
@@ -175,7 +176,7 @@ def plan(
         out=out,
         tune=tune_of(tune),
         rates=rates,
-        training=Training.of(settings),
+        training=Training.of(settings, arguments_of(plan)),
     )
     return plan_of(planned(request.suite, request.asked, out=out), measure)
 

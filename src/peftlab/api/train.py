@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 
 from peftlab.adapters import check_ids, check_savable, is_merged, save
-from peftlab.api.compare import foreseeing
+from peftlab.api.compare import arguments_of, foreseeing
 from peftlab.api.inference import check_num_labels, task_of
 from peftlab.api.progress import callers_console, observer
 from peftlab.atomic import BESIDE, check_replaceable, replace_folder
@@ -197,7 +197,7 @@ def _asked(training: dict[str, Any], method: Method) -> Training:
         del ways["precision"]  # an fp32 base computes in what is asked
     for name in sorted(ways.keys() & training.keys()):
         raise RequestError(f"train() takes the model as it is; for {name}, {ways[name]}")
-    return Training.of(training)
+    return Training.of(training, arguments_of(train))
 
 
 def _cell(
