@@ -22,9 +22,13 @@ def folder(tiny_model: Path, tiny_task: Task, tmp_path_factory: pytest.TempPathF
     return out
 
 
-def test_a_folder_shows_its_table_and_what_to_take(folder: Path) -> None:
+def test_a_folder_shows_its_table_and_what_to_take(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as Jupyter sets it
     shown = peftlab.show(folder)
     lines = str(shown).splitlines()
+    assert "\x1b" not in str(shown)
     assert any(line.lstrip().startswith("lora") for line in lines)
     assert any(line.startswith("Take ") for line in lines)
     assert lines[-1] == f"page: {shown.page.resolve()}" and shown.page.is_file()

@@ -51,9 +51,7 @@ from peftlab.tasks import Task
 from peftlab.training import MemoryMeter
 
 SUITE = "train"
-TRAINED_BEFORE = (
-    "this model had been trained already, and these epochs come on top; load it again to begin anew"
-)
+TRAINED_BEFORE = "these epochs come on top of an earlier training"
 
 
 def train(
@@ -151,8 +149,8 @@ def _run(
     with observer(callers_console(quiet), quiet) as progress:
         progress.cell(cell)
         before = [TRAINED_BEFORE] if state_of(model).task_card else []
-        for line in before:
-            progress.note(line)
+        for note in before:
+            progress.note(f"{note}; load the model again to begin anew")
         scorer = CellScorer(
             task,
             on_step=functools.partial(progress.step, cell),

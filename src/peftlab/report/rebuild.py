@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Console, RenderableType
 
@@ -41,7 +41,8 @@ class Shown(NamedTuple):
     beside: str = ""
 
     def __repr__(self) -> str:
-        console = Console(file=io.StringIO(), width=WIDTH, force_jupyter=False)
+        plain: dict[str, Any] = {"force_terminal": False, "color_system": None}  # FORCE_COLOR too
+        console = Console(file=io.StringIO(), width=WIDTH, force_jupyter=False, **plain)
         with console.capture() as captured:
             console.print(self.terminal)
         lines = [captured.get().rstrip(), *map(lost, self.unreadable), self.beside]
