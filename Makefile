@@ -17,10 +17,10 @@ PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4
 help:  ## list the verbs
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-demo: $(VENV)/.demo  ## install, then compare thirteen methods on a synthetic task (about 4 minutes)
+demo: $(VENV)/.demo  ## install, then compare thirteen methods on a synthetic task (3 to 5 minutes)
 	@$(BIN)/peftlab compare
 
-test: $(VENV)/.dev  ## install, then run the tests (5 minutes)
+test: $(VENV)/.dev  ## install, then run the tests (5 to 7 minutes)
 	@$(PYTEST) --dist loadscope -m "not slow and not shown" $(TESTS)
 
 slow: $(VENV)/.dev  ## the tests of whole commands, and of the page in a browser (3 minutes)

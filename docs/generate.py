@@ -112,8 +112,10 @@ def methods_page() -> str:
 
 def _of_method(method: type[Method]) -> list[str]:
     """Its default rate, whether it can be merged, and whether it is saved as PEFT's own are."""
-    marks = ("yes" if told else "no" for told in (method.mergeable, issubclass(method, InPeft)))
-    return [f"{method.default_lr:g}", *marks]
+    merges = "yes" if method.mergeable else "no"
+    if method.head_alone or method.saves_full_weights:
+        merges = "nothing to merge"
+    return [f"{method.default_lr:g}", merges, "yes" if issubclass(method, InPeft) else "no"]
 
 
 def python_page() -> str:

@@ -39,7 +39,7 @@ def older_table() -> str:
 
 def _table(shown: Callable[[str], bool]) -> str:
     head = ["model", "task", "processor", "peftlab", "fastest", "fastest not shown to lose"]
-    head += ["as installed", "settings tried", "memory, MiB", "measured"]
+    head += ["as installed", "HF PEFT's settings tried", "memory, MiB", "measured"]
     return markdown(head, (row for row in _rows() if shown(row[-1])))
 
 

@@ -71,8 +71,8 @@ def train(
     """Train `model` in place on `task` by `method`, evaluating after every epoch.
 
     The model is injected with the method first, unless it has been already. One that has been
-    trained before goes on from there, and the record's notes say so. Torch's generators are left
-    as they were.
+    trained before goes on from there, and the record's notes say so. The generators of the CPU
+    and of the GPU that trains are left as they were.
 
     Args:
         model: from `load_model`.

@@ -295,7 +295,7 @@ def make_plan(cell: Cell, task: Task, packed: bool) -> Plan:
 
 
 def count(model: PreTrainedModel) -> Trainable:
-    """Trained numbers, the head apart."""
+    """Trained parameters, the head apart."""
     total = sum(p.numel() for p in model.parameters() if p.requires_grad)
     head = sum(p.numel() for p in head_parameters(model).values() if p.requires_grad)
     return Trainable(adapter=total - head, head=head, total=total)
