@@ -177,24 +177,36 @@ def test_what_other_cells_of_a_notebook_define_is_part_of_the_code(
     mine = METHOD.replace("SCALING = 2.0", "").replace(linear, "")
     mine = mine.replace("from words import TARGETS", "TARGETS = 'query'")
 
-    def hashed(linear: str, scaling: str, other: str = "1") -> str | None:
-        module = ModuleType("notebook")
-        monkeypatch.setitem(sys.modules, "notebook", module)
-        imports = "from peftlab.layers import LoRALinear\nTWICE = 2\n"
-        cells = [imports + linear, f"SCALING = {scaling}", f"OTHER = {other}", mine]
-        for number, text in enumerate(cells):
-            file = f"<cell {number} of notebook>"
-            linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
-            exec(compile(text, file, "exec"), vars(module))
+    module = ModuleType("notebook")
+    monkeypatch.setitem(sys.modules, "notebook", module)
+    module.In = []  # type: ignore[attr-defined]  # what IPython calls the cells that ran
+
+    def hashed(*cells: str) -> str | None:
+        for cell in cells:
+            module.In.append(cell)
+            file = f"<cell {len(module.In)} of notebook>"
+            exec(compile(cell, file, "exec"), vars(module))
         return source_hash(module.Mine)
 
-    first = hashed(linear, "2.0")
+    imports = "from peftlab.layers import LoRALinear\nTWICE = 2\nSETTINGS = {'scale': None}\n"
+    helper = imports + linear.replace("forward(x)", "forward(TWICE * x)")
+    first = hashed(helper, "SCALING = 2.0", mine)
     assert first is not None
-    assert hashed(linear, "2.0", other="2") == first
-    assert hashed(linear, "3.0") != first
-    assert hashed(linear.replace("forward(x)", "forward(2 * x)"), "2.0") != first
-    deeper = linear.replace("forward(x)", "forward(TWICE * x)")
-    assert hashed(deeper, "2.0") != hashed(deeper.replace("TWICE", "(TWICE + 1)"), "2.0")
+    same = (helper, mine, "OTHER = 2", "SCALING = 2.0", "rank = 3\nfor base in (1, 2): print(base)")
+    assert [hashed(cell) for cell in same] == [first] * len(same)  # run again, or no part of it
+    changes = [
+        "SCALING = 3.0",
+        "TWICE = 3",
+        "SCALING = 2.0 * TWICE",
+        helper.replace("TWICE * x", "x"),
+        mine.replace("rank: int = Field(default=4", "rank: int = Field(default=5"),
+    ]
+    seen = [first, *(hashed(cell) for cell in changes)]
+    assert len(set(seen)) == len(seen)
+    assert hashed(helper, "SCALING = 2.0", mine) == first
+    of_fields = "class Scales:\n    first = 2.0\n    second = None\n"
+    uses = "SCALING = Scales.first"
+    assert hashed(of_fields, uses) != hashed(of_fields.replace("2.0", "3.0"), uses)
 
 
 def test_a_class_without_a_source_is_refused(

@@ -15,11 +15,11 @@ import hashlib
 import inspect
 import linecache
 import pickle
+import symtable
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from pydantic import BaseModel
 
@@ -90,64 +90,82 @@ def source_hash(method: type[Method]) -> str | None:
     """
     if is_built_in(method):
         return None
-    found = _source(method)
-    if not found:
-        return None
-    module = sys.modules.get(method.__module__)
-    if module is not None and not hasattr(module, "__file__"):
-        found = "\n".join([found, *_of_other_cells(found, module)])
-    return hashlib.sha256(found.encode()).hexdigest()
-
-
-def _source(thing: Any) -> str:
-    """A class or function as its file, or its notebook's cell, defines it; empty if none does."""
-    for file in _files(thing):
-        linecache.checkcache(file)  # else what was read once in this process is never read again
-        text = "".join(linecache.getlines(file))
-        found = definitions(text, thing.__qualname__.partition(".")[0])
+    name = method.__qualname__.partition(".")[0]
+    for text in _texts(method):
+        found = definitions(text, name)
         if found:
-            return found
-    return ""
+            return hashlib.sha256(found.encode()).hexdigest()
+    return None
 
 
-def _files(thing: Any) -> list[str]:
-    """Where it may be written: its module's file, or the notebook's cell of a function."""
-    file = getattr(sys.modules.get(thing.__module__), "__file__", None)
-    functions = [thing, *(vars(thing).values() if inspect.isclass(thing) else ())]
-    cells = [value.__code__.co_filename for value in functions if inspect.isfunction(value)]
-    return [*([file] if file else []), *cells]
+def _texts(method: type[Method]) -> Iterator[str]:
+    """Where the class may be written: its notebook, its module's file, the cell of a function."""
+    module = sys.modules.get(method.__module__)
+    cells = getattr(module, "In", None)  # IPython's: what ran so far
+    if isinstance(cells, list):
+        yield notebook(cells)
+    file = getattr(module, "__file__", None)
+    functions = [value for value in vars(method).values() if inspect.isfunction(value)]
+    for name in [*([file] if file else []), *(one.__code__.co_filename for one in functions)]:
+        linecache.checkcache(name)  # else what was read once in this process is never read again
+        yield "".join(linecache.getlines(name))
 
 
-def _of_other_cells(text: str, module: ModuleType) -> list[str]:
-    """What `text` uses of a notebook's other cells, and what this uses in turn.
+def notebook(cells: Sequence[str]) -> str:
+    r"""The cells of a notebook as one text, which running a cell again leaves as it is.
 
-    Functions and classes as they are written, plain values as they are now.
+    What was defined again stands where it was first, as it was defined last.
+
+    >>> print(notebook(["a = [1]", "a += [2]; b = 1", "a = [3]", "a += [4]", "b ="]))
+    a = [3]
+    b = 1
+    a += [4]
     """
-    found: list[str] = []
-    seen: set[str] = set()
-    texts = [text]
-    while texts:
-        statements = ast.parse(texts.pop()).body
-        used = {name for statement in statements for name in _used(statement)}
-        for name in sorted(used - set().union(*map(_bound, statements)) - seen):
-            seen.add(name)
-            given: Any = vars(module).get(name)
-            value = inspect.unwrap(given)
-            if getattr(value, "__module__", None) == module.__name__ and callable(value):
-                found.append(f"{name}: {_source(value)}")
-                texts.append(_source(value))
-            elif _is_plain(value):
-                found.append(f"{name} = {value!r}")
-    return found
+    kept: list[tuple[ast.stmt, set[str]]] = []
+    for statement in [one for cell in cells for one in _statements(cell)]:
+        bound, place = _bound(statement) | _changed(statement), len(kept)
+        if bound and bound <= _defined_anew(statement):
+            old = [index for index, (_, names) in enumerate(kept) if names and names <= bound]
+            kept = [one for index, one in enumerate(kept) if index not in old[1:]]
+            if old:
+                del kept[old[0]]
+                place = old[0]
+        kept.insert(place, (statement, bound))
+    return "\n".join(ast.unparse(statement) for statement, _ in kept)
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether a value is all that its text says."""
-    if isinstance(value, dict):
-        return all(map(_is_plain, [*value, *value.values()]))
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return isinstance(value, bool | int | float | str | bytes)
+def _statements(cell: str) -> Iterator[ast.stmt]:
+    """A cell's, each import by itself: another cell may have some of them too."""
+    with contextlib.suppress(SyntaxError):  # such a cell never ran
+        for statement in ast.parse(cell).body:
+            if isinstance(statement, ast.Import):
+                yield from (ast.Import([name]) for name in statement.names)
+            elif isinstance(statement, ast.ImportFrom):
+                module, level = statement.module, statement.level
+                yield from (ast.ImportFrom(module, [name], level) for name in statement.names)
+            else:
+                yield statement
+
+
+def _defined_anew(statement: ast.stmt) -> set[str]:
+    """The names that a statement binds whatever they were before."""
+    of: Sequence[ast.AST | None]
+    match statement:
+        case ast.Import() | ast.ImportFrom():
+            of = []
+        case ast.ClassDef():
+            of = [*statement.decorator_list, *statement.bases, *statement.keywords]
+        case ast.FunctionDef() | ast.AsyncFunctionDef():
+            arguments = statement.args
+            of = [*statement.decorator_list, *arguments.defaults, *arguments.kw_defaults]
+        case ast.Assign() if all(isinstance(one, ast.Name) for one in statement.targets):
+            of = [statement.value]
+        case ast.AnnAssign() if isinstance(statement.target, ast.Name) and statement.value:
+            of = [statement.value]
+        case _:
+            return set()
+    nodes = (node for one in of if one is not None for node in ast.walk(one))
+    return _bound(statement) - {node.id for node in nodes if isinstance(node, ast.Name)}
 
 
 def definitions(text: str, name: str) -> str:
@@ -218,5 +236,17 @@ def _root(node: ast.expr) -> set[str]:
     return {node.id} if isinstance(node, ast.Name) else set()
 
 
-def _used(statement: ast.stmt) -> list[str]:
-    return [node.id for node in ast.walk(statement) if isinstance(node, ast.Name)]
+def _used(statement: ast.stmt) -> set[str]:
+    """The names of the file, or of Python itself, that a statement reads."""
+    found = set()
+    tables = [symtable.symtable(ast.unparse(statement), "", "exec")]
+    while tables:
+        table = tables.pop()
+        tables += table.get_children()
+        is_module = table.get_type() == "module"
+        found |= {
+            symbol.get_name()
+            for symbol in table.get_symbols()
+            if symbol.is_referenced() and (is_module or symbol.is_global())
+        }
+    return found
