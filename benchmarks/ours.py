@@ -133,11 +133,11 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def _score(task_file: Path, outputs: list[list[float]]) -> float:
-    from peftlab.bench.outcome import answers
+    from peftlab.bench.outcome import predictions_of
     from peftlab.tasks import Task
 
     task = Task.read(task_file)
-    return task.score(answers(task.kind, outputs))[task.main_metric]
+    return task.score(predictions_of(task.kind, outputs))[task.main_metric]
 
 
 def _lengths(cell: Any, task_file: Path) -> list[int]:

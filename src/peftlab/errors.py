@@ -17,7 +17,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-MOST_FINDINGS = 5  # of one value that are told: each example of a data set may have its own
+MOST_FINDINGS = 5  # of one field that are told: each example of a data set may have its own
+SHOWN = reprlib.Repr()  # of a value that was given, which may be a data set
+SHOWN.maxstring = SHOWN.maxother = 100
 # what json.loads and tomllib.loads raise: the latter for what is nested too deeply
 JSON_ERRORS = (ValueError, RecursionError)
 
@@ -92,34 +94,43 @@ def explain(
         fields: that are allowed.
         inside: those that are allowed within a field.
     """
-    lines, fields, inside = [], list(fields), inside or {}
+    fields, lines = list(fields), dict[str, list[str]]()
     for found in error.errors(include_url=False):
         loc = list(found["loc"])
         if loc and isinstance(loc[0], int) and loc[0] < len(fields):  # it was given by position
             loc[0] = fields[loc[0]]
-        where = ".".join(map(str, loc)) or "value"
-        given = reprlib.repr(found["input"])  # it may be a data set
-        if found["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
+        told = _told(found, loc, owner, fields, inside or {})
+        lines.setdefault(str(loc[0]) if loc else "", []).append(told)
+    for of_field in lines.values():
+        if len(of_field) > MOST_FINDINGS:
+            of_field[MOST_FINDINGS:] = [f"and {len(of_field) - MOST_FINDINGS:,} more like these"]
+    return RequestError("; ".join(line for of_field in lines.values() for line in of_field))
+
+
+def _told(
+    found: Mapping[str, Any],
+    loc: list[Any],
+    owner: str,
+    fields: list[str],
+    inside: Mapping[str, Iterable[str]],
+) -> str:
+    """One finding, at `loc`, in a line."""
+    where, given = ".".join(map(str, loc)) or "value", SHOWN.repr(found["input"])
+    said = found.get("ctx", {}).get("error")
+    match found["type"]:
+        case "extra_forbidden" | "unexpected_keyword_argument":
             *outer, name = map(str, found["loc"])
             known = inside.get(outer[0], fields) if outer else fields
-            lines.append(str(unknown(f"setting of {'.'.join([owner, *outer])}", name, known)))
-            continue
-        if found["type"] == "missing":
-            lines.append(f"{owner}: {where} is missing")
-            continue
-        if found["type"] == "too_short":
-            lines.append(f"{owner}: {where} must name at least one, got {given}")
-            continue
-        said = found.get("ctx", {}).get("error")
+            return str(unknown(f"setting of {'.'.join([owner, *outer])}", name, known))
+        case "missing":
+            return f"{owner}: {where} is missing"
+        case "too_short":
+            return f"{owner}: {where} must name at least one, got {given}"
         # of a whole value, which may be a data set; or in words that name the field themselves
-        if found["type"] == "value_error" and (not loc or isinstance(said, RequestError)):
-            lines.append(f"{owner}: {said}")
-            continue
-        rule = found["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-        lines.append(f"{owner}: {where} must be {rule}, got {given}")
-    if len(lines) > MOST_FINDINGS:
-        lines[MOST_FINDINGS:] = [f"and {len(lines) - MOST_FINDINGS:,} more like these"]
-    return RequestError("; ".join(lines))
+        case "value_error" if not loc or isinstance(said, RequestError):
+            return f"{owner}: {said}"
+    rule = found["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    return f"{owner}: {where} must be {rule}, got {given}"
 
 
 def expect(name: str, given: object, kinds: type | tuple[type, ...], words: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,30 @@ def test_records_come_back_and_are_told_in_a_line(folder: Path, tmp_path: Path) 
     assert repr(records[0]) == f"<Record {records[0].cell}: accuracy {score['accuracy']:.3f}>"
     with pytest.raises(peftlab.RequestError, match="has no records"):
         peftlab.load_records(tmp_path)
+
+
+def test_a_record_that_can_not_be_read_is_told_of(folder: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(folder, tmp_path / "out"))
+    broken = next((out / "records").iterdir())
+    broken.write_bytes(broken.read_bytes()[:100])
+    with pytest.warns(UserWarning, match=f"the record of {broken.stem} can't be read"):
+        assert len(peftlab.load_records(out)) == 1
+
+
+def test_a_record_without_a_score_has_a_line_too(folder: Path) -> None:
+    record = peftlab.load_records(folder)[0].model_copy(update={"score": None})
+    assert str(record) == repr(record) == f"<Record {record.cell}: no score>"
+
+
+def test_of_two_tasks_of_one_name_the_one_that_is_given_is_exported(
+    tiny_model: Path, tiny_task: Task, tmp_path: Path
+) -> None:
+    second = dataclasses.replace(tiny_task, dev=tiny_task.train)
+    for task in (tiny_task, second):
+        asked = {"model": tiny_model, "tasks": task, "methods": "head", "epochs": 1}
+        peftlab.compare(**asked, out=tmp_path / "out", quiet=True)
+    found = peftlab.export(tmp_path / "out", tmp_path / "best", task=tiny_task)
+    assert found.record.task.sha256 == tiny_task.sha256()
 
 
 def test_a_task_made_in_python_is_given_to_export_again(

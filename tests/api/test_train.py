@@ -67,13 +67,30 @@ def test_torch_s_generator_is_left_as_it_was(tiny_model: Path, tiny_task: Task) 
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_a_training_on_top_of_another_says_so(tiny_model: Path, tiny_task: Task) -> None:
+def test_a_training_on_top_of_another_says_so(
+    tiny_model: Path, tiny_task: Task, tmp_path: Path
+) -> None:
     """As a notebook's cell that is run twice: its record says one epoch, and is of two."""
     model, tokenizer = peftlab.load_model(str(tiny_model))
     first = peftlab.train(model, tokenizer, tiny_task, "lora", **FAST)
     again = peftlab.train(model, tokenizer, tiny_task, "lora", **FAST)
     assert TRAINED_BEFORE in again.method.notes and TRAINED_BEFORE not in first.method.notes
     assert again.cell == first.cell
+    peftlab.save(model, tmp_path / "adapter")
+    loaded = peftlab.train(*peftlab.load(tmp_path / "adapter"), tiny_task, "lora", **FAST)
+    assert TRAINED_BEFORE in loaded.method.notes
+
+
+def test_a_training_that_made_no_step_is_no_earlier_one(
+    tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    with monkeypatch.context() as full:
+        full.setattr("peftlab.training.loop.Loop.try_widest", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            peftlab.train(model, tokenizer, tiny_task, "lora", **FAST)
+    record = peftlab.train(model, tokenizer, tiny_task, "lora", **FAST)
+    assert TRAINED_BEFORE not in record.method.notes
 
 
 def test_a_stopped_training_leaves_no_dropout(

@@ -392,16 +392,24 @@ def test_a_diverging_cell_fails_and_the_suite_goes_on(
     assert head.status == "done"
 
 
+@pytest.mark.parametrize("asked", [False, True])
 def test_what_a_dead_worker_leaves_need_not_be_utf_8(
-    tmp_path: Path, tiny_model: Path, tiny_task: Task, cold: None, monkeypatch: pytest.MonkeyPatch
+    asked: bool,
+    tmp_path: Path,
+    tiny_model: Path,
+    tiny_task: Task,
+    cold: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    code = r"import os; os.write(2, b'crash in \xff\n'); os._exit(3)"
+    waits = "input(); " * asked  # for its order
+    code = rf"import os; {waits}os.write(2, b'crash in \xff\n'); os._exit(3)"
     monkeypatch.setattr(execute, "COMMAND", [sys.executable, "-c", code])
     started = execute.Worker._start
 
     def dead(worker: execute.Worker) -> Any:  # and its words written, before it is asked for a cell
         process, burial = started(worker)
-        burial.join()
+        if not asked:
+            burial.join()
         return process, burial
 
     monkeypatch.setattr(execute.Worker, "_start", dead)

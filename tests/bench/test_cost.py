@@ -188,9 +188,7 @@ def test_what_does_not_fit_is_refused_with_what_would(grid: Grid, predictor: Pre
 def test_a_smaller_part_is_found_by_halving(
     tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        foreseeing, "PREDICTION_ERROR", 0.0
-    )  # parts save less of a tiny model than that
+    monkeypatch.setattr(foreseeing, "PREDICTION_ERROR", 0.0)  # parts of a tiny model save less
     grid = grid_of(tiny_model, tiny_task, ["lora"], batch_size=32, precision="fp32")
     predictor = Predictor(grid)
     found = largest(predictor, grid.cells)

@@ -137,7 +137,7 @@ def test_another_metric_is_no_other_cell_and_trains_nothing(
 
 
 @pytest.mark.parametrize("damage", ["null\n", "[" * 100_000 + "\n", "\xff"])
-def test_a_damaged_curve_has_no_epochs(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_curve_has_no_rows(tmp_path: Path, damage: str) -> None:
     (tmp_path / "curves").mkdir()
     file = Store(tmp_path).curve("cell")
     file.write_text(damage, encoding="latin-1")

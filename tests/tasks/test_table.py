@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
@@ -61,6 +62,15 @@ def test_numbers_are_those_of_python_and_dev_is_what_is_given() -> None:
         ({"texts": TEXTS, "label": NAMES}, "unknown column of table 'text'; did you mean 'texts'"),
         ({"text": TEXTS[1:], "label": NAMES}, "several lengths: 39 text, 40 label"),
         ({"text": [], "label": []}, "no rows"),
+        ({"text": TEXTS, "label": np.array(NAMES, dtype=object).reshape(40, 1)}, "one value a row"),
+        ({"text": "a b", "label": NAMES}, "must hold a value a row, got 'a b'"),
+        ({"text": [*TEXTS[1:], pd.NA], "label": NAMES}, "row 40: a text is empty"),
+        ({"text": TEXTS, "label": np.arange(40).astype("datetime64[ns]")}, "got datetime64"),
+        (
+            pd.DataFrame([["a", "b", "x"]] * 4, columns=["text", "text", "label"]),
+            "2 columns 'text'",
+        ),
+        (iter(TEXTS), "table must be a DataFrame"),
         (pd.DataFrame({"text": [*TEXTS[1:], pd.NA], "label": NAMES}), "row 40: a text is empty"),
         (pd.DataFrame({"text": TEXTS, "label": [*NAMES[1:], None]}), "row 40: the label is empty"),
     ],
@@ -68,6 +78,17 @@ def test_numbers_are_those_of_python_and_dev_is_what_is_given() -> None:
 def test_what_is_wrong_with_it_is_said_with_its_row(table: Any, message: str) -> None:
     with pytest.raises(peftlab.RequestError, match=message):
         peftlab.make_task(table)
+
+
+def test_columns_may_have_numbers_for_names_and_numpy_s_or_arrow_s_values() -> None:
+    frame = pd.DataFrame({0: TEXTS, 1: NAMES})
+    expected = peftlab.make_task({"text": TEXTS, "label": NAMES}).sha256()
+    assert peftlab.make_task(frame, "0", "1").sha256() == expected
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["bad", "good"])})
+    table = Dataset.from_dict({"text": TEXTS, "label": [0, 1] * 20}, features=features)
+    assert peftlab.make_task(table.with_format("arrow")).sha256() == expected
+    with pytest.raises(peftlab.RequestError, match="a column must be a name, got 0"):
+        peftlab.make_task(frame, 0, 1)  # type: ignore[arg-type]
 
 
 def test_a_label_or_a_kind_that_is_unknown_is_refused() -> None:
@@ -82,7 +103,13 @@ def test_examples_take_single_texts_and_say_in_few_words_what_is_wrong() -> None
     """Wrong data of a task was printed whole: 85,000 characters of 400 rows."""
     examples = peftlab.Examples(TEXTS, [0, 1] * 20)
     assert examples.texts[0] == ("text 0",)
-    assert len(repr(examples)) < 100
+    assert len(repr(peftlab.Examples(["word " * 10_000], [0]))) < 100
+    numbers = peftlab.Examples(TEXTS, np.array([0, 1] * 20))  # type: ignore[arg-type]
+    assert numbers == examples and {type(label) for label in numbers.labels} == {int}
+    frame = pd.DataFrame({"text": TEXTS, "label": NAMES})
+    for texts, labels in ((frame, [0, 1]), ({"a": 1}, [0]), (["a"], {0: 1}), (["a"], b"a")):
+        with pytest.raises(peftlab.RequestError, match="must be a valid"):
+            peftlab.Examples(texts, labels)  # type: ignore[arg-type]
     with pytest.raises(peftlab.RequestError, match=r"label 'bad' is a text.*make_task takes"):
         peftlab.Examples(TEXTS, NAMES)  # type: ignore[arg-type]
     with pytest.raises(peftlab.RequestError, match="and 395 more like these") as wrong:

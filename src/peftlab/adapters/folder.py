@@ -252,6 +252,7 @@ def _find(name: str, base: str | None, revision: str | None) -> Source:
 
 def _name_outputs(model: PreTrainedModel, card: Card) -> None:
     state_of(model).task_card = card.task
+    state_of(model).has_learnt = card.task is not None
     if card.task:
         card.task.name_outputs(model.config)
     if card.labels:

@@ -143,9 +143,9 @@ def plain_folder(model: PreTrainedModel, tokenizer: Any, folder: Path) -> float:
             model.set_submodule(name, linear_like(layer, weight_of(layer), layer.bias))
     plain = model.float()
     moved = (_logits(plain, inputs) - before).abs().max().item()
-    answers = state_of(model).task_card
-    if answers is not None:
-        tokenizer.model_max_length = answers.max_length  # all that transformers' pipelines know
+    card = state_of(model).task_card
+    if card is not None:
+        tokenizer.model_max_length = card.max_length  # all that transformers' pipelines know
 
     def write(place: Path) -> None:
         plain.config.dtype = torch.float32

@@ -75,12 +75,14 @@ def export(
     check_replaceable(to)
     store = Store(out)
     records = store.records()
-    name = task.name if isinstance(task, Task) else task
-    of_task = _as_asked_last(_of_task(records, name, out), store)
+    if isinstance(task, Task):
+        of_task = _of_given(records, task, out)
+    else:
+        of_task = _as_asked_last(_of_task(records, task, out), store)
     row, rate_from_dev = _row(of_task, _names(records), method, out)
     record = _kept(store, row)
     try:
-        seen = _given(task, record) if isinstance(task, Task) else task_again(store, record)
+        seen = _seen(task, record) if isinstance(task, Task) else task_again(store, record)
     except RequestError as error:
         adapter = store.adapter(record.cell)
         raise RequestError(f"{error}; its adapter, which can't be checked, is {adapter}") from error
@@ -89,14 +91,22 @@ def export(
     return Exported(record, reached, rate_from_dev)
 
 
-def _given(task: Task, record: Record) -> Task:
-    """The task that a caller holds, as the record's cell saw it."""
-    seen = carved(task) if judged_on_train(record) else task
-    if seen.sha256() != record.task.sha256:
+def _of_given(records: list[Record], task: Task, out: Path) -> list[Record]:
+    """Those of a task that a caller holds, by its examples; of several metrics the latest's."""
+    of_name = _of_task(records, task.name, out)
+    alike = [one for one in of_name if _seen(task, one).sha256() == one.task.sha256]
+    done = [one for one in alike if one.is_done]
+    if not done:
         raise RequestError(
-            f"task {task.name} as it was given is not what {record.cell} saw: it has other "
+            f"task {task.name} as it was given is not what {of_name[-1].cell} saw: it has other "
             "examples or labels"
         )
+    return [one for one in alike if one.task.main_metric == done[-1].task.main_metric]
+
+
+def _seen(task: Task, record: Record) -> Task:
+    """The task that a caller holds, as a record of it saw it."""
+    seen = carved(task) if judged_on_train(record) else task
     return seen.judged_by(record.task.main_metric)
 
 

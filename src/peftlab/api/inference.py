@@ -208,8 +208,8 @@ def _rows(texts: Any) -> list[tuple[str, ...]]:
 def _longest(model: PreTrainedModel, tokenizer: Any, otherwise: int | None) -> int:
     """The longest input: as in training where the model knows it, else the task's or its own."""
     limit = token_limit(tokenizer, model.config)
-    answers = state_of(model).task_card
-    wanted = answers.max_length if answers else otherwise
+    card = state_of(model).task_card
+    wanted = card.max_length if card else otherwise
     return min(wanted or limit, limit)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
+from typing import Any
 
-from peftlab.errors import expect_path
+from peftlab.errors import expanded, expect, expect_path
 from peftlab.records.recommend import Prefer
 from peftlab.records.record import Record
 from peftlab.records.rows import MARGIN
-from peftlab.records.store import Store
+from peftlab.records.store import Store, lost
 from peftlab.records.verdicts import Question
 from peftlab.report import Shown, rebuild
 
@@ -16,8 +18,8 @@ from peftlab.report import Shown, rebuild
 def show(
     folder: str | Path,
     *,
-    tasks: list[str] | None = None,
-    methods: list[str] | None = None,
+    tasks: str | list[str] | None = None,
+    methods: str | list[str] | None = None,
     last: bool = False,
     margin: float = MARGIN,
     prefer: Prefer = "size",
@@ -43,18 +45,34 @@ def show(
             limits.
     """
     expect_path("folder", folder)
+    expect("last", last, bool, "True or False")
+    expect("margin", margin, (int, float), "a number")
+    for name, limit in (("memory_mib", memory_mib), ("minutes", minutes)):
+        if limit is not None:
+            expect(name, limit, (int, float), "a number")
     question = Question(margin, prefer, memory_mib, minutes)
-    return rebuild(Path(folder), tasks, methods, last, question=question)
+    wanted = _names("tasks", tasks), _names("methods", methods)
+    return rebuild(expanded(folder), wanted[0], wanted[1], last, question=question)
+
+
+def _names(what: str, given: Any) -> list[str] | None:
+    if given is None or isinstance(given, str):
+        return given if given is None else [given]
+    expect(what, given, (list, tuple), "a name, or a list of names")
+    return list(given)
 
 
 def load_records(folder: str | Path) -> list[Record]:
     """The record of every cell in the output folder of a comparison.
 
-    A cell's curve is FOLDER/curves/CELL.jsonl, one step or epoch a line; its predictions for dev
-    are FOLDER/predictions/CELL.jsonl.
+    One that can't be read is left out, with a warning. A cell's curve is FOLDER/curves/CELL.jsonl,
+    one step or epoch a line; its predictions for dev are FOLDER/predictions/CELL.jsonl.
 
     Raises:
         RequestError: if there are none.
     """
     expect_path("folder", folder)
-    return Store(Path(folder)).records()
+    store = Store(expanded(folder))
+    for cell in store.unreadable():
+        warnings.warn(lost(cell), stacklevel=2)
+    return store.records()

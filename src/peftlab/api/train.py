@@ -24,7 +24,7 @@ from peftlab.api.progress import callers_console, observer
 from peftlab.atomic import BESIDE, check_replaceable, replace_folder
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Grid, check_trainable, method_part, resolve_training, task_part
-from peftlab.bench.outcome import CellScorer, Outcome
+from peftlab.bench.outcome import CellScorer, Outcome, Row
 from peftlab.bench.process import train_model
 from peftlab.bench.run import run_grid
 from peftlab.bench.suite import Variant
@@ -148,14 +148,15 @@ def _run(
     tokens = tokens_of(tokenizer, task, cell.training.max_length)
     with observer(callers_console(quiet), quiet) as progress:
         progress.cell(cell)
-        before = [TRAINED_BEFORE] if state_of(model).task_card else []
+        before = [TRAINED_BEFORE] if state_of(model).has_learnt else []
         for note in before:
-            progress.note(f"{note}; load the model again to begin anew")
-        scorer = CellScorer(
-            task,
-            on_step=functools.partial(progress.step, cell),
-            on_epoch=functools.partial(progress.epoch, cell),
-        )
+            progress.note(f"{note}; a base that is loaded anew begins anew")
+
+        def on_step(row: Row, total: int) -> None:
+            state_of(model).has_learnt = True
+            progress.step(cell, row, total)
+
+        scorer = CellScorer(task, on_step=on_step, on_epoch=functools.partial(progress.epoch, cell))
         try:
             trained = train_model(model, task, tokens, cell, scorer, memory, started)
         finally:

@@ -108,6 +108,7 @@ class Worker:
     def _events_of(self, order: Order) -> Iterator[dict[str, Any]]:
         """What the cell tells, up to its end, which may be the worker's own."""
         if self.process.poll() is not None:  # it died while it had nothing to do
+            self.log_start = os.fstat(self.log.fileno()).st_size
             self._start_anew()
         self._say(json.dumps(order.model_dump(mode="json")))
         for event in self._events():

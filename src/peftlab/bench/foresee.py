@@ -14,9 +14,8 @@ from peftlab.naming import counted, duration
 from peftlab.records.record import Record
 
 MAX_SUGGESTIONS = 3  # rows that do not fit, for which settings that would are looked for
-PREDICTION_ERROR = (
-    0.15  # of a predicted peak; of 90 the furthest above the measured was .09 (docs/plan.md)
-)
+# of a predicted peak; of 90 the furthest above the measured was .09 (docs/plan.md)
+PREDICTION_ERROR = 0.15
 
 
 def foresee(

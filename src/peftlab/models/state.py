@@ -106,6 +106,7 @@ class State:
         source: where it was loaded from, if by peftlab.
         precision: what its base was held in and computes in, if that is known.
         task_card: what it was trained to answer.
+        has_learnt: whether some step of a training has changed it, here or before it was saved.
         method: the `peftlab.methods.Method` that it was injected with.
         targets: the layers that the method adapted, if it adapts layers.
         merged: the adapters, by name, in whose place plain layers stand now.
@@ -118,6 +119,7 @@ class State:
     source: Source | None = None
     precision: Precision | None = None
     task_card: TaskCard | None = None
+    has_learnt: bool = False
     method: object | None = None
     targets: Targets | None = None
     merged: Mapping[str, Adapter] | None = None

@@ -139,5 +139,8 @@ class Record(_Part):
 
     def __repr__(self) -> str:
         main = self.task.main_metric
-        found = self.failure.kind if self.failure else f"{main} {(self.score or {})[main]:.3f}"
-        return f"<Record {self.cell}: {found}>"
+        score = (self.score or {}).get(main)
+        found = "no score" if score is None else f"{main} {score:.3f}"
+        return f"<Record {self.cell}: {self.failure.kind if self.failure else found}>"
+
+    __str__ = __repr__

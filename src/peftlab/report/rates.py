@@ -22,7 +22,7 @@ from peftlab.report.text import metric, score
 if TYPE_CHECKING:
     import altair as alt
 
-MIN_SEEDS = 3  # rates that make a curve
+MIN_RATES = 3  # that make a curve
 END = "the highest or the lowest that was tried"
 
 
@@ -85,7 +85,7 @@ def _over_rates(rows: Sequence[tuple[Row, Cell]]) -> list[Point]:
     return [
         (curve, label, rate, mean, mean - sd, mean + sd)
         for curve, label, rate, mean, sd in points
-        if len(rates[curve]) >= MIN_SEEDS
+        if len(rates[curve]) >= MIN_RATES
     ]
 
 

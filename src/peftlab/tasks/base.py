@@ -11,16 +11,18 @@ import dataclasses
 import hashlib
 import json
 import math
+import reprlib
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import TypeAdapter, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
-from peftlab.errors import Explained, unknown
+from peftlab.errors import Explained, RequestError, unknown
+from peftlab.naming import counted
 from peftlab.tasks.metrics import ALLOWED, score
 
 Kind = Literal["classes", "regression"]
@@ -40,20 +42,22 @@ class Examples(metaclass=Explained):
     @field_validator("texts", mode="before")
     @classmethod
     def _tuples(cls, texts: Any) -> Any:
-        if isinstance(texts, str) or not isinstance(texts, Iterable):
+        if not _is_column(texts):
             return texts  # which is refused
         return [(text,) if isinstance(text, str) else text for text in texts]
 
     @field_validator("labels", mode="before")
     @classmethod
-    def _no_names(cls, labels: Any) -> Any:
-        found = [] if isinstance(labels, str) or not isinstance(labels, Iterable) else list(labels)
-        if names := [label for label in found if isinstance(label, str)]:
-            raise ValueError(
-                f"the label {names[0]!r} is a text; labels are indices into Task.labels, or numbers"
-                "; peftlab.make_task takes names"
+    def _numbers(cls, labels: Any) -> Any:
+        if not _is_column(labels):
+            return labels
+        values = [label.item() if hasattr(label, "item") else label for label in labels]
+        if names := [label for label in values if isinstance(label, str)]:
+            raise RequestError(
+                f"the label {names[0]!r} is a text; labels are indices into Task.labels, or "
+                "numbers; peftlab.make_task takes names"
             )
-        return found or labels
+        return values
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -67,8 +71,14 @@ class Examples(metaclass=Explained):
         return len(self.labels)
 
     def __repr__(self) -> str:
-        first = f": {self.texts[0]!r} -> {self.labels[0]!r}, ..." if self.labels else ""
-        return f"<{len(self)} examples{first}>"
+        first = f": {reprlib.repr(self.texts[0])} -> {self.labels[0]!r}" if self.labels else ""
+        return f"<{counted(len(self), 'example')}{first}{', ...' * (len(self) > 1)}>"
+
+
+def _is_column(values: Any) -> bool:
+    """Whether values follow one another, and are no text, no mapping and no table."""
+    is_other = isinstance(values, str | bytes | Mapping) or hasattr(values, "columns")
+    return isinstance(values, Iterable) and not is_other
 
 
 @dataclass(frozen=True)

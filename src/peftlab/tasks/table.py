@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from peftlab.errors import RequestError, expect, unknown
@@ -41,7 +41,9 @@ def make_task(
     expect("kind", kind, str, "auto, classes or regression")
     if kind not in ("auto", "classes", "regression"):
         raise unknown("kind", kind, ("auto", "classes", "regression"))
-    texts = [text] if isinstance(text, str) else list(text)
+    texts: list[Any] = list(text) if isinstance(text, list | tuple) else [text]
+    for column in (*texts, label):
+        expect("a column", column, str, "a name")
     columns = file.columns_of(texts, label)
     return file.task_of(
         _rows(table, "table", columns),
@@ -56,11 +58,14 @@ def make_task(
 
 
 def _rows(table: Any, name: str, columns: Sequence[str]) -> rows.Table:
-    header = list(map(str, _header(table, name)))
+    header = _header(table, name)
+    keys = {str(key): key for key in header}  # pandas' columns may be numbers
     for column in columns:
-        if column not in header:
-            raise unknown(f"column of {name}", column, header)
-    cells = [_cells(table, column) for column in columns]
+        if column not in keys:
+            raise unknown(f"column of {name}", column, keys)
+        if (n := [str(key) for key in header].count(column)) > 1:
+            raise RequestError(f"{name} has {n} columns {column!r}; rename all but one")
+    cells = [_cells(table, keys[column], f"column {column!r} of {name}") for column in columns]
     if len({len(column) for column in cells}) > 1:
         told = ", ".join(f"{len(of)} {column}" for of, column in zip(cells, columns, strict=True))
         raise RequestError(f"{name} has columns of several lengths: {told}")
@@ -74,7 +79,7 @@ def _header(table: Any, name: str) -> Sequence[Any]:
     if isinstance(table, Mapping):
         return list(table)
     for names in ("column_names", "columns"):  # a Dataset's, a DataFrame's
-        if hasattr(table, names):
+        if getattr(table, names, None) is not None and hasattr(table, "__getitem__"):
             return list(getattr(table, names))
     raise RequestError(
         f"{name} must be a DataFrame, a datasets.Dataset or columns by name, "
@@ -82,14 +87,28 @@ def _header(table: Any, name: str) -> Sequence[Any]:
     )
 
 
-def _cells(table: Any, column: str) -> list[Any]:
+def _cells(table: Any, key: Any, name: str) -> list[Any]:
     """The column's values as Python has them, a data set's classes by their names."""
-    values = table[column]
+    values: Any = table[key]
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise RequestError(f"{name} must hold a value a row, got {reprlib.repr(values)}")
     if hasattr(values, "notna"):  # pandas has several values that stand for none
-        values = values.astype(object).where(values.notna(), None)
-    cells = [value.item() if hasattr(value, "item") else value for value in values]
-    feature = (getattr(table, "features", None) or {}).get(column)
+        values = table[key].astype(object).where(table[key].notna(), None)
+    cells = [_plain(value, name) for value in values]
+    feature = (getattr(table, "features", None) or {}).get(key)
     names = getattr(feature, "names", None)
     if names is None:
         return cells
-    return [names[cell] if cell is not None and cell >= 0 else None for cell in cells]
+    return [names[cell] if isinstance(cell, int) and cell >= 0 else None for cell in cells]
+
+
+def _plain(value: Any, name: str) -> Any:
+    """A cell without what numpy, torch, pandas or Arrow put around it."""
+    if type(value).__name__ in ("NAType", "NaTType"):
+        return None
+    if hasattr(value, "as_py"):
+        return value.as_py()
+    if getattr(value, "ndim", 0) > 0:
+        raise RequestError(f"{name} must hold one value a row, got {reprlib.repr(value)}")
+    is_date = getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M")
+    return value.item() if hasattr(value, "item") and not is_date else value  # else nanoseconds
