@@ -141,7 +141,9 @@ def test_what_is_changed_in_place_is_part_of_the_code(changes: str) -> None:
 
 def test_the_rest_of_a_script_is_no_part_of_the_code() -> None:
     text = "import peftlab\nclass Mine(peftlab.Method):\n    rank = 1\n"
+    text += "    def inject(self, model):\n        print(model)\n"
     rest = "peftlab.compare(seeds=[1])\nother = {}\nother.update(a=1)\nprint(Mine.rank)\n"
+    rest += "for rank in (1, 2): model = peftlab.load_model(rank)\n"
     assert definitions(text + rest, "Mine") == definitions(text, "Mine")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import builtins
 import contextlib
 import hashlib
 import inspect
@@ -226,7 +227,7 @@ def _changed(statement: ast.stmt) -> set[str]:
             call = node.value
             named = getattr(call.func, "id", None)  # of a function, not of a method
             found |= _root(call.args[0] if named in SETTERS and call.args else call.func)
-    return found
+    return found - vars(builtins).keys()  # print(...) changes nothing of what prints
 
 
 def _root(node: ast.expr) -> set[str]:
