@@ -1,3 +1,6 @@
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -166,6 +169,16 @@ def test_a_setting_may_be_called_as_a_hook_is() -> None:
         assert register(own) is own
     finally:
         METHODS.pop("own", None)
+
+
+def test_a_method_of_one_s_own_that_freezes_the_head_is_told_so(tiny_model: Path) -> None:
+    class Frozen(peftlab.HeadOnly):
+        def inject(self, model: Any) -> None:
+            model.requires_grad_(False)
+
+    model, _ = peftlab.load_model(str(tiny_model))
+    with pytest.raises(RequestError, match="head leaves a part of the head frozen: bert"):
+        inject(model, Frozen())
 
 
 @pytest.mark.parametrize("method", ["full", "bitfit", "lora"])

@@ -26,7 +26,8 @@ def inject(model: PreTrainedModel, method: Method | str) -> PreTrainedModel:
 
     Raises:
         RequestError: if a target matches no layer, the base is held in a precision that the
-            method can't train, or the model has been injected before or is inside the engine.
+            method can't train, the model has been injected before or is inside the engine, or a
+            method of one's own leaves a part of the head frozen.
     """
     check_model(model)
     check_compiled(model)
@@ -39,7 +40,11 @@ def inject(model: PreTrainedModel, method: Method | str) -> PreTrainedModel:
     _raise_head(model)
     state.targets = method.inject(model)
     frozen = [name for name, p in head_parameters(model).items() if not p.requires_grad]
-    assert not frozen, f"{method.name} leaves the head frozen: {frozen[0]}"
+    if frozen:
+        raise RequestError(
+            f"{method.name} leaves a part of the head frozen: {frozen[0]}; inject must let all of "
+            "it train, as peftlab.methods.train_head_only does"
+        )
     state.method = method
     state.trained = frozenset(name for name, p in model.named_parameters() if p.requires_grad)
     return model
