@@ -94,7 +94,9 @@ def export(
 def _of_given(records: list[Record], task: Task, out: Path) -> list[Record]:
     """Those of a task that a caller holds, by its examples; of several metrics the latest's."""
     of_name = _of_task(records, task.name, out)
-    alike = [one for one in of_name if _seen(task, one).sha256() == one.task.sha256]
+    kinds = {judged_on_train(one): one for one in of_name}
+    hashes = {on_train: _seen(task, one).sha256() for on_train, one in kinds.items()}
+    alike = [one for one in of_name if hashes[judged_on_train(one)] == one.task.sha256]
     done = [one for one in alike if one.is_done]
     if not done:
         raise RequestError(
