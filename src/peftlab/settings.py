@@ -104,7 +104,7 @@ class Training(_Settings):
     def of(cls, given: Mapping[str, Any], beside: Iterable[str] = ()) -> Self:
         """The settings that were given, checked; the rest at their defaults, and marked as such.
 
-        `beside` them their caller has other arguments, one of which may have been meant.
+        `beside` are the caller's other arguments, which are suggested too for an unknown name.
 
         Raises:
             RequestError: naming the field, what was given and what is allowed.

@@ -56,8 +56,10 @@ def show(
 
 
 def _names(what: str, given: Any) -> list[str] | None:
-    if given is None or isinstance(given, str):
-        return given if given is None else [given]
+    if given is None:
+        return None
+    if isinstance(given, str):
+        return [given]
     expect(what, given, (list, tuple), "a name, or a list of names")
     return list(given)
 

@@ -2,7 +2,7 @@
 
 record.py, store.py           one cell's record; the folder of a comparison
 rows.py, table.py             which records are one row; the runs of every row on every task
-predictions.py, answers.py    what a run answered; what each example adds to its score
+predictions.py, scored_run.py what a run answered; what each example adds to its score
 influence.py, crossed.py      an example's part in a metric; intervals over seeds and examples
 own.py, pairs.py, across.py   of a row's score; of two rows' difference; over tasks
 noise.py                      how far a row differs from itself
