@@ -66,8 +66,8 @@ def make_card(
     precision = precision_of(model)
     labels = label_names(model)
     task = state_of(model).task_card
-    if task is not None and task.labels:  # they may have been renamed since
-        task = task.model_copy(update={"labels": labels})
+    if task is not None and task.labels and task.labels != labels:  # they were renamed since
+        task = task.model_copy(update={"labels": labels, "label_type": "str"})
     return Card(
         method=MethodCard(name=method.name, settings=method.settings, state=state),
         base=base,

@@ -22,7 +22,7 @@ from peftlab.models import (
     state_of,
     token_limit,
 )
-from peftlab.tasks import NoColumn, Task, answer_file, check_out, read_sheet
+from peftlab.tasks import Label, NoColumn, Task, answer_file, check_out, read_sheet, typed_label
 from peftlab.tasks import load as load_task
 from peftlab.training import Encoded, encode, outputs
 
@@ -71,8 +71,11 @@ def predict(
     tokenizer: Any,
     texts: Sequence[str | tuple[str, ...]],
     fast: bool = True,
-) -> list[str] | list[float]:
-    """The answer to each text, or pair of texts: a class's name, or a number for a regression.
+) -> list[str] | list[int] | list[float]:
+    """The answer to each text, or pair of texts: its class, or a number for a regression.
+
+    A class is the label as the training data had it, 1 or True where that held numbers or truth
+    values; of a model that was not trained here it is the class's name.
 
     `fast` as in `evaluate`. A text is read as far as in training, of a model that was not trained
     here as far as it can read.
@@ -87,9 +90,9 @@ def predict(
 
 
 class Prediction(NamedTuple):
-    """The answer to one text, and the probability of each class; none for a regression."""
+    """The answer to one text, and each class's probability by name; none for a regression."""
 
-    prediction: str | float
+    prediction: Label
     scores: dict[str, float]
 
 
@@ -147,12 +150,21 @@ def predictions(
     names = label_names(model)
     if len(set(names)) < len(names):
         raise RequestError(f"the model has two classes of one name: {', '.join(names)}")
+    classes = _classes(model, names)
     shares = logits.softmax(-1).tolist()
     each = [
-        Prediction(names[int(index)], dict(zip(names, row, strict=True)))
+        Prediction(classes[int(index)], dict(zip(names, row, strict=True)))
         for index, row in zip(found, shares, strict=True)
     ]
     return Predictions(each, data.n_truncated, longest)
+
+
+def _classes(model: PreTrainedModel, names: list[str]) -> list[Label]:
+    """The outputs' classes as the training data had them, or their names if they were renamed."""
+    card = state_of(model).task_card
+    if card is None or card.labels != names:
+        return [*names]
+    return [typed_label(name, card.label_type) for name in names]
 
 
 def task_of(task: Task | str) -> Task:

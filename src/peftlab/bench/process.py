@@ -308,6 +308,7 @@ def _name_task(model: PreTrainedModel, task: Task, cell: Cell) -> None:
     state.task_card = TaskCard(
         kind=task.kind,
         labels=list(task.labels),
+        label_type=task.label_type,
         columns=list(task.columns),
         max_length=cell.training.max_length,
         n_texts=len(task.train.texts[0]),

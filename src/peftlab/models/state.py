@@ -84,6 +84,7 @@ class TaskCard(BaseModel, extra="forbid", frozen=True):
 
     kind: Literal["classes", "regression"]
     labels: list[str]  # in the order of the outputs; empty for a regression
+    label_type: Literal["str", "int", "float", "bool"] = "str"  # what labels were in the data
     columns: list[str]  # of the texts in the user's file; empty where they have no name
     max_length: int = Field(ge=1)  # tokens
     # of an example: 2 of pairs; null in a card of before it was kept

@@ -15,7 +15,7 @@ from typing import Literal
 
 from peftlab.errors import RequestError, unknown
 from peftlab.tasks import builtin, files, glue, hub
-from peftlab.tasks.base import BuiltIn, Examples, Task
+from peftlab.tasks.base import BuiltIn, Examples, Label, Task, typed_label
 from peftlab.tasks.files import NoColumn, Sheet, answer_file, check_out, read_sheet
 from peftlab.tasks.glue import GLUE, Glue
 from peftlab.tasks.hub import is_on_hub
@@ -26,6 +26,7 @@ from peftlab.tasks.table import make_task
 __all__ = [
     "Baselines",
     "Examples",
+    "Label",
     "NoColumn",
     "Sheet",
     "Task",
@@ -42,6 +43,7 @@ __all__ = [
     "make_task",
     "names",
     "read_sheet",
+    "typed_label",
 ]
 
 

@@ -26,6 +26,8 @@ from peftlab.naming import counted
 from peftlab.tasks.metrics import ALLOWED, score
 
 Kind = Literal["classes", "regression"]
+Label = str | int | float | bool
+LabelType = Literal["str", "int", "float", "bool"]
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ class Task(metaclass=Explained):
         columns: the names that the texts have in their file, where they have any.
         notes: what was decided about the data, and how to ask for something else.
         licence: of the data, in its source's own words; None where that names none.
+        label_type: of the labels whose names are `labels`: "3" may name a number or a text.
     """
 
     name: str
@@ -110,6 +113,7 @@ class Task(metaclass=Explained):
     columns: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     licence: str | None = None
+    label_type: LabelType = "str"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -205,6 +209,23 @@ class Task(metaclass=Explained):
 
 
 _ADAPTER = TypeAdapter(Task)
+
+
+def typed_label(name: str, label_type: LabelType) -> Label:
+    """The label for which a class's name stands in `Task.labels`.
+
+    >>> typed_label("3", "int"), typed_label("3", "str"), typed_label("true", "bool")
+    (3, '3', True)
+    """
+    match label_type:
+        case "bool":
+            return name == "true"
+        case "int":
+            return int(name)
+        case "float":
+            return float(name)
+        case "str":
+            return name
 
 
 @dataclass(frozen=True)

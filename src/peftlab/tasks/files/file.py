@@ -21,14 +21,12 @@ from typing import Any, Literal
 from peftlab.errors import RequestError
 from peftlab.naming import named
 from peftlab.tasks import split
-from peftlab.tasks.base import Examples, Kind, Task
+from peftlab.tasks.base import Examples, Kind, LabelType, Task
 from peftlab.tasks.files import rows
 
 MAX_CLASSES = 20
 MAX_DIGITS = 4000  # Python converts no more than 4,300 to a whole number
 LARGEST = 1e37  # a regression's label: the head answers in fp32, which ends at 3e38
-
-Type = Literal["bool", "int", "float", "str"]
 
 _INT = re.compile(r"[+-]?\d+", re.ASCII)
 _CODE = re.compile(r"0\d+", re.ASCII)
@@ -106,6 +104,7 @@ def task_of(
         train=train,
         dev=judged,
         labels=names,
+        label_type=type_ if names else "str",
         source=source,
         columns=tuple(text),
         notes=(
@@ -118,7 +117,9 @@ def task_of(
     )
 
 
-def _notes(table: rows.Table, label: str, names: tuple[str, ...], type_: Type) -> tuple[str, ...]:
+def _notes(
+    table: rows.Table, label: str, names: tuple[str, ...], type_: LabelType
+) -> tuple[str, ...]:
     """What whole numbers were taken for: stars from 1 to 5 are no names, and 40 intents are."""
     if type_ == "str" and all(map(_INT.fullmatch, names)):
         if table.typed:
@@ -190,10 +191,10 @@ def _has_codes(table: rows.Table) -> bool:
     return few or 2 * n_codes > len(cells) or len(set(map(len, cells))) == 1
 
 
-def _label_type(table: rows.Table) -> Type:
+def _label_type(table: rows.Table) -> LabelType:
     """The one type that every label has; raises RequestError for an empty or mixed one."""
     first: rows.Row | None = None
-    types: set[Type] = set()
+    types: set[LabelType] = set()
     for row in table.rows:
         found = _type(table, row)
         types.add(found)
@@ -207,7 +208,7 @@ def _label_type(table: rows.Table) -> Type:
     return types.pop() if len(types) == 1 else "str"
 
 
-def _type(table: rows.Table, row: rows.Row) -> Type:
+def _type(table: rows.Table, row: rows.Row) -> LabelType:
     cell = row.cells[-1]
     if isinstance(cell, bool):
         return "bool"
@@ -232,7 +233,7 @@ def _type(table: rows.Table, row: rows.Row) -> Type:
     return "str" if table.typed else _looks_like(cell.strip())
 
 
-def _looks_like(cell: str) -> Type:
+def _looks_like(cell: str) -> LabelType:
     """What a cell of a file without types holds.
 
     >>> [_looks_like(cell) for cell in ("-3", "2.5", "1e-3", "True", "1_000", "n/a")]
@@ -245,7 +246,9 @@ def _looks_like(cell: str) -> Type:
     return "bool" if cell.lower() in {"true", "false"} else "str"
 
 
-def _kind(table: rows.Table, type_: Type, asked: Literal["auto", "classes", "regression"]) -> Kind:
+def _kind(
+    table: rows.Table, type_: LabelType, asked: Literal["auto", "classes", "regression"]
+) -> Kind:
     if type_ == "str" and asked != "classes":
         _refuse_number_gone_wrong(table, asked)
     if type_ in {"bool", "str"}:
@@ -278,7 +281,7 @@ def _refuse_number_gone_wrong(table: rows.Table, asked: str) -> None:
         raise table.error(other[0], f"{problem}. Mend it, or say --kind classes.")
 
 
-def _names(table: rows.Table, type_: Type) -> tuple[str, ...]:
+def _names(table: rows.Table, type_: LabelType) -> tuple[str, ...]:
     """The classes' names in the order of their indices."""
     found: dict[str, rows.Row] = {}
     for row in table.rows:
@@ -295,7 +298,7 @@ def _names(table: rows.Table, type_: Type) -> tuple[str, ...]:
     return tuple(sorted(found, key=by_size.get(type_)))
 
 
-def _name(cell: Any, type_: Type) -> str | None:
+def _name(cell: Any, type_: LabelType) -> str | None:
     """The name of the class that `cell` stands for if classes are of `type_`; None for no class."""
     text = str(cell).strip()
     if type_ == "str":
@@ -324,7 +327,7 @@ def _number(cell: Any) -> float | None:
     return float(text) if math.isfinite(float(text)) else None
 
 
-def _examples(table: rows.Table, type_: Type, names: tuple[str, ...]) -> Examples:
+def _examples(table: rows.Table, type_: LabelType, names: tuple[str, ...]) -> Examples:
     """Every row's texts and label; raises RequestError for a label that is not as in train."""
     index = {name: i for i, name in enumerate(names)}
     texts = [_texts(table, row) for row in table.rows]

@@ -1,0 +1,60 @@
+"""Answers are the labels as the training data had them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import peftlab
+from peftlab.api.inference import predict_file
+
+FAST: dict[str, Any] = {"epochs": 1, "batch_size": 8, "max_length": 16, "quiet": True}
+TEXTS = ["the cat sees", "a dog runs"]
+
+
+def table(labels: list[Any]) -> dict[str, list[Any]]:
+    return {"text": [f"{text} {i}" for i in range(10) for text in TEXTS], "label": labels * 10}
+
+
+@pytest.mark.parametrize("labels", [[1, 0], [True, False], [0.5, 1.5], ["1", "0"], ["cat", "dog"]])
+def test_a_predicted_class_equals_a_label_of_the_table(
+    labels: list[Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    """Of labels 0 and 1 the answers were "0" and "1", which equal no label: accuracy 0."""
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    task = peftlab.make_task(table(labels), kind="classes")
+    peftlab.train(model, tokenizer, task, "lora", **FAST)
+    answers = peftlab.predict(model, tokenizer, TEXTS)
+    assert {type(answer) for answer in answers} == {type(labels[0])}
+    assert set(answers) <= set(labels)
+
+    peftlab.save(model, tmp_path / "kept")
+    loaded, _ = peftlab.load(tmp_path / "kept")
+    assert peftlab.predict(loaded, tokenizer, TEXTS) == answers
+
+    names = [f"{label} class" for label in labels]
+    loaded.config.id2label = dict(enumerate(names))
+    peftlab.save(loaded, tmp_path / "renamed")
+    for renamed in (loaded, peftlab.load(tmp_path / "renamed")[0]):
+        assert set(peftlab.predict(renamed, tokenizer, TEXTS)) <= set(names)
+
+
+def test_a_file_s_predictions_are_of_its_labels_type(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = table([1, 0])
+    lines = [json.dumps({"text": t, "label": y}) for t, y in zip(*rows.values(), strict=True)]
+    Path("rows.jsonl").write_text("\n".join(lines))
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    peftlab.train(model, tokenizer, peftlab.make_task(rows), "head", out="mine", **FAST)
+    for suffix in ("jsonl", "csv", "parquet"):
+        predict_file(Path("mine"), Path("rows.jsonl"), Path(f"answers.{suffix}"), ["text"])
+    answers = [json.loads(line) for line in Path("answers.jsonl").read_text().splitlines()]
+    assert {type(answer["prediction"]) for answer in answers} == {int}
+    assert pd.read_parquet("answers.parquet")["prediction"].dtype == "int64"
+    assert pd.read_csv("answers.csv")["prediction"].isin([0, 1]).all()
