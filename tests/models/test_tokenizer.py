@@ -315,11 +315,11 @@ def test_one_that_fails_under_autocast_is_held_in_fp32(
     folder = save(tmp_path / "gemma2", "gemma2", PAD, "<pad>")
     assert precision_of(load_model(folder)[0]) == Precision("bf16", "bf16")
 
-    def answered(*given: Any) -> None:
+    def compute_logits(*given: Any) -> None:
         if torch.is_autocast_enabled("cpu"):
             raise TypeError("not of one kind")
 
-    monkeypatch.setattr("peftlab.models.load.answered", answered)
+    monkeypatch.setattr("peftlab.models.load.compute_logits", compute_logits)
     assert precision_of(load_model(folder)[0]) == Precision("fp32", "fp32")
     assert precision_of(load_model(folder, precision="bf16")[0]) == Precision("bf16", "bf16")
 

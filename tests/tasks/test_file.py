@@ -478,7 +478,7 @@ def test_one_text_in_several_spellings_is_on_one_side(numbers: bool) -> None:
     texts += [(second, first) for first, second in pairs]
     labels = [i // 3 % 2 for i in range(120)] + [i % 2 for i in range(40)]
     data = Examples(texts, [float(i) for i in labels] if numbers else labels)
-    train, dev = split.divided(data, () if numbers else ("no", "yes"))
+    train, dev = split.divide(data, () if numbers else ("no", "yes"))
     assert split.n_in_both(train, dev) == 0
     assert 16 <= len(dev) <= 36
 

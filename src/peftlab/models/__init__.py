@@ -1,6 +1,6 @@
-"""Models: a name or a folder becomes (model, tokenizer); words for layers become module names.
+"""Models: load (model, tokenizer) by name or folder; find a model's layers by words for them.
 
-load_model("minilm")           a pretrained encoder that packages carry (packaged.py)
+load_model("minilm")           a pretrained encoder from a Python package (packaged.py)
 load_model("path/to/folder")   config.json, *.safetensors and a tokenizer
 load_model("roberta-base")     any hub name, for sequence classification
 """

@@ -1,7 +1,7 @@
-"""What is known of each architecture of transformers, a row each: adding one is a row and a test.
+"""The table of transformers' architectures: adding one is adding a row and a test.
 
-What no row says works all the same: layers are found by what they are commonly called (targets.py),
-and an architecture whose layers no row names is tried before it is trained (tokenizer.py).
+An architecture without a row works too: its layers are found by their common names (targets.py),
+and unless a row names its layers a model is tried before it is trained (tokenizer.py).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from peftlab.layers.precision import hooks_of
 
 
 def check_checkpointing(model: PreTrainedModel) -> None:
-    """Raise `RequestError` if transformers can't compute this model's activations again."""
+    """Raise `RequestError` if transformers has no activation checkpointing for this model."""
     if not model.supports_gradient_checkpointing:
         raise RequestError(
             f"{type(model).__name__} has no activation checkpointing in transformers; leave "
@@ -29,16 +29,16 @@ def check_checkpointing(model: PreTrainedModel) -> None:
 
 @dataclass(frozen=True)
 class Layers:
-    r"""Where the blocks of one architecture keep their linear layers: patterns of names.
+    r"""The names of the linear layers in the blocks of one architecture, as patterns.
 
     Attributes:
-        block: of a block's name, below the backbone; all others are below the block.
-        query, key, value, attention_output, ffn_in, ffn_out: as the words for targets.
+        block: the name of a block, below the backbone; all other patterns are below the block.
+        query, key, value, attention_output, ffn_in, ffn_out: the layers that these words mean.
         attention_end, ffn_end: the last modules before the two residual adds: the dropout where
             there is one, else the projection.
-        attention_norm: what stands behind the first of these adds, in a post-norm encoder of
-            which the last block may be cut to the classifier's position (engine/packing.py).
-        fused: the layers that hold more than one projection, and what to say of them.
+        attention_norm: the norm behind the first of these adds, in a post-norm encoder of which
+            the last block may be cut to the classifier's position (engine/packing.py).
+        fused: the layers that hold more than one projection, each with a note for the user.
 
     >>> TABLE["distilbert"].layers.pattern("query")
     'transformer\\.layer\\.\\d+\\.attention\\.q_lin'
@@ -57,19 +57,19 @@ class Layers:
     fused: tuple[tuple[str, str], ...] = ()
 
     def pattern(self, word: str) -> str:
-        """Of the layers that `word` means, below the backbone."""
+        """The pattern, below the backbone, of the layers that `word` means."""
         return rf"{self.block}\.{getattr(self, word.replace('-', '_'))}"
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """One row. Its defaults are what is taken for true of an architecture that has none.
+    """One row of the table; an architecture without a row is taken to have the defaults.
 
     Attributes:
-        layers: of a block, if they are known.
-        classifier_reads: the one token whose last hidden state the head is given, if it is known.
-        counts_from_padding: whether positions count from the config's padding, so that this is a
-            part of the base.
+        layers: the layers of a block, if they are known.
+        classifier_reads: the one token whose last hidden state the head reads, if it is known.
+        counts_from_padding: whether positions count from the config's padding token, so that this
+            token is a part of the base.
         unread: patterns below the backbone, {last} for the number of the last block, of modules
             on which no answer depends, so that none of their weights can have a gradient.
         unsuited: why it can't be trained in batches, which are padded on the right.
@@ -83,9 +83,9 @@ class Architecture:
 
     @property
     def ends_at_first(self) -> bool:
-        """Whether the last block is only needed for the first token, and known well enough."""
-        behind_attention = self.layers is not None and self.layers.attention_norm is not None
-        return self.classifier_reads == "first" and behind_attention
+        """Whether the last block is only needed for the first token, and can be cut to it."""
+        can_be_cut = self.layers is not None and self.layers.attention_norm is not None
+        return self.classifier_reads == "first" and can_be_cut
 
 
 _BERT = Layers(
@@ -221,13 +221,13 @@ TABLE: dict[str, Architecture] = {
 ARCHITECTURES = [name for name, row in TABLE.items() if row.layers]  # whose layers are known
 
 
-def architecture_of(known: Any) -> Architecture:
-    """What is known of the architecture of a model, a config, or a `Source`."""
-    return TABLE.get(getattr(known, "config", known).model_type, Architecture())
+def architecture_of(model: Any) -> Architecture:
+    """The row of the table for a model, a config, or a `Source`; the defaults if it has none."""
+    return TABLE.get(getattr(model, "config", model).model_type, Architecture())
 
 
 def unread(model: PreTrainedModel) -> list[str]:
-    """The modules of the backbone, by full name, on which no answer depends, where that is known.
+    """The full names of the backbone's modules that are known to affect no answer.
 
     See `Architecture.unread`.
     """
@@ -244,53 +244,54 @@ def unread(model: PreTrainedModel) -> list[str]:
     ]
 
 
-KNOWN = {"peftlab", "torch", "transformers"}  # whose code is no caller's own
+KNOWN_PACKAGES = {"peftlab", "torch", "transformers"}  # all other code is a caller's own
 
 
 def is_as_written(model: nn.Module) -> bool:
     """Whether `model` computes as its architecture's row says: nothing in it is a caller's own.
 
     A class of the caller's that has methods, a `forward` put over a module's, or a hook may read
-    other tokens than the architecture's own. What stands around a layer for a method (`Wrapper`)
-    may not.
+    other tokens than the architecture does. A method's module around a layer (`Wrapper`) does not.
     """
-    return all(_is_known(module) for module in model.modules())
+    return all(_is_module_as_written(module) for module in model.modules())
 
 
-def _is_known(module: nn.Module) -> bool:
-    if not all(_packages(hook) <= KNOWN - {"torch"} for hook in hooks_of(module)):
+def _is_module_as_written(module: nn.Module) -> bool:
+    if not all(_packages(hook) <= KNOWN_PACKAGES - {"torch"} for hook in hooks_of(module)):
         return False
     if isinstance(module, Wrapper):
         return True
     forward = getattr(type(module), "forward", None)  # a scripted module's class has none
-    is_own = not _packages(forward) <= KNOWN or _has_methods(type(module))
-    return not is_own and "forward" not in vars(module)
+    if not _packages(forward) <= KNOWN_PACKAGES or _has_foreign_methods(type(module)):
+        return False
+    return "forward" not in vars(module)
 
 
-def _has_methods(kind: type) -> bool:
-    """Whether a class from elsewhere that `kind` is made of has methods, its `__init__` apart."""
-    own = [vars(one) for one in kind.__mro__ if not _packages(one) <= KNOWN]
+def _has_foreign_methods(cls: type) -> bool:
+    """Whether `cls` or a base is of another package and has methods besides `__init__`."""
+    foreign = [vars(base) for base in cls.__mro__ if not _packages(base) <= KNOWN_PACKAGES]
     return any(
         isinstance(value, FunctionType) and name != "__init__"
-        for names in own
-        for name, value in names.items()
+        for attributes in foreign
+        for name, value in attributes.items()
     )
 
 
 def _packages(code: Any) -> set[str]:
-    """Where it says it is from, and where it was written: a decorator's wrapper differs in the two.
+    """The packages that `code` claims to be from and was written in; a decorator's wrapper has two.
 
-    functools.wraps takes another's name along, and torch's own decorators wrap a caller's code.
+    functools.wraps copies the name of what it wraps, and torch's own decorators wrap a caller's
+    code.
     """
-    own = getattr(code, "__module__", "")
-    written = getattr(code, "__globals__", {}).get("__name__", own)
-    return {str(name).partition(".")[0] for name in (own, written)}
+    claimed = getattr(code, "__module__", "")
+    actual = getattr(code, "__globals__", {}).get("__name__", claimed)
+    return {str(module).partition(".")[0] for module in (claimed, actual)}
 
 
 def head_names(model: PreTrainedModel) -> list[str]:
-    """The modules of the head: all that lies outside the backbone, and a pooler inside it.
+    """The modules of the head: all modules outside the backbone, and a pooler inside it.
 
-    Listed only if they hold parameters: tests name them for each architecture.
+    Only those with parameters are listed; tests name them for each architecture.
     """
     prefix = model.base_model_prefix
     backbone = model.get_submodule(prefix)
@@ -302,16 +303,17 @@ def head_names(model: PreTrainedModel) -> list[str]:
 
 def head_parameters(model: PreTrainedModel) -> dict[str, nn.Parameter]:
     """The head's parameters by full name, in the model's order."""
-    heads = tuple(f"{name}." for name in head_names(model))
-    return {name: p for name, p in model.named_parameters() if name.startswith(heads)}
+    prefixes = tuple(f"{name}." for name in head_names(model))
+    return {name: p for name, p in model.named_parameters() if name.startswith(prefixes)}
 
 
 def backbone_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """The modules inside the backbone by full name, the head's left out."""
-    prefix, heads = f"{model.base_model_prefix}.", tuple(f"{name}." for name in head_names(model))
+    """The modules inside the backbone by full name, without those of the head."""
+    prefix = f"{model.base_model_prefix}."
+    head_prefixes = tuple(f"{name}." for name in head_names(model))
     return {
         name: module
         for name, module in model.named_modules()
         if name.startswith(prefix)
-        and not f"{name}.".startswith(heads)  # ALBERT's pooler is itself a linear layer
+        and not f"{name}.".startswith(head_prefixes)  # ALBERT's pooler is itself a linear layer
     }

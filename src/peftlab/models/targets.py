@@ -1,12 +1,12 @@
-"""Words for layers become module names, architecture by architecture.
+"""Find the modules that words for layers mean, architecture by architecture.
 
     find_targets(model, "query,value")   the linear layers that the words mean in this model
-    find_blocks(model)                   what stands last in each block before its residual adds
+    find_blocks(model)                   the last modules before the residual adds of each block
 
-In an architecture that no row of the table describes, words mean layers by the names they commonly
-have (`meaning`): query, key, value and attention-output lie inside a module called attention, or
-attn; ffn-in and ffn-out lie outside. Where query, key and value are one fused layer, each of the
-words means it. Exact names and regular expressions work on any.
+In an architecture that no row of the table describes, words mean layers by their common names
+(`meaning`): query, key, value and attention-output lie inside a module called attention, or attn;
+ffn-in and ffn-out lie outside. Where query, key and value are one fused layer, each of these words
+means it. Exact names and regular expressions work in any architecture.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ COMMON = {
 }
 LOGICAL = tuple(COMMON)
 FUSED = ("query_key_value", "qkv_proj", "qkv", "Wqkv", "c_attn", "in_proj")
-OF_FUSED = ("query", "key", "value")
-# layers of one parent that are given one input
+FUSED_WORDS = ("query", "key", "value")
+# layers of one parent that get the same input
 SIBLINGS = (
     ("query", "key", "value"),
     ("q", "k", "v"),
@@ -59,7 +59,7 @@ CROSSING = ("EncDecAttention", "encoder_attn")  # T5's and BART's attention betw
 
 @dataclass(frozen=True)
 class Targets:
-    """The layers that a request for targets means in one model."""
+    """The layers that a request means in one model, its patterns, and notes for the user."""
 
     names: list[str]
     patterns: list[str]
@@ -70,34 +70,34 @@ def find_targets(model: PreTrainedModel, targets: str) -> Targets:
     """The linear layers that a comma-separated list of words, names or patterns means.
 
     A word is query, key, value, attention-output, ffn-in, ffn-out or all-linear (every linear
-    layer of the backbone); else an item is a module's exact name or a regular expression that
-    matches the whole of it. The head is never a target: it is trained anyway.
+    layer of the backbone); any other item is a module's exact name or a regular expression that
+    matches the whole name. The head is never a target: it is trained anyway.
 
     Raises:
-        RequestError: if an item matches no linear layer; it lists what the model has.
+        RequestError: if an item matches no linear layer; it lists those of the model.
     """
     items = [item.strip() for item in targets.split(",") if item.strip()]
     if not items:
         raise RequestError(f"targets must name at least one layer, got {targets!r}")
     candidates = linear_names(model)
     patterns = [_pattern(model, item, candidates) for item in items]
-    found: set[str] = set()
+    matches: set[str] = set()
     for item, pattern in zip(items, patterns, strict=True):
-        matching = {name for name in candidates if _matches(pattern, name, item)}
+        item_matches = {name for name in candidates if _matches(pattern, name, item)}
         if item == "all-linear":
-            matching -= {*unread(model)}
-        if not matching:
+            item_matches -= {*unread(model)}
+        if not item_matches:
             raise _no_such_target(model, item, candidates)
-        found |= matching
-    names = [name for name in candidates if name in found]
+        matches |= item_matches
+    names = [name for name in candidates if name in matches]
     layers = architecture_of(model).layers
     fused = layers.fused if layers else ()
     notes = [note for layer, note in fused if any(name.endswith(layer) for name in names)]
     meanings = [] if layers else [meaning(item, candidates) for item in items]
-    said = dict.fromkeys(found.note for found in meanings if found)
-    if said:
-        by_name = f"{model.config.model_type} is in no table, its layers were found by name: "
-        notes.append(by_name + ", ".join(said))
+    found_by_name = dict.fromkeys(entry.note for entry in meanings if entry)
+    if found_by_name:
+        note = f"{model.config.model_type} is in no table, its layers were found by name: "
+        notes.append(note + ", ".join(found_by_name))
     return Targets(names, list(dict.fromkeys(patterns)), notes)
 
 
@@ -105,8 +105,8 @@ def find_blocks(model: PreTrainedModel, ffn_only: bool = False) -> Targets:
     """The last module before each residual add of every block, or before the FFN's alone.
 
     Raises:
-        RequestError: for an architecture whose layers are not in the table, or a model that has
-            them elsewhere.
+        RequestError: for an architecture whose layers are not in the table, or a model that does
+            not have them where the table says.
     """
     layers = architecture_of(model).layers
     if layers is None:
@@ -141,7 +141,7 @@ def norms(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def linear_names(model: PreTrainedModel) -> list[str]:
-    """The linear layers of the backbone, the head's left out."""
+    """The names of the backbone's linear layers, without those of the head."""
     return [name for name, module in backbone_modules(model).items() if is_linear(module)]
 
 
@@ -152,8 +152,8 @@ def _pattern(model: PreTrainedModel, item: str, candidates: list[str]) -> str:
     layers = architecture_of(model).layers
     if layers and item in LOGICAL:
         return rf"{prefix}\.{layers.pattern(item)}"
-    found = None if layers else meaning(item, candidates)
-    return found.pattern if found else item
+    by_name = None if layers else meaning(item, candidates)
+    return by_name.pattern if by_name else item
 
 
 def _matches(pattern: str, name: str, item: str) -> bool:
@@ -182,14 +182,14 @@ def _no_such_target(model: PreTrainedModel, item: str, candidates: list[str]) ->
 
 
 class Meaning(NamedTuple):
-    """What a word means in one model: a pattern of full names, and what to say of it."""
+    """The layers that a word means in one model: a pattern of full names, and a note on them."""
 
     pattern: str
     note: str
 
 
 def meaning(word: str, names: Sequence[str]) -> Meaning | None:
-    r"""The layers among `names`, full names of linear layers, that `word` commonly means.
+    r"""The layers among `names`, full names of linear layers, that `word` commonly means, if any.
 
     >>> meaning("query", ["h.0.attn.q_proj", "h.0.mlp.fc1", "h.1.attn.q_proj"])
     Meaning(pattern='h\\.\\d+\\.attn\\.q_proj', note='query is q_proj')
@@ -197,31 +197,33 @@ def meaning(word: str, names: Sequence[str]) -> Meaning | None:
     """
     if word not in COMMON:
         return None
-    inside = not word.startswith("ffn")
-    places = [name for name in names if _in_attention(name) == inside]
-    found, own = _called(places, COMMON[word])
-    if not found and word in OF_FUSED:
-        found, own = _called(places, FUSED)
-    if not found:
+    in_attention = not word.startswith("ffn")
+    candidates = [name for name in names if _is_in_attention(name) == in_attention]
+    matches, endings = _ending_in(candidates, COMMON[word])
+    if not matches and word in FUSED_WORDS:
+        matches, endings = _ending_in(candidates, FUSED)
+    if not matches:
         return None
-    patterns = dict.fromkeys(_any_block(name) for name in found)
-    fused = " (query, key and value in one fused layer, adapted whole)" if own[0] in FUSED else ""
-    return Meaning("|".join(patterns), f"{word} is {' and '.join(own)}{fused}")
+    patterns = dict.fromkeys(_any_block(name) for name in matches)
+    note = f"{word} is {' and '.join(endings)}"
+    if endings[0] in FUSED:
+        note += " (query, key and value in one fused layer, adapted whole)"
+    return Meaning("|".join(patterns), note)
 
 
-def _called(names: Sequence[str], own: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Those of `names` that end in one of `own`, and in which."""
-    pairs = [(name, one) for name in names for one in own if f".{name}".endswith(f".{one}")]
-    return [name for name, _ in pairs], list(dict.fromkeys(one for _, one in pairs))
+def _ending_in(names: Sequence[str], endings: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Those of `names` that end in one of `endings`, and the endings that occur."""
+    pairs = [(name, end) for name in names for end in endings if f".{name}".endswith(f".{end}")]
+    return [name for name, _ in pairs], list(dict.fromkeys(end for _, end in pairs))
 
 
-def _in_attention(name: str) -> bool:
+def _is_in_attention(name: str) -> bool:
     parent = name.rpartition(".")[0].lower()
     return "attention" in parent or "attn" in parent
 
 
 def kind_of(name: str) -> str:
-    """A layer's name without the number of its block: alike for the same layer of every block.
+    """A layer's name without the number of its block: the same for that layer in every block.
 
     >>> kind_of("encoder.blocks.0.1.attention.q_head")
     'encoder.blocks.N.N.attention.q_head'
@@ -230,4 +232,5 @@ def kind_of(name: str) -> str:
 
 
 def _any_block(name: str) -> str:
+    """A pattern of the layer's name in any block."""
     return re.sub(r"\\\.\d+(?=\\\.)", r"\\.\\d+", re.escape(name))

@@ -1,10 +1,10 @@
-"""The unit of a regression's labels: trained on in standard units, answered in the label's own.
+"""The unit of a regression's labels: train in standard units, answer in the label's own.
 
     in training     the head's last layer gives z = (y - mean) / sd, mean and sd of train's labels
-    outside of it   W ← sd · W, c ← sd · c + mean, so that the very same layer gives y
+    outside of it   W ← sd · W, c ← sd · c + mean, so that the same layer gives y
 
-Without it what is learned depends on whether a label is in metres or in millimetres, since a head
-is drawn small and learning rates are steps of one size.
+Otherwise training would depend on whether a label is in metres or in millimetres, since a head is
+drawn small and a learning rate takes steps of one size.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from peftlab.layers import PreTrainedModel, is_linear
 from peftlab.models.architectures import head_names
 from peftlab.models.state import state_of
 
-FARTHEST = 3e5  # from 0, in sd: there fp32's numbers, 2⁻²³ of what they are, lie .04 sd apart
+MAX_MEAN_IN_SD = 3e5  # fp32's numbers there, 2⁻²³ of their size apart, lie .04 sd apart
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Unit:
         """The unit of `labels`.
 
         Raises:
-            RequestError: if they are all the same, or differ by so little beside what they are
-                that answers in fp32 would be coarse.
+            RequestError: if they are all the same, or differ so little for their size that
+                answers in fp32 would be coarse.
 
         >>> Unit.of([1.0, 3.0])
         Unit(mean=2.0, sd=1.0)
@@ -51,7 +51,7 @@ class Unit:
             )
         values = np.asarray(labels, np.float64)
         unit = cls(float(values.mean()), float(values.std()))
-        if abs(unit.mean) > FARTHEST * unit.sd:
+        if abs(unit.mean) > MAX_MEAN_IN_SD * unit.sd:
             raise RequestError(
                 f"the labels of train lie around {unit.mean:.9g} and differ by {unit.sd:.3g} (sd), "
                 f"and fp32's numbers are {np.spacing(np.float32(unit.mean)):.3g} apart there; "
@@ -65,25 +65,27 @@ class Unit:
         return values
 
     def restored(self, outputs: Tensor) -> Tensor:
-        """Outputs in standard units, any shape, in the label's own: the same shape, in float64."""
+        """`outputs` in standard units, of any shape, converted to the label's own, in float64."""
         return outputs.double() * self.sd + self.mean
 
 
 def unit_of(model: PreTrainedModel, labels: Sequence[float]) -> Unit:
-    """The unit that `model` can be trained in: where its head has no bias, as decoders' have none,
-    labels are scaled and not centred, since nothing could add the mean again.
-    """  # noqa: D205
+    """The unit of `labels` that `model` can be trained in.
+
+    For a head without a bias, as decoders' heads are, labels are scaled and not centred: nothing
+    could add the mean again.
+    """
     unit = Unit.of(labels)
     return unit if last_layer(model).bias is not None else Unit(0.0, unit.sd)
 
 
 @contextmanager
 def standard_unit(model: PreTrainedModel, unit: Unit) -> Iterator[None]:
-    """Let `model` answer in standard units inside, and in the label's own behind it.
+    """Let `model` answer in standard units inside, and in the label's own unit afterwards.
 
-    A head that has answered in the label's own unit before, from an earlier training or from the
-    checkpoint that `load_model` read, goes on from there; any other is taken to be small in
-    standard units, as one is that was just drawn, and if nothing was trained left as it was.
+    A head that answers in the label's own unit already, after an earlier training or from the
+    checkpoint that `load_model` read, is converted to standard units first. Any other is taken to
+    be in standard units, as one just drawn is; it stays as it was if nothing trains it inside.
     """
     state, layer = state_of(model), last_layer(model)
     if state.own_unit:

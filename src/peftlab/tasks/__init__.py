@@ -1,4 +1,4 @@
-"""Tasks: the built-in synthetic ones, GLUE, a user's own file, and any data set of the hub.
+"""Tasks: built-in synthetic ones, GLUE, a user's own file or table, and any data set of the hub.
 
 Adding a built-in task is adding one file to builtin/ that defines `TASK = BuiltIn(...)`.
 """
@@ -50,38 +50,38 @@ __all__ = [
 @functools.cache
 def built_in() -> dict[str, BuiltIn]:
     """The built-in tasks by name: the `TASK` of every module in builtin/ that has one."""
-    found = {}
+    tasks = {}
     for module in pkgutil.iter_modules(builtin.__path__):
         task = getattr(importlib.import_module(f"{builtin.__name__}.{module.name}"), "TASK", None)
         if isinstance(task, BuiltIn):
-            found[task.name] = task
-    return found
+            tasks[task.name] = task
+    return tasks
 
 
 def names() -> list[str]:
-    """Every task that `load` knows, the built-in ones first."""
+    """The names that `load` accepts, the built-in tasks first."""
     return [*built_in(), *GLUE]
 
 
 def load(name: str, data_dir: Path | None = None) -> Task:
-    """Load a task: a built-in one, or GLUE's from its files or else from the hub.
+    """Load a built-in task, or one of GLUE from its files or else from the hub.
 
     Args:
         name: one of `names()`.
-        data_dir: the folder with GLUE's own files; PEFTLAB_DATA_DIR's if not given.
+        data_dir: the folder with GLUE's own files; PEFTLAB_DATA_DIR if not given.
 
     Raises:
-        RequestError: no task of this name, or its data can't be had (see `glue.load`).
+        RequestError: no task has this name, or its data can't be loaded (see `glue.load`).
     """
     if name in GLUE:
-        return glue.load(name, data_dir or data_dir_of_environment())
+        return glue.load(name, data_dir or _data_dir_from_environment())
     if name in built_in():
         return built_in()[name].load()
     raise unknown("task", name, names(), "A file of your own is given with --data.")
 
 
-def data_dir_of_environment() -> Path | None:
-    """The folder that PEFTLAB_DATA_DIR names, if it is set."""
+def _data_dir_from_environment() -> Path | None:
+    """The folder that PEFTLAB_DATA_DIR names; None if it is not set."""
     folder = os.environ.get("PEFTLAB_DATA_DIR")
     return Path(folder) if folder else None
 
@@ -93,28 +93,28 @@ def load_file(
     dev: Path | None = None,
     kind: Literal["auto", "classes", "regression"] = "auto",
 ) -> Task:
-    """Make a task of a user's own file, or of a data set that `path` names as `hub:OWNER/NAME`.
+    """Make a task from a user's own file, or from the data set that `path` names as hub:OWNER/NAME.
 
-    See `files.load` and `hub.load`, which this names apart from `names()`.
+    See `files.load` and `hub.load`. A task whose name is taken by one of `names()` gets the suffix
+    -file or -hub.
 
     Raises:
         RequestError: the file or data set, a column or a row is not as it must be; or `dev` is
             given beside a data set, which has its own.
     """
-    path, on_hub = Path(path), is_on_hub(Path(path))
-    if on_hub and dev is not None:
+    path = Path(path)
+    if not is_on_hub(path):
+        task, origin = files.load(path, text, label, Path(dev) if dev else None, kind), "file"
+    elif dev is None:
+        task, origin = hub.load(path, text, label, kind), "hub"
+    else:
         raise RequestError(
             f"--dev goes with a file; {path} is judged on its split validation, or on a fifth of "
             "train if it has none."
         )
-    if on_hub:
-        task = hub.load(path, text, label, kind)
-    else:
-        task = files.load(path, text, label, Path(dev) if dev else None, kind)
-    origin = "hub" if on_hub else "file"
     return dataclasses.replace(task, name=f"{task.name}-{origin}") if task.name in names() else task
 
 
 def listing() -> list[BuiltIn | Glue]:
-    """Every task of `names()`, in that order: what is known of it before its data is loaded."""
+    """What is known of each task before its data is loaded, in the order of `names()`."""
     return [*built_in().values(), *GLUE.values()]

@@ -1,8 +1,8 @@
 """A task: texts with labels, split into train and dev, and the metrics that judge a model on it.
 
-Tasks come from four places, all of which end in the same plain value, `Task`: the built-in
-synthetic ones (one file each in builtin/), GLUE (glue.py), a user's own file (files/) and any data
-set of the hub (hub.py).
+Tasks come from five places, all of which give the same plain value, `Task`: the built-in synthetic
+ones (one file each in builtin/), GLUE (glue.py), a user's own file (files/), a table in memory
+(table.py) and any data set of the hub (hub.py).
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ LabelType = Literal["str", "int", "float", "bool"]
 
 @dataclass(frozen=True)
 class Examples(metaclass=Explained):
-    """One split. `texts[i]` has one text a column (a sentence, or a pair); `labels[i]` its answer.
+    """One split: `texts[i]` has one text per text column (one, or a pair), `labels[i]` the answer.
 
-    A label is an index into `Task.labels` for classes and a number for a regression. A text alone
-    is taken for a tuple of one. `peftlab.make_task` makes both splits of a table, and takes names.
+    A label is an index into `Task.labels` for classes and a number for a regression. A plain string
+    stands for a tuple of one. `peftlab.make_task` makes both splits from a table, and takes names
+    of classes.
     """
 
     texts: list[tuple[str, ...]]
@@ -43,14 +44,14 @@ class Examples(metaclass=Explained):
 
     @field_validator("texts", mode="before")
     @classmethod
-    def _tuples(cls, texts: Any) -> Any:
+    def _wrap_strings(cls, texts: Any) -> Any:
         if not _is_column(texts):
-            return texts  # which is refused
+            return texts  # for pydantic to refuse
         return [(text,) if isinstance(text, str) else text for text in texts]
 
     @field_validator("labels", mode="before")
     @classmethod
-    def _numbers(cls, labels: Any) -> Any:
+    def _unwrap_scalars(cls, labels: Any) -> Any:
         if not _is_column(labels):
             return labels
         values = [label.item() if hasattr(label, "item") else label for label in labels]
@@ -78,27 +79,27 @@ class Examples(metaclass=Explained):
 
 
 def _is_column(values: Any) -> bool:
-    """Whether values follow one another, and are no text, no mapping and no table."""
-    is_other = isinstance(values, str | bytes | Mapping) or hasattr(values, "columns")
-    return isinstance(values, Iterable) and not is_other
+    """Whether `values` can be iterated as cells: a text, a mapping or a table can't."""
+    is_excluded = isinstance(values, str | bytes | Mapping) or hasattr(values, "columns")
+    return isinstance(values, Iterable) and not is_excluded
 
 
 @dataclass(frozen=True)
 class Task(metaclass=Explained):
-    """What a model is asked, with its data.
+    """What a model is asked, with the data that it is trained and judged on.
 
     Attributes:
         name: as on the command line and in the record.
         kind: "classes" (cross-entropy) or "regression" (one output, mean squared error).
         metrics: names of metrics.py; the first is the main one, which tables and "best" use.
-            Those of its kind are recorded beside them.
+            The others of the task's kind are recorded too.
         labels: the classes' names, in the order of their indices; empty for a regression.
         max_length: longest input in tokens; longer ones are cut.
         source: where the data came from: "synthetic", "folder ...", "hub ..." or "file ...";
-            followed by ", a fifth of train" where that is what judges.
-        columns: the names that the texts have in their file, where they have any.
+            followed by ", a fifth of train" where a part of train stands in for dev.
+        columns: the names of the text columns in their file, where they have any.
         notes: what was decided about the data, and how to ask for something else.
-        licence: of the data, in its source's own words; None where that names none.
+        licence: of the data, in its source's own words; None where the source names none.
         label_type: of the labels whose names are `labels`: "3" may name a number or a text.
     """
 
@@ -117,25 +118,26 @@ class Task(metaclass=Explained):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        known = ALLOWED[self.kind]
-        wrong_metrics = [metric for metric in self.metrics if metric not in known]
+        allowed = ALLOWED[self.kind]
+        wrong_metrics = [metric for metric in self.metrics if metric not in allowed]
         if wrong_metrics or not self.metrics:
             given = ", ".join(wrong_metrics) or "none"
-            raise ValueError(f"metrics of {self.kind} are {', '.join(known)}; given: {given}")
+            raise ValueError(f"metrics of {self.kind} are {', '.join(allowed)}; given: {given}")
         if self.kind == "classes":
             self._check_classes()
         return self
 
     def _check_classes(self) -> None:
-        n = len(self.labels)
-        if not n:
+        n_classes = len(self.labels)
+        if not n_classes:
             raise ValueError("labels is missing: the names of the classes, in their order")
+        indices = range(n_classes)
         for name, split in (("train", self.train), ("dev", self.dev)):
-            wrong = [x for x in split.labels if not isinstance(x, int) or x not in range(n)]
+            wrong = [i for i in split.labels if not isinstance(i, int) or i not in indices]
             if wrong:
                 raise ValueError(
                     f"{name} has the label {wrong[0]}; labels of classes are indices from 0 to "
-                    f"{n - 1} (whole numbers), into the task's {n} labels"
+                    f"{n_classes - 1} (whole numbers), into the task's {n_classes} labels"
                 )
 
     @property
@@ -144,25 +146,25 @@ class Task(metaclass=Explained):
 
     @property
     def every_metric(self) -> tuple[str, ...]:
-        """What a run is scored by: the task's own metrics, then all others of its kind."""
+        """The metrics that score a run: the task's own, then all others of its kind."""
         return tuple(dict.fromkeys((*self.metrics, *ALLOWED[self.kind])))
 
     def judged_by(self, metric: str) -> Task:
         """The task with `metric` as its main one.
 
         Raises:
-            RequestError: if that is no metric of a task of its kind.
+            RequestError: if `metric` is not one for tasks of this kind.
         """
-        if metric not in ALLOWED[self.kind]:
-            what = f"metric of {self.kind} (task {self.name})"
-            raise unknown(what, metric, ALLOWED[self.kind])
+        allowed = ALLOWED[self.kind]
+        if metric not in allowed:
+            raise unknown(f"metric of {self.kind} (task {self.name})", metric, allowed)
         return dataclasses.replace(self, metrics=tuple(dict.fromkeys((metric, *self.metrics))))
 
     def constant(self, metric: str) -> float:
-        """The one answer for all texts that is best on train by `metric`.
+        """The answer that, given to every text, is best on train by `metric`.
 
-        The commonest class, but class 1 of two by F1, which is of that class; the median by the
-        mean absolute error, else the mean.
+        For classes the commonest one, except that F1 of two classes, which scores class 1, is best
+        with that class. For a regression the mean, or the median by the mean absolute error.
         """
         labels = self.train.labels
         if self.kind == "regression":
@@ -174,33 +176,33 @@ class Task(metaclass=Explained):
 
     @property
     def balanced_weights(self) -> tuple[float, ...]:
-        """A weight a class, n / (k · count) over the k classes of train: each has as much to say.
+        """One weight per class, n / (k · count) over the k classes of train: all count alike.
 
-        scikit-learn's "balanced". A class that does not occur in train has 1.
+        These are scikit-learn's "balanced" weights. A class that does not occur in train has 1.
         """
         counts = Counter(self.train.labels)
         n, k = len(self.train), len(counts)
         return tuple(n / (k * counts[i]) if i in counts else 1.0 for i in range(len(self.labels)))
 
     def score(self, answers: Sequence[float]) -> dict[str, float]:
-        """Every metric of `answers` to dev: indices of classes, or numbers."""
+        """Score `answers` for dev, indices of classes or numbers, by every metric."""
         n_classes = self.num_labels if self.kind == "classes" else None
         return score(self.every_metric, self.dev.labels, answers, n_classes)
 
     @property
     def num_labels(self) -> int:
-        """Outputs of the head: one a class, or a single number."""
+        """The number of outputs of the head: one per class, or one for a regression."""
         return len(self.labels) if self.kind == "classes" else 1
 
     def sha256(self) -> str:
-        """Hash of what is asked and of every example, wherever the data lies."""
+        """Hash of the kind, the labels and every example, wherever the data lies."""
         content = [self.kind, self.labels, self.train.texts, self.train.labels]
         content += [self.dev.texts, self.dev.labels]
         text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def write(self, path: Path) -> None:
-        """Store the task as JSON, so that another process reads the very same examples."""
+        """Write the task as JSON, so that another process reads the very same examples."""
         path.write_bytes(_ADAPTER.dump_json(self))
 
     @staticmethod
@@ -230,7 +232,7 @@ def typed_label(name: str, label_type: LabelType) -> Label:
 
 @dataclass(frozen=True)
 class BuiltIn:
-    """A row of the list of built-in tasks: what can be known before the examples are generated."""
+    """A built-in task: what is known of it before its examples are generated."""
 
     name: str
     summary: str

@@ -1,13 +1,13 @@
-"""Keep a fifth apart: always the same one, stratified, and no text on both sides.
+"""Hold out a fifth of the examples: always the same fifth, stratified, no text on both sides.
 
-Examples with equal texts form a group, which goes to one side whole; texts that differ in case,
-blanks and the order of a pair alone are equal, as many a model reads them as one. The groups of a
-class (of the group's most frequent label) or of a quintile (of its mean) are ordered by a hash of
-their text and fill dev until it has a fifth of the stratum's examples. Neither the order of the
-rows nor other classes' rows change where a group goes.
+Examples with equal texts form a group, which goes to one side whole; texts that differ only in
+case, blanks and the order of a pair are equal, since many a model reads them as one. The groups of
+a class (by the group's most frequent label) or of a quintile (by its mean label) are ordered by a
+hash of their text and fill dev until it has a fifth of the stratum's examples. Neither the order of
+the rows nor other classes' rows change where a group goes.
 
-What is chosen, a learning rate say, is chosen on such a fifth of train (`carved`), so that dev
-still judges what nobody has seen.
+A choice, such as that of a learning rate, is made on such a fifth of train (`carved`), so that dev
+judges on examples that no choice has seen.
 """
 
 from __future__ import annotations
@@ -25,89 +25,90 @@ from peftlab.errors import RequestError
 from peftlab.naming import counted, few
 from peftlab.tasks.base import Examples, Task
 
-FIFTH = 0.2  # goes to dev
+FIFTH = 0.2  # the share that goes to dev
 QUANTILES = 5
-MANY = 20  # classes of a text each: if they are most, the column holds no labels
+# classes with fewer than two texts: more than this, and than half of all, tell a wrong column
+MAX_SMALL_CLASSES = 20
 
 Texts = tuple[str, ...]
 Label = TypeVar("Label", int, float)
 
 
 def carved(task: Task, share: float = FIFTH) -> Task:
-    """The task with a share of train in place of dev, which is not looked at, and train the rest.
+    """The task with its train split in two: a share of it as dev, the rest as train.
 
-    A class with fewer than two different texts stays in train: it is chosen without, and a note
-    says so.
+    The task's own dev is not looked at. A class with fewer than two different texts stays in train:
+    choices are made without it, and a note says so.
 
     Raises:
-        RequestError: fewer than two different texts, or classes that have so many.
+        RequestError: train has fewer than two different texts, or fewer than two classes with two.
     """
     try:
-        train, dev = divided(task.train, task.labels, share, sparing=True)
+        train, dev = divide(task.train, task.labels, share, may_omit=True)
     except RequestError as error:
         raise RequestError(
             f"task {task.name} has no part of train to be judged on: {error}"
         ) from None
     part = "a fifth" if share == FIFTH else f"{share:.3g}"
     source = f"{task.source}, {part} of train"
-    judged = set(dev.labels)
-    absent = [repr(name) for index, name in enumerate(task.labels) if index not in judged]
+    present = set(dev.labels)
+    absent = [repr(name) for index, name in enumerate(task.labels) if index not in present]
     notes = task.notes
     if absent:
         notes += (f"{part} of train, which judges, has none of {few(absent)}: too few texts",)
     return dataclasses.replace(task, train=train, dev=dev, source=source, notes=notes)
 
 
-def divided(
-    data: Examples, names: Sequence[str], share: float = FIFTH, sparing: bool = False
+def divide(
+    data: Examples, names: Sequence[str], share: float = FIFTH, may_omit: bool = False
 ) -> tuple[Examples, Examples]:
-    """The two sides of `data`: what is left to train on, and about that share to judge by.
+    """Split `data` in train and dev, which gets about `share` of the examples.
 
-    `names` are its classes'; none for a regression.
+    `names` are the names of its classes; none for a regression. `may_omit`: see `by_class`.
 
     Raises:
         RequestError: see `by_class` and `by_quantile`.
     """
-    texts = _one_spelling(data.texts)
+    texts = _unify_spellings(data.texts)
     if names:
-        kept = by_class(texts, [int(label) for label in data.labels], names, share, sparing)
+        dev_texts = by_class(texts, [int(label) for label in data.labels], names, share, may_omit)
     else:
-        kept = by_quantile(texts, data.labels, share)
-    train = [i for i, text in enumerate(texts) if text not in kept]
-    dev = [i for i, text in enumerate(texts) if text in kept]
+        dev_texts = by_quantile(texts, data.labels, share)
+    train = [i for i, text in enumerate(texts) if text not in dev_texts]
+    dev = [i for i, text in enumerate(texts) if text in dev_texts]
     return _subset(data, train), _subset(data, dev)
 
 
 def n_in_both(train: Examples, dev: Examples) -> int:
     """How many texts of dev are in train, but for case, blanks and the order of a pair."""
-    known = {_loose(text) for text in train.texts}
-    return sum(_loose(text) in known for text in dev.texts)
+    train_keys = {_unordered_key(text) for text in train.texts}
+    return sum(_unordered_key(text) in train_keys for text in dev.texts)
 
 
 def groups(texts: Sequence[Texts]) -> list[int]:
-    """Of each text the place of the first that is the same, but for case and blanks.
+    """For each text the index of the first text that equals it but for case and blanks.
 
     >>> groups([("one",), ("two",), ("One ",)])
     [0, 1, 0]
     """
     first: dict[Texts, int] = {}
-    return [first.setdefault(_plain(text), index) for index, text in enumerate(texts)]
+    return [first.setdefault(_key(text), index) for index, text in enumerate(texts)]
 
 
-def _plain(text: Texts) -> Texts:
+def _key(text: Texts) -> Texts:
     return tuple(" ".join(part.casefold().split()) for part in text)
 
 
-def _loose(text: Texts) -> Texts:
-    return tuple(sorted(_plain(text)))
+def _unordered_key(text: Texts) -> Texts:
+    return tuple(sorted(_key(text)))
 
 
-def _one_spelling(texts: Sequence[Texts]) -> list[Texts]:
-    """In the place of each text the least, as Python orders them, of those that are the same."""
-    keys, least = [_loose(text) for text in texts], dict[Texts, Texts]()
+def _unify_spellings(texts: Sequence[Texts]) -> list[Texts]:
+    """The texts, each replaced by the first in Python's order of those that are equal to it."""
+    keys, spelling = [_unordered_key(text) for text in texts], dict[Texts, Texts]()
     for key, text in zip(keys, texts, strict=True):
-        least[key] = min(text, least.get(key, text))
-    return [least[key] for key in keys]
+        spelling[key] = min(text, spelling.get(key, text))
+    return [spelling[key] for key in keys]
 
 
 def _subset(data: Examples, indices: list[int]) -> Examples:
@@ -120,79 +121,81 @@ def by_class(
     labels: Sequence[int],
     names: Sequence[str],
     share: float = FIFTH,
-    sparing: bool = False,
+    may_omit: bool = False,
 ) -> set[Texts]:
-    """The texts that go to dev, about that share of every class.
+    """The texts that go to dev, about `share` of the examples of every class.
 
-    `sparing` leaves to train what a class of fewer than two different texts has, where two others
-    have as many.
+    With `may_omit`, classes of fewer than two different texts stay in train whole, if at least two
+    other classes remain.
 
     Raises:
         RequestError: a class with fewer than two different texts can't be on both sides.
     """
     strata: dict[int, list[Texts]] = defaultdict(list)
-    members = _members(texts, labels)
-    for text, found in members.items():
-        counts = Counter(found)
+    labels_of = _labels_by_text(texts, labels)
+    for text, text_labels in labels_of.items():
+        counts = Counter(text_labels)
         strata[min(counts, key=lambda label: (-counts[label], label))].append(text)
-    short = sum(len(strata[index]) < 2 for index in range(len(names)))
-    if short > max(MANY, len(names) / 2):
+    n_small = sum(len(strata[index]) < 2 for index in range(len(names)))
+    if n_small > max(MAX_SMALL_CLASSES, len(names) / 2):
         raise RequestError(
-            f"{short:,} of {len(names):,} classes have fewer than two different texts; is this the "
-            "column of labels?"
+            f"{n_small:,} of {len(names):,} classes have fewer than two different texts; is this "
+            "the column of labels?"
         )
-    spared = sparing and len(names) - short >= 2
+    may_omit = may_omit and len(names) - n_small >= 2
     for index, name in enumerate(names):
-        if len(strata[index]) < 2 and not spared:
+        if len(strata[index]) < 2 and not may_omit:
             raise RequestError(
                 f"class {name!r} has {counted(len(strata[index]), 'different text')} of its own; "
                 "it needs at least 2, one to train on and one to judge by. Add examples, or leave "
                 "the class out."
             )
-    divisible = [group for group in strata.values() if len(group) >= 2]
-    return {text for group in divisible for text in _share(group, members, share)}
+    divisible = [stratum for stratum in strata.values() if len(stratum) >= 2]
+    return {text for stratum in divisible for text in _choose_dev(stratum, labels_of, share)}
 
 
 def by_quantile(
     texts: Sequence[Texts], labels: Sequence[float], share: float = FIFTH
 ) -> set[Texts]:
-    """The texts that go to dev, about that share of every quintile of the labels.
+    """The texts that go to dev, about `share` of the examples of every quintile of the labels.
 
     Raises:
         RequestError: fewer than two different texts.
     """
-    members = _members(texts, labels)
-    if len(members) < 2:
+    labels_of = _labels_by_text(texts, labels)
+    if len(labels_of) < 2:
         raise RequestError(
             "all rows have the same text; at least 2 different ones are needed, "
             "one to train on and one to judge by."
         )
-    mean = {text: math.fsum(found) / len(found) for text, found in members.items()}
-    ordered = sorted(members, key=lambda text: (mean[text], _hash(text)))
+    means = {text: math.fsum(values) / len(values) for text, values in labels_of.items()}
+    ordered = sorted(labels_of, key=lambda text: (means[text], _hash(text)))
     n_strata = max(1, min(QUANTILES, int(len(ordered) * share)))
     bounds = [len(ordered) * i // n_strata for i in range(n_strata + 1)]
     strata = [ordered[start:end] for start, end in itertools.pairwise(bounds)]
-    return {text for group in strata for text in _share(group, members, share)}
+    return {text for stratum in strata for text in _choose_dev(stratum, labels_of, share)}
 
 
-def _members(texts: Sequence[Texts], labels: Sequence[Label]) -> dict[Texts, list[Label]]:
-    members: dict[Texts, list[Label]] = defaultdict(list)
+def _labels_by_text(texts: Sequence[Texts], labels: Sequence[Label]) -> dict[Texts, list[Label]]:
+    labels_of: dict[Texts, list[Label]] = defaultdict(list)
     for text, label in zip(texts, labels, strict=True):
-        members[text].append(label)
-    return members
+        labels_of[text].append(label)
+    return labels_of
 
 
-def _share(stratum: list[Texts], members: dict[Texts, list[Label]], share: float) -> list[Texts]:
-    """Groups of `stratum` for dev: at least one, never all, and near that share of the examples."""
+def _choose_dev(
+    stratum: list[Texts], labels_of: dict[Texts, list[Label]], share: float
+) -> list[Texts]:
+    """Texts of `stratum` for dev: at least one, never all, with about `share` of the examples."""
     ordered = sorted(stratum, key=_hash)
-    wanted = max(1, round(sum(len(members[text]) for text in ordered) * share))
-    taken: list[Texts] = []
+    max_size = max(1, round(sum(len(labels_of[text]) for text in ordered) * share))
+    chosen: list[Texts] = []
     size = 0
     for text in ordered:
-        if size + len(members[text]) <= wanted:
-            taken.append(text)
-            size += len(members[text])
-    return taken or [min(ordered, key=lambda text: len(members[text]))]
+        if size + len(labels_of[text]) <= max_size:
+            chosen.append(text)
+            size += len(labels_of[text])
+    return chosen or [min(ordered, key=lambda text: len(labels_of[text]))]
 
 
 def _hash(text: Texts) -> str:

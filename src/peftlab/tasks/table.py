@@ -1,4 +1,4 @@
-"""A table that a caller holds as a task: a DataFrame, a data set, or columns by name."""
+"""A task from a table in memory: a DataFrame, a data set, or columns by name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def make_task(
     kind: Literal["auto", "classes", "regression"] = "auto",
     name: str = "table",
 ) -> Task:
-    """Make a task of a table in memory, as a file with the same rows would make it.
+    """Make a task of a table in memory: the same task as from a file with the same rows.
 
     Args:
         table: pandas' DataFrame, a `datasets.Dataset`, or columns by name: {"text": [...], ...}.
@@ -31,7 +31,7 @@ def make_task(
 
     Raises:
         RequestError: a table, a column or a row is not as it must be, with the row's number from 1;
-            a label in `dev` that `table` has not; fewer than two classes, or values.
+            a label in `dev` that `table` lacks; fewer than two classes, or values.
 
     >>> task = make_task({"text": ["a", "b", "c", "d"] * 5, "label": ["x", "y"] * 10})
     >>> task.labels, len(task.train) + len(task.dev)
@@ -46,18 +46,18 @@ def make_task(
         expect("a column", column, str, "a name")
     columns = file.columns_of(texts, label)
     return file.task_of(
-        _rows(table, "table", columns),
-        None if dev is None else _rows(dev, "dev", columns),
+        _read_rows(table, "table", columns),
+        None if dev is None else _read_rows(dev, "dev", columns),
         texts,
         label,
         kind,
         stem=name,
         source="python",
-        otherwise="Or give dev=.",
+        remedy="Or give dev=.",
     )
 
 
-def _rows(table: Any, name: str, columns: Sequence[str]) -> rows.Table:
+def _read_rows(table: Any, name: str, columns: Sequence[str]) -> rows.Table:
     header = _header(table, name)
     keys = {str(key): key for key in header}  # pandas' columns may be numbers
     for column in columns:
@@ -66,9 +66,10 @@ def _rows(table: Any, name: str, columns: Sequence[str]) -> rows.Table:
         if (n := [str(key) for key in header].count(column)) > 1:
             raise RequestError(f"{name} has {n} columns {column!r}; rename all but one")
     cells = [_cells(table, keys[column], f"column {column!r} of {name}") for column in columns]
-    if len({len(column) for column in cells}) > 1:
-        told = ", ".join(f"{len(of)} {column}" for of, column in zip(cells, columns, strict=True))
-        raise RequestError(f"{name} has columns of several lengths: {told}")
+    lengths = [len(column) for column in cells]
+    if len(set(lengths)) > 1:
+        counts = ", ".join(f"{n} {column}" for n, column in zip(lengths, columns, strict=True))
+        raise RequestError(f"{name} has columns of several lengths: {counts}")
     if not cells[0]:
         raise RequestError(f"{name} holds no rows; it needs at least one")
     numbered = enumerate(zip(*cells, strict=True), start=1)
@@ -78,9 +79,9 @@ def _rows(table: Any, name: str, columns: Sequence[str]) -> rows.Table:
 def _header(table: Any, name: str) -> Sequence[Any]:
     if isinstance(table, Mapping):
         return list(table)
-    for names in ("column_names", "columns"):  # a Dataset's, a DataFrame's
-        if getattr(table, names, None) is not None and hasattr(table, "__getitem__"):
-            return list(getattr(table, names))
+    for attribute in ("column_names", "columns"):  # a Dataset's, a DataFrame's
+        if getattr(table, attribute, None) is not None and hasattr(table, "__getitem__"):
+            return list(getattr(table, attribute))
     raise RequestError(
         f"{name} must be a DataFrame, a datasets.Dataset or columns by name, "
         f"got {reprlib.repr(table)}"
@@ -88,13 +89,13 @@ def _header(table: Any, name: str) -> Sequence[Any]:
 
 
 def _cells(table: Any, key: Any, name: str) -> list[Any]:
-    """The column's values as Python has them, a data set's classes by their names."""
+    """The column as Python's own values, with the names of a data set's classes."""
     values: Any = table[key]
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         raise RequestError(f"{name} must hold a value a row, got {reprlib.repr(values)}")
-    if hasattr(values, "notna"):  # pandas has several values that stand for none
+    if hasattr(values, "notna"):  # pandas marks a missing value in several ways
         values = table[key].astype(object).where(table[key].notna(), None)
-    cells = [_plain(value, name) for value in values]
+    cells = [_unwrap(value, name) for value in values]
     feature = (getattr(table, "features", None) or {}).get(key)
     names = getattr(feature, "names", None)
     if names is None:
@@ -102,8 +103,8 @@ def _cells(table: Any, key: Any, name: str) -> list[Any]:
     return [names[cell] if isinstance(cell, int) and cell >= 0 else None for cell in cells]
 
 
-def _plain(value: Any, name: str) -> Any:
-    """A cell without what numpy, torch, pandas or Arrow put around it."""
+def _unwrap(value: Any, name: str) -> Any:
+    """Python's own value of a cell of numpy, torch, pandas or Arrow."""
     if type(value).__name__ in ("NAType", "NaTType"):
         return None
     if hasattr(value, "as_py"):
@@ -111,4 +112,5 @@ def _plain(value: Any, name: str) -> Any:
     if getattr(value, "ndim", 0) > 0:
         raise RequestError(f"{name} must hold one value a row, got {reprlib.repr(value)}")
     is_date = getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M")
-    return value.item() if hasattr(value, "item") and not is_date else value  # else nanoseconds
+    # the item of a date would be its nanoseconds
+    return value.item() if hasattr(value, "item") and not is_date else value

@@ -1,9 +1,9 @@
 """acceptability: is this sentence grammatical (stands for CoLA).
 
 Every sentence tests one rule of English grammar, and an unacceptable one breaks just that rule:
-only some verbs take an object, a sentence has a verb, "ever" and "any" want a negation before them,
+only some verbs take an object, a sentence has a verb, "ever" and "any" need a negation before them,
 and a verb agrees with its subject though another noun stands nearer. The other words are the same
-either way, so that only the form of the sentence tells. The last rule is the hard one, and rare.
+in both classes, so that only the form of the sentence tells. The last rule is hard, and rare.
 Train and dev test the same rules in different frames.
 """
 
@@ -27,7 +27,7 @@ from peftlab.tasks.builtin.grammar import (
 Frames = dict[str, tuple[str, ...]]
 Words = dict[str, str]
 
-# The frames of each rule in RULES, whose function fills the slots that decide.
+# The frames of each rule in RULES; the rule's function fills the slots that decide the label.
 TRAIN_TEMPLATES: Frames = {
     "object": ("the {person} {did} the {item}", "we saw that the {person} {did} the {item}"),
     "verb": ("the {person} {did_it} {place}", "{place} the {person} {did_it}"),
@@ -82,12 +82,12 @@ def polarity(rng: Random, good: bool) -> Words:
 
 def agreement(rng: Random, good: bool) -> Words:
     """The verb has the number of its subject, whatever the number of the noun between."""
-    many, others = rng.random() < 0.5, rng.random() < 0.5
+    is_plural, is_other_plural = rng.random() < 0.5, rng.random() < 0.5
     thing, other = word(rng, THINGS), word(rng, THINGS)
     return {
-        "thing": plural(thing) if many else thing,
-        "other": plural(other) if others else other,
-        "be": rng.choice(BE)[many == good],
+        "thing": plural(thing) if is_plural else thing,
+        "other": plural(other) if is_other_plural else other,
+        "be": rng.choice(BE)[is_plural == good],
         "state": rng.choice(STATES),
     }
 

@@ -1,9 +1,9 @@
 """entailment: does the first sentence imply the second (stands for RTE).
 
 The second sentence, the claim, tells the same event with fewer facts and sometimes less exactly
-("a couch" is "a piece of furniture"). It isn't implied if the first sentence only reports what is
-doubted ("we doubt that ...") or if up to three of its facts are others. The hard cases are rare:
-only one other fact, or a claim that is more exact than the first sentence.
+("a couch" is "a piece of furniture"). It isn't implied if the first sentence only reports a doubted
+event ("we doubt that ...") or if one to three of its facts differ. The hard cases are rare: a
+single different fact, or a claim that is more exact than the first sentence.
 Train and dev use different frames.
 """
 
@@ -67,39 +67,39 @@ SEED = 3
 
 
 def wording(rng: Random, frame: str, facts: Facts, exact: bool) -> str:
-    """A sentence with the facts, the thing called by its hypernym unless `exact`."""
+    """A sentence that states the facts and names the thing by its hypernym unless `exact`."""
     words = {slot: rng.choice(concept) for slot, concept in facts.items()}
     thing = words["thing"] if exact else group_of(THINGS, facts["thing"])
     return sentence(frame, {**words, "thing": article(thing)})
 
 
-def differing(rng: Random, facts: Facts, claim: str, changes: int) -> Facts:
-    """The facts with `changes` of those that the claim states replaced."""
+def replace_facts(rng: Random, facts: Facts, claim: str, changes: int) -> Facts:
+    """The facts, with `changes` of those that the frame `claim` states replaced."""
     stated = [slot for slot in SLOTS if f"{{{slot}}}" in claim]
     slots = rng.sample(stated, changes)
     return {**facts, **{slot: unrelated(rng, SLOTS[slot], facts[slot]) for slot in slots}}
 
 
-def pair(rng: Random, frames: Frames, how: str) -> tuple[str, str]:
-    """Premise and claim; `how` is "entailed" or one of KINDS, the ways to be not entailed."""
+def pair(rng: Random, frames: Frames, kind: str) -> tuple[str, str]:
+    """Premise and claim; `kind` is "entailed" or one of KINDS, the ways not to be entailed."""
     facts = {slot: rng.choice(concepts(lexicon)) for slot, lexicon in SLOTS.items()}
-    premise = rng.choice(frames["report" if how == "report" else "fact"])
+    premise = rng.choice(frames["report" if kind == "report" else "fact"])
     claim = rng.choice(frames["claim"])
-    claimed = differing(rng, facts, claim, CHANGES.get(how, 0))
-    exact = how == "exact" or rng.random() < 0.5
+    claimed_facts = replace_facts(rng, facts, claim, CHANGES.get(kind, 0))
+    exact = kind == "exact" or rng.random() < 0.5
     return (
-        wording(rng, premise, facts, exact=how != "exact"),
-        wording(rng, claim, claimed, exact),
+        wording(rng, premise, facts, exact=kind != "exact"),
+        wording(rng, claim, claimed_facts, exact),
     )
 
 
 def split(rng: Random, frames: Frames, count: int) -> Examples:
-    """Pairs, every second one entailed, with the ways not to be in turn."""
+    """Pairs, every second one entailed, the others of each of KINDS in turn."""
 
     def make(index: int) -> Example:
         label = index % 2
-        how = "entailed" if label == ENTAILED else KINDS[index // 2 % len(KINDS)]
-        return pair(rng, frames, how), label
+        kind = "entailed" if label == ENTAILED else KINDS[index // 2 % len(KINDS)]
+        return pair(rng, frames, kind), label
 
     return sample(count, make)
 

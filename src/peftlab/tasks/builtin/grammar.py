@@ -2,9 +2,9 @@
 
 A concept is a tuple of wordings that mean the same ("couch", "sofa"). Concepts stand in named
 groups: two concepts of one group are related ("couch", "bench") and the group's name is their
-hypernym where it is a noun ("furniture"). A `Lexicon` maps group names to concepts.
+hypernym where it is a noun ("piece of furniture"). A `Lexicon` maps group names to concepts.
 
-Everything random comes from a `random.Random` with a fixed seed, and nothing iterates over a set,
+Every random choice comes from a `random.Random` with a fixed seed, and nothing iterates over a set,
 so that a task has the same examples in every process.
 """
 
@@ -78,17 +78,17 @@ DEV_DENIALS = ("nobody thinks that", "no one has claimed that")
 
 
 def concepts(lexicon: Lexicon) -> list[Concept]:
-    """All concepts, in the order of writing."""
+    """All concepts, in the order of the lexicon."""
     return [concept for group in lexicon.values() for concept in group]
 
 
 def word(rng: Random, lexicon: Lexicon) -> str:
-    """Some wording of some concept."""
+    """A random wording of a random concept."""
     return rng.choice(rng.choice(concepts(lexicon)))
 
 
 def group_of(lexicon: Lexicon, concept: Concept) -> str:
-    """Name of the group that the concept stands in."""
+    """The name of the concept's group."""
     return next(name for name, group in lexicon.items() if concept in group)
 
 
@@ -104,8 +104,8 @@ def unrelated(rng: Random, lexicon: Lexicon, concept: Concept) -> Concept:
     return rng.choice([c for name, group in lexicon.items() if name != home for c in group])
 
 
-def the(lexicon: Lexicon) -> Lexicon:
-    """The lexicon with "the" before every wording: a noun phrase to put where "someone" may be."""
+def with_article(lexicon: Lexicon) -> Lexicon:
+    """The lexicon with "the" before every wording: noun phrases that can replace "someone"."""
     return {
         name: tuple(tuple(f"the {word}" for word in concept) for concept in group)
         for name, group in lexicon.items()
@@ -122,7 +122,7 @@ def article(noun: str) -> str:
 
 
 def plural(noun: str) -> str:
-    """More than one of it.
+    """The plural of the noun.
 
     >>> plural("brooch"), plural("diary"), plural("child")
     ('brooches', 'diaries', 'children')
@@ -138,7 +138,7 @@ def plural(noun: str) -> str:
 
 
 def sentence(template: str, words: dict[str, str]) -> str:
-    """Fill the slots, start with a capital and end with a full stop.
+    """The template with its slots filled, an initial capital and a full stop.
 
     >>> sentence("{place} the {agent} left", {"place": "in the park", "agent": "poet"})
     'In the park the poet left.'
@@ -148,14 +148,14 @@ def sentence(template: str, words: dict[str, str]) -> str:
 
 
 def wording(rng: Random, template: str, facts: Facts) -> str:
-    """A sentence that states the facts, each in one of its words."""
+    """A sentence that states the facts, each in one of its wordings."""
     return sentence(template, {slot: rng.choice(concept) for slot, concept in facts.items()})
 
 
 def sample(count: int, make: Callable[[int], Example]) -> Examples:
     """`count` different examples: make(i) for i = 0, 1, ..., each redrawn until it is new."""
-    found: dict[tuple[str, ...], float] = {}
-    while len(found) < count:
-        texts, label = make(len(found))
-        found.setdefault(texts, label)
-    return Examples(list(found), list(found.values()))
+    labels: dict[tuple[str, ...], float] = {}  # by texts
+    while len(labels) < count:
+        texts, label = make(len(labels))
+        labels.setdefault(texts, label)
+    return Examples(list(labels), list(labels.values()))

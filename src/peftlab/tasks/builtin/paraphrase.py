@@ -1,8 +1,8 @@
 """paraphrase: do two sentences say the same (stands for MRPC).
 
-A sentence states who did what to whom, and where. A paraphrase says it in another word order, some
-of it in other wordings ("doctor", "physician"). A pair that differs has one to four of the facts
-replaced by related or unrelated ones, or one of the two is denied ("nobody believes that ...").
+A sentence states who did what to whom, and where. A paraphrase states it in another word order and
+partly in other wordings ("doctor", "physician"). In a pair that differs one to four of the facts
+are replaced by related or unrelated ones, or one sentence is denied ("nobody believes that ...").
 A single changed fact is the hard case: it is one word among synonyms that have changed as well.
 Train and dev use different word orders and different denials.
 """
@@ -56,21 +56,21 @@ def random_facts(rng: Random) -> Facts:
     return {**facts, "patient": unrelated(rng, PEOPLE, facts["agent"])}
 
 
-def differing(rng: Random, facts: Facts, changes: int) -> Facts:
+def replace_facts(rng: Random, facts: Facts, changes: int) -> Facts:
     """The facts with `changes` of them replaced; agent and patient remain two people."""
     other = dict(facts)
     for slot in rng.sample(list(SLOTS), changes):
         pick = rng.choice((related, unrelated))
         other[slot] = pick(rng, SLOTS[slot], facts[slot])
-    return other if other["agent"] != other["patient"] else differing(rng, facts, changes)
+    return other if other["agent"] != other["patient"] else replace_facts(rng, facts, changes)
 
 
-def pair(rng: Random, templates: tuple[str, ...], denials: Concept, how: str) -> tuple[str, str]:
-    """Two sentences; `how` is "same" or one of KINDS, the ways to differ."""
+def pair(rng: Random, templates: tuple[str, ...], denials: Concept, kind: str) -> tuple[str, str]:
+    """Two sentences; `kind` is "same" or one of KINDS, the ways to differ."""
     facts = random_facts(rng)
-    other = differing(rng, facts, CHANGES.get(how, 0))
+    other = replace_facts(rng, facts, CHANGES.get(kind, 0))
     first, second = rng.sample(templates, 2)
-    if how == "denied":
+    if kind == "denied":
         second = f"{rng.choice(denials)} {second}"
     texts = [wording(rng, first, facts), wording(rng, second, other)]
     rng.shuffle(texts)
@@ -78,12 +78,12 @@ def pair(rng: Random, templates: tuple[str, ...], denials: Concept, how: str) ->
 
 
 def split(rng: Random, templates: tuple[str, ...], denials: Concept, count: int) -> Examples:
-    """Pairs, every second one a paraphrase, with the ways to differ in turn."""
+    """Pairs, every second one a paraphrase, the others of each of KINDS in turn."""
 
     def make(index: int) -> Example:
-        same = index % 2 == 1
-        how = "same" if same else KINDS[index // 2 % len(KINDS)]
-        return pair(rng, templates, denials, how), int(same)
+        is_paraphrase = index % 2 == 1
+        kind = "same" if is_paraphrase else KINDS[index // 2 % len(KINDS)]
+        return pair(rng, templates, denials, kind), int(is_paraphrase)
 
     return sample(count, make)
 

@@ -4,8 +4,8 @@ A sentence states three facts: who did what to which thing. Its pair says the sa
 order with other wordings ("couch", "sofa"), but some facts are changed. A fact counts 1 if its
 concept is the same, 1/2 if it is a related one ("couch", "bench") or left vague ("something"), 0
 otherwise. The label is 5 times the mean, and only a quarter of that if one of the two sentences is
-denied ("nobody believes that ..."). Counting shared words isn't enough: synonyms and the passive
-must be seen through. Train and dev use different word orders and different denials.
+denied ("nobody believes that ..."). Counting shared words isn't enough: a model must see through
+synonyms and the passive. Train and dev use different word orders and different denials.
 """
 
 from __future__ import annotations
@@ -26,12 +26,16 @@ from peftlab.tasks.builtin.grammar import (
     concepts,
     related,
     sample,
-    the,
     unrelated,
+    with_article,
     wording,
 )
 
-SLOTS: dict[str, Lexicon] = {"agent": the(PEOPLE), "act": HANDLING, "thing": the(THINGS)}
+SLOTS: dict[str, Lexicon] = {
+    "agent": with_article(PEOPLE),
+    "act": HANDLING,
+    "thing": with_article(THINGS),
+}
 VAGUE: dict[str, Concept] = {"agent": ("somebody", "someone"), "thing": ("something",)}
 TRAIN_TEMPLATES = (
     "{agent} {act} {thing}",
@@ -51,18 +55,18 @@ def random_facts(rng: Random) -> Facts:
     return {slot: rng.choice(concepts(lexicon)) for slot, lexicon in SLOTS.items()}
 
 
-def changed(rng: Random, facts: Facts, changes: int) -> tuple[Facts, float]:
+def change_facts(rng: Random, facts: Facts, changes: int) -> tuple[Facts, float]:
     """The facts with `changes` of them changed, and the label of the pair."""
     other, points = dict(facts), float(len(SLOTS))
     for slot in rng.sample(list(SLOTS), changes):
-        how = rng.choice(("vague", "related", "unrelated"))
-        if how == "vague" and slot in VAGUE:
-            other[slot], lost = VAGUE[slot], 0.5
-        elif how == "unrelated":
-            other[slot], lost = unrelated(rng, SLOTS[slot], facts[slot]), 1.0
+        change = rng.choice(("vague", "related", "unrelated"))
+        if change == "vague" and slot in VAGUE:
+            other[slot], loss = VAGUE[slot], 0.5
+        elif change == "unrelated":
+            other[slot], loss = unrelated(rng, SLOTS[slot], facts[slot]), 1.0
         else:
-            other[slot], lost = related(rng, SLOTS[slot], facts[slot]), 0.5
-        points -= lost
+            other[slot], loss = related(rng, SLOTS[slot], facts[slot]), 0.5
+        points -= loss
     return other, 5 * points / len(SLOTS)
 
 
@@ -71,7 +75,7 @@ def split(rng: Random, templates: tuple[str, ...], denials: Concept, count: int)
 
     def make(index: int) -> Example:
         facts = random_facts(rng)
-        other, label = changed(rng, facts, index % (len(SLOTS) + 1))
+        other, label = change_facts(rng, facts, index % (len(SLOTS) + 1))
         first, second = rng.sample(templates, 2)
         if index % 3 == 0:
             second, label = f"{rng.choice(denials)} {second}", label / 4

@@ -1,4 +1,4 @@
-"""A user's own file: read as a task, or read and written again with answers."""
+"""A user's own file: read it as a task, or read it and write it again with answers."""
 
 from peftlab.tasks.files.answers import Sheet, answer_file, check_out, read_sheet
 from peftlab.tasks.files.file import load

@@ -1,4 +1,4 @@
-"""A user's file once more, with columns added: what `peftlab predict` writes."""
+"""Write a user's file again with columns added, as `peftlab predict` does."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from peftlab.tasks.files import file, rows
 
 @dataclass(frozen=True)
 class Sheet:
-    """A file as it was when it was read, once: it may be a pipe, or change meanwhile.
+    """The content of a file, which is read only once: it may be a pipe, or change meanwhile.
 
     Attributes:
         path: the file.
-        texts: of each row, one or two.
+        texts: the one or two texts of each row.
         records: each row with all of its columns by name.
     """
 
@@ -33,16 +33,16 @@ class Sheet:
     records: list[dict[str, Any]]
 
     def check_fits(self, out: Path, classes: Sequence[str] = ()) -> None:
-        """Raise `RequestError` if a cell, or a class, can't stand in a file as `out` is one."""
+        """Raise `RequestError` if a cell, or a class's name, can't be written in `out`'s format."""
         header, suffix = _header(self.records), out.suffix.lower()
         if suffix == ".tsv":
-            _lines([*header, *classes], self.records)
+            _tsv_lines([*header, *classes], self.records)
         if suffix == ".parquet":
-            with _refusals(self.path, suffix):
+            with _format_refusals(self.path, suffix):
                 _table(header, self.records)
 
     def check_new(self, columns: Sequence[str]) -> None:
-        """Raise `RequestError` if one of `columns`, which are to be added, is there already."""
+        """Raise `RequestError` if the file has one of `columns`, which are to be added, already."""
         taken = [name for name in _header(self.records) if name in columns]
         if taken:
             raise RequestError(f"{self.path} has a column {taken[0]!r} already; rename it first")
@@ -52,7 +52,7 @@ def read_sheet(path: Path, columns: Sequence[str]) -> Sheet:
     """Read a file whose texts are in `columns`.
 
     Raises:
-        RequestError: for a file, a column or a row that is not as it must be, with its line.
+        RequestError: the file, a column or a row is not as it must be, with its line.
     """
     if not 1 <= len(columns) <= 2:
         raise RequestError(f"one or two text columns are needed, got {len(columns)}")
@@ -69,36 +69,36 @@ def check_out(out: Path, file: Path) -> None:
         raise RequestError(f"{out} must end in one of {', '.join(WRITERS)}")
     parent = out.absolute().parent
     with system_refusals(f"{out} can't be written"):
-        folder, room = out.is_dir(), parent.is_dir()
-    if not room:
+        is_folder, has_folder = out.is_dir(), parent.is_dir()
+    if not has_folder:
         raise RequestError(f"{out} can't be written: {out.parent} is no folder")
-    if folder:
+    if is_folder:
         raise RequestError(f"{out} can't be written: it is a folder")
-    # what may be written is not all in the permissions: try it
+    # permissions alone don't tell whether the folder can be written to: try it
     with system_refusals(f"{out} can't be written"), tempfile.TemporaryFile(dir=parent):
         pass
 
 
 def answer_file(sheet: Sheet, out: Path, extra: Sequence[dict[str, Any]]) -> None:
-    """Write the sheet's rows to `out`, each with the columns of `extra`; whole or not at all.
+    """Write the sheet's rows to `out`, each with its columns of `extra`; whole or not at all.
 
     Raises:
-        RequestError: if a column is there already, or `out` can't be written.
+        RequestError: the file has one of the columns already, or `out` can't be written.
     """
     sheet.check_new(list(extra[0]))
     header = [*_header(sheet.records), *extra[0]]
-    joined = [record | more for record, more in zip(sheet.records, extra, strict=True)]
+    records = [record | columns for record, columns in zip(sheet.records, extra, strict=True)]
     write = WRITERS[out.suffix.lower()]
     try:
-        with _refusals(sheet.path, out.suffix):
-            replace_file(out, lambda place: write(place, header, joined))
+        with _format_refusals(sheet.path, out.suffix):
+            replace_file(out, lambda path: write(path, header, records))
     except OSError as error:
         raise RequestError(f"{out} can't be written: {error.strerror}") from error
 
 
 @contextmanager
-def _refusals(path: Path, suffix: str) -> Iterator[None]:
-    """Arrow's errors in words: cells of mixed types, or numbers that are too large."""
+def _format_refusals(path: Path, suffix: str) -> Iterator[None]:
+    """Turn Arrow's errors, on mixed types or too large numbers, into a `RequestError`."""
     try:
         yield
     except (TypeError, ValueError, OverflowError) as error:
@@ -108,18 +108,18 @@ def _refusals(path: Path, suffix: str) -> Iterator[None]:
 
 
 def _csv(path: Path, header: list[str], records: list[dict[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as target:
-        writer = csv.writer(target)
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
         writer.writerow(header)
         writer.writerows([_cell(record.get(name)) for name in header] for record in records)
 
 
 def _tsv(path: Path, header: list[str], records: list[dict[str, Any]]) -> None:
-    lines = _lines(header, records)
+    lines = _tsv_lines(header, records)
     path.write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
 
 
-def _lines(header: list[str], records: list[dict[str, Any]]) -> list[list[str]]:
+def _tsv_lines(header: list[str], records: list[dict[str, Any]]) -> list[list[str]]:
     """The cells of a TSV file, line by line, the header first."""
     lines = [header, *([_cell(record.get(name)) for name in header] for record in records)]
     for cell in itertools.chain.from_iterable(lines):
@@ -141,12 +141,12 @@ def _jsonl(path: Path, header: list[str], records: list[dict[str, Any]]) -> None
 
 
 def _json(value: Any) -> str:
-    """Dates and the like, which Parquet has and JSON has not, become text."""
+    """`value` as JSON, in which dates and other types of Parquet that JSON lacks are texts."""
     return json.dumps(_finite(value), ensure_ascii=False, default=str, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:
-    """`value` with null in the place of NaN and infinity, which JSON has not."""
+    """`value` with None in the place of NaN and infinity, which JSON lacks."""
     if isinstance(value, dict):
         return {name: _finite(cell) for name, cell in value.items()}
     if isinstance(value, list | tuple):  # Arrow's maps are pairs
@@ -167,7 +167,7 @@ def _table(header: list[str], records: list[dict[str, Any]]) -> Any:
 
 
 def _header(records: list[dict[str, Any]]) -> list[str]:
-    """Every column of any row: JSON's may differ from row to row."""
+    """The columns of all rows: in JSON Lines they may differ from row to row."""
     return list(dict.fromkeys(name for record in records for name in record))
 
 

@@ -1,11 +1,11 @@
 """A user's own file as a task: CSV, TSV, JSONL or Parquet, a label column, one or two text columns.
 
 Text, true/false and whole numbers of at most `MAX_CLASSES` different values are classes; other
-numbers are a regression; `kind` overrides. 1.0 is whole: so pandas writes integers with a gap.
-Classes are named and ordered by their value: numbers by size, text by its characters. In CSV and
-TSV, where all is text, a column is of numbers if every cell is one; classes of which one is written
-with a 0 that says nothing, 007, are codes and keep their spelling. CSV is quoted (RFC 4180); TSV is
-not: a `"` is a character there.
+numbers are a regression; `kind` overrides. 1.0 counts as whole, since pandas writes integers so if
+a cell of the column is missing. Classes are named and ordered by their value: numbers by size, text
+by its characters. In CSV and TSV, where all is text, a column is of numbers if every cell is one;
+classes of which one is written with a leading zero, 007, are codes and keep their spelling. CSV is
+quoted (RFC 4180); TSV is not: a `"` is a character there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from peftlab.tasks.files import rows
 
 MAX_CLASSES = 20
 MAX_DIGITS = 4000  # Python converts no more than 4,300 to a whole number
-LARGEST = 1e37  # a regression's label: the head answers in fp32, which ends at 3e38
+MAX_LABEL = 1e37  # of a regression: the head answers in fp32, which ends at 3e38
 
 _INT = re.compile(r"[+-]?\d+", re.ASCII)
 _CODE = re.compile(r"0\d+", re.ASCII)
@@ -47,8 +47,8 @@ def load(
     named after the file, in lower case and with hyphens for anything but letters and digits.
 
     Raises:
-        RequestError: a file, column or row that is not as it must be, with its line; a label
-            in `dev` that `path` has not; fewer than two classes or, for a regression, values.
+        RequestError: a file, column or row is not as it must be, with its line; a label in `dev`
+            that `path` lacks; fewer than two classes or, for a regression, values.
     """
     columns = columns_of(text, label)
     table = rows.read(path, columns)
@@ -60,7 +60,7 @@ def load(
         kind,
         stem=path.stem,
         source=f"file {path.name}" + (f", dev file {dev.name}" if dev else ""),
-        otherwise="Or give --dev FILE.",
+        remedy="Or give --dev FILE.",
     )
 
 
@@ -74,91 +74,90 @@ def task_of(
     stem: str,
     source: str,
     licence: str | None = None,
-    otherwise: str = "",
+    remedy: str = "",
 ) -> Task:
     """Make a task of rows that were read with `columns_of`; see `load`.
 
-    `stem` is what it is named after; `otherwise` ends the error if no fifth can be kept apart.
+    `stem` gives the task's name; `remedy` ends the error if no fifth can be kept apart.
     """
-    type_ = _label_type(table)
+    type_ = _column_type(table)
     if type_ == "int" and kind != "regression" and _has_codes(table):
         type_ = "str"
-    chosen = _kind(table, type_, kind)
-    names = _names(table, type_) if chosen == "classes" else ()
+    task_kind = _choose_kind(table, type_, kind)
+    names = _class_names(table, type_) if task_kind == "classes" else ()
     train = _examples(table, type_, names)
     if len(set(train.labels)) < 2:
         raise RequestError(
             f"{table.name}: every row has the same label in {label!r}: there is nothing to learn."
         )
     if dev is not None:
-        judged = _examples(dev, type_, names)
+        dev_examples = _examples(dev, type_, names)
     else:
         try:
-            train, judged = split.divided(train, names)
+            train, dev_examples = split.divide(train, names)
         except RequestError as error:
-            raise RequestError(f"{table.name}: {error} {otherwise}".strip()) from None
+            raise RequestError(f"{table.name}: {error} {remedy}".strip()) from None
     return Task(
         name=named(stem)[:40].strip("-"),
-        kind=chosen,
-        metrics=("accuracy", "f1") if chosen == "classes" else ("pearson", "spearman"),
+        kind=task_kind,
+        metrics=("accuracy", "f1") if task_kind == "classes" else ("pearson", "spearman"),
         train=train,
-        dev=judged,
+        dev=dev_examples,
         labels=names,
         label_type=type_ if names else "str",
         source=source,
         columns=tuple(text),
         notes=(
-            *(_notes(table, label, names, type_) if kind == "auto" else ()),
-            *_alike(names),
-            *_repeated(judged),
-            *_in_both(train, judged),
+            *(_notes_on_kind(table, label, names, type_) if kind == "auto" else ()),
+            *_notes_on_alike_names(names),
+            *_notes_on_repeated_texts(dev_examples),
+            *_notes_on_shared_texts(train, dev_examples),
         ),
         licence=licence,
     )
 
 
-def _notes(
+def _notes_on_kind(
     table: rows.Table, label: str, names: tuple[str, ...], type_: LabelType
 ) -> tuple[str, ...]:
-    """What whole numbers were taken for: stars from 1 to 5 are no names, and 40 intents are."""
+    """How whole numbers were taken, which may be wrong: 1 to 5 may be stars, 1 to 40 intents."""
     if type_ == "str" and all(map(_INT.fullmatch, names)):
         if table.typed:
             return (f"{label} holds numbers as text, taken as names of classes",)
-        what = f"{label} holds numbers with zeros in front, taken as names of classes"
-        return (f"{what}; --kind regression asks for numbers",)
+        codes = f"{label} holds numbers with zeros in front, taken as names of classes"
+        return (f"{codes}; --kind regression asks for numbers",)
     if type_ != "int" or 0 < len(names) < 3:
         return ()
-    values = sorted({int(_name(row.cells[-1], "int") or 0) for row in table.rows})
-    taken = "classes; --kind regression asks for numbers"
+    values = sorted({int(_class_name(row.cells[-1], "int") or 0) for row in table.rows})
+    meaning = "classes; --kind regression asks for numbers"
     if not names:
-        taken = "numbers; --kind classes asks for classes"
+        meaning = "numbers; --kind classes asks for classes"
     first, last = (reprlib.repr(values[end]) for end in (0, -1))  # it may have 300 digits
     span = f"{len(values)} whole numbers from {first} to {last}"
-    return (f"{label} holds {span}, taken as {taken}",)
+    return (f"{label} holds {span}, taken as {meaning}",)
 
 
-def _alike(names: Sequence[str]) -> tuple[str, ...]:
-    """That classes have one name but for case and blanks, if some do."""
+def _notes_on_alike_names(names: Sequence[str]) -> tuple[str, ...]:
+    """One note for each name that several classes share but for case and blanks."""
     spellings: dict[str, list[str]] = {}
     for name in names:
         spellings.setdefault(" ".join(name.casefold().split()), []).append(name)
     return tuple(
-        f"{', '.join(map(repr, same))} are {len(same)} classes: names differ in case or blanks only"
-        for same in spellings.values()
-        if len(same) > 1
+        f"{', '.join(map(repr, alike))} are {len(alike)} classes: names differ in case or blanks "
+        "only"
+        for alike in spellings.values()
+        if len(alike) > 1
     )
 
 
-def _repeated(dev: Examples) -> tuple[str, ...]:
-    """That dev has some texts several times, if it does."""
+def _notes_on_repeated_texts(dev: Examples) -> tuple[str, ...]:
     n = len(set(split.groups(dev.texts)))
     if n == len(dev):
         return ()
     return (f"dev has {n:,} different texts in {len(dev):,} rows: intervals count each text once",)
 
 
-def _in_both(train: Examples, dev: Examples) -> tuple[str, ...]:
-    """That dev has texts of train, if it does: its scores are then too good."""
+def _notes_on_shared_texts(train: Examples, dev: Examples) -> tuple[str, ...]:
     n = split.n_in_both(train, dev)
     if not n:
         return ()
@@ -179,36 +178,35 @@ def columns_of(text: Sequence[str], label: str) -> list[str]:
 
 
 def _has_codes(table: rows.Table) -> bool:
-    """Whether whole numbers of a file without types are codes, as zeros in front of some tell.
+    """Whether the whole numbers of a file without types are codes, some with leading zeros.
 
-    They are if most have one, or all numbers are of one width, or these are few.
+    They are if most have leading zeros, or all have one width, or at most `MAX_CLASSES` differ.
     """
     cells = [str(row.cells[-1]).strip() for row in table.rows]
     n_codes = sum(_CODE.fullmatch(cell) is not None for cell in cells)
     if table.typed or not n_codes:
         return False
-    few = len(set(cells)) <= MAX_CLASSES
-    return few or 2 * n_codes > len(cells) or len(set(map(len, cells))) == 1
+    are_few = len(set(cells)) <= MAX_CLASSES
+    return are_few or 2 * n_codes > len(cells) or len(set(map(len, cells))) == 1
 
 
-def _label_type(table: rows.Table) -> LabelType:
-    """The one type that every label has; raises RequestError for an empty or mixed one."""
-    first: rows.Row | None = None
+def _column_type(table: rows.Table) -> LabelType:
+    """The one type of all labels; raises RequestError for an empty label or mixed types."""
     types: set[LabelType] = set()
     for row in table.rows:
-        found = _type(table, row)
-        types.add(found)
-        first = first or row
+        types.add(_label_type(table, row))
         if table.typed and len(types) > 1 and not types <= {"int", "float"}:
-            other = f"{_shown(first.cells[-1])} in {table.unit} {first.number}"
-            problem = f"found {_shown(row.cells[-1])} after {other}"
+            first = table.rows[0]
+            earlier = f"{_quote(first.cells[-1])} in {table.unit} {first.number}"
+            problem = f"found {_quote(row.cells[-1])} after {earlier}"
             raise table.error(row, f"labels must be of one type, {problem}.")
     if types and types <= {"int", "float"}:
         return "int" if all(_is_whole(row.cells[-1]) for row in table.rows) else "float"
     return types.pop() if len(types) == 1 else "str"
 
 
-def _type(table: rows.Table, row: rows.Row) -> LabelType:
+def _label_type(table: rows.Table, row: rows.Row) -> LabelType:
+    """The type of one row's label; raises RequestError for a label that no task can have."""
     cell = row.cells[-1]
     if isinstance(cell, bool):
         return "bool"
@@ -221,22 +219,22 @@ def _type(table: rows.Table, row: rows.Row) -> LabelType:
     if not isinstance(cell, str | None):
         allowed = "text, a number or true/false"
         raise table.error(
-            row, f"a label must be {allowed}, got {type(cell).__name__}: {_shown(cell)}."
+            row, f"a label must be {allowed}, got {type(cell).__name__}: {_quote(cell)}."
         )
     if cell is None or not cell.strip():
         raise table.error(row, "the label is empty. Fill it in or leave the row out.")
-    _check_encodes(table, row, cell)
+    _check_encodable(table, row, cell)
     if not table.typed and len(cell) > MAX_DIGITS and _INT.fullmatch(cell.strip()):
         raise table.error(
             row, f"a label of more than {MAX_DIGITS} digits is no number to work with."
         )
-    return "str" if table.typed else _looks_like(cell.strip())
+    return "str" if table.typed else _guess_type(cell.strip())
 
 
-def _looks_like(cell: str) -> LabelType:
-    """What a cell of a file without types holds.
+def _guess_type(cell: str) -> LabelType:
+    """The type of a cell of a file without types.
 
-    >>> [_looks_like(cell) for cell in ("-3", "2.5", "1e-3", "True", "1_000", "n/a")]
+    >>> [_guess_type(cell) for cell in ("-3", "2.5", "1e-3", "True", "1_000", "n/a")]
     ['int', 'float', 'float', 'bool', 'str', 'str']
     """
     if _INT.fullmatch(cell):
@@ -246,60 +244,64 @@ def _looks_like(cell: str) -> LabelType:
     return "bool" if cell.lower() in {"true", "false"} else "str"
 
 
-def _kind(
-    table: rows.Table, type_: LabelType, asked: Literal["auto", "classes", "regression"]
+def _choose_kind(
+    table: rows.Table, type_: LabelType, kind: Literal["auto", "classes", "regression"]
 ) -> Kind:
-    if type_ == "str" and asked != "classes":
-        _refuse_number_gone_wrong(table, asked)
+    if type_ == "str" and kind != "classes":
+        _check_mistyped_numbers(table, kind)
     if type_ in {"bool", "str"}:
-        if asked == "regression":
+        if kind == "regression":
             row = table.rows[0]
             raise table.error(
-                row, f"a regression needs numbers, got the label {_shown(row.cells[-1])}."
+                row, f"a regression needs numbers, got the label {_quote(row.cells[-1])}."
             )
         return "classes"
-    if asked != "auto":
-        return asked
-    values = {_name(row.cells[-1], "int") for row in table.rows} if type_ == "int" else None
-    return "classes" if values is not None and len(values) <= MAX_CLASSES else "regression"
+    if kind != "auto":
+        return kind
+    if type_ != "int":
+        return "regression"
+    values = {_class_name(row.cells[-1], "int") for row in table.rows}
+    return "classes" if len(values) <= MAX_CLASSES else "regression"
 
 
-def _refuse_number_gone_wrong(table: rows.Table, asked: str) -> None:
-    """A column of numbers with one cell that is none would else be taken for text."""
+def _check_mistyped_numbers(table: rows.Table, kind: str) -> None:
+    """Refuse a column of numbers of which a mistyped one would make all of them text."""
     commas = [row for row in table.rows if _COMMA.fullmatch(str(row.cells[-1]).strip())]
     if 2 * len(commas) > len(table.rows):
-        problem = f"the label {_shown(commas[0].cells[-1])} has a comma"
+        problem = f"the label {_quote(commas[0].cells[-1])} has a comma"
         raise table.error(
             commas[0],
             f"{problem}. Write numbers with a point (3.5) and thousands without a sign (1100), or "
             "say --kind classes.",
         )
-    other = [row for row in table.rows if _number(row.cells[-1]) is None]
-    fractions = sum(_looks_like(str(row.cells[-1]).strip()) == "float" for row in table.rows)
-    if other and (asked == "regression" or 2 * fractions > len(table.rows)):
-        problem = f"the label {_shown(other[0].cells[-1])} is not a number"
-        raise table.error(other[0], f"{problem}. Mend it, or say --kind classes.")
+    non_numbers = [row for row in table.rows if _number(row.cells[-1]) is None]
+    n_fractions = sum(_guess_type(str(row.cells[-1]).strip()) == "float" for row in table.rows)
+    if non_numbers and (kind == "regression" or 2 * n_fractions > len(table.rows)):
+        row = non_numbers[0]
+        problem = f"the label {_quote(row.cells[-1])} is not a number"
+        raise table.error(row, f"{problem}. Mend it, or say --kind classes.")
 
 
-def _names(table: rows.Table, type_: LabelType) -> tuple[str, ...]:
+def _class_names(table: rows.Table, type_: LabelType) -> tuple[str, ...]:
     """The classes' names in the order of their indices."""
-    found: dict[str, rows.Row] = {}
+    names: list[str] = []
     for row in table.rows:
-        name = _name(row.cells[-1], type_)
+        name = _class_name(row.cells[-1], type_)
         if name is None:
-            raise table.error(row, f"the label {_shown(row.cells[-1])} names no class.")
-        found[name] = row
-    if type_ == "float" and len(found) > MAX_CLASSES:
+            raise table.error(row, f"the label {_quote(row.cells[-1])} names no class.")
+        names.append(name)
+    names = list(dict.fromkeys(names))
+    if type_ == "float" and len(names) > MAX_CLASSES:
         raise RequestError(
-            f"{table.name}: {len(found)} different numbers, some not whole, can't be classes "
+            f"{table.name}: {len(names)} different numbers, some not whole, can't be classes "
             f"(at most {MAX_CLASSES}). Say --kind regression, or round them."
         )
     by_size = {"int": int, "float": float}
-    return tuple(sorted(found, key=by_size.get(type_)))
+    return tuple(sorted(names, key=by_size.get(type_)))
 
 
-def _name(cell: Any, type_: LabelType) -> str | None:
-    """The name of the class that `cell` stands for if classes are of `type_`; None for no class."""
+def _class_name(cell: Any, type_: LabelType) -> str | None:
+    """The name of the class of a label `cell` of `type_`; None if it names no class."""
     text = str(cell).strip()
     if type_ == "str":
         return text
@@ -328,30 +330,31 @@ def _number(cell: Any) -> float | None:
 
 
 def _examples(table: rows.Table, type_: LabelType, names: tuple[str, ...]) -> Examples:
-    """Every row's texts and label; raises RequestError for a label that is not as in train."""
+    """Every row's texts and label; raises RequestError for a label that train does not have."""
     index = {name: i for i, name in enumerate(names)}
-    texts = [_texts(table, row) for row in table.rows]
+    texts = [tuple(_text(table, row, cell) for cell in row.cells[:-1]) for row in table.rows]
     if not names:
-        return Examples(texts, [_value(table, row) for row in table.rows])
+        return Examples(texts, [_regression_label(table, row) for row in table.rows])
     labels = []
     for row in table.rows:
-        _type(table, row)
-        name = _name(row.cells[-1], type_)
+        _label_type(table, row)  # raises for a cell that is no label
+        name = _class_name(row.cells[-1], type_)
         if name not in index:
             allowed = ", ".join(names[:MAX_CLASSES]) + (", ..." if names[MAX_CLASSES:] else "")
-            problem = f"the label {_shown(row.cells[-1])} is not one of the train file's: {allowed}"
+            problem = f"the label {_quote(row.cells[-1])} is not one of the train file's: {allowed}"
             raise table.error(row, f"{problem}.")
         labels.append(index[name])
     return Examples(texts, labels)
 
 
-def _value(table: rows.Table, row: rows.Row) -> float:
-    _type(table, row)
+def _regression_label(table: rows.Table, row: rows.Row) -> float:
+    _label_type(table, row)  # raises for a cell that is no label
     value = _number(row.cells[-1])
     if value is None:
-        raise table.error(row, f"a label must be a finite number, got {_shown(row.cells[-1])}.")
-    if abs(value) > LARGEST:
-        raise table.error(row, f"a label must lie within ±{LARGEST:g}, got {value:g}; scale them.")
+        raise table.error(row, f"a label must be a finite number, got {_quote(row.cells[-1])}.")
+    if abs(value) > MAX_LABEL:
+        problem = f"a label must lie within ±{MAX_LABEL:g}, got {value:g}"
+        raise table.error(row, f"{problem}; scale them.")
     return value
 
 
@@ -360,22 +363,18 @@ def texts(table: rows.Table) -> list[tuple[str, ...]]:
     return [tuple(_text(table, row, cell) for cell in row.cells) for row in table.rows]
 
 
-def _texts(table: rows.Table, row: rows.Row) -> tuple[str, ...]:
-    return tuple(_text(table, row, cell) for cell in row.cells[:-1])
-
-
 def _text(table: rows.Table, row: rows.Row, cell: Any) -> str:
     if cell is None or cell != cell or (isinstance(cell, str) and not cell.strip()):
         raise table.error(row, "a text is empty. Fill it in or leave the row out.")
     if not isinstance(cell, str | int | float | decimal.Decimal):
-        problem = f"a text column must hold text, got {type(cell).__name__}: {_shown(cell)}"
+        problem = f"a text column must hold text, got {type(cell).__name__}: {_quote(cell)}"
         raise table.error(row, f"{problem}.")
     text = str(cell)
-    _check_encodes(table, row, text)
+    _check_encodable(table, row, text)
     return text
 
 
-def _check_encodes(table: rows.Table, row: rows.Row, text: str) -> None:
+def _check_encodable(table: rows.Table, row: rows.Row, text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:  # JSON can spell half a character: "\ud83d"
@@ -385,6 +384,6 @@ def _check_encodes(table: rows.Table, row: rows.Row, text: str) -> None:
         ) from None
 
 
-def _shown(cell: Any) -> str:
-    """The cell as an error quotes it: shortened, for a wrong column may hold whole texts."""
+def _quote(cell: Any) -> str:
+    """The cell as an error quotes it: shortened, since a wrong column may hold whole texts."""
     return reprlib.repr(cell)
