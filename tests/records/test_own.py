@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from peftlab.records.own import own
+from peftlab.records.own import own_scores
 from peftlab.records.table import columns
 
 
 def of(folder):
-    return own(columns(folder.records, [folder.path]))
+    return own_scores(columns(folder.records, [folder.path]))
 
 
 def test_of_one_seed_it_is_the_examples_interval(folder) -> None:

@@ -168,13 +168,13 @@ def test_pairs_that_can_t_be_decided_take_nothing_from_the_others(folder) -> Non
 def test_rows_that_are_not_asked_for_are_corrected_for(folder) -> None:
     fill(folder, {"a": 40, "b": 62, "c": 55, "d": 70})
     every = columns(folder.records, [folder.path])
-    asked, beside = (
+    requested, unrequested = (
         {task: {row: column[row] for row in rows} for task, column in every.items()}
         for rows in ("ab", "cd")
     )
-    ((one,),) = verdicts(asked, beside=beside).values()
+    ((one,),) = verdicts(requested, unrequested=unrequested).values()
     assert one == of(folder)["a", "b"]
-    assert one.p != verdicts(asked)[next(iter(asked))][0].p
+    assert one.p != verdicts(requested)[next(iter(requested))][0].p
 
 
 def test_a_collapsed_row_takes_nothing_from_pairs_of_others(folder) -> None:

@@ -1,4 +1,4 @@
-"""What speed and memory depend on beside what was asked: only runs of like conditions compare."""
+"""Conditions that speed and memory depend on: only runs under the same ones may be compared."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from peftlab.records.record import Record
 from peftlab.records.rows import known
 
-ALIKE = 1.1  # mean numbers of parts whose ratio is below this differ by the drawing of batches
+SAME_LEVEL_RATIO = 1.1  # mean numbers of parts this close differ by the drawing of batches alone
 
 
 @dataclasses.dataclass(frozen=True)
 class Conditions:
-    """What speed and memory depend on beside what was asked.
+    """The conditions of a run: what speed and memory depend on beside the cell's own settings.
 
-    `spin_count` is empty of one thread, which waits for no other; `quantiser` is None where a
-    method's runs agree on it, `parts` where a cell's runs do.
+    `spin_count` is empty with one thread, which waits for no other; `quantiser` is None where the
+    runs of a row agree on it, `parts` where its seeds on a task do.
     """
 
     processor: str
@@ -32,14 +32,14 @@ class Conditions:
 
 def conditions(rows: Iterable[Sequence[Record]]) -> dict[str, Conditions]:
     """The conditions of every done cell, by its name. `rows` are the records of each row."""
-    found: dict[str, Conditions] = {}
+    by_cell: dict[str, Conditions] = {}
     for row in rows:
         done = [record for record in row if record.is_done]
         quantisers = {record.environment.quantiser for record in done}
-        parts = _levels_by_task(done)
+        levels = _part_levels(done)
         for record in done:
             environment = record.environment
-            found[record.cell] = Conditions(
+            by_cell[record.cell] = Conditions(
                 processor=environment.processor,
                 gpu=environment.gpu,
                 threads=environment.threads,
@@ -47,30 +47,34 @@ def conditions(rows: Iterable[Sequence[Record]]) -> dict[str, Conditions]:
                 torch=environment.packages.get("torch"),
                 kernels=environment.kernels,
                 quantiser=environment.quantiser if len(quantisers) > 1 else None,
-                parts=parts.get(record.cell),
+                parts=levels.get(record.cell),
             )
-    return found
+    return by_cell
 
 
-def ordered(found: Mapping[str, Conditions], read: Set[str]) -> tuple[Conditions, ...]:
-    """Every set of conditions once, that of most of the cells in `read` first."""
-    counts = Counter(one for cell, one in found.items() if cell in read)
-    return tuple(dict.fromkeys([*(one for one, _ in counts.most_common()), *found.values()]))
+def ordered(by_cell: Mapping[str, Conditions], cells: Set[str]) -> tuple[Conditions, ...]:
+    """Every set of conditions once, the one that most of `cells` ran under first."""
+    counts = Counter(ran_under for cell, ran_under in by_cell.items() if cell in cells)
+    by_frequency = [ran_under for ran_under, _ in counts.most_common()]
+    return tuple(dict.fromkeys([*by_frequency, *by_cell.values()]))
 
 
-def _levels_by_task(row: Iterable[Record]) -> dict[str, float]:
-    """The level of parts of each cell in a task whose seeds do not agree on it."""
+def _part_levels(row: Iterable[Record]) -> dict[str, float]:
+    """The level of each cell's mean number of parts, on tasks whose seeds are not all on one.
+
+    A level is named by its lowest number.
+    """
     by_task: dict[str, list[Record]] = defaultdict(list)
     for record in row:
         by_task[record.task.sha256].append(record)
-    levels: dict[str, float] = {}
+    level_of: dict[str, float] = {}
     for records in by_task.values():
-        steps: list[float] = []
-        for value in sorted(known(record.parts for record in records)):
-            if not steps or value > ALIKE * steps[-1]:
-                steps.append(value)
-        if len(steps) + any(record.parts is None for record in records) > 1:
+        levels: list[float] = []
+        for parts in sorted(known(record.parts for record in records)):
+            if not levels or parts > SAME_LEVEL_RATIO * levels[-1]:
+                levels.append(parts)
+        if len(levels) + any(record.parts is None for record in records) > 1:
             for record in records:
                 if record.parts is not None:
-                    levels[record.cell] = max(one for one in steps if one <= record.parts)
-    return levels
+                    level_of[record.cell] = max(x for x in levels if x <= record.parts)
+    return level_of

@@ -1,4 +1,4 @@
-"""What a row takes: parameters, memory and time; and which rows keep to limits of these."""
+"""The costs of a row, in parameters, memory and time, and the rows whose costs meet limits."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from pydantic import BaseModel
 
@@ -13,22 +14,23 @@ from peftlab.errors import RequestError
 from peftlab.records.conditions import conditions, ordered
 from peftlab.records.record import Record
 from peftlab.records.rows import TaskKey, known, mean
-from peftlab.records.table import Column, Runs
+from peftlab.records.table import Column, row_names, runs_of
 
 
 class Cost(BaseModel, extra="forbid", frozen=True):
-    """What a row takes; null where it was not measured.
+    """The costs of a row; null where they were not measured.
 
     Attributes:
-        trained: parameters, the head's among them; of the largest task.
+        trained: number of trained parameters, the head's included; of the task where it is largest.
         memory_mib: peak of the process, the highest of all runs and rounds: a round may not meet
             the widest batch.
-        cell_s: seconds a cell, mean over runs, of the task where that is most.
-        round_s: seconds an example in rounds that took turns, median over them, which a disturbed
-            one does not move; null without rounds.
+        cell_s: seconds a cell, mean over runs; of the task where it is longest.
+        round_s: seconds an example in rounds that took turns, the median over rounds, which a
+            disturbed one does not move; null without rounds.
 
-    Memory and time are of the conditions that most runs were measured under, and most rounds:
-    others compare with none of these. Of a task that a row never ran on under them it has its own.
+    Memory and time are of the runs, and of the rounds, under the conditions that most of them were
+    measured under: those under others are not comparable. A row that never ran on a task, or in
+    rounds, under these has the costs of all its runs there.
     """
 
     trained: int | None
@@ -38,40 +40,47 @@ class Cost(BaseModel, extra="forbid", frozen=True):
 
 
 def costs_of(columns: Mapping[TaskKey, Column]) -> dict[str, Cost]:
-    """What each row's done runs took, by row."""
-    own: dict[str, list[Runs]] = {}
-    for column in columns.values():
-        for row, runs in column.items():
-            own.setdefault(row, []).append(runs)
-    done = {row: [_done(runs.records) for runs in of_row] for row, of_row in own.items()}
-    rounds = {row: [one for runs in of_row for one in runs.rounds] for row, of_row in own.items()}
-    of_cells = _usual(itertools.chain(*of_row) for of_row in done.values())
-    of_rounds = _usual(rounds.values())
-    return {row: _cost([*map(of_cells, done[row])], of_rounds(rounds[row])) for row in own}
+    """The costs of each row's done runs, by row."""
+    table = {row: runs_of(columns, row) for row in row_names(columns)}
+    cells = {
+        row: [[record for record in runs.records if record.is_done] for runs in by_task]
+        for row, by_task in table.items()
+    }
+    rounds = {
+        row: [record for runs in by_task for record in runs.rounds]
+        for row, by_task in table.items()
+    }
+    pick_cells = _usual_conditions(itertools.chain(*by_task) for by_task in cells.values())
+    pick_rounds = _usual_conditions(rounds.values())
+    return {
+        row: _cost([pick_cells(records) for records in cells[row]], pick_rounds(rounds[row]))
+        for row in table
+    }
 
 
-def _done(records: Sequence[Record]) -> list[Record]:
-    return [one for one in records if one.is_done]
+def _usual_conditions(
+    rows: Iterable[Iterable[Record]],
+) -> Callable[[Sequence[Record]], Sequence[Record]]:
+    """A function that picks, of some of these records, those under the most frequent conditions.
 
-
-def _usual(rows: Iterable[Iterable[Record]]) -> Callable[[Sequence[Record]], Sequence[Record]]:
-    """What picks, of some records, those measured under the conditions of most; or all of them."""
-    under = conditions([list(row) for row in rows])
-    first = next(iter(ordered(under, under.keys())), None)
+    Where none of them is, it returns them all.
+    """
+    by_cell = conditions([list(row) for row in rows])
+    usual = next(iter(ordered(by_cell, by_cell.keys())), None)
 
     def pick(records: Sequence[Record]) -> Sequence[Record]:
-        return [one for one in records if under[one.cell] == first] or records
+        return [record for record in records if by_cell[record.cell] == usual] or records
 
     return pick
 
 
 def _cost(by_task: Sequence[Sequence[Record]], rounds: Sequence[Record]) -> Cost:
-    """What a row took, by its records of each task and of rounds."""
+    """The costs of a row by its records of each task and of rounds."""
     cells = list(itertools.chain(*by_task))
     trained = [record.n_trainable.total for record in cells if record.n_trainable]
-    memory = known(one.memory.peak_mib for one in (*cells, *rounds) if one.memory)
-    speeds = known(one.speed.examples_per_s for one in rounds if one.speed)
-    seconds = known(mean(known(one.total_s for one in of_task)) for of_task in by_task)
+    memory = known(record.memory.peak_mib for record in (*cells, *rounds) if record.memory)
+    speeds = known(record.speed.examples_per_s for record in rounds if record.speed)
+    seconds = known(mean(known(record.total_s for record in records)) for records in by_task)
     return Cost(
         trained=max(trained, default=None),
         memory_mib=max(memory, default=None),
@@ -80,47 +89,50 @@ def _cost(by_task: Sequence[Sequence[Record]], rounds: Sequence[Record]) -> Cost
     )
 
 
-Limit = tuple[float, str, Callable[[Cost], float | None]]  # most, unit, what a cell takes of it
+class _Limit(NamedTuple):
+    most: float
+    unit: str
+    read: Callable[[Cost], float | None]  # the amount that a cell takes
 
 
-def keeping_to(
+def rows_within(
     costs: Mapping[str, Cost], memory_mib: float | None, minutes: float | None
 ) -> list[str]:
     """The rows whose costs keep to the limits.
 
     Raises:
-        RequestError: if none does; names the nearest.
+        RequestError: if no row does; names the nearest.
     """
-    limits: list[Limit] = []
+    limits: list[_Limit] = []
     if memory_mib is not None:
-        limits.append((memory_mib, "MiB", lambda one: one.memory_mib))
+        limits.append(_Limit(memory_mib, "MiB", lambda cost: cost.memory_mib))
     if minutes is not None:
-        limits.append((minutes, "minutes", _minutes))
-    met = [row for row, one in costs.items() if _excess(one, limits) <= 1]
-    if not met and memory_mib is not None and all(c.memory_mib is None for c in costs.values()):
+        limits.append(_Limit(minutes, "minutes", _minutes))
+    rows = [row for row, cost in costs.items() if _excess(cost, limits) <= 1]
+    if rows:
+        return rows
+    if memory_mib is not None and all(cost.memory_mib is None for cost in costs.values()):
         raise RequestError(
             "no row has measured memory, which only Linux and CUDA tell; leave out --memory"
         )
-    if not met:
-        nearest = min(costs, key=lambda row: _excess(costs[row], limits))
-        asked = " and ".join(f"{most:g} {unit}" for most, unit, _ in limits)
-        takes = " and ".join(_words(unit, taken(costs[nearest])) for _, unit, taken in limits)
-        raise RequestError(
-            f"no row keeps to {asked} a cell; the nearest is {nearest!r} with {takes}: "
-            "allow more, or compare cheaper methods"
-        )
-    return met
+    nearest = min(costs, key=lambda row: _excess(costs[row], limits))
+    allowed = " and ".join(f"{limit.most:g} {limit.unit}" for limit in limits)
+    taken = " and ".join(_amount(limit.read(costs[nearest]), limit.unit) for limit in limits)
+    raise RequestError(
+        f"no row keeps to {allowed} a cell; the nearest is {nearest!r} with {taken}: "
+        "allow more, or compare cheaper methods"
+    )
 
 
-def _minutes(one: Cost) -> float | None:
-    return None if one.cell_s is None else one.cell_s / 60
+def _minutes(cost: Cost) -> float | None:
+    return None if cost.cell_s is None else cost.cell_s / 60
 
 
-def _words(unit: str, value: float | None) -> str:
+def _amount(value: float | None, unit: str) -> str:
     return f"no measured {unit}" if value is None else f"{value:.4g} {unit}"
 
 
-def _excess(one: Cost, limits: Sequence[Limit]) -> float:
-    """The largest ratio of what it takes to what it may take."""
-    taken = [(most, of(one)) for most, _, of in limits]
-    return max((math.inf if value is None else value / most for most, value in taken), default=0.0)
+def _excess(cost: Cost, limits: Sequence[_Limit]) -> float:
+    """The largest ratio of a cost to its limit; infinite where it was not measured."""
+    costs = [(limit.read(cost), limit.most) for limit in limits]
+    return max((math.inf if value is None else value / most for value, most in costs), default=0.0)

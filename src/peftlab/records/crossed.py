@@ -4,24 +4,25 @@
     V   = A + B - C     A = s²(d) / S,  B = var_i(mean_s u_si) / n,  C = MS(γ) / (S n)
 
 d_s is a score, or a difference of two, under seed s on all examples; u_si is the influence of
-example i on it (influence.py), an estimate of β_i + γ_si. Seeds that are run again and examples
-that are drawn again both move d. A and B each hold the interaction γ once: it is taken off once.
+example i on it (influence.py), an estimate of β_i + γ_si. New seeds and new examples both move d.
+A and B each contain the interaction γ once, so C is taken off once.
 
 A has S - 1 degrees of freedom, B and C have many. Weighing t quantiles by them, as Banerjee does,
 
     half² = t²(S - 1) · (max(A, C) - λ C) + t²(n - 1) · (B - (1 - λ) C)₊
 
 With λ = 0 the two parts are independent and Banerjee's inequality holds at every level: p is the
-level at which half = |d|, and is never too small. But all of γ, of which the examples tell much,
-then weighs by the quantile of the few seeds, and three seeds make a 95 % interval cover 97 to 99 %.
-With λ = 1 three seeds that agree by chance make it too short. The interval takes λ = 3/4: of 0,
-1/4 .. 1 the largest that covers 93 % of normal data whatever the ratios of α, β and γ (least 93.7;
-1 covers 91.0). As its half is never the longer one, p < .05 implies an interval without 0.
+level at which half = |d|, and is never too small. But then all of γ, which the many examples
+estimate well, is weighed by the quantile of the few seeds, and with three seeds a 95 % interval
+covers 97 to 99 %. With λ = 1 three seeds that agree by chance make it too short. The interval takes
+λ = 3/4: of 0, 1/4 .. 1 the largest that covers 93 % of normal data whatever the ratios of α, β and
+γ (least 93.7; 1 covers 91.0). Its half is never longer than that of λ = 0, so p < .05 implies an
+interval without 0.
 
-With three seeds t(2) is 10.9 at the level of six pairs, so p is taken a second time with seeds'
-variance shared by all rows (`Shared`), never below the pair's own, and the smaller of the two is
-doubled. The former alone misses what rows have in common, the latter lets one unsteady row hide
-all others.
+With three seeds t(2) is 10.9 at the level of six pairs, so p is computed a second time, with the
+variance over seeds that all rows share (`Shared`), never below the pair's own, and the smaller of
+the two is doubled. The first p alone ignores what rows have in common; the second alone would let
+one unsteady row hide the differences of all others.
 
 Papers     Cornfield & Tukey 1956, "Average values of mean squares in factorials"; Owen 2007, "The
            pigeonhole bootstrap", arXiv:0712.1111 (resampling both factors estimates V as well,
@@ -36,16 +37,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 Array = NDArray[np.float64]
-OF_SEEDS = 0.75  # λ
-RULE_OF_THREE = 1.5  # standard errors of 1 / n: half of a 95 % interval where none of n is seen
-MIN_SEEDS = 3  # seeds; two have one degree of freedom, and an interval 12.7 standard errors wide
+LAMBDA = 0.75  # share of C that is taken off the seeds' part, in intervals
+RULE_OF_THREE = 1.5  # standard error in units of 1 / n: two reach 3 / n, the 95 % end of 0 of n
+MIN_SEEDS = 3  # two have one degree of freedom, and an interval 12.7 standard errors wide
+
+
+class _Parts(NamedTuple):
+    """What seeds and examples add to the variance of the mean, and the degrees of freedom."""
+
+    seeds: Array
+    examples: Array
+    df: Array  # of `seeds`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,31 +65,31 @@ class Crossed:
     """
 
     mean: Array
-    seed: Array  # s² over seeds
-    example: Array  # variance over examples of the mean influence
-    interaction: Array  # mean square of what is neither
+    seed: Array  # s²(d)
+    example: Array  # variance over examples of the mean influence over seeds
+    interaction: Array  # MS(γ)
     n_seeds: int
     n_examples: int
 
     @classmethod
     def of(cls, d: Array, u: Array, grain: float = 0.0) -> Self:
-        """From the values d (..., S) and the influences u (..., S, n), each with a mean of 0.
+        """The effects of values d (..., S) with influences u (..., S, n), which have a mean of 0.
 
         Args:
             d: one value a seed.
-            u: of every example on it.
-            grain: by how much another answer to one example changes d; `example` is held at or
-                above what one and a half such answers give: that none of n changed here leaves
-                3 / n of them.
+            u: the influence of every example on it.
+            grain: by how much another answer to one example changes d. The standard error from the
+                examples is at least 1.5 times that: where none of n answers differs, up to 3 / n
+                of them may (the rule of three).
         """
         n_seeds, n = u.shape[-2:]
-        over_seeds = u.mean(axis=-2)
-        example = over_seeds.var(axis=-1, ddof=1) if n > 1 else np.zeros(d.shape[:-1])
+        mean_u = u.mean(axis=-2)
+        example = mean_u.var(axis=-1, ddof=1) if n > 1 else np.zeros(d.shape[:-1])
         seed, interaction = np.zeros(d.shape[:-1]), np.zeros(d.shape[:-1])
         if n_seeds >= MIN_SEEDS:
             seed = d.var(axis=-1, ddof=1)
-            rest = np.square(u).sum(axis=(-2, -1)) - n_seeds * np.square(over_seeds).sum(axis=-1)
-            interaction = np.maximum(rest, 0) / ((n_seeds - 1) * max(1, n - 1))
+            residual = np.square(u).sum(axis=(-2, -1)) - n_seeds * np.square(mean_u).sum(axis=-1)
+            interaction = np.maximum(residual, 0) / ((n_seeds - 1) * max(1, n - 1))
         return cls(
             mean=d.mean(axis=-1),
             seed=seed,
@@ -90,7 +99,7 @@ class Crossed:
             n_examples=n,
         )
 
-    def _terms(self) -> tuple[Array, Array, Array]:
+    def _variances(self) -> tuple[Array, Array, Array]:
         """A, B and C."""
         return (
             self.seed / self.n_seeds,
@@ -99,44 +108,46 @@ class Crossed:
         )
 
     def interval(self, level: float = 0.95) -> tuple[Array, Array]:
-        """Low and high end of the interval of that level."""
-        a, b, c = self._terms()
+        """The low and the high end of the interval of that level."""
+        a, b, c = self._variances()
         df = np.asarray(float(max(1, self.n_seeds - 1)))
-        seeds, examples = np.maximum(a, c) - OF_SEEDS * c, np.maximum(b - (1 - OF_SEEDS) * c, 0)
-        half = self._half(seeds, examples, np.asarray(1 - level), df)
+        parts = _Parts(np.maximum(a, c) - LAMBDA * c, np.maximum(b - (1 - LAMBDA) * c, 0), df)
+        half = self._half(parts, np.asarray(1 - level))
         return self.mean - half, self.mean + half
 
     def p(self, shared: Shared | None = None) -> Array:
-        """Of the mean being 0, two-sided; 1 where it is 0.
+        """The two-sided p of a mean of 0; 1 where the mean is 0.
 
         Args:
-            shared: the rows' seed noise, where there are more than two.
+            shared: the rows' seed noise, where there are more than two rows.
         """
-        found = [self._p(*parts) for parts in self._ways(shared)]
-        return found[0] if shared is None else np.minimum(1, 2 * np.minimum(*found))
+        values = [self._p(parts) for parts in self._tests(shared)]
+        return values[0] if shared is None else np.minimum(1, 2 * np.minimum(*values))
 
-    def _ways(self, shared: Shared | None) -> list[tuple[Array, Array, Array]]:
-        """The parts of seeds and of examples with λ = 0, and the former's degrees of freedom."""
-        _, b, c = self._terms()
-        variances = [(self.seed, np.asarray(float(max(1, self.n_seeds - 1))))]
+    def _tests(self, shared: Shared | None) -> list[_Parts]:
+        """The parts with λ = 0: by the row's own variance over seeds, and by the shared one."""
+        _, b, c = self._variances()
+        seed_variances = [(self.seed, np.asarray(float(max(1, self.n_seeds - 1))))]
         if shared is not None:
             df = np.maximum(1, shared.rows * (self.n_seeds - 1))
-            variances.append((np.maximum(self.seed, shared.seed), df))
+            seed_variances.append((np.maximum(self.seed, shared.seed), df))
         return [
-            (np.maximum(seed / self.n_seeds, c), np.maximum(b - c, 0), df) for seed, df in variances
+            _Parts(np.maximum(seed / self.n_seeds, c), np.maximum(b - c, 0), df)
+            for seed, df in seed_variances
         ]
 
-    def _p(self, seeds: Array, examples: Array, df: Array) -> Array:
+    def _p(self, parts: _Parts) -> Array:
         low, high = np.full(np.shape(self.mean), -40.0), np.zeros(np.shape(self.mean))
         for _ in range(30):  # bisection of log p: half falls as the level rises
             middle = (low + high) / 2
-            beyond = self._half(seeds, examples, np.exp(middle), df) <= abs(self.mean)
-            low, high = np.where(beyond, low, middle), np.where(beyond, middle, high)
+            is_shown = self._half(parts, np.exp(middle)) <= abs(self.mean)
+            low, high = np.where(is_shown, low, middle), np.where(is_shown, middle, high)
         return np.asarray(np.where(self.mean == 0, 1.0, np.exp(high)))
 
-    def _half(self, seeds: Array, examples: Array, alpha: Array, df: Array) -> Array:
+    def _half(self, parts: _Parts, alpha: Array) -> Array:
+        t_seeds = stdtrit(parts.df, alpha / 2)
         t_examples = stdtrit(max(1, self.n_examples - 1), alpha / 2)
-        return np.asarray(np.sqrt(stdtrit(df, alpha / 2) ** 2 * seeds + t_examples**2 * examples))
+        return np.asarray(np.sqrt(t_seeds**2 * parts.seeds + t_examples**2 * parts.examples))
 
     def seeds_to_settle(
         self, margin: float, alpha: float = 0.05, shared: Shared | None = None, most: int = 100
@@ -148,49 +159,49 @@ class Crossed:
         the seeds' own variance and the interaction can't be told apart yet.
 
         Args:
-            margin: what counts as equal, in the metric's unit.
-            alpha: that p must not exceed, .05 over the number of pairs.
+            margin: differences within ± margin count as equal; in the metric's unit.
+            alpha: the level of p, .05 over the number of pairs.
             shared: as for `p`.
-            most: seeds in all.
+            most: number of seeds, those that there are included.
         """
         if self.n_seeds < MIN_SEEDS:
             return MIN_SEEDS - self.n_seeds
-        seed = np.maximum(self.seed - self.interaction / self.n_examples, 0)  # of α alone
-        example = np.maximum(self.example - self.interaction / self.n_seeds, 0)  # of β alone
+        seed_alone = np.maximum(self.seed - self.interaction / self.n_examples, 0)  # of α
+        example_alone = np.maximum(self.example - self.interaction / self.n_seeds, 0)  # of β
         for n in range(self.n_seeds + 1, most + 1):
-            then = dataclasses.replace(
+            more = dataclasses.replace(
                 self,
                 n_seeds=n,
-                seed=seed + self.interaction / self.n_examples,
-                example=example + self.interaction / n,
+                seed=seed_alone + self.interaction / self.n_examples,
+                example=example_alone + self.interaction / n,
             )
-            low, high = then.interval()
-            if within(low, high, margin) or (not low <= 0 <= high and then._shown(alpha, shared)):
+            low, high = more.interval()
+            excludes_0 = not low <= 0 <= high
+            if within(low, high, margin) or (excludes_0 and more._is_shown(alpha, shared)):
                 return n - self.n_seeds
         return None
 
-    def _shown(self, alpha: float, shared: Shared | None) -> bool:
-        """Whether p <= alpha."""
+    def _is_shown(self, alpha: float, shared: Shared | None) -> bool:
+        """Whether p <= alpha, without the bisection that p takes."""
         level = np.asarray(alpha if shared is None else alpha / 2)
-        ways = self._ways(shared)
         return any(
-            bool(self._half(seeds, examples, level, df) <= abs(self.mean))
-            for seeds, examples, df in ways
+            bool(self._half(parts, level) <= abs(self.mean)) for parts in self._tests(shared)
         )
 
 
 def within(low: float | Array, high: float | Array, margin: float) -> bool:
-    """Whether the interval is one of values that count as equal."""
+    """Whether all of the interval counts as equal: it lies within ± margin."""
     return bool(-margin <= low and high <= margin)
 
 
 @dataclasses.dataclass(frozen=True)
 class Shared:
-    """What rows have in common in how much seeds move them.
+    """The variance over seeds that the rows of a task share.
 
     Attributes:
         seed: mean variance over seeds of all pairs' differences.
-        rows: how many rows it is of, were all alike: (Σ v)² / Σ v² of their variances over seeds.
+        rows: effective number of rows, (Σ v)² / Σ v² of their variances over seeds: all of them
+            where the variances are equal.
     """
 
     seed: Array
@@ -200,28 +211,28 @@ class Shared:
     def of(cls, pairs: Array, rows: Array) -> Self:
         """From variances over seeds: of differences (..., pairs) and of the rows (..., rows)."""
         squares = np.square(rows).sum(axis=-1)
-        alike = np.divide(
+        n_effective = np.divide(
             np.square(rows.sum(axis=-1)), squares, out=np.ones(np.shape(squares)), where=squares > 0
         )
-        return cls(pairs.mean(axis=-1), alike)
+        return cls(pairs.mean(axis=-1), n_effective)
 
 
 def half_width(parts: Sequence[Crossed], weights: Sequence[float]) -> float:
     """Half of the 95 % interval of Σ w_k m_k over independent means m_k.
 
-    Several tasks have degrees of freedom enough for Satterthwaite's formula, which Banerjee's
-    intervals, made for one task, would exceed by far.
+    Several tasks have degrees of freedom enough for Satterthwaite's formula; Banerjee's intervals,
+    made for one task, would be far longer.
     """
-    total, below = 0.0, 0.0
+    total, below = 0.0, 0.0  # df = (Σ v)² / Σ (v² / df of v)
     for part, weight in zip(parts, weights, strict=True):
-        a, b, c = (weight**2 * float(term) for term in part._terms())
+        a, b, c = (weight**2 * float(variance) for variance in part._variances())
         total += max(a - c, 0) + b
         below += max(a - c, 0) ** 2 / max(1, part.n_seeds - 1) + b**2 / max(1, part.n_examples - 1)
     return -float(stdtrit(total**2 / below, 0.025)) * total**0.5 if total else 0.0
 
 
 def holm(p: list[float]) -> list[float]:
-    """Holm's (1979) step-down adjusted p values: no false verdict among all with 1 - alpha.
+    """Holm's (1979) step-down p values: at level alpha, P(no false verdict at all) >= 1 - alpha.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]

@@ -1,4 +1,4 @@
-"""What each dev example adds to a score: the infinitesimal jackknife of every metric.
+"""The influence of each dev example on a score: the infinitesimal jackknife of every metric.
 
     u_i = d T((1 - e) F + e δ_i) / de at e = 0,    mean(u) = 0,    var T ≈ var(u) / n
 
@@ -8,7 +8,7 @@ example i.
 Paper      Efron 1982, "The jackknife, the bootstrap and other resampling plans", ch. 6
 Shapes     labels (n,) or (..., n), predictions (..., n) -> scores (...,), influences (..., n)
 
-Scores are those of tasks/metrics.py. Where that defines a score by convention, such as 0 for a
+Scores are those of tasks/metrics.py. Where a score is defined there by convention, such as 0 for a
 correlation with a constant, no reweighting changes it and every influence is 0.
 """
 
@@ -32,10 +32,11 @@ def influences(metric: str, labels: Array, predictions: Array, n_classes: int = 
         metric: one of `METRICS`.
         labels: (n,) or (..., n); class indices or numbers.
         predictions: (..., n), likewise.
-        n_classes: of the task; 0 where it is a regression or not known, then those that occur.
+        n_classes: of the task; 0 for a regression, and where it is not known: then it is taken from
+            the largest class that occurs.
 
     Raises:
-        RequestError: a metric of another name.
+        RequestError: if there is no metric of that name.
 
     >>> score, u = influences("accuracy", np.array([0, 1, 1, 0]), np.array([0, 1, 0, 0]))
     >>> float(score), u.tolist()
@@ -45,8 +46,9 @@ def influences(metric: str, labels: Array, predictions: Array, n_classes: int = 
         raise unknown("metric", metric, METRICS)
     predictions = np.asarray(predictions, np.float64)
     labels = np.broadcast_to(np.asarray(labels, np.float64), predictions.shape)
-    seen = int(max(labels.max(), predictions.max())) + 1 if metric in OF_CLASSES else 0
-    scores, u = METRICS[metric](labels, predictions, n_classes or seen)
+    if not n_classes and metric in OF_CLASSES:
+        n_classes = int(max(labels.max(), predictions.max())) + 1
+    scores, u = METRICS[metric](labels, predictions, n_classes)
     if metric in CORRELATIONS:
         defined = _varies(labels) & _varies(predictions)
         scores, u = scores * defined, u * defined[..., None]
@@ -56,24 +58,25 @@ def influences(metric: str, labels: Array, predictions: Array, n_classes: int = 
 def grain(
     metric: str, labels: Array, predictions: Array, texts: Array, n_classes: int = 0
 ) -> float:
-    """By how much another answer to one text of n changes the score, of several the most.
+    """The largest change of the score by another answer to a single text; 0 for regressions.
 
-    0 but for classes. Of every class one text that is answered rightly is answered wrongly, and one
-    that is answered wrongly rightly: in an F1 near 1, of a rare class, one answer weighs much more
-    than 1 / n. `texts` (n,) are equal where the texts are.
+    Of every class, the answer to one right text is made wrong, and the answer to one wrong text
+    right: in an F1 near 1, of a rare class, one answer weighs much more than 1 / n. `texts` (n,)
+    are numbers, equal where the texts are.
     """
     if metric not in OF_CLASSES:
         return 0.0
-    changed = [predictions]
+    variants = [predictions]
     classes, counts = np.unique(labels, return_counts=True)
-    for one in classes:
-        others = classes[classes != one]
-        instead = others[counts[classes != one].argmax()] if others.size else float(one == 0)
-        for place, answer in ((predictions == one, instead), (predictions != one, one)):
-            found = np.flatnonzero((labels == one) & place)
-            if found.size:
-                changed.append(np.where(texts == texts[found[0]], answer, predictions))
-    scores, _ = influences(metric, labels, np.stack(changed), n_classes)
+    for label in classes:
+        others = classes[classes != label]
+        wrong = others[counts[classes != label].argmax()] if others.size else float(label == 0)
+        is_right = predictions == label
+        for candidates, answer in ((is_right, wrong), (~is_right, label)):
+            examples = np.flatnonzero((labels == label) & candidates)
+            if examples.size:
+                variants.append(np.where(texts == texts[examples[0]], answer, predictions))
+    scores, _ = influences(metric, labels, np.stack(variants), n_classes)
     return float(abs(scores - scores[0]).max())
 
 
@@ -81,25 +84,27 @@ def _mean(values: Array) -> Array:
     return np.asarray(values.mean(axis=-1, keepdims=True))
 
 
-def _divided(above: Array, below: Array) -> Array:
-    """The quotient, and 0 where nothing is below."""
-    return np.divide(above, below, out=np.zeros(np.broadcast(above, below).shape), where=below > 0)
+def _divide(numerator: Array, denominator: Array) -> Array:
+    """The quotient, and 0 where the denominator is not above 0."""
+    zeros = np.zeros(np.broadcast(numerator, denominator).shape)
+    return np.divide(numerator, denominator, out=zeros, where=denominator > 0)
 
 
-def _of_mean(values: Array) -> Scored:
+def _mean_score(values: Array) -> Scored:
+    """The score that is the mean of `values`, one an example."""
     return values.mean(axis=-1), values - _mean(values)
 
 
 def _accuracy(labels: Array, predictions: Array, n_classes: int) -> Scored:
-    return _of_mean((labels == predictions).astype(np.float64))
+    return _mean_score((labels == predictions).astype(np.float64))
 
 
-def _f1_of(one: int, labels: Array, predictions: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
+def _f1_of(index: int, labels: Array, predictions: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
     """F1 of one class against the rest, its influences, and whether the class occurs at all."""
-    is_label, is_prediction = labels == one, predictions == one
-    both, either = (is_label & is_prediction).astype(float), is_label.astype(float) + is_prediction
-    score = _divided(2 * _mean(both), _mean(either))
-    return score, _divided(2 * both - score * either, _mean(either)), _mean(either) > 0
+    is_label, is_prediction = labels == index, predictions == index
+    both, total = (is_label & is_prediction).astype(float), is_label.astype(float) + is_prediction
+    score = _divide(2 * _mean(both), _mean(total))
+    return score, _divide(2 * both - score * total, _mean(total)), _mean(total) > 0
 
 
 def _f1(labels: Array, predictions: Array, n_classes: int) -> Scored:
@@ -111,40 +116,37 @@ def _f1(labels: Array, predictions: Array, n_classes: int) -> Scored:
 
 def _macro_f1(labels: Array, predictions: Array, n_classes: int) -> Scored:
     score, u = np.zeros((*labels.shape[:-1], 1)), np.zeros(labels.shape)
-    n = np.zeros(score.shape)
-    for one in range(n_classes):
-        of_class, u_of_class, occurs = _f1_of(one, labels, predictions)
-        score, u, n = score + of_class, u + u_of_class, n + occurs
-    return (score / n)[..., 0], u / n
+    n_occurring = np.zeros(score.shape)
+    for index in range(n_classes):
+        class_score, class_u, occurs = _f1_of(index, labels, predictions)
+        score, u, n_occurring = score + class_score, u + class_u, n_occurring + occurs
+    return (score / n_occurring)[..., 0], u / n_occurring
 
 
 def _matthews(labels: Array, predictions: Array, n_classes: int) -> Scored:
-    """Of any number of classes: the correlation of two indicators (Gorodkin 2004)."""
-    # t_k and p_k, the shares of class k: cov = accuracy - Σ t p, spread = 1 - Σ t², 1 - Σ p²
+    """For any number of classes: the correlation of two indicators (Gorodkin 2004)."""
+    # t_k and p_k, the shares of class k: cov = accuracy - Σ t p, var = 1 - Σ t² and 1 - Σ p²
     agree = (labels == predictions).astype(np.float64)
-    crossed, own_t, own_p = np.zeros(labels.shape), np.zeros(labels.shape), np.zeros(labels.shape)
-    for one in range(n_classes):
-        is_label, is_prediction = labels == one, predictions == one
+    tp, tt, pp = np.zeros(labels.shape), np.zeros(labels.shape), np.zeros(labels.shape)
+    for index in range(n_classes):
+        is_label, is_prediction = labels == index, predictions == index
         t, p = _mean(is_label), _mean(is_prediction)
-        crossed += is_label * p + is_prediction * t  # mean: 2 Σ t p
-        own_t += is_label * t  # mean: Σ t²
-        own_p += is_prediction * p
-    cov = _mean(agree) - _mean(crossed) / 2
-    d_cov = agree - _mean(agree) - (crossed - _mean(crossed))
-    spread_t, spread_p = 1 - _mean(own_t), 1 - _mean(own_p)
-    return _ratio(
-        (cov, d_cov),
-        (spread_t, -2 * (own_t - _mean(own_t))),
-        (spread_p, -2 * (own_p - _mean(own_p))),
+        tp += is_label * p + is_prediction * t  # mean: 2 Σ t p
+        tt += is_label * t  # mean: Σ t²
+        pp += is_prediction * p
+    return _correlation(
+        (_mean(agree) - _mean(tp) / 2, agree - _mean(agree) - (tp - _mean(tp))),
+        (1 - _mean(tt), -2 * (tt - _mean(tt))),
+        (1 - _mean(pp), -2 * (pp - _mean(pp))),
     )
 
 
-def _ratio(cov: Scored, one: Scored, other: Scored) -> Scored:
-    """As cov / sqrt(one · other), with its influences; each is (value (..., 1), influences)."""
-    varies = (one[0] > 0) & (other[0] > 0)
-    root = np.sqrt(np.where(varies, one[0] * other[0], 1))
+def _correlation(cov: Scored, var_x: Scored, var_y: Scored) -> Scored:
+    """Of cov / sqrt(var_x · var_y); an argument is a value (..., 1) and its influences (..., n)."""
+    varies = (var_x[0] > 0) & (var_y[0] > 0)
+    root = np.sqrt(np.where(varies, var_x[0] * var_y[0], 1))
     score = np.where(varies, cov[0] / root, 0)
-    change = _divided(one[1], one[0] * varies) + _divided(other[1], other[0] * varies)
+    change = _divide(var_x[1], var_x[0] * varies) + _divide(var_y[1], var_y[0] * varies)
     return score[..., 0], np.where(varies, cov[1] / root - score / 2 * change, 0)
 
 
@@ -153,51 +155,48 @@ def _varies(values: Array) -> NDArray[np.bool_]:
 
 
 def _centred(values: Array) -> Array:
-    """Less their mean, and in units of the largest, so that no square is too small to hold."""
+    """`values` less their mean, in units of the largest, so that no square underflows."""
     centred = values - _mean(values)
-    return _divided(centred, abs(centred).max(axis=-1, keepdims=True))
+    return _divide(centred, abs(centred).max(axis=-1, keepdims=True))
 
 
 def _pearson(labels: Array, predictions: Array, n_classes: int) -> Scored:
     x, y = _centred(labels), _centred(predictions)
-    parts = [(x * y), x**2, y**2]
-    cov, one, other = ((_mean(part), part - _mean(part)) for part in parts)
-    return _ratio(cov, one, other)
+    products = [x * y, x**2, y**2]
+    cov, var_x, var_y = ((_mean(product), product - _mean(product)) for product in products)
+    return _correlation(cov, var_x, var_y)
 
 
 def _spearman(labels: Array, predictions: Array, n_classes: int) -> Scored:
     """Pearson's of the ranks; an example also moves the ranks of all that lie above it."""
-    x, y = _shares(labels), _shares(predictions)
-    moved = _above(labels, y) + _above(predictions, x)
-    parts = [
-        (x * y, moved),
-        (x * x, 2 * _above(labels, x)),
-        (y * y, 2 * _above(predictions, y)),
+    x, y = _shares_below(labels), _shares_below(predictions)
+    parts = [  # products of two shares, and how an example moves those of the others
+        (x * y, _mean_above(labels, y) + _mean_above(predictions, x)),
+        (x * x, 2 * _mean_above(labels, x)),
+        (y * y, 2 * _mean_above(predictions, y)),
     ]
     # a mean of products of two shares weighs every example three times: itself and in each share
-    cov, one, other = ((_mean(own) - 0.25, own + other - 3 * _mean(own)) for own, other in parts)
-    return _ratio(cov, one, other)
+    cov, var_x, var_y = (
+        (_mean(product) - 0.25, product + moved - 3 * _mean(product)) for product, moved in parts
+    )
+    return _correlation(cov, var_x, var_y)
 
 
-def _shares(values: Array) -> Array:
-    """The share of examples that lie below each one, ties half (itself too)."""
+def _shares_below(values: Array) -> Array:
+    """For each example the share of examples that lie below it, ties half (itself too)."""
     from scipy.stats import rankdata
 
     return np.asarray((rankdata(values, axis=-1) - 0.5) / values.shape[-1])
 
 
-def _above(values: Array, weights: Array) -> Array:
-    """For each example the mean of `weights`, counting only higher `values`, ties half."""
-    flat = [
-        _above_row(one, weight)
-        for one, weight in zip(
-            values.reshape(-1, values.shape[-1]), weights.reshape(-1, values.shape[-1]), strict=True
-        )
-    ]
-    return np.stack(flat).reshape(values.shape)
+def _mean_above(values: Array, weights: Array) -> Array:
+    """For each example the mean of `weights` where `values` are higher than its own, ties half."""
+    n = values.shape[-1]
+    rows = zip(values.reshape(-1, n), weights.reshape(-1, n), strict=True)
+    return np.stack([_mean_above_1d(*row) for row in rows]).reshape(values.shape)
 
 
-def _above_row(values: Array, weights: Array) -> Array:
+def _mean_above_1d(values: Array, weights: Array) -> Array:
     _, group = np.unique(values, return_inverse=True)
     sums = np.bincount(group, weights)
     at_or_above = np.cumsum(sums[::-1])[::-1]
@@ -205,13 +204,13 @@ def _above_row(values: Array, weights: Array) -> Array:
 
 
 def _rmse(labels: Array, predictions: Array, n_classes: int) -> Scored:
-    mean, u = _of_mean((labels - predictions) ** 2)
+    mean, u = _mean_score((labels - predictions) ** 2)
     root = np.sqrt(mean)
-    return root, _divided(u, 2 * root[..., None])
+    return root, _divide(u, 2 * root[..., None])
 
 
 def _mae(labels: Array, predictions: Array, n_classes: int) -> Scored:
-    return _of_mean(abs(labels - predictions))
+    return _mean_score(abs(labels - predictions))
 
 
 METRICS: dict[str, Callable[[Array, Array, int], Scored]] = {

@@ -1,4 +1,4 @@
-"""A folder that one command at a time writes to, and who that is, in words."""
+"""A lock that lets one command at a time write to a folder, and a note of which one it is."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ from filelock import FileLock, Timeout
 from peftlab import atomic
 from peftlab.errors import RequestError
 
-LOCK, HOLDER = ".lock", ".holder"  # the latter says in words who has the former
-_held: ContextVar[tuple[Path, ...]] = ContextVar("held", default=())  # locked here, by this thread
+LOCK, HOLDER = ".lock", ".holder"  # the holder file says in words which process has the lock
+_held: ContextVar[tuple[Path, ...]] = ContextVar("held", default=())  # folders, by this thread
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep `folder` for this process to write to; one inside another of the same folder adds none.
+    """Lock `folder` for this process to write to; a nested lock of the same folder does nothing.
 
     Raises:
-        RequestError: if another process has it; it is named.
+        RequestError: if another process has locked it; names that. Or if its file system has no
+            locks.
     """
-    place = folder.resolve()
-    if place in _held.get():
+    resolved = folder.resolve()
+    if resolved in _held.get():
         yield
         return
     try:
-        lock = FileLock(place / LOCK, timeout=0).acquire()
+        lock = FileLock(resolved / LOCK, timeout=0).acquire()
     except Timeout:
         raise RequestError(
-            f"another command writes to {folder}: {_holder(folder)}; wait for its end, or give "
-            "another folder with --out DIR"
+            f"another command writes to {folder}: {_read_holder(folder)}; wait for its end, or "
+            "give another folder with --out DIR"
         ) from None
     except NotImplementedError as error:
         raise RequestError(
@@ -46,18 +47,18 @@ def locked(folder: Path) -> Iterator[None]:
     with lock:
         since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
         holder = f"process {os.getpid()} on {platform.node() or 'this machine'} since {since}"
-        before = _held.set((*_held.get(), place))
+        token = _held.set((*_held.get(), resolved))
         try:
             atomic.write(folder / HOLDER, holder)
             yield
         finally:
-            _held.reset(before)
-            with contextlib.suppress(OSError):  # Windows keeps what somebody reads just now
+            _held.reset(token)
+            with contextlib.suppress(OSError):  # Windows keeps a file while somebody reads it
                 (folder / HOLDER).unlink()
 
 
-def _holder(folder: Path) -> str:
+def _read_holder(folder: Path) -> str:
     try:
         return (folder / HOLDER).read_text(encoding="utf-8")
-    except OSError:  # it has just begun, or is about to end
+    except OSError:  # the command has just begun, or is about to end
         return "it has not said which"

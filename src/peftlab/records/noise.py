@@ -1,4 +1,4 @@
-"""How far scores move though nothing is better: between seeds, and by choosing an epoch."""
+"""How far the score of a row moves by itself: between seeds, and by choosing an epoch."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from peftlab.records.table import Column, Runs
 
 
 class Noise(BaseModel, extra="forbid", frozen=True):
-    """A row on one task against itself.
+    """How far runs of the same row on the same task differ.
 
     Attributes:
-        score: mean absolute difference of the main metric between two of its seeds, in the
-            metric's unit; null with one.
-        speed: mean absolute difference of examples/s between two of its seeds (or of its rounds,
-            where there are some) that were measured alike, over their mean; null with one.
-        inflation: mean over seeds of what choosing the best epoch on dev adds to the last one's
-            score; never below 0.
-        n_runs: seeds with a score, collapsed ones among them.
-        n_collapsed: of these, no better than the constant answer.
-        n_failed: seeds without a score; no statistic knows of them.
+        score: mean absolute difference of the main metric between two seeds, in the metric's unit;
+            null with one seed.
+        speed: mean absolute difference of examples/s between two seeds (or rounds, where there are
+            some) that were measured under like conditions, over their mean; null with one.
+        inflation: how much the best epoch, chosen on dev, scores above the last one; mean over
+            seeds, never below 0.
+        n_runs: number of seeds with a score, collapsed ones included.
+        n_collapsed: how many of these are no better than the constant answer.
+        n_failed: number of seeds without a score; no statistic includes them.
     """
 
     task: str
@@ -42,14 +42,14 @@ class Noise(BaseModel, extra="forbid", frozen=True):
 
 
 def noise(columns: Mapping[TaskKey, Column]) -> list[Noise]:
-    """Of every row on every task."""
+    """The noise of every row on every task."""
     return [_noise(row, runs) for column in columns.values() for row, runs in column.items()]
 
 
 def _noise(row: str, runs: Runs) -> Noise:
     metric = runs.task.main_metric
     done = [record for record in runs.records if record.is_done]
-    added = [
+    gains = [
         merit(metric, record.best.score[metric]) - merit(metric, record.score[metric])
         for record in done
         if record.best and record.score and {metric} <= record.best.score.keys() & record.score
@@ -58,35 +58,35 @@ def _noise(row: str, runs: Runs) -> Noise:
         task=runs.task.name,
         metric=metric,
         row=row,
-        score=mean(between(runs.scores)),
-        speed=_speed(runs.measured),
-        inflation=mean(known(added)),
+        score=mean(pairwise_differences(runs.scores)),
+        speed=_speed_noise(runs.speed_records),
+        inflation=mean(known(gains)),
         n_runs=len(done),
         n_collapsed=sum(map(collapsed, done)),
         n_failed=len(runs.records) - len(done),
     )
 
 
-def between(values: Sequence[float]) -> list[float]:
+def pairwise_differences(values: Sequence[float]) -> list[float]:
     """The absolute differences of all pairs.
 
-    >>> between([1.0, 4.0, 2.0])
+    >>> pairwise_differences([1.0, 4.0, 2.0])
     [3.0, 1.0, 2.0]
     """
-    return [abs(one - other) for one, other in itertools.combinations(values, 2)]
+    return [abs(a - b) for a, b in itertools.combinations(values, 2)]
 
 
-def _speed(measured: Sequence[Record]) -> float | None:
-    """Relative differences between runs of like conditions."""
-    under = conditions([measured])
-    alike: dict[Conditions | None, list[float]] = defaultdict(list)
-    for record in measured:
+def _speed_noise(records: Sequence[Record]) -> float | None:
+    """The mean relative difference of speed between runs of like conditions."""
+    by_cell = conditions([records])
+    speeds_by_conditions: dict[Conditions, list[float]] = defaultdict(list)
+    for record in records:
         speed = record.speed.examples_per_s if record.speed else None
-        alike[under.get(record.cell)] += known([speed])
+        speeds_by_conditions[by_cell[record.cell]] += known([speed])
     return mean(
         [
             difference / float(np.mean(speeds))
-            for speeds in alike.values()
-            for difference in between(speeds)
+            for speeds in speeds_by_conditions.values()
+            for difference in pairwise_differences(speeds)
         ]
     )

@@ -1,8 +1,8 @@
-"""What a folder's command is doing: one small file that it writes while it runs.
+"""The cell that a folder's command is running: one small file that it writes while it runs.
 
-OUT/.now.json is there from a command's first cell to its end, and renewed every two seconds or so
-while cells run. A command that was killed leaves it behind: `written_s` says how old it is. Whoever
-reads it may be on another machine.
+OUT/.now.json exists from a command's first cell to its end, and is renewed every two seconds or so
+while cells run. A command that was killed leaves it behind: `written_s` says how old it is. The
+process that reads it may be on another machine.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ FILE = ".now.json"
 
 
 class Now(BaseModel, extra="ignore", frozen=True):
-    """The cell that is running. What another version writes beside these is left alone.
+    """The cell that is running. Fields that another version writes are ignored.
 
     Attributes:
         cell: its name; empty between cells.
-        title: as progress calls it.
-        step, steps: of its training; 0 until it trains.
+        title: its name in the progress display.
+        step, steps: the step of its training and their number; 0 until it trains.
         loss: of that step.
         epoch, score: the last epoch that was scored, and its main metric; null before.
-        memory_mib: held by its process, above what it held before the model.
-        written_s: when this was written, in seconds of the Unix clock.
+        memory_mib: held by its process, above what that held before the model.
+        written_s: when the file was written, in seconds of the Unix clock.
     """
 
     cell: str
@@ -43,7 +43,7 @@ class Now(BaseModel, extra="ignore", frozen=True):
 
     @property
     def age_s(self) -> float:
-        """Seconds since it was written, by this machine's clock; never below 0."""
+        """Seconds since the file was written, by this machine's clock; never below 0."""
         return max(0.0, time.time() - self.written_s)
 
 
@@ -52,7 +52,7 @@ def write_now(out: Path, now: Now) -> None:
 
 
 def read_now(out: Path) -> Now | None:
-    """What is running; None where nothing is, or what is there can't be read."""
+    """The running cell; None if none is, or if the file can't be read."""
     try:
         return Now.model_validate_json((out / FILE).read_bytes())
     except (OSError, ValidationError):
@@ -60,5 +60,5 @@ def read_now(out: Path) -> Now | None:
 
 
 def clear_now(out: Path) -> None:
-    with contextlib.suppress(OSError):  # Windows keeps what somebody reads just now
+    with contextlib.suppress(OSError):  # Windows keeps a file while somebody reads it
         (out / FILE).unlink()

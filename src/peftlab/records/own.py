@@ -14,15 +14,17 @@ class Own(BaseModel, extra="forbid", frozen=True):
     """The mean score of a row on one task, and its 95 % interval.
 
     Attributes:
+        sha256: of the task's examples.
         mean: over seeds, of the main metric.
-        low: lower end; over seeds and dev examples, below three seeds over dev examples alone.
-        high: upper end.
-        n_seeds: of the mean.
+        low: lower end; over seeds and dev examples, with fewer than three seeds over the examples
+            alone.
+        high: upper end, likewise.
+        n_seeds: number of seeds that the mean is over.
     """
 
     task: str
     metric: str
-    sha256: str  # of the examples
+    sha256: str
     row: str
     mean: float
     low: float
@@ -30,17 +32,17 @@ class Own(BaseModel, extra="forbid", frozen=True):
     n_seeds: int
 
 
-def own(columns: Mapping[TaskKey, Column]) -> list[Own]:
-    """Of every row on every task where the predictions of all its scored runs are there."""
+def own_scores(columns: Mapping[TaskKey, Column]) -> list[Own]:
+    """The score of every row on every task where all its scored runs have predictions."""
     return [
-        found
+        score
         for key, column in columns.items()
         for row, runs in column.items()
-        if (found := _own(key, row, runs)) is not None
+        if (score := _own_score(key, row, runs)) is not None
     ]
 
 
-def _own(key: TaskKey, row: str, runs: Runs) -> Own | None:
+def _own_score(key: TaskKey, row: str, runs: Runs) -> Own | None:
     crossed = runs.crossed()
     if crossed is None:
         return None

@@ -1,4 +1,4 @@
-"""Which row is better, and how sure that is: every pair of rows on every task.
+"""Verdicts on every pair of rows on every task: which is better, and how sure that is.
 
 Verdict    of a, by difference = a - b of the task's main metric after the last epoch, paired by
            seed and by example:
@@ -6,10 +6,9 @@ Verdict    of a, by difference = a - b of the task's main metric after the last 
              better   else, and p <= .05 (worse likewise; of an error less is better)
              unclear  else, or with fewer than three seeds, or without predictions
 p          of no difference, corrected by Holm's (1979) step-down. The family is the pairs of one
-           task that have three seeds in common; other pairs can't be decided, so they take nothing
-           from these, and a task is a question of its own. Rows that were compared too and are not
-           asked for are part of it: to look at the best and the worst alone is to have looked at
-           all.
+           task that have three seeds in common. Other pairs can't be decided and are no part of
+           it; neither are other tasks, each a question of its own. Rows that were compared but are
+           not requested are part of it: whoever picks the best and the worst has looked at all.
 interval   95 %, of this pair alone, not corrected; it covers seeds and dev examples (crossed.py),
            with fewer than three seeds the examples alone
 """
@@ -34,27 +33,28 @@ ALPHA = 0.05
 
 
 class _Row(NamedTuple):
-    """A row of the family; one that was not asked for may have the name of one that was."""
+    """A row of the family; an unrequested row may have the same name as a requested one."""
 
     name: str
-    is_asked: bool
+    is_requested: bool
 
 
 class Verdict(BaseModel, extra="forbid", frozen=True):
-    """What is known of row `a` against row `b` on one task; all in the metric's unit.
+    """The verdict on row `a` against row `b` on one task; all numbers in the metric's unit.
 
     Attributes:
         sha256: of the task's examples.
-        seeds: those that the difference is of: both rows have them, with predictions if any.
-        difference: mean over them of a - b; without a seed in common that of the two means.
+        seeds: the seeds that the difference is of: both rows have them, with predictions if any.
+        difference: mean over them of a - b; without a seed in common, of the two rows' means.
         low: lower end of the 95 % interval, null without predictions. With fewer than three seeds
             it covers the examples alone.
-        high: its upper end.
+        high: upper end, likewise.
         p: corrected for the number of pairs of the task; null with fewer than three seeds.
         verdict: better, worse, tie, unclear, or unclear with what is missing after a colon.
         margin: differences within ± margin count as a tie.
-        more_seeds: how many more would settle it, were they like these; what a verdict needs at
-            least with fewer than three; null if it is settled, if no 100 would, or unknown.
+        more_seeds: how many more would settle it, if they varied as these do; with fewer than three
+            how many a verdict lacks; null if it is settled, if no 100 would settle it, or if that
+            is not known.
     """
 
     task: str
@@ -72,7 +72,7 @@ class Verdict(BaseModel, extra="forbid", frozen=True):
     more_seeds: int | None = None
 
     def of(self, row: str) -> Verdict:
-        """The same, as of `row` against the other one.
+        """The same verdict, on `row` against the other row.
 
         >>> Verdict(task="t", sha256="", metric="rmse", a="x", b="y", seeds=[], difference=1.0,
         ...         low=0.5, high=2.0, p=0.01, verdict="worse", margin=0.1).of("y").verdict
@@ -87,119 +87,127 @@ class Verdict(BaseModel, extra="forbid", frozen=True):
                 "b": self.a,
                 "verdict": opposite.get(self.verdict, self.verdict),
                 "difference": -self.difference,
-                "low": _minus(self.high),
-                "high": _minus(self.low),
+                "low": _negate(self.high),
+                "high": _negate(self.low),
             }
         )
 
     @property
     def worst(self) -> float | None:
-        """How much worse than b a may be, at most, at 95 %; never below 0, None if not known."""
+        """By how much a may be worse than b at most, at 95 %; never below 0, None if not known."""
         return None if self.deficit is None else max(0.0, self.deficit)
 
     @property
     def deficit(self) -> float | None:
-        """The unfavourable end of the interval: b less a, below 0 where a is ahead even there."""
-        return self.high if self.metric in LOWER_IS_BETTER else _minus(self.low)
+        """How far a is behind b at the unfavourable end of the interval; below 0 if ahead there."""
+        return self.high if self.metric in LOWER_IS_BETTER else _negate(self.low)
 
     @property
     def is_behind(self) -> bool:
-        """Whether a lies behind b by this pair alone: no tie, and its interval leaves out 0.
+        """Whether a lies behind b by this pair alone: no tie, and its interval excludes 0.
 
-        Less than *worse* asks for, which is corrected for all pairs. Without an interval it is the
-        difference itself, beyond the margin.
+        This is weaker than *worse*, which is corrected for all pairs. Without an interval the
+        difference itself decides: whether it exceeds the margin.
         """
         if self.verdict == "tie":
             return False
         if self.low is None or self.high is None:
             return merit(self.metric, self.difference) < -self.margin
-        return self.high < 0 if self.metric not in LOWER_IS_BETTER else self.low > 0
+        return self.low > 0 if self.metric in LOWER_IS_BETTER else self.high < 0
 
 
 Verdicts = dict[TaskKey, list[Verdict]]
 
 
-def _minus(value: float | None) -> float | None:
+def _negate(value: float | None) -> float | None:
     return None if value is None else -value
 
 
 def verdicts(
     columns: Mapping[TaskKey, Column],
     margin: float = MARGIN,
-    beside: Mapping[TaskKey, Column] = MappingProxyType({}),
+    unrequested: Mapping[TaskKey, Column] = MappingProxyType({}),
 ) -> Verdicts:
-    """Of every pair of rows that share a task, in the tasks' and the rows' order.
+    """The verdict on every pair of rows that share a task, in the tasks' and the rows' order.
 
     Args:
         columns: of `table.columns`.
-        beside: the rows that were compared too and are not asked for.
-        margin: what counts as equal, as a share: of an error it is one of the baseline's error
-            (without a baseline, of the pair's mean), of all else in the score's own unit.
+        margin: differences within ± margin count as a tie. For an error it is a share of the
+            baseline's error (without a baseline, of the pair's mean), else in the score's unit.
+        unrequested: the rows that were compared too, and that no verdict is to be given on.
     """
     return {
-        task: _of_task(column, margin, beside.get(task, {})) for task, column in columns.items()
+        task: _task_verdicts(column, margin, unrequested.get(task, {}))
+        for task, column in columns.items()
     }
 
 
 def against(pairs: Sequence[Verdict], row: str, other: str) -> Verdict | None:
-    """Of a task's verdicts that of `row` against `other`; None of a row against itself."""
-    found = (one.of(row) for one in pairs if {one.a, one.b} == {row, other})
-    return next(found, None)
+    """The verdict on `row` against `other` among a task's; None for a row against itself."""
+    matches = (pair.of(row) for pair in pairs if {pair.a, pair.b} == {row, other})
+    return next(matches, None)
 
 
 def better_than(row: str, pairs: Sequence[Verdict]) -> set[str]:
-    """The rows that are shown to be better than it on the verdicts' task."""
-    own = [one.of(row) for one in pairs if row in (one.a, one.b)]
-    return {one.b for one in own if one.verdict == "worse"}
+    """The rows that are shown to be better than `row` on the verdicts' task."""
+    verdicts_on_row = [pair.of(row) for pair in pairs if row in (pair.a, pair.b)]
+    return {verdict.b for verdict in verdicts_on_row if verdict.verdict == "worse"}
 
 
-def _of_task(column: Column, margin: float, beside: Column) -> list[Verdict]:
+def _task_verdicts(column: Column, margin: float, unrequested: Column) -> list[Verdict]:
     family = {_Row(name, True): runs for name, runs in column.items()}
-    family |= {_Row(name, False): runs for name, runs in beside.items()}
+    family |= {_Row(name, False): runs for name, runs in unrequested.items()}
     scored = {row: runs for row, runs in family.items() if runs.by_seed}
-    pairs = list(itertools.combinations(scored, 2))
-    found = {(a, b): scored[a].crossed(minus=scored[b]) for a, b in pairs}
-    sure = {pair: c for pair, c in found.items() if c is not None and c.n_seeds >= MIN_SEEDS}
-    # a collapsed run's variance over seeds is of no use to rows that have none
+    effects = {
+        (a, b): scored[a].crossed(minus=scored[b]) for a, b in itertools.combinations(scored, 2)
+    }
+    tested = {pair: c for pair, c in effects.items() if c is not None and c.n_seeds >= MIN_SEEDS}
+    # the variance over seeds of a row with a collapsed run says nothing about rows without one
     sound = {row for row, runs in scored.items() if not any(map(collapsed, runs.records))}
-    of_all = _shared(scored, sure)
-    of_sound = _shared(scored, {pair: c for pair, c in sure.items() if sound.issuperset(pair)})
-    shared = {pair: of_sound if sound.issuperset(pair) else of_all for pair in found}
-    p = dict(zip(sure, holm([float(c.p(shared[pair])) for pair, c in sure.items()]), strict=True))
+    of_all = _shared_seeds(scored, tested)
+    of_sound = _shared_seeds(
+        scored, {pair: c for pair, c in tested.items() if sound.issuperset(pair)}
+    )
+    shared = {pair: of_sound if sound.issuperset(pair) else of_all for pair in effects}
+    corrected = holm([float(c.p(shared[pair])) for pair, c in tested.items()])
+    p = dict(zip(tested, corrected, strict=True))
     return [
         _verdict(
             (a.name, scored[a]),
             (b.name, scored[b]),
-            crossed=found[a, b],
+            crossed=crossed,
             p=p.get((a, b)),
             margin=_margin(margin, scored[a], scored[b]),
-            alpha=ALPHA / max(1, len(sure)),
+            alpha=ALPHA / max(1, len(tested)),
             shared=shared[a, b],
         )
-        for a, b in pairs
-        if a.is_asked and b.is_asked
+        for (a, b), crossed in effects.items()
+        if a.is_requested and b.is_requested
     ]
 
 
-def _shared(rows: Mapping[_Row, Runs], sure: Mapping[tuple[_Row, _Row], Crossed]) -> Shared | None:
-    """The seed variance that the rows share; None for a single pair, which shares with none."""
-    if len(sure) < 2:
+def _shared_seeds(
+    rows: Mapping[_Row, Runs], tested: Mapping[tuple[_Row, _Row], Crossed]
+) -> Shared | None:
+    """The variance over seeds that the rows share; None with fewer than two tested pairs."""
+    if len(tested) < 2:
         return None
-    members = dict.fromkeys(row for pair in sure for row in pair)
+    members = dict.fromkeys(row for pair in tested for row in pair)
     variances = [float(np.var(rows[row].scores, ddof=1)) for row in members]
-    return Shared.of(np.array([c.seed for c in sure.values()]), np.array(variances))
+    return Shared.of(np.array([c.seed for c in tested.values()]), np.array(variances))
 
 
 def _margin(margin: float, a: Runs, b: Runs) -> float:
+    """The margin in the metric's unit."""
     if a.task.main_metric not in LOWER_IS_BETTER:
         return margin
-    span = scale(a.task)
-    return margin * (span[1] if span else (a.mean + b.mean) / 2)
+    task_scale = scale(a.task)
+    return margin * (task_scale[1] if task_scale else (a.mean + b.mean) / 2)
 
 
 def _verdict(
-    a: tuple[str, Runs],
-    b: tuple[str, Runs],
+    named_a: tuple[str, Runs],
+    named_b: tuple[str, Runs],
     *,
     crossed: Crossed | None,
     p: float | None,
@@ -207,35 +215,34 @@ def _verdict(
     alpha: float,
     shared: Shared | None,
 ) -> Verdict:
-    (name, one), (other_name, other) = a, b
-    common = [seed for seed in one.by_seed if seed in other.by_seed]
-    low, high, more = None, None, None
+    (name_a, a), (name_b, b) = named_a, named_b
+    seeds = [seed for seed in a.by_seed if seed in b.by_seed]
+    low, high, more_seeds = None, None, None
     if crossed is not None:
-        common = [seed for seed in one.predicted if seed in other.predicted]
+        seeds = [seed for seed in a.seeds_with_predictions if seed in b.seeds_with_predictions]
         low, high = (float(end) for end in crossed.interval())
-    metric = one.task.main_metric
-    each = [one.by_seed[seed].score - other.by_seed[seed].score for seed in common]
-    word = _word(metric, common, (low, high), p, margin)
-    if crossed is not None and word.startswith("unclear"):
-        more = crossed.seeds_to_settle(margin, alpha, shared)
+    differences = [a.by_seed[seed].score - b.by_seed[seed].score for seed in seeds]
+    verdict = _decide(a.task.main_metric, seeds, (low, high), p, margin)
+    if crossed is not None and verdict.startswith("unclear"):
+        more_seeds = crossed.seeds_to_settle(margin, alpha, shared)
     return Verdict(
-        task=one.task.name,
-        sha256=one.task.sha256,
-        metric=metric,
-        a=name,
-        b=other_name,
-        seeds=common,
-        difference=math.fsum(each) / len(each) if each else one.mean - other.mean,
+        task=a.task.name,
+        sha256=a.task.sha256,
+        metric=a.task.main_metric,
+        a=name_a,
+        b=name_b,
+        seeds=seeds,
+        difference=math.fsum(differences) / len(differences) if differences else a.mean - b.mean,
         low=low,
         high=high,
         p=p,
-        verdict=word,
+        verdict=verdict,
         margin=margin,
-        more_seeds=more,
+        more_seeds=more_seeds,
     )
 
 
-def _word(
+def _decide(
     metric: str,
     seeds: list[int],
     interval: tuple[float | None, float | None],

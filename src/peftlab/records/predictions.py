@@ -1,7 +1,7 @@
-"""predictions/CELL.jsonl: what a run answered to every dev example, as numbers.
+"""predictions/CELL.jsonl: a run's answers to all dev examples, as numbers.
 
-A row has the example's place, its label, the answer and the model's outputs; of a text that dev has
-before also where: `same_text_as`. What is answered to equal texts is no two independent answers.
+A row has the example's index, its label, the answer and the model's outputs; where dev has the same
+text before, also the index of that: `same_text_as`. Answers to equal texts are not independent.
 """
 
 from __future__ import annotations
@@ -15,29 +15,32 @@ from peftlab.errors import JSON_ERRORS
 
 
 class Answer(NamedTuple):
-    """One example's: indices of classes, or numbers; and its place, or that of an equal text."""
+    """The answer to one example; label and prediction are indices of classes, or numbers."""
 
     label: float
     prediction: float
-    text: int
+    text: int  # index of the first example that has this text
 
 
 def read(file: Path, n_dev: int) -> list[Answer]:
     """The answers to each of the `n_dev` examples, in order.
 
-    Empty if the file is absent or not whole: a part of the answers would pass for all of them.
+    Empty if the file is absent, damaged or not whole: a part would pass for all of the answers.
     """
     try:
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        found = [
+        answers = [
             Answer(row["label"], row["prediction"], row.get("same_text_as", index))
             for index, row in enumerate(rows)
         ]
     except (*JSON_ERRORS, OSError, KeyError, TypeError):
         return []
-    numbers = all(_is_number(value) for one in found for value in one)
-    whole = numbers and all(0 <= one.text <= index for index, one in enumerate(found))
-    return found if whole and len(found) == n_dev else []
+    if len(answers) != n_dev or not all(
+        _is_number(value) for answer in answers for value in answer
+    ):
+        return []
+    is_sound = all(0 <= answer.text <= index for index, answer in enumerate(answers))
+    return answers if is_sound else []
 
 
 def _is_number(value: Any) -> bool:

@@ -1,10 +1,10 @@
-"""Our runs beside the scores that somebody published: difference, interval, and what it says.
+"""Our runs beside published scores: the difference, its interval, and a verdict.
 
-difference    mean over our seeds - the published score, which is taken as exact: its own noise is
-              known of few papers, and that its dev examples are ours makes the interval too wide
-              rather than too short
-interval      95 %, of seeds and dev examples (crossed.py), of this pair alone, not corrected for
-              the number of scores; the influence of an example is that on the last epoch
+difference    mean over our seeds - the published score, which is taken as exact: few papers report
+              its noise, and that both scores are of the same dev examples makes the interval too
+              wide rather than too short
+interval      95 %, over seeds and dev examples (crossed.py), of this pair alone, not corrected for
+              the number of scores; the influence of an example is that after the last epoch
 says          above, below or equal (the interval lies within ± margin), else unclear
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel
 
@@ -28,8 +28,8 @@ class Published(BaseModel, extra="forbid", frozen=True, strict=True):
 
     Attributes:
         scores: by row and task.
-        epoch: the one that they are of, where the source says so. The best one was chosen on the
-            examples that it is reported on, and ours is chosen so beside it.
+        epoch: which epoch was scored, where the source says so. A best epoch was chosen on the
+            examples that its score is of, so ours is chosen in the same way.
     """
 
     scores: dict[str, dict[str, float]]
@@ -40,9 +40,10 @@ class Beside(BaseModel, extra="forbid", frozen=True):
     """One published score and ours; all in the metric's unit.
 
     Attributes:
-        seeds: those of ours that are done.
-        mean: over them, of the epoch that the published score is of; null without a seed.
-        last: of the last epoch.
+        seeds: our seeds that are done.
+        mean: over these, after the same epoch as the published score; null without a seed.
+        last: over these, after the last epoch.
+        sd: of our scores over these; null with fewer than two.
         low: lower end of the 95 % interval of the difference; null without predictions. With fewer
             than three seeds it covers the examples alone.
         high: its upper end.
@@ -69,33 +70,37 @@ def beside(
     folders: Iterable[Path],
     margin: float = MARGIN,
 ) -> list[Beside]:
-    """Every published score of a row and task that `records` have, in the source's order.
+    """Every published score of a row and task that `records` have.
+
+    In the order of our tasks, those of a task in the order of the source's rows.
 
     Args:
-        published: whose rows are called as ours are.
+        published: its rows have the same names as ours.
         records: ours; predictions/CELL.jsonl of each lies in one of `folders`.
         folders: searched in order.
         margin: differences within ± margin count as equal.
     """
-    found = {key[0]: column for key, column in columns(records, folders).items()}
+    by_task = {task: column for (task, _, _), column in columns(records, folders).items()}
     return [
-        _beside(published, row, column[row], of_row[task], margin)
-        for task, column in found.items()
-        for row, of_row in published.scores.items()
-        if row in column and task in of_row
+        _beside(published, row, column[row], scores[task], margin)
+        for task, column in by_task.items()
+        for row, scores in published.scores.items()
+        if row in column and task in scores
     ]
 
 
 def _beside(published: Published, row: str, runs: Runs, score: float, margin: float) -> Beside:
-    ours = runs.at_best() if published.epoch == "best" else runs
+    ours = runs.with_best_epochs() if published.epoch == "best" else runs
     task, metric = runs.task.name, runs.task.main_metric
-    known: dict[str, Any] = {"task": task, "metric": metric, "row": row, "published": score}
     if not ours.by_seed:
-        return Beside(**known, seeds=[], says="failed")
+        return Beside(task=task, metric=metric, row=row, published=score, seeds=[], says="failed")
     crossed = ours.crossed()
     low, high = (float(end) - score for end in crossed.interval()) if crossed else (None, None)
     return Beside(
-        **known,
+        task=task,
+        metric=metric,
+        row=row,
+        published=score,
         seeds=list(ours.by_seed),
         mean=ours.mean,
         last=runs.mean,
@@ -103,11 +108,11 @@ def _beside(published: Published, row: str, runs: Runs, score: float, margin: fl
         difference=ours.mean - score,
         low=low,
         high=high,
-        says=_says(len(ours.predicted), low, high, margin),
+        says=_verdict(len(ours.by_seed), low, high, margin),
     )
 
 
-def _says(n_seeds: int, low: float | None, high: float | None, margin: float) -> str:
+def _verdict(n_seeds: int, low: float | None, high: float | None, margin: float) -> str:
     if low is None or high is None:
         return "unclear: no predictions"
     if n_seeds < MIN_SEEDS:

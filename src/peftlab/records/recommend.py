@@ -1,4 +1,4 @@
-"""Which row to take: the cheapest that on no task is behind the best or worse than another."""
+"""The row to take: the cheapest that on no task is behind the best or worse than another."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from typing import Literal, get_args
 from pydantic import BaseModel
 
 from peftlab.errors import RequestError, unknown
-from peftlab.records.costs import Cost, costs_of, keeping_to
+from peftlab.records.costs import Cost, costs_of, rows_within
 from peftlab.records.crossed import MIN_SEEDS
 from peftlab.records.pairs import Verdict, Verdicts, against, better_than
 from peftlab.records.rows import TaskKey, collapsed, merit, rate_from_dev, task_label, turns
-from peftlab.records.table import Column, Runs, best_row, scale
+from peftlab.records.table import Column, Runs, best_row, row_names, runs_of, scale
 
 Prefer = Literal["score", "memory", "speed", "size"]
-Why = Literal["tasks", "limits", "runs", "failed", "collapsed"]  # a row is left out
+Why = Literal["tasks", "limits", "runs", "failed", "collapsed"]  # reasons to exclude a row
 
 
 class Ahead(BaseModel, extra="forbid", frozen=True):
-    """A row of a better mean that was not chosen from.
+    """A row that was excluded from the choice though its mean on the task is better.
 
     Attributes:
         mean: of the main metric on the task.
         why: it has no score on some task, exceeds a limit, has too few seeds where others have
             enough, or has failed or collapsed runs where others have none.
-        n_done: its runs with a score, on all tasks.
-        n_seeds: those on the task where they are fewest.
-        n_failed: its failed runs.
-        n_collapsed: its runs that are no better than a constant answer, where others' are.
+        n_done: number of its runs with a score, on all tasks.
+        n_seeds: number of its seeds on the task where they are fewest.
+        n_failed: number of its failed runs.
+        n_collapsed: number of its runs that are no better than a constant answer, on tasks where
+            some runs are better.
         is_better: whether it is shown to be better than the recommended row.
     """
 
@@ -49,17 +50,19 @@ class AgainstBest(BaseModel, extra="forbid", frozen=True):
     """The recommended row on one task.
 
     Attributes:
-        best: the row of the highest mean there (of an error the lowest).
-        verdict: of the recommended row against it; null where it is the best itself.
-        rival: where it is the best itself, the row that may be better by the most; null if there is
-            none, and where it is not. What follows is against the best, or else against this one.
+        best: the row of the highest mean there (of an error the lowest), of those to choose from.
+        verdict: of the recommended row against the best; null where it is the best itself.
+        rival: where it is the best itself, the row that may be better than it by the most; null if
+            there is none, and where it is not. The fields below are against the best, or else
+            against the rival.
         rival_verdict: of the recommended row against its rival.
-        is_behind: whether its own interval puts it below the best, whatever the verdict.
+        is_behind: whether the interval of this pair alone puts it below the best, whatever the
+            verdict.
         worse_at_most: by how much it may be worse, in the metric's unit: the interval's end; null
             if it is not known.
-        margin: what counts as a tie there, in that unit.
-        more_seeds: how many would settle it; null if it is settled, or if none would.
-        ahead: the rows that were not chosen from and have a better mean than the best of the rest.
+        margin: differences within ± margin count as a tie, in that unit.
+        more_seeds: how many would settle the pair; null if it is settled, or if none would.
+        ahead: the rows that were excluded from the choice and have a better mean than `best`.
     """
 
     task: str
@@ -76,19 +79,19 @@ class AgainstBest(BaseModel, extra="forbid", frozen=True):
 
     @property
     def word(self) -> str:
-        """The verdict against the best, or of the best itself against its rival; or nothing."""
+        """The verdict against the best, or of the best itself against its rival; or empty."""
         return self.verdict or self.rival_verdict or ""
 
 
 class Recommendation(BaseModel, extra="forbid", frozen=True):
-    """The row to take, what it costs, and what is not known of it.
+    """The row to take, its costs, and the reservations about it.
 
     Attributes:
-        memory_mib: the limit that it keeps to; null if none was asked for.
+        memory_mib: the limit that it keeps to; null if none was set.
         minutes: likewise.
-        n_done: its runs with a score, on all tasks.
-        n_failed: its failed runs.
-        n_collapsed: of the former, no better than a constant answer.
+        n_done: number of its runs with a score, on all tasks.
+        n_failed: number of its failed runs.
+        n_collapsed: how many of its runs with a score are no better than a constant answer.
         collapsed_on: the tasks on which every run of every row collapsed.
         rate_from_dev: whether rows differ from it in the learning rate alone, so that dev, which
             judges it, has chosen its rate.
@@ -131,30 +134,30 @@ def recommend(
     Args:
         columns: of `table.columns`.
         pairs: of `pairs.verdicts`.
-        prefer: score (the mean of scaled scores), memory, speed or size. Speed is that of rounds
-            where all rows had their turns in the same, else of a cell.
-        memory_mib: highest peak of a run; a row that was not measured does not meet it.
-        minutes: longest mean of a cell, likewise.
+        prefer: score (the mean of scaled scores), memory, speed or size. Speed is the time of
+            rounds if all rows took turns in the same rounds, else the time of cells.
+        memory_mib: limit of a run's peak; a row that was not measured does not meet it.
+        minutes: limit of a cell's mean duration, likewise.
 
     Raises:
-        RequestError: nothing meets the limits; names what is nearest. Or `prefer` is unknown, or a
-            limit is not above 0.
+        RequestError: no row meets the limits; names the nearest. Or `prefer` is unknown, or a limit
+            is not above 0.
     """
     _check(prefer, memory_mib, minutes)
     costs = costs_of(columns)
-    out = _left_out(columns, costs, memory_mib, minutes)
-    rows = [row for row in costs if row not in out]
+    excluded = _exclusion_reasons(columns, costs, memory_mib, minutes)
+    rows = [row for row in costs if row not in excluded]
     if not rows:
         return None
-    met = {task: {row: column[row] for row in rows} for task, column in columns.items()}
-    row = _first(_soundest(met, pairs), met, costs, prefer)
+    eligible = {task: {row: column[row] for row in rows} for task, column in columns.items()}
+    row = _first(_soundest(eligible, pairs), eligible, costs, prefer)
     tasks = []
-    for task, column in met.items():
+    for task, column in eligible.items():
         best = str(best_row(column))
-        ahead = _ahead(columns, task, best, out, costs, better_than(row, pairs[task]))
+        ahead = _ahead(columns, task, best, excluded, costs, better_than(row, pairs[task]))
         verdict = against(pairs[task], row, best) or _rival(row, list(column), pairs[task])
-        tasks.append(_against_best(task_label(task, met), task[1], best, verdict, ahead))
-    own = _runs_of(columns, row)
+        tasks.append(_against_best(task_label(task, eligible), task[1], best, verdict, ahead))
+    runs = runs_of(columns, row)
     return Recommendation(
         row=row,
         prefer=prefer,
@@ -162,9 +165,9 @@ def recommend(
         tasks=tasks,
         memory_mib=memory_mib,
         minutes=minutes,
-        n_done=_n_done(own),
-        n_failed=_n_failed(own),
-        n_collapsed=sum(collapsed(one) for runs in own for one in runs.records),
+        n_done=_n_done(runs),
+        n_failed=_n_failed(runs),
+        n_collapsed=sum(collapsed(record) for of_task in runs for record in of_task.records),
         collapsed_on=[
             task_label(task, columns) for task, column in columns.items() if _all_collapsed(column)
         ],
@@ -180,10 +183,10 @@ def _check(prefer: str, memory_mib: float | None, minutes: float | None) -> None
             raise RequestError(f"{name} must be above 0, got {limit}; leave it out for no limit")
 
 
-def _soundest(met: Mapping[TaskKey, Column], pairs: Verdicts) -> list[str]:
+def _soundest(eligible: Mapping[TaskKey, Column], pairs: Verdicts) -> list[str]:
     """The rows that on the fewest tasks are behind the best of them or worse than any of them."""
     n_worse: Counter[str] = Counter()
-    for task, column in met.items():
+    for task, column in eligible.items():
         best = str(best_row(column))
         for row in column:
             verdict = against(pairs[task], row, best)
@@ -193,34 +196,35 @@ def _soundest(met: Mapping[TaskKey, Column], pairs: Verdicts) -> list[str]:
 
 
 def _first(
-    rows: Sequence[str], met: Mapping[TaskKey, Column], costs: Mapping[str, Cost], prefer: str
+    rows: Sequence[str], eligible: Mapping[TaskKey, Column], costs: Mapping[str, Cost], prefer: str
 ) -> str:
-    """The first of them by the preference, then by size, then by score."""
-    every = next(iter(met.values()))
-    had = [turns(one for runs in _runs_of(met, row) for one in runs.rounds) for row in every]
-    in_turns = bool(had[0]) and all(own == had[0] for own in had)
+    """The first of `rows` by the preference, then by size, then by score."""
+    turns_of_rows = [
+        turns(record for runs in runs_of(eligible, row) for record in runs.rounds)
+        for row in row_names(eligible)
+    ]
+    first = turns_of_rows[0]
+    took_same_turns = bool(first) and all(of_row == first for of_row in turns_of_rows)
     return min(
         rows,
         key=lambda row: (
-            _order(prefer, row, costs[row], in_turns, met),
-            _size(costs[row]),
-            -_sum_of_scores(row, met),
+            _sort_value(prefer, row, costs[row], took_same_turns, eligible),
+            _or_infinity(costs[row].trained),
+            -_sum_of_scores(row, eligible),
         ),
     )
 
 
 def _rival(row: str, others: Sequence[str], pairs: Sequence[Verdict]) -> Verdict | None:
     """Against the row that may be better by the most, which need not have the next best mean."""
-    found = [one for other in others if (one := against(pairs, row, other)) is not None]
-    return max(
-        found, key=lambda one: math.inf if one.deficit is None else one.deficit, default=None
-    )
+    verdicts = [pair for other in others if (pair := against(pairs, row, other)) is not None]
+    return max(verdicts, key=lambda verdict: _or_infinity(verdict.deficit), default=None)
 
 
 def _against_best(
     task: str, metric: str, best: str, verdict: Verdict | None, ahead: list[Ahead]
 ) -> AgainstBest:
-    """`verdict` is that against the best, or of the best itself against its rival."""
+    """`verdict` is the row's against the best, or of the best itself against its rival."""
     is_best = verdict is None or verdict.b != best
     word = verdict.verdict if verdict else None
     return AgainstBest(
@@ -242,13 +246,13 @@ def _ahead(
     columns: Mapping[TaskKey, Column],
     task: TaskKey,
     best: str,
-    out: Mapping[str, Why],
+    excluded: Mapping[str, Why],
     costs: Mapping[str, Cost],
     better: set[str],
 ) -> list[Ahead]:
-    """The rows that were left out and have a better mean on the task than `best`.
+    """The excluded rows that have a better mean on the task than `best`.
 
-    `better` are those that are shown to be better than the row to take.
+    `better` are the rows that are shown to be better than the row to take.
     """
     column, metric = columns[task], task[1]
     return [
@@ -256,40 +260,36 @@ def _ahead(
             row=row,
             mean=column[row].mean,
             why=why,
-            n_done=_n_done(_runs_of(columns, row)),
-            n_seeds=min(len(runs.by_seed) for runs in _runs_of(columns, row)),
-            n_failed=_n_failed(_runs_of(columns, row)),
+            n_done=_n_done(runs_of(columns, row)),
+            n_seeds=min(len(runs.by_seed) for runs in runs_of(columns, row)),
+            n_failed=_n_failed(runs_of(columns, row)),
             n_collapsed=_n_collapsed(columns, row),
             is_better=row in better,
             cost=costs[row],
         )
-        for row, why in out.items()
+        for row, why in excluded.items()
         if row in column
         and column[row].by_seed
         and merit(metric, column[row].mean) > merit(metric, column[best].mean)
     ]
 
 
-def _runs_of(columns: Mapping[TaskKey, Column], row: str) -> list[Runs]:
-    return [column[row] for column in columns.values() if row in column]
+def _n_done(by_task: Sequence[Runs]) -> int:
+    return sum(len(runs.by_seed) for runs in by_task)
 
 
-def _n_done(own: Sequence[Runs]) -> int:
-    return sum(len(runs.by_seed) for runs in own)
-
-
-def _n_failed(own: Sequence[Runs]) -> int:
-    return sum(not one.is_done for runs in own for one in runs.records)
+def _n_failed(by_task: Sequence[Runs]) -> int:
+    return sum(not record.is_done for runs in by_task for record in runs.records)
 
 
 def _n_collapsed(columns: Mapping[TaskKey, Column], row: str) -> int:
-    """The row's collapsed runs, of tasks on which not all runs of all rows are."""
-    told = [column for column in columns.values() if row in column and not _all_collapsed(column)]
-    return sum(collapsed(one) for column in told for one in column[row].records)
+    """The row's collapsed runs, without the tasks on which all runs of all rows collapsed."""
+    learnable = {task: column for task, column in columns.items() if not _all_collapsed(column)}
+    return sum(collapsed(record) for runs in runs_of(learnable, row) for record in runs.records)
 
 
 def _all_collapsed(column: Column) -> bool:
-    done = [one for runs in column.values() for one in runs.records if one.is_done]
+    done = [record for runs in column.values() for record in runs.records if record.is_done]
     return bool(done) and all(map(collapsed, done))
 
 
@@ -298,28 +298,32 @@ def _rate_from_dev(row: str, column: Column) -> bool:
     return rate_from_dev(column[row].records[0], others)
 
 
-def _complete(columns: Mapping[TaskKey, Column]) -> list[str]:
-    rows = dict.fromkeys(row for column in columns.values() for row in column)
-    return [row for row in rows if all(row in c and c[row].by_seed for c in columns.values())]
+def _with_all_tasks(columns: Mapping[TaskKey, Column]) -> list[str]:
+    """The rows that have a score on every task."""
+    return [
+        row
+        for row in row_names(columns)
+        if all(row in column and column[row].by_seed for column in columns.values())
+    ]
 
 
-def _left_out(
+def _exclusion_reasons(
     columns: Mapping[TaskKey, Column],
     costs: Mapping[str, Cost],
     memory_mib: float | None,
     minutes: float | None,
 ) -> dict[str, Why]:
-    """By row that the one to take is not chosen from: why not."""
-    complete = _complete(columns)
-    met = keeping_to({row: costs[row] for row in complete}, memory_mib, minutes) if complete else []
-    own = {row: _runs_of(columns, row) for row in met}
-    whole = _with_enough_seeds(columns, met)
-    sound = [row for row in whole if not _n_failed(own[row])] or whole
+    """The rows that the first four steps of `recommend` exclude, each with the reason."""
+    complete = _with_all_tasks(columns)
+    complete_costs = {row: costs[row] for row in complete}
+    affordable = rows_within(complete_costs, memory_mib, minutes) if complete else []
+    sufficient = _with_enough_seeds(columns, affordable)
+    sound = [row for row in sufficient if not _n_failed(runs_of(columns, row))] or sufficient
     steady = [row for row in sound if not _n_collapsed(columns, row)] or sound
     steps: dict[Why, list[str]] = {
         "tasks": complete,
-        "limits": met,
-        "runs": whole,
+        "limits": affordable,
+        "runs": sufficient,
         "failed": sound,
         "collapsed": steady,
     }
@@ -331,9 +335,9 @@ def _left_out(
 
 
 def _with_enough_seeds(columns: Mapping[TaskKey, Column], rows: Sequence[str]) -> list[str]:
-    """Those with `MIN_SEEDS` seeds on every task, or as many as any of them has there.
+    """The rows with `MIN_SEEDS` seeds on every task, or as many as any of them has there.
 
-    Where no row has that on all tasks, those that have it on the most.
+    Where no row has that many on all tasks, the rows that have them on the most tasks.
     """
     n_enough = dict.fromkeys(rows, 0)
     for column in columns.values():
@@ -344,23 +348,25 @@ def _with_enough_seeds(columns: Mapping[TaskKey, Column], rows: Sequence[str]) -
     return [row for row in rows if n_enough[row] == max(n_enough.values())]
 
 
-def _order(
-    prefer: str, row: str, cost: Cost, in_turns: bool, columns: Mapping[TaskKey, Column]
+def _sort_value(
+    prefer: str, row: str, cost: Cost, took_same_turns: bool, columns: Mapping[TaskKey, Column]
 ) -> float:
+    """A number by which the row is ordered: the lowest is preferred."""
     if prefer == "score":
         return -_sum_of_scores(row, columns)
-    speed = cost.round_s if in_turns else cost.cell_s
-    value = {"memory": cost.memory_mib, "speed": speed, "size": cost.trained}[prefer]
+    seconds = cost.round_s if took_same_turns else cost.cell_s
+    return _or_infinity({"memory": cost.memory_mib, "speed": seconds, "size": cost.trained}[prefer])
+
+
+def _or_infinity(value: float | None) -> float:
+    """The value, or infinity if it is not known."""
     return math.inf if value is None else value
 
 
-def _size(cost: Cost) -> float:
-    return math.inf if cost.trained is None else cost.trained
-
-
 def _sum_of_scores(row: str, columns: Mapping[TaskKey, Column]) -> float:
+    """The sum of scaled means over the tasks, by which rows are ordered as by their mean."""
     total = 0.0
     for column in columns.values():
-        zero, span = scale(column[row].task) or (0.0, 1.0)  # an error without baseline: as it is
+        zero, span = scale(column[row].task) or (0.0, 1.0)  # without a scale: the error itself
         total += (merit(column[row].task.main_metric, column[row].mean) - zero) / span
     return total

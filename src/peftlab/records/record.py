@@ -1,4 +1,4 @@
-"""The record: what one cell was asked, what came out, and on what it ran. One JSON file a cell.
+"""The record of one cell: its request, its results, and its environment. One JSON file a cell.
 
 Numbers carry their unit in their name; what was not measured is null, never 0; scores are
 fractions. The report reads records and nothing else, so this file imports no torch.
@@ -14,7 +14,7 @@ SCHEMA_VERSION = 1
 
 
 class _Part(BaseModel, extra="forbid", frozen=True):
-    """Every field is known, and none changes."""
+    """A part of the record; it takes no unknown fields and does not change."""
 
 
 class ModelPart(_Part):
@@ -33,10 +33,10 @@ class TaskPart(_Part):
     n_dev: int
     n_truncated: int | None  # examples of both splits cut at max_length; null before tokenising
     sha256: str  # of the examples
-    # of the task that these few were drawn from (`--repeat-speed`); null where they are all
+    # sha256 of the task that these few were drawn from (`--repeat-speed`); null for a whole task
     drawn_from: str | None = None
     labels: list[str] = []  # the classes' names, in the order of the outputs
-    # by name (constant, tf-idf) and metric; empty where they were not computed
+    # scores by baseline (constant, tf-idf) and metric; empty where they were not computed
     baselines: dict[str, dict[str, float]] = {}
 
 
@@ -44,10 +44,10 @@ class MethodPart(_Part):
     name: str
     label: str  # the table's row: the name, or the variant's own label
     settings: dict[str, Any]
-    targets: list[str]  # patterns of the module names that were adapted; empty where none
-    notes: list[str]  # what a reader must know, such as a fused projection
+    targets: list[str]  # patterns of the names of adapted modules; empty where there are none
+    notes: list[str]  # for the reader, such as that of a fused projection
     rate_from: str = ""  # "default", "asked for" or "tuned"; empty in records that don't say
-    tuned: dict[str, Any] = {}  # how settings were found: trials, validation, space; or empty
+    tuned: dict[str, Any] = {}  # the search for settings: trials, validation, space; or empty
     source_sha256: str | None = None  # of the code of a user's own method; null for peftlab's
 
 
@@ -65,14 +65,15 @@ class Trainable(_Part):
 
 
 class Speed(_Part):
-    """Of training steps: the first ones and all evaluation left out."""
+    """The speed of training steps, without the first ones and without evaluation."""
 
     examples_per_s: float | None
     tokens_per_s: float | None
     step_ms_p50: float | None
     step_ms_p95: float | None
-    others_share: float | None = None  # of a core, what others took just before; null: not looked
-    turn: str | None = None  # of short cells, the round in which all rows of one command had theirs
+    # of one core, used by other processes just before; null where that was not measured
+    others_share: float | None = None
+    turn: str | None = None  # the round of a short cell; all rows of a command take a turn in it
 
 
 class Memory(_Part):
@@ -93,7 +94,7 @@ class Environment(_Part):
     threads: int
     spin_count: str | None = None  # GOMP_SPINCOUNT, else OMP_WAIT_POLICY; null if neither is set
     quantiser: str | None = None  # of a base in four or eight bits: see layers.quantiser
-    # the engine's in C++ that served it, or torch; null where nothing was trained; once: attention
+    # the engine's in C++, or torch; null where nothing was trained; earlier named attention
     kernels: str | None = Field(None, validation_alias=AliasChoices("kernels", "attention"))
 
 
@@ -106,7 +107,7 @@ class Record(_Part):
     """One cell's run. `score` is the last epoch's; a failed cell has `failure` instead."""
 
     schema_version: int = SCHEMA_VERSION
-    # MODEL-TASK-METHOD-sSEED-HASH8, also the stem of the cell's files: never a path
+    # MODEL-TASK-METHOD-sSEED-HASH8, also the stem of the cell's files, so never a path
     cell: str = Field(pattern=r"^[^/\\]+$")
     suite: str
     model: ModelPart
@@ -119,28 +120,28 @@ class Record(_Part):
     score: dict[str, float] | None = None
     best: Best | None = None
     score_by_rank: dict[str, dict[str, float]] | None = None
-    warnings: list[str] = []  # what the score hides, such as a class that is never predicted
+    warnings: list[str] = []  # facts that the score hides, such as a class that is never predicted
     n_trainable: Trainable | None = None
     speed: Speed | None = None
     memory: Memory | None = None
-    parts: float | None = None  # mean number of parts that a batch was taken in
+    parts: float | None = None  # mean number of parts that a batch was split into
     prepare_s: float | None = None
     train_s: float | None = None
     eval_s: float | None = None
     total_s: float | None = None
     environment: Environment
     failure: Failure | None = None
-    side: str = ""  # of several folders laid side by side, the one that it is from
+    side: str = ""  # the folder that it is from, where several were laid side by side
 
     @property
     def is_done(self) -> bool:
-        """Whether the cell came to its end; else it failed."""
+        """Whether the cell was trained and scored; else it failed."""
         return self.status == "done"
 
     def __repr__(self) -> str:
-        main = self.task.main_metric
-        score = (self.score or {}).get(main)
-        found = "no score" if score is None else f"{main} {score:.3f}"
-        return f"<Record {self.cell}: {self.failure.kind if self.failure else found}>"
+        metric = self.task.main_metric
+        score = (self.score or {}).get(metric)
+        result = "no score" if score is None else f"{metric} {score:.3f}"
+        return f"<Record {self.cell}: {self.failure.kind if self.failure else result}>"
 
     __str__ = __repr__

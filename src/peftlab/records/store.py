@@ -1,7 +1,7 @@
-"""The folder that a suite leaves: records, curves, predictions. Every write is whole or absent.
+"""The output folder of a suite: records, curves, predictions. Every write is whole or absent.
 
 OUT/suite.json · records/CELL.json · curves/CELL.jsonl · predictions/CELL.jsonl ·
-adapters/CELL/ · report/ · checkpoints/CELL.safetensors, of a training that has not ended
+adapters/CELL/ · report/ · checkpoints/CELL.safetensors of a training that has not ended
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from peftlab.naming import counted
 from peftlab.records.record import Record
 from peftlab.records.rows import row_of
 
-SCRATCH = "scratch"  # the tasks of a command that runs, in files that its cells read
+SCRATCH = "scratch"  # the folder of a running command's tasks, in files that its cells read
 OURS = {
     "suite.json",
     "records",
@@ -39,12 +39,12 @@ OURS = {
     "speed",
     SCRATCH,
 }
-BESIDE_PREFIX = ".peftlab-"  # of the folders that `peftlab train` runs in, beside its own
+BESIDE_PREFIX = ".peftlab-"  # of the folders beside its own that `peftlab train` runs in
 NEEDED_MIB = 200  # records and curves are small; the page and its figures take a few MiB
 
 
 def lost(cell: str) -> str:
-    """What to tell of a record that can't be read."""
+    """The note on a record that can't be read."""
     return f"the record of {cell} can't be read and is left out"
 
 
@@ -61,12 +61,12 @@ class Store:
 
     @property
     def trials(self) -> Store:
-        """The trainings that settings were found by, before the cells."""
+        """The store of the trials of tuning, which run before the cells."""
         return Store(self.out / "tuning")
 
     @property
     def rounds(self) -> Store:
-        """The short cells that took turns, from which speed is read."""
+        """The store of the short cells that take turns, from which speed is read."""
         return Store(self.out / "speed")
 
     def adapter(self, cell: str) -> Path:
@@ -78,18 +78,18 @@ class Store:
         return self.out / "curves" / f"{cell}.jsonl"
 
     def predictions(self, cell: str) -> Path:
-        """The file of what a cell answered to each dev example."""
+        """The file of a cell's answers to the dev examples."""
         return self.out / "predictions" / f"{cell}.jsonl"
 
     def checkpoint(self, cell: str) -> Path:
-        """The file that keeps the state of a cell's training until that ends."""
+        """The file of the state of a cell's training, until that ends."""
         return self.out / "checkpoints" / f"{cell}.safetensors"
 
     def outputs(self, cell: str) -> list[list[float]]:
-        """What a done cell put out for each dev example, (n_dev, num_labels), in its last epoch.
+        """The outputs of a done cell for the dev examples, (n_dev, num_labels), of its last epoch.
 
         Raises:
-            RequestError: if that is missing or damaged.
+            RequestError: if they are missing or damaged.
         """
         path = self.predictions(cell)
         try:
@@ -103,24 +103,24 @@ class Store:
 
     @contextmanager
     def prepared(self, adapters_mib: float = 0.0) -> Iterator[None]:
-        """The folder, made, or found to be ours, writable and with room.
+        """Make the folder, and check that it is ours, writable and has room.
 
-        One that is made here goes again, with its parents, if what is done inside fails.
+        If the block inside fails, the folder and the parents that were made for it are removed.
 
         Args:
-            adapters_mib: what adapters will need at most, beside records and curves.
+            adapters_mib: space that adapters will take at most, beside records and curves.
 
         Raises:
-            RequestError: if it is not.
+            RequestError: if it is another folder, not writable or without room.
         """
-        with ExitStack() as undone:
+        with ExitStack() as undo:
             try:
                 if self.out.exists():
                     self._check_ours()
-                places = (self.out, *self.out.parents)
-                new = list(itertools.takewhile(lambda place: not place.exists(), places))
-                for place in reversed(new):  # the innermost goes first
-                    undone.callback(_remove_empty, place)
+                folders = (self.out, *self.out.parents)
+                new = list(itertools.takewhile(lambda folder: not folder.exists(), folders))
+                for folder in reversed(new):  # callbacks run in reverse: the innermost goes first
+                    undo.callback(_remove_empty, folder)
                 self.out.mkdir(parents=True, exist_ok=True)
                 probe = self.out / f".{uuid.uuid4().hex}.tmp"
                 probe.write_text("")
@@ -132,10 +132,10 @@ class Store:
                     "give another one with --out DIR"
                 ) from error
             yield
-            undone.pop_all()
+            undo.pop_all()
 
     def prepare(self, adapters_mib: float = 0.0) -> None:
-        """`prepared`, where nothing that may fail comes between that and the first write."""
+        """`prepared` for callers that do nothing that may fail before the first write."""
         with self.prepared(adapters_mib):
             pass
 
@@ -149,8 +149,8 @@ class Store:
             )
 
     def clean(self) -> None:
-        """Delete what a command that was killed has left; call it with the folder locked."""
-        # safetensors writes beside the file, too, under a name of its own
+        """Delete the temporary files of a command that was killed; the folder must be locked."""
+        # checkpoints: safetensors has temporary files of its own, with other names
         for pattern in ("records/.*.tmp", "curves/.*.tmp", "predictions/.*.tmp", "checkpoints/.*"):
             for file in self.out.glob(pattern):
                 file.unlink()
@@ -161,25 +161,26 @@ class Store:
         if not self.out.is_dir():
             raise RequestError(f"output folder {self.out} is a file; give a folder with --out DIR")
         with contextlib.suppress(RequestError):
-            if self.suites():  # a comparison's, whatever somebody has put beside it
+            if self.suites():  # of a comparison, whatever other files somebody has put there
                 return
-        strange = sorted(
+        foreign = sorted(
             path.name
             for path in self.out.iterdir()
             if path.name not in OURS
             and not path.name.startswith(BESIDE_PREFIX)
             and not (path.name.startswith(".") and path.is_file())
         )
-        if strange:
-            what = f"files that are not peftlab's ({', '.join(strange[:5])})"
-            if atomic.CARD in strange:
-                what = "an adapter, and a comparison needs a folder of its own"
+        if foreign:
+            content = f"files that are not peftlab's ({', '.join(foreign[:5])})"
+            if atomic.CARD in foreign:
+                content = "an adapter, and a comparison needs a folder of its own"
             raise RequestError(
-                f"output folder {self.out} holds {what}; give a new or an empty one with --out DIR"
+                f"output folder {self.out} holds {content}; give a new or an empty one with "
+                "--out DIR"
             )
 
     def read(self, cell: str) -> Record | None:
-        """The record of a cell, or None if there is none that this version can read."""
+        """The record of a cell; None if it has none that this version can read."""
         try:
             record = Record.model_validate_json(self._record(cell).read_bytes())
         except (ValidationError, FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -187,12 +188,12 @@ class Store:
         return record if record.cell == cell else None
 
     def others(self, cells: Iterable[str]) -> list[Record]:
-        """The records of all other cells that can be read."""
+        """The records of all cells but these, as far as they can be read."""
         names = sorted(set(self.cells()) - set(cells))
         return [record for name in names if (record := self.read(name)) is not None]
 
     def unreadable(self) -> list[str]:
-        """The cells whose record is there and can't be read by this version."""
+        """The cells that have a record which this version can't read."""
         return list(filter(self.is_unreadable, self.cells()))
 
     def cells(self) -> list[str]:
@@ -200,22 +201,22 @@ class Store:
         return sorted(path.stem for path in (self.out / "records").glob("*.json"))
 
     def forget(self, cell: str) -> None:
-        """Delete the record of a cell, which is then not done."""
+        """Delete the record of a cell, so that it counts as not done."""
         self._record(cell).unlink(missing_ok=True)
 
     def forget_checkpoint(self, cell: str) -> None:
-        """Delete the kept state of a cell's training; the next run starts from the beginning."""
+        """Delete the state of a cell's training; the next run starts from the beginning."""
         path = self.checkpoint(cell)
-        with contextlib.suppress(OSError):  # who may not delete it has a file more
+        with contextlib.suppress(OSError):  # without the right to delete, the file stays
             path.unlink()
         _remove_empty(path.parent)
 
     def is_unreadable(self, cell: str) -> bool:
-        """Whether the cell's record is there and can't be read by this version."""
+        """Whether the cell has a record which this version can't read."""
         return self._record(cell).exists() and self.read(cell) is None
 
     def set_aside(self, cell: str) -> Path:
-        """Give the record of a cell another name, which no other file has; returns its path."""
+        """Rename the file of a cell's record, to a name that is free; returns its new path."""
         path = self._record(cell)
         names = (path.with_name(f"{path.name}.unreadable{n or ''}") for n in itertools.count())
         return path.rename(next(name for name in names if not name.exists()))
@@ -224,44 +225,48 @@ class Store:
         return self.out / "records" / f"{cell}.json"
 
     def records(self, last: bool = False) -> list[Record]:
-        """Every record of the folder, in the order in which suites asked for them.
+        """Every record of the folder, in the order in which suites requested them.
 
-        A row's label is the one that a suite gave it last, and of its records on a task those come
-        last that were asked for last.
+        A row's label is the one that a suite gave it last, and the row's records on a task are in
+        the order of the suites that requested them last.
 
         Args:
-            last: only those that the latest suite asked for.
+            last: whether to return only the records that the latest suite requested.
 
         Raises:
             RequestError: if the folder has no records.
         """
         with system_refusals(f"{self.out} can't be read"):
             suites = self.suites()
-            asked = suites[-1:] if last else suites
-            labels = {cell["cell"]: cell["label"] for suite in asked for cell in suite["cells"]}
+            selection = suites[-1:] if last else suites
+            cells = [(n, cell) for n, suite in enumerate(selection) for cell in suite["cells"]]
+            labels = {cell["cell"]: cell["label"] for _, cell in cells}
+            last_suite = {cell["cell"]: n for n, cell in cells}
             names = list(labels)
-            if not (last and suites):  # also those that no suite is known of
+            if not (last and suites):  # add the cells that no known suite requested
                 names += [cell for cell in self.cells() if cell not in labels]
-            read = [record for name in names if (record := self.read(name)) is not None]
-            when = {cell["cell"]: n for n, suite in enumerate(asked) for cell in suite["cells"]}
-        if not read:
-            damaged = ", ".join(self.unreadable())
-            why = f"none that can be read (damaged: {damaged})" if damaged else "no records"
-            trials = len(self.trials.cells())
-            if trials and not damaged:
-                raise RequestError(
-                    f"{self.out} has no records but those of {counted(trials, 'trial')}, which "
-                    f"come before its cells; `peftlab watch {self.out}` follows them, `peftlab "
-                    f"report {self.trials.out}` shows them"
-                )
-            raise RequestError(f"{self.out} has {why}; give the output folder of `peftlab compare`")
+            records = [record for name in names if (record := self.read(name)) is not None]
+        if not records:
+            raise self._no_records_error()
         return [
-            relabelled(one, labels[one.cell]) if one.cell in labels else one
-            for one in _latest_last(read, when)
+            relabelled(record, labels[record.cell]) if record.cell in labels else record
+            for record in _latest_last(records, last_suite)
         ]
 
+    def _no_records_error(self) -> RequestError:
+        damaged = self.unreadable()
+        n_trials = len(self.trials.cells())
+        if n_trials and not damaged:
+            return RequestError(
+                f"{self.out} has no records but those of {counted(n_trials, 'trial')}, which "
+                f"come before its cells; `peftlab watch {self.out}` follows them, `peftlab "
+                f"report {self.trials.out}` shows them"
+            )
+        why = f"none that can be read (damaged: {', '.join(damaged)})" if damaged else "no records"
+        return RequestError(f"{self.out} has {why}; give the output folder of `peftlab compare`")
+
     def suites(self) -> list[dict[str, Any]]:
-        """What was asked of this folder, the latest last; empty without a suite.json.
+        """The suites that this folder was made for, the latest last; empty without a suite.json.
 
         Raises:
             RequestError: if suite.json is damaged.
@@ -272,7 +277,8 @@ class Store:
         try:
             latest = json.loads(path.read_text(encoding="utf-8"))
             suites = [*latest.pop("earlier", []), latest]
-            if not all({"cell", "label"} <= cell.keys() for one in suites for cell in one["cells"]):
+            cells = [cell for suite in suites for cell in suite["cells"]]
+            if not all({"cell", "label"} <= cell.keys() for cell in cells):
                 raise KeyError("cells")
         except (*JSON_ERRORS, KeyError, TypeError, AttributeError) as error:
             raise RequestError(
@@ -281,7 +287,7 @@ class Store:
         return suites
 
     def told(self) -> list[str]:
-        """What a reader must know of the records, in lines: how sides compare, and what is lost."""
+        """Notes on the records: what may be compared between sides, and which can't be read."""
         latest = (self.suites() or [{}])[-1]
         return [*latest.get("told", []), *map(lost, self.unreadable())]
 
@@ -290,15 +296,15 @@ class Store:
         suites = self.suites()
         return suites[-1].get("name", records[-1].suite) if suites else records[-1].suite
 
-    def write_suite(self, asked: dict[str, Any]) -> None:
-        """Write suite.json: what is asked now and, as `earlier`, what was asked for other cells."""
+    def write_suite(self, suite: dict[str, Any]) -> None:
+        """Write suite.json: the suite and, as `earlier`, those that requested other cells too."""
         try:
-            before = self.suites()
-        except RequestError:  # what it held is lost; the records are not
-            before = []
-        cells = {cell["cell"] for cell in asked["cells"]}
-        earlier = [one for one in before if not cells >= {cell["cell"] for cell in one["cells"]}]
-        self.write_json("suite.json", asked | {"earlier": earlier})
+            known_suites = self.suites()
+        except RequestError:  # earlier suites are lost with the damaged file; records are not
+            known_suites = []
+        cells = _cells_of(suite)
+        earlier = [known for known in known_suites if not cells >= _cells_of(known)]
+        self.write_json("suite.json", suite | {"earlier": earlier})
 
     def write_json(self, name: str, content: Any) -> None:
         """Write `OUT/name` as indented JSON."""
@@ -308,8 +314,12 @@ class Store:
         atomic.write(self._record(record.cell), text_of(record))
 
 
+def _cells_of(suite: dict[str, Any]) -> set[str]:
+    return {cell["cell"] for cell in suite["cells"]}
+
+
 def rounds_of(folder: Path) -> list[Record]:
-    """The records of a comparison's short cells in turns (`--repeat-speed`), if it has some."""
+    """The records of a comparison's short cells that took turns (`--repeat-speed`), if any."""
     store = Store(folder).rounds
     try:
         return store.records() if store.cells() else []
@@ -320,17 +330,17 @@ def rounds_of(folder: Path) -> list[Record]:
 def chosen(
     records: list[Record], tasks: list[str] | None, methods: list[str] | None
 ) -> list[Record]:
-    """Of the records, those of some tasks and of some methods, by a row's label or a method's name.
+    """The records of these tasks and methods; a method is a row's label or a method's name.
 
     Raises:
-        RequestError: a task or a method that none of them has.
+        RequestError: if no record has one of the tasks or methods.
     """
     known_tasks = dict.fromkeys(record.task.name for record in records)
     known_methods = dict.fromkeys(
         name for record in records for name in (record.method.label, record.method.name)
     )
-    for kind, asked, known in (("task", tasks, known_tasks), ("method", methods, known_methods)):
-        for name in asked or ():
+    for kind, names, known in (("task", tasks, known_tasks), ("method", methods, known_methods)):
+        for name in names or ():
             if name not in known:
                 raise unknown(kind, name, known)
     return [
@@ -342,7 +352,7 @@ def chosen(
 
 
 def text_of(record: Record) -> str:
-    """A record as its file has it."""
+    """The content of a record's file."""
     return record.model_dump_json(indent=2) + "\n"
 
 
@@ -352,7 +362,7 @@ def lines_of(rows: Iterable[dict[str, Any]]) -> str:
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines; none where the file is absent or damaged."""
+    """The objects of a file of JSON lines; empty if the file is absent or damaged."""
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (*JSON_ERRORS, OSError):
@@ -360,17 +370,17 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row, dict)]
 
 
-def _latest_last(records: list[Record], when: Mapping[str, int]) -> list[Record]:
-    """The records, those of a row on a task among themselves by the suite that asked last."""
-    row_at = [row_of(record) for record in records]
+def _latest_last(records: list[Record], last_suite: Mapping[str, int]) -> list[Record]:
+    """The records, with those of a row on a task put in the order of their last suites."""
+    rows = [row_of(record) for record in records]
     by_row: dict[str, list[Record]] = defaultdict(list)
-    for row, record in zip(row_at, records, strict=True):
+    for row, record in zip(rows, records, strict=True):
         by_row[row].append(record)
-    turn = {
-        row: iter(sorted(own, key=lambda one: when.get(one.cell, -1)))
-        for row, own in by_row.items()
+    in_order = {
+        row: iter(sorted(members, key=lambda record: last_suite.get(record.cell, -1)))
+        for row, members in by_row.items()
     }
-    return [next(turn[row]) for row in row_at]
+    return [next(in_order[row]) for row in rows]
 
 
 def relabelled(record: Record, label: str) -> Record:

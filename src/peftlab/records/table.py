@@ -1,10 +1,10 @@
-"""The runs of a comparison, laid out as tasks and rows: what statistics are taken of."""
+"""The runs of a comparison, laid out by task and row: the input of all statistics."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -27,10 +27,10 @@ from peftlab.records.store import rounds_of
 
 @dataclasses.dataclass(frozen=True)
 class Runs:
-    """One row on one task: its records, and by seed those that have a score.
+    """One row on one task: its records, and by seed its runs that have a score.
 
-    `rounds` are the short cells of the row that took turns with those of the others
-    (`--repeat-speed`): where there are some, the speed is theirs.
+    `rounds` are the row's short cells that took turns with those of the other rows
+    (`--repeat-speed`): where there are some, speed is read from them.
     """
 
     task: TaskPart
@@ -39,9 +39,9 @@ class Runs:
     rounds: tuple[Record, ...] = ()
 
     @property
-    def measured(self) -> tuple[Record, ...]:
+    def speed_records(self) -> tuple[Record, ...]:
         """The done records that speed is read from."""
-        return self.rounds or tuple(one for one in self.records if one.is_done)
+        return self.rounds or tuple(record for record in self.records if record.is_done)
 
     @property
     def scores(self) -> list[float]:
@@ -49,18 +49,17 @@ class Runs:
 
     @property
     def mean(self) -> float:
-        """Of the scores; of none a ValueError, so ask for `by_seed` first."""
+        """The mean of the scores; a ValueError without any, so check `by_seed` first."""
         return fmean(self.scores)
 
     @property
-    def predicted(self) -> list[int]:
-        """The seeds whose predictions are there."""
+    def seeds_with_predictions(self) -> list[int]:
         return [seed for seed, run in self.by_seed.items() if run.influence is not None]
 
-    def at_best(self) -> Runs:
-        """The same with the scores of the best epochs, where records have them: optimistic.
+    def with_best_epochs(self) -> Runs:
+        """These runs with the scores of their best epochs, where records have them: optimistic.
 
-        The influences stay those of the last epoch: of no other are there predictions.
+        The influences stay those of the last epoch: no other epoch has predictions.
         """
         metric = self.task.main_metric
         best = {
@@ -77,25 +76,27 @@ class Runs:
         )
 
     def crossed(self, minus: Runs | None = None) -> Crossed | None:
-        """Of the score, or its difference to another row's, over seeds with predictions of both.
+        """The random effects of the score, or of its difference to the score of the row `minus`.
 
-        None without such a seed; of the score also where one of its seeds has no predictions, since
-        the interval would be of other seeds than the mean.
+        They cover the seeds with predictions, of both rows. None without such a seed; for a score
+        also where one of its seeds has no predictions, since the interval would be of other seeds
+        than the mean.
         """
-        seeds = [s for s in self.predicted if minus is None or s in minus.predicted]
+        seeds = self.seeds_with_predictions
+        if minus is not None:
+            seeds = [seed for seed in seeds if seed in minus.seeds_with_predictions]
         if not seeds or (minus is None and len(seeds) < len(self.by_seed)):
             return None
-        others = [] if minus is None else [minus.by_seed[s] for s in seeds]
-        compared = [*(self.by_seed[s] for s in seeds), *others]
-        n_texts = {_influence(run).size for run in compared}
-        if len(n_texts) > 1:  # predictions of before equal texts were known as such
-            return None
-        d = np.array([self.by_seed[s].score for s in seeds])
-        u = np.stack([_influence(self.by_seed[s]) for s in seeds])
+        runs = [self.by_seed[seed] for seed in seeds]
+        others = [] if minus is None else [minus.by_seed[seed] for seed in seeds]
+        if len({_influence(run).size for run in (*runs, *others)}) > 1:
+            return None  # some predictions were written before equal texts were marked
+        d = np.array([run.score for run in runs])
+        u = np.stack([_influence(run) for run in runs])
         if others:
             d = d - np.array([run.score for run in others])
             u = u - np.stack([_influence(run) for run in others])
-        return Crossed.of(d, u, max(run.grain for run in compared))
+        return Crossed.of(d, u, max(run.grain for run in (*runs, *others)))
 
 
 def _influence(run: ScoredRun) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
@@ -107,31 +108,43 @@ Column = dict[str, Runs]  # by row
 
 
 def columns(records: Sequence[Record], folders: Iterable[Path]) -> dict[TaskKey, Column]:
-    """The runs by task and row, in the order of the records. Rows are named as the table does."""
+    """The runs by task and row, in the order of the records. Rows are named as in the report."""
     folders = list(folders)
-    in_turns: dict[str, list[Record]] = defaultdict(list)
+    rounds: dict[str, list[Record]] = defaultdict(list)
     for folder in folders:
-        for one in rounds_of(folder):
-            if one.is_done:
-                in_turns[measured_alike(one)].append(one)
+        for record in rounds_of(folder):
+            if record.is_done:
+                rounds[measured_alike(record)].append(record)
     rows = group(records)
     names = labels(rows)
-    found: dict[TaskKey, Column] = {task_key(record): {} for record in records}
+    table: dict[TaskKey, Column] = {task_key(record): {} for record in records}
     for key, members in rows.items():
-        for task in dict.fromkeys(task_key(record) for record in members):
-            own = tuple(record for record in members if task_key(record) == task)
-            short = tuple(in_turns.get(measured_alike(own[0]), ()))
-            found[task][names[key]] = _runs(own, folders, short)
-    return found
+        by_task: dict[TaskKey, list[Record]] = defaultdict(list)
+        for record in members:
+            by_task[task_key(record)].append(record)
+        for task, of_task in by_task.items():
+            row_rounds = rounds.get(measured_alike(of_task[0]), [])
+            table[task][names[key]] = _runs(of_task, folders, row_rounds)
+    return table
 
 
-def _runs(records: tuple[Record, ...], folders: list[Path], short: tuple[Record, ...]) -> Runs:
-    runs = {
+def _runs(records: Sequence[Record], folders: list[Path], rounds: Sequence[Record]) -> Runs:
+    by_seed = {
         record.seed: run
         for record in sorted(records, key=lambda record: record.seed)
         if record.is_done and (run := scored_run(record, folders)) is not None
     }
-    return Runs(records[0].task, records, runs, short)
+    return Runs(records[0].task, tuple(records), by_seed, tuple(rounds))
+
+
+def row_names(columns: Mapping[TaskKey, Column]) -> list[str]:
+    """The rows of all tasks, each once, in the order in which they first appear."""
+    return list(dict.fromkeys(row for column in columns.values() for row in column))
+
+
+def runs_of(columns: Mapping[TaskKey, Column], row: str) -> list[Runs]:
+    """The runs of a row on every task that it has."""
+    return [column[row] for column in columns.values() if row in column]
 
 
 def best_row(column: Column) -> str | None:
@@ -143,10 +156,10 @@ def best_row(column: Column) -> str | None:
 
 
 def scale(task: TaskPart) -> tuple[float, float] | None:
-    """The merit that counts as 0 and how much more counts as 1: baseline and perfect.
+    """The merit that counts as 0, the baseline's, and the distance from it to a perfect one.
 
     The baseline is the best constant answer. Without it a score is its own scale, and an error,
-    which has no worst value, has none: None.
+    which has no worst value, has no scale: None.
     """
     metric = task.main_metric
     perfect = merit(metric, 0.0) if merit(metric, 1.0) < 0 else 1.0

@@ -1,4 +1,4 @@
-"""What tuning tried and what it found: trials.json, in OUT/tuning beside the trials' records."""
+"""The trials of tuning and their scores: trials.json, in OUT/tuning beside the trials' records."""
 
 from __future__ import annotations
 
@@ -28,34 +28,34 @@ class Trial(BaseModel, extra="forbid", frozen=True):
     metric: str
     score: float | None  # None where it failed
     cell: str
-    chosen: bool = False  # what the row's cells on this task are trained with
-    at_border: list[str] = []  # settings found where their range ends, which may be too narrow
+    chosen: bool = False  # the row's cells on this task are trained with its values
+    at_border: list[str] = []  # settings at an end of their range, which may be too narrow
 
     @property
     def of(self) -> tuple[str, ...]:
-        """The task, with its examples, the model and the row that it is one of the trials of."""
+        """The task with its examples, the model and the row that this is a trial of."""
         return self.task, self.data, self.model, self.label
 
 
 def at_end(chosen: Trial, trials: Iterable[Trial]) -> list[str]:
     """The settings of a chosen trial beyond whose values nothing was tried for the row on its task.
 
-    Their ranges end there, or no trial had a higher one, or a lower one: the best may lie beyond.
+    Their ranges end there, or no trial had a higher value, or a lower one: the best may lie beyond.
     """
-    own = [one.values for one in trials if one.of == chosen.of]
-    found = list(chosen.at_border)
+    candidates = [trial.values for trial in trials if trial.of == chosen.of]
+    names = list(chosen.at_border)
     for name, value in chosen.values.items():
-        tried = [values[name] for values in own]
+        tried = [values[name] for values in candidates]
         if min(tried) < max(tried) and value in (min(tried), max(tried)):
-            found.append(name)
-    return list(dict.fromkeys(found))
+            names.append(name)
+    return list(dict.fromkeys(names))
 
 
 _TRIALS = TypeAdapter(list[Trial])
 
 
 def read_trials(folder: Path) -> list[Trial]:
-    """The trials in a folder; none where nothing was tuned.
+    """The trials in a folder; empty where nothing was tuned.
 
     Raises:
         RequestError: if the file is damaged.
@@ -71,12 +71,12 @@ def read_trials(folder: Path) -> list[Trial]:
 
 
 def write_trials(folder: Path, trials: list[Trial]) -> None:
-    """Write them, in the place of those of the same rows on the same tasks.
+    """Write trials; those of the same rows on the same tasks that the file has are replaced.
 
     Raises:
-        RequestError: if what is there is damaged.
+        RequestError: if the file is damaged.
     """
-    now = {trial.of for trial in trials}
-    kept = [trial for trial in read_trials(folder) if trial.of not in now]
-    text = _TRIALS.dump_json(kept + trials, indent=2).decode()
+    replaced = {trial.of for trial in trials}
+    others = [trial for trial in read_trials(folder) if trial.of not in replaced]
+    text = _TRIALS.dump_json(others + trials, indent=2).decode()
     atomic.write(folder / FILE, text + "\n")

@@ -1,4 +1,4 @@
-"""All that a comparison's runs show of its rows: pairs, tasks together, noise, what to take."""
+"""All statistics of a comparison: row pairs, rows over tasks, noise, and the row to take."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ByteSize, TypeAdapter
 from peftlab.errors import RequestError
 from peftlab.records.across import Improvement, Overall, improvements, overall
 from peftlab.records.noise import Noise, noise
-from peftlab.records.own import Own, own
+from peftlab.records.own import Own, own_scores
 from peftlab.records.pairs import Verdict, verdicts
 from peftlab.records.recommend import Recommendation, recommend
 from peftlab.records.record import Record
@@ -20,13 +20,14 @@ from peftlab.records.table import columns
 
 
 class Question(NamedTuple):
-    """What is asked of a comparison.
+    """The settings of a comparison's verdicts and of its recommendation.
 
     Attributes:
         margin: differences within ± margin count as a tie.
-        prefer: what decides between rows none of which is shown to be worse than the best.
-        memory_mib: highest peak of a run that is recommended; None for no limit.
-        minutes: longest mean of a cell, likewise.
+        prefer: the criterion that decides between rows none of which is shown to be worse than the
+            best.
+        memory_mib: limit of the peak memory of the recommended row; None for no limit.
+        minutes: limit of the mean duration of its cells, likewise.
     """
 
     margin: float = MARGIN
@@ -39,10 +40,10 @@ DEFAULT_QUESTION = Question()
 
 
 def mebibytes(text: str | None) -> float | None:
-    """An amount of memory such as 2GiB or 512MB in MiB; None of None.
+    """An amount of memory such as 2GiB or 512MB in MiB; None for None.
 
     Raises:
-        RequestError: if it is none.
+        RequestError: if the text is no amount of memory.
 
     >>> mebibytes("2GiB"), mebibytes("512 MiB")
     (2048.0, 512.0)
@@ -50,29 +51,30 @@ def mebibytes(text: str | None) -> float | None:
     if text is None:
         return None
     try:
-        if not any(map(str.isalpha, text)):  # else bytes, which nobody means
+        if not any(map(str.isalpha, text)):  # pydantic takes it for bytes, which nobody means
             raise ValueError
         return TypeAdapter(ByteSize).validate_python(text) / 2**20
-    except ValueError:  # pydantic's is one
+    except ValueError:  # pydantic's ValidationError is one
         raise RequestError(
             f"memory must be a number with a unit, such as 2GiB or 800MiB, got {text!r}"
         ) from None
 
 
 class Comparison(BaseModel, extra="forbid", frozen=True):
-    """What a comparison shows. `model_dump()` is what report/verdicts.json holds.
+    """The statistics of a comparison; report/verdicts.json holds their `model_dump()`.
 
     Attributes:
         pairs: every pair of rows on every task.
-        own: how sure every row's own score on every task is.
+        own: every row's own score on every task, with its interval.
         over_tasks: every row over all tasks; empty with fewer than two tasks.
         improvement: how likely a run of one row beats one of another; likewise.
-        noise: every row against itself, on every task.
-        inflation: what choosing the best epoch adds to a score, mean over rows and tasks whose
+        noise: how far runs of the same row differ, for every row on every task.
+        inflation: how much choosing the best epoch adds to a score, mean over rows and tasks whose
             metric is no error; null if there are none.
-        n_collapsed: runs no better than a constant answer; they are in every statistic.
+        n_collapsed: number of runs no better than a constant answer; every statistic includes them.
         recommendation: the row to take; null if no row has a score on every task.
-        margin: differences within ± margin are a tie, of an error that share of the baseline's.
+        margin: differences within ± margin are a tie; for an error, within that share of the
+            baseline's.
     """
 
     pairs: list[Verdict]
@@ -90,37 +92,35 @@ def compare_rows(
     records: Sequence[Record],
     folders: Iterable[Path],
     question: Question = DEFAULT_QUESTION,
-    beside: Sequence[Record] = (),
+    unrequested: Sequence[Record] = (),
 ) -> Comparison:
     """The statistics of `records`, whose predictions lie in `folders`.
 
     Args:
         records: of one or more comparisons.
         folders: searched in order for predictions/CELL.jsonl; without them no verdict is given.
-        question: how near is a tie, and what to recommend.
-        beside: of rows that were compared on the same tasks and are not asked for: verdicts are
-            corrected for their pairs too.
+        question: the margin of a tie, and what to recommend.
+        unrequested: of rows that were compared on the same tasks and are not to be shown: verdicts
+            are corrected for their pairs too.
 
     Raises:
-        RequestError: nothing meets the limits, or the question makes no sense.
+        RequestError: no row meets the limits, or the question makes no sense.
     """
     folders = list(folders)
-    found = columns(records, folders)
+    table = columns(records, folders)
     _check(question)
-    pairs = verdicts(found, question.margin, columns(beside, folders) if beside else {})
-    against_itself = noise(found)
+    pairs = verdicts(table, question.margin, columns(unrequested, folders) if unrequested else {})
+    noises = noise(table)
     return Comparison(
         pairs=[verdict for of_task in pairs.values() for verdict in of_task],
-        own=own(found),
-        over_tasks=overall(found, pairs),
-        improvement=improvements(found),
-        noise=against_itself,
-        inflation=mean(
-            known(one.inflation for one in against_itself if one.metric not in LOWER_IS_BETTER)
-        ),
-        n_collapsed=sum(one.n_collapsed for one in against_itself),
+        own=own_scores(table),
+        over_tasks=overall(table, pairs),
+        improvement=improvements(table),
+        noise=noises,
+        inflation=mean(known(row.inflation for row in noises if row.metric not in LOWER_IS_BETTER)),
+        n_collapsed=sum(row.n_collapsed for row in noises),
         recommendation=recommend(
-            found, pairs, question.prefer, question.memory_mib, question.minutes
+            table, pairs, question.prefer, question.memory_mib, question.minutes
         ),
         margin=question.margin,
     )
