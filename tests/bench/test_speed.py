@@ -19,7 +19,7 @@ from peftlab.records.record import Record
 from peftlab.records.store import Store, relabelled, rounds_of
 from peftlab.records.table import columns
 from peftlab.report import table
-from peftlab.report.text import told_rounds
+from peftlab.report.text import describe_rounds
 from peftlab.tasks import Task
 from sessions import FakeSession
 
@@ -227,6 +227,6 @@ def test_rows_of_two_commands_did_not_take_turns_with_one_another(
         speed.measure_speed(one, 2, tmp_path / "two", Heard())
     in_two = table(whole, rounds_of(tmp_path / "two"))
     assert in_two.out_of_turn == ("lora",)
-    assert told_rounds(in_two).endswith("They compare with none of lora, measured apart.")
+    assert describe_rounds(in_two).endswith("They compare with none of lora, measured apart.")
     only_head = [one for one in rounds_of(tmp_path / "two") if one.method.label == "head"]
     assert table(whole, only_head).out_of_turn == ("lora",)

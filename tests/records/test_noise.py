@@ -10,7 +10,7 @@ from peftlab.records.pairs import verdicts
 from peftlab.records.recommend import recommend
 from peftlab.records.table import columns
 from peftlab.records.verdicts import Question, compare_rows
-from peftlab.report.standing import told_marks, told_noise
+from peftlab.report.standing import describe_marks, describe_noise
 
 
 def of(folder) -> Noise:
@@ -99,7 +99,7 @@ def test_of_errors_alone_the_words_have_a_verb_a_margin_and_no_fractions(folder,
             given = {"metric": "rmse", "labels": labels, "predictions": answers}
             folder.add(row, seed, **given, **cost(1, 1, 1, speed=100 + seed))
     found = compare_rows(folder.records, [folder.path])
-    assert told_noise(found).startswith("Two runs of one row differ by up to 1% in speed")
-    assert "(within 0.01 of the baseline's error)" in told_marks(found)
+    assert describe_noise(found).startswith("Two runs of one row differ by up to 1% in speed")
+    assert "(within 0.01 of the baseline's error)" in describe_marks(found)
     wider = compare_rows(folder.records, [folder.path], Question(margin=0.05))
-    assert "(within 0.05 of the baseline's error)" in told_marks(wider)
+    assert "(within 0.05 of the baseline's error)" in describe_marks(wider)

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from peftlab.report import build, render_terminal, table
 from peftlab.report.figures import figures
-from peftlab.report.text import partly
+from peftlab.report.text import has_partial_means
 
 
 def shown(records):
@@ -98,4 +98,4 @@ def test_a_task_on_which_every_row_failed_makes_no_row_s_means_partial(record, f
     lost = [failed(method, "rte") for method in ("lora", "vera")]
     found = table([record("lora", "mrpc"), record("vera", "mrpc"), *lost])
     assert (len(found.columns), found.n_tasks) == (2, 1)
-    assert not partly(found)
+    assert not has_partial_means(found)

@@ -9,7 +9,7 @@ import altair as alt
 import pytest
 
 from peftlab.report import table
-from peftlab.report.curves import Curves, averaged, read, smooth, thin
+from peftlab.report.curves import Curves, average, read, smooth, thin
 from peftlab.report.figures import POINTS_A_LINE, figures
 from peftlab.report.style import Style, score_scale
 from peftlab.report.vega import svg
@@ -106,9 +106,9 @@ def test_curves_have_what_was_measured_and_no_file_has_none(tmp_path):
 
 
 def test_a_mean_stands_only_where_all_seeds_have_a_point():
-    assert averaged([[(1, 2.0), (2, 4.0)], [(1, 4.0)]]) == [(1, 3.0, 2.0, 4.0)]
-    assert averaged([[(1, 2.0)], []]) == [(1, 2.0)]
-    assert averaged([]) == []
+    assert average([[(1, 2.0), (2, 4.0)], [(1, 4.0)]]) == [(1, 3.0, 2.0, 4.0)]
+    assert average([[(1, 2.0)], []]) == [(1, 2.0)]
+    assert average([]) == []
 
 
 @pytest.mark.parametrize("n", [1, 2, 399, 400, 401, 999, 4000])

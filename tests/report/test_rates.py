@@ -11,7 +11,7 @@ from peftlab.records.trials import Trial, at_end, read_trials, write_trials
 from peftlab.report import table, text
 from peftlab.report.figures import figures
 from peftlab.report.page import build
-from peftlab.report.rates import END, of_rows, told_trials
+from peftlab.report.rates import END, describe_trials, of_rows
 
 
 def trial(label="lora", number=0, epochs=1, lr=1e-3, score=0.5, **more):
@@ -110,7 +110,7 @@ def test_trials_of_other_examples_or_of_another_model_are_not_the_row_s(record, 
     ]
     shown = table([record("lora")])
     assert "tuning" not in drawn([record("lora")], of_rows(others, shown))
-    assert told_trials(of_rows([*others, *TRIALS], shown), shown) == (
+    assert describe_trials(of_rows([*others, *TRIALS], shown), shown) == (
         "Every row had as many trials as every other."
     )
     for trials in (TRIALS, others[: len(TRIALS)], others[len(TRIALS) :]):
@@ -143,21 +143,21 @@ def test_the_table_says_how_settings_were_found(record):
     found = table([on("mrpc", 1e-3), on("rte", 2e-3)])
     assert [row.label for row in found.rows] == ["lora"]
     assert found.rows[0].training["lr"] == "0.001 on mrpc, 0.002 on rte"
-    assert text.tuned(found) == [
+    assert text.describe_tuning(found) == [
         "Found on each task by 6 trials a row on 0.1 of train, dev unseen: "
         "lora (lr 0.001 on mrpc, 0.002 on rte)."
     ]
-    assert text.default_rates(found) == ""
-    assert text.tuned(table([record("lora")])) == []
+    assert text.describe_default_rates(found) == ""
+    assert text.describe_tuning(table([record("lora")])) == []
 
 
 def test_rows_with_as_many_trials_are_told_apart_from_others(tmp_path, record):
     """By the shortest trainings, which every value begins with, and with 0 for what had none."""
     records = [record("lora"), record("full")]
-    assert told_trials(TRIALS, table(records)) == "Trials of a row on a task: lora 4, full 1."
-    assert told_trials([], table(records[:1])) == "Every row had as many trials as every other."
+    assert describe_trials(TRIALS, table(records)) == "Trials of a row on a task: lora 4, full 1."
+    assert describe_trials([], table(records[:1])) == "Every row had as many trials as every other."
     equal = [*TRIALS[3:5], TRIALS[-1]]
-    assert told_trials(equal, table(records)) == "Every row had as many trials as every other."
+    assert describe_trials(equal, table(records)) == "Every row had as many trials as every other."
     third = [*records, record("vera")]
     write_trials(tmp_path / "tuning", equal)
     page = build(tmp_path, "tuned", third, drawn=()).read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from peftlab.report import table
-from peftlab.report.text import told_f1, told_rounds, told_spread
+from peftlab.report.text import describe_f1, describe_rounds, describe_spread
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -209,9 +209,11 @@ def test_scores_by_rank_are_averaged_over_seeds(record):
 
 def test_one_seed_is_said_of_those_scores_that_have_one(record):
     lone = [record(method, seed=0) for method in ("full", "lora")]
-    assert told_spread(table(lone)) == "one seed, so no spread can be given"
+    assert describe_spread(table(lone)) == "one seed, so no spread can be given"
     mixed = [*lone, *(record("dora", seed=seed) for seed in range(3))]
-    assert told_spread(table(mixed)).startswith("one seed, where no other n is given; ± sample sd")
+    assert describe_spread(table(mixed)).startswith(
+        "one seed, where no other n is given; ± sample sd"
+    )
 
 
 def test_a_row_without_a_run_is_not_told_to_be_measured_apart(record, failed):
@@ -243,16 +245,16 @@ def test_a_run_that_a_later_one_replaced_is_not_counted(record):
 
 
 def test_without_a_score_no_spread_is_told(failed):
-    assert told_spread(table([failed("lora")])) == "no cell finished"
+    assert describe_spread(table([failed("lora")])) == "no cell finished"
 
 
 def test_f1_says_of_which_class_it_is(record):
     part = record().task.model_copy(update={"labels": ["fraud", "legit"]})
     one = record().model_copy(update={"task": part})
-    assert told_f1(table([one])) == "F1 is that of the class legit."
+    assert describe_f1(table([one])) == "F1 is that of the class legit."
     other = record(task="grammar")
-    assert told_f1(table([one, other])) == "F1 is that of the class legit (mrpc)."
-    assert told_f1(table([other])) == ""
+    assert describe_f1(table([one, other])) == "F1 is that of the class legit (mrpc)."
+    assert describe_f1(table([other])) == ""
 
 
 def test_tasks_without_rounds_are_named_where_others_have_some(record):
@@ -269,5 +271,5 @@ def test_tasks_without_rounds_are_named_where_others_have_some(record):
     rounds = [one.model_copy(update={"cell": f"r{one.seed}", "task": short}) for one in cells[:2]]
     found = table(cells, rounds)
     assert found.out_of_rounds == ("grammar",)
-    assert "On grammar they are of whole cells" in told_rounds(found)
+    assert "On grammar they are of whole cells" in describe_rounds(found)
     assert table(cells).out_of_rounds == ()

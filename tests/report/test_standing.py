@@ -15,11 +15,11 @@ from peftlab.report import render_terminal, table
 from peftlab.report.advice import advice, unreached
 from peftlab.report.page import build
 from peftlab.report.standing import (
+    describe_interval,
+    describe_marks,
     intervals,
     marks,
     matrices,
-    told_interval,
-    told_marks,
 )
 
 N = 400
@@ -68,10 +68,10 @@ def test_a_score_has_its_own_interval_where_all_its_predictions_are_there(tmp_pa
     vera, full = known["vera", 0], known["full", 0]
     assert (vera.mean, vera.n) == (pytest.approx(379 / N), 3) and 0.01 < vera.sd < full.sd
     told = "mean ± half of its 95 % interval, over dev examples and seeds"
-    assert told_interval(scores, known) == told
+    assert describe_interval(scores, known) == told
     del known["head", 0]
-    assert told_interval(scores, known).startswith(f"{told}; ± … sd, where")
-    assert told_interval(scores, {}) == ""
+    assert describe_interval(scores, known).startswith(f"{told}; ± … sd, where")
+    assert describe_interval(scores, {}) == ""
 
 
 def test_the_page_shows_the_interval_and_says_so(tmp_path, records):
@@ -97,7 +97,7 @@ def test_the_best_its_ties_and_what_is_not_shown_to_be_worse_are_marked(tmp_path
 def test_a_wider_margin_makes_more_ties(tmp_path, records):
     wide = compare_rows(records, [tmp_path], Question(margin=0.1))
     assert marks(table(records), wide)[("full", 0)] == "="
-    assert "within ± .100" in told_marks(wide)
+    assert "within ± .100" in describe_marks(wide)
 
 
 def test_the_cheapest_of_those_not_shown_to_be_worse_is_recommended(tmp_path, records):
@@ -118,7 +118,7 @@ def test_limits_that_nothing_meets_name_what_is_nearest(tmp_path, records):
 
 def test_with_one_seed_the_words_say_what_is_not_covered(tmp_path, records):
     found = compare_rows([one for one in records if one.seed == 0], [tmp_path])
-    assert "that takes 3 seeds" in told_marks(found)
+    assert "that takes 3 seeds" in describe_marks(found)
     assert {one.verdict for one in found.pairs} == {"unclear: 1 seed"}
     assert set(marks(table(records[::3]), found).values()) == {"*", "?"}
     assert "A verdict takes 3 seeds." in advice(found)
@@ -178,7 +178,7 @@ def test_a_seed_counts_once_in_a_row_whatever_was_found(record):
 def test_one_row_alone_gets_no_marks_and_no_advice(tmp_path, records):
     alone = records[:3]
     found = compare_rows(alone, [tmp_path])
-    assert told_marks(found) == advice(found) == ""
+    assert describe_marks(found) == advice(found) == ""
     assert matrices(table(alone), found) == []
 
 

@@ -79,6 +79,13 @@ def test_scores_by_rank_stand_below_the_table(record):
     assert "by rank" not in shown([record()])
 
 
+def test_labels_in_the_line_of_default_rates_are_printable(record):
+    default = record(label="a\x1b[2Jb")
+    part = default.method.model_copy(update={"rate_from": "default"})
+    text = shown([default.model_copy(update={"method": part}), record("full")])
+    assert "not tuned for this model: a [2Jb." in text and "\x1b" not in text
+
+
 def test_default_rates_are_said_to_be_defaults(record):
     def rate(method, origin):
         one = record(method)

@@ -13,7 +13,7 @@ from peftlab.records.verdicts import Comparison
 from peftlab.report.scores import Table
 from peftlab.report.text import count, number, of_metric, score
 
-FEW = 3  # tasks that are told one by one
+FEW = 3  # tasks up to which each has its own reason
 RATE_FROM_DEV = (
     "Its learning rate was chosen on dev, by the very scores shown; --tune N chooses it on a part "
     "of train."
@@ -22,27 +22,30 @@ RATE_FROM_DEV = (
 
 def advice(comparison: Comparison) -> str:
     """Which row to take, why, what it costs and what is open; empty where rows are not compared."""
-    found = comparison.recommendation
+    recommendation = comparison.recommendation
     if not comparison.pairs:
         return ""
-    if found is None:
+    if recommendation is None:
         return "No row ran on every task: `--tasks` with one of them says which row to take on it."
-    rate = RATE_FROM_DEV if found.rate_from_dev else ""
-    told = [
-        f"Take {found.row}: {'; '.join(_reasons(found))}.",
-        *(_cost(found), _open(found.tasks), _failures(found), _collapse(found), rate),
+    sentences = [
+        f"Take {recommendation.row}: {'; '.join(_reasons(recommendation))}.",
+        _cost(recommendation),
+        _open_question(recommendation.tasks),
+        _failures(recommendation),
+        _collapse(recommendation),
+        RATE_FROM_DEV if recommendation.rate_from_dev else "",
     ]
-    return " ".join(line for line in told if line)
+    return " ".join(sentence for sentence in sentences if sentence)
 
 
 def unreached(table: Table, comparison: Comparison) -> str:
-    """The baselines that no row reaches, or the row to take does not; or nothing.
+    """The baselines that no row reaches, and those that the row to take does not reach.
 
-    Of each task the best baseline, by means alone.
+    Only the best baseline of each task counts, by means alone. Empty where all are reached.
     """
     taken = comparison.recommendation.row if comparison.recommendation else None
-    none: dict[str, list[str]] = {}
-    not_taken: dict[str, list[str]] = {}
+    above_all: dict[str, list[str]] = {}  # by baseline: the tasks, each with the baseline's score
+    above_taken: dict[str, list[str]] = {}
     for index, column in enumerate(table.columns):
         means = {
             row.label: merit(column.metric, mean)
@@ -53,90 +56,101 @@ def unreached(table: Table, comparison: Comparison) -> str:
         name = max(scores, key=lambda name: merit(column.metric, scores[name]), default=None)
         if not means or name is None:
             continue
-        least = merit(column.metric, scores[name])
+        threshold = merit(column.metric, scores[name])
         where = f"on {column.label} " if len(table.columns) > 1 else ""
-        if least > max(means.values()):
-            none.setdefault(name, []).append(f"{where}({score(scores[name], column)})")
-        elif taken in means and least > means[taken]:
-            not_taken.setdefault(name, []).append(f"{where}({score(scores[name], column)})")
+        if threshold > max(means.values()):
+            above_all.setdefault(name, []).append(f"{where}({score(scores[name], column)})")
+        elif taken in means and threshold > means[taken]:
+            above_taken.setdefault(name, []).append(f"{where}({score(scores[name], column)})")
     return " ".join(
-        [f"No row reaches {name} {listed(on)}{_instead(name)}" for name, on in none.items()]
-        + [f"{taken} does not reach {name} {listed(on)}." for name, on in not_taken.items()]
+        [f"No row reaches {name} {listed(on)}{_remedy(name)}" for name, on in above_all.items()]
+        + [f"{taken} does not reach {name} {listed(on)}." for name, on in above_taken.items()]
     )
 
 
-def _instead(baseline: str) -> str:
+def _remedy(baseline: str) -> str:
     if baseline in CONSTANT:
         return ", which reads no text: train longer, or at another rate."
     return f": train longer, or take {baseline}, which trains in seconds."
 
 
-def _reasons(found: Recommendation) -> list[str]:
-    tasks = found.tasks
-    if len(tasks) <= FEW:
-        return [_reason(one, f" on {one.task}" * (len(tasks) > 1), found) for one in tasks]
-    first = [one for one in tasks if one.verdict is None]
-    worse = [one for one in tasks if one.is_behind]
-    rest = [one for one in tasks if one.verdict is not None and not one.is_behind]
-    told = []
+def _reasons(recommendation: Recommendation) -> list[str]:
+    standings = recommendation.tasks
+    if len(standings) <= FEW:
+        return [
+            _reason(standing, f" on {standing.task}" * (len(standings) > 1), recommendation)
+            for standing in standings
+        ]
+    first = [standing for standing in standings if standing.verdict is None]
+    behind = [standing for standing in standings if standing.is_behind]
+    rest = [standing for standing in standings if standing.verdict and not standing.is_behind]
+    reasons = []
     if first:
-        ahead = [other for one in first for other in one.ahead]
-        told.append(f"the best mean on {len(first)} of {len(tasks)} tasks{_among(ahead, found)}")
+        ahead = [row for standing in first for row in standing.ahead]
+        candidates = _candidates(ahead, recommendation)
+        reasons.append(f"the best mean on {len(first)} of {len(standings)} tasks{candidates}")
     if rest:
-        most = max(rest, key=_share)
-        told.append(f"not shown to be worse on {len(rest)}{_at_most(most, most.task)}")
-    return told + [_reason(one, f" on {one.task}", found) for one in worse]
+        widest = max(rest, key=_loss_in_margins)
+        reasons.append(f"not shown to be worse on {len(rest)}{_bound(widest, widest.task)}")
+    return reasons + [
+        _reason(standing, f" on {standing.task}", recommendation) for standing in behind
+    ]
 
 
-def _share(one: AgainstBest) -> float:
-    """By how much it may be worse as a share of the task's margin: units of tasks differ."""
-    return (one.worse_at_most or 0.0) / (one.margin or 1.0)
+def _loss_in_margins(standing: AgainstBest) -> float:
+    """The most that the row may be worse by, in margins of the task: units of tasks differ."""
+    return (standing.worse_at_most or 0.0) / (standing.margin or 1.0)
 
 
-def _reason(one: AgainstBest, where: str, found: Recommendation) -> str:
-    among = _among(one.ahead, found, one.metric)
-    if one.verdict is None:
-        return f"it has the best mean{where}{among}{_rival(one)}"
-    behind = f"{one.best}{where}{_at_most(one)}"
-    has = f", which has the best mean{among}" if among else ""
-    if one.verdict == "worse":
+def _reason(standing: AgainstBest, where: str, recommendation: Recommendation) -> str:
+    candidates = _candidates(standing.ahead, recommendation, standing.metric)
+    if standing.verdict is None:
+        return f"it has the best mean{where}{candidates}{_rival(standing)}"
+    best, bound = standing.best, _bound(standing)
+    behind = f"{best}{where}{bound}"
+    has = f", which has the best mean{candidates}" if candidates else ""
+    if standing.verdict == "worse":
         return f"worse than {behind}{has}"
-    if one.verdict == "better":  # by the seeds that both have: the other's mean is over more
-        return f"better than {one.best}{where} on the seeds of both, whose mean over all is best"
-    if one.is_behind:
+    if standing.verdict == "better":  # by the seeds that both have: the other's mean is over more
+        return f"better than {best}{where} on the seeds of both, whose mean over all is best"
+    if standing.is_behind:
         return f"behind {behind}{has}, though no verdict says so"
-    if one.verdict == "tie":
+    if standing.verdict == "tie":
         return f"a tie with {behind}{has}"
     if has:
         return f"not shown to be worse than {behind}{has}"
-    return f"not shown to be worse than {one.best}, which has the best mean{where}{_at_most(one)}"
+    return f"not shown to be worse than {best}, which has the best mean{where}{bound}"
 
 
-def _rival(one: AgainstBest) -> str:
-    """That another may be better, if that is so: the best of several means is often none."""
-    if not one.rival or not one.worse_at_most:
+def _rival(standing: AgainstBest) -> str:
+    """The row that may still be better: the best of several means is often not the best row."""
+    if not standing.rival or not standing.worse_at_most:
         return ""
-    return f", though {one.rival} may be better{_at_most(one)}"
+    return f", though {standing.rival} may be better{_bound(standing)}"
 
 
-def _among(ahead: Sequence[Ahead], found: Recommendation, metric: str | None = None) -> str:
-    """Of which rows the best mean is the best, and who was left out; empty if it is that of all.
+def _candidates(
+    ahead: Sequence[Ahead], recommendation: Recommendation, metric: str | None = None
+) -> str:
+    """The rows that the best mean is among, and those left out; empty if none was.
 
-    With the metric of the one task, what those have there.
+    With the `metric` of a single task, each row left out has its mean there.
     """
-    told = []
-    for why in dict.fromkeys(one.why for one in ahead):
-        rows = {one.row: one for one in ahead if one.why == why}
-        each = [_left_out(one, found, metric) for one in rows.values()]
+    groups = []
+    for why in dict.fromkeys(row.why for row in ahead):
+        rows = {row.row: row for row in ahead if row.why == why}
+        left_out = [_left_out(row, recommendation, metric) for row in rows.values()]
         not_these = "not " if why == "tasks" else ""
-        told.append(f"{_kind(why, found)} ({not_these}{'; '.join(each)})")
-    return f" of the rows {' and '.join(told)}" if told else ""
+        groups.append(f"{_condition(why, recommendation)} ({not_these}{'; '.join(left_out)})")
+    return f" of the rows {' and '.join(groups)}" if groups else ""
 
 
-def _kind(why: str, found: Recommendation) -> str:
+def _condition(why: str, recommendation: Recommendation) -> str:
+    """What the candidates have in common, and a row left out for the reason `why` lacks."""
     if why == "limits":
-        limits = [f"{found.memory_mib:g} MiB"] if found.memory_mib is not None else []
-        limits += [f"{found.minutes:g} minutes"] if found.minutes is not None else []
+        memory_mib, minutes = recommendation.memory_mib, recommendation.minutes
+        limits = [f"{memory_mib:g} MiB"] if memory_mib is not None else []
+        limits += [f"{minutes:g} minutes"] if minutes is not None else []
         return f"within {' and '.join(limits)}"
     return {
         "tasks": "that ran on every task",
@@ -146,63 +160,67 @@ def _kind(why: str, found: Recommendation) -> str:
     }[why]
 
 
-def _left_out(one: Ahead, found: Recommendation, metric: str | None) -> str:
-    if one.why == "tasks":
-        return one.row
-    mean = "" if metric is None else f", {of_metric(one.mean, metric)}"
-    return f"{one.row}{mean}, {_missed(one, found)}"
+def _left_out(row: Ahead, recommendation: Recommendation, metric: str | None) -> str:
+    if row.why == "tasks":
+        return row.row
+    mean = "" if metric is None else f", {of_metric(row.mean, metric)}"
+    return f"{row.row}{mean}, {_shortcoming(row, recommendation)}"
 
 
-def _missed(one: Ahead, found: Recommendation) -> str:
-    if one.why == "runs":
-        somewhere = " on some task" if len(found.tasks) > 1 else ""
-        return f"has {counted(one.n_seeds, 'seed')}{somewhere}"
-    though = ", though shown to be better" if one.is_better else ""
-    if one.why == "failed":
-        return f"{one.n_failed} failed{though}"
-    if one.why == "collapsed":
-        return f"{one.n_collapsed} collapsed{though}"
-    taken = []
-    if found.memory_mib is not None:
-        held = one.cost.memory_mib
-        taken.append("MiB not measured" if held is None else f"{number(held)} MiB")
-    if found.minutes is not None:
-        seconds = one.cost.cell_s
-        taken.append("time not measured" if seconds is None else f"{number(seconds / 60)} minutes")
-    return f"takes {' and '.join(taken)}"
+def _shortcoming(row: Ahead, recommendation: Recommendation) -> str:
+    if row.why == "runs":
+        somewhere = " on some task" if len(recommendation.tasks) > 1 else ""
+        return f"has {counted(row.n_seeds, 'seed')}{somewhere}"
+    though = ", though shown to be better" if row.is_better else ""
+    if row.why == "failed":
+        return f"{row.n_failed} failed{though}"
+    if row.why == "collapsed":
+        return f"{row.n_collapsed} collapsed{though}"
+    costs = []
+    if recommendation.memory_mib is not None:
+        mib = row.cost.memory_mib
+        costs.append("MiB not measured" if mib is None else f"{number(mib)} MiB")
+    if recommendation.minutes is not None:
+        seconds = row.cost.cell_s
+        costs.append("time not measured" if seconds is None else f"{number(seconds / 60)} minutes")
+    return f"takes {' and '.join(costs)}"
 
 
-def _at_most(one: AgainstBest, task: str = "") -> str:
-    if one.worse_at_most is None:
+def _bound(standing: AgainstBest, task: str = "") -> str:
+    if standing.worse_at_most is None:
         return ""
-    most = of_metric(one.worse_at_most, one.metric)
-    few = one.word.startswith("unclear: ")  # seeds, of which the interval knows nothing
-    return f" (by {most} at most{f', on {task}' * bool(task)}{', not counting other seeds' * few})"
+    bound = of_metric(standing.worse_at_most, standing.metric)
+    on = f", on {task}" if task else ""
+    # with too few seeds the interval does not hold their spread
+    seeds = ", not counting other seeds" if standing.word.startswith("unclear: ") else ""
+    return f" (by {bound} at most{on}{seeds})"
 
 
-def _cost(found: Recommendation) -> str:
-    cost = found.cost
+def _cost(recommendation: Recommendation) -> str:
+    cost = recommendation.cost
     parts = [
         f"trains {count(cost.trained)} parameters" if cost.trained is not None else "",
         f"takes up to {number(cost.memory_mib)} MiB" if cost.memory_mib is not None else "",
         f"runs for {duration(cost.cell_s)}" if cost.cell_s is not None else "",
     ]
-    told = [part for part in parts if part]
-    return f"It {listed(told)}." if told else ""
+    known = [part for part in parts if part]
+    return f"It {listed(known)}." if known else ""
 
 
-def _open(tasks: Sequence[AgainstBest]) -> str:
-    unclear = [one for one in tasks if one.word.startswith("unclear")]
+def _open_question(standings: Sequence[AgainstBest]) -> str:
+    """What would settle the tasks whose verdict is unclear; empty where none is."""
+    unclear = [standing for standing in standings if standing.word.startswith("unclear")]
     if not unclear:
         return ""
-    words = {one.word.partition(": ")[2] for one in unclear}
-    if missing := words & {"no predictions", "no seed in common"}:
-        lacking = [one.task for one in unclear if one.word.partition(": ")[2] in missing]
-        where = f" on {listed(lacking)}" if len(lacking) < len(tasks) else ""
+    reasons = [standing.word.partition(": ")[2] for standing in unclear]
+    if missing := {"no predictions", "no seed in common"}.intersection(reasons):
+        pairs = zip(unclear, reasons, strict=True)
+        lacking = [standing.task for standing, reason in pairs if reason in missing]
+        where = f" on {listed(lacking)}" if len(lacking) < len(standings) else ""
         return f"More can't be said{where}: {listed(sorted(missing))}."
-    if words != {""}:
+    if any(reasons):
         return f"A verdict takes {MIN_SEEDS} seeds."
-    longest = max(unclear, key=lambda one: math.inf if one.more_seeds is None else one.more_seeds)
+    longest = max(unclear, key=_seeds_to_settle)
     other = longest.best if longest.verdict else longest.rival
     if longest.more_seeds is None:
         return (
@@ -213,23 +231,25 @@ def _open(tasks: Sequence[AgainstBest]) -> str:
     return f"About {more} would tell it from {other}, if they were like these."
 
 
-def _failures(found: Recommendation) -> str:
-    if not found.n_failed:
-        return ""
-    return f"{found.n_failed} of its {found.n_done + found.n_failed} runs failed."
+def _seeds_to_settle(standing: AgainstBest) -> float:
+    return math.inf if standing.more_seeds is None else standing.more_seeds
 
 
-def _collapse(found: Recommendation) -> str:
-    if found.collapsed_on:
-        every = len(found.collapsed_on) == len(found.tasks)
-        where = "" if every else f" on {listed(found.collapsed_on)}"
+def _failures(recommendation: Recommendation) -> str:
+    n_failed, n_done = recommendation.n_failed, recommendation.n_done
+    return f"{n_failed} of its {n_done + n_failed} runs failed." if n_failed else ""
+
+
+def _collapse(recommendation: Recommendation) -> str:
+    if tasks := recommendation.collapsed_on:
+        where = "" if len(tasks) == len(recommendation.tasks) else f" on {listed(tasks)}"
         return (
             f"Every run of every row collapsed{where}: none is better than a constant answer; "
             "train longer, or at another rate."
         )
-    if not found.n_collapsed:
+    if not recommendation.n_collapsed:
         return ""
     return (
-        f"{found.n_collapsed} of its {found.n_done} runs collapsed: no better than a constant "
-        "answer."
+        f"{recommendation.n_collapsed} of its {recommendation.n_done} runs collapsed: no better "
+        "than a constant answer."
     )

@@ -15,10 +15,10 @@ from peftlab.report.style import (
     GREY,
     Figure,
     Style,
-    charted,
-    faded,
-    figure_of,
+    focus_opacity,
     legend,
+    make_figure,
+    method_chart,
     spec,
 )
 from peftlab.report.text import number
@@ -40,13 +40,15 @@ PARTS = {
 OTHER = "#7f7f7f"
 BAR = {"step": 24}  # pixels from one bar to the next
 
-Bars = Sequence[tuple[str, str, Cost]]  # the method, the bar's own name, what it shows
+Bars = Sequence[tuple[str, str, Cost]]  # the method, the bar's own name, the cost that it shows
 
 
-def speed_figure(column: Column, bars: Bars, style: Style, of: str = "seed") -> Figure | None:
+def speed_figure(
+    column: Column, bars: Bars, style: Style, replicate: str = "seed"
+) -> Figure | None:
     """Examples per second, a bar a method; a thin line spans one sd to either side.
 
-    `of` says what the means are over: a seed, or a round, each.
+    A mean is over replicates, named `replicate`: seeds, or rounds.
     """
     import altair as alt
 
@@ -61,29 +63,29 @@ def speed_figure(column: Column, bars: Bars, style: Style, of: str = "seed") -> 
     names = [str(row[0]) for row in rows]
     labels = list(dict.fromkeys(str(row[5]) for row in rows))
     columns = ("bar", "x", "low", "high", "text", "method")
-    base = charted(columns, rows).encode(y=_bars(names), opacity=faded())
+    base = method_chart(columns, rows).encode(y=_bar_axis(names), opacity=focus_opacity())
     colour = alt.Color("method:N", scale=style.colours(labels), legend=None)
-    drawn = base.mark_bar(aria=False).encode(
+    bar_marks = base.mark_bar(aria=False).encode(
         x=alt.X("x:Q", title="training examples per second"), color=colour
     )
     spans = base.mark_rule(aria=False, color=GREY).encode(x="low:Q", x2="high:Q")
     texts = base.mark_text(aria=False, align="left", dx=5, fontSize=11).encode(
         x="high:Q", text="text:N"
     )
-    spread_known = any(cost.examples_per_s.sd is not None for _, _, cost in bars)
-    words = f"Examples per second: {listed(f'{row[0]} {row[4]}' for row in rows)}."
-    return figure_of(
+    has_sd = any(cost.examples_per_s.sd is not None for _, _, cost in bars)
+    description = f"Examples per second: {listed(f'{row[0]} {row[4]}' for row in rows)}."
+    return make_figure(
         "speed",
         column,
         "training speed",
-        words,
-        caption=f"Mean over {of}s; thin line: ± one sd." if spread_known else f"One {of}.",
-        draw=lambda title: spec(alt.layer(drawn, spans, texts), title, words, BAR),
+        description,
+        caption=f"Mean over {replicate}s; thin line: ± one sd." if has_sd else f"One {replicate}.",
+        draw=lambda title: spec(alt.layer(bar_marks, spans, texts), title, description, BAR),
     )
 
 
-def peak_figure(column: Column, bars: Bars, of: str = "seed") -> Figure | None:
-    """Peak memory, a bar a method, stacked by what it went to; `of` as in `speed_figure`."""
+def peak_figure(column: Column, bars: Bars, replicate: str = "seed") -> Figure | None:
+    """Peak memory, a bar a method, stacked by part; `replicate` as in `speed_figure`."""
     import altair as alt
 
     stacks = [
@@ -93,49 +95,49 @@ def peak_figure(column: Column, bars: Bars, of: str = "seed") -> Figure | None:
     ]
     if not stacks:
         return None
-    many = any(cost.peak_mib.n > 1 for _, _, cost in bars)
-    words = f"Peak memory in MiB: {listed(f'{name} {peak}' for _, name, peak, _ in stacks)}."
-    y = _bars(name for _, name, *_ in stacks)
+    is_mean = any(cost.peak_mib.n > 1 for _, _, cost in bars)
+    description = f"Peak memory in MiB: {listed(f'{name} {peak}' for _, name, peak, _ in stacks)}."
+    y = _bar_axis(name for _, name, *_ in stacks)
     ends = [(label, name, sum(stack.values()), peak) for label, name, peak, stack in stacks]
     texts = (
-        charted(("method", "bar", "x", "text"), ends)
+        method_chart(("method", "bar", "x", "text"), ends)
         .mark_text(aria=False, align="left", dx=5, fontSize=11)
-        .encode(y=y, x="x:Q", text="text:N", opacity=faded())
+        .encode(y=y, x="x:Q", text="text:N", opacity=focus_opacity())
     )
     parts = [(label, name, stack) for label, name, _, stack in stacks]
-    return figure_of(
+    return make_figure(
         "peak",
         column,
         "peak memory",
-        words,
-        caption=f"Mean over {of}s." if many else f"One {of}.",
-        draw=lambda title: spec(alt.layer(_stacked(parts, y), texts), title, words, BAR),
+        description,
+        caption=f"Mean over {replicate}s." if is_mean else f"One {replicate}.",
+        draw=lambda title: spec(alt.layer(_stack_marks(parts, y), texts), title, description, BAR),
         stem="peak-memory",
     )
 
 
-def _stacked(stacks: Sequence[tuple[str, str, Mapping[str, float]]], y: alt.Y) -> alt.Chart:
-    """A bar of parts for each method, bar's name and MiB by part."""
+def _stack_marks(stacks: Sequence[tuple[str, str, Mapping[str, float]]], y: alt.Y) -> alt.Chart:
+    """A bar of parts for each of `stacks`: a method, the bar's name and MiB by part."""
     import altair as alt
 
-    found = dict.fromkeys(part for *_, stack in stacks for part in stack)
-    parts = [part for part in PARTS if part in found]
-    parts += [part for part in found if part not in PARTS]
+    measured = dict.fromkeys(part for *_, stack in stacks for part in stack)
+    parts = [part for part in PARTS if part in measured]
+    parts += [part for part in measured if part not in PARTS]
     colours = alt.Scale(domain=parts, range=[PARTS.get(part, OTHER) for part in parts])
     rows = [
         (label, name, part, parts.index(part), f"{mib:.6g}")
         for label, name, stack in stacks
         for part, mib in stack.items()
     ]
-    drawn: alt.Chart = (
-        charted(("method", "bar", "part", "order", "x"), rows)
+    chart: alt.Chart = (
+        method_chart(("method", "bar", "part", "order", "x"), rows)
         .mark_bar(aria=False)
         .encode(
             y=y,
             x=alt.X("x:Q", stack="zero", title="peak memory (MiB)"),
             color=alt.Color("part:N", scale=colours, legend=legend(of_methods=False)),
             order="order:Q",
-            opacity=faded(),
+            opacity=focus_opacity(),
             tooltip=[
                 alt.Tooltip("bar:N", title="method"),
                 "part:N",
@@ -143,11 +145,11 @@ def _stacked(stacks: Sequence[tuple[str, str, Mapping[str, float]]], y: alt.Y) -
             ],
         )
     )
-    return drawn
+    return chart
 
 
 def _stack(cost: Cost) -> dict[str, float]:
-    """MiB of each part that was measured, and what of the peak is left; empty without a peak."""
+    """MiB of each part that was measured, and the rest of the peak; empty without a peak."""
     peak = cost.peak_mib.mean
     if peak is None:
         return {}
@@ -157,7 +159,7 @@ def _stack(cost: Cost) -> dict[str, float]:
     return {**stack, REST: rest} if rest > 0 else stack
 
 
-def _bars(names: Iterable[str]) -> alt.Y:
+def _bar_axis(names: Iterable[str]) -> alt.Y:
     import altair as alt
 
     axis = alt.Axis(labelLimit=130, ticks=False, domain=False)

@@ -1,4 +1,4 @@
-"""The columns of the table: its tasks, and what each scores without a method."""
+"""The columns of the table: its tasks, each with the scores of its baselines."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class Column:
 
 
 def columns(
-    tasks: Mapping[TaskKey, Sequence[Record]], decided: Mapping[str, Mapping[TaskKey, str]]
+    tasks: Mapping[TaskKey, Sequence[Record]], task_fields: Mapping[str, Mapping[TaskKey, str]]
 ) -> dict[TaskKey, Column]:
-    """A column a task; `decided` are the training fields that tasks decide (`rows.by_task`)."""
-    found = {}
+    """A column a task; `task_fields` are the training fields that tasks decide (`rows.by_task`)."""
+    columns_by_task = {}
     for key, members in tasks.items():
         task = members[0].task
         truncated = (member.task.n_truncated for member in members)
-        found[key] = Column(
+        columns_by_task[key] = Column(
             label=task_label(key, tasks),
             task=task.name,
             sha256=task.sha256,
@@ -58,19 +58,19 @@ def columns(
             labels=next((tuple(m.task.labels) for m in members if m.task.labels), ()),
             baselines=_baselines(members, task.main_metric),
             training={
-                field.removeprefix("training."): json.loads(decided[field].get(key, "null"))
-                for field in sorted(decided)
+                field.removeprefix("training."): json.loads(task_fields[field].get(key, "null"))
+                for field in sorted(task_fields)
             },
         )
-    return found
+    return columns_by_task
 
 
 def _baselines(members: Sequence[Record], metric: str) -> dict[str, float | None]:
-    """The main metric of each baseline, as the latest record that has it says."""
-    scores = {name: one for member in members for name, one in member.task.baselines.items()}
-    return {name: finite(one.get(metric)) for name, one in scores.items()}
+    """The main metric of each baseline, from the latest record that has it."""
+    latest = {name: scores for member in members for name, scores in member.task.baselines.items()}
+    return {name: finite(scores.get(metric)) for name, scores in latest.items()}
 
 
 def finite(value: float | None) -> float | None:
-    """A correlation with a constant is NaN: no score, so no number."""
+    """The value, or None where it is no number: the correlation with a constant is NaN."""
     return value if value is not None and math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Which class was taken for which: counts over dev examples, from predictions/CELL.jsonl."""
+"""Confusion matrices: dev examples by true and predicted class, from predictions/CELL.jsonl."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ class Confusion:
     n_seeds: int
 
     def share(self, true: int, predicted: int) -> float:
-        """Of the examples of class `true`, the share taken for `predicted`; 0 of none."""
+        """The share of the examples of class `true` taken for `predicted`; 0 if there are none."""
         total = sum(self.counts[true])
         return self.counts[true][predicted] / total if total else 0.0
 
 
 def confusions(table: Table, folder: Path) -> list[tuple[Column, list[Confusion]]]:
     """The matrices of every task with classes, as far as `folder` holds predictions."""
-    found = []
+    tasks = []
     for index, column in enumerate(table.columns):
         if column.kind != "classes" or len(column.labels) > MOST_CLASSES:
             continue
         cells = [(row.label, row.cells[index]) for row in table.rows]
-        made = [_confusion(label, cell, column, folder) for label, cell in cells if cell]
-        if kept := [one for one in made if one]:
-            found.append((column, kept))
-    return found
+        counted = [_confusion(label, cell, column, folder) for label, cell in cells if cell]
+        if matrices := [matrix for matrix in counted if matrix]:
+            tasks.append((column, matrices))
+    return tasks
 
 
 def _confusion(method: str, cell: Cell, column: Column, folder: Path) -> Confusion | None:
     seeds = [read(folder / f"{run.cell}.jsonl", column.n_dev) for run in cell.runs]
-    pairs = Counter((int(label), int(answer)) for answers in seeds for label, answer, _ in answers)
-    if not pairs:
+    counts = Counter((int(label), int(answer)) for answers in seeds for label, answer, _ in answers)
+    if not counts:
         return None
-    n_classes = len(column.labels) or 1 + max(max(pair) for pair in pairs)
+    n_classes = len(column.labels) or 1 + max(max(pair) for pair in counts)
     if n_classes > MOST_CLASSES:
         return None
     classes = range(n_classes)
     return Confusion(
         method=method,
-        labels=column.labels or tuple(map(str, classes)),  # records of old have no names
-        counts=tuple(tuple(pairs[true, predicted] for predicted in classes) for true in classes),
+        labels=column.labels or tuple(map(str, classes)),  # early records have no names
+        counts=tuple(tuple(counts[true, predicted] for predicted in classes) for true in classes),
         n_seeds=sum(bool(seed) for seed in seeds),
     )

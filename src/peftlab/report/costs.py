@@ -1,7 +1,7 @@
-"""What it cost: speed, memory and time, averaged only over runs that were measured alike.
+"""Costs: speed, memory and time, averaged only over runs that were measured alike.
 
 A score does not depend on how long OpenMP's threads spin, but a speed does. So a cell has one
-cost for each set of conditions that its runs were measured in, and says which.
+cost for each set of conditions that its runs were measured in.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from peftlab.report.spread import Spread
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """A cell's cost over those seeds that were measured under the table's conditions[`under`]."""
+    """A cell's cost over the seeds that were measured under the table's `conditions[under]`."""
 
     under: int
     examples_per_s: Spread
@@ -27,7 +27,7 @@ class Cost:
     train_peak_mib: Spread
     total_s: Spread
     by_part_mib: dict[str, float | None]  # mean over seeds
-    in_turns: bool  # speed and memory are of rounds, and not of the cell's own runs
+    in_turns: bool  # speed and memory are from rounds, not from the cell's own runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,20 +41,20 @@ class RowCost:
     cell_s: float | None
 
 
-def words(all_conditions: Sequence[Conditions]) -> list[str]:
-    """For each of them, in what it differs from the others.
+def describe_differences(all_conditions: Sequence[Conditions]) -> list[str]:
+    """The values of each of the conditions in which they are not all alike.
 
-    >>> like = Conditions("x", None, 2, "20000", "2.9", None, None, None)
-    >>> words([like, dataclasses.replace(like, spin_count="5000")])
+    >>> default = Conditions("x", None, 2, "20000", "2.9", None, None, None)
+    >>> describe_differences([default, dataclasses.replace(default, spin_count="5000")])
     ['spin count 20000', 'spin count 5000']
     """
     names = [field.name for field in dataclasses.fields(Conditions)]
     differing = [name for name in names if len({getattr(c, name) for c in all_conditions}) > 1]
-    told = [[_word(name, getattr(one, name)) for name in differing] for one in all_conditions]
-    return [", ".join(word for word in one if word) or "all other runs" for one in told]
+    described = [[_describe(name, getattr(c, name)) for name in differing] for c in all_conditions]
+    return [", ".join(word for word in words if word) or "all other runs" for words in described]
 
 
-def _word(name: str, value: object) -> str:
+def _describe(name: str, value: object) -> str:
     if value == "" or (name in {"quantiser", "parts"} and value is None):
         return ""
     if value is None:
@@ -72,26 +72,26 @@ def _word(name: str, value: object) -> str:
 
 
 def cell_costs(
-    done: Sequence[Record], under: Mapping[str, int], rounds: Sequence[Record] = ()
+    done: Sequence[Record], conditions_of: Mapping[str, int], rounds: Sequence[Record] = ()
 ) -> tuple[Cost, ...]:
-    """The costs of one cell; `under` numbers each record's conditions.
+    """The costs of one cell; `conditions_of` has the number of each record's conditions.
 
-    With `rounds`, short cells of the same row in turns, speed and memory are theirs.
+    With `rounds`, short cells of the same row in turns, speed and memory are from these.
     """
-    alike: dict[int, list[Record]] = defaultdict(list)
+    measured: dict[int, list[Record]] = defaultdict(list)
     for record in rounds or done:
-        alike[under[record.cell]].append(record)
+        measured[conditions_of[record.cell]].append(record)
     whole: dict[int, list[Record]] = defaultdict(list)
     for record in done:
-        whole[under[record.cell]].append(record)
+        whole[conditions_of[record.cell]].append(record)
     return tuple(
-        _cost(number, alike[number], whole[number] or done, bool(rounds))
-        for number in sorted(alike)
+        _cost(under, measured[under], whole[under] or done, bool(rounds))
+        for under in sorted(measured)
     )
 
 
 def _cost(under: int, records: list[Record], whole: Sequence[Record], in_turns: bool) -> Cost:
-    """Of `records`, and how long a cell takes by those of `whole`, which are none of rounds."""
+    """Speed and memory of `records`; the time of a cell from `whole`, which has no rounds."""
     speeds = [record.speed.examples_per_s for record in records if record.speed]
     memories = [record.memory for record in records if record.memory]
     parts = dict.fromkeys(part for memory in memories for part in memory.by_part)
@@ -106,24 +106,24 @@ def _cost(under: int, records: list[Record], whole: Sequence[Record], in_turns: 
     )
 
 
-Taken = TypeVar("Taken", Cost, RowCost)
+AnyCost = TypeVar("AnyCost", Cost, RowCost)
 
 
-def usual(costs: Sequence[Taken]) -> Taken | None:
-    """The one of the conditions that most cells were measured in: others compare with none of it.
+def main_cost(costs: Sequence[AnyCost]) -> AnyCost | None:
+    """The cost under the conditions of most cells; costs under others do not compare with it.
 
-    None where nothing was measured in them.
+    None where nothing was measured under these conditions.
     """
-    return next((one for one in costs if one.under == 0), None)
+    return next((cost for cost in costs if cost.under == 0), None)
 
 
 def row_costs(cells: Iterable[Sequence[Cost]]) -> tuple[RowCost, ...]:
-    """The costs of one row, given those of its cells."""
-    alike: dict[int, list[Cost]] = defaultdict(list)
+    """The costs of one row, from those of its cells."""
+    by_conditions: dict[int, list[Cost]] = defaultdict(list)
     for costs in cells:
         for cost in costs:
-            alike[cost.under].append(cost)
-    return tuple(_row_cost(number, alike[number]) for number in sorted(alike))
+            by_conditions[cost.under].append(cost)
+    return tuple(_row_cost(under, by_conditions[under]) for under in sorted(by_conditions))
 
 
 def _row_cost(under: int, costs: list[Cost]) -> RowCost:

@@ -1,4 +1,4 @@
-"""Curves of one cell, read from curves/CELL.jsonl, and made short enough to draw."""
+"""The curves of one cell, read from curves/CELL.jsonl and made short enough to draw."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from peftlab.records.store import rows_of
 
 Points = list[tuple[float, float]]  # (x, y), x rising
-Means = list[tuple[float, ...]]  # (x, mean, what each of several curves has there), x rising
+Means = list[tuple[float, ...]]  # (x, mean, then the y of each of several curves), x rising
 Row = TypeVar("Row")
 
 
@@ -28,26 +28,25 @@ class Curves:
 
 def read(path: Path) -> Curves:
     """The curves of one cell; empty where the file is absent or holds something else."""
-    found = rows_of(path)
-    steps = [row for row in found if "step" in row]
+    rows = rows_of(path)
+    steps = [row for row in rows if "step" in row]
     score: dict[str, Points] = {}
-    for row in found:
+    for row in rows:
         for metric, value in row.get("score", {}).items():
             score.setdefault(metric, []).append((row["epoch"], value))
     return Curves(
-        loss=_known([(row["step"], row.get("loss")) for row in steps]),
-        memory=_known([(row.get("time_s"), row.get("memory_mib")) for row in steps]),
-        score={metric: _known(points) for metric, points in score.items()},
+        loss=_measured([(row["step"], row.get("loss")) for row in steps]),
+        memory=_measured([(row.get("time_s"), row.get("memory_mib")) for row in steps]),
+        score={metric: _measured(points) for metric, points in score.items()},
     )
 
 
-def _known(points: Sequence[tuple[Any, Any]]) -> Points:
-    """Without what was not measured."""
+def _measured(points: Sequence[tuple[Any, Any]]) -> Points:
     return [(x, y) for x, y in points if x is not None and y is not None]
 
 
 def thin(points: list[Row], limit: int) -> list[Row]:
-    """At most `limit` of the points: every k-th, and the last one.
+    """At most `limit` of the points: every k-th, and the last.
 
     >>> thin([(x, 0.0) for x in range(10)], 4)
     [(0, 0.0), (3, 0.0), (6, 0.0), (9, 0.0)]
@@ -60,7 +59,7 @@ def thin(points: list[Row], limit: int) -> list[Row]:
 
 
 def smooth(points: Points, window: int) -> Points:
-    """Running mean of y over `window` (odd) points around each, fewer at the ends.
+    """The running mean of y over `window` (odd) points around each, fewer at the ends.
 
     >>> smooth([(0, 0.0), (1, 3.0), (2, 6.0)], 3)
     [(0, 1.5), (1, 3.0), (2, 4.5)]
@@ -74,17 +73,17 @@ def smooth(points: Points, window: int) -> Points:
     return smoothed
 
 
-def averaged(curves: Sequence[Points]) -> Means:
-    """Mean of y over several curves, with theirs, at every x that all of them have.
+def average(curves: Sequence[Points]) -> Means:
+    """The mean of y over several curves, then the y of each, at every x that all of them have.
 
-    >>> averaged([[(1, 2.0), (2, 4.0)], [(1, 4.0)]])
+    >>> average([[(1, 2.0), (2, 4.0)], [(1, 4.0)]])
     [(1, 3.0, 2.0, 4.0)]
-    >>> averaged([[(1, 2.0)]])
+    >>> average([[(1, 2.0)]])
     [(1, 2.0)]
     """
-    found = [dict(curve) for curve in curves if curve]
-    if len(found) < 2:
-        return [point for curve in found for point in curve.items()]
-    shared = [x for x in found[0] if all(x in other for other in found)]
-    heights = {x: [curve[x] for curve in found] for x in sorted(shared)}
+    by_x = [dict(curve) for curve in curves if curve]
+    if len(by_x) < 2:
+        return [point for curve in by_x for point in curve.items()]
+    shared = sorted(x for x in by_x[0] if all(x in curve for curve in by_x))
+    heights = {x: [curve[x] for curve in by_x] for x in shared}
     return [(x, fmean(ys), *ys) for x, ys in heights.items()]

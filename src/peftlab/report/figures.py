@@ -30,31 +30,33 @@ def figures(
     table: Table,
     folder: Path,
     trials: Sequence[Trial] = (),
-    curves: Callable[[Path], Curves] = read,
+    read_curves: Callable[[Path], Curves] = read,
 ) -> list[Figure]:
     """Every figure that the table's done cells, their curves in `folder`, and trials allow."""
     style = Style([row.label for row in table.rows])
-    found: list[Figure | None] = []
+    drawn: list[Figure | None] = []
     for index, column in enumerate(table.columns):
         rows = [(row, cell) for row in table.rows if (cell := row.cells[index])]
-        scored = (column.task, column.sha256, column.metric)  # no other metric judges trials again
-        tried = [one for one in trials if (one.task, one.data, one.metric) == scored]
-        found += _of_task(column, rows, tried, table, style, lambda cell: curves(folder / cell))
-    return _renamed([figure for figure in found if figure])
+        task = (column.task, column.sha256, column.metric)  # trials have no score of another metric
+        of_task = [trial for trial in trials if (trial.task, trial.data, trial.metric) == task]
+        drawn += _task_figures(
+            column, rows, of_task, table, style, lambda name: read_curves(folder / name)
+        )
+    return _number_clashes([figure for figure in drawn if figure])
 
 
-def _of_task(
+def _task_figures(
     column: Column,
     rows: Sequence[tuple[Row, Cell]],
     trials: Sequence[Trial],
     table: Table,
     style: Style,
-    curve: Callable[[str], Curves],
+    read_curves: Callable[[str], Curves],
 ) -> list[Figure | None]:
-    """The figures of one task, None for each that there is nothing for; `curve` is of a file."""
+    """The figures of one task, None for each that has nothing to show."""
     cells = {row.label: cell for row, cell in rows if cell.runs}
     lines = [
-        Line(label, tuple(curve(f"{run.cell}.jsonl") for run in cell.runs))
+        Line(label, tuple(read_curves(f"{run.cell}.jsonl") for run in cell.runs))
         for label, cell in cells.items()
     ]
     bars = [
@@ -63,17 +65,17 @@ def _of_task(
         for cost in cell.costs
     ]
     in_turns = {cost.in_turns for *_, cost in bars}
-    of = "run" if len(in_turns) > 1 else "round" if in_turns == {True} else "seed"
+    replicate = "run" if len(in_turns) > 1 else "round" if in_turns == {True} else "seed"
     share = POINTS_A_PAGE // max(1, len(lines) * len(table.columns))
     limit = max(40, min(PANEL_POINTS if len(lines) > MANY else POINTS_A_LINE, share))
-    scores = partial(score_figure, lines=lines, style=style, limit=limit)
+    draw_scores = partial(score_figure, lines=lines, style=style, limit=limit)
     return [
-        scores(column),
-        second_figure(column, lines, scores),
+        draw_scores(column),
+        second_figure(column, lines, draw_scores),
         loss_figure(column, lines, style, limit),
-        speed_figure(column, bars, style, of),
+        speed_figure(column, bars, style, replicate),
         memory_figure(column, lines, style, limit),
-        peak_figure(column, bars, of),
+        peak_figure(column, bars, replicate),
         front_figure(column, cells, style, letter(0, table)),
         rank_figure(column, cells, style),
         rate_figure(column, rows, limit),
@@ -82,8 +84,8 @@ def _of_task(
     ]
 
 
-def _renamed(figures: list[Figure]) -> list[Figure]:
-    """Two names that make the same file name get a number each."""
+def _number_clashes(figures: list[Figure]) -> list[Figure]:
+    """The figures, with a number in the name of each whose file name is not its own."""
     clashes = Counter(figure.name for figure in figures)
     return [
         dataclasses.replace(figure, name=f"{figure.name}-{position}")

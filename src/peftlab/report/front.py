@@ -1,4 +1,4 @@
-"""The figure of quality against cost, and the front: the rows that are best for what they cost."""
+"""The figure of quality against cost, and the front: the rows that are best at their cost."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 from peftlab.naming import listed
 from peftlab.records.rows import merit
 from peftlab.report.columns import Column
-from peftlab.report.costs import usual
+from peftlab.report.costs import main_cost
 from peftlab.report.scores import Cell
 from peftlab.report.style import (
     GREY,
-    SHOWN,
+    IS_SHOWN,
     Figure,
     Style,
-    data,
-    faded,
-    figure_of,
-    heading,
+    focus_opacity,
+    inline_data,
+    make_figure,
+    panel_header,
     spec,
 )
 from peftlab.report.text import count, metric, minutes, number, spread
@@ -33,15 +33,15 @@ COSTS = ("trained parameters", "peak MiB", "minutes a cell")
 PANEL = {"width": SVG_WIDTH // len(COSTS) - 30, "height": 220}  # pixels
 EDGE = 16  # pixels between the outermost points and the panel's edges
 FONT = 10  # pixels
-NAME = 130  # pixels of one at most, what is longer is cut
-LETTER = 5.6  # pixels of one in a name, about
+NAME = 130  # pixels of the longest name; Vega cuts longer ones
+LETTER = 5.6  # pixels of a letter in a name, about
 NEAR = ((7, 0, "left"), (-7, 0, "right"), (0, -10, "center"), (0, 10, "center"))
 FAR = ((x * side, y) for x in (9, 20, 34, 50) for side in (1, -1) for y in range(-143, 144, 11))
-# where a name may stand, nearest first: pixels from its point to the right and down, and which of
-# its ends is there
+# where a name may stand, nearest first: pixels from its point to the right and down, and the end of
+# the name that is there
 PLACES = (
     *NEAR,
-    *((x, y, "left" if x > 0 else "right") for x, y in sorted(FAR, key=lambda at: math.hypot(*at))),
+    *((x, y, "left" if x > 0 else "right") for x, y in sorted(FAR, key=lambda xy: math.hypot(*xy))),
 )
 TICKS = (
     "datum.value >= 1e6 ? format(datum.value / 1e6, '.3~r') + ' M' : datum.value >= 1e4 ?"
@@ -51,21 +51,21 @@ TICKS = (
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """A method's score and one of its costs, both in words too."""
+    """A method's score and one of its costs, as numbers and as texts."""
 
     label: str
     cost: float
     quality: float
-    told_cost: str
-    told_score: str
+    cost_text: str
+    score_text: str
 
 
 def front_figure(
     column: Column, cells: Mapping[str, Cell], style: Style, conditions: str
 ) -> Figure | None:
-    """Dev score against what was trained, memory and time; the front as a step line.
+    """Dev score against trained parameters, memory and time; the front as a step line.
 
-    Memory and time are those of the table's first conditions, named `conditions`.
+    Memory and time are those under the table's first conditions, named `conditions`.
     """
     panels = {
         name: [
@@ -76,47 +76,49 @@ def front_figure(
     panels = {name: points for name, points in panels.items() if len(points) > 1}
     if not panels:
         return None
-    kept = {name: _front(points, column) for name, points in panels.items()}
-    alike = f" Memory and time of conditions {conditions} alone." if conditions else ""
-    rows = listed(f"by {name} {listed(one.label for one in best)}" for name, best in kept.items())
+    fronts = {name: _front(points, column) for name, points in panels.items()}
+    under = f" Memory and time of conditions {conditions} alone." if conditions else ""
+    rows = listed(f"by {name} {listed(p.label for p in best)}" for name, best in fronts.items())
     numbers = "; ".join(
-        f"by {name} {listed(f'{one.label} ({one.told_score} at {one.told_cost})' for one in best)}"
-        for name, best in kept.items()
+        f"by {name} {listed(f'{p.label} ({p.score_text} at {p.cost_text})' for p in best)}"
+        for name, best in fronts.items()
     )
-    words = f"{column.metric} on dev against cost. Best for what they cost: {numbers}."
-    return figure_of(
+    description = f"{column.metric} on dev against cost. Best for what they cost: {numbers}."
+    return make_figure(
         "front",
         column,
         "quality against cost",
-        words,
+        description,
         caption=f"Line: rows that no other beats in both, {rows}. Means over seeds: a difference"
-        f" within the noise counts too.{alike}",
-        draw=lambda title: spec(_chart(panels, kept, column, style), title, words, None),
+        f" within the noise counts too.{under}",
+        draw=lambda title: spec(_chart(panels, fronts, column, style), title, description, None),
     )
 
 
 def _point(label: str, name: str, cell: Cell, column: Column) -> Iterator[Point]:
-    """The method's point in the panel of that name, where it has one."""
-    found = usual(cell.costs)
-    peak, seconds = (found.peak_mib.mean, found.total_s.mean) if found else (None, None)
+    """The method's point in the panel `name`, where it has one."""
+    main = main_cost(cell.costs)
+    peak, seconds = (main.peak_mib.mean, main.total_s.mean) if main else (None, None)
     costs: dict[str, tuple[float | None, str]] = {
         "trained parameters": (cell.n_trained, count(cell.n_trained)),
         "peak MiB": (peak, number(peak)),
         "minutes a cell": (minutes(seconds), number(minutes(seconds))),
     }
-    cost, told = costs[name]
+    cost, cost_text = costs[name]
     if cell.last.mean is not None and cost:  # a logarithmic axis has no 0
-        yield Point(label, cost, cell.last.mean, told, spread(cell.last, column))
+        yield Point(label, cost, cell.last.mean, cost_text, spread(cell.last, column))
 
 
 def _front(points: Sequence[Point], column: Column) -> list[Point]:
     """The points on the front, the cheapest first."""
-    found = front([(point.cost, merit(column.metric, point.quality)) for point in points])
-    return sorted((points[index] for index in found), key=lambda point: point.cost)
+    indices = front([(point.cost, merit(column.metric, point.quality)) for point in points])
+    return sorted((points[index] for index in indices), key=lambda point: point.cost)
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Which of the points (cost, quality) no other dominates: costs no more, is no worse, differs.
+    """Indices of the points (cost, quality) that no other dominates.
+
+    One dominates another if it differs, costs no more and is no worse.
 
     >>> front([(1, 0.5), (2, 0.7), (3, 0.6), (2, 0.7), (2, 0.6)])
     [0, 1, 3]
@@ -132,7 +134,7 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 def _chart(
     panels: Mapping[str, Sequence[Point]],
-    kept: Mapping[str, Sequence[Point]],
+    fronts: Mapping[str, Sequence[Point]],
     column: Column,
     style: Style,
 ) -> alt.FacetChart:
@@ -141,9 +143,9 @@ def _chart(
 
     low, high = _range([point.quality for points in panels.values() for point in points])
     rows = [
-        (p.label, name, p.cost, p.quality, p.told_cost, p.told_score, int(p in kept[name]), *place)
-        for name, points in panels.items()
-        for p, place in zip(points, _places(points, kept[name], low, high), strict=True)
+        (p.label, name, p.cost, p.quality, p.cost_text, p.score_text, int(p in best), *place)
+        for (name, points), best in zip(panels.items(), fronts.values(), strict=True)
+        for p, place in zip(points, _places(points, best, low, high), strict=True)
     ]
     columns = ("method", "cost", "x", "y", "told", "score", "front", "dx", "dy", "align")
     x_axis = alt.Axis(labelExpr=TICKS, tickCount=4)
@@ -158,26 +160,26 @@ def _chart(
         alt.layer(_line(base), _threads(base), _dots(base, labels, column, style), _names(base))
         .properties(**PANEL)
         .facet(
-            facet=alt.Facet("cost:N", sort=list(panels), header=heading()),
+            facet=alt.Facet("cost:N", sort=list(panels), header=panel_header()),
             columns=len(COSTS),
-            data=data(columns, rows),
+            data=inline_data(columns, rows),
         )
     )
-    shown: alt.FacetChart = chart.resolve_scale(x="independent").transform_filter(SHOWN)
+    shown: alt.FacetChart = chart.resolve_scale(x="independent").transform_filter(IS_SHOWN)
     return shown
 
 
 def _line(base: alt.Chart) -> alt.Chart:
-    """The best score at a cost, of all rows: gone where some are hidden.
+    """The best score of all rows at a cost; not drawn where some rows are hidden.
 
-    It is of no method: a pointer would take it for its first's.
+    Its method is empty, or a pointer would take the line for the method of its first point.
     """
-    front = "datum.front == 1 && length(off) == 0"
-    line = base.transform_filter(front).transform_calculate(method="''")
-    drawn: alt.Chart = line.mark_line(
+    is_shown = "datum.front == 1 && length(off) == 0"
+    line = base.transform_filter(is_shown).transform_calculate(method="''")
+    mark: alt.Chart = line.mark_line(
         aria=False, interpolate="step-after", color=GREY, strokeWidth=1.2, opacity=0.9
     )
-    return drawn
+    return mark
 
 
 def _dots(base: alt.Chart, labels: Sequence[str], column: Column, style: Style) -> alt.Chart:
@@ -187,7 +189,7 @@ def _dots(base: alt.Chart, labels: Sequence[str], column: Column, style: Style) 
     return dots.encode(
         color=alt.Color("method:N", scale=style.colours(labels), legend=None),
         size=alt.when("datum.front == 1").then(alt.value(50)).otherwise(alt.value(25)),
-        opacity=faded(),
+        opacity=focus_opacity(),
         tooltip=[
             alt.Tooltip("method:N"),
             alt.Tooltip("score:N", title=f"{column.metric} on dev"),
@@ -209,11 +211,11 @@ def _names(base: alt.Chart) -> alt.Chart:
         align=alt.ExprRef("datum.align"),
         fontWeight=alt.ExprRef("datum.front == 1 ? 'bold' : 'normal'"),
     )
-    return names.encode(text="method:N", opacity=faded())
+    return names.encode(text="method:N", opacity=focus_opacity())
 
 
 def _threads(base: alt.Chart) -> alt.Chart:
-    """From a point to a name that does not stand right at it."""
+    """Lines from a point to its name, where that does not stand right beside it."""
     import altair as alt
 
     far = base.transform_filter("abs(datum.dx) + abs(datum.dy) > 10")
@@ -224,11 +226,11 @@ def _threads(base: alt.Chart) -> alt.Chart:
         x2Offset=alt.ExprRef("+datum.dx"),
         y2Offset=alt.ExprRef("+datum.dy"),
     )
-    return threads.encode(x2="x:Q", y2="y:Q", opacity=faded())
+    return threads.encode(x2="x:Q", y2="y:Q", opacity=focus_opacity())
 
 
 def _range(heights: Sequence[float]) -> tuple[float, float]:
-    """The axis of scores, with a width around a constant too."""
+    """The ends of the axis of scores, which has a width even if all scores are equal."""
     low, high = min(heights), max(heights)
     margin = (high - low or 0.1) * EDGE / (PANEL["height"] - 2 * EDGE)
     return low - margin, high + margin
@@ -238,42 +240,44 @@ Place = tuple[int, int, str]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
-def _places(points: Sequence[Point], kept: Sequence[Point], low: float, high: float) -> list[Place]:
-    """Where each point's name stands: the first place that is free, those on the front first.
+def _places(
+    points: Sequence[Point], front: Sequence[Point], low: float, high: float
+) -> list[Place]:
+    """The place of each point's name: the first that is free, points on the front first.
 
-    Found for the panels of a file; wider ones have more room.
+    They are computed for the panels of a file; wider ones have more room.
     """
     logs = [math.log(point.cost) for point in points]
     left, right = min(logs), max(logs)
-    across = (PANEL["width"] - 2 * EDGE) / (right - left or 1)
-    at = [
+    scale = (PANEL["width"] - 2 * EDGE) / (right - left or 1)
+    positions = [
         (
-            EDGE + across * (x - left) if right > left else PANEL["width"] / 2,
+            EDGE + scale * (x - left) if right > left else PANEL["width"] / 2,
             PANEL["height"] * (high - point.quality) / (high - low),
         )
         for x, point in zip(logs, points, strict=True)
     ]
-    taken: list[Box] = [(x - 4, y - 4, x + 4, y + 4) for x, y in at]
+    taken: list[Box] = [(x - 4, y - 4, x + 4, y + 4) for x, y in positions]
     places: dict[int, Place] = {}
-    for index in sorted(range(len(points)), key=lambda index: points[index] not in kept):
-        boxes = {place: _box(at[index], place, points[index].label) for place in PLACES}
+    for index in sorted(range(len(points)), key=lambda index: points[index] not in front):
+        boxes = {place: _box(positions[index], place, points[index].label) for place in PLACES}
         others = taken[:index] + taken[index + 1 :]
-        places[index] = min(PLACES, key=lambda place: _hits(boxes[place], others))
+        places[index] = min(PLACES, key=lambda place: _overlaps(boxes[place], others))
         taken.append(boxes[places[index]])
     return [places[index] for index in range(len(points))]
 
 
-def _box(at: tuple[float, float], place: Place, label: str) -> Box:
-    """What a name covers there, in pixels of the panel."""
+def _box(position: tuple[float, float], place: Place, label: str) -> Box:
+    """The box that a name covers at a place, in pixels of the panel."""
     dx, dy, side = place
     width = LETTER * len(label)
-    x, y = at[0] + dx, at[1] + dy
+    x, y = position[0] + dx, position[1] + dy
     left = {"left": x, "right": x - width, "center": x - width / 2}[side]
     return left, y - FONT / 2, left + width, y + FONT / 2
 
 
-def _hits(box: Box, others: Sequence[Box]) -> int:
-    """How many of the others it covers, or of the panel's edges."""
+def _overlaps(box: Box, others: Sequence[Box]) -> int:
+    """How many of the others, and of the panel's edges, the box covers."""
     left, top, right, bottom = box
     covered = sum(
         left < other[2] and other[0] < right and top < other[3] and other[1] < bottom

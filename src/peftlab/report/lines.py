@@ -1,4 +1,4 @@
-"""Figures of something over training: score, loss, memory."""
+"""Figures over training: score, loss, memory."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from peftlab.naming import listed
 from peftlab.report.columns import Column
-from peftlab.report.curves import Curves, Means, Points, averaged, smooth, thin
+from peftlab.report.curves import Curves, Means, Points, average, smooth, thin
 from peftlab.report.panels import SEED, Plot
-from peftlab.report.style import Figure, Style, faded, figure_of
+from peftlab.report.style import Figure, Style, focus_opacity, make_figure
 from peftlab.report.text import metric, number, score
 
 if TYPE_CHECKING:
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One method on one task: its label and its seeds' curves, the lowest seed first."""
+    """One method on one task: its label and the curves of its seeds, the lowest seed first."""
 
     label: str
     curves: tuple[Curves, ...]
 
 
 def score_figure(column: Column, lines: Sequence[Line], style: Style, limit: int) -> Figure | None:
-    """Dev score after each epoch: the mean over seeds, and each seed's own thin."""
+    """Dev score after each epoch: the mean over seeds, and a thin line for each seed."""
     import altair as alt
 
-    found = {
-        line.label: averaged([one.score.get(column.metric, []) for one in line.curves])
+    averages = {
+        line.label: average([curves.score.get(column.metric, []) for curves in line.curves])
         for line in lines
     }
-    means = {label: points for label, points in found.items() if points}
+    means = {label: points for label, points in averages.items() if points}
     if not means:
         return None
     epochs = sorted({x for points in means.values() for x, *_ in points})
-    ticks = epochs[:: math.ceil(len(epochs) / 10)]  # whole epochs, which no automatic tick heeds
+    ticks = epochs[:: math.ceil(len(epochs) / 10)]  # whole epochs; automatic ticks may be fractions
     tooltip = [
         alt.Tooltip("method:N"),
         alt.Tooltip("x:Q", title="epoch"),
@@ -49,31 +49,31 @@ def score_figure(column: Column, lines: Sequence[Line], style: Style, limit: int
         means,
         alt.X("x:Q", title="epoch", axis=alt.Axis(values=ticks, format="d")),
         f"{metric(column)} on dev",
-        marks=[dots.encode(y="y:Q", opacity=faded(), tooltip=tooltip)],
+        marks=[dots.encode(y="y:Q", opacity=focus_opacity(), tooltip=tooltip)],
     )
     ends = (f"{label} {score(points[-1][1], column)}" for label, points in means.items())
-    words = f"{column.metric} on dev after the last epoch: {listed(ends)}."
-    return figure_of(
+    description = f"{column.metric} on dev after the last epoch: {listed(ends)}."
+    return make_figure(
         "score",
         column,
         f"dev {column.metric} over training",
-        words,
-        caption=f"{_told_seeds(lines)}{plot.told}",
-        draw=lambda title: plot.spec(style, title, words, limit),
+        description,
+        caption=f"{_seeds_note(lines)}{plot.caption}",
+        draw=lambda title: plot.spec(style, title, description, limit),
     )
 
 
 def loss_figure(column: Column, lines: Sequence[Line], style: Style, limit: int) -> Figure | None:
-    """Training loss over steps, smoothed: the mean, and each seed's thin; one seed's as it was."""
+    """Training loss over steps, smoothed: the mean, and thin seeds; a single seed unsmoothed."""
     import altair as alt
 
     means: dict[str, Means] = {}
-    lone = False
+    has_single_seed = False
     for line in lines:
-        losses = [one.loss for one in line.curves if one.loss]
-        points = averaged([smooth(loss, _window(loss)) for loss in losses])
+        losses = [curves.loss for curves in line.curves if curves.loss]
+        points = average([smooth(loss, _window(loss)) for loss in losses])
         if len(losses) == 1:
-            lone = True
+            has_single_seed = True
             points = [(*point, y) for point, (_, y) in zip(points, losses[0], strict=True)]
         if points:
             means[line.label] = thin(points, limit)
@@ -86,29 +86,29 @@ def loss_figure(column: Column, lines: Sequence[Line], style: Style, limit: int)
         unit,
         from_zero=True,
     )
-    windows = sorted({_window(one.loss) for line in lines for one in line.curves if one.loss})
+    windows = sorted({_window(c.loss) for line in lines for c in line.curves if c.loss})
     bounds = "–".join(str(bound) for bound in dict.fromkeys((windows[0], windows[-1])))
-    alone = " A method's only seed is thin as it was." if lone else ""
+    single = " A method's only seed is thin as it was." if has_single_seed else ""
     ends = (f"{label} {number(points[-1][1])}" for label, points in means.items())
-    words = f"Training loss ({unit}) at the end: {listed(ends)}."
-    return figure_of(
+    description = f"Training loss ({unit}) at the end: {listed(ends)}."
+    return make_figure(
         "loss",
         column,
         "training loss",
-        words,
-        caption=f"{_told_seeds(lines)} Smoothed over {bounds} steps.{alone}{plot.told}",
-        draw=lambda title: plot.spec(style, title, words, limit),
+        description,
+        caption=f"{_seeds_note(lines)} Smoothed over {bounds} steps.{single}{plot.caption}",
+        draw=lambda title: plot.spec(style, title, description, limit),
     )
 
 
 def memory_figure(column: Column, lines: Sequence[Line], style: Style, limit: int) -> Figure | None:
-    """Memory held over the seconds of training, of the lowest seed."""
+    """Memory held over the seconds of training, for the lowest seed."""
     import altair as alt
 
     means: dict[str, Means] = {}
     for line in lines:
-        if memory := next((one.memory for one in line.curves if one.memory), []):
-            means[line.label] = averaged([thin(memory, limit)])
+        if memory := next((curves.memory for curves in line.curves if curves.memory), []):
+            means[line.label] = average([thin(memory, limit)])
     if not means:
         return None
     plot = _plot(
@@ -118,14 +118,14 @@ def memory_figure(column: Column, lines: Sequence[Line], style: Style, limit: in
         from_zero=True,
     )
     peaks = (f"{label} {number(max(y for _, y in points))}" for label, points in means.items())
-    words = f"Most memory held in MiB: {listed(peaks)}."
-    return figure_of(
+    description = f"Most memory held in MiB: {listed(peaks)}."
+    return make_figure(
         "memory",
         column,
         "memory over training",
-        words,
-        caption=f"{'The lowest seed.' if _many(lines) else 'One seed.'}{plot.told}",
-        draw=lambda title: plot.spec(style, title, words, limit),
+        description,
+        caption=f"{'The lowest seed.' if _has_several_seeds(lines) else 'One seed.'}{plot.caption}",
+        draw=lambda title: plot.spec(style, title, description, limit),
     )
 
 
@@ -136,9 +136,10 @@ def _plot(
     marks: Sequence[alt.Chart] = (),
     from_zero: bool = False,
 ) -> Plot:
-    """A line for each method over thin ones of its seeds, and the `marks`.
+    """A line for each method over thin ones for its seeds, and the `marks`.
 
-    No area between the seeds: one collapsed run of three laid its method's over all others' lines.
+    There is no area between the seeds: that of a method with one collapsed run of three covered
+    the lines of all others.
     """
     import altair as alt
 
@@ -149,14 +150,15 @@ def _plot(
         for label, points in means.items()
         for x, *ys in points
     ]
-    line = alt.Chart().mark_line(aria=False, strokeWidth=2)
-    mean = line.encode(y="y:Q", opacity=faded(), tooltip=[alt.Tooltip("method:N")])
-    own = alt.Chart().mark_line(aria=False, strokeWidth=0.8)
+    thick = alt.Chart().mark_line(aria=False, strokeWidth=2)
+    mean = thick.encode(y="y:Q", opacity=focus_opacity(), tooltip=[alt.Tooltip("method:N")])
+    thin_line = alt.Chart().mark_line(aria=False, strokeWidth=0.8)
+    seed_lines = [thin_line.encode(y=f"{seed}:Q", opacity=focus_opacity(0.4)) for seed in seeds]
     return Plot(
         columns=("method", "x", "y", *seeds),
         rows=rows,
         labels=list(means),
-        marks=[*(own.encode(y=f"{seed}:Q", opacity=faded(0.4)) for seed in seeds), mean, *marks],
+        marks=[*seed_lines, mean, *marks],
         x=x,
         y_title=y_title,
         from_zero=from_zero,
@@ -164,14 +166,15 @@ def _plot(
 
 
 def _window(loss: Points) -> int:
-    """Steps that a loss is smoothed over: odd, so that they have a middle."""
+    """The number of steps that a loss is smoothed over: odd, so that they have a middle."""
     return max(3, len(loss) // 15) | 1
 
 
-def _many(lines: Sequence[Line]) -> bool:
+def _has_several_seeds(lines: Sequence[Line]) -> bool:
     return any(len(line.curves) > 1 for line in lines)
 
 
-def _told_seeds(lines: Sequence[Line]) -> str:
-    """What the lines are."""
-    return "Line: mean over seeds; thin: each of them." if _many(lines) else "One seed."
+def _seeds_note(lines: Sequence[Line]) -> str:
+    if not _has_several_seeds(lines):
+        return "One seed."
+    return "Line: mean over seeds; thin: each of them."

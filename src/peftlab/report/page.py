@@ -33,7 +33,7 @@ from peftlab.report.curves import Curves, read
 from peftlab.report.disagreements import Answers, answers
 from peftlab.report.figures import figures
 from peftlab.report.papers import FORMS
-from peftlab.report.rates import of_rows, told_trials
+from peftlab.report.rates import describe_trials, of_rows
 from peftlab.report.runs import runs
 from peftlab.report.scores import Row, Table, table
 from peftlab.report.style import Figure, Style
@@ -58,7 +58,7 @@ FOUR = {
     "memory": "memory over training",
 }  # figures of the founding report, by kind
 SOURCES = Path(__file__).parent
-SCRIPTS = (  # the last one begins
+SCRIPTS = (  # the last one starts the others
     "figures",
     "choice",
     "tables",
@@ -80,29 +80,29 @@ def build(
 ) -> Path:
     """Write OUT/report from the records, OUT/curves and OUT/predictions; returns the page.
 
-    `comparison` says which rows are better; without one it is found from the same.
-    `drawn` says as what files to draw every figure too, svg and pdf; as SVG they are also in the
-    page, for readers without JavaScript, as far as it stays small. `sentences` are dev texts that
-    the page may show, by the sha256 of their task's data.
+    `comparison` says which rows are better; without one it is computed from the same files.
+    `drawn` are the formats, svg and pdf, of the files that figures are written to; as SVG they are
+    also in the page, for readers without JavaScript, if the page stays small. `sentences` are dev
+    texts that the page may show, by the sha256 of their task's data.
     """
     folder, store = out / "report", Store(out)
     scores = table(records, rounds_of(out))
     comparison = comparison or compare_rows(records, [out])
-    curves = functools.cache(read)  # which figures and runs both need
+    read_curves = functools.cache(read)  # figures and runs both need them
     trials = of_rows(read_trials(store.trials.out), scores)
-    shown = figures(scores, out / "curves", trials, curves)
-    static = {figure.name: vega.svg(figure.spec) for figure in shown} if "svg" in drawn else {}
+    shown = figures(scores, out / "curves", trials, read_curves)
+    stills = {figure.name: vega.svg(figure.spec) for figure in shown} if "svg" in drawn else {}
     extras = Extras(
-        mistaken=confusions(scores, out / "predictions"),
+        confusions=confusions(scores, out / "predictions"),
         answers=answers(scores, out / "predictions", sentences),
         commands=commands(records, store.suites()),
         trials=trials,
-        told=store.told(),
-        curves={one.cell: curves(store.curve(one.cell)) for one in records},
+        remarks=store.told(),
+        curves={record.cell: read_curves(store.curve(record.cell)) for record in records},
     )
-    html = page(suite, scores, comparison, records, extras, shown, static, vega.bundle())
+    html = page(suite, scores, comparison, records, extras, shown, stills, vega.bundle())
     if "svg" in drawn:
-        encoded = {name: drawing.encode() for name, drawing in static.items()}
+        encoded = {name: drawing.encode() for name, drawing in stills.items()}
         _write_figures(folder / "figures", encoded, "svg")
     if "pdf" in drawn:
         pages = {figure.name: vega.pdf(figure.spec) for figure in shown}
@@ -114,23 +114,23 @@ def build(
 
 
 class Extras(NamedTuple):
-    """What of the page is not from the records.
+    """The contents of the page that come from other files than the records.
 
     Attributes:
-        mistaken: the confusion matrices of each task.
+        confusions: the confusion matrices of each task.
         answers: of every row, and the tasks whose answers don't fit.
         commands: by cell, the command line that runs it again.
         curves: by cell.
         trials: that found settings.
-        told: what a reader must know of the records, in lines.
+        remarks: lines on the records that a reader must know.
     """
 
-    mistaken: Sequence[tuple[Column, list[Confusion]]] = ()
+    confusions: Sequence[tuple[Column, list[Confusion]]] = ()
     answers: tuple[list[Answers], list[str]] = ([], [])
     commands: Mapping[str, str] = {}
     curves: Mapping[str, Curves] = {}
     trials: Sequence[Trial] = ()
-    told: Sequence[str] = ()
+    remarks: Sequence[str] = ()
 
 
 def page(
@@ -139,8 +139,8 @@ def page(
     comparison: Comparison,
     records: Sequence[Record],
     extras: Extras,
-    drawn: Sequence[Figure],
-    static: dict[str, str],
+    shown: Sequence[Figure],
+    stills: Mapping[str, str],
     bundle: str,
 ) -> str:
     """The whole page. Names from outside are text in it, never markup and never script."""
@@ -148,106 +148,106 @@ def page(
         "suite": suite,
         "table": scores,
         "comparison": comparison,
-        **_judged(scores, comparison),
-        **_trained(scores, records),
-        **_told(scores, records, extras),
-        **_pictures(scores, drawn, static),
-        **_code(bundle),
+        **_verdict_context(scores, comparison),
+        **_training_context(scores, records),
+        **_run_context(scores, records, extras),
+        **_figure_context(scores, shown, stills),
+        **_code_context(bundle),
     }
     return _environment().get_template("page.html.j2").render(context)
 
 
-Context = dict[str, Any]  # of the template, by the names that it has there
+Context = dict[str, Any]  # the template's variables by name
 
 
-def _judged(scores: Table, comparison: Comparison) -> Context:
-    """What is better, and how sure that is."""
-    known = standing.intervals(scores, comparison)
+def _verdict_context(scores: Table, comparison: Comparison) -> Context:
+    """Which rows are better, and how certain that is."""
+    intervals = standing.intervals(scores, comparison)
     return {
         "unreached": unreached(scores, comparison),
         "advice": advice(comparison),
         "marks": standing.marks(scores, comparison),
         "forms": [(form, form.text(scores, comparison)) for form in FORMS.values()],
-        "told_marks": standing.told_marks(comparison),
-        "noise": standing.told_noise(comparison),
-        "intervals": known,
-        "told_interval": standing.told_interval(scores, known),
+        "marks_note": standing.describe_marks(comparison),
+        "noise_note": standing.describe_noise(comparison),
+        "intervals": intervals,
+        "interval_note": standing.describe_interval(scores, intervals),
         "matrices": standing.matrices(scores, comparison),
     }
 
 
-def _trained(scores: Table, records: Sequence[Record]) -> Context:
-    """What the rows have in common, and where they ran."""
+def _training_context(scores: Table, records: Sequence[Record]) -> Context:
+    """The settings that the rows have in common, and where they ran."""
     return {
         "models": {
             model: sorted({record.precision for record in records if record.model == model})
             for model in dict.fromkeys(record.model for record in records)
         },
         "seeds": sorted({record.seed for record in records}),
-        "training": _common(scores),
+        "training": _common_training(scores),
         "colours": Style([row.label for row in scores.rows]).colour,
         "environments": _environments(records),
         "memory_how": sorted({record.memory.how for record in records if record.memory}),
     }
 
 
-def _told(scores: Table, records: Sequence[Record], extras: Extras) -> Context:
-    """Runs, trials and answers one by one."""
+def _run_context(scores: Table, records: Sequence[Record], extras: Extras) -> Context:
+    """Single runs, trials and answers."""
     ranks = {rank for *_, cell in text.by_rank(scores) for rank in cell.by_rank}
     return {
-        "told_trials": told_trials(extras.trials, scores),
+        "trials_note": describe_trials(extras.trials, scores),
         "ranks": sorted(ranks, key=int),
-        "confusions": extras.mistaken,
-        "answers": [dataclasses.asdict(one) for one in extras.answers[0]],
+        "confusions": extras.confusions,
+        "answers": [dataclasses.asdict(task) for task in extras.answers[0]],
         "left_out": extras.answers[1],
-        "told": extras.told,
+        "remarks": extras.remarks,
         "runs": runs(scores, records, extras.commands, extras.curves),
     }
 
 
-def _pictures(scores: Table, drawn: Sequence[Figure], static: Mapping[str, str]) -> Context:
+def _figure_context(scores: Table, shown: Sequence[Figure], stills: Mapping[str, str]) -> Context:
     """The figures, numbered in the page's order."""
-    ordered = sorted(drawn, key=lambda figure: KINDS.index(figure.kind))
+    ordered = sorted(shown, key=lambda figure: KINDS.index(figure.kind))
     numbered = list(enumerate(ordered, start=1))
     return {
-        "figures": {kind: [f for f in numbered if f[1].kind == kind] for kind in KINDS},
+        "figures": {kind: [pair for pair in numbered if pair[1].kind == kind] for kind in KINDS},
         "FOUR": FOUR,
         "four": _four(numbered, scores.columns),
-        "static": {name: Markup(drawing) for name, drawing in _fitting(static).items()},
-        "has_files": bool(static),
+        "stills": {name: Markup(drawing) for name, drawing in _fitting(stills).items()},
+        "has_files": bool(stills),
         "config": vega.CONFIG,
     }
 
 
-def _code(bundle: str) -> Context:
-    """Style and scripts, and the policy by which no other script runs."""
+def _code_context(bundle: str) -> Context:
+    """Style and scripts, and the security policy that lets no other script run."""
     script = "\n".join(_source(f"script/{name}.js") for name in SCRIPTS)
     # the HTML parser must not see the end of the script inside it
     bundle = re.sub(r"</(?=script)", r"<\\/", bundle, flags=re.IGNORECASE)
     return {
         "style": Markup(_source("page.css")),
         "scripts": [Markup(bundle), Markup(script)],
-        "policy": " ".join([*(_hash(one) for one in (bundle, script)), "'unsafe-eval'"]),
+        "policy": " ".join([_hash(bundle), _hash(script), "'unsafe-eval'"]),
     }
 
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    made = jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(SOURCES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    made.filters |= {
-        name: one for name, one in vars(text).items() if inspect.getmodule(one) is text
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    environment.filters |= {
+        name: value for name, value in vars(text).items() if inspect.getmodule(value) is text
     }
-    made.filters["counted"] = counted
-    made.filters["own_training"] = _own_training
-    made.filters["untitled"] = lambda spec: {**spec, "title": None}  # its title is HTML here
-    return made
+    environment.filters["counted"] = counted
+    environment.filters["own_training"] = _own_training
+    environment.filters["untitled"] = lambda spec: {**spec, "title": None}  # the page has it
+    return environment
 
 
 Numbered = tuple[int, Figure]
@@ -256,18 +256,18 @@ Numbered = tuple[int, Figure]
 def _four(
     numbered: Sequence[Numbered], columns: Iterable[Column]
 ) -> dict[str, dict[str, list[Numbered]]]:
-    """The founding report's figures, by task and kind; empty where there is none of them."""
-    found = {column.label: {kind: list[Numbered]() for kind in FOUR} for column in columns}
+    """The founding report's figures, by task and kind; empty if there are none."""
+    tasks = {column.label: {kind: list[Numbered]() for kind in FOUR} for column in columns}
     for number, figure in numbered:
         if figure.kind in FOUR:
-            found[figure.task][figure.kind].append((number, figure))
-    return found if any(any(kinds.values()) for kinds in found.values()) else {}
+            tasks[figure.task][figure.kind].append((number, figure))
+    return tasks if any(any(kinds.values()) for kinds in tasks.values()) else {}
 
 
-def _fitting(static: Mapping[str, str]) -> dict[str, str]:
+def _fitting(stills: Mapping[str, str]) -> Mapping[str, str]:
     """All the still pictures, or none where they would make the page large."""
-    size = sum(len(drawing) for drawing in static.values())
-    return dict(static) if size <= STILLS_BYTES else {}
+    size = sum(len(drawing) for drawing in stills.values())
+    return stills if size <= STILLS_BYTES else {}
 
 
 def _source(name: str) -> str:
@@ -275,13 +275,13 @@ def _source(name: str) -> str:
 
 
 def _hash(script: str) -> str:
-    """The script's name in the page's security policy: no other script runs there."""
+    """The script's hash, by which the page's security policy lets it run."""
     digest = hashlib.sha256(script.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
-def _common(table: Table) -> dict[str, Any]:
-    """The training settings on which all methods agree, whatever the task: those stand with it."""
+def _common_training(table: Table) -> dict[str, Any]:
+    """The training settings on which all methods agree, without those that tasks decide."""
     of_tasks = table.columns[0].training if table.columns else {}
     first, *others = [row.training for row in table.rows] or [{}]
     return {
@@ -303,11 +303,11 @@ def _own_training(row: Row, common: dict[str, Any], table: Table) -> dict[str, A
 def _environments(records: Iterable[Record]) -> list[tuple[Environment, int]]:
     """Every machine and set of versions that cells ran on, with the number of cells."""
     counts = Counter(record.environment.model_dump_json() for record in records)
-    return [(Environment.model_validate_json(one), n) for one, n in counts.most_common()]
+    return [(Environment.model_validate_json(dump), n) for dump, n in counts.most_common()]
 
 
 def _write_figures(folder: Path, drawings: dict[str, bytes], kind: str) -> None:
-    """Write the figures and remove those of an earlier report, which no longer hold."""
+    """Write the figures and remove those of an earlier report, which are out of date."""
     for name, drawing in drawings.items():
         replace_file(folder / f"{name}.{kind}", functools.partial(Path.write_bytes, data=drawing))
     for path in folder.glob(f"*.{kind}"):

@@ -1,8 +1,8 @@
 """The table for a paper or a spreadsheet: LaTeX (booktabs), Markdown, CSV.
 
-Scores are mean ± sample sd over seeds, of the last epoch, and have as many digits as their sd lets
-stand. The best mean is bold, what ties with it is underlined (in Markdown: marked =), what is not
-shown to be worse has a ?. CSV has a line for each row on each task, at full precision.
+Scores are mean ± sample sd over seeds, of the last epoch, with as many digits as their sd allows.
+The best mean is bold, a tie with it is underlined (in Markdown: marked =), a row not shown to be
+worse has a ?. CSV has a line for each row on each task, at full precision.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from peftlab.naming import counted
 from peftlab.records.verdicts import Comparison
 from peftlab.report import standing
 from peftlab.report.columns import Column
-from peftlab.report.costs import usual
+from peftlab.report.costs import main_cost
 from peftlab.report.scores import Cell, Row, Table
 from peftlab.report.standing import BEST, TIE, UNCLEAR, WORSE
 from peftlab.report.text import (
     MISSING,
-    PARTLY,
+    PARTIAL_NOTE,
     collapses,
-    default_rates,
+    describe_default_rates,
+    describe_f1,
+    describe_rounds,
+    describe_spread,
+    describe_tuning,
+    has_partial_means,
     metric,
     minutes,
     notes,
     number,
-    partial,
-    partly,
+    partial_mark,
     printable,
     span,
-    told_f1,
-    told_rounds,
-    told_spread,
-    tuned,
 )
 
 COST = ("trained", "ex/s", "peak MiB")
@@ -54,9 +54,9 @@ LATEX = {
 
 
 class Score(NamedTuple):
-    """A score as a paper prints it: mean, sd (empty for one seed), where it stands, what it hides.
+    """A score as a paper prints it: mean, sd (empty for one seed), mark, and notes.
 
-    `hides`: other seeds than most have, failed and collapsed runs.
+    `hides` notes a number of seeds that most scores don't have, and failed and collapsed runs.
     """
 
     mean: str
@@ -66,34 +66,35 @@ class Score(NamedTuple):
 
 
 def latex(table: Table, comparison: Comparison) -> str:
-    """A tabular environment, for the package booktabs; what it holds stands above, as comments."""
+    """A tabular environment, for the package booktabs, below comments that explain its numbers."""
     head = ["method", *(column.label for column in table.columns), *COST]
     below = ["", *(metric(column) for column in table.columns), *[""] * len(COST)]
-    lines = [f"% {line}" for line in _told(table, "bold", "underlined")]
+    lines = [f"% {line}" for line in _caption(table, "bold", "underlined")]
     lines += [rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", r"\toprule"]
-    lines += [_latex_line(map(_escaped, head)), _latex_line(map(_escaped, below)), r"\midrule"]
+    lines += [_latex_line(map(_in_latex, head)), _latex_line(map(_in_latex, below)), r"\midrule"]
     for row, scores in _rows(table, comparison):
-        cells = [_escaped(row.label), *map(_latex_score, scores), *map(_escaped, _cost(row, table))]
+        costs = map(_in_latex, _cost(row, table))
+        cells = [_in_latex(row.label), *map(_latex_score, scores), *costs]
         lines.append(_latex_line(cells))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
 def markdown(table: Table, comparison: Comparison) -> str:
-    """A table, and below it what it holds."""
-    head = [_cell_text(f"{column.label}, {metric(column)}") for column in table.columns]
+    """A table, above a paragraph that explains its numbers."""
+    head = [_in_markdown(f"{column.label}, {metric(column)}") for column in table.columns]
     lines = [
         _markdown_line(["method", *head, *COST]),
         "|---|" + "---:|" * (len(head) + len(COST)),
     ]
     for row, scores in _rows(table, comparison):
-        cells = [_cell_text(row.label), *map(_markdown_score, scores), *_cost(row, table)]
+        cells = [_in_markdown(row.label), *map(_markdown_score, scores), *_cost(row, table)]
         lines.append(_markdown_line(cells))
-    below = [_cell_text(line) for line in _told(table, "bold", "=")]
+    below = [_in_markdown(line) for line in _caption(table, "bold", "=")]
     return "\n".join([*lines, "", " ".join(below)]) + "\n"
 
 
 def comma_separated(table: Table, comparison: Comparison) -> str:
-    """One line a row and task, numbers as they were computed; empty where not measured."""
+    """A line for each row and task, numbers at full precision; empty where not measured."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_HEAD)
@@ -107,7 +108,7 @@ def comma_separated(table: Table, comparison: Comparison) -> str:
 
 
 class Form(NamedTuple):
-    """A way to write the table: what it is called, the suffix of its files, and how."""
+    """A format of the table: its title, the suffix of its files, and the function behind it."""
 
     title: str
     suffix: str
@@ -121,23 +122,23 @@ FORMS: Mapping[str, Form] = {
 }
 
 
-def rounded(mean: float, sd: float | None, coarse: float) -> tuple[str, str]:
-    """Mean and sd with the decimals that the sd lets stand, by the Particle Data Group's rule.
+def rounded(mean: float, sd: float | None, resolution: float) -> tuple[str, str]:
+    """Mean and sd with the decimals that the sd allows, by the Particle Data Group's rule.
 
-    Two digits of the sd if they are below 36, else one. Without an sd `coarse`, the least that the
-    mean can move by, stands for it.
+    Two digits of the sd if they are below 36, else one. Without an sd `resolution`, the least that
+    the mean can move by, takes its place.
 
     >>> rounded(0.86123, 0.0123, 0.001), rounded(0.86123, 0.0412, 0.001)
     (('0.861', '0.012'), ('0.86', '0.04'))
     >>> rounded(12.345, 0.98, 0.1), rounded(0.86123, None, 1 / 408)
     (('12.3', '1.0'), ('0.861', ''))
     """
-    scale = sd if sd else coarse
+    scale = sd if sd else resolution
     exponent = math.floor(math.log10(scale)) if scale > 0 else -3
-    two = scale / 10.0**exponent < 3.55
+    has_two_digits = scale / 10.0**exponent < 3.55
     if scale / 10.0**exponent >= 9.5:  # rounds up to the next power of ten, and has two digits
-        two, exponent = True, exponent + 1
-    decimals = max(0, (1 if two and sd else 0) - exponent)
+        has_two_digits, exponent = True, exponent + 1
+    decimals = max(0, (1 if has_two_digits and sd else 0) - exponent)
     return f"{mean:.{decimals}f}", "" if sd is None else f"{sd:.{decimals}f}"
 
 
@@ -160,23 +161,23 @@ def _score(cell: Cell | None, column: Column, mark: str, n_seeds: int | None) ->
         return None
     if cell.last.mean is None:
         return Score(MISSING, "", "", f" ({', '.join(notes(cell, n_seeds))})")
-    coarse = 10.0 ** (math.floor(math.log10(abs(cell.last.mean) or 1)) - 2)
-    if not column.lower_is_better:
-        coarse = 0.001
-    hides = notes(cell, n_seeds) + collapses(cell)
-    told = f" ({', '.join(hides)})" if hides else ""
-    return Score(*rounded(cell.last.mean, cell.last.sd, coarse), mark, told)
+    resolution = 0.001
+    if column.lower_is_better:  # three digits of the mean
+        resolution = 10.0 ** (math.floor(math.log10(abs(cell.last.mean) or 1)) - 2)
+    hidden = notes(cell, n_seeds) + collapses(cell)
+    hides = f" ({', '.join(hidden)})" if hidden else ""
+    return Score(*rounded(cell.last.mean, cell.last.sd, resolution), mark, hides)
 
 
 def _latex_score(score: Score | None) -> str:
     if score is None:
         return "--"
     if score.mean == MISSING:
-        return f"--{_escaped(score.hides)}"
+        return f"--{_in_latex(score.hides)}"
     mean = {BEST: rf"\mathbf{{{score.mean}}}", TIE: rf"\underline{{{score.mean}}}"}
     sd = rf" \pm {score.sd}" if score.sd else ""
     unclear = f"^{{{UNCLEAR}}}" if score.mark == UNCLEAR else ""
-    return f"${mean.get(score.mark, score.mean)}{unclear}{sd}${_escaped(score.hides)}"
+    return f"${mean.get(score.mark, score.mean)}{unclear}{sd}${_in_latex(score.hides)}"
 
 
 def _markdown_score(score: Score | None) -> str:
@@ -189,56 +190,56 @@ def _markdown_score(score: Score | None) -> str:
 
 
 def _cost(row: Row, table: Table) -> list[str]:
-    cost = usual(row.costs)
+    cost = main_cost(row.costs)
     if cost is None:
         return [span(row.adapter), MISSING, MISSING]
-    mark = partial(cost, table.n_tasks)
-    measured = (cost.examples_per_s, cost.peak_mib)
-    return [span(row.adapter), *(MISSING if x is None else number(x) + mark for x in measured)]
+    mark = partial_mark(cost, table.n_tasks)
+    values = (cost.examples_per_s, cost.peak_mib)
+    return [span(row.adapter), *(MISSING if x is None else number(x) + mark for x in values)]
 
 
-def _told(table: Table, best: str, tie: str) -> list[str]:
-    """What the numbers are, a line each."""
-    told = [
-        f"Dev, last epoch, {told_spread(table)}.",
+def _caption(table: Table, best: str, tie: str) -> list[str]:
+    """Lines that explain the table's numbers and marks."""
+    lines = [
+        f"Dev, last epoch, {describe_spread(table)}.",
         f"The best mean is {best}, a tie with it {tie}; ?: not shown to be worse.",
         "Trained: parameters of the adapter, without the head.",
     ]
     if table.conditions:
-        on = table.conditions[0]
-        machine = on.gpu or f"{on.processor}, {counted(on.threads, 'thread')}"
+        main = table.conditions[0]
+        machine = main.gpu or f"{main.processor}, {counted(main.threads, 'thread')}"
         over = ", speed a mean over tasks, memory the highest" if table.n_tasks > 1 else ""
-        told.append(f"Speed and memory: {machine}{over}.")
-    if partly(table):
-        told.append(PARTLY)
-    found = (told_f1(table), default_rates(table), *tuned(table), told_rounds(table))
-    told += [line for line in found if line]
-    return [printable(line).replace("\n", " ") for line in told]
+        lines.append(f"Speed and memory: {machine}{over}.")
+    if has_partial_means(table):
+        lines.append(PARTIAL_NOTE)
+    lines += [describe_f1(table), describe_default_rates(table)]
+    lines += [*describe_tuning(table), describe_rounds(table)]
+    return [printable(line).replace("\n", " ") for line in lines if line]
 
 
 def _csv_values(row: Row, column: Column, cell: Cell, mark: str | None) -> Sequence[object]:
-    cost = usual(cell.costs)
+    cost = main_cost(cell.costs)
     trained = [count.low if count.low == count.high else None for count in (row.adapter, row.head)]
     measured = [cost.examples_per_s.mean, cost.peak_mib.mean] if cost else [None, None]
     time = minutes(cost.total_s.mean) if cost else None
     stands = "" if mark is None else STANDING[mark]
     scores = [cell.last.n, cell.n_failed, cell.last.mean, cell.last.sd, cell.best.mean]
-    names = [_plain(row.label), _plain(column.label), column.metric]
+    names = [_not_formula(row.label), _not_formula(column.label), column.metric]
     return [*names, *scores, stands, *trained, *measured, time]
 
 
-def _escaped(text: str) -> str:
+def _in_latex(text: str) -> str:
     return "".join(LATEX.get(char, char) for char in printable(text).replace("\n", " "))
 
 
-def _cell_text(text: str) -> str:
+def _in_markdown(text: str) -> str:
     """Text in a Markdown table: nothing in it is markup."""
     flat = printable(text).replace("\n", " ")
     return "".join(f"\\{char}" if char in "\\`*_{}[]<>#|~" else char for char in flat)
 
 
-def _plain(text: str) -> str:
-    """Text that a spreadsheet takes for no formula."""
+def _not_formula(text: str) -> str:
+    """The text, quoted where a spreadsheet would take it for a formula."""
     return f"'{text}" if text[:1] in tuple("=+-@") else text
 
 

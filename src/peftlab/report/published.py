@@ -1,4 +1,4 @@
-"""Ours beside what was published, on a terminal."""
+"""Our scores beside published ones, on a terminal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def draw(rows: Sequence[Beside]) -> Table:
 
 
 def cells(row: Beside) -> list[str]:
-    """A row of the table, in words; an interval stands below its difference."""
+    """The texts of a row of the table; an interval stands below its difference."""
     task = printable(f"{row.task}\n{row.metric}")
     return [task, printable(row.row), f"{row.published:.3f}", *_ours(row), row.says]
 

@@ -10,10 +10,10 @@ from peftlab.report.scores import Cell
 from peftlab.report.style import (
     Figure,
     Style,
-    charted,
-    faded,
-    figure_of,
+    focus_opacity,
     legend,
+    make_figure,
+    method_chart,
     score_scale,
     spec,
 )
@@ -23,7 +23,7 @@ HEIGHT = 200  # pixels
 
 
 def rank_figure(column: Column, cells: Mapping[str, Cell], style: Style) -> Figure | None:
-    """Score over the number of ranks in use; a thin line spans one sd over seeds either way."""
+    """Score over the number of ranks in use; a thin line spans one sd over seeds to either side."""
     import altair as alt
 
     rows: list[tuple[object, ...]] = []
@@ -36,7 +36,7 @@ def rank_figure(column: Column, cells: Mapping[str, Cell], style: Style) -> Figu
         return None
     labels = list(dict.fromkeys(str(row[0]) for row in rows))
     ticks = sorted({int(str(row[1])) for row in rows})
-    base = charted(("method", "x", "y", "low", "high"), rows).encode(
+    base = method_chart(("method", "x", "y", "low", "high"), rows).encode(
         x=alt.X("x:Q", title="ranks in use", axis=alt.Axis(values=ticks, format="d")),
         color=alt.Color("method:N", scale=style.colours(labels), legend=legend(of_methods=True)),
     )
@@ -47,18 +47,18 @@ def rank_figure(column: Column, cells: Mapping[str, Cell], style: Style) -> Figu
         alt.Tooltip("x:Q", title="ranks"),
         alt.Tooltip("y:Q", title=f"{column.metric}, mean over seeds", format=".3f"),
     ]
-    lines = base.mark_line(aria=False, strokeWidth=2.2).encode(y=y, opacity=faded())
-    spans = base.mark_rule(aria=False).encode(y="low:Q", y2="high:Q", opacity=faded(0.5))
+    lines = base.mark_line(aria=False, strokeWidth=2.2).encode(y=y, opacity=focus_opacity())
+    spans = base.mark_rule(aria=False).encode(y="low:Q", y2="high:Q", opacity=focus_opacity(0.5))
     dots = base.mark_point(aria=False, filled=True, size=24).encode(
-        y=y, tooltip=tooltip, opacity=faded()
+        y=y, tooltip=tooltip, opacity=focus_opacity()
     )
-    many = any(score.sd is not None for cell in cells.values() for score in cell.by_rank.values())
-    words = f"{column.metric} on dev over the number of ranks in use for {listed(labels)}."
-    return figure_of(
+    has_sd = any(score.sd is not None for cell in cells.values() for score in cell.by_rank.values())
+    description = f"{column.metric} on dev over the number of ranks in use for {listed(labels)}."
+    return make_figure(
         "rank",
         column,
         "score by rank",
-        words,
-        caption="Mean over seeds; thin line: ± one sd." if many else "One seed.",
-        draw=lambda title: spec(alt.layer(spans, lines, dots), title, words, HEIGHT),
+        description,
+        caption="Mean over seeds; thin line: ± one sd." if has_sd else "One seed.",
+        draw=lambda title: spec(alt.layer(spans, lines, dots), title, description, HEIGHT),
     )

@@ -1,4 +1,4 @@
-"""The page and the table of a folder, from what lies in it."""
+"""The page and the table of a folder, from the records in it."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from peftlab.report.papers import FORMS
 from peftlab.report.scores import table
 from peftlab.report.terminal import render_terminal
 
-WIDTH = 100  # characters of the table where no terminal says how many it has
+WIDTH = 100  # characters of the table where no terminal has a width
 
 
 class Shown(NamedTuple):
-    """What became of a folder. As text it is the table and the way to the page.
+    """The page and the table of a folder. As text it is the table and the path of the page.
 
     Attributes:
-        page: its file.
+        page: the path of its file.
         terminal: the table as a terminal shows it.
         unreadable: the cells that could not be read.
-        beside: what the page shows and the table does not, in a line; or nothing.
+        beside: a line on the tasks that the page shows and the table does not; or empty.
     """
 
     page: Path
@@ -64,10 +64,10 @@ def rebuild(
     Args:
         folder: of `peftlab compare`.
         tasks: these alone.
-        methods: these rows alone, by label, or by name for all of a method.
-        last: only what the latest comparison asked for.
-        drawn: as what files to draw every figure too: svg, pdf.
-        question: how near is a tie, and what to recommend within which limits.
+        methods: these rows alone, by label, or all rows of a method, by its name.
+        last: only the cells that the latest comparison asked for.
+        drawn: the formats of the files that every figure is drawn to as well: svg, pdf.
+        question: the margin of a tie, the preference, and the limits of a recommendation.
         sentences: dev texts that the page may show, by the sha256 of their task's data.
 
     Raises:
@@ -75,47 +75,47 @@ def rebuild(
             limits.
     """
     store = Store(folder)
-    records, comparison = _asked(store, tasks, methods, last, question)
+    records, comparison = _select(store, tasks, methods, last, question)
     with system_refusals(f"{folder} can't be written"):
         page = build(folder, store.title(records), records, comparison, drawn, sentences)
     terminal = render_terminal(table(records, rounds_of(folder)), comparison)
     return Shown(page, terminal, store.unreadable())
 
 
-def conclude(folder: Path, asked: Sequence[Record]) -> Shown:
-    """The page of all of a folder, and the table of the tasks that were just compared there.
+def conclude(folder: Path, compared: Sequence[Record]) -> Shown:
+    """The page of the whole folder, and the table of the tasks that were just compared there.
 
     Rows of earlier comparisons on the very same examples are in both. Other tasks are not in the
-    table, as the advice below it would be over them too.
+    table, as the advice below it would then be on them too.
 
     Args:
         folder: of `peftlab compare`.
-        asked: the records of what it was asked for now.
+        compared: the records of the comparison that has just ended.
 
     Raises:
         RequestError: if the folder can't be read or written.
     """
     shown = rebuild(folder)
-    tasks = {task_key(record) for record in asked}
-    records = Store(folder).records()
-    of_these = [record for record in records if task_key(record) in tasks]
-    if len(of_these) == len(records):
+    tasks = {task_key(record) for record in compared}
+    all_records = Store(folder).records()
+    records = [record for record in all_records if task_key(record) in tasks]
+    if len(records) == len(all_records):
         return shown
-    terminal = render_terminal(table(of_these, rounds_of(folder)), compare_rows(of_these, [folder]))
-    others = Counter(task_key(record) for record in records if task_key(record) not in tasks)
-    return shown._replace(terminal=terminal, beside=_beside(folder, tasks, others))
+    terminal = render_terminal(table(records, rounds_of(folder)), compare_rows(records, [folder]))
+    others = Counter(task_key(record) for record in all_records if task_key(record) not in tasks)
+    return shown._replace(terminal=terminal, beside=_describe_others(folder, tasks, others))
 
 
-def _beside(folder: Path, tasks: Set[TaskKey], others: Counter[TaskKey]) -> str:
+def _describe_others(folder: Path, tasks: Set[TaskKey], others: Counter[TaskKey]) -> str:
     examples = {(name, sha256) for name, _, sha256 in tasks}
     names = {name for name, _ in examples}
-    told = []
+    described = []
     for (name, metric, sha256), n in others.items():
-        apart = f" by {metric}" if (name, sha256) in examples else " with other examples"
+        difference = f" by {metric}" if (name, sha256) in examples else " with other examples"
         cells = f"{counted(n, 'cell')} of an earlier comparison"
-        told.append(f"{name}{apart * (name in names)} ({cells})")
+        described.append(f"{name}{difference if name in names else ''} ({cells})")
     return (
-        f"{folder} also holds {listed(told)}, which the page shows too; "
+        f"{folder} also holds {listed(described)}, which the page shows too; "
         f"peftlab report {folder} --last shows this one alone"
     )
 
@@ -130,27 +130,28 @@ def printed(
 ) -> str:
     """The table of a folder as text, for a paper or a spreadsheet; nothing is written.
 
-    `form` is latex, markdown or csv; all else is as for `rebuild`.
+    `form` is latex, markdown or csv; the other parameters are those of `rebuild`.
     """
-    records, comparison = _asked(Store(folder), tasks, methods, last, question)
+    records, comparison = _select(Store(folder), tasks, methods, last, question)
     return FORMS[form].text(table(records, rounds_of(folder)), comparison)
 
 
-def _asked(
+def _select(
     store: Store,
     tasks: list[str] | None,
     methods: list[str] | None,
     last: bool,
     question: Question,
 ) -> tuple[list[Record], Comparison]:
-    every = store.records()
-    records = chosen(store.records(last) if last else every, tasks, methods)
-    beside = _beside_rows(every, records)
-    return records, compare_rows(records, [store.out], question, beside)
+    """The records asked for, and their comparison."""
+    all_records = store.records()
+    records = chosen(store.records(last) if last else all_records, tasks, methods)
+    others = _other_rows(all_records, records)
+    return records, compare_rows(records, [store.out], question, others)
 
 
-def _beside_rows(every: Sequence[Record], asked: Sequence[Record]) -> list[Record]:
-    """Of all records those of other rows on the tasks asked for."""
-    tasks, cells = {task_key(one) for one in asked}, {one.cell for one in asked}
-    rows = (row for row in group(every).values() if cells.isdisjoint(one.cell for one in row))
-    return [one for row in rows for one in row if task_key(one) in tasks]
+def _other_rows(all_records: Sequence[Record], selected: Sequence[Record]) -> list[Record]:
+    """The records of rows that were not selected, on the tasks of those that were."""
+    tasks, cells = {task_key(record) for record in selected}, {record.cell for record in selected}
+    rows = [row for row in group(all_records).values() if cells.isdisjoint(r.cell for r in row)]
+    return [record for row in rows for record in row if task_key(record) in tasks]

@@ -1,7 +1,7 @@
-"""Every run for the page: what was asked, what came out, and how to run it again.
+"""Every run for the page: its settings, its result, and the command that runs it again.
 
-Their times and speeds stand in the page's table. Runs share most of what else they say, so each
-distinct text or mapping is kept once, and a run names its place: five hundred runs take 100 KB.
+Times and speeds stand in the page's table. Runs share most of their other values, so each distinct
+text or mapping is kept once, and a run has its index: five hundred runs take 100 KB.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from peftlab.report.curves import Curves, smooth, thin
 from peftlab.report.scores import Table
 
 DIGITS = 6
-LOSSES = 40  # points of a run's own curve, which is drawn as wide as a hand
+LOSSES = 40  # points of a run's own curve, which is drawn small
 
 
 class Shared:
-    """Values that are kept once; `place` is where one lies."""
+    """Distinct values, each kept once; `place` gives the index of one."""
 
     def __init__(self) -> None:
         self.values: list[Any] = []
@@ -42,14 +42,14 @@ def runs(
     commands: Mapping[str, str],
     curves: Mapping[str, Curves],
 ) -> dict[str, Any]:
-    """`cells` by name, and `shared`, the values that their numbers in `at` are places of."""
+    """`cells` by name, and the list of `shared` values, which a cell's `at` and `command` index."""
     by_cell = {record.cell: record for record in records}
-    named = {(one.task, one.metric, one.sha256): one for one in table.columns}
+    columns = {(column.task, column.metric, column.sha256): column for column in table.columns}
     shared = Shared()
     cells = {}
     for cell, label in _cells(table):
         record = by_cell[cell]
-        column = named[task_key(record)]
+        column = columns[task_key(record)]
         cells[cell] = _run(record, label, column, commands.get(cell), shared)
         if cell in curves:
             cells[cell] |= _curve(curves[cell], column.metric)
@@ -66,52 +66,52 @@ def _cells(table: Table) -> list[tuple[str, str]]:
 def _run(
     record: Record, label: str, column: Column, command: str | None, shared: Shared
 ) -> dict[str, Any]:
-    told = {
+    shared_parts = {
         "method": {
             "name": record.method.name,
             **record.method.settings,
             "adapted": ", ".join(record.method.targets) or "no layer",
         },
         "training": {**record.training, "precision of the base": record.precision},
-        "model": _given(record.model.model_dump()),
+        "model": _without_missing(record.model.model_dump()),
         "environment": _environment(record),
     }
-    seeded = f"--seeds {record.seed} "
+    seed_option = f"--seeds {record.seed} "
     return {
         "method": label,
         "task": column.label,
         "seed": record.seed,
-        **_given(
+        **_without_missing(
             {
-                "score": record.score and _rounded(record.score),
+                "score": record.score and _round(record.score),
                 "hides": "; ".join(record.warnings) or None,
                 "failed": record.failure and f"{record.failure.kind}: {record.failure.message}",
             }
         ),
-        "at": {name: shared.place(value) for name, value in told.items()},
+        "at": {name: shared.place(value) for name, value in shared_parts.items()},
         # all but the seed is the same for a row's runs on a task
-        "command": [shared.place(part) for part in command.split(seeded)] if command else None,
+        "command": [shared.place(part) for part in command.split(seed_option)] if command else None,
     }
 
 
 def _curve(curves: Curves, metric: str) -> dict[str, list[float | None]]:
-    """The score of each epoch, and the loss over training, evenly and smoothed, where known."""
+    """The score of each epoch, and the smoothed loss at even steps, as far as they are known."""
     scores = [y for _, y in curves.score.get(metric, [])]
     window = len(curves.loss) // LOSSES | 1
     losses = [y for _, y in thin(smooth(curves.loss, window), LOSSES)]
-    found = {"epochs": scores, "losses": losses}
-    return {name: [float(f"{y:.4g}") for y in ys] for name, ys in found.items() if ys}
+    lines = {"epochs": scores, "losses": losses}
+    return {name: [float(f"{y:.4g}") for y in ys] for name, ys in lines.items() if ys}
 
 
 def _environment(record: Record) -> dict[str, Any]:
-    found = record.environment.model_dump()
-    return _given({**found.pop("packages"), **found})
+    fields = record.environment.model_dump()
+    return _without_missing({**fields.pop("packages"), **fields})
 
 
-def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+def _without_missing(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _rounded(scores: Mapping[str, float]) -> dict[str, float | None]:
-    """With as many digits as anyone reads; None for what is no number."""
+def _round(scores: Mapping[str, float]) -> dict[str, float | None]:
+    """The scores with `DIGITS` digits; None for NaN."""
     return {name: float(f"{x:.{DIGITS}g}") if x == x else None for name, x in scores.items()}

@@ -46,7 +46,7 @@ class Run:
 
     seed: int
     cell: str
-    under: int  # the table's conditions that it was measured in
+    under: int  # the index of its conditions in the table's
     last: float | None
     best: float | None
     best_epoch: int | None
@@ -64,9 +64,9 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A method on a task, over seeds. `n_failed` seeds failed and are in no number here.
+    """A method on a task, over seeds. `n_failed` seeds failed and are in no other number here.
 
-    `warnings` counts the seeds that each holds for: what the score hides.
+    `warnings` say what the score hides, each with the number of seeds that it holds for.
     """
 
     runs: tuple[Run, ...]
@@ -83,9 +83,9 @@ class Cell:
 class Row:
     """A method as it was asked for. `cells` is aligned with the table's columns.
 
-    `label` is the row's alone, `plain` what it was asked as. Rows of one `curve` differ in their
-    learning rates alone. `n_tasks` of the columns have a done cell. `tuned` says how its settings
-    were found, if they were. `default_rate` says that it has its method's default learning rate.
+    `label` is unique in the table, `plain` is the label that was asked for. Rows of one `curve`
+    differ in their learning rates alone. `n_tasks` of the columns have a done cell. `tuned` says
+    how trials found settings, if they did. `default_rate` is true of the method's default rate.
     """
 
     label: str
@@ -123,29 +123,29 @@ class FailedCell:
 class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
-    conditions: tuple[Conditions, ...]  # that of most cells that costs are read from first
+    conditions: tuple[Conditions, ...]  # first those of most cells that costs are read from
     failures: tuple[FailedCell, ...]
     n_cells: int
     n_collapsed: int
-    n_rounds: int  # of short cells in turns, that speed and memory are from; 0: from the cells
-    busy: float | None  # the most of a core that others took before one of them
+    n_rounds: int  # of short cells in turns, for speed and memory; 0: these are from the cells
+    busy: float | None  # the largest share of a core that others took before one of the rounds
     out_of_turn: tuple[str, ...]  # rows that had no turn in the rounds of most
 
     @property
     def n_seeds(self) -> int | None:
-        """The seeds behind most scores; a score of another number says its own. None: no score."""
+        """The number of seeds of most scores; others have a note. None if there is no score."""
         counts = [cell.last.n for row in self.rows for cell in row.cells if cell and cell.last.n]
         return statistics.mode(counts) if counts else None
 
     @property
     def out_of_rounds(self) -> tuple[str, ...]:
-        """The tasks that have no rounds, where others have."""
+        """The tasks without rounds, where other tasks have some."""
         in_turns = [
             any(cost.in_turns for cell in cells if cell for cost in cell.costs)
             for cells in zip(*(row.cells for row in self.rows), strict=True)
         ]
         columns = zip(self.columns, in_turns, strict=True)
-        return tuple(one.label for one, has in columns if any(in_turns) and not has)
+        return tuple(column.label for column, has in columns if any(in_turns) and not has)
 
     @property
     def n_tasks(self) -> int:
@@ -161,8 +161,8 @@ class Table:
         """The table as JSON-ready data at full precision."""
         data = dataclasses.asdict(self)
         for row in data["rows"]:
-            for inner in ("plain", "curve"):  # which figures are drawn by
-                del row[inner]
+            for name in ("plain", "curve"):  # for figures alone
+                del row[name]
         return {"schema_version": SCHEMA_VERSION, **data}
 
 
@@ -173,56 +173,62 @@ def table(records: Iterable[Record], rounds: Iterable[Record] = ()) -> Table:
     """
     records = _latest(records)
     shown = set(map(measured_alike, records))
-    rounds = [one for one in rounds if one.is_done and measured_alike(one) in shown]
+    rounds = [record for record in rounds if record.is_done and measured_alike(record) in shown]
     tasks: dict[TaskKey, list[Record]] = {}
     for record in records:
         tasks.setdefault(task_key(record), []).append(record)
-    across = columns(tasks, by_task(records))
+    column_of = columns(tasks, by_task(records))
     rows = group(records)
     names = labels(rows)
-    in_turns: dict[str, list[Record]] = defaultdict(list)
-    for one in rounds:
-        in_turns[measured_alike(one)].append(one)
-    alike = conditions([*rows.values(), *in_turns.values()])
-    read = {
-        one.cell for record in records for one in in_turns.get(measured_alike(record), [record])
+    rounds_of: dict[str, list[Record]] = defaultdict(list)
+    for record in rounds:
+        rounds_of[measured_alike(record)].append(record)
+    by_cell = conditions([*rows.values(), *rounds_of.values()])
+    measured = {
+        source.cell
+        for record in records
+        for source in rounds_of.get(measured_alike(record), [record])
     }
-    all_conditions = ordered(alike, read)
-    under = {cell: all_conditions.index(one) for cell, one in alike.items()}
+    all_conditions = ordered(by_cell, measured)
+    conditions_of = {cell: all_conditions.index(value) for cell, value in by_cell.items()}
     failures = [
-        _failure(names[key], across[task_key(record)].label, record)
+        _failure(names[key], column_of[task_key(record)].label, record)
         for key, members in rows.items()
         for record in members
         if not record.is_done
     ]
-    had = {
-        names[key]: turns(one for m in members for one in in_turns.get(measured_alike(m), ()))
+    row_turns = {
+        names[key]: turns(r for m in members for r in rounds_of.get(measured_alike(m), ()))
         for key, members in rows.items()
-        if any(one.is_done for one in members)
+        if any(member.is_done for member in members)
     }
     return Table(
-        columns=tuple(across.values()),
+        columns=tuple(column_of.values()),
         rows=tuple(
-            _row(names[key], key, members, across, under, in_turns) for key, members in rows.items()
+            _row(names[key], key, members, column_of, conditions_of, rounds_of)
+            for key, members in rows.items()
         ),
         conditions=all_conditions,
         failures=tuple(failures),
         n_cells=sum(map(len, rows.values())),
-        n_collapsed=sum(collapsed(one) for members in rows.values() for one in members),
-        n_rounds=len({one.seed for one in rounds}),
-        busy=max(known(one.speed.others_share for one in rounds if one.speed), default=None),
-        out_of_turn=tuple(_out_of_turn(had)),
+        n_collapsed=sum(collapsed(record) for members in rows.values() for record in members),
+        n_rounds=len({record.seed for record in rounds}),
+        busy=max(known(r.speed.others_share for r in rounds if r.speed), default=None),
+        out_of_turn=tuple(_out_of_turn(row_turns)),
     )
 
 
-def _out_of_turn(had: Mapping[str, set[str | None]]) -> list[str]:
-    """The rows that share no round with most of those that had a turn."""
-    most = Counter(frozenset(own) for own in had.values() if own).most_common(1)
-    return [row for row, own in had.items() if most and not own & most[0][0]]
+def _out_of_turn(row_turns: Mapping[str, set[str | None]]) -> list[str]:
+    """The rows that share no round with most of the rows that had a turn."""
+    counts = Counter(frozenset(rounds) for rounds in row_turns.values() if rounds)
+    if not counts:
+        return []
+    usual = counts.most_common(1)[0][0]
+    return [row for row, rounds in row_turns.items() if not rounds & usual]
 
 
 def _latest(records: Iterable[Record]) -> list[Record]:
-    """One record a cell, the last one given: a cell counted twice would pass for two seeds."""
+    """The last record of each cell: a cell counted twice would pass for two seeds."""
     return list({record.cell: record for record in records}.values())
 
 
@@ -242,19 +248,19 @@ def _row(
     label: str,
     key: RowKey,
     members: list[Record],
-    across: Mapping[TaskKey, Column],
-    under: Mapping[str, int],
-    in_turns: Mapping[str, list[Record]],
+    column_of: Mapping[TaskKey, Column],
+    conditions_of: Mapping[str, int],
+    rounds_of: Mapping[str, list[Record]],
 ) -> Row:
     first = members[0]
-    by_task = [[m for m in members if task_key(m) == key] for key in across]
-    cells = tuple(_cell(found, under, in_turns) if found else None for found in by_task)
+    by_column = [[m for m in members if task_key(m) == task] for task in column_of]
+    cells = tuple(_cell(seeds, conditions_of, rounds_of) if seeds else None for seeds in by_column)
     done = [cell for cell in cells if cell and cell.runs]
     counts = [record.n_trainable for record in members if record.n_trainable]
     seconds = known(run.total_s for cell in done for run in cell.runs)
     adapter = Span.of(count.adapter for count in counts)
-    # of a tuned row the trials may all have failed on a task, which then has its defaults
-    of_some_or_all = all if first.method.tuned else any
+    # a tuned row has defaults on a task where all its trials failed
+    some_or_all = all if first.method.tuned else any
     return Row(
         label=label,
         plain=key[0],
@@ -262,11 +268,11 @@ def _row(
         method=first.method.name,
         model=first.model.name,
         precision=first.precision,
-        settings=_with_found(members, across, lambda record: record.method.settings),
-        training=_with_found(members, across, lambda record: record.training),
+        settings=_settings_by_task(members, column_of, lambda record: record.method.settings),
+        training=_settings_by_task(members, column_of, lambda record: record.training),
         targets=tuple(first.method.targets),
         notes=tuple(dict.fromkeys(note for m in members for note in m.method.notes)),
-        default_rate=of_some_or_all(m.method.rate_from == "default" for m in members),
+        default_rate=some_or_all(m.method.rate_from == "default" for m in members),
         tuned=first.method.tuned,
         cells=cells,
         n_tasks=len(done),
@@ -278,27 +284,27 @@ def _row(
     )
 
 
-def _with_found(
+def _settings_by_task(
     members: list[Record],
-    across: Mapping[TaskKey, Column],
+    column_of: Mapping[TaskKey, Column],
     values: Callable[[Record], Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """A row's settings; one that was found may be another on each task, and is then told so."""
-    told = dict(values(members[0]))
-    for name in told.keys() & set(members[0].method.tuned.get("space", ())):
-        on = {across[task_key(one)].label: values(one)[name] for one in members}
+    """A row's settings; one that trials found is a text with its value on each task of several."""
+    settings = dict(values(members[0]))
+    for name in settings.keys() & set(members[0].method.tuned.get("space", ())):
+        on = {column_of[task_key(record)].label: values(record)[name] for record in members}
         if len(on) > 1:
-            told[name] = ", ".join(f"{value:g} on {task}" for task, value in on.items())
-    return told
+            settings[name] = ", ".join(f"{value:g} on {task}" for task, value in on.items())
+    return settings
 
 
 def _cell(
     members: list[Record],
-    under: Mapping[str, int],
-    in_turns: Mapping[str, list[Record]],
+    conditions_of: Mapping[str, int],
+    rounds_of: Mapping[str, list[Record]],
 ) -> Cell:
     done = sorted((m for m in members if m.is_done), key=lambda m: m.seed)
-    runs = tuple(_run(member, under[member.cell]) for member in done)
+    runs = tuple(_run(member, conditions_of[member.cell]) for member in done)
     ranks = dict.fromkeys(rank for m in done for rank in m.score_by_rank or {})
     metric = members[0].task.main_metric
     return Cell(
@@ -308,7 +314,7 @@ def _cell(
         last=Spread.of(run.last for run in runs),
         best=Spread.of(run.best for run in runs),
         warnings=dict(Counter(warning for m in done for warning in dict.fromkeys(m.warnings))),
-        costs=cell_costs(done, under, in_turns.get(measured_alike(members[0]), [])),
+        costs=cell_costs(done, conditions_of, rounds_of.get(measured_alike(members[0]), [])),
         by_rank={
             rank: Spread.of((m.score_by_rank or {}).get(rank, {}).get(metric) for m in done)
             for rank in ranks

@@ -1,4 +1,4 @@
-"""The figure of a second metric over training, beside the one that a task is judged by."""
+"""The figure over training of a second metric, beside the one that a task is judged by."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from peftlab.report.columns import Column
 from peftlab.report.lines import Line
 from peftlab.report.style import Figure
 
-FIRST = ("f1", "accuracy", "spearman", "pearson")  # whichever of them the task is not judged by
+PREFERRED = ("f1", "accuracy", "spearman", "pearson")  # the first that does not judge the task
 
 
 def second_figure(
     column: Column, lines: Sequence[Line], draw: Callable[[Column], Figure | None]
 ) -> Figure | None:
-    """What `draw` makes of the task judged by another metric; None if its curves have no other."""
-    metrics = dict.fromkeys(m for line in lines for one in line.curves for m in one.score)
-    other = [one for one in (*FIRST, *metrics) if one in metrics and one != column.metric]
-    if not other:
+    """The figure that `draw` makes of another metric; None if the task's curves have no other."""
+    metrics = dict.fromkeys(m for line in lines for curves in line.curves for m in curves.score)
+    others = [m for m in (*PREFERRED, *metrics) if m in metrics and m != column.metric]
+    if not others:
         return None
     by_other = dataclasses.replace(
-        column, metric=other[0], lower_is_better=other[0] in LOWER_IS_BETTER
+        column, metric=others[0], lower_is_better=others[0] in LOWER_IS_BETTER
     )
     figure = draw(by_other)
     return figure and dataclasses.replace(

@@ -19,18 +19,18 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> Self:
-        found = known(values)
-        return cls(mean(found), sample_sd(found), len(found))
+        measured = known(values)
+        return cls(mean(measured), sample_sd(measured), len(measured))
 
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """Smallest and largest of a number; they differ only where tasks or seeds differ in it."""
+    """The smallest and the largest of a count; they differ only where tasks or seeds do."""
 
     low: int | None
     high: int | None
 
     @classmethod
     def of(cls, values: Iterable[int | None]) -> Self:
-        found = [value for value in values if value is not None]
-        return cls(min(found, default=None), max(found, default=None))
+        measured = [value for value in values if value is not None]
+        return cls(min(measured, default=None), max(measured, default=None))

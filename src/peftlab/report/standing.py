@@ -1,4 +1,4 @@
-"""Where each row stands against the best one of a task, in marks and in words."""
+"""The standing of each row against the best one of a task, in marks and in words."""
 
 from __future__ import annotations
 
@@ -20,11 +20,8 @@ BEST, TIE, UNCLEAR, WORSE = "*", "=", "?", ""
 
 def pairs_of(comparison: Comparison, column: Column) -> list[Verdict]:
     """The verdicts of one task."""
-    return [
-        one
-        for one in comparison.pairs
-        if (one.task, one.metric, one.sha256) == (column.task, column.metric, column.sha256)
-    ]
+    task = (column.task, column.metric, column.sha256)
+    return [pair for pair in comparison.pairs if (pair.task, pair.metric, pair.sha256) == task]
 
 
 def best(table: Table, index: int) -> str | None:
@@ -39,8 +36,8 @@ def best(table: Table, index: int) -> str | None:
 
 
 def marks(table: Table, comparison: Comparison) -> dict[tuple[str, int], str]:
-    """By row and number of the column: best, a tie with it, not shown to be worse, or worse."""
-    found: dict[tuple[str, int], str] = {}
+    """By row and index of the column: best, a tie with it, not shown to be worse, or worse."""
+    marks: dict[tuple[str, int], str] = {}
     for index, column in enumerate(table.columns):
         first = best(table, index)
         pairs = pairs_of(comparison, column)
@@ -48,12 +45,12 @@ def marks(table: Table, comparison: Comparison) -> dict[tuple[str, int], str]:
             continue
         for row in table.rows:
             if (cell := row.cells[index]) and cell.last.mean is not None:
-                found[row.label, index] = mark(pairs, row.label, first)
-    return found
+                marks[row.label, index] = mark(pairs, row.label, first)
+    return marks
 
 
 def mark(pairs: Sequence[Verdict], row: str, first: str) -> str:
-    """Of `row`, where `first` has the best mean: worse is what is worse than any row."""
+    """The mark of `row`, where `first` has the best mean; WORSE if any row is better."""
     verdict = against(pairs, row, first)
     if verdict is None:
         return BEST
@@ -63,25 +60,28 @@ def mark(pairs: Sequence[Verdict], row: str, first: str) -> str:
 
 
 def intervals(table: Table, comparison: Comparison) -> dict[tuple[str, int], Spread]:
-    """By row and number of the column: the mean ± half of its 95 % interval, where that is known.
+    """By row and index of the column: the mean ± half of its 95 % interval, where that is known.
 
-    It is where the predictions of every run that the mean is of are there.
+    It is known where the predictions of every run in the mean are.
     """
-    places = {(one.task, one.metric, one.sha256): i for i, one in enumerate(table.columns)}
+    indices = {
+        (column.task, column.metric, column.sha256): index
+        for index, column in enumerate(table.columns)
+    }
     return {
-        (one.row, places[key]): Spread(one.mean, one.high - one.mean, one.n_seeds)
-        for one in comparison.own
-        if (key := (one.task, one.metric, one.sha256)) in places
+        (own.row, indices[task]): Spread(own.mean, own.high - own.mean, own.n_seeds)
+        for own in comparison.own
+        if (task := (own.task, own.metric, own.sha256)) in indices
     }
 
 
-def told_interval(table: Table, known: Mapping[tuple[str, int], Spread]) -> str:
-    """What the ± of the scores is, in words; empty where it is the sd over seeds everywhere."""
+def describe_interval(table: Table, known: Mapping[tuple[str, int], Spread]) -> str:
+    """The meaning of the ± of scores; empty where it is the sd over seeds everywhere."""
     if not known:
         return ""
-    seeds = {one.n >= MIN_SEEDS for one in known.values()}
-    over = "dev examples and seeds" if seeds == {True} else "dev examples alone"
-    if len(seeds) > 1:
+    enough_seeds = {interval.n >= MIN_SEEDS for interval in known.values()}
+    over = "dev examples and seeds" if enough_seeds == {True} else "dev examples alone"
+    if len(enough_seeds) > 1:
         over = f"dev examples and, from {MIN_SEEDS} seeds on, seeds"
     scored = {
         (row.label, i)
@@ -94,7 +94,7 @@ def told_interval(table: Table, known: Mapping[tuple[str, int], Spread]) -> str:
 
 
 class Square(NamedTuple):
-    """A pair as a matrix shows it: the row minus the column."""
+    """A pair in a matrix: the row minus the column."""
 
     text: str
     words: str  # on hover: interval, p, verdict
@@ -102,7 +102,7 @@ class Square(NamedTuple):
 
 
 class Matrix(NamedTuple):
-    """All pairs of a task: rows down and across, and squares by both names."""
+    """All pairs of a task: rows down and across, and squares by both labels."""
 
     column: Column
     rows: list[str]
@@ -110,11 +110,11 @@ class Matrix(NamedTuple):
 
 
 def matrices(table: Table, comparison: Comparison) -> list[Matrix]:
-    """One a task that has a pair."""
-    found = []
+    """The matrix of every task that has a pair."""
+    matrices = []
     for column in table.columns:
         pairs = pairs_of(comparison, column)
-        names = {name for one in pairs for name in (one.a, one.b)}
+        names = {name for pair in pairs for name in (pair.a, pair.b)}
         rows = [row.label for row in table.rows if row.label in names]
         squares = {
             (row, other): _square(verdict, column)
@@ -123,8 +123,8 @@ def matrices(table: Table, comparison: Comparison) -> list[Matrix]:
             if (verdict := against(pairs, row, other)) is not None
         }
         if squares:
-            found.append(Matrix(column, rows, squares))
-    return found
+            matrices.append(Matrix(column, rows, squares))
+    return matrices
 
 
 def _square(verdict: Verdict, column: Column) -> Square:
@@ -133,7 +133,7 @@ def _square(verdict: Verdict, column: Column) -> Square:
         interval = f"95 % {score(verdict.low, column)} to {score(verdict.high, column)}"
     p = "" if verdict.p is None else f", p {fraction(verdict.p)}"
     more = ""
-    if verdict.more_seeds and verdict.p is None:  # too few for a verdict, and to foretell one
+    if verdict.more_seeds and verdict.p is None:  # too few for a verdict or a forecast of one
         more = f", a verdict takes {verdict.more_seeds} more"
     elif verdict.more_seeds:
         more = f", {verdict.more_seeds} more like these would settle it"
@@ -145,16 +145,16 @@ def _square(verdict: Verdict, column: Column) -> Square:
     )
 
 
-def told_marks(comparison: Comparison) -> str:
-    """What the marks mean; empty where there is nothing to compare."""
+def describe_marks(comparison: Comparison) -> str:
+    """The meaning of the marks; empty where there is nothing to compare."""
     if not comparison.pairs:
         return ""
-    scores = [one.margin for one in comparison.pairs if one.metric not in LOWER_IS_BETTER]
-    within = [f"± {fraction(scores[0])}"] if scores else []
-    if len(scores) < len(comparison.pairs):
+    margins = [pair.margin for pair in comparison.pairs if pair.metric not in LOWER_IS_BETTER]
+    within = [f"± {fraction(margins[0])}"] if margins else []
+    if len(margins) < len(comparison.pairs):
         within.append(f"{comparison.margin:.3g} of the baseline's error")
     how = "95 %, over seeds and dev examples, corrected for the number of pairs"
-    if not any(one.p is not None for one in comparison.pairs):
+    if all(pair.p is None for pair in comparison.pairs):
         how = f"that takes {MIN_SEEDS} seeds with their predictions"
     return (
         f"{BEST} best mean, {TIE} a tie with it (within {' or '.join(within)}), "
@@ -162,17 +162,20 @@ def told_marks(comparison: Comparison) -> str:
     )
 
 
-def told_noise(comparison: Comparison) -> str:
+def describe_noise(comparison: Comparison) -> str:
     """The noise floor, the optimism of the best epoch, and that collapsed runs are counted."""
-    own = [one for one in comparison.noise if one.metric not in LOWER_IS_BETTER]
-    scores = [one.score for one in own if one.score is not None]
-    speeds = [one.speed for one in comparison.noise if one.speed is not None]
+    fractions = [noise for noise in comparison.noise if noise.metric not in LOWER_IS_BETTER]
+    scores = [noise.score for noise in fractions if noise.score is not None]
+    speeds = [noise.speed for noise in comparison.noise if noise.speed is not None]
     most = [f"{fraction(max(scores))} in score"] if scores else []
     most += [f"{max(speeds):.0%} in speed"] if speeds else []
-    line = f"Two runs of one row differ by up to {' and '.join(most)} (mean over pairs)."
-    line *= bool(most)
+    sentences = []
+    if most:
+        differences = " and ".join(most)
+        sentences.append(f"Two runs of one row differ by up to {differences} (mean over pairs).")
     if comparison.inflation:
-        line += f" Choosing the best epoch on dev would add {fraction(comparison.inflation)}."
+        inflation = fraction(comparison.inflation)
+        sentences.append(f"Choosing the best epoch on dev would add {inflation}.")
     if comparison.n_collapsed:
-        line += " Runs that collapsed are in every number."
-    return line.strip()
+        sentences.append("Runs that collapsed are in every number.")
+    return " ".join(sentences)

@@ -1,6 +1,6 @@
-"""What all figures share: a figure's parts, and one colour and dash for each method.
+"""What all figures share: their parts, and one colour and dash for each method.
 
-Altair is imported on first use: a command line's help must not wait for it.
+Altair is imported on first use: the command line's help must not wait for it.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     import altair as alt
 
 # Okabe and Ito's colours for all kinds of colour vision, less yellow and black, which vanish on a
-# white or a dark page. Beyond seven methods the dash tells apart what the colour doesn't.
+# white or a dark page. From the eighth method on, the dash tells methods of one colour apart.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#808080")
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2])
 
-# What the page chooses for all figures at once: methods that are hidden, and one that is looked at.
+# The page sets these in all figures at once; `off` are hidden methods, `picked` stands out.
 PARAMS: tuple[Spec, ...] = (
     {"name": "legend_columns", "value": 5},
     {"name": "off", "value": []},
     {"name": "picked", "value": ""},
 )
-GREY = "#888"  # of what is no method's: readable on white and on dark
-SHOWN = "indexof(off, datum.method) < 0"
-PICKED = "picked === '' || picked === datum.method"
+GREY = "#888"  # for marks of no method: readable on white and on dark
+IS_SHOWN = "indexof(off, datum.method) < 0"
+IS_PICKED = "picked === '' || picked === datum.method"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Figure:
     """A spec and its words.
 
     Attributes:
-        kind: its place on the page.
+        kind: its section of the page.
         name: the stem of its SVG file.
-        task: the label of the column that it is of.
+        task: the label of its column.
     """
 
     kind: str
@@ -53,30 +53,30 @@ class Figure:
     spec: Spec
 
 
-def figure_of(
+def make_figure(
     kind: str,
     column: Column,
-    what: str,
-    words: str,
+    subject: str,
+    description: str,
     *,
     caption: str,
     draw: Callable[[str], Spec],
     stem: str | None = None,
 ) -> Figure:
-    """The figure of `what` on the column's task.
+    """The figure of `subject` on the column's task.
 
     Args:
-        kind: its place on the page, with which its file's name begins, if that is no other `stem`.
+        kind: its section of the page; also the beginning of its file's name, if no `stem` is given.
         column: of the table.
-        what: it shows, as a title says it.
-        words: what is to be seen, for who can't.
-        caption: below it.
+        subject: the title, without the task.
+        description: what the figure shows, for readers who can't see it.
+        caption: the text beside the title.
         draw: makes the spec, given the title.
-        stem: what its file's name begins with instead.
+        stem: the beginning of its file's name.
     """
-    title = f"{column.label}: {what}"
+    title = f"{column.label}: {subject}"
     name = f"{stem or kind}-{slug(column.label)[:60]}"
-    return Figure(kind, name, column.label, title, caption, words, draw(title))
+    return Figure(kind, name, column.label, title, caption, description, draw(title))
 
 
 class Style:
@@ -100,41 +100,41 @@ class Style:
 
 
 def legend(of_methods: bool) -> alt.Legend:
-    """Below the plot: strokes for methods, faint for hidden ones, or squares for what is no method.
+    """A legend below the plot: strokes for methods, faint if hidden, or squares for anything else.
 
     The page sets how many columns fit.
     """
     import altair as alt
 
-    shown = alt.ExprRef("indexof(off, datum.value) < 0 ? 1 : 0.25") if of_methods else 1
+    opacity = alt.ExprRef("indexof(off, datum.value) < 0 ? 1 : 0.25") if of_methods else 1
     return alt.Legend(
         title=None,
         orient="bottom",
         columns=alt.ExprRef("legend_columns"),
-        labelOpacity=shown,
-        symbolOpacity=shown,
+        labelOpacity=opacity,
+        symbolOpacity=opacity,
         symbolType="stroke" if of_methods else "square",
         symbolStrokeWidth=2.5 if of_methods else 0,
     )
 
 
-def heading() -> alt.Header:
-    """What stands above a panel."""
+def panel_header() -> alt.Header:
+    """The header of a panel."""
     import altair as alt
 
     return alt.Header(title=None, labelAnchor="start", labelFontSize=11, labelPadding=3)
 
 
-def charted(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> alt.Chart:
-    """The rows of methods that are not hidden; one of the columns is `method`."""
+def method_chart(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> alt.Chart:
+    """A chart of the rows whose method is not hidden; one of the columns is `method`."""
     import altair as alt
 
-    shown: alt.Chart = alt.Chart(data(columns, rows)).transform_filter(SHOWN)
+    shown: alt.Chart = alt.Chart(inline_data(columns, rows)).transform_filter(IS_SHOWN)
     return shown
 
 
-def faded(opacity: float = 1, test: str = PICKED) -> alt.Opacity:
-    """An opacity that falls to an eighth where another method is looked at."""
+def focus_opacity(opacity: float = 1, test: str = IS_PICKED) -> alt.Opacity:
+    """An opacity that falls to an eighth while another method is picked."""
     import altair as alt
 
     picked = alt.when(test).then(alt.value(opacity))
@@ -149,21 +149,22 @@ def spec(
 ) -> Spec:
     """The chart as Vega-Lite, as wide as its place on the page; `height` is in pixels.
 
-    `{"step": 24}` is 24 pixels a bar, however many are shown. A chart of panels, whose size the
-    panels say, has None.
+    `{"step": 24}` is 24 pixels a bar, however many are shown. It is None for a chart of panels,
+    which have sizes of their own.
     """
-    # as plain keys, for altair would copy and validate the whole chart anew for each of them; a
+    # set as plain keys: altair would copy and validate the whole chart anew for each of them; a
     # test validates every figure
-    drawn: Spec = chart.to_dict(validate=False)
-    del drawn["config"], drawn["$schema"]  # one configuration for all is given when they are drawn
-    drawn |= {"params": list(PARAMS), "title": title, "description": description}
+    made: Spec = chart.to_dict(validate=False)
+    # all figures share one configuration, given when they are drawn
+    del made["config"], made["$schema"]
+    made |= {"params": list(PARAMS), "title": title, "description": description}
     if height is not None:
         autosize = {"type": "fit-x", "contains": "padding"}
-        drawn |= {"width": "container", "height": height, "autosize": autosize}
-    return drawn
+        made |= {"width": "container", "height": height, "autosize": autosize}
+    return made
 
 
-def data(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> alt.InlineData:
+def inline_data(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> alt.InlineData:
     """The rows as CSV: a third of the bytes of a list of objects."""
     import altair as alt
 
@@ -175,14 +176,14 @@ def data(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> alt.Inline
 
 
 def score_scale(values: Iterable[float]) -> alt.Scale:
-    """An axis that need not begin at 0, with a width around a constant too.
+    """The scale of an axis that need not begin at 0; it has a width even if all values are equal.
 
-    Without one Vega rounds the label of its only tick: a score of .95 would stand at 1.
+    Without a width Vega rounds the label of its only tick: a score of .95 would stand at 1.
     """
     import altair as alt
 
-    found = list(values)
-    low, high = min(found), max(found)
+    values = list(values)
+    low, high = min(values), max(values)
     if low < high:
         return alt.Scale(zero=False, nice=True)
     width = max(0.05, 0.05 * abs(low))

@@ -24,7 +24,7 @@ COST = ("adapter\nparam.", "head\nparam.", "ex/s", "peak\nMiB", "min/\ncell")
 
 
 def render_terminal(table: Table, comparison: Comparison | None = None) -> RenderableType:
-    """The table as rich draws it: scores, what is trained, speed, memory, time; then failures.
+    """The table for rich: scores, trained parameters, speed, memory, time; then failures.
 
     With a comparison the best scores and their ties are marked, and the row to take is named.
     """
@@ -48,17 +48,18 @@ class _View:
             # two tables that can be read, rather than one with words cut to pieces
             yield _draw(self.table, marks, scores=True, cost=False)
             yield _draw(self.table, marks, scores=False, cost=True)
-        for line in [*_below(self.table), *_compared(self.table, self.comparison)]:
+        for line in [*_notes(self.table), *_verdicts(self.table, self.comparison)]:
             yield Text(line)
 
 
-def _compared(table: Table, comparison: Comparison | None) -> list[str]:
-    """What the marks mean, the noise, and last of all what no row reaches and which row to take."""
+def _verdicts(table: Table, comparison: Comparison | None) -> list[str]:
+    """The meaning of the marks, the noise, and last the baselines not reached and the advice."""
     if comparison is None:
         return []
-    told = filter(None, (standing.told_marks(comparison), standing.told_noise(comparison)))
+    notes = [standing.describe_marks(comparison), standing.describe_noise(comparison)]
+    notes = [line for line in notes if line]
     last = [line for line in (unreached(table, comparison), advice(comparison)) if line]
-    return [printable(line) for line in (*told, *([""] if last else []), *last)]
+    return [printable(line) for line in (*notes, *([""] if last else []), *last)]
 
 
 def _draw(table: Table, marks: Marks, *, scores: bool, cost: bool) -> RichTable:
@@ -86,10 +87,10 @@ def _draw(table: Table, marks: Marks, *, scores: bool, cost: bool) -> RichTable:
 
 
 def _cost(row: Row, table: Table) -> list[str]:
-    """A line for each set of conditions: what was measured under unlike ones is not averaged."""
+    """A line for each set of conditions: values measured under unlike ones are not averaged."""
     lines = [
         [
-            number(value) + (_marks(cost, table) if value is not None else "")
+            number(value) + (_cost_marks(cost, table) if value is not None else "")
             for value in (cost.examples_per_s, cost.peak_mib, minutes(cost.cell_s))
         ]
         for cost in row.costs
@@ -98,9 +99,9 @@ def _cost(row: Row, table: Table) -> list[str]:
     return [span(row.adapter), span(row.head), *("\n".join(column) for column in columns)]
 
 
-def _marks(cost: RowCost, table: Table) -> str:
+def _cost_marks(cost: RowCost, table: Table) -> str:
     letter = text.letter(cost.under, table)
-    return text.partial(cost, table.n_tasks) + (f" {letter}" if letter else "")
+    return text.partial_mark(cost, table.n_tasks) + (f" {letter}" if letter else "")
 
 
 def _scores(row: Row, table: Table, marks: Marks) -> list[str]:
@@ -110,22 +111,17 @@ def _scores(row: Row, table: Table, marks: Marks) -> list[str]:
     ]
 
 
-def _score(cell: Cell | None, column: Column, table: Table, standing: str | None) -> str:
+def _score(cell: Cell | None, column: Column, table: Table, mark: str | None) -> str:
     if cell is None:
         return MISSING
-    mark = f"{text.WARNING} " if cell.warnings else ""
-    stands = "" if standing is None else f" {standing or ' '}"  # so that numbers stay in line
-    return "\n".join([mark + spread(cell.last, column) + stands, *notes(cell, table.n_seeds)])
+    warning = f"{text.WARNING} " if cell.warnings else ""
+    suffix = "" if mark is None else f" {mark or ' '}"  # an empty mark keeps numbers aligned
+    return "\n".join([warning + spread(cell.last, column) + suffix, *notes(cell, table.n_seeds)])
 
 
-def _below(table: Table) -> list[str]:
-    """The caption's lines, what scores hide, and every failed cell with its reason."""
-    return [
-        *_caption(table),
-        *_hidden(table),
-        *_ranks(table),
-        *_failed(table),
-    ]
+def _notes(table: Table) -> list[str]:
+    """The lines below the table."""
+    return [*_caption(table), *_warnings(table), *_ranks(table), *_failures(table)]
 
 
 def _caption(table: Table) -> list[str]:
@@ -134,32 +130,31 @@ def _caption(table: Table) -> list[str]:
         errors = all(column.lower_is_better for column in table.columns)
         unit = "" if errors else ", as fractions"
         lines.append(
-            f"Scores: dev, last epoch{unit}; {text.told_spread(table)}. {MISSING} not measured."
+            f"Scores: dev, last epoch{unit}; {text.describe_spread(table)}. {MISSING} not measured."
         )
     if any(column.lower_is_better for column in table.columns):
         lines.append("↓ an error in the label's own unit: lower is better.")
-    lines += [line for line in (text.told_baselines(table), text.default_rates(table)) if line]
-    told = (text.told_f1(table), *text.tuned(table), text.told_rounds(table))
-    lines += [printable(line) for line in told if line]
+    lines += [text.describe_baselines(table), text.describe_default_rates(table)]
+    lines += [text.describe_f1(table), *text.describe_tuning(table), text.describe_rounds(table)]
     if len(table.columns) > 1:
         lines.append("ex/s and minutes: mean over tasks; peak MiB: the highest of them.")
-    if text.partly(table):
-        lines.append(text.PARTLY)
-    if conditions := text.told_conditions(table):
+    if text.has_partial_means(table):
+        lines.append(text.PARTIAL_NOTE)
+    if conditions := text.describe_conditions(table):
         lines.append("ex/s, MiB and minutes are of unlike conditions; those of one letter compare:")
-        lines += [f"  {printable(one)}" for one in conditions]
-    return lines
+        lines += [f"  {line}" for line in conditions]
+    return [printable(line) for line in lines if line]
 
 
-def _hidden(table: Table) -> list[str]:
-    """What the marked scores hide, cell by cell."""
+def _warnings(table: Table) -> list[str]:
+    """The warnings of scores, a line each."""
     lines = [
         printable(f"  {row.label}, {column.label}: {warning}")
         for row in table.rows
         for column, cell in zip(table.columns, row.cells, strict=True)
         for warning in (text.warnings(cell) if cell else [])
     ]
-    return [f"{text.WARNING} {text.hidden(table)}:", *lines] if lines else []
+    return [f"{text.WARNING} {text.describe_warnings(table)}:", *lines] if lines else []
 
 
 def _ranks(table: Table) -> list[str]:
@@ -171,20 +166,18 @@ def _ranks(table: Table) -> list[str]:
         )
         for row, column, cell in text.by_rank(table)
     ]
-    return (
-        ["Score by rank, with only the first ranks of one training in use:", *lines]
-        if lines
-        else []
-    )
+    head = "Score by rank, with only the first ranks of one training in use:"
+    return [head, *lines] if lines else []
 
 
-def _failed(table: Table) -> list[str]:
+def _failures(table: Table) -> list[str]:
+    """Every failed cell with its reason."""
     if not table.failures:
         return []
     return [
         f"{len(table.failures)} of {table.n_cells} cells failed:",
         *(
-            printable(f"  {bad.row}, {bad.task}, seed {bad.seed}: {bad.kind}: {bad.message}")
-            for bad in table.failures
+            printable(f"  {cell.row}, {cell.task}, seed {cell.seed}: {cell.kind}: {cell.message}")
+            for cell in table.failures
         ),
     ]

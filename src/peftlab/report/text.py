@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from peftlab.records.rows import COLLAPSED, LOWER_IS_BETTER
 from peftlab.report.columns import Column
-from peftlab.report.costs import RowCost, words
+from peftlab.report.costs import RowCost, describe_differences
 from peftlab.report.scores import Cell, Row, Table
 from peftlab.report.spread import Span, Spread
 
 MISSING = "–"
 WARNING = "!"
-PARTLY = "† over fewer tasks than other rows have: compares with none of them."
+PARTIAL_NOTE = "† over fewer tasks than other rows have: compares with none of them."
 BASELINES = {
     "constant": "constant always gives the one answer that is best by the metric",
     "majority": "majority always gives train's most frequent class",
@@ -47,7 +47,7 @@ def of_metric(value: float | None, metric: str) -> str:
 
 
 def spread(score: Spread, column: Column) -> str:
-    """Mean ± sample standard deviation; the mean alone where there is one seed."""
+    """Mean ± sample standard deviation; the mean alone of one seed."""
     if column.lower_is_better:
         return measure(score)
     if score.sd is None:
@@ -55,20 +55,18 @@ def spread(score: Spread, column: Column) -> str:
     return f"{fraction(score.mean)} ± {deviation(score.sd)}"
 
 
-def interval(sure: Spread, cell: Cell, column: Column) -> str:
-    """The 95 % interval whose half is `sure.sd`, and the sd over seeds, as a line."""
-    assert sure.mean is not None and sure.sd is not None
-    ends = [score(sure.mean + sign * sure.sd, column) for sign in (-1, 1)]
-    sd = (
-        ""
-        if cell.last.sd is None
-        else f"; sd over {cell.last.n} seeds {score(cell.last.sd, column)}"
-    )
-    return f"95 %: {ends[0]} to {ends[1]}{sd}"
+def interval(half: Spread, cell: Cell, column: Column) -> str:
+    """The 95 % interval `half.mean` ± `half.sd`, and the sd over seeds, as a line."""
+    assert half.mean is not None and half.sd is not None
+    low, high = (score(half.mean + sign * half.sd, column) for sign in (-1, 1))
+    sd = ""
+    if cell.last.sd is not None:
+        sd = f"; sd over {cell.last.n} seeds {score(cell.last.sd, column)}"
+    return f"95 %: {low} to {high}{sd}"
 
 
 def deviation(sd: float) -> str:
-    """A standard deviation; one that rounds to nothing is still not nothing.
+    """A standard deviation; one that would round to 0 is `<.001`, unless it is 0.
 
     >>> deviation(0.0123), deviation(0.0002), deviation(0.0)
     ('.012', '<.001', '.000')
@@ -135,7 +133,7 @@ def span(counts: Span) -> str:
 
 
 def notes(cell: Cell, n_seeds: int | None) -> list[str]:
-    """What must stand beside a score: its seeds, unless as many as most have; its failures."""
+    """Notes beside a score: its number of seeds, unless most have as many; its failures."""
     if cell.n_failed:
         total = cell.n_failed + len(cell.runs)
         return [f"{cell.n_failed} of {total} failed" if total > 1 else "failed"]
@@ -143,14 +141,13 @@ def notes(cell: Cell, n_seeds: int | None) -> list[str]:
 
 
 def collapses(cell: Cell) -> list[str]:
-    """How many of a cell's runs are no better than a constant answer; nothing for none."""
-    counts = (n for warning, n in cell.warnings.items() if warning.startswith(COLLAPSED))
-    n = sum(counts)
+    """A note on how many of a cell's runs are no better than a constant answer; empty for none."""
+    n = sum(n for warning, n in cell.warnings.items() if warning.startswith(COLLAPSED))
     return [f"{n} of {len(cell.runs)} collapsed"] if n else []
 
 
 def warnings(cell: Cell) -> list[str]:
-    """What a score hides, and for how many seeds if there are several."""
+    """The warnings of a score, each with the number of seeds it holds for if there are several."""
     n = len(cell.runs)
     return [
         f"{count} of {n} seeds: {warning}" if n > 1 else warning
@@ -158,14 +155,14 @@ def warnings(cell: Cell) -> list[str]:
     ]
 
 
-def hidden(table: Table) -> str:
-    """What the mark of a warning means, and how many runs collapsed; empty where none is marked."""
+def describe_warnings(table: Table) -> str:
+    """The meaning of a warning's mark, and how many runs collapsed; empty where none is marked."""
     if not any(cell and cell.warnings for row in table.rows for cell in row.cells):
         return ""
-    told = "marks a score that hides something"
+    meaning = "marks a score that hides something"
     if not table.n_collapsed:
-        return told
-    return f"{told}; {table.n_collapsed} of {table.n_done} finished cells collapsed"
+        return meaning
+    return f"{meaning}; {table.n_collapsed} of {table.n_done} finished cells collapsed"
 
 
 def metric(column: Column) -> str:
@@ -173,37 +170,35 @@ def metric(column: Column) -> str:
     return f"{column.metric} ↓" if column.lower_is_better else column.metric
 
 
-def partial(cost: RowCost, n_tasks: int) -> str:
-    """A mark on means over fewer tasks than others have: they compare with no other row.
+def partial_mark(cost: RowCost, n_tasks: int) -> str:
+    """The mark of means over fewer tasks than `n_tasks`, the most of any row.
 
-    Args:
-        cost: a row's.
-        n_tasks: the most that any row has.
+    They compare with no other row.
     """
     return "†" if 0 < cost.n_tasks < n_tasks else ""
 
 
-def partly(table: Table) -> bool:
+def has_partial_means(table: Table) -> bool:
     """Whether a mean in the table has that mark."""
-    return any(partial(cost, table.n_tasks) for row in table.rows for cost in row.costs)
+    return any(partial_mark(cost, table.n_tasks) for row in table.rows for cost in row.costs)
 
 
 def letter(under: int, table: Table) -> str:
-    """The name of the conditions that a cost was measured under, where there are several."""
+    """The letter of the conditions that a cost was measured under; empty if all are alike."""
     if len(table.conditions) < 2:
         return ""
     return chr(ord("a") + under) if under < 26 else str(under + 1)
 
 
-def told_conditions(table: Table) -> list[str]:
-    """`a: …`, for every set of conditions where there are several."""
+def describe_conditions(table: Table) -> list[str]:
+    """`a: …` for every set of conditions; empty if all are alike."""
     if len(table.conditions) < 2:
         return []
-    told = words(table.conditions)
-    return [f"{letter(under, table)}: {one}" for under, one in enumerate(told)]
+    differences = describe_differences(table.conditions)
+    return [f"{letter(under, table)}: {line}" for under, line in enumerate(differences)]
 
 
-def default_rates(table: Table) -> str:
+def describe_default_rates(table: Table) -> str:
     """The rows whose learning rate is a default, in one line; empty where none is."""
     untuned = [row.label for row in table.rows if row.default_rate]
     if not untuned:
@@ -212,18 +207,18 @@ def default_rates(table: Table) -> str:
     return f"Learning rates are defaults, not tuned for this model{which}."
 
 
-def told_f1(table: Table) -> str:
-    """Which of two classes F1 is of, on each task that it judges; empty where it judges none."""
-    of = [
+def describe_f1(table: Table) -> str:
+    """The class that F1 is for, on each task of two classes that it judges; empty if none."""
+    classes = [
         f"{column.labels[1]} ({column.label})" if len(table.columns) > 1 else column.labels[1]
         for column in table.columns
         if column.metric == "f1" and len(column.labels) == 2
     ]
-    return f"F1 is that of the class {', '.join(of)}." if of else ""
+    return f"F1 is that of the class {', '.join(classes)}." if classes else ""
 
 
-def told_spread(table: Table) -> str:
-    """What the ± of a score is where it is the spread over seeds, and over how many."""
+def describe_spread(table: Table) -> str:
+    """The meaning of the ± of a score where it is the spread over seeds, and their number."""
     if table.n_seeds is None:
         return "no cell finished"
     if table.n_seeds != 1:
@@ -233,45 +228,45 @@ def told_spread(table: Table) -> str:
     return "one seed, where no other n is given; ± sample sd over seeds"
 
 
-def told_rounds(table: Table) -> str:
-    """Where speed and memory are from, if from rounds of short cells; empty if from the cells."""
+def describe_rounds(table: Table) -> str:
+    """The rounds of short cells that speed and memory are from; empty if from the cells."""
     if not table.n_rounds:
         return ""
-    told = f"Speed and memory: {table.n_rounds} rounds of short cells that took turns"
+    source = f"Speed and memory: {table.n_rounds} rounds of short cells that took turns"
     busy = "" if table.busy is None else f"; others took at most {table.busy:.1f} of a core"
-    apart = ""
+    exceptions = ""
     if table.out_of_turn:
-        apart = f" They compare with none of {', '.join(table.out_of_turn)}, measured apart."
+        exceptions = f" They compare with none of {', '.join(table.out_of_turn)}, measured apart."
     if table.out_of_rounds:
-        whole = ", ".join(table.out_of_rounds)
-        apart += f" On {whole} they are of whole cells: means over tasks mix both."
-    return f"{told}{busy}. A whole cell may meet wider batches, and hold more.{apart}"
+        tasks = ", ".join(table.out_of_rounds)
+        exceptions += f" On {tasks} they are of whole cells: means over tasks mix both."
+    return f"{source}{busy}. A whole cell may meet wider batches, and hold more.{exceptions}"
 
 
-def tuned(table: Table) -> list[str]:
-    """How the rows' settings were found, a line for each way."""
-    ways: dict[tuple[str, float], list[str]] = {}
+def describe_tuning(table: Table) -> list[str]:
+    """How trials found the rows' settings, a line for each number of trials and validation part."""
+    searches: dict[tuple[str, float], list[str]] = {}
     for row in table.rows:
         if row.tuned and not (row.default_rate and "lr" in row.tuned["space"]):
-            most = "up to " if row.tuned.get("at_most") else ""  # those that there was time for
-            way = (f"{most}{row.tuned['trials']}", row.tuned["validation"])
-            found = (f"{name} {_value(row, name)}" for name in row.tuned["space"])
-            ways.setdefault(way, []).append(f"{row.label} ({'; '.join(found)})")
+            up_to = "up to " if row.tuned.get("at_most") else ""  # as many as there was time for
+            search = (f"{up_to}{row.tuned['trials']}", row.tuned["validation"])
+            settings = (f"{name} {_value(row, name)}" for name in row.tuned["space"])
+            searches.setdefault(search, []).append(f"{row.label} ({'; '.join(settings)})")
     return [
         f"Found on each task by {trials} trials a row on {validation:.3g} of train, dev unseen: "
         f"{', '.join(rows)}."
-        for (trials, validation), rows in ways.items()
+        for (trials, validation), rows in searches.items()
     ]
 
 
 def _value(row: Row, name: str) -> str:
-    """What a row's setting is; of one that was found, on which task if that matters."""
+    """A row's value of a setting; a text where trials found one for each task."""
     value = {**row.training, **row.settings}[name]
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def baselines(table: Table) -> dict[str, list[str]]:
-    """Each baseline's scores, a text a column."""
+    """The scores of each baseline, a text for each column."""
     names = dict.fromkeys(name for column in table.columns for name in column.baselines)
     return {
         name: [score(column.baselines.get(name), column) for column in table.columns]
@@ -279,14 +274,14 @@ def baselines(table: Table) -> dict[str, list[str]]:
     }
 
 
-def told_baselines(table: Table) -> str:
+def describe_baselines(table: Table) -> str:
     """What the baselines are, in one line; empty where there are none."""
-    told = [BASELINES[name] for name in baselines(table) if name in BASELINES]
-    return f"Baselines train nothing of the model: {'; '.join(told)}." if told else ""
+    described = [BASELINES[name] for name in baselines(table) if name in BASELINES]
+    return f"Baselines train nothing of the model: {'; '.join(described)}." if described else ""
 
 
 def by_rank(table: Table) -> list[tuple[Row, Column, Cell]]:
-    """Every cell that was scored with its first ranks alone (DyLoRA)."""
+    """Every cell that has scores with only its first ranks in use (DyLoRA)."""
     return [
         (row, column, cell)
         for row in table.rows
@@ -296,7 +291,7 @@ def by_rank(table: Table) -> list[tuple[Row, Column, Cell]]:
 
 
 def printable(text: str) -> str:
-    """Without control characters, which a terminal would obey.
+    """The text without control characters, which a terminal would obey.
 
     >>> printable("a" + chr(27) + "[31mb")
     'a [31mb'

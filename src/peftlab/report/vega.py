@@ -17,7 +17,7 @@ SVG_WIDTH = 560  # pixels of the plot itself, axes apart
 _PATH = re.compile(r'(<path(?: [^<>]*)? d=")([^"]*)')
 _DECIMALS = re.compile(r"(\.\d)\d+")
 
-SNIPPET = "window.vegaEmbed = vegaEmbed;"  # what the bundle offers to the page
+SNIPPET = "window.vegaEmbed = vegaEmbed;"  # the name that the bundle gives to the page
 
 CONFIG: Spec = {
     "font": "sans-serif",
@@ -52,7 +52,7 @@ ON_WHITE: Spec = {**CONFIG, "background": "white"}
 def bundle() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script that needs no network, about 0.9 MB.
 
-    Building it takes a second, so it is kept in the user's cache, by vl-convert's version.
+    Building it takes a second, so it is kept in the user's cache, under vl-convert's version.
     """
     import vl_convert
 
@@ -71,19 +71,19 @@ def svg(spec: Spec) -> str:
     """The figure as an SVG document on white, with its title; text stays text."""
     import vl_convert
 
-    drawn: str = vl_convert.vegalite_to_svg(_wide(spec), config=ON_WHITE)
-    # a tenth of a pixel is enough for a path: half of the bytes of many lines
-    return _PATH.sub(lambda path: path[1] + _DECIMALS.sub(r"\1", path[2]), drawn)
+    document: str = vl_convert.vegalite_to_svg(_with_width(spec), config=ON_WHITE)
+    # a tenth of a pixel is enough for a path, and halves the bytes of many lines
+    return _PATH.sub(lambda path: path[1] + _DECIMALS.sub(r"\1", path[2]), document)
 
 
 def pdf(spec: Spec) -> bytes:
-    """The same as a PDF of one page, as large as the figure."""
+    """The figure as a PDF of one page, as large as the figure."""
     import vl_convert
 
-    drawn: bytes = vl_convert.vegalite_to_pdf(_wide(spec), config=ON_WHITE)
-    return drawn
+    document: bytes = vl_convert.vegalite_to_pdf(_with_width(spec), config=ON_WHITE)
+    return document
 
 
-def _wide(spec: Spec) -> Spec:
-    """As wide as a file is; panels are so already."""
+def _with_width(spec: Spec) -> Spec:
+    """The spec with the width of a file; panels have widths of their own."""
     return spec if "facet" in spec else {**spec, "width": SVG_WIDTH}

@@ -1,9 +1,9 @@
-"""A folder while cells run into it, on a terminal: what runs, how far it is, and scores so far."""
+"""A folder while its cells run, on a terminal: the running cell, its progress, scores so far."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,12 +20,12 @@ from peftlab.report.scores import table
 from peftlab.report.terminal import render_terminal
 from peftlab.report.text import number, printable
 
-QUIET_S = 60.0  # a cell says something every few seconds, but while it loads or is scored
-BAR = 24
+QUIET_S = 60.0  # a cell reports every few seconds, except while it loads or is scored
+BAR = 24  # characters of the progress bar
 
 
 class View(NamedTuple):
-    """What a terminal shows, and whether there is nothing left to wait for."""
+    """The text for a terminal, and whether there is nothing left to wait for."""
 
     shown: RenderableType
     finished: bool
@@ -41,33 +41,35 @@ def view(folder: Path) -> View:
     suites = store.suites()
     if not suites:
         return _before_any_suite(folder, now)
-    due = {cell["cell"]: cell["label"] for cell in suites[-1]["cells"]}
+    labels = {cell["cell"]: cell["label"] for cell in suites[-1]["cells"]}
     records = _records(store)
-    left = dict(due)
-    for record in records:  # a failed cell has come to its end too
-        left.pop(record.cell, None)
-    lines = [_head(store.title(records) if records else suites[-1]["name"], due, records)]
-    lines += _running(now, _left_s(left, records, now))
+    ended = {record.cell for record in records}  # failed ones too
+    pending = {cell: label for cell, label in labels.items() if cell not in ended}
+    name = store.title(records) if records else suites[-1]["name"]
+    counts: Counter[str] = Counter(record.status for record in records if record.cell in labels)
+    lines = [f"{name}: {_count_done(counts, f' of {len(labels)} cells')}"]
+    lines += _running(now, _left_s(pending, records, now))
     shown: list[RenderableType] = [Text(printable(line)) for line in lines]
     if records:
         shown.append(render_terminal(table(records, rounds_of(folder))))
-    runs = now is not None and now.age_s <= QUIET_S
-    return View(Group(*shown), finished=not runs and not left)
+    is_running = now is not None and now.age_s <= QUIET_S
+    return View(Group(*shown), finished=not is_running and not pending)
 
 
 def _before_any_suite(folder: Path, now: Now | None) -> View:
-    """What a folder shows while settings are looked for: what its cells will be is not known yet.
+    """The view of a folder while trials look for settings: its cells are not known yet.
 
     Raises:
-        RequestError: if nothing runs there, nor has.
+        RequestError: if nothing has ever run there.
     """
     trials = Store(folder).trials
     if now is None and not trials.out.is_dir():
         raise RequestError(
             f"{folder} has no suite.json; give the output folder of `peftlab compare`"
         )
-    done: Counter[str] = Counter(record.status for record in _records(trials))
-    lines = [f"{folder.name}: before its cells, trials find settings: {_counted(done)} so far"]
+    counts: Counter[str] = Counter(record.status for record in _records(trials))
+    done = _count_done(counts)
+    lines = [f"{folder.name}: before its cells, trials find settings: {done} so far"]
     lines += _running(now, None)
     return View(Group(*(Text(printable(line)) for line in lines)), finished=False)
 
@@ -79,28 +81,23 @@ def _records(store: Store) -> list[Record]:
         return []
 
 
-def _head(name: str, due: dict[str, str], records: Sequence[Record]) -> str:
-    counts: Counter[str] = Counter(one.status for one in records if one.cell in due)
-    return f"{name}: {_counted(counts, f' of {len(due)} cells')}"
-
-
-def _counted(counts: Counter[str], of: str = "") -> str:
+def _count_done(counts: Counter[str], total: str = "") -> str:
     failed = f", {counts['failed']} failed" if counts["failed"] else ""
-    return f"{counts['done']}{of} done{failed}"
+    return f"{counts['done']}{total} done{failed}"
 
 
 def _running(now: Now | None, left_s: float | None) -> list[str]:
-    """The running cell, and how long all of it may still take."""
+    """The running cell, and the time that all cells may still take."""
     if now is None:
         return ["nothing is running here"]
     lines = [f"running: {now.title}"]
     if now.steps:
         full = round(BAR * now.step / now.steps)
-        told = [f"[{'#' * full}{'.' * (BAR - full)}] step {now.step}/{now.steps}"]
-        told += [f"loss {now.loss:.3f}"] if now.loss is not None else []
-        told += [f"epoch {now.epoch}: {now.score:.3f}"] if now.score is not None else []
-        told += [f"{number(now.memory_mib)} MiB"] if now.memory_mib is not None else []
-        lines.append("  ".join(told))
+        parts = [f"[{'#' * full}{'.' * (BAR - full)}] step {now.step}/{now.steps}"]
+        parts += [f"loss {now.loss:.3f}"] if now.loss is not None else []
+        parts += [f"epoch {now.epoch}: {now.score:.3f}"] if now.score is not None else []
+        parts += [f"{number(now.memory_mib)} MiB"] if now.memory_mib is not None else []
+        lines.append("  ".join(parts))
     if left_s is not None:
         lines.append(f"about {duration(left_s)} left")
     if now.age_s > QUIET_S:
@@ -108,20 +105,20 @@ def _running(now: Now | None, left_s: float | None) -> list[str]:
     return lines
 
 
-def _left_s(left: dict[str, str], records: Sequence[Record], now: Now | None) -> float | None:
-    """Seconds that the cells of `left` will take, by those of their row that are done.
+def _left_s(pending: Mapping[str, str], records: Sequence[Record], now: Now | None) -> float | None:
+    """Seconds that the `pending` cells, with their labels, will take, by the done ones of each row.
 
-    Of the one that runs, the steps that are left count, however long it has taken: it may have been
-    stopped, and have gone on.
+    The running cell counts by its remaining steps and not by the time that it has taken: it may
+    have been stopped, and resumed.
     """
-    took: dict[str, list[float]] = defaultdict(list)
+    row_s: dict[str, list[float]] = defaultdict(list)
     for record in records:
         if record.is_done:
-            took[record.method.label] += known([record.total_s])
-    anyone = mean([seconds for of_row in took.values() for seconds in of_row])
-    if anyone is None:
+            row_s[record.method.label] += known([record.total_s])
+    overall = mean([seconds for cells in row_s.values() for seconds in cells])
+    if overall is None:
         return None
-    due = {cell: mean(took[label]) or anyone for cell, label in left.items()}
-    if now is not None and now.steps and now.cell in due:
-        due[now.cell] *= 1 - now.step / now.steps
-    return sum(due.values())
+    left_s = {cell: mean(row_s[label]) or overall for cell, label in pending.items()}
+    if now is not None and now.steps and now.cell in left_s:
+        left_s[now.cell] *= 1 - now.step / now.steps
+    return sum(left_s.values())

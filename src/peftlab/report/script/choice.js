@@ -1,5 +1,5 @@
-// What is looked at: methods and tasks that are shown, and the one method that stands out. It holds
-// for every figure and every table.
+// The reader's choice: the methods and tasks that are shown, and the method that stands out. It
+// holds for every figure and every table.
 
 const choice = { off: new Set(), words: "", picked: "", glanced: "", tasksOff: new Set() };
 const bar = document.getElementById("choice");
@@ -12,9 +12,9 @@ const hiddenMethods = () =>
 
 function listenToBar() {
   bar.hidden = false;
-  // what a link leads to must not end up behind the bar, however many lines that takes
-  const told = () => document.body.style.setProperty("--bar", `${bar.offsetHeight}px`);
-  new ResizeObserver(told).observe(bar);
+  // the target of a link must not end up behind the bar, however many lines the bar takes
+  const storeHeight = () => document.body.style.setProperty("--bar", `${bar.offsetHeight}px`);
+  new ResizeObserver(storeHeight).observe(bar);
   for (const entry of entries) {
     const method = methodOf(entry);
     const box = entry.querySelector("input");
@@ -40,7 +40,7 @@ function turn(set, name, isIn) {
 
 /** Show all methods that the filter lets through, or none of them. */
 function setAll(isShown) {
-  for (const entry of entries.filter((one) => !isFiltered(methodOf(one)))) {
+  for (const entry of entries.filter((shown) => !isFiltered(methodOf(shown)))) {
     entry.querySelector("input").checked = isShown;
     if (isShown) choice.off.delete(methodOf(entry));
     else choice.off.add(methodOf(entry));
@@ -52,14 +52,14 @@ function setAll(isShown) {
 function pick(method) {
   choice.picked = choice.picked === method ? "" : method;
   markPicked();
-  charts.forEach(tell);
+  charts.forEach(update);
 }
 
 /** Let the method below the pointer stand out, while it is there. */
 function glance(method) {
   if (choice.glanced === method) return;
   choice.glanced = method;
-  charts.forEach(tell);
+  charts.forEach(update);
 }
 
 function markPicked() {
@@ -83,16 +83,16 @@ function show() {
   verdictTables.forEach(stopAtFirst);
   for (const entry of entries) entry.hidden = isFiltered(methodOf(entry));
   bar.querySelector("output").textContent = `${entries.length - off.size} of ${entries.length}`;
-  charts.forEach(tell);
+  charts.forEach(update);
 }
 
-/** Every cell below a head that is hidden. */
+/** Hide every cell below a hidden head. */
 function hideColumns(table) {
   const heads = [...table.tHead.rows].at(-1).cells;
   const hidden = [...heads].map((head) => head.hidden);
   for (const row of [...table.tBodies].flatMap((body) => [...body.rows])) {
     for (const [index, cell] of [...row.cells].entries()) {
-      if (cell.colSpan === 1) cell.hidden = hidden[index]; // what spans several is of no column
+      if (cell.colSpan === 1) cell.hidden = hidden[index]; // a wider one belongs to no column
     }
   }
   for (const group of table.tHead.querySelectorAll("[data-over]")) {

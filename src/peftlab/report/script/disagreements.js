@@ -13,15 +13,15 @@ function listenToDisagreements() {
   offerMethods(form);
 }
 
-const answersOf = (form) => answers.find((one) => one.task === form.task.value);
+const answersOf = (form) => answers.find((entry) => entry.task === form.task.value);
 
-/** The methods that have answers on the task; those that were chosen stay so where they can. */
+/** Offer the methods that have answers on the task; chosen ones stay chosen where they can. */
 function offerMethods(form) {
   const names = Object.keys(answersOf(form).by_row);
   for (const [index, select] of [form.a, form.b].entries()) {
-    const before = select.value;
+    const previous = select.value;
     select.replaceChildren(...names.map((name) => new Option(name, name)));
-    select.value = names.includes(before) ? before : names[index];
+    select.value = names.includes(previous) ? previous : names[index];
   }
   compare(form);
 }
@@ -29,13 +29,13 @@ function offerMethods(form) {
 function compare(form) {
   const { kind, seed, labels, by_row: rows, texts } = answersOf(form);
   const [a, b] = [form.a.value, form.b.value];
-  const make = kind === "classes" ? comparedClasses : comparedNumbers;
+  const tabulate = kind === "classes" ? compareClasses : compareNumbers;
   const caption = `Seed ${seed}, ${labels.length} dev examples`;
-  const shown = make(labels, { name: a, answers: rows[a] }, { name: b, answers: rows[b] }, texts);
-  document.getElementById("pair-shown").replaceChildren(table(caption, ...shown));
+  const headsAndLines = tabulate(labels, { name: a, answers: rows[a] }, { name: b, answers: rows[b] }, texts);
+  document.getElementById("pair-shown").replaceChildren(table(caption, ...headsAndLines));
 }
 
-function comparedClasses(labels, a, b, texts) {
+function compareClasses(labels, a, b, texts) {
   const kinds = [
     [`only ${a.name} is right`, (x, y) => x && !y],
     [`only ${b.name} is right`, (x, y) => !x && y],
@@ -43,36 +43,36 @@ function comparedClasses(labels, a, b, texts) {
     ["both are right", (x, y) => x && y],
   ];
   const examples = [...labels].map((label, i) => [label === a.answers[i], label === b.answers[i]]);
-  const lines = kinds.map(([name, is]) => {
-    const found = examples.flatMap(([x, y], index) => (is(x, y) ? [index] : []));
-    return [name, found.length, name.startsWith("both") ? "" : listed(found, texts)];
+  const lines = kinds.map(([name, isOfKind]) => {
+    const indices = examples.flatMap(([x, y], index) => (isOfKind(x, y) ? [index] : []));
+    return [name, indices.length, name.startsWith("both") ? "" : listExamples(indices, texts)];
   });
   return [["", "examples", "which"], lines];
 }
 
-/** Their numbers, and below each other what they say, where that is known. */
-function listed(found, texts) {
-  const some = found.slice(0, MOST_LISTED);
-  const more = found.length > some.length ? `and ${found.length - some.length} more` : "";
-  if (!texts.length) return `${some.join(", ")} ${more}`.trim();
-  const list = document.createElement("ul");
-  for (const index of some) listItem(list, `${index}: ${texts[index]}`);
-  if (more) listItem(list, more);
-  return list;
+/** The examples' numbers, or a list of numbers and texts where the texts are known. */
+function listExamples(indices, texts) {
+  const first = indices.slice(0, MOST_LISTED);
+  const more = indices.length > first.length ? `and ${indices.length - first.length} more` : "";
+  if (!texts.length) return `${first.join(", ")} ${more}`.trim();
+  const items = document.createElement("ul");
+  for (const index of first) addItem(items, `${index}: ${texts[index]}`);
+  if (more) addItem(items, more);
+  return items;
 }
 
-function listItem(list, text) {
-  list.appendChild(document.createElement("li")).textContent = text;
+function addItem(items, text) {
+  items.appendChild(document.createElement("li")).textContent = text;
 }
 
-/** The examples on which one is much nearer to the label than the other. */
-function comparedNumbers(labels, a, b, texts) {
-  const off = (one, index) => Math.abs(one.answers[index] - labels[index]);
+/** The examples on which one method is much nearer to the label than the other. */
+function compareNumbers(labels, a, b, texts) {
+  const error = (method, index) => Math.abs(method.answers[index] - labels[index]);
   const order = [...labels.keys()].sort((i, j) => gap(j) - gap(i));
   function gap(index) {
-    return Math.abs(off(a, index) - off(b, index));
+    return Math.abs(error(a, index) - error(b, index));
   }
-  const nearer = (i) => (off(a, i) < off(b, i) ? a.name : off(b, i) < off(a, i) ? b.name : "both alike");
+  const nearer = (i) => (error(a, i) < error(b, i) ? a.name : error(b, i) < error(a, i) ? b.name : "both alike");
   const lines = order
     .slice(0, MOST_NUMBERS)
     .map((i) => [`${i}`, labels[i], a.answers[i], b.answers[i], gap(i).toPrecision(3), nearer(i), ...texts.slice(i, i + 1)]);
@@ -81,28 +81,28 @@ function comparedNumbers(labels, a, b, texts) {
 }
 
 function table(caption, heads, lines) {
-  const made = document.createElement("table");
-  made.createCaption().textContent = caption;
-  const head = made.createTHead().insertRow();
+  const element = document.createElement("table");
+  element.createCaption().textContent = caption;
+  const head = element.createTHead().insertRow();
   for (const text of heads) head.append(cell(text ? "th" : "td", text, "col"));
   head.lastChild.className = "words";
-  const body = made.createTBody();
+  const body = element.createTBody();
   for (const [first, ...rest] of lines) {
     body.insertRow().append(cell("th", first, "row"), ...rest.map((text) => cell("td", text)));
   }
   const region = document.createElement("div");
   region.className = "scroll";
-  region.tabIndex = 0; // else a keyboard can't scroll it
+  region.tabIndex = 0; // so that a keyboard can scroll it
   region.setAttribute("role", "region");
   region.setAttribute("aria-label", caption);
-  region.append(made);
+  region.append(element);
   return region;
 }
 
 function cell(kind, text, scope) {
-  const made = document.createElement(kind);
-  made.append(text);
-  if (scope && kind === "th") made.scope = scope;
-  if (typeof text !== "number" && kind === "td") made.className = "words";
-  return made;
+  const element = document.createElement(kind);
+  element.append(text);
+  if (scope && kind === "th") element.scope = scope;
+  if (typeof text !== "number" && kind === "td") element.className = "words";
+  return element;
 }

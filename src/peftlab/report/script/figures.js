@@ -1,5 +1,5 @@
 "use strict";
-// Figures: those near the view are drawn first, and heed what is chosen while they are there.
+// Figures: those near the view are drawn first, and follow the choice while they are there.
 
 const config = JSON.parse(document.getElementById("vega-config").textContent);
 const options = {
@@ -16,7 +16,7 @@ const near = new IntersectionObserver(
       const chart = charts.get(target);
       chart.near = isIntersecting;
       if (isIntersecting && !chart.begun) draw(target, chart);
-      else if (isIntersecting) tell(chart);
+      else if (isIntersecting) update(chart);
     }
   },
   { rootMargin: "400px" },
@@ -34,7 +34,7 @@ function watchFigures() {
 
 const whenIdle = window.requestIdleCallback ?? ((run) => setTimeout(run, 50));
 
-/** One after the other, while there is nothing else to do: to be printed, or searched for a word. */
+/** Draw the rest one by one while the page is idle, so that they can be printed and searched. */
 async function drawNext() {
   const next = [...charts].find(([figure, chart]) => !chart.begun && figure.offsetParent);
   if (!next) return;
@@ -55,23 +55,23 @@ async function draw(figure, chart) {
     view.addEventListener("click", (_, item) => item?.datum?.method && pick(item.datum.method));
     place.addEventListener("mouseleave", () => glance(""));
     addToMenu(figure, chart.spec);
-    tell(chart);
+    update(chart);
   } catch (error) {
     place.textContent = `This figure could not be drawn: ${error}`;
   }
 }
 
-/** About as much room as it will take, so that a link to what is below it leads there. */
+/** Reserve about the room that the figure will take, so that links to places below it are right. */
 function keepRoom(figure) {
   const place = figure.querySelector(".chart");
   const spec = specOf(figure, place.clientWidth);
   const { height } = spec.spec ?? spec;
   const rows = spec.spec ? Math.ceil((spec.facet?.sort?.length ?? 1) / spec.columns) : 1;
-  const one = height?.step ? height.step * entries.length : height;
-  place.style.minHeight = `${rows * ((one || 250) + 18) + 50}px`;
+  const rowHeight = height?.step ? height.step * entries.length : height;
+  place.style.minHeight = `${rows * ((rowHeight || 250) + 18) + 50}px`;
 }
 
-/** A figure's spec with as many columns of legend entries, or of small plots, as the width takes. */
+/** A figure's spec with as many columns of legend entries, or of small plots, as fit the width. */
 function specOf(figure, width) {
   const spec = JSON.parse(figure.querySelector("script").textContent);
   const columns = spec.params?.find((param) => param.name === "legend_columns");
@@ -84,7 +84,7 @@ function specOf(figure, width) {
   return spec;
 }
 
-/** Small plots don't follow the page's width by themselves. */
+/** Draw small plots anew after a change of the page's width, which they don't follow. */
 function refit(chart, figure) {
   const width = figure.querySelector(".chart").clientWidth;
   if (!chart.spec?.facet || !width || width === chart.width) return;
@@ -92,14 +92,14 @@ function refit(chart, figure) {
   draw(figure, chart);
 }
 
-/** Give a drawn figure what is chosen; one far from the view is told when it comes near. */
-function tell(chart) {
+/** Show the choice in a drawn figure; one far from the view is updated when it comes near. */
+function update(chart) {
   if (!chart.view || !chart.near) return;
-  signal(chart.view, chart.spec);
+  sendChoice(chart.view, chart.spec);
   chart.view.resize().runAsync(); // fewer panels take less room
 }
 
-function signal(view, spec) {
+function sendChoice(view, spec) {
   const signals = { off: hiddenMethods(), picked: choice.glanced || choice.picked };
   for (const [name, value] of Object.entries(signals)) {
     if (spec.params?.some((param) => param.name === name)) view.signal(name, value);
@@ -117,10 +117,10 @@ function addToMenu(figure, spec) {
   menu.querySelector(".vega-actions").append(link);
 }
 
-/** The data that lies in a spec, as text; of several sets one below the other. */
+/** The data in a spec as CSV; several sets are one below the other. */
 const csv = (spec) => Object.values(spec.datasets ?? {}).join("\n");
 
-/** Paper has no view to come near and does not wait: what is not drawn yet is a still picture. */
+/** Printing does not wait: figures that are not drawn yet are printed as still pictures. */
 function drawRestStill() {
   for (const [figure, chart] of charts) {
     const still = figure.querySelector("noscript").textContent;

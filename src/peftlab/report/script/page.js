@@ -6,7 +6,7 @@ listenToRuns();
 listenToDisagreements();
 openOnPaper();
 
-/** All but the tables of hundreds of lines, which are printed if they are open on the screen. */
+/** Open all details to print them, except long tables, which are printed only if they are open. */
 function openOnPaper() {
   let opened = [];
   addEventListener("beforeprint", () => {

@@ -1,4 +1,4 @@
-// Every run: its name in the table opens all that is known of it.
+// Every run: its name in the table opens a dialog with all that is known of it.
 
 const runs = JSON.parse(document.getElementById("runs-data").textContent);
 const OVER_TRAINING = /^(score|second|loss|memory)-/;
@@ -25,7 +25,7 @@ function openRun(cell) {
   command.querySelector("code").textContent = commandOf(run);
   command.querySelector("button").textContent = "Copy";
   dialog.querySelector(".no-command").hidden = Boolean(run.command);
-  dialog.querySelector("dl").replaceChildren(...described(cell, run));
+  dialog.querySelector("dl").replaceChildren(...describe(cell, run));
   dialog.showModal();
 }
 
@@ -33,7 +33,7 @@ function commandOf(run) {
   return (run.command ?? []).map((place) => runs.shared[place]).join(`--seeds ${run.seed} `);
 }
 
-function described(cell, run) {
+function describe(cell, run) {
   const shared = Object.entries(run.at).map(([name, place]) => [name, runs.shared[place]]);
   const parts = [
     ["cell", cell],
@@ -46,8 +46,8 @@ function described(cell, run) {
     ["beside the others", curves(run)],
     ...shared,
   ];
-  const isTold = (value) => value instanceof Node || Object.keys(value ?? {}).length;
-  return parts.filter(([, value]) => isTold(value)).flatMap(entry);
+  const isKnown = (value) => value instanceof Node || Object.keys(value ?? {}).length;
+  return parts.filter(([, value]) => isKnown(value)).flatMap(entry);
 }
 
 /** The numbers of the run's line in the table, by the names of their columns. */
@@ -55,11 +55,11 @@ function measured(cell) {
   const row = document.querySelector(`tr [data-cell="${CSS.escape(cell)}"]`)?.closest("tr");
   if (!row) return null;
   const heads = row.closest("table").tHead.rows[0].cells;
-  const numbers = [...row.cells].slice(2).map((one) => [heads[one.cellIndex].innerText, one.innerText]);
+  const numbers = [...row.cells].slice(2).map((td) => [heads[td.cellIndex].innerText, td.innerText]);
   return Object.fromEntries(numbers.map((pair) => pair.map((text) => text.replaceAll("\n", " "))));
 }
 
-/** A small line over evenly spaced values, its first, its last and its extremes in words. */
+/** A small line over evenly spaced values, with the first, the last and the extremes in words. */
 function line(values, name) {
   const [width, height, edge] = [240, 48, 3];
   const [low, high] = [Math.min(...values), Math.max(...values)];
@@ -70,19 +70,19 @@ function line(values, name) {
   const drawing = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": `${name} ${words}` });
   drawing.append(svg("polyline", { points: points.join(" ") }));
   drawing.append(svg("circle", { cx: x(values.length - 1), cy: y(values.at(-1)), r: 2.5 }));
-  const both = document.createElement("span");
-  both.className = "line";
-  both.append(drawing, ` ${words}`);
-  return both;
+  const span = document.createElement("span");
+  span.className = "line";
+  span.append(drawing, ` ${words}`);
+  return span;
 }
 
 function svg(name, attributes) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  return made;
+  const element = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  return element;
 }
 
-/** Links to the figures that the run's line is in, where its method then stands out. */
+/** Links to the figures with the run's line; following one makes its method stand out. */
 function curves(run) {
   const links = document.createElement("span");
   for (const figure of charts.keys()) {
@@ -100,11 +100,11 @@ function curves(run) {
 }
 
 function entry([name, value]) {
-  const [term, told] = [document.createElement("dt"), document.createElement("dd")];
+  const [term, detail] = [document.createElement("dt"), document.createElement("dd")];
   term.textContent = name;
   const isPlain = typeof value === "string" || value instanceof Node;
-  told.append(isPlain ? value : pairs(value));
-  return [term, told];
+  detail.append(isPlain ? value : pairs(value));
+  return [term, detail];
 }
 
 function pairs(values) {
@@ -119,7 +119,7 @@ function pairs(values) {
   return list;
 }
 
-/** Pages from a disk may not be let near the clipboard: then the text is selected, to be copied. */
+/** Copy the command; if the browser denies a local page the clipboard, select it instead. */
 async function copy(command) {
   const [code, button] = [command.querySelector("code"), command.querySelector("button")];
   try {

@@ -1,4 +1,4 @@
-// Tables are sorted by what their cells hold in data-value, not by what they show.
+// Tables are sorted by the data-value of their cells, not by the texts that these show.
 
 const collator = new Intl.Collator(undefined, { numeric: true });
 
@@ -19,16 +19,16 @@ function makeSortable(table, head) {
   button.addEventListener("click", () => sortBy(table, head));
 }
 
-/** The best comes first: numbers fall, words and errors rise; once more turns the order round. */
+/** The best first: numbers fall, words and errors rise; a second time the order is reversed. */
 function sortBy(table, head) {
   const isNumber = [...table.tBodies].some((body) =>
     [...body.rows].some((row) => row.cells[head.cellIndex]?.dataset.value),
   );
-  const before = head.getAttribute("aria-sort");
+  const previous = head.getAttribute("aria-sort");
   const falls = isNumber && !("lower" in head.dataset);
   const first = falls ? "descending" : "ascending";
   const second = falls ? "ascending" : "descending";
-  const order = before === first ? second : first;
+  const order = previous === first ? second : first;
   for (const other of head.parentElement.cells) {
     if (other.hasAttribute("aria-sort")) other.setAttribute("aria-sort", "none");
   }
@@ -48,7 +48,7 @@ function sortRows(body, index, isNumber, order) {
   const rows = [...body.rows].filter((row) => row.cells[0].scope === "row");
   const keyed = rows.map((row) => [key(row), row]);
   keyed.sort(([a], [b]) => {
-    if (a === null || b === null) return (a === null) - (b === null); // what is missing comes last
+    if (a === null || b === null) return (a === null) - (b === null); // missing values come last
     return sign * (isNumber ? a - b : collator.compare(a, b));
   });
   body.append(...keyed.map(([, row]) => row));

@@ -1,4 +1,4 @@
-// The verdicts: the words of one square stand below its table, by pointer, by touch or by arrow keys.
+// The verdicts: pointer, touch or arrow keys choose the square whose words stand below its table.
 
 const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 
@@ -29,7 +29,7 @@ function stopAtFirst(table) {
 }
 
 function step(table, event) {
-  if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return; // the browser's own
+  if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return; // a shortcut of the browser
   const [down, right] = STEPS[event.key] ?? [0, 0];
   const next = (down || right) && nextSquare(table, event.target.closest("td"), down, right);
   if (!next) return;
@@ -38,16 +38,16 @@ function step(table, event) {
   next.focus();
 }
 
-/** The nearest one that way: a row has none with itself, and some may be hidden. */
+/** The nearest square in a direction: a row has none with itself, and some may be hidden. */
 function nextSquare(table, square, down, right) {
   const rows = [...table.tBodies[0].rows];
   let y = rows.indexOf(square.parentElement);
   let x = square.cellIndex;
-  let found;
+  let next;
   do {
     y += down;
     x += right;
-    found = rows[y]?.cells[x];
-  } while (found && !(found.title && found.offsetParent));
-  return found;
+    next = rows[y]?.cells[x];
+  } while (next && !(next.title && next.offsetParent));
+  return next;
 }
