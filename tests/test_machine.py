@@ -156,10 +156,10 @@ def test_a_mac_s_processor_is_more_than_arm(monkeypatch: pytest.MonkeyPatch) -> 
         asked.append(words)
         return "Apple M3\n"
 
-    monkeypatch.setattr(machine, "_said", said)
+    monkeypatch.setattr(machine, "_output_of", said)
     assert machine.processor() == "Apple M3"
     assert asked == [("sysctl", "-n", "machdep.cpu.brand_string")]
-    monkeypatch.setattr(machine, "_said", lambda *words: "\n")
+    monkeypatch.setattr(machine, "_output_of", lambda *words: "\n")
     assert machine.processor() == (platform.processor() or platform.machine())
 
 

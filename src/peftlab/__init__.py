@@ -12,7 +12,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # for type checkers and editors; the same names as in _HOMES
+if TYPE_CHECKING:  # for type checkers and editors: the names in _HOMES
     from peftlab.adapters import load as load
     from peftlab.adapters import merge as merge
     from peftlab.adapters import save as save
@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as in _HOMES
 
 __version__ = "0.1.0"
 
-# where each public name lives; imported when first used, so that `import peftlab` stays quick
+# the module of each public name, imported at first use so that `import peftlab` stays quick
 _HOMES = {
     "Examples": "peftlab.tasks",
     "Method": "peftlab.methods",
@@ -74,7 +74,7 @@ __all__ = ["__version__", *_HOMES]
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
-    # a method's class, such as LoRA: adding a method's file adds its name here
+    # the class of a method, such as LoRA: a new file in methods/ adds its name here
     if name[:1].isupper():
         methods = importlib.import_module("peftlab.methods")
         if name in methods.__all__:
@@ -83,16 +83,18 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*(name for name in globals() if name.startswith("__")), *__all__, *_methods()})
+    return sorted(
+        {*(name for name in globals() if name.startswith("__")), *__all__, *_method_classes()}
+    )
 
 
-def _methods() -> list[str]:
-    """The names of methods' classes, read from their files: importing them would import torch."""
+def _method_classes() -> list[str]:
+    """The names of the methods' classes, parsed from their files: to import them imports torch."""
     files = Path(__file__).with_name("methods").glob("*.py")
     return [
         node.name
         for file in files
         for node in ast.parse(file.read_text(encoding="utf-8")).body
         if isinstance(node, ast.ClassDef)
-        and any(isinstance(d, ast.Name) and d.id == "register" for d in node.decorator_list)
+        and any(ast.unparse(decorator) == "register" for decorator in node.decorator_list)
     ]

@@ -1,7 +1,7 @@
-"""Files and folders that are either the old one or the new one, never half of it.
+"""Files and folders are replaced as a whole: a reader sees the old one or the new one, never half.
 
-What is written is made beside its place, under a name that ends in .tmp, and then renamed. Which
-files are an adapter's is known here too: a folder of them alone may be replaced.
+The new one is written beside its place, under a name that ends in .tmp, and then renamed. The names
+of an adapter's files are listed here too: a folder may be replaced only if it holds nothing else.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from safetensors import SafetensorError
 
 from peftlab.errors import RequestError, system_refusals
 
-CARD = "peftlab.json"  # a folder that has it is an adapter's and may be replaced, if all in it is
+CARD = "peftlab.json"  # marks an adapter's folder, which may be replaced if it holds nothing else
 WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
-# the files of one cell that lie beside its adapter, by the folder that a comparison has for them
+# a cell's files that are copied beside its adapter, by the folder where a comparison keeps them
 BESIDE = {"records": "record.json", "curves": "curve.jsonl", "predictions": "predictions.jsonl"}
-# by their whole names: a pattern such as token* would take somebody's token.txt for one of these
+# the files that `push` sends; whole names, as the pattern token* would match a user's token.txt
 SENT = frozenset(
     {
         *(CARD, WEIGHTS, PEFT_CONFIG),
@@ -36,26 +36,26 @@ OURS = SENT | set(BESIDE.values())
 
 
 def write(path: Path, text: str) -> None:
-    """Write UTF-8 text to `path`; the folders above it are made."""
-    replace_file(path, lambda place: place.write_text(text, encoding="utf-8", newline="\n"))
+    """Write UTF-8 text to `path`, making its parent folders."""
+    replace_file(path, lambda new: new.write_text(text, encoding="utf-8", newline="\n"))
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file beside `path`, then put it in its place; the folders above are made.
+    """Let `write` make a file beside `path`, then rename it to `path`; parent folders are made.
 
-    A link stays one, and what it leads to is replaced.
+    A symbolic link is kept, and its target replaced.
 
     Raises:
-        OSError: if it can't be written.
+        OSError: if the file can't be written.
     """
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    place, _ = _beside(path)
+    new, _ = _temporary_paths(path)
     try:
-        write(place)
-        place.replace(path)
+        write(new)
+        new.replace(path)
     finally:
-        place.unlink(missing_ok=True)
+        new.unlink(missing_ok=True)
 
 
 def check_replaceable(
@@ -63,28 +63,29 @@ def check_replaceable(
 ) -> None:
     """Raise `RequestError` unless `folder` is new, empty or an adapter, and can be written.
 
-    `may_be_adapter` says whether an adapter there may be replaced, `beside` what may lie with it.
+    `may_be_adapter` says whether an adapter there may be replaced, and `beside` names further
+    files that may lie with it.
     """
     with system_refusals(f"{folder} can't be written"):
         folder = folder.resolve()
-        strange = _strange(folder, may_be_adapter, beside) if folder.is_dir() else []
-        is_here = Path.cwd().is_relative_to(folder)
+        foreign = _foreign_names(folder, may_be_adapter, beside) if folder.is_dir() else []
+        holds_cwd = Path.cwd().is_relative_to(folder)
     if os.path.ismount(folder):
         raise RequestError(f"{folder} is a mount point and can't be replaced; give a folder in it")
-    if is_here:
+    if holds_cwd:
         raise RequestError(
             f"{folder} is the current folder, or holds it, and can't be replaced; give one in it"
         )
     if folder.exists() and not folder.is_dir():
         raise RequestError(f"{folder} is a file; give a folder")
-    if strange:
-        what = f"something that is not an adapter of peftlab's ({strange[0]})"
-        if "suite.json" in strange:
-            what = "what `peftlab compare` wrote, and not an adapter"
-        raise RequestError(f"{folder} holds {what}; give a new or an empty folder")
-    # what may be written is not all in the permissions: try it
+    if foreign:
+        content = f"something that is not an adapter of peftlab's ({foreign[0]})"
+        if "suite.json" in foreign:
+            content = "what `peftlab compare` wrote, and not an adapter"
+        raise RequestError(f"{folder} holds {content}; give a new or an empty folder")
+    # the permissions alone don't tell whether it can be written: try it
     with system_refusals(f"{folder} can't be written"):
-        parent = next((place for place in folder.parents if place.exists()), None)
+        parent = next((parent for parent in folder.parents if parent.exists()), None)
         if parent is None:
             raise RequestError(f"{folder} can't be written: there is no {folder.anchor}")
         Path(tempfile.mkdtemp(prefix=".", dir=parent)).rmdir()
@@ -96,46 +97,45 @@ def replace_folder(
     may_be_adapter: bool = True,
     beside: Collection[str] = (),
 ) -> None:
-    """Let `write` fill a folder beside `folder`, then put it in its place.
+    """Let `write` fill a folder beside `folder`, then rename it to `folder`.
 
-    Until the new one is there whole, the old one stays or is put back. Who may read the files is as
-    the system has it for new ones: safetensors' are the writer's alone.
+    If that fails, the old folder is put back. The files get the system's permissions for new files:
+    safetensors writes files that only their owner can read.
 
     Raises:
         RequestError: if `folder` may not be replaced, or can't be written.
     """
     check_replaceable(folder, may_be_adapter, beside)
     folder = folder.resolve()
-    place, old = _beside(folder)
+    new, old = _temporary_paths(folder)
     try:
-        place.mkdir(parents=True)
-        write(place)
-        _share(place)
+        new.mkdir(parents=True)
+        write(new)
+        _set_default_mode(new)
         if folder.exists():
             folder.rename(old)
-        place.rename(folder)
+        new.rename(folder)
     except (OSError, SafetensorError) as error:
-        reason = _reason(error)
-        raise RequestError(f"{folder} can't be written: {reason}") from error
+        raise RequestError(f"{folder} can't be written: {_reason(error)}") from error
     finally:
         if old.exists() and not folder.exists():
             old.rename(folder)
-        for left in (place, old):
-            shutil.rmtree(left, ignore_errors=True)
+        for leftover in (new, old):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _beside(path: Path) -> tuple[Path, Path]:
-    """Where to write what `path` shall be, and where to put what it was meanwhile."""
-    mark = uuid.uuid4().hex  # no part of the path's own name, which may be as long as names can
-    return path.with_name(f".{mark}.tmp"), path.with_name(f".{mark}.old")
+def _temporary_paths(path: Path) -> tuple[Path, Path]:
+    """The paths beside `path` for its new content, and for its old content meanwhile."""
+    stem = uuid.uuid4().hex  # not derived from path.name, which may be as long as names can be
+    return path.with_name(f".{stem}.tmp"), path.with_name(f".{stem}.old")
 
 
-def _share(folder: Path) -> None:
-    """Let the files be read by whom a new file may be read by."""
-    new = folder / f".{uuid.uuid4().hex}.tmp"
-    new.touch()
-    mode = new.stat().st_mode & 0o777
-    new.unlink()
+def _set_default_mode(folder: Path) -> None:
+    """Give the files in `folder` the permissions that the system gives a new file there."""
+    probe = folder / f".{uuid.uuid4().hex}.tmp"
+    probe.touch()
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
     for file in folder.rglob("*"):
         if file.is_file():
             with contextlib.suppress(OSError):  # not every file system has modes
@@ -143,17 +143,17 @@ def _share(folder: Path) -> None:
 
 
 def _reason(error: Exception) -> object:
-    """What the system says; `shutil.copytree` lists that of each file."""
+    """The system's message; `shutil.copytree` lists one a file, of which this is the first."""
     if isinstance(error, shutil.Error):
         return error.args[0][0][-1]
     return getattr(error, "strerror", None) or error
 
 
-def _strange(folder: Path, may_be_adapter: bool, beside: Collection[str]) -> list[str]:
-    """What `folder` holds that may not be deleted."""
-    found = sorted(folder.iterdir())
-    names = [path.name for path in found]
+def _foreign_names(folder: Path, may_be_adapter: bool, beside: Collection[str]) -> list[str]:
+    """The names in `folder` that may not be deleted."""
+    paths = sorted(folder.iterdir())
+    names = [path.name for path in paths]
     if not (may_be_adapter and CARD in names):
         return names
-    known = {*OURS, *beside}
-    return [path.name for path in found if path.name not in known or path.is_dir()]
+    replaceable = {*OURS, *beside}
+    return [path.name for path in paths if path.name not in replaceable or path.is_dir()]

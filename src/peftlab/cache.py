@@ -1,4 +1,4 @@
-"""Where what can be fetched or made again is kept.
+"""The folder for what can be downloaded or built again.
 
 Every room may import this file and it imports none of them.
 """
@@ -10,5 +10,5 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """`peftlab` in the user's cache: below XDG_CACHE_HOME, or ~/.cache. It may not exist yet."""
+    """The folder `peftlab` in XDG_CACHE_HOME, or in ~/.cache. It may not exist yet."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "peftlab"

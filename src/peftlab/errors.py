@@ -1,4 +1,4 @@
-"""What a wrong request looks like: one exception, and the words that help to mend it.
+"""The exception of a wrong request, and the wording of its messages.
 
 Every room may import this file and it imports none of them.
 """
@@ -17,10 +17,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-MOST_FINDINGS = 5  # of one field that are told: each example of a data set may have its own
-SHOWN = reprlib.Repr()  # of a value that was given, which may be a data set
-SHOWN.maxstring = SHOWN.maxother = 100
-# what json.loads and tomllib.loads raise: the latter for what is nested too deeply
+MOST_FINDINGS = 5  # shown per field: each example of a data set may have one
+SHORT_REPR = reprlib.Repr()  # for a given value, which may be a data set
+SHORT_REPR.maxstring = SHORT_REPR.maxother = 100
+# what json.loads and tomllib.loads raise; RecursionError if the text is nested too deeply
 JSON_ERRORS = (ValueError, RecursionError)
 
 
@@ -45,7 +45,7 @@ def unknown(kind: str, given: str, allowed: Iterable[str], hint: str = "") -> Re
 
 
 def one_line(error: object, most: int = 300) -> str:
-    """What an error says, on one line of at most `most` characters.
+    """The message of an error on one line of at most `most` characters.
 
     >>> one_line(ValueError("two   words"), most=5)
     'two w'
@@ -54,10 +54,10 @@ def one_line(error: object, most: int = 300) -> str:
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """The path, `~` resolved.
+    """The path with `~` replaced by the home folder.
 
     Raises:
-        RequestError: if it is the home folder of nobody.
+        RequestError: if that user has no home folder.
     """
     try:
         return Path(path).expanduser()
@@ -67,7 +67,7 @@ def expanded(path: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def system_refusals(problem: str) -> Iterator[None]:
-    """What the system refuses inside, such as too long a name, is a wrong request: `problem`.
+    """Turn an `OSError` inside, such as too long a name, into a `RequestError` about `problem`.
 
     >>> with system_refusals("a can't be read"):
     ...     raise PermissionError(13, "Permission denied")
@@ -86,55 +86,55 @@ def explain(
     fields: Iterable[str] = (),
     inside: Mapping[str, Iterable[str]] | None = None,
 ) -> RequestError:
-    """Pydantic's findings about `owner` in one line each: the field, the rule, the value given.
+    """Pydantic's findings about `owner`, one clause each: the field, the rule, the value given.
 
     Args:
-        error: what it found.
-        owner: what the fields are of.
-        fields: that are allowed.
-        inside: those that are allowed within a field.
+        error: holds the findings.
+        owner: the name of the object that the fields belong to.
+        fields: the allowed names, in the order of positional arguments.
+        inside: the allowed names within a field that is a table.
     """
-    fields, lines = list(fields), dict[str, list[str]]()
-    for found in error.errors(include_url=False):
-        loc = list(found["loc"])
-        if loc and isinstance(loc[0], int) and loc[0] < len(fields):  # it was given by position
+    fields, by_field = list(fields), dict[str, list[str]]()
+    for finding in error.errors(include_url=False):
+        loc = list(finding["loc"])
+        if loc and isinstance(loc[0], int) and loc[0] < len(fields):  # a positional argument
             loc[0] = fields[loc[0]]
-        told = _told(found, loc, owner, fields, inside or {})
-        lines.setdefault(str(loc[0]) if loc else "", []).append(told)
-    for of_field in lines.values():
-        if len(of_field) > MOST_FINDINGS:
-            of_field[MOST_FINDINGS:] = [f"and {len(of_field) - MOST_FINDINGS:,} more like these"]
-    return RequestError("; ".join(line for of_field in lines.values() for line in of_field))
+        clause = _describe_finding(finding, loc, owner, fields, inside or {})
+        by_field.setdefault(str(loc[0]) if loc else "", []).append(clause)
+    for clauses in by_field.values():
+        if len(clauses) > MOST_FINDINGS:
+            clauses[MOST_FINDINGS:] = [f"and {len(clauses) - MOST_FINDINGS:,} more like these"]
+    return RequestError("; ".join(clause for clauses in by_field.values() for clause in clauses))
 
 
-def _told(
-    found: Mapping[str, Any],
+def _describe_finding(
+    finding: Mapping[str, Any],
     loc: list[Any],
     owner: str,
     fields: list[str],
     inside: Mapping[str, Iterable[str]],
 ) -> str:
-    """One finding, at `loc`, in a line."""
-    where, given = ".".join(map(str, loc)) or "value", SHOWN.repr(found["input"])
-    said = found.get("ctx", {}).get("error")
-    match found["type"]:
+    """One finding, at `loc`, as a clause."""
+    where, given = ".".join(map(str, loc)) or "value", SHORT_REPR.repr(finding["input"])
+    cause = finding.get("ctx", {}).get("error")
+    match finding["type"]:
         case "extra_forbidden" | "unexpected_keyword_argument":
-            *outer, name = map(str, found["loc"])
-            known = inside.get(outer[0], fields) if outer else fields
-            return str(unknown(f"setting of {'.'.join([owner, *outer])}", name, known))
+            *outer, name = map(str, finding["loc"])
+            allowed = inside.get(outer[0], fields) if outer else fields
+            return str(unknown(f"setting of {'.'.join([owner, *outer])}", name, allowed))
         case "missing":
             return f"{owner}: {where} is missing"
         case "too_short":
             return f"{owner}: {where} must name at least one, got {given}"
-        # of a whole value, which may be a data set; or in words that name the field themselves
-        case "value_error" if not loc or isinstance(said, RequestError):
-            return f"{owner}: {said}"
-    rule = found["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+        # about the whole value, which may be a data set; or in words that name the field already
+        case "value_error" if not loc or isinstance(cause, RequestError):
+            return f"{owner}: {cause}"
+    rule = finding["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     return f"{owner}: {where} must be {rule}, got {given}"
 
 
 def expect(name: str, given: object, kinds: type | tuple[type, ...], words: str) -> None:
-    """Raise `RequestError` unless `given` is of one of `kinds`; `words` say which are allowed.
+    """Raise `RequestError` unless `given` is of one of `kinds`, which `words` describe.
 
     >>> expect("seed", "3", int, "a whole number")
     Traceback (most recent call last):
@@ -143,29 +143,28 @@ def expect(name: str, given: object, kinds: type | tuple[type, ...], words: str)
     """
     kinds = kinds if isinstance(kinds, tuple) else (kinds,)
     if not isinstance(given, kinds) or (isinstance(given, bool) and bool not in kinds):
-        shown = reprlib.repr(given)
-        raise RequestError(f"{name} must be {words}, got {shown}")
+        raise RequestError(f"{name} must be {words}, got {reprlib.repr(given)}")
 
 
 def expect_path(name: str, given: object) -> None:
-    """Raise `RequestError` unless `given` is a path, as text or as a `Path`."""
+    """Raise `RequestError` unless `given` is a path, as a string or as a `Path`."""
     expect(name, given, (str, os.PathLike), "a path")
 
 
 def check_seed(seed: object) -> None:
-    """Raise `RequestError` unless `seed` is one that every generator takes."""
+    """Raise `RequestError` unless `seed` is a number that every generator takes."""
     expect("seed", seed, int, "a whole number")
     if isinstance(seed, int) and not 0 <= seed < 2**32:  # not shown: it may have 10,000 digits
         raise RequestError("seed must be at least 0 and less than 2**32")
 
 
 class Explained(abc.ABCMeta):
-    """The class of classes whose wrong arguments are a `RequestError`, not pydantic's own error."""
+    """A metaclass: wrong arguments raise `RequestError`, not pydantic's `ValidationError`."""
 
-    def __call__(cls, *args: Any, **given: Any) -> Any:
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         try:
-            return super().__call__(*args, **given)
+            return super().__call__(*args, **kwargs)
         except ValidationError as error:
-            owner = getattr(cls, "name", cls.__name__)  # a method's, as on the command line
+            owner = getattr(cls, "name", cls.__name__)  # a method's name is the command line's
             fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
             raise explain(error, owner, [field.name for field in fields]) from None

@@ -1,9 +1,9 @@
-"""The machine: what a cell ran on, how busy it is with something else, and the threads that leaves.
+"""The machine: what a cell ran on, how busy other processes keep it, and how many threads to use.
 
-A thread of libgomp's that waits for another one spins 300,000 turns before it sleeps. Cells spin
-less (execute.py), but how long is settled when torch is loaded. Beside other work such threads take
-the cores from one another: on two cores, one of them busy, two threads train minilm at a thirtieth
-of the speed of one (LOG.md).
+A libgomp thread that waits for another one spins 300,000 turns before it sleeps. Cells spin less
+(execute.py), but the number of turns is fixed when torch is loaded. Beside other work such threads
+take the cores from one another: on two cores, one of them busy, two threads train minilm at a
+thirtieth of the speed of one (LOG.md).
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ PACKAGES = (
     "scipy",
     "scikit-learn",
 )
-IF_INSTALLED = ("bitsandbytes",)
+OPTIONAL_PACKAGES = ("bitsandbytes",)
 STAT = Path("/proc/stat")
 MEMINFO = Path("/proc/meminfo")
-CGROUP = Path("/sys/fs/cgroup")  # a container sees its own there
-BUSY = 0.3  # of a core: what others take below this is not worth a thread
-KEPT_S = 10.0  # how long a look holds where looking again would cost more than the work itself
+CGROUP = Path("/sys/fs/cgroup")  # in a container, that of the container
+BUSY = 0.3  # of a core: if others take less, all threads are used
+SHARE_VALID_S = 10.0  # how long a measured share may be reused, where the work takes less time
 
 
 def environment(
@@ -56,11 +56,11 @@ def environment(
     """The environment of this process.
 
     Args:
-        threads: of a training.
-        precision: what the frozen weights are held in.
-        device: what it ran on.
+        threads: how many the training used.
+        precision: of the frozen weights.
+        device: the type of the device that the training ran on.
         index: which of several such devices; None for torch's current one.
-        kernels: the engine's kernels in C++ that it used.
+        kernels: the engine's C++ kernels that the training used.
     """
     commit, dirty = own_commit()
     return Environment(
@@ -78,12 +78,12 @@ def environment(
 
 
 def packages() -> dict[str, str]:
-    """Versions of the packages that numbers may depend on."""
-    found = {name: metadata.version(name) for name in PACKAGES}
-    for name in IF_INSTALLED:
+    """Versions of the packages that results may depend on."""
+    versions = {name: metadata.version(name) for name in PACKAGES}
+    for name in OPTIONAL_PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def processor() -> str:
@@ -91,23 +91,23 @@ def processor() -> str:
     for line in processor_lines():
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
-    if sys.platform == "darwin":  # where platform calls every Mac of ten years "arm" or "i386"
+    if sys.platform == "darwin":  # platform says "arm" or "i386" for every Mac of ten years
         with contextlib.suppress(OSError, subprocess.SubprocessError):
-            if name := _said("sysctl", "-n", "machdep.cpu.brand_string").strip():
+            if name := _output_of("sysctl", "-n", "machdep.cpu.brand_string").strip():
                 return name
     return platform.processor() or platform.machine()
 
 
 def gpu(index: int | None = None) -> str | None:
-    """The CUDA device's name, None without one; without an index it is torch's current one."""
+    """The name of the CUDA device, by default torch's current one; None if there is no CUDA."""
     return torch.cuda.get_device_name(index) if torch.cuda.is_available() else None
 
 
 @functools.cache
 def own_commit() -> tuple[str | None, bool | None]:
-    """The commit that peftlab runs from, and whether its code differs; nulls if from a package.
+    """The commit that peftlab runs from, and whether src/ differs from it; Nones if from a package.
 
-    Files beside the code, such as results that are not committed yet, make no run another one.
+    Changes outside src/, such as results that are not committed yet, do not count.
     """
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
@@ -121,7 +121,7 @@ def own_commit() -> tuple[str | None, bool | None]:
 
 @functools.cache
 def own_code() -> str:
-    """SHA-256 of peftlab's code as it lay when this was first asked for."""
+    """SHA-256 of peftlab's code as it was at the first call."""
     folder = Path(__file__).parent
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
@@ -131,43 +131,43 @@ def own_code() -> str:
     return digest.hexdigest()
 
 
-def _git(root: Path, *words: str) -> str:
-    return _said("git", "-C", str(root), *words)
+def _git(root: Path, *arguments: str) -> str:
+    return _output_of("git", "-C", str(root), *arguments)
 
 
-def _said(*words: str) -> str:
-    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=10)
+def _output_of(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
     return done.stdout
 
 
-_last: tuple[float, float] | None = None  # when it was looked last, and what was seen
+_last_share: tuple[float, float] | None = None  # of `others_share`: its time and its result
 
 
 def others_share(seconds: float = 0.2) -> float | None:
-    """The share of one core that others take, looked at for so long; None where no Linux tells.
+    """The share of one core that other processes take, measured for `seconds`; None outside Linux.
 
-    Only the cores that this process may use are looked at, so it can be more than 1.
+    It is the sum over the cores that this process may use, so it can be more than 1.
     """
-    global _last
+    global _last_share
     if not STAT.exists():
         return None
     started, before = time.perf_counter(), busy_elsewhere_s()
     time.sleep(seconds)
     ended = time.perf_counter()
     share = (busy_elsewhere_s() - before) / (ended - started)
-    _last = ended, share
+    _last_share = ended, share
     return share
 
 
 def others_share_lately() -> float | None:
-    """`others_share` as it was at most `KEPT_S` ago."""
-    if _last is not None and time.perf_counter() - _last[0] < KEPT_S:
-        return _last[1]
+    """`others_share` as it was at most `SHARE_VALID_S` ago."""
+    if _last_share is not None and time.perf_counter() - _last_share[0] < SHARE_VALID_S:
+        return _last_share[1]
     return others_share()
 
 
 def threads_left(threads: int, share: float) -> int:
-    """So many of `threads` as there are cores for beside others who take `share` of a core.
+    """How many of `threads` to use when others take `share` of a core: one for each core left.
 
     >>> threads_left(64, share=0.1)
     64
@@ -186,38 +186,40 @@ def own_cores() -> set[int]:
 
 
 def busy_elsewhere_s() -> float:
-    """Seconds that this process's cores have worked so far for others, or were taken away.
+    """Seconds so far that this process's cores worked for others, or a hypervisor took them away.
 
-    All but this process and those of its children that have ended.
+    Others are all processes but this one and those of its children that have ended.
     """
     import resource  # Windows has none
 
-    wanted = {f"cpu{core}" for core in own_cores()}
+    cores = {f"cpu{core}" for core in own_cores()}
     busy = 0
     for line in STAT.read_text().splitlines():
         name, *ticks = line.split()[:9]
-        if name in wanted:
-            spent = [int(number) for number in ticks]
-            busy += sum(spent) - spent[3] - spent[4]  # idle, waiting for a disk
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return busy / os.sysconf("SC_CLK_TCK") - sum(own.ru_utime + own.ru_stime for own in used)
+        if name in cores:
+            counts = [int(number) for number in ticks]
+            busy += sum(counts) - counts[3] - counts[4]  # idle, waiting for a disk
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    own_s = sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    return busy / os.sysconf("SC_CLK_TCK") - own_s
 
 
 @contextlib.contextmanager
-def threads_for(device: str, asked: int | None = None, lately: bool = False) -> Iterator[None]:
-    """`asked` threads in this context, or torch's own as far as others leave cores for them.
+def threads_for(device: str, requested: int | None = None, lately: bool = False) -> Iterator[None]:
+    """Run the context with `requested` threads, or with torch's as far as others leave cores.
 
     Args:
-        device: where the work is done; what is not on the CPU is left alone.
-        asked: a number that somebody wants, whatever others do.
-        lately: a look of some seconds ago will do, for work that may take less time than a look.
+        device: the type of the device that does the work; the threads are adapted for a CPU only.
+        requested: used whatever other processes do.
+        lately: whether a share measured some seconds ago will do: measuring may take longer than
+            the work.
     """
     before = torch.get_num_threads()
-    wanted = asked or before
-    if asked is None and device == "cpu" and before > 1:
+    threads = requested or before
+    if requested is None and device == "cpu" and before > 1:
         share = others_share_lately() if lately else others_share()
-        wanted = threads_left(before, share or 0.0)
-    torch.set_num_threads(wanted)
+        threads = threads_left(before, share or 0.0)
+    torch.set_num_threads(threads)
     try:
         yield
     finally:
@@ -227,22 +229,21 @@ def threads_for(device: str, asked: int | None = None, lately: bool = False) -> 
 def available_mib(device: str) -> float | None:
     """MiB that a training on `device` can take: without swapping, or unallocated on CUDA.
 
-    Of a container the limit counts too. None where it is not known: outside Linux, and on other
-    devices.
+    In a container its limit counts too. None if unknown: outside Linux, and on other devices.
     """
     if device == "cuda":
         return torch.cuda.mem_get_info()[0] / 2**20
     if device != "cpu" or not MEMINFO.exists():
         return None
     kib = re.search(r"^MemAvailable:\s*(\d+)", MEMINFO.read_text(), re.MULTILINE)
-    known = [int(kib[1]) / 1024] if kib else []
-    return min([*known, *_left_in_container()], default=None)
+    of_system = [int(kib[1]) / 1024] if kib else []
+    return min([*of_system, *_left_in_container()], default=None)
 
 
 def _left_in_container() -> list[float]:
-    """MiB below the limit of this control group (version 2), if there is one.
+    """MiB left below the limit of this control group (version 2); empty if there is no limit.
 
-    Pages of files that nothing has read lately are used, and given back when something is needed.
+    Cached file pages that nothing has read lately count as free: they are given back on demand.
     """
     try:
         limit = (CGROUP / "memory.max").read_text().strip()
@@ -250,7 +251,7 @@ def _left_in_container() -> list[float]:
     except OSError:
         return []
     stat = CGROUP / "memory.stat"
-    told = stat.read_text() if stat.is_file() else ""
-    stale = re.search(r"^inactive_file (\d+)$", told, re.MULTILINE)
-    kept = int(used) - (int(stale[1]) if stale else 0)
-    return [] if limit == "max" else [(int(limit) - kept) / 2**20]
+    statistics = stat.read_text() if stat.is_file() else ""
+    stale = re.search(r"^inactive_file (\d+)$", statistics, re.MULTILINE)
+    held = int(used) - (int(stale[1]) if stale else 0)
+    return [] if limit == "max" else [(int(limit) - held) / 2**20]

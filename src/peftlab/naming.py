@@ -1,4 +1,4 @@
-"""How things are called where a user meets them: in a path, a line of text, a list of names.
+"""Names and numbers as a user reads them: in a path, a line of text, a list of names.
 
 Every room may import this file and it imports none of them.
 """
@@ -11,11 +11,11 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-FEW = 5
+FEW = 5  # names that a message lists
 
 
 def slug(text: str, otherwise: str = "unnamed") -> str:
-    """A name that is safe in a path; `otherwise` where nothing of it is left.
+    """The text as a name that is safe in a path; `otherwise` if no character of it is.
 
     >>> slug("../My Data (v2)"), slug("für 2024–25")
     ('my-data-v2', 'fur-2024-25')
@@ -26,7 +26,7 @@ def slug(text: str, otherwise: str = "unnamed") -> str:
 
 
 def named(stem: str) -> str:
-    """The slug of a file's name; of one without Latin letters or digits a hash: they must differ.
+    """The slug of a file's name; without Latin letters or digits a hash, so that names differ.
 
     >>> named("Reviews 2024"), named("\u8bc4\u8bba")
     ('reviews-2024', 'data-6849b8')
@@ -44,7 +44,7 @@ def title(task: str, label: str, seed: int) -> str:
 
 
 def counted(n: int, noun: str) -> str:
-    """So many of what `noun` names.
+    """The number and the noun, in the plural unless `n` is 1.
 
     >>> counted(1, "cell"), counted(1200, "cell")
     ('1 cell', '1,200 cells')
@@ -53,17 +53,17 @@ def counted(n: int, noun: str) -> str:
 
 
 def listed(names: Iterable[str], last: str = "and") -> str:
-    """Names as a sentence has them.
+    """The names as a sentence lists them, with `last` before the last one.
 
     >>> listed(["full", "lora", "dora"]), listed(["cpu", "cuda"], "or")
     ('full, lora and dora', 'cpu or cuda')
     """
-    *most, end = names
-    return f"{', '.join(most)} {last} {end}" if most else end
+    *first, final = names
+    return f"{', '.join(first)} {last} {final}" if first else final
 
 
 def few(names: Sequence[str], between: str = ", ") -> str:
-    """The first `FEW` names, and how many more there are.
+    """The first `FEW` names, joined by `between`, and how many more there are.
 
     >>> few("abcdef"), few([])
     ('a, b, c, d, e and 1 more', 'none')
@@ -73,7 +73,7 @@ def few(names: Sequence[str], between: str = ", ") -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them.
+    """Seconds, minutes or hours, rounded as a person would say them.
 
     >>> duration(42), duration(100), duration(754), duration(9000)
     ('42 seconds', '2 minutes', '13 minutes', '2.5 hours')
@@ -86,7 +86,7 @@ def duration(seconds: float) -> str:
 
 
 def words(text: str) -> list[str]:
-    """The words of a list, at the commas outside brackets.
+    """The words of a list, split at the commas outside brackets.
 
     >>> words("lora[rank=2,targets=layer.[01].query], head")
     ['lora[rank=2,targets=layer.[01].query]', 'head']

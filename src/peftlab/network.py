@@ -1,7 +1,7 @@
-"""Whether the Hugging Face hub can be reached, asked once and quickly.
+"""Whether the Hugging Face hub can be reached, probed once and quickly.
 
-The libraries' own way of finding out that there is no network takes a minute of retries; this
-asks once, for at most `PROBE_S` seconds, and then what is cached has to do.
+The libraries themselves retry for a minute before they report that there is no network. This module
+probes the hub once, for at most `PROBE_S` seconds; without an answer only cached files are used.
 
 Every room may import this file; it imports `errors` alone.
 """
@@ -13,36 +13,36 @@ import threading
 
 from peftlab.errors import one_line
 
-PROBE_S = 2.0  # of the 5 s after which a user without a network has the answer; imports take 3
+PROBE_S = 2.0  # a user without a network has the answer after 5 s, of which imports take 3
 
 
 def reachable() -> bool:
-    """Whether the hub answers. Asked at most once a process, and never in offline mode."""
+    """Whether the hub answers. Probed at most once a process, and never in offline mode."""
     return problem() is None
 
 
 @functools.cache
 def problem(path: str = "") -> str | None:
-    """Why the hub does not serve `path` (of a file there; its root if empty); None if it does.
+    """Why the hub does not answer for `path`, a file there or by default its root; None if it does.
 
-    A file that is not there, or not for this user, is an answer too. Takes at most PROBE_S seconds.
+    That a file is missing, or not for this user, is an answer too. Takes at most PROBE_S seconds.
     Respects HF_ENDPOINT, proxies and certificates as huggingface_hub does, and HF_HUB_OFFLINE.
     """
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
-    answer: list[str | None] = []
-    # a thread, because no timeout of a socket covers looking up the name
+    answers: list[str | None] = []
+    # a thread, because no socket timeout covers the look-up of the host name
     url = f"{constants.ENDPOINT}/{path}"
-    probe = threading.Thread(target=lambda: answer.append(_ask(url)), daemon=True)
+    probe = threading.Thread(target=lambda: answers.append(_ask(url)), daemon=True)
     probe.start()
     probe.join(PROBE_S)
-    return answer[0] if answer else f"{url} did not answer within {PROBE_S} s"
+    return answers[0] if answers else f"{url} did not answer within {PROBE_S} s"
 
 
 def told(error: Exception) -> str:
-    """What the hub's library or its transport says, which share no base class, in one line."""
+    """An error of huggingface_hub or of its transport, which share no base class, in one line."""
     return one_line(f"{type(error).__name__}: {error}").rstrip(".")
 
 

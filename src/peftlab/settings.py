@@ -1,10 +1,10 @@
 """The settings of a training, each declared once, as a field here.
 
-Training    as it is asked for: a None is decided later, by the method, the task or the model
-Resolved    as it is run, and stored in a record: nothing is open any more
+Training    as requested: a None is decided later, by the method, the task or the model
+Resolved    as run, and stored in a record: no None is left
 
-All else follows from the field: the command line's option and its help, what a suite file may say,
-the check, what the loop reads, and a record's `training`. Every room may import this file; it
+All else follows from the field: the command line's option and its help, a suite file's key, the
+check, the value that the loop reads, and a record's `training`. Every room may import this file; it
 imports `errors` and `naming` alone.
 """
 
@@ -29,16 +29,16 @@ PRECISION_WORDS = listed(get_args(PrecisionName), "or")
 DEVICE_WORDS = listed(get_args(DeviceName), "or")
 
 
-def later(default: Any, **given: Any) -> Any:
+def later(default: Any, **arguments: Any) -> Any:
     """A pydantic `Field` for a setting that was added when records existed already.
 
-    At its default it is no part of a cell's identity, so that cells done before it came stay done.
+    At its default it is no part of a cell's identity, so that cells done before it stay done.
     """
-    return Field(default, json_schema_extra={"later": True}, **given)
+    return Field(default, json_schema_extra={"later": True}, **arguments)
 
 
 class _Settings(BaseModel):
-    """What is the same as it is asked for and as it is run."""
+    """The settings of which nothing is decided later: the same as requested and as run."""
 
     model_config = STRICT
 
@@ -79,7 +79,7 @@ class _Settings(BaseModel):
 
 
 class Training(_Settings):
-    """How every cell is to be trained."""
+    """The settings as requested, for every cell."""
 
     lr: Rate | None = Field(None, description="Learning rate; default: the method's.")
     head_lr: Rate | None = Field(
@@ -101,38 +101,38 @@ class Training(_Settings):
     )
 
     @classmethod
-    def of(cls, given: Mapping[str, Any], beside: Iterable[str] = ()) -> Self:
-        """The settings that were given, checked; the rest at their defaults, and marked as such.
+    def of(cls, values: Mapping[str, Any], arguments: Iterable[str] = ()) -> Self:
+        """Check the given values; the other settings stay at their defaults, and count as unset.
 
-        `beside` are the caller's other arguments, which are suggested too for an unknown name.
+        `arguments` are the caller's own ones, which are suggested too for an unknown name.
 
         Raises:
-            RequestError: naming the field, what was given and what is allowed.
+            RequestError: naming the field, the value given and what is allowed.
         """
         try:
-            return cls.model_validate(dict(given))
+            return cls.model_validate(dict(values))
         except ValidationError as error:
-            raise explain(error, "training", [*Training.model_fields, *beside]) from None
+            raise explain(error, "training", [*Training.model_fields, *arguments]) from None
 
     @property
     def given(self) -> dict[str, Any]:
-        """Those settings alone that were given."""
+        """Only the settings that were given."""
         return self.model_dump(exclude_unset=True)
 
     def resolved(self, **decided: Any) -> Resolved:
-        """The training with all that it leaves open decided.
+        """The settings as run: `decided` has the fields that `Training` leaves open.
 
         Raises:
-            RequestError: if CUDA graphs are asked for that can't be.
+            RequestError: if CUDA graphs are asked for and can't be captured.
         """
         shared = {name: getattr(self, name) for name in _Settings.model_fields}
-        made = Resolved(**shared, **decided)
-        made.check_graphs()
-        return made
+        resolved = Resolved(**shared, **decided)
+        resolved.check_graphs()
+        return resolved
 
 
 class Resolved(_Settings):
-    """How one cell is trained; rates and lengths as they are used."""
+    """The settings as run, for one cell."""
 
     lr: float
     head_lr: float
@@ -143,30 +143,30 @@ class Resolved(_Settings):
 
     @property
     def in_engine(self) -> bool:
-        """Whether all that `peftlab.engine` has for a CPU computes it."""
+        """Whether all parts of `peftlab.engine` for a CPU are used."""
         return self.fast and self.device == "cpu" and not self.checkpointing
 
     def check_graphs(self) -> None:
-        """Raise `RequestError` if CUDA graphs are asked for where there can be none."""
-        against = {
+        """Raise `RequestError` if CUDA graphs are asked for and can't be captured."""
+        obstacles = {
             f"on {self.device}": self.device != "cuda",
             "with checkpointing": self.checkpointing,  # it rewinds the generator
             "with weights of classes": self.class_weights != "none",  # they come from the host
         }
-        for where, holds in against.items():
-            if self.graphs and holds:
-                raise RequestError(f"CUDA graphs can't be captured {where}; leave --graphs out")
+        for obstacle, is_met in obstacles.items():
+            if self.graphs and is_met:
+                raise RequestError(f"CUDA graphs can't be captured {obstacle}; leave --graphs out")
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells this cell from others: all settings but those of `later` at their defaults."""
+        """The settings that identify a cell: all but those of `later` at their defaults."""
         return told_apart(self.model_dump(), type(self).model_fields)
 
 
 def told_apart(
     values: Mapping[str, Any], fields: Mapping[str, FieldInfo] = Resolved.model_fields
 ) -> dict[str, Any]:
-    """Those of a record's settings by which cells and rows differ: see `later`."""
+    """A record's settings by which cells and rows differ: without unused ones of `later`."""
     return {
         name: value
         for name, value in values.items()

@@ -12,7 +12,7 @@ from rich.console import Console
 
 import peftlab
 from peftlab.api import fit as fitting
-from peftlab.api.compare import Planned
+from peftlab.api.compare import ResolvedRequest
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Grid, resolve
 from peftlab.bench.race import MIN_RUNNERS, Race, TimeIsUp, Until
@@ -115,15 +115,15 @@ def test_a_run_that_failed_takes_no_seed_from_the_others(
         one.model_copy(update=broken) if one.method.name == "head" and one.seed else one
         for one in records
     ]
-    assert fitting._alike(records) == records
+    assert fitting._with_common_seeds(records) == records
     heads = [one.model_copy(update=broken) for one in records if one.method.name == "head"]
     loras = [one for one in records if one.method.name == "lora"]
-    assert fitting._alike([*heads[:1], *loras]) == [
+    assert fitting._with_common_seeds([*heads[:1], *loras]) == [
         *heads[:1],
         *loras,
     ]  # nor does one that has none
     late = [one for one in records if (one.method.name, one.seed) != ("lora", 2)]
-    assert {one.seed for one in fitting._alike(late)} == {0, 1}
+    assert {one.seed for one in fitting._with_common_seeds(late)} == {0, 1}
 
 
 def test_a_training_ends_at_its_next_step_when_its_time_is_over() -> None:
@@ -137,8 +137,8 @@ def test_a_training_ends_at_its_next_step_when_its_time_is_over() -> None:
 def test_the_best_rows_train_on_all_of_train_seed_after_seed(
     tmp_path: Path, tiny_model: Path, tiny_task: Task, fake: type[FakeSession]
 ) -> None:
-    planned = Planned(grid(tiny_model, tiny_task), tmp_path / "runs")
-    fitted = fitting.fit_planned(planned, tmp_path / "model", 1.0, console(), quiet=True)
+    request = ResolvedRequest(grid(tiny_model, tiny_task), tmp_path / "runs")
+    fitted = fitting.run_fit(request, tmp_path / "model", 1.0, console(), quiet=True)
     final = [cell for cell in fake.made if cell.task.n_train == len(tiny_task.train)]
     assert [cell.seed for cell in final] == [0, 0, 1, 1, 2, 2]
     assert fitted.recommendation is not None
@@ -160,9 +160,9 @@ def test_when_nothing_ends_in_time_the_remedy_is_named(
         raise TimeIsUp
 
     monkeypatch.setattr(FakeSession, "run", never)
-    planned = Planned(grid(tiny_model, tiny_task), tmp_path / "runs")
+    request = ResolvedRequest(grid(tiny_model, tiny_task), tmp_path / "runs")
     with pytest.raises(RequestError, match="give more --minutes"):
-        fitting.fit_planned(planned, tmp_path / "model", 0.5, console(), quiet=True)
+        fitting.run_fit(request, tmp_path / "model", 0.5, console(), quiet=True)
     assert not (tmp_path / "model").exists()
 
 
@@ -172,7 +172,7 @@ def test_ctrl_c_keeps_the_best_of_the_race(
 ) -> None:
     """For real: the race's adapter is loaded again and reaches its score."""
     finished: list[str] = []
-    planned = Planned(grid(tiny_model, tiny_task, batch_size=8), tmp_path / "runs")
+    request = ResolvedRequest(grid(tiny_model, tiny_task, batch_size=8), tmp_path / "runs")
 
     class Stopping(Observer):
         def end(self, record: Record) -> None:
@@ -182,14 +182,14 @@ def test_ctrl_c_keeps_the_best_of_the_race(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fitting, "observer", lambda *_: Stopping())
-        fitted = fitting.fit_planned(planned, tmp_path / "model", 5.0, console(), quiet=True)
+        fitted = fitting.run_fit(request, tmp_path / "model", 5.0, console(), quiet=True)
     assert fitted.stopped
     assert fitted.recommendation is None
     assert fitted.record.cell in finished
     assert fitted.reached == pytest.approx(fitted.record.score["accuracy"])  # type: ignore[index]
     model, tokenizer = peftlab.load(tmp_path / "model")
     assert len(peftlab.predict(model, tokenizer, ["the cat sees a red"])) == 1
-    assert "did not come to a training on all of train" in fitting.told(fitted)[1]
+    assert "did not come to a training on all of train" in fitting.result_lines(fitted)[1]
 
 
 def test_several_tasks_are_refused(tiny_model: Path) -> None:
@@ -200,9 +200,9 @@ def test_several_tasks_are_refused(tiny_model: Path) -> None:
         "training": peftlab.settings.Training(),
     }
     with pytest.raises(RequestError, match="one model of one task"):
-        fitting.plan_fit(request, [], None)
+        fitting.resolve_fit(request, [], None)
     with pytest.raises(RequestError, match="fit needs data"):
-        fitting.plan_fit(request | {"tasks": None}, [], None)
+        fitting.resolve_fit(request | {"tasks": None}, [], None)
 
 
 def test_equal_rates_race_once_and_the_leader_keeps_its_adapter(
@@ -220,14 +220,14 @@ def test_equal_rates_race_once_and_the_leader_keeps_its_adapter(
 def test_a_second_fit_takes_what_the_first_one_left(
     tmp_path: Path, tiny_model: Path, tiny_task: Task, fake: type[FakeSession]
 ) -> None:
-    planned = Planned(grid(tiny_model, tiny_task), tmp_path / "runs")
-    first = fitting.fit_planned(planned, tmp_path / "model", 1.0, console(), quiet=True)
+    request = ResolvedRequest(grid(tiny_model, tiny_task), tmp_path / "runs")
+    first = fitting.run_fit(request, tmp_path / "model", 1.0, console(), quiet=True)
     n_made = len(fake.made)
-    again = fitting.fit_planned(planned, tmp_path / "again", 0.01, console(), quiet=True)
+    again = fitting.run_fit(request, tmp_path / "again", 0.01, console(), quiet=True)
     assert len(fake.made) == n_made
     assert again.record == first.record
     assert len(again.row) == 3
-    assert "the best of 3 seeds of mean" in fitting.told(again)[0]
+    assert "the best of 3 seeds of mean" in fitting.result_lines(again)[0]
 
 
 def test_failures_are_named_and_ctrl_c_with_nothing_stays_ctrl_c(
@@ -244,18 +244,18 @@ def test_failures_are_named_and_ctrl_c_with_nothing_stays_ctrl_c(
         why = Failure(kind="Diverged", message="the loss became NaN")
         return record.model_copy(update={"status": "failed", "score": None, "failure": why})
 
-    planned = Planned(grid(tiny_model, tiny_task), tmp_path / "runs")
+    request = ResolvedRequest(grid(tiny_model, tiny_task), tmp_path / "runs")
     monkeypatch.setattr(FakeSession, "run", failing)
     with pytest.raises(RequestError, match=r"no training came to an end; .*the loss became NaN"):
-        fitting.fit_planned(planned, tmp_path / "model", 1.0, console(), quiet=True)
+        fitting.run_fit(request, tmp_path / "model", 1.0, console(), quiet=True)
 
     def interrupted(self: FakeSession, cell: Cell, keep_adapter: bool) -> Record:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(FakeSession, "run", interrupted)
-    other = Planned(grid(tiny_model, tiny_task), tmp_path / "other")
+    other = ResolvedRequest(grid(tiny_model, tiny_task), tmp_path / "other")
     with pytest.raises(KeyboardInterrupt):
-        fitting.fit_planned(other, tmp_path / "model", 1.0, console(), quiet=True)
+        fitting.run_fit(other, tmp_path / "model", 1.0, console(), quiet=True)
 
 
 def test_a_row_is_not_taken_for_the_one_seed_that_it_has_more(
@@ -282,11 +282,11 @@ def test_a_row_is_not_taken_for_the_one_seed_that_it_has_more(
 
     finals: list[str] = []
     monkeypatch.setattr(FakeSession, "run", run)
-    planned = Planned(grid(tiny_model, tiny_task), tmp_path / "runs")
-    fitted = fitting.fit_planned(planned, tmp_path / "model", 1.0, console(), quiet=True)
+    request = ResolvedRequest(grid(tiny_model, tiny_task), tmp_path / "runs")
+    fitted = fitting.run_fit(request, tmp_path / "model", 1.0, console(), quiet=True)
     first, second, again = finals
     assert fitted.record.cell == second and again != first
-    shown = [record.cell for record in Store(planned.out).records(last=True)]
+    shown = [record.cell for record in Store(request.out).records(last=True)]
     assert sorted(shown) == sorted([first, second])
 
 
@@ -313,8 +313,8 @@ def test_the_adapter_of_a_seed_that_the_others_lack_is_written_where_it_alone_is
         return record
 
     monkeypatch.setattr(FakeSession, "run", run)
-    planned = Planned(grid(tiny_model, tiny_task, "head,full"), tmp_path / "runs")
-    fitted = fitting.fit_planned(planned, tmp_path / "model", 1.0, console(), quiet=True)
+    request = ResolvedRequest(grid(tiny_model, tiny_task, "head,full"), tmp_path / "runs")
+    fitted = fitting.run_fit(request, tmp_path / "model", 1.0, console(), quiet=True)
     assert finals == ["full 0", "head 0", "full 1"]
     assert [one.seed for one in fitted.row] == [0] and fitted.record.seed == 1
     assert (tmp_path / "model" / "adapter_config.json").exists()
@@ -327,9 +327,9 @@ def test_an_adapter_s_folder_is_none_of_what_is_tried(
     to: str, runs: str, tmp_path: Path, tiny_model: Path, tiny_task: Task, fake: type[FakeSession]
 ) -> None:
     """The one may hold an adapter alone and the other nothing else: it would show at the end."""
-    asked = Planned(grid(tiny_model, tiny_task), tmp_path / runs)
+    asked = ResolvedRequest(grid(tiny_model, tiny_task), tmp_path / runs)
     with pytest.raises(RequestError, match="must be two folders"):
-        fitting.fit_planned(asked, tmp_path / to, 9, console())
+        fitting.run_fit(asked, tmp_path / to, 9, console())
     assert not fake.made
     assert list(tmp_path.iterdir()) == []
 
@@ -338,8 +338,12 @@ def test_what_runs_is_written_down_for_watch(
     tmp_path: Path, tiny_model: Path, tiny_task: Task, fake: type[FakeSession]
 ) -> None:
     asked = grid(tiny_model, tiny_task)
-    one = fitting._Fitting(
-        Planned(asked, tmp_path), time.monotonic(), time.monotonic() + 60, console(), quiet=True
+    one = fitting._FitRun(
+        ResolvedRequest(asked, tmp_path),
+        time.monotonic(),
+        time.monotonic() + 60,
+        console(),
+        quiet=True,
     )
     Store(tmp_path).prepare()
     with one._session(one.store, tiny_task, time.monotonic() + 60) as session:

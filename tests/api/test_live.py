@@ -13,7 +13,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from peftlab.api import live
-from peftlab.api.compare import Planned, run
+from peftlab.api.compare import ResolvedRequest, run
 from peftlab.bench.grid import Grid, resolve
 from peftlab.bench.run import Observer, write_suite
 from peftlab.bench.suite import make_suite
@@ -66,7 +66,7 @@ def console() -> Console:
 def test_while_it_runs_the_folder_says_what_and_afterwards_nothing(
     grid: Grid, seen: list[tuple[Now | None, str, bool]], tmp_path: Path
 ) -> None:
-    run(Planned(grid, tmp_path / "out"), console())
+    run(ResolvedRequest(grid, tmp_path / "out"), console())
     titles = [now.title for now, _, _ in seen if now]
     assert titles == [cell.title for cell in grid.cells]
     assert "1 of 4 cells done" in seen[0][1] and "running: tiny · head · seed 0" in seen[0][1]
@@ -89,7 +89,7 @@ def test_a_command_is_not_over_before_its_last_part(
         "peftlab.api.compare.measure_speed",
         lambda grid, rounds, out, progress: between.append(view(out).finished),
     )
-    run(Planned(grid, tmp_path / "out"), console(), repeat_speed=2)
+    run(ResolvedRequest(grid, tmp_path / "out"), console(), repeat_speed=2)
     assert between == [False]
     assert view(tmp_path / "out").finished
 
@@ -101,7 +101,7 @@ def test_the_page_is_kept_current_where_that_is_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(live, "FIRST_S", 0.0)
-    run(Planned(grid, tmp_path / "out"), console(), page=True)
+    run(ResolvedRequest(grid, tmp_path / "out"), console(), page=True)
     assert all(page for _, _, page in seen)
     # it took its share of the time after the first cell: the others ended too soon after that
     assert '"n_cells": 1' in (tmp_path / "out" / "report" / "table.json").read_text()
@@ -246,6 +246,6 @@ def test_a_recipe_s_parts_are_one_command(
 ) -> None:
     out = tmp_path / "out"
     with ExitStack() as command:
-        run(Planned(grid, out), console(), command=command)
+        run(ResolvedRequest(grid, out), console(), command=command)
         assert not view(out).finished
     assert view(out).finished

@@ -158,12 +158,21 @@ def test_wrong_requests_are_named() -> None:
 
 
 @pytest.mark.usefixtures("made")
+def test_the_home_folder_is_known_of_where_a_recipe_s_records_go(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    resolved = api.resolve_recipe("made", str(tiny_model), None, "small", "~/runs", {}, {})
+    assert resolved.parts[0].out == tmp_path / "runs"
+
+
+@pytest.mark.usefixtures("made")
 def test_a_part_that_does_not_fit_is_refused_before_the_first_is_trained(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Parts differ in their tasks' lengths, and the last may be the widest."""
 
-    def foreseeing(grid: Any, out: Path, console: Any) -> Any:
+    def forecaster(grid: Any, out: Path, console: Any) -> Any:
         def say(due: Any) -> str:
             if "entailment" in grid.tasks:
                 raise RequestError("would not fit into memory")
@@ -171,7 +180,7 @@ def test_a_part_that_does_not_fit_is_refused_before_the_first_is_trained(
 
         return say
 
-    monkeypatch.setattr(api, "foreseeing", foreseeing)
+    monkeypatch.setattr(api, "forecaster", forecaster)
     with pytest.raises(RequestError, match="would not fit"):
         api.reproduce("made", model=tiny_model, out="here")
     assert not FakeSession.made

@@ -57,6 +57,15 @@ def test_a_model_in_training_mode_is_so_again_after_it_has_answered(
         assert [module.training for module in model.modules()] == modes
 
 
+def test_the_home_folder_is_known_of_where_an_adapter_goes(
+    tiny_model: Path, tiny_task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    peftlab.train(model, tokenizer, tiny_task, "lora", out="~/adapter", **FAST)
+    assert (tmp_path / "adapter" / "record.json").exists()
+
+
 def test_torch_s_generator_is_left_as_it_was(tiny_model: Path, tiny_task: Task) -> None:
     """A random search around `train` drew one and the same rate for ever."""
     model, tokenizer = peftlab.load_model(str(tiny_model))

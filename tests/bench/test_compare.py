@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import peftlab
-from peftlab.api.compare import planned
+from peftlab.api.compare import resolve_request
 from peftlab.api.export import _kept, export
 from peftlab.bench import execute, outcome, run
 from peftlab.bench.grid import resolve
@@ -283,7 +283,7 @@ def test_the_home_folder_is_known_of_where_a_comparison_goes(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert planned(None, {"model": str(tiny_model)}, out="~/runs").out == tmp_path / "runs"
+    assert resolve_request(None, {"model": str(tiny_model)}, out="~/runs").out == tmp_path / "runs"
 
 
 def test_a_second_run_trains_nothing_and_gives_the_same_records(

@@ -345,7 +345,7 @@ def test_what_is_free_is_looked_at_before_a_worker_takes_of_it(
     """Else its libraries were subtracted twice, and `compare` refused what `plan` says fits."""
     free = [1e6]
     monkeypatch.setattr("peftlab.bench.foresee.available_mib", lambda device: free[0])
-    say = comparing.foreseeing(grid, tmp_path, Console(file=io.StringIO()))
+    say = comparing.forecaster(grid, tmp_path, Console(file=io.StringIO()))
     free[0] = 1.0
     assert say(grid.cells).startswith("plan: 6 cells")
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from safetensors import safe_open
 
 from conftest import KeptWorker
-from peftlab.api.train import kept_in, train_folder
+from peftlab.api.train import resumable_folder, train_folder
 from peftlab.bench import execute, run, speed
 from peftlab.bench.cell import Cell
 from peftlab.bench.execute import Order
@@ -141,7 +141,7 @@ def test_train_goes_on_within_its_training_also_where_the_adapter_was_lost(
     with pytest.raises(RequestError, match="its adapter was not kept") as refused:
         train_folder(grid, out, Console(quiet=True))
     full.unlink()
-    kept = kept_in(grid, out)
+    kept = resumable_folder(grid, out)
     assert kept is not None and str(kept) in str(refused.value)
     record = train_folder(grid, out, Console(quiet=True))
     assert "goes on after step 120 of 120, where it was stopped" in notes

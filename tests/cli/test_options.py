@@ -10,12 +10,12 @@ from typer.testing import CliRunner
 
 from peftlab.cli import options
 
-ASKED: list[options.Asked] = []
+REQUESTS: list[options.Request] = []
 
 
 @options.with_request
-def command(*, asked: options.Asked) -> None:
-    ASKED.append(asked)
+def command(*, request: options.Request) -> None:
+    REQUESTS.append(request)
 
 
 def given(*words: str) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def given(*words: str) -> dict[str, Any]:
     app.command()(command)
     done = CliRunner().invoke(app, list(words))
     assert done.exit_code == 0, done.output
-    training: dict[str, Any] = ASKED.pop().request["training"].given
+    training: dict[str, Any] = REQUESTS.pop().fields["training"].given
     return training
 
 

@@ -20,7 +20,7 @@ import peftlab.api.fit
 from peftlab.api import listings
 from peftlab.bench import run
 from peftlab.cli import app
-from peftlab.cli.compare import stopped_keeps
+from peftlab.cli.compare import report_stop
 from peftlab.cli.stop import Terminated
 from peftlab.records.verdicts import Question
 from peftlab.report.watching import View
@@ -56,15 +56,15 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Typed:
 def ready(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A request that was found right, whatever it was."""
     found = SimpleNamespace(out=Path("o"), grid=SimpleNamespace(suite=SimpleNamespace(name="s")))
-    monkeypatch.setattr("peftlab.api.compare.planned", lambda *args: found)
-    monkeypatch.setattr("peftlab.api.fit.plan_fit", lambda *args: found)
+    monkeypatch.setattr("peftlab.api.compare.resolve_request", lambda *args: found)
+    monkeypatch.setattr("peftlab.api.fit.resolve_fit", lambda *args: found)
     monkeypatch.setattr("peftlab.api.progress.describe_tasks", lambda grid: [])
     return found
 
 
 def test_what_compare_asks_for(typed: Typed) -> None:
     call = typed(
-        "api.compare.planned",
+        "api.compare.resolve_request",
         *("compare", "s.toml", "--tasks", "a,b", "--methods", "lora,head", "--seeds", "3,4"),
         *("--tune", "6", "--validation", "0.2", "--tune-space", "lr,rank", "--out", "o"),
         *("--model", "m", "--data-dir", "g", "--metric", "f1", "--weight-decay", "0.1"),
@@ -81,15 +81,15 @@ def test_what_compare_asks_for(typed: Typed) -> None:
 def test_how_compare_runs(typed: Typed, ready: SimpleNamespace) -> None:
     words = ("compare", "--rerun", "--keep", "best", "--repeat-speed", "2", "--quiet")
     call = typed("api.compare.run", *words)
-    planned, _, quiet = call.given
-    assert planned is ready
+    request, _, quiet = call.given
+    assert request is ready
     assert quiet
     assert call.named == {"rerun": True, "keep": "best", "repeat_speed": 2, "page": True}
 
 
 def test_what_plan_looks_at(typed: Typed, ready: SimpleNamespace) -> None:
-    assert typed("api.plan.plan_of", "plan", "--measure").given[:2] == (ready, True)
-    assert typed("api.plan.plan_of", "plan").given[:2] == (ready, False)
+    assert typed("api.plan.make_plan", "plan", "--measure").given[:2] == (ready, True)
+    assert typed("api.plan.make_plan", "plan").given[:2] == (ready, False)
 
 
 def test_what_report_shows_and_by_what_it_judges(typed: Typed, tmp_path: Path) -> None:
@@ -116,12 +116,28 @@ def test_several_folders_are_joined_where_that_is_asked(typed: Typed) -> None:
 
 
 def test_what_fit_is_given(typed: Typed, ready: SimpleNamespace) -> None:
-    call = typed("api.fit.fit_planned", "fit", "--out", "model", "--minutes", "7", "--quiet")
+    call = typed("api.fit.run_fit", "fit", "--out", "model", "--minutes", "7", "--quiet")
     assert (call.given[:3], call.given[4]) == ((ready, Path("model"), 7.0), True)
     words = ("--task", "acceptability", "--runs", "tried", "--methods", "lora", "--out", "model")
-    request, sets, runs = typed("api.fit.plan_fit", "fit", *words).given
+    request, sets, runs = typed("api.fit.resolve_fit", "fit", *words).given
     assert (request["tasks"], request["seeds"], sets) == (["acceptability"], [0, 1, 2], [])
     assert runs == Path("tried")
+
+
+def test_the_home_folder_is_known_of_where_a_model_goes(
+    typed: Typed, ready: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A shell leaves the ~ of --out=~/model to the command."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert typed("api.fit.run_fit", "fit", "--out=~/model").given[1] == tmp_path / "model"
+    assert typed("api.train.train_folder", "train", "--out=~/model").given[1] == tmp_path / "model"
+    call = typed("api.fit.resolve_fit", "fit", "--out", "model", "--runs=~/tried")
+    assert call.given[2] == tmp_path / "tried"
+
+
+def test_no_methods_are_not_the_default_ones(typed: Typed) -> None:
+    fields, *_ = typed("api.fit.resolve_fit", "fit", "--out", "model", "--methods", "").given
+    assert fields["methods"] == []
 
 
 def test_what_an_adapter_s_commands_are_given(typed: Typed) -> None:
@@ -171,7 +187,7 @@ def test_python_s_fit_is_what_the_command_is(
     def record(*args: Any) -> None:
         raise Called(*args)
 
-    monkeypatch.setattr("peftlab.api.fit.fit_planned", record)
+    monkeypatch.setattr("peftlab.api.fit.run_fit", record)
     with pytest.raises(Called) as called:
         peftlab.fit(
             data=tiny_csv,
@@ -255,7 +271,7 @@ def test_what_python_asks_for(
     def record(*args: Any, **named: Any) -> None:
         raise Called(*args, **named)
 
-    monkeypatch.setattr(f"peftlab.api.{call}.planned", record)
+    monkeypatch.setattr(f"peftlab.api.{call}.resolve_request", record)
     with pytest.raises(Called) as called:
         getattr(peftlab, call)(**GIVEN, **more)
     (asked,) = [one for one in called.value.given if isinstance(one, dict)]
@@ -269,10 +285,10 @@ def test_what_python_asks_for(
 def test_what_was_stopped_before_there_was_a_folder_is_not_kept_in_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(KeyboardInterrupt), stopped_keeps(tmp_path / "out"):
+    with pytest.raises(KeyboardInterrupt), report_stop(tmp_path / "out"):
         raise KeyboardInterrupt
     assert capsys.readouterr().err == "stopped before anything was trained\n"
-    with pytest.raises(KeyboardInterrupt), stopped_keeps(tmp_path):
+    with pytest.raises(KeyboardInterrupt), report_stop(tmp_path):
         raise KeyboardInterrupt
     assert f"is kept in {tmp_path}\nthe same command" in capsys.readouterr().err
 

@@ -1,6 +1,6 @@
-"""compare: run every cell of a suite that is not done yet, and give back all its records.
+"""compare: run every cell of a suite that is not done yet, and return the records of all.
 
-What options give as words is made a request here too, as Python's arguments are.
+The request is made here, of Python's arguments and of the command line's options.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ def compare(
         suite: a TOML file that says the same as the other arguments, which win over it.
         model: `minilm`, `mpnet`, a folder, or a hub name.
         tasks: names, or `Task` values.
-        methods: names such as "lora" or "lora[rank=16]", tables, or `Method` values, those of a
-            class of your own too.
-        seeds: one run of every cell a seed; (0,) unless a suite file says otherwise.
+        methods: names such as "lora" or "lora[rank=16]", tables, or `Method` values, also of a
+            class of your own.
+        seeds: every cell runs once for each seed; (0,) unless a suite file says otherwise.
         data: your own file instead of tasks, CSV, TSV, JSONL or Parquet; or a table with `path`
             and the four that follow.
         text: its text column, or two.
@@ -75,23 +75,24 @@ def compare(
         dev: a file to evaluate on; without it a fifth is kept apart.
         kind: auto, classes or regression.
         data_dir: the folder with GLUE's own files; PEFTLAB_DATA_DIR's if not given.
-        metric: the main one, of all tasks, instead of each task's own.
-        judge_on: dev, or train: a fifth of train, so that settings are chosen without dev.
-        tune: how many trials to give every row on each task, so that rates are found and not
+        metric: the main metric of all tasks, instead of each task's own.
+        judge_on: dev; or train, which keeps a fifth of train apart, so that settings are chosen
+            without dev.
+        tune: how many trials every row gets on each task, so that rates are found and not
             assumed; or a table with `trials`, `validation` (the share of train that they are
-            judged on) and `space` (settings' names). Needs the extra `tune`.
+            judged on) and `space` (names of settings). Needs the extra `tune`.
         out: the folder for records, curves and predictions; `runs/SUITE` if not given.
-        keep: which cells' adapters to keep: all, the best seed's of each row, or none. A method
-            that changes the whole model keeps its best seed's at most.
-        repeat_speed: rounds of short cells, taking turns, that speed and memory are then read from.
+        keep: whose adapters to keep: all, best (the best seed of each row) or none. A method that
+            changes the whole model keeps that of its best seed at most.
+        repeat_speed: rounds of short runs in turns, from which speed and memory are then read.
         quiet: no progress.
         training: fields of `peftlab.settings.Training`, such as epochs or lr; a list of learning
-            rates makes a row of every method at each.
+            rates makes a row of every method at each rate.
 
     Raises:
         RequestError: if anything in the request is wrong; nothing was trained then.
     """
-    rates, settings = rates_apart(training)
+    rates, settings = split_rates(training)
     request = request_of(
         suite=suite,
         model=model,
@@ -107,44 +108,46 @@ def compare(
         rates=rates,
         training=Training.of(settings, arguments_of(compare)),
     )
-    ready = planned(request.suite, request.asked, out=out)
-    rounds = _rounds(repeat_speed)
-    return run(ready, callers_console(quiet), quiet, keep=keep, repeat_speed=rounds)
+    resolved = resolve_request(request.suite, request.fields, out=out)
+    _check_rounds(repeat_speed)
+    return run(resolved, callers_console(quiet), quiet, keep=keep, repeat_speed=repeat_speed)
 
 
 class Request(NamedTuple):
-    """A request as Python's arguments give it: a suite file, and what wins over it."""
+    """A request as Python's arguments give it: a suite file, and the fields that win over it."""
 
     suite: Path | None
-    asked: dict[str, Any]
+    fields: dict[str, Any]
 
 
-def request_of(*, suite: Any, out: Any, **given: Any) -> Request:
-    """The request of `compare`'s arguments; methods of classes that are new are known then.
+def request_of(*, suite: Any, out: Any, **fields: Any) -> Request:
+    """The request of `compare`'s arguments; classes of methods that are new are registered.
 
     Raises:
-        RequestError: if a path is none.
+        RequestError: if an argument that must be a path is something else.
     """
-    paths = {"suite": suite, "data_dir": given["data_dir"], "out": out, "model": given["model"]}
+    paths = {"suite": suite, "data_dir": fields["data_dir"], "out": out, "model": fields["model"]}
     for name, path in paths.items():
         if path is not None:
             expect_path(name, path)
-    if suite is None and given["seeds"] is None:
-        given["seeds"] = (0,)
+    if suite is None and fields["seeds"] is None:
+        fields["seeds"] = (0,)
     for name in ("tasks", "methods", "seeds"):
-        given[name] = _listed(given[name])
-    given["model"] = None if given["model"] is None else str(given["model"])
-    given["data_dir"] = None if given["data_dir"] is None else Path(given["data_dir"])
-    for method in given["methods"] or []:
+        fields[name] = _as_list(fields[name])
+    fields["model"] = None if fields["model"] is None else str(fields["model"])
+    fields["data_dir"] = None if fields["data_dir"] is None else Path(fields["data_dir"])
+    for method in fields["methods"] or []:
         if isinstance(method, Method) and not is_built_in(type(method)):
             register(type(method))
-    return Request(None if suite is None else expanded(suite), given)
+    return Request(None if suite is None else expanded(suite), fields)
 
 
 def arguments_of(call: Callable[..., Any]) -> list[str]:
-    """The names that a call has for its own arguments, beside those of a training."""
+    """The names of the parameters of `call`, without its `**training`."""
     parameters = inspect.signature(call).parameters.values()
-    return [one.name for one in parameters if one.kind is not one.VAR_KEYWORD]
+    return [
+        parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD
+    ]
 
 
 def every_task() -> list[str]:
@@ -152,53 +155,52 @@ def every_task() -> list[str]:
     return names()
 
 
-def _rounds(given: Any) -> int:
-    if not isinstance(given, int) or isinstance(given, bool) or given < 0:
-        raise RequestError(f"repeat_speed must be a whole number from 0, got {given!r}")
-    return given
+def _check_rounds(rounds: Any) -> None:
+    if not isinstance(rounds, int) or isinstance(rounds, bool) or rounds < 0:
+        raise RequestError(f"repeat_speed must be a whole number from 0, got {rounds!r}")
 
 
-def rates_apart(training: Mapping[str, Any]) -> tuple[list[Any] | None, dict[str, Any]]:
-    """Several learning rates, which become rows, and the other settings; one rate is a setting."""
+def split_rates(training: Mapping[str, Any]) -> tuple[list[Any] | None, dict[str, Any]]:
+    """The learning rates, if several, and the other settings, among them a single rate."""
     settings = dict(training)
     if not isinstance(settings.get("lr"), list | tuple):
         return None, settings
     return list(settings.pop("lr")), settings
 
 
-def _listed(given: Any) -> list[Any] | None:
-    """A list of what was given; one thing alone is a list of one."""
-    if given is None:
+def _as_list(values: Any) -> list[Any] | None:
+    """The values as a list; a single value, such as a string, becomes a list of one."""
+    if values is None:
         return None
-    alone = isinstance(given, str | bytes | dict) or not isinstance(given, Iterable)
-    return [given] if alone else list(given)
+    is_single = isinstance(values, str | bytes | dict) or not isinstance(values, Iterable)
+    return [values] if is_single else list(values)
 
 
-class Planned(NamedTuple):
-    """A request that was found right: its cells, and the folder that they will run into."""
+class ResolvedRequest(NamedTuple):
+    """A checked request: its cells, and the folder that their records go to."""
 
     grid: Grid
     out: Path
 
 
-def planned(
+def resolve_request(
     file: Path | None,
-    request: dict[str, Any],
+    fields: dict[str, Any],
     sets: Iterable[str] = (),
     out: str | Path | None = None,
-) -> Planned:
-    """Check a request, that of a suite file with what wins over it, and resolve it to cells.
+) -> ResolvedRequest:
+    """Check a request and resolve it to cells: a suite file, and the fields that win over it.
 
     Raises:
         RequestError: if anything in it is wrong.
     """
-    grid = resolve(merged_request(file, request, sets))
+    grid = resolve(merged_request(file, fields, sets))
     folder = Path("runs") / slug(grid.suite.name) if out is None else expanded(out)
-    return Planned(grid, folder)
+    return ResolvedRequest(grid, folder)
 
 
 def run(
-    asked: Planned,
+    request: ResolvedRequest,
     console: Console,
     quiet: bool = False,
     rerun: bool = False,
@@ -207,94 +209,97 @@ def run(
     page: bool = False,
     command: ExitStack | None = None,
 ) -> list[Record]:
-    """Run what is missing of a plan, showing progress; every cell's record.
+    """Run the cells that are not done, showing progress; returns the record of every cell.
 
-    `page` keeps the folder's page current meanwhile. `command` is the whole that this is a part of,
-    where it is one.
+    `page` keeps the folder's page current meanwhile. `command` is the context of the whole command,
+    if this is one part of several.
     """
-    grid, out = asked
+    grid, out = request
     check_keep(keep)
-    say = foreseeing(grid, out, console)
-    with ExitStack() as alone:
-        whole = command or alone
+    forecast = forecaster(grid, out, console)
+    with ExitStack() as own:
+        context = command or own
 
         def progress() -> Observer:
-            return Live(observer(console, quiet), out, whole, page)
+            return Live(observer(console, quiet), out, context, page)
 
         if grid.suite.tune is not None:
-            before = remaining(grid, out)
-            if not before.trials:
+            outstanding = remaining(grid, out)
+            if not outstanding.trials:
                 Store(out).prepare()
             else:
                 with Store(out).prepared(room_mib(grid.cells, keep)):
-                    told = _foretold(before, say)  # or it does not fit, and is refused
-                console.print(told, markup=False, highlight=False)
-            whole.enter_context(locked(out))  # from the first trial to the last cell
+                    cost = _describe_cost(
+                        outstanding, forecast
+                    )  # refuses what does not fit into memory
+                console.print(cost, markup=False, highlight=False)
+            context.enter_context(locked(out))  # from the first trial to the last cell
             grid = tune_grid(grid, grid.suite.tune, out, progress())
-            say = foreseeing(grid, out, console)
-        records = run_grid(grid, out, progress(), rerun, keep, foresee=say)
+            forecast = forecaster(grid, out, console)
+        records = run_grid(grid, out, progress(), rerun, keep, foresee=forecast)
         if repeat_speed:
             measure_speed(grid, repeat_speed, out, progress())
         return records
 
 
-def _foretold(before: Remaining, say: Callable[[Sequence[Cell]], str]) -> str:
-    """What the cells and the trials before them will cost."""
-    n_trials = sum(one.n for of_row in before.trials.values() for one in of_row)
-    return f"{say(before.cells)}; about {n_trials} shorter trainings of trials before them"
+def _describe_cost(outstanding: Remaining, forecast: Callable[[Sequence[Cell]], str]) -> str:
+    """The cost of the cells that have not run yet, and the number of the trials before them."""
+    n_trials = sum(trainings.n for of_row in outstanding.trials.values() for trainings in of_row)
+    return (
+        f"{forecast(outstanding.cells)}; about {n_trials} shorter trainings of trials before them"
+    )
 
 
-def foreseeing(grid: Grid, out: Path, console: Console) -> Callable[[Sequence[Cell]], str]:
-    """What says, of cells of the grid that are to run, what they cost; shown while it counts.
+def forecaster(grid: Grid, out: Path, console: Console) -> Callable[[Sequence[Cell]], str]:
+    """A function that describes the cost of cells of the grid, showing progress on the console.
 
-    What is free is looked at now: a worker's libraries are no part of what a training takes.
+    Free memory is measured here, before a worker's libraries take some: they are no part of what a
+    training takes.
     """
     room = training_room(grid.cells[0].training.device)
 
-    def say(due: Sequence[Cell]) -> str:
+    def forecast(due: Sequence[Cell]) -> str:
         with console.status("counting what each method needs") as status:
-            records = records_of(known_folders(out))
-            return foresee(
-                grid,
-                due,
-                records,
-                room,
-                lambda what: status.update(f"counting what {escape(what)} needs"),
-            )
+            records = records_of(record_folders(out))
 
-    return say
+            def show_label(label: str) -> None:
+                status.update(f"counting what {escape(label)} needs")
+
+            return foresee(grid, due, records, room, show_label)
+
+    return forecast
 
 
-def known_folders(out: Path) -> list[Path]:
-    """Where records may lie that tell how long a cell takes: the folders of runs/, `out` last."""
-    others = [one for one in sorted(Path("runs").glob("[!.]*")) if one.resolve() != out.resolve()]
-    return [*others, out]
+def record_folders(out: Path) -> list[Path]:
+    """The folders whose records may tell how long a cell takes: those in runs/, and `out` last."""
+    folders = sorted(Path("runs").glob("[!.]*"))
+    return [*(folder for folder in folders if folder.resolve() != out.resolve()), out]
 
 
 def tune_of(
     trials: Any, validation: float | None = None, space: list[str] | None = None
 ) -> dict[str, Any] | None:
-    """The request's `tune` of what a command line or a caller gave; None if nothing was given."""
+    """The request's `tune`, of options or of an argument; None if nothing was given."""
     if isinstance(trials, dict):
         return trials
     given = {"trials": trials, "validation": validation, "space": space}
     return {name: value for name, value in given.items() if value is not None} or None
 
 
-def data_of(data: Any, given: dict[str, Any]) -> dict[str, Any] | None:
-    """The request's `data` of a file or a table, and what is given beside it, which wins.
+def data_of(data: Any, options: dict[str, Any]) -> dict[str, Any] | None:
+    """The request's `data`: a file or a table, and the options about it, which win.
 
     Raises:
-        RequestError: if a column is not named, or there is no file.
+        RequestError: if a column or the file is not named.
     """
-    beside = {name: value for name, value in given.items() if value is not None}
-    table = {**data, **beside} if isinstance(data, dict) else {"path": data, **beside}
+    given = {name: value for name, value in options.items() if value is not None}
+    table = {**data, **given} if isinstance(data, dict) else {"path": data, **given}
     if isinstance(data, dict) and "path" not in table:
         raise RequestError(f"data must have a path, got {data!r}")
-    known = ("path", *given)
-    table = {k: value for k, value in table.items() if value is not None or k not in known}
+    known = ("path", *options)  # an unknown key is kept, to be refused later
+    table = {key: value for key, value in table.items() if value is not None or key not in known}
     if "path" not in table:
-        if described := [name for name in given if name in table]:
+        if described := [name for name in options if name in table]:
             raise RequestError(
                 f"--{described[0]} describes your own data; give the file with --data FILE, "
                 "also where a suite names one (in Python: data=FILE)"

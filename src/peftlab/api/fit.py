@@ -1,10 +1,10 @@
-"""fit: for someone who only wants a model. A race, the best rows again, one adapter, one page.
+"""fit: find, train and write one model for a user's data within a time.
 
-60 % of the time at most goes to the race: every method at several learning rates on a part of
-train, where the bad ones stop early. Then the three best rows train on all of train, seed after
-seed, and are judged on dev, which has chosen no rate. The recommended row's best adapter is loaded
-again, has to answer dev as it did in training, and is written. It was chosen on dev among at most
-nine, and the last line says so beside the mean of its row.
+The race takes 60 % of the time at most: every method trains at several learning rates on a part of
+train, and the bad ones stop early. Then the three best rows train on all of train, seed after seed,
+and are judged on dev, which has chosen no rate. The recommended row's best adapter is loaded again,
+has to answer dev as it did in training, and is written. It was chosen on dev among at most nine, so
+the last line gives the mean of its row beside its score.
 """
 
 from __future__ import annotations
@@ -19,7 +19,14 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from peftlab.api.compare import Planned, arguments_of, data_of, foreseeing, planned, request_of
+from peftlab.api.compare import (
+    ResolvedRequest,
+    arguments_of,
+    data_of,
+    forecaster,
+    request_of,
+    resolve_request,
+)
 from peftlab.api.export import check_again, copy_adapter
 from peftlab.api.live import Live
 from peftlab.api.progress import callers_console, observer
@@ -30,7 +37,7 @@ from peftlab.bench.race import RATE_FACTORS, Race, TimeIsUp, Until
 from peftlab.bench.resume import done_cells, judge_anew
 from peftlab.bench.retention import best_seed, drop_beaten, main_score, room_mib
 from peftlab.bench.run import Session, set_aside, with_baselines, write_suite
-from peftlab.errors import RequestError, expect_path
+from peftlab.errors import RequestError, expanded, expect_path
 from peftlab.methods import Method
 from peftlab.naming import counted, slug
 from peftlab.records.lock import locked
@@ -44,20 +51,20 @@ from peftlab.tasks import Task
 
 METHODS = "lora,houlsby,bitfit,full,head"
 VALIDATION = 0.1
-RACE_SHARE = 0.6  # of the time; what the race leaves goes to seeds
+RACE_SHARE = 0.6  # of the time; the rest goes to seeds
 SEEDS = (0, 1, 2)
 FINALISTS = 3
 
 
 class Fitted(NamedTuple):
-    """What fit leaves.
+    """The result of `fit`.
 
     Attributes:
         record: of the adapter that was written.
-        row: the records of all its row's seeds; of a race's adapter its own.
-        reached: the main metric that the adapter, loaded again, came to.
-        recommendation: why this row; None where the time was over before the race was.
-        stopped: what ended it before its time, Ctrl-C for one.
+        row: the records of all seeds of its row; for an adapter of the race, its own record.
+        reached: the main metric of the adapter after it was loaded again.
+        recommendation: why this row; None if the time was over before the race was.
+        stopped: the interrupt that ended it early, such as Ctrl-C.
     """
 
     record: Record
@@ -99,8 +106,8 @@ def fit(
         dev: a file to judge on; without it a fifth is kept apart.
         kind: auto, classes or regression.
         data_dir: the folder with GLUE's own files; PEFTLAB_DATA_DIR's if not given.
-        metric: the main one, instead of the task's own.
-        runs: the folder for what is tried; runs/fit-DATA if not given.
+        metric: the main metric, instead of the task's own.
+        runs: the folder for the trainings; runs/fit-DATA if not given.
         quiet: no progress.
         training: fields of `peftlab.settings.Training`, such as batch_size.
 
@@ -121,120 +128,121 @@ def fit(
         out=runs,
         training=Training.of(training, arguments_of(fit)),
     )
-    ready = plan_fit(request.asked, [], None if runs is None else Path(runs))
-    return fit_planned(ready, Path(out), minutes, callers_console(quiet), quiet)
+    resolved = resolve_fit(request.fields, [], None if runs is None else expanded(runs))
+    return run_fit(resolved, expanded(out), minutes, callers_console(quiet), quiet)
 
 
-def plan_fit(request: dict[str, Any], sets: Iterable[str], runs: Path | None) -> Planned:
-    """Check a request and resolve it; what is tried goes to `runs`, or to runs/fit-DATA.
+def resolve_fit(fields: dict[str, Any], sets: Iterable[str], runs: Path | None) -> ResolvedRequest:
+    """Check a request and resolve it; its trainings go to `runs`, or to runs/fit-DATA.
 
     Raises:
         RequestError: if anything in it is wrong, or it has more than one task.
     """
-    if request.get("data") is None and not request.get("tasks"):
+    if fields.get("data") is None and not fields.get("tasks"):
         raise RequestError(
             "fit needs data: give your own with --data, --text and --label, or a --task"
         )
-    found = planned(None, request, sets)
-    if len(found.grid.tasks) != 1:
-        names = ", ".join(found.grid.tasks)
+    resolved = resolve_request(None, fields, sets)
+    if len(resolved.grid.tasks) != 1:
+        names = ", ".join(resolved.grid.tasks)
         raise RequestError(
             f"fit makes one model of one task, and this asks for {names}; give your --data with "
             "--text and --label, or one --task"
         )
-    (task,) = found.grid.tasks
-    return found._replace(out=runs or Path("runs") / f"fit-{slug(task)}")
+    (task,) = resolved.grid.tasks
+    return resolved._replace(out=runs or Path("runs") / f"fit-{slug(task)}")
 
 
-def told(fitted: Fitted) -> list[str]:
-    """What came out, in lines."""
+def result_lines(fitted: Fitted) -> list[str]:
+    """The result in lines: the row, its score, and what it was judged on."""
     record = fitted.record
     row = f"{record.method.name} at learning rate {record.training['lr']:g}"
     score = f"{record.task.main_metric} {fitted.reached:.3f}"
     if fitted.recommendation is None:
-        more = "" if fitted.stopped else "; give more --minutes"
+        remedy = "" if fitted.stopped else "; give more --minutes"
         return [
             f"{row}: {score} on a part of train, loaded again",
-            f"It did not come to a training on all of train{more}.",
+            f"It did not come to a training on all of train{remedy}.",
         ]
-    mean = statistics.fmean(main_score(one) for one in fitted.row)
+    mean = statistics.fmean(main_score(record) for record in fitted.row)
     seeds = counted(len(fitted.row), "seed")
-    on = "a part of train, as asked" if judged_on_train(record) else "dev"
-    return [f"{row}: {score} loaded again, the best of {seeds} of mean {mean:.3f}, on {on}"]
+    split = "a part of train, as asked" if judged_on_train(record) else "dev"
+    return [f"{row}: {score} loaded again, the best of {seeds} of mean {mean:.3f}, on {split}"]
 
 
-def fit_planned(
-    asked: Planned, to: Path, minutes: float, console: Console, quiet: bool = False
+def run_fit(
+    request: ResolvedRequest, to: Path, minutes: float, console: Console, quiet: bool = False
 ) -> Fitted:
     """Race, train, choose, check and write an adapter to the folder `to`, within the time.
 
     Args:
-        asked: one task, the rows to choose from, and the folder for what is tried.
+        request: one task, the rows to choose from, and the folder for the trainings.
         to: a new or empty folder, or one with an adapter, which is replaced.
         minutes: from now on; loading and scoring the last adapter may take a little longer.
         console: for progress.
         quiet: no progress.
 
     Raises:
-        RequestError: if `to` or the folder can't be written, if a method would not fit into memory,
-            or if no training ended in time.
-        KeyboardInterrupt: if that came before any training ended.
+        RequestError: if a folder can't be written, if a method would not fit into memory, or if no
+            training ended in time.
+        KeyboardInterrupt: if it came before any training ended.
     """
     if not 0 < minutes < float("inf"):
         raise RequestError(f"minutes must be a number above 0, got {minutes}")
     started = time.monotonic()
     end = started + 60 * minutes
     check_replaceable(to)
-    _check_apart(to, asked.out)
-    fitting = _Fitting(asked, started, end, console, quiet)
-    console.print(fitting.described(minutes, to), markup=False, highlight=False, soft_wrap=True)
+    _check_apart(to, request.out)
+    fitting = _FitRun(request, started, end, console, quiet)
+    console.print(fitting.describe(minutes, to), markup=False, highlight=False, soft_wrap=True)
     stopped = None
-    with Store(asked.out).prepared(room_mib(asked.grid.cells, "best")):
-        foreseeing(asked.grid, asked.out, console)(asked.grid.cells)  # refuses what can't fit
-    with locked(asked.out):
-        Store(asked.out).clean()
+    grid, runs = request
+    with Store(runs).prepared(room_mib(grid.cells, "best")):
+        forecaster(grid, runs, console)(grid.cells)  # refuses what does not fit into memory
+    with locked(runs):
+        Store(runs).clean()
         try:
             fitting.race()
             fitting.train()
-        except KeyboardInterrupt as stop:
-            stopped = stop
-            if not fitting.has_something:
+        except KeyboardInterrupt as interrupt:
+            stopped = interrupt
+            if not fitting.has_model:
                 raise
         return fitting.write(to)._replace(stopped=stopped)
 
 
 def _check_apart(to: Path, runs: Path) -> None:
-    one, other = to.resolve(), runs.resolve()
-    if one == other or one in other.parents or other in one.parents:
+    folder, other = to.resolve(), runs.resolve()
+    if folder == other or folder in other.parents or other in folder.parents:
         raise RequestError(
             f"--out {to} for the adapter and --runs {runs} for what is tried must be two folders, "
             "neither inside the other"
         )
 
 
-class _Fitting:
-    """One call of `fit` on its way."""
+class _FitRun:
+    """One run of `fit`: the race, the final trainings, the choice of an adapter."""
 
     def __init__(
-        self, planned: Planned, started: float, end: float, console: Console, quiet: bool
+        self, request: ResolvedRequest, started: float, end: float, console: Console, quiet: bool
     ) -> None:
-        self.grid, self.out = planned
+        self.grid, self.out = request
         (self.task,) = self.grid.tasks.values()
         self.started, self.end, self.console, self.quiet = started, end, console, quiet
         self.contest = Race(self.grid, self.task, VALIDATION)
         self.store = Store(self.out)
         self.trials = self.store.trials
-        self.final: Grid | None = None  # what is trained once the race is over
+        self.final: Grid | None = None  # the cells that train after the race
         self.records: list[Record] = []
         self.failed: list[Record] = []
 
     @property
-    def has_something(self) -> bool:
-        """Whether a training has ended, and there is a model."""
+    def has_model(self) -> bool:
+        """Whether at least one training has ended."""
         return bool(self.records or self.contest.ranking)
 
-    def described(self, minutes: float, to: Path) -> str:
-        """What will be done, in words."""
+    def describe(self, minutes: float, to: Path) -> str:
+        """The plan of the run, in a line for the user."""
         rows = ", ".join(row.part.label for row in self.grid.rows)
         rungs = " then ".join(map(str, self.contest.rungs))
         return (
@@ -258,7 +266,7 @@ class _Fitting:
         rows = self.contest.best_rows(FINALISTS)
         if not rows:
             return
-        self.final = self._final(rows)
+        self.final = self._final_grid(rows)
         write_suite(self.store, self.final)
         cells = self.final.cells
         done = done_cells(self.store, cells)
@@ -270,13 +278,13 @@ class _Fitting:
         with self._session(self.store, self.task, self.end) as session:
             session.progress.stage("the best of it, on all of train, judged on dev", len(cells))
             if cells:
-                session.start()  # while it does, the baselines are computed
+                session.start()  # the baselines are computed meanwhile
             for cell in with_baselines(cells, {self.task.name: self.task}, session.progress):
                 if self.records and not self._has_time_for(cell):
                     return
-                self._run(cell, session)
+                self._train_cell(cell, session)
 
-    def _run(self, cell: Cell, session: Session) -> None:
+    def _train_cell(self, cell: Cell, session: Session) -> None:
         set_aside(self.store, [cell], session.progress)
         record = session.run(cell, keep_adapter=True)
         if record.is_done:
@@ -285,55 +293,57 @@ class _Fitting:
         else:
             self.failed.append(record)
 
-    def _final(self, rows: list[Row]) -> Grid:
-        """The best rows on all of train: one seed of every row before the next seed of any."""
+    def _final_grid(self, rows: list[Row]) -> Grid:
+        """The best rows on all of train, ordered by seed: every row's first seed comes first."""
         suite = self.grid.suite.model_copy(update={"seeds": list(SEEDS)})
         grid = Grid(suite, self.grid.context, rows, self.grid.tasks, [])
         return grid.with_rows({self.task.name: rows})
 
-    def _show_only(self, records: list[Record]) -> None:
-        """Have the page show what was chosen from: the latest that was asked for."""
-        assert self.final is not None  # `train` made it, and with it these records
+    def _limit_page(self, records: list[Record]) -> None:
+        """Write the suite of these records alone, so that the page shows the rows compared."""
+        assert self.final is not None  # `train` sets it before it makes records
         names = {record.cell for record in records}
         cells = [cell for cell in self.final.cells if cell.name in names]
         write_suite(self.store, dataclasses.replace(self.final, cells=cells))
 
     def _has_time_for(self, cell: Cell) -> bool:
-        """Whether it would end in time if it took as long as the row's slowest, or any row's."""
-        took = [r.total_s or 0.0 for r in self.records if r.method.label == cell.method.label]
-        others = [r.total_s or 0.0 for r in self.records]
-        return time.monotonic() + max(took or others) < self.end
+        """Whether the cell would end in time, if as slow as its row's slowest, or as any row's."""
+        of_all = [(record.method.label, record.total_s or 0.0) for record in self.records]
+        of_row = [seconds for label, seconds in of_all if label == cell.method.label]
+        return time.monotonic() + max(of_row or [seconds for _, seconds in of_all]) < self.end
 
     @contextlib.contextmanager
     def _session(self, store: Store, task: Task, until: float) -> Iterator[Session]:
-        """A session that ends, with what is done by then, when its time is over."""
-        with contextlib.ExitStack() as running:
-            shown = Live(observer(self.console, self.quiet), self.out, running, page=False)
+        """A session that ends quietly when its time is over; cells that ended by then are kept."""
+        with contextlib.ExitStack() as command:
+            shown = Live(observer(self.console, self.quiet), self.out, command, page=False)
             progress = Until(shown, until)
             session = Session(store, {task.name: task}, progress)
             with contextlib.suppress(TimeIsUp), progress, session:
                 yield session
 
     def write(self, to: Path) -> Fitted:
-        """Check the adapter to take, and write it."""
+        """Choose an adapter, check it, and write it."""
         if self.records:
-            compared = _alike([*self.records, *self.failed])
-            self._show_only(compared)
+            compared = _with_common_seeds([*self.records, *self.failed])
+            self._limit_page(compared)
             chosen = compare_rows(compared, [self.out]).recommendation
             assert chosen is not None  # a record here has a score
-            row = [one for one in compared if one.method.label == chosen.row and one.score]
+            of_row = [record for record in compared if record.method.label == chosen.row]
+            row = [record for record in of_row if record.score]
             # a seed that others lack counts in no mean, and may have the one adapter that is kept
-            same = [one for one in self.records if one.method.label == chosen.row]
-            return self._write(to, self.store, row, same, self.task, chosen)
-        for one in self.contest.ranking:
-            if self.trials.adapter(one.record.cell).is_dir():
-                row = [one.record]
-                return self._write(to, self.trials, row, row, self.contest.task, None)
-        raise RequestError(self._nothing())
+            seeds = [record for record in self.records if record.method.label == chosen.row]
+            record, reached = self._write_best(to, self.store, seeds, self.task)
+            return Fitted(record, row, reached, chosen, stopped=None)
+        for result in self.contest.ranking:
+            if self.trials.adapter(result.record.cell).is_dir():
+                row = [result.record]
+                record, reached = self._write_best(to, self.trials, row, self.contest.task)
+                return Fitted(record, row, reached, None, stopped=None)
+        raise RequestError(self._why_no_model())
 
-    def _nothing(self) -> str:
-        """Why there is no model."""
-        raced = [one.record for one in self.contest.ran if one.merit is None]
+    def _why_no_model(self) -> str:
+        raced = [result.record for result in self.contest.ran if result.merit is None]
         for record in [*raced, *self.failed]:
             if record.failure is not None:
                 return (
@@ -341,36 +351,33 @@ class _Fitting:
                 )
         return "no training ended in time; give more --minutes, or fewer or cheaper --methods"
 
-    def _write(
-        self,
-        to: Path,
-        store: Store,
-        row: list[Record],
-        same: list[Record],
-        task: Task,
-        why: Recommendation | None,
-    ) -> Fitted:
-        kept = [one for one in same if store.adapter(one.cell).is_dir()]
+    def _write_best(
+        self, to: Path, store: Store, seeds: list[Record], task: Task
+    ) -> tuple[Record, float]:
+        """Write the best kept adapter of a row's seeds: its record, and its score loaded again."""
+        kept = [record for record in seeds if store.adapter(record.cell).is_dir()]
         if not kept:
-            notes = "; ".join(row[0].method.notes)
-            raise RequestError(f"no adapter of {row[0].method.label} was kept: {notes}")
-        record = best_seed(kept)
-        reached = check_again(store, record, task)
-        replace_folder(to, lambda place: copy_adapter(store, record, place))
-        return Fitted(record, row, reached, why, stopped=None)
+            method = seeds[0].method
+            raise RequestError(f"no adapter of {method.label} was kept: {'; '.join(method.notes)}")
+        best = best_seed(kept)
+        reached = check_again(store, best, task)
+        replace_folder(to, lambda folder: copy_adapter(store, best, folder))
+        return best, reached
 
 
-def _alike(records: list[Record]) -> list[Record]:
-    """Those of the seeds that every row ran: where the time ended, some have one more than others.
+def _with_common_seeds(records: list[Record]) -> list[Record]:
+    """The records of the seeds that every row ran: when time ran out, some rows had one more.
 
-    The row with one more is the one that the race put first, which is no reason to take it. A
-    failed run is one of its row's; of a row without a score no seed is missed.
+    Such a row is the one that the race put first, which is no reason to prefer it. A failed run
+    counts as a run of its seed. A row without any score takes no seed from the others.
     """
     scored = {record.method.label for record in records if record.score}
-    rows: dict[str, set[int]] = {label: set() for label in scored}
+    seeds: dict[str, set[int]] = {label: set() for label in scored}
     for record in records:
         if record.method.label in scored:
-            rows[record.method.label].add(record.seed)
-    common = set.intersection(*rows.values())
-    alike = [one for one in records if one.seed in common or one.method.label not in scored]
-    return alike if any(record.score for record in alike) else records
+            seeds[record.method.label].add(record.seed)
+    common = set.intersection(*seeds.values())
+    comparable = [
+        record for record in records if record.seed in common or record.method.label not in scored
+    ]
+    return comparable if any(record.score for record in comparable) else records

@@ -1,4 +1,4 @@
-"""plan: what a comparison will cost, before any of it trains."""
+"""plan: the cost of a comparison, before any of it trains."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from peftlab.api.compare import (
-    Planned,
+    ResolvedRequest,
     arguments_of,
     data_of,
-    known_folders,
-    planned,
-    rates_apart,
+    record_folders,
     request_of,
+    resolve_request,
+    split_rates,
     tune_of,
 )
 from peftlab.bench.cell import Cell
@@ -31,19 +31,19 @@ from peftlab.tasks import Task
 
 @dataclass(frozen=True)
 class Row:
-    """What the cells of one method on one task will take.
+    """The cost of the cells of one method on one task.
 
     Attributes:
         cost: trained parameters, memory, the adapter's size on disk.
         due: how many of its cells have not run yet.
-        cell_s: seconds of one cell; None where no record tells.
-        time_from: what the seconds are taken from.
-        measured_peak_mib: the peak of the steps that were measured, if any were.
-        fits: False if `compare` would refuse it, since its peak is surely above what is free; None
-            where either is not known.
-        trials: trainings that look for its settings, before its cells run; 0 if none do or all have
-            ended.
-        trials_s: seconds of all of them; None where a cell's are not known.
+        cell_s: seconds of one cell; None if no record predicts them.
+        time_from: the record or the measurement that predicts the seconds.
+        measured_peak_mib: the peak of the measured steps, if any were.
+        fits: False if `compare` would refuse the row, as its peak is surely above the free memory;
+            None if either is unknown.
+        trials: trainings that search its settings before its cells run; 0 if there are none, or
+            all have ended.
+        trials_s: seconds of all trials; None if those of a cell are unknown.
     """
 
     cost: Cost
@@ -67,15 +67,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a comparison will cost.
+    """The cost of a comparison.
 
     Attributes:
-        suite: its name.
-        model: its name.
-        cells: how many there are.
+        suite: the name of the suite.
+        model: the name of the model.
+        cells: the number of cells.
         out: the folder in which some of them may have run already.
-        rows: one a method and task, in the order in which they run.
-        free_mib: memory that a training can take beside the libraries; None where not known.
+        rows: one for each method and task, in the order in which they run.
+        free_mib: memory that a training can take beside the libraries; None if unknown.
     """
 
     suite: str
@@ -87,13 +87,13 @@ class Plan:
 
     @property
     def all_s(self) -> float | None:
-        """Seconds of all that is due, None if those of a row are not known."""
+        """Seconds of all cells and trials that are due; None if those of a row are unknown."""
         seconds = [row.all_s for row in self.rows]
         return sum(seconds) if None not in seconds else None  # type: ignore[arg-type]
 
     @property
     def peak_mib(self) -> float | None:
-        """Of the cell that holds the most, as far as that can be counted."""
+        """The highest peak of the rows whose memory can be counted; None if there is none."""
         peaks = [row.cost.memory.peak_mib for row in self.rows if row.cost.memory]
         return max(peaks, default=None)
 
@@ -103,7 +103,7 @@ class Plan:
         return self.cells - sum(row.due for row in self.rows)
 
     def document(self) -> dict[str, Any]:
-        """All of it as JSON has it."""
+        """The plan as a JSON document."""
         rows = [
             {
                 **asdict(row.cost) | {"n_trainable": row.cost.n_trainable.model_dump()},
@@ -112,9 +112,9 @@ class Plan:
             }
             for row in self.rows
         ]
-        told = ("suite", "model", "cells", "done", "free_mib")
-        about = {name: getattr(self, name) for name in told}
-        return {**about, "all_s": self.all_s, "peak_mib": self.peak_mib, "rows": rows}
+        names = ("suite", "model", "cells", "done", "free_mib")
+        summary = {name: getattr(self, name) for name in names}
+        return {**summary, "all_s": self.all_s, "peak_mib": self.peak_mib, "rows": rows}
 
 
 def plan(
@@ -144,25 +144,25 @@ def plan(
         model: `minilm`, `mpnet`, a folder, or a hub name.
         tasks: names, or `Task` values.
         methods: names such as "lora" or "lora[rank=16]", tables, or `Method` values.
-        seeds: one run of every cell a seed; (0,) unless a suite file says otherwise.
+        seeds: every cell runs once for each seed; (0,) unless a suite file says otherwise.
         data: your own file instead of tasks, or a table, as `peftlab.compare` takes it.
         text: its text column, or two.
         label: its label column.
         dev: a file to evaluate on; without it a fifth is kept apart.
         kind: auto, classes or regression.
         data_dir: the folder with GLUE's own files; PEFTLAB_DATA_DIR's if not given.
-        metric: the main one, of all tasks, instead of each task's own.
-        judge_on: dev, or train: a fifth of train.
+        metric: the main metric of all tasks, instead of each task's own.
+        judge_on: dev; or train, which keeps a fifth of train apart.
         tune: how many trials every row gets on each task; they are counted in.
-        out: the folder of `compare`; what has run there is not counted, and tells, beside the
-            records of runs/, how long a cell takes.
-        measure: run a few steps of each method on each task, and predict times by those.
+        out: the folder of `compare`. Cells that have run there are not counted; their records and
+            those in runs/ predict how long a cell takes.
+        measure: run a few steps of each method on each task, and predict times from those.
         training: fields of `peftlab.settings.Training`, such as epochs or batch_size.
 
     Raises:
         RequestError: if anything in the request is wrong.
     """
-    rates, settings = rates_apart(training)
+    rates, settings = split_rates(training)
     request = request_of(
         suite=suite,
         model=model,
@@ -178,42 +178,42 @@ def plan(
         rates=rates,
         training=Training.of(settings, arguments_of(plan)),
     )
-    return plan_of(planned(request.suite, request.asked, out=out), measure)
+    return make_plan(resolve_request(request.suite, request.fields, out=out), measure)
 
 
-def plan_of(
-    asked: Planned, measure: bool = False, tell: Callable[[str], None] = lambda _: None
+def make_plan(
+    request: ResolvedRequest, measure: bool = False, tell: Callable[[str], None] = lambda _: None
 ) -> Plan:
-    """The plan of a request that was found right; `tell` is told what is looked at."""
-    grid = asked.grid
+    """The plan of a checked request; `tell` gets a line for each row that is counted or run."""
+    grid = request.grid
     predictor = Predictor(grid)
     costs = _costs(grid, predictor, tell)
-    first = [cell for cell, _ in costs]
-    few: dict[str, Record] = {}
+    cells = [cell for cell, _ in costs]
+    measured: dict[str, Record] = {}
     if measure:
-        few = measure_cells(grid, first, lambda title: tell(f"running a few steps of {title}"))
-    records = [] if measure else records_of(known_folders(asked.out))
-    free = training_room(first[0].training.device)
-    ahead = remaining(grid, asked.out)
+        measured = measure_cells(grid, cells, lambda title: tell(f"running a few steps of {title}"))
+    records = [] if measure else records_of(record_folders(request.out))
+    free_mib = training_room(cells[0].training.device)
+    outstanding = remaining(grid, request.out)
     rows = []
     for cell, cost in costs:
-        steps = few.get(cell.name)
-        time_of = _timer(predictor, cost, steps, records)
-        rows.append(_row(time_of, cell, cost, steps, free, ahead))
+        few_steps = measured.get(cell.name)
+        time_of = _timer(predictor, cost, few_steps, records)
+        rows.append(_row(time_of, cell, cost, few_steps, free_mib, outstanding))
     return Plan(
         suite=grid.suite.name,
         model=grid.cells[0].model.name,
         cells=len(grid.cells),
-        out=asked.out,
+        out=request.out,
         rows=rows,
-        free_mib=free,
+        free_mib=free_mib,
     )
 
 
 def _costs(
     grid: Grid, predictor: Predictor, tell: Callable[[str], None]
 ) -> list[tuple[Cell, Cost]]:
-    """Of each row on each task its first cell, and what one of them costs."""
+    """The first cell of each row on each task, and the cost of such a cell."""
     rows: dict[tuple[str, str], list[Cell]] = {}
     for cell in grid.cells:
         rows.setdefault(cell.row, []).append(cell)
@@ -224,20 +224,20 @@ def _costs(
     return costs
 
 
-Timer = Callable[[Cell], Time | None]
+Timer = Callable[[Cell], Time | None]  # the time of a cell, None if unknown
 
 
 def _timer(
-    predictor: Predictor, cost: Cost, few: Record | None, records: Sequence[Record]
+    predictor: Predictor, cost: Cost, few_steps: Record | None, records: Sequence[Record]
 ) -> Timer:
-    """What tells the time of a row's cells: its few steps if they were run, or the records."""
+    """Predicts the time of a row's cells by its few steps, if they were run, or by the records."""
     weights = cost.memory.by_part["weights"] if cost.memory else None
 
     def time_of(cell: Cell) -> Time | None:
         train, dev = predictor.lengths_of(cell)
-        if few is None:
+        if few_steps is None:
             return by_records(cell, train, dev, weights, records)
-        return by_measured(cell, train, dev, few)
+        return by_measured(cell, train, dev, few_steps)
 
     return time_of
 
@@ -246,20 +246,21 @@ def _row(
     time_of: Timer,
     cell: Cell,
     cost: Cost,
-    few: Record | None,
-    free: float | None,
-    ahead: Remaining,
+    few_steps: Record | None,
+    free_mib: float | None,
+    outstanding: Remaining,
 ) -> Row:
     time = time_of(cell)
-    trials = ahead.trials.get((cost.task, cost.label), [])
+    memory = few_steps.memory if few_steps else None
+    trials = outstanding.trials.get((cost.task, cost.label), [])
     return Row(
         cost=cost,
-        due=ahead.due(cost.task, cost.label),
+        due=outstanding.due(cost.task, cost.label),
         cell_s=time.cell_s if time else None,
         time_from=time.source if time else None,
-        measured_peak_mib=few.memory.train_peak_mib if few and few.memory else None,
-        fits=_fits(cost, free),
-        trials=sum(one.n for one in trials),
+        measured_peak_mib=memory.train_peak_mib if memory else None,
+        fits=_fits(cost, free_mib),
+        trials=sum(trainings.n for trainings in trials),
         trials_s=_trials_s(time_of, cell, trials),
     )
 
@@ -275,7 +276,7 @@ def _trials_s(time_of: Timer, cell: Cell, trials: Sequence[Trainings]) -> float 
     return seconds
 
 
-def _fits(cost: Cost, room: float | None) -> bool | None:
-    if room is None or cost.memory is None:
+def _fits(cost: Cost, free_mib: float | None) -> bool | None:
+    if free_mib is None or cost.memory is None:
         return None
-    return not surely_above(cost.memory.peak_mib, room)
+    return not surely_above(cost.memory.peak_mib, free_mib)

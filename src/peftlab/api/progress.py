@@ -29,10 +29,10 @@ LINE_EVERY_S = 10.0
 
 
 def callers_console(quiet: bool = False) -> Console:
-    """Standard error, for who calls from Python.
+    """The console of a call from Python: standard error, in a notebook without bars.
 
-    A notebook's output takes lines: of bars it would keep every frame, and rich's own way there
-    needs ipywidgets, warns without, and loses a cell's output where two commands run at once.
+    A notebook would keep every frame of a bar. Rich's own display there needs ipywidgets, warns
+    without it, and loses a cell's output if two commands run at once.
     """
     console = Console(stderr=True, quiet=quiet)
     if not console.is_jupyter:
@@ -41,59 +41,59 @@ def callers_console(quiet: bool = False) -> Console:
 
 
 def observer(console: Console, quiet: bool = False) -> Observer:
-    """The observer that fits the console."""
+    """The observer for the console: bars on a terminal, lines elsewhere, nothing if quiet."""
     if quiet:
         return Observer()
     return Bars(console) if console.is_terminal else Lines(console)
 
 
 class Lines(Observer):
-    """Plain lines: the suite, each cell's begin and end, and a sign of life every ten seconds."""
+    """Plain lines: the suite, each cell's start and end, and a step every ten seconds."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.number = self.n_cells = 0
-        self.spoke = 0.0
+        self.last_line_s = 0.0
 
     def suite(self, grid: Grid, n_done: int, out: str) -> None:
         self.number, self.n_cells = n_done, len(grid.cells)
         for line in describe(grid, n_done, out):
-            self._say(line)
+            self._print(line)
 
     def stage(self, what: str, total: int) -> None:
         self.number, self.n_cells = 0, total
-        self._say(what)
+        self._print(what)
 
     def note(self, line: str) -> None:
-        self._say(line)
+        self._print(line)
 
     def cell(self, cell: Cell) -> None:
         self.number += 1
-        count = ""  # one cell alone has none
+        count = ""  # a single cell has none
         if self.n_cells:
-            self.n_cells = max(self.n_cells, self.number)  # equal trials come on top
+            self.n_cells = max(self.n_cells, self.number)  # trials that tie add some
             count = f"[{self.number}/{self.n_cells}] "
-        self._say(f"{count}{cell.title}")
+        self._print(f"{count}{cell.title}")
 
     def step(self, cell: Cell, row: dict[str, Any], total: int) -> None:
-        if time.monotonic() - self.spoke > LINE_EVERY_S:
-            self._say(f"    step {row['step']}/{total}: loss {row['loss']:.3f}")
+        if time.monotonic() - self.last_line_s > LINE_EVERY_S:
+            self._print(f"    step {row['step']}/{total}: loss {row['loss']:.3f}")
 
     def epoch(self, cell: Cell, epoch: int, score: dict[str, float]) -> None:
-        self._say(f"    epoch {epoch}: {_main(cell, score)}")
+        self._print(f"    epoch {epoch}: {_main_score(cell, score)}")
 
     def end(self, record: Record) -> None:
-        self._say(f"    {summary(record)}")
+        self._print(f"    {summary(record)}")
         for warning in record.warnings:
-            self._say(f"    warning: {warning}")
+            self._print(f"    warning: {warning}")
 
-    def _say(self, line: str) -> None:
-        self.spoke = time.monotonic()
+    def _print(self, line: str) -> None:
+        self.last_line_s = time.monotonic()
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 class Bars(Observer):
-    """Two bars: cells of the suite; steps of the cell, with loss, score so far and time left."""
+    """Two bars: the suite's cells, and the cell's steps with loss, latest score and time left."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -146,21 +146,21 @@ class Bars(Observer):
         self.progress.update(self.bars[1], completed=row["step"], total=total, note=note)
 
     def epoch(self, cell: Cell, epoch: int, score: dict[str, float]) -> None:
-        self.score = _main(cell, score)
+        self.score = _main_score(cell, score)
         self.progress.update(self.bars[1], note=self.score)
 
     def end(self, record: Record) -> None:
         self.progress.advance(self.bars[0])
         style = "red" if not record.is_done else None
         name = title(record.task.name, record.method.label, record.seed)
-        say = self.progress.console.print
-        say(f"{name}: {summary(record)}", markup=False, highlight=False, style=style)
+        print_line = self.progress.console.print
+        print_line(f"{name}: {summary(record)}", markup=False, highlight=False, style=style)
         for warning in record.warnings:
-            say(f"    warning: {warning}", markup=False, highlight=False, style="yellow")
+            print_line(f"    warning: {warning}", markup=False, highlight=False, style="yellow")
 
 
 def describe(grid: Grid, n_done: int, out: str) -> list[str]:
-    """What is about to run, in lines."""
+    """Lines about a suite that starts: its cells, its model and its tasks."""
     n = len(grid.cells)
     return [
         f"suite {grid.suite.name}: {counted(n, 'cell')}, {n_done} done already, in {out}",
@@ -170,7 +170,7 @@ def describe(grid: Grid, n_done: int, out: str) -> list[str]:
 
 
 def describe_tasks(grid: Grid) -> list[str]:
-    """What each task asks, of how many examples, and how long a training on it is, in lines."""
+    """Lines about each task: its kind, its size, and how long a training on it is."""
     lines = []
     by_default = grid.suite.training.epochs is None
     trainings = {cell.task.name: cell.training for cell in grid.cells}
@@ -183,18 +183,18 @@ def describe_tasks(grid: Grid) -> list[str]:
 
 
 def describe_task(task: Task) -> str:
-    """Its kind, classes and sizes in one line."""
+    """The task in one line: kind, classes, sizes and main metric."""
     kind = "regression" if task.kind == "regression" else f"classes {', '.join(task.labels)}"
-    is_of_one = task.main_metric == "f1" and len(task.labels) == 2
-    of = f" of {task.labels[1]}" if is_of_one else ""
+    has_positive = task.main_metric == "f1" and len(task.labels) == 2
+    of_class = f" of {task.labels[1]}" if has_positive else ""
     return (
         f"task {task.name} ({task.source}): {kind}; "
-        f"{len(task.train)} train, {len(task.dev)} dev; metric {task.main_metric}{of}"
+        f"{len(task.train)} train, {len(task.dev)} dev; metric {task.main_metric}{of_class}"
     )
 
 
 def describe_length(n_train: int, batch_size: int, epochs: int, by_default: bool) -> str:
-    """How long a training is, and why where nobody asked for it.
+    """The length of a training, with the reason if it is the default.
 
     >>> describe_length(500, batch_size=32, epochs=19, by_default=True)
     '19 epochs of 16 updates, to make 300'
@@ -209,13 +209,13 @@ def describe_length(n_train: int, batch_size: int, epochs: int, by_default: bool
 
 
 def summary(record: Record) -> str:
-    """A cell's end in one line."""
+    """The result of a cell in one line."""
     if not record.is_done:
         assert record.failure is not None
         return f"FAILED: {record.failure.message}"
     assert record.score is not None
-    main = record.task.main_metric
-    parts = [f"{main} {record.score[main]:.3f}"]
+    metric = record.task.main_metric
+    parts = [f"{metric} {record.score[metric]:.3f}"]
     if record.speed and record.speed.examples_per_s:
         parts.append(f"{record.speed.examples_per_s:.0f} examples/s")
     if record.task.n_truncated:
@@ -226,6 +226,6 @@ def summary(record: Record) -> str:
     return f"{', '.join(parts)}, {record.total_s or 0:.1f} s"
 
 
-def _main(cell: Cell, score: dict[str, float]) -> str:
+def _main_score(cell: Cell, score: dict[str, float]) -> str:
     metric = cell.task.main_metric
     return f"{metric} {score[metric]:.3f}"

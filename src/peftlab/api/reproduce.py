@@ -1,4 +1,4 @@
-"""reproduce: run a published recipe, and lay what comes out beside what was published."""
+"""reproduce: run a published recipe, and compare its scores with the published ones."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from peftlab.api.compare import Planned, foreseeing, run
+from peftlab.api.compare import ResolvedRequest, forecaster, run
 from peftlab.api.progress import callers_console
 from peftlab.bench.grid import resolve
-from peftlab.bench.recipe import Recipe, recipe
+from peftlab.bench.recipe import Recipe
+from peftlab.bench.recipe import recipe as find_recipe
 from peftlab.bench.recipe import recipes as recipes
 from peftlab.bench.resume import done_cells
-from peftlab.errors import expect_path
+from peftlab.errors import expanded, expect_path
 from peftlab.records.lock import locked
 from peftlab.records.published import Beside, beside
 from peftlab.records.record import Record
@@ -22,7 +23,7 @@ from peftlab.records.store import Store
 
 
 class Reproduction(NamedTuple):
-    """What came out, and what was published.
+    """The results of a recipe, beside the published ones.
 
     Attributes:
         recipe: what was asked for, with its source, what it leaves open and where it errs.
@@ -55,13 +56,13 @@ def reproduce(
     """Run a published recipe; done cells are not run again.
 
     Args:
-        name: of a recipe, see `peftlab reproduce`.
+        name: of a recipe; `peftlab reproduce` lists them.
         model: another base than the recipe's: `minilm`, `mpnet`, a folder, or a hub name.
         data_dir: the folder with GLUE's own files; PEFTLAB_DATA_DIR's if not given.
         scale: full, as published; or small: fewer tasks, seeds and epochs, to try it.
-        tasks: those of the recipe's that are wanted; all if not given.
-        methods: likewise, by the rows of the published table.
-        seeds: instead of the recipe's.
+        tasks: which of the recipe's to run; all if not given.
+        methods: likewise, by the labels of the published table's rows.
+        seeds: to run instead of the recipe's.
         out: the folder for records and predictions; `runs/NAME` (`runs/NAME-small`) if not given.
         quiet: no progress.
         training: fields of `peftlab.settings.Training` that win over the recipe's, such as device.
@@ -69,68 +70,68 @@ def reproduce(
     Raises:
         RequestError: if anything in the request is wrong; nothing was trained then.
     """
-    for what, path in (("model", model), ("data_dir", data_dir), ("out", out)):
+    for argument, path in (("model", model), ("data_dir", data_dir), ("out", out)):
         if path is not None:
-            expect_path(what, path)
-    part = {"tasks": tasks, "methods": methods, "seeds": seeds}
-    ready = ready_to_reproduce(name, model, data_dir, scale, out, training, part)
-    return run_recipe(ready, callers_console(quiet), quiet)
+            expect_path(argument, path)
+    selection = {"tasks": tasks, "methods": methods, "seeds": seeds}
+    resolved = resolve_recipe(name, model, data_dir, scale, out, training, selection)
+    return run_recipe(resolved, callers_console(quiet), quiet)
 
 
-class Ready(NamedTuple):
-    """A recipe that was found right: its grids, and the folder that they will run into."""
+class ResolvedRecipe(NamedTuple):
+    """A recipe, and a checked request for each of its suites, all into one folder."""
 
     recipe: Recipe
-    parts: list[Planned]
+    parts: list[ResolvedRequest]
 
 
-def ready_to_reproduce(
+def resolve_recipe(
     name: str,
     model: str | Path | None,
     data_dir: str | Path | None,
     scale: str,
     out: str | Path | None,
     training: dict[str, Any],
-    part: dict[str, Any],
-) -> Ready:
+    selection: dict[str, Any],
+) -> ResolvedRecipe:
     """Check a request, and resolve every suite of the recipe to cells.
 
-    It is as `reproduce` has it; `part` holds tasks, methods and seeds.
+    The arguments are those of `reproduce`; `selection` has its tasks, methods and seeds.
 
     Raises:
         RequestError: if anything in it is wrong.
     """
-    found = recipe(name)
-    suites = found.suites(
+    recipe = find_recipe(name)
+    suites = recipe.suites(
         scale,
         model=None if model is None else str(model),
         data_dir=None if data_dir is None else Path(data_dir),
         training=training,
-        **part,
+        **selection,
     )
-    folder = Path(out) if out is not None else Path("runs") / _folder_name(found, scale)
-    return Ready(found, [Planned(resolve(suite), folder) for suite in suites])
+    folder = expanded(out) if out is not None else Path("runs") / _folder_name(recipe, scale)
+    return ResolvedRecipe(recipe, [ResolvedRequest(resolve(suite), folder) for suite in suites])
 
 
-def _folder_name(found: Recipe, scale: str) -> str:
-    return found.name if scale == "full" else f"{found.name}-{scale}"
+def _folder_name(recipe: Recipe, scale: str) -> str:
+    return recipe.name if scale == "full" else f"{recipe.name}-{scale}"
 
 
-def run_recipe(ready: Ready, console: Console, quiet: bool = False) -> Reproduction:
-    """Run what is missing, part by part, showing progress.
+def run_recipe(resolved: ResolvedRecipe, console: Console, quiet: bool = False) -> Reproduction:
+    """Run the cells that are not done, part by part, showing progress.
 
     Raises:
         RequestError: if a part would not fit into memory; nothing was trained then.
     """
     records: list[Record] = []
-    grid, out = ready.parts[0]
+    grid, out = resolved.parts[0]
     with Store(out).prepared():
-        for part in ready.parts:
+        for part in resolved.parts:
             done = done_cells(Store(out), part.grid.cells)
             if due := [cell for cell in part.grid.cells if cell.name not in done]:
-                foreseeing(part.grid, out, console)(due)
+                forecaster(part.grid, out, console)(due)  # refuses what does not fit into memory
     with locked(out), ExitStack() as command:
-        for part in ready.parts:
+        for part in resolved.parts:
             records += run(part, console, quiet, keep="none", command=command)
-    rows = beside(ready.recipe.published, records, [out])
-    return Reproduction(ready.recipe, grid.context.source.name, out, records, rows)
+    rows = beside(resolved.recipe.published, records, [out])
+    return Reproduction(resolved.recipe, grid.context.source.name, out, records, rows)

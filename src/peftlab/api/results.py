@@ -1,4 +1,4 @@
-"""What a comparison has left in its folder, for a script or a notebook."""
+"""The results of a comparison, read from its folder for a script or a notebook."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def show(
 ) -> Shown:
     """The table with the row to take, as `peftlab report` prints it; its page is written anew.
 
-    What comes back shows itself in a notebook and by `print`.
+    The returned object shows the table in a notebook and by `print`.
 
     Args:
         folder: the output folder of a comparison.
-        tasks: these alone; all if not given.
-        methods: these rows alone; a method's name stands for all its variants.
+        tasks: the tasks to show; all if not given.
+        methods: the rows to show; a method's name stands for all its variants.
         last: only what the latest comparison asked for.
         margin: differences within ± margin count as a tie.
-        prefer: score, memory, speed or size: what decides between rows none of which is worse.
-        memory_mib: recommend only what keeps to this peak of a run.
-        minutes: recommend only what keeps to this time of a cell.
+        prefer: score, memory, speed or size: decides between rows none of which is worse.
+        memory_mib: recommend only rows whose peak memory is at most this.
+        minutes: recommend only rows whose cells take at most this time.
 
     Raises:
         RequestError: if the folder has no such records or can't be written, or nothing meets the
@@ -51,27 +51,27 @@ def show(
         if limit is not None:
             expect(name, limit, (int, float), "a number")
     question = Question(margin, prefer, memory_mib, minutes)
-    wanted = _names("tasks", tasks), _names("methods", methods)
-    return rebuild(expanded(folder), wanted[0], wanted[1], last, question=question)
+    selection = _names("tasks", tasks), _names("methods", methods)
+    return rebuild(expanded(folder), *selection, last, question=question)
 
 
-def _names(what: str, given: Any) -> list[str] | None:
-    if given is None:
+def _names(argument: str, names: Any) -> list[str] | None:
+    if names is None:
         return None
-    if isinstance(given, str):
-        return [given]
-    expect(what, given, (list, tuple), "a name, or a list of names")
-    return list(given)
+    if isinstance(names, str):
+        return [names]
+    expect(argument, names, (list, tuple), "a name, or a list of names")
+    return list(names)
 
 
 def load_records(folder: str | Path) -> list[Record]:
     """The record of every cell in the output folder of a comparison.
 
-    One that can't be read is left out, with a warning. A cell's curve is FOLDER/curves/CELL.jsonl,
+    An unreadable record is left out, with a warning. A cell's curve is FOLDER/curves/CELL.jsonl,
     one step or epoch a line; its predictions for dev are FOLDER/predictions/CELL.jsonl.
 
     Raises:
-        RequestError: if there are none.
+        RequestError: if the folder has no records.
     """
     expect_path("folder", folder)
     store = Store(expanded(folder))

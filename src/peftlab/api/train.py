@@ -1,4 +1,4 @@
-"""Train a model that one holds in one's own hands.
+"""train: train a loaded model in place, or one cell into a folder.
 
 model, tokenizer = peftlab.load_model("minilm", num_labels=2)
 record = peftlab.train(model, tokenizer, "paraphrase", peftlab.LoRA(rank=8))
@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 
 from peftlab.adapters import check_ids, check_savable, is_merged, save
-from peftlab.api.compare import arguments_of, foreseeing
+from peftlab.api.compare import arguments_of, forecaster
 from peftlab.api.inference import check_num_labels, task_of
 from peftlab.api.progress import callers_console, observer
 from peftlab.atomic import BESIDE, check_replaceable, replace_folder
@@ -26,10 +26,10 @@ from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Grid, check_trainable, method_part, resolve_training, task_part
 from peftlab.bench.outcome import CellScorer, Outcome, Row
 from peftlab.bench.process import train_model
-from peftlab.bench.run import run_grid
+from peftlab.bench.run import Observer, run_grid
 from peftlab.bench.suite import Variant
-from peftlab.bench.tokens import tokens_of
-from peftlab.errors import RequestError, check_seed, expect_path
+from peftlab.bench.tokens import Tokens, tokens_of
+from peftlab.errors import RequestError, check_seed, expanded, expect_path
 from peftlab.layers import PreTrainedModel, resolve_precision
 from peftlab.machine import threads_for
 from peftlab.methods import Method, NeedsDevice, inject, injected, resolve_method
@@ -82,19 +82,19 @@ def train(
         epochs: passes over the train split; by default as many as make 300 updates, 3 to 30.
         batch_size: examples a step.
         lr: the highest learning rate of the adapter; the method's default if not given.
-        seed: of data order, dropout and, if they are drawn here, the adapters.
-        out: a new or empty folder, or an adapter's, which is replaced: for the adapter, as `save`
-            writes it, and record.json, curve.jsonl and predictions.jsonl, as `peftlab train` does;
-            nothing is written if not given.
+        seed: for data order, dropout and, if they are drawn here, the adapters.
+        out: the folder for the adapter, as `save` writes it, and for record.json, curve.jsonl and
+            predictions.jsonl, as `peftlab train` writes them. It is new or empty, or holds an
+            adapter, which is replaced. Nothing is written if not given.
         quiet: no progress.
         training: further fields of `peftlab.settings.Training`, such as head_lr or warmup;
-            device and a frozen base's precision are the model's own. Without `threads` they are
-            torch's, or as many as others leave cores for; the record says how many.
+            device and a frozen base's precision are the model's own. Without `threads`, torch's
+            number is used, or as many as other processes leave cores for; the record has it.
 
     Raises:
         RequestError: if the request is wrong, or `out` holds something else.
-        Diverged: if the loss is no number any more.
-        Untrained: if something that should be trained is not.
+        Diverged: if the loss is no longer a finite number.
+        Untrained: if a parameter that should be trained is not.
     """
     started = time.perf_counter()
     check_model(model)
@@ -102,7 +102,8 @@ def train(
     task = task_of(task)
     method = resolve_method(method)
     check_seed(seed)
-    asked = _asked({"epochs": epochs, "batch_size": batch_size, "lr": lr, **training}, method)
+    settings = {"epochs": epochs, "batch_size": batch_size, "lr": lr, **training}
+    requested = _requested_training(settings, method)
     check_num_labels(model, task)
     check_trainable(task)
     if is_merged(model):
@@ -114,108 +115,119 @@ def train(
     check_ids(model, tokenizer)
     folder = None if out is None else _checked_folder(model, out)
     devices = [model.device] if model.device.type == "cuda" else []
-    with threads_for(model.device.type, asked.threads), torch.random.fork_rng(devices):
-        outcome = _run(model, tokenizer, task, method, asked, seed, started, folder, quiet)
+    with threads_for(model.device.type, requested.threads), torch.random.fork_rng(devices):
+        memory = MemoryMeter(model.device, model)
+        cell = _injected_cell(model, tokenizer, task, method, requested, seed)
+        if folder is not None:
+            check_savable(model)  # again: only now is it known what the method freezes
+        tokens = tokens_of(tokenizer, task, cell.training.max_length)
+        with observer(callers_console(quiet), quiet) as progress:
+            outcome = _train_cell(model, task, tokens, cell, memory, started, progress)
     state_of(model).tokenizer = tokenizer
     if folder is not None:
-        replace_folder(folder, lambda place: _fill(place, model, outcome))
+        replace_folder(folder, lambda new: _write_outcome(new, model, outcome))
     return outcome.record
 
 
-def _run(
+def _injected_cell(
     model: PreTrainedModel,
     tokenizer: Any,
     task: Task,
     method: Method,
-    asked: Training,
+    requested: Training,
     seed: int,
-    started: float,
-    folder: Path | None,
-    quiet: bool,
-) -> Outcome:
-    memory = MemoryMeter(model.device, model)
-    longest = token_limit(tokenizer, model.config)
+) -> Cell:
+    """The cell to train, once its settings are resolved and the method is injected."""
+    limit = token_limit(tokenizer, model.config)
     variant = Variant.model_validate(method)
-    training = resolve_training(asked, variant, method, task, longest, model.device.type)
+    training = resolve_training(requested, variant, method, task, limit, model.device.type)
     if isinstance(method, NeedsDevice):
         method.check_device(model.device.type)
     torch.manual_seed(seed)
-    if injected(model) != method:  # after all that refuses: an injected model takes no other method
+    if injected(model) != method:  # after all checks: an injected model takes no other method
         inject(model, method)
-    if folder is not None:
-        check_savable(model)  # what it freezes is known by now
-    cell = _cell(model, task, method, asked, training, seed)
-    tokens = tokens_of(tokenizer, task, cell.training.max_length)
-    with observer(callers_console(quiet), quiet) as progress:
-        progress.cell(cell)
-        before = [TRAINED_BEFORE] if state_of(model).has_learnt else []
-        for note in before:
-            progress.note(f"{note}; a base that is loaded anew begins anew")
+    return _cell(model, task, method, requested, training, seed)
 
-        def on_step(row: Row, total: int) -> None:
-            state_of(model).has_learnt = True
-            progress.step(cell, row, total)
 
-        scorer = CellScorer(task, on_step=on_step, on_epoch=functools.partial(progress.epoch, cell))
-        try:
-            trained = train_model(model, task, tokens, cell, scorer, memory, started)
-        finally:
-            model.eval()  # after Ctrl-C too, so that its outputs have no dropout in them
-        noted = trained.model_copy(update={"notes": [*before, *trained.notes]})
-        outcome = scorer.outcome(cell, noted)
-        progress.end(outcome.record)
+def _train_cell(
+    model: PreTrainedModel,
+    task: Task,
+    tokens: Tokens,
+    cell: Cell,
+    memory: MemoryMeter,
+    started: float,
+    progress: Observer,
+) -> Outcome:
+    progress.cell(cell)
+    notes = [TRAINED_BEFORE] if state_of(model).has_learnt else []
+    for note in notes:
+        progress.note(f"{note}; a base that is loaded anew begins anew")
+
+    def on_step(row: Row, total: int) -> None:
+        state_of(model).has_learnt = True
+        progress.step(cell, row, total)
+
+    scorer = CellScorer(task, on_step=on_step, on_epoch=functools.partial(progress.epoch, cell))
+    try:
+        trained = train_model(model, task, tokens, cell, scorer, memory, started)
+    finally:
+        model.eval()  # after Ctrl-C too, so that its outputs have no dropout in them
+    noted = trained.model_copy(update={"notes": [*notes, *trained.notes]})
+    outcome = scorer.outcome(cell, noted)
+    progress.end(outcome.record)
     return outcome
 
 
 def _checked_folder(model: PreTrainedModel, out: Any) -> Path:
-    """`out`, to which the trained adapter can be written: found out before it is trained."""
+    """`out` as a path, checked before training: the adapter can be written there."""
     expect_path("out", out)
-    check_replaceable(Path(out))
+    folder = expanded(out)
+    check_replaceable(folder)
     check_savable(model)
-    return Path(out)
+    return folder
 
 
-def _fill(place: Path, model: PreTrainedModel, outcome: Outcome) -> None:
-    """Write the adapter and, beside it, what `peftlab train` writes there."""
-    save(model, place)
+def _write_outcome(folder: Path, model: PreTrainedModel, outcome: Outcome) -> None:
+    """Write the adapter and, beside it, its record, curve and predictions."""
+    save(model, folder)
     texts = {
         "records": text_of(outcome.record),
         "curves": lines_of(outcome.curve),
         "predictions": lines_of(outcome.predictions),
     }
     for kind, text in texts.items():
-        (place / BESIDE[kind]).write_text(text, encoding="utf-8")
+        (folder / BESIDE[kind]).write_text(text, encoding="utf-8")
 
 
-def _asked(training: dict[str, Any], method: Method) -> Training:
-    ways = {
+def _requested_training(settings: dict[str, Any], method: Method) -> Training:
+    remedies = {
         "device": "move the model with model.to(device)",
         "precision": "load the model with load_model(..., precision=...)",
     }
     if method.base_precision == "fp32":
-        del ways["precision"]  # an fp32 base computes in what is asked
-    for name in sorted(ways.keys() & training.keys()):
-        raise RequestError(f"train() takes the model as it is; for {name}, {ways[name]}")
-    return Training.of(training, arguments_of(train))
+        del remedies["precision"]  # an fp32 base can compute in any precision
+    for name in sorted(remedies.keys() & settings.keys()):
+        raise RequestError(f"train() takes the model as it is; for {name}, {remedies[name]}")
+    return Training.of(settings, arguments_of(train))
 
 
 def _cell(
     model: PreTrainedModel,
     task: Task,
     method: Method,
-    asked: Training,
+    requested: Training,
     training: Resolved,
     seed: int,
 ) -> Cell:
     precision, source = precision_of(model), state_of(model).source
     if method.base_precision == "fp32":
         device = training.device
-        found, _ = (
-            precision_for(source, asked.precision, device)
+        computed, _ = (
+            precision_for(source, requested.precision, device)
             if source
-            else resolve_precision(asked.precision, device)
+            else resolve_precision(requested.precision, device)
         )
-        precision = found.of_base(precision.base)
+        precision = computed.of_base(precision.base)
     folder = Path(model.name_or_path or "model")
     return Cell(
         suite=SUITE,
@@ -227,7 +239,7 @@ def _cell(
         model_folder=source.folder if source else folder,
         model_type=model.config.model_type,
         task=task_part(task),
-        method=method_part(model, method, asked, Variant.model_validate(method)),
+        method=method_part(model, method, requested, Variant.model_validate(method)),
         training=training,
         precision=precision,
         seed=seed,
@@ -235,11 +247,11 @@ def _cell(
 
 
 def train_folder(grid: Grid, out: Path, console: Console, quiet: bool = False) -> Record:
-    """Run the grid's one cell and write its adapter to `out`, record, curve and predictions beside.
+    """Run the grid's one cell; write its adapter, record, curve and predictions to `out`.
 
-    A cell that fails leaves nothing in `out`. It runs beside `out`, where there is to be room; a
-    training that is stopped is kept there, as is one that can't be written, and the same command
-    takes it up.
+    The cell runs in a hidden folder beside `out`, on the disk that has to have room. If it fails,
+    nothing is written to `out`. A training that is stopped or can't be written is kept in the
+    hidden folder, and the same command resumes it.
 
     Raises:
         RequestError: if the grid has more than one cell, or `out` can't be replaced.
@@ -250,60 +262,60 @@ def train_folder(grid: Grid, out: Path, console: Console, quiet: bool = False) -
         )
     check_replaceable(out)
     (cell,) = grid.cells
-    store = _beside(out, cell)
-    written = False
+    store = _working_store(out, cell)
+    is_written = False
     with store.prepared(), locked(store.out):
         store.out.chmod(0o700)
         try:
-            if not store.adapter(cell.name).is_dir():  # as on a disk that was full at the end
+            if not store.adapter(cell.name).is_dir():  # if the disk was full at the end
                 store.forget(cell.name)
             (record,) = run_grid(
                 grid,
                 store.out,
                 observer(console, quiet),
                 shown=out,
-                foresee=foreseeing(grid, out, console),
+                foresee=forecaster(grid, out, console),
             )
             if record.is_done:
-                _put(store, record, out)
-                written = True
+                _write_adapter(store, record, out)
+                is_written = True
         finally:
-            if written or kept_in(grid, out) is None:
+            if is_written or resumable_folder(grid, out) is None:
                 shutil.rmtree(store.out, ignore_errors=True)
     return record
 
 
-def kept_in(grid: Grid, out: Path) -> Path | None:
-    """Where `train_folder` has kept what it has come to, and goes on from, if it has."""
+def resumable_folder(grid: Grid, out: Path) -> Path | None:
+    """The folder from which `train_folder` would resume; None if nothing was kept."""
     (cell,) = grid.cells
-    store = _beside(out, cell)
+    store = _working_store(out, cell)
     record = store.read(cell.name)
-    done = record is not None and record.is_done
-    return store.out if done or store.checkpoint(cell.name).exists() else None
+    is_done = record is not None and record.is_done
+    return store.out if is_done or store.checkpoint(cell.name).exists() else None
 
 
-def _beside(out: Path, cell: Cell) -> Store:
-    """Where the cell runs that is to come to `out`: the same for each command that asks for it."""
-    place = out.resolve()
-    # no part of the path's own name, which may be as long as names can
-    asked = hashlib.sha256(bytes(place) + cell.identity.encode()).hexdigest()
-    return Store(place.parent / f"{BESIDE_PREFIX}{asked[:16]}")
+def _working_store(out: Path, cell: Cell) -> Store:
+    """The hidden folder beside `out` where the cell runs; the same for equal cells."""
+    folder = out.resolve()
+    # not derived from folder.name, which may be as long as names can be
+    digest = hashlib.sha256(bytes(folder) + cell.identity.encode()).hexdigest()
+    return Store(folder.parent / f"{BESIDE_PREFIX}{digest[:16]}")
 
 
-def _put(store: Store, record: Record, out: Path) -> None:
+def _write_adapter(store: Store, record: Record, out: Path) -> None:
     try:
         if not store.adapter(record.cell).is_dir():
             raise RequestError("; ".join(record.method.notes))
-        replace_folder(out, lambda place: _gather(store, record, place))
+        replace_folder(out, lambda new: _copy_files(store, record, new))
     except RequestError as error:
         raise RequestError(
             f"{error}; its record is kept in {store.out}, and the same command takes it up"
         ) from error
 
 
-def _gather(store: Store, record: Record, place: Path) -> None:
+def _copy_files(store: Store, record: Record, folder: Path) -> None:
     for file in store.adapter(record.cell).iterdir():
-        shutil.copyfile(file, place / file.name)
+        shutil.copyfile(file, folder / file.name)
     for kind, name in BESIDE.items():
         (path,) = (store.out / kind).glob(f"{record.cell}.json*")
-        shutil.copyfile(path, place / name)
+        shutil.copyfile(path, folder / name)

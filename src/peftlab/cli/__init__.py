@@ -1,4 +1,4 @@
-"""The command line: one file a command, no logic. Errors end here, in words and an exit code.
+"""The command line: one file a command, no logic. Errors end here, as a message and an exit code.
 
 0 all cells done · 1 some failed · 2 wrong request, nothing trained · 130 Ctrl-C
 """
@@ -21,7 +21,7 @@ from peftlab.cli.options import with_debug, with_plugins
 from peftlab.cli.plan import plan
 from peftlab.cli.report import report
 from peftlab.cli.reproduce import reproduce
-from peftlab.cli.stop import heed_sigterm, stopped
+from peftlab.cli.stop import exit_for, heed_sigterm
 from peftlab.cli.train import train
 from peftlab.cli.watch import watch
 from peftlab.errors import RequestError
@@ -57,47 +57,47 @@ def root(
         print(context.get_help())
 
 
-FULL = "the disk is full; what was finished is kept: free some, and the same command goes on"
+DISK_FULL = "the disk is full; what was finished is kept: free some, and the same command goes on"
 
 
 def main() -> None:
-    """Run the command line; an error ends in words, and with --debug in a traceback before them."""
+    """Run the command line; an error ends as a message, after a traceback with --debug."""
     heed_sigterm()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # an ASCII terminal shows ? for what it lacks
+        if isinstance(stream, io.TextIOWrapper):  # an ASCII terminal shows ? for other characters
             stream.reconfigure(errors="replace")
     try:
         app()
     except RequestError as error:
-        _end(2, f"error: {_short(str(error))}")
+        _exit(2, f"error: {_abbreviate(str(error))}")
     except BrokenPipeError:
         sys.exit(1)
-    except KeyboardInterrupt as stop:  # before a command has begun
-        sys.exit(stopped(stop).exit_code)
+    except KeyboardInterrupt as interrupt:  # before a command has begun
+        sys.exit(exit_for(interrupt).exit_code)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            _end(1, f"error: {FULL}")
+            _exit(1, f"error: {DISK_FULL}")
         if error.errno != errno.ENAMETOOLONG:
-            _unforeseen(error)
-        _end(2, f"error: {_short(str(error.filename))} can't be used: the name is too long")
+            _exit_unexpected(error)
+        _exit(2, f"error: {_abbreviate(str(error.filename))} can't be used: the name is too long")
     except Exception as error:
-        _unforeseen(error)
+        _exit_unexpected(error)
 
 
-def _unforeseen(error: Exception) -> NoReturn:
+def _exit_unexpected(error: Exception) -> NoReturn:
     hint = "" if "--debug" in sys.argv else "\nrun it again with --debug for a traceback"
-    _end(1, f"error inside peftlab: {type(error).__name__}: {_short(str(error))}{hint}")
+    _exit(1, f"error inside peftlab: {type(error).__name__}: {_abbreviate(str(error))}{hint}")
 
 
-def _end(code: int, text: str) -> NoReturn:
-    print(text, file=sys.stderr)
+def _exit(code: int, message: str) -> NoReturn:
+    print(message, file=sys.stderr)
     sys.exit(code)
 
 
-def _short(text: str) -> str:
-    """The text with what is given in thousands of characters cut.
+def _abbreviate(text: str) -> str:
+    """The text with its words of 300 and more characters cut, such as a value that a user gave.
 
-    >>> _short("unknown model " + 5000 * "x")
+    >>> _abbreviate("unknown model " + 5000 * "x")
     'unknown model xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx… (5000 characters)'
     """
     return re.sub(r"\S{300,}", lambda word: f"{word[0][:40]}… ({len(word[0])} characters)", text)

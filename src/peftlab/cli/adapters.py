@@ -1,4 +1,4 @@
-"""peftlab predict, merge, push, export: what is done with a trained adapter."""
+"""peftlab predict, merge, push, export: the commands that use a trained adapter."""
 
 from __future__ import annotations
 
@@ -39,19 +39,20 @@ def predict(
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("loading", total=None)
 
-        def show(n: int, total: int) -> None:
+        def advance(n: int, total: int) -> None:
             progress.update(bar, description="rows", total=total, advance=n)
 
         from peftlab.api.inference import predict_file
 
         columns = options.split(text, "--text")
-        told = " (in place of what was there)" if out.exists() else ""
-        found = predict_file(adapter, file, out, columns, base, device, show, fast is not False)
-    if found.n_cut:
-        n, longest = found.n_cut, found.max_length
-        cut = f"{counted(n, 'text')} cut at {longest} tokens"
-        console.print(cut, markup=False, highlight=False)
-    print(f"{len(found.answers)} rows: {out.resolve()}{told}")
+        replaced = " (in place of what was there)" if out.exists() else ""
+        predicted = predict_file(
+            adapter, file, out, columns, base, device, advance, fast is not False
+        )
+    if predicted.n_cut:
+        note = f"{counted(predicted.n_cut, 'text')} cut at {predicted.max_length} tokens"
+        console.print(note, markup=False, highlight=False)
+    print(f"{len(predicted.answers)} rows: {out.resolve()}{replaced}")
 
 
 def merge(
@@ -69,9 +70,9 @@ def merge(
         from peftlab.api.export import merge_folder
 
         merged = merge_folder(adapter, out, base)
-    what = "the base in four bits" if merged.quantised else "the base in fp32"
+    held = "the base in four bits" if merged.quantised else "the base in fp32"
     print(
-        f"logits move by at most {merged.moved:.2g} against the adapter on {what} (random tokens)"
+        f"logits move by at most {merged.moved:.2g} against the adapter on {held} (random tokens)"
     )
     print(f"model: {out.resolve()}")
 
@@ -102,8 +103,8 @@ def push(
     with Console(stderr=True).status("writing it" if to else "sending it"):
         from peftlab.api.push import push as send
 
-        where = send(adapter, name, base=base, licence=licence, private=private, to=to)
-    print(f"adapter: {where}")
+        place = send(adapter, name, base=base, licence=licence, private=private, to=to)
+    print(f"adapter: {place}")
 
 
 def export(
@@ -120,15 +121,15 @@ def export(
     from rich.console import Console
 
     with Console(stderr=True).status("evaluating the adapter again"):
-        from peftlab.api.export import export as copy_out
+        from peftlab.api.export import export as export_adapter
 
-        record, reached, rate_from_dev = copy_out(out, to, task, method)
+        record, reached, rate_from_dev = export_adapter(out, to, task, method)
     assert record.score is not None
     row = title(record.task.name, record.method.label, record.seed)
     metric = record.task.main_metric
-    then = record.score[metric]
-    told = "" if reached == then else "; its outputs are the same but for rounding"
-    print(f"{row}: {metric} {reached:.4f} again, {then:.4f} in its record{told}")
+    recorded = record.score[metric]
+    rounding = "" if reached == recorded else "; its outputs are the same but for rounding"
+    print(f"{row}: {metric} {reached:.4f} again, {recorded:.4f} in its record{rounding}")
     if rate_from_dev:
         from peftlab.report.advice import RATE_FROM_DEV
 

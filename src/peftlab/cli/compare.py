@@ -1,4 +1,4 @@
-"""peftlab compare: the main job."""
+"""peftlab compare: train every method on every task with every seed, and compare them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def compare(
     repeat_speed: Annotated[
         int, Option(min=0, help="Read speed and memory from so many rounds of short runs in turns.")
     ] = 0,
-    asked: options.Asked,
+    request: options.Request,
     rerun: Annotated[
         bool, Option("--rerun", help="Run done cells again; trials and rounds of speed stay.")
     ] = False,
@@ -50,42 +50,41 @@ def compare(
 
     console = Console(stderr=True, quiet=quiet)
     with console.status("reading the request, the model and the data"):
-        from peftlab.api.compare import planned, run
+        from peftlab.api.compare import resolve_request, run
 
-        ready = planned(suite, asked.request | grid, asked.sets, out)
-    folder, name = ready.out, ready.grid.suite.name
-    with stopped_keeps(folder, rerun):
-        kept: Any = keep  # which `run` checks
+        resolved = resolve_request(suite, request.fields | grid, request.sets, out)
+    with report_stop(resolved.out, rerun):
+        policy: Any = keep  # `run` checks it
         records = run(
-            ready, console, quiet, rerun=rerun, keep=kept, repeat_speed=repeat_speed, page=True
+            resolved, console, quiet, rerun=rerun, keep=policy, repeat_speed=repeat_speed, page=True
         )
     with console.status("drawing the page"):
         from peftlab import report
 
-        shown = report.conclude(folder, records)
+        shown = report.conclude(resolved.out, records)
     if json_:
-        tell_unreadable(shown.unreadable)
-        _print_json(folder, shown.page, name, records)
+        warn_unreadable(shown.unreadable)
+        _print_json(resolved.out, shown.page, resolved.grid.suite.name, records)
     else:
         show(shown, [shown.beside] if shown.beside else [])
-    finish(records)
+    exit_on_failures(records)
 
 
-def show(shown: Shown, beside: Sequence[str] = ()) -> None:
-    """The table, lines below it, and where the page is."""
+def show(shown: Shown, notes: Sequence[str] = ()) -> None:
+    """Print the table, the notes below it, and the path of the page."""
     from rich.console import Console
 
     from peftlab.report.text import printable
 
-    tell_unreadable(shown.unreadable)
+    warn_unreadable(shown.unreadable)
     Console().print(shown.terminal)
-    for line in beside:
-        print(printable(line))
+    for note in notes:
+        print(printable(note))
     print(f"page: {shown.page.resolve()}")
 
 
-def tell_unreadable(cells: Sequence[str]) -> None:
-    """Name the records that the table is without."""
+def warn_unreadable(cells: Sequence[str]) -> None:
+    """Name the cells that the table lacks, as their records can't be read."""
     from peftlab.records.store import lost
 
     for cell in cells:
@@ -93,8 +92,8 @@ def tell_unreadable(cells: Sequence[str]) -> None:
 
 
 @contextmanager
-def stopped_keeps(folder: Path, rerun: bool = False) -> Iterator[None]:
-    """Ctrl-C or SIGTERM inside ends the command with what is done in `folder`, and says so."""
+def report_stop(folder: Path, rerun: bool = False) -> Iterator[None]:
+    """On Ctrl-C or SIGTERM inside, say that what is done is kept in `folder`; raise it again."""
     try:
         yield
     except KeyboardInterrupt:
@@ -117,8 +116,8 @@ def _print_json(out: Path, page: Path, suite: str, records: list[Record]) -> Non
     print(json.dumps(document, indent=2))
 
 
-def finish(records: list[Record]) -> None:
-    """Name the cells that failed, if any, and end with exit code 1."""
+def exit_on_failures(records: list[Record]) -> None:
+    """If cells failed, name them and exit with code 1."""
     failures = [record for record in records if record.failure is not None]
     if not failures:
         return

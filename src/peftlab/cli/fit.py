@@ -1,4 +1,4 @@
-"""peftlab fit: the whole way for someone who only wants a model."""
+"""peftlab fit: find, train and write a model for a user's data within a time."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 
 from peftlab.cli import options
 from peftlab.cli.options import Option, Text
+from peftlab.errors import expanded
 
 
 @options.with_request
@@ -22,7 +23,7 @@ def fit(
         Path | None, Option(help="Folder for what is tried; default runs/fit-DATA.")
     ] = None,
     *,
-    asked: options.Asked,
+    request: options.Request,
     quiet: options.Quiet = False,
 ) -> None:
     """Find, train and write a model for your data within a time.
@@ -35,29 +36,31 @@ def fit(
     from rich.console import Console
 
     console = Console(stderr=True, quiet=quiet)
+    out = expanded(out)
     with console.status("reading the request, the model and the data"):
         from peftlab.api import fit as api
 
-        request = asked.request | {
+        fields = request.fields | {
             "tasks": options.split(task, "--task"),
-            "methods": options.methods_of(methods or api.METHODS),
+            "methods": options.methods_of(api.METHODS if methods is None else methods),
             "seeds": list(api.SEEDS),
         }
-        planned = api.plan_fit(request, asked.sets, runs)
+        folder = None if runs is None else expanded(runs)
+        resolved = api.resolve_fit(fields, request.sets, folder)
     try:
-        fitted = api.fit_planned(planned, out, minutes, console, quiet)
+        fitted = api.run_fit(resolved, out, minutes, console, quiet)
     except KeyboardInterrupt:
         print(
-            f"stopped; no adapter was written; what had ended is in {planned.out}", file=sys.stderr
+            f"stopped; no adapter was written; what had ended is in {resolved.out}", file=sys.stderr
         )
         raise
     if fitted.recommendation is not None:
         from peftlab import report
 
-        shown = report.rebuild(planned.out, last=True)
+        shown = report.rebuild(resolved.out, last=True)
         Console().print(shown.terminal)
         print(f"page: {shown.page.resolve()}")
-    for line in api.told(fitted):
+    for line in api.result_lines(fitted):
         print(line)
     print(f"adapter: {out.resolve()}")
     if fitted.stopped:

@@ -1,4 +1,4 @@
-"""peftlab methods, tasks, models, doctor: what there is and needs, and whether it is here."""
+"""peftlab methods, tasks, models, doctor: what there is, what it needs, and whether it is here."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def models() -> None:
     with Console(stderr=True).status("looking for what they need"):
         from peftlab.api import listings
 
-        rows, known = listings.models(), listings.architectures()
+        rows, architectures = listings.models(), listings.architectures()
     print_rows(("model", "needs", "here"), rows)
-    print(f"words for layers are known in: {known}; elsewhere by common names")
+    print(f"words for layers are known in: {architectures}; elsewhere by common names")
 
 
 def print_rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

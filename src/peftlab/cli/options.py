@@ -1,10 +1,9 @@
-"""The options that commands share, and the request that they make."""
+"""The options that commands share, and the request made of their values."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-import itertools
 import sys
 import traceback
 from collections.abc import Callable
@@ -14,14 +13,13 @@ from typing import Annotated, Any, NamedTuple, get_args
 import typer
 from pydantic.fields import FieldInfo
 
-from peftlab.cli.stop import stopped
+from peftlab.cli.stop import exit_for
 from peftlab.errors import RequestError
 from peftlab.naming import words
 from peftlab.settings import Training
 
 Option = typer.Option
 Text = str | None
-
 
 Device = Annotated[Text, Option(help=Training.model_fields["device"].description)]
 Fast = Annotated[
@@ -34,40 +32,40 @@ SuiteFile = Annotated[Path | None, typer.Argument(help="A suite file (TOML); opt
 DataDir = Annotated[
     Path | None, Option(envvar="PEFTLAB_DATA_DIR", help="The folder with GLUE's own files.")
 ]
-Grid = dict[str, Any]  # the part of a request that says which cells there are
+Grid = dict[str, Any]  # the fields of a request that say which cells there are
 
 LONGEST_SEED = 10  # digits
 
 
-class Asked(NamedTuple):
-    """A request as far as options have made it, and the assignments of `--set`."""
+class Request(NamedTuple):
+    """The fields of a request that the shared options give, and the assignments of `--set`."""
 
-    request: dict[str, Any]
+    fields: dict[str, Any]
     sets: list[str]
 
 
 def with_request(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` with the options of `_shared`, whose result it takes as `asked`, in its place."""
-    *shared, _ = _parameters(_shared)
-    # what is decided later if nobody asks comes first, the rates and epochs among it
+    """`command` with the options of `_request` in place of its parameter `request`."""
+    *options, _ = _parameters(_request)
+    # first the settings that are decided later unless given, such as rates and epochs
     settings = sorted(Training.model_fields.items(), key=lambda item: item[1].default is not None)
-    shared += [_option(name, field) for name, field in settings]
+    options += [_option(name, field) for name, field in settings]
 
     @functools.wraps(command)
     def run(**arguments: Any) -> None:
         from rich.console import Console
 
-        typed = {option.name: arguments.pop(option.name) for option in shared}
+        values = {option.name: arguments.pop(option.name) for option in options}
         quiet = bool(arguments.get("quiet"))
         with Console(stderr=True, quiet=quiet).status("starting"):  # torch takes seconds
-            asked = _shared(**typed)
-        command(**arguments, asked=asked)
+            request = _request(**values)
+        command(**arguments, request=request)
 
-    return _in_place_of("asked", run, command, shared)
+    return _replacing("request", run, command, options)
 
 
 def with_grid(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` with the options of `_grid`, whose result it takes as `grid`, in its place."""
+    """`command` with the options of `_grid` in place of its parameter `grid`."""
     options = _parameters(_grid)
 
     @functools.wraps(command)
@@ -75,11 +73,11 @@ def with_grid(command: Callable[..., None]) -> Callable[..., None]:
         grid = _grid(**{option.name: arguments.pop(option.name) for option in options})
         command(**arguments, grid=grid)
 
-    return _in_place_of("grid", run, command, options)
+    return _replacing("grid", run, command, options)
 
 
 def with_debug(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` with `--debug`, which shows where an error came from; stopped, it says by what."""
+    """`command` with `--debug`, which shows a traceback; a signal becomes the exit status."""
 
     @functools.wraps(command)
     def run(debug: bool, **arguments: Any) -> None:
@@ -87,22 +85,19 @@ def with_debug(command: Callable[..., None]) -> Callable[..., None]:
             command(**arguments)
         except (typer.Exit, typer.Abort):
             raise
-        except KeyboardInterrupt as stop:
-            raise stopped(stop) from None
+        except KeyboardInterrupt as interrupt:
+            raise exit_for(interrupt) from None
         except Exception:
-            if debug or "--debug" in sys.argv:  # before the command, too
+            if debug or "--debug" in sys.argv:  # it may stand before the command, too
                 traceback.print_exc()
             raise
 
-    return _with(
-        run,
-        command,
-        _keyword("debug", False, bool, Option("--debug", help="Show an error's traceback.")),
-    )
+    option = Option("--debug", help="Show an error's traceback.")
+    return _signed(run, [*_parameters(command), _keyword("debug", False, bool, option)])
 
 
 def with_plugins(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` with `--plugin`, whose methods are known before it begins."""
+    """`command` with `--plugin`, whose methods are registered before it begins."""
 
     @functools.wraps(command)
     def run(plugin: list[Path] | None, **arguments: Any) -> None:
@@ -115,23 +110,21 @@ def with_plugins(command: Callable[..., None]) -> Callable[..., None]:
 
     help_ = "A Python file that registers methods of your own; may be repeated."
     option = Option("--plugin", help=help_)
-    return _with(run, command, _keyword("plugin", None, list[Path] | None, option))
+    parameter = _keyword("plugin", None, list[Path] | None, option)
+    return _signed(run, [*_parameters(command), parameter])
 
 
-def _with(
-    run: Callable[..., None], command: Callable[..., None], option: inspect.Parameter
-) -> Callable[..., None]:
-    return _signed(run, [*_parameters(command), option])
-
-
-def _in_place_of(
+def _replacing(
     name: str,
     run: Callable[..., None],
     command: Callable[..., None],
     options: list[inspect.Parameter],
 ) -> Callable[..., None]:
-    replaced = ([own] if own.name != name else options for own in _parameters(command))
-    return _signed(run, list(itertools.chain.from_iterable(replaced)))
+    """`run` with the parameters of `command`, of which `options` replace the one of this name."""
+    parameters = _parameters(command)
+    (index,) = (i for i, parameter in enumerate(parameters) if parameter.name == name)
+    parameters[index : index + 1] = options
+    return _signed(run, parameters)
 
 
 def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
@@ -139,8 +132,8 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
 
 
 def _signed(run: Callable[..., None], parameters: list[inspect.Parameter]) -> Callable[..., None]:
-    """`run` as typer shall see it: called with these parameters, all by their names."""
-    named = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in parameters]
+    """`run` with the signature that typer reads: these parameters, all keyword-only."""
+    named = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
     run.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in named}
     return run
@@ -153,7 +146,7 @@ def _keyword(name: str, default: Any, kind: Any, option: Any) -> inspect.Paramet
     )
 
 
-def _shared(
+def _request(
     model: Annotated[Text, Option(help="minilm, mpnet, a folder, or a hub name.")] = None,
     data_dir: DataDir = None,
     data: Annotated[
@@ -180,25 +173,25 @@ def _shared(
         Option("--set", help="METHOD.FIELD=VALUE or training.FIELD=VALUE; may be repeated."),
     ] = None,
     **training: Any,
-) -> Asked:
-    """What compare and train ask alike; `training` has an option for each of its settings."""
+) -> Request:
+    """The request of compare, plan, fit and train; `training` has an option for each setting."""
     from peftlab.api.compare import data_of
 
-    beside = {"text": split(text, "--text"), "label": label, "dev": dev, "kind": kind}
-    given = {name: value for name, value in training.items() if value is not None}
-    rates = rates_of(given.pop("lr", None))
+    data_options = {"text": split(text, "--text"), "label": label, "dev": dev, "kind": kind}
+    settings = {name: value for name, value in training.items() if value is not None}
+    rates = rates_of(settings.pop("lr", None))
     if len(rates) == 1:
-        given["lr"] = rates[0]
-    request = {
+        settings["lr"] = rates[0]
+    fields = {
         "model": model,
         "data_dir": data_dir,
-        "data": data_of(data, beside),
+        "data": data_of(data, data_options),
         "metric": metric,
         "judge_on": judge_on,
-        "training": Training.of(given),
+        "training": Training.of(settings),
         "rates": rates if len(rates) > 1 else None,
     }
-    return Asked(request, set_ or [])
+    return Request(fields, set_ or [])
 
 
 def _grid(
@@ -220,7 +213,7 @@ def _grid(
         Text, Option(help="Settings to find, with commas between; default lr,head_lr.")
     ] = None,
 ) -> Grid:
-    """What compare and plan ask alike beside what train asks, too."""
+    """The fields of the options that only compare and plan share."""
     from peftlab.api import compare
 
     return {
@@ -232,7 +225,7 @@ def _grid(
 
 
 def _option(name: str, field: FieldInfo) -> inspect.Parameter:
-    """The option of a setting: its help is the field's, and what it allows is checked there."""
+    """The option of a setting: its help is the field's, and `Training` checks its value."""
     if name == "lr":
         help_ = (
             "Learning rate; where methods are compared, several with commas between make a row "
@@ -240,27 +233,26 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
         )
         return _keyword(name, None, Text, Option("--lr", help=help_))
     word = name.replace("_", "-")
-    kinds = _kinds(field.annotation)
-    kind: Any = next((one for one in (bool, int, float) if one in kinds), str)
+    named = _kinds(field.annotation)
+    kind: Any = next((kind for kind in (bool, int, float) if kind in named), str)
     flags = f"--{word}/--no-{word}" if kind is bool else f"--{word}"
     return _keyword(name, None, kind | None, Option(flags, help=field.description))
 
 
 def _kinds(annotation: Any) -> set[Any]:
-    """The types that an annotation names, such as those of `Annotated[float, ...] | None`."""
-    inner = get_args(annotation)
-    return {annotation}.union(*map(_kinds, inner)) if inner else {annotation}
+    """All types within an annotation such as `Annotated[float, ...] | None`."""
+    return {annotation}.union(*map(_kinds, get_args(annotation)))
 
 
 def methods_of(text: str | None) -> list[dict[str, Any]] | None:
-    """Methods with commas between, or all."""
+    """The methods of a list with commas between, or of "all"; None without a text."""
     from peftlab.api.compare import parse_methods
 
     return None if text is None else parse_methods(text)
 
 
 def rates_of(text: str | None) -> list[float]:
-    """Numbers with commas between; none of no text."""
+    """The numbers of a list with commas between; empty without a text."""
     try:
         return [float(word) for word in split(text, "--lr") or []]
     except ValueError:
@@ -270,23 +262,23 @@ def rates_of(text: str | None) -> list[float]:
 
 
 def seeds_of(text: str | None) -> list[int] | None:
-    """Whole numbers with commas between."""
-    given = split(text, "--seeds")
-    if given is None:
+    """The whole numbers of a list with commas between; None without a text."""
+    seeds = split(text, "--seeds")
+    if seeds is None:
         return None
-    wrong = [word for word in given if not word.isdecimal() or len(word) > LONGEST_SEED]
+    wrong = [word for word in seeds if not word.isdecimal() or len(word) > LONGEST_SEED]
     if wrong:
         raise RequestError(
             f"--seeds takes whole numbers below 2**32 with commas between, got {wrong[0]!r}"
         )
-    return [int(word) for word in given]
+    return [int(word) for word in seeds]
 
 
 def split(text: str | None, option: str) -> list[str] | None:
-    """Words with commas between, but not those in brackets; RequestError if there is none."""
+    """The words of a list, split at the commas outside brackets; RequestError if there is none."""
     if text is None:
         return None
-    named = words(text)
-    if not named:
+    names = words(text)
+    if not names:
         raise RequestError(f"{option} must name at least one, got {text!r}")
-    return named
+    return names

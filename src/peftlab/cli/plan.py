@@ -1,4 +1,4 @@
-"""peftlab plan: what a comparison will cost."""
+"""peftlab plan: the cost of a comparison before it trains."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def plan(
     measure: Annotated[
         bool, Option("--measure", help="Run a few steps of each row, and predict times by those.")
     ] = False,
-    asked: options.Asked,
+    request: options.Request,
     json_: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -43,83 +43,82 @@ def plan(
     from rich.console import Console
     from rich.markup import escape
 
-    request = asked.request | grid
     console = Console(stderr=True, quiet=quiet)
     with console.status("reading the request and the data") as status:
-        from peftlab.api.compare import planned
-        from peftlab.api.plan import plan_of
+        from peftlab.api.compare import resolve_request
+        from peftlab.api.plan import make_plan
         from peftlab.api.progress import describe_tasks
 
-        ready = planned(suite, request, asked.sets, out)
-        for line in describe_tasks(ready.grid):
+        resolved = resolve_request(suite, request.fields | grid, request.sets, out)
+        for line in describe_tasks(resolved.grid):
             console.print(line, markup=False, highlight=False)
 
-        def tell(what: str) -> None:
-            status.update(escape(what))
-            if measure and not console.is_terminal:  # where no status is drawn: a minute a row
-                console.print(what, markup=False, highlight=False)
+        def show_stage(stage: str) -> None:
+            status.update(escape(stage))
+            if measure and not console.is_terminal:  # no status is drawn, and a row takes a minute
+                console.print(stage, markup=False, highlight=False)
 
-        found = plan_of(ready, measure, tell)
+        result = make_plan(resolved, measure, show_stage)
     if json_:
-        print(json.dumps(found.document(), indent=2))
+        print(json.dumps(result.document(), indent=2))
     else:
-        _show(found, measure)
+        _show(result, measure)
 
 
-def _show(found: Plan, measured: bool) -> None:
-    _show_tables(found)
-    print(_sum(found, measured))
+def _show(plan: Plan, measured: bool) -> None:
+    _show_tables(plan)
+    print(_summary(plan, measured))
     print("memory in MiB, on top of what Python and the libraries take")
-    if found.free_mib is not None:
-        print(f"{found.free_mib:,.0f} MiB are free for it")
-    trials = " and trials" if any(row.trials for row in found.rows) else ""
+    if plan.free_mib is not None:
+        print(f"{plan.free_mib:,.0f} MiB are free for it")
+    trials = " and trials" if any(row.trials for row in plan.rows) else ""
     print(f"min: minutes of a cell; all: of its seeds{trials} together, if due")
-    free = math.inf if found.free_mib is None else found.free_mib
-    above = [row for row in found.rows if row.cost.memory and row.cost.memory.peak_mib > free]
-    for words, fits in (("would not", False), ("may not", True)):
+    free = math.inf if plan.free_mib is None else plan.free_mib
+    above = [row for row in plan.rows if row.cost.memory and row.cost.memory.peak_mib > free]
+    for verdict, fits in (("would not", False), ("may not", True)):
         rows = [f"{row.cost.label} on {row.cost.task}" for row in above if row.fits is fits]
         if rows:
-            print(f"{words} fit into memory: {', '.join(rows)}")
-    for source in dict.fromkeys(row.time_from for row in found.rows if row.time_from):
+            print(f"{verdict} fit into memory: {', '.join(rows)}")
+    for source in dict.fromkeys(row.time_from for row in plan.rows if row.time_from):
         print(f"time from: {source}")
-    for row in found.rows:
+    for row in plan.rows:
         if row.cost.why:
             print(f"{row.cost.label} on {row.cost.task}: its memory is unknown ({row.cost.why})")
 
 
-def _show_tables(found: Plan) -> None:
+def _show_tables(plan: Plan) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    for task in dict.fromkeys(row.cost.task for row in found.rows):
+    for task in dict.fromkeys(row.cost.task for row in plan.rows):
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
         table.add_column("method", overflow="fold", min_width=10)
         for name in (*HEAD, "min", "all"):
             table.add_column(name, justify="right", no_wrap=True)
-        for row in found.rows:
+        for row in plan.rows:
             if row.cost.task == task:
-                table.add_row(escape(row.cost.label), *_cells(row))
+                table.add_row(escape(row.cost.label), *_columns(row))
         Console().print(f"task {task}", markup=False, highlight=False)
         Console().print(table)
 
 
-def _sum(found: Plan, measured: bool) -> str:
-    """All of it in one line."""
+def _summary(plan: Plan, measured: bool) -> str:
+    """The cells, their trials and their time in one line."""
     from peftlab.naming import counted, duration
 
     time = "time unknown: too few steps to tell" if measured else "time unknown: use --measure"
-    if found.all_s is not None:
-        time = f"about {duration(found.all_s)}"
-    if found.done == found.cells:
+    if plan.all_s is not None:
+        time = f"about {duration(plan.all_s)}"
+    if plan.done == plan.cells:
         time = "nothing left to train"
-    trials = sum(row.trials for row in found.rows)
-    before = f" after about {trials} trainings of trials" if trials else ""
-    done = f"; {found.done} of them done already, in {found.out}" if found.done else ""
-    return f"{counted(found.cells, 'cell')} on {found.model}{before}, {time}{done}"
+    trials = sum(row.trials for row in plan.rows)
+    after = f" after about {trials} trainings of trials" if trials else ""
+    done = f"; {plan.done} of them done already, in {plan.out}" if plan.done else ""
+    return f"{counted(plan.cells, 'cell')} on {plan.model}{after}, {time}{done}"
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _columns(row: Row) -> tuple[str, ...]:
     from peftlab.report.text import count, minutes, number
 
     cost = row.cost
@@ -133,7 +132,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _mib(value: float | None) -> str:
-    """MiB as narrow as a table of many columns wants them: a decimal below 10 alone."""
+    """MiB for a narrow column: one decimal below 10, none from there on."""
     from peftlab.report.text import MISSING
 
     return MISSING if value is None else f"{value:,.{1 if value < 10 else 0}f}"

@@ -1,4 +1,4 @@
-"""peftlab report: table and page from records alone."""
+"""peftlab report: the table and the page, made from records alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from peftlab.cli.compare import show, tell_unreadable
+from peftlab.cli.compare import show, warn_unreadable
 from peftlab.cli.options import split
 from peftlab.errors import RequestError
 from peftlab.records.rows import MARGIN
@@ -71,40 +71,42 @@ def report(
     another. Several folders are laid side by side in a new one, and the page says which of their
     numbers may be compared.
     """
-    from peftlab import report as room
+    from peftlab import report as reports
     from peftlab.records.sides import join
     from peftlab.records.store import Store
     from peftlab.records.verdicts import Question, mebibytes
 
-    form = _form({"latex": latex, "markdown": markdown, "csv": csv})
-    if form and (drawn := [name for name, on in (("pdf", pdf), ("sentences", sentences)) if on]):
-        raise RequestError(f"--{form} prints the table and makes no page; leave out --{drawn[0]}")
+    form = _form_of({"latex": latex, "markdown": markdown, "csv": csv})
+    of_page = [name for name, is_on in (("pdf", pdf), ("sentences", sentences)) if is_on]
+    if form and of_page:
+        raise RequestError(f"--{form} prints the table and makes no page; leave out --{of_page[0]}")
     if out is not None and len(folders) == 1:
         raise RequestError(f"--out is for several folders; the page of one goes to {folders[0]}")
     question = Question(margin, prefer, mebibytes(memory), minutes)
-    both = out or Path("runs/side-by-side")
-    told = join(folders, both) if len(folders) > 1 else []
-    folder = both if told else folders[0]
-    chosen = split(tasks, "--tasks"), split(methods, "--methods")
+    folder, notes = folders[0], []
+    if len(folders) > 1:
+        folder = out or Path("runs/side-by-side")
+        notes = join(folders, folder)
+    selection = split(tasks, "--tasks"), split(methods, "--methods")
     if form:
-        print(room.printed(folder, form, *chosen, last, question), end="")
-        tell_unreadable(Store(folder).unreadable())
-        for line in told:
-            print(line, file=sys.stderr)
+        print(reports.printed(folder, form, *selection, last, question), end="")
+        warn_unreadable(Store(folder).unreadable())
+        for note in notes:
+            print(note, file=sys.stderr)
         return
-    drawn = [name for name, asked in (("svg", svg), ("pdf", pdf)) if asked]
+    drawn = [name for name, is_on in (("svg", svg), ("pdf", pdf)) if is_on]
     texts: dict[str, list[str]] = {}
     if sentences:
         from peftlab.api.sentences import sentences as texts_of
 
-        texts = texts_of(folder, *chosen, last)
-    shown = room.rebuild(folder, *chosen, last, drawn, question, texts)
-    show(shown, told)
+        texts = texts_of(folder, *selection, last)
+    shown = reports.rebuild(folder, *selection, last, drawn, question, texts)
+    show(shown, notes)
 
 
-def _form(asked: dict[str, bool]) -> str | None:
-    """The one that is asked for, if any."""
-    wanted = [name for name, is_asked in asked.items() if is_asked]
-    if len(wanted) > 1:
-        raise RequestError(f"give one of {', '.join(f'--{name}' for name in asked)}, not several")
-    return wanted[0] if wanted else None
+def _form_of(flags: dict[str, bool]) -> str | None:
+    """The form whose flag is given, if any."""
+    given = [form for form, is_on in flags.items() if is_on]
+    if len(given) > 1:
+        raise RequestError(f"give one of {', '.join(f'--{form}' for form in flags)}, not several")
+    return given[0] if given else None

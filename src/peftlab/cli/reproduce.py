@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from peftlab.cli.compare import finish, stopped_keeps
+from peftlab.cli.compare import exit_on_failures, report_stop
 from peftlab.cli.listings import print_rows
 from peftlab.cli.options import DataDir, Device, Json, Option, Quiet, Text, seeds_of, split
 from peftlab.settings import Training
@@ -49,63 +49,64 @@ def reproduce(
     if name is None:
         _list(json_)
         return
-    given = {"device": device, "threads": threads}
-    training = {key: value for key, value in given.items() if value is not None}
-    part = {
+    settings = {"device": device, "threads": threads}
+    training = {key: value for key, value in settings.items() if value is not None}
+    selection = {
         "tasks": split(tasks, "--tasks"),
         "methods": split(methods, "--methods"),
         "seeds": seeds_of(seeds),
     }
     console = Console(stderr=True, quiet=quiet)
     with console.status("reading the recipe, the model and the data"):
-        from peftlab.api.reproduce import ready_to_reproduce, run_recipe
+        from peftlab.api.reproduce import resolve_recipe, run_recipe
 
-        ready = ready_to_reproduce(name, model, data_dir, scale, out, training, part)
-    with stopped_keeps(ready.parts[0].out):
-        done = run_recipe(ready, console, quiet)
+        resolved = resolve_recipe(name, model, data_dir, scale, out, training, selection)
+    with report_stop(resolved.parts[0].out):
+        reproduction = run_recipe(resolved, console, quiet)
     if json_:
-        print(json.dumps(_document(done), indent=2))
+        print(json.dumps(_document(reproduction), indent=2))
     else:
-        _show(done)
-    finish(done.records)
+        _show(reproduction)
+    exit_on_failures(reproduction.records)
 
 
 def _list(as_json: bool) -> None:
     from peftlab.api.reproduce import recipes
 
+    known = recipes().values()
     if as_json:
-        print(json.dumps([found.model_dump(mode="json") for found in recipes().values()], indent=2))
+        print(json.dumps([recipe.model_dump(mode="json") for recipe in known], indent=2))
         return
-    rows = [(one.name, one.about, one.model, " ".join(one.tasks)) for one in recipes().values()]
+    rows = [(recipe.name, recipe.about, recipe.model, " ".join(recipe.tasks)) for recipe in known]
     print_rows(("recipe", "reproduces", "model", "tasks"), rows)
     print("run one with: peftlab reproduce RECIPE [--model M] [--data-dir GLUE] [--scale small]")
 
 
-def _document(done: Reproduction) -> dict[str, object]:
+def _document(reproduction: Reproduction) -> dict[str, object]:
     return {
-        "recipe": done.recipe.model_dump(mode="json"),
-        "model": done.model,
-        "out": str(done.out),
-        "rows": [row.model_dump(mode="json") for row in done.rows],
-        "records": [record.model_dump(mode="json") for record in done.records],
+        "recipe": reproduction.recipe.model_dump(mode="json"),
+        "model": reproduction.model,
+        "out": str(reproduction.out),
+        "rows": [row.model_dump(mode="json") for row in reproduction.rows],
+        "records": [record.model_dump(mode="json") for record in reproduction.records],
     }
 
 
-def _show(done: Reproduction) -> None:
+def _show(reproduction: Reproduction) -> None:
     from rich.console import Console
 
     from peftlab import report
     from peftlab.report.published import draw
 
-    recipe, console = done.recipe, Console()
-    page = report.rebuild(done.out).page
-    console.print(draw(done.rows))
+    recipe, console = reproduction.recipe, Console()
+    page = report.rebuild(reproduction.out).page
+    console.print(draw(reproduction.rows))
     print(f"published: {recipe.source}")
     epoch = recipe.published.epoch
     print(f"its epoch: {epoch}" + (", chosen on dev; so is ours here" if epoch == "best" else ""))
-    if done.model != recipe.model:
+    if reproduction.model != recipe.model:
         print(
-            f"the base is another one, {done.model} and not {recipe.model}: "
+            f"the base is another one, {reproduction.model} and not {recipe.model}: "
             "a difference is between the models as well"
         )
     for title, lines in (

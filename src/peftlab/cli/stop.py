@@ -12,11 +12,11 @@ import typer
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came."""
+    """The process got a SIGTERM."""
 
 
 def heed_sigterm() -> None:
-    """From now on SIGTERM raises `Terminated`."""
+    """Let SIGTERM raise `Terminated` from now on."""
     signal.signal(signal.SIGTERM, _terminate)
 
 
@@ -24,7 +24,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise Terminated
 
 
-def stopped(by: KeyboardInterrupt) -> typer.Exit:
-    """How a command ends that was stopped: with 128 + the signal's number, as a shell has it."""
-    came = signal.SIGTERM if isinstance(by, Terminated) else signal.SIGINT
-    return typer.Exit(128 + came)
+def exit_for(interrupt: KeyboardInterrupt) -> typer.Exit:
+    """The exit of a stopped command: its status is 128 + the signal's number, as in a shell."""
+    number = signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT
+    return typer.Exit(128 + number)

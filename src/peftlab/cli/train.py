@@ -10,7 +10,7 @@ import typer
 
 from peftlab.cli import options
 from peftlab.cli.options import Option, Text
-from peftlab.errors import RequestError
+from peftlab.errors import RequestError, expanded
 
 
 @options.with_request
@@ -20,7 +20,7 @@ def train(
     method: Annotated[str, Option(help="A name, or lora[rank=16].")] = "lora",
     seed: Annotated[int, Option(help="Seed of head, adapter, order and dropout.")] = 0,
     *,
-    asked: options.Asked,
+    request: options.Request,
     quiet: options.Quiet = False,
 ) -> None:
     """Train one method on one task; write its adapter to a folder.
@@ -30,38 +30,38 @@ def train(
     """
     from rich.console import Console
 
-    if asked.request["rates"]:
+    if rates := request.fields["rates"]:
         raise RequestError(
-            f"train takes one learning rate, got {len(asked.request['rates'])}; `peftlab compare` "
-            "takes several"
+            f"train takes one learning rate, got {len(rates)}; `peftlab compare` takes several"
         )
     console = Console(stderr=True, quiet=quiet)
+    out = expanded(out)
     with console.status("reading the request, the model and the data"):
-        from peftlab.api.compare import planned
-        from peftlab.api.train import kept_in, train_folder
+        from peftlab.api.compare import resolve_request
+        from peftlab.api.train import resumable_folder, train_folder
 
-        request = asked.request | {
+        fields = request.fields | {
             "name": "train",
             "tasks": options.split(task, "--task"),
             "methods": options.methods_of(method),
             "seeds": [seed],
         }
-        grid = planned(None, request, asked.sets).grid
+        grid = resolve_request(None, fields, request.sets).grid
     try:
         record = train_folder(grid, out, console, quiet)
     except KeyboardInterrupt:
-        print(f"stopped; {_kept(kept_in(grid, out))}", file=sys.stderr)
+        print(f"stopped; {_kept_note(resumable_folder(grid, out))}", file=sys.stderr)
         raise
     if record.failure is not None:
         print(f"failed: {record.failure.message}", file=sys.stderr)
-        print(_kept(kept_in(grid, out)), file=sys.stderr)
+        print(_kept_note(resumable_folder(grid, out)), file=sys.stderr)
         raise typer.Exit(1)
     assert record.score is not None
     print(", ".join(f"{metric} {value:.4f}" for metric, value in record.score.items()))
     print(f"adapter: {out.resolve()}")
 
 
-def _kept(folder: Path | None) -> str:
+def _kept_note(folder: Path | None) -> str:
     if folder is None:
         return "nothing is kept"
     return f"what it has come to is kept in {folder}, and the same command goes on from there"

@@ -1,4 +1,4 @@
-"""peftlab watch: a comparison while it runs, seen from another terminal or machine."""
+"""peftlab watch: follow a running comparison from another terminal or machine."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def watch(
 
     from peftlab.report.watching import view
 
-    seen, console = view(folder), Console()
+    state, console = view(folder), Console()
     if once or not console.is_terminal:
-        console.print(seen.shown)
+        console.print(state.shown)
         return
-    with Live(seen.shown, console=console, auto_refresh=False) as live:
-        while not seen.finished:
+    with Live(state.shown, console=console, auto_refresh=False) as live:
+        while not state.finished:
             time.sleep(every)
-            seen = view(folder)
-            live.update(seen.shown, refresh=True)
+            state = view(folder)
+            live.update(state.shown, refresh=True)
