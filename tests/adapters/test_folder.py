@@ -20,6 +20,7 @@ from peftlab.adapters import read_card
 from peftlab.layers import adapter_state
 from peftlab.methods import METHODS, InPeft, injected
 from peftlab.tasks import Task
+from tiny import tiny
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -37,6 +38,23 @@ def test_save_and_load_give_the_same_bits(
     assert injected(again) == injected(model)
     trainable = {n for n, p in model.named_parameters() if p.requires_grad}
     assert {n for n, p in again.named_parameters() if p.requires_grad} == trainable
+
+
+def test_bitfit_on_biases_of_gpt2_is_saved_and_loaded(
+    logits: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Its Conv1D keeps zeros in the place of the bias that BitFit trains."""
+    base, folder = tiny("gpt2", torch.float32), tmp_path / "gpt2"
+    for name, parameter in base.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter)  # transformers starts them at zero
+    base.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+    model, tokenizer = peftlab.load_model(str(folder), 2, "fp32")
+    peftlab.inject(model, "bitfit")
+    peftlab.save(model, tmp_path / "adapter")
+    again, _ = peftlab.load(tmp_path / "adapter")
+    assert torch.equal(logits(again, tokenizer), logits(model.eval(), tokenizer))
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8", "nf4"])

@@ -129,6 +129,13 @@ def test_codes_of_eight_bits_are_not_loaded_into_seven() -> None:
         layer(kind=Int7Linear).load_state_dict(layer(kind=Int8Linear).state_dict())
 
 
+def test_the_lowest_code_whose_magnitude_is_no_int8_is_not_loaded() -> None:
+    state = layer(kind=Int7Linear).state_dict()
+    state["codes"][3, 5] = -128
+    with pytest.raises(RequestError, match="codes of 128 are no weight in int7"):
+        layer(kind=Int7Linear).load_state_dict(state)
+
+
 def test_nothing_is_kept_for_the_backward_pass_and_nothing_of_it_trains() -> None:
     made, saved = layer(), list[Tensor]()
     x = torch.randn(5, 192, requires_grad=True)

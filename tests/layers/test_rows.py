@@ -22,7 +22,7 @@ def random(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor
 
 
 def by_torch(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(rows, "_native", lambda x: False)
+    patch.setattr(rows, "_is_native", lambda x: False)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -57,7 +57,7 @@ def loss_of(model: PreTrainedModel) -> Tensor:
 @pytest.mark.parametrize("b", range(1, RANK + 1))
 def test_cut_to_rank_b_it_is_lora_of_rank_b_at_the_same_alpha(b: int) -> None:
     layer, x = layer_of().eval(), torch.randn(3, 7).double()
-    layer.cut = b
+    layer.eval_rank = b
     lora = lora_of_rank(layer, b)
     torch.testing.assert_close(layer(x), lora(x))
     torch.testing.assert_close(layer.merged().weight, lora.merged().weight)
@@ -66,7 +66,7 @@ def test_cut_to_rank_b_it_is_lora_of_rank_b_at_the_same_alpha(b: int) -> None:
 @pytest.mark.parametrize("b", range(1, RANK + 1))
 def test_a_step_at_rank_b_has_the_gradients_of_lora_of_rank_b(b: int) -> None:
     layer, x = layer_of().train(), torch.randn(3, 7).double()
-    layer.drawn, layer.cut = b, RANK
+    layer.train_rank, layer.eval_rank = b, RANK
     lora = lora_of_rank(layer, b)
     for one in (layer, lora):
         one(x).square().sum().backward()
@@ -80,7 +80,7 @@ def test_a_step_at_rank_b_has_the_gradients_of_lora_of_rank_b(b: int) -> None:
 def test_with_update_last_one_row_alone_has_the_same_gradient(b: int) -> None:
     last, every, x = layer_of(last=True).train(), layer_of().train(), torch.randn(3, 7).double()
     for layer in (last, every):
-        layer.drawn = b
+        layer.train_rank = b
         layer(x).square().sum().backward()
     torch.testing.assert_close(last(x), every(x))
     for name, row in {"lora_A": lambda g: g, "lora_B": lambda g: g.T}.items():
@@ -137,7 +137,7 @@ def test_evaluation_is_at_the_full_rank_whatever_was_drawn() -> None:
     expected = loss_of(model.eval())
     index = next(i for i in range(20) if injected(model).draw(1, i) == 2)
     injected(model).before_step(model, Step(index, 0, 20, seed=1))
-    assert {layer.drawn for layer in layers(model)} == {2}
+    assert {layer.train_rank for layer in layers(model)} == {2}
     assert torch.equal(loss_of(model.eval()), expected)
 
 
@@ -188,7 +188,7 @@ def test_idle_names_the_rows_that_were_drawn_without_a_gradient() -> None:
     method: Any = injected(model)
     assert [layer.idle("layer") for layer in layers(model)] == 4 * [[]]  # nothing was drawn yet
     for layer in layers(model):
-        layer.drawn = 2
+        layer.train_rank = 2
     loss_of(model).backward()
     layers(model)[1].lora_B.grad[:, 1] = 0.0
     method.before_update(model, Step(0, 0, 1, 0))
@@ -203,4 +203,4 @@ def test_an_evaluation_at_ranks_that_is_stopped_leaves_the_full_one() -> None:
     ranks = method.ranks(model)
     assert next(ranks) == 1
     ranks.close()  # type: ignore[attr-defined]
-    assert {layer.cut for layer in layers(model)} == {RANK}
+    assert {layer.eval_rank for layer in layers(model)} == {RANK}

@@ -47,7 +47,7 @@ def vera(base: Linear) -> nn.Module:
 
 def dylora(base: Linear) -> nn.Module:
     layer = DyLoRALinear(base, 3, 4.0, DROPOUT)
-    layer.drawn = 2
+    layer.train_rank = 2
     return layer
 
 

@@ -146,6 +146,7 @@ def test_variants_are_split_outside_brackets() -> None:
         ("lora[rank=4", "NAME or NAME"),
         ("lora[4]", "'4' .* field=value"),
         ("lora[name=full]", "before its brackets"),
+        ("lora[rank=4,lr=1e-3, rank=8]", "rank stands twice"),
     ):
         with pytest.raises(RequestError, match=message):
             parse_methods(wrong)

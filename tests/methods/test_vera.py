@@ -53,7 +53,7 @@ def test_a_layer_that_has_computed_can_be_copied_and_pickled() -> None:
     x = torch.randn(3, 7)
     wanted = layer(x)
     for again in (pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer)):
-        assert again.shared.last is None
+        assert again.shared.cache is None
         assert torch.equal(again(x), wanted)
 
 

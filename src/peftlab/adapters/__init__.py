@@ -3,7 +3,7 @@
 save(model, "adapter/")            adapter_model.safetensors, peftlab.json, the tokenizer; and
                                    adapter_config.json, HF PEFT's, where PEFT has the method
 load("adapter/")                   (model, tokenizer), from such a folder or one that PEFT wrote
-merge(model), unmerge(model)       plain layers in the adapters' place, and back
+merge(model), unmerge(model)       adapters replaced by plain layers, and back
 """
 
 from peftlab.adapters.card import base_of, label_names, read_card

@@ -1,4 +1,4 @@
-"""peftlab.json: what a folder's adapter is, what it answers, and the base it belongs to."""
+"""peftlab.json: an adapter's method, its task, and the base that it belongs to."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ SCHEMA_VERSION = 1
 
 class BasePart(BaseModel, extra="forbid", frozen=True):
     name: str
-    folder: str | None  # where it lay; null for what a name finds on any machine
+    folder: str | None  # where it lay; null for a name that finds it on any machine
     revision: str | None
-    sha256: str | None = None  # of its files; null where they were not at hand
+    sha256: str | None = None  # of its files; null if they were not at hand
 
 
 class MethodCard(BaseModel, extra="forbid", frozen=True):
     name: str
     settings: dict[str, Any]
-    state: dict[str, Any] = {}  # what the run made of the structure, such as LoRA-drop's sharing
+    state: dict[str, Any] = {}  # the structure that `prepare` decided, such as LoRA-drop's sharing
 
 
 class Card(BaseModel, extra="forbid", frozen=True):
@@ -37,9 +37,9 @@ class Card(BaseModel, extra="forbid", frozen=True):
     method: MethodCard
     base: BasePart
     num_labels: int
-    labels: list[str] = []  # the outputs' names; empty in a card of before they were kept
-    precision: str  # how the base was held
-    compute: str  # what products were made in
+    labels: list[str] = []  # the outputs' names; empty in a card written before they were kept
+    precision: str  # that the base was held in
+    compute: str  # the precision of products
     task: TaskCard | None
 
     @model_validator(mode="after")
@@ -81,9 +81,9 @@ def make_card(
 
 def label_names(model: PreTrainedModel) -> list[str]:
     """The names of the outputs, in their order, as the model's config has them."""
-    given: dict[Any, str] = model.config.id2label or {}
+    names: dict[Any, str] = model.config.id2label or {}
     n_outputs: int = model.config.num_labels or 0
-    return [str(given.get(index, given.get(str(index), index))) for index in range(n_outputs)]
+    return [str(names.get(index, names.get(str(index), index))) for index in range(n_outputs)]
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -103,15 +103,14 @@ def read_card(folder: Path) -> Card | None:
     try:
         return Card.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except (*JSON_ERRORS, OSError) as error:  # ValidationError is a ValueError
-        reason = one_line(error)
-        raise RequestError(f"{path} can't be read: {reason}") from None
+        raise RequestError(f"{path} can't be read: {one_line(error)}") from None
 
 
 def method_of(card: Card) -> Method:
     """The method that the card names.
 
     Raises:
-        RequestError: if it is not known here, or has other settings.
+        RequestError: if the method is not known here, or has other settings.
     """
     if card.method.name not in METHODS:
         hint = "One of your own is made known by peftlab.register, or by --plugin FILE."
@@ -120,10 +119,10 @@ def method_of(card: Card) -> Method:
 
 
 class Base(NamedTuple):
-    """A base as the card tells of it, where it was found, and the name others load it by."""
+    """A base: its part of the card, its files, and the name that others load it by."""
 
     part: BasePart
-    source: Source | None  # None where its files are not at hand
+    source: Source | None  # None if its files are not at hand
     loadable: str  # a folder, or a name of the hub
 
 
@@ -135,7 +134,7 @@ def base_of(model: PreTrainedModel) -> Base:
     """
     source = state_of(model).source
     if source is not None:
-        return _found(source)
+        return _with_files(source)
     name = model.name_or_path
     if not name:
         raise RequestError(
@@ -144,17 +143,17 @@ def base_of(model: PreTrainedModel) -> Base:
             "tokenizer too, and load it from there"
         )
     if Path(name).is_dir():
-        return _found(find(str(Path(name).resolve())))
+        return _with_files(find(str(Path(name).resolve())))
     if looks_like_folder(name):  # it is gone
-        return _unseen(BasePart(name=Path(name).name, folder=name, revision=None))
+        return _without_files(BasePart(name=Path(name).name, folder=name, revision=None))
     revision: str | None = getattr(model.config, "_commit_hash", None)
     try:
-        return _found(find(name, revision))
+        return _with_files(find(name, revision))
     except RequestError:  # the hub is out of reach, or has pickle weights only
-        return _unseen(BasePart(name=name, folder=None, revision=revision))
+        return _without_files(BasePart(name=name, folder=None, revision=revision))
 
 
-def _found(source: Source) -> Base:
+def _with_files(source: Source) -> Base:
     folder = source.folder.resolve()
     part = BasePart(
         name=source.name,
@@ -165,5 +164,5 @@ def _found(source: Source) -> Base:
     return Base(part, source, source.name if source.revision else str(folder))
 
 
-def _unseen(part: BasePart) -> Base:
+def _without_files(part: BasePart) -> Base:
     return Base(part, None, part.folder or part.name)

@@ -59,13 +59,13 @@ def save(
         model: from `load_model` or transformers' `from_pretrained`, injected, not merged.
         folder: a new or empty one, or one that holds an adapter, which is replaced.
         rank: for DyLoRA, the rank to cut to, scaled by alpha / rank.
-        tokenizer: what the model was trained with; that of `peftlab.train`, or else its base's own,
-            if not given.
+        tokenizer: the one that the model was trained with; if not given, that of `peftlab.train`,
+            else the base's own.
 
     Raises:
-        RequestError: if the model has no adapter, or its head is not part of it, or something is
-            trained that its method does not train, or the other way round, or its base is not known
-            or was changed since it was read, or the folder holds something else.
+        RequestError: if the model has no adapter, or its head is not part of it, or a tensor trains
+            that its method leaves frozen, or the other way round, or its base is not known or was
+            changed since it was read, or the folder holds something else.
     """
     check_model(model)
     expect_path("folder", folder)
@@ -93,7 +93,7 @@ def save(
     card = make_card(model, method, structure, base.part)
     config = None
     if isinstance(method, InPeft):
-        config = peft_layout.config(model, method, base)
+        config = peft_layout.make_config(model, method, base)
         state = peft_layout.to_file(method, state)
     if tokenizer is None:
         tokenizer = state_of(model).tokenizer
@@ -111,8 +111,8 @@ def _write(
 ) -> None:
     if config is not None:
         write_json(place / PEFT_CONFIG, config)
-    held = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
-    save_file(held, place / WEIGHTS, metadata={"format": "pt"})
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
+    save_file(tensors, place / WEIGHTS, metadata={"format": "pt"})
     write_json(place / CARD, card.model_dump(mode="json"))
     if tokenizer is not None:
         save_tokenizer(tokenizer, place)
@@ -128,9 +128,9 @@ def load(
 
     Args:
         folder: with adapter_model.safetensors and peftlab.json or adapter_config.json.
-        base: where the base lies now, if not where it lay then.
+        base: where the base lies now, if it was moved since the adapter was saved.
         precision: how to hold the base; as in training if not given.
-        device: where the model comes to lie: auto, cpu, cuda or mps.
+        device: where to put the model: auto, cpu, cuda or mps.
 
     Raises:
         RequestError: if the folder is not complete, its base can't be found or is another one,
@@ -140,18 +140,18 @@ def load(
     expect("base", base, (str, os.PathLike, NoneType), "a folder or a name of the hub")
     expect("precision", precision, (str, NoneType), PRECISION_WORDS)
     expect("device", device, str, DEVICE_WORDS)
-    place = resolve_device(device).value
-    asked = None if precision is None else resolve_precision(precision, place)[0]
-    model, tokenizer = load_in(Path(folder), None if base is None else str(base), asked, place)
-    return model.to(torch.device(place)), tokenizer  # type: ignore[arg-type]
+    device = resolve_device(device).value
+    resolved = None if precision is None else resolve_precision(precision, device)[0]
+    model, tokenizer = load_in(Path(folder), None if base is None else str(base), resolved, device)
+    return model.to(torch.device(device)), tokenizer  # type: ignore[arg-type]
 
 
 def load_in(
     folder: Path, base: str | None, precision: Precision | None, device: str = "cpu"
 ) -> tuple[PreTrainedModel, Any]:
-    """As `load`, on a CPU; `precision` says what the base computes in, too.
+    """As `load`, onto the CPU, with a resolved precision.
 
-    Without it HF PEFT's base is held as suits `device`.
+    Without one the base of HF PEFT's adapter is held as suits `device`.
     """
     check_adapter(folder)
     card = read_card(folder)
@@ -159,9 +159,9 @@ def load_in(
     if card is None:
         return _load_peft(folder, tensors, base, precision, device)
     method = method_of(card)
-    source = _find_base(card, base)
-    held = precision or _of_card(card, folder)
-    model = load_source(source, card.num_labels, held, seed=0)
+    source = _find_base_of(card, base)
+    precision = precision or _precision_of(card, folder)
+    model = load_source(source, card.num_labels, precision, seed=0)
     inject(model, method)
     if isinstance(method, Prepared):
         method.restore(model, card.method.state)
@@ -180,45 +180,45 @@ def _load_peft(
     precision: Precision | None,
     device: str,
 ) -> tuple[PreTrainedModel, Any]:
-    """A folder that HF PEFT wrote: what it does not say is read from its tensors."""
+    """The model of a folder that HF PEFT wrote: its tensors tell what its config does not."""
     config = peft_layout.read_config(folder, needs_base=base is None)
-    source = _find(base or config["base_model_name_or_path"], base, config.get("revision"))
+    source = _find_base(base, config.get("base_model_name_or_path", ""), config.get("revision"))
     if read_config(source.folder).problem_type == "multi_label_classification":
         raise RequestError(
             f"{folder} is of a base that gives several labels at once; answers here are one label "
             "or a number"
         )
-    method = peft_layout.method(config, tensors)
-    held = precision or precision_for(source, "auto", device)[0]
-    model = load_source(source, _num_labels(source, tensors), held, seed=0)
+    method = peft_layout.read_method(config, tensors)
+    precision = precision or precision_for(source, "auto", device)[0]
+    model = load_source(source, _num_labels(source, tensors), precision, seed=0)
     peft_layout.check_head(model, tensors)
     inject(model, method)
     # PEFT leaves a pretrained pooler in the base
     optional = stored_names(model, source, head_parameters(model))
-    wanted = list(adapter_state(model))
-    optional |= {name for name in wanted if name.endswith(method.peft_optional)}
-    fill(model, peft_layout.from_file(method, tensors, wanted), optional)
+    names = list(adapter_state(model))
+    optional |= {name for name in names if name.endswith(method.peft_optional)}
+    fill(model, peft_layout.from_file(method, tensors, names), optional)
     state_of(model).own_unit = True
     return model.eval(), _tokenizer(model, folder, source)
 
 
 def _num_labels(source: Source, tensors: Mapping[str, Tensor]) -> int:
-    """The number of outputs: of the adapter's own last layer, else of its base's."""
-    own = int(read_config(source.folder).num_labels)
-    empty = empty_model(source.folder, own)
+    """The number of outputs: of the last layer that the adapter has, else of its base's."""
+    of_base = int(read_config(source.folder).num_labels)
+    empty = empty_model(source.folder, of_base)
     head = head_parameters(empty)
     weight = last_layer(empty).weight
-    (last,) = (name for name, parameter in head.items() if parameter is weight)
-    found = peft_layout.num_labels(tensors, last)
-    if found is None and not stored_names(empty, source, {last: weight}):
+    (name,) = (name for name, parameter in head.items() if parameter is weight)
+    of_adapter = peft_layout.num_labels(tensors, name)
+    if of_adapter is None and not stored_names(empty, source, {name: weight}):
         raise RequestError(
             f"the adapter has no head ({', '.join(head)}), nor has its base: it was saved without "
             "modules_to_save, and a head drawn anew would answer at random"
         )
-    return own if found is None else found
+    return of_base if of_adapter is None else of_adapter
 
 
-def _of_card(card: Card, folder: Path) -> Precision:
+def _precision_of(card: Card, folder: Path) -> Precision:
     if card.precision not in (*DTYPES, *QUANTISED) or card.compute not in DTYPES:
         raise RequestError(
             f"the adapter in {folder} was trained on a base in {card.precision}, computing in "
@@ -227,8 +227,8 @@ def _of_card(card: Card, folder: Path) -> Precision:
     return Precision(card.precision, card.compute)
 
 
-def _find_base(card: Card, base: str | None) -> Source:
-    source = _find(base or card.base.folder or card.base.name, base, card.base.revision)
+def _find_base_of(card: Card, base: str | None) -> Source:
+    source = _find_base(base, card.base.folder or card.base.name, card.base.revision)
     if card.base.sha256 not in (None, source.sha256):
         raise RequestError(
             f"this adapter belongs to another base: {card.base.name} with sha256 "
@@ -238,12 +238,13 @@ def _find_base(card: Card, base: str | None) -> Source:
     return source
 
 
-def _find(name: str, base: str | None, revision: str | None) -> Source:
+def _find_base(base: str | None, name: str, revision: str | None) -> Source:
+    """The base at `base` if it is given, else the one that the adapter names."""
+    if base:
+        return find(base)
     try:
-        return find(name, None if base else revision)
+        return find(name, revision)
     except RequestError as error:
-        if base is not None:
-            raise
         raise RequestError(
             f"the adapter's base is not where it was ({error}); say where it lies now with --base "
             "(in Python: load(folder, base=...))"
@@ -261,8 +262,9 @@ def _name_outputs(model: PreTrainedModel, card: Card) -> None:
 
 
 def _tokenizer(model: PreTrainedModel, folder: Path, source: Source) -> Any:
-    has_one = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
-    tokenizer = load_tokenizer(folder if has_one else source.folder)
+    files = ("tokenizer.json", "tokenizer_config.json")
+    has_tokenizer = any((folder / name).is_file() for name in files)
+    tokenizer = load_tokenizer(folder if has_tokenizer else source.folder)
     agree_on_padding(model, tokenizer)
     return tokenizer
 
@@ -270,12 +272,13 @@ def _tokenizer(model: PreTrainedModel, folder: Path, source: Source) -> Any:
 def check_adapter(folder: Path) -> None:
     """Raise `RequestError` unless `folder` is there and has an adapter's weights."""
     with system_refusals(f"{folder} can't be read"):
-        there = folder.is_dir()
-    if not there:
+        exists = folder.is_dir()
+    if not exists:
         raise RequestError(f"there is no folder {folder}; give one that an adapter was saved to")
     if not (folder / WEIGHTS).is_file():
-        pickled = (folder / "adapter_model.bin").is_file()
-        why = "has only pickle weights, which can run code when opened" if pickled else "has none"
+        why = "has none"
+        if (folder / "adapter_model.bin").is_file():
+            why = "has only pickle weights, which can run code when opened"
         raise RequestError(f"{folder} is no adapter: {WEIGHTS} is wanted, and it {why}")
 
 
@@ -287,22 +290,22 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
         raise RequestError(f"{path} is not a readable safetensors file: {error}") from error
 
 
-def fill(model: PreTrainedModel, given: dict[str, Tensor], optional: set[str]) -> None:
-    """Put the tensors of a folder into an injected model, every one of them in its place.
+def fill(model: PreTrainedModel, tensors: dict[str, Tensor], optional: set[str]) -> None:
+    """Copy the tensors of a folder into an injected model; those in `optional` may be missing.
 
     Raises:
         RequestError: for a tensor that is missing, unexpected, or of another shape; it is named.
     """
-    wanted = adapter_state(model)
-    missing = [name for name in wanted if name not in given and name not in optional]
-    unexpected = [name for name in given if name not in wanted]
+    state = adapter_state(model)
+    missing = [name for name in state if name not in tensors and name not in optional]
+    unexpected = [name for name in tensors if name not in state]
     if missing or unexpected:
         raise RequestError(
             f"the adapter's tensors are not this model's: missing {few(missing)}; "
             f"unexpected {few(unexpected)}"
         )
-    for name, tensor in given.items():
-        if tensor.shape != wanted[name].shape:
-            shapes = f"{tuple(tensor.shape)} where {tuple(wanted[name].shape)} is wanted"
+    for name, tensor in tensors.items():
+        if tensor.shape != state[name].shape:
+            shapes = f"{tuple(tensor.shape)} where {tuple(state[name].shape)} is wanted"
             raise RequestError(f"the adapter's {name} is of shape {shapes}")
-        wanted[name].copy_(tensor)
+        state[name].copy_(tensor)

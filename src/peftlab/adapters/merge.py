@@ -1,4 +1,4 @@
-"""Merge: plain layers in the place of adapters, so that nothing is left to compute beside them."""
+"""Merge: replace adapters by plain layers, so that a pass costs no more than the base's."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def merge(model: PreTrainedModel) -> dict[str, float]:
     """Replace every adapter, in place, by the plain layer it equals.
 
     The update is added in fp32 to the base's weight as its file has it, not to a rounded copy
-    (to the held one where the model did not come from `load_model`); to what four bits stand for
-    where the base is held in nf4, since that is what was trained. Eight bits are nearer to the
-    weight than what they do to the inputs, so there it is the file's.
+    (to the held weight if the model did not come from `load_model`). On a base in nf4 it is added
+    to the dequantised weight, which is the one that was trained on. A weight in eight bits is
+    off by less than its quantised inputs are, so there the file's weight is taken.
 
     Returns:
-        By layer, the largest |stored - exact fp32|, of its weight and its bias: what rounding to
-        the layer's own precision costs.
+        By layer, the largest |stored - exact fp32| of its weight and its bias: the error of
+        rounding to the layer's own precision.
 
     Raises:
-        RequestError: if the method can't be merged, or the model has none, or it is merged, or
-            inside the engine.
+        RequestError: if the method can't be merged, or the model has none, is merged already, or
+            is inside the engine.
     """
     check_model(model)
     state = state_of(model)
@@ -71,23 +71,23 @@ def merge(model: PreTrainedModel) -> dict[str, float]:
         for name, adapter in adapters.items():
             original = _original(stored, name, adapter)
             plain = adapter.merged(original)
-            wanted = adapter.merged_weight(original)
-            errors[name] = _furthest(weight_of(plain), wanted)
+            exact_weight = adapter.merged_weight(original)
+            errors[name] = _max_error(weight_of(plain), exact_weight)
             if (bias := adapter.merged_bias()) is not None:
-                errors[name] = max(errors[name], _furthest(plain.bias, bias))
+                errors[name] = max(errors[name], _max_error(plain.bias, bias))
             merged[name] = plain
-    state.merged = adapters  # all are made: what stopped before this changed nothing
+    state.merged = adapters  # set once all layers are made: a stop before this changes nothing
     for name, plain in merged.items():
         model.set_submodule(name, plain)
     return errors
 
 
-def _furthest(stored: Tensor, wanted: Tensor) -> float:
+def _max_error(stored: Tensor, wanted: Tensor) -> float:
     return (exact(stored) - exact(wanted)).abs().max().item()
 
 
 def unmerge(model: PreTrainedModel) -> None:
-    """Put the very adapters back that `merge` replaced.
+    """Put back the adapters that `merge` replaced, the same objects.
 
     Raises:
         RequestError: if the model is not merged, or is inside the engine.
@@ -98,9 +98,11 @@ def unmerge(model: PreTrainedModel) -> None:
     if adapters is None:
         raise RequestError("this model is not merged")
     for name, adapter in adapters.items():
-        now, then = base_dtype(model.get_submodule(name)), base_dtype(adapter.base)
-        if now != then:
-            raise RequestError(f"the model was cast from {then} to {now} since; cast it back first")
+        before, now = base_dtype(adapter.base), base_dtype(model.get_submodule(name))
+        if now != before:
+            raise RequestError(
+                f"the model was cast from {before} to {now} since; cast it back first"
+            )
     for name, adapter in adapters.items():
         model.set_submodule(name, adapter.train(model.training).to(model.device))
     state_of(model).merged = None
@@ -111,29 +113,29 @@ def is_merged(model: PreTrainedModel) -> bool:
 
 
 def _original(stored: StoredBase | None, name: str, adapter: Adapter) -> Tensor:
-    """The base's weight (out, in), exact: from its file if it is held in a lower precision."""
+    """The base's exact weight (out, in): from its file if it is held in a lower precision."""
     base, held = adapter.base, weight_of(adapter.base)
     is_coarse = isinstance(base, Int8Linear) or held.dtype.itemsize < 4
     if stored is None or isinstance(base, NF4Linear) or not is_coarse:
         return exact(held)
-    transposed = is_stored_transposed(base)
-    shape = held.T.shape if transposed else held.shape
-    given = stored.get(f"{name}.weight", shape)
-    if given is None:
+    is_transposed = is_stored_transposed(base)
+    shape = held.T.shape if is_transposed else held.shape
+    weight = stored.get(f"{name}.weight", shape)
+    if weight is None:
         return exact(held)
-    return exact((given.T if transposed else given).to(held.device))
+    return exact((weight.T if is_transposed else weight).to(held.device))
 
 
 def plain_folder(model: PreTrainedModel, tokenizer: Any, folder: Path) -> float:
     """Merge `model` and write it to `folder` as transformers' own; returns how far logits move.
 
     The folder loads with `AutoModelForSequenceClassification.from_pretrained`. Weights are
-    written in fp32, as exact as they are known; a tokenizer told to cut cuts at the length that was
-    trained.
+    written in fp32, as exact as they are known; a tokenizer with `truncation=True` cuts at the
+    length of the training.
 
     Returns:
-        The largest difference of a logit, on a batch of random tokens, between `model` and what
-        the folder's weights give in fp32.
+        The largest difference of a logit, on a batch of random tokens, between `model` and the
+        folder's weights in fp32.
     """
     inputs = _random_inputs(model, tokenizer)
     before = _logits(model, inputs)
@@ -142,10 +144,10 @@ def plain_folder(model: PreTrainedModel, tokenizer: Any, folder: Path) -> float:
         if isinstance(layer, QuantisedLinear):
             model.set_submodule(name, linear_like(layer, weight_of(layer), layer.bias))
     plain = model.float()
-    moved = (_logits(plain, inputs) - before).abs().max().item()
+    change = (_logits(plain, inputs) - before).abs().max().item()
     card = state_of(model).task_card
     if card is not None:
-        tokenizer.model_max_length = card.max_length  # all that transformers' pipelines know
+        tokenizer.model_max_length = card.max_length  # transformers' pipelines read no other
 
     def write(place: Path) -> None:
         plain.config.dtype = torch.float32
@@ -154,18 +156,18 @@ def plain_folder(model: PreTrainedModel, tokenizer: Any, folder: Path) -> float:
             save_tokenizer(tokenizer, place)
 
     replace_folder(folder, write, may_be_adapter=False)
-    return moved
+    return change
 
 
 def _random_inputs(model: PreTrainedModel, tokenizer: Any) -> dict[str, Tensor]:
-    """Random tokens between the special ones, which some heads look for."""
-    draws = torch.Generator().manual_seed(0)
-    tokens = torch.randint(len(tokenizer), (32, 24), generator=draws)
+    """Random tokens between special ones, which some heads look for."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(len(tokenizer), (32, 24), generator=generator)
     texts = tokenizer.batch_decode(tokens.tolist(), skip_special_tokens=True)
     agree_on_padding(model, tokenizer)
     limit = min(64, token_limit(tokenizer, model.config))
-    coded = tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt")
-    return {name: tensor.to(model.device) for name, tensor in coded.items()}
+    inputs = tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt")
+    return {name: tensor.to(model.device) for name, tensor in inputs.items()}
 
 
 @torch.inference_mode()

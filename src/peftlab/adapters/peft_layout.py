@@ -1,9 +1,9 @@
-"""HF PEFT's own layout of an adapter: its names of tensors and its settings, both ways.
+"""HF PEFT's layout of an adapter: its names of tensors and its settings, both ways.
 
 ours   bert.encoder.layer.0.attention.self.query.lora_A
 PEFT   base_model.model.bert.encoder.layer.0.attention.self.query.lora_A.weight
 
-What PEFT calls a method's tensors and settings stands in the method's own file (`InPeft`).
+PEFT's names for a method's tensors and settings are in the method's own file (`InPeft`).
 """
 
 from __future__ import annotations
@@ -30,35 +30,35 @@ REFUSED = {"bias": "none"} | dict.fromkeys(
 )
 
 
-def name(ours: str, names: Mapping[str, str]) -> str:
-    """PEFT's name of a tensor, of a method with these `peft_names`.
+def peft_name(name: str, peft_names: Mapping[str, str]) -> str:
+    """PEFT's name of a tensor, for a method with these `peft_names`.
 
-    >>> name("bert.pooler.dense.weight", {"lora_A": "{layer}.lora_A.weight"})
+    >>> peft_name("bert.pooler.dense.weight", {"lora_A": "{layer}.lora_A.weight"})
     'base_model.model.bert.pooler.dense.weight'
-    >>> name("bert.layer.0.key.lora_A", {"lora_A": "{layer}.lora_A.weight"})
+    >>> peft_name("bert.layer.0.key.lora_A", {"lora_A": "{layer}.lora_A.weight"})
     'base_model.model.bert.layer.0.key.lora_A.weight'
     """
-    for ending, theirs in names.items():
-        if ours.endswith(f".{ending}"):
-            return theirs.format(layer=PREFIX + ours.removesuffix(f".{ending}"))
-    return f"{PREFIX}{ours}"
+    for ending, pattern in peft_names.items():
+        if name.endswith(f".{ending}"):
+            return pattern.format(layer=PREFIX + name.removesuffix(f".{ending}"))
+    return f"{PREFIX}{name}"
 
 
 def to_file(method: InPeft, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """An adapter's tensors as PEFT names and shapes them."""
     shaped = method.peft_tensors(tensors)
-    return {name(ours, method.peft_names): tensor for ours, tensor in shaped.items()}
+    return {peft_name(name, method.peft_names): tensor for name, tensor in shaped.items()}
 
 
 def from_file(
-    method: InPeft, tensors: dict[str, Tensor], wanted: Sequence[str]
+    method: InPeft, tensors: dict[str, Tensor], names: Sequence[str]
 ) -> dict[str, Tensor]:
-    """A file's tensors under our names and in our shapes; what is not wanted keeps its own."""
-    ours = {name(one, method.peft_names): one for one in wanted}
+    """A file's tensors in our shapes, under our `names`; a tensor of no such name keeps PEFT's."""
+    ours = {peft_name(name, method.peft_names): name for name in names}
     return method.own_tensors({ours.get(theirs, theirs): t for theirs, t in tensors.items()})
 
 
-def config(model: PreTrainedModel, method: InPeft, base: Base) -> dict[str, Any]:
+def make_config(model: PreTrainedModel, method: InPeft, base: Base) -> dict[str, Any]:
     """The content of adapter_config.json."""
     layers = {n: layer for n, layer in model.named_modules() if isinstance(layer, Adapter)}
     return {
@@ -75,66 +75,65 @@ def config(model: PreTrainedModel, method: InPeft, base: Base) -> dict[str, Any]
 
 
 def read_config(folder: Path, needs_base: bool = True) -> dict[str, Any]:
-    """The content of adapter_config.json, which must name its base if that is needed.
+    """The content of adapter_config.json, which must name the base if `needs_base`.
 
     Raises:
-        RequestError: if it is not there or can't be read.
+        RequestError: if the file is not there, can't be read, or lacks a field.
     """
     path = folder / PEFT_CONFIG
     if not path.is_file():
         raise RequestError(f"{folder} is no adapter: it has neither {CARD} nor {PEFT_CONFIG}")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (*JSON_ERRORS, OSError) as error:
         raise RequestError(f"{path} is not JSON: {error}") from None
-    named = {"base_model_name_or_path": str} if needs_base else {}
-    _check_fields(path, found, {"peft_type": str, **named})
-    for known in _known().get(found["peft_type"], []):
-        _check_fields(path, found, known.peft_needs)
-    config: dict[str, Any] = found
+    base = {"base_model_name_or_path": str} if needs_base else {}
+    _check_fields(path, config, {"peft_type": str, **base})
+    for method in _methods_by_type().get(config["peft_type"], []):
+        _check_fields(path, config, method.peft_needs)
     return config
 
 
-def _check_fields(path: Path, found: Any, needed: Mapping[str, type]) -> None:
-    for field, kind in needed.items():
-        value = found.get(field) if isinstance(found, dict) else None
+def _check_fields(path: Path, config: Any, required: Mapping[str, type]) -> None:
+    for field, kind in required.items():
+        value = config.get(field) if isinstance(config, dict) else None
         if not isinstance(value, kind) or value == "":
             raise RequestError(f"{path} lacks {field}, or it is not {kind.__name__}")
 
 
-def method(config: dict[str, Any], tensors: dict[str, Tensor]) -> InPeft:
-    """The method that PEFT's settings mean; its targets are the layers that have tensors.
+def read_method(config: dict[str, Any], tensors: dict[str, Tensor]) -> InPeft:
+    """The method that PEFT's config describes; its targets are the layers that have tensors.
 
     Raises:
         RequestError: if no method here computes the same.
     """
     refuse(config, REFUSED)
-    known = _known()
-    for candidate in known.get(config["peft_type"], []):
+    methods = _methods_by_type()
+    for candidate in methods.get(config["peft_type"], []):
         try:
-            found = candidate.from_peft(config, tensors)
+            method = candidate.from_peft(config, tensors)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, RequestError):
                 raise
             raise RequestError(f"{PEFT_CONFIG} is not as PEFT writes it: {error!r}") from error
-        if found is not None:
-            return found
+        if method is not None:
+            return method
     raise RequestError(
-        f"PEFT's {config['peft_type']} is not known here; {listed(sorted(known))} are"
+        f"PEFT's {config['peft_type']} is not known here; {listed(sorted(methods))} are"
     )
 
 
-def _known() -> dict[str, list[type[InPeft]]]:
-    """The methods that PEFT has, by its words for them."""
-    known: dict[str, list[type[InPeft]]] = {}
-    for candidate in METHODS.values():
-        if issubclass(candidate, InPeft):
-            known.setdefault(candidate.peft_type, []).append(candidate)
-    return known
+def _methods_by_type() -> dict[str, list[type[InPeft]]]:
+    """The methods that PEFT has, by `peft_type`."""
+    methods: dict[str, list[type[InPeft]]] = {}
+    for method in METHODS.values():
+        if issubclass(method, InPeft):
+            methods.setdefault(method.peft_type, []).append(method)
+    return methods
 
 
 def check_head(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> None:
-    """Raise `RequestError` if a part of the head is adapted, which is trained whole here."""
+    """Raise `RequestError` if a part of the head is adapted: it is trained whole here."""
     whole = {f"{PREFIX}{name}" for name in head_parameters(model)}
     inside = tuple(f"{PREFIX}{name}." for name in head_names(model))
     adapted = [name for name in tensors if name.startswith(inside) and name not in whole]
@@ -147,7 +146,7 @@ def check_head(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> None:
         )
 
 
-def num_labels(tensors: Mapping[str, Tensor], last: str) -> int | None:
-    """The number of outputs, as the file's weight of the head's last layer, `last`, has it."""
-    found = tensors.get(f"{PREFIX}{last}")
-    return None if found is None else len(found)
+def num_labels(tensors: Mapping[str, Tensor], name: str) -> int | None:
+    """The number of outputs of the head's last layer, whose weight has this name; None without."""
+    weight = tensors.get(f"{PREFIX}{name}")
+    return None if weight is None else len(weight)

@@ -1,4 +1,4 @@
-"""Which of a model's tensors are its adapter, and whether a folder of them would give it back."""
+"""Whether a saved adapter would give the model back: its head, its frozen tensors, its config."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from peftlab.models import (
 )
 from peftlab.models.find import read_config, weight_files
 
-# twice what rounding to bf16, the coarsest that a base is held in, makes of a number
+# twice the relative error of rounding to bf16, the coarsest precision that a base is cast to
 ROUNDED = 2.0**-7
-# of a config, what is the answers', the loading's or the training's own: not the backbone
+# fields of a config that belong to answers, loading or training, and not to the backbone
 FREE = re.compile(
     r"label|problem_type|token_id$|drop|^_|dtype|version$|^architectures$|^return_dict$|^use_cache$"
     r"|^output_|checkpointing|attn_implementation|experts_implementation|^chunk_size_feed_forward$"
@@ -35,7 +35,7 @@ def check_savable(model: PreTrainedModel) -> Base:
     """The base of `model`, injected or not yet.
 
     Raises:
-        RequestError: if an adapter of it could not be loaded.
+        RequestError: if an adapter of the model could not be loaded onto that base.
     """
     check_compiled(model)
     base = base_of(model)
@@ -52,16 +52,16 @@ def check_savable(model: PreTrainedModel) -> Base:
 
 def _check_head(model: PreTrainedModel, state: dict[str, Tensor]) -> None:
     """Raise `RequestError` unless the whole head is in `state`."""
-    lacking = [name for name in head_parameters(model) if name not in state]
-    if lacking:
+    missing = [name for name in head_parameters(model) if name not in state]
+    if missing:
         raise RequestError(
-            f"the head is not all trained and saved: {lacking[0]} is frozen; "
+            f"the head is not all trained and saved: {missing[0]} is frozen; "
             "an adapter without its head can't be used again"
         )
 
 
 def _check_trained(model: PreTrainedModel, method: Method, state: Mapping[str, Tensor]) -> None:
-    """Raise `RequestError` unless `state` has what `method` trains: by that it is loaded."""
+    """Raise `RequestError` unless `state` has the tensors that `method` trains, and loads."""
     trained = state_of(model).trained
     for name, p in model.named_parameters():
         if p.requires_grad and name not in trained:
@@ -69,25 +69,25 @@ def _check_trained(model: PreTrainedModel, method: Method, state: Mapping[str, T
                 f"{name} trains, which is none of {method.name}'s, so no adapter of it can hold "
                 "that; freeze it again, or keep the whole model by model.save_pretrained"
             )
-    # one that prepares itself may have joined some by then
-    for name in () if isinstance(method, Prepared) else sorted(trained - state.keys()):
+    frozen = sorted(trained - state.keys())
+    if frozen and not isinstance(method, Prepared):  # which may have joined tensors since
         raise RequestError(
-            f"{name} is frozen, and {method.name} trains it; let it be trained again, if only to "
-            "save it"
+            f"{frozen[0]} is frozen, and {method.name} trains it; let it be trained again, if only "
+            "to save it"
         )
 
 
 def _check_tokens(model: PreTrainedModel, base: Base) -> None:
-    """Raise `RequestError` if tokens were added to `model`, where its base's files are at hand."""
-    rows = _rows(model)
-    if base.source is None or rows is None:
+    """Raise `RequestError` if tokens were added to `model`, if its base's files are at hand."""
+    n_tokens = _n_tokens(model)
+    if base.source is None or n_tokens is None:
         return
-    if rows == getattr(read_config(base.source.folder).get_text_config(), "vocab_size", None):
+    if n_tokens == getattr(read_config(base.source.folder).get_text_config(), "vocab_size", None):
         return
-    wanted = _rows(empty_model(base.source.folder, num_labels=2))
-    if rows != wanted:
+    of_base = _n_tokens(empty_model(base.source.folder, num_labels=2))
+    if n_tokens != of_base:
         raise RequestError(
-            f"this model knows {rows} tokens and its base {base.part.name} knows {wanted}; an "
+            f"this model knows {n_tokens} tokens and its base {base.part.name} knows {of_base}; an "
             "adapter holds no tokens, so those would be lost: before it is injected, write the "
             "base to a folder by model.save_pretrained and tokenizer.save_pretrained, and load it "
             "from there"
@@ -96,12 +96,12 @@ def _check_tokens(model: PreTrainedModel, base: Base) -> None:
 
 def check_ids(model: PreTrainedModel, tokenizer: Any) -> None:
     """Raise `RequestError` if `tokenizer` has tokens that `model` has no rows for."""
-    rows = _rows(model)
+    n_tokens = _n_tokens(model)
     last = max(tokenizer.get_vocab().values(), default=0)
-    if rows is not None and last >= rows:
+    if n_tokens is not None and last >= n_tokens:
         raise RequestError(
-            f"the tokenizer has a token {last} and this model knows {rows}, counted from 0: tokens "
-            "that were added to it alone can't be read; give it the base's own tokenizer"
+            f"the tokenizer has a token {last} and this model knows {n_tokens}, counted from 0: "
+            "tokens that were added to it alone can't be read; give it the base's own tokenizer"
         )
 
 
@@ -109,19 +109,19 @@ def _check_config(model: PreTrainedModel, base: Base) -> None:
     """Raise `RequestError` if the backbone is not what its base's config.json describes."""
     if base.source is None:
         return
-    own, stored = model.config.to_dict(), read_config(base.source.folder).to_dict()
-    for name in sorted(own.keys() & stored.keys()):
-        if own[name] != stored[name] and not FREE.search(name):
+    config, stored = model.config.to_dict(), read_config(base.source.folder).to_dict()
+    for name in sorted(config.keys() & stored.keys()):
+        if config[name] != stored[name] and not FREE.search(name):
             raise RequestError(
-                f"{name} is {own[name]!r} in this model and {stored[name]!r} in the config.json of "
-                f"{base.part.name}: an adapter is loaded onto the files, and would answer "
+                f"{name} is {config[name]!r} in this model and {stored[name]!r} in the config.json "
+                f"of {base.part.name}: an adapter is loaded onto the files, and would answer "
                 "otherwise; before it is injected, write the changed base to a folder by "
                 "model.save_pretrained and tokenizer.save_pretrained, and load it from there"
             )
 
 
-def _rows(model: PreTrainedModel) -> int | None:
-    """Of the tokens' embedding, None where transformers doesn't say which that is."""
+def _n_tokens(model: PreTrainedModel) -> int | None:
+    """The rows of the token embedding; None if transformers doesn't say which module that is."""
     try:
         weight = getattr(model.get_input_embeddings(), "weight", None)
     except NotImplementedError:
@@ -130,17 +130,17 @@ def _rows(model: PreTrainedModel) -> int | None:
 
 
 def _check_frozen(model: PreTrainedModel, base: Base, state: Mapping[str, Tensor]) -> None:
-    """Raise `RequestError` if what is frozen is not what the base's files hold, if at hand."""
+    """Raise `RequestError` if a frozen tensor differs from the base's files, if at hand."""
     if base.source is None or not weight_files(base.source.folder):
         return
     stored = StoredBase(model, base.source)
     wrappers = [name for name, module in model.named_modules() if isinstance(module, Wrapper)]
     for name, parameter in model.named_parameters():
-        if name in state:
-            continue
         file_name = _unwrapped(name, wrappers)
-        given = stored.get(file_name, parameter.shape)
-        if given is not None and not _is_rounded(parameter.detach(), given):
+        if name in state or file_name in state:  # BitFit keeps a bias in the place of the base's
+            continue
+        original = stored.get(file_name, parameter.shape)
+        if original is not None and not _is_rounded(parameter.detach(), original):
             raise RequestError(
                 f"{file_name} is frozen and is not what {base.part.name}'s files hold: this base "
                 "was trained further or changed since it was read, and an adapter, which is loaded "
@@ -152,7 +152,7 @@ def _check_frozen(model: PreTrainedModel, base: Base, state: Mapping[str, Tensor
 
 
 def _unwrapped(name: str, wrappers: list[str]) -> str:
-    """A parameter's name in a model that no method has wrapped modules of."""
+    """The name that a parameter has in a model without wrappers."""
     for wrapper in wrappers:
         if name.startswith(f"{wrapper}.base."):
             return wrapper + name.removeprefix(f"{wrapper}.base")
@@ -160,6 +160,6 @@ def _unwrapped(name: str, wrappers: list[str]) -> str:
 
 
 def _is_rounded(held: Tensor, stored: Tensor) -> bool:
-    """Whether `held` is `stored`, or a copy that was cast to fewer bits in between."""
+    """Whether `held` is `stored`, or a copy of it that was cast to fewer bits in between."""
     wanted = stored.to(held.device, held.dtype)
     return torch.equal(held, wanted) or torch.allclose(held, wanted, rtol=ROUNDED, atol=1e-6)

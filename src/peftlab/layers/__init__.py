@@ -1,4 +1,4 @@
-"""What methods are made of: adapters, the LoRA layer, and the frozen base."""
+"""The parts that methods are made of: adapters, the LoRA layer, and the frozen base."""
 
 from peftlab.layers.int8 import Int8Linear
 from peftlab.layers.linear import (

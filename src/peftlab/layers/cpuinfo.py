@@ -1,4 +1,4 @@
-"""What Linux says of the processor; elsewhere nothing."""
+"""The processor as Linux describes it in /proc/cpuinfo; elsewhere nothing."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ FILE = Path("/proc/cpuinfo")
 
 
 def processor_lines() -> list[str]:
-    """The lines of all its cores."""
+    """The lines of all cores."""
     return FILE.read_text().splitlines() if FILE.exists() else []
 
 
 def processor_words() -> set[str]:
-    """Every word of it: its maker, its instructions."""
+    """Every word of these lines, such as the maker and the instruction sets."""
     return {word for line in processor_lines() for word in line.split()}

@@ -4,8 +4,8 @@
     gₓ ≈ s_g ∘ (q(g ∘ s) Q)         q(r) = round(r / s_r), s_r = max|r| / 127 of each row r
 
 The rows of x and of g ∘ s are quantised where they are multiplied (rows.py); sums are exact, in
-int32. A frozen weight has no gradient, so all of its products are in eight bits. Both use one and
-the same weight: what is trained on is s ∘ Q.
+int32. A frozen weight has no gradient, so all of its products are in eight bits. Both directions
+use the same weight, s ∘ Q.
 
 Paper      Wortsman et al. 2023, arXiv:2304.13013, SwitchBack (which leaves the weight's gradient in
            16 bits; here there is none)
@@ -13,9 +13,9 @@ Cost       8 bits a weight, and as many packed for the processor; with AVX2 alon
 
 AVX2 without VNNI adds two products in 16 bits before it adds in 32. `Int7Linear` is for it: codes
 of at most 64, seven bits, so that 2 · 255 · 64 < 2¹⁵, and sums are exact all the same.
-Where the device has no such products the same numbers are multiplied in fp32: slow, and as exact
-up to sums of 2²⁴, which rows of more than 1,040 numbers may pass.
-On CUDA, from Ampere on, cuBLAS has them; that was never run nor measured, only its shapes.
+A device without such products multiplies the same codes in fp32: slowly, and exactly up to sums of
+2²⁴, which rows of more than 1,040 numbers may pass.
+On CUDA, from Ampere on, cuBLAS has them; only their shapes were tested, none was run or measured.
 """
 
 from __future__ import annotations
@@ -49,36 +49,37 @@ class Int8Linear(QuantisedLinear):
         self.hold(codes, scales.flatten())
 
     def hold(self, codes: Tensor, scales: Tensor) -> None:
-        """Stand for scales (out,) ∘ codes (out, in)."""
+        """Hold the weight scales (out,) ∘ codes (out, in)."""
         self.register_buffer("codes", codes)
         self.register_buffer("scales", scales)
         self.unpack()
 
     def unpack(self) -> None:
-        """Forget what oneDNN has packed, which is made when it is first asked for."""
+        """Drop the packed codes; the next product packs them again."""
         self.packed: dict[Way, Tensor] = {}
 
     def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
         super()._load_from_state_dict(*args, **options)
-        largest = int(self.codes.abs().max())
+        largest = int(self.codes.short().abs().max())  # |-128| is no int8
         if largest > self.largest:
             raise RequestError(f"codes of {largest} are no weight in {self.held}")
         self.unpack()
 
     @classmethod
     def stacked(cls, layers: Sequence[Int8Linear]) -> Int8Linear:
-        """One layer, without a bias, of all the outputs of `layers`, which have one input.
+        """One layer without a bias that has the outputs of all `layers`, which have the same input.
 
-        The scales are each output channel's, so forward it gives the very numbers that they give.
+        Scales are per output channel, so its forward gives exactly the numbers of the layers.
         """
         first = layers[0]
-        made = cls.__new__(cls)
-        nn.Module.__init__(made)  # nothing is quantised again
-        made.in_features, made.out_features = first.in_features, sum(n.out_features for n in layers)
-        made.compute, made.plain_kind, made.bias = first.compute, first.plain_kind, None
+        stack = cls.__new__(cls)
+        nn.Module.__init__(stack)  # nothing is quantised again
+        stack.in_features = first.in_features
+        stack.out_features = sum(layer.out_features for layer in layers)
+        stack.compute, stack.plain_kind, stack.bias = first.compute, first.plain_kind, None
         codes = torch.cat([layer.codes for layer in layers])
-        made.hold(codes, torch.cat([layer.scales for layer in layers]))
-        return made
+        stack.hold(codes, torch.cat([layer.scales for layer in layers]))
+        return stack
 
     @property
     def unregistered(self) -> list[Tensor]:
@@ -115,8 +116,8 @@ class Int8Linear(QuantisedLinear):
 
     def gradients(self, g: Tensor) -> Tensor:
         """(*batch, out) -> (*batch, in): g W, without autograd."""
-        found = self._gradients(g.reshape(-1, g.shape[-1]))
-        return found.view(*g.shape[:-1], self.in_features)
+        gradients = self._gradients(g.reshape(-1, g.shape[-1]))
+        return gradients.view(*g.shape[:-1], self.in_features)
 
     def _gradients(self, g: Tensor) -> Tensor:  # (n, out) -> (n, in)
         if not self._by_onednn("back", g):
@@ -128,11 +129,11 @@ class Int8Linear(QuantisedLinear):
 
     @classmethod
     def packings(cls, device: str) -> tuple[Way, ...]:
-        """The products that oneDNN makes on `device` with codes that it has packed.
+        """The directions in which oneDNN multiplies packed codes on `device`.
 
-        Forward, packed ones gain. Back, plain ones do as well, but where two products are added in
-        16 bits: there they are multiplied at a fiftieth of the speed (LOG.md). Codes that are too
-        large for such sums are multiplied in fp32.
+        Forward, packing gains. Back, plain codes are as fast, except where two products are added
+        in 16 bits: there plain codes take fifty times as long (LOG.md). Codes that are too large
+        for such sums are multiplied in fp32.
         """
         kind = products(device) if device == "cpu" else None
         if kind == "narrow" and cls.largest <= NARROW:
@@ -140,7 +141,7 @@ class Int8Linear(QuantisedLinear):
         return ("forward",) if kind == "wide" else ()
 
     def _by_onednn(self, way: Way, x: Tensor) -> bool:
-        return way in self.packings(x.device.type) and x.dtype in MADE
+        return way in self.packings(x.device.type) and x.dtype in OUTPUT_DTYPES
 
     def _packed(self, way: Way) -> Tensor:
         if way not in self.packed:
@@ -152,8 +153,8 @@ class Int8Linear(QuantisedLinear):
         return self.__dict__ | {"packed": {}}  # a copy packs anew
 
 
-MADE = (torch.bfloat16, torch.float32)  # what oneDNN makes of sums
-NARROW = 64  # the largest of a weight's codes, where two products are added in 16 bits
+OUTPUT_DTYPES = (torch.bfloat16, torch.float32)  # of oneDNN's products
+NARROW = 64  # the largest code of a weight where two products are added in 16 bits
 
 
 class Int7Linear(Int8Linear):
@@ -163,17 +164,17 @@ class Int7Linear(Int8Linear):
     largest: ClassVar[int] = NARROW
 
 
-# where cuBLAS's products in eight bits are taken: below, torch's own tests know of refusals
-AMPERE, CUDA = (8, 0), (12, 3)
-CUDA_ROWS, CUDA_STEP = 32, 8  # of what numbers it is given multiples: of rows, of all else
+# the least for cuBLAS's products in eight bits: below, torch's own tests know of refusals
+MIN_CAPABILITY, MIN_CUDA = (8, 0), (12, 3)
+CUDA_ROWS, CUDA_STEP = 32, 8  # cuBLAS takes multiples: of so many rows, of so much in other sizes
 
 
 def _sums(codes: Tensor, weight: Tensor) -> Tensor:
-    """(n, k) by (k, m), in int32; in fp32 where the device has no products in eight bits."""
+    """(n, k) · (k, m) -> (n, m) in int32; in fp32 where the device has no eight-bit products."""
     n, device = len(codes), codes.device.type
     misfits = device == "cuda" and any(size % CUDA_STEP for size in weight.shape)
     if misfits or products(device) != "wide":
-        with torch.autocast(device, enabled=False):  # sums in 16 bits would be no sums
+        with torch.autocast(device, enabled=False):  # sums in 16 bits would be wrong
             return codes.float() @ weight.float()
     if device == "cuda":
         codes = torch.cat([codes, codes.new_zeros(-n % CUDA_ROWS, codes.shape[1])])
@@ -183,21 +184,24 @@ def _sums(codes: Tensor, weight: Tensor) -> Tensor:
 
 def _scaled(codes: Tensor, packed: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     """Sums (n, m) ∘ scales (m,) in `dtype`, of codes (n, k) with 128 for 0, by oneDNN."""
-    made: Tensor = torch.ops.onednn.qlinear_pointwise(
+    scaled: Tensor = torch.ops.onednn.qlinear_pointwise(
         *(codes, 1.0, 128),
         *(packed, scales, _no_zero_points(len(scales))),
         *(None, 1.0, 0, dtype, "none", [], ""),
     )
-    return made
+    return scaled
 
 
 @functools.cache
 def products(device: str) -> Literal["wide", "narrow"] | None:
-    """Those in eight bits that torch calls on `device`: added in 32 bits, or in pairs in 16."""
+    """The products in eight bits that torch has on `device`, by how they are added.
+
+    "wide" in 32 bits, "narrow" first in pairs in 16; None where there are none.
+    """
     if device == "cuda":
-        made_for = tuple(map(int, (torch.version.cuda or "0").split(".")))  # none where for ROCm
+        cuda = tuple(map(int, (torch.version.cuda or "0").split(".")))  # None where for ROCm
         capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else (0, 0)
-        return "wide" if made_for >= CUDA and capability >= AMPERE else None
+        return "wide" if cuda >= MIN_CUDA and capability >= MIN_CAPABILITY else None
     if device != "cpu" or not torch.backends.mkldnn.is_available():
         return None
     words = processor_words()
@@ -212,7 +216,7 @@ def _no_zero_points(n: int) -> Tensor:
 
 
 class _Product(torch.autograd.Function):
-    """x Wᵀ + bias and the gradient of x. Nothing of x is kept."""
+    """x Wᵀ + bias and the gradient of x. Nothing of the size of x is kept."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: Int8Linear, bias: Tensor | None) -> Tensor:
@@ -223,5 +227,5 @@ class _Product(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (g,) = gradients
-        found: Tensor = ctx.layer.gradients(g)
-        return found, None, None
+        g_x: Tensor = ctx.layer.gradients(g)
+        return g_x, None, None

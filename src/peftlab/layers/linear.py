@@ -1,16 +1,16 @@
 """The frozen linear layers of a base, seen as one kind, and the adapters that stand on them.
 
-    nn.Linear    holds its weight (out, in) so
+    nn.Linear    holds its weight as (out, in)
     Conv1D       GPT-2's, holds it transposed
-    BaseLinear   multiplies in a way of its own: four bits (layers/nf4.py), eight (layers/int8.py),
-                 or in the engine
+    BaseLinear   multiplies in a way of its own: in four bits (layers/nf4.py), in eight
+                 (layers/int8.py), or in the engine
 
-An adapter is such a layer and what a method adds to it:
+An adapter is such a layer and the part that a method adds to it:
 
     forward(x)   the layer in training and evaluation
     merged()     the plain layer that it equals: the paper's equation, written once
 
-The two are two readings of one formula, and a test holds them together away from the start.
+The two are readings of one formula, and a test compares them away from the initial values.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from peftlab.errors import RequestError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel as PreTrainedModel
 else:
-    PreTrainedModel = Any  # only annotations name it, and importing it takes 2 s
+    PreTrainedModel = Any  # only annotations name it, and its import takes 2 s
 
 Linear: TypeAlias = Any  # an nn.Linear, a Conv1D or a BaseLinear: what `is_linear` accepts
 
 
 class BaseLinear(nn.Module, abc.ABC):
-    """What the readers of a linear layer ask of one that is no plain one.
+    """A frozen linear layer that is neither an `nn.Linear` nor a `Conv1D`.
 
     Attributes:
         in_features, out_features: its sizes.
@@ -55,13 +55,13 @@ class BaseLinear(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def dense(self) -> Tensor:
-        """The weight (out, in), as exactly as it is held."""
+        """The weight (out, in), as exact as the layer holds it."""
 
     @abc.abstractmethod
     def updated(self, x: Tensor) -> Tensor | None:
         """(*batch, in) -> (*batch, out): the output with its adapter's low-rank update.
 
-        None, unless the layer was told of the adapter.
+        None where the layer does not know its adapter; in the engine it does.
         """
 
 
@@ -78,7 +78,7 @@ class QuantisedLinear(BaseLinear):
         plain_kind: the class that the layer had, `nn.Linear` or GPT-2's `Conv1D`.
 
     Attributes:
-        held: what a precision calls it.
+        held: the name of its precision.
     """
 
     held: ClassVar[str]
@@ -99,7 +99,7 @@ class QuantisedLinear(BaseLinear):
         self.quantise(weight.detach())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """A cast of the model changes what a layer is given, not the scales of its codes."""
+        """Cast the precision of the inputs with the model, and not the scales of the codes."""
         scales = {name: b for name, b in self.named_buffers() if b.is_floating_point()}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, scale in scales.items():
@@ -109,7 +109,7 @@ class QuantisedLinear(BaseLinear):
 
     @abc.abstractmethod
     def quantise(self, weight: Tensor) -> None:
-        """Hold `weight` (out, in) in buffers, or those of its shape where it has no memory."""
+        """Hold `weight` (out, in) in buffers; of a weight on "meta" their shapes alone."""
 
     @abc.abstractmethod
     def dequantised(self, dtype: torch.dtype) -> Tensor:
@@ -117,12 +117,12 @@ class QuantisedLinear(BaseLinear):
 
     @property
     def weight(self) -> Tensor:
-        """Without numbers: (out, in) in the precision of its inputs, for models that ask for it."""
+        """On "meta": (out, in) in the precision of the inputs, for models that read either."""
         return torch.empty(self.out_features, self.in_features, dtype=self.compute, device="meta")
 
     @property
     def unregistered(self) -> list[Tensor]:
-        """What it holds beside its parameters and buffers."""
+        """The tensors that it holds beside its parameters and buffers."""
         return []
 
     def dense(self) -> Tensor:
@@ -152,7 +152,7 @@ def is_conv1d(module: nn.Module) -> bool:
 
 
 def is_stored_transposed(layer: Linear) -> bool:
-    """Whether a file has the layer's weight as (in, out), as GPT-2's are."""
+    """Whether a file stores the layer's weight as (in, out), as GPT-2's does."""
     kind = layer.plain_kind if isinstance(layer, BaseLinear) else type(layer)
     return bool(kind.__name__ == "Conv1D")
 
@@ -160,8 +160,8 @@ def is_stored_transposed(layer: Linear) -> bool:
 def is_linear(module: nn.Module) -> bool:
     """Whether `module` is x Wᵀ + c, so that an adapter can stand on it.
 
-    A subclass with a forward of its own may be anything: PhiMoE's router gives a tuple. Falcon's
-    is a product and a sum in two steps.
+    A subclass with a forward of its own may compute anything: PhiMoE's router gives a tuple.
+    Falcon's is known: a product and a sum in two steps.
     """
     kind: Any = type(module)
     is_plain = isinstance(module, nn.Linear) and (
@@ -179,7 +179,7 @@ def features(layer: Linear) -> Features:
 
 
 def weight_of(layer: Linear) -> Tensor:
-    """The layer's weight (out, in), as it is held; of codes, what they stand for in fp32."""
+    """The layer's weight (out, in) as it is held; codes are dequantised to fp32."""
     if isinstance(layer, BaseLinear):
         return layer.dense()
     weight: Tensor = layer.weight
@@ -194,19 +194,19 @@ def product(layer: Linear, x: Tensor) -> Tensor:
 
 
 def as_own(y: Tensor) -> Tensor:
-    """`y` as a tensor of its own to autograd, not a view; no copy.
+    """`y` as a tensor that is no view to autograd; not copied.
 
-    What a custom Function gives as a view can't be changed in place, as some models do (Longformer,
-    Falcon).
+    A view that a custom Function returns can't be changed in place, as some models do with their
+    outputs (Longformer, Falcon).
     """
-    own: Tensor = torch.ops.aten._unsafe_view(y, y.shape)
-    return own
+    alias: Tensor = torch.ops.aten._unsafe_view(y, y.shape)
+    return alias
 
 
 def linear_like(base: Linear, weight: Tensor, bias: Tensor | None) -> Linear:
     """A frozen layer of `base`'s kind, dtype and device with this weight (out, in) and bias (out,).
 
-    For a `BaseLinear` it is the plain layer that was, in the precision it computes in.
+    For a `BaseLinear` it is of its `plain_kind`, in the precision that it computes in.
     """
     outside, inside = weight.shape
     kind: Any = base.plain_kind if isinstance(base, BaseLinear) else type(base)
@@ -220,12 +220,11 @@ def linear_like(base: Linear, weight: Tensor, bias: Tensor | None) -> Linear:
     layer.weight = nn.Parameter(weight, requires_grad=False)
     if bias is not None:
         layer.bias = nn.Parameter(bias.detach().to(weight.dtype, copy=True), requires_grad=False)
-    made: nn.Module = layer.train(base.training)
-    return made
+    return layer.train(base.training)
 
 
 def base_dtype(layer: Linear) -> torch.dtype:
-    """The precision of the layer's inputs: what it is held in, or computes in from codes."""
+    """The precision of the layer's inputs: its weight's, or the one that codes compute in."""
     if isinstance(layer, BaseLinear):
         return layer.compute
     dtype: torch.dtype = layer.weight.dtype
@@ -233,26 +232,26 @@ def base_dtype(layer: Linear) -> torch.dtype:
 
 
 def adapter_dtype(module: nn.Module) -> torch.dtype:
-    """What adapters on `module` are held in: fp32, or float64 where the base is (in tests)."""
+    """The precision of adapters on `module`: fp32, or float64 where the base is (in tests)."""
     dtype = next((p.dtype for p in module.parameters()), torch.float32)
     return torch.promote_types(dtype, torch.float32)
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where `module` lies."""
+    """The device that `module` lies on."""
     tensor = next(iter([*module.parameters(), *module.buffers()]), None)
     return torch.device("cpu") if tensor is None else tensor.device
 
 
 class Wrapper(nn.Module):
-    """A module of the base, `base`, and what a method puts around it."""
+    """A module of the base, `base`, and the part that a method puts around it."""
 
     base: nn.Module
 
     def idle(self, name: str) -> list[str]:
-        """What should have had a gradient by now and had none, in parts of a tensor.
+        """The parts of tensors that should have had a gradient by now and had none, in words.
 
-        `name` is the wrapper's own in the model.
+        `name` is the wrapper's full name in the model.
         """
         return []
 
@@ -262,31 +261,31 @@ class Wrapper(nn.Module):
 
 
 def is_added(model: nn.Module) -> Callable[[str], bool]:
-    """Tells of a full name in `model` whether it is a wrapper's own, and not its base's."""
-    names = [name for name, module in model.named_modules() if isinstance(module, Wrapper)]
-    added, bases = (tuple(f"{name}{part}." for name in names) for part in ("", ".base"))
+    """A test of full names in `model`: whether one is a wrapper's own, and not its base's."""
+    wrappers = [name for name, module in model.named_modules() if isinstance(module, Wrapper)]
+    added, bases = (tuple(f"{name}{part}." for name in wrappers) for part in ("", ".base"))
     return lambda name: name.startswith(added) and not name.startswith(bases)
 
 
 def adapter_state(model: nn.Module) -> dict[str, Tensor]:
-    """The tensors, by full name, that make the base this model. Shared ones are there once.
+    """The tensors, by full name, that turn the base into this model. Shared ones are there once.
 
-    That is every trainable parameter, the head's among them, and every tensor of a wrapper that
-    is not its base's: LoRA-FA's frozen A, VeRA's shared pair, Delta-LoRA's constants.
+    They are all trainable parameters, the head's among them, and all tensors of a wrapper that are
+    not its base's: LoRA-FA's frozen A, VeRA's shared pair, Delta-LoRA's constants.
     """
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}
     of_method = is_added(model)
-    found: dict[str, Tensor] = {}
+    state: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in model.state_dict(keep_vars=True).items():
         if (of_method(name) or name in trainable) and id(tensor) not in seen:
             seen.add(id(tensor))
-            found[name] = tensor.detach()
-    return found
+            state[name] = tensor.detach()
+    return state
 
 
 class Adapter(Wrapper, abc.ABC):
-    """A frozen linear layer `base` plus what a method adds to it, which a subclass says.
+    """A frozen linear layer `base` plus the part that a method, by its subclass, adds to it.
 
     `base` is an `nn.Linear`, a `Conv1D` or a `BaseLinear`; see `peftlab.layers.linear`.
     """
@@ -299,7 +298,7 @@ class Adapter(Wrapper, abc.ABC):
 
     @abc.abstractmethod
     def merged_weight(self, weight: Tensor) -> Tensor:
-        """The paper's equation: what a frozen `weight` (out, in) becomes with this adapter."""
+        """The paper's equation: the plain layer's weight (out, in), from the base's `weight`."""
 
     @abc.abstractmethod
     def merged_bias(self) -> Tensor | None:
@@ -309,7 +308,7 @@ class Adapter(Wrapper, abc.ABC):
     def merged(self, weight: Tensor | None = None) -> Linear:
         """The plain layer this adapter equals in eval mode. A new layer; `self` is not touched.
 
-        `weight` (out, in) is the base's, where it is known more exactly than it is held.
+        `weight` (out, in) is the base's, for a caller that knows it more exactly than it is held.
         """
         if weight is None:
             weight = exact(weight_of(self.base))
@@ -319,7 +318,7 @@ class Adapter(Wrapper, abc.ABC):
     @property
     @final
     def weight(self) -> Tensor:
-        """The base's weight as it is held: some models, T5 among them, ask for its dtype."""
+        """The base's weight as it is held: some models, T5 among them, read its dtype."""
         weight: Tensor = self.base.weight
         return weight
 
@@ -334,7 +333,7 @@ class WeightAdapter(Adapter):
 
 
 def exact(weight: Tensor) -> Tensor:
-    """A weight in the precision that merging computes in: fp32, or float64 where it is held so."""
+    """A weight in the precision that merging computes in: fp32, or float64 if it is held so."""
     return weight.to(torch.promote_types(weight.dtype, torch.float32))
 
 
@@ -345,34 +344,34 @@ def make_adapters(
 
     Raises:
         TypeError: if a name is not that of a linear layer.
-        RequestError: if one can't be adapted so; it is named.
+        RequestError: if a layer can't be adapted so; it is named.
     """
-    made: dict[str, Adapter] = {}
+    adapters: dict[str, Adapter] = {}
     for name in names:
         layer = model.get_submodule(name)
         if not is_linear(layer):
             raise TypeError(f"{name} is a {type(layer).__name__}; adapters go on linear layers")
         try:
-            with torch.no_grad():  # a layer that trains yet is no part of what is made of it
-                made[name] = make(layer).train(layer.training)
+            with torch.no_grad():  # the layer may not be frozen yet, and stays out of autograd
+                adapters[name] = make(layer).train(layer.training)
         except RequestError as error:
             raise RequestError(f"{error} ({name})") from None
-    return made
+    return adapters
 
 
 def replace_linears(
     model: nn.Module, names: Iterable[str], make: Callable[[Linear], Adapter]
 ) -> None:
-    """Put `make(layer)` in the place of every linear layer of `model` named in `names`.
+    """Replace every linear layer of `model` named in `names` by `make(layer)`.
 
     Raises:
         TypeError: if a name is not that of a linear layer.
-        RequestError: if one can't be adapted so; it is named, and the model is as it was.
+        RequestError: if a layer can't be adapted so; it is named, and the model is as it was.
     """
     put_adapters(model, make_adapters(model, names, make))
 
 
 def put_adapters(model: nn.Module, adapters: Mapping[str, Adapter]) -> None:
-    """Put each adapter in the place of the layer of its name."""
+    """Replace the layer of each name by the adapter."""
     for name, adapter in adapters.items():
         model.set_submodule(name, adapter)

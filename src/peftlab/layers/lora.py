@@ -34,29 +34,29 @@ def low_rank_update(x: Tensor, lora_A: Tensor, lora_B: Tensor, scaling: float) -
     return scaling * F.linear(F.linear(x, lora_A.to(x.dtype)), lora_B.to(x.dtype))
 
 
-def add_low_rank(onto: Tensor, x: Tensor, lora_A: Tensor, lora_B: Tensor, scaling: float) -> Tensor:
-    """`onto` (*batch, out) + low_rank_update(x, ...), in one pass over what is of their size."""
-    if onto.dtype != x.dtype or torch.is_autocast_enabled(x.device.type):
-        return onto + low_rank_update(x, lora_A, lora_B, scaling)
-    result: Tensor = _AddLowRank.apply(onto, x, lora_A, lora_B, scaling)  # type: ignore[no-untyped-call]
+def add_low_rank(y: Tensor, x: Tensor, lora_A: Tensor, lora_B: Tensor, scaling: float) -> Tensor:
+    """`y` (*batch, out) + low_rank_update(x, ...), in one pass over tensors of that size."""
+    if y.dtype != x.dtype or torch.is_autocast_enabled(x.device.type):
+        return y + low_rank_update(x, lora_A, lora_B, scaling)
+    result: Tensor = _AddLowRank.apply(y, x, lora_A, lora_B, scaling)  # type: ignore[no-untyped-call]
     return result
 
 
 class _AddLowRank(torch.autograd.Function):
-    """onto + s · x Aᵀ Bᵀ. Neither s nor the sum is a pass of its own, and x is kept only for A."""
+    """y + s · x Aᵀ Bᵀ. Neither s nor the sum is a pass of its own, and x is kept only for A."""
 
     @staticmethod
     def forward(
-        ctx: Any, onto: Tensor, x: Tensor, lora_A: Tensor, lora_B: Tensor, scaling: float
+        ctx: Any, y: Tensor, x: Tensor, lora_A: Tensor, lora_B: Tensor, scaling: float
     ) -> Tensor:
         a = lora_A.to(x.dtype)
         bt = lora_B.T.to(x.dtype, memory_format=torch.contiguous_format)  # (rank, out)
         rows = x.reshape(-1, x.shape[-1])
         inner = rows @ a.T  # (n, rank)
-        out = torch.addmm(onto.reshape(-1, onto.shape[-1]), inner, bt, alpha=scaling)
+        out = torch.addmm(y.reshape(-1, y.shape[-1]), inner, bt, alpha=scaling)
         ctx.scaling, ctx.dtype = scaling, lora_A.dtype
         ctx.save_for_backward(rows if ctx.needs_input_grad[2] else None, inner, a, bt)
-        return as_own(out.view(onto.shape))
+        return as_own(out.view(y.shape))
 
     @staticmethod
     @once_differentiable
@@ -79,23 +79,23 @@ def new_pair(base: Linear, rank: int) -> tuple[nn.Parameter, nn.Parameter]:
     Raises:
         RequestError: if the rank is larger than the layer's smaller side.
     """
-    limit = min(features(base))
+    inside, outside = features(base)
+    limit = min(inside, outside)
     if rank > limit:
         raise RequestError(f"rank must be <= {limit}, the layer's smaller side, got {rank}")
-    inside, outside = features(base)
-    like: dict[str, Any] = {"dtype": adapter_dtype(base), "device": device_of(base)}
-    lora_A = torch.empty(rank, inside, **like)
+    options: dict[str, Any] = {"dtype": adapter_dtype(base), "device": device_of(base)}
+    lora_A = torch.empty(rank, inside, **options)
     nn.init.kaiming_uniform_(lora_A, a=math.sqrt(5))
-    return nn.Parameter(lora_A), nn.Parameter(torch.zeros(outside, rank, **like))
+    return nn.Parameter(lora_A), nn.Parameter(torch.zeros(outside, rank, **options))
 
 
 def dropout(p: float) -> nn.Module:
-    """Dropout of probability `p`, nothing at all for 0."""
+    """Dropout of probability `p`; the identity for 0."""
     return nn.Dropout(p) if p > 0 else nn.Identity()
 
 
 class Pair(NamedTuple):
-    """A low-rank update: A (rank, in), B (out, rank), and what their product is scaled by."""
+    """A low-rank update: A (rank, in), B (out, rank), and the scaling of their product."""
 
     lora_A: Tensor
     lora_B: Tensor
@@ -119,7 +119,7 @@ class LowRank(WeightAdapter):
     def updated(self, x: Tensor) -> Tensor:
         """(*batch, in) -> (*batch, out): x Wᵀ + c + s · dropout(x) Aᵀ Bᵀ.
 
-        A `BaseLinear` may compute it itself, together with that of the layers beside it.
+        A `BaseLinear` may compute it itself, together with the updates of its sibling layers.
         """
         updated = self.base.updated(x) if isinstance(self.base, BaseLinear) else None
         if updated is None:
@@ -131,7 +131,7 @@ class LowRank(WeightAdapter):
 
 
 class LoRALinear(LowRank):
-    """A linear layer with a low-rank update beside it. At the start B = 0: equal to `base`.
+    """A linear layer with a low-rank update beside it. B starts at 0, so it equals `base`.
 
     With A frozen (`lora_A.requires_grad = False`) nothing of the size of x is kept for the
     backward pass, only x Aᵀ.

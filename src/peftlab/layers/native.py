@@ -1,13 +1,13 @@
-"""Kernels in C++: built once, where a compiler is found, and kept.
+"""Kernels in C++: built once, where there is a compiler, and cached.
 
-    layers/rows.cpp        rows around a product in eight bits; without, torch's own (rows.py)
-    engine/sentences.cpp   attention of a packed batch; without, batches stay padded
-    engine/dropout.cpp     dropout, and what ends each half of a block; without, masks are kept,
+    layers/rows.cpp        rows around a product in eight bits; without it, torch's own (rows.py)
+    engine/sentences.cpp   attention of a packed batch; without it, batches stay padded
+    engine/dropout.cpp     dropout, and the end of each half of a block; without it, masks are kept,
                            and that end is three passes
 
-torch's own extension loader builds one (7 s on an EPYC), and torch's dispatcher has its operations
-as `torch.ops.peftlab` from then on. It is kept in the user's cache, by its text, torch's version
-and the processor. A build that fails is a warning and no more.
+torch's own extension loader builds a kernel (7 s on an EPYC), and torch's dispatcher then has its
+operations as `torch.ops.peftlab`. The library is kept in the user's cache, under a hash of its
+text, torch's version and the processor. A build that fails is a warning and no more.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from peftlab.atomic import write
 from peftlab.cache import cache_folder
 from peftlab.layers.cpuinfo import processor_lines
 
-BUILD_S = 60  # it takes 7; longer than this nobody waits
-FAILED_S = 3600  # for which a failed build is not tried again: each cell is a process of its own
+BUILD_S = 60  # a build takes 7; nobody waits longer than this
+FAILED_S = 3600  # before a failed build is tried again: each cell is a process of its own
 HEADER = Path(__file__).with_name("vectors.h")
-FAILED = "failed.txt"  # beside where the library would be
+FAILED = "failed.txt"  # in the library's folder: why there is none
 FLAGS = ["-std=c++20", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp"]
 BUILD = """
 import sys
@@ -54,13 +54,13 @@ class Unbuilt(Exception):
 
 @functools.cache
 def is_built(source: Path, *flags: str, **shapes: Callable[..., Any]) -> bool:
-    """Whether the operations of `source` are there for this process; builds them if need be.
+    """Whether this process has the operations of `source`; builds them if need be.
 
     Args:
         source: a file in C++.
-        flags: for the compiler, beside those that all kernels have.
-        **shapes: for each operation that may be asked about tensors without numbers (plan's), what
-            gives outputs of the right shapes from its arguments.
+        flags: for the compiler, beside `FLAGS`.
+        **shapes: for each operation that `plan` calls with fake tensors, a function that gives
+            outputs of the right shapes from its arguments.
     """
     if compiler() is None:
         return False
@@ -72,18 +72,18 @@ def is_built(source: Path, *flags: str, **shapes: Callable[..., Any]) -> bool:
             stacklevel=2,
         )
         return False
-    for operation, made in shapes.items():
-        _know_shapes(operation, made)
+    for operation, fake in shapes.items():
+        _register_fake(operation, fake)
     return True
 
 
-@functools.cache  # torch takes them once
-def _know_shapes(operation: str, made: Callable[..., Any]) -> None:
-    torch.library.register_fake(f"peftlab::{operation}", made)
+@functools.cache  # torch takes one an operation
+def _register_fake(operation: str, fake: Callable[..., Any]) -> None:
+    torch.library.register_fake(f"peftlab::{operation}", fake)
 
 
 def standing(source: Path, *flags: str) -> str:
-    """What has become of the operations of `source`, in words; builds nothing."""
+    """Whether the operations of `source` are built, or why not, in words; builds nothing."""
     if compiler() is None:
         if sys.platform != "linux":
             return "not built: that is done on Linux alone"
@@ -101,7 +101,7 @@ def standing(source: Path, *flags: str) -> str:
 def _load(source: Path, flags: tuple[str, ...]) -> None:
     library = _library(source, flags)
     if library.is_file():
-        with contextlib.suppress(OSError):  # cut short by a full disk, or of another system
+        with contextlib.suppress(OSError):  # truncated by a full disk, or of another system
             torch.ops.load_library(library)
             return
     _check_failed(library)
@@ -121,10 +121,10 @@ def _check_failed(library: Path) -> None:
 
 @functools.cache
 def compiler() -> str | None:
-    """The C++ compiler that torch would take; None without one.
+    """The path of the C++ compiler that torch would call; None without one.
 
-    On Linux alone: others' compilers refuse these flags, and what is found may be no more than what
-    offers to install one.
+    On Linux alone: compilers elsewhere refuse these flags, and a command of that name may do no
+    more than offer to install one.
     """
     if sys.platform != "linux":
         return None
@@ -133,23 +133,23 @@ def compiler() -> str | None:
 
 
 def _library(source: Path, flags: tuple[str, ...]) -> Path:
-    """Named by all that it depends on: its text, torch, Python and the processor."""
+    """The library's path, with a hash of its text, the flags, torch, Python and the processor."""
     texts = [path.read_text(encoding="utf-8") for path in (source, HEADER)]
-    known = [*texts, torch.__version__, sys.version, *FLAGS, *flags]
-    known += [torch.backends.cpu.get_cpu_capability(), _processor()]
-    digest = hashlib.sha256(repr(known).encode()).hexdigest()[:16]
+    parts = [*texts, torch.__version__, sys.version, *FLAGS, *flags]
+    parts += [torch.backends.cpu.get_cpu_capability(), _processor()]
+    digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
     return cache_folder() / f"{source.stem}-{digest}" / f"{source.stem}.so"
 
 
 def _processor() -> str:
-    """What -march=native means here."""
-    told = ("flags", "Features", "CPU implementer", "CPU part")
-    found = dict.fromkeys(line for line in processor_lines() if line.startswith(told))  # each once
-    return "\n".join([platform.machine(), *found])
+    """The machine and its features, on which the meaning of -march=native depends."""
+    keys = ("flags", "Features", "CPU implementer", "CPU part")
+    lines = dict.fromkeys(line for line in processor_lines() if line.startswith(keys))  # each once
+    return "\n".join([platform.machine(), *lines])
 
 
 def _build(source: Path, flags: tuple[str, ...], library: Path) -> None:
-    """Beside its place first: others may build it too, and one that dies leaves torch's lock."""
+    """Build in a folder beside it: others may build too, and one that dies leaves torch's lock."""
     print(f"building {source.name}, once", file=sys.stderr, flush=True)
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
@@ -159,7 +159,7 @@ def _build(source: Path, flags: tuple[str, ...], library: Path) -> None:
 
 
 def _run(command: list[str]) -> None:
-    # where pip has put ninja, if it has
+    # pip puts ninja, if it is there, beside the interpreter
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     with subprocess.Popen(
         command,
@@ -170,9 +170,9 @@ def _run(command: list[str]) -> None:
         start_new_session=True,  # ninja and the compiler end with it
     ) as process:
         try:
-            _, said = process.communicate(timeout=BUILD_S)
+            _, stderr = process.communicate(timeout=BUILD_S)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise Unbuilt(f"it took more than {BUILD_S} s") from None
     if process.returncode:
-        raise Unbuilt((said.strip().splitlines() or ["no reason given"])[-1][:300])
+        raise Unbuilt((stderr.strip().splitlines() or ["no reason given"])[-1][:300])

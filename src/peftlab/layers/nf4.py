@@ -4,13 +4,13 @@
     absmax ≈ map[p] · absmax2[block] + offset       256 scales a block, p of 8 bits
 
 Paper      Dettmers et al. 2023, arXiv:2305.14314, section 3 (NormalFloat, double quantisation)
-Reference  bitsandbytes: the same codes bit for bit, those of scales but where the table of its CPU
-           kernel (steps of 2⁻¹⁶) is too coarse to tell two apart (tests/layers/test_nf4.py)
+Reference  bitsandbytes: the same codes bit for bit; codes of scales, too, except where the table of
+           its CPU kernel (steps of 2⁻¹⁶) is too coarse (tests/layers/test_nf4.py)
 Cost       4 + 8/64 + 32/(64·256) = 4.127 bits a weight; every product dequantises the weight anew
 Departs    scales in the signed 8-bit dynamic map of the authors' code, not in the paper's FP8
 
-bitsandbytes' own kernels do the work where it is installed (extra `qlora`); elsewhere the plain
-torch below does, in the same layout.
+bitsandbytes' own kernels are used where it is installed (extra `qlora`), elsewhere the plain torch
+below, in the same layout.
 """
 
 from __future__ import annotations
@@ -63,46 +63,46 @@ class Quantised(NamedTuple):
 def dynamic_map(device: torch.device = CPU) -> Tensor:
     """The 256 values of the signed dynamic 8-bit type: seven decades, finer towards 1.
 
-    Made once a device: a copy to CUDA, in every product, would wait for all that is under way.
+    Cached by device: a copy to CUDA in every product would wait for all work under way.
     """
     values = [0.0, 1.0]
     for exponent in range(7):
         edges = torch.linspace(0.1, 1, 2**exponent + 1, dtype=torch.float32)
-        decade = (10.0 ** (exponent - 6) * _between(edges)).tolist()
+        decade = (10.0 ** (exponent - 6) * _midpoints(edges)).tolist()
         values += decade + [-value for value in decade]
     return torch.tensor(sorted(values), dtype=torch.float32, device=device)
 
 
 def quantise(weight: Tensor) -> Quantised:
     """Quantise a weight of any shape, row by row."""
-    scaled, scales = _scaled(weight.detach().float().flatten(), BLOCK)
-    codes = torch.bucketize(scaled, _between(torch.tensor(CODES, device=weight.device)))
+    scaled, scales = _divide_blocks(weight.detach().float().flatten(), BLOCK)
+    codes = torch.bucketize(scaled, _midpoints(torch.tensor(CODES, device=weight.device)))
     packed = F.pad(codes.to(torch.uint8), (0, len(codes) % 2), value=CODES.index(0.0))
     offset = scales.mean()
-    scaled, scale_of_scales = _scaled(scales - offset, SCALE_BLOCK)
+    scaled, scale_of_scales = _divide_blocks(scales - offset, SCALE_BLOCK)
     table = dynamic_map(weight.device)
-    quantised_scales = torch.bucketize(scaled, _between(table)).to(torch.uint8)
+    quantised_scales = torch.bucketize(scaled, _midpoints(table)).to(torch.uint8)
     return Quantised(packed[::2] << 4 | packed[1::2], quantised_scales, scale_of_scales, offset)
 
 
 def dequantise(weight: Quantised, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """The weight that four bits stand for, computed in fp32 and rounded to `dtype`."""
+    """The weight of this shape, computed in fp32 and rounded to `dtype`."""
     size, device = math.prod(shape), weight.codes.device
     scales = dynamic_map(device)[weight.scales.int()]
-    scales = _times(scales, weight.scale_of_scales, SCALE_BLOCK)
+    scales = _multiply_blocks(scales, weight.scale_of_scales, SCALE_BLOCK)
     values = F.embedding(weight.codes.int(), _pairs(device)).flatten()[:size]
-    return _times(values, scales + weight.offset, BLOCK).to(dtype).view(shape)
+    return _multiply_blocks(values, scales + weight.offset, BLOCK).to(dtype).view(shape)
 
 
 @functools.cache
 def _pairs(device: torch.device) -> Tensor:
-    """What the two codes of each byte stand for: (256, 2). One lookup a byte, not one a code."""
+    """The values of the two codes in each byte, (256, 2): one lookup a byte, not one a code."""
     codes = torch.tensor(CODES, device=device)
     return torch.cartesian_prod(codes, codes)
 
 
-def _scaled(values: Tensor, block: int) -> tuple[Tensor, Tensor]:
-    """`values` (n,) within ±1, and each block's largest magnitude; the last block may be short."""
+def _divide_blocks(values: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    """`values` (n,) over their block's largest magnitude, and these; the last may be short."""
     blocks = F.pad(values, (0, -len(values) % block)).view(-1, block)
     largest = blocks.abs().amax(dim=1)
     # a block of zeros is not divided by zero
@@ -110,12 +110,12 @@ def _scaled(values: Tensor, block: int) -> tuple[Tensor, Tensor]:
     return scaled.clamp(-1, 1).flatten()[: len(values)], largest
 
 
-def _times(values: Tensor, scales: Tensor, block: int) -> Tensor:
+def _multiply_blocks(values: Tensor, scales: Tensor, block: int) -> Tensor:
     blocks = F.pad(values, (0, -len(values) % block)).view(-1, block)
     return (blocks * scales[:, None]).flatten()[: len(values)]
 
 
-def _between(table: Tensor) -> Tensor:
+def _midpoints(table: Tensor) -> Tensor:
     return (table[:-1] + table[1:]) / 2
 
 
@@ -153,7 +153,7 @@ class _Product(torch.autograd.Function):
 
 
 def _empty(weight: Tensor) -> Quantised:
-    """The shapes alone, for a model without memory."""
+    """The shapes alone, for a weight on "meta"."""
     size = weight.numel()
     blocks = -(-size // BLOCK)
     byte: dict[str, Any] = {"dtype": torch.uint8, "device": weight.device}
@@ -167,12 +167,12 @@ def _empty(weight: Tensor) -> Quantised:
 
 @functools.cache
 def has_bitsandbytes() -> bool:
-    """Whether bitsandbytes is installed. To import it takes more than a second."""
+    """Whether bitsandbytes is installed; not by importing it, which takes more than a second."""
     return importlib.util.find_spec("bitsandbytes") is not None
 
 
 def quantiser() -> str:
-    """What makes the four bits here: "bitsandbytes VERSION", or "peftlab"."""
+    """The library that quantises here: "bitsandbytes VERSION", or "peftlab"."""
     return f"bitsandbytes {metadata.version('bitsandbytes')}" if has_bitsandbytes() else "peftlab"
 
 

@@ -1,11 +1,11 @@
-"""How the frozen base is held, and on which device: what was asked, resolved, with the reason.
+"""How the frozen base is held, and on which device: a request resolved, with the reason.
 
 auto -> bf16 where it multiplies faster than fp32 (AMX, AMD's AVX512-BF16, CUDA >= 8.0), else fp32
-nf4  -> the backbone's linear layers in four bits, the rest and the products in what auto gives
-int8 -> the backbone's linear layers and their products in eight bits, the rest in what auto gives
-int7 -> the same with weights of seven bits: what int8 is where a processor has AVX2 without VNNI
+nf4  -> the backbone's linear layers in four bits, the rest and the products as auto
+int8 -> the backbone's linear layers and their products in eight bits, the rest as auto
+int7 -> the same with weights of seven bits: int8 means this on a processor of AVX2 without VNNI
 
-What a method needs of its base may part the two: full fine-tuning's is fp32 and computes in bf16.
+A method may need its base in another precision: full fine-tuning's is fp32 and computes in bf16.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 QUANTISED: dict[str, type[Int8Linear] | type[NF4Linear]] = {
     kind.held: kind for kind in (Int8Linear, Int7Linear, NF4Linear)
 }
-IN_EIGHT_BITS = (Int8Linear.held, Int7Linear.held)  # whose products are
+IN_EIGHT_BITS = (Int8Linear.held, Int7Linear.held)  # of products, not of weights alone
 
 
 @dataclass(frozen=True)
 class Precision:
-    """What a base is held in (fp32, bf16, int8, int7, nf4), and what the rest of it computes in."""
+    """How a base is held, and what it computes in."""
 
-    base: str
-    compute: str
+    base: str  # fp32, bf16, int8, int7 or nf4
+    compute: str  # fp32 or bf16: of all that is not multiplied in eight bits
 
     def of_base(self, base: str | None) -> Precision:
-        """The same products, on a base in `base`; None leaves it as it is."""
+        """The same with the base held in `base`; None changes nothing."""
         return replace(self, base=base or self.base)
 
     @property
     def autocast(self) -> bool:
-        """Whether products are made in bf16 of a base that is held in fp32."""
+        """Whether products are in bf16 on a base that is held in fp32."""
         return (self.base, self.compute) == ("fp32", "bf16")
 
 
@@ -56,79 +56,79 @@ class Choice(NamedTuple):
     reason: str
 
 
-def resolve_device(asked: str = "auto") -> Choice:
-    """Auto -> cuda where there is one, else cpu.
+def resolve_device(name: str = "auto") -> Choice:
+    """The device of this name; auto is cuda where there is one, else cpu.
 
     Raises:
-        RequestError: if the device asked for is not here.
+        RequestError: for a device that is unknown or not on this machine.
     """
-    if asked == "auto":
+    if name == "auto":
         if torch.cuda.is_available():
             return Choice("cuda", torch.cuda.get_device_name())
         return Choice("cpu", "no CUDA device")
-    if asked not in get_args(DeviceName):
-        raise RequestError(f"device must be {DEVICE_WORDS}, got {asked!r}")
-    if asked not in devices():
+    if name not in get_args(DeviceName):
+        raise RequestError(f"device must be {DEVICE_WORDS}, got {name!r}")
+    if name not in devices():
         allowed = ", ".join(devices())
-        raise RequestError(f"device {asked!r} is not available; on this machine: auto, {allowed}")
-    return Choice(asked, "asked for")
+        raise RequestError(f"device {name!r} is not available; on this machine: auto, {allowed}")
+    return Choice(name, "asked for")
 
 
 def devices() -> list[str]:
-    """The kinds of device that are here."""
-    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    return [name for name in get_args(DeviceName) if here.get(name, name != "auto")]
+    """The kinds of device on this machine."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return [name for name in get_args(DeviceName) if available.get(name, name != "auto")]
 
 
-def resolve_precision(asked: str = "auto", device: str = "cpu") -> tuple[Precision, str]:
-    """The precision of a base on `device`, and the reason.
+def resolve_precision(name: str = "auto", device: str = "cpu") -> tuple[Precision, str]:
+    """The precision of this name for a base on `device`, and the reason.
 
     Raises:
-        RequestError: for an unknown one.
+        RequestError: for an unknown name.
     """
-    if asked not in get_args(PrecisionName):
-        raise RequestError(f"precision must be {PRECISION_WORDS}, got {asked!r}")
-    quickest, reason = _quickest(device)
-    if asked == "auto":
-        return Precision(quickest, quickest), reason
-    if asked in IN_EIGHT_BITS:
-        held = "int7" if products(device) == "narrow" else asked
-        return Precision(held, quickest), _eight_bits(device, asked, held)
-    return Precision(asked, quickest if asked in QUANTISED else asked), "asked for"
+    if name not in get_args(PrecisionName):
+        raise RequestError(f"precision must be {PRECISION_WORDS}, got {name!r}")
+    fastest, reason = _fastest_precision(device)
+    if name == "auto":
+        return Precision(fastest, fastest), reason
+    if name in IN_EIGHT_BITS:
+        held = "int7" if products(device) == "narrow" else name
+        return Precision(held, fastest), _reason_for_eight_bits(device, name, held)
+    return Precision(name, fastest if name in QUANTISED else name), "asked for"
 
 
-def _eight_bits(device: str, asked: str, held: str) -> str:
-    """How products in eight bits are made on `device`; builds their kernels, where they matter."""
+def _reason_for_eight_bits(device: str, name: str, held: str) -> str:
+    """The reason, with the code that quantises rows on `device`; builds it where it is used."""
     if products(device) is None:
         return "asked for; slow, without products in eight bits here"
-    why = (
-        "asked for" if asked == held else f"{asked} asked for; with AVX2 alone weights have 7 bits"
+    reason = (
+        "asked for" if name == held else f"{name} asked for; with AVX2 alone weights have 7 bits"
     )
-    return f"{why}, rows by {quantiser(held, device)}"
+    return f"{reason}, rows by {quantiser(held, device)}"
 
 
 def quantiser(precision: str | None, device: str = "cpu") -> str | None:
-    """What makes the codes of a base in this precision here; None where it has none.
+    """The code that quantises for a base in this precision here; None if it has no codes.
 
-    Of nf4 "peftlab" or "bitsandbytes VERSION", of int8 and int7 "rows.cpp" or "torch".
+    For nf4 "peftlab" or "bitsandbytes VERSION", for int8 and int7 "rows.cpp" or "torch".
     """
     if precision in IN_EIGHT_BITS:
         return "rows.cpp" if device == "cpu" and rows.is_built() else "torch"
     return nf4.quantiser() if precision == "nf4" else None
 
 
-def _quickest(device: str) -> Choice:
-    """Which of bf16 and fp32 `device` multiplies faster."""
+def _fastest_precision(device: str) -> Choice:
+    """The one of bf16 and fp32 that `device` multiplies faster."""
     if device == "cuda":
         major, minor = torch.cuda.get_device_capability()
-        quick = (major, minor) >= (8, 0)
-        return Choice("bf16" if quick else "fp32", f"CUDA capability {major}.{minor}")
+        has_fast_bf16 = (major, minor) >= (8, 0)
+        return Choice("bf16" if has_fast_bf16 else "fp32", f"CUDA capability {major}.{minor}")
     if device == "cpu":
-        return _for_processor(processor_words())
+        return _fastest_on_processor(processor_words())
     return Choice("fp32", f"bf16 is not tried on {device}")
 
 
-def _for_processor(words: set[str]) -> Choice:
+def _fastest_on_processor(words: set[str]) -> Choice:
     if "amx_bf16" in words:
         return Choice("bf16", "the processor has AMX")
     if not words:
@@ -144,7 +144,7 @@ def _for_processor(words: set[str]) -> Choice:
 def quantise_linears(
     model: nn.Module, names: Iterable[str], compute: str, held: str = "nf4"
 ) -> None:
-    """Quantise the linear layers of `model` named in `names`; all else is held in `compute`.
+    """Quantise the linear layers of `model` named in `names`; hold all else in `compute`.
 
     Buffers stay as they are: rotary frequencies are fp32 in every precision.
     """
@@ -154,12 +154,12 @@ def quantise_linears(
         quantised = QUANTISED[held](weight_of(layer), layer.bias, dtype, type(layer))
         model.set_submodule(name, quantised.train(layer.training))
     for parameter in model.parameters():
-        # a copy also in fp32: what still lies in the mapped file keeps all of its pages
+        # a copy also in fp32: a tensor that stays in the mapped file keeps all of its pages
         parameter.data = parameter.data.to(dtype, copy=True)
 
 
 def weight_precision(module: nn.Module) -> str:
-    """How `module` holds its weights: as its quantised layers do, else the lowest of all."""
+    """The precision of `module`'s weights: its quantised layers', else the lowest of all."""
     for layer in module.modules():
         if isinstance(layer, QuantisedLinear):
             return layer.held
@@ -175,39 +175,39 @@ def keep_in_fp32(module: nn.Module, inside: bool = False) -> None:
 
     Args:
         module: of any kind.
-        inside: whether the base goes on behind it: then its outputs are cast to what its inputs
-            were in.
+        inside: whether the base continues behind it: its outputs are then cast back to the
+            precision of its inputs.
     """
     module.float()
-    back = _Back()
-    if inside:  # before the others, which cast the inputs
+    back = _CastBack()
+    if inside:  # before the other hooks, which cast the inputs
         module.register_forward_pre_hook(back.enter, with_kwargs=True)
     for layer in module.modules():
-        known = any(isinstance(_owner(hook), _Exact) for hook in hooks_of(layer))
-        if not known and any(True for _ in layer.parameters(recurse=False)):
-            exact = _Exact()
-            layer.register_forward_pre_hook(exact.enter)
-            layer.register_forward_hook(exact.leave, always_call=True)
+        is_kept = any(isinstance(_owner(hook), _LayerPrecision) for hook in hooks_of(layer))
+        if not is_kept and any(True for _ in layer.parameters(recurse=False)):
+            hooks = _LayerPrecision()
+            layer.register_forward_pre_hook(hooks.enter)
+            layer.register_forward_hook(hooks.leave, always_call=True)
     if inside:
         module.register_forward_hook(back.leave)
 
 
 def is_bare(module: nn.Module) -> bool:
-    """Whether calling `module` is its class's `forward` and no more: no hook, nothing put over."""
+    """Whether a call of `module` is its class's `forward` alone: no hook, no other `forward`."""
     return not ("forward" in vars(module) or list(hooks_of(module)))
 
 
-def outputs_of(norm: nn.Module, given: torch.dtype) -> torch.dtype | None:
-    """The precision in which `norm` gives what it computes of inputs in `given`.
+def outputs_of(norm: nn.Module, input_dtype: torch.dtype) -> torch.dtype | None:
+    """The precision of `norm`'s outputs for inputs in `input_dtype`.
 
-    None where somebody has hooks on it, other than `keep_in_fp32`, or another `forward`.
+    None if it has hooks of others than `keep_in_fp32`, or another `forward`.
     """
     owners = [_owner(hook) for hook in hooks_of(norm)]
-    known = all(isinstance(owner, _Exact | _Back) for owner in owners)
-    if "forward" in vars(norm) or not known:
+    has_others = not all(isinstance(owner, _LayerPrecision | _CastBack) for owner in owners)
+    if "forward" in vars(norm) or has_others:
         return None
-    is_cast_back = any(isinstance(owner, _Back) for owner in owners)
-    return norm.get_parameter("weight").dtype if owners and not is_cast_back else given
+    is_cast_back = any(isinstance(owner, _CastBack) for owner in owners)
+    return norm.get_parameter("weight").dtype if owners and not is_cast_back else input_dtype
 
 
 def _owner(hook: Any) -> object:
@@ -215,40 +215,40 @@ def _owner(hook: Any) -> object:
 
 
 def hooks_of(module: nn.Module) -> Iterator[Any]:
-    """Its own, and those that somebody has put on all of torch's modules."""
-    everywhere = vars(torch.nn.modules.module)
+    """The hooks of `module` and those that were put on all of torch's modules."""
+    of_torch = vars(torch.nn.modules.module)
     for name in ("forward_pre", "forward", "backward_pre", "backward"):
-        yield from everywhere[f"_global_{name}_hooks"].values()
+        yield from of_torch[f"_global_{name}_hooks"].values()
     yield from module._forward_pre_hooks.values()
     yield from module._forward_hooks.values()
     yield from module._backward_pre_hooks.values()
     yield from module._backward_hooks.values()
 
 
-class _Back:
-    """The hooks around a module: its outputs in its inputs' precision, which may be cast later."""
+class _CastBack:
+    """The hooks around a module that cast its outputs to the precision that its inputs came in."""
 
     def __init__(self) -> None:
-        self.given: torch.dtype | None = None
+        self.input_dtype: torch.dtype | None = None
 
     def enter(self, layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-        self.given = next(iter([*inputs, *named.values()])).dtype
+        self.input_dtype = next(iter([*inputs, *named.values()])).dtype
 
     def leave(self, layer: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> Any:
-        return output.to(self.given)
+        return output.to(self.input_dtype)
 
 
-class _Exact:
-    """The hooks around a layer: its inputs in its own precision, autocast off and back on."""
+class _LayerPrecision:
+    """The hooks around a layer that cast its inputs to its own precision and turn autocast off."""
 
     def __init__(self) -> None:
         self.autocast: list[tuple[str, bool]] = []  # a stack: a layer may be called inside itself
 
     def enter(self, layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         weight = next(layer.parameters(recurse=False))
-        kind = weight.device.type
-        self.autocast.append((kind, torch.is_autocast_enabled(kind)))
-        torch.set_autocast_enabled(kind, False)
+        device = weight.device.type
+        self.autocast.append((device, torch.is_autocast_enabled(device)))
+        torch.set_autocast_enabled(device, False)
         return tuple(
             x.to(weight.dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x
             for x in inputs

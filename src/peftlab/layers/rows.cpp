@@ -83,11 +83,11 @@ void scale(T* y, const float* scales, const T* bias, int64_t n, int64_t width) {
   at::parallel_for(0, n, GRAIN, [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       T* row = y + i * width;
-      const float by = scales[i];
+      const float factor = scales[i];
       if (bias) {
-        for (int64_t j = 0; j < width; ++j) narrow(wide(row[j]) * by + wide(bias[j]), row + j);
+        for (int64_t j = 0; j < width; ++j) narrow(wide(row[j]) * factor + wide(bias[j]), row + j);
       } else {
-        for (int64_t j = 0; j < width; ++j) narrow(wide(row[j]) * by, row + j);
+        for (int64_t j = 0; j < width; ++j) narrow(wide(row[j]) * factor, row + j);
       }
     }
   });
@@ -95,12 +95,12 @@ void scale(T* y, const float* scales, const T* bias, int64_t n, int64_t width) {
 
 void scale_rows_(at::Tensor& y, const at::Tensor& scales, const std::optional<at::Tensor>& bias) {
   TORCH_CHECK(y.dim() == 2 && y.is_contiguous());
-  const float* by = scales.const_data_ptr<float>();
+  const float* factors = scales.const_data_ptr<float>();
   const int64_t n = y.size(0), width = y.size(1);
   if (y.scalar_type() == at::kBFloat16) {
-    scale(y.mutable_data_ptr<at::BFloat16>(), by, bias ? bias->const_data_ptr<at::BFloat16>() : nullptr, n, width);
+    scale(y.mutable_data_ptr<at::BFloat16>(), factors, bias ? bias->const_data_ptr<at::BFloat16>() : nullptr, n, width);
   } else {
-    scale(y.mutable_data_ptr<float>(), by, bias ? bias->const_data_ptr<float>() : nullptr, n, width);
+    scale(y.mutable_data_ptr<float>(), factors, bias ? bias->const_data_ptr<float>() : nullptr, n, width);
   }
 }
 
@@ -108,10 +108,10 @@ template <typename T>
 void decode(const int32_t* sums, const float* scales, T* out, int64_t n, int64_t width) {
   at::parallel_for(0, n, GRAIN, [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const float by = scales[i];
+      const float factor = scales[i];
       const int32_t* from = sums + i * width;
       T* to = out + i * width;
-      for (int64_t j = 0; j < width; ++j) narrow(float(from[j]) * by, to + j);
+      for (int64_t j = 0; j < width; ++j) narrow(float(from[j]) * factor, to + j);
     }
   });
 }
@@ -120,12 +120,12 @@ at::Tensor sums_to_rows(const at::Tensor& sums, const at::Tensor& scales, at::Sc
   TORCH_CHECK(sums.dim() == 2 && sums.is_contiguous());
   auto out = at::empty(sums.sizes(), sums.options().dtype(dtype));
   const int32_t* from = sums.const_data_ptr<int32_t>();
-  const float* by = scales.const_data_ptr<float>();
+  const float* factors = scales.const_data_ptr<float>();
   const int64_t n = sums.size(0), width = sums.size(1);
   if (dtype == at::kBFloat16) {
-    decode(from, by, out.mutable_data_ptr<at::BFloat16>(), n, width);
+    decode(from, factors, out.mutable_data_ptr<at::BFloat16>(), n, width);
   } else {
-    decode(from, by, out.mutable_data_ptr<float>(), n, width);
+    decode(from, factors, out.mutable_data_ptr<float>(), n, width);
   }
   return out;
 }

@@ -1,11 +1,11 @@
-"""Rows around a product in eight bits, each step in one pass where a compiler is found.
+"""Rows around a product in eight bits, each step in one pass where there is a compiler.
 
     rows_to_codes   x ∘ columns, row by row, to round(r / s_r) with s_r = max|r| / 127
     scale_rows      y ∘ s_r + bias
     sums_to_rows    int32 sums to s_r ∘ sums
 
 Torch's own operations take five passes and more for each, a quarter of a step (LOG.md). rows.cpp
-does the same, bit for bit, where it can be built (native.py).
+computes the same, bit for bit, where it can be built (native.py).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from torch import Tensor
 from peftlab.layers import native
 
 SOURCE = Path(__file__).with_name("rows.cpp")
-LARGEST, SMALLEST = 127, 1e-30  # of a code's magnitude; of a row's, so that zeros divide by no zero
-TAKEN = (torch.float32, torch.bfloat16, torch.int32)
-# the two arithmetics are one: no fused multiply-add, which rounds once where torch rounds twice
+LARGEST, SMALLEST = 127, 1e-30  # magnitude of a code; of a row, so that none is divided by zero
+NATIVE_DTYPES = (torch.float32, torch.bfloat16, torch.int32)
+# for the same bits as torch: no fused multiply-add, which rounds once where torch rounds twice
 FLAGS = ("-ffp-contract=off",)
 
 
@@ -36,9 +36,9 @@ def rows_to_codes(
         x: fp32 or bf16, contiguous.
         columns: (width,) in fp32, a factor of each column.
         is_signed: int8; else uint8 with 128 for 0, as oneDNN wants it.
-        largest: magnitude of a code, in the place of 127.
+        largest: magnitude of a code.
     """
-    if largest == LARGEST and _native(x):
+    if largest == LARGEST and _is_native(x):
         codes, scales = torch.ops.peftlab.rows_to_codes(x.contiguous(), columns, is_signed)
         return codes, scales
     exact = x.float() if columns is None else x.float() * columns
@@ -49,7 +49,7 @@ def rows_to_codes(
 
 def scale_rows(y: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor:
     """Y (n, width) ∘ scales (n, 1) + bias (width,), computed in fp32; `y` may be written over."""
-    if _native(y):
+    if _is_native(y):
         torch.ops.peftlab.scale_rows_(y, scales, bias)
         return y
     exact = y.float() * scales
@@ -58,16 +58,17 @@ def scale_rows(y: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor:
 
 def sums_to_rows(sums: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     """Sums (n, width) ∘ scales (n, 1), in `dtype`."""
-    if _native(sums) and sums.dtype == torch.int32 and dtype in TAKEN:
-        made: Tensor = torch.ops.peftlab.sums_to_rows(sums, scales, dtype)
-        return made
+    if _is_native(sums) and sums.dtype == torch.int32 and dtype in NATIVE_DTYPES:
+        rows: Tensor = torch.ops.peftlab.sums_to_rows(sums, scales, dtype)
+        return rows
     return (sums * scales).to(dtype)
 
 
 def is_built() -> bool:
-    """Whether rows.cpp does it."""
+    """Whether rows.cpp is used; builds it if need be."""
     return native.is_built(SOURCE, *FLAGS)
 
 
-def _native(x: Tensor) -> bool:
-    return type(x) is Tensor and x.device.type == "cpu" and x.dtype in TAKEN and is_built()
+def _is_native(x: Tensor) -> bool:
+    is_plain = type(x) is Tensor and x.device.type == "cpu"
+    return is_plain and x.dtype in NATIVE_DTYPES and is_built()

@@ -1,8 +1,8 @@
-"""A method: a frozen dataclass whose fields are its settings, and `inject`, which makes it train.
+"""`Method`: a frozen dataclass whose fields are its settings, and the hooks of a training.
 
 Trainable means `requires_grad`, and nothing else decides what is counted, optimised or saved. The
-training loop knows no method by name: it calls the hooks, of which most methods need none. What
-only a few have is in a class for each kind, which such a method inherits from:
+training loop knows no method by name: it calls the hooks, and most methods need `inject` alone.
+Hooks that only a few methods have are in a base class for each kind:
 
     Prepared      looks at the data before the training begins (LoRA-drop)
     ManyRanks     serves several ranks with one training (DyLoRA)
@@ -32,16 +32,16 @@ HEAD_LR = 1e-3
 
 @dataclass(frozen=True)
 class Range:
-    """Where trials look for a setting, both ends included."""
+    """The interval that trials search for a setting, both ends included."""
 
     low: float
     high: float
     log: bool = True
-    whole: bool = False  # numbers without a fraction
+    whole: bool = False  # integers only
 
 
-def searched(default: Any, low: float, high: float, *, log: bool = True, **given: Any) -> Any:
-    """A setting that trials may look for between two values, declared as by pydantic's `Field`.
+def searched(default: Any, low: float, high: float, *, log: bool = True, **constraints: Any) -> Any:
+    """A field that trials search from `low` to `high`; `constraints` are pydantic's, as of `Field`.
 
     >>> from peftlab.methods import METHODS
     >>> METHODS["lora"].search_space()["rank"]
@@ -49,11 +49,11 @@ def searched(default: Any, low: float, high: float, *, log: bool = True, **given
     """
     whole = isinstance(default, int)
     search: dict[str, Any] = {"low": low, "high": high, "log": log, "whole": whole}
-    return Field(default=default, json_schema_extra={"search": search}, **given)
+    return Field(default=default, json_schema_extra={"search": search}, **constraints)
 
 
 class Step(Protocol):
-    """Where in the run a hook is called. Draws come from a generator seeded by (seed, index)."""
+    """The step that a hook is called in. Hooks draw from a generator seeded by (seed, index)."""
 
     @property
     def index(self) -> int: ...
@@ -71,18 +71,18 @@ class Method(abc.ABC, metaclass=Explained):
 
     Attributes:
         name: as on the command line.
-        summary: one line, what trains.
+        summary: one line, what is trained.
         paper: the source of the equation.
-        default_lr: of the adapter's parameters, where none is asked for; of most methods chosen by
-            a protocol on two models, 384 and 768 wide (docs/rates.md says of which).
-        published_lr: its paper's, for a base-size model; trials look a factor of ten around it.
-            Without one, around the default.
-        default_head_lr: of the head's parameters, the same for all methods, so that what one of
-            them has over `head` is what adapting the base is worth.
-        head_alone: whether the head is all that is trained: its rate is then `lr`.
-        mergeable: whether the adapted layers equal plain ones.
+        default_lr: learning rate of the adapter's parameters if none is given; for most methods
+            chosen by a protocol on two models, 384 and 768 wide (docs/rates.md says for which).
+        published_lr: the paper's rate for a base-size model, if it has one; trials search a factor
+            of ten around it, else around the default.
+        default_head_lr: learning rate of the head's parameters, the same for all methods, so that
+            a method's lead over `head` is what adapting the base is worth.
+        head_alone: whether the head alone is trained; its learning rate is then `lr`.
+        mergeable: whether each adapted layer equals a plain one.
         base_precision: the precision that the base must be held in, if the method needs one.
-        saves_full_weights: whether what is saved is as large as the model itself.
+        saves_full_weights: whether a saved adapter is as large as the model itself.
     """
 
     name: ClassVar[str]
@@ -103,9 +103,9 @@ class Method(abc.ABC, metaclass=Explained):
 
     @classmethod
     def search_space(cls) -> dict[str, Range]:
-        """Where trials look: its rates, and those of its settings that are declared `searched`."""
-        around = cls.published_lr or cls.default_lr
-        space = {"lr": Range(around / 10, around * 10)}
+        """What trials search: the learning rates, and the settings that are declared `searched`."""
+        center = cls.published_lr or cls.default_lr
+        space = {"lr": Range(center / 10, center * 10)}
         if not cls.head_alone:
             space["head_lr"] = Range(cls.default_head_lr / 10, cls.default_head_lr * 10)
         for name, field in cls.__pydantic_fields__.items():  # type: ignore[attr-defined]
@@ -116,7 +116,7 @@ class Method(abc.ABC, metaclass=Explained):
 
     @abc.abstractmethod
     def inject(self, model: PreTrainedModel) -> Targets | None:
-        """Make `model` trainable by this method, and say which layers were adapted, if any.
+        """Make `model` trainable by this method; returns the layers that it adapted, if any.
 
         Raises:
             RequestError: if a target matches no layer, or the model can't be trained so.
@@ -147,10 +147,10 @@ class Method(abc.ABC, metaclass=Explained):
 
     @property
     def steps_alike(self) -> bool:
-        """Whether every step makes the same operations on the same tensors, as CUDA graphs do.
+        """Whether every step runs the same operations on the same tensors, as a CUDA graph does.
 
-        Yes where nothing is done before one. What is done behind it may change numbers, and must
-        put no other tensor in the place of a gradient, a parameter or a buffer.
+        True for a method without `before_step`. The later hooks may change values in place, and
+        must not replace a gradient, a parameter or a buffer by another tensor.
         """
         return type(self).before_step is Method.before_step
 
@@ -165,27 +165,27 @@ class Method(abc.ABC, metaclass=Explained):
 
 
 def train_head_only(model: PreTrainedModel) -> None:
-    """Freeze all but the head: where every method starts from."""
+    """Freeze all but the head, as every method does first."""
     model.requires_grad_(False)
     for parameter in head_parameters(model).values():
         parameter.requires_grad_(True)
 
 
 def adapt(model: PreTrainedModel, targets: str, layer: Callable[[Linear], Adapter]) -> Targets:
-    """Freeze all but the head, and put `layer(base)` in the place of each target layer `base`.
+    """Freeze all but the head, and replace each target layer `base` by `layer(base)`.
 
     Raises:
         RequestError: if a target matches no layer.
     """
-    found = find_targets(model, targets)
-    adapters = make_adapters(model, found.names, layer)  # a refusal leaves the model as it was
+    matches = find_targets(model, targets)
+    adapters = make_adapters(model, matches.names, layer)  # a refusal leaves the model as it was
     train_head_only(model)
     put_adapters(model, adapters)
-    return found
+    return matches
 
 
 class Batch(Protocol):
-    """Examples as the model takes them: `inputs` by name, each (batch, length)."""
+    """A batch as the model takes it: `inputs` by name, each (batch, length)."""
 
     @property
     def inputs(self) -> dict[str, Tensor]: ...
@@ -195,52 +195,52 @@ class Rehearsal(Protocol):
     """A short training before the real one."""
 
     def sample(self, share: float, least: int) -> list[Any]:
-        """Batches of a share of train, stratified by label, at least `least` examples."""
+        """Batches of a share of train, stratified by label, of at least `least` examples."""
 
     def fit(self, model: PreTrainedModel, batches: list[Any], steps: int) -> None:
         """Train `model` for `steps` updates on `batches`, at the run's learning rates.
 
-        The method's step hooks are called, their steps counted from 0.
+        The method's step hooks are called, with steps counted from 0.
         """
 
 
 class Prepared(Method):
-    """A method that prepares itself on the data, and may change the model's structure by it."""
+    """A method that looks at the data before training, and may fit the model's structure to it."""
 
     @abc.abstractmethod
     def prepare(self, model: PreTrainedModel, rehearsal: Rehearsal) -> None:
         """Called once, before the training begins; its time is recorded as `prepare_s`."""
 
     def notes(self, model: PreTrainedModel) -> list[str]:
-        """What a reader of a run's record must know of what the run has made of the method."""
+        """Notes for the run's record: what its reader must know about the outcome of `prepare`."""
         return []
 
     def state(self, model: PreTrainedModel) -> dict[str, Any]:
-        """What the run has made of the model's structure, as JSON; `restore` makes it again."""
+        """The structure that `prepare` gave the model, as JSON; `restore` builds it again."""
         return {}
 
     def restore(self, model: PreTrainedModel, state: dict[str, Any]) -> None:
-        """Make the structure that `state` describes, on a model that was just injected."""
+        """Build the structure that `state` describes, in a model that was just injected."""
 
 
 class ManyRanks(Method):
-    """A method whose one training serves several ranks, up to its setting `rank`."""
+    """A method of which one training serves several ranks, up to its setting `rank`."""
 
     @abc.abstractmethod
     def ranks(self, model: PreTrainedModel) -> Generator[int]:
-        """Set `model` to each rank that it can be cut to, the trained one last."""
+        """Set `model` to each rank that it can be cut to, the trained one last, and yield it."""
 
     @abc.abstractmethod
     def at_rank(self, state: dict[str, Tensor], rank: int) -> tuple[Method, dict[str, Tensor]]:
-        """The method and the tensors of its adapter, cut to a lower rank.
+        """The method and its adapter's tensors, cut to a lower rank.
 
         Raises:
-            RequestError: if it does not have this rank.
+            RequestError: if the method does not have this rank.
         """
 
 
 class NeedsDevice(Method):
-    """A method that not every device can train; what was trained can be loaded on any."""
+    """A method that not every device can train; its adapters can be loaded on any."""
 
     @abc.abstractmethod
     def check_device(self, device: str) -> None:

@@ -47,7 +47,7 @@ class BitFit(Method):
     published_lr: ClassVar[float | None] = 1e-3
 
     def inject(self, model: PreTrainedModel) -> None:
-        biased = _biased(model)
+        biased = _biased_modules(model)
         if not biased:
             kind = model.config.model_type
             raise RequestError(
@@ -64,24 +64,24 @@ class BitFit(Method):
             layer.get_parameter("bias").requires_grad_(True)
 
 
-def _biased(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """The modules of the backbone that have a bias, the head's left out."""
-    left = {*unread(model)}
+def _biased_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """The modules of the backbone that have a bias, without those that no answer depends on."""
+    excluded = {*unread(model)}
     return {
         name: module
         for name, module in backbone_modules(model).items()
-        if isinstance(getattr(module, "bias", None), nn.Parameter) and name not in left
+        if isinstance(getattr(module, "bias", None), nn.Parameter) and name not in excluded
     }
 
 
 class BiasedLinear(Adapter):
-    """A linear layer whose bias is trained, in fp32. The base gives it away: it has none then."""
+    """A linear layer whose bias is trained, in fp32; it is moved here from the base."""
 
     def __init__(self, base: Linear) -> None:
         super().__init__()
         self.bias = nn.Parameter(exact(base.bias.detach()))  # (out,)
-        nothing = nn.Parameter(torch.zeros_like(base.bias), requires_grad=False)
-        base.bias = nothing if is_conv1d(base) else None  # GPT-2's layer can't do without one
+        zeros = nn.Parameter(torch.zeros_like(base.bias), requires_grad=False)
+        base.bias = zeros if is_conv1d(base) else None  # GPT-2's layer can't do without one
         self.base = base
 
     def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)

@@ -12,8 +12,8 @@ Departs    the sum telescopes, W_T = W₀ + λ·s·(B_TA_T - B_KA_K), so W stays
            difference is kept as two pairs of factors: a W in bf16 would swallow single increments.
            With K = 0 under AdamW it is LoRA at (1+λ)·alpha but for AdamW's epsilon and clipping;
            control=true trains just that, for comparison.
-           Trained a second time the weight goes on following from the first step: K and B_KA_K
-           stay the first training's, so that nothing of what the weight has moved is lost
+           In a second training the weight follows from the first step on: K and B_KA_K stay the
+           first training's, so that no change of the weight is lost
 Raises     as LoRA, and RequestError on an nf4 base
 """
 
@@ -70,15 +70,15 @@ class DeltaLoRA(Method):
     control: bool = False
 
     def inject(self, model: PreTrainedModel) -> Targets:
-        if (held := weight_precision(model)) in QUANTISED:
+        if (precision := weight_precision(model)) in QUANTISED:
             raise RequestError(
-                f"delta-lora moves the base's weights, and in {held} they can't be; "
+                f"delta-lora moves the base's weights, and in {precision} they can't be; "
                 "hold the base in fp32 or bf16"
             )
         return adapt(model, self.targets, self.layer)
 
     def layer(self, base: Linear) -> Adapter:
-        """What stands in the place of a target layer."""
+        """The adapter that replaces a target layer."""
         scaling = self.alpha / self.rank
         if self.control:
             return LoRALinear(base, self.rank, (1 + self.delta) * scaling)
@@ -93,7 +93,7 @@ class DeltaLoRA(Method):
 
 
 class DeltaLoRALinear(WeightAdapter):
-    """A linear layer with a low-rank update and, once it follows, the weight's own change."""
+    """A linear layer with a low-rank update and, once the weight follows that, its own change."""
 
     def __init__(self, base: Linear, rank: int, scaling: float, delta: float) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class DeltaLoRALinear(WeightAdapter):
 
     @torch.no_grad()
     def follow(self) -> None:
-        """From now on the weight takes λ of the update's change, if it doesn't so far."""
+        """Let the weight take λ of the update's change from now on, unless it does already."""
         if self.follows:
             return
         self.start_A.copy_(self.lora_A)
@@ -117,12 +117,12 @@ class DeltaLoRALinear(WeightAdapter):
         self.follows.fill_(1.0)
 
     def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
-        # in LoRALinear's order: outside the engine bit for bit LoRA if λ = 0
+        # in LoRALinear's order: with λ = 0, outside the engine, it is LoRA bit for bit
         out = add_low_rank(self.base(x), x, self.lora_A, self.lora_B, self.scaling)
         pairs = torch.cat([self.lora_A.detach(), self.start_A])  # (2·rank, in)
         signed = torch.cat([self.lora_B.detach(), -self.start_B], dim=1)  # (out, 2·rank)
         return add_low_rank(out, x, pairs, self.follows * signed, self.delta * self.scaling)
 
     def merged_weight(self, weight: Tensor) -> Tensor:  # (out, in) -> (out, in)
-        now, start = self.lora_B @ self.lora_A, self.start_B @ self.start_A
-        return weight + self.scaling * (now + self.delta * self.follows * (now - start))
+        update, start = self.lora_B @ self.lora_A, self.start_B @ self.start_A
+        return weight + self.scaling * (update + self.delta * self.follows * (update - start))

@@ -39,7 +39,7 @@ from peftlab.methods.base import STRICT
 from peftlab.methods.low_rank import NAMES, PeftLoRA, lora_settings
 from peftlab.methods.registry import register
 
-# of a row's ‖·‖²: a row of zeros has m = 0 and stays one, where 0 / 0 is no number
+# least ‖·‖² of a row: a row of zeros, of m = 0, stays zero instead of becoming 0 / 0
 SMALLEST = 1e-36
 
 
@@ -91,7 +91,7 @@ class DoRALinear(LowRank):
         self.magnitude = nn.Parameter(squares.sqrt())
         self.register_buffer("base_squares", squares, persistent=False)  # ‖W‖², of a frozen W
         self.base_squares: Tensor
-        self.register_load_state_dict_post_hook(_square_again)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_update_squares)  # type: ignore[no-untyped-call]
 
     def pair(self) -> Pair:
         return Pair(self.lora_A, self.lora_B, self.scaling)
@@ -111,8 +111,8 @@ class DoRALinear(LowRank):
         cross = product(self.base, self.lora_A.to(base_dtype(self.base))).T  # W Aᵀ: (out, rank)
         gram = self.lora_A @ self.lora_A.T
         inner = torch.addmm(cross.to(gram.dtype), self.lora_B, gram, beta=2, alpha=self.scaling)
-        added = inner.mul_(self.lora_B).sum(dim=1)
-        squares = torch.add(self.base_squares, added, alpha=self.scaling)
+        change = inner.mul_(self.lora_B).sum(dim=1)
+        squares = torch.add(self.base_squares, change, alpha=self.scaling)
         return squares.clamp_(min=SMALLEST).sqrt_()
 
     def merged_weight(self, weight: Tensor) -> Tensor:  # (out, in) -> (out, in)
@@ -122,30 +122,30 @@ class DoRALinear(LowRank):
 
 
 @torch.no_grad()
-def _square_again(layer: DoRALinear, _: object) -> None:
-    """After another base has been loaded into the layer."""
+def _update_squares(layer: DoRALinear, _: object) -> None:
+    """Compute ‖W‖² anew, after another base has been loaded into the layer."""
     layer.base_squares.copy_(exact(weight_of(layer.base)).square().sum(dim=1))
 
 
 class _Scaled(torch.autograd.Function):
-    """u + δ ∘ (u - c), δ the gain less 1: W x + c comes from one product, and c must not be scaled.
+    """u + δ ∘ (u - c), δ = gain - 1: u = W x + c comes from one product, and c must not be scaled.
 
-    The gain itself is no number for bf16, in which all that is within .002 of 1 is 1; δ is held in
+    The gain itself does not suit bf16, in which all that is within .002 of 1 is 1; δ is held in
     fp32 and rounded only where it is multiplied, so that its error is far below the output's.
     """
 
     @staticmethod
     def forward(ctx: Any, updated: Tensor, excess: Tensor, bias: Tensor | None) -> Tensor:
-        free = updated if bias is None else updated - bias.to(updated.dtype)
+        unbiased = updated if bias is None else updated - bias.to(updated.dtype)
         ctx.dtype = excess.dtype
         delta = excess.to(updated.dtype)
-        ctx.save_for_backward(free, delta)
-        return torch.addcmul(updated, delta, free)
+        ctx.save_for_backward(unbiased, delta)
+        return torch.addcmul(updated, delta, unbiased)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (g,) = gradients
-        free, delta = ctx.saved_tensors
-        products = g.reshape(-1, g.shape[-1]) * free.reshape(-1, free.shape[-1])
+        unbiased, delta = ctx.saved_tensors
+        products = g.reshape(-1, g.shape[-1]) * unbiased.reshape(-1, unbiased.shape[-1])
         return torch.addcmul(g, delta, g), products.sum(0, dtype=ctx.dtype), None

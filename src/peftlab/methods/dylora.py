@@ -8,9 +8,9 @@ Shapes     W (out, in) frozen · A (rank, in), B (out, rank) trained
 Init       as LoRA
 Cost       as LoRA of the full rank; a step works on b of its rows
 Departs    the score is the full rank's, and every other rank's is recorded beside it.
-           update="last": rows before the b-th are constants, as in the paper; having a gradient
-           of zero, they still move by AdamW's momentum, as in the reference, unless strict=true
-           puts them back after the step
+           update="last": rows before the b-th are constants, as in the paper. With a gradient of
+           zero they still move by AdamW's momentum, as in the reference, unless strict=true puts
+           them back after the step
 Raises     as LoRA
 """
 
@@ -38,10 +38,10 @@ class DyLoRA(PeftLoRA, ManyRanks):
     """LoRA for every rank up to `rank`.
 
     Attributes:
-        rank: the largest.
+        rank: the largest rank.
         alpha: the update at rank b is scaled by alpha / b.
         dropout, targets: LoRA's, see `LowRankMethod`.
-        update: "all" rows up to the drawn one learn, or the "last" of them alone.
+        update: whether "all" rows up to the step's rank learn, or the "last" of them alone.
         strict: with update="last", whether the other rows are kept from moving at all.
     """
 
@@ -58,54 +58,52 @@ class DyLoRA(PeftLoRA, ManyRanks):
 
     def draw(self, seed: int, index: int) -> int:
         """The rank of a step: uniform over 1 … rank."""
-        # by a string, which is hashed whole; of a larger number torch's generator reads 32 bits
+        # seeded by a string, which is hashed whole: torch's generator reads 32 bits of a number
         return random.Random(f"{seed}/{index}/rank").randint(1, self.rank)
 
     def before_step(self, model: PreTrainedModel, step: Step) -> None:
         b = self.draw(step.seed, step.index)
         for layer in _layers(model):
-            layer.drawn, layer.cut = b, self.rank
+            layer.train_rank, layer.eval_rank = b, self.rank
             if self.update == "last" and self.strict:
-                layer.remember()
+                layer.save_rows()
 
     def before_update(self, model: PreTrainedModel, step: Step) -> None:
         for layer in _layers(model):
-            layer.look_at_gradients()
+            layer.note_gradients()
 
     def after_step(self, model: PreTrainedModel, step: Step) -> None:
         if self.update == "last" and self.strict:
             for layer in _layers(model):
-                layer.restore()
+                layer.restore_rows()
 
     def ranks(self, model: PreTrainedModel) -> Generator[int]:
         try:
             for rank in range(1, self.rank + 1):
                 for layer in _layers(model):
-                    layer.cut = rank
+                    layer.eval_rank = rank
                 yield rank
-        finally:  # whatever ended it, the model answers at its full rank
+        finally:  # the model answers at its full rank again, however the loop ends
             for layer in _layers(model):
-                layer.cut = self.rank
+                layer.eval_rank = self.rank
 
     def at_rank(self, state: dict[str, Tensor], rank: int) -> tuple[Method, dict[str, Tensor]]:
         if not 1 <= rank <= self.rank:
             raise RequestError(f"rank must be from 1 to {self.rank}, got {rank}")
-        cut = {
-            name: tensor[:rank]
-            if name.endswith(".lora_A")
-            else tensor[:, :rank]
-            if name.endswith(".lora_B")
-            else tensor
-            for name, tensor in state.items()
-        }
-        return replace(self, rank=rank), cut
+        tensors = dict(state)
+        for name, tensor in state.items():
+            if name.endswith(".lora_A"):
+                tensors[name] = tensor[:rank]
+            if name.endswith(".lora_B"):
+                tensors[name] = tensor[:, :rank]
+        return replace(self, rank=rank), tensors
 
 
 class DyLoRALinear(LowRank):
     """A linear layer with a low-rank update of which a part is used.
 
-    In training the rank is the step's, `drawn`; in evaluation it is `cut`, the full one unless
-    told otherwise.
+    In training the rank is the step's, `train_rank`; in evaluation it is `eval_rank`, which is the
+    full one unless `DyLoRA.ranks` sets another.
     """
 
     def __init__(
@@ -116,19 +114,19 @@ class DyLoRALinear(LowRank):
         self.alpha, self.last = alpha, last
         self.dropout = dropout(dropout_p)
         self.lora_A, self.lora_B = new_pair(base, rank)
-        self.drawn = self.cut = rank
+        self.train_rank = self.eval_rank = rank
         self.all_seen = False
         # of a run, not of the adapter: which rows were drawn, and which of those had a gradient
         for name in ("was_drawn", "was_drawn_again", "had_gradient"):
-            none = torch.zeros(rank, dtype=torch.bool, device=self.lora_A.device)
-            self.register_buffer(name, none, persistent=False)
+            no_rows = torch.zeros(rank, dtype=torch.bool, device=self.lora_A.device)
+            self.register_buffer(name, no_rows, persistent=False)
         self.was_drawn: Tensor
         self.was_drawn_again: Tensor
         self.had_gradient: Tensor
 
     @property
     def rank(self) -> int:
-        return self.drawn if self.training else self.cut
+        return self.train_rank if self.training else self.eval_rank
 
     def pair(self) -> Pair:
         """A and B of the rank in use, at their full size (rank, in), (out, rank).
@@ -146,17 +144,17 @@ class DyLoRALinear(LowRank):
         return Pair(lora_A, lora_B, self.alpha / b)
 
     def merged_weight(self, weight: Tensor) -> Tensor:  # (out, in) -> (out, in)
-        b = self.cut
+        b = self.eval_rank
         return weight + self.alpha / b * self.lora_B[:, :b] @ self.lora_A[:b]
 
     @torch.no_grad()
-    def look_at_gradients(self) -> None:
-        """Note which rows this step has drawn, and whether B's of them have a gradient."""
-        if self.all_seen:  # every row has had its turn: nothing is left to learn by looking
+    def note_gradients(self) -> None:
+        """Note which rows this step trains, and which columns of B have a gradient."""
+        if self.all_seen:  # every row was drawn twice and had a gradient: no mask changes any more
             return
-        first = self.drawn - 1 if self.last else 0
-        self.was_drawn_again[first : self.drawn] = self.was_drawn[first : self.drawn]
-        self.was_drawn[first : self.drawn] = True
+        first, stop = self.train_rank - 1 if self.last else 0, self.train_rank
+        self.was_drawn_again[first:stop] = self.was_drawn[first:stop]
+        self.was_drawn[first:stop] = True
         if self.lora_B.grad is not None:
             self.had_gradient |= self.lora_B.grad.ne(0).any(dim=0)
         self.all_seen = bool((self.had_gradient & self.was_drawn_again).all())
@@ -166,21 +164,21 @@ class DyLoRALinear(LowRank):
         return [f"row {row + 1} of {name}.lora_B, though its rank was drawn" for row in rows]
 
     def excused(self, name: str) -> set[str]:
-        """With `last` A, as long as no row was drawn twice: its column of B was 0."""
+        """With `last`, A as long as no row was drawn twice: the row's column of B was 0."""
         return {f"{name}.lora_A"} if self.last and not self.was_drawn_again.any() else set()
 
-    def remember(self) -> None:
-        """Keep A and B as they are, for `restore`."""
-        self.kept = [self.lora_A.detach().clone(), self.lora_B.detach().clone()]
+    def save_rows(self) -> None:
+        """Keep copies of A and B for `restore_rows`."""
+        self.saved = [self.lora_A.detach().clone(), self.lora_B.detach().clone()]
 
     @torch.no_grad()
-    def restore(self) -> None:
-        """Put every row but the drawn one back."""
-        row = self.drawn - 1
-        kept_A, kept_B = self.kept
-        kept_A[row], kept_B[:, row] = self.lora_A[row], self.lora_B[:, row]
-        self.lora_A.copy_(kept_A)
-        self.lora_B.copy_(kept_B)
+    def restore_rows(self) -> None:
+        """Put every row back but the one that the step trains."""
+        row = self.train_rank - 1
+        saved_A, saved_B = self.saved
+        saved_A[row], saved_B[:, row] = self.lora_A[row], self.lora_B[:, row]
+        self.lora_A.copy_(saved_A)
+        self.lora_B.copy_(saved_B)
 
 
 def _layers(model: nn.Module) -> list[DyLoRALinear]:

@@ -1,4 +1,4 @@
-"""Head only: the base is frozen whole and the head is trained on what it gives.
+"""Head only: the whole base is frozen and the head is trained on its outputs.
 
     logits = head(base(x)),   only the head's weights move
 

@@ -10,10 +10,10 @@ Shapes     D (size, d), b_D (size,), U (d, size), b_U (d,) trained; so too every
 Init       D, U ~ N(0, init_std²) cut at two standard deviations, b = 0: close to the identity
 Cost       2·size·d + size + d trained parameters a bottleneck; it can't be merged, so its latency
            stays (measured in docs/methods/houlsby.md)
-Departs    a bottleneck stands on the last module before the residual add: the dropout where there
-           is one, else the projection. init_std is the paper's 1e-2 (its code: 1e-3).
+Departs    a bottleneck follows the last module before the residual add: the dropout if there is
+           one, else the projection. init_std is the paper's 1e-2 (its code: 1e-3).
            The variant "pfeiffer" has the FFN's bottleneck alone and frozen norms; AdapterHub's
-           has ReLU for gelu and stands behind the residual add
+           has ReLU for gelu and follows the residual add
 Raises     RequestError for an architecture whose blocks are not known
 """
 
@@ -60,35 +60,35 @@ class Houlsby(Method):
         train_head_only(model)
         backbone = model.get_submodule(model.base_model_prefix)
         width: int = model.config.hidden_size
-        like: dict[str, Any] = {"dtype": adapter_dtype(backbone), "device": device_of(backbone)}
+        options: dict[str, Any] = {"dtype": adapter_dtype(backbone), "device": device_of(backbone)}
         for name in blocks.names:
             base = model.get_submodule(name)
-            bottleneck = Bottleneck(base, width, self.size, self.init_std, **like)
+            bottleneck = Bottleneck(base, width, self.size, self.init_std, **options)
             model.set_submodule(name, bottleneck.train(base.training))
         if self.variant == "houlsby":
-            held = next(backbone.parameters()).dtype
+            dtype = next(backbone.parameters()).dtype
             for norm in norms(model):
-                if held.itemsize < 4:
+                if dtype.itemsize < 4:
                     keep_in_fp32(norm, inside=True)
                 norm.requires_grad_(True)
         return blocks
 
 
 class Bottleneck(Wrapper):
-    """A module of the base and, on what it gives, a bottleneck with a residual of its own.
+    """A module of the base and, on its output, a bottleneck with a residual of its own.
 
-    `like` has the bottleneck's dtype and device; the base keeps its own.
+    `options` are the bottleneck's dtype and device; the base keeps its own.
     """
 
     def __init__(
-        self, base: nn.Module, width: int, size: int, init_std: float, **like: Any
+        self, base: nn.Module, width: int, size: int, init_std: float, **options: Any
     ) -> None:
         super().__init__()
         self.base = base
-        self.down = nn.Parameter(torch.empty(size, width, **like))
-        self.down_bias = nn.Parameter(torch.zeros(size, **like))
-        self.up = nn.Parameter(torch.empty(width, size, **like))
-        self.up_bias = nn.Parameter(torch.zeros(width, **like))
+        self.down = nn.Parameter(torch.empty(size, width, **options))
+        self.down_bias = nn.Parameter(torch.zeros(size, **options))
+        self.up = nn.Parameter(torch.empty(width, size, **options))
+        self.up_bias = nn.Parameter(torch.zeros(width, **options))
         for weight in (self.down, self.up):
             nn.init.trunc_normal_(weight, std=init_std, a=-2 * init_std, b=2 * init_std)
 

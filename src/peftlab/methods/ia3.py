@@ -1,4 +1,4 @@
-"""(IA)³: learn one factor a number that flows through keys, values and the feed-forward.
+"""(IA)³: learn a factor for each number in the keys, the values and the feed-forward.
 
     y = l ⊙ (x Wᵀ + c)        keys and values: l (out,)
     y = (l ⊙ x) Wᵀ + c        the feed-forward's second layer: l (in,)
@@ -10,7 +10,7 @@ Init       l = 1  =>  y = x Wᵀ + c at step 0
 Cost       out, or in, trained parameters a layer; no cost after merging l into W, and into c
 Departs    PEFT's default for BERT-like models scales the input of the attention's output layer too,
            whose name ends as the FFN's does; the paper doesn't, nor does this. l, a vector, never
-           decays. It is l - 1 that is rounded to the precision of x: bf16 has no 1.003
+           decays. Not l but l - 1 is rounded to the precision of x: bf16 has no 1.003
 Raises     RequestError if a target matches no layer
 """
 
@@ -64,12 +64,12 @@ class IA3(InPeft):
     feedforward: str = "ffn-out"
 
     def inject(self, model: PreTrainedModel) -> Targets:
-        inputs = find_targets(model, self.feedforward).names if self.feedforward else []
-        scaled = {id(model.get_submodule(name)) for name in inputs}
+        names = find_targets(model, self.feedforward).names if self.feedforward else []
+        feedforward = {id(model.get_submodule(name)) for name in names}
         return adapt(
             model,
             ",".join(filter(None, [self.targets, self.feedforward])),
-            lambda base: ScaledInput(base) if id(base) in scaled else ScaledOutput(base),
+            lambda base: ScaledInput(base) if id(base) in feedforward else ScaledOutput(base),
         )
 
     def peft_config(self, layers: Mapping[str, Adapter]) -> dict[str, Any]:
@@ -88,15 +88,15 @@ class IA3(InPeft):
         return cls(targets=",".join(outputs), feedforward=",".join(inputs))
 
     def peft_tensors(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Factors of outputs are a column there, (out, 1), and of inputs a row, (1, in)."""
+        """PEFT has factors of outputs as a column, (out, 1), and of inputs as a row, (1, in)."""
         shapes = {".output_scale": (-1, 1), ".input_scale": (1, -1)}
-        found = {
+        reshaped = {
             name: tensor.view(shape)
             for name, tensor in tensors.items()
             for ending, shape in shapes.items()
             if name.endswith(ending)
         }
-        return tensors | found
+        return tensors | reshaped
 
     def own_tensors(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return {n: t.flatten() if n.endswith("_scale") else t for n, t in tensors.items()}
@@ -111,7 +111,7 @@ class ScaledOutput(Adapter):
         self.output_scale = _ones(features(base).outside, base)
 
     def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
-        return _scaled(self.base(x), self.output_scale)
+        return _scale(self.base(x), self.output_scale)
 
     def merged_weight(self, weight: Tensor) -> Tensor:  # (out, in) -> (out, in)
         return weight * self.output_scale[:, None]
@@ -130,7 +130,7 @@ class ScaledInput(WeightAdapter):
         self.input_scale = _ones(features(base).inside, base)
 
     def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
-        y: Tensor = self.base(_scaled(x, self.input_scale))
+        y: Tensor = self.base(_scale(x, self.input_scale))
         return y
 
     def merged_weight(self, weight: Tensor) -> Tensor:  # (out, in) -> (out, in)
@@ -141,5 +141,5 @@ def _ones(size: int, base: Linear) -> nn.Parameter:
     return nn.Parameter(torch.ones(size, dtype=adapter_dtype(base), device=device_of(base)))
 
 
-def _scaled(x: Tensor, scale: Tensor) -> Tensor:
-    return torch.addcmul(x, x, (scale - 1).to(x.dtype))
+def _scale(x: Tensor, factors: Tensor) -> Tensor:
+    return torch.addcmul(x, x, (factors - 1).to(x.dtype))

@@ -1,4 +1,4 @@
-"""LoRA-drop: find out by a short training which layers' updates matter, and let the rest share one.
+"""LoRA-drop: find out by a short training which layers' updates matter; the others share one.
 
     stage 1   LoRA everywhere, trained on a sample;  gᵢ = Σ_tokens ‖ΔWᵢ xᵢ‖²,  Iᵢ = gᵢ / Σⱼ gⱼ
     stage 2   the fewest layers whose I sums to `threshold` keep a pair of their own, all others
@@ -14,8 +14,8 @@ Departs    where the paper is silent: the sample is a stratified tenth of train,
            summed in eval mode over the tokens that are not padding; each kind of layer (query,
            value) is scored and shared apart; stage 2 starts from where stage 1 did, so that with
            nothing shared it is LoRA's run bit for bit
-Raises     as LoRA, and RequestError if it is trained a second time: importance is told of pairs of
-           each layer's own, and those of layers that share are gone
+Raises     as LoRA, and RequestError if it is trained a second time: importance is measured with a
+           pair in each layer, and layers that share have lost theirs
 """
 
 from __future__ import annotations
@@ -37,9 +37,7 @@ from peftlab.models import kind_of
 
 LEAST_EXAMPLES = 64
 LEAST_STEPS = 20
-
-
-DECIDED = "is_decided"  # whether layers share, in the `__dict__` of each
+DECIDED = "is_decided"  # in a layer's `__dict__`: which layers share a pair has been decided
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -49,7 +47,7 @@ class LoRADrop(LowRankMethod, Prepared):
 
     Attributes:
         rank, alpha, dropout, targets: LoRA's, see `LowRankMethod`.
-        threshold: the share of importance that the layers with a pair of their own hold; 1 is LoRA.
+        threshold: the share of importance held by the layers with a pair of their own; 1 is LoRA.
         sample: the share of train that stage 1 sees.
     """
 
@@ -69,16 +67,16 @@ class LoRADrop(LowRankMethod, Prepared):
                 "lora-drop has been trained here, and which layers share a pair is found before "
                 "any trains; load the base anew with load_model, and train that"
             )
-        first = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+        starts = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
         batches = rehearsal.sample(self.sample, LEAST_EXAMPLES)
         try:
             rehearsal.fit(model, batches, max(LEAST_STEPS, len(batches)))
             scores = importance(model, batches)
-        finally:  # a training after one that was stopped here begins where LoRA's does, too
+        finally:  # if this is stopped, too: the next training must begin where LoRA's does
             with torch.no_grad():
-                for name, start in first.items():
+                for name, start in starts.items():
                     model.get_parameter(name).copy_(start)
-        share(model, [_rest(kind, self.threshold) for kind in _by_kind(scores)])
+        share(model, [_unimportant(kind, self.threshold) for kind in _by_kind(scores)])
 
     def notes(self, model: PreTrainedModel) -> list[str]:
         if self.state(model)["shared"]:
@@ -97,38 +95,38 @@ class LoRADrop(LowRankMethod, Prepared):
 
 @torch.inference_mode()
 def importance(model: PreTrainedModel, batches: list[Batch]) -> dict[str, float]:
-    """G of adapted layers: the squared size of the update, summed over real tokens.
+    """The squared size of each layer's update, summed over real tokens: g by the layer's name.
 
     A layer whose inputs are no tokens, such as DeBERTa's relative positions, has none.
     """
     scores: dict[str, float] = {}
-    real: list[Tensor] = []
+    mask: Tensor  # the real tokens of the batch that is passing
 
-    def watch(name: str) -> Callable[..., None]:
-        def add(layer: LoRALinear, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            (x,), (tokens,) = inputs, real
-            if x.dim() == 2 and len(x) == tokens.numel():  # OPT flattens before its FFN
-                x = x.view(*tokens.shape, -1)
-            if x.shape[:-1] != tokens.shape:
+    def hook_for(name: str) -> Callable[..., None]:
+        def hook(layer: LoRALinear, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            (x,) = inputs
+            if x.dim() == 2 and len(x) == mask.numel():  # OPT flattens before its FFN
+                x = x.view(*mask.shape, -1)
+            if x.shape[:-1] != mask.shape:
                 return
-            update = low_rank_update(x[tokens].float(), layer.lora_A, layer.lora_B, layer.scaling)
+            update = low_rank_update(x[mask].float(), layer.lora_A, layer.lora_B, layer.scaling)
             if update.device.type == "mps":  # which has no float64
                 update = update.cpu()
             size = update.double().square().sum().item()
             scores[name] = scores.get(name, 0.0) + size
 
-        return add
+        return hook
 
-    hooks = [layer.register_forward_hook(watch(n)) for n, layer in _layers(model).items()]
+    handles = [layer.register_forward_hook(hook_for(n)) for n, layer in _layers(model).items()]
     model.eval()
     try:
         for batch in batches:
             ids = batch.inputs["input_ids"]
-            real[:] = [batch.inputs.get("attention_mask", torch.ones_like(ids)).bool()]
+            mask = batch.inputs.get("attention_mask", torch.ones_like(ids)).bool()
             model(**batch.inputs)
     finally:
-        for hook in hooks:
-            hook.remove()
+        for handle in handles:
+            handle.remove()
     return scores
 
 
@@ -152,7 +150,7 @@ def keep(scores: dict[str, float], threshold: float) -> list[str]:
 
 
 def share(model: nn.Module, groups: list[list[str]]) -> None:
-    """Give the layers of each group the pair of its first one; which share is decided with that."""
+    """Let the layers of each group share the pair of its first; mark all layers as decided."""
     for layer in _layers(model).values():
         vars(layer)[DECIDED] = True
     for names in groups:
@@ -161,7 +159,7 @@ def share(model: nn.Module, groups: list[list[str]]) -> None:
             layer.lora_A, layer.lora_B = layers[0].lora_A, layers[0].lora_B
 
 
-def _rest(scores: dict[str, float], threshold: float) -> list[str]:
+def _unimportant(scores: dict[str, float], threshold: float) -> list[str]:
     kept = keep(scores, threshold)
     return [name for name in scores if name not in kept]
 

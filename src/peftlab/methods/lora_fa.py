@@ -40,21 +40,21 @@ class LoRAFA(PeftLoRA):
 
     Attributes:
         rank, alpha, dropout, targets: LoRA's, see `LowRankMethod`.
-        correct_gradient: use the second version's gradient of B.
+        correct_gradient: whether to use the second version's gradient of B.
     """
 
     name: ClassVar[str] = "lora-fa"
     summary: ClassVar[str] = "LoRA with A frozen"
     paper: ClassVar[str] = "arXiv:2308.03303"
     default_lr: ClassVar[float] = 5e-3
-    published_lr: ClassVar[float | None] = 5e-4  # of LoRA: none of its own for models of this size
+    published_lr: ClassVar[float | None] = 5e-4  # LoRA's: the paper has none for this size
 
     correct_gradient: bool = False
 
     def layer(self, base: Linear) -> Adapter:
         layer = LoRALinear(base, self.rank, self.scaling, self.dropout)
         layer.lora_A.requires_grad_(False)
-        layer.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
+        layer.register_load_state_dict_post_hook(_drop_correction)  # type: ignore[no-untyped-call]
         return layer
 
     def before_update(self, model: PreTrainedModel, step: Step) -> None:
@@ -65,12 +65,12 @@ class LoRAFA(PeftLoRA):
                 continue
             if not hasattr(layer, "correction"):
                 layer.register_buffer("correction", correction(layer), persistent=False)
-            if (grad := layer.lora_B.grad) is not None:  # in its place, where a graph adds to it
+            if (grad := layer.lora_B.grad) is not None:  # in place: a CUDA graph adds to it
                 grad.copy_(grad @ layer.get_buffer("correction"))
 
 
-def _forget(layer: LoRALinear, _: object) -> None:
-    """After another A has been loaded into the layer."""
+def _drop_correction(layer: LoRALinear, _: object) -> None:
+    """Let the correction be computed anew, after another A has been loaded into the layer."""
     layer._buffers.pop("correction", None)
 
 

@@ -28,7 +28,7 @@ from peftlab.methods.registry import register
 @dataclass(frozen=True, config=STRICT)
 @register
 class LoRAPlus(PeftLoRA):
-    """LoRA with a learning rate of A and a higher one of B.
+    """LoRA with one learning rate for A and a higher one for B.
 
     Attributes:
         rank, alpha, dropout, targets: LoRA's, see `LowRankMethod`.
@@ -46,12 +46,13 @@ class LoRAPlus(PeftLoRA):
     def parameter_groups(
         self, model: PreTrainedModel, lr: float, head_lr: float, weight_decay: float
     ) -> list[dict[str, Any]]:
-        """The default groups, with B taken out of the adapter's into one that learns faster."""
+        """The default groups, with B moved from the adapter's to one that learns faster."""
         fast = [layer.lora_B for layer in model.modules() if isinstance(layer, LoRALinear)]
-        ids = {id(parameter) for parameter in fast}
+        fast_ids = {id(parameter) for parameter in fast}
         groups = super().parameter_groups(model, lr, head_lr, weight_decay)
         slow = [
-            group | {"params": [p for p in group["params"] if id(p) not in ids]} for group in groups
+            group | {"params": [p for p in group["params"] if id(p) not in fast_ids]}
+            for group in groups
         ]
         return [
             *slow,

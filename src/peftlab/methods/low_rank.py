@@ -1,4 +1,4 @@
-"""What the methods of LoRA's family share: settings, the layer, and PEFT's words for them.
+"""What the methods of LoRA's family share: settings, the layer, and PEFT's names for them.
 
     y = x Wᵀ + c + s · dropout(x) Aᵀ Bᵀ        s = alpha / rank
 
@@ -53,7 +53,7 @@ class LowRankMethod(Method):
         return self.alpha / self.rank
 
     def layer(self, base: Linear) -> Adapter:
-        """What stands in the place of a target layer."""
+        """The adapter that replaces a target layer."""
         return LoRALinear(base, self.rank, self.scaling, self.dropout)
 
     def inject(self, model: PreTrainedModel) -> Targets:
@@ -80,7 +80,7 @@ def lora_settings(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> d
     """The settings of `LowRankMethod` that a config of PEFT's LoRA means.
 
     Raises:
-        RequestError: if it asks for what no method here computes.
+        RequestError: if the config asks for something that no method here computes.
     """
     refuse(config, REFUSED)
     if str(config.get("init_lora_weights")).lower().startswith(MOVED_BASE):

@@ -1,4 +1,4 @@
-"""What a method says of itself so that its adapters are HF PEFT's too: names, settings, tensors.
+"""How a method's adapters become HF PEFT's: PEFT's names, settings and shapes of tensors for it.
 
 A method that PEFT has inherits from `InPeft`; all others are saved in peftlab's layout alone.
 `peftlab.adapters` reads and writes the files.
@@ -23,11 +23,11 @@ class InPeft(Method):
     """A method that HF PEFT has too.
 
     Attributes:
-        peft_type: PEFT's word for it.
+        peft_type: PEFT's name for it.
         peft_needs: fields that PEFT's config of this type must have, and their types.
-        peft_names: how a tensor's name ends here -> its name in PEFT, of its {layer} or of the
-            whole model. Where nothing fits, PEFT's is ours behind `PREFIX`.
-        peft_optional: the same ends, of tensors that a file of PEFT's may lack.
+        peft_names: ending of a tensor's name here -> its name in PEFT, with {layer} or for the
+            whole model. A name of no such ending is the same in PEFT, behind `PREFIX`.
+        peft_optional: the endings of tensors that PEFT's file may lack.
     """
 
     peft_type: ClassVar[str]
@@ -37,11 +37,11 @@ class InPeft(Method):
 
     @abc.abstractmethod
     def peft_config(self, layers: Mapping[str, Adapter]) -> dict[str, Any]:
-        """PEFT's own settings for this method on `layers`, by their names in the model."""
+        """PEFT's settings for this method on `layers`, which are by their names in the model."""
 
     @classmethod
     def from_peft(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self | None:
-        """The method that PEFT's config and tensors mean, or None if it is not this one.
+        """The method that PEFT's config and tensors describe, or None if it is not this one.
 
         Raises:
             RequestError: if no method here computes the same.
@@ -53,27 +53,25 @@ class InPeft(Method):
         return tensors
 
     def own_tensors(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The way back: tensors in PEFT's shapes and under our names, in our shapes."""
+        """The inverse of `peft_tensors`: our shapes from PEFT's, under our names."""
         return tensors
 
 
-def refuse(config: Mapping[str, Any], plain: Mapping[str, Any]) -> None:
-    """Raise `RequestError` if PEFT's config has a field of `plain` that is neither so nor None."""
-    for field, value in plain.items():
+def refuse(config: Mapping[str, Any], neutral: Mapping[str, Any]) -> None:
+    """Raise `RequestError` if a field of PEFT's config has another value than its neutral one."""
+    for field, value in neutral.items():
         if config.get(field) not in (value, None, []):
             raise RequestError(f"PEFT's {field}={config[field]!r} is not known here")
 
 
 def layers_with(tensors: Mapping[str, Tensor], ending: str) -> str:
-    """The layers that have a tensor of PEFT's with this ending, as `targets` names them.
+    """The layers that have a tensor with this ending in PEFT's file, as a value of `targets`.
 
     Raises:
         RequestError: if there is none.
     """
     names = [
-        theirs.removeprefix(PREFIX).removesuffix(ending)
-        for theirs in tensors
-        if theirs.endswith(ending)
+        name.removeprefix(PREFIX).removesuffix(ending) for name in tensors if name.endswith(ending)
     ]
     if not names:
         raise RequestError(f"the adapter has no tensors that end in {ending}")

@@ -8,9 +8,9 @@ Reference  PEFT's init_lora_weights="pissa"; parity: tests/methods/test_parity_p
 Shapes     W (out, in), A₀ (rank, in), B₀ (out, rank) frozen · A (rank, in), B (out, rank) trained
 Init       A = A₀, B = B₀  =>  y = x Wᵀ + c at step 0
 Cost       as LoRA, an update of twice the rank, and one singular value decomposition a layer
-Departs    W stays as it is and A₀, B₀ are kept beside it, where PEFT puts the rest W - s·B₀A₀ in
-           its place: in real arithmetic the same. So merging adds to the exact W, and other
-           adapters may stand on the base. A base in bf16 or nf4 is rounded whole, not its rest
+Departs    W stays as it is and A₀, B₀ are kept beside it, where PEFT puts the residual W - s·B₀A₀
+           in its place: in real arithmetic the same. So merging adds to the exact W, and other
+           adapters may use the same base. A base in bf16 or nf4 is rounded whole, not its residual
            (QPiSSA), whose smaller numbers would lose less.
            No dropout: it would drop what the weight knows
 Raises     as LoRA
@@ -53,7 +53,7 @@ class PiSSA(InPeft):
         rank: of the part that is trained.
         alpha: that part is scaled by alpha / rank; the rank itself if not given, as in the paper.
         targets: which layers, see `peftlab.models.find_targets`.
-        niter: subspace iterations of a randomised decomposition; without, it is the exact one.
+        niter: subspace iterations of a randomised decomposition; the exact one if not given.
     """
 
     name: ClassVar[str] = "pissa"
@@ -85,24 +85,24 @@ class PiSSA(InPeft):
         return {"r": rank, "lora_alpha": self.scaling * rank, "lora_dropout": 0.0, "bias": "none"}
 
     def peft_tensors(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        found = dict(tensors)
+        joined = dict(tensors)
         for name, tensor in tensors.items():
             start = name.replace(".lora_", ".start_")
             if name.endswith(".lora_A"):
-                found[name] = torch.cat([tensor, found.pop(start)])
+                joined[name] = torch.cat([tensor, joined.pop(start)])
             if name.endswith(".lora_B"):
-                found[name] = torch.cat([tensor, -found.pop(start)], dim=1)
-        return found
+                joined[name] = torch.cat([tensor, -joined.pop(start)], dim=1)
+        return joined
 
     def own_tensors(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        found = dict(tensors)
+        split = dict(tensors)
         for name, tensor in tensors.items():
             start = name.replace(".lora_", ".start_")
             if name.endswith(".lora_A"):
-                found[name], found[start] = tensor[: self.rank], tensor[self.rank :]
+                split[name], split[start] = tensor[: self.rank], tensor[self.rank :]
             if name.endswith(".lora_B"):
-                found[name], found[start] = tensor[:, : self.rank], -tensor[:, self.rank :]
-        return found
+                split[name], split[start] = tensor[:, : self.rank], -tensor[:, self.rank :]
+        return split
 
 
 class PiSSALinear(LowRank):
@@ -124,7 +124,7 @@ class PiSSALinear(LowRank):
         self.start_B: Tensor
 
     def pair(self) -> Pair:
-        """B A - B₀ A₀ as (B - B₀) A + B₀ (A - A₀): nothing large cancels, in bf16 least of all."""
+        """B A - B₀ A₀ as (B - B₀) A + B₀ (A - A₀): no large terms cancel, which matters in bf16."""
         lora_A = torch.cat([self.lora_A, self.lora_A - self.start_A])  # (2·rank, in)
         lora_B = torch.cat([self.lora_B - self.start_B, self.start_B], dim=1)  # (out, 2·rank)
         return Pair(lora_A, lora_B, self.scaling)

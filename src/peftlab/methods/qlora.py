@@ -11,7 +11,7 @@ Cost       as LoRA, and one dequantisation of W in each direction. Embeddings, n
 Departs    norms and embeddings are held in the precision of the products, not in fp32. The target
            layers default to query and value as for every method here (the authors adapt all linear
            layers: targets=all-linear). Gradient checkpointing is a setting of training. A merged
-           layer adds the update to dq(W), which is what was trained
+           layer adds the update to dq(W), which it was trained on
 Raises     RequestError if the base is not held in nf4, or for optimizer="paged" without CUDA
 """
 

@@ -1,14 +1,14 @@
-"""The methods by name: where a class makes itself known, and where text becomes a method.
+"""The methods by name: classes are registered here, and text becomes a method.
 
     lora    lora[rank=16,lr=1e-3]    a list of them with commas between
 
-Those from outside come from a script, and from installed packages that say they bring some:
+Methods from outside come from a script, or from an installed package that names them:
 
     peftlab compare --plugin scaled.py --methods lora,scaled
     [project.entry-points."peftlab.methods"]        in the pyproject.toml of a package
     scaled = "my_package.scaled"
 
-Either is imported, and its classes make themselves known by `@peftlab.register`.
+Either is imported, and registers its classes by `@peftlab.register`.
 """
 
 from __future__ import annotations
@@ -30,36 +30,36 @@ from peftlab.naming import words
 METHODS: dict[str, type[Method]] = {}
 
 M = TypeVar("M", bound=type[Method])
-GROUP = "peftlab.methods"
+GROUP = "peftlab.methods"  # of entry points
 
 
 def register(method: M) -> M:
-    """Class decorator: make a method known by its name, wherever a name is asked for.
+    """Class decorator: make a method known by its name, wherever a name is taken.
 
     Raises:
-        RequestError: if the class lacks what a method has, if it has a hook that would never be
-            called, or if the name is a built-in method's and the class is not.
+        RequestError: if the class lacks a class variable that a method has, if it has a hook that
+            would never be called, or if the name is a built-in method's and the class is not.
     """
-    needed = ("name", "summary", "paper", "default_lr")
-    lacking = [name for name in needed if not hasattr(method, name)]
-    if lacking:
+    required = ("name", "summary", "paper", "default_lr")
+    missing = [name for name in required if not hasattr(method, name)]
+    if missing:
         raise RequestError(
-            f"{method.__name__} lacks {', '.join(lacking)}; a method has the class variables "
-            f"{', '.join(needed)}"
+            f"{method.__name__} lacks {', '.join(missing)}; a method has the class variables "
+            f"{', '.join(required)}"
         )
     for kind in (Prepared, ManyRanks, NeedsDevice, InPeft):
-        own = (name for name in vars(kind) if not name.startswith("_"))
-        hooks = [name for name in own if callable(getattr(method, name, None))]
+        names = (name for name in vars(kind) if not name.startswith("_"))
+        hooks = [name for name in names if callable(getattr(method, name, None))]
         if hooks and not issubclass(method, kind):
             raise RequestError(
                 f"{method.__name__} has {hooks[0]}, and is no peftlab.methods.{kind.__name__}, of "
                 "which alone it is called; inherit from that instead of Method"
             )
-    taken = METHODS.get(method.name)
-    if taken is not None and is_built_in(taken) and not is_built_in(method):
+    holder = METHODS.get(method.name)
+    if holder is not None and is_built_in(holder) and not is_built_in(method):
         raise RequestError(
-            f"{method.__name__} can't be called {method.name!r}, as peftlab's {taken.__name__} is; "
-            "give it a class variable name of its own"
+            f"{method.__name__} can't be called {method.name!r}, as peftlab's {holder.__name__} "
+            "is; give it a class variable name of its own"
         )
     METHODS[method.name] = method
     return method
@@ -82,10 +82,10 @@ def make(name: str, settings: Mapping[str, Any] | None = None) -> Method:
 
 
 def resolve_method(method: Method | str) -> Method:
-    """A method by its name, `lora` or `lora[rank=16]`, or as it is.
+    """The method that a text such as `lora` or `lora[rank=16]` names; a `Method` as it is.
 
     Raises:
-        RequestError: for an unknown name or setting, or what is no method.
+        RequestError: for an unknown name or setting, or a value that is no method.
     """
     if isinstance(method, type) and issubclass(method, Method):
         raise RequestError(f"method must be a value, got the class; call it: {method.__name__}()")
@@ -97,8 +97,8 @@ def resolve_method(method: Method | str) -> Method:
     )
     if isinstance(method, Method):
         return method
-    given = parse_method(method)
-    return make(given.pop("name"), given)
+    settings = parse_method(method)
+    return make(settings.pop("name"), settings)
 
 
 def parse_methods(text: str) -> list[dict[str, Any]]:
@@ -115,26 +115,30 @@ def parse_method(text: str) -> dict[str, Any]:
     """A method as a table: its name, and the fields in its brackets.
 
     Raises:
-        RequestError: if the text is not NAME or NAME[field=value,...].
+        RequestError: if the text is not NAME or NAME[field=value,...], or has a field twice.
 
     >>> parse_method("lora[rank=16,lr=1e-3,targets=query,value]")
     {'name': 'lora', 'rank': 16, 'lr': 0.001, 'targets': 'query,value'}
     """
-    found = re.fullmatch(r"([\w-]+)(?:\[(.*)\])?", text.strip())
-    if found is None:
+    match = re.fullmatch(r"([\w-]+)(?:\[(.*)\])?", text.strip())
+    if match is None:
         raise RequestError(f"a method is NAME or NAME[field=value,...], got {text!r}")
-    name, inside = found[1], found[2]
-    given: dict[str, Any] = {"name": name}
+    name, brackets = match.groups(default="")
+    table: dict[str, Any] = {"name": name}
     # a comma begins a new field only where NAME= follows: targets=query,value is one field
-    for part in re.split(r",(?=\s*\w+\s*=)", inside or ""):
+    for part in re.split(r",(?=\s*\w+\s*=)", brackets):
+        if not part.strip():
+            continue
         field, equals, value = part.partition("=")
-        if part.strip() and not equals:
+        field = field.strip()
+        if not equals:
             raise RequestError(f"{part!r} in {text!r} must be field=value")
-        if field.strip() == "name":
+        if field == "name":
             raise RequestError(f"the name of a method stands before its brackets, got {text!r}")
-        if part.strip():
-            given[field.strip()] = parse_value(value.strip())
-    return given
+        if field in table:
+            raise RequestError(f"{field} stands twice in {text!r}; give it one value")
+        table[field] = parse_value(value.strip())
+    return table
 
 
 def parse_value(text: str) -> Any:
@@ -150,19 +154,19 @@ def parse_value(text: str) -> Any:
 
 
 def load_plugin(file: Path) -> None:
-    """Import a script, so that the methods which it registers are known. Its folder's files too.
+    """Import a script, which registers methods; it may import the files of its folder.
 
     Raises:
-        RequestError: if it does not exist, fails on import, or registers nothing.
+        RequestError: if it does not exist, fails on import, or registers no method.
     """
     with system_refusals(f"plugin {file} can't be read"):
-        there = file.is_file()
-    if not there:
+        exists = file.is_file()
+    if not exists:
         raise RequestError(f"there is no plugin {file}; give a Python file that registers a method")
-    file, before = file.resolve(), dict(METHODS)
+    file, methods_before = file.resolve(), dict(METHODS)
     if str(file.parent) not in sys.path:
         sys.path.append(str(file.parent))
-    name = re.sub(r"\W", "_", str(file))  # of this file alone, and no other module's
+    name = re.sub(r"\W", "_", str(file))  # no other module has it
     loader = importlib.machinery.SourceFileLoader(name, str(file))
     spec = importlib.util.spec_from_loader(name, loader)
     assert spec is not None
@@ -174,7 +178,7 @@ def load_plugin(file: Path) -> None:
         raise RequestError(
             f"plugin {file} can't be imported: {type(error).__name__}: {error}"
         ) from error
-    if before == METHODS:
+    if methods_before == METHODS:
         raise RequestError(
             f"plugin {file} registers no method; put @peftlab.register before its class"
         )

@@ -10,8 +10,8 @@ Init       A ~ U(±sqrt(6/largest in)), then B ~ U(±sqrt(6/rank)), from one gen
            seeded by projection_seed, or by the run's; d = d_initial, b = 0  =>  y = x Wᵀ + c at
            step 0
 Cost       rank + out trained parameters a layer; the frozen pair once a model
-Departs    the frozen pair is held in the base's precision, as all that is frozen; what is saved
-           is what was used. d and b, vectors, never decay
+Departs    the frozen pair is held in the base's precision, as all that is frozen, and saved in
+           it. d and b, vectors, never decay
 Raises     RequestError if a target matches no layer
 """
 
@@ -53,11 +53,11 @@ class VeRA(InPeft):
 
     Attributes:
         rank: of the shared pair; far larger than LoRA's.
-        d_initial: what d starts from.
+        d_initial: the value that d starts from.
         dropout: probability, on the update's input only.
         targets: which layers, see `peftlab.models.find_targets`.
-        projection_seed: of the shared pair; without one it is drawn with the run's seed, as the
-            other methods' matrices are, so that a spread over seeds is of the same things.
+        projection_seed: of the shared pair; if not given it is drawn with the run's seed, as the
+            other methods' matrices are, so that spreads over seeds can be compared.
     """
 
     name: ClassVar[str] = "vera"
@@ -100,13 +100,13 @@ class VeRA(InPeft):
             "d_initial": self.d_initial,
             "vera_dropout": self.dropout,
             # PEFT takes the saved pair, and lets adapters of one model share it if their keys agree
-            "projection_prng_key": self._key(layers),
+            "projection_prng_key": self._projection_key(layers),
             "save_projection": True,
             "bias": "none",
         }
 
-    def _key(self, layers: Mapping[str, Adapter]) -> int:
-        """The seed, from which PEFT draws the same pair, else a number of the pair's own."""
+    def _projection_key(self, layers: Mapping[str, Adapter]) -> int:
+        """The seed, from which PEFT draws the same pair; without a seed a checksum of the pair."""
         if self.projection_seed is not None:
             return self.projection_seed
         shared = cast(VeRALinear, next(iter(layers.values()))).shared
@@ -118,7 +118,7 @@ class VeRA(InPeft):
             rank=config["r"],
             d_initial=float(config.get("d_initial", 0.1)),
             dropout=float(config.get("vera_dropout", 0.0)),
-            # the key is a seed, drawn from as here, where the pair is not in the file
+            # without the pair in the file the key is its seed, and it is drawn as here
             projection_seed=None if _has_pair(tensors) else config.get("projection_prng_key", 0),
             targets=layers_with(tensors, ".vera_lambda_d"),
         )
@@ -128,27 +128,27 @@ def _has_pair(tensors: Mapping[str, Tensor]) -> bool:
     return any(name.endswith("vera_A") for name in tensors)
 
 
-class Given(NamedTuple):
-    """A tensor as it was given: which one, and how often it had been changed in place by then."""
+class TensorVersion(NamedTuple):
+    """A tensor at one time: which it was, and how often it had been changed in place by then."""
 
     tensor: Callable[[], Tensor | None]
     version: int | None
 
     @classmethod
     def of(cls, x: Tensor) -> Self:
-        # tensors of inference mode count no changes; nothing trains there
+        # tensors of inference mode count no changes; nothing is trained there
         return cls(weakref.ref(x), None if x.is_inference() else x._version)
 
     def is_still(self, x: Tensor) -> bool:
-        return self.tensor() is x and self.version == Given.of(x).version
+        return self.tensor() is x and self.version == TensorVersion.of(x).version
 
 
-class Inner(NamedTuple):
-    """The product of an `x` with the shared A, and what it was made of."""
+class CachedProduct(NamedTuple):
+    """The product of an `x` with the shared A, and the operands that it was made of."""
 
     product: Callable[[], Tensor | None]
-    x: Given
-    vera_A: Given
+    x: TensorVersion
+    vera_A: TensorVersion
     is_cast: bool  # by autocast
 
     def is_of(self, x: Tensor, vera_A: Tensor, is_cast: bool) -> bool:
@@ -156,7 +156,7 @@ class Inner(NamedTuple):
 
 
 class Projections(nn.Module):
-    """The frozen pair that every layer of a model shares: one module, found in each of them."""
+    """The frozen pair that all layers of a model share: one module, a child of each of them."""
 
     vera_A: Tensor
     vera_B: Tensor
@@ -165,31 +165,32 @@ class Projections(nn.Module):
         super().__init__()
         if seed is None:
             seed = int(torch.randint(2**31, (), device="cpu"))
-        draws = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
         for name, shape in {"vera_A": (rank, inside), "vera_B": (outside, rank)}.items():
             bound = math.sqrt(6 / shape[1])  # Kaiming uniform, gain sqrt(2)
-            drawn = torch.empty(shape).uniform_(-bound, bound, generator=draws)
-            self.register_buffer(name, drawn)
-        self.last: Inner | None = None
+            matrix = torch.empty(shape).uniform_(-bound, bound, generator=generator)
+            self.register_buffer(name, matrix)
+        self.cache: CachedProduct | None = None
 
     def inner(self, x: Tensor) -> Tensor:
         """(*batch, in) -> (*batch, rank): x Aᵀ, once for all layers that are given this very `x`.
 
-        Query and value are. All are known by weak references: nothing is held for it, and where
-        the product is gone, as it is without autograd, or `x` or A was changed in place, it is made
-        again.
+        Query and value are. The cache has weak references alone, so that it keeps nothing alive.
+        Where the product is gone, as it is without autograd, or `x` or A was changed in place, the
+        product is made again.
         """
         is_cast = torch.is_autocast_enabled(x.device.type)
-        if self.last is not None and self.last.is_of(x, self.vera_A, is_cast):
-            known = self.last.product()
-            if known is not None and known.requires_grad == x.requires_grad:
-                return known
+        if self.cache is not None and self.cache.is_of(x, self.vera_A, is_cast):
+            cached = self.cache.product()
+            if cached is not None and cached.requires_grad == x.requires_grad:
+                return cached
         product = F.linear(x, self.vera_A[:, : x.shape[-1]].to(x.dtype))
-        self.last = Inner(weakref.ref(product), Given.of(x), Given.of(self.vera_A), is_cast)
+        operands = TensorVersion.of(x), TensorVersion.of(self.vera_A)
+        self.cache = CachedProduct(weakref.ref(product), *operands, is_cast)
         return product
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"last": None}  # a weak reference can't be pickled
+        return self.__dict__ | {"cache": None}  # a weak reference can't be pickled
 
 
 class VeRALinear(WeightAdapter):
@@ -203,9 +204,9 @@ class VeRALinear(WeightAdapter):
         self.shared = shared
         self.dropout = dropout(dropout_p)
         rank = shared.vera_A.shape[0]
-        like: dict[str, Any] = {"dtype": adapter_dtype(base), "device": device_of(base)}
-        self.vera_lambda_d = nn.Parameter(torch.full((rank,), d_initial, **like))
-        self.vera_lambda_b = nn.Parameter(torch.zeros(features(base).outside, **like))
+        options: dict[str, Any] = {"dtype": adapter_dtype(base), "device": device_of(base)}
+        self.vera_lambda_d = nn.Parameter(torch.full((rank,), d_initial, **options))
+        self.vera_lambda_b = nn.Parameter(torch.zeros(features(base).outside, **options))
 
     @property
     def pair(self) -> tuple[Tensor, Tensor]:
@@ -221,7 +222,7 @@ class VeRALinear(WeightAdapter):
         return out
 
     def merged_weight(self, weight: Tensor) -> Tensor:  # (out, in) -> (out, in)
-        vera_A, vera_B = (held.to(self.vera_lambda_d.dtype) for held in self.pair)
+        vera_A, vera_B = (matrix.to(self.vera_lambda_d.dtype) for matrix in self.pair)
         return weight + (self.vera_lambda_b[:, None] * vera_B) @ (
             self.vera_lambda_d[:, None] * vera_A
         )
