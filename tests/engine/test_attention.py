@@ -12,7 +12,7 @@ from transformers.models.bert.modeling_bert import eager_attention_forward
 
 from peftlab.engine.attention import (
     BITS,
-    LAID,
+    LAYOUT,
     _Attention,
     _product,
     _softmax,
@@ -21,10 +21,10 @@ from peftlab.engine.attention import (
 )
 from peftlab.engine.bits import Bits
 from peftlab.engine.dropout import FastDropout
-from peftlab.engine.packing import ASKED, Laid
+from peftlab.engine.packing import N_QUERIES, Layout
 from peftlab.training.loop import step_seed
 
-OURS = {BITS: Bits(), LAID: Laid()}  # as a module of attention carries inside `fast`
+OURS = {BITS: Bits(), LAYOUT: Layout()}  # as a module of attention carries inside `fast`
 
 
 def inputs(length: int, requires_grad: bool = True) -> list[torch.Tensor]:
@@ -90,7 +90,7 @@ def test_dropout_acts_on_the_shares_and_its_gradient_is_exact() -> None:
 def test_one_query_is_answered_as_among_all(masked: bool) -> None:
     qkv = inputs(6)
     mask = padding(6) if masked else None
-    module = SimpleNamespace(training=False, **OURS, **{ASKED: 1})
+    module = SimpleNamespace(training=False, **OURS, **{N_QUERIES: 1})
     whole, _ = attend(SimpleNamespace(training=False, **OURS), *qkv, mask, scaling=0.3)
     got, _ = attend(module, *qkv, mask, scaling=0.3)
     assert got.shape == whole.shape

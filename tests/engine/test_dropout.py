@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftlab.engine import dropout, fast, kernels_of
-from peftlab.engine.bits import Bits, Counter, drawn
-from peftlab.engine.dropout import TYPES, FastDropout, How, join_residuals, residual_norm
+from peftlab.engine.bits import Bits, Counter, draw_mask
+from peftlab.engine.dropout import TYPES, FastDropout, NormOptions, fuse_residuals, residual_norm
 from peftlab.layers import keep_in_fp32
 from peftlab.methods import inject, make
 from tiny import batch, compare, tiny
@@ -35,10 +35,10 @@ def of_rows(x_type: torch.dtype, r_type: torch.dtype, n: int, width: int) -> lis
     return [torch.randn(shape).to(dtype).requires_grad_() for dtype, shape in shapes]
 
 
-def expected(tensors: list[Tensor], how: How) -> Tensor:
+def expected(tensors: list[Tensor], how: NormOptions) -> Tensor:
     """The formula, in float64."""
     x, r, weight, bias = tensors
-    drop = drawn((1, *x.shape), how.p, how.counter)[0].double()
+    drop = draw_mask((1, *x.shape), how.p, how.counter)[0].double()
     return F.layer_norm(x * drop + r, x.shape[-1:], weight, bias, how.eps)
 
 
@@ -49,7 +49,7 @@ def expected(tensors: list[Tensor], how: How) -> Tensor:
 def test_outputs_and_gradients_are_the_formulas(
     width: int, n: int, p: float, x_type: torch.dtype, r_type: torch.dtype
 ) -> None:
-    how = How(0.3, p, COUNTER)
+    how = NormOptions(0.3, p, COUNTER)
     tensors = of_rows(x_type, r_type, n, width)
     exact = [tensor.detach().double().requires_grad_() for tensor in tensors]
     y, wanted = residual_norm(*tensors, how), expected(exact, how)
@@ -66,7 +66,11 @@ def test_outputs_and_gradients_are_the_formulas(
 def test_frozen_weights_get_no_gradient_and_any_shape_is_taken() -> None:
     x, r, weight, bias = of_rows(torch.bfloat16, torch.bfloat16, 6, 32)
     y = residual_norm(
-        x.view(2, 3, 32), r.view(2, 3, 32), weight.detach(), bias.detach(), How(1e-5, 0.1, COUNTER)
+        x.view(2, 3, 32),
+        r.view(2, 3, 32),
+        weight.detach(),
+        bias.detach(),
+        NormOptions(1e-5, 0.1, COUNTER),
     )
     y.sum().backward()  # one number expanded
     assert y.shape == (2, 3, 32) and x.grad is not None and r.grad is not None
@@ -81,7 +85,7 @@ def test_any_number_of_threads_gives_the_same_bits(threads: int) -> None:
         torch.set_num_threads(n)
         try:
             tensors = of_rows(torch.bfloat16, torch.bfloat16, 203, 64)
-            y = residual_norm(*tensors, How(1e-5, 0.1, COUNTER))
+            y = residual_norm(*tensors, NormOptions(1e-5, 0.1, COUNTER))
             passes.append([y, *torch.autograd.grad(y.float().square().sum(), tensors)])
         finally:
             torch.set_num_threads(usual)
@@ -94,7 +98,7 @@ def test_what_is_no_number_stays_none_and_a_constant_row_is_no_division_by_zero(
     )
     x[0, 3] = torch.nan
     x[1], r[1] = 1.0, 2.0
-    y = residual_norm(x, r, weight, bias, How(1e-5, 0.0, COUNTER))
+    y = residual_norm(x, r, weight, bias, NormOptions(1e-5, 0.0, COUNTER))
     assert y[0].isnan().all() and torch.equal(y[1], bias)
 
 
@@ -103,7 +107,7 @@ def test_rows_that_do_not_fit_are_refused() -> None:
         tensor.detach() for tensor in of_rows(torch.float32, torch.float32, 2, 18)
     )
     with pytest.raises(RuntimeError, match="rows of a multiple of"):
-        residual_norm(x, r, weight, bias, How(1e-5, 0.0, COUNTER))
+        residual_norm(x, r, weight, bias, NormOptions(1e-5, 0.0, COUNTER))
 
 
 def test_what_is_kept_is_the_sum_alone() -> None:
@@ -115,7 +119,7 @@ def test_what_is_kept_is_the_sum_alone() -> None:
 
     tensors = of_rows(torch.bfloat16, torch.bfloat16, 8, 32)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        residual_norm(*tensors, How(1e-5, 0.1, COUNTER))
+        residual_norm(*tensors, NormOptions(1e-5, 0.1, COUNTER))
     assert kept == [
         (torch.bfloat16, (8, 32)),
         (torch.float32, (8, 2)),
@@ -133,7 +137,7 @@ def test_dropout_alone_is_the_mask_both_ways(dtype: torch.dtype, shape: tuple[in
     x = torch.randn(shape).to(dtype).requires_grad_()
     y = FastDropout(0.25, bits)(x)
     (g,) = torch.autograd.grad(y.sum(), x)  # one number expanded
-    mask = drawn((1, x[..., 0].numel(), shape[-1]), 0.25, Counter(5, 0)).view(shape)
+    mask = draw_mask((1, x[..., 0].numel(), shape[-1]), 0.25, Counter(5, 0)).view(shape)
     if shape[-1] % 16:
         assert sorted(set(g.unique().float().tolist())) == pytest.approx([0, 4 / 3], rel=2**-8)
         mask = g.float()
@@ -143,7 +147,7 @@ def test_dropout_alone_is_the_mask_both_ways(dtype: torch.dtype, shape: tuple[in
 def test_there_is_no_second_derivative() -> None:
     """Rather an error than a wrong one."""
     tensors = of_rows(torch.float32, torch.float32, 2, 16)
-    y = residual_norm(*tensors, How(1e-5, 0.1, COUNTER))
+    y = residual_norm(*tensors, NormOptions(1e-5, 0.1, COUNTER))
     (g, *_) = torch.autograd.grad(y.square().sum(), tensors, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         g.sum().backward()
@@ -211,7 +215,7 @@ def joined(module: End, undo: ExitStack) -> End:
     bits = Bits()
     if type(module.dropout) is nn.Dropout and not module.dropout._forward_hooks:
         module.dropout = FastDropout(module.dropout.p, bits).train(module.training)
-    join_residuals(module, bits, undo)
+    fuse_residuals(module, bits, undo)
     return module
 
 
@@ -227,7 +231,9 @@ def test_berts_own_code_is_what_is_looked_for() -> None:
     from transformers.models.mpnet.modeling_mpnet import MPNetOutput
 
     for kind in (BertOutput, BertSelfOutput, DebertaV2Output, MPNetOutput, End):
-        assert dropout._read(kind.forward.__code__) == dropout._read(dropout._berts.__code__)
+        assert dropout._bytecode(kind.forward.__code__) == dropout._bytecode(
+            dropout._bert_forward.__code__
+        )
 
 
 @pytest.mark.parametrize(
@@ -235,7 +241,7 @@ def test_berts_own_code_is_what_is_looked_for() -> None:
 )
 def test_what_is_not_written_as_berts_is_left_alone(module: nn.Module) -> None:
     with ExitStack() as undo:
-        join_residuals(module, Bits(), undo)
+        fuse_residuals(module, Bits(), undo)
         assert "forward" not in vars(module)
 
 
@@ -248,7 +254,7 @@ def test_a_joined_end_is_the_formula(
     module = End(r_type).train(training)
     with ExitStack() as undo:
         y = joined(module, undo)(x, r)
-    mask = drawn((1, 10, 32), 0.3, passes[0]).view(x.shape) if training else torch.ones(())
+    mask = draw_mask((1, 10, 32), 0.3, passes[0]).view(x.shape) if training else torch.ones(())
     norm = module.LayerNorm
     wanted = F.layer_norm(
         x.double() * mask + r, (32,), norm.weight.double(), norm.bias.double(), norm.eps
@@ -367,7 +373,7 @@ def test_an_adapter_behind_the_dropout_comes_before_the_sum(passes: list[Counter
     with ExitStack() as undo:
         module.dropout = Doubling(FastDropout(0.3, bits))
         y = joined(module, undo)(x, r)
-    mask = drawn((1, 10, 32), 0.3, Counter(3, 0)).view(x.shape)
+    mask = draw_mask((1, 10, 32), 0.3, Counter(3, 0)).view(x.shape)
     wanted = module.LayerNorm(2 * (x * mask.bfloat16()).float() + r)
     assert len(passes) == 1 and (y - wanted).norm() <= 2**-8 * wanted.norm()
 

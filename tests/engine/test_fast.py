@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from peftlab.engine import fast, kernels_of
 from peftlab.engine.dropout import FastDropout
 from peftlab.engine.frozen import FrozenLinear
-from peftlab.engine.packing import ASKED
+from peftlab.engine.packing import N_QUERIES
 from peftlab.engine.weights import onednn_multiplies
 from peftlab.methods import METHODS, inject, make
 from peftlab.models import ARCHITECTURES, state_of
@@ -116,11 +116,11 @@ def test_inside_it_is_joined_and_sliced() -> None:
         assert sum(isinstance(m, FastDropout) for m in model.modules()) > 4
         last = model.bert.encoder.layer[1].intermediate
         last.register_forward_hook(lambda m, inputs, y: rows.append(y.shape[1]))
-        asked = [hasattr(block.attention.self, ASKED) for block in model.bert.encoder.layer]
+        asked = [hasattr(block.attention.self, N_QUERIES) for block in model.bert.encoder.layer]
         model(**batch())
     assert rows == [1]
     assert asked == [False, True]
-    assert not any(hasattr(module, ASKED) for module in model.modules())
+    assert not any(hasattr(module, N_QUERIES) for module in model.modules())
 
 
 def test_which_kernels_compute_a_model() -> None:

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
 from peftlab.engine import fast
-from peftlab.engine.frozen import FrozenLinear, Joined, side_by_side, updated
+from peftlab.engine.frozen import FrozenLinear, Joined, product_with_updates, side_by_side
 from peftlab.engine.weights import onednn_multiplies
 from peftlab.layers import Int8Linear, LoRALinear, Pair
 from peftlab.layers.int8 import Int7Linear
@@ -61,7 +61,7 @@ def test_equals_the_plain_layers(sizes: tuple[int, ...], conv: bool) -> None:
     torch.testing.assert_close(g_got, g_wanted, rtol=2**-6, atol=2**-5)
     held = {layer.weight.untyped_storage().data_ptr() for layer in plain}
     assert len(held) == 1  # nothing is held twice
-    quick[0].joined.part()
+    quick[0].joined.separate()
     for layer, weight in zip(plain, before, strict=True):
         assert torch.equal(layer.weight, weight)
         assert layer.weight.is_contiguous()
@@ -132,7 +132,7 @@ def test_layers_in_eight_bits_are_one_and_give_the_very_same_outputs() -> None:
         Int7Linear.packings("cpu")
     )  # nothing is held or packed twice
     products = [layer.product(x) for layer in quick]
-    quick[0].joined.part()
+    quick[0].joined.separate()
     for layer, (codes, scales), product in zip(apart, before, products, strict=True):
         assert torch.equal(layer.codes, codes) and torch.equal(layer.scales, scales)
         assert layer.codes.untyped_storage().nbytes() == codes.nbytes
@@ -210,7 +210,7 @@ def test_a_gradient_may_lie_in_any_order() -> None:
     torch.manual_seed(0)
     x, pair = draw(2, 3, 6), Pair(draw(2, 6), draw(4, 2), 1.5)
     weight, bias = Whole(draw(4, 6).detach()), draw(4).detach()
-    (got,) = updated(x, weight, bias, (4,), [pair])
+    (got,) = product_with_updates(x, weight, bias, (4,), [pair])
     wanted = F.linear(x, weight.weight, bias) + 1.5 * x @ pair.lora_A.T @ pair.lora_B.T
     grad = torch.randn(3, 4, 2, dtype=torch.float64).permute(2, 0, 1)
     for one, other in zip(
@@ -226,7 +226,7 @@ def test_equals_the_formula(beside: bool) -> None:
     """`beside`: the three gradients come as parts of one tensor, as attention gives them."""
     x, weight, bias, pairs = case()
     wanted = by_formula(x, weight, bias, pairs)
-    got = updated(x, weight, bias, SIZES, pairs)
+    got = product_with_updates(x, weight, bias, SIZES, pairs)
     torch.testing.assert_close(list(got), wanted)
     grads = list(torch.randn(2, 3, sum(SIZES), dtype=torch.float64).split(SIZES, dim=-1))
     if not beside:
@@ -243,7 +243,7 @@ def test_equals_the_formula(beside: bool) -> None:
 def test_a_layer_by_itself_and_without_a_bias() -> None:
     x, weight, _, (pair, *_) = case()
     weight = Whole(weight.weight[: SIZES[0]])
-    (got,) = updated(x, weight, None, SIZES[:1], [pair])
+    (got,) = product_with_updates(x, weight, None, SIZES[:1], [pair])
     assert pair is not None
     torch.testing.assert_close(
         got, F.linear(x, weight.weight) + 1.5 * x @ pair.lora_A.T @ pair.lora_B.T
@@ -255,7 +255,7 @@ def test_what_is_frozen_gets_no_gradient(frozen: int) -> None:
     x, weight, bias, pairs = case()
     given = learned(x, pairs)
     given[frozen].requires_grad_(False)
-    sum(y.square().sum() for y in updated(x, weight, bias, SIZES, pairs)).backward()
+    sum(y.square().sum() for y in product_with_updates(x, weight, bias, SIZES, pairs)).backward()
     assert [t.grad is None for t in given] == [index == frozen for index in range(5)]
 
 
@@ -272,7 +272,7 @@ def test_with_every_A_frozen_the_input_is_not_kept() -> None:
         with torch.autograd.graph.saved_tensors_hooks(
             lambda tensor: kept.append(tensor.shape), lambda nothing: nothing
         ):
-            updated(x, weight, bias, SIZES, pairs)
+            product_with_updates(x, weight, bias, SIZES, pairs)
         return list(kept)
 
     assert (6, 6) in shapes_kept(freeze=False)  # x's 2 · 3 rows
@@ -286,7 +286,7 @@ def test_pairs_in_fp32_get_gradients_in_fp32() -> None:
         None if p is None else Pair(*(t.detach().float().requires_grad_() for t in p[:2]), p[2])
         for p in pairs
     ]
-    outputs = updated(x.detach().bfloat16(), weight, bias.bfloat16(), SIZES, exact)
+    outputs = product_with_updates(x.detach().bfloat16(), weight, bias.bfloat16(), SIZES, exact)
     assert {y.dtype for y in outputs} == {torch.bfloat16}
     sum(y.float().sum() for y in outputs).backward()
     assert {t.grad.dtype for p in exact if p is not None for t in p[:2]} == {torch.float32}

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from peftlab.engine.heap import unsearched
+from peftlab.engine.heap import gc_frozen
 
 needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="no glibc here")
 BLOCKS = 64  # of one MiB
@@ -18,7 +18,7 @@ SCRIPT = f"""
 import json, os
 from pathlib import Path
 import torch
-from peftlab.engine.heap import MIB, kept_heap
+from peftlab.engine.heap import MIB, keep_heap
 
 def resident_mib():  # without pages of files, which the kernel takes back whenever it likes
     _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_text().split())
@@ -27,7 +27,7 @@ def resident_mib():  # without pages of files, which the kernel takes back whene
 def use_and_free():
     held = [torch.ones(MIB, dtype=torch.uint8) for _ in range({BLOCKS})]
 
-with kept_heap():
+with keep_heap():
     before = resident_mib()
     use_and_free()
     inside = resident_mib()
@@ -47,9 +47,9 @@ def test_what_is_freed_is_kept_inside_and_given_back_behind() -> None:
 
 def test_the_collector_leaves_alone_what_was_there_before(thawed: None) -> None:
     assert gc.get_freeze_count() == 0
-    with unsearched():
+    with gc_frozen():
         assert gc.get_freeze_count() > 10_000
-        with unsearched():
+        with gc_frozen():
             pass
         assert gc.get_freeze_count() > 10_000  # whoever froze it thaws it
     assert gc.get_freeze_count() == 0

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from peftlab.engine import dropout, fast, kernels_of, packing, packs, sentences
-from peftlab.engine.packing import Laid, Packing, rows_for
+from peftlab.engine.packing import Layout, Packing, rows_for
 from peftlab.methods import inject, make
 from peftlab.models.architectures import TABLE
 from tiny import batch, compare, passes, tiny
@@ -28,7 +28,7 @@ def test_which_architectures_are_packed() -> None:
 
 
 def laid(lengths: list[int]) -> Packing:
-    return packing.packing(lengths, max(lengths))
+    return packing.make_packing(lengths, max(lengths))
 
 
 @given(LENGTHS)
@@ -40,18 +40,18 @@ def test_every_token_has_a_row_and_comes_back_to_its_place(lengths: list[int]) -
     assert torch.equal(packed[: sum(lengths)], padded[is_token.flatten()])  # in the batch's order
     assert len(packed) == rows_for(sum(lengths)) > sum(lengths)
     assert not packed[sum(lengths) :].any()
-    assert torch.equal(found.spread(packed), padded * is_token.flatten()[:, None])
+    assert torch.equal(found.unpack(packed), padded * is_token.flatten()[:, None])
     assert torch.equal(packed[found.starts], padded.view(*is_token.shape, width)[:, 0])
 
 
 @given(LENGTHS)
 def test_each_way_is_the_other_s_gradient(lengths: list[int]) -> None:
-    """<pack(x), y> = <x, spread(y)> for all y that are 0 where no token is."""
+    """<pack(x), y> = <x, unpack(y)> for all y that are 0 where no token is."""
     found = laid(lengths)
     x = torch.randn(len(lengths) * max(lengths), 3, dtype=torch.float64)
     y = torch.randn(rows_for(sum(lengths)), 3, dtype=torch.float64)
     y[sum(lengths) :] = 0
-    torch.testing.assert_close((found.pack(x) * y).sum(), (x * found.spread(y)).sum())
+    torch.testing.assert_close((found.pack(x) * y).sum(), (x * found.unpack(y)).sum())
 
 
 @given(st.integers(1, 10_000))
@@ -190,11 +190,11 @@ def test_other_masks_than_padding_on_the_right_are_taken_as_they_are(
 
 
 def test_a_sentence_without_a_token_leaves_the_batch_padded() -> None:
-    laid = Laid()
+    laid = Layout()
     for mask, packed in (([[1, 0], [1, 1]], True), ([[0, 0], [1, 1]], False)):
-        laid.read(torch.tensor(mask))
+        laid.read_mask(torch.tensor(mask))
         assert (laid.packing is not None) is packed
-    laid.read(torch.ones(2, 1, 2, 2))
+    laid.read_mask(torch.ones(2, 1, 2, 2))
     assert laid.packing is None
 
 

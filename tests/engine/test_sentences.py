@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from peftlab.engine import kernels, sentences
-from peftlab.engine.bits import Bits, Counter, drawn, philox
-from peftlab.engine.packing import Packing, packing
-from peftlab.engine.sentences import How
+from peftlab.engine.bits import Bits, Counter, draw_mask, philox
+from peftlab.engine.packing import Packing, make_packing
+from peftlab.engine.sentences import AttentionOptions
 from peftlab.layers import native
 
 LENGTHS = [3, 17, 1, 40, 16]
@@ -54,24 +54,24 @@ def test_the_generator_is_philox(counter: list[int], key: int, words: str) -> No
 def of_batch(found: Packing, heads: int, width: int, dtype: torch.dtype) -> list[Tensor]:
     """Query, key and value (1, heads, rows, width), side by side as joined layers leave them."""
     torch.manual_seed(0)
-    rows = torch.randn(1, len(found.places), 3, heads, width).to(dtype)
+    rows = torch.randn(1, len(found.place_of_row), 3, heads, width).to(dtype)
     return [part.requires_grad_() for part in rows.permute(2, 0, 3, 1, 4).detach().unbind()]
 
 
-def expected(qkv: list[Tensor], positions: Tensor | None, how: How) -> Tensor:
+def expected(qkv: list[Tensor], positions: Tensor | None, how: AttentionOptions) -> Tensor:
     """The formula, in float64, sentence by sentence."""
     found = qkv[0].new_zeros(1, qkv[0].shape[2], *qkv[0].shape[1::2])
     bounds = how.packing.bounds.tolist()
     size = (how.packing.size, how.heads, how.packing.length)
     places = (size[0] * size[1], size[2], size[2])
-    drop = drawn(places, how.p, how.counter).double().view(*size, -1)
+    drop = draw_mask(places, how.p, how.counter).double().view(*size, -1)
     for index, (start, end) in enumerate(itertools.pairwise(bounds)):
         q, k, v = (x[0, :, start:end] for x in qkv)
         scores = q @ k.transpose(1, 2) * how.scaling
         if positions is not None:
             scores = scores + positions[:, : end - start, : end - start]
         shares = scores.softmax(-1) * drop[index, :, : end - start, : end - start]
-        asked = slice(None, how.asked or None)
+        asked = slice(None, how.n_queries or None)
         found[0, start:end][asked] = (shares @ v).transpose(0, 1)[asked]
     return found
 
@@ -91,12 +91,12 @@ def test_outputs_and_gradients_are_the_formulas(
     bound: float,
 ) -> None:
     """In fp32 within its ε some ten times; in bf16 within the rounding of what comes out."""
-    found = packing(LENGTHS, max(LENGTHS))
+    found = make_packing(LENGTHS, max(LENGTHS))
     qkv = of_batch(found, heads, width, dtype)
     positions = torch.randn(heads, max(LENGTHS), max(LENGTHS)) if with_positions else None
     positions_shape = None if positions is None else positions.shape
     learned = [] if positions is None else [positions.requires_grad_()]
-    how = How(found, heads, width**-0.5, asked, p, COUNTER)
+    how = AttentionOptions(found, heads, width**-0.5, asked, p, COUNTER)
     y = sentences.attention(*qkv, positions, how)
     exact = [x.detach().double().requires_grad_() for x in [*qkv, *learned]]
     wanted = expected(exact[:3], exact[3] if learned else None, how)
@@ -118,8 +118,8 @@ def test_outputs_and_gradients_are_the_formulas(
 
 @pytest.mark.parametrize("threads", [2, 3])
 def test_any_number_of_threads_gives_the_same_bits(threads: int) -> None:
-    found = packing(LENGTHS * 3, max(LENGTHS))
-    how = How(found, 2, 0.2, 0, 0.1, COUNTER)
+    found = make_packing(LENGTHS * 3, max(LENGTHS))
+    how = AttentionOptions(found, 2, 0.2, 0, 0.1, COUNTER)
     passes = []
     usual = torch.get_num_threads()
     for n in (1, threads):
@@ -134,26 +134,28 @@ def test_any_number_of_threads_gives_the_same_bits(threads: int) -> None:
 
 
 def test_a_sentence_without_a_token_and_rows_that_are_not_there_are_refused() -> None:
-    found = packing([3, 4], 4)
+    found = make_packing([3, 4], 4)
     q, k, v = (x.detach() for x in of_batch(found, 1, 32, torch.float32))
     for bounds in ([0, 3, 3], [0, 4, 3], [0, 3, 900], [-1, 3, 7]):
         wrong = dataclasses.replace(found, bounds=torch.tensor(bounds))
         with pytest.raises(RuntimeError, match="sentences must have tokens, and rows"):
-            sentences.attention(q, k, v, None, How(wrong, 1, 1.0, 0, 0.0, COUNTER))
+            sentences.attention(q, k, v, None, AttentionOptions(wrong, 1, 1.0, 0, 0.0, COUNTER))
 
 
 def test_unlike_precisions_are_made_one_and_any_gradient_is_taken() -> None:
-    found = packing([3, 4], 4)
+    found = make_packing([3, 4], 4)
     q, k, v = of_batch(found, 1, 32, torch.bfloat16)
-    y = sentences.attention(q.float(), k, v.float(), None, How(found, 1, 1.0, 0, 0.0, COUNTER))
+    y = sentences.attention(
+        q.float(), k, v.float(), None, AttentionOptions(found, 1, 1.0, 0, 0.0, COUNTER)
+    )
     y.sum().backward()  # one number expanded
     assert y.dtype == torch.bfloat16 and v.grad is not None and v.grad.abs().sum() > 0
 
 
 def test_large_scores_are_no_infinities() -> None:
-    found = packing([5], 5)
+    found = make_packing([5], 5)
     qkv = [x.detach() * 100 for x in of_batch(found, 1, 32, torch.float32)]
-    how = How(found, 1, 1.0, 0, 0.0, COUNTER)
+    how = AttentionOptions(found, 1, 1.0, 0, 0.0, COUNTER)
     y = sentences.attention(*qkv, None, how)
     wanted = expected([x.double() for x in qkv], None, how)
     assert (y - wanted).norm() <= 1e-4 * wanted.norm()
@@ -162,16 +164,16 @@ def test_large_scores_are_no_infinities() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_is_no_number_stays_none(dtype: torch.dtype) -> None:
     """A training that has diverged must be seen."""
-    found = packing([3, 4], 4)
+    found = make_packing([3, 4], 4)
     q, k, v = (x.detach() for x in of_batch(found, 1, 32, dtype))
     v[0, 0, 1, 5] = torch.nan
-    y = sentences.attention(q, k, v, None, How(found, 1, 1.0, 0, 0.0, COUNTER))
+    y = sentences.attention(q, k, v, None, AttentionOptions(found, 1, 1.0, 0, 0.0, COUNTER))
     assert y[0, :3, 0, 5].isnan().all() and y.isnan().sum() == 3
 
 
 def test_what_is_kept_has_the_size_of_its_inputs() -> None:
     """P alone would be as large as the sentence is long; here it is longer than wide."""
-    found = packing([400], 400)
+    found = make_packing([400], 400)
     qkv = of_batch(found, 1, 32, torch.float32)
     kept: dict[int, int] = {}
 
@@ -180,14 +182,14 @@ def test_what_is_kept_has_the_size_of_its_inputs() -> None:
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        sentences.attention(*qkv, None, How(found, 1, 0.2, 0, 0.1, COUNTER))
-    n_rows = len(found.places)
+        sentences.attention(*qkv, None, AttentionOptions(found, 1, 0.2, 0, 0.1, COUNTER))
+    n_rows = len(found.place_of_row)
     assert sum(kept.values()) == n_rows * (3 * 32 + 1) * 4
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5])
 def test_masks_keep_as_often_as_they_should_and_no_two_are_alike(p: float) -> None:
-    one, other = (drawn((4, 3, 64), p, Counter(1, call)) for call in (0, 1))
+    one, other = (draw_mask((4, 3, 64), p, Counter(1, call)) for call in (0, 1))
     n = one.numel()
     kept = (one > 0).double()
     assert abs(kept.mean() - (1 - p)) < 5 * (p * (1 - p) / n) ** 0.5
@@ -196,7 +198,7 @@ def test_masks_keep_as_often_as_they_should_and_no_two_are_alike(p: float) -> No
     rows = kept.flatten(0, 1)
     for a, b in (
         (kept, (other > 0).double()),  # another call
-        (kept, (drawn((4, 3, 64), p, Counter(2, 0)) > 0).double()),  # another key
+        (kept, (draw_mask((4, 3, 64), p, Counter(2, 0)) > 0).double()),  # another key
         (rows[:-1], rows[1:]),  # the next head or sentence
         (rows[:, :-1], rows[:, 1:]),  # the next row
         (rows[:, :-8], rows[:, 8:]),  # of another counter
@@ -225,17 +227,17 @@ from pathlib import Path
 import torch
 from peftlab.engine import packing, sentences
 from peftlab.engine.bits import Counter
-from peftlab.engine.heap import MIB, give_back
+from peftlab.engine.heap import MIB, trim_heap
 
 def resident_mib():
-    give_back()
+    trim_heap()
     _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_text().split())
     return (resident - shared) * os.sysconf("SC_PAGE_SIZE") / MIB
 
 def passes(length):
-    laid = packing.packing([length], length)
-    x = torch.ones(1, 1, len(laid.places), 16, requires_grad=True)
-    how = sentences.How(laid, 1, 0.25, 0, 0.0, Counter(0, 0))
+    laid = packing.make_packing([length], length)
+    x = torch.ones(1, 1, len(laid.place_of_row), 16, requires_grad=True)
+    how = sentences.AttentionOptions(laid, 1, 0.25, 0, 0.0, Counter(0, 0))
     sentences.attention(x, x, x, None, how).sum().backward()
 
 assert sentences.is_built()

@@ -16,7 +16,7 @@ from peftlab.layers import NF4Linear, Precision
 from peftlab.methods import METHODS, inject, make
 from peftlab.models import find, load_source, sized_model
 from peftlab.training import Encoded, Loop
-from peftlab.training.cost import LiveMeter, Shape, _become_fake, count_step
+from peftlab.training.cost import LiveMeter, Shape, count_step, make_fake
 from peftlab.training.meters import MIB, sizes
 from plans import plan
 
@@ -109,7 +109,7 @@ def test_four_bits_are_made_dense_where_they_are(
     layer = NF4Linear(torch.empty(64, 32, device="meta"), None, torch.bfloat16, nn.Linear)
     model = nn.Sequential(layer)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
-        _become_fake(model, mode, torch.device("cuda"))
+        make_fake(model, mode, torch.device("cuda"))
         y = model(torch.empty(4, 32, device="cuda", dtype=torch.bfloat16))
     assert (y.device.type, y.shape) == ("cuda", (4, 64))
 

@@ -66,7 +66,7 @@ class Captures:
 @pytest.fixture
 def captures(monkeypatch: pytest.MonkeyPatch) -> Captures:
     made = Captures()
-    monkeypatch.setattr("peftlab.training.graphs.captured", made)
+    monkeypatch.setattr("peftlab.training.graphs.capture", made)
     return made
 
 
@@ -122,7 +122,7 @@ def test_what_can_t_be_captured_shows_before_the_first_step(
     loop = loop_of(tiny_model, tiny_task, "lora", captures, graphs=True)
     loop.try_widest()
     assert (len(captures.shared), captures.replayed) == (1, 1)
-    assert not any(p.grad.any() for p in loop.trained if p.grad is not None)
+    assert not any(p.grad.any() for p in loop.parameters if p.grad is not None)
 
 
 @pytest.mark.parametrize("graphs", [True, False])
@@ -134,7 +134,7 @@ def test_a_loop_that_is_over_is_gone(
     def nothing(work: object, shared: Any, place: torch.device) -> Any:  # keeps none of it
         return torch.zeros(()), lambda: None, shared
 
-    monkeypatch.setattr("peftlab.training.graphs.captured", nothing)
+    monkeypatch.setattr("peftlab.training.graphs.capture", nothing)
     loop = loop_of(tiny_model, tiny_task, "lora", graphs=graphs)
     loop.try_widest()
     optimizer = weakref.ref(loop.optimizer)
@@ -182,8 +182,8 @@ def test_what_is_captured_lies_on_the_device(captures: Captures) -> None:
                 batch(2, place),
                 weight,
             )
-        (own,) = graphs.recorded.values()
-    assert {tensor.device for tensor in (*own.reads, own.loss, loss)} == {place}
+        (own,) = graphs.recordings.values()
+    assert {tensor.device for tensor in (*own.static_inputs, own.loss, loss)} == {place}
 
 
 def test_a_pass_that_can_t_be_captured_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +199,7 @@ def test_a_pass_that_can_t_be_captured_says_so(monkeypatch: pytest.MonkeyPatch) 
         with Capture():
             raise kind("a copy from the host is not permitted")
 
-    monkeypatch.setattr("peftlab.training.graphs.captured", refused)
+    monkeypatch.setattr("peftlab.training.graphs.capture", refused)
     graphs, kind = Graphs(CPU), RuntimeError
     with pytest.raises(RequestError, match=r"\(a copy .* permitted\); train without --graphs"):
         for _ in range(CAPTURED_AT):

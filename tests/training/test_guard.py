@@ -72,10 +72,10 @@ def test_a_whole_run_of_every_method_passes(variant: str) -> None:
     if isinstance(method, Prepared):
         method.prepare(model, Rehearsal(method, DATA, PLAN))
     loop = Loop(model, method, DATA, PLAN)
-    assert not loop.watch.exempt
-    assert loop.watch.start
+    assert not loop.guard.exempt
+    assert loop.guard.start
     assert list(steps(loop)) == list(range(1, 25))
-    assert not loop.watch.start  # it was checked
+    assert not loop.guard.start  # it was checked
 
 
 @pytest.mark.parametrize("variant", ["dylora last", "dylora strict"])
@@ -239,7 +239,7 @@ def test_a_run_too_short_for_a_gradient_of_a_is_exempt(total: int) -> None:
     assert watch.exempt
     assert not watch.start
     for updates in range(1, total + 1):
-        watch.look(model)
+        watch.note_gradients(model)
         watch.check(model, updates)
 
 
@@ -248,7 +248,7 @@ def test_the_smallest_change_counts_as_one(dtype: torch.dtype) -> None:
     layer = nn.Linear(4, 4, bias=False).to(dtype)
     watch = TrainingCheck(layer, total=8)
     layer(torch.ones(1, 4, dtype=dtype)).sum().backward()
-    watch.look(layer)
+    watch.note_gradients(layer)
     with torch.no_grad():
         layer.weight[1, 2] = torch.nextafter(layer.weight[1, 2], layer.weight.new_tensor(9.0))
     watch.check(layer, updates=2)
@@ -260,7 +260,7 @@ def test_a_tensor_that_the_model_never_uses_is_noted_and_no_error() -> None:
     model.bert.spare = nn.Linear(3, 3)
     loop = Loop(model, make("full"), DATA, PLAN)
     list(steps(loop))
-    assert loop.watch.unused == ["bert.spare.bias", "bert.spare.weight"]
+    assert loop.guard.unused == ["bert.spare.bias", "bert.spare.weight"]
 
 
 def test_a_step_that_rounding_swallows_is_not_called_stuck() -> None:
@@ -268,14 +268,14 @@ def test_a_step_that_rounding_swallows_is_not_called_stuck() -> None:
     layer = nn.LayerNorm(4)
     watch = TrainingCheck(layer, total=8)
     layer.weight.grad, layer.bias.grad = torch.ones(4), torch.ones(4)
-    watch.look(layer)
+    watch.note_gradients(layer)
     with torch.no_grad():
         layer.bias.add_(1e-9)
-    watch.check(layer, updates=2, reach=1e-8)
+    watch.check(layer, updates=2, reached_lr=1e-8)
     watch = TrainingCheck(layer, total=8)
-    watch.look(layer)
+    watch.note_gradients(layer)
     with pytest.raises(Untrained, match="weight has not moved"):
-        watch.check(layer, updates=2, reach=1e-3)
+        watch.check(layer, updates=2, reached_lr=1e-3)
 
 
 def test_many_steps_that_rounding_swallows_are_not_one_that_it_does_not() -> None:
@@ -289,7 +289,7 @@ def test_many_steps_that_rounding_swallows_are_not_one_that_it_does_not() -> Non
     slow = changed(PLAN, lr=5.5e-8, epochs=20, warmup=0.0, weight_decay=0.0)
     loop = Loop(model, method, DATA, slow)
     for step in steps(loop):
-        if step > loop.watch.due:
+        if step > loop.guard.due:
             break
     weight = model.bert.embeddings.LayerNorm.weight
     assert bool((weight == torch.tensor(1.0001)).all())
@@ -304,7 +304,7 @@ def test_what_no_answer_depends_on_may_lack_a_gradient() -> None:
         watch = TrainingCheck(model, 8, unread)
         layer.zero_grad()
         loss.backward(retain_graph=True)
-        watch.look(model)
+        watch.note_gradients(model)
         with torch.no_grad():
             layer.bias.add_(1.0)
         if named:
@@ -341,7 +341,7 @@ def test_biases_that_move_as_far_up_as_down_have_moved() -> None:
     model.register_parameter("bias", bias)
     watch = TrainingCheck(model, total=40)
     bias.grad = torch.tensor([1.0, -1.0])
-    watch.look(model)
+    watch.note_gradients(model)
     one_up = torch.tensor([4096, -4096], dtype=torch.int32)
     with torch.no_grad():
         bias.copy_((bias.view(torch.int32) + one_up).view(torch.float32))

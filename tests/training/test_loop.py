@@ -249,7 +249,7 @@ def test_every_example_weighs_the_same_in_every_epoch(
     gradients: list[Tensor] = []
     weight = model.classifier.weight
     loop = Loop(model, injected(model), train, run)
-    loop.watch.look = lambda model: gradients.append(weight.grad.clone())  # type: ignore[method-assign]
+    loop.guard.note_gradients = lambda model: gradients.append(weight.grad.clone())  # type: ignore[method-assign]
     list(loop.epoch(0))
     model.zero_grad()
     batch_loss(model, train.batch(list(range(33))), run).backward()

@@ -80,7 +80,7 @@ def test_of_a_model_that_is_there_the_peak_is_its_bytes_and_what_training_adds()
 def test_where_no_peak_is_told_a_record_does_not_say_how_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("_STATUS", "_STATM", "_CLEAR"):
+    for name in ("_STATUS", "_STATM", "_CLEAR_REFS"):
         monkeypatch.setattr(meters, name, tmp_path / "none" / name)
     model = nn.Linear(2, 2)
     memory = MemoryMeter(model=model).measure(model, torch.optim.SGD(model.parameters()))
@@ -92,7 +92,7 @@ def test_where_no_peak_is_told_a_record_does_not_say_how_it_was(
 def test_a_peak_that_can_not_be_reset_is_told_as_that(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(meters, "_CLEAR", tmp_path / "none" / "clear_refs")
+    monkeypatch.setattr(meters, "_CLEAR_REFS", tmp_path / "none" / "clear_refs")
     model = nn.Linear(2, 2)
     memory = MemoryMeter(model=model).measure(model, torch.optim.SGD(model.parameters()))
     assert memory.peak_mib and memory.train_peak_mib is None
@@ -127,11 +127,11 @@ def test_what_putting_a_stopped_training_back_needs_is_no_part_of_its_peak() -> 
     meter, layer = MemoryMeter(), nn.Linear(2, 2)
     read = torch.ones(200 * 2**18)
     del read
-    meter.go_on([5000.0, 50.0])
+    meter.resume_from([5000.0, 50.0])
     memory = meter.measure(layer, torch.optim.AdamW(layer.parameters()))
     assert memory.peak_mib == 5000
     assert memory.train_peak_mib == pytest.approx(50, abs=20)
-    meter.go_on([10.0, 20.0])
+    meter.resume_from([10.0, 20.0])
     held = torch.ones(100 * 2**18)
     memory = meter.measure(layer, torch.optim.AdamW(layer.parameters()))
     assert held.sum() > 0

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftlab.engine import fast, own_tensors
+from peftlab.engine import fast, model_tensors
 from peftlab.engine.frozen import FrozenLinear
 from peftlab.engine.packing import rows_for
 from peftlab.engine.weights import onednn_multiplies
@@ -44,7 +44,7 @@ def test_each_storage_counts_once_and_weights_and_inputs_do_not() -> None:
     """Relu keeps its output, which is the second layer's input; cross-entropy its log-softmax."""
     model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 5))
     x, labels = torch.randn(7, 20), torch.zeros(7, dtype=torch.long)
-    found = saved_bytes(lambda: F.cross_entropy(model(x), labels), *own_tensors(model), x, labels)
+    found = saved_bytes(lambda: F.cross_entropy(model(x), labels), *model_tensors(model), x, labels)
     total_of_weights = 1  # which cross-entropy divides by
     assert found == 4 * (7 * 30 + 7 * 5 + total_of_weights)
 
@@ -66,7 +66,7 @@ def test_lora_keeps_what_its_equation_needs() -> None:
         LoRALinear(frozen[0], rank=2, scaling=1.0), nn.ReLU(), LoRALinear(frozen[1], 2, 1.0)
     )
     x = torch.randn(7, 20)
-    found = saved_bytes(lambda: model(x).sum(), *own_tensors(model), x)
+    found = saved_bytes(lambda: model(x).sum(), *model_tensors(model), x)
     assert found == 4 * (7 * 2 + 7 * 2 + 7 * 30)
 
 
@@ -190,7 +190,7 @@ def test_watching_changes_no_gradient(name: str, in_bf16: Callable[[str], tuple[
         torch.manual_seed(1)
         with fast(model):
             if watched:
-                with SavedMeter(own_tensors(model)):
+                with SavedMeter(model_tensors(model)):
                     loss = batch_loss(model, batch, PLAN)
             else:
                 loss = batch_loss(model, batch, PLAN)
@@ -235,4 +235,4 @@ def test_joined_weights_are_the_model_s_own(in_bf16: Callable[[str], tuple[Any, 
         inside = set(model.parameters()) | set(model.buffers())
         assert not any(p is joined[0].weight for p in inside)
         assert saved_bytes(lambda: joined[0].product(x), *inside, x) > 0
-        assert saved_bytes(lambda: joined[0].product(x), *own_tensors(model), x) == 0
+        assert saved_bytes(lambda: joined[0].product(x), *model_tensors(model), x) == 0

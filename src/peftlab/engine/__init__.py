@@ -1,19 +1,18 @@
 """The engine: inside `with fast(model)` the same training, at the speed of its matrix products.
 
-    frozen.py     frozen layers as bare products; query, key and value as one; updates beside them
+    frozen.py     frozen layers as bare products; query, key and value as one; low-rank updates
     weights.py    their weights and products, in bf16 and in eight bits
     packing.py    the tokens of a batch end to end, without padding; the last block only for the
                   token that the classifier reads
-    sentences.py  attention of such a batch, in C++
-    attention.py  else plain products instead of a CPU's flash kernel
-    mpnet.py      both for a model that has an attention of its own
+    sentences.py  attention of a packed batch, in C++
+    attention.py  attention of a padded batch, as plain products instead of a CPU's flash kernel
+    mpnet.py      attention of a packed batch for MPNet, which has a module of its own
     dropout.py    dropout, residual sum and LayerNorm as one pass, in C++
-    bits.py       random bits, of dropout here and in attention
-    heap.py       memory that a step frees is the next one's, not the kernel's
+    bits.py       random bits for dropout, here and in attention
+    heap.py       memory that a step frees is kept for the next one
 
 Outside the context the model is plain transformers again, its weights the same bits: it can be
-copied, saved and merged. Each part stands beside what it replaces, and a test holds the two
-together (tests/engine).
+copied, saved and merged. Tests hold each part to the code that it replaces (tests/engine).
 """
 
 from __future__ import annotations
@@ -27,12 +26,18 @@ import torch
 from torch import Tensor, nn
 
 from peftlab.engine import dropout, sentences
-from peftlab.engine.attention import lets_choose, plain_attention
+from peftlab.engine.attention import can_choose_attention, use_plain_attention
 from peftlab.engine.bits import Bits, NoBits
 from peftlab.engine.frozen import FrozenLinear, Joined, refuse_assigning
-from peftlab.engine.heap import give_back, kept_heap
+from peftlab.engine.heap import keep_heap, trim_heap
 from peftlab.engine.mpnet import is_mpnet, replace_attention
-from peftlab.engine.packing import Laid, cut_to_position, ends_at_first, notice, pack_batches
+from peftlab.engine.packing import (
+    Layout,
+    can_cut_last_block,
+    cut_last_block,
+    pack_batches,
+    track_only_logits,
+)
 from peftlab.engine.weights import onednn_multiplies
 from peftlab.layers import native, rows
 from peftlab.layers.int8 import Int8Linear
@@ -44,36 +49,36 @@ from peftlab.models.targets import CROSSING, SIBLINGS
 
 
 @contextmanager
-def fast(model: Any, enabled: bool = True, real: bool = True) -> Iterator[Laid]:
-    """Make `model` fast inside the context, and plain again behind it, whatever happens there.
+def fast(model: Any, enabled: bool = True, real: bool = True) -> Iterator[Layout]:
+    """Make `model` fast inside the context, and plain again on leaving it, also after an error.
 
     Inside another `fast` of the same model it does nothing. One thread at a time may use the model
-    meanwhile. The context is how batches lie, where they are packed.
+    meanwhile. The context's value is the layout of packed batches.
 
     Args:
         model: of transformers, injected with a method or not.
         enabled: whether to do anything at all.
-        real: whether the model has numbers. Of one that has only shapes (torch's FakeTensorMode)
-            masks are shapes too, the heap is left alone, and the context must be told the lengths
-            of a batch's sentences.
+        real: whether the model has numbers. For one that has only shapes (torch's FakeTensorMode)
+            dropout masks are shapes too, the heap is left alone, and the caller must set the
+            `lengths` of a batch's sentences.
     """
     with ExitStack() as undo:
-        state, laid = state_of(model), Laid()
+        state, layout = state_of(model), Layout()
         if enabled and not state.fast:
             state.fast = True
             undo.callback(setattr, state, "fast", False)
-            is_cut = ends_at_first(model)  # as it was before anything stands in for its parts
-            if is_cut:
-                notice(model, laid, undo)
+            cuts_last_block = can_cut_last_block(model)  # decided before any module is replaced
+            if cuts_last_block:
+                track_only_logits(model, layout, undo)
             if model.device.type == "cpu":
-                _for_cpu(model, laid, undo, real)
-            if is_cut:
-                cut_to_position(model, laid, undo)
-        yield laid
+                _speed_up_on_cpu(model, layout, undo, real)
+            if cuts_last_block:
+                cut_last_block(model, layout, undo)
+        yield layout
 
 
-def own_tensors(model: nn.Module) -> Iterator[Tensor]:
-    """Parameters and buffers, what the engine stands in for and what is packed among them."""
+def model_tensors(model: nn.Module) -> Iterator[Tensor]:
+    """Parameters and buffers, those of layers that the engine replaces, and packed copies."""
     yield from model.parameters()
     yield from model.buffers()
     for module in model.modules():
@@ -84,69 +89,75 @@ def own_tensors(model: nn.Module) -> Iterator[Tensor]:
 
 
 def packs(model: Any) -> bool:
-    """Whether `fast` lays the batches of `model` end to end, on a CPU."""
-    attends = is_mpnet(model) or lets_choose(model)
+    """Whether `fast` packs the batches of `model` on a CPU."""
+    has_attention = is_mpnet(model) or can_choose_attention(model)
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
     return (
-        ends_at_first(model)
-        and attends
+        can_cut_last_block(model)
+        and has_attention
         and dtypes <= sentences.DTYPES
-        and not _computes_again(model)
+        and not _is_checkpointed(model)
         and sentences.is_built()
     )
 
 
 def kernels_of(model: Any) -> str:
-    """The engine's kernels in C++ that serve `model` on a CPU, "torch" if none; outside of it."""
-    serve = {sentences: packs(model), dropout: not _computes_again(model) and dropout.serves(model)}
-    return ", ".join(part.SOURCE.name for part, serves in serve.items() if serves) or "torch"
+    """The files of the C++ kernels that `fast` uses for `model` on a CPU, "torch" if none.
+
+    Called outside of the engine.
+    """
+    uses = {
+        sentences: packs(model),
+        dropout: not _is_checkpointed(model) and dropout.serves(model),
+    }
+    return ", ".join(module.SOURCE.name for module, used in uses.items() if used) or "torch"
 
 
 def kernels() -> dict[str, str]:
-    """What has become of the kernels in C++, in words, by the names of their files."""
-    parts = (sentences, dropout, rows)
-    return {part.SOURCE.name: native.standing(part.SOURCE, *part.FLAGS) for part in parts}
+    """The state of each C++ kernel in words, by the name of its file."""
+    modules = (sentences, dropout, rows)
+    return {module.SOURCE.name: native.standing(module.SOURCE, *module.FLAGS) for module in modules}
 
 
-def _for_cpu(model: Any, laid: Laid, undo: ExitStack, real: bool) -> None:
-    # a layer computed again in the backward pass must meet the same masks, and torch replays its
-    # own generator only
-    if not _computes_again(model):
+def _speed_up_on_cpu(model: Any, layout: Layout, undo: ExitStack, real: bool) -> None:
+    # a layer recomputed in the backward pass needs the same masks again, and torch replays its own
+    # generator only
+    if not _is_checkpointed(model):
         bits = Bits() if real else NoBits()
         if packs(model):
-            pack_batches(model, laid, undo)
+            pack_batches(model, layout, undo)
             if is_mpnet(model):
-                replace_attention(model, bits, laid, undo)
-        undo.enter_context(plain_attention(model, bits, laid))
+                replace_attention(model, bits, layout, undo)
+        undo.enter_context(use_plain_attention(model, bits, layout))
         _replace_dropout(model, bits, undo)
-        dropout.join_residuals(model, bits, undo)
+        dropout.fuse_residuals(model, bits, undo)
     if real:
-        undo.enter_context(kept_heap())
-    _join(model, undo)
+        undo.enter_context(keep_heap())
+    _join_frozen_layers(model, undo)
     if real:
-        give_back()  # the weights that are parts of joined ones now
+        trim_heap()  # the layers' former weights, which the joined ones replace
 
 
-def _computes_again(model: nn.Module) -> bool:
+def _is_checkpointed(model: nn.Module) -> bool:
     return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
 def _replace_dropout(model: nn.Module, bits: Bits, undo: ExitStack) -> None:
     for name, module in list(model.named_modules()):
         if type(module) is nn.Dropout and module.p > 0 and is_bare(module):
-            quick = dropout.FastDropout(module.p, bits).train(module.training)
-            _swap(model, name, module, quick, undo)
+            fast_dropout = dropout.FastDropout(module.p, bits).train(module.training)
+            _swap(model, name, module, fast_dropout, undo)
 
 
-def _join(model: nn.Module, undo: ExitStack) -> None:
+def _join_frozen_layers(model: nn.Module, undo: ExitStack) -> None:
     refuse_assigning(model, undo)
-    for names in _groups(model):
+    for names in _joinable_groups(model):
         layers: list[Any] = [model.get_submodule(name) for name in names]
-        # the weights that are made here stay in the model: under a caller's inference_mode they
-        # could never be trained beside again
+        # weights made here stay in the model: made under a caller's inference_mode, they could take
+        # part in no later training
         with torch.inference_mode(False):
-            joined = Joined(layers, [_adapter(model, name) for name in names])
-            undo.callback(joined.part)
+            joined = Joined(layers, [_joinable_adapter(model, name) for name in names])
+            undo.callback(joined.separate)
             joined.share()
         for index, (name, layer) in enumerate(zip(names, layers, strict=True)):
             _swap(model, name, layer, FrozenLinear(layer, joined, index), undo)
@@ -157,8 +168,8 @@ def _swap(model: nn.Module, name: str, old: nn.Module, new: nn.Module, undo: Exi
     undo.callback(lambda: model.set_submodule(name, old.train(new.training)))
 
 
-def _groups(model: nn.Module) -> list[list[str]]:
-    """The frozen layers, those of one input together."""
+def _joinable_groups(model: nn.Module) -> list[list[str]]:
+    """The names of the frozen layers, those with the same input in one group."""
     owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     groups: dict[tuple[str, tuple[str, ...], type, int], list[str]] = {}
     for name, module in model.named_modules():
@@ -166,35 +177,35 @@ def _groups(model: nn.Module) -> list[list[str]]:
             continue
         if not isinstance(module, Int8Linear) and not _is_multiplied(module, owners):
             continue
-        parent, own = _place(name)
-        crosses = parent.rpartition(".")[2] in CROSSING  # its query has another input than its key
-        family = next((names for names in SIBLINGS if own in names and not crosses), (own,))
-        kind = (parent, family, type(module), features(module).inside)
-        groups.setdefault(kind, []).append(name)
+        parent, leaf = _split_name(name)
+        crosses = parent.rpartition(".")[2] in CROSSING  # its query and key have different inputs
+        siblings = next((names for names in SIBLINGS if leaf in names and not crosses), (leaf,))
+        key = (parent, siblings, type(module), features(module).inside)
+        groups.setdefault(key, []).append(name)
     return list(groups.values())
 
 
 def _is_multiplied(module: Any, owners: Counter[int]) -> bool:
-    """Whether oneDNN gains by the layer, and its weight is no other's."""
+    """Whether the layer is faster by oneDNN, and shares its weight with no other."""
     return owners[id(module.weight)] == 1 and onednn_multiplies(module)
 
 
-def _place(name: str) -> tuple[str, str]:
-    """Where a layer stands, and what it is called there: an adapter's `base` by the adapter."""
-    parent, _, own = name.removesuffix(".base").rpartition(".")
-    return parent, own
+def _split_name(name: str) -> tuple[str, str]:
+    """The parent of a layer and its name there; an adapter's `base` goes by the adapter."""
+    parent, _, leaf = name.removesuffix(".base").rpartition(".")
+    return parent, leaf
 
 
-def _adapter(model: nn.Module, name: str) -> LowRank | None:
-    """What updates the layer of this name, if the update's input is the layer's own."""
-    parent, _, own = name.rpartition(".")
+def _joinable_adapter(model: nn.Module, name: str) -> LowRank | None:
+    """The low-rank adapter of the layer of this name, if both have the same input."""
+    parent, _, leaf = name.rpartition(".")
     adapter = model.get_submodule(parent)
-    if own == "base" and isinstance(adapter, LowRank) and type(adapter.dropout) is nn.Identity:
+    if leaf == "base" and isinstance(adapter, LowRank) and type(adapter.dropout) is nn.Identity:
         return adapter
     return None
 
 
 def _is_frozen_linear(module: Any) -> bool:
     is_linear = type(module) is nn.Linear or is_conv1d(module) or isinstance(module, Int8Linear)
-    learns = any(p.requires_grad for p in module.parameters())
-    return is_linear and not learns and is_bare(module)
+    is_trained = any(p.requires_grad for p in module.parameters())
+    return is_linear and not is_trained and is_bare(module)

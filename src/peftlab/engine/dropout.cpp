@@ -1,16 +1,16 @@
-// Dropout whose mask is drawn again on the way back, alone and as the first third of what ends each half of a
-// block, in one pass: dropout, the sum with what went around, LayerNorm.
+// Dropout whose mask is drawn again in the backward pass: alone, and in one pass with the residual sum and the
+// LayerNorm that end each half of a block.
 //
 //   x ∘ M                                                                      dropout
 //   s = x ∘ M + r,   y = (s - mean s) / √(var s + ε) ∘ weight + bias           residual_norm, row by row
 //
-//   dropout                  x ∘ M; of a gradient, x's
-//   residual_norm            y, s, and of each row mean s and 1 / √(var s + ε), its moments
-//   residual_norm_gradient   those of x and r, and of weight and bias if asked
+//   dropout                  x ∘ M; given the output's gradient, the gradient of x
+//   residual_norm            y, s, and the moments of each row: mean s and 1 / √(var s + ε)
+//   residual_norm_gradient   the gradients of x and r, and of weight and bias if needed
 //
 // M drops with probability p and scales the rest by 1 / (1 - p); its bits are those of row i and column j
-// at place 0 (bits.py). All is computed in fp32 and rounded as it is held: y and s, r's gradient, and of
-// that x's.
+// at place 0 (bits.py). All is computed in fp32, then rounded: y and s, the gradient of r, and from that rounded
+// one the gradient of x.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -28,7 +28,7 @@ namespace {
 
 constexpr int64_t GRAIN = 2;  // blocks of eight rows a thread takes at least
 
-// Eight rows or fewer, block by block: the same blocks for any number of threads.
+// Calls `work` for blocks of at most eight rows: the same blocks for any number of threads.
 template <typename Work>
 void each_block(int64_t rows, const Work& work) {
   at::parallel_for(0, (rows + ROWS - 1) / ROWS, GRAIN, [&](int64_t begin, int64_t end) {
@@ -79,19 +79,19 @@ void normalise(const R* s, int64_t width, const float* weight, const float* bias
 //
 //   (u - mean u - z mean(u ∘ z)) · scale
 //
-// Adds those of weight, g ∘ z, and of bias, g, to `learned`, if there is one.
+// Adds the gradients of weight, g ∘ z, and of bias, g, to `g_affine`, if it is not null.
 template <typename R>
 void normalise_back(const R* g, const R* s, int64_t width, const float* weight, const float* moments, R* to,
-                    float* learned) {
+                    float* g_affine) {
   const float mean = moments[0], scale = moments[1];
   Vector sums = {}, products = {};
   for (int64_t j = 0; j < width; j += LANES) {
-    const Vector given = vector_at(g + j), z = (vector_at(s + j) - mean) * scale, u = given * load<Vector>(weight + j);
+    const Vector g_j = vector_at(g + j), z = (vector_at(s + j) - mean) * scale, u = g_j * load<Vector>(weight + j);
     sums += u;
     products += u * z;
-    if (learned) {
-      store(load<Vector>(learned + j) + given * z, learned + j);
-      store(load<Vector>(learned + width + j) + given, learned + width + j);
+    if (g_affine) {
+      store(load<Vector>(g_affine + j) + g_j * z, g_affine + j);
+      store(load<Vector>(g_affine + width + j) + g_j, g_affine + width + j);
     }
   }
   const float mean_u = joined<Sum>(sums) / width, mean_uz = joined<Sum>(products) / width;
@@ -118,7 +118,7 @@ at::Tensor of_columns(const at::Tensor& numbers, int64_t width) {
   return numbers.to(at::kFloat).contiguous();
 }
 
-// `run` with a number of each precision: x's and r's, of which the first is bf16 or both are one.
+// Calls `run` with a zero in the precision of x and one in that of r; they are equal, or x's is bf16.
 template <typename Run>
 void for_types(at::ScalarType x, at::ScalarType r, const Run& run) {
   if (r == at::kBFloat16) {
@@ -168,36 +168,37 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> residual_norm(
   return {y, s, moments};
 }
 
-// The gradients of x (nothing where it is r's, none being dropped), of r, and of weight and bias beneath each
-// other, a sum for each eight rows.
+// The gradients of x (empty if nothing is dropped, as it equals that of r), of r, and of weight and bias, one below
+// the other, summed over each eight rows.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> residual_norm_gradient(
     const at::Tensor& g, const at::Tensor& s, const at::Tensor& moments, const at::Tensor& weight,
-    at::ScalarType x_type, bool of_weights, double p, int64_t key, int64_t call) {
+    at::ScalarType x_type, bool needs_affine, double p, int64_t key, int64_t call) {
   check_like(g, s);
-  const int64_t width = width_of(g), rows = g.numel() / width, blocks = of_weights ? (rows + ROWS - 1) / ROWS : 0;
+  const int64_t width = width_of(g), rows = g.numel() / width, blocks = needs_affine ? (rows + ROWS - 1) / ROWS : 0;
   const Dropout drawn = dropout_of(p, key, call);
-  auto g_r = at::empty_like(s), learned = at::empty({blocks, 2, width}, s.options().dtype(at::kFloat));
+  auto g_r = at::empty_like(s), g_affine = at::empty({blocks, 2, width}, s.options().dtype(at::kFloat));
   auto g_x = at::empty(p > 0 ? s.sizes() : at::IntArrayRef{0}, s.options().dtype(x_type));
   const at::Tensor weights = of_columns(weight, width);
   for_types(x_type, s.scalar_type(), [&](auto x_zero, auto r_zero) {
     using X = decltype(x_zero);
     using R = decltype(r_zero);
     const R *from = g.const_data_ptr<R>(), *of_s = s.const_data_ptr<R>();
-    const float *of_weight = weights.const_data_ptr<float>(), *known = moments.const_data_ptr<float>();
+    const float *of_weight = weights.const_data_ptr<float>(), *of_moments = moments.const_data_ptr<float>();
     R* to_r = g_r.template mutable_data_ptr<R>();
     X* to_x = g_x.template mutable_data_ptr<X>();
-    float* to_learned = learned.mutable_data_ptr<float>();
+    float* to_g_affine = g_affine.mutable_data_ptr<float>();
     each_block(rows, [=](int64_t block, int64_t first, int64_t n) {
-      float* added = of_weights ? to_learned + block * 2 * width : nullptr;
-      if (added) std::fill(added, added + 2 * width, 0.0f);
+      float* g_block = needs_affine ? to_g_affine + block * 2 * width : nullptr;
+      if (g_block) std::fill(g_block, g_block + 2 * width, 0.0f);
       for (int64_t i = first; i < first + n; ++i) {
-        normalise_back(from + i * width, of_s + i * width, width, of_weight, known + 2 * i, to_r + i * width, added);
+        normalise_back(from + i * width, of_s + i * width, width, of_weight, of_moments + 2 * i, to_r + i * width,
+                       g_block);
       }
       const X* none = nullptr;
       if (p > 0) drop_rows(to_r + first * width, none, block, n, width, drawn, to_x + first * width);
     });
   });
-  return {g_x, g_r, learned};
+  return {g_x, g_r, g_affine};
 }
 
 }  // namespace
@@ -209,7 +210,7 @@ TORCH_LIBRARY_FRAGMENT(peftlab, library) {
       "(Tensor, Tensor, Tensor)");
   library.def(
       "residual_norm_gradient(Tensor g, Tensor s, Tensor moments, Tensor weight, ScalarType x_type, "
-      "bool of_weights, float p, int key, int call) -> (Tensor, Tensor, Tensor)");
+      "bool needs_affine, float p, int key, int call) -> (Tensor, Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(peftlab, CPU, library) {

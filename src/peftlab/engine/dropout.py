@@ -1,14 +1,15 @@
-"""Dropout, alone and with what stands behind it in a block, in C++ where a compiler is found.
+"""Dropout, alone or with residual sum and LayerNorm, in C++ where a compiler is found.
 
-    s = x ∘ M + r,   y = LayerNorm(s)        x: of the last layer;  r: what went around it
+    s = x ∘ M + r,   y = LayerNorm(s)        x: output of the last layer;  r: residual input
 
-Torch's own takes three passes forward and back, and keeps M beside s. Here it is one, and M is
-drawn again (bits.py), so that s and two numbers a row are all that is kept: LoRA on MPNet-base
-takes an eighth less memory for it, and up to two hundredths less time (LOG.md). All is computed in
-fp32, and s rounded once, where torch rounds x ∘ M too.
+Torch's own takes three passes forward and back, and keeps M beside s. Here it is one pass, and M is
+drawn again (bits.py), so that only s and two numbers a row are kept: LoRA on MPNet-base takes an
+eighth less memory, and up to two hundredths less time (LOG.md). All is computed in fp32, and s is
+rounded once, where torch rounds x ∘ M too.
 
-BERT's modules do this in their `forward`, and transformers copies those from model to model. So a
-module is known by its code, which is `_berts`, to the instruction, in some forty architectures.
+BERT's modules do this in their `forward`, and transformers copies that from model to model. So a
+module is recognised by its bytecode, which equals that of `_bert_forward` in some forty
+architectures.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from peftlab.engine.bits import ROWS, Bits, Counter
-from peftlab.engine.stand_in import stand_in
+from peftlab.engine.stand_in import replace_method
 from peftlab.layers import native
 from peftlab.layers.precision import is_bare, outputs_of
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 FLAGS = ("-ffp-contract=fast",)
-STEP = 16  # numbers, the widest vector: a row has a multiple of it
-# x's precision and r's that the kernel takes; bf16 beside fp32 is autocast's
+ROW_MULTIPLE = 16  # the widest vector; a row's numbers are a multiple of it
+# the precisions of x and r that the kernel takes; bf16 beside fp32 comes from autocast
 TYPES = (
     (torch.float32, torch.float32),
     (torch.bfloat16, torch.float32),
@@ -37,13 +38,13 @@ TYPES = (
 )
 
 
-class How(NamedTuple):
-    """A pass beside its tensors.
+class NormOptions(NamedTuple):
+    """The arguments of `residual_norm` beside its tensors.
 
     Attributes:
         eps: LayerNorm's ε.
-        p: of dropout.
-        counter: of its bits.
+        p: dropout's probability.
+        counter: the start of its random bits.
     """
 
     eps: float
@@ -52,7 +53,7 @@ class How(NamedTuple):
 
 
 def is_built() -> bool:
-    """Whether dropout.cpp is there for this process; builds it if need be."""
+    """Whether dropout.cpp is loaded in this process; builds it if necessary."""
     shapes = {
         "dropout": _shape,
         "residual_norm": _shapes,
@@ -71,7 +72,7 @@ class FastDropout(nn.Dropout):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
-        if (x.dtype, x.dtype) in TYPES and x.shape[-1] % STEP == 0 and is_built():
+        if (x.dtype, x.dtype) in TYPES and x.shape[-1] % ROW_MULTIPLE == 0 and is_built():
             y: Tensor = _Dropout.apply(x, self.p, self.bits.counter())  # type: ignore[no-untyped-call]
             return y
         return x * self.bits.mask(x.shape, self.p, x.dtype)
@@ -80,45 +81,53 @@ class FastDropout(nn.Dropout):
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float, counter: Counter) -> Tensor:
-        ctx.drawn = (p, *counter)
-        y: Tensor = torch.ops.peftlab.dropout(x.contiguous(), *ctx.drawn)
+        ctx.draw_args = (p, *counter)
+        y: Tensor = torch.ops.peftlab.dropout(x.contiguous(), *ctx.draw_args)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return torch.ops.peftlab.dropout(gradients[0].contiguous(), *ctx.drawn), None, None
+        return torch.ops.peftlab.dropout(gradients[0].contiguous(), *ctx.draw_args), None, None
 
 
-def residual_norm(x: Tensor, r: Tensor, weight: Tensor, bias: Tensor, how: How) -> Tensor:
-    """Two (*batch, width) in one of `TYPES` -> y, in r's; `width` is a multiple of `STEP`."""
-    y: Tensor = _ResidualNorm.apply(x, r, weight, bias, how)  # type: ignore[no-untyped-call]
+def residual_norm(
+    x: Tensor, r: Tensor, weight: Tensor, bias: Tensor, options: NormOptions
+) -> Tensor:
+    """LayerNorm(dropout(x) + r), in the precision of `r`.
+
+    `x` and `r` are (*batch, width) in one of `TYPES`; `width` is a multiple of `ROW_MULTIPLE`.
+    """
+    y: Tensor = _ResidualNorm.apply(x, r, weight, bias, options)  # type: ignore[no-untyped-call]
     return y
 
 
 class _ResidualNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, r: Tensor, weight: Tensor, bias: Tensor, how: How) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, r: Tensor, weight: Tensor, bias: Tensor, options: NormOptions
+    ) -> Tensor:
         y: Tensor
         y, s, moments = torch.ops.peftlab.residual_norm(
-            x.contiguous(), r.contiguous(), weight, bias, how.eps, how.p, *how.counter
+            x.contiguous(), r.contiguous(), weight, bias, options.eps, options.p, *options.counter
         )
         ctx.save_for_backward(s, moments, weight)
-        ctx.drawn, ctx.x_type, ctx.bias_type = (how.p, *how.counter), x.dtype, bias.dtype
+        ctx.draw_args = (options.p, *options.counter)
+        ctx.x_type, ctx.bias_type = x.dtype, bias.dtype
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         s, moments, weight = ctx.saved_tensors
-        learns = any(ctx.needs_input_grad[2:4])
-        g_x, g_r, learned = torch.ops.peftlab.residual_norm_gradient(
-            gradients[0].contiguous(), s, moments, weight, ctx.x_type, learns, *ctx.drawn
+        needs_affine = any(ctx.needs_input_grad[2:4])
+        g_x, g_r, g_affine = torch.ops.peftlab.residual_norm_gradient(
+            gradients[0].contiguous(), s, moments, weight, ctx.x_type, needs_affine, *ctx.draw_args
         )
         g_x = g_x if g_x.numel() else g_r
-        if not learns:
+        if not needs_affine:
             return g_x, g_r, None, None, None
-        g_weight, g_bias = learned.sum(0)
+        g_weight, g_bias = g_affine.sum(0)
         return g_x, g_r, g_weight.to(weight.dtype), g_bias.to(ctx.bias_type), None
 
 
@@ -137,77 +146,77 @@ def _gradient_shapes(
     moments: Tensor,
     weight: Tensor,
     x_type: torch.dtype,
-    learns: bool,
+    needs_affine: bool,
     p: float,
     *counter: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     g_x = s.new_empty(s.shape if p else 0, dtype=x_type)
-    blocks = -(-len(moments) // ROWS) if learns else 0
+    blocks = -(-len(moments) // ROWS) if needs_affine else 0
     return g_x, torch.empty_like(s), moments.new_empty(blocks, 2, s.shape[-1])
 
 
 def serves(model: nn.Module) -> bool:
-    """Whether the kernel computes something of `model`, as it is outside of the engine."""
+    """Whether the kernel computes a part of `model`, seen as it is outside of the engine."""
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
     drops = (type(module) is nn.Dropout and module.p > 0 for module in model.modules())
-    found = any(drops) or any(map(_is_berts, model.modules()))
-    return found and dtypes <= {dtype for pair in TYPES for dtype in pair} and is_built()
+    has_work = any(drops) or any(map(_is_bert_output, model.modules()))
+    return has_work and dtypes <= {dtype for pair in TYPES for dtype in pair} and is_built()
 
 
-def join_residuals(model: nn.Module, bits: Bits, undo: ExitStack) -> None:
-    """Let what ends each half of a block of `model` be one pass, where it is written as BERT's."""
-    found = [module for module in model.modules() if _is_berts(module)]
-    if found and is_built():
-        for module in found:
-            stand_in(module, "forward", _forward, undo, bits)
+def fuse_residuals(model: nn.Module, bits: Bits, undo: ExitStack) -> None:
+    """Compute the end of each half of a block of `model` in one pass, where its code is BERT's."""
+    modules = [module for module in model.modules() if _is_bert_output(module)]
+    if modules and is_built():
+        for module in modules:
+            replace_method(module, "forward", _fused_forward, undo, bits)
 
 
-def _berts(self: Any, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
+def _bert_forward(self: Any, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
     hidden_states = self.dense(hidden_states)
     hidden_states = self.dropout(hidden_states)
     hidden_states = self.LayerNorm(hidden_states + input_tensor)
     return hidden_states
 
 
-def _is_berts(module: nn.Module) -> bool:
-    """Whether `module` computes what `_berts` says, and nobody has put something in its place."""
-    own = getattr(getattr(type(module), "forward", None), "__code__", None)
-    is_same = own is not None and _read(own) == _read(_berts.__code__)
-    return is_same and "forward" not in vars(module)
+def _is_bert_output(module: nn.Module) -> bool:
+    """Whether the code of `module` is `_bert_forward`, and nobody has replaced its `forward`."""
+    code = getattr(getattr(type(module), "forward", None), "__code__", None)
+    is_copy = code is not None and _bytecode(code) == _bytecode(_bert_forward.__code__)
+    return is_copy and "forward" not in vars(module)
 
 
-def _read(code: Any) -> tuple[Any, ...]:
+def _bytecode(code: Any) -> tuple[Any, ...]:
     return code.co_code, code.co_names, code.co_consts, code.co_varnames, code.co_argcount
 
 
-def _forward(
-    module: Any, theirs: Any, bits: Bits, hidden_states: Tensor, input_tensor: Tensor
+def _fused_forward(
+    module: Any, original: Any, bits: Bits, hidden_states: Tensor, input_tensor: Tensor
 ) -> Tensor:
-    return ended(module, module.dense(hidden_states), input_tensor, bits)
+    return dropout_add_norm(module, module.dense(hidden_states), input_tensor, bits)
 
 
-def ended(module: Any, x: Tensor, r: Tensor, bits: Bits) -> Tensor:
-    """LayerNorm(dropout(x) + r), as `module` has the two; dropout draws from `bits`."""
+def dropout_add_norm(module: Any, x: Tensor, r: Tensor, bits: Bits) -> Tensor:
+    """LayerNorm(dropout(x) + r) by the `LayerNorm` and `dropout` of `module`; draws from `bits`."""
     norm, dropout, p = module.LayerNorm, module.dropout, 0.0
-    if type(dropout) is FastDropout and is_bare(dropout) and _is_taken(norm, x, r):
+    if type(dropout) is FastDropout and is_bare(dropout) and _is_fusible(norm, x, r):
         p = dropout.p if dropout.training else 0.0
-    else:  # an adapter, or somebody looks at what it gives
+    else:  # an adapter, or a hook that reads its output
         x = dropout(x)
-        if not _is_taken(norm, x, r):
+        if not _is_fusible(norm, x, r):
             y: Tensor = norm(x + r)
             return y
     counter = bits.counter() if p else Counter(0, 0)
-    return residual_norm(x, r, norm.weight, norm.bias, How(norm.eps, p, counter))
+    return residual_norm(x, r, norm.weight, norm.bias, NormOptions(norm.eps, p, counter))
 
 
-def _is_taken(norm: nn.Module, x: Tensor, r: Tensor) -> bool:
-    """Whether it is LayerNorm and no more, and the kernel takes such rows."""
+def _is_fusible(norm: nn.Module, x: Tensor, r: Tensor) -> bool:
+    """Whether `norm` is a plain LayerNorm, and the kernel takes rows like those of `x` and `r`."""
     return (
         type(norm) is nn.LayerNorm
         and norm.bias is not None
         and norm.normalized_shape == x.shape[-1:]
         and x.shape == r.shape
-        and x.shape[-1] % STEP == 0
+        and x.shape[-1] % ROW_MULTIPLE == 0
         and (x.dtype, r.dtype) in TYPES
         and outputs_of(norm, r.dtype) == r.dtype
     )

@@ -1,11 +1,11 @@
-"""Frozen linear layers as bare products, those of one input as a single one, updates beside them.
+"""Frozen linear layers as bare products; layers with the same input joined, low-rank updates added.
 
-    updated        low-rank updates, added to a product's output where the layers lie side by side
-    FrozenLinear   y = x Wᵀ + c, and backward g W alone: no gradient of W is even asked for
-    Joined         query, key and value (or gate and up): one product forward, one backward
+    product_with_updates   low-rank updates, added to the output of a joined product
+    FrozenLinear           y = x Wᵀ + c, and backward g W alone: W's gradient is not computed
+    Joined                 query, key and value (or gate and up): one product forward, one backward
 
-The products are weights.py's. State dicts pass a layer's place by: inside they are the model's own.
-Gradients that lie side by side in memory, as a joined product's do, are one.
+The products are those of weights.py. A state dict has the replaced layers' own names and tensors.
+Gradients that lie side by side in memory, as those of a joined product do, are used as one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from peftlab.layers.lora import LowRank, Pair
 
 
 def side_by_side(parts: Sequence[Tensor]) -> Tensor:
-    """`parts` (*batch, nᵢ) along their last dimension; no copy where they already lie so."""
+    """`parts` (*batch, nᵢ) joined along the last dimension; not copied if they lie so in memory."""
     first = parts[0]
     if len(parts) == 1:
         return first
@@ -36,7 +36,7 @@ def side_by_side(parts: Sequence[Tensor]) -> Tensor:
     offset = first.storage_offset()
     for part in parts:
         if (
-            part.untyped_storage()._cdata != first.untyped_storage()._cdata  # also of mere shapes
+            part.untyped_storage()._cdata != first.untyped_storage()._cdata  # fakes have one, too
             or part.storage_offset() != offset
             or part.stride() != first.stride()
             or part.stride()[-2] != width
@@ -46,32 +46,33 @@ def side_by_side(parts: Sequence[Tensor]) -> Tensor:
     return first.as_strided((*first.shape[:-1], width), first.stride())
 
 
-def updated(
+def product_with_updates(
     x: Tensor,
     weight: Weight,
     bias: Tensor | None,
     sizes: Sequence[int],
     pairs: Sequence[Pair | None],
 ) -> tuple[Tensor, ...]:
-    """The outputs (*batch, nᵢ) of all layers, those with a pair updated by it.
+    """The outputs (*batch, nᵢ) of all layers, with the update of each that has a pair.
 
         y = x [W₁; W₂; …]ᵀ + c,    yᵢ += x Aᵢᵀ (sᵢ Bᵢᵀ)        i: the layers that have an update
 
-    All the A are one matrix, and all the sᵢ Bᵢᵀ blocks of another, zero elsewhere, so that the
-    updates are two products forward and four backward however many they are, and no sum is a pass
-    of its own; a layer by itself has all of this to pay (`peftlab.layers.lora`).
+    All Aᵢ are stacked in one matrix, and all sᵢ Bᵢᵀ are blocks of another, zero elsewhere. So any
+    number of updates takes two products forward and four backward, and no sum takes a pass of its
+    own; a layer by itself has all of these costs (`peftlab.layers.lora`).
     """
-    places = zip(_slices(sizes), pairs, strict=True)
-    columns = [column for column, pair in places if pair is not None]
+    columns = [
+        column for column, pair in zip(_slices(sizes), pairs, strict=True) if pair is not None
+    ]
     scalings = [pair.scaling for pair in pairs if pair is not None]
     tensors = [tensor for pair in pairs if pair is not None for tensor in pair[:2]]
-    found: tuple[Tensor, ...] = _Updated.apply(  # type: ignore[no-untyped-call]
+    outputs: tuple[Tensor, ...] = _UpdatedProduct.apply(  # type: ignore[no-untyped-call]
         x, weight, bias, sizes, columns, scalings, *tensors
     )
-    return found
+    return outputs
 
 
-class _Updated(torch.autograd.Function):
+class _UpdatedProduct(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -89,24 +90,24 @@ class _Updated(torch.autograd.Function):
         a = torch.cat(pairs[::2]).to(x.dtype)  # (sum of ranks, in)
         bt = x.new_zeros(len(a), y.shape[-1])
         blocks = list(zip(_slices(ranks), columns, strict=True))
-        for (own, column), scaling, lora_B in zip(blocks, scalings, pairs[1::2], strict=True):
-            torch.mul(lora_B.T, scaling, out=bt[own, column])
-        with torch.autocast(x.device.type, enabled=False):  # a caller's: y is in the precision of x
+        for block, scaling, lora_B in zip(blocks, scalings, pairs[1::2], strict=True):
+            torch.mul(lora_B.T, scaling, out=bt[block])
+        with torch.autocast(x.device.type, enabled=False):  # y is in the precision of x
             inner = rows @ a.T  # (n, sum of ranks)
         y.view(-1, y.shape[-1]).addmm_(inner, bt)
         ctx.weight, ctx.blocks, ctx.scalings = weight, blocks, scalings
         ctx.ranks, ctx.dtype = ranks, pairs[0].dtype
-        # what no A learns from is not kept: LoRA-FA's are constants
-        kept = rows if any(ctx.needs_input_grad[6::2]) else None
-        ctx.save_for_backward(kept, inner, a, bt)
-        return parts_of(y, sizes)
+        # x is saved only if an A is trained: those of LoRA-FA are constants
+        saved_rows = rows if any(ctx.needs_input_grad[6::2]) else None
+        ctx.save_for_backward(saved_rows, inner, a, bt)
+        return split_outputs(y, sizes)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         g = side_by_side(gradients)
         with torch.autocast(g.device.type, enabled=False):
-            return _Updated._gradients(ctx, g)
+            return _UpdatedProduct._gradients(ctx, g)
 
     @staticmethod
     def _gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -128,8 +129,8 @@ class _Updated(torch.autograd.Function):
         return (g_x, None, None, None, None, None, *g_pairs)
 
 
-def parts_of(y: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
-    """`y` cut along its last dimension: no copies, and no views to autograd (`as_own`)."""
+def split_outputs(y: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
+    """`y` cut along its last dimension, without copies and not as autograd's views (`as_own`)."""
     if len(sizes) == 1:
         return (as_own(y),)
     parts: tuple[Tensor, ...] = tuple(torch.unsafe_split_with_sizes(y, list(sizes), -1))
@@ -137,14 +138,14 @@ def parts_of(y: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
 
 
 def _slices(sizes: Sequence[int]) -> list[slice]:
-    """Where parts of these sizes lie, one behind the other."""
+    """The slices of consecutive parts of these sizes."""
     return [
         slice(end - size, end) for size, end in zip(sizes, itertools.accumulate(sizes), strict=True)
     ]
 
 
 class _Product(torch.autograd.Function):
-    """x Wᵀ + c, cut along its last dimension; the gradient of x alone."""
+    """x Wᵀ + c, cut along its last dimension; only x has a gradient."""
 
     @staticmethod
     def forward(
@@ -152,7 +153,7 @@ class _Product(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.weight = weight
         y = weight.product(x, bias)
-        return parts_of(y, sizes)
+        return split_outputs(y, sizes)
 
     @staticmethod
     @once_differentiable
@@ -161,12 +162,12 @@ class _Product(torch.autograd.Function):
 
 
 class FrozenLinear(BaseLinear):
-    """The place of a frozen linear layer inside the engine, alone or with its siblings.
+    """Stands in for a frozen linear layer inside the engine, alone or joined with its siblings.
 
     Args:
         plain: the layer.
-        joined: what computes it.
-        index: which of the joined layers this one is.
+        joined: computes the layer's output.
+        index: the layer's number among the joined ones.
     """
 
     def __init__(self, plain: Any, joined: Joined, index: int) -> None:
@@ -175,26 +176,26 @@ class FrozenLinear(BaseLinear):
         self.bias = plain.bias
         self.compute = base_dtype(plain)
         self.plain_kind = plain.plain_kind if isinstance(plain, BaseLinear) else type(plain)
-        # past nn.Module's own bookkeeping: the layer is no part of its own place
+        # not as attributes: nn.Module would register the layer as a submodule
         self.__dict__["plain"], self.__dict__["joined"] = plain, joined
         self.index = index
         self.train(plain.training)
 
     @property
     def weight(self) -> Tensor:
-        """The layer's own: some models ask it for its dtype."""
+        """The layer's own weight: some models read its dtype."""
         weight: Tensor = self.__dict__["plain"].weight
         return weight
 
     @property
     def tensors(self) -> list[Tensor]:
-        """What the layer holds, and what is packed of it."""
+        """The layer's parameters and buffers, and the packed copies of the joined weight."""
         plain, joined = self.__dict__["plain"], self.__dict__["joined"]
         return [*plain.parameters(), *plain.buffers(), *joined.weight.packed]
 
     def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
         joined: Joined = self.__dict__["joined"]
-        if joined.adapters[self.index] is not None:  # not asked for by its adapter
+        if joined.adapters[self.index] is not None:  # its adapter calls `updated` instead
             return joined.outputs(x)[self.index]
         return joined.output(x, self.index)
 
@@ -209,12 +210,12 @@ class FrozenLinear(BaseLinear):
 
     def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
         self.__dict__["plain"]._load_from_state_dict(*args, **options)
-        self.__dict__["joined"].renew()
+        self.__dict__["joined"].refresh()
 
     def product(self, x: Tensor) -> Tensor:
         """(*batch, in) -> (*batch, out): x Wᵀ without the bias."""
         joined: Joined = self.__dict__["joined"]
-        if isinstance(joined.weight, FrozenCodes):  # by what is packed already
+        if isinstance(joined.weight, FrozenCodes):  # the codes are packed already
             return joined.outputs(x, with_bias=False)[self.index]
         return F.linear(x, self.dense())
 
@@ -225,13 +226,13 @@ class FrozenLinear(BaseLinear):
 
 
 def refuse_assigning(model: nn.Module, undo: ExitStack) -> None:
-    """Let `model.load_state_dict` copy weights into the model's own, which are shared, or nothing.
+    """Refuse `model.load_state_dict(assign=True)` before anything is loaded.
 
-    Before anything is loaded: by `assign=True` others would take their place.
+    It would replace the model's weights, which the engine shares, instead of copying into them.
     """
 
     def check(module: nn.Module, state: Any, prefix: str, metadata: Any, *more: Any) -> None:
-        if metadata.pop("assign_to_params_buffers", False):  # torch leaves it in the caller's
+        if metadata.pop("assign_to_params_buffers", False):  # torch leaves it in the caller's dict
             raise RequestError(
                 "inside `with peftlab.engine.fast(model)` weights can't be assigned; leave out "
                 "assign=True, or load them before it or after it"
@@ -241,14 +242,15 @@ def refuse_assigning(model: nn.Module, undo: ExitStack) -> None:
 
 
 class Joined:
-    """Frozen linear layers of one input, computed together when the first of them is asked.
+    """Frozen linear layers with the same input, computed together when the first is called.
 
-    The others take what waits for them, if they are given the very same tensor, and autograd is on
-    or off as it was; else all are computed anew, so the result never depends on the order of calls.
+    The others take their pending outputs if they are called with the very same tensor, and autograd
+    is on or off as before; otherwise all are computed anew. So results never depend on the order of
+    calls.
 
     Args:
         layers: the plain layers.
-        adapters: what gives each layer's low-rank update, if it has one to be computed with it.
+        adapters: each layer's low-rank adapter, None where it has none to be computed with it.
     """
 
     def __init__(
@@ -260,56 +262,57 @@ class Joined:
         self.adapters = list(adapters or [None] * len(layers))
         self.features = [features(layer) for layer in layers]
         self.sizes = [size.outside for size in self.features]
-        kind = FrozenCodes if isinstance(layers[0], Int8Linear) else Frozen
-        self.weight = kind.of(layers)
+        weight_class = FrozenCodes if isinstance(layers[0], Int8Linear) else Frozen
+        self.weight = weight_class.of(layers)
         self.bias = _joined_bias(layers, self.sizes, base_dtype(layers[0]))
-        self.waiting: dict[int, Tensor] = {}
+        self.pending: dict[int, Tensor] = {}
         self.input: Tensor | None = None
-        self.learns = True  # whether autograd was on when it was given
+        self.grad_enabled = True  # whether autograd was on for `input`
 
     def share(self) -> None:
-        """Let the layers' own weights be parts of the joined one."""
+        """Make the layers' own weights parts of the joined one."""
         if len(self.layers) > 1:
             self.weight.share(self.layers, self.sizes)
 
     def output(self, x: Tensor, index: int) -> Tensor:
+        """The output of one layer, with its update."""
         if len(self.layers) == 1:
-            return self.updated(x)[0]
-        learns = torch.is_grad_enabled()
-        waits = x is self.input and index in self.waiting
-        if not waits or learns != self.learns:
-            asked = set(self.waiting) if waits else range(len(self.layers))
-            self.input, self.learns = x, learns
-            self.waiting = {i: y for i, y in enumerate(self.updated(x)) if i in asked}
-        y = self.waiting.pop(index)
-        if not self.waiting:
+            return self.updated_outputs(x)[0]
+        grad_enabled = torch.is_grad_enabled()
+        is_pending = x is self.input and index in self.pending
+        if not is_pending or grad_enabled != self.grad_enabled:
+            wanted = set(self.pending) if is_pending else range(len(self.layers))
+            self.input, self.grad_enabled = x, grad_enabled
+            self.pending = {i: y for i, y in enumerate(self.updated_outputs(x)) if i in wanted}
+        y = self.pending.pop(index)
+        if not self.pending:
             self.input = None
         return y
 
-    def updated(self, x: Tensor) -> tuple[Tensor, ...]:
+    def updated_outputs(self, x: Tensor) -> tuple[Tensor, ...]:
         """Every layer's output, with its update."""
         if all(adapter is None for adapter in self.adapters):
             return self.outputs(x)
         pairs = [None if adapter is None else adapter.pair() for adapter in self.adapters]
-        return updated(x, self.weight, self.bias, self.sizes, pairs)
+        return product_with_updates(x, self.weight, self.bias, self.sizes, pairs)
 
     def outputs(self, x: Tensor, with_bias: bool = True) -> tuple[Tensor, ...]:
-        """Every layer's output."""
+        """Every layer's output, without updates."""
         bias = self.bias if with_bias else None
-        found: tuple[Tensor, ...] = _Product.apply(x, self.weight, bias, self.sizes)  # type: ignore[no-untyped-call]
-        return found
+        outputs: tuple[Tensor, ...] = _Product.apply(x, self.weight, bias, self.sizes)  # type: ignore[no-untyped-call]
+        return outputs
 
-    def renew(self) -> None:
-        """Take what was loaded into a layer: the weights are shared, the rest is made of them."""
+    def refresh(self) -> None:
+        """Follow a load into one of the layers: the weights are shared, all else is remade."""
         self.bias = _joined_bias(self.layers, self.sizes, base_dtype(self.layers[0]))
-        self.weight.renew()
-        self.input, self.waiting = None, {}
+        self.weight.refresh()
+        self.input, self.pending = None, {}
 
-    def part(self) -> None:
+    def separate(self) -> None:
         """Give every layer a weight of its own again."""
         if len(self.layers) > 1:
             with torch.inference_mode(False):
-                self.weight.part(self.layers)
+                self.weight.separate(self.layers)
 
 
 def _joined_bias(layers: Sequence[Any], sizes: Sequence[int], dtype: torch.dtype) -> Tensor | None:

@@ -1,15 +1,15 @@
-"""The heap of a training: what a step frees, the next one takes again, and nobody searches it.
+"""The heap of a training: memory that a step frees is reused, and Python's collector skips it.
 
-glibc gives the top of its heap back to the kernel whenever enough of it is free, which after a
-backward pass it is, and the next step faults the same pages in again, each of them zeroed: 5 % of
-a step on a CPU (LOG.md). So inside the context nothing is given back; before and behind it
-everything that is free is, loading's leftovers among it.
+glibc returns the top of its heap to the kernel whenever enough of it is free, as it is after a
+backward pass, and the next step faults the same pages in again, each of them zeroed: 5 % of a step
+on a CPU (LOG.md). So inside `keep_heap` nothing is returned. Before and after it all free memory
+is, including that left from loading.
 
-Where there is no glibc (macOS, Windows, musl) this does nothing.
+Without glibc (macOS, Windows, musl) `keep_heap` does nothing.
 
-Python's collector is told to leave alone what is there before a training's first step, all objects
-of the libraries: searching them again and again takes 3 % of a small model's time (LOG.md). To
-search them once before takes .15 s and more, so nothing shorter than a training asks for it.
+Inside `gc_frozen` Python's collector skips the objects that exist before a training's first step,
+all of the libraries' among them: searching them again and again takes 3 % of a small model's time
+(LOG.md). The one search before takes .15 s and more, so only a training uses it.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # mallopt's names for them, malloc.h
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # mallopt's parameters, malloc.h
 MIB = 2**20
-LARGEST_ON_HEAP = 32 * MIB  # glibc's own limit, which it comes to by itself as blocks are freed
+LARGEST_ON_HEAP = 32 * MIB  # glibc's own limit, which its threshold nears as blocks are freed
 NEVER = 2**31 - 1
 
 
 @contextmanager
-def kept_heap() -> Iterator[None]:
-    """Give back what is free now, then nothing until the context ends."""
+def keep_heap() -> Iterator[None]:
+    """Return free memory to the kernel now, and none from then on until the context ends."""
     libc = _glibc()
     if libc is None:
         yield
         return
-    give_back()
+    trim_heap()
     libc.mallopt(MMAP_THRESHOLD, LARGEST_ON_HEAP)
     libc.mallopt(TRIM_THRESHOLD, NEVER)
     try:
         yield
     finally:
-        libc.mallopt(TRIM_THRESHOLD, 2 * LARGEST_ON_HEAP)  # as glibc itself pairs the two
-        give_back()
+        libc.mallopt(TRIM_THRESHOLD, 2 * LARGEST_ON_HEAP)  # glibc pairs the two so
+        trim_heap()
 
 
 @contextmanager
-def unsearched() -> Iterator[None]:
-    """Keep Python's collector from what exists now, until the context ends."""
-    if gc.get_freeze_count():  # whoever froze it thaws it
+def gc_frozen() -> Iterator[None]:
+    """Let Python's collector skip all objects that exist now, until the context ends."""
+    if gc.get_freeze_count():  # frozen by somebody else, who will unfreeze it
         yield
         return
     gc.collect()
@@ -59,8 +59,8 @@ def unsearched() -> Iterator[None]:
         gc.unfreeze()
 
 
-def give_back() -> None:
-    """Return what is free on the heap to the kernel."""
+def trim_heap() -> None:
+    """Return the heap's free memory to the kernel."""
     libc = _glibc()
     if libc is not None:
         libc.malloc_trim(0)

@@ -1,8 +1,8 @@
-"""MPNet's attention, which transformers doesn't let one choose, by plain products like the others'.
+"""MPNet's attention in packed batches; transformers does not let a caller choose another for it.
 
     P = softmax(Q Kᵀ · scaling + relative positions)
 
-Positions relative to each other are a bias that all blocks share, made once a batch.
+The relative positions are a bias that all blocks share, made once a batch.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from peftlab.engine import dropout
-from peftlab.engine.attention import BITS, LAID, attend_packed
+from peftlab.engine.attention import BITS, LAYOUT, attend_packed
 from peftlab.engine.bits import Bits
-from peftlab.engine.packing import Laid
-from peftlab.engine.stand_in import stand_in
+from peftlab.engine.packing import Layout
+from peftlab.engine.stand_in import replace_method
 
 
 def is_mpnet(model: Any) -> bool:
@@ -24,40 +24,44 @@ def is_mpnet(model: Any) -> bool:
     return bool(model.config.model_type == "mpnet")
 
 
-def replace_attention(model: Any, bits: Bits, laid: Laid, undo: ExitStack) -> None:
-    """Let `model` attend by plain products, its batches packed; its dropout draws from `bits`."""
+def replace_attention(model: Any, bits: Bits, layout: Layout, undo: ExitStack) -> None:
+    """Let `model` attend to packed batches sentence by sentence; dropout draws from `bits`."""
     encoder = model.base_model.encoder
-    stand_in(encoder, "compute_position_bias", _bias, undo, laid)
+    replace_method(encoder, "compute_position_bias", _position_bias, undo, layout)
     for block in encoder.layer:
         attention = block.attention.attn
-        for name, value in ((BITS, bits), (LAID, laid)):
+        for name, value in ((BITS, bits), (LAYOUT, layout)):
             setattr(attention, name, value)
             undo.callback(delattr, attention, name)
-        stand_in(attention, "forward", _forward, undo)
+        replace_method(attention, "forward", _forward, undo)
         if "forward" not in vars(block.attention) and dropout.is_built():
-            stand_in(block.attention, "forward", _half, undo, bits)
+            replace_method(block.attention, "forward", _half_block, undo, bits)
 
 
-def _bias(encoder: nn.Module, theirs: Any, laid: Laid, x: Tensor, *args: Any) -> Tensor:
-    """(1, heads, length, length): of the places of a padded sentence, where batches are packed."""
-    if laid.packing is not None:
-        x = x.new_empty(1, laid.packing.length, 0)  # of which only the sizes are read
-    bias: Tensor = theirs(x, *args)
+def _position_bias(
+    encoder: nn.Module, original: Any, layout: Layout, x: Tensor, *args: Any
+) -> Tensor:
+    """(1, heads, length, length); in a packed batch it is the bias of one padded sentence."""
+    if layout.packing is not None:
+        x = x.new_empty(1, layout.packing.length, 0)  # only its sizes are read
+    bias: Tensor = original(x, *args)
     return bias
 
 
 def _forward(
     attention: Any,
-    theirs: Any,
+    original: Any,
     hidden_states: Tensor,
     attention_mask: Tensor | None = None,
     position_bias: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, ...]:
     """(1, rows, hidden) -> (1, rows, hidden)."""
-    if getattr(attention, LAID).packing is None:
-        whole: tuple[Tensor, ...] = theirs(hidden_states, attention_mask, position_bias, **kwargs)
-        return whole
+    if getattr(attention, LAYOUT).packing is None:
+        outputs: tuple[Tensor, ...] = original(
+            hidden_states, attention_mask, position_bias, **kwargs
+        )
+        return outputs
     width = attention.attention_head_size
     shape = (*hidden_states.shape[:-1], -1, width)
     q, k, v = (
@@ -69,9 +73,9 @@ def _forward(
     return (attention.o(y.reshape(hidden_states.shape)),)
 
 
-def _half(
-    half: Any, theirs: Any, bits: Bits, hidden_states: Tensor, *args: Any, **kwargs: Any
+def _half_block(
+    half_block: Any, original: Any, bits: Bits, hidden_states: Tensor, *args: Any, **kwargs: Any
 ) -> tuple[Any, ...]:
-    """Attention and what ends this half of a block."""
-    x, *others = half.attn(hidden_states, *args, **kwargs)
-    return dropout.ended(half, x, hidden_states, bits), *others
+    """Attention, dropout, residual sum and LayerNorm."""
+    x, *rest = half_block.attn(hidden_states, *args, **kwargs)
+    return dropout.dropout_add_norm(half_block, x, hidden_states, bits), *rest

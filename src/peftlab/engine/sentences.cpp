@@ -1,14 +1,14 @@
-// Attention of a packed batch: the tokens of each sentence with each other, and no padding.
+// Attention of a packed batch: each sentence's tokens attend to each other; there is no padding.
 //
 //   S = Q Kᵀ · scaling + positions,  P = softmax(S),  Y = (P ∘ M) V        a head of a sentence
 //
 //   attention            Y, and log Σ exp S of each row, which is all that is kept of S
-//   attention_gradient   those of Q, K, V, and of positions if asked; S, P and M are computed again
+//   attention_gradient   gradients of Q, K, V, and of positions if needed; computes S, P and M again
 //
 // M drops with probability p and scales the rest by 1 / (1 - p); its bits are those of row i and column j
 // at place sentence · heads + head (bits.py).
 //
-// All is computed in fp32, whatever the precision of what comes and goes. A product's tile stays in
+// All is computed in fp32, whatever the precision of inputs and outputs. A product's tile stays in
 // registers while it is summed.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
@@ -32,7 +32,7 @@ int64_t padded(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
 
 // -- products: C (rows, columns) = A (rows, inner) B (inner, columns) -------------------------------
 
-// Where A's number (row, k) is: a matrix and its transpose are one kind.
+// A's number (i, k) is at[i * row + k * inner], so that a matrix and its transpose are one type.
 struct Left {
   const float* at;
   int64_t row, inner;
@@ -63,7 +63,7 @@ void strip(int64_t rows, int64_t inner, Left a, const float* b, int64_t b_row, f
   for (; r < rows; ++r) tile<1, VECTORS>(inner, from(), b, b_row, c + r * c_row, c_row);
 }
 
-// `columns` is a multiple of LANES, and so is what a row of B and C holds.
+// `columns`, the size of a row of B and C, is a multiple of LANES.
 void product(int64_t rows, int64_t inner, int64_t columns, Left a, const float* b, float* c) {
   int64_t j = 0;
   for (; j + 2 * LANES <= columns; j += 2 * LANES) strip<2>(rows, inner, a, b + j, columns, c + j, columns);
@@ -141,7 +141,7 @@ void exp_all(float* at, float shift, int64_t row) {
   for (int64_t j = 0; j < row; j += LANES) store(exp_of(load<Vector>(at + j) - shift), at + j);
 }
 
-// A row of S, in which keys that are none have -inf, to P, in place; gives log Σ exp S.
+// Turns a row of S, which is -inf where no key is, into P, in place; returns log Σ exp S.
 float softmax(float* at, int64_t row) {
   Vector most = load<Vector>(at), sums = {};
   for (int64_t j = LANES; j < row; j += LANES) most = Largest()(most, load<Vector>(at + j));
@@ -154,7 +154,7 @@ float softmax(float* at, int64_t row) {
 }
 
 struct Shape {
-  int64_t heads, width, asked;  // rows of a sentence that are asked for; 0: all
+  int64_t heads, width, n_queries;  // rows of a sentence that need outputs; 0: all
   float scaling;
   const float* positions;  // (heads, length, length), or none
   int64_t length;
@@ -175,23 +175,24 @@ void finish_scores(const Shape& shape, int64_t head, int64_t rows, int64_t n, in
   }
 }
 
-// What one thread works in, as long as the call lasts.
+// The working memory of one thread for the time of a call.
 class Room {
  public:
-  explicit Room(int64_t size) : held_(new float[size]), size_(size) {}
+  explicit Room(int64_t size) : numbers_(new float[size]), size_(size) {}
   float* take(int64_t size) {
     used_ += padded(size);
     if (used_ > size_) throw std::logic_error("a room too small");
-    return held_.get() + used_ - padded(size);
+    return numbers_.get() + used_ - padded(size);
   }
   void clear() { used_ = 0; }
 
  private:
-  std::unique_ptr<float[]> held_;
+  std::unique_ptr<float[]> numbers_;
   int64_t size_, used_ = 0;
 };
 
-// All heads of all sentences; those of one head one after the other if they `add` to something of its.
+// Calls `work` for all heads of all sentences; if they `add` to a tensor of the head, then the
+// sentences of one head one after the other.
 template <typename Work>
 void each_head(const at::Tensor& bounds, int64_t heads, int64_t matrices, int64_t width, bool add, const Work& work) {
   const int64_t* first = bounds.const_data_ptr<int64_t>();
@@ -212,7 +213,7 @@ void each_head(const at::Tensor& bounds, int64_t heads, int64_t matrices, int64_
 
 // -- the operations ---------------------------------------------------------------------------------
 
-// Where sentences lie among so many rows: none is empty, and none goes beyond.
+// Checks that no sentence is empty, and that all lie within `rows` rows.
 void check(const at::Tensor& bounds, int64_t rows) {
   TORCH_CHECK(bounds.is_contiguous() && bounds.size(0) > 1);
   const int64_t* at = bounds.const_data_ptr<int64_t>();
@@ -228,106 +229,106 @@ Rows<const T> rows_of(const at::Tensor& x) {
 }
 
 Shape shape_of(const at::Tensor& q, const std::optional<at::Tensor>& positions, int64_t heads,
-               double scaling, int64_t asked) {
+               double scaling, int64_t n_queries) {
   const float* at = nullptr;
   if (positions) {
     TORCH_CHECK(positions->dim() == 3 && positions->is_contiguous());
     at = positions->const_data_ptr<float>();
   }
-  return {heads, q.size(1) / heads, asked, float(scaling), at, positions ? positions->size(2) : 0};
+  return {heads, q.size(1) / heads, n_queries, float(scaling), at, positions ? positions->size(2) : 0};
 }
 
 template <typename T>
 void forward(Rows<const T> q, Rows<const T> k, Rows<const T> v, const at::Tensor& bounds, const Shape& shape,
              const Dropout& drop, Rows<T> y, Rows<float> log_sums) {
   const auto work = [=](int64_t start, int64_t n, int64_t head, uint32_t index, Room& room) {
-    const int64_t width = shape.width, rows = shape.asked ? std::min(shape.asked, n) : n;
+    const int64_t width = shape.width, rows = shape.n_queries ? std::min(shape.n_queries, n) : n;
     const int64_t row = padded(n), wide_row = padded(width), column = head * width;
     float* queries = room.take(rows * width);
     float* keys = room.take(width * row);
     float* values = room.take(n * wide_row);
-    float* shares = room.take(rows * row);
+    float* probs = room.take(rows * row);
     read(q.from(start, column), rows, width, shape.scaling, queries, width);
     read_transposed(k.from(start, column), n, width, keys, row);
     read(v.from(start, column), n, width, 1, values, wide_row);
-    product(rows, width, row, {queries, width, 1}, keys, shares);
-    finish_scores(shape, head, rows, n, row, shares);
+    product(rows, width, row, {queries, width, 1}, keys, probs);
+    finish_scores(shape, head, rows, n, row, probs);
     float* log_sum = log_sums.from(head, start).at;
-    for (int64_t i = 0; i < rows; ++i) log_sum[i] = softmax(shares + i * row, row);
+    for (int64_t i = 0; i < rows; ++i) log_sum[i] = softmax(probs + i * row, row);
     if (drop.keep_from) {
       float* by = room.take(rows * row);
       mask(rows, row, index, drop, by);
-      for (int64_t j = 0; j < rows * row; ++j) shares[j] *= by[j];
+      for (int64_t j = 0; j < rows * row; ++j) probs[j] *= by[j];
     }
-    float* found = room.take(rows * wide_row);
-    product(rows, n, wide_row, {shares, row, 1}, values, found);
-    write(found, wide_row, rows, width, 1, y.from(start, column));
+    float* output = room.take(rows * wide_row);
+    product(rows, n, wide_row, {probs, row, 1}, values, output);
+    write(output, wide_row, rows, width, 1, y.from(start, column));
   };
   each_head(bounds, shape.heads, 4, shape.width, false, work);
 }
 
 template <typename T>
 void backward(Rows<const T> g, Rows<const T> q, Rows<const T> k, Rows<const T> v, const at::Tensor& bounds,
-              const Shape& shape, const Dropout& drop, Rows<const float> log_sums, Rows<T> to, float* of_positions) {
+              const Shape& shape, const Dropout& drop, Rows<const float> log_sums, Rows<T> to, float* g_positions) {
   const auto work = [=](int64_t start, int64_t n, int64_t head, uint32_t index, Room& room) {
-    const int64_t width = shape.width, rows = shape.asked ? std::min(shape.asked, n) : n;
+    const int64_t width = shape.width, rows = shape.n_queries ? std::min(shape.n_queries, n) : n;
     const int64_t row = padded(n), wide_row = padded(width), column = head * width, all = shape.heads * width;
     float* queries = room.take(rows * wide_row);
     float* keys = room.take(n * wide_row);
-    float* turned = room.take(width * row);
+    float* transposed = room.take(width * row);
     float* gradients = room.take(rows * wide_row);
-    float* shares = room.take(rows * row);
-    float* moved = room.take(rows * row);
-    float* found = room.take(n * wide_row);
+    float* probs = room.take(rows * row);
+    float* g_scores = room.take(rows * row);
+    float* product_out = room.take(n * wide_row);
     read(q.from(start, column), rows, width, shape.scaling, queries, wide_row);
     read(k.from(start, column), n, width, 1, keys, wide_row);
     read(g.from(start, column), rows, width, 1, gradients, wide_row);
-    read_transposed(k.from(start, column), n, width, turned, row);
-    product(rows, width, row, {queries, wide_row, 1}, turned, shares);
-    finish_scores(shape, head, rows, n, row, shares);
+    read_transposed(k.from(start, column), n, width, transposed, row);
+    product(rows, width, row, {queries, wide_row, 1}, transposed, probs);
+    finish_scores(shape, head, rows, n, row, probs);
     const float* log_sum = log_sums.from(head, start).at;
-    for (int64_t i = 0; i < rows; ++i) exp_all(shares + i * row, log_sum[i], row);
-    read_transposed(v.from(start, column), n, width, turned, row);
-    product(rows, width, row, {gradients, wide_row, 1}, turned, moved);  // of P ∘ M
-    float* dropped = shares;
+    for (int64_t i = 0; i < rows; ++i) exp_all(probs + i * row, log_sum[i], row);
+    read_transposed(v.from(start, column), n, width, transposed, row);
+    product(rows, width, row, {gradients, wide_row, 1}, transposed, g_scores);  // of P ∘ M
+    float* dropped = probs;
     if (drop.keep_from) {
       dropped = room.take(rows * row);
       mask(rows, row, index, drop, dropped);
       for (int64_t j = 0; j < rows * row; ++j) {
-        moved[j] *= dropped[j];
-        dropped[j] *= shares[j];
+        g_scores[j] *= dropped[j];
+        dropped[j] *= probs[j];
       }
     }
-    product(n, rows, wide_row, {dropped, 1, row}, gradients, found);
-    write(found, wide_row, n, width, 1, to.from(start, 2 * all + column));
+    product(n, rows, wide_row, {dropped, 1, row}, gradients, product_out);
+    write(product_out, wide_row, n, width, 1, to.from(start, 2 * all + column));
     for (int64_t i = 0; i < rows; ++i) {  // of S: P ∘ (g - Σ P ∘ g)
-      float* at = moved + i * row;
-      const float* share = shares + i * row;
+      float* at = g_scores + i * row;
+      const float* prob = probs + i * row;
       Vector sums = {};
-      for (int64_t j = 0; j < row; j += LANES) sums += load<Vector>(at + j) * load<Vector>(share + j);
+      for (int64_t j = 0; j < row; j += LANES) sums += load<Vector>(at + j) * load<Vector>(prob + j);
       const float sum = joined<Sum>(sums);
-      for (int64_t j = 0; j < row; ++j) at[j] = share[j] * (at[j] - sum);
+      for (int64_t j = 0; j < row; ++j) at[j] = prob[j] * (at[j] - sum);
     }
-    if (of_positions) {
-      float* of_head = of_positions + head * shape.length * shape.length;
+    if (g_positions) {
+      float* of_head = g_positions + head * shape.length * shape.length;
       for (int64_t i = 0; i < rows; ++i) {
-        for (int64_t j = 0; j < n; ++j) of_head[i * shape.length + j] += moved[i * row + j];
+        for (int64_t j = 0; j < n; ++j) of_head[i * shape.length + j] += g_scores[i * row + j];
       }
     }
-    product(n, rows, wide_row, {moved, 1, row}, queries, found);
-    write(found, wide_row, n, width, 1, to.from(start, all + column));
-    product(rows, n, wide_row, {moved, row, 1}, keys, found);
-    write(found, wide_row, rows, width, shape.scaling, to.from(start, column));
+    product(n, rows, wide_row, {g_scores, 1, row}, queries, product_out);
+    write(product_out, wide_row, n, width, 1, to.from(start, all + column));
+    product(rows, n, wide_row, {g_scores, row, 1}, keys, product_out);
+    write(product_out, wide_row, rows, width, shape.scaling, to.from(start, column));
   };
-  each_head(bounds, shape.heads, 5, shape.width, of_positions != nullptr, work);
+  each_head(bounds, shape.heads, 5, shape.width, g_positions != nullptr, work);
 }
 
 std::tuple<at::Tensor, at::Tensor> attention(
     const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& bounds,
-    const std::optional<at::Tensor>& positions, int64_t heads, double scaling, int64_t asked, double p,
+    const std::optional<at::Tensor>& positions, int64_t heads, double scaling, int64_t n_queries, double p,
     int64_t key, int64_t call) {
   check(bounds, q.size(0));
-  const Shape shape = shape_of(q, positions, heads, scaling, asked);
+  const Shape shape = shape_of(q, positions, heads, scaling, n_queries);
   auto y = at::zeros(q.sizes(), q.options());
   auto log_sums = at::empty({heads, q.size(0)}, q.options().dtype(at::kFloat));
   const Rows<float> sums{log_sums.mutable_data_ptr<float>(), log_sums.stride(0)};
@@ -343,20 +344,20 @@ std::tuple<at::Tensor, at::Tensor> attention(
 std::tuple<at::Tensor, at::Tensor> attention_gradient(
     const at::Tensor& g, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
     const at::Tensor& bounds, const std::optional<at::Tensor>& positions, const at::Tensor& log_sums,
-    bool of_positions, int64_t heads, double scaling, int64_t asked, double p, int64_t key, int64_t call) {
+    bool needs_positions, int64_t heads, double scaling, int64_t n_queries, double p, int64_t key, int64_t call) {
   check(bounds, q.size(0));
-  const Shape shape = shape_of(q, positions, heads, scaling, asked);
-  auto found = at::zeros({q.size(0), 3 * q.size(1)}, q.options());
+  const Shape shape = shape_of(q, positions, heads, scaling, n_queries);
+  auto g_qkv = at::zeros({q.size(0), 3 * q.size(1)}, q.options());
   const Rows<const float> sums{log_sums.const_data_ptr<float>(), log_sums.stride(0)};
-  auto added = of_positions ? at::zeros_like(*positions) : at::empty({0}, log_sums.options());
-  float* to_positions = of_positions ? added.mutable_data_ptr<float>() : nullptr;
+  auto g_positions = needs_positions ? at::zeros_like(*positions) : at::empty({0}, log_sums.options());
+  float* to_positions = needs_positions ? g_positions.mutable_data_ptr<float>() : nullptr;
   const auto run = [&](auto zero) {
     using T = decltype(zero);
     backward<T>(rows_of<T>(g), rows_of<T>(q), rows_of<T>(k), rows_of<T>(v), bounds, shape,
-                dropout_of(p, key, call), sums, {found.mutable_data_ptr<T>(), found.stride(0)}, to_positions);
+                dropout_of(p, key, call), sums, {g_qkv.mutable_data_ptr<T>(), g_qkv.stride(0)}, to_positions);
   };
   q.scalar_type() == at::kBFloat16 ? run(at::BFloat16(0)) : run(0.0f);
-  return {found, added};
+  return {g_qkv, g_positions};
 }
 
 }  // namespace
@@ -364,10 +365,10 @@ std::tuple<at::Tensor, at::Tensor> attention_gradient(
 TORCH_LIBRARY_FRAGMENT(peftlab, library) {
   library.def(
       "attention(Tensor q, Tensor k, Tensor v, Tensor bounds, Tensor? positions, int heads, "
-      "float scaling, int asked, float p, int key, int call) -> (Tensor, Tensor)");
+      "float scaling, int n_queries, float p, int key, int call) -> (Tensor, Tensor)");
   library.def(
       "attention_gradient(Tensor g, Tensor q, Tensor k, Tensor v, Tensor bounds, Tensor? positions, "
-      "Tensor log_sums, bool of_positions, int heads, float scaling, int asked, float p, int key, "
+      "Tensor log_sums, bool needs_positions, int heads, float scaling, int n_queries, float p, int key, "
       "int call) -> (Tensor, Tensor)");
 }
 

@@ -1,4 +1,4 @@
-"""A method of one module replaced inside the context, and its own again behind it."""
+"""Replaces a method of one module inside the context, and restores it afterwards."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ from typing import Any
 from torch import nn
 
 
-def stand_in(module: nn.Module, name: str, ours: Any, undo: ExitStack, *known: Any) -> None:
-    """Let `module.name(...)` be `ours(module, theirs, *known, ...)`."""
-    own = vars(module).get(name)  # what somebody else has put there
-    setattr(module, name, functools.partial(ours, module, getattr(module, name), *known))
-    undo.callback(*((delattr, module, name) if own is None else (setattr, module, name, own)))
+def replace_method(
+    module: nn.Module, name: str, replacement: Any, undo: ExitStack, *args: Any
+) -> None:
+    """Let `module.name(...)` call `replacement(module, original, *args, ...)`."""
+    override = vars(module).get(name)  # of somebody else, on this instance
+    setattr(module, name, functools.partial(replacement, module, getattr(module, name), *args))
+    if override is None:
+        undo.callback(delattr, module, name)
+    else:
+        undo.callback(setattr, module, name, override)

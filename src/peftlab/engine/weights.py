@@ -1,14 +1,14 @@
 """A frozen weight and its two products: x Wᵀ for the outputs, g W for the input's gradient.
 
-    Frozen         of a weight in bf16, by oneDNN
-    FrozenCodes    of one in eight bits
+    Frozen         a weight in bf16, multiplied by oneDNN
+    FrozenCodes    a weight in eight bits
 
-Several layers' weights may be one, one below the other: theirs are parts of it then, so that none
-is there twice. (Codes are, packed for oneDNN.)
+The weights of several layers may be stacked in one, of which theirs become parts, so that no weight
+is held twice. (Codes are, since oneDNN has them packed.)
 
-oneDNN adds the bias inside its product where torch's own `linear` takes a second pass. What it does
-knows nothing of autograd, and called bare it loses the gradient, so it is called inside autograd
-functions only (frozen.py).
+oneDNN adds the bias inside its product where torch's own `linear` takes a second pass. Its products
+know nothing of autograd and would lose the gradient, so they are called inside autograd functions
+only (frozen.py).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Frozen:
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight.detach()
-        # oneDNN makes a kernel of its own for a product without a bias
+        # a product without a bias would need another kernel of oneDNN's
         self.no_bias = weight.new_zeros(weight.shape[0])
 
     def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -52,22 +52,22 @@ class Frozen:
         return (g.reshape(-1, g.shape[-1]) @ self.weight).view(*g.shape[:-1], -1)
 
     def share(self, layers: Sequence[Any], sizes: Sequence[int]) -> None:
-        """Let the layers' own weights be parts of this one."""
+        """Make the layers' own weights parts of this one."""
         for layer, part in zip(layers, self.weight.split(sizes), strict=True):
             layer.weight.data = part.T if is_conv1d(layer) else part
 
-    def renew(self) -> None:
-        """Nothing is made of the weight, which is shared."""
+    def refresh(self) -> None:
+        """Nothing to do: the weight is shared, and nothing is derived from it."""
 
     @staticmethod
-    def part(layers: Sequence[Any]) -> None:
+    def separate(layers: Sequence[Any]) -> None:
         """Give every layer a weight of its own again."""
         for layer in layers:
             layer.weight.data = layer.weight.clone(memory_format=torch.contiguous_format)
 
 
 class FrozenCodes:
-    """A frozen weight (out, in) in eight bits, for the same."""
+    """A frozen weight (out, in) in eight bits, for x Wᵀ and for g W."""
 
     @classmethod
     def of(cls, layers: Sequence[Int8Linear]) -> FrozenCodes:
@@ -87,21 +87,21 @@ class FrozenCodes:
 
     @property
     def packed(self) -> Sequence[Tensor]:
-        """What oneDNN has of it beside the codes."""
+        """The copies that oneDNN has packed."""
         return self.layer.unregistered
 
     def share(self, layers: Sequence[Int8Linear], sizes: Sequence[int]) -> None:
-        """Let the layers' own codes be parts of these; what they had packed is not used."""
+        """Make the layers' own codes parts of these; copies packed of theirs are not used."""
         codes, scales = self.layer.codes.split(sizes), self.layer.scales.split(sizes)
-        for layer, own, own_scales in zip(layers, codes, scales, strict=True):
-            layer.hold(own, own_scales)
+        for layer, layer_codes, layer_scales in zip(layers, codes, scales, strict=True):
+            layer.hold(layer_codes, layer_scales)
 
-    def renew(self) -> None:
-        """Let oneDNN pack anew: several layers' codes are joined in another layer than theirs."""
+    def refresh(self) -> None:
+        """Drop the packed copies: no load reaches the layer that holds the joined codes."""
         self.layer.unpack()
 
     @staticmethod
-    def part(layers: Sequence[Int8Linear]) -> None:
+    def separate(layers: Sequence[Int8Linear]) -> None:
         """Give every layer codes of its own again."""
         for layer in layers:
             layer.hold(layer.codes.clone(), layer.scales.clone())
@@ -111,7 +111,7 @@ Weight = Frozen | FrozenCodes
 
 
 def onednn_multiplies(layer: Any) -> bool:
-    """Whether oneDNN gains by the layer's weight: a bf16 one does, fp32 doesn't."""
+    """Whether the layer is faster by oneDNN: with a weight in bf16 it is, in fp32 it is not."""
     return bool(
         layer.weight.dtype == torch.bfloat16
         and torch.backends.mkldnn.is_available()

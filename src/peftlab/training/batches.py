@@ -1,9 +1,9 @@
-"""From texts to batches: tokens once, then batches that the seed draws, at random or by length.
+"""From texts to batches: texts are tokenised once, each epoch's batches are drawn from the seed.
 
-An epoch's batches differ in size by one example at most, so that none is a step of a few. A batch
-is padded to its longest example; batches of like lengths save most of the padding, and which
-examples meet in them still changes every epoch. Long batches are padded a little further, since a
-width that was met before needs no new kernels: a CPU makes some 19, of 0.5 to 4 ms each (LOG.md).
+The sizes of an epoch's batches differ by at most one example, so no step sees only a few. A batch
+is padded to its longest example. Grouping by length saves most of the padding, and which examples
+share a batch still changes every epoch. Widths are rounded up a little, since a width that has
+occurred before needs no new kernels: a CPU builds some 19, of 0.5 to 4 ms each (LOG.md).
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peftlab.engine.packing import met_often
+from peftlab.engine.packing import round_up
 
-WIDTHS = 8  # from 16 tokens to 32, as many from 32 to 64, and so on; see `rounded`
+WIDTHS_PER_OCTAVE = 8  # between 16 and 32 tokens, between 32 and 64, and so on; see `rounded`
 CPU = torch.device("cpu")
-POOL = 50  # batches' worth of shuffled examples that are sorted by length together
+POOL = 50  # batches whose shuffled examples are sorted by length together
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples as the model takes them.
+    """Examples as tensors, in the form that the model takes.
 
     Attributes:
-        inputs: by name, each (batch, length).
+        inputs: the model's inputs by name, each (batch, length).
         labels: (batch,), class indices or numbers.
     """
 
@@ -38,29 +38,29 @@ class Batch:
     labels: Tensor
 
     def n_tokens(self, packed: bool) -> int:
-        """The tokens that a pass computes: padding among them, unless it is known and packed."""
+        """The tokens that a pass computes, padding included unless `packed` with a known mask."""
         mask = self.inputs.get("attention_mask")
         return int(mask.sum()) if packed and mask is not None else self.inputs["input_ids"].numel()
 
-    def split(self, parts: int) -> list[Batch]:
-        """The batch in so many parts, or one an example; their sizes differ by one at most."""
-        parts = min(parts, len(self.labels))
-        pieces = {name: tensor.tensor_split(parts) for name, tensor in self.inputs.items()}
+    def split(self, n_parts: int) -> list[Batch]:
+        """The batch in `n_parts` parts, at most one an example; sizes differ by at most one."""
+        n_parts = min(n_parts, len(self.labels))
+        chunks = {name: tensor.tensor_split(n_parts) for name, tensor in self.inputs.items()}
         return [
-            Batch({name: piece[i] for name, piece in pieces.items()}, labels)
-            for i, labels in enumerate(self.labels.tensor_split(parts))
+            Batch({name: chunk[i] for name, chunk in chunks.items()}, labels)
+            for i, labels in enumerate(self.labels.tensor_split(n_parts))
         ]
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A split as tokens.
+    """A tokenised split.
 
     Attributes:
         features: by name (input_ids, attention_mask, ...), one list of integers an example.
         labels: class indices or numbers.
-        padding: the value that fills each feature up.
-        n_truncated: examples that were longer than the limit and lost their end.
+        padding: the value that each feature is padded with.
+        n_truncated: how many examples were longer than the limit and lost their end.
     """
 
     features: dict[str, list[list[int]]]
@@ -73,20 +73,20 @@ class Encoded:
 
     @functools.cached_property
     def lengths(self) -> list[int]:
-        """Tokens of each example."""
+        """The number of tokens of each example."""
         return [len(ids) for ids in self.features["input_ids"]]
 
     @functools.cached_property
     def longest(self) -> int:
-        """Tokens of the longest example."""
+        """The number of tokens of the longest example."""
         return max(self.lengths)
 
     def width(self, indices: Sequence[int]) -> int:
-        """Tokens that a batch of these examples is padded to."""
+        """The number of tokens that a batch of the examples at `indices` is padded to."""
         return min(self.longest, rounded(max(self.lengths[i] for i in indices)))
 
     def batch(self, indices: Sequence[int], device: torch.device = CPU) -> Batch:
-        """The examples at `indices`, padded to `width` of them, on `device`."""
+        """The examples at `indices` as a batch on `device`, padded to their `width`."""
         width = self.width(indices)
         inputs = {
             name: torch.tensor(
@@ -96,14 +96,14 @@ class Encoded:
         }
         labels = torch.tensor([self.labels[i] for i in indices])
         return Batch(
-            {name: _moved(x, device) for name, x in inputs.items()}, _moved(labels, device)
+            {name: _to_device(x, device) for name, x in inputs.items()}, _to_device(labels, device)
         )
 
 
-def _moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """On CUDA a copy from pinned memory, which doesn't wait for the one before it.
+def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy to `device`; to CUDA from pinned memory, without waiting for earlier work.
 
-    From any other memory such a copy may be made when that is another's (pytorch#189690, on mps).
+    An asynchronous copy from other memory may read it after it was reused (pytorch#189690, on mps).
     """
     if device.type != "cuda":
         return tensor.to(device)
@@ -111,12 +111,12 @@ def _moved(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def rounded(length: int) -> int:
-    """The next length of which there are `WIDTHS` from one power of two to the next.
+    """`length` rounded up to one of `WIDTHS_PER_OCTAVE` widths between powers of two.
 
     >>> [rounded(length) for length in (7, 16, 17, 33, 100)]
     [7, 16, 18, 36, 104]
     """
-    return met_often(length, WIDTHS)
+    return round_up(length, WIDTHS_PER_OCTAVE)
 
 
 def encode(
@@ -127,89 +127,89 @@ def encode(
 ) -> Encoded:
     """Tokenise texts of one or two columns, cut to `max_length` tokens.
 
-    A text that has no token, as "" has none where the tokenizer adds none, is the one token that
-    texts begin with, else that they end with, else padding: a model answers nothing of nothing, and
-    beside longer texts it would answer of their padding.
+    A text without tokens, such as "" where the tokenizer adds no special ones, becomes a single
+    token: the one that begins texts, else the one that ends them, else padding. A model can't
+    process an empty input, and beside longer texts its output would depend on their padding.
     """
     columns = [list(column) for column in zip(*texts, strict=True)]
-    coded = tokenizer(*columns, truncation=True, max_length=max_length)
-    features = {name: coded[name] for name in tokenizer.model_input_names if name in coded}
+    tokenised = tokenizer(*columns, truncation=True, max_length=max_length)
+    features = {name: tokenised[name] for name in tokenizer.model_input_names if name in tokenised}
     padding = {
         "input_ids": tokenizer.pad_token_id,
         "token_type_ids": tokenizer.pad_token_type_id,
         "attention_mask": 0,
     }
     _fill_empty(tokenizer, features)
-    cut = sum(bool(encoding.overflowing) for encoding in coded.encodings)
-    return Encoded(features, labels, {name: padding[name] for name in features}, cut)
+    n_truncated = sum(bool(encoding.overflowing) for encoding in tokenised.encodings)
+    return Encoded(features, labels, {name: padding[name] for name in features}, n_truncated)
 
 
 def _fill_empty(tokenizer: Any, features: dict[str, list[list[int]]]) -> None:
     empty = [index for index, ids in enumerate(features["input_ids"]) if not ids]
     if not empty:
         return
-    known = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
-    one = {
-        "input_ids": next(token for token in known if token is not None),
+    candidates = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    filler = {
+        "input_ids": next(token for token in candidates if token is not None),
         "token_type_ids": tokenizer.pad_token_type_id,
         "attention_mask": 1,
     }
     for name, rows in features.items():
         for index in empty:
-            rows[index] = [one[name]]
+            rows[index] = [filler[name]]
 
 
 def draw(
     lengths: Sequence[int], batch_size: int, seed: int, epoch: int, by_length: bool
 ) -> list[list[int]]:
-    """One epoch's batches of indices: every example once, as many batches as must be.
+    """One epoch's batches of indices: every example once, in as few batches as possible.
 
     Args:
-        lengths: tokens of each example.
-        batch_size: the most examples of a batch.
-        seed: of the run.
-        epoch: from 0.
-        by_length: whether neighbours in length meet, in pools of `POOL` batches; else chance alone
-            decides who does.
+        lengths: the number of tokens of each example.
+        batch_size: the maximum number of examples in a batch.
+        seed: the run's seed.
+        epoch: counted from 0.
+        by_length: whether examples of similar length share a batch, within pools of `POOL` batches;
+            otherwise batches are purely random.
 
     >>> sorted(sum(draw([3, 1, 2, 5, 4], 2, seed=0, epoch=0, by_length=True), []))
     [0, 1, 2, 3, 4]
     """
-    order = random.Random(f"{seed}/{epoch}")  # a string is hashed by SHA-512: no seed meets another
+    rng = random.Random(f"{seed}/{epoch}")  # strings are hashed by SHA-512: seeds don't collide
     indices = list(range(len(lengths)))
-    order.shuffle(indices)
-    sizes = spread(len(indices), batch_size)
-    order.shuffle(sizes)  # else it would be the longest of a pool that are in a small batch
+    rng.shuffle(indices)
+    sizes = split_by_limit(len(indices), batch_size)
+    rng.shuffle(sizes)  # else the longest of a pool would always get the small batches
     if not by_length:
         return cut(indices, sizes)
-    pools = cut(sizes, spread(len(sizes), POOL))
+    pools = cut(sizes, split_by_limit(len(sizes), POOL))
     batches: list[list[int]] = []
     for pool, members in zip(pools, cut(indices, map(sum, pools)), strict=True):
         batches += cut(sorted(members, key=lengths.__getitem__), pool)
-    order.shuffle(batches)
+    rng.shuffle(batches)
     return batches
 
 
-def spread(count: int, most: int) -> list[int]:
-    """`count` as the fewest numbers of at most `most`, no two of which differ by more than one.
+def split_by_limit(count: int, limit: int) -> list[int]:
+    """`count` as a sum of the fewest numbers <= `limit`, which differ by at most one.
 
-    >>> spread(33, 32), spread(7, 3)
+    >>> split_by_limit(33, 32), split_by_limit(7, 3)
     ([17, 16], [3, 2, 2])
     """
-    return evenly(count, -(-count // most))
+    return split_evenly(count, -(-count // limit))
 
 
-def evenly(count: int, parts: int) -> list[int]:
-    """`count` as so many numbers, no two of which differ by more than one.
+def split_evenly(count: int, parts: int) -> list[int]:
+    """`count` as a sum of `parts` numbers, which differ by at most one.
 
-    >>> evenly(10, 6)
+    >>> split_evenly(10, 6)
     [2, 2, 2, 2, 1, 1]
     """
     return [count // parts + (index < count % parts) for index in range(parts)]
 
 
 def cut(items: list[int], sizes: Iterable[int]) -> list[list[int]]:
-    """Runs of `items` of these sizes.
+    """`items` in consecutive runs of these sizes.
 
     >>> cut([7, 8, 9], [1, 2])
     [[7], [8, 9]]
@@ -221,8 +221,8 @@ def cut(items: list[int], sizes: Iterable[int]) -> list[list[int]]:
 def stratified(labels: Sequence[float], size: int, seed: int) -> list[int]:
     """Indices of a sample in which every class, or every range of numbers, has its share.
 
-    The examples are put in the order of their labels, equal ones shuffled, and taken from it at
-    even distances.
+    The examples are sorted by label, in random order where labels are equal, and sampled at even
+    distances.
 
     >>> sample = stratified([0] * 80 + [1] * 20, size=10, seed=0)
     >>> sum(index >= 80 for index in sample)
@@ -236,14 +236,14 @@ def stratified(labels: Sequence[float], size: int, seed: int) -> list[int]:
 
 
 def by_length(lengths: Sequence[int], batch_size: int, most_tokens: int) -> Iterator[list[int]]:
-    """Batches of indices for evaluation, shortest first, of at most so many tokens with padding.
+    """Batches of indices for evaluation, shortest first, of at most `most_tokens` with padding.
 
     >>> list(by_length([5, 9, 2, 4], batch_size=3, most_tokens=10))
     [[2, 3], [0], [1]]
     """
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        # the next one is the longest so far
+        # examples come in order of length, so this one sets the padded width
         if batch and (len(batch) == batch_size or (len(batch) + 1) * lengths[index] > most_tokens):
             yield batch
             batch = []

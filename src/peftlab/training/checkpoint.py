@@ -1,10 +1,10 @@
-"""What a training has come to, in a file, so that one that was stopped goes on from there.
+"""The state of a training in a file, from which a training that was stopped resumes.
 
-Kept are what trains and the method's buffers, the optimizer's moments, the curve, the answers and
-what was measured so far. Of random numbers nothing: data order, dropout and a method's own draws
-come from the seed and the step. So one that goes on gives the bits of one that never stopped
-(tests/training/test_checkpoint.py), and only where code and machine are the same does one go on.
-Speed alone is that of the steps since.
+The file holds the trainable tensors and the method's buffers, the optimizer's moments, the curve,
+the outputs for dev and the measurements so far. It needs no state of random generators: data
+order, dropout and a method's own draws follow from the seed and the step. A resumed training gives
+the same bits as one that never stopped (tests/training/test_checkpoint.py), and it is resumed only
+if code and machine are the same. Speed alone is measured over the steps since then.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from torch import Tensor
 
 from peftlab import atomic
 
-EVERY_S = 60.0  # the least time between two writes
-SHARE = 0.01  # of the time, what writing may take: of full fine-tuning it is three times the model
-BYTES_S = 2e8  # a second, at which the first write is foreseen: measured on a busy machine (LOG.md)
+EVERY_S = 60.0  # the minimum time between two writes
+SHARE = 0.01  # of the time, for writing: in full fine-tuning the state is three models in size
+WRITE_BYTES_PER_S = 2e8  # assumed before the first write: measured on a busy machine (LOG.md)
 TENSOR = "tensor"  # a dict with this key alone stands for the tensor of that name
-State = dict[str, Any]  # nested; what is no dict, list, or tensor is as JSON has it
+State = dict[str, Any]  # nested dicts and lists of tensors and JSON values
 
 
 class Checkpoint:
-    """The state of one training in a safetensors file, its numbers as JSON in the metadata.
+    """The state of one training in a safetensors file; its JSON values are in the metadata.
 
     Args:
-        path: of the file; its folder is made.
-        made_by: as JSON has it, what must be the same for the same bits. What was made by anything
-            else is not read, and overwritten.
-        tell: hears, in a line, of what a user should know.
+        path: the file; its folder is made.
+        made_by: JSON values that must be equal for the same bits. A file made by other ones is not
+            read, and is overwritten.
+        tell: called with lines that a user should read.
     """
 
     def __init__(
@@ -46,47 +46,48 @@ class Checkpoint:
     ) -> None:
         self.path, self.made_by, self.tell = path, dict(made_by), tell
         self.due = math.inf
-        self.fault: str | None = None  # of the last write
+        self.fault: str | None = None  # why the last write failed
 
     def start(self, size: int) -> None:
-        """The training begins, or goes on; of its state some `size` bytes will be written."""
-        self._wait(size / BYTES_S)
+        """Schedule the first write, of a state of about `size` bytes."""
+        self._schedule_next(size / WRITE_BYTES_PER_S)
 
     def is_due(self) -> bool:
-        """Whether it is time to write."""
+        """Whether it is time for the next write."""
         return time.monotonic() >= self.due
 
     def write(self, state: State) -> None:
-        """Put `state` in the place of what was kept before.
+        """Replace the file by `state`.
 
-        What hinders that, such as a full disk, is told and no error: it is tried again when due.
+        A failure, such as a full disk, is told and not raised; the next write is tried when due.
         """
         started = time.monotonic()
         fault = None
         tensors: dict[str, Tensor] = {}
         try:
-            numbers = json.dumps({"made_by": self.made_by, "state": _without(state, tensors)})
+            values = _extract_tensors(state, tensors)
+            content = json.dumps({"made_by": self.made_by, "state": values})
             self._check_room(sum(tensor.nbytes for tensor in tensors.values()))
             atomic.replace_file(
-                self.path, lambda place: save_file(tensors, place, {"state": numbers})
+                self.path, lambda path: save_file(tensors, path, {"state": content})
             )
-        except Exception as error:  # whatever it is: the training itself is well
+        except Exception as error:  # no failure to write may end the training itself
             fault = str(error)
         if fault is not None and fault != self.fault:
             self.tell(f"were it stopped now, it could not go on from here: {fault}")
         self.fault = fault
-        self._wait(time.monotonic() - started)
+        self._schedule_next(time.monotonic() - started)
 
-    def _wait(self, write_s: float) -> None:
+    def _schedule_next(self, write_s: float) -> None:
         self.due = time.monotonic() + max(EVERY_S, write_s / SHARE)
 
-    def forget(self) -> None:
-        """Delete the file; whoever may not has a file more."""
+    def delete(self) -> None:
+        """Delete the file, if it is there and that is permitted."""
         with contextlib.suppress(OSError):
             self.path.unlink()
 
     def _check_room(self, size: int) -> None:
-        """Raise `OSError` unless as much as is written is left: records and adapters come first."""
+        """Raise `OSError` unless `size` bytes stay free: records and adapters need room first."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.path.parent).free
         if free < 2 * size:
@@ -95,39 +96,39 @@ class Checkpoint:
             )
 
     def read(self) -> State | None:
-        """What was kept; None if nothing was, it can't be read, or was made by something else."""
+        """The state in the file; None if there is none, it can't be read, or `made_by` differs."""
         try:
             with safe_open(self.path, "pt") as file:
-                numbers = json.loads(file.metadata()["state"])
-                if numbers["made_by"] != self.made_by:
+                content = json.loads(file.metadata()["state"])
+                if content["made_by"] != self.made_by:
                     return None
-                state: State = _with(numbers["state"], file)
+                state: State = _insert_tensors(content["state"], file)
                 return state
         except (OSError, SafetensorError, RecursionError, ValueError, TypeError, KeyError):
             return None
 
 
-def _without(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """`value` with names in the place of its tensors, which go to `tensors`."""
+def _extract_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """`value` with its tensors replaced by names; the tensors are added to `tensors`."""
     match value:
         case Tensor():
             name = str(len(tensors))
             tensors[name] = value.detach().contiguous()
             return {TENSOR: name}
         case dict():
-            return {key: _without(part, tensors) for key, part in value.items()}
+            return {key: _extract_tensors(item, tensors) for key, item in value.items()}
         case list() | tuple():
-            return [_without(part, tensors) for part in value]
+            return [_extract_tensors(item, tensors) for item in value]
     return value
 
 
-def _with(value: Any, file: Any) -> Any:
-    """`value` with its tensors in their places again, each a copy: the file may go."""
+def _insert_tensors(value: Any, file: Any) -> Any:
+    """`value` with its tensors put back, as copies: the file may be replaced meanwhile."""
     match value:
         case dict() if value.keys() == {TENSOR} and isinstance(value[TENSOR], str):
             return file.get_tensor(value[TENSOR]).clone()
         case dict():
-            return {key: _with(part, file) for key, part in value.items()}
+            return {key: _insert_tensors(item, file) for key, item in value.items()}
         case list():
-            return [_with(part, file) for part in value]
+            return [_insert_tensors(item, file) for item in value]
     return value

@@ -1,12 +1,12 @@
-"""What a step of training will hold, counted on a model that has shapes and no numbers.
+"""The memory that a training step will hold, counted on a model that has shapes and no numbers.
 
-The model's tensors become torch's fake ones, which every operation takes and whose results are
-shapes again: the engine, the passes and the optimizer run as they are, in a fraction of a second
-for any size. Live bytes are counted as storages come and go, each once, and what is saved for the
-backward pass by the meter that a training has too (meters.py).
+The model's tensors become torch's fake ones, which every operation takes and whose results are fake
+again: the engine, the passes and the optimizer run as they are, in a fraction of a second for any
+size. Live bytes are counted as storages come and go, each once; activations are counted by the same
+meter as in a real training (meters.py).
 
-What an operation holds only inside itself is not seen, nor are kernels, pages that the allocator
-keeps, or the libraries' own code as it is read in.
+Not seen: memory that an operation holds only inside itself, kernels, pages that the allocator
+keeps, and the libraries' own code as it is read in.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from peftlab.engine import fast, own_tensors
+from peftlab.engine import fast, model_tensors
 from peftlab.engine.heap import LARGEST_ON_HEAP
 from peftlab.engine.packing import rows_for
 from peftlab.layers import Int8Linear, NF4Linear, PreTrainedModel, quantiser
 from peftlab.layers.int8 import Way
-from peftlab.training.batches import Batch, evenly
+from peftlab.training.batches import Batch, split_evenly
 from peftlab.training.meters import MIB, SavedMeter, sizes
 from peftlab.training.passes import Plan, Trainee, batch_loss
 
@@ -37,13 +37,13 @@ _PRODUCTS = {"mm", "addmm", "addmm_", "bmm", "_linear_pointwise"}
 
 @dataclass(frozen=True)
 class Shape:
-    """Of what goes through a model at once.
+    """The shape of a part of a batch, as it goes through a model.
 
     Attributes:
-        size: its examples.
-        width: tokens that each is padded to.
-        tokens: that are computed, all in all; size · width unless they are packed.
-        packed: whether they are.
+        size: the number of examples.
+        width: the number of tokens that each is padded to.
+        tokens: how many tokens are computed in all; size · width unless they are packed.
+        packed: whether they are packed.
     """
 
     size: int
@@ -53,33 +53,33 @@ class Shape:
 
     @property
     def lengths(self) -> list[int]:
-        """Of the examples, as even as can be."""
-        return evenly(self.tokens, self.size)
+        """Lengths of the examples, as even as possible."""
+        return split_evenly(self.tokens, self.size)
 
     @property
     def rows(self) -> int:
-        """What a layer gets."""
+        """The number of rows of a layer's input."""
         return rows_for(self.tokens) if self.packed else self.tokens
 
 
 class Kernels(NamedTuple):
-    """Products of different shapes in bf16, for each of which a CPU makes a kernel."""
+    """How many products of different shapes in bf16 there are; a CPU makes a kernel for each."""
 
-    of_rows: int  # of a layer
-    of_sentences: int  # of attention
+    of_rows: int  # in layers
+    of_sentences: int  # in attention
 
 
 @dataclass(frozen=True)
 class Counted:
-    """What a training holds, in MiB.
+    """The memory that a training holds, in MiB.
 
     Attributes:
-        weights, adapters, gradients, optimizer: of these sizes as long as training goes on.
+        weights, adapters, gradients, optimizer: held throughout the training.
         activations: saved for the backward pass of the widest part of a batch.
-        transient: the most that a step holds beyond gradients and activations.
-        evaluation: the most that the passes of an evaluation hold.
-        kernels: of a step.
-        evaluation_kernels: of a forward pass where nothing is saved.
+        transient: the peak of a step beyond gradients and activations.
+        evaluation: the peak of an evaluation's passes.
+        kernels: those of a step.
+        evaluation_kernels: those of a forward pass in evaluation.
     """
 
     weights: float
@@ -94,14 +94,14 @@ class Counted:
 
 
 class LiveMeter(TorchDispatchMode):
-    """Counts the bytes of what is made inside it and still there, and the most they have been.
+    """Counts the live bytes of storages made inside it, and their peak.
 
-    Inside the engine a CPU's heap is never given back, and what is larger than `LARGEST_ON_HEAP`
-    lies beside it: the peaks of the two add up, though they may be of different moments.
+    Inside the engine a CPU's heap is never given back, and storages larger than `LARGEST_ON_HEAP`
+    lie beside it: the peaks of the two add up, even if they are of different moments.
 
     Args:
-        own: what is there anyway and does not count.
-        device: where it is; only a CPU has such a heap.
+        excluded: tensors that exist anyway and do not count.
+        device: the kind of device; only a CPU has such a heap.
 
     >>> with FakeTensorMode(), LiveMeter() as live:
     ...     x = torch.zeros(256, 1024)
@@ -111,23 +111,24 @@ class LiveMeter(TorchDispatchMode):
     (0.5, 1.0)
     """
 
-    def __init__(self, own: Iterable[Tensor] = (), device: str = "cpu") -> None:
+    def __init__(self, excluded: Iterable[Tensor] = (), device: str = "cpu") -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.largest = LARGEST_ON_HEAP if device == "cpu" else math.inf
         self.now, self.peaks = [0, 0], [0, 0]  # on the heap, and beside it
         self.products: set[tuple[Any, ...]] = set()
-        self.own = [tensor.untyped_storage() for tensor in own]  # held, so that no other is there
-        self.known: dict[int, Any] = {storage._cdata: None for storage in self.own}
+        # held, so that no new storage takes the address of one
+        self.excluded = [tensor.untyped_storage() for tensor in excluded]
+        self.tracked: dict[int, Any] = {storage._cdata: None for storage in self.excluded}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func is torch.ops.prim.device.default:  # half of all calls
+        if func is torch.ops.prim.device.default:  # half of all calls: a short cut
             return args[0].fake_device
         result = func(*args, **(kwargs or {}))
         for tensor in tree_iter(result):
             if isinstance(tensor, Tensor):
-                self._note(tensor)
+                self._track(tensor)
         if func.overloadpacket.__name__ in _PRODUCTS:
             shapes = [(x.shape, x.stride()) for x in args if isinstance(x, Tensor)]
             if args[0].dtype == torch.bfloat16:
@@ -136,27 +137,27 @@ class LiveMeter(TorchDispatchMode):
 
     @property
     def kernels(self) -> Kernels:
-        """Those that the products so far need."""
+        """The kernels that the products so far need."""
         n_bmm = sum(func is torch.ops.aten.bmm.default for func, *_ in self.products)
         return Kernels(len(self.products) - n_bmm, n_bmm)
 
-    def _note(self, tensor: Tensor) -> None:
+    def _track(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
-        if key in self.known:
+        if key in self.tracked:
             return
-        self.known[key] = weakref.ref(storage, lambda _: self._drop(key, size))
-        place = int(size > self.largest)
-        self.now[place] += size
-        self.peaks[place] = max(self.peaks[place], self.now[place])
+        self.tracked[key] = weakref.ref(storage, lambda _: self._release(key, size))
+        region = int(size > self.largest)
+        self.now[region] += size
+        self.peaks[region] = max(self.peaks[region], self.now[region])
 
-    def _drop(self, key: int, size: int) -> None:
+    def _release(self, key: int, size: int) -> None:
         self.now[int(size > self.largest)] -= size
-        del self.known[key]
+        del self.tracked[key]
 
     @property
     def peak(self) -> int:
-        """The most bytes that are there at once."""
+        """The largest number of live bytes, heap and beside it."""
         return sum(self.peaks)
 
 
@@ -168,22 +169,22 @@ def count_step(
     evaluated: Shape,
     in_parts: bool = False,
 ) -> Counted:
-    """What training `model` holds at these shapes. The model is of no use for anything else then.
+    """The memory that training `model` holds at these shapes. The model can't be used afterwards.
 
     Args:
         model: on the meta device, its tensors in their precisions, injected with `method`.
-        method: what is trained.
-        plan: of the run.
+        method: decides which parameters are trained, and how.
+        plan: the run's plan.
         trained: the widest part of a batch.
         evaluated: the widest batch of an evaluation.
-        in_parts: whether a batch is taken in several parts, so that gradients of one are there
-            while the next is passed.
+        in_parts: whether a batch is taken in several parts, so that gradients of one are held
+            during the next one's passes.
 
     Raises:
-        Exception: whatever a model or a method raises that asks for a number.
+        Exception: any that a model or a method raises because it asks a tensor for a number.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    _become_fake(model, mode, torch.device(plan.device_type))
+    make_fake(model, mode, torch.device(plan.device_type))
     with mode:
         groups = method.parameter_groups(
             model, plan.settings.lr, plan.settings.head_lr, plan.settings.weight_decay
@@ -191,18 +192,18 @@ def count_step(
         optimizer = method.make_optimizer(groups)
         with fast(model, plan.settings.fast, real=False) as laid:
             laid.lengths = evaluated.lengths
-            answered = _evaluated(model, plan, evaluated)
+            evaluation = _measure_evaluation(model, plan, evaluated)
             model.train()
             laid.lengths = trained.lengths
             batch = _batch(model, trained, plan)
             parameters = [p for group in groups for p in group["params"]]
-            own = [*own_tensors(model), *batch.inputs.values(), batch.labels]
-            live = LiveMeter(own, plan.device_type)
+            excluded = [*model_tensors(model), *batch.inputs.values(), batch.labels]
+            live = LiveMeter(excluded, plan.device_type)
             with live:
                 if in_parts:
                     for parameter in parameters:
                         parameter.grad = torch.zeros_like(parameter)
-                with SavedMeter(own) as saved:
+                with SavedMeter(excluded) as saved:
                     loss = batch_loss(model, batch, plan)
                 activations = saved.mib()
                 loss.backward()
@@ -211,25 +212,25 @@ def count_step(
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
             optimizer.step()
-            held = sizes(model, optimizer)
-    gradients = held["gradients"]
+            sizes_mib = sizes(model, optimizer)
+    gradients = sizes_mib["gradients"]
     return Counted(
-        **held,
+        **sizes_mib,
         activations=activations,
-        # gradients that grow while activations go don't fit into the gaps that those leave
+        # gradients are allocated while activations are freed, and don't fit into the gaps of those
         transient=max(0.0, live.peak / MIB - gradients - activations),
-        evaluation=answered.peak / MIB,
+        evaluation=evaluation.peak / MIB,
         kernels=kernels,
-        evaluation_kernels=answered.kernels,
+        evaluation_kernels=evaluation.kernels,
     )
 
 
-def _evaluated(model: PreTrainedModel, plan: Plan, shape: Shape) -> LiveMeter:
-    """What a forward pass holds where nothing is saved."""
+def _measure_evaluation(model: PreTrainedModel, plan: Plan, shape: Shape) -> LiveMeter:
+    """A meter of a forward pass that saves nothing."""
     model.eval()
     batch = _batch(model, shape, plan)
     computing = torch.autocast(plan.device_type, torch.bfloat16, enabled=plan.autocast)
-    live = LiveMeter(own_tensors(model), plan.device_type)
+    live = LiveMeter(model_tensors(model), plan.device_type)
     with torch.no_grad(), computing, live:
         model(**batch.inputs)
     return live
@@ -241,24 +242,24 @@ def _batch(model: PreTrainedModel, shape: Shape, plan: Plan) -> Batch:
     return Batch(inputs, torch.zeros(shape.size, dtype=torch.long, device=plan.device_type))
 
 
-def _become_fake(model: nn.Module, mode: FakeTensorMode, device: torch.device) -> None:
-    """Let every tensor of `model` pass for one on `device`; shared ones stay shared."""
-    made: dict[int, Tensor] = {}
+def make_fake(model: nn.Module, mode: FakeTensorMode, device: torch.device) -> None:
+    """Make every tensor of `model` a fake one on `device`; shared ones stay shared."""
+    fakes: dict[int, Tensor] = {}
     for module in model.modules():
         if isinstance(module, NF4Linear):
             module.__dict__["dequantised"] = _Dequantised(module)
         if isinstance(module, Int8Linear):
             ways = module.packings(device.type)
             module.__class__ = _Int8Shapes
-            ready = {way: _fake(module.codes, mode, device) for way in ways}
-            cast(_Int8Shapes, module).ready = ready
+            fake_packed = {way: _as_fake(module.codes, mode, device) for way in ways}
+            cast(_Int8Shapes, module).fake_packed = fake_packed
         for tensors in (cast(dict[str, Tensor | None], module._parameters), module._buffers):
             for name, tensor in tensors.items():
                 if tensor is not None:
-                    tensors[name] = made.setdefault(id(tensor), _fake(tensor, mode, device))
+                    tensors[name] = fakes.setdefault(id(tensor), _as_fake(tensor, mode, device))
 
 
-def _fake(tensor: Tensor, mode: FakeTensorMode, device: torch.device) -> Tensor:
+def _as_fake(tensor: Tensor, mode: FakeTensorMode, device: torch.device) -> Tensor:
     fake = FakeTensor(mode, tensor.detach().to("meta"), device)
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(fake, requires_grad=tensor.requires_grad)
@@ -266,35 +267,35 @@ def _fake(tensor: Tensor, mode: FakeTensorMode, device: torch.device) -> Tensor:
 
 
 class _Int8Shapes(Int8Linear):
-    """`Int8Linear` with products that have only shapes, and those of all that is made of it."""
+    """`Int8Linear` whose products and packed copies of the codes are fake tensors."""
 
-    ready: dict[Way, Tensor]  # as large as the codes, packed where a product is asked for
+    fake_packed: dict[Way, Tensor]  # as large as the codes; in `packed` once a product has used it
 
     def _outputs(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        return self._made("forward", x, self.out_features)
+        return self._product("forward", x, self.out_features)
 
     def _gradients(self, g: Tensor) -> Tensor:
-        return self._made("back", g, self.in_features)
+        return self._product("back", g, self.in_features)
 
-    def _made(self, way: Way, x: Tensor, columns: int) -> Tensor:
-        if way in self.ready:
-            self.packed[way] = self.ready[way]
+    def _product(self, way: Way, x: Tensor, columns: int) -> Tensor:
+        if way in self.fake_packed:
+            self.packed[way] = self.fake_packed[way]
         codes = x.new_empty(x.shape, dtype=torch.int8)
-        made = x.new_empty(len(x), columns)
+        y = x.new_empty(len(x), columns)
         del codes
-        return made
+        return y
 
     @classmethod
     def stacked(cls, layers: Sequence[Int8Linear]) -> Int8Linear:
-        made = cast(_Int8Shapes, super().stacked(layers))
-        made.ready = {
-            way: torch.empty_like(made.codes) for way in cast(_Int8Shapes, layers[0]).ready
+        stacked = cast(_Int8Shapes, super().stacked(layers))
+        stacked.fake_packed = {
+            way: torch.empty_like(stacked.codes) for way in cast(_Int8Shapes, layers[0]).fake_packed
         }
-        return made
+        return stacked
 
 
 class _Dequantised:
-    """In the place of `NF4Linear.dequantised`, which reads tables that only numbers have."""
+    """Stands in for `NF4Linear.dequantised`, which looks numbers up in tables."""
 
     def __init__(self, layer: NF4Linear) -> None:
         self.layer = layer

@@ -1,22 +1,22 @@
-"""CUDA graphs: a pass forward and back over a batch of a shape that was met before, as one launch.
+"""CUDA graphs: the forward and backward pass over a batch of a recurring shape, as one launch.
 
 A small model's pass is a thousand kernels of some µs each, and Python takes longer than that to
 launch one. A graph is a pass recorded once: the next batch of that shape (batches.py makes few) is
-copied to where the recorded one lay, and its gradients are added to those that are there.
+copied to the tensors of the recorded one, and its gradients are added to those that are there.
 
-    a shape's first passes    as without graphs, which also makes the libraries ready
-    pass `CAPTURED_AT`        captured, by which nothing is computed, and then replayed
+    a shape's first passes    run as without graphs, which also initialises the libraries
+    pass `CAPTURED_AT`        captured, which computes nothing, and then replayed
     from then on              replayed
 
-The widest part of a batch is captured before the first step, so that a model that can't be
-(DeBERTa's second version makes tensors on the host) is refused there, and what doesn't fit shows.
-What is replayed makes the same operations on the same tensors in every step: the loop leaves out
-methods that do something before a step (DyLoRA draws a rank), and gradients are set to zero, not
-freed. Masks of dropout are each step's own all the same: a replay reads the generator's seed.
-Graphs share one pool of memory: what one leaves there is read before another runs.
+The widest part of a batch is captured before the first step. So a model that can't be captured
+(DeBERTa's second version makes tensors on the host) is refused there, and a lack of memory shows.
+A replay runs the same operations on the same tensors in every step. So the loop excludes methods
+that do something before a step (DyLoRA draws a rank), and gradients are set to zero, not freed.
+Dropout masks still differ between steps, since a replay reads the generator's seed. Graphs share
+one memory pool: the loss that one leaves there is read before another runs.
 
-Off unless asked for: written after torch's notes on CUDA semantics (whole-network capture) where no
-CUDA device was, so it has been run on none, and what it gains is not measured.
+Off unless asked for: written after torch's notes on CUDA semantics (whole-network capture) without
+a CUDA device, so it has been run on none, and its gain is not measured.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from torch import Tensor
 from peftlab.errors import RequestError, one_line
 from peftlab.training.batches import Batch
 
-CAPTURED_AT = 4  # of a shape's passes; torch's notes ask for three before a capture
-# forward and backward: a batch and what its loss counts, to its mean loss, which has no graph
+CAPTURED_AT = 4  # the pass of a shape; torch's notes ask for three before a capture
+# forward and backward: takes a batch and its loss's weight, returns its mean loss, detached
 Pass = Callable[[Batch, Tensor], Tensor]
 Shape = tuple[tuple[str, torch.Size], ...]
 
 
-class Recorded(NamedTuple):
-    """One captured pass: what it reads, what it writes beside gradients, and how it is run."""
+class Recording(NamedTuple):
+    """One captured pass: the tensors that it reads, the loss that it writes, how to replay it."""
 
-    reads: list[Tensor]
+    static_inputs: list[Tensor]
     loss: Tensor
     replay: Callable[[], None]
 
@@ -50,62 +50,69 @@ class Graphs:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.met: Counter[Shape] = Counter()
-        self.recorded: dict[Shape, Recorded] = {}
-        self.shared: Any = None  # of the first capture
+        self.n_passes: Counter[Shape] = Counter()
+        self.recordings: dict[Shape, Recording] = {}
+        self.shared: Any = None  # the memory pool and stream of the first capture
 
-    def __call__(self, run: Pass, batch: Batch, weight: Tensor) -> Tensor:
+    def __call__(self, run_pass: Pass, batch: Batch, weight: Tensor) -> Tensor:
         """The batch's mean loss; the gradients of `weight` times it are added.
 
         Args:
-            run: the pass, the same in each call. It may read no number of a tensor, copy nothing
-                from the host, and must add to gradients that are there.
+            run_pass: the pass, the same in each call. It may read no number of a tensor, copy
+                nothing from the host, and must add to gradients that are there.
             batch: on the device.
-            weight: what the batch's loss counts; a number on the device.
+            weight: the weight of the batch's loss; a number on the device.
 
         Raises:
             RequestError: if the pass can't be captured.
         """
         shape = tuple((name, tensor.shape) for name, tensor in batch.inputs.items())
-        self.met[shape] += 1
-        if self.met[shape] < CAPTURED_AT:
-            return run(batch, weight)
-        if shape not in self.recorded:
-            self.recorded[shape] = self._record(run, batch, weight)
-        own = self.recorded[shape]
-        torch._foreach_copy_(own.reads, [*batch.inputs.values(), batch.labels, weight])
-        own.replay()
-        return own.loss.clone()  # the next graph may write where this one's lies
+        self.n_passes[shape] += 1
+        if self.n_passes[shape] < CAPTURED_AT:
+            return run_pass(batch, weight)
+        if shape not in self.recordings:
+            self.recordings[shape] = self._record(run_pass, batch, weight)
+        recording = self.recordings[shape]
+        torch._foreach_copy_(recording.static_inputs, _tensors(batch, weight))
+        recording.replay()
+        return recording.loss.clone()  # the next graph may overwrite it
 
-    def _record(self, run: Pass, batch: Batch, weight: Tensor) -> Recorded:
-        reads = [tensor.clone() for tensor in (*batch.inputs.values(), batch.labels, weight)]
-        *inputs, labels, counts = reads
-        own = Batch(dict(zip(batch.inputs, inputs, strict=True)), labels)
+    def _record(self, run_pass: Pass, batch: Batch, weight: Tensor) -> Recording:
+        static_inputs = [tensor.clone() for tensor in _tensors(batch, weight)]
+        *inputs, labels, static_weight = static_inputs
+        static_batch = Batch(dict(zip(batch.inputs, inputs, strict=True)), labels)
         try:
-            loss, replay, self.shared = captured(lambda: run(own, counts), self.shared, self.device)
+            loss, replay, self.shared = capture(
+                lambda: run_pass(static_batch, static_weight), self.shared, self.device
+            )
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:  # of the capture's end; what ended it came before
-            why = one_line(error.__context__ or error)
+        except RuntimeError as error:  # raised as the capture ends; its cause was raised before
+            cause = one_line(error.__context__ or error)
             raise RequestError(
-                f"the model can't be captured as a CUDA graph ({why}); train without --graphs"
+                f"the model can't be captured as a CUDA graph ({cause}); train without --graphs"
             ) from error
-        return Recorded(reads, loss, replay)
+        return Recording(static_inputs, loss, replay)
 
 
-def captured(
-    work: Callable[[], Tensor], shared: Any, device: torch.device
+def _tensors(batch: Batch, weight: Tensor) -> list[Tensor]:
+    return [*batch.inputs.values(), batch.labels, weight]
+
+
+def capture(
+    run_pass: Callable[[], Tensor], shared: Any, device: torch.device
 ) -> tuple[Tensor, Callable[[], None], Any]:
-    """`work`, recorded and not done: where its result will lie, what does it, what others share.
+    """Record `run_pass` without running it.
 
-    That is the pool and the stream; None for the first one.
+    `shared` is the memory pool and the stream of the first capture, None for that one itself.
+    Returns the tensor of the result, the function that replays the pass, and pool and stream.
     """
     graph = torch.cuda.CUDAGraph()
     pool, stream = shared or (None, torch.cuda.Stream(device))
     outside = torch.cuda.current_stream(device)
     try:
         with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool, stream=stream):
-            result = work()
+            result = run_pass()
     finally:
-        torch.cuda.set_stream(outside)  # which a capture that failed has not left
+        torch.cuda.set_stream(outside)  # a capture that failed leaves its own stream set
     return result, graph.replay, (graph.pool(), stream)

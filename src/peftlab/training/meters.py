@@ -1,13 +1,13 @@
-"""Speed and memory of training, measured where they happen; what can't be measured is None.
+"""Speed and memory of training, measured where they happen; None if they can't be measured.
 
 CPU     VmHWM of /proc/self/status: the process's own peak. It is reset through
         /proc/self/clear_refs just before the model is loaded. (Never ru_maxrss: it survives exec.)
 CUDA    torch's peak of allocated bytes, reset at the same moment.
 
-Of a model that is there already the peak is reset before its training, and its bytes count as if it
-had been loaded then.
+If the model is loaded already, the peak is reset before its training, and the model's bytes count
+as if it had been loaded then.
 
-What the backward pass needs is counted as autograd saves it, in one step that is not timed.
+Activations are counted as autograd saves them for the backward pass, in one step that is not timed.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim import Optimizer
 
-from peftlab.engine import own_tensors
+from peftlab.engine import model_tensors
 from peftlab.layers import is_added
 
 MIB = 2**20
 WARMING = 3  # steps left out of the speed: allocator, thread pools and kernels warm up in them
 _STATUS = Path("/proc/self/status")
 _STATM = Path("/proc/self/statm")
-_CLEAR = Path("/proc/self/clear_refs")
+_CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 @dataclass
@@ -49,7 +49,7 @@ class SpeedMeter:
         self.tokens.append(tokens)
 
     def summary(self) -> dict[str, float | None]:
-        """Per second and per step, the first `WARMING` steps left out; None if no step is left."""
+        """Rates and step times without the first `WARMING` steps; None if too few are left."""
         seconds = self.seconds[WARMING:]
         if len(seconds) < 2:
             return dict.fromkeys(("examples_per_s", "tokens_per_s", "step_ms_p50", "step_ms_p95"))
@@ -64,7 +64,7 @@ class SpeedMeter:
 
 @dataclass(frozen=True)
 class Memory:
-    """Peaks in MiB; `by_part` splits what training added."""
+    """Peaks in MiB; `by_part` splits the training's peak."""
 
     peak_mib: float | None
     train_peak_mib: float | None
@@ -73,25 +73,25 @@ class Memory:
 
 
 class MemoryMeter:
-    """Starts when made, just before the model is loaded, or before `model`, which is, is trained.
+    """Measures memory from its making on: just before a model is loaded, or `model` is trained.
 
     Args:
         device: where the model lies or will lie.
-        model: if it is loaded already.
+        model: the model, if it is loaded already.
     """
 
     def __init__(self, device: str | torch.device = "cpu", model: nn.Module | None = None) -> None:
         self.device = torch.device(device)
-        self.loads = model is None
-        before = self._peak()
+        self.loads_model = model is None
+        peak_before = self._peak()
         self.can_reset = self._reset()
-        # of a process that loads the model itself the imports count, wherever they were largest;
-        # what another training needed before this one does not
-        self.before = before if self.loads else None
-        held = 0.0 if model is None else _mib([*own_tensors(model)])
+        # in a process that loads the model itself, a peak during the imports counts; where the
+        # model was there, an earlier peak may be another training's and does not
+        self.peak_before = peak_before if self.loads_model else None
+        held = 0.0 if model is None else _mib([*model_tensors(model)])
         now = self.now()
         self.start = None if now is None else now - held
-        self.earlier: Sequence[float | None] = (None, None)
+        self.resumed_peaks: Sequence[float | None] = (None, None)
 
     def now(self) -> float | None:
         """MiB in use: resident on a CPU, allocated on CUDA."""
@@ -107,33 +107,33 @@ class MemoryMeter:
     ) -> Memory:
         """The peaks so far, and the MiB of each part of training as they are held now.
 
-        `activations` is what a `SavedMeter` found. What is left of the training's peak is the
-        rest: the passes' own working memory, kernels, what the allocator holds.
+        `activations` is the result of a `SavedMeter`. The remainder of the training's peak is the
+        rest: the passes' own working memory, kernels, pages that the allocator holds.
         """
-        whole, train = self.peaks()
+        process_peak, train_peak = self.peaks()
         parts: dict[str, float | None] = {**sizes(model, optimizer), "activations": activations}
-        known = sum(value for value in parts.values() if value is not None)
-        # the parts may have been largest at different moments: then they exceed the peak
-        parts["rest"] = None if train is None else max(0.0, train - known)
-        return Memory(whole, train, parts, self._how())
+        measured = sum(value for value in parts.values() if value is not None)
+        # the sum of the parts may exceed the peak, since each may be largest at another moment
+        parts["rest"] = None if train_peak is None else max(0.0, train_peak - measured)
+        return Memory(process_peak, train_peak, parts, self._how())
 
     def peaks(self) -> tuple[float | None, float | None]:
-        """MiB of the whole process and of the training, so far; see `Memory`."""
+        """The peaks in MiB so far, of the whole process and of the training; see `Memory`."""
         peak = self._peak()
         if peak is None:
             return None, None
-        whole, train = (value or 0.0 for value in self.earlier)
-        whole = max(whole, peak, self.before or 0.0)
+        process_peak, train_peak = (value or 0.0 for value in self.resumed_peaks)
+        process_peak = max(process_peak, peak, self.peak_before or 0.0)
         if self.start is None or not self.can_reset:
-            return whole, None
-        return whole, max(train, peak - self.start)
+            return process_peak, None
+        return process_peak, max(train_peak, peak - self.start)
 
-    def go_on(self, earlier: Sequence[float | None]) -> None:
-        """Measure on from the `peaks` of an earlier process, whose training goes on here.
+    def resume_from(self, peaks: Sequence[float | None]) -> None:
+        """Include the `peaks` of an earlier process, whose training is resumed here.
 
-        What putting it back has needed is no part of either, where the peak can be reset.
+        Where the peak can be reset, it is, so that restoring the training's state does not count.
         """
-        self.earlier = earlier
+        self.resumed_peaks = peaks
         self.can_reset = self._reset()
 
     def _peak(self) -> float | None:
@@ -151,20 +151,18 @@ class MemoryMeter:
             torch.cuda.reset_peak_memory_stats(self.device)
             return True
         try:
-            _CLEAR.write_text("5")
+            _CLEAR_REFS.write_text("5")
         except OSError:
             return False
         return True
 
     def _how(self) -> str:
-        when = (
-            "before the model is loaded" if self.loads else "before the training of a loaded model"
-        )
-        peaks = f"VmHWM, reset through clear_refs {when}"
+        event = "the model is loaded" if self.loads_model else "the training of a loaded model"
+        peaks = f"VmHWM, reset through clear_refs before {event}"
         if not self.can_reset:
             peaks = "VmHWM of the whole process: this system does not let it be reset"
         if self.device.type == "cuda":
-            peaks = f"torch.cuda.max_memory_allocated, reset {when}"
+            peaks = f"torch.cuda.max_memory_allocated, reset before {event}"
         elif self._peak() is None:
             peaks = "no peak, which this system doesn't tell"
         return (
@@ -174,14 +172,14 @@ class MemoryMeter:
 
 
 class SavedMeter:
-    """Counts what autograd saves, inside it, for the backward pass: each storage once.
+    """Counts the storages that autograd saves inside it for the backward pass, each once.
 
-    A copy of a weight that the forward pass makes and saves counts; what is dropped before the
-    backward pass, with a branch that leads nowhere, does not. A layer that checkpointing computes
-    again is not seen: its input, which is kept, is.
+    A copy of a weight that the forward pass makes and saves counts. A tensor of a branch without a
+    gradient, freed before the backward pass, does not. Of a layer that checkpointing computes again
+    only the input counts, which is kept.
 
     Args:
-        own: what is there anyway and does not count: the model's tensors and the batch's.
+        excluded: tensors that exist anyway and do not count: the model's and the batch's.
 
     >>> x = torch.zeros(256, 256, requires_grad=True)
     >>> with SavedMeter([x]) as saved:
@@ -190,10 +188,12 @@ class SavedMeter:
     0.25
     """
 
-    def __init__(self, own: Iterable[Tensor]) -> None:
+    def __init__(self, excluded: Iterable[Tensor]) -> None:
         self.hooks = saved_tensors_hooks(self._note, lambda tensor: tensor)
-        # what oneDNN has packed has no storage, and is never saved
-        self.own = {StorageWeakRef(one.untyped_storage()) for one in own if not one.is_mkldnn}
+        # tensors that oneDNN has packed have no storage, and are never saved
+        self.excluded = {
+            StorageWeakRef(tensor.untyped_storage()) for tensor in excluded if not tensor.is_mkldnn
+        }
         self.bytes: dict[StorageWeakRef, int] = {}
 
     def __enter__(self) -> Self:
@@ -204,28 +204,28 @@ class SavedMeter:
         self.hooks.__exit__(*error)
 
     def mib(self) -> float:
-        """What is saved now."""
+        """The MiB that are saved now."""
         return sum(size for storage, size in self.bytes.items() if not storage.expired()) / MIB
 
     def _note(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         reference = StorageWeakRef(storage)
-        if reference not in self.own:
+        if reference not in self.excluded:
             self.bytes[reference] = storage.nbytes()
-        return tensor.detach()  # an output itself would hold its graph, and that the output
+        return tensor.detach()  # the output itself and its graph would hold each other
 
 
 def sizes(model: nn.Module, optimizer: Optimizer) -> dict[str, float]:
-    """MiB of weights, adapters, gradients and optimizer, as they are held now."""
+    """The MiB of weights, adapters, gradients and optimizer, as they are held now."""
     named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     of_method = is_added(model)
     adapters = [p for name, p in named.items() if of_method(name)]
     added = {id(p) for p in adapters}
-    everything = {id(tensor): tensor for tensor in own_tensors(model)}
+    tensors = {id(tensor): tensor for tensor in model_tensors(model)}
     trained = [p for p in named.values() if p.requires_grad]
     state = [value for values in optimizer.state.values() for value in values.values()]
     return {
-        "weights": _mib([tensor for key, tensor in everything.items() if key not in added]),
+        "weights": _mib([tensor for key, tensor in tensors.items() if key not in added]),
         "adapters": _mib(adapters),
         "gradients": _mib(trained),  # of the same sizes; freed after each step
         "optimizer": _mib([value for value in state if isinstance(value, torch.Tensor)]),

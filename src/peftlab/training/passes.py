@@ -1,7 +1,7 @@
-"""A run, what it asks of a method, and its passes through the model.
+"""A run's plan, the hooks it calls of a method, and its passes through the model.
 
-A batch may be taken in parts, each a forward and a backward pass: as many as are asked for
-(`accumulation`), or as keep what a CPU holds for the backward pass small.
+A batch may be taken in parts, each a forward and a backward pass: as many as `accumulation` says,
+or as many as keep the activations small that a CPU holds for the backward pass.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from torch.nn import functional as F
 from peftlab.engine import fast as engine
 from peftlab.layers import PreTrainedModel
 from peftlab.settings import Resolved
-from peftlab.training.batches import Batch, Encoded, by_length, cut, draw, evenly
+from peftlab.training.batches import Batch, Encoded, by_length, cut, draw, split_evenly
 
 # The tokens of a batch that a CPU takes at once. A part saves less for its backward pass; but each
-# costs the many small operations once more, and full fine-tuning a sum over all gradients (LOG.md).
+# repeats the many small operations, and in full fine-tuning a sum over all gradients (LOG.md).
 PART_TOKENS = 1024
-EVALUATED_TOKENS = 2048  # the most at once where nothing is saved
-# tokens to evaluate; entering the engine costs what 1,000 do, a tenth is saved
+EVALUATED_TOKENS = 2048  # taken at once in evaluation, where no activations are saved
+# tokens from which evaluation enters the engine, which costs as much as 1,000 and saves a tenth
 WORTH_ENTERING = 8192
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run, all of it decided.
+    """A run with everything decided.
 
     Attributes:
-        settings: of the training.
+        settings: the training's settings.
         kind: "classes" or "regression".
-        seed: of data order and dropout.
+        seed: the seed of data order and dropout.
         autocast: whether fp32 weights compute in bf16.
         packed: whether a batch's tokens are laid end to end, without padding.
-        weights: what an example of each class counts; none for 1 each.
-        index: of the device, where there may be several of its kind; None for torch's current one.
-        unread: modules on which no answer depends, so that they have no gradient, by full name.
+        weights: the weight of each class in the loss; empty if each has 1.
+        index: the device's number among those of its kind; None for torch's current one.
+        unread: full names of modules on which no output depends, so that they have no gradient.
     """
 
     settings: Resolved
@@ -54,24 +54,24 @@ class Plan:
 
     @property
     def device_type(self) -> str:
-        """The kind of device, on which decisions depend."""
+        """The kind of device: cpu, cuda or mps."""
         return self.settings.device
 
     @property
     def device(self) -> torch.device:
-        """The very device, on which tensors lie."""
+        """The device on which tensors lie."""
         kind = self.settings.device
         return torch.device(kind) if self.index is None else torch.device(kind, self.index)
 
     @property
     def by_tokens(self) -> bool:
-        """Whether the tokens of a batch decide on its parts: on a CPU, for every method."""
+        """Whether the number of a batch's tokens decides on its parts: on a CPU, in the engine."""
         return self.settings.parts and self.settings.fast and self.device_type == "cpu"
 
 
 @dataclass(frozen=True)
 class Step:
-    """Where in the run a method's hook is called: `index` from 0, `warmup` and `total` in steps."""
+    """The step at which a method's hook is called, counted from 0; `warmup`, `total` in steps."""
 
     index: int
     warmup: int
@@ -80,7 +80,7 @@ class Step:
 
 
 class Trainee(Protocol):
-    """What the loop asks of a method."""
+    """The part of a method that the loop uses."""
 
     @property
     def steps_alike(self) -> bool: ...
@@ -96,12 +96,12 @@ class Trainee(Protocol):
 def batches_in(epoch: int, train: Encoded, plan: Plan) -> list[list[int]]:
     """The indices of an epoch's batches; epochs are counted from 0."""
     settings = plan.settings
-    grouped = settings.batches == "grouped"
-    return draw(train.lengths, settings.batch_size, plan.seed, epoch, grouped)
+    is_grouped = settings.batches == "grouped"
+    return draw(train.lengths, settings.batch_size, plan.seed, epoch, is_grouped)
 
 
 def parts_in(epoch: int, train: Encoded, plan: Plan) -> list[list[int]]:
-    """The parts of those batches."""
+    """The indices of the parts of an epoch's batches."""
     batches = batches_in(epoch, train, plan)
     return [part for batch in batches for part in parts_of(batch, train, plan)]
 
@@ -114,20 +114,20 @@ def n_tokens(indices: Sequence[int], data: Encoded, plan: Plan) -> int:
 
 
 def widest(parts: list[list[int]], train: Encoded, plan: Plan) -> list[int]:
-    """Of the parts, the one with the most tokens."""
+    """The part with the most tokens."""
     return max(parts, key=lambda part: n_tokens(part, train, plan))
 
 
 def parts_of(indices: list[int], train: Encoded, plan: Plan) -> list[list[int]]:
-    """The parts that a batch of the examples at `indices` is taken in."""
+    """The parts of a batch of the examples at `indices`."""
     count = n_parts(len(indices), n_tokens(indices, train, plan), plan)
-    if count > 1:  # neighbours in length, so that a part is not padded to the whole's longest
+    if count > 1:  # sorted by length, so that not every part is padded to the batch's longest
         indices = sorted(indices, key=train.lengths.__getitem__)
-    return cut(indices, evenly(len(indices), count))
+    return cut(indices, split_evenly(len(indices), count))
 
 
 def n_parts(size: int, tokens: int, plan: Plan) -> int:
-    """In how many parts to take a batch of `size` examples and so many tokens."""
+    """The number of parts for a batch of `size` examples and `tokens` tokens."""
     parts = plan.settings.accumulation
     if plan.by_tokens:
         parts = max(parts, math.ceil(tokens / PART_TOKENS))
@@ -137,8 +137,8 @@ def n_parts(size: int, tokens: int, plan: Plan) -> int:
 def batch_loss(model: PreTrainedModel, batch: Batch, plan: Plan) -> Tensor:
     """The mean loss of a batch: cross-entropy, or squared error for a regression.
 
-    Where classes have weights it is the mean of weight · loss, not divided by the batch's weights:
-    an example counts the same whichever others are in its batch, or in its part of one.
+    If classes have weights, it is the mean of weight · loss, not divided by the batch's weights: an
+    example counts the same whichever others share its batch or its part.
     """
     with torch.autocast(plan.device_type, torch.bfloat16, enabled=plan.autocast):
         logits = model(**batch.inputs).logits.float()
@@ -163,18 +163,18 @@ def outputs(
 
     Args:
         model: on any device.
-        data: a split as tokens.
+        data: a tokenised split.
         autocast: whether fp32 weights compute in bf16.
-        fast: whether to compute as `peftlab.engine` does.
-        batch_size: of training; twice as many are taken at once here.
-        on_batch: called with the size of each batch that is done.
+        fast: whether to compute in `peftlab.engine`.
+        batch_size: the training's batch size; evaluation takes up to twice as many at once.
+        on_batch: called with the size of each batch after it is done.
     """
     model.eval()
     rows: list[tuple[int, Tensor]] = []
     device = model.device
-    worth_it = fast and sum(data.lengths) >= WORTH_ENTERING
-    computing = torch.autocast(device.type, torch.bfloat16, enabled=autocast)
-    with engine(model, worth_it), torch.inference_mode(), computing:
+    is_worth_entering = fast and sum(data.lengths) >= WORTH_ENTERING
+    autocasting = torch.autocast(device.type, torch.bfloat16, enabled=autocast)
+    with engine(model, is_worth_entering), torch.inference_mode(), autocasting:
         for indices in by_length(data.lengths, 2 * batch_size, EVALUATED_TOKENS):
             logits = model(**data.batch(indices, device).inputs).logits.float().cpu()
             rows += zip(indices, logits, strict=True)

@@ -1,6 +1,6 @@
-"""The same bits twice on CUDA: what torch asks for, and a note where an operation can't give them.
+"""The same bits each time on CUDA, by torch's settings; notes name the operations that have none.
 
-On a CPU nothing is needed: with equal threads the same operations add in the same order.
+A CPU needs no settings: with equal threads the same operations add in the same order.
 """
 
 from __future__ import annotations
@@ -14,33 +14,33 @@ from typing import Any
 
 import torch
 
-# The workspace with which cuBLAS adds in one order; it is read when cuBLAS is first used.
+# With this workspace cuBLAS adds in a fixed order; it is read when cuBLAS is first used.
 WORKSPACE = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 
 
 @contextlib.contextmanager
 def repeatable(device: str, trial: Callable[[], None]) -> Iterator[list[str]]:
-    """Inside, CUDA computes the same bits each time; torch's settings are restored behind it.
+    """Let CUDA compute the same bits each time inside the context; restore torch's settings after.
 
-    `trial` is run first. Where one of its operations has no such form, torch only warns of it from
-    then on, and of attention chooses none that has.
+    `trial` is run first. If one of its operations has no deterministic form, torch is set to warn
+    instead of to raise, by which it may also choose attention without such a form.
 
     Args:
-        device: "cuda"; for any other nothing is done.
-        trial: a forward and backward pass as they will be run inside.
+        device: with any other than "cuda" nothing is done.
+        trial: a forward and backward pass like those that will be run inside.
 
     Yields:
-        Notes for a reader of the scores: which operation may give other bits, none if none may.
+        Notes for a reader of the scores, one for each operation that may give other bits.
     """
     if device != "cuda":
         yield []
         return
     with contextlib.ExitStack() as undo:
-        _set(undo)
-        yield _try(trial)
+        _make_deterministic(undo)
+        yield _run_trial(trial)
 
 
-def _set(undo: contextlib.ExitStack) -> None:
+def _make_deterministic(undo: contextlib.ExitStack) -> None:
     for name in WORKSPACE.keys() - os.environ.keys():
         os.environ[name] = WORKSPACE[name]
         undo.callback(os.environ.pop, name, None)
@@ -51,16 +51,16 @@ def _set(undo: contextlib.ExitStack) -> None:
     )
     torch.use_deterministic_algorithms(True)
     cudnn: Any = torch.backends.cudnn
-    memory: Any = torch.utils.deterministic
+    fills: Any = torch.utils.deterministic
     undo.callback(setattr, cudnn, "benchmark", cudnn.benchmark)
-    cudnn.benchmark = False  # a search that may end elsewhere each time
-    # not for the bits: it would fill every new tensor, and nothing here reads one before writing it
-    undo.callback(setattr, memory, "fill_uninitialized_memory", memory.fill_uninitialized_memory)
-    memory.fill_uninitialized_memory = False
+    cudnn.benchmark = False  # its search may choose another algorithm each time
+    # filling every new tensor changes no bit: nothing here reads a tensor before writing it
+    undo.callback(setattr, fills, "fill_uninitialized_memory", fills.fill_uninitialized_memory)
+    fills.fill_uninitialized_memory = False
 
 
-def _try(trial: Callable[[], None]) -> list[str]:
-    """Run `trial`, at second try with a warning where it can't be repeated; those in short."""
+def _run_trial(trial: Callable[[], None]) -> list[str]:
+    """Run `trial`, a second time with warnings if torch refuses; returns the notes on those."""
     try:
         trial()
     except RuntimeError as error:
@@ -70,20 +70,20 @@ def _try(trial: Callable[[], None]) -> list[str]:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             trial()
-        said = [str(error), *(str(warning.message) for warning in caught)]
-        return list(dict.fromkeys(_note(words) for words in said if _is_about_bits(words)))
+        messages = [str(error), *(str(warning.message) for warning in caught)]
+        return list(dict.fromkeys(map(_note, filter(_is_about_bits, messages))))
     return []
 
 
-def _is_about_bits(words: str) -> bool:
-    return "deterministic" in words.lower()
+def _is_about_bits(message: str) -> bool:
+    return "deterministic" in message.lower()
 
 
-def _note(words: str) -> str:
-    """What torch says of an operation at length."""
-    if "CUBLAS_WORKSPACE_CONFIG" in words:
+def _note(message: str) -> str:
+    """Torch's message on an operation, shortened to a note."""
+    if "CUBLAS_WORKSPACE_CONFIG" in message:
         (name, value), *_ = WORKSPACE.items()
         reason = f"cuBLAS was used before training; set {name}={value} before Python starts"
     else:
-        reason = re.split(r"\. |, but ", words)[0]
+        reason = re.split(r"\. |, but ", message)[0]
     return f"CUDA may give other bits next time: {reason}"
