@@ -407,10 +407,10 @@ def test_what_a_dead_worker_leaves_need_not_be_utf_8(
     started = execute.Worker._start
 
     def dead(worker: execute.Worker) -> Any:  # and its words written, before it is asked for a cell
-        process, burial = started(worker)
+        process, reaper = started(worker)
         if not asked:
-            burial.join()
-        return process, burial
+            reaper.join()
+        return process, reaper
 
     monkeypatch.setattr(execute.Worker, "_start", dead)
     (record,) = go(tmp_path, tiny_model, tiny_task, methods=["head"])

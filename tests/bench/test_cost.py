@@ -15,7 +15,7 @@ from peftlab.bench import cost
 from peftlab.bench import foresee as foreseeing
 from peftlab.bench.cell import Cell
 from peftlab.bench.cost import Predictor, largest, lengths
-from peftlab.bench.foresee import PREDICTION_ERROR, check_fits, foresee, line
+from peftlab.bench.foresee import PREDICTION_ERROR, check_fits, describe_plan, foresee
 from peftlab.bench.grid import Grid, resolve
 from peftlab.bench.run import Observer, run_grid
 from peftlab.bench.short import short
@@ -122,7 +122,7 @@ def test_what_can_t_be_counted_is_none_and_says_why(
     assert found.memory is None
     assert found.why == "RuntimeError: asks for a number"
     check_fits(predictor, grid.cells, [found], 1.0)  # what is not known is not refused
-    assert line(2, [None, None], [found]).endswith("memory of lora unknown")
+    assert describe_plan(2, [None, None], [found]).endswith("memory of lora unknown")
 
 
 def test_lengths_of_a_large_split_are_nearly_right(
@@ -131,9 +131,9 @@ def test_lengths_of_a_large_split_are_nearly_right(
     tokenizer = load_tokenizer(tiny_model)
     texts = [("cat " * (1 + i % 29),) for i in range(299)]
     split = Examples([*texts, ("a " * 60,)], [0] * 300)  # of short words: more than by its letters
-    exact = lengths(tokenizer, split, most=62)
+    exact = lengths(tokenizer, split, max_length=62)
     assert exact.lengths == [3 + i % 29 for i in range(299)] + [62]
-    assert lengths(tokenizer, split, most=24).longest == 24
+    assert lengths(tokenizer, split, max_length=24).longest == 24
     monkeypatch.setattr(cost, "TOKENISED", 40)
     monkeypatch.setattr(cost, "LONGEST", 10)
     for most in (62, 12):  # 12: most texts are cut
@@ -335,7 +335,7 @@ def test_the_line_says_cells_time_and_the_largest_peak(grid: Grid) -> None:
     assert untold == f"{said}; how much is free this system does not tell"
     records = [record_of(cell) for cell in grid.cells]
     assert "plan: 6 cells, about " in foresee(grid, grid.cells, records, room=1e6)
-    half = line(2, [Time(60.0, ""), None], [])
+    half = describe_plan(2, [Time(60.0, ""), None], [])
     assert half == "plan: 2 cells, about 60 seconds for 1, unknown for the others"
 
 

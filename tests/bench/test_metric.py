@@ -13,7 +13,7 @@ import peftlab
 from peftlab.api.export import _names, _row
 from peftlab.bench import run as room
 from peftlab.bench.grid import Grid, load_tasks, resolve
-from peftlab.bench.resume import _judged, done_cells
+from peftlab.bench.resume import _rejudged, done_cells
 from peftlab.bench.retention import best_seed
 from peftlab.bench.run import Observer, run_grid
 from peftlab.bench.suite import make_suite
@@ -183,9 +183,9 @@ def test_whether_a_run_collapsed_is_judged_anew_by_another_metric(
     store = Store(out)
     one = store.read(record.cell)
     assert one is not None
-    by_pearson = _judged(store, one, "pearson")
+    by_pearson = _rejudged(store, one, "pearson")
     assert by_pearson is not None and by_pearson.warnings == [never]
-    back = _judged(store, by_pearson, "rmse")
+    back = _rejudged(store, by_pearson, "rmse")
     assert back is not None
     assert back.warnings == [never, "collapsed: no better than always giving one answer"]
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from peftlab.bench.search import Space, chosen, rung_sizes, search
+from peftlab.bench.search import Space, best_index, rung_sizes, search
 from peftlab.methods import METHODS
 from peftlab.methods.base import Range
 from peftlab.records.trials import Values
@@ -60,7 +60,7 @@ def test_the_best_third_runs_on_and_the_best_of_it_is_taken() -> None:
     assert [one.epochs for one in tried] == [1] * 6 + [3] * 2
     ranked = sorted(tried[:6], key=lambda one: -(one.merit or 0))
     assert [one.values for one in tried[6:]] == [one.values for one in ranked[:2]]
-    assert chosen(tried) == 6
+    assert best_index(tried) == 6
 
 
 def test_equals_go_on_together() -> None:
@@ -71,7 +71,7 @@ def test_equals_go_on_together() -> None:
 
     tried = search(SPACE, [DEFAULT], 6, late, [1, 3])
     assert [one.epochs for one in tried] == [1] * 6 + [3] * 6
-    best = chosen(tried)
+    best = best_index(tried)
     assert best is not None
     assert tried[best].merit == max(hill(one.values, 3) for one in tried)
 
@@ -82,10 +82,10 @@ def test_what_fails_is_never_taken_and_does_not_run_on() -> None:
 
     tried = search(SPACE, [DEFAULT], 9, fails_high, [1, 3])
     assert all(one.values["lr"] <= 1e-3 for one in tried if one.epochs == 3)
-    best = chosen(tried)
+    best = best_index(tried)
     assert best is not None
     assert tried[best].values == DEFAULT
-    assert chosen(search(SPACE, [DEFAULT], 3, lambda values, epochs: None, [1, 3])) is None
+    assert best_index(search(SPACE, [DEFAULT], 3, lambda values, epochs: None, [1, 3])) is None
 
 
 def test_a_search_again_is_the_same_search() -> None:

@@ -1,7 +1,7 @@
 """A cell: model × task × method with settings × seed, everything resolved.
 
-Its identity is a hash of all that was asked, so a changed setting is another cell and a done cell
-is never run again. Where it runs (package versions, machine) is no part of it.
+A cell's identity is a hash of everything that was asked, so a changed setting makes another cell,
+and a done cell is never run again. Package versions and the machine are no part of the identity.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from peftlab.settings import Resolved
 
 
 class Cell(BaseModel, extra="forbid", frozen=True):
-    """What one process is asked to do."""
+    """One training with every setting decided, as a process of its own runs it."""
 
     suite: str
     model: ModelPart
@@ -37,7 +37,7 @@ class Cell(BaseModel, extra="forbid", frozen=True):
 
     @property
     def source(self) -> Source:
-        """The base, as `peftlab.models.find` gave it."""
+        """The base, as `peftlab.models.find` returned it."""
         return Source(
             name=self.model.name,
             folder=self.model_folder,
@@ -48,12 +48,12 @@ class Cell(BaseModel, extra="forbid", frozen=True):
 
     @property
     def row(self) -> tuple[str, str]:
-        """Its task and its row's label, which its seeds share."""
+        """The task and the method's label: the row of the table, which all seeds share."""
         return self.task.name, self.method.label
 
     @property
     def asked(self) -> dict[str, Any]:
-        """The fields of a record that say what was asked."""
+        """The fields of this cell's record that say what was asked."""
         return {
             "cell": self.name,
             "suite": self.suite,
@@ -68,12 +68,12 @@ class Cell(BaseModel, extra="forbid", frozen=True):
     @property
     def identity(self) -> str:
         """SHA-256 of all that was asked."""
-        asked = {
+        content = {
             "schema_version": SCHEMA_VERSION,
             "model": self.model.sha256,
             "task": self.task.sha256,
-            # what stands for a code of one's own, and how a tuned row's settings were found: even
-            # at a default rate
+            # the hash of a user's own method, and how a tuned row's settings were found: a tuned
+            # row is another cell even where trials chose the default rate
             "method": [
                 *(self.method.name, self.method.settings),
                 *filter(None, (self.method.source_sha256, self.method.tuned)),
@@ -82,11 +82,11 @@ class Cell(BaseModel, extra="forbid", frozen=True):
             "precision": self.precision.base,
             "seed": self.seed,
         }
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
     def _compute(self) -> dict[str, str]:
-        """Where a record's `training` says what products are made in."""
+        """The precision that products are computed in, as a record's `training` has it."""
         return {"compute": self.precision.compute}
 
     @property
@@ -98,5 +98,5 @@ class Cell(BaseModel, extra="forbid", frozen=True):
 
     @property
     def title(self) -> str:
-        """As progress shows it."""
+        """The cell's name in progress and messages."""
         return title(self.task.name, self.method.label, self.seed)

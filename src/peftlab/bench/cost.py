@@ -3,11 +3,11 @@
     weights · adapters · gradients · optimizer    exactly, on the injected structure
     activations                                   exactly, for the widest part of a batch
     rest                                          the passes' own working memory, counted; on a CPU
-                                                  kernels and libraries' code too, by what was
-                                                  measured of them (docs/plan.md)
+                                                  also kernels and libraries' code, of the sizes
+                                                  that were measured (docs/plan.md)
 
-The peak is that of `train_peak_mib` in a record: above what was resident before the model was
-loaded. What can't be counted, as of a model that asks its numbers for something, is None.
+The peak is a record's `train_peak_mib`: memory above what was resident before the model was
+loaded. It is None where it can't be counted, as for a model whose code reads tensors' values.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from peftlab.training.cost import Counted, Kernels, Shape, count_step
 from peftlab.training.meters import MIB
 from peftlab.training.passes import EVALUATED_TOKENS, n_parts, n_tokens, parts_in, widest
 
-TOKENISED = 2000  # texts of a split; of more, the lengths of the others follow from their letters
-LONGEST = 200  # of them are the longest ones, since the widest batch is made of those
+TOKENISED = 2000  # texts of a split; the lengths of any others follow from their letters
+LONGEST = 200  # of those are the longest texts, since the widest batch is made of them
 NO_LIMIT = 2**31 - 1  # tokens: no text is cut
-# Of the rest of a CPU's peak, measured (docs/plan.md): the libraries' code as it is first run, a
-# kernel of oneDNN, bitsandbytes and its own.
+# Parts of a CPU's peak, measured (docs/plan.md): libraries' code as it is first run, one kernel of
+# oneDNN, and bitsandbytes for a base in four bits.
 LIBRARIES_MIB, KERNEL_MIB, BITSANDBYTES_MIB = 60.0, 0.25, 34.0
-SAMPLED_EPOCHS = 3  # epochs, whose batches have nearly all shapes that there are
+SAMPLED_EPOCHS = 3  # the batches of so many epochs have nearly all shapes that there are
 IMPORTS_MIB = 300.0  # of a worker that has loaded no model, measured
 
 
@@ -53,22 +53,22 @@ class Memory:
     """A training's peak in MiB, above what was resident before its model was loaded."""
 
     peak_mib: float
-    by_part: dict[str, float]  # as a record's: weights, adapters, gradients, optimizer, ...
+    by_part: dict[str, float]  # as in a record: weights, adapters, gradients, optimizer, ...
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What the cells of one method on one task will each take.
+    """What each cell of one method on one task will take.
 
     Attributes:
         task: its name.
         label: of the method's row.
         method: its name.
-        cells: how many they are, one a seed.
-        n_trainable: trained parameters; LoRA-drop's are those of its first stage.
+        cells: how many there are, one a seed.
+        n_trainable: trained parameters; for LoRA-drop those of its first stage.
         adapter_mib: an adapter's size on disk, the head included.
         memory: None where it can't be counted.
-        why: what prevented that.
+        why: why it can't be counted.
     """
 
     task: str
@@ -82,7 +82,7 @@ class Cost:
 
 
 class Predictor:
-    """Predicts cells of one grid; what several of them have in common is counted once."""
+    """Predicts the cost of a grid's cells; what several cells have in common is counted once."""
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
@@ -93,36 +93,43 @@ class Predictor:
         self.packed = packs(empty_model(grid.cells[0].model_folder, 2))
 
     def lengths_of(self, cell: Cell) -> Tokens:
-        """The cell's task as lengths alone, cut to what it takes."""
-        task, most = self.grid.tasks[cell.task.name], cell.training.max_length
-        if (task.name, most) not in self.lengths:
-            train, dev = (lengths(self.tokenizer, split, most) for split in (task.train, task.dev))
-            self.lengths[task.name, most] = Tokens(train, dev)
-        return self.lengths[task.name, most]
+        """The lengths of the cell's task in tokens, cut at its `max_length`."""
+        task, max_length = self.grid.tasks[cell.task.name], cell.training.max_length
+        key = task.name, max_length
+        if key not in self.lengths:
+            splits = (task.train, task.dev)
+            train, dev = (lengths(self.tokenizer, split, max_length) for split in splits)
+            self.lengths[key] = Tokens(train, dev)
+        return self.lengths[key]
 
     def _plan(self, cell: Cell) -> Plan:
         return make_plan(cell, self.grid.tasks[cell.task.name], self.packed)
 
     def tokens(self, cell: Cell) -> int:
-        """Of the widest part of a batch."""
+        """How many tokens the widest part of a batch has."""
         shape, _, _ = self._shapes(cell)
         return shape.tokens
 
     def cost(self, cell: Cell, cells: int = 1) -> Cost:
-        """What the cell will take."""
+        """The cost of the cell, one of `cells` that differ in their seed."""
         task = self.grid.tasks[cell.task.name]
-        shape, shapes, in_parts = self._shapes(cell)
-        shapes = shapes | self._prepared(cell)
-        answered = self._evaluation_shapes(cell)
-        evaluated = max(answered, key=lambda shape: shape.tokens)
+        widest_part, shapes, in_parts = self._shapes(cell)
+        shapes = shapes | self._preparation_shapes(cell)
+        evaluation_shapes = self._evaluation_shapes(cell)
+        evaluated = max(evaluation_shapes, key=lambda shape: shape.tokens)
         key = (
-            *(cell.method.name, repr(cell.method.settings), cell.precision, shape, in_parts),
-            *(evaluated, task.num_labels, repr(_of_passes(cell.training))),
+            *(cell.method.name, repr(cell.method.settings), cell.precision, widest_part, in_parts),
+            *(evaluated, task.num_labels, repr(_step_settings(cell.training))),
         )
         if key not in self.counted:
             plan = self._plan(cell)
-            self.counted[key] = _counted(cell, task, plan, shape, evaluated, in_parts)
+            self.counted[key] = _count(cell, task, plan, widest_part, evaluated, in_parts)
         trainable, adapter_mib, counted = self.counted[key]
+        memory, why = None, None
+        if isinstance(counted, str):
+            why = counted
+        else:
+            memory = _memory(counted, shapes, evaluation_shapes, cell)
         return Cost(
             task=task.name,
             label=cell.method.label,
@@ -130,26 +137,27 @@ class Predictor:
             cells=cells,
             n_trainable=trainable,
             adapter_mib=adapter_mib,
-            memory=None if isinstance(counted, str) else _memory(counted, shapes, answered, cell),
-            why=counted if isinstance(counted, str) else None,
+            memory=memory,
+            why=why,
         )
 
     def _shapes(self, cell: Cell) -> tuple[Shape, set[Shape], bool]:
-        """Of the parts of a batch: the widest, all their shapes, and if a batch has several.
+        """The widest part of a batch, the shapes of all parts, and if a batch has several parts.
 
-        A large task's take seconds to draw, and every method's are the same.
+        Drawing the batches of a large task takes seconds, and they are the same for every method.
         """
         plan = self._plan(cell)
-        but_for_rates = cell.training.model_dump(exclude={"lr", "head_lr"})
-        key = (cell.task.name, cell.seed, plan.packed, repr(but_for_rates))
+        settings = cell.training.model_dump(exclude={"lr", "head_lr"})
+        key = (cell.task.name, cell.seed, plan.packed, repr(settings))
         if key not in self.shapes:
             train = self.lengths_of(cell).train
             epochs = range(min(SAMPLED_EPOCHS, cell.training.epochs))
-            drawn = [parts_in(epoch, train, plan) for epoch in epochs]
-            shapes = {_shape(part, train, plan) for parts in drawn for part in parts}
-            tried = widest(drawn[0], train, plan)  # by a training, before its first step
-            batches = math.ceil(len(train) / cell.training.batch_size)
-            self.shapes[key] = _shape(tried, train, plan), shapes, len(drawn[0]) > batches
+            parts_by_epoch = [parts_in(epoch, train, plan) for epoch in epochs]
+            first_parts = parts_by_epoch[0]
+            shapes = {_shape(part, train, plan) for parts in parts_by_epoch for part in parts}
+            tried = widest(first_parts, train, plan)  # a training tries it before its first step
+            n_batches = math.ceil(len(train) / cell.training.batch_size)
+            self.shapes[key] = _shape(tried, train, plan), shapes, len(first_parts) > n_batches
         return self.shapes[key]
 
     def _evaluation_shapes(self, cell: Cell) -> set[Shape]:
@@ -159,28 +167,28 @@ class Predictor:
         batches = by_length(dev.lengths, 2 * cell.training.batch_size, EVALUATED_TOKENS)
         return {_shape(batch, dev, plan) for batch in batches}
 
-    def _prepared(self, cell: Cell) -> set[Shape]:
-        """The shapes that the method meets while it prepares itself."""
+    def _preparation_shapes(self, cell: Cell) -> set[Shape]:
+        """The shapes of the batches that the method prepares itself on."""
         method = make(cell.method.name, cell.method.settings)
         if not isinstance(method, Prepared):
             return set()
         plan = self._plan(cell)
-        sampled = _Sampled(method, self.lengths_of(cell).train, plan)
-        with contextlib.suppress(_Sampled.Known):
-            method.prepare(sized_model(cell.model_folder, 2, cell.precision), sampled)
-        return sampled.shapes
+        probe = _SampleProbe(method, self.lengths_of(cell).train, plan)
+        with contextlib.suppress(_SampleProbe.Drawn):
+            method.prepare(sized_model(cell.model_folder, 2, cell.precision), probe)
+        return probe.shapes
 
 
 def _shape(indices: Sequence[int], data: Encoded, plan: Plan) -> Shape:
-    """That of a pass through the examples at `indices`."""
+    """The shape of a pass through the examples at `indices`."""
     return Shape(len(indices), data.width(indices), n_tokens(indices, data, plan), plan.packed)
 
 
-class _Sampled(Rehearsal):
-    """A rehearsal that ends once it is known which batches it would be of."""
+class _SampleProbe(Rehearsal):
+    """A rehearsal that notes the shapes of its sample's batches and ends there, untrained."""
 
-    class Known(Exception):
-        """The batches are known."""
+    class Drawn(Exception):
+        """The sample is drawn, and its shapes are noted."""
 
     def __init__(self, method: Method, train: Encoded, plan: Plan) -> None:
         super().__init__(method, train, plan)
@@ -193,58 +201,58 @@ class _Sampled(Rehearsal):
             parts = n_parts(size, n_tokens, self.plan)
             size, n_tokens = (math.ceil(n / parts) for n in (size, n_tokens))
             self.shapes.add(Shape(size, width, n_tokens, self.plan.packed))
-        raise self.Known
+        raise self.Drawn
 
 
-def lengths(tokenizer: Any, split: Examples, most: int) -> Encoded:
-    """A split of which only lengths are known: exactly, or of a large one nearly.
+def lengths(tokenizer: Any, split: Examples, max_length: int) -> Encoded:
+    """The split as token ids that are all 0 and have the right lengths, nearly so in a large one.
 
     Args:
         tokenizer: the model's own.
-        split: texts.
-        most: tokens, to which texts are cut.
+        split: the texts.
+        max_length: tokens at which texts are cut.
     """
-    letters = [sum(map(len, text)) for text in split.texts]
-    order = sorted(range(len(letters)), key=letters.__getitem__)
-    chosen = order
+    n_letters = [sum(map(len, text)) for text in split.texts]
+    order = sorted(range(len(n_letters)), key=n_letters.__getitem__)
+    sample = order
     if len(order) > TOKENISED:
         step = -(-(len(order) - LONGEST) // (TOKENISED - LONGEST))
-        chosen = order[-LONGEST:] + order[:-LONGEST:step]
-    texts = [split.texts[index] for index in chosen]
-    found = encode(tokenizer, texts, [0] * len(texts), NO_LIMIT)
-    a_letter = sum(found.lengths) / max(1, sum(letters[index] for index in chosen))
-    tokens = [max(1, round(n * a_letter)) for n in letters]
-    for index, length in zip(chosen, found.lengths, strict=True):
-        tokens[index] = length
-    tokens = [min(most, length) for length in tokens]
-    rows = [[0] * length for length in tokens]
+        sample = order[-LONGEST:] + order[:-LONGEST:step]
+    texts = [split.texts[index] for index in sample]
+    encoded = encode(tokenizer, texts, [0] * len(texts), NO_LIMIT)
+    tokens_per_letter = sum(encoded.lengths) / max(1, sum(n_letters[index] for index in sample))
+    all_lengths = [max(1, round(n * tokens_per_letter)) for n in n_letters]
+    for index, length in zip(sample, encoded.lengths, strict=True):
+        all_lengths[index] = length
+    rows = [[0] * min(max_length, length) for length in all_lengths]
     return Encoded({"input_ids": rows}, split.labels, {"input_ids": 0}, 0)
 
 
 def largest(
     predictor: Predictor, cells: Sequence[Cell], tell: Callable[[str], None] = lambda _: None
 ) -> list[Cost]:
-    """What each method will take on the task of the widest batch, where it holds the most."""
-    widest_of: dict[str, Cell] = {}
+    """The cost of each method on the task with the widest batch, where it needs the most memory."""
+    widest_by_label: dict[str, Cell] = {}
     for cell in cells:
-        known = widest_of.get(cell.method.label)
-        if known is None or predictor.tokens(cell) > predictor.tokens(known):
-            widest_of[cell.method.label] = cell
-    found = []
-    for label, cell in widest_of.items():
+        widest_cell = widest_by_label.setdefault(cell.method.label, cell)
+        if predictor.tokens(cell) > predictor.tokens(widest_cell):
+            widest_by_label[cell.method.label] = cell
+    costs = []
+    for label, cell in widest_by_label.items():
         tell(label)
-        found.append(predictor.cost(cell))
-    return found
+        costs.append(predictor.cost(cell))
+    return costs
 
 
-def _of_passes(training: Resolved) -> dict[str, Any]:
-    """Those settings on which the size of a step depends, beside its shape."""
+def _step_settings(training: Resolved) -> dict[str, Any]:
+    """The settings that the memory of a step depends on, beside its shape."""
     return training.model_dump(include={"fast", "checkpointing", "device"})
 
 
-def _counted(
+def _count(
     cell: Cell, task: Task, plan: Plan, shape: Shape, evaluated: Shape, in_parts: bool
 ) -> tuple[Trainable, float, Counted | str]:
+    """Trained parameters, the adapter's MiB, and what a step holds or why it can't be counted."""
     method = make(cell.method.name, cell.method.settings)
     model = inject(sized_model(cell.model_folder, task.num_labels, cell.precision), method)
     state = adapter_state(model)
@@ -252,45 +260,50 @@ def _counted(
     trainable = count(model)
     try:
         with activation_checkpointing(model, cell.training.checkpointing):
-            found: Counted | str = count_step(model, method, plan, shape, evaluated, in_parts)
-    except Exception as error:  # whatever a model or a method meets that has no numbers
-        found = f"{type(error).__name__}: {one_line(error, 200)}"
-    return trainable, adapter_mib, found
+            counted: Counted | str = count_step(model, method, plan, shape, evaluated, in_parts)
+    except Exception as error:  # whatever a model or a method raises where tensors have no values
+        counted = f"{type(error).__name__}: {one_line(error, 200)}"
+    return trainable, adapter_mib, counted
 
 
-def _memory(counted: Counted, shapes: set[Shape], answered: set[Shape], cell: Cell) -> Memory:
-    held = {
+def _memory(
+    counted: Counted, shapes: set[Shape], evaluation_shapes: set[Shape], cell: Cell
+) -> Memory:
+    parts = {
         name: getattr(counted, name) for name in ("weights", "adapters", "gradients", "optimizer")
     }
-    kept = held["weights"] + held["adapters"] + held["optimizer"]
-    train = kept + held["gradients"] + counted.activations + counted.transient
-    peak = max(train, kept + counted.evaluation)
+    always = parts["weights"] + parts["adapters"] + parts["optimizer"]
+    train = always + parts["gradients"] + counted.activations + counted.transient
+    peak = max(train, always + counted.evaluation)
     if cell.training.device == "cpu":
-        made = _made(counted.kernels, shapes) + _made(counted.evaluation_kernels, answered)
-        # no kernels are there yet when a base is quantised
+        n_kernels = _n_kernels(counted.kernels, shapes)
+        n_kernels += _n_kernels(counted.evaluation_kernels, evaluation_shapes)
+        # there are no kernels yet while a base is quantised
         peak = max(
-            peak + _cpu_rest(made, cell.precision),
-            _loading(counted, cell) + _cpu_rest(0, cell.precision),
+            peak + _cpu_rest(n_kernels, cell.precision),
+            _loading_mib(counted, cell) + _cpu_rest(0, cell.precision),
         )
-    held["activations"] = counted.activations
-    return Memory(peak, {**held, "rest": peak - sum(held.values())})
+    parts["activations"] = counted.activations
+    return Memory(peak, {**parts, "rest": peak - sum(parts.values())})
 
 
-def _made(kernels: Kernels, shapes: set[Shape]) -> int:
-    """Kernels that passes of these shapes need."""
+def _n_kernels(kernels: Kernels, shapes: set[Shape]) -> int:
+    """How many kernels passes of these shapes need."""
     n_rows = len({shape.rows for shape in shapes})
     n_sentences = len({(shape.size, shape.width) for shape in shapes})
     return kernels.of_rows * n_rows + kernels.of_sentences * n_sentences
 
 
-def _loading(counted: Counted, cell: Cell) -> float:
-    """MiB while the model is loaded: what is quantised is read whole, in fp32, from its file."""
+def _loading_mib(counted: Counted, cell: Cell) -> float:
+    """MiB while the model is loaded; a base to be quantised is first read whole, in fp32."""
     if cell.precision.base not in QUANTISED:
         return counted.weights
-    numbers = sum(p.numel() for p in empty_model(cell.model_folder, 2).parameters())
-    return counted.weights + numbers * torch.float32.itemsize / MIB
+    n_parameters = sum(p.numel() for p in empty_model(cell.model_folder, 2).parameters())
+    return counted.weights + n_parameters * torch.float32.itemsize / MIB
 
 
-def _cpu_rest(kernels: int, precision: Precision) -> float:
-    quantised = precision.base == "nf4" and quantiser("nf4") != "peftlab"
-    return LIBRARIES_MIB + KERNEL_MIB * min(MOST_KERNELS, kernels) + BITSANDBYTES_MIB * quantised
+def _cpu_rest(n_kernels: int, precision: Precision) -> float:
+    """MiB of libraries' code and kernels on a CPU."""
+    uses_bitsandbytes = precision.base == "nf4" and quantiser("nf4") != "peftlab"
+    kernels_mib = KERNEL_MIB * min(MOST_KERNELS, n_kernels)
+    return LIBRARIES_MIB + kernels_mib + BITSANDBYTES_MIB * uses_bitsandbytes

@@ -1,4 +1,4 @@
-"""What is said before a grid runs: its cells, their time, and whether they fit into memory."""
+"""The line on a grid before it runs: its cells, their time, and whether they fit into memory."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from peftlab.machine import available_mib
 from peftlab.naming import counted, duration
 from peftlab.records.record import Record
 
-MAX_SUGGESTIONS = 3  # rows that do not fit, for which settings that would are looked for
-# of a predicted peak; of 90 the furthest above the measured was .09 (docs/plan.md)
+MAX_SUGGESTIONS = 3  # rows that do not fit and for which settings that would fit are searched
+# by which share a predicted peak may be too high; of 90 none was by more than .09 (docs/plan.md)
 PREDICTION_ERROR = 0.15
+NO_REMEDY = "no batch size: weights, gradients and optimizer alone are too many"
 
 
 def foresee(
@@ -25,64 +26,64 @@ def foresee(
     room: float | None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> str:
-    """The cells that are to run in one line, such as "plan: 30 cells, about 12 minutes, ...".
+    """One line on the cells that are to run, such as "plan: 30 cells, about 12 minutes, ...".
 
     Args:
-        grid: resolved.
-        cells: of it, those to run; at least one.
-        records: of this machine, which times are taken from.
-        room: `training_room` as it was before there was a worker; None if it is not known.
-        tell: is told what is looked at.
+        grid: the resolved grid.
+        cells: those of its cells that are to run; at least one.
+        records: records of this machine, which times are taken from.
+        room: `training_room` before the worker was started; None if it is not known.
+        tell: is told the label of each method that is counted.
 
     Raises:
         RequestError: if a method would not fit into the memory that is free.
     """
     predictor = Predictor(grid)
-    found = largest(predictor, cells, tell)
-    check_fits(predictor, cells, found, room)
-    weights = {cost.label: cost.memory.by_part["weights"] for cost in found if cost.memory}
+    costs = largest(predictor, cells, tell)
+    check_fits(predictor, cells, costs, room)
+    weights = {cost.label: cost.memory.by_part["weights"] for cost in costs if cost.memory}
     times = [
         by_records(cell, *predictor.lengths_of(cell), weights.get(cell.method.label), records)
         for cell in cells
     ]
-    said = line(len(cells), times, found)
-    return said if room is not None else f"{said}; how much is free this system does not tell"
+    plan = describe_plan(len(cells), times, costs)
+    return plan if room is not None else f"{plan}; how much is free this system does not tell"
 
 
-def line(cells: int, times: Sequence[Time | None], found: Sequence[Cost]) -> str:
-    """So many cells, how long they take, and what the largest of them holds."""
-    known = [time.cell_s for time in times if time is not None]
-    words = [counted(cells, "cell")]
-    if len(known) == cells:
-        words.append(f"about {duration(sum(known))}")
-    elif known:
-        words.append(f"about {duration(sum(known))} for {len(known)}, unknown for the others")
+def describe_plan(n_cells: int, times: Sequence[Time | None], costs: Sequence[Cost]) -> str:
+    """The number of cells, how long they take, and the memory that the largest of them needs."""
+    seconds = [time.cell_s for time in times if time is not None]
+    parts = [counted(n_cells, "cell")]
+    if len(seconds) == n_cells:
+        parts.append(f"about {duration(sum(seconds))}")
+    elif seconds:
+        parts.append(f"about {duration(sum(seconds))} for {len(seconds)}, unknown for the others")
     else:
-        words.append("time unknown (peftlab plan --measure tells)")
-    peaks = [(cost.memory.peak_mib, cost.label) for cost in found if cost.memory]
+        parts.append("time unknown (peftlab plan --measure tells)")
+    peaks = [(cost.memory.peak_mib, cost.label) for cost in costs if cost.memory]
     if peaks:
         peak, label = max(peaks)
-        words.append(f"at most {peak:,.0f} MiB ({label})")
-    unknown = [cost.label for cost in found if cost.memory is None]
-    if unknown:
-        words.append(f"memory of {', '.join(unknown)} unknown")
-    return f"plan: {', '.join(words)}"
+        parts.append(f"at most {peak:,.0f} MiB ({label})")
+    uncounted = [cost.label for cost in costs if cost.memory is None]
+    if uncounted:
+        parts.append(f"memory of {', '.join(uncounted)} unknown")
+    return f"plan: {', '.join(parts)}"
 
 
 def check_fits(
-    predictor: Predictor, cells: Sequence[Cell], found: Sequence[Cost], room: float | None
+    predictor: Predictor, cells: Sequence[Cell], costs: Sequence[Cost], room: float | None
 ) -> None:
     """Raise `RequestError` if a row is `surely_above` the `room`, and say what would fit.
 
     Args:
         predictor: of the grid.
-        cells: that are to run.
-        found: what the rows cost, each on the task of its widest batch.
+        cells: those that are to run.
+        costs: the cost of each row on the task with its widest batch.
         room: `training_room`; None if it is not known, and then nothing is refused.
     """
     if room is None:
         return
-    too_large = [c for c in found if c.memory and surely_above(c.memory.peak_mib, room)]
+    too_large = [cost for cost in costs if cost.memory and surely_above(cost.memory.peak_mib, room)]
     if not too_large:
         return
     lines = []
@@ -90,19 +91,20 @@ def check_fits(
         assert cost.memory is not None
         lines.append(f"  {cost.label} on {cost.task} needs {cost.memory.peak_mib:,.0f} MiB")
         if len(lines) <= 2 * MAX_SUGGESTIONS:
-            cell = _cell_of(cost, cells)
-            lines.append(f"    fits with {_or(list(_ways(predictor, cell, room)))}")
-    rest = [cost.label for cost in found if cost not in too_large]
-    lines.append(f"  what fits as it is: {', '.join(rest) or 'none of the methods'}")
-    said = "\n".join(lines)
+            cell = next(cell for cell in cells if cell.row == (cost.task, cost.label))
+            remedies = " or ".join(_remedies(predictor, cell, room))
+            lines.append(f"    fits with {remedies or NO_REMEDY}")
+    fitting = [cost.label for cost in costs if cost not in too_large]
+    lines.append(f"  what fits as it is: {', '.join(fitting) or 'none of the methods'}")
+    details = "\n".join(lines)
     raise RequestError(
-        f"{len(too_large)} of {len(found)} methods would not fit into memory: {room:,.0f} MiB are "
-        f"free beside the libraries; nothing was trained\n{said}"
+        f"{len(too_large)} of {len(costs)} methods would not fit into memory: {room:,.0f} MiB are "
+        f"free beside the libraries; nothing was trained\n{details}"
     )
 
 
 def training_room(device: str) -> float | None:
-    """What a training can take on `device`: what is free beside a worker's libraries.
+    """MiB that a training can take on `device`: the free memory less a worker's libraries.
 
     None where it is not known.
     """
@@ -115,29 +117,21 @@ def surely_above(peak_mib: float, room: float) -> bool:
     return peak_mib * (1 - PREDICTION_ERROR) > room
 
 
-def _cell_of(cost: Cost, cells: Sequence[Cell]) -> Cell:
-    return next(cell for cell in cells if cell.row == (cost.task, cost.label))
+def _remedies(predictor: Predictor, cell: Cell, room: float) -> Iterator[str]:
+    """Options with which the cell fits into `room` MiB."""
+    training = cell.training
 
-
-def _ways(predictor: Predictor, cell: Cell, room: float) -> Iterator[str]:
-    """What to ask for, so that the cell fits into `room` MiB."""
-    asked = cell.training
-
-    def fits(**changed: object) -> bool:
-        other = cell.model_copy(update={"training": asked.model_copy(update=changed)})
-        memory = predictor.cost(other).memory
+    def fits(**changes: object) -> bool:
+        changed = cell.model_copy(update={"training": training.model_copy(update=changes)})
+        memory = predictor.cost(changed).memory
         return memory is not None and memory.peak_mib <= room
 
-    parts = 2 * asked.accumulation
-    while parts <= asked.batch_size:
-        if fits(accumulation=parts):
-            yield f"--accumulation {parts} (the same batches, in parts)"
-            yield f"--batch-size {asked.batch_size * asked.accumulation // parts}"
+    n_parts = 2 * training.accumulation
+    while n_parts <= training.batch_size:
+        if fits(accumulation=n_parts):
+            yield f"--accumulation {n_parts} (the same batches, in parts)"
+            yield f"--batch-size {training.batch_size * training.accumulation // n_parts}"
             break
-        parts *= 2
-    if not asked.checkpointing and fits(checkpointing=True):
+        n_parts *= 2
+    if not training.checkpointing and fits(checkpointing=True):
         yield "--checkpointing (slower)"
-
-
-def _or(ways: list[str]) -> str:
-    return " or ".join(ways) or "no batch size: weights, gradients and optimizer alone are too many"

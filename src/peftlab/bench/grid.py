@@ -1,7 +1,7 @@
-"""From a suite to its cells: everything that can be wrong is found here, before anything trains.
+"""Resolve a suite into its cells, and find all that is wrong with it before anything trains.
 
-The model is found and its structure built without weights, every method is injected into that,
-the tasks are loaded once; what is left for a cell is to train.
+The model is found, its structure is built without weights, every method is injected into that, and
+the tasks are loaded once. All that a cell still has to do is to train.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from peftlab.records.rows import LOWER_IS_BETTER
 from peftlab.settings import Resolved, Training
 from peftlab.tasks import Task, carved, load, load_file
 
-# Three passes are enough where a pass has a hundred updates. Five hundred rows make 16: lora's
-# rates need some 300 to move anything. Over fewer than 320 rows that would be more than thirty
-# passes, by which a model knows each row by heart.
+# Three epochs are enough where an epoch has a hundred updates. Five hundred examples make only 16,
+# and lora's rates need some 300 updates to move anything. With fewer than 320 examples 300 updates
+# would be more than thirty epochs, after which a model knows each example by heart.
 LEAST_EPOCHS, MOST_EPOCHS, LEAST_UPDATES = 3, 30, 300
-RATES = ("lr", "head_lr")  # that a row may have of its own
+RATES = ("lr", "head_lr")  # settings of the training that a row may have of its own
 
 
 class Row(NamedTuple):
-    """One row of the table, found right: its method, and what a record says of it."""
+    """One valid row of the table: its method, and what a record says of it."""
 
     variant: Variant
     method: Method
@@ -52,18 +52,18 @@ class Row(NamedTuple):
     own: OwnMethod | None
 
     @property
-    def given(self) -> set[str]:
-        """The settings and rates that it was given, which no trial looks for any more."""
+    def fixed(self) -> set[str]:
+        """The names of the settings and rates that the row was given; trials leave them alone."""
         variant = self.variant
-        given = {*variant.settings, *(rate for rate in RATES if getattr(variant, rate))}
-        if self.method.head_alone and "head_lr" in given:  # its one rate, which either may set
-            given.add("lr")
-        return given
+        fixed = {*variant.settings, *(rate for rate in RATES if getattr(variant, rate))}
+        if self.method.head_alone and "head_lr" in fixed:  # its one rate, which either name sets
+            fixed.add("lr")
+        return fixed
 
 
 @dataclass(frozen=True)
 class SuiteContext:
-    """What all cells of a suite stand on: the base, and where and in what it is trained."""
+    """What all cells of a suite share: the base, the device, the precision, the settings."""
 
     training: Training
     name: str  # the suite's
@@ -75,7 +75,7 @@ class SuiteContext:
 
     @classmethod
     def of(cls, suite: Suite) -> Self:
-        """The suite's.
+        """The context of a suite.
 
         Raises:
             RequestError: for an unknown model, or one that can't be trained as asked.
@@ -84,18 +84,19 @@ class SuiteContext:
         longest = longest_input(source.folder)
         device = resolve_device(suite.training.device)
         check_weights(source)
-        precision, why = precision_for(source, suite.training.precision, device.value)
-        notes = (f"device {device.value} ({device.reason}), {precision.base} ({why})",)
+        precision, reason = precision_for(source, suite.training.precision, device.value)
+        notes = (f"device {device.value} ({device.reason}), {precision.base} ({reason})",)
         return cls(suite.training, suite.name, source, longest, device.value, precision, notes)
 
     def row(self, variant: Variant) -> Row:
-        """What is asked for, tried on the model's structure.
+        """The row that a variant describes, its method tried on the model's structure.
 
         Raises:
             RequestError: for an unknown method, setting or target, or a value out of range.
         """
         method = make(variant.name, variant.settings)
-        model = empty_model(self.source.folder, num_labels=2, precision=self._held(method).base)
+        precision = self._precision_for(method).base
+        model = empty_model(self.source.folder, num_labels=2, precision=precision)
         try:
             if isinstance(method, NeedsDevice):
                 method.check_device(self.device)
@@ -110,7 +111,7 @@ class SuiteContext:
         return Row(variant, method, part, own_method(type(method)))
 
     def cell(self, row: Row, task: Task, seed: int, epochs: int | None = None) -> Cell:
-        """The row's cell on a task; with as many epochs as asked, or else as the suite says."""
+        """The row's cell on a task, of `epochs` epochs, or of as many as the suite says."""
         source = self.source
         training = self.training.model_copy(update={"epochs": epochs} if epochs else {})
         return Cell(
@@ -123,12 +124,12 @@ class SuiteContext:
             training=resolve_training(
                 training, row.variant, row.method, task, self.longest, self.device
             ),
-            precision=self._held(row.method),
+            precision=self._precision_for(row.method),
             seed=seed,
             own=row.own,
         )
 
-    def _held(self, method: Method) -> Precision:
+    def _precision_for(self, method: Method) -> Precision:
         return self.precision.of_base(method.base_precision)
 
 
@@ -144,12 +145,13 @@ class Grid:
 
     @property
     def notes(self) -> list[str]:
-        """What a reader should know before it runs."""
-        return [*self.context.notes, *dict.fromkeys(n for row in self.rows for n in row.part.notes)]
+        """What a user should know before the grid runs, each note once."""
+        notes = (note for row in self.rows for note in row.part.notes)
+        return [*self.context.notes, *dict.fromkeys(notes)]
 
-    def with_rows(self, on: Mapping[str, list[Row]]) -> Grid:
-        """The grid with other rows on each task, by its name."""
-        return dataclasses.replace(self, cells=_cells(self.suite, self.context, self.tasks, on))
+    def with_rows(self, rows: Mapping[str, list[Row]]) -> Grid:
+        """The grid with other rows on each task; `rows` are by the task's name."""
+        return dataclasses.replace(self, cells=_cells(self.suite, self.context, self.tasks, rows))
 
 
 def resolve(suite: Suite) -> Grid:
@@ -160,7 +162,7 @@ def resolve(suite: Suite) -> Grid:
             or data that can't be read.
     """
     for variant in suite.methods:
-        make(variant.name, variant.settings)  # before data and model are read, which takes a while
+        make(variant.name, variant.settings)  # checked before data and model are read: that is slow
     tasks = {task.name: task for task in load_tasks(suite)}
     context = SuiteContext.of(suite)
     rows = [context.row(variant) for variant in suite.methods]
@@ -181,7 +183,7 @@ def _cells(
 
 
 def load_tasks(suite: Suite) -> list[Task]:
-    """The suite's tasks, each once, with their data; dev is the part that they are judged on."""
+    """The suite's tasks, each once, with their data; methods are judged on each task's dev."""
     tasks = _read_tasks(suite)
     if suite.metric is not None:
         tasks = [task.judged_by(suite.metric) for task in tasks]
@@ -194,7 +196,7 @@ def load_tasks(suite: Suite) -> list[Task]:
 
 
 def check_trainable(task: Task) -> None:
-    """Raise `RequestError` unless there is something to learn and something to judge it by."""
+    """Raise `RequestError` unless train can be learnt from and dev has examples."""
     if len(task.train) == 0 or len(task.dev) == 0:
         empty = "train" if len(task.train) == 0 else "dev"
         raise RequestError(f"task {task.name}: its {empty} split is empty")
@@ -208,11 +210,12 @@ def check_trainable(task: Task) -> None:
 
 
 def _check_dev(task: Task) -> None:
-    is_judged = task.kind == "classes" or task.main_metric not in LOWER_IS_BETTER
-    if is_judged and len(set(task.dev.labels)) == 1:
-        only = task.labels[int(task.dev.labels[0])] if task.labels else task.dev.labels[0]
+    # an error such as rmse tells models apart also where all labels are equal
+    needs_variety = task.kind == "classes" or task.main_metric not in LOWER_IS_BETTER
+    if needs_variety and len(set(task.dev.labels)) == 1:
+        answer = task.labels[int(task.dev.labels[0])] if task.labels else task.dev.labels[0]
         raise RequestError(
-            f"task {task.name}: every example of dev has the answer {only!r}, so that no score "
+            f"task {task.name}: every example of dev has the answer {answer!r}, so that no score "
             "tells a model from a constant answer; give a dev with several"
         )
 
@@ -222,21 +225,25 @@ def _read_tasks(suite: Suite) -> list[Task]:
         data = suite.data
         return [load_file(data.path, data.text, data.label, data.dev, data.kind)]
     tasks = [load(task, suite.data_dir) if isinstance(task, str) else task for task in suite.tasks]
-    return _each_once(tasks)
+    return _without_duplicates(tasks)
 
 
-def _each_once(tasks: list[Task]) -> list[Task]:
-    """Of tasks that are given twice the first one; records of two of one name would be mixed."""
-    found: dict[str, Task] = {}
+def _without_duplicates(tasks: list[Task]) -> list[Task]:
+    """The tasks, each once.
+
+    Raises:
+        RequestError: if different tasks share a name: their records would be mixed.
+    """
+    by_name: dict[str, Task] = {}
     for task in tasks:
-        known = found.setdefault(task.name, task)
-        same = (known.sha256(), known.metrics) == (task.sha256(), task.metrics)
-        if known is not task and not same:
+        first = by_name.setdefault(task.name, task)
+        is_same = (first.sha256(), first.metrics) == (task.sha256(), task.metrics)
+        if first is not task and not is_same:
             raise RequestError(
-                f"two tasks are called {task.name!r} and differ (from {known.source} and "
+                f"two tasks are called {task.name!r} and differ (from {first.source} and "
                 f"{task.source}); give one of them another name"
             )
-    return list(found.values())
+    return list(by_name.values())
 
 
 def _check_labels(task: Task) -> None:
@@ -246,8 +253,8 @@ def _check_labels(task: Task) -> None:
         raise RequestError(f"task {task.name}: {error}") from None
 
 
-def method_part(model: Any, method: Method, asked: Training, variant: Variant) -> MethodPart:
-    """The record's part on the method that `model` was injected with."""
+def method_part(model: Any, method: Method, training: Training, variant: Variant) -> MethodPart:
+    """A record's part on the method that `model` was injected with."""
     targets = state_of(model).targets
     return MethodPart(
         name=method.name,
@@ -255,67 +262,68 @@ def method_part(model: Any, method: Method, asked: Training, variant: Variant) -
         settings=method.settings,
         targets=targets.patterns if targets else [],
         notes=targets.notes if targets else [],
-        rate_from="asked for" if asked_rate(asked, variant, method) else "default",
+        rate_from="asked for" if requested_rate(training, variant, method) else "default",
         source_sha256=source_hash(type(method)),
     )
 
 
 def resolve_training(
-    asked: Training, variant: Variant, method: Method, task: Task, limit: int, device: str
+    training: Training, variant: Variant, method: Method, task: Task, limit: int, device: str
 ) -> Resolved:
     """The training settings with every default filled in by method, task and model.
 
     `limit` is the most tokens that the model takes.
     """
-    if asked.max_length is not None and asked.max_length > limit:
-        raise RequestError(f"max_length must be <= {limit} for this model, got {asked.max_length}")
-    if asked.class_weights != "none" and task.kind == "regression":
+    max_length, class_weights = training.max_length, training.class_weights
+    if max_length is not None and max_length > limit:
+        raise RequestError(f"max_length must be <= {limit} for this model, got {max_length}")
+    if class_weights != "none" and task.kind == "regression":
         raise RequestError(
             f"class_weights must be none for {task.name}, which is a regression and has no "
-            f"classes, got {asked.class_weights!r}"
+            f"classes, got {class_weights!r}"
         )
-    lr, head_lr = resolve_rates(asked, variant, method)
-    return asked.resolved(
-        epochs=asked.epochs or default_epochs(len(task.train), asked.batch_size),
+    lr, head_lr = resolve_rates(training, variant, method)
+    return training.resolved(
+        epochs=training.epochs or default_epochs(len(task.train), training.batch_size),
         lr=lr,
         head_lr=head_lr,
-        max_length=asked.max_length or min(task.max_length, limit),
+        max_length=max_length or min(task.max_length, limit),
         device=device,
-        threads=asked.threads or torch.get_num_threads(),
+        threads=training.threads or torch.get_num_threads(),
     )
 
 
-def resolve_rates(asked: Training, variant: Variant, method: Method) -> tuple[float, float]:
+def resolve_rates(training: Training, variant: Variant, method: Method) -> tuple[float, float]:
     """The learning rates of adapter and head: the row's own, the suite's, or the defaults.
 
-    Where the head is all that is trained both are one, which either may set; of the suite's the
-    head's, which the other rows' heads have.
+    A method that trains the head alone has one rate, which either name sets. Of the suite's two the
+    head's wins, which is also the rate of the other rows' heads.
     """
-    lr = asked_rate(asked, variant, method) or method.default_lr
+    lr = requested_rate(training, variant, method) or method.default_lr
     if method.head_alone:
         return lr, lr
-    return lr, variant.head_lr or asked.head_lr or method.default_head_lr
+    return lr, variant.head_lr or training.head_lr or method.default_head_lr
 
 
-def asked_rate(asked: Training, variant: Variant, method: Method) -> float | None:
-    """The rate that somebody asked for, of the row or of all of them; None for the default."""
+def requested_rate(training: Training, variant: Variant, method: Method) -> float | None:
+    """The rate that was asked for, for the row or for all rows; None for the method's default."""
     if method.head_alone:
-        return variant.lr or variant.head_lr or asked.head_lr or asked.lr
-    return variant.lr or asked.lr
+        return variant.lr or variant.head_lr or training.head_lr or training.lr
+    return variant.lr or training.lr
 
 
 def default_epochs(n_train: int, batch_size: int) -> int:
-    """Three, or as many as make `LEAST_UPDATES`, but no more than `MOST_EPOCHS`.
+    """`LEAST_EPOCHS`, or as many as make `LEAST_UPDATES`, but no more than `MOST_EPOCHS`.
 
     >>> default_epochs(8000, 32), default_epochs(500, 32), default_epochs(100, 32)
     (3, 19, 30)
     """
-    wanted = math.ceil(LEAST_UPDATES / math.ceil(n_train / batch_size))
-    return min(MOST_EPOCHS, max(LEAST_EPOCHS, wanted))
+    epochs = math.ceil(LEAST_UPDATES / math.ceil(n_train / batch_size))
+    return min(MOST_EPOCHS, max(LEAST_EPOCHS, epochs))
 
 
 def task_part(task: Task) -> TaskPart:
-    """The record's part on a task that is not tokenised yet."""
+    """A record's part on a task that is not tokenised yet."""
     return TaskPart(
         name=task.name,
         kind=task.kind,
@@ -332,27 +340,27 @@ def task_part(task: Task) -> TaskPart:
 
 def _check_rows(rows: list[Row], suite: Suite) -> None:
     labels = [row.variant.label for row in rows]
-    asked = [_asked(row, suite) for row in rows]
-    for row, what in zip(rows, asked, strict=True):
-        label = row.variant.label
+    keys = [_row_key(row, suite) for row in rows]
+    for label, key in zip(labels, keys, strict=True):
         if labels.count(label) > 1:
             raise RequestError(
                 f"two methods are labelled {label!r}; give each a label of its own, "
                 'as in { name = "lora", label = "LoRA r=16", rank = 16 }'
             )
-        if asked.count(what) > 1:
-            same = [other for other, one in zip(labels, asked, strict=True) if one == what]
+        if keys.count(key) > 1:
+            pairs = zip(labels, keys, strict=True)
+            equal = [other for other, other_key in pairs if other_key == key]
             raise RequestError(
-                f"{' and '.join(same)} ask for the same; leave one of them out, or change one"
+                f"{' and '.join(equal)} ask for the same; leave one of them out, or change one"
             )
 
 
-def _asked(row: Row, suite: Suite) -> tuple[object, ...]:
-    """What tells the row's cells from those of others, defaults filled in.
+def _row_key(row: Row, suite: Suite) -> tuple[object, ...]:
+    """What tells the row's cells from those of other rows, defaults filled in.
 
-    Where trials find settings, a row that leaves one open is another than one that has it at its
-    default.
+    Where trials find settings, a row that leaves a setting open differs from one that fixes it at
+    its default.
     """
     rates = resolve_rates(suite.training, row.variant, row.method)
-    closed = row.given & set(suite.tune.space) if suite.tune else ()
-    return (row.part.name, str(row.part.settings), rates, str(sorted(closed)))
+    fixed = row.fixed & set(suite.tune.space) if suite.tune else ()
+    return (row.part.name, str(row.part.settings), rates, str(sorted(fixed)))

@@ -1,7 +1,7 @@
-"""From what a cell's process tells to its record. Scores are computed here, by whoever asked.
+"""Turn what a cell's process reports into a record. Scores are computed here, by the caller.
 
-A cell's own process trains and answers, and knows no metric: scikit-learn and scipy would be as
-large as a small training, and what a cell's process holds is to be what its method needs.
+A cell's own process trains and answers and computes no metric: scikit-learn and scipy would take as
+much memory as a small training, and that process should hold nothing but what its method needs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Outputs = list[list[float]]  # (n_dev, num_labels)
 
 
 class Trained(BaseModel, extra="forbid", frozen=True):
-    """What a training leaves beside its answers; an epoch's row of the curve lacks its score."""
+    """The result of a training beside its answers; epochs in `curve` have no scores yet."""
 
     n_truncated: int
     n_trainable: Trainable
@@ -51,7 +51,7 @@ class Trained(BaseModel, extra="forbid", frozen=True):
 
 
 class Failed(BaseModel, extra="forbid", frozen=True):
-    """How a training ended that came to no end."""
+    """The end of a training that failed."""
 
     failure: Failure
     total_s: float | None = None
@@ -60,14 +60,14 @@ class Failed(BaseModel, extra="forbid", frozen=True):
 
 @dataclass(frozen=True)
 class Outcome:
-    """A cell's end: its record, and the rows of its curve and predictions, none if it failed."""
+    """A cell's record, and the rows of its curve and its predictions; no rows if it failed."""
 
     record: Record
     curve: list[Row]
     predictions: list[Row]
 
     def write(self, store: Store) -> None:
-        """Write the cell's files; its record last, since that is what makes it done."""
+        """Write the cell's files; the record last, since a cell with a record is done."""
         cell = self.record.cell
         if self.record.is_done:
             atomic.write(store.curve(cell), lines_of(self.curve))
@@ -76,13 +76,13 @@ class Outcome:
 
 
 class CellScorer:
-    """What a cell has told so far, scored as it comes.
+    """Scores a cell's answers as they arrive, and makes its record at the end.
 
     Args:
-        task: with its data.
+        task: the cell's task, with its data.
         on_step: called with each step's row of the curve and the total number of steps.
         on_epoch: called with each epoch and its scores on dev.
-        on_note: called with each line that a user should know.
+        on_note: called with each line that the user should see.
     """
 
     def __init__(
@@ -94,27 +94,27 @@ class CellScorer:
     ) -> None:
         self.task, self.on_step, self.on_epoch, self.on_note = task, on_step, on_epoch, on_note
         self.scores: list[dict[str, float]] = []  # one an epoch
-        self.by_rank: dict[str, dict[str, float]] = {}
+        self.score_by_rank: dict[str, dict[str, float]] = {}
         self.outputs: Outputs = []  # of the last epoch
         self.scoring_s = 0.0
 
     def step(self, row: Row, total: int) -> None:
-        """A step of `total` is done, with its row of the curve."""
+        """Report a step out of `total`, given as its row of the curve."""
         self.on_step(row, total)
 
     def note(self, line: str) -> None:
-        """There is something that a user should know."""
+        """Report a line that the user should see."""
         self.on_note(line)
 
     def epoch(self, epoch: int, outputs: Outputs) -> None:
-        """An epoch is done, and dev answered."""
+        """Score and report the answers to dev after an epoch."""
         self.outputs = outputs
         self.scores.append(self._score(outputs))
         self.on_epoch(epoch, self.scores[-1])
 
     def rank(self, rank: int, outputs: Outputs) -> None:
-        """Dev is answered at this rank."""
-        self.by_rank[str(rank)] = self._score(outputs)
+        """Score the answers to dev at this rank."""
+        self.score_by_rank[str(rank)] = self._score(outputs)
 
     def _score(self, outputs: Outputs) -> dict[str, float]:
         started = time.perf_counter()
@@ -122,39 +122,39 @@ class CellScorer:
         self.scoring_s += time.perf_counter() - started
         return scores
 
-    def outcome(self, cell: Cell, end: Trained | Failed) -> Outcome:
-        """The cell's record, with the scores of all that was answered."""
-        if isinstance(end, Failed):
-            return Outcome(failed(cell, end), [], [])
+    def outcome(self, cell: Cell, result: Trained | Failed) -> Outcome:
+        """The cell's record and rows, with the scores of its answers."""
+        if isinstance(result, Failed):
+            return Outcome(failed(cell, result), [], [])
         main = cell.task.main_metric
         best = max(range(len(self.scores)), key=lambda i: merit(main, self.scores[i][main]))
         predictions = predictions_of(self.task.kind, self.outputs)
+        notes = [*cell.method.notes, *result.notes]
         record = Record(
             **cell.asked
             | {
-                "task": cell.task.model_copy(update={"n_truncated": end.n_truncated}),
-                "method": cell.method.model_copy(
-                    update={"notes": [*cell.method.notes, *end.notes]}
-                ),
+                "task": cell.task.model_copy(update={"n_truncated": result.n_truncated}),
+                "method": cell.method.model_copy(update={"notes": notes}),
             },
             status="done",
             score=self.scores[-1],
             best=Best(epoch=best + 1, score=self.scores[best]),
-            score_by_rank=self.by_rank or None,
+            score_by_rank=self.score_by_rank or None,
             warnings=score_warnings(self.task, predictions, self.scores[-1]),
-            n_trainable=end.n_trainable,
-            speed=end.speed,
-            memory=end.memory,
-            parts=end.parts,
-            prepare_s=end.prepare_s,
-            train_s=end.train_s,
-            eval_s=end.eval_s + self.scoring_s,
-            total_s=end.total_s,
-            environment=end.environment,
+            n_trainable=result.n_trainable,
+            speed=result.speed,
+            memory=result.memory,
+            parts=result.parts,
+            prepare_s=result.prepare_s,
+            train_s=result.train_s,
+            eval_s=result.eval_s + self.scoring_s,
+            total_s=result.total_s,
+            environment=result.environment,
         )
-        return Outcome(record, self._curve(end.curve), self._predictions(predictions))
+        return Outcome(record, self._scored(result.curve), self._predictions(predictions))
 
-    def _curve(self, rows: list[Row]) -> list[Row]:
+    def _scored(self, rows: list[Row]) -> list[Row]:
+        """The rows of a curve, with the scores of its epochs."""
         return [
             row if "step" in row else row | {"score": self.scores[row["epoch"] - 1]} for row in rows
         ]
@@ -163,25 +163,25 @@ class CellScorer:
         dev = self.task.dev
         rows = zip(dev.labels, predictions, self.outputs, groups(dev.texts), strict=True)
         return [
-            {"index": index, "label": label, "prediction": answer, "logits": logits}
+            {"index": index, "label": label, "prediction": prediction, "logits": logits}
             | ({} if first == index else {"same_text_as": first})
-            for index, (label, answer, logits, first) in enumerate(rows)
+            for index, (label, prediction, logits, first) in enumerate(rows)
         ]
 
 
 def predictions_of(kind: str, outputs: Outputs) -> list[int] | list[float]:
-    """The class of the largest output, or the one output itself, never clipped."""
+    """The class of each row's largest output; for a regression the only output, not clipped."""
     if kind == "regression":
         return [value for (value,) in outputs]
     return [row.index(max(row)) for row in outputs]
 
 
-def failed(cell: Cell, end: Failed) -> Record:
+def failed(cell: Cell, result: Failed) -> Record:
     """The record of a cell that failed."""
     return Record(
         **cell.asked,
         status="failed",
-        total_s=end.total_s,
-        environment=end.environment,
-        failure=end.failure,
+        total_s=result.total_s,
+        environment=result.environment,
+        failure=result.failure,
     )

@@ -1,6 +1,6 @@
-"""What a cell's own process does: load, inject, train, answer. Whoever asked listens and scores.
+"""What a cell's own process does: load, inject, train, answer. The caller listens and scores.
 
-`run_cell` begins with nothing; `train_model` is the same with a model that the caller holds.
+`run_cell` begins with loading; `train_model` trains a model that the caller has loaded.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ from peftlab.training import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# what transformers notes in a module whose activations may be computed again
+# attributes that transformers sets in a module whose activations may be recomputed
 CHECKPOINTING_FIELDS = ("gradient_checkpointing", "_gradient_checkpointing_func")
 
 
 class Listener(Protocol):
-    """Who is told of a training as it goes; see `peftlab.bench.outcome.CellScorer`.
+    """Is told of a training as it goes; see `peftlab.bench.outcome.CellScorer`.
 
     The training waits while its answers are scored: no step is timed beside other work.
     """
@@ -80,10 +80,11 @@ def run_cell(
     listener: Listener,
     checkpoint: Path | None = None,
 ) -> Trained:
-    """Run one cell from nothing, and save its adapter to the folder `adapter`, if there is one.
+    """Load and train one cell, and save its adapter to the folder `adapter`, if one is given.
 
-    What hinders that is a note: the training is done, and its answers are told. In the file
-    `checkpoint` the training is kept as it goes; one that was stopped goes on from there.
+    An adapter that can't be saved is a note and no error: the training is done, and its answers are
+    reported. The training is saved to the file `checkpoint` as it goes, and one that was stopped
+    goes on from there.
     """
     started = time.perf_counter()
     if adapter is not None:
@@ -99,14 +100,14 @@ def run_cell(
     agree_on_padding(model, tokenizer)
     torch.manual_seed(cell.seed)
     inject(model, make(cell.method.name, cell.method.settings))
-    kept = None
+    state = None
     if checkpoint is not None:
-        kept = Checkpoint(checkpoint, _made_by(cell, _kernels(model, cell)), listener.note)
-    trained = train_model(model, task, tokens, cell, listener, memory, started, kept)
+        state = Checkpoint(checkpoint, _made_by(cell, _kernels(model, cell)), listener.note)
+    trained = train_model(model, task, tokens, cell, listener, memory, started, state)
     if adapter is not None:
         try:
             save(model, adapter)
-        except Exception as error:  # whatever it is: hours may lie behind it
+        except Exception as error:  # of any kind: hours of training must not be lost to it
             note = f"its adapter was not kept: {error}"
             return trained.model_copy(update={"notes": [*trained.notes, note]})
     return trained
@@ -122,45 +123,45 @@ def train_model(
     started: float,
     checkpoint: Checkpoint | None = None,
 ) -> Trained:
-    """Train an injected model on `task`, given as `tokens` too, as `cell` says."""
+    """Train an injected model as `cell` says; `tokens` are those of `task`."""
     with activation_checkpointing(model, cell.training.checkpointing):
         method = injected(model)
         assert method is not None
         plan = replace(make_plan(cell, task, packs(model)), unread=tuple(unread(model)))
         if model.device.type == plan.device_type:
-            # there it stays: it may be another than the current one
+            # the model stays on its device, which need not be the current one
             plan = replace(plan, index=model.device.index)
         train, dev = tokens
         model.to(plan.device)  # type: ignore[arg-type]  # transformers' own wrapper hides its type
-        ordered = _order_head(model, task)
+        head_notes = _order_head(model, task)
         _name_task(model, task, cell)
         with (
-            _labels_unit(model, task, train) as (train, own),
-            repeatable(plan.device_type, lambda: try_one(model, train, plan)) as notes,
+            _standardised(model, task, train) as (train, to_outputs),
+            repeatable(plan.device_type, lambda: try_one(model, train, plan)) as device_notes,
         ):
             prepare_s = _prepare(model, method, Rehearsal(method, train, plan))
-            last: list[list[float]] = []
+            last: Outputs = []
 
             def on_epoch(epoch: int, outputs: Tensor) -> None:
                 nonlocal last
-                last = own(outputs).tolist()
+                last = to_outputs(outputs)
                 listener.epoch(epoch, last)
 
             loop = Loop(model, method, train, plan)
             fitted = fit(loop, dev, listener.step, on_epoch, memory, checkpoint)
-            fitted.eval_s += _tell_ranks(model, method, dev, plan, own, last, listener)
-        fitted.notes += [*ordered, *notes, *_notes(model, method, task)]
+            fitted.eval_s += _answer_at_ranks(model, method, dev, plan, to_outputs, last, listener)
+        fitted.notes += [*head_notes, *device_notes, *_notes(model, method, task)]
         return Trained(
             n_truncated=train.n_truncated + dev.n_truncated,
             prepare_s=prepare_s,
             total_s=fitted.earlier_s + time.perf_counter() - started,
             environment=_environment(model, cell, plan),
-            **_measured(model, fitted),
+            **_loop_fields(model, fitted),
         )
 
 
-def _measured(model: PreTrainedModel, fitted: Fitted) -> dict[str, Any]:
-    """Of `Trained` what the loop has seen."""
+def _loop_fields(model: PreTrainedModel, fitted: Fitted) -> dict[str, Any]:
+    """The fields of `Trained` that come from the training loop."""
     return {
         "n_trainable": count(model),
         "speed": Speed(**fitted.speed.summary()),
@@ -174,13 +175,13 @@ def _measured(model: PreTrainedModel, fitted: Fitted) -> dict[str, Any]:
 
 
 def _made_by(cell: Cell, kernels: str) -> dict[str, Any]:
-    """What must be the same for a cell's training to go on with the same bits."""
+    """All that must be unchanged for a stopped training to go on with the same bits."""
     training = cell.training
-    here = environment(training.threads, cell.precision.base, training.device, kernels=kernels)
-    # the code's own hash says more than a commit, and how busy a machine is changes no bit
-    parts = here.model_dump(exclude={"commit", "dirty", "spin_count"})
-    vectors = torch.backends.cpu.get_cpu_capability()  # also what ATEN_CPU_CAPABILITY has made it
-    return {"cell": cell.identity, "code": own_code(), "vectors": vectors, **parts}
+    current = environment(training.threads, cell.precision.base, training.device, kernels=kernels)
+    # the code's hash says more than a commit, and how long threads spin changes no bit
+    fields = current.model_dump(exclude={"commit", "dirty", "spin_count"})
+    vectors = torch.backends.cpu.get_cpu_capability()  # ATEN_CPU_CAPABILITY may have lowered it
+    return {"cell": cell.identity, "code": own_code(), "vectors": vectors, **fields}
 
 
 def _kernels(model: PreTrainedModel, cell: Cell) -> str:
@@ -197,37 +198,38 @@ def _environment(model: PreTrainedModel, cell: Cell, plan: Plan) -> Environment:
     )
 
 
-def _tell_ranks(
+def _answer_at_ranks(
     model: PreTrainedModel,
     method: Method,
     dev: Encoded,
     plan: Plan,
-    own: Callable[[Tensor], Tensor],
-    last: list[list[float]],
+    to_outputs: Callable[[Tensor], Outputs],
+    last: Outputs,
     listener: Listener,
 ) -> float:
-    """Answer dev at the method's other ranks too; returns the seconds that this took.
+    """Answer dev at each rank of a method that has many; returns the seconds that this took.
 
-    At its own rank the model has answered: `last`. Another path may round otherwise.
+    At the method's full rank `last` are the answers already: computed again, they may be rounded
+    otherwise.
     """
     if not isinstance(method, ManyRanks):
         return 0.0
     seconds = 0.0
-    with closing(method.ranks(model)) as ranks:  # closed, the model has its full one
+    with closing(method.ranks(model)) as ranks:  # closing it restores the full rank
         for rank in ranks:
             if rank == method.settings["rank"]:
                 listener.rank(rank, last)
                 continue
             started = time.perf_counter()
-            answered = answer(model, dev, plan)
+            outputs = answer(model, dev, plan)
             seconds += time.perf_counter() - started
-            check_finite(answered, plan.settings.epochs)
-            listener.rank(rank, own(answered).tolist())
+            check_finite(outputs, plan.settings.epochs)
+            listener.rank(rank, to_outputs(outputs))
     return seconds
 
 
 def _notes(model: PreTrainedModel, method: Method, task: Task) -> list[str]:
-    """What a reader of the record must know of the method on this model and task."""
+    """Notes for the record on the method with this model and task."""
     notes = method.notes(model) if isinstance(method, Prepared) else []
     if task.kind == "regression" and last_layer(model).bias is None:
         notes = [*notes, "the head has no bias: labels were scaled for training, not centred"]
@@ -236,43 +238,44 @@ def _notes(model: PreTrainedModel, method: Method, task: Task) -> list[str]:
 
 @contextmanager
 def activation_checkpointing(model: PreTrainedModel, enabled: bool) -> Iterator[None]:
-    """Inside, the backward pass of `model` recomputes activations, or does not; restored after."""
-    before = {
+    """Inside, the backward pass recomputes activations or does not; restores the model after."""
+    fields_before = {
         module: {name: vars(module)[name] for name in CHECKPOINTING_FIELDS if name in vars(module)}
         for module in model.modules()
         if hasattr(module, CHECKPOINTING_FIELDS[0])
     }
     try:
-        for module in before:
+        for module in fields_before:
             setattr(module, CHECKPOINTING_FIELDS[0], False)
         if enabled:
             check_checkpointing(model)
-            # transformers renames it; what both take is not reentrant
+            # in older versions of transformers it is called gradient_checkpointing_enable
             enable = getattr(model, "activation_checkpointing_enable", None)
             (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
         yield
     finally:
-        for module, was in before.items():
+        for module, fields in fields_before.items():
             for name in CHECKPOINTING_FIELDS:
                 vars(module).pop(name, None)
-            vars(module).update(was)
+            vars(module).update(fields)
 
 
 @contextmanager
-def _labels_unit(
+def _standardised(
     model: PreTrainedModel, task: Task, train: Encoded
-) -> Iterator[tuple[Encoded, Callable[[Tensor], Tensor]]]:
-    """What to train on, and what gives an output its own unit: numbers are standardised for it."""
+) -> Iterator[tuple[Encoded, Callable[[Tensor], Outputs]]]:
+    """The examples with a regression's labels standardised; and the way back from outputs."""
     if task.kind == "classes":
-        yield train, lambda outputs: outputs
+        yield train, Tensor.tolist
         return
     unit = unit_of(model, train.labels)
     with standard_unit(model, unit):
-        yield replace(train, labels=unit.standardised(train.labels)), unit.restored
+        standardised = replace(train, labels=unit.standardised(train.labels))
+        yield standardised, lambda outputs: unit.restored(outputs).tolist()
 
 
 def _prepare(model: PreTrainedModel, method: Method, rehearsal: Rehearsal) -> float | None:
-    """Let the method prepare itself; the seconds it took, or None if it has nothing to do."""
+    """Let the method prepare itself; returns the seconds it took, or None if it needs none."""
     if not isinstance(method, Prepared):
         return None
     started = time.perf_counter()
@@ -281,7 +284,7 @@ def _prepare(model: PreTrainedModel, method: Method, rehearsal: Rehearsal) -> fl
 
 
 def make_plan(cell: Cell, task: Task, packed: bool) -> Plan:
-    """The loop's part of the cell; `packed`: whether the engine packs its model's batches."""
+    """The training loop's plan of a cell; `packed`: whether the engine can pack the batches."""
     training = cell.training
     balanced = training.class_weights == "balanced"
     return Plan(
@@ -295,14 +298,14 @@ def make_plan(cell: Cell, task: Task, packed: bool) -> Plan:
 
 
 def count(model: PreTrainedModel) -> Trainable:
-    """Trained parameters, the head apart."""
+    """The number of trained parameters, in the adapter, the head and in total."""
     total = sum(p.numel() for p in model.parameters() if p.requires_grad)
     head = sum(p.numel() for p in head_parameters(model).values() if p.requires_grad)
     return Trainable(adapter=total - head, head=head, total=total)
 
 
 def _name_task(model: PreTrainedModel, task: Task, cell: Cell) -> None:
-    """Tell the model what it answers: transformers in its config, an adapter's folder in a card."""
+    """Note the task in the model: names of outputs in its config, and a card for `save`."""
     state = state_of(model)
     state.precision = cell.precision
     state.task_card = TaskCard(
@@ -318,16 +321,17 @@ def _name_task(model: PreTrainedModel, task: Task, cell: Cell) -> None:
 
 @torch.no_grad()
 def _order_head(model: PreTrainedModel, task: Task) -> list[str]:
-    """Put a head that knows the task's classes by name into their order; a note if it was another.
+    """Put the outputs of a head that names the task's classes in the task's order, with a note.
 
-    A checkpoint trained on the same classes in another order would begin by mistaking each.
+    A checkpoint trained on the same classes in another order would at first mistake each of them.
     """
-    given = [name.casefold() for name in label_names(model)]
-    asked = [name.casefold() for name in task.labels]
-    if given == asked or sorted(given) != sorted(asked) or len(set(asked)) < len(asked):
+    head_names = [name.casefold() for name in label_names(model)]
+    names = [name.casefold() for name in task.labels]
+    is_other_order = head_names != names and sorted(head_names) == sorted(names)
+    if not is_other_order or len(set(names)) < len(names):
         return []
-    layer, rows = last_layer(model), [given.index(name) for name in asked]
+    layer, rows = last_layer(model), [head_names.index(name) for name in names]
     layer.weight.copy_(layer.weight[rows])
     if layer.bias is not None:
         layer.bias.copy_(layer.bias[rows])
-    return [f"the head's outputs were put in the order of the task's classes: {', '.join(asked)}"]
+    return [f"the head's outputs were put in the order of the task's classes: {', '.join(names)}"]

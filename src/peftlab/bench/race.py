@@ -1,8 +1,8 @@
-"""A race: rows at several rates on a part of train, where the bad ones stop early.
+"""A race: rows at several rates train on a part of train, and the bad ones stop early.
 
-Every runner is one row at one rate. All of them train for the epochs of the first rung; the best
-third goes on to the next one (successive halving, Jamieson and Talwalkar 2016), whichever rows that
-leaves. What is done when the time is over is what there is: `Race.ran` holds it at every moment.
+Every runner is one row at one rate. All of them train for the epochs of the first rung, and the
+best third goes on to the next rung (successive halving, Jamieson and Talwalkar 2016), whichever
+rows that leaves. The race may be stopped at any moment: `Race.ran` holds the results so far.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import time
 from typing import Any, NamedTuple
 
 from peftlab.bench.cell import Cell
-from peftlab.bench.grid import Grid, Row, asked_rate
+from peftlab.bench.grid import Grid, Row, requested_rate
 from peftlab.bench.run import Observer, PassedOn, Session, run_unless_ended
 from peftlab.bench.search import REDUCTION, rungs_of
-from peftlab.bench.tune import SEED, told_space
+from peftlab.bench.tune import SEED, recorded_space
 from peftlab.records.record import Record
 from peftlab.records.rows import merit
 from peftlab.tasks import Task, carved
@@ -27,15 +27,15 @@ MIN_RUNNERS = 3  # runners of a later rung, so that the last one has something t
 
 
 class TimeIsUp(Exception):
-    """The time that was given is over; what is done is kept."""
+    """The allotted time is over; results so far are kept."""
 
 
 class Until(PassedOn):
-    """An observer that ends a training, and with it the session, when a moment has come.
+    """An observer that ends the training, and with it the session, at a given moment.
 
     Args:
-        shown: what is told of it otherwise.
-        end: the moment, of `time.monotonic`.
+        shown: the observer that everything is passed on to.
+        end: the moment, on the clock of `time.monotonic`.
     """
 
     def __init__(self, shown: Observer, end: float) -> None:
@@ -49,14 +49,14 @@ class Until(PassedOn):
 
 
 class Runner(NamedTuple):
-    """A row at a rate."""
+    """A row at one learning rate."""
 
-    row: Row  # as the comparison names it
-    trial: Row  # as its cells on the part of train are named
+    row: Row  # labelled as in the comparison
+    trial: Row  # the same, labelled with the rate, as in the race's own cells
 
 
 class RungResult(NamedTuple):
-    """What a runner came to on one rung; merit None where it failed."""
+    """The result of a runner on one rung; merit is None where the training failed."""
 
     runner: Runner
     epochs: int
@@ -69,10 +69,10 @@ class Race:
 
     def __init__(self, grid: Grid, task: Task, validation: float) -> None:
         self.grid, self.task = grid, carved(task, validation)
-        # at most: what a row's cells are must not depend on how far the time goes
-        how = {"trials": len(RATE_FACTORS), "at_most": True, "validation": validation}
-        by_row = [_runners(grid, row, self.task, how) for row in grid.rows]
-        # every row at its default before any at another rate, for the time may be short
+        # at_most: a row's cells must not depend on how many rates there was time for
+        tuned = {"trials": len(RATE_FACTORS), "at_most": True, "validation": validation}
+        by_row = [_runners(grid, row, self.task, tuned) for row in grid.rows]
+        # every row runs at its default before any runs at another rate: the time may be short
         turns = itertools.zip_longest(*by_row)
         self.runners = [runner for turn in turns for runner in turn if runner is not None]
         training = grid.context.cell(grid.rows[0], self.task, SEED).training
@@ -82,7 +82,7 @@ class Race:
 
     @property
     def sizes(self) -> list[int]:
-        """How many run on each rung."""
+        """How many runners each rung has."""
         n = len(self.runners)
         return [
             min(n, max(MIN_RUNNERS, math.ceil(n / REDUCTION**rung)))
@@ -91,33 +91,36 @@ class Race:
 
     def run(self, session: Session) -> None:
         """Run all rungs; each training that ends is in `ran`, and only the best adapter is kept."""
-        left = self.runners
+        runners = self.runners
         for epochs, size in zip(self.rungs, self.sizes, strict=True):
-            for runner in left[:size]:
+            for runner in runners[:size]:
                 self._run(runner, epochs, session)
-            left = [one.runner for one in self.ranking if one.epochs == epochs]
+            runners = [result.runner for result in self.ranking if result.epochs == epochs]
 
     @property
     def ranking(self) -> list[RungResult]:
-        """What did not fail, the longest training first, and of one length the best first.
+        """The results that did not fail: longer trainings first, then better ones.
 
-        Of equals that which raced first: unlike a search, a race has no time for all of them.
+        Equal results stay in the order they ran in: unlike a search, a race has no time to go on
+        with all of them.
         """
-        done = [one for one in self.ran if one.merit is not None]
-        return sorted(done, key=lambda one: (-one.epochs, -(one.merit or 0.0)))
+        done = [result for result in self.ran if result.merit is not None]
+        return sorted(done, key=lambda result: (-result.epochs, -(result.merit or 0.0)))
 
     def best_rows(self, n: int) -> list[Row]:
         """The first `n` different rows of the ranking, each at the best of its rates."""
         by_label: dict[str, Row] = {}
-        for one in self.ranking:
-            by_label.setdefault(one.runner.row.part.label, self._row(one.runner))
+        for result in self.ranking:
+            runner = result.runner
+            by_label.setdefault(runner.row.part.label, self._row(runner))
         return list(by_label.values())[:n]
 
     def _row(self, runner: Runner) -> Row:
-        """The runner's row; where no other rate of it ran, its rate is a default still."""
+        """The runner's row; its rate counts as a default where the row ran at no other rate."""
         part = runner.row.part
-        own = [one.runner for one in self.ran if one.runner.row.part.label == part.label]
-        if not part.tuned or len({one.trial.part.label for one in own}) > 1:
+        others = [result.runner for result in self.ran]
+        trials = {other.trial.part.label for other in others if other.row.part.label == part.label}
+        if not part.tuned or len(trials) > 1:
             return runner.row
         return runner.row._replace(part=part.model_copy(update={"rate_from": "default"}))
 
@@ -125,29 +128,32 @@ class Race:
         cell = self.grid.context.cell(runner.trial, self.task, SEED, epochs)
         record = run_unless_ended(session, cell, keep_adapter=True)
         metric = self.task.main_metric
-        found = None if record.score is None else merit(metric, record.score[metric])
-        self.ran.append(RungResult(runner, epochs, record, found))
-        best = self.ranking[0].record.cell if self.ranking else ""
-        for beaten in self.ranking[1:]:
-            if beaten.record.cell == best:
-                continue
-            shutil.rmtree(session.store.adapter(beaten.record.cell), ignore_errors=True)
+        value = None if record.score is None else merit(metric, record.score[metric])
+        self.ran.append(RungResult(runner, epochs, record, value))
+        cells = [result.record.cell for result in self.ranking]
+        for beaten in cells[1:]:
+            if beaten != cells[0]:
+                shutil.rmtree(session.store.adapter(beaten), ignore_errors=True)
 
 
-def _runners(grid: Grid, row: Row, task: Task, how: dict[str, Any]) -> list[Runner]:
-    if asked_rate(grid.suite.training, row.variant, row.method) is not None:
+def _runners(grid: Grid, row: Row, task: Task, tuned: dict[str, Any]) -> list[Runner]:
+    """The row at each of its rates, its default first; at the requested rate alone if there is one.
+
+    `tuned` is what a record says of how the rate was found.
+    """
+    if requested_rate(grid.suite.training, row.variant, row.method) is not None:
         return [Runner(row, row)]
     default = grid.context.cell(row, task, SEED).training.lr
-    where = type(row.method).search_space()["lr"]
-    rates = [min(max(default * factor, where.low), where.high) for factor in RATE_FACTORS]
-    how = how | {"space": told_space(row.method, ["lr"])}
-    each = dict.fromkeys(float(f"{rate:.3g}") for rate in rates)
-    return [_runner(grid, row, rate, how) for rate in each]
+    limits = type(row.method).search_space()["lr"]
+    rates = [min(max(default * factor, limits.low), limits.high) for factor in RATE_FACTORS]
+    tuned = tuned | {"space": recorded_space(row.method, ["lr"])}
+    distinct = dict.fromkeys(float(f"{rate:.3g}") for rate in rates)
+    return [_runner(grid, row, rate, tuned) for rate in distinct]
 
 
-def _runner(grid: Grid, row: Row, rate: float, how: dict[str, Any]) -> Runner:
-    at = row.variant.model_copy(update={"lr": rate})
-    found = grid.context.row(at)
-    part = found.part.model_copy(update={"rate_from": "tuned", "tuned": how})
-    named = at.model_copy(update={"label": f"{at.label} (lr {rate:g})"})
-    return Runner(found._replace(part=part), grid.context.row(named))
+def _runner(grid: Grid, row: Row, rate: float, tuned: dict[str, Any]) -> Runner:
+    variant = row.variant.model_copy(update={"lr": rate})
+    row = grid.context.row(variant)
+    part = row.part.model_copy(update={"rate_from": "tuned", "tuned": tuned})
+    labelled = variant.model_copy(update={"label": f"{variant.label} (lr {rate:g})"})
+    return Runner(row._replace(part=part), grid.context.row(labelled))

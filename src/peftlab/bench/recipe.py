@@ -1,7 +1,7 @@
-"""A published recipe: what a paper or a report trained, and the scores that it gave.
+"""A published recipe: what a paper or a report trained, and the scores that it reports.
 
-peftlab/recipes/*.toml: a suite, but that tasks may have settings of their own, with what the source
-says of itself. Nothing in such a file is ours but what stands under `open`.
+A file peftlab/recipes/*.toml is a suite in which tasks may have settings of their own, together
+with what the source says about itself. Only what stands under `open` is ours.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ SCALES = ("small", "full")
 
 
 class Recipe(BaseModel, extra="forbid", frozen=True, strict=True):
-    """What was published.
+    """One recipe.
 
     Attributes:
-        name: of the file.
-        about: one line.
+        name: the file's stem.
+        about: one line on what was trained.
         source: where it is published; every number stands there.
         model, tasks, methods, seeds, training: as in a suite.
         by_task: a task's own settings, which win over `training`, and its `metric` if the source's
             is not the usual one.
         open: what the source does not say or we can't do, and what is taken in its place.
         flags: where the source contradicts itself, or its numbers can't be compared.
-        small: what --scale small takes instead: tasks, methods, seeds, training.
+        small: tasks, methods, seeds and training that --scale small takes instead.
         published: the scores.
     """
 
@@ -62,12 +62,12 @@ class Recipe(BaseModel, extra="forbid", frozen=True, strict=True):
         training: Mapping[str, Any] = MappingProxyType({}),
         **over: Any,
     ) -> list[Suite]:
-        """The recipe as suites, one for all tasks that are trained alike.
+        """The recipe as suites, each with all tasks that are trained alike.
 
         Args:
             scale: full, or small: what the file says under `small`.
-            tasks: those of the recipe's that are wanted.
-            methods: likewise, by their rows.
+            tasks: some of the recipe's tasks; None for all.
+            methods: some of the recipe's rows, by their labels; None for all.
             training: settings that win over the recipe's.
             over: `model`, `data_dir` and `seeds`, which win over the recipe's.
 
@@ -80,46 +80,47 @@ class Recipe(BaseModel, extra="forbid", frozen=True, strict=True):
         rows = {Variant.model_validate(method).label: method for method in self.methods}
         self._check_known("task", tasks, self.tasks)
         self._check_known("row", methods, rows)
-        asked = {**over, "tasks": tasks, "methods": methods and [rows[label] for label in methods]}
+        chosen = {**over, "tasks": tasks, "methods": methods and [rows[label] for label in methods]}
         request = {"model": self.model, "methods": self.methods, "seeds": self.seeds}
         request |= {"tasks": self.tasks}
         request |= {key: value for key, value in small.items() if key in request}
-        request |= {key: value for key, value in asked.items() if value is not None}
+        request |= {key: value for key, value in chosen.items() if value is not None}
         training = {**small.get("training", {}), **training}
-        alike: dict[str, list[str]] = {}
+        tasks_by_settings: dict[str, list[str]] = {}  # the settings as JSON
         for task in request["tasks"]:
-            alike.setdefault(json.dumps(self.by_task.get(task, {})), []).append(task)
+            settings = json.dumps(self.by_task.get(task, {}))
+            tasks_by_settings.setdefault(settings, []).append(task)
         return [
-            self._suite(json.loads(own), request | {"tasks": tasks}, training)
-            for own, tasks in alike.items()
+            self._suite(json.loads(settings), request | {"tasks": tasks}, training)
+            for settings, tasks in tasks_by_settings.items()
         ]
 
-    def _check_known(self, what: str, names: list[str] | None, known: Iterable[str]) -> None:
+    def _check_known(self, kind: str, names: list[str] | None, known: Iterable[str]) -> None:
         for name in names or []:
             if name not in known:
-                raise unknown(f"{what} of the recipe {self.name}", name, known)
+                raise unknown(f"{kind} of the recipe {self.name}", name, known)
 
     def _suite(
-        self, own: dict[str, Any], request: dict[str, Any], training: dict[str, Any]
+        self, task_settings: dict[str, Any], request: dict[str, Any], training: dict[str, Any]
     ) -> Suite:
-        metric = own.pop("metric", None)
-        together = {**self.training, **own, **training}
-        return make_suite(name=self.name, metric=metric, training=together, **request)
+        metric = task_settings.pop("metric", None)
+        merged = {**self.training, **task_settings, **training}
+        return make_suite(name=self.name, metric=metric, training=merged, **request)
 
 
 def recipes() -> dict[str, Recipe]:
-    """All that there are, by name."""
+    """All recipes, by name."""
     folder = resources.files("peftlab") / "recipes"
     files = sorted(
         (file for file in folder.iterdir() if file.name.endswith(".toml")),
         key=lambda file: file.name,
     )
-    read = [_read(Path(file.name).stem, file.read_text(encoding="utf-8")) for file in files]
-    return {recipe.name: recipe for recipe in read}
+    parsed = [_parse(Path(file.name).stem, file.read_text(encoding="utf-8")) for file in files]
+    return {recipe.name: recipe for recipe in parsed}
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe of that name.
+    """The recipe with this name.
 
     Raises:
         RequestError: if there is none.
@@ -130,7 +131,7 @@ def recipe(name: str) -> Recipe:
     return known[name]
 
 
-def _read(name: str, text: str) -> Recipe:
+def _parse(name: str, text: str) -> Recipe:
     try:
         return Recipe.model_validate({"name": name, **tomllib.loads(text)})
     except ValidationError as error:

@@ -1,6 +1,6 @@
 """Run a grid: every cell that is not done yet, each in a process of its own, into one folder.
 
-Whoever shows it is an `Observer`. Baselines are computed here, while the worker starts.
+An `Observer` shows the progress. Baselines are computed in this process, while the worker starts.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SILENT_S = 2.0  # a wait longer than this is explained
 
 
 class Observer:
-    """What a suite tells while it runs. This one shows nothing; subclasses show."""
+    """Is told of a suite as it runs. This class shows nothing; subclasses do."""
 
     def suite(self, grid: Grid, n_done: int, out: str) -> None: ...
     def stage(self, what: str, total: int) -> None: ...
@@ -46,7 +46,7 @@ class Observer:
 
 
 class PassedOn(Observer):
-    """Passes everything on to another observer; a subclass adds to that."""
+    """Passes everything on to another observer, `shown`; subclasses do more."""
 
     def __init__(self, shown: Observer) -> None:
         self.shown = shown
@@ -91,8 +91,8 @@ def run_grid(
 ) -> list[Record]:
     """Run the grid's missing cells into `out`; returns every cell's record in the grid's order.
 
-    `shown` is the folder that the progress names, if not `out`; `foresee` says in a line what the
-    missing cells will cost, or raises.
+    `shown` is the folder that the progress names, if not `out`; `foresee` returns a line on the
+    cost of the missing cells, or raises.
 
     Raises:
         RequestError: if `out` can't take them, `foresee` refuses them, another command writes to
@@ -100,23 +100,23 @@ def run_grid(
     """
     check_keep(keep)
     store = Store(out)
-    known = {} if rerun else done_cells(store, grid.cells)
-    due = [cell for cell in grid.cells if cell.name not in known]
+    done = {} if rerun else done_cells(store, grid.cells)
+    missing = [cell for cell in grid.cells if cell.name not in done]
     with Session(store, grid.tasks, progress) as session:
-        line = None
-        with store.prepared(room_mib(due, keep)):  # asked first: to foresee takes seconds
-            if foresee is not None and due:
+        plan = None
+        with store.prepared(room_mib(missing, keep)):  # checked first, since foresee takes seconds
+            if foresee is not None and missing:
                 session.warm()
-                line = foresee(due)
-        with locked(out), session:  # ends it before another command may have the folder
-            done = _run_due(session, grid, rerun, keep, shown or out, line)
-    return [relabelled(done[cell.name], cell.method.label) for cell in grid.cells]
+                plan = foresee(missing)
+        with locked(out), session:  # the session ends before another command may have the folder
+            records = _run_locked(session, grid, rerun, keep, shown or out, plan)
+    return [relabelled(records[cell.name], cell.method.label) for cell in grid.cells]
 
 
-def _run_due(
-    session: Session, grid: Grid, rerun: bool, keep: Keep, shown: Path, line: str | None
+def _run_locked(
+    session: Session, grid: Grid, rerun: bool, keep: Keep, shown: Path, plan: str | None
 ) -> dict[str, Record]:
-    """Every record of the grid, by cell; the missing cells are run first."""
+    """Run the missing cells; returns every record of the grid, by its cell's name."""
     store, progress = session.store, session.progress
     store.clean()
     done = {} if rerun else done_cells(store, grid.cells)  # another command may have added some
@@ -125,34 +125,35 @@ def _run_due(
     judge_anew(store, (cell.task for cell in grid.cells))
     with progress:
         progress.suite(grid, len(done), str(shown))
-        if line is not None:
-            progress.note(line)
+        if plan is not None:
+            progress.note(plan)
         set_aside(store, missing, progress)
         for cell in grid.cells:
-            if rerun or cell.name in done:  # a kill may have come before it was deleted
+            # a done cell's checkpoint is left where a kill came before it was deleted
+            if rerun or cell.name in done:
                 store.forget_checkpoint(cell.name)
-        beside = store.others(cell.name for cell in grid.cells)  # other commands' seeds
-        drop_beaten(store, list(done.values()), beside, keep)
+        others = store.others(cell.name for cell in grid.cells)  # seeds of other commands
+        drop_beaten(store, list(done.values()), others, keep)
         if missing:
-            # one that is asked for again begins anew each time
-            done |= _run_missing(session, missing, grid, done, beside, keep, not rerun)
+            # with `rerun` a cell starts from its first step each time
+            done |= _run_missing(session, missing, grid, done, others, keep, not rerun)
     return done
 
 
 def set_aside(store: Store, missing: Iterable[Cell], progress: Observer) -> None:
-    """Keep what lies in the place of a record and is none; its cell is about to run again."""
+    """Rename unreadable records of cells that are about to run, so that they are not lost."""
     for cell in missing:
         if store.is_unreadable(cell.name):
-            aside = store.set_aside(cell.name)
-            progress.note(f"the record of {cell.name} can't be read; it is kept as {aside.name}")
+            renamed = store.set_aside(cell.name)
+            progress.note(f"the record of {cell.name} can't be read; it is kept as {renamed.name}")
 
 
 def write_suite(store: Store, grid: Grid) -> None:
-    """suite.json: what was asked, and the cells it became, which the report follows."""
-    # absolute, so that `export` finds them from anywhere
-    asked = with_paths(grid.suite.model_dump(mode="json", exclude={"tasks"}), _absolute)
+    """Write suite.json: the request, and the cells that it became, which the report follows."""
+    # absolute paths, so that `export` finds the files from any folder
+    request = with_paths(grid.suite.model_dump(mode="json", exclude={"tasks"}), _absolute)
     cells = [{"cell": cell.name, "label": cell.method.label} for cell in grid.cells]
-    store.write_suite(asked | {"tasks": list(grid.tasks), "cells": cells})
+    store.write_suite(request | {"tasks": list(grid.tasks), "cells": cells})
 
 
 def _absolute(path: str) -> str:
@@ -164,7 +165,7 @@ def _run_missing(
     missing: list[Cell],
     grid: Grid,
     done: dict[str, Record],
-    beside: Sequence[Record],
+    others: Sequence[Record],
     keep: Keep,
     goes_on: bool,
 ) -> dict[str, Record]:
@@ -173,44 +174,45 @@ def _run_missing(
     session.start()
     for cell in with_baselines(missing, grid.tasks, session.progress):  # while the worker starts
         records[cell.name] = session.run(cell, keep != "none", goes_on)
-        # of one that failed just now the adapter may be there from a run that did not
-        ran = [store.read(one.cell) or one if one.failure else one for one in records.values()]
-        drop_beaten(store, [*done.values(), *ran], beside, keep)
+        # a cell that failed just now may have a record and an adapter from an earlier run
+        stored = [store.read(r.cell) or r if r.failure else r for r in records.values()]
+        drop_beaten(store, [*done.values(), *stored], others, keep)
     return records
 
 
 class Session:
-    """Runs cells on some tasks, one after the other, and writes what comes out into a folder.
+    """Runs cells on some tasks, one after the other, and writes the results into a folder.
 
-    A context, which leaving ends the worker and the cell in it. The worker starts with the first
-    cell, or at `warm` or `start`, where there is something to do meanwhile: for what was done when
-    a command began none starts.
+    Leaving its context ends the worker and the cell in it. The worker starts with the first cell,
+    or earlier, at `warm` or `start`, where the caller has work to do meanwhile; if every cell is
+    done already, none starts.
     """
 
     def __init__(self, store: Store, tasks: Mapping[str, Task], progress: Observer) -> None:
         self.store, self.tasks, self.progress = store, tasks, progress
         self.stack, self.files_stack = contextlib.ExitStack(), contextlib.ExitStack()
         self.worker: Worker | None = None
-        self.files: dict[str, Path] = {}  # of each task, where the worker reads it
+        self.files: dict[str, Path] = {}  # by task, the file that the worker reads it from
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        with self.files_stack:  # the worker ends before its files go
+        with self.files_stack:  # the worker ends before its files are deleted
             self.stack.__exit__(*exception)
 
     def warm(self) -> Worker:
-        """The worker, which starts if it has not yet; the folder is not touched."""
+        """The worker, started if it was not yet; the folder is not touched."""
         if self.worker is None:
             self.worker = self.stack.enter_context(Worker())
         return self.worker
 
     def start(self) -> Worker:
-        """The worker, with the tasks in files that it reads; the folder must be this command's."""
+        """The worker, with the tasks in files that it reads; this command must hold the lock."""
         worker = self.warm()
         if not self.files:
-            # the worker is elsewhere; of a command that is killed, the next one deletes it
+            # absolute: the worker may run in another folder. If this command is killed, the next
+            # one deletes the files.
             scratch = (self.store.out / SCRATCH).resolve()
             scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.files_stack.callback(shutil.rmtree, scratch, ignore_errors=True)
@@ -220,9 +222,9 @@ class Session:
         return worker
 
     def run(self, cell: Cell, keep_adapter: bool, goes_on: bool = True) -> Record:
-        """Run one cell to its end; its record, which may be that of a failure.
+        """Run one cell to its end; returns its record, which may be that of a failure.
 
-        `goes_on`: whether a training that is stopped is to go on from there the next time.
+        `goes_on`: whether a training that is stopped continues from there the next time.
         """
         worker = self.start()
         self.progress.cell(cell)
@@ -233,7 +235,7 @@ class Session:
             on_note=self.progress.note,
         )
         adapter = self.store.adapter(cell.name).resolve() if keep_adapter else None
-        # what a method of one's own may hold beside its model's tensors is not known
+        # a user's own method may have state beside its model's tensors, which is not saved
         checkpoint = self.store.checkpoint(cell.name) if goes_on and cell.own is None else None
         order = Order(
             cell=cell,
@@ -242,58 +244,56 @@ class Session:
             checkpoint=None if checkpoint is None else checkpoint.resolve(),
         )
         outcome = scorer.outcome(cell, worker.run(order, scorer))
-        before = self.store.read(cell.name)
-        if outcome.record.is_done or before is None or not before.is_done:
+        record, before = outcome.record, self.store.read(cell.name)
+        if record.is_done or before is None or not before.is_done:
             outcome.write(self.store)
         else:
-            self.progress.note(f"what {cell.title} gave when it ran before stays")
-        done = outcome.record.is_done
-        lacks_adapter = done and adapter is not None and not adapter.is_dir()
-        # from what it was kept at last, an adapter that is lacking is made again in a minute
-        if checkpoint is not None and has_ended(outcome.record) and not lacks_adapter:
+            self.progress.note(f"{cell.title} failed; the result of its earlier run is kept")
+        lacks_adapter = record.is_done and adapter is not None and not adapter.is_dir()
+        # a missing adapter can be made from the last checkpoint in a minute, so that one stays
+        if checkpoint is not None and has_ended(record) and not lacks_adapter:
             self.store.forget_checkpoint(cell.name)
-        self.progress.end(outcome.record)
-        return outcome.record
+        self.progress.end(record)
+        return record
 
 
 def run_unless_ended(session: Session, trial: Cell, keep_adapter: bool = False) -> Record:
     """The trial's record: the stored one if that training ended, else the record of a new run."""
-    known = ended_trial(session.store, trial)
-    if known is None:
+    record = ended_trial(session.store, trial)
+    if record is None:
         set_aside(session.store, [trial], session.progress)
         return session.run(trial, keep_adapter)
     session.store.forget_checkpoint(trial.name)
     session.progress.cell(trial)
-    session.progress.end(known)
-    return known
+    session.progress.end(record)
+    return record
 
 
 def with_baselines(
     cells: Sequence[Cell], tasks: Mapping[str, Task], progress: Observer
 ) -> list[Cell]:
-    """The cells with their task's baselines, which are no part of what a cell is."""
+    """The cells with the baselines of their tasks, which are no part of a cell's identity."""
     names = dict.fromkeys(cell.task.name for cell in cells)
-    found = {name: _computed(tasks[name], progress) for name in names}
+    by_task = {name: _baseline_scores(tasks[name], progress) for name in names}
     return [
         cell.model_copy(
-            update={"task": cell.task.model_copy(update={"baselines": found[cell.task.name]})}
+            update={"task": cell.task.model_copy(update={"baselines": by_task[cell.task.name]})}
         )
         for cell in cells
     ]
 
 
-def _computed(task: Task, progress: Observer) -> dict[str, dict[str, float]]:
-    waiting = threading.Timer(
-        SILENT_S, progress.note, [f"task {task.name}: computing its baselines"]
-    )
-    waiting.start()
+def _baseline_scores(task: Task, progress: Observer) -> dict[str, dict[str, float]]:
+    """The scores of each baseline by metric, computed here and reported to `progress`."""
+    timer = threading.Timer(SILENT_S, progress.note, [f"task {task.name}: computing its baselines"])
+    timer.start()
     try:
-        found = baselines(task)
+        computed = baselines(task)
     finally:
-        waiting.cancel()
+        timer.cancel()
     main = task.main_metric
-    scores = [f"{name} {by_metric[main]:.3f}" for name, by_metric in found.scores.items()]
+    scores = [f"{name} {by_metric[main]:.3f}" for name, by_metric in computed.scores.items()]
     progress.note(f"task {task.name}: {main} of baselines: {', '.join(scores)}")
-    for note in found.notes:
+    for note in computed.notes:
         progress.note(f"task {task.name}: {note}")
-    return found.scores
+    return computed.scores

@@ -10,7 +10,8 @@ from peftlab.naming import few
 from peftlab.records.rows import COLLAPSED, LOWER_IS_BETTER, merit
 from peftlab.tasks import Task
 
-# of the labels' standard deviation: predictions that differ less are one, or next to one
+# as shares of the labels' standard deviation: predictions that vary less are one answer (ROUNDING),
+# or nearly one (LEAST)
 ROUNDING, LEAST = 1e-6, 0.01
 SAME, NEARLY = "every prediction is", "predictions hardly differ"  # how these warnings begin
 NO_BETTER = f"{COLLAPSED}: no better than always giving one answer"
@@ -21,46 +22,48 @@ def score_warnings(
     predictions: Sequence[float],
     scores: dict[str, float],
 ) -> list[str]:
-    """What a reader of `scores` must know, in words; nothing for a run that learnt.
+    """Warnings that belong beside `scores`; empty for a run that learnt.
 
     Args:
-        task: with its labels.
+        task: the task, with its labels.
         predictions: one an example of dev: indices of classes, or numbers.
-        scores: theirs, by metric.
+        scores: the scores of the predictions, by metric.
     """
-    found = []
+    warnings = []
     spread = _spread(task, predictions)
     if spread <= ROUNDING:
-        what = f"{task.labels[int(predictions[0])]!r}" if task.labels else "the same"
-        found.append(f"{SAME} {what}")
+        answer = f"{task.labels[int(predictions[0])]!r}" if task.labels else "the same"
+        warnings.append(f"{SAME} {answer}")
     elif spread <= LEAST:
-        found.append(f"{NEARLY}: their standard deviation is {100 * spread:.2g} % of the labels'")
-    elif never := _never_predicted(task, predictions):
-        found.append(f"never predicts {few([repr(name) for name in never])}")
+        share = f"{100 * spread:.2g} %"
+        warnings.append(f"{NEARLY}: their standard deviation is {share} of the labels'")
+    elif missing := _never_predicted(task, predictions):
+        warnings.append(f"never predicts {few([repr(name) for name in missing])}")
     main = task.main_metric
     constant = task.score([task.constant(main)] * len(task.dev))
-    if is_collapsed(task.kind, main, found, scores[main], constant[main]):
-        found.append(NO_BETTER)
-    return found
+    if is_collapsed(task.kind, main, warnings, scores[main], constant[main]):
+        warnings.append(NO_BETTER)
+    return warnings
 
 
 def is_collapsed(
-    kind: str, metric: str, told: Sequence[str], score: float, constant: float
+    kind: str, metric: str, warnings: Sequence[str], score: float, constant: float
 ) -> bool:
     """Whether a run is no better than giving every example the same answer.
 
-    A run that predicts a single class has collapsed whatever it scores; so has one whose numbers
-    hardly differ, except under a correlation, which sees their order. An error can't tell: some
-    constant may fit dev better than the mean of train does. Any other run has collapsed if it
-    scores no better than `constant`, the score of the constant baseline.
+    `warnings` are those of `score_warnings` so far. A run that predicts a single class has
+    collapsed whatever it scores; so has one whose numbers hardly differ, except under a
+    correlation, which sees their order. An error can't tell: some constant may fit dev better than
+    the mean of train does. Any other run has collapsed if it scores no better than `constant`, the
+    score of the constant baseline.
     """
     sees_order = kind == "regression" and metric not in LOWER_IS_BETTER
-    answers_one = any(one.startswith((SAME, NEARLY)) for one in told) and not sees_order
-    return answers_one or merit(metric, score) <= merit(metric, constant)
+    is_constant = any(warning.startswith((SAME, NEARLY)) for warning in warnings)
+    return (is_constant and not sees_order) or merit(metric, score) <= merit(metric, constant)
 
 
 def _spread(task: Task, predictions: Sequence[float]) -> float:
-    """How much predictions vary: classes predicted less one, or sd(predictions) / sd(labels)."""
+    """How much predictions vary: predicted classes minus one, or sd(predictions) / sd(labels)."""
     if task.kind == "classes":
         return len(set(predictions)) - 1
     return float(np.std(predictions) / np.std(task.train.labels))

@@ -1,4 +1,4 @@
-"""A short task and cells of one epoch on it, for what a few steps are enough to measure."""
+"""Short tasks and cells of one epoch, for measurements that need a few steps only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from peftlab.training.batches import stratified
 
 
 def short(task: Task, n_train: int, n_dev: int) -> Task:
-    """The task with so many examples to train on and to answer, or all where there are fewer.
+    """The task with at most `n_train` examples to train on and `n_dev` to answer.
 
     They are a sample in which every class has its share, the same whenever it is drawn.
     """

@@ -1,10 +1,11 @@
 """`--repeat-speed N`: speed and memory from short cells of all rows that take turns, N rounds.
 
-Machines are shared, and vary by a third within an hour: what was measured at another time compares
-with nothing. In each round every row trains on the same few batches once, every second round in
-the opposite order, so that a machine that slows down slows all of them. The records lie in
-OUT/speed. A round that is done is not run again; one that lacks a row of those asked for is, as a
-whole. Rows of another command had no turn among these: each record has its round's mark.
+Machines are shared, and their speed varies by a third within an hour, so measurements from
+different times can't be compared. In each round every row trains on the same few batches once,
+every second round in the opposite order, so that a machine that slows down slows all of them. The
+records lie in OUT/speed. A complete round is not run again; one that lacks a requested row is run
+again as a whole. Each record has its round's mark, `turn`: rows of another command had no turn in
+this round.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from peftlab.records.rows import turns
 from peftlab.records.store import Store
 from peftlab.tasks import Task
 
-STEPS = 40  # the first ones are not timed; 30 more take a second or two on a small model
+STEPS = 40  # the first ones are not timed; thirty take a second or two on a small model
 DEV_STEPS = 2
 
 
 def measure_speed(grid: Grid, rounds: int, out: Path, progress: Observer) -> None:
-    """Run the rounds that are missing, and say when the machine was busy with something else.
+    """Run the rounds that are missing, and note it when the machine is busy with something else.
 
     Raises:
         RequestError: if `out` can't take the records.
@@ -38,18 +39,18 @@ def measure_speed(grid: Grid, rounds: int, out: Path, progress: Observer) -> Non
     store.prepare()
     size = grid.cells[0].training.batch_size
     tasks = {name: short(task, STEPS * size, DEV_STEPS * size) for name, task in grid.tasks.items()}
-    asked = [_round(grid, tasks, number) for number in range(rounds)]
+    requested = [_round(grid, tasks, number) for number in range(rounds)]
     with locked(out):
         store.clean()
-        broken = [cells for cells in asked if not _took_turns(cells, store)]
-        missing = [cell for cells in broken for cell in cells]
+        incomplete = [cells for cells in requested if not _is_complete(cells, store)]
+        missing = [cell for cells in incomplete for cell in cells]
         if not missing:
             return
         with progress, Session(store, tasks, progress) as session:
-            told = f"{rounds} rounds of {STEPS} steps in turns, in {store.out}"
-            progress.stage(f"speed and memory: {told}", len(missing))
+            work = f"{rounds} rounds of {STEPS} steps in turns, in {store.out}"
+            progress.stage(f"speed and memory: {work}", len(missing))
             set_aside(store, missing, progress)
-            for cells in broken:
+            for cells in incomplete:
                 for cell in cells:  # else, if stopped, old and new records would pass for one round
                     store.forget(cell.name)
                 turn = uuid.uuid4().hex[:12]
@@ -57,11 +58,11 @@ def measure_speed(grid: Grid, rounds: int, out: Path, progress: Observer) -> Non
                     _measure(cell, session, turn)
 
 
-def _took_turns(cells: list[Cell], store: Store) -> bool:
-    """Whether the cells all ended, in one and the same round, and on samples of this data.
+def _is_complete(cells: list[Cell], store: Store) -> bool:
+    """Whether all cells of a round have ended, in that round, and on samples of this data.
 
-    The sample alone may not show that the data has changed. A row that a later command measured
-    again, beside others, was in another round than the rest.
+    `drawn_from` is compared since the samples may be equal although the data has changed. A row
+    that a later command measured again, beside others, was in another round than the rest.
     """
     records = [ended_trial(store, cell) for cell in cells]
     if not all(
@@ -85,7 +86,7 @@ def _measure(cell: Cell, session: Session, turn: str) -> None:
 
 
 def _round(grid: Grid, tasks: dict[str, Task], number: int) -> list[Cell]:
-    """A short cell of every row on every task; the round's number is its seed."""
+    """The short cells of a round, one of every row on every task; its number is their seed."""
     rows = {cell.row: cell for cell in grid.cells}
     parts = {
         name: task_part(task).model_copy(update={"drawn_from": grid.tasks[name].sha256()})

@@ -1,4 +1,4 @@
-"""A suite: the grid that was asked for, checked strictly, from a TOML file, options or Python.
+"""A suite: a request for a grid, checked strictly, from a TOML file, options or Python.
 
 name = "ranks"
 model = "minilm"
@@ -28,14 +28,14 @@ from peftlab.tasks import Task
 
 DEMO_NAME = "demo"
 DEMO_TASKS = ["acceptability"]
-DEMO_METHODS = [  # by name: a method that is added does not make the demo longer
+DEMO_METHODS = [  # listed, so that a new method does not make the demo longer
     *("full", "head", "houlsby", "lora", "bitfit", "dylora", "qlora", "lora-fa", "delta-lora"),
     *("vera", "lora-drop", "dora", "lora-plus"),
 ]
 DEMO_SEEDS = [0, 1]
 DEMO_EPOCHS = 2  # about 4 minutes on two cores, 4.4 with AVX2 alone (LOG.md)
-OWN = ("name", "label", "lr", "head_lr")  # of a row, beside its method's settings
-PATHS = ("data_dir", "path", "dev")  # of a request and of its data table; strings in a file
+ROW_FIELDS = ("name", "label", "lr", "head_lr")  # all else in a row is a setting of its method
+PATHS = ("data_dir", "path", "dev")  # keys of a request and of its data table; strings in a file
 
 
 class _Request(BaseModel):
@@ -43,7 +43,7 @@ class _Request(BaseModel):
 
 
 class Variant(_Request):
-    """One row of the table: a method, its settings, and learning rates of its own if any."""
+    """One row of the table: a method, its settings, and learning rates of its own, if any."""
 
     name: str
     label: str
@@ -53,20 +53,20 @@ class Variant(_Request):
 
     @model_validator(mode="before")
     @classmethod
-    def _read(cls, given: Any) -> Any:
+    def _read(cls, value: Any) -> Any:
         """Accept a name, a `name[field=value]`, a flat table as in a suite file, or a Method."""
-        if not isinstance(given, Method | str | dict):
-            return given
-        given = _table(given)
-        own = {key: given[key] for key in OWN if key in given}
-        own.setdefault("label", _label(given))
-        return own | {"settings": {key: given[key] for key in given if key not in own}}
+        if not isinstance(value, Method | str | dict):
+            return value
+        table = _as_table(value)
+        fields = {key: table[key] for key in ROW_FIELDS if key in table}
+        fields.setdefault("label", _default_label(table))
+        return fields | {"settings": {key: table[key] for key in table if key not in fields}}
 
 
 class DataFile(_Request):
     """A user's own data."""
 
-    path: Path  # of a file; or hub:OWNER/NAME, which a path carries as it was given
+    path: Path  # a file, or hub:OWNER/NAME, which a path holds unchanged
     text: list[str]
     label: str
     dev: Path | None = None
@@ -74,20 +74,21 @@ class DataFile(_Request):
 
     @field_validator("path", "dev")
     @classmethod
-    def _expanded(cls, path: Path | None) -> Path | None:
+    def _expand(cls, path: Path | None) -> Path | None:
         return None if path is None else expanded(path)
 
 
 class Tune(_Request):
-    """How settings are looked for: alike for every row, on a part of train that dev is not in."""
+    """How settings are looked for: alike for every row, on a part of train; dev is not used."""
 
-    trials: int = Field(ge=1, le=1000)  # of a row on a task
+    trials: int = Field(ge=1, le=1000)  # for each row on each task
     validation: float = Field(0.1, gt=0, le=0.5)  # the share of train that trials are judged on
     space: list[str] = Field(["lr", "head_lr"], min_length=1)
 
     @model_validator(mode="after")
-    def _known(self) -> Tune:
-        known = dict.fromkeys(name for one in METHODS.values() for name in one.search_space())
+    def _check_space(self) -> Tune:
+        spaces = [method.search_space() for method in METHODS.values()]
+        known = dict.fromkeys(name for space in spaces for name in space)
         for name in self.space:
             if name not in known:
                 raise unknown("setting in the tuning space", name, known)
@@ -95,7 +96,7 @@ class Tune(_Request):
 
 
 class Suite(_Request):
-    """What was asked for; `peftlab.bench.grid.resolve` turns it into cells."""
+    """A request for a grid; `peftlab.bench.grid.resolve` turns it into cells."""
 
     name: str
     model: str = "minilm"
@@ -110,12 +111,12 @@ class Suite(_Request):
     training: Training = Training()
     data_dir: Path | None = None
     data: DataFile | None = None
-    metric: str | None = None  # the main one, of all tasks, instead of each task's own
+    metric: str | None = None  # the main metric of all tasks, instead of each task's own
     tune: Tune | None = None
-    judge_on: Literal["dev", "train"] = "dev"  # train: a fifth of it, and dev is not looked at
+    judge_on: Literal["dev", "train"] = "dev"  # train: a fifth of train, and dev is not looked at
 
 
-INSIDE = {  # a suite's tables
+TABLE_FIELDS = {
     "training": Training.model_fields,
     "data": DataFile.model_fields,
     "tune": Tune.model_fields,
@@ -123,80 +124,79 @@ INSIDE = {  # a suite's tables
 
 
 def make_suite(**request: Any) -> Suite:
-    """A checked suite; without a name it takes one from its model and tasks.
+    """A checked suite; one without a name is named after its model and tasks.
 
     Raises:
         RequestError: naming the field, what was given and what is allowed.
     """
     request = {key: value for key, value in request.items() if value is not None}
     _check_types(request)
-    request |= _of_the_demo(request)
+    request |= _demo_defaults(request)
     if "rates" in request:
         request["methods"] = _at_rates(request.get("methods", list(METHODS)), request.pop("rates"))
     if "data" in request and "tasks" in request:
         raise RequestError("give either tasks by name or your own data, not both")
     if "name" not in request:
-        request["name"] = _name(request)
+        request["name"] = _default_name(request)
     try:
         return Suite.model_validate(request)
     except ValidationError as error:
-        raise explain(error, "the suite", Suite.model_fields, INSIDE) from None
+        raise explain(error, "the suite", Suite.model_fields, TABLE_FIELDS) from None
 
 
 def _at_rates(methods: list[Any], rates: list[Any]) -> list[dict[str, Any]]:
-    """A row of every method at each learning rate; a method that has its own keeps that alone."""
+    """A row of each method at each learning rate; one with a rate of its own stays one row."""
     for rate in rates:
         if rates.count(rate) > 1:
             raise RequestError(
                 f"the rates (--lr) name {rate} more than once; leave one of them out"
             )
-    _check_some_take(methods, rates)
+    _check_rates_apply(methods, rates)
     rows: list[dict[str, Any]] = []
-    for method in methods:
-        given = _table(method)
-        own = given.get("lr") is not None
-        rows += [given] if own else [_relabelled(given, rate) for rate in rates]
+    for table in map(_as_table, methods):
+        has_rate = table.get("lr") is not None
+        rows += [table] if has_rate else [_with_rate(table, rate) for rate in rates]
     return rows
 
 
-def _check_some_take(methods: Iterable[Any], rates: list[Any]) -> None:
-    """Raise `RequestError` if every row has a rate of its own, which wins over the rates asked."""
-    own = [_table(method).get("lr") for method in methods]
-    if own and rates and all(rate is not None for rate in own):
+def _check_rates_apply(methods: Iterable[Any], rates: list[Any]) -> None:
+    """Raise `RequestError` if every row has a rate of its own, so that `rates` change none."""
+    own_rates = [_as_table(method).get("lr") for method in methods]
+    if own_rates and rates and all(rate is not None for rate in own_rates):
         raise RequestError(
             f"--lr {','.join(map(str, rates))} changes nothing: every method has a learning rate "
-            f"of its own ({', '.join(map(str, own))}); leave out one or the other"
+            f"of its own ({', '.join(map(str, own_rates))}); leave out one or the other"
         )
 
 
-def _table(method: Any) -> dict[str, Any]:
-    """A row as the flat table that a suite file has; its settings may be apart, as in a record.
+def _as_table(method: Any) -> dict[str, Any]:
+    """A row as a flat table, as in a suite file; a table may have `settings`, as in a record.
 
     Raises:
-        RequestError: if those name what the row has itself.
+        RequestError: if those settings repeat a key of the table, or name one of `ROW_FIELDS`.
     """
     if isinstance(method, Method):
-        return {"name": method.name} | _changed(method)
+        return {"name": method.name} | _changed_settings(method)
     table = parse_method(method) if isinstance(method, str) else dict(method)
-    apart = table.get("settings")
-    if not isinstance(apart, dict):
+    settings = table.get("settings")
+    if not isinstance(settings, dict):
         return table
     del table["settings"]
-    if twice := sorted(apart.keys() & {*OWN, *table}):
+    if repeated := sorted(settings.keys() & {*ROW_FIELDS, *table}):
         raise RequestError(
-            f"the settings of {table.get('name')} give {', '.join(twice)}, which stands beside "
+            f"the settings of {table.get('name')} give {', '.join(repeated)}, which stands beside "
             "them; give it there"
         )
-    return table | apart
+    return table | settings
 
 
-def _relabelled(given: dict[str, Any], rate: Any) -> dict[str, Any]:
-    label = {"label": f"{given['label']} (lr {rate})"} if "label" in given else {}
-    return given | {"lr": rate} | label
+def _with_rate(table: dict[str, Any], rate: Any) -> dict[str, Any]:
+    label = {"label": f"{table['label']} (lr {rate})"} if "label" in table else {}
+    return table | {"lr": rate} | label
 
 
-def _of_the_demo(request: dict[str, Any]) -> dict[str, Any]:
-    """The demo's methods and epochs, where nothing is asked for but how to train."""
+def _demo_defaults(request: dict[str, Any]) -> dict[str, Any]:
+    """The demo's methods and epochs, if the request names no model, tasks, methods or data."""
     if any(request.get(key) is not None for key in ("model", "tasks", "methods", "data")):
         return {}
     training = {"epochs": DEMO_EPOCHS} | request.get("training", {})
@@ -212,11 +212,11 @@ def merged_request(file: Path | None, request: dict[str, Any], sets: Iterable[st
     if request.get("data") is not None:
         merged.pop("tasks", None)
     training, tune = merged.get("training", {}), merged.get("tune", {})
-    given = request.get("training", Training()).given
-    if given.get("lr") is not None:
+    options = request.get("training", Training()).given
+    if options.get("lr") is not None:
         merged.pop("rates", None)
     merged |= {key: value for key, value in request.items() if value is not None}
-    merged["training"] = {**training, **given}
+    merged["training"] = {**training, **options}
     if "tune" in merged:
         merged["tune"] = {**tune, **merged["tune"]}
         if "trials" not in merged["tune"]:
@@ -224,11 +224,11 @@ def merged_request(file: Path | None, request: dict[str, Any], sets: Iterable[st
                 "--validation and --tune-space describe how to tune; say with --tune N how many "
                 "trials every method gets"
             )
-    merged |= _of_the_demo(merged)
+    merged |= _demo_defaults(merged)
     _check_types(merged)
     apply_sets(merged, sets)
-    if given.get("lr") is not None:
-        _check_some_take(merged.get("methods", METHODS), [given["lr"]])
+    if options.get("lr") is not None:
+        _check_rates_apply(merged.get("methods", METHODS), [options["lr"]])
     return make_suite(**merged)
 
 
@@ -246,7 +246,7 @@ TYPES: dict[str, tuple[type, str]] = {
 
 
 def _check_types(request: dict[str, Any]) -> None:
-    """What the code below takes for granted before pydantic sees the request."""
+    """Raise `RequestError` unless values have the types that code before pydantic relies on."""
     for key, (kind, words) in TYPES.items():
         if request.get(key) is not None and not isinstance(request[key], kind):
             raise RequestError(f"{key} must be {words}, got {request[key]!r}")
@@ -254,8 +254,8 @@ def _check_types(request: dict[str, Any]) -> None:
         if not isinstance(task, str | Task):
             raise RequestError(f"a task is a name (or a Task in Python), got {task!r}")
     for method in request.get("methods") or []:
-        named = isinstance(method, dict) and isinstance(method.get("name"), str)
-        if not (named or isinstance(method, str | Method)):
+        is_named = isinstance(method, dict) and isinstance(method.get("name"), str)
+        if not (is_named or isinstance(method, str | Method)):
             raise RequestError(f"a method is a name, or a table with a name, got {method!r}")
 
 
@@ -269,21 +269,21 @@ def read_suite(path: Path) -> dict[str, Any]:
         request = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RequestError(f"suite file {path} can't be read: {error.strerror}") from error
-    except JSON_ERRORS as error:  # what is not UTF-8 and TOMLDecodeError among them
+    except JSON_ERRORS as error:  # also a file that is not UTF-8, and TOMLDecodeError
         raise RequestError(f"suite file {path} is not TOML: {error}") from error
     request.setdefault("name", path.stem)
-    return with_paths(request, lambda given: Path(given) if isinstance(given, str) else given)
+    return with_paths(request, lambda value: Path(value) if isinstance(value, str) else value)
 
 
-def with_paths(request: dict[str, Any], made: Callable[[Any], Any]) -> dict[str, Any]:
-    """A request, or a data table, with what is `made` of each of its paths."""
-    told = {
-        key: made(value) if key in PATHS and value is not None else value
+def with_paths(request: dict[str, Any], convert: Callable[[Any], Any]) -> dict[str, Any]:
+    """A request, or a data table, with `convert` applied to each path, those of `data` included."""
+    converted = {
+        key: convert(value) if key in PATHS and value is not None else value
         for key, value in request.items()
     }
-    if isinstance(told.get("data"), dict):
-        told["data"] = with_paths(told["data"], made)
-    return told
+    if isinstance(converted.get("data"), dict):
+        converted["data"] = with_paths(converted["data"], convert)
+    return converted
 
 
 def apply_sets(request: dict[str, Any], assignments: Iterable[str]) -> None:
@@ -293,12 +293,12 @@ def apply_sets(request: dict[str, Any], assignments: Iterable[str]) -> None:
         RequestError: if one is malformed, or names a method that the request does not have.
     """
     for assignment in assignments:
-        found = re.fullmatch(r"\s*([\w-]+)\.(\w+)\s*=\s*(.+)", assignment)
-        if found is None:
+        match = re.fullmatch(r"\s*([\w-]+)\.(\w+)\s*=\s*(.+)", assignment)
+        if match is None:
             raise RequestError(
                 f"--set takes METHOD.FIELD=VALUE or training.FIELD=VALUE, got {assignment!r}"
             )
-        owner, field, value = found[1], found[2], parse_value(found[3].strip())
+        owner, field, value = match[1], match[2], parse_value(match[3].strip())
         if owner == "training":
             if field == "lr" and request.get("rates"):
                 raise RequestError(
@@ -310,25 +310,25 @@ def apply_sets(request: dict[str, Any], assignments: Iterable[str]) -> None:
         _set_on_method(request, owner, field, value)
 
 
-def _label(given: dict[str, Any]) -> str | None:
-    """A row's label where none is given: the name, and the settings that were asked for."""
-    if "name" not in given:
+def _default_label(table: dict[str, Any]) -> str | None:
+    """The label of a row that has none: the method's name, and the settings that it gives."""
+    if "name" not in table:
         return None
-    asked = [f"{key}={value}" for key, value in given.items() if key not in ("name", "label")]
-    return f"{given['name']}[{','.join(asked)}]" if asked else str(given["name"])
+    settings = [f"{key}={value}" for key, value in table.items() if key not in ("name", "label")]
+    return f"{table['name']}[{','.join(settings)}]" if settings else str(table["name"])
 
 
-def _changed(method: Method) -> dict[str, Any]:
+def _changed_settings(method: Method) -> dict[str, Any]:
     """The settings that differ from the method's defaults."""
     try:
         defaults = type(method)().settings
-    except RequestError:  # a user's own, which asks for one
+    except RequestError:  # a user's own method may have a setting without a default
         return method.settings
     return {key: value for key, value in method.settings.items() if value != defaults[key]}
 
 
 def _set_on_method(request: dict[str, Any], owner: str, field: str, value: Any) -> None:
-    methods = [_table(method) for method in request.get("methods") or METHODS]
+    methods = [_as_table(method) for method in request.get("methods") or METHODS]
     owners = list(dict.fromkeys(method["name"] for method in methods))
     if owner not in owners:
         raise unknown("method in --set", owner, ["training", *owners])
@@ -337,12 +337,12 @@ def _set_on_method(request: dict[str, Any], owner: str, field: str, value: Any) 
     ]
 
 
-def _name(request: dict[str, Any]) -> str:
+def _default_name(request: dict[str, Any]) -> str:
     tasks = request.get("tasks", DEMO_TASKS)
     model = request.get("model", "minilm")
     if tasks == DEMO_TASKS and model == "minilm" and not request.get("data"):
         return DEMO_NAME
-    words = [task if isinstance(task, str) else task.name for task in tasks]
+    names = [task if isinstance(task, str) else task.name for task in tasks]
     if request.get("data"):
-        words = [named(Path(str(request["data"].get("path", "data"))).stem)]
-    return slug("-".join([Path(model).name, *words]))[:80]
+        names = [named(Path(str(request["data"].get("path", "data"))).stem)]
+    return slug("-".join([Path(model).name, *names]))[:80]

@@ -1,8 +1,8 @@
-"""How long a cell will take, by a record of one that is like it: an earlier one, or a few steps.
+"""How long a cell will take, from the record of a similar one: an earlier cell, or a few steps.
 
 train   tokens of all epochs / the record's tokens per second
-eval    the record's, by tokens answered
-else    the record's: loading, and what a method prepares
+eval    the record's seconds, scaled by the number of tokens answered
+other   the record's seconds: loading, and the preparation of a method
 """
 
 from __future__ import annotations
@@ -25,93 +25,95 @@ from peftlab.settings import Resolved
 from peftlab.training import Encoded
 from peftlab.training.meters import WARMING
 
-# of a training, what its speed depends on beside the model, most first
-COUNTING = ("fast", "graphs", "checkpointing", "batch_size", "accumulation", "batches", "parts")
-STEPS = WARMING + 12  # that are measured, the first ones left out of the speed
-ANSWERED = 256  # examples of dev
+# those that a training's speed depends on, the most important first
+SETTINGS = ("fast", "graphs", "checkpointing", "batch_size", "accumulation", "batches", "parts")
+STEPS = WARMING + 12  # run to measure a cell; the first ones don't count for its speed
+N_DEV = 256  # examples of dev that a measured cell answers
 
 
 @dataclass(frozen=True)
 class Time:
-    """Seconds of a cell, and what they are taken from."""
+    """Predicted seconds of a cell, and what they are taken from."""
 
     cell_s: float
     source: str
 
 
 def records_of(folders: Iterable[Path]) -> list[Record]:
-    """The done cells in these folders that ran on a machine like this one and have a speed."""
-    found: list[Record] = []
+    """The records of done cells in these folders that have a speed, on a machine like this one."""
+    records: list[Record] = []
     for folder in folders:
         try:
-            found += Store(folder).records()
+            records += Store(folder).records()
         except RequestError:  # no such folder, or nothing in it that can be read
             continue
-    here, devices = processor(), {None, gpu()}  # a record of a CPU has no GPU
+    this_processor, gpus = processor(), {None, gpu()}  # a cell that ran on a CPU has no GPU
     return [
         record
-        for record in found
+        for record in records
         if record.is_done
         and record.speed is not None
         and record.speed.tokens_per_s
-        and record.environment.processor == here
-        and record.environment.gpu in devices
+        and record.environment.processor == this_processor
+        and record.environment.gpu in gpus
     ]
 
 
 def by_records(
     cell: Cell, train: Encoded, dev: Encoded, weights: float | None, records: Sequence[Record]
 ) -> Time | None:
-    """The time of a cell by the record nearest to it, if one has its method and threads.
+    """The time of a cell by the most similar record with its method, threads and device, if any.
 
     Args:
-        cell: to be run.
-        train: of its task, by lengths.
-        dev: the same.
+        cell: the cell to be run.
+        train: the lengths of its task's train.
+        dev: the lengths of its dev.
         weights: MiB of its model's weights, by which another model's speed is scaled, if known.
-        records: of this machine.
+        records: records of this machine.
     """
-    able = [
+    candidates = [
         record
         for record in records
         if record.method.name == cell.method.name
         and record.environment.threads == cell.training.threads
         and record.training["device"] == cell.training.device
     ]
-    if not able:
+    if not candidates:
         return None
-    record = max(reversed(able), key=lambda record: _likeness(record, cell))  # of equals the last
+    # of equally similar records the last
+    record = max(reversed(candidates), key=lambda record: _similarity(record, cell))
+    source = f"{record.model.name}, {record.task.name}"
     if record.model.sha256 == cell.model.sha256:
-        return Time(_seconds(cell, train, dev, record), f"{record.model.name}, {record.task.name}")
-    held = record.memory and record.memory.by_part.get("weights")
-    if not held or weights is None:
+        return Time(_seconds(cell, train, dev, record), source)
+    record_weights = record.memory and record.memory.by_part.get("weights")
+    if not record_weights or weights is None:
         return None
-    seconds = _seconds(cell, train, dev, record, weights / held)
-    return Time(seconds, f"{record.model.name}, {record.task.name}, by the size of the weights")
+    seconds = _seconds(cell, train, dev, record, weights / record_weights)
+    return Time(seconds, f"{source}, by the size of the weights")
 
 
 def measure_cells(
     grid: Grid, cells: Iterable[Cell], tell: Callable[[str], None] = lambda _: None
 ) -> dict[str, Record]:
-    """The records of a few steps of each of the cells, by its name; nothing is kept of them.
+    """The records of a few steps of each cell, by the cell's name; nothing is written to disk.
 
     Args:
-        grid: of the cells.
-        cells: one of each row and task will do.
-        tell: is told which one runs.
+        grid: the grid of the cells.
+        cells: the cells; one of each row and task will do.
+        tell: is told the title of each cell that runs.
     """
-    found: dict[str, Record] = {}
+    records: dict[str, Record] = {}
     with Worker() as worker, tempfile.TemporaryDirectory(prefix="peftlab-") as scratch:
         for cell in cells:
             tell(cell.title)
-            task = short(grid.tasks[cell.task.name], STEPS * cell.training.batch_size, ANSWERED)
-            file = Path(scratch) / f"{len(found)}.json"
+            task = short(grid.tasks[cell.task.name], STEPS * cell.training.batch_size, N_DEV)
+            file = Path(scratch) / f"{len(records)}.json"
             task.write(file)
-            few = short_cell(cell, task_part(task))
+            measured = short_cell(cell, task_part(task))
             scorer = CellScorer(task)
-            end = worker.run(Order(cell=few, task_file=file, adapter=None), scorer)
-            found[cell.name] = scorer.outcome(few, end).record
-    return found
+            result = worker.run(Order(cell=measured, task_file=file, adapter=None), scorer)
+            records[cell.name] = scorer.outcome(measured, result).record
+    return records
 
 
 def by_measured(cell: Cell, train: Encoded, dev: Encoded, record: Record) -> Time | None:
@@ -121,28 +123,30 @@ def by_measured(cell: Cell, train: Encoded, dev: Encoded, record: Record) -> Tim
     return Time(_seconds(cell, train, dev, record), f"{STEPS} steps, measured")
 
 
-def _likeness(record: Record, cell: Cell) -> tuple[bool, ...]:
-    theirs = {name: Resolved.model_fields[name].default for name in COUNTING} | record.training
+def _similarity(record: Record, cell: Cell) -> tuple[bool, ...]:
+    """What the record's cell and `cell` have in common, the most important first."""
+    defaults = {name: Resolved.model_fields[name].default for name in SETTINGS}
+    settings = defaults | record.training  # a record may be older than a setting
     return (
         record.model.sha256 == cell.model.sha256,
         record.precision == cell.precision.base,
-        *(theirs[name] == getattr(cell.training, name) for name in COUNTING),
+        *(settings[name] == getattr(cell.training, name) for name in SETTINGS),
         record.method.settings == cell.method.settings,
         record.task.sha256 == cell.task.sha256,
     )
 
 
 def _seconds(cell: Cell, train: Encoded, dev: Encoded, record: Record, scale: float = 1.0) -> float:
-    """What the cell takes if it does as much in a second as the record, or 1/`scale` of it."""
+    """The cell's seconds if it is as fast as the record's cell, or `scale` times slower."""
     speed = record.speed
     assert speed is not None
     assert speed.tokens_per_s
     assert speed.examples_per_s
     epochs = cell.training.epochs
     train_s: float = epochs * sum(train.lengths) / speed.tokens_per_s
-    ranks = len(record.score_by_rank or {})  # answers to dev beside those of the epochs
-    answers: float = (epochs + ranks) / (record.training["epochs"] + ranks)
-    tokens: float = record.task.n_dev * speed.tokens_per_s / speed.examples_per_s
-    eval_s: float = (record.eval_s or 0.0) * answers * sum(dev.lengths) / tokens
+    n_ranks = len(record.score_by_rank or {})  # dev is answered at each, beside once an epoch
+    n_evaluations: float = (epochs + n_ranks) / (record.training["epochs"] + n_ranks)
+    dev_tokens: float = record.task.n_dev * speed.tokens_per_s / speed.examples_per_s
+    eval_s: float = (record.eval_s or 0.0) * n_evaluations * sum(dev.lengths) / dev_tokens
     other_s = (record.total_s or 0.0) - (record.train_s or 0.0) - (record.eval_s or 0.0)
     return scale * (train_s + eval_s) + max(0.0, other_s)

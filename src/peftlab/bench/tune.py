@@ -1,4 +1,4 @@
-"""Tuning: every row the same number of trials on each task, and then its seeds at what they found.
+"""Tuning: every row gets the same number of trials on each task, and trains at their best values.
 
     --tune 6    6 trials a row and task: on 90 % of train, judged on the other tenth; dev is unseen
 
@@ -19,10 +19,12 @@ from peftlab.bench.grid import RATES, Grid, Row
 from peftlab.bench.resume import done_cells, ended_trial
 from peftlab.bench.run import Observer, Session, run_unless_ended
 from peftlab.bench.search import (
+    Merit,
+    Result,
     Space,
     at_border,
+    best_index,
     check_optuna,
-    chosen,
     rung_sizes,
     rungs_of,
     search,
@@ -37,34 +39,34 @@ from peftlab.records.store import Store
 from peftlab.records.trials import Trial, Values, read_trials, write_trials
 from peftlab.tasks import Task, carved
 
-SEED = 0  # of all trials: which seeds a comparison has changes none of them
+SEED = 0  # of all trials, whatever seeds the comparison has
 
 
 def tune_grid(grid: Grid, tune: Tune, out: Path, progress: Observer) -> Grid:
-    """The grid with each row's cells at what its trials found on the task.
+    """The grid with each row's cells at the best values of its trials on their task.
 
     Raises:
-        RequestError: without Optuna, if rates are asked for that trials shall find, if a task is
-            too small to keep a part of train apart, or if `out` can't take the trials.
+        RequestError: without Optuna, if the request fixes a rate that trials are to find, if a task
+            is too small to keep a part of train apart, or if `out` can't take the trials.
     """
     check_optuna()
-    _check_open(grid, tune)
+    _check_rates_open(grid, tune)
     tunings = _tunings(grid, tune)
     Store(out).prepare()
     store = Store(out).trials
     store.prepare()
-    tasks = {one.task.name: one.task for one in tunings}
-    on: dict[str, list[Row]] = {name: [] for name in tasks}
+    tasks = {tuning.task.name: tuning.task for tuning in tunings}
+    rows: dict[str, list[Row]] = {name: [] for name in tasks}
     with locked(out), progress, Session(store, tasks, progress) as session:
         store.clean()
-        total = sum(one.n_trainings for one in tunings)
-        progress.stage(f"{described(tune)}; about {total} trainings, in {store.out}", total)
-        for one in tunings:
-            on[one.task.name].append(one.run(session))
-    return grid.with_rows(on)
+        total = sum(tuning.n_trainings for tuning in tunings)
+        progress.stage(f"{describe(tune)}; about {total} trainings, in {store.out}", total)
+        for tuning in tunings:
+            rows[tuning.task.name].append(tuning.run(session))
+    return grid.with_rows(rows)
 
 
-def described(tune: Tune) -> str:
+def describe(tune: Tune) -> str:
     """How settings are looked for, in words."""
     return (
         f"tuning {', '.join(tune.space)}: {tune.trials} trials of every method on each task, "
@@ -73,7 +75,7 @@ def described(tune: Tune) -> str:
 
 
 class Trainings(NamedTuple):
-    """So many trainings of so many epochs, on that share of train."""
+    """`n` trainings of so many epochs on a share of train."""
 
     n: int
     epochs: int
@@ -81,11 +83,12 @@ class Trainings(NamedTuple):
 
 
 class Remaining(NamedTuple):
-    """What of a comparison has not run yet.
+    """The part of a comparison that has not run yet.
 
     Attributes:
-        cells: to be trained; of a row whose trials have not ended, at its defaults.
-        trials: by task and row, what its trials take.
+        cells: the cells to be trained; those of a row whose trials have not ended are at its
+            defaults.
+        trials: by task and row, the trainings of its trials.
     """
 
     cells: list[Cell]
@@ -97,7 +100,7 @@ class Remaining(NamedTuple):
 
 
 def remaining(grid: Grid, out: Path) -> Remaining:
-    """What is not in the folder `out`; of a row, its trials are there all or count as none.
+    """The part of the grid that is not in the folder `out`; a row with a trial missing lacks all.
 
     Raises:
         RequestError: without Optuna, or if the folder's trials are damaged, or a task is too small
@@ -107,14 +110,14 @@ def remaining(grid: Grid, out: Path) -> Remaining:
     trials: dict[tuple[str, str], list[Trainings]] = {}
     if tune is not None:
         check_optuna()
-        tried = store.trials
-        read_trials(tried.out)  # damaged it is refused now, and not when trials have run
+        trial_store = store.trials
+        read_trials(trial_store.out)  # a damaged file is refused now, not when trials have run
         rows: dict[str, list[Row]] = {name: [] for name in grid.tasks}
-        for one in _tunings(grid, tune):
-            found = one.found(tried)
-            if found is None:
-                trials[one.task.name, one.row.part.label] = one.trainings
-            rows[one.task.name].append(found or one.row)
+        for tuning in _tunings(grid, tune):
+            row = tuning.tuned_row(trial_store)
+            if row is None:
+                trials[tuning.task.name, tuning.row.part.label] = tuning.trainings
+            rows[tuning.task.name].append(row or tuning.row)
         grid = grid.with_rows(rows)
     done = done_cells(store, grid.cells)
     cells = [cell for cell in grid.cells if cell.name not in done or cell.row in trials]
@@ -139,82 +142,88 @@ class RowTuning:
 
     @property
     def trainings(self) -> list[Trainings]:
-        """What it takes, rung by rung; more where trials are equal."""
+        """The trainings of each rung; there are more where trials are equal."""
         sizes = rung_sizes(self.tune.trials, len(self.rungs)) if self.space else []
         share = 1 - self.tune.validation
-        # without a space there is no rung
-        return [Trainings(*one, share) for one in zip(sizes, self.rungs, strict=False)]
+        # without a space `sizes` is empty
+        return [Trainings(n, epochs, share) for n, epochs in zip(sizes, self.rungs, strict=False)]
 
     @property
     def n_trainings(self) -> int:
-        """How many it takes in all, more where trials are equal."""
-        return sum(one.n for one in self.trainings)
+        """The number of trainings on all rungs; there are more where trials are equal."""
+        return sum(trainings.n for trainings in self.trainings)
 
-    def found(self, store: Store) -> Row | None:
-        """The row at what its trials in `store` found; None where one of them is still to run.
+    def tuned_row(self, store: Store) -> Row | None:
+        """The row at the best values of its trials in `store`; None if one of them is yet to run.
 
-        They are gone through as `run` does: trials.json says what was tried by another metric, of
-        other epochs, or before a record was lost.
+        The search is repeated on their records. trials.json does not do: it also has trials by
+        another metric, of other epochs, or whose records have been lost.
         """
         if not self.space:
             return self.row
 
-        def known(values: Values, epochs: int) -> float | None:
+        def stored_merit(values: Values, epochs: int) -> float | None:
             record = ended_trial(store, self.cell(values, epochs))
             if record is None:
                 raise LookupError
             return self._merit_of(record)
 
         try:
-            tried = search(self.space, self.first, self.tune.trials, known, self.rungs)
+            results = self._search(stored_merit)
         except LookupError:
             return None
-        best = chosen(tried)
-        return self._row_at({} if best is None else tried[best].values)
+        best = best_index(results)
+        return self._row_at({} if best is None else results[best].values)
 
     def run(self, session: Session) -> Row:
-        """The row at what its trials found; as it is where nothing of it is open, or all failed."""
+        """Run the trials; returns the row at their best values, or at its defaults if all failed.
+
+        A row that leaves nothing open has no trials, and is returned as it is.
+        """
         if not self.space:
             return self.row
 
         trials: list[Trial] = []
 
-        def tried_now(values: Values, epochs: int) -> float | None:
+        def run_trial(values: Values, epochs: int) -> float | None:
             record = run_unless_ended(session, self.cell(values, epochs))
             trials.append(self._trial(len(trials), record, values, epochs))
             return self._merit_of(record)
 
-        tried = search(self.space, self.first, self.tune.trials, tried_now, self.rungs)
-        best = chosen(tried)
+        results = self._search(run_trial)
+        best = best_index(results)
         if best is None:
             name = f"{self.row.part.label} on {self.task.name}"
             session.progress.note(f"{name}: every trial failed; it is trained at its defaults")
             return self._row_at({})  # still a tuned row, as on the tasks where one did not fail
-        values = tried[best].values
+        values = results[best].values
         border = [name for name, value in values.items() if at_border(value, self.space[name])]
         trials[best] = trials[best].model_copy(update={"chosen": True, "at_border": border})
         write_trials(session.store.out, trials)
         return self._row_at(values)
 
+    def _search(self, merit: Merit) -> list[Result]:
+        return search(self.space, self._first_points, self.tune.trials, merit, self.rungs)
+
     @property
-    def first(self) -> list[Values]:
-        """The published rate and the default, all else at its default."""
+    def _first_points(self) -> list[Values]:
+        """The published rate, if there is one, and the default; all else at its default."""
         rates = {"lr": self.training.lr, "head_lr": self.training.head_lr}
         default = {name: (rates | self.row.method.settings)[name] for name in self.space}
         published = self.row.method.published_lr
-        return (
-            [default | {"lr": published}, default] if published and "lr" in default else [default]
-        )
+        if published and "lr" in default:
+            return [default | {"lr": published}, default]
+        return [default]
 
     def _merit_of(self, record: Record) -> float | None:
         metric = self.task.main_metric
         return None if record.score is None else merit(metric, record.score[metric])
 
     def cell(self, values: Values, epochs: int) -> Cell:
-        """What is trained to try these values."""
-        told = ", ".join(f"{name} {value:g}" for name, value in values.items())
-        variant = _variant(self.row.variant, values)
-        variant = variant.model_copy(update={"label": f"{variant.label} ({told})"})
+        """The cell that tries these values."""
+        words = ", ".join(f"{name} {value:g}" for name, value in values.items())
+        variant = _with_values(self.row.variant, values)
+        variant = variant.model_copy(update={"label": f"{variant.label} ({words})"})
         return self.context.cell(self.context.row(variant), self.task, SEED, epochs)
 
     def _trial(self, number: int, record: Record, values: Values, epochs: int) -> Trial:
@@ -233,41 +242,42 @@ class RowTuning:
         )
 
     def _row_at(self, values: Values) -> Row:
-        """The row with what was found, which its record tells from what somebody asked for."""
-        found = self.context.row(_variant(self.row.variant, values))
-        how = self.tune.model_dump() | {"space": told_space(self.row.method, self.space)}
-        changed = {"tuned": how} | ({"rate_from": "tuned"} if "lr" in values else {})
-        part = found.part.model_copy(update=changed)
-        return found._replace(part=part)
+        """The row at these values; its record says that trials found them, and how."""
+        row = self.context.row(_with_values(self.row.variant, values))
+        tuned = self.tune.model_dump() | {"space": recorded_space(self.row.method, self.space)}
+        changes = {"tuned": tuned} | ({"rate_from": "tuned"} if "lr" in values else {})
+        return row._replace(part=row.part.model_copy(update=changes))
 
 
 def space_of(row: Row, tune: Tune) -> Space:
-    """Where the row's trials look: in those settings of the space that it has and leaves open."""
+    """The space of the row's trials: settings to tune that its method has and it leaves open."""
     declared = type(row.method).search_space()
-    return {name: declared[name] for name in tune.space if name in declared.keys() - row.given}
+    return {name: declared[name] for name in tune.space if name in declared.keys() - row.fixed}
 
 
-def told_space(method: Method, space: Iterable[str]) -> list[str]:
-    """What a record says was found: of a head alone both rates, which are one."""
-    found = list(space)
-    return [*found, "head_lr"] if method.head_alone and "lr" in found else found
+def recorded_space(method: Method, space: Iterable[str]) -> list[str]:
+    """The settings that a record lists as tuned; where the head alone is trained, both rates."""
+    names = list(space)
+    return [*names, "head_lr"] if method.head_alone and "lr" in names else names
 
 
-def _variant(variant: Variant, values: Values) -> Variant:
+def _with_values(variant: Variant, values: Values) -> Variant:
     rates = {name: value for name, value in values.items() if name in RATES}
     settings = {name: value for name, value in values.items() if name not in RATES}
     return variant.model_copy(update={**rates, "settings": variant.settings | settings})
 
 
-def _check_open(grid: Grid, tune: Tune) -> None:
-    alone = any(row.method.head_alone for row in grid.rows)
-    for rate in RATES:
-        asked = getattr(grid.suite.training, rate)
-        found = rate in tune.space or (rate == "head_lr" and alone and "lr" in tune.space)
-        if asked is not None and found:
-            option = rate.replace("_", "-")
+def _check_rates_open(grid: Grid, tune: Tune) -> None:
+    """Raise `RequestError` if the request fixes a rate of all rows that trials are to find."""
+    has_head_alone = any(row.method.head_alone for row in grid.rows)
+    for name in RATES:
+        rate = getattr(grid.suite.training, name)
+        # where the head alone is trained, "lr" stands for both rates
+        is_tuned = name in tune.space or (has_head_alone and "lr" in tune.space)
+        if rate is not None and is_tuned:
+            option = name.replace("_", "-")
             raise RequestError(
-                f"--{option} {asked} is given and --tune shall find it; leave one of them out, or "
+                f"--{option} {rate} is given and --tune shall find it; leave one of them out, or "
                 f"look for something else with --tune-space, or set it for one row with "
-                f"METHOD[{rate}={asked}]"
+                f"METHOD[{name}={rate}]"
             )

@@ -4,9 +4,9 @@ stdin    one JSON `Order` a line; an empty line for each of its epochs and ranks
 stdout   one JSON event a line, named by its "event":
          step {row, total}     a step of the training, with its row of the curve
          epoch {epoch, outputs} · rank {rank, outputs}      answers to dev, (n_dev, num_labels)
-         note {line}           what a user should know of it
-         trained {trained} or failed {failed}               how it came out
-         end {exit}            0, or a signal's or exit's number
+         note {line}           a line that the user should see
+         trained {trained} or failed {failed}               the result
+         end {exit}            the exit code of the cell's process; of a signal its negative number
 
 Each cell is a process of its own, forked after the imports, so its memory is its own and its
 start is quick. The parent runs no tensor operation, tokenizer or CUDA call before the fork: an
@@ -36,7 +36,7 @@ CAN_FORK = hasattr(os, "fork") and sys.platform == "linux"
 def main() -> None:
     """Serve orders until stdin ends."""
     events = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever a library prints is no event
+    os.dup2(2, 1)  # what libraries print goes to stderr, for it is no event
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller decides when to stop
     if "--once" in sys.argv:
         run_order(sys.stdin.readline(), events)
@@ -47,12 +47,12 @@ def main() -> None:
         _warm()
     while order := _read_line():
         if order.strip():  # else an answer to a cell that has ended
-            # on a line of its own, also behind what a killed cell has left half said
+            # on a line of its own, also after half an event of a killed cell
             print("\n" + json.dumps({"event": "end", "exit": run(order)}), file=events)
 
 
 def _warm() -> None:
-    """Import what every cell needs, and note what code that is: a file may change meanwhile."""
+    """Import what every cell needs, and hash the code now: a file may change while cells run."""
     import transformers.modeling_utils  # noqa: F401
 
     import peftlab.bench.process  # noqa: F401
@@ -62,7 +62,7 @@ def _warm() -> None:
 
 
 def _read_line() -> str:
-    """A line of stdin without a buffer: what is buffered here would be invisible to select."""
+    """A line of stdin, read without a buffer, whose content `select` would not see."""
     line = b""
     while not line.endswith(b"\n"):
         byte = os.read(0, 1)
@@ -82,29 +82,29 @@ def _import_architecture(order: str) -> None:
 def _in_fork(order: str, events: TextIO) -> int:
     _import_architecture(order)
     events.flush()
-    heard, answered = os.pipe()
+    read_end, write_end = os.pipe()  # passes on that answers are scored
     pid = os.fork()
     if pid == 0:
         try:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-            run_order(order, events, lambda: os.read(heard, 1))
+            run_order(order, events, lambda: os.read(read_end, 1))
             events.flush()
             os._exit(0)
         except BaseException:
             sys.excepthook(*sys.exc_info())
             os._exit(1)
     while True:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            os.close(heard)
-            os.close(answered)
+        ended_pid, status = os.waitpid(pid, os.WNOHANG)
+        if ended_pid:
+            os.close(read_end)
+            os.close(write_end)
             return os.waitstatus_to_exitcode(status)
         if select.select([0], [], [], 0.05)[0]:
             byte = os.read(0, 1)
-            if not byte:  # the caller is dead: the cell has nobody to work for
+            if not byte:  # the caller is dead, and nobody waits for the cell
                 os.kill(pid, signal.SIGKILL)
                 os._exit(1)
-            os.write(answered, byte)
+            os.write(write_end, byte)
 
 
 def _in_fresh_process(order: str, events: TextIO) -> int:
@@ -114,22 +114,22 @@ def _in_fresh_process(order: str, events: TextIO) -> int:
 
 
 class EventWriter:
-    """Writes what a training tells as events, steps at most every `EVERY_S` seconds.
+    """A training's listener that writes events, steps at most every `EVERY_S` seconds.
 
     `wait` returns when answers are scored; in a fresh process, which has no pipe for it, at once.
     """
 
     def __init__(self, events: TextIO, wait: Callable[[], object]) -> None:
         self.events, self.wait = events, wait
-        self.spoke = 0.0
+        self.last_step_s = 0.0
 
     def write(self, event: str, **content: Any) -> None:
         print(json.dumps({"event": event, **content}), file=self.events)
 
     def step(self, row: Row, total: int) -> None:
-        if row["step"] < total and time.monotonic() - self.spoke < EVERY_S:
+        if row["step"] < total and time.monotonic() - self.last_step_s < EVERY_S:
             return
-        self.spoke = time.monotonic()
+        self.last_step_s = time.monotonic()
         self.write("step", row=row, total=total)
 
     def epoch(self, epoch: int, outputs: Outputs) -> None:
@@ -145,7 +145,7 @@ class EventWriter:
 
 
 def run_order(order: str, events: TextIO, wait: Callable[[], object] = lambda: None) -> None:
-    """Run one cell here; what it tells goes to `events`. A failure is told too."""
+    """Run one cell in this process; its events, a failure among them, are written to `events`."""
     from peftlab.bench.execute import Order
     from peftlab.bench.outcome import Failed
     from peftlab.bench.process import run_cell
@@ -153,11 +153,11 @@ def run_order(order: str, events: TextIO, wait: Callable[[], object] = lambda: N
     from peftlab.records.record import Failure
 
     started = time.perf_counter()
-    wanted, writer = Order.model_validate_json(order), EventWriter(events, wait)
-    cell = wanted.cell
+    parsed, writer = Order.model_validate_json(order), EventWriter(events, wait)
+    cell = parsed.cell
     try:
-        trained = run_cell(cell, wanted.task_file, wanted.adapter, writer, wanted.checkpoint)
-    except Exception as error:  # whatever went wrong, the suite goes on and says so
+        trained = run_cell(cell, parsed.task_file, parsed.adapter, writer, parsed.checkpoint)
+    except Exception as error:  # of any kind: the suite reports it and goes on
         failed = Failed(
             failure=Failure(kind=type(error).__name__, message=str(error)),
             total_s=time.perf_counter() - started,
