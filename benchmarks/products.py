@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from peftlab.engine.packing import rows_for
 from peftlab.engine.sentences import is_built
-from peftlab.engine.weights import Frozen, onednn_multiplies
+from peftlab.engine.weights import FrozenWeight, onednn_multiplies
 from peftlab.layers import resolve_precision
 from peftlab.layers.precision import DTYPES
 from peftlab.models import load_tokenizer
@@ -66,7 +66,7 @@ def both_ways(inside: int, outside: int, dtype: torch.dtype) -> tuple[Apply, App
     weight = layer.weight.detach()
     if not onednn_multiplies(layer):
         return lambda x: F.linear(x, weight), lambda g: g @ weight
-    frozen = Frozen(weight)
+    frozen = FrozenWeight(weight)
     return frozen.product, frozen.gradient
 
 

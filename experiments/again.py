@@ -15,7 +15,7 @@ from typing import NamedTuple
 from whole import whole
 
 from peftlab.atomic import write
-from peftlab.records.pairs import Verdict, against
+from peftlab.records.pairs import Verdict, verdict_between
 from peftlab.records.record import Record
 from peftlab.records.verdicts import Comparison, compare_rows
 
@@ -52,7 +52,7 @@ def _stay(first: Sequence[Verdict], second: Sequence[Verdict]) -> Stay:
     both = [
         (one.verdict, again.verdict)
         for one in first
-        if (again := against(second, one.a, one.b)) is not None
+        if (again := verdict_between(second, one.a, one.b)) is not None
     ]
     told = [pair for pair in both if pair[0] in SURE]
     return Stay(

@@ -43,7 +43,7 @@ class FakeSession:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "adapter_config.json").write_text("{}")
         record = Record(
-            **cell.asked,
+            **cell.record_fields,
             status="done",
             score=score,
             speed=Speed(examples_per_s=9.0, tokens_per_s=9.0, step_ms_p50=9.0, step_ms_p95=9.0),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from peftlab.atomic import CARD, SENT, check_replaceable, replace_file, replace_folder
+from peftlab.atomic import CARD, PUSHED_FILES, check_replaceable, replace_file, replace_folder
 from peftlab.errors import RequestError
 
 
@@ -31,7 +31,7 @@ def test_what_only_looks_like_an_adapter_s_file_is_not_deleted(tmp_path: Path, n
     with pytest.raises(RequestError, match=name):
         replace_folder(folder, fill)
     assert (folder / name).read_text() == "mine"
-    assert name not in SENT
+    assert name not in PUSHED_FILES
 
 
 def test_a_folder_in_an_adapter_s_is_not_deleted_whatever_its_name(tmp_path: Path) -> None:

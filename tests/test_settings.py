@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from peftlab.errors import RequestError
-from peftlab.settings import Resolved, Training, later, told_apart
+from peftlab.settings import Resolved, Training, identity_settings, later
 from plans import SHORT
 
 
@@ -23,9 +23,9 @@ def test_a_later_setting_at_its_default_leaves_a_cells_identity_as_it_was() -> N
 
 def test_records_from_before_a_later_setting_are_of_one_row_with_those_at_its_default() -> None:
     before, after = SHORT.model_dump(), Newer(**SHORT.model_dump()).model_dump()
-    told = [told_apart(one, Newer.model_fields) for one in (before, after)]
+    told = [identity_settings(one, Newer.model_fields) for one in (before, after)]
     assert told == [SHORT.identity] * 2
-    assert told_apart({"no setting": 1}) == {"no setting": 1}
+    assert identity_settings({"no setting": 1}) == {"no setting": 1}
 
 
 def test_only_what_was_given_is_given() -> None:

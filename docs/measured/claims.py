@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from measured.runs import FULL, NAMES, NOT_YET, RESULTS, Row, between, cells, owns, table_rows
 from measured.text import card, markdown, number, score
-from peftlab.machine import BUSY
+from peftlab.machine import BUSY_SHARE
 from peftlab.records.record import Record
-from peftlab.records.rows import known
+from peftlab.records.rows import finite_values
 from peftlab.records.store import rounds_of
 
 SAID = {
@@ -56,7 +56,7 @@ def _within(
 ) -> tuple[str, str]:
     """Whether all that was measured lies in a range that the report gives."""
     shares = {
-        task: known(measured((task, row)) for row in rows if row != FULL)
+        task: finite_values(measured((task, row)) for row in rows if row != FULL)
         for task, rows in table_rows().items()
     }
     every = [share for of_task in shares.values() for share in of_task]
@@ -152,7 +152,7 @@ def _of_full(row: Row, measured: Callable[[Record], float | None]) -> float | No
     task, label = row
     in_round: dict[int, dict[str, float]] = defaultdict(dict)
     for one in rounds_of(RESULTS / "fair" / task):
-        if (value := measured(one)) is not None and (one.speed.others_share or 0) <= BUSY:
+        if (value := measured(one)) is not None and (one.speed.others_share or 0) <= BUSY_SHARE:
             in_round[one.seed][one.method.label] = value
     both = [of[label] / of[FULL] for of in in_round.values() if {label, FULL} <= of.keys()]
     return statistics.median(both) if both and label != FULL else None
@@ -163,5 +163,5 @@ def _loss(row: Row) -> float | None:
     task, _ = row
     text = (RESULTS / "fair" / task / "losses.json").read_text(encoding="utf-8")
     losses: Mapping[str, float | None] = json.loads(text)
-    found = known(losses[one.cell] for one in cells("fair")[row])
+    found = finite_values(losses[one.cell] for one in cells("fair")[row])
     return statistics.fmean(found) if found else None

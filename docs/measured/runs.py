@@ -10,8 +10,8 @@ from reproduction import RESULTS
 from whole import whole
 
 from peftlab.bench.recipe import recipe
-from peftlab.records.own import Own
-from peftlab.records.pairs import Verdict, against
+from peftlab.records.own import OwnScore
+from peftlab.records.pairs import Verdict, verdict_between
 from peftlab.records.record import Record
 from peftlab.records.verdicts import Comparison
 
@@ -45,14 +45,14 @@ def _comparisons(part: str) -> list[Comparison]:
     return [Comparison.model_validate_json(file.read_text(encoding="utf-8")) for file in files]
 
 
-def owns(part: str) -> dict[Row, Own]:
+def owns(part: str) -> dict[Row, OwnScore]:
     """How sure every score is."""
     return {(one.task, one.row): one for of in _comparisons(part) for one in of.own}
 
 
 def between(part: str, task: str, row: str, other: str) -> Verdict | None:
     """The verdict of a row against another one; None of a row against itself."""
-    return against(pairs_on(part, task), row, other)
+    return verdict_between(pairs_on(part, task), row, other)
 
 
 def pairs_on(part: str, task: str) -> list[Verdict]:

@@ -6,11 +6,11 @@ import statistics
 import textwrap
 from collections.abc import Iterable, Sequence
 
-from peftlab.records.own import Own
+from peftlab.records.own import OwnScore
 from peftlab.records.pairs import Verdict
 from peftlab.records.record import Record
-from peftlab.records.rows import collapsed, sample_sd
-from peftlab.records.trials import Trial, at_end
+from peftlab.records.rows import is_collapsed, sample_sd
+from peftlab.records.trials import Trial, settings_at_border
 
 
 def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
@@ -34,7 +34,7 @@ def number(value: float | None, digits: int = 3, signed: bool = False) -> str:
     return text.replace("0.", ".", 1) if abs(value) < 1 else text
 
 
-def score(records: Sequence[Record], own: Own | None = None, standing: str = "") -> str:
+def score(records: Sequence[Record], own: OwnScore | None = None, standing: str = "") -> str:
     """The mean ± half of its 95 % interval if `own` has that, else ± the sample sd over seeds."""
     scores = [one.score[one.task.main_metric] for one in records if one.score]
     if not scores:
@@ -42,7 +42,7 @@ def score(records: Sequence[Record], own: Own | None = None, standing: str = "")
     spread = sample_sd(scores) if own is None else own.high - own.mean
     told = number(statistics.fmean(scores))
     told += f" ± {number(spread)}" if spread is not None else ""
-    n, n_collapsed = len(records), sum(map(collapsed, records))
+    n, n_collapsed = len(records), sum(map(is_collapsed, records))
     hides = [f"{n_collapsed} of {n} collapsed"] if n_collapsed else []
     hides += [f"{n - len(scores)} of {n} failed"] if len(scores) < n else []
     hidden = f"({', '.join(hides)})" if hides else ""
@@ -62,7 +62,7 @@ def rate_found(trials: Sequence[Trial]) -> str:
     """The rate of the row's trial that was chosen; marked where none beyond it was tried."""
     for trial in trials:
         if trial.chosen:
-            return f"{trial.values['lr']:.2g}{'†' * ('lr' in at_end(trial, trials))}"
+            return f"{trial.values['lr']:.2g}{'†' * ('lr' in settings_at_border(trial, trials))}"
     return "default"  # every trial failed
 
 

@@ -21,9 +21,9 @@ from peftlab.errors import RequestError, system_refusals
 CARD = "peftlab.json"  # marks an adapter's folder, which may be replaced if it holds nothing else
 WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 # a cell's files that are copied beside its adapter, by the folder where a comparison keeps them
-BESIDE = {"records": "record.json", "curves": "curve.jsonl", "predictions": "predictions.jsonl"}
+CELL_FILES = {"records": "record.json", "curves": "curve.jsonl", "predictions": "predictions.jsonl"}
 # the files that `push` sends; whole names, as the pattern token* would match a user's token.txt
-SENT = frozenset(
+PUSHED_FILES = frozenset(
     {
         *(CARD, WEIGHTS, PEFT_CONFIG),
         *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
@@ -32,7 +32,7 @@ SENT = frozenset(
         *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "source.spm", "target.spm"),
     }
 )
-OURS = SENT | set(BESIDE.values())
+ADAPTER_FILES = PUSHED_FILES | set(CELL_FILES.values())
 
 
 def write(path: Path, text: str) -> None:
@@ -155,5 +155,5 @@ def _foreign_names(folder: Path, may_be_adapter: bool, beside: Collection[str]) 
     names = [path.name for path in paths]
     if not (may_be_adapter and CARD in names):
         return names
-    replaceable = {*OURS, *beside}
+    replaceable = {*ADAPTER_FILES, *beside}
     return [path.name for path in paths if path.name not in replaceable or path.is_dir()]

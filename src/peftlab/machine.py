@@ -42,7 +42,7 @@ OPTIONAL_PACKAGES = ("bitsandbytes",)
 STAT = Path("/proc/stat")
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")  # in a container, that of the container
-BUSY = 0.3  # of a core: if others take less, all threads are used
+BUSY_SHARE = 0.3  # of a core: if others take less, all threads are used
 SHARE_VALID_S = 10.0  # how long a measured share may be reused, where the work takes less time
 
 
@@ -174,7 +174,7 @@ def threads_left(threads: int, share: float) -> int:
     >>> threads_left(1, share=64.0)
     1
     """
-    taken = math.ceil(share - BUSY)
+    taken = math.ceil(share - BUSY_SHARE)
     return max(1, min(threads, len(own_cores()) - taken)) if taken > 0 else threads
 
 

@@ -18,11 +18,11 @@ PROBE_S = 2.0  # a user without a network has the answer after 5 s, of which imp
 
 def reachable() -> bool:
     """Whether the hub answers. Probed at most once a process, and never in offline mode."""
-    return problem() is None
+    return hub_problem() is None
 
 
 @functools.cache
-def problem(path: str = "") -> str | None:
+def hub_problem(path: str = "") -> str | None:
     """Why the hub does not answer for `path`, a file there or by default its root; None if it does.
 
     That a file is missing, or not for this user, is an answer too. Takes at most PROBE_S seconds.
@@ -41,7 +41,7 @@ def problem(path: str = "") -> str | None:
     return answers[0] if answers else f"{url} did not answer within {PROBE_S} s"
 
 
-def told(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """An error of huggingface_hub or of its transport, which share no base class, in one line."""
     return one_line(f"{type(error).__name__}: {error}").rstrip(".")
 

@@ -160,10 +160,10 @@ class Resolved(_Settings):
     @property
     def identity(self) -> dict[str, Any]:
         """The settings that identify a cell: all but those of `later` at their defaults."""
-        return told_apart(self.model_dump(), type(self).model_fields)
+        return identity_settings(self.model_dump(), type(self).model_fields)
 
 
-def told_apart(
+def identity_settings(
     values: Mapping[str, Any], fields: Mapping[str, FieldInfo] = Resolved.model_fields
 ) -> dict[str, Any]:
     """A record's settings by which cells and rows differ: without unused ones of `later`."""

@@ -15,7 +15,7 @@ from peftlab.api import fit as fitting
 from peftlab.api.compare import ResolvedRequest
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Grid, resolve
-from peftlab.bench.race import MIN_RUNNERS, Race, TimeIsUp, Until
+from peftlab.bench.race import MIN_RUNNERS, Deadline, Race, TimeIsUp
 from peftlab.bench.run import Observer
 from peftlab.bench.suite import make_suite
 from peftlab.errors import RequestError
@@ -93,7 +93,7 @@ def test_what_was_done_when_the_time_is_over_is_what_there_is(
     FakeSession.made = []
     with pytest.raises(TimeIsUp):
         contest.run(FakeSession(Store(tmp_path), {}, Late()))  # type: ignore[arg-type]
-    assert len(contest.ran) == 2
+    assert len(contest.results) == 2
     assert len(contest.best_rows(3)) == 2
     assert {row.part.rate_from for row in contest.best_rows(3)} == {"default"}
     before = {row.part.label: row.part.tuned for row in contest.best_rows(3)}
@@ -127,7 +127,10 @@ def test_a_run_that_failed_takes_no_seed_from_the_others(
 
 
 def test_a_training_ends_at_its_next_step_when_its_time_is_over() -> None:
-    late, early = Until(Observer(), time.monotonic() - 1), Until(Observer(), time.monotonic() + 60)
+    late, early = (
+        Deadline(Observer(), time.monotonic() - 1),
+        Deadline(Observer(), time.monotonic() + 60),
+    )
     cell: Any = None
     early.step(cell, {"step": 1}, 10)
     with pytest.raises(TimeIsUp):

@@ -46,7 +46,7 @@ def test_a_cell_s_warnings_follow_its_score(
     record = Record.model_validate(
         {
             **{name: getattr(cell, name) for name in ("suite", "model", "task", "method")},
-            **cell.asked,
+            **cell.record_fields,
             **{"seed": 0, "status": "done", "score": {"accuracy": 0.97}},
             "warnings": ["never predicts '3'", "collapsed: no better than always answering '1'"],
             "environment": {

@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 import peftlab
 from peftlab import network
 from peftlab.api.push import push
-from peftlab.atomic import SENT
+from peftlab.atomic import PUSHED_FILES
 from peftlab.cli import app
 from peftlab.errors import RequestError
 from peftlab.tasks import Task
@@ -111,10 +111,10 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
         monkeypatch.setenv("HF_TOKEN", "secret")
         monkeypatch.setattr(network, "PROBE_S", 60)  # it is there, if busy
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        network.problem.cache_clear()
+        network.hub_problem.cache_clear()
         yield Hub
         server.shutdown()
-    network.problem.cache_clear()
+    network.hub_problem.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,7 @@ def test_what_an_earlier_one_left_is_deleted_and_what_is_the_owner_s_stays(
 ) -> None:
     """PEFT would read LoRA's configuration of a method that it does not have."""
     hub.files |= {"vocab.txt.old": b"", "notes.md": b"", "special_tokens_map.json": b"{}"}
-    assert "special_tokens_map.json" in SENT - {path.name for path in adapter.iterdir()}
+    assert "special_tokens_map.json" in PUSHED_FILES - {path.name for path in adapter.iterdir()}
     push(adapter, NAME, base="somebody/tiny")
     assert {"vocab.txt.old", "notes.md"} < hub.files.keys()
     assert "special_tokens_map.json" not in hub.files
@@ -262,7 +262,7 @@ def test_a_hub_that_refuses_or_is_not_there_is_explained(
         push(adapter, NAME, base="somebody/tiny")
     assert hub.files == {}
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    network.problem.cache_clear()
+    network.hub_problem.cache_clear()
     with pytest.raises(RequestError, match=r"nothing was sent: HF_HUB_OFFLINE is set; --to DIR"):
         push(adapter, NAME, base="somebody/tiny")
 

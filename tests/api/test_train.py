@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 import peftlab
 from peftlab.api.export import MOVED, _moved
 from peftlab.api.train import TRAINED_BEFORE
-from peftlab.atomic import BESIDE
+from peftlab.atomic import CELL_FILES
 from peftlab.models import state_of
 from peftlab.records.record import Record
 from peftlab.tasks import Examples, Task
@@ -38,7 +38,7 @@ def test_load_reads_what_train_wrote(tiny_model: Path, tiny_task: Task, tmp_path
     predictions = (out / "predictions.jsonl").read_text().splitlines()
     assert len(predictions) == len(tiny_task.dev)
     names = {path.name for path in out.iterdir()}
-    assert {*BESIDE.values(), "peftlab.json", "adapter_model.safetensors"} <= names
+    assert {*CELL_FILES.values(), "peftlab.json", "adapter_model.safetensors"} <= names
     assert not [path for path in out.parent.iterdir() if path.name.startswith(".")]
     peftlab.train(model, tokenizer, tiny_task, "lora", out=out, **FAST)  # its own is replaced
 
@@ -64,6 +64,9 @@ def test_the_home_folder_is_known_of_where_an_adapter_goes(
     model, tokenizer = peftlab.load_model(str(tiny_model))
     peftlab.train(model, tokenizer, tiny_task, "lora", out="~/adapter", **FAST)
     assert (tmp_path / "adapter" / "record.json").exists()
+    peftlab.save(model, "~/saved")
+    assert peftlab.load("~/saved")[0].config.num_labels == 2
+    assert (tmp_path / "saved").is_dir() and not Path("~").exists()
 
 
 def test_torch_s_generator_is_left_as_it_was(tiny_model: Path, tiny_task: Task) -> None:

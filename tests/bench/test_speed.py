@@ -16,7 +16,7 @@ from peftlab.bench.short import short
 from peftlab.bench.suite import make_suite
 from peftlab.errors import RequestError
 from peftlab.records.record import Record
-from peftlab.records.store import Store, relabelled, rounds_of
+from peftlab.records.store import Store, rounds_of, with_label
 from peftlab.records.table import columns
 from peftlab.report import table
 from peftlab.report.text import describe_rounds
@@ -172,7 +172,7 @@ def test_a_row_under_another_name_keeps_its_rounds(
     tmp_path: Path, grid: Grid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(speed, "Session", FakeSession)
-    records = [relabelled(one, f"my {one.method.label}") for one in measured(grid, tmp_path)]
+    records = [with_label(one, f"my {one.method.label}") for one in measured(grid, tmp_path)]
     assert table(records, rounds_of(tmp_path)).n_rounds == 1
     (column,) = columns(records, [tmp_path]).values()
     assert [len(runs.rounds) for runs in column.values()] == [1, 1]

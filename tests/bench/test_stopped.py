@@ -40,7 +40,7 @@ from pathlib import Path
 from peftlab.bench import process, worker
 from peftlab.training import checkpoint
 
-checkpoint.EVERY_S, checkpoint.SHARE = 0.0, float("inf")  # after each step
+checkpoint.MIN_INTERVAL_S, checkpoint.WRITE_SHARE = 0.0, float("inf")  # after each step
 save = process.save
 
 def save_if_there_is_room(*given):

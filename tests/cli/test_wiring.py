@@ -106,7 +106,7 @@ def test_what_report_shows_and_by_what_it_judges(typed: Typed, tmp_path: Path) -
 
 @pytest.mark.parametrize("form", ["latex", "markdown", "csv"])
 def test_the_forms_for_a_paper(typed: Typed, tmp_path: Path, form: str) -> None:
-    call = typed("report.printed", "report", str(tmp_path), f"--{form}", "--methods", "b")
+    call = typed("report.format_table", "report", str(tmp_path), f"--{form}", "--methods", "b")
     assert call.given == (tmp_path, form, None, ["b"], False, Question())
 
 
@@ -133,6 +133,10 @@ def test_the_home_folder_is_known_of_where_a_model_goes(
     assert typed("api.train.train_folder", "train", "--out=~/model").given[1] == tmp_path / "model"
     call = typed("api.fit.resolve_fit", "fit", "--out", "model", "--runs=~/tried")
     assert call.given[2] == tmp_path / "tried"
+    call = typed("api.inference.predict_file", "predict", "~/a", "~/b.csv", "--out=~/c.csv")
+    assert call.given[:3] == tuple(tmp_path / name for name in ("a", "b.csv", "c.csv"))
+    call = typed("api.compare.load_plugin", "methods", "--plugin=~/mine.py")
+    assert call.given[0] == tmp_path / "mine.py"
 
 
 def test_no_methods_are_not_the_default_ones(typed: Typed) -> None:

@@ -38,7 +38,7 @@ def refused(
     scratch.mkdir()
     monkeypatch.chdir(room)
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    monkeypatch.setattr(network, "problem", lambda path="": "no network in tests")
+    monkeypatch.setattr(network, "hub_problem", lambda path="": "no network in tests")
     monkeypatch.delenv("PEFTLAB_DATA_DIR", raising=False)
 
     def run(*words: object) -> str:

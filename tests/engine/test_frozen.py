@@ -169,7 +169,7 @@ SIZES = (4, 3, 5)
 
 
 class Whole:
-    """A weight in float64: `Frozen` is for bf16 alone."""
+    """A weight in float64: `FrozenWeight` is for bf16 alone."""
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from peftlab.engine import dropout, fast, kernels_of, packing, packs, sentences
+from peftlab.engine import can_pack, dropout, fast, kernels_of, packing, sentences
 from peftlab.engine.packing import Layout, Packing, rows_for
 from peftlab.methods import inject, make
 from peftlab.models.architectures import TABLE
@@ -112,7 +112,7 @@ def test_without_a_compiler_batches_stay_padded(kind: str, monkeypatch: pytest.M
     for part in (sentences, dropout):
         monkeypatch.setattr(part, "is_built", lambda: False)
     model = tiny(kind, torch.float32, p=0.1)
-    assert not packs(model) and kernels_of(model) == "torch"
+    assert not can_pack(model) and kernels_of(model) == "torch"
     with fast(model) as laid:
         model.train()(**batch()).logits.sum().backward()
         assert laid.packing is None
@@ -121,13 +121,17 @@ def test_without_a_compiler_batches_stay_padded(kind: str, monkeypatch: pytest.M
 
 
 def test_which_models_are_packed() -> None:
-    assert packs(tiny())
-    assert not packs(tiny().double()) and not packs(tiny("gpt2")) and not packs(tiny("albert"))
+    assert can_pack(tiny())
+    assert (
+        not can_pack(tiny().double())
+        and not can_pack(tiny("gpt2"))
+        and not can_pack(tiny("albert"))
+    )
     looking_ahead, eager, again = tiny(), tiny(), tiny()
     looking_ahead.bert.encoder.layer[0].attention.self.is_causal = True
     eager.set_attn_implementation("eager")
     again.bert.encoder.gradient_checkpointing = True
-    assert not any(map(packs, (looking_ahead, eager, again)))
+    assert not any(map(can_pack, (looking_ahead, eager, again)))
 
 
 class MeanBertForSequenceClassification(transformers.BertForSequenceClassification):
@@ -162,7 +166,7 @@ def test_a_model_with_code_of_the_caller_s_own_is_neither_packed_nor_cut(part: s
     inputs = batch(padded=part == "class")
     with torch.no_grad():
         wanted = model(**inputs).logits
-        assert not packs(model)
+        assert not can_pack(model)
         with fast(model):
             torch.testing.assert_close(model(**inputs).logits, wanted, rtol=1e-4, atol=1e-5)
 
@@ -170,7 +174,7 @@ def test_a_model_with_code_of_the_caller_s_own_is_neither_packed_nor_cut(part: s
 def test_a_caller_s_class_without_a_forward_of_its_own_is_packed() -> None:
     model = tiny("bert", torch.float32)
     model.__class__ = type("Mine", (type(model),), {})
-    assert packs(model)
+    assert can_pack(model)
 
 
 @pytest.mark.parametrize("kind", ["bert", "mpnet"])

@@ -288,7 +288,7 @@ def test_a_build_that_fails_is_a_warning_and_not_tried_in_every_process(
 
     def fails(command: list[str]) -> None:
         tried.append(command)
-        raise native.Unbuilt("Ninja is required")
+        raise native.BuildError("Ninja is required")
 
     unbuilt.setattr(native, "_run", fails)
     for _ in range(2):  # as another process
@@ -317,7 +317,7 @@ def test_a_build_that_takes_too_long_is_ended_with_all_its_processes(
 
     unbuilt.setattr(subprocess.Popen, "communicate", impatient)
     begun = f"echo $! > {tmp_path / 'begun'}; mv {tmp_path / 'begun'} {tmp_path / 'child'}"
-    with pytest.raises(native.Unbuilt, match=r"more than 60 s"):
+    with pytest.raises(native.BuildError, match=r"more than 60 s"):
         native._run(["bash", "-c", f"sleep 600 & {begun}; wait"])
     child = Path("/proc", (tmp_path / "child").read_text().strip(), "stat")
     for _ in range(100):  # the signal is sent; the system takes a moment
@@ -331,7 +331,7 @@ def test_a_build_that_takes_too_long_is_ended_with_all_its_processes(
 
 
 def test_the_compiler_s_own_words_are_given() -> None:
-    with pytest.raises(native.Unbuilt, match=r"^fatal error: no such file$"):
+    with pytest.raises(native.BuildError, match=r"^fatal error: no such file$"):
         native._run(["bash", "-c", "echo first >&2; echo 'fatal error: no such file' >&2; exit 1"])
 
 

@@ -15,7 +15,7 @@ from whole import whole
 from peftlab.errors import RequestError
 from peftlab.methods import METHODS
 from peftlab.records.record import Record
-from peftlab.records.store import chosen
+from peftlab.records.store import select
 from peftlab.records.verdicts import Comparison
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -57,7 +57,7 @@ def test_a_damaged_record_is_an_error_and_not_left_out(tmp_path: Path) -> None:
 
 def pearsons(folder: Path) -> list[float]:
     """Of LoRA on STS-B, by seed."""
-    records = chosen(whole(folder), ["stsb"], ["lora"])
+    records = select(whole(folder), ["stsb"], ["lora"])
     return [record.score["pearson"] for record in sorted(records, key=lambda one: one.seed)]
 
 

@@ -19,7 +19,7 @@ from whole import whole
 import peftlab
 from peftlab.records.record import Record
 from peftlab.report import build
-from peftlab.settings import told_apart
+from peftlab.settings import identity_settings
 from peftlab.tasks import Task
 
 ROOT = Path(__file__).parents[2]
@@ -261,7 +261,7 @@ def test_a_small_training_gives_its_committed_score_again(tmp_path: Path) -> Non
     )
     assert again.model == record.model and again.task.sha256 == record.task.sha256
     assert again.method == record.method
-    wanted = told_apart(record.training) | {"compute": again.training["compute"]}
-    assert told_apart(again.training) == wanted
+    wanted = identity_settings(record.training) | {"compute": again.training["compute"]}
+    assert identity_settings(again.training) == wanted
     assert again.cell == record.cell or again.precision != record.precision
     assert again.score["pearson"] == pytest.approx(record.score["pearson"], abs=BOUND)

@@ -66,7 +66,7 @@ def test_the_processors_products_are_the_exact_sums(
     made = layer(dtype, kind=kind)
     x, g = torch.randn(33, 192, dtype=dtype), torch.randn(33, 80, dtype=dtype)
     quick = both(made, x, g)
-    monkeypatch.setattr(int8, "products", lambda device: None)
+    monkeypatch.setattr(int8, "product_kind", lambda device: None)
     rounding = 2**-7 if dtype == torch.bfloat16 else 1e-5
     for one, other in zip(quick, both(made, x, g), strict=True):
         torch.testing.assert_close(
@@ -106,7 +106,7 @@ def test_how_the_processor_adds_is_told_by_its_instructions(
     words: set[str], kind: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(int8, "processor_words", lambda: words)
-    assert int8.products.__wrapped__("cpu") == kind
+    assert int8.product_kind.__wrapped__("cpu") == kind
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -114,8 +114,8 @@ def test_no_sum_is_too_large_where_two_products_are_added_in_16_bits(
     kind: type[Int8Linear], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All codes the largest: without VNNI those of eight bits would come to next to nothing."""
-    if int8.products("cpu"):
-        monkeypatch.setattr(int8, "products", lambda device: "narrow")
+    if int8.product_kind("cpu"):
+        monkeypatch.setattr(int8, "product_kind", lambda device: "narrow")
     made = kind(torch.ones(80, 192), None, torch.float32, nn.Linear)
     y, g_x = both(made, torch.ones(5, 192), torch.ones(5, 80))
     torch.testing.assert_close(y, torch.full((5, 80), 192.0))
@@ -167,7 +167,7 @@ def test_on_cuda_all_stays_there_in_shapes_that_cublas_takes(
     n: int, outside: int, multiplied: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As shapes alone: rows of 32, and a weight by columns."""
-    monkeypatch.setattr(int8, "products", lambda device: "wide")
+    monkeypatch.setattr(int8, "product_kind", lambda device: "wide")
     products: list[tuple[torch.Size, torch.Size, tuple[int, ...]]] = []
     own = torch._int_mm
 

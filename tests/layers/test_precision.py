@@ -51,7 +51,7 @@ def test_what_is_asked_for_is_taken() -> None:
 def test_weights_are_as_wide_as_the_processor_s_sums_allow(
     kind: str | None, asked: str, held: str, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "products", lambda device: kind)
+    monkeypatch.setattr(precision, "product_kind", lambda device: kind)
     found, reason = resolve_precision(asked, "cpu")
     assert found.base == held
     assert why in reason

@@ -20,7 +20,7 @@ from peftlab.models import (
     head_names,
     linear_names,
     norms,
-    unread,
+    unread_modules,
 )
 from peftlab.models.architectures import TABLE
 
@@ -298,7 +298,7 @@ def test_what_no_answer_depends_on_is_what_has_no_gradient(kind: str) -> None:
     ids = torch.randint(5, 40, (4, 8))
     model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.square().sum().backward()
     owners = {name.rpartition(".")[0] for name, p in model.named_parameters()}
-    told = {name for name in unread(model) if name in owners}
+    told = {name for name in unread_modules(model) if name in owners}
     without = {
         owner
         for owner in owners

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from peftlab.records.published import Beside, Published, beside
+from peftlab.records.published import Published, PublishedComparison, compare_with_published
 
 N = 400  # examples of a folder's task
 
 
-def only(folder: Any, score: float, epoch: Any = "last", margin: float = 0.01) -> Beside:
+def only(
+    folder: Any, score: float, epoch: Any = "last", margin: float = 0.01
+) -> PublishedComparison:
     published = Published(scores={"lora": {"cola": score}}, epoch=epoch)
-    (row,) = beside(published, folder.records, [folder.path], margin)
+    (row,) = compare_with_published(published, folder.records, [folder.path], margin)
     return row
 
 
@@ -82,7 +84,7 @@ def test_failed_rows_are_named_and_rows_that_were_not_run_are_left_out(folder: A
     failure = {"kind": "RuntimeError", "message": "no"}
     folder.add("lora", 0, status="failed", failure=failure, score=None, best=None)
     published = Published(scores={"lora": {"cola": 0.5, "rte": 0.5}, "full": {"cola": 0.5}})
-    (row,) = beside(published, folder.records, [folder.path])
+    (row,) = compare_with_published(published, folder.records, [folder.path])
     assert (row.row, row.task, row.says, row.mean) == ("lora", "cola", "failed", None)
 
 

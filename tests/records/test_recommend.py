@@ -10,8 +10,8 @@ import pytest
 
 from peftlab.errors import RequestError
 from peftlab.records.costs import costs_of
-from peftlab.records.pairs import against, verdicts
-from peftlab.records.recommend import AgainstBest, _sum_of_scores, recommend
+from peftlab.records.pairs import verdict_between, verdicts
+from peftlab.records.recommend import TaskStanding, _sum_of_scores, recommend
 from peftlab.records.table import columns
 from peftlab.records.verdicts import Question, compare_rows
 from peftlab.report.advice import _reasons, advice
@@ -97,7 +97,7 @@ def test_which_other_may_be_better_than_the_best_mean_is_told(
     one = take(folder, prefer="score")
     (of_task,) = one.tasks
     pairs = next(iter(verdicts(columns(folder.records, [folder.path])).values()))
-    most = max(against(pairs, best, row).worst for row in ROWS if row != best)
+    most = max(verdict_between(pairs, best, row).worst for row in ROWS if row != best)
     assert one.row == best and of_task.worse_at_most == most > 0
     said = f"though {of_task.rival} may be better (by .0"
     assert said in told(folder, prefer="score")
@@ -126,7 +126,7 @@ def test_what_is_unclear_for_the_many_pairs_alone_is_not_taken(folder, cost) -> 
     found = columns(folder.records, [folder.path])
     pairs = verdicts(found)
     (of_task,) = pairs.values()
-    one = against(of_task, "head", "row00")
+    one = verdict_between(of_task, "head", "row00")
     assert one.verdict == "unclear" and one.high < 0
     assert recommend(found, pairs).row == "row00"
 
@@ -279,8 +279,8 @@ def test_a_row_that_is_worse_than_another_is_not_taken_for_a_noisy_best(folder, 
         folder.add("steady", seed, 34, **cost(2_000, 9, 9))
         folder.add("small", seed, 60, **cost(1_000, 9, 9))
     pairs = compare_rows(folder.records, [folder.path]).pairs
-    assert against(pairs, "small", "steady").verdict == "worse"
-    assert not against(pairs, "small", "noisy").is_behind
+    assert verdict_between(pairs, "small", "steady").verdict == "worse"
+    assert not verdict_between(pairs, "small", "noisy").is_behind
     assert take(folder).row == "steady"
 
 
@@ -401,9 +401,9 @@ def test_over_many_tasks_the_worst_is_that_of_the_largest_share_of_its_margin(fo
     fill(folder, cost)
     one = take(folder)
 
-    def of(task: str, metric: str, worst: float, margin: float) -> AgainstBest:
+    def of(task: str, metric: str, worst: float, margin: float) -> TaskStanding:
         told = {"best": "full", "verdict": "unclear", "is_behind": False, "more_seeds": None}
-        return AgainstBest(task=task, metric=metric, worse_at_most=worst, margin=margin, **told)
+        return TaskStanding(task=task, metric=metric, worse_at_most=worst, margin=margin, **told)
 
     tasks = [of(task, "accuracy", 0.02, 0.01) for task in ("cola", "rte", "mrpc")]
     tasks.append(of("price", "rmse", 15_234.2, 20_000.0))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peftlab.records.rows import group, known, labels, mean, sample_sd, task_label
+from peftlab.records.rows import finite_values, group, labels, mean, sample_sd, task_label
 
 scores = st.lists(st.floats(-1, 1), min_size=2, max_size=8)
 
@@ -32,7 +32,7 @@ def test_equal_values_have_a_spread_of_nothing() -> None:
 
 
 def test_what_was_not_measured_is_left_out() -> None:
-    assert known([0.0, None, math.nan, math.inf, 2.0]) == [0.0, 2.0]
+    assert finite_values([0.0, None, math.nan, math.inf, 2.0]) == [0.0, 2.0]
 
 
 def test_an_edited_method_of_one_s_own_is_another_row(folder: Any) -> None:

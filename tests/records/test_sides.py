@@ -43,7 +43,7 @@ def test_every_row_of_either_side_is_a_row_and_pairs_are_of_the_same_seeds(
     assert "cola: the same examples in other, out; seeds in all: 0, 1, 2" in told
     assert any("not measured in turns" in line for line in told)
     assert not any("commit" in line or "base models" in line for line in told)
-    assert Store(tmp_path / "both").told() == told  # for the page, whenever it is made
+    assert Store(tmp_path / "both").notes() == told  # for the page, whenever it is made
 
 
 def test_a_record_that_can_not_be_read_is_named_with_its_side(
@@ -53,7 +53,9 @@ def test_a_record_that_can_not_be_read_is_named_with_its_side(
     path.write_text("half")
     told = join([one.path for one in two], tmp_path / "both")
     assert f"the record of {path.stem} in other can't be read and is left out" in told
-    assert Store(two[1].path).told() == [f"the record of {path.stem} can't be read and is left out"]
+    assert Store(two[1].path).notes() == [
+        f"the record of {path.stem} can't be read and is left out"
+    ]
 
 
 def test_the_same_examples_by_two_metrics_are_said_to_be_apart(

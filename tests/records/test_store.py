@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from peftlab.errors import RequestError
 from peftlab.records.lock import locked
 from peftlab.records.record import Environment, Record
-from peftlab.records.store import Store, chosen
+from peftlab.records.store import Store, select
 
 
 def test_what_was_called_attention_is_read_as_kernels_and_written_so() -> None:
@@ -213,16 +213,16 @@ def test_less_is_shown_if_asked(tmp_path: Path) -> None:
     records = store.records()
 
     def cells(tasks: list[str] | None, methods: list[str] | None) -> list[str]:
-        return [record.cell for record in chosen(records, tasks, methods)]
+        return [record.cell for record in select(records, tasks, methods)]
 
     assert cells(None, None) == ["a", "b", "c"]
     assert cells(["t"], None) == ["a", "c"]
     assert cells(None, ["lora"]) == ["a", "b"]
     assert cells(["t", "u"], ["r16", "head"]) == ["b", "c"]
     with pytest.raises(RequestError, match="unknown method 'lroa'; did you mean 'lora'"):
-        chosen(records, None, ["lroa"])
+        select(records, None, ["lroa"])
     with pytest.raises(RequestError, match="unknown task 'v'"):
-        chosen(records, ["v"], None)
+        select(records, ["v"], None)
 
 
 def test_a_write_that_fails_leaves_the_old_file(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import altair as alt
 
-from peftlab.records.trials import Trial, at_end, read_trials, write_trials
+from peftlab.records.trials import Trial, read_trials, settings_at_border, write_trials
 from peftlab.report import table, text
 from peftlab.report.figures import figures
 from peftlab.report.page import build
@@ -76,7 +76,9 @@ def test_a_rate_is_at_the_end_where_no_trial_lay_beyond_it():
     tried = [trial(number=n, lr=rate, score=0.5) for n, rate in enumerate((1e-4, 1e-3, 1e-2))]
     for rate, found in ((1e-4, ["lr"]), (1e-3, []), (1e-2, ["lr"])):
         chosen = trial(number=3, lr=rate, score=0.6, epochs=3, chosen=True)
-        assert at_end(chosen, [*tried, chosen, trial("full", lr=1e-5, score=0.1)]) == found
+        assert (
+            settings_at_border(chosen, [*tried, chosen, trial("full", lr=1e-5, score=0.1)]) == found
+        )
 
 
 def test_every_trial_is_a_point_and_what_was_taken_is_marked(record):

@@ -10,7 +10,7 @@ from rich.console import Console
 from peftlab.records.store import Store
 from peftlab.records.verdicts import compare_rows
 from peftlab.report import conclude
-from peftlab.report.rebuild import printed
+from peftlab.report.rebuild import format_table
 
 
 def text_of(shown):
@@ -84,8 +84,8 @@ def test_rows_that_are_left_out_are_still_corrected_for(folder, monkeypatch):
         seen.append([(one.method.name, one.task.name) for one in beside])
         return compare_rows(records, folders, question, beside)
 
-    monkeypatch.setitem(printed.__globals__, "compare_rows", watched)
-    printed(folder, "csv", methods=["full"])
-    printed(folder, "csv", tasks=["mrpc"])
-    printed(folder, "csv", tasks=["cola"], last=True)
+    monkeypatch.setitem(format_table.__globals__, "compare_rows", watched)
+    format_table(folder, "csv", methods=["full"])
+    format_table(folder, "csv", tasks=["mrpc"])
+    format_table(folder, "csv", tasks=["cola"], last=True)
     assert seen == [[("lora", "mrpc")] * 2, [], []]

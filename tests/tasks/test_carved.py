@@ -11,20 +11,20 @@ import pytest
 
 from peftlab.api.again import task_again
 from peftlab.bench.grid import load_tasks, resolve
-from peftlab.bench.outcome import Failed, failed
+from peftlab.bench.outcome import Failed, failure_record
 from peftlab.bench.run import write_suite
 from peftlab.bench.suite import make_suite, merged_request
 from peftlab.errors import RequestError
 from peftlab.machine import environment
 from peftlab.records.record import Failure
 from peftlab.records.store import Store
-from peftlab.tasks import Examples, Task, carved, load
+from peftlab.tasks import Examples, Task, carve, load
 
 
 def test_nothing_of_dev_remains_and_nothing_of_train_is_lost() -> None:
     for name in ("acceptability", "similarity"):
         task = load(name)
-        found = carved(task)
+        found = carve(task)
         before = Counter(zip(task.train.texts, task.train.labels, strict=True))
         sides = [zip(side.texts, side.labels, strict=True) for side in (found.train, found.dev)]
         assert sum((Counter(side) for side in sides), Counter()) == before
@@ -34,7 +34,7 @@ def test_nothing_of_dev_remains_and_nothing_of_train_is_lost() -> None:
 def test_dev_is_not_looked_at() -> None:
     task = load("paraphrase")
     other = dataclasses.replace(task, dev=Examples([("x", "y")], [0]))
-    assert carved(other) == carved(task)
+    assert carve(other) == carve(task)
 
 
 def test_no_text_is_on_both_sides() -> None:
@@ -43,7 +43,7 @@ def test_no_text_is_on_both_sides() -> None:
     task = Task(
         "t", "classes", ("accuracy",), Examples(texts, labels), Examples([], []), ("a", "b")
     )
-    found = carved(task)
+    found = carve(task)
     assert (len(found.train), len(found.dev)) == (48, 12)
     assert not set(found.train.texts) & set(found.dev.texts)
 
@@ -54,14 +54,14 @@ def test_the_part_has_a_fifth_of_every_class() -> None:
     task = Task(
         "t", "classes", ("accuracy",), Examples(texts, labels), Examples([], []), ("a", "b")
     )
-    assert Counter(carved(task).dev.labels) == {0: 30, 1: 10}
+    assert Counter(carve(task).dev.labels) == {0: 30, 1: 10}
 
 
 def test_the_part_has_a_fifth_of_every_quintile() -> None:
     texts = [(f"text {i}",) for i in range(200)]
     labels = [float(i) for i in range(200)]
     task = Task("t", "regression", ("pearson",), Examples(texts, labels), Examples([], []))
-    assert Counter(int(value // 40) for value in carved(task).dev.labels) == dict.fromkeys(
+    assert Counter(int(value // 40) for value in carve(task).dev.labels) == dict.fromkeys(
         range(5), 8
     )
 
@@ -70,19 +70,19 @@ def test_the_part_is_the_same_whatever_the_rows_order(tiny_task: Task) -> None:
     rows = list(zip(tiny_task.train.texts, tiny_task.train.labels, strict=True))
     random.Random(0).shuffle(rows)
     train = Examples([text for text, _ in rows], [label for _, label in rows])
-    shuffled = carved(dataclasses.replace(tiny_task, train=train))
-    assert sorted(shuffled.dev.texts) == sorted(carved(tiny_task).dev.texts)
+    shuffled = carve(dataclasses.replace(tiny_task, train=train))
+    assert sorted(shuffled.dev.texts) == sorted(carve(tiny_task).dev.texts)
 
 
 def test_the_source_says_so() -> None:
-    assert carved(load("similarity")).source == "synthetic, a fifth of train"
+    assert carve(load("similarity")).source == "synthetic, a fifth of train"
 
 
 def test_too_little_to_carve_names_the_task() -> None:
     train = Examples([("one",), ("two",), ("three",)], [0, 0, 1])
     task = Task("few", "classes", ("accuracy",), train, Examples([("four",)], [0]), ("a", "b"))
     with pytest.raises(RequestError, match=r"task few has no part of train .* class 'b' has 1"):
-        carved(task)
+        carve(task)
 
 
 def test_a_class_with_one_text_is_left_to_train() -> None:
@@ -90,7 +90,7 @@ def test_a_class_with_one_text_is_left_to_train() -> None:
     labels = [0] * 10 + [1] * 10 + [2]
     train = Examples(texts, labels)
     task = Task("t", "classes", ("accuracy",), train, train, ("a", "b", "c", "d"))
-    found = carved(task)
+    found = carve(task)
     assert Counter(found.train.labels) == {0: 8, 1: 8, 2: 1}
     assert Counter(found.dev.labels) == {0: 2, 1: 2}
     (note,) = found.notes
@@ -101,7 +101,7 @@ def test_a_suite_may_ask_for_it(tmp_path: Path) -> None:
     file = tmp_path / "rates.toml"
     file.write_text('tasks = ["similarity"]\njudge_on = "train"\n')
     (task,) = load_tasks(merged_request(file, {}))
-    assert task == carved(load("similarity"))
+    assert task == carve(load("similarity"))
     (task,) = load_tasks(merged_request(file, {"judge_on": "dev"}))
     assert task == load("similarity")
     with pytest.raises(RequestError, match="judge_on must be 'dev' or 'train', got 'test'"):
@@ -144,6 +144,6 @@ def test_an_exported_adapter_is_checked_on_the_part_that_judged_it(
     store.prepare()
     write_suite(store, grid)
     end = Failed(failure=Failure(kind="None", message=""), environment=environment(1))
-    again = task_again(store, failed(cell, end))
+    again = task_again(store, failure_record(cell, end))
     assert again.sha256() == cell.task.sha256
     assert again.main_metric == "macro_f1"

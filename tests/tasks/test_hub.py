@@ -30,7 +30,7 @@ from peftlab import tasks
 from peftlab.api.again import task_again
 from peftlab.api.compare import data_of
 from peftlab.bench.grid import resolve, task_part
-from peftlab.bench.outcome import Failed, failed
+from peftlab.bench.outcome import Failed, failure_record
 from peftlab.bench.run import write_suite
 from peftlab.bench.suite import make_suite
 from peftlab.errors import RequestError
@@ -409,14 +409,14 @@ def test_a_silent_hub_is_not_waited_for(tmp_path):
 
 
 def test_a_name_that_is_not_resolved_in_time_is_not_waited_for(monkeypatch):
-    probe.problem.cache_clear()
+    probe.hub_problem.cache_clear()
     resolved, answered = threading.Event(), []
     monkeypatch.setattr(probe, "PROBE_S", 0.1)
     monkeypatch.setattr(probe, "_ask", lambda url: answered.append(resolved.wait(30)))
     assert not probe.reachable()
     assert answered == []  # it is being asked yet
     resolved.set()
-    probe.problem.cache_clear()
+    probe.hub_problem.cache_clear()
 
 
 def test_offline_mode_asks_nobody(tmp_path):
@@ -661,7 +661,7 @@ def test_a_comparison_remembers_the_name_of_a_data_set_as_it_was_given(
     store.prepare()
     write_suite(store, grid)
     end = Failed(failure=Failure(kind="None", message=""), environment=environment(1))
-    assert task_again(store, failed(cell, end)).sha256() == tiny_task.sha256()
+    assert task_again(store, failure_record(cell, end)).sha256() == tiny_task.sha256()
     assert asked == ["hub:a/b/c@v1"] * 2
 
 

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peftlab.models import load_tokenizer
-from peftlab.training.batches import Encoded, by_length, draw, encode, rounded, stratified
+from peftlab.training.batches import (
+    Encoded,
+    batches_by_length,
+    draw,
+    encode,
+    rounded,
+    stratified_sample,
+)
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=300)
 
@@ -55,7 +62,7 @@ def test_the_longest_examples_are_in_small_batches_no_more_often(by_length: bool
 def test_evaluation_has_every_example_once_shortest_first(
     lengths: list[int], size: int, most_tokens: int
 ) -> None:
-    batches = list(by_length(lengths, size, most_tokens))
+    batches = list(batches_by_length(lengths, size, most_tokens))
     order = list(chain(*batches))
     assert sorted(order) == list(range(len(lengths)))
     assert [lengths[i] for i in order] == sorted(lengths)
@@ -128,7 +135,7 @@ def test_cut_examples_are_counted(tiny_model: Path, limit: int, cut: int) -> Non
 def test_a_stratified_sample_has_each_class_by_its_share(
     labels: list[int], size: int, seed: int
 ) -> None:
-    sample = stratified(labels, size, seed)
+    sample = stratified_sample(labels, size, seed)
     assert len(sample) == len(set(sample)) == min(size, len(labels))
     for label in set(labels):
         share = len(sample) * labels.count(label) / len(labels)
@@ -137,4 +144,8 @@ def test_a_stratified_sample_has_each_class_by_its_share(
 
 def test_a_stratified_sample_is_set_by_its_seed() -> None:
     labels = [i % 2 for i in range(100)]
-    assert stratified(labels, 10, 0) == stratified(labels, 10, 0) != stratified(labels, 10, 1)
+    assert (
+        stratified_sample(labels, 10, 0)
+        == stratified_sample(labels, 10, 0)
+        != stratified_sample(labels, 10, 1)
+    )

@@ -87,8 +87,8 @@ def go(tiny_model: Path, tiny_task: Task) -> Go:
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Checkpoint]:
     """The file as each process opens it; it is written after each step."""
-    monkeypatch.setattr(module, "EVERY_S", 0.0)
-    monkeypatch.setattr(module, "SHARE", float("inf"))
+    monkeypatch.setattr(module, "MIN_INTERVAL_S", 0.0)
+    monkeypatch.setattr(module, "WRITE_SHARE", float("inf"))
     return lambda: Checkpoint(tmp_path / "checkpoints" / "cell.safetensors", {"commit": "a"})
 
 
@@ -149,7 +149,9 @@ def test_a_stop_between_an_epoch_s_last_step_and_its_answers_loses_neither(
 ) -> None:
     whole = go()
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr("peftlab.training.loop.answer", lambda *_: (_ for _ in ()).throw(Stopped))
+        patch.setattr(
+            "peftlab.training.loop.compute_outputs", lambda *_: (_ for _ in ()).throw(Stopped)
+        )
         go(kept=kept())
     last = go(kept=kept())
     assert [row["step"] for row in last.rows] == [6, *range(7, 13)]

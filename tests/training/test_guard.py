@@ -326,7 +326,7 @@ def test_answers_that_are_no_numbers_end_a_training(
 ) -> None:
     """Else whoever scores them would fail, and with it all other cells."""
     monkeypatch.setattr(
-        "peftlab.training.loop.answer",
+        "peftlab.training.loop.compute_outputs",
         lambda model, dev, plan: torch.full((len(dev), 2), float("nan")),
     )
     model, tokenizer = peftlab.load_model(str(tiny_model))

@@ -10,14 +10,14 @@ from torch import nn
 
 from peftlab.layers import LoRALinear
 from peftlab.training import meters
-from peftlab.training.meters import WARMING, MemoryMeter, SpeedMeter
+from peftlab.training.meters import WARMUP_STEPS, MemoryMeter, SpeedMeter
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 def test_speed_leaves_the_first_steps_out() -> None:
     meter = SpeedMeter()
-    for seconds in [9.0] * WARMING + [0.1, 0.2, 0.3, 0.4]:
+    for seconds in [9.0] * WARMUP_STEPS + [0.1, 0.2, 0.3, 0.4]:
         meter.add(seconds, examples=8, tokens=80)
     summary = meter.summary()
     assert summary["examples_per_s"] == pytest.approx(32)
@@ -27,11 +27,11 @@ def test_speed_leaves_the_first_steps_out() -> None:
 
 def test_p95_is_what_one_step_in_twenty_is_longer_than() -> None:
     meter = SpeedMeter()
-    for index in range(WARMING + 99):
-        meter.add((index - WARMING + 1) / 100 if index >= WARMING else 9.0, 8, 80)
+    for index in range(WARMUP_STEPS + 99):
+        meter.add((index - WARMUP_STEPS + 1) / 100 if index >= WARMUP_STEPS else 9.0, 8, 80)
     assert meter.summary()["step_ms_p95"] == pytest.approx(941)
     few = SpeedMeter()
-    for seconds in (9.0,) * WARMING + (1.0, 2.0):
+    for seconds in (9.0,) * WARMUP_STEPS + (1.0, 2.0):
         few.add(seconds, 8, 80)
     assert few.summary()["step_ms_p95"] == pytest.approx(1950)  # no more than the longest
 

@@ -18,7 +18,7 @@ from peftlab.adapters.card import Card, make_card, method_of, read_card, write_j
 from peftlab.adapters.merge import is_merged
 from peftlab.adapters.savable import check_ids, check_savable
 from peftlab.atomic import CARD, PEFT_CONFIG, WEIGHTS, replace_folder
-from peftlab.errors import RequestError, expect, expect_path, system_refusals
+from peftlab.errors import RequestError, expanded, expect, expect_path, system_refusals
 from peftlab.layers import (
     QUANTISED,
     Precision,
@@ -99,7 +99,7 @@ def save(
         tokenizer = state_of(model).tokenizer
     if tokenizer is None and base.source is not None:
         tokenizer = load_tokenizer(base.source.folder)
-    replace_folder(Path(folder), lambda place: _write(place, config, card, state, tokenizer))
+    replace_folder(expanded(folder), lambda place: _write(place, config, card, state, tokenizer))
 
 
 def _write(
@@ -142,7 +142,9 @@ def load(
     expect("device", device, str, DEVICE_WORDS)
     device = resolve_device(device).value
     resolved = None if precision is None else resolve_precision(precision, device)[0]
-    model, tokenizer = load_in(Path(folder), None if base is None else str(base), resolved, device)
+    model, tokenizer = load_in(
+        expanded(folder), None if base is None else str(base), resolved, device
+    )
     return model.to(torch.device(device)), tokenizer  # type: ignore[arg-type]
 
 

@@ -18,18 +18,18 @@ from torch import Tensor
 from peftlab.adapters import check_adapter, load, load_in, plain_folder, read_card
 from peftlab.api.again import task_again
 from peftlab.api.inference import dev_outputs
-from peftlab.atomic import BESIDE, check_replaceable, replace_folder
+from peftlab.atomic import CELL_FILES, check_replaceable, replace_folder
 from peftlab.bench.outcome import predictions_of
 from peftlab.bench.retention import best_seed
-from peftlab.errors import RequestError, expect, expect_path, unknown
+from peftlab.errors import RequestError, expanded, expect, expect_path, unknown
 from peftlab.layers import Precision, devices
 from peftlab.machine import threads_for
 from peftlab.models import Unit
 from peftlab.records.record import Record
-from peftlab.records.rows import group, judged_on_train, labels
+from peftlab.records.rows import group, is_judged_on_train, labels
 from peftlab.records.store import Store, text_of
 from peftlab.records.verdicts import compare_rows
-from peftlab.tasks import Task, carved
+from peftlab.tasks import Task, carve
 
 # Of the outputs' size, for a regression of the labels' standard deviation. Batches are put together
 # otherwise, and another machine rounds otherwise: in bf16 that moves outputs by some thousandths,
@@ -71,7 +71,7 @@ def export(
     expect_path("to", to)
     if task is not None:
         expect("task", task, (str, Task), "a name or a Task")
-    out, to = Path(out), Path(to)
+    out, to = expanded(out), expanded(to)
     check_replaceable(to)
     store = Store(out)
     records = store.records()
@@ -94,9 +94,9 @@ def export(
 def _of_given(records: list[Record], task: Task, out: Path) -> list[Record]:
     """Those of a task that a caller holds, by its examples; of several metrics the latest's."""
     of_name = _of_task(records, task.name, out)
-    kinds = {judged_on_train(one): one for one in of_name}
+    kinds = {is_judged_on_train(one): one for one in of_name}
     hashes = {on_train: _seen(task, one).sha256() for on_train, one in kinds.items()}
-    alike = [one for one in of_name if hashes[judged_on_train(one)] == one.task.sha256]
+    alike = [one for one in of_name if hashes[is_judged_on_train(one)] == one.task.sha256]
     done = [one for one in alike if one.is_done]
     if not done:
         raise RequestError(
@@ -108,14 +108,14 @@ def _of_given(records: list[Record], task: Task, out: Path) -> list[Record]:
 
 def _seen(task: Task, record: Record) -> Task:
     """The task that a caller holds, as a record of it saw it."""
-    seen = carved(task) if judged_on_train(record) else task
+    seen = carve(task) if is_judged_on_train(record) else task
     return seen.judged_by(record.task.main_metric)
 
 
 def copy_adapter(store: Store, record: Record, place: Path) -> None:
     """Copy a cell's adapter to the folder `place`, and its record, which `push` tells of."""
     shutil.copytree(store.adapter(record.cell), place, dirs_exist_ok=True)
-    (place / BESIDE["records"]).write_text(text_of(record), "utf-8")
+    (place / CELL_FILES["records"]).write_text(text_of(record), "utf-8")
 
 
 def _of_task(records: list[Record], task: str | None, out: Path) -> list[Record]:

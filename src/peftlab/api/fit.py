@@ -33,7 +33,7 @@ from peftlab.api.progress import callers_console, observer
 from peftlab.atomic import check_replaceable, replace_folder
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Grid, Row
-from peftlab.bench.race import RATE_FACTORS, Race, TimeIsUp, Until
+from peftlab.bench.race import RATE_FACTORS, Deadline, Race, TimeIsUp
 from peftlab.bench.resume import done_cells, judge_anew
 from peftlab.bench.retention import best_seed, drop_beaten, main_score, room_mib
 from peftlab.bench.run import Session, set_aside, with_baselines, write_suite
@@ -43,7 +43,7 @@ from peftlab.naming import counted, slug
 from peftlab.records.lock import locked
 from peftlab.records.recommend import Recommendation
 from peftlab.records.record import Record
-from peftlab.records.rows import judged_on_train
+from peftlab.records.rows import is_judged_on_train
 from peftlab.records.store import Store
 from peftlab.records.verdicts import compare_rows
 from peftlab.settings import Training
@@ -166,7 +166,7 @@ def result_lines(fitted: Fitted) -> list[str]:
         ]
     mean = statistics.fmean(main_score(record) for record in fitted.row)
     seeds = counted(len(fitted.row), "seed")
-    split = "a part of train, as asked" if judged_on_train(record) else "dev"
+    split = "a part of train, as asked" if is_judged_on_train(record) else "dev"
     return [f"{row}: {score} loaded again, the best of {seeds} of mean {mean:.3f}, on {split}"]
 
 
@@ -317,7 +317,7 @@ class _FitRun:
         """A session that ends quietly when its time is over; cells that ended by then are kept."""
         with contextlib.ExitStack() as command:
             shown = Live(observer(self.console, self.quiet), self.out, command, page=False)
-            progress = Until(shown, until)
+            progress = Deadline(shown, until)
             session = Session(store, {task.name: task}, progress)
             with contextlib.suppress(TimeIsUp), progress, session:
                 yield session
@@ -343,7 +343,7 @@ class _FitRun:
         raise RequestError(self._why_no_model())
 
     def _why_no_model(self) -> str:
-        raced = [result.record for result in self.contest.ran if result.merit is None]
+        raced = [result.record for result in self.contest.results if result.merit is None]
         for record in [*raced, *self.failed]:
             if record.failure is not None:
                 return (

@@ -18,7 +18,7 @@ from peftlab.layers.native import compiler
 from peftlab.machine import processor
 from peftlab.methods import METHODS, Method, inject, make
 from peftlab.models import ARCHITECTURES, PACKAGED, linear_names
-from peftlab.network import problem
+from peftlab.network import hub_problem
 from peftlab.records.record import Trainable
 from peftlab.tasks import listing
 from peftlab.training import kernels
@@ -99,7 +99,7 @@ def tasks(data_dir: Path | None) -> list[Row]:
 
 def models() -> list[Row]:
     """What can be given as a model, what it needs, and whether that is here."""
-    hub = problem()
+    hub = hub_problem()
     carried = [
         (name, model.about, "here" if model.is_here() else f"not here: {model.remedy}")
         for name, model in PACKAGED.items()
@@ -162,7 +162,7 @@ def _packaged() -> list[Row]:
 
 
 def _hub() -> Row:
-    why = problem()
+    why = hub_problem()
     if why is None:
         return ("hub", "reached", "")
     works = "built-in tasks, the models above, folders and files still work"

@@ -15,7 +15,7 @@ from typing import Any
 
 from peftlab import report
 from peftlab.bench.cell import Cell
-from peftlab.bench.run import Observer, PassedOn
+from peftlab.bench.run import ForwardingObserver, Observer
 from peftlab.errors import RequestError
 from peftlab.records.now import Now, clear_now, read_now, write_now
 from peftlab.records.record import Record
@@ -25,7 +25,7 @@ FIRST_S = 10.0  # a comparison that ends sooner has its page at the end only
 SHARE = 0.02  # of the time that making the page may take
 
 
-class Live(PassedOn):
+class Live(ForwardingObserver):
     """Writes what runs, and makes the page anew, while another observer shows progress.
 
     Args:

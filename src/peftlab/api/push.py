@@ -19,13 +19,13 @@ from pydantic import ValidationError
 from peftlab.adapters import check_adapter, read_card
 from peftlab.adapters.card import Card, method_of, write_json
 from peftlab.adapters.peft_layout import read_config
-from peftlab.atomic import BESIDE, CARD, PEFT_CONFIG, SENT, replace_folder
-from peftlab.errors import RequestError, expect, expect_path, one_line
+from peftlab.atomic import CARD, CELL_FILES, PEFT_CONFIG, PUSHED_FILES, replace_folder
+from peftlab.errors import RequestError, expanded, expect, expect_path, one_line
 from peftlab.models import PACKAGED
-from peftlab.network import problem, told
+from peftlab.network import describe_error, hub_problem
 from peftlab.records.record import Record
-from peftlab.records.rows import constant_of, judged_on_train
-from peftlab.settings import told_apart
+from peftlab.records.rows import constant_of, is_judged_on_train
+from peftlab.settings import identity_settings
 
 README = "README.md"
 BITS = {"nf4": "four bits (nf4)", "int7": "seven bits (int7)", "int8": "eight bits (int8)"}
@@ -83,15 +83,17 @@ def push(
     _check_name(name, owned=True)
     if base is not None:
         _check_name(base)
-    leaving = _leaving(Path(folder), name, base, licence)
+    folder = expanded(folder)
+    leaving = _leaving(folder, name, base, licence)
     if to is not None:
         expect_path("to", to)
-        if Path(to).resolve() == Path(folder).resolve():
+        to = expanded(to)
+        if to.resolve() == folder.resolve():
             raise RequestError(f"--to {to} is the adapter's own folder; give another one")
-        card = [README] if _is_ours(Path(to) / README) else []
-        replace_folder(Path(to), lambda place: _write(leaving, place), beside=card)
-        return str(Path(to).resolve())
-    if why := problem():
+        card = [README] if _is_ours(to / README) else []
+        replace_folder(to, lambda place: _write(leaving, place), beside=card)
+        return str(to.resolve())
+    if why := hub_problem():
         raise RequestError(f"nothing was sent: {why}; --to DIR writes it to a folder instead")
     with tempfile.TemporaryDirectory(prefix="peftlab-") as place:
         _write(leaving, Path(place))
@@ -132,7 +134,7 @@ def _leaving(folder: Path, name: str, base: str | None, licence: str | None) -> 
 
 
 def _record(folder: Path) -> Record | None:
-    path = folder / BESIDE["records"]
+    path = folder / CELL_FILES["records"]
     try:
         return Record.model_validate_json(path.read_bytes()) if path.is_file() else None
     except ValidationError as error:
@@ -160,7 +162,7 @@ def _on(card: Card, base: str) -> Card:
 
 def _write(leaving: Leaving, place: Path) -> None:
     place.mkdir(parents=True, exist_ok=True)
-    for name in SENT:
+    for name in PUSHED_FILES:
         if (leaving.folder / name).is_file():
             shutil.copyfile(leaving.folder / name, place / name)
     if (place / PEFT_CONFIG).is_file():
@@ -184,7 +186,7 @@ def _readme(leaving: Leaving) -> str:
                 task_type="text-classification",
                 dataset_type=record.task.name,
                 dataset_name=record.task.name,
-                dataset_split="train" if judged_on_train(record) else "dev",
+                dataset_split="train" if is_judged_on_train(record) else "dev",
                 metric_type=record.task.main_metric,
                 metric_value=round(record.score[record.task.main_metric], 4),
             )
@@ -213,7 +215,7 @@ def _readme(leaving: Leaving) -> str:
 def _numbers(record: Record) -> list[str]:
     task, metric = record.task, record.task.main_metric
     judged = "dev examples"
-    if judged_on_train(record):
+    if is_judged_on_train(record):
         judged = "examples of train that it was not trained on"
     scores = ", ".join(f"{_code(name)} {value:.4f}" for name, value in (record.score or {}).items())
     lines = [
@@ -227,7 +229,7 @@ def _numbers(record: Record) -> list[str]:
     if metric in constant:
         lines.append(f"The constant answer has {metric} {constant[metric]:.4f}.\n")
     lines += [f"Warning: {_code(warning)}\n" for warning in record.warnings]
-    settings = _listed({**record.method.settings, **told_apart(record.training)})
+    settings = _listed({**record.method.settings, **identity_settings(record.training)})
     counts = record.n_trainable
     trained = f"{counts.adapter:,} parameters and {counts.head:,} of the head" if counts else "–"
     lines += [
@@ -294,10 +296,10 @@ def _licences(leaving: Leaving) -> str:
 def _refusals(name: str) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # see `told`
+    except Exception as error:  # see `describe_error`
         raise RequestError(
-            f"{name} could not be sent: {told(error)}; log in with `hf auth login`, and see that "
-            "the token may write there"
+            f"{name} could not be sent: {describe_error(error)}; log in with `hf auth login`, and "
+            "see that the token may write there"
         ) from error
 
 
@@ -312,6 +314,6 @@ def _send(place: Path, name: str, private: bool) -> str:
             repo_id=name,
             folder_path=place,
             commit_message="Adapter, sent by peftlab",
-            delete_patterns=sorted(SENT),  # what an earlier one left and this one has not
+            delete_patterns=sorted(PUSHED_FILES),  # what an earlier one left and this one has not
         )
     return str(sent.repo_url)

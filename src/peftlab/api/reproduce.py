@@ -17,7 +17,7 @@ from peftlab.bench.recipe import recipes as recipes
 from peftlab.bench.resume import done_cells
 from peftlab.errors import expanded, expect_path
 from peftlab.records.lock import locked
-from peftlab.records.published import Beside, beside
+from peftlab.records.published import PublishedComparison, compare_with_published
 from peftlab.records.record import Record
 from peftlab.records.store import Store
 
@@ -37,7 +37,7 @@ class Reproduction(NamedTuple):
     model: str
     out: Path
     records: list[Record]
-    rows: list[Beside]
+    rows: list[PublishedComparison]
 
 
 def reproduce(
@@ -133,5 +133,5 @@ def run_recipe(resolved: ResolvedRecipe, console: Console, quiet: bool = False) 
     with locked(out), ExitStack() as command:
         for part in resolved.parts:
             records += run(part, console, quiet, keep="none", command=command)
-    rows = beside(resolved.recipe.published, records, [out])
+    rows = compare_with_published(resolved.recipe.published, records, [out])
     return Reproduction(resolved.recipe, grid.context.source.name, out, records, rows)

@@ -10,7 +10,7 @@ from peftlab.errors import expanded, expect, expect_path
 from peftlab.records.recommend import Prefer
 from peftlab.records.record import Record
 from peftlab.records.rows import MARGIN
-from peftlab.records.store import Store, lost
+from peftlab.records.store import Store, unreadable_note
 from peftlab.records.verdicts import Question
 from peftlab.report import Shown, rebuild
 
@@ -76,5 +76,5 @@ def load_records(folder: str | Path) -> list[Record]:
     expect_path("folder", folder)
     store = Store(expanded(folder))
     for cell in store.unreadable():
-        warnings.warn(lost(cell), stacklevel=2)
+        warnings.warn(unreadable_note(cell), stacklevel=2)
     return store.records()

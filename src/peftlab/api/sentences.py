@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from peftlab.api.again import task_again
-from peftlab.records.store import Store, chosen
+from peftlab.records.store import Store, select
 
 
 def sentences(
@@ -31,7 +31,7 @@ def sentences(
             what it was: nothing else could be laid beside the answers.
     """
     store = Store(folder)
-    of_data = {one.task.sha256: one for one in chosen(store.records(last), tasks, methods)}
+    of_data = {one.task.sha256: one for one in select(store.records(last), tasks, methods)}
     return {
         sha256: [" | ".join(texts) for texts in task_again(store, record).dev.texts]
         for sha256, record in of_data.items()

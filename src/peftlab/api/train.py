@@ -21,7 +21,7 @@ from peftlab.adapters import check_ids, check_savable, is_merged, save
 from peftlab.api.compare import arguments_of, forecaster
 from peftlab.api.inference import check_num_labels, task_of
 from peftlab.api.progress import callers_console, observer
-from peftlab.atomic import BESIDE, check_replaceable, replace_folder
+from peftlab.atomic import CELL_FILES, check_replaceable, replace_folder
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Grid, check_trainable, method_part, resolve_training, task_part
 from peftlab.bench.outcome import CellScorer, Outcome, Row
@@ -196,7 +196,7 @@ def _write_outcome(folder: Path, model: PreTrainedModel, outcome: Outcome) -> No
         "predictions": lines_of(outcome.predictions),
     }
     for kind, text in texts.items():
-        (folder / BESIDE[kind]).write_text(text, encoding="utf-8")
+        (folder / CELL_FILES[kind]).write_text(text, encoding="utf-8")
 
 
 def _requested_training(settings: dict[str, Any], method: Method) -> Training:
@@ -316,6 +316,6 @@ def _write_adapter(store: Store, record: Record, out: Path) -> None:
 def _copy_files(store: Store, record: Record, folder: Path) -> None:
     for file in store.adapter(record.cell).iterdir():
         shutil.copyfile(file, folder / file.name)
-    for kind, name in BESIDE.items():
+    for kind, name in CELL_FILES.items():
         (path,) = (store.out / kind).glob(f"{record.cell}.json*")
         shutil.copyfile(path, folder / name)

@@ -52,7 +52,7 @@ class Cell(BaseModel, extra="forbid", frozen=True):
         return self.task.name, self.method.label
 
     @property
-    def asked(self) -> dict[str, Any]:
+    def record_fields(self) -> dict[str, Any]:
         """The fields of this cell's record that say what was asked."""
         return {
             "cell": self.name,

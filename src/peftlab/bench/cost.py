@@ -32,9 +32,9 @@ from peftlab.models import empty_model, load_tokenizer, sized_model
 from peftlab.records.record import Trainable
 from peftlab.settings import Resolved
 from peftlab.tasks import Examples, Task
-from peftlab.training import Encoded, Plan, Rehearsal, encode, packs
-from peftlab.training.batches import by_length
-from peftlab.training.cost import Counted, Kernels, Shape, count_step
+from peftlab.training import Encoded, Plan, Rehearsal, can_pack, encode
+from peftlab.training.batches import batches_by_length
+from peftlab.training.cost import Kernels, Shape, StepCost, count_step
 from peftlab.training.meters import MIB
 from peftlab.training.passes import EVALUATED_TOKENS, n_parts, n_tokens, parts_in, widest
 
@@ -88,9 +88,9 @@ class Predictor:
         self.grid = grid
         self.tokenizer = load_tokenizer(grid.cells[0].model_folder)
         self.lengths: dict[tuple[str, int], Tokens] = {}
-        self.counted: dict[Any, tuple[Trainable, float, Counted | str]] = {}
+        self.counted: dict[Any, tuple[Trainable, float, StepCost | str]] = {}
         self.shapes: dict[Any, tuple[Shape, set[Shape], bool]] = {}
-        self.packed = packs(empty_model(grid.cells[0].model_folder, 2))
+        self.packed = can_pack(empty_model(grid.cells[0].model_folder, 2))
 
     def lengths_of(self, cell: Cell) -> Tokens:
         """The lengths of the cell's task in tokens, cut at its `max_length`."""
@@ -164,7 +164,7 @@ class Predictor:
         """The shapes of an evaluation's batches."""
         dev = self.lengths_of(cell).dev
         plan = self._plan(cell)
-        batches = by_length(dev.lengths, 2 * cell.training.batch_size, EVALUATED_TOKENS)
+        batches = batches_by_length(dev.lengths, 2 * cell.training.batch_size, EVALUATED_TOKENS)
         return {_shape(batch, dev, plan) for batch in batches}
 
     def _preparation_shapes(self, cell: Cell) -> set[Shape]:
@@ -251,7 +251,7 @@ def _step_settings(training: Resolved) -> dict[str, Any]:
 
 def _count(
     cell: Cell, task: Task, plan: Plan, shape: Shape, evaluated: Shape, in_parts: bool
-) -> tuple[Trainable, float, Counted | str]:
+) -> tuple[Trainable, float, StepCost | str]:
     """Trained parameters, the adapter's MiB, and what a step holds or why it can't be counted."""
     method = make(cell.method.name, cell.method.settings)
     model = inject(sized_model(cell.model_folder, task.num_labels, cell.precision), method)
@@ -260,14 +260,14 @@ def _count(
     trainable = count(model)
     try:
         with activation_checkpointing(model, cell.training.checkpointing):
-            counted: Counted | str = count_step(model, method, plan, shape, evaluated, in_parts)
+            counted: StepCost | str = count_step(model, method, plan, shape, evaluated, in_parts)
     except Exception as error:  # whatever a model or a method raises where tensors have no values
         counted = f"{type(error).__name__}: {one_line(error, 200)}"
     return trainable, adapter_mib, counted
 
 
 def _memory(
-    counted: Counted, shapes: set[Shape], evaluation_shapes: set[Shape], cell: Cell
+    counted: StepCost, shapes: set[Shape], evaluation_shapes: set[Shape], cell: Cell
 ) -> Memory:
     parts = {
         name: getattr(counted, name) for name in ("weights", "adapters", "gradients", "optimizer")
@@ -294,7 +294,7 @@ def _n_kernels(kernels: Kernels, shapes: set[Shape]) -> int:
     return kernels.of_rows * n_rows + kernels.of_sentences * n_sentences
 
 
-def _loading_mib(counted: Counted, cell: Cell) -> float:
+def _loading_mib(counted: StepCost, cell: Cell) -> float:
     """MiB while the model is loaded; a base to be quantised is first read whole, in fp32."""
     if cell.precision.base not in QUANTISED:
         return counted.weights

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from peftlab.bench.cell import Cell
 from peftlab.bench.outcome import CellScorer, Failed, Trained
-from peftlab.machine import BUSY, environment, others_share
+from peftlab.machine import BUSY_SHARE, environment, others_share
 from peftlab.records.record import Failure
 from peftlab.training import WORKSPACE
 
@@ -174,7 +174,8 @@ def _kill_orphans(process: subprocess.Popen[str]) -> None:
 
 
 def _kill_group(process: subprocess.Popen[str]) -> None:
-    with contextlib.suppress(ProcessLookupError):
+    # macOS refuses to signal a group of which nothing but zombies is left
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         if sys.platform == "win32":  # no process groups: kill the tree of children
             command = ["taskkill", "/T", "/F", "/PID", str(process.pid)]
             with contextlib.suppress(OSError):
@@ -191,7 +192,7 @@ def cell_environment() -> dict[str, str]:
     """
     spin = {}
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
-        spin["GOMP_SPINCOUNT"] = SHORT_SPIN if (others_share() or 0.0) > BUSY else LONG_SPIN
+        spin["GOMP_SPINCOUNT"] = SHORT_SPIN if (others_share() or 0.0) > BUSY_SHARE else LONG_SPIN
     return {**spin, **FEW_KERNELS, **WORKSPACE, **os.environ}
 
 

@@ -34,7 +34,7 @@ from peftlab.models import (
 from peftlab.records.record import MethodPart, ModelPart, TaskPart
 from peftlab.records.rows import LOWER_IS_BETTER
 from peftlab.settings import Resolved, Training
-from peftlab.tasks import Task, carved, load, load_file
+from peftlab.tasks import Task, carve, load, load_file
 
 # Three epochs are enough where an epoch has a hundred updates. Five hundred examples make only 16,
 # and lora's rates need some 300 updates to move anything. With fewer than 320 examples 300 updates
@@ -188,7 +188,7 @@ def load_tasks(suite: Suite) -> list[Task]:
     if suite.metric is not None:
         tasks = [task.judged_by(suite.metric) for task in tasks]
     if suite.judge_on == "train":
-        tasks = [carved(task) for task in tasks]
+        tasks = [carve(task) for task in tasks]
     for task in tasks:
         check_trainable(task)
         _check_dev(task)

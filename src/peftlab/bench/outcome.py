@@ -27,7 +27,7 @@ from peftlab.records.record import (
 )
 from peftlab.records.rows import merit
 from peftlab.records.store import Store, lines_of
-from peftlab.tasks import Task, groups
+from peftlab.tasks import Task, group_indices
 
 Row = dict[str, Any]
 Outputs = list[list[float]]  # (n_dev, num_labels)
@@ -125,13 +125,13 @@ class CellScorer:
     def outcome(self, cell: Cell, result: Trained | Failed) -> Outcome:
         """The cell's record and rows, with the scores of its answers."""
         if isinstance(result, Failed):
-            return Outcome(failed(cell, result), [], [])
+            return Outcome(failure_record(cell, result), [], [])
         main = cell.task.main_metric
         best = max(range(len(self.scores)), key=lambda i: merit(main, self.scores[i][main]))
         predictions = predictions_of(self.task.kind, self.outputs)
         notes = [*cell.method.notes, *result.notes]
         record = Record(
-            **cell.asked
+            **cell.record_fields
             | {
                 "task": cell.task.model_copy(update={"n_truncated": result.n_truncated}),
                 "method": cell.method.model_copy(update={"notes": notes}),
@@ -161,7 +161,7 @@ class CellScorer:
 
     def _predictions(self, predictions: list[int] | list[float]) -> list[Row]:
         dev = self.task.dev
-        rows = zip(dev.labels, predictions, self.outputs, groups(dev.texts), strict=True)
+        rows = zip(dev.labels, predictions, self.outputs, group_indices(dev.texts), strict=True)
         return [
             {"index": index, "label": label, "prediction": prediction, "logits": logits}
             | ({} if first == index else {"same_text_as": first})
@@ -176,10 +176,10 @@ def predictions_of(kind: str, outputs: Outputs) -> list[int] | list[float]:
     return [row.index(max(row)) for row in outputs]
 
 
-def failed(cell: Cell, result: Failed) -> Record:
+def failure_record(cell: Cell, result: Failed) -> Record:
     """The record of a cell that failed."""
     return Record(
-        **cell.asked,
+        **cell.record_fields,
         status="failed",
         total_s=result.total_s,
         environment=result.environment,

@@ -33,7 +33,7 @@ from peftlab.models import (
     standard_unit,
     state_of,
     unit_of,
-    unread,
+    unread_modules,
 )
 from peftlab.records.record import Environment, Memory, Speed, Trainable
 from peftlab.tasks import Task
@@ -45,13 +45,13 @@ from peftlab.training import (
     MemoryMeter,
     Plan,
     Rehearsal,
-    answer,
+    can_pack,
     check_finite,
+    compute_outputs,
     fit,
     kernels_of,
-    packs,
     repeatable,
-    try_one,
+    try_one_example,
 )
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def train_model(
     with activation_checkpointing(model, cell.training.checkpointing):
         method = injected(model)
         assert method is not None
-        plan = replace(make_plan(cell, task, packs(model)), unread=tuple(unread(model)))
+        plan = replace(make_plan(cell, task, can_pack(model)), unread=tuple(unread_modules(model)))
         if model.device.type == plan.device_type:
             # the model stays on its device, which need not be the current one
             plan = replace(plan, index=model.device.index)
@@ -135,9 +135,13 @@ def train_model(
         model.to(plan.device)  # type: ignore[arg-type]  # transformers' own wrapper hides its type
         head_notes = _order_head(model, task)
         _name_task(model, task, cell)
+
+        def trial() -> None:
+            try_one_example(model, train, plan)
+
         with (
             _standardised(model, task, train) as (train, to_outputs),
-            repeatable(plan.device_type, lambda: try_one(model, train, plan)) as device_notes,
+            repeatable(plan.device_type, trial) as device_notes,
         ):
             prepare_s = _prepare(model, method, Rehearsal(method, train, plan))
             last: Outputs = []
@@ -221,7 +225,7 @@ def _answer_at_ranks(
                 listener.rank(rank, last)
                 continue
             started = time.perf_counter()
-            outputs = answer(model, dev, plan)
+            outputs = compute_outputs(model, dev, plan)
             seconds += time.perf_counter() - started
             check_finite(outputs, plan.settings.epochs)
             listener.rank(rank, to_outputs(outputs))
@@ -270,8 +274,8 @@ def _standardised(
         return
     unit = unit_of(model, train.labels)
     with standard_unit(model, unit):
-        standardised = replace(train, labels=unit.standardised(train.labels))
-        yield standardised, lambda outputs: unit.restored(outputs).tolist()
+        standardised = replace(train, labels=unit.standardise(train.labels))
+        yield standardised, lambda outputs: unit.restore(outputs).tolist()
 
 
 def _prepare(model: PreTrainedModel, method: Method, rehearsal: Rehearsal) -> float | None:

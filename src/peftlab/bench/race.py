@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Grid, Row, requested_rate
-from peftlab.bench.run import Observer, PassedOn, Session, run_unless_ended
+from peftlab.bench.run import ForwardingObserver, Observer, Session, run_unless_ended
 from peftlab.bench.search import REDUCTION, rungs_of
 from peftlab.bench.tune import SEED, recorded_space
 from peftlab.records.record import Record
 from peftlab.records.rows import merit
-from peftlab.tasks import Task, carved
+from peftlab.tasks import Task, carve
 
 RATE_FACTORS = (1.0, 3.0, 1 / 3)  # a row's rates, as multiples of its default
 MIN_RUNNERS = 3  # runners of a later rung, so that the last one has something to choose from
@@ -30,7 +30,7 @@ class TimeIsUp(Exception):
     """The allotted time is over; results so far are kept."""
 
 
-class Until(PassedOn):
+class Deadline(ForwardingObserver):
     """An observer that ends the training, and with it the session, at a given moment.
 
     Args:
@@ -68,7 +68,7 @@ class Race:
     """The runners of a grid on one task, of which a part is validation."""
 
     def __init__(self, grid: Grid, task: Task, validation: float) -> None:
-        self.grid, self.task = grid, carved(task, validation)
+        self.grid, self.task = grid, carve(task, validation)
         # at_most: a row's cells must not depend on how many rates there was time for
         tuned = {"trials": len(RATE_FACTORS), "at_most": True, "validation": validation}
         by_row = [_runners(grid, row, self.task, tuned) for row in grid.rows]
@@ -78,7 +78,7 @@ class Race:
         training = grid.context.cell(grid.rows[0], self.task, SEED).training
         updates = math.ceil(len(self.task.train) / training.batch_size)
         self.rungs = rungs_of(training.epochs, updates)
-        self.ran: list[RungResult] = []
+        self.results: list[RungResult] = []
 
     @property
     def sizes(self) -> list[int]:
@@ -104,7 +104,7 @@ class Race:
         Equal results stay in the order they ran in: unlike a search, a race has no time to go on
         with all of them.
         """
-        done = [result for result in self.ran if result.merit is not None]
+        done = [result for result in self.results if result.merit is not None]
         return sorted(done, key=lambda result: (-result.epochs, -(result.merit or 0.0)))
 
     def best_rows(self, n: int) -> list[Row]:
@@ -118,7 +118,7 @@ class Race:
     def _row(self, runner: Runner) -> Row:
         """The runner's row; its rate counts as a default where the row ran at no other rate."""
         part = runner.row.part
-        others = [result.runner for result in self.ran]
+        others = [result.runner for result in self.results]
         trials = {other.trial.part.label for other in others if other.row.part.label == part.label}
         if not part.tuned or len(trials) > 1:
             return runner.row
@@ -129,7 +129,7 @@ class Race:
         record = run_unless_ended(session, cell, keep_adapter=True)
         metric = self.task.main_metric
         value = None if record.score is None else merit(metric, record.score[metric])
-        self.ran.append(RungResult(runner, epochs, record, value))
+        self.results.append(RungResult(runner, epochs, record, value))
         cells = [result.record.cell for result in self.ranking]
         for beaten in cells[1:]:
             if beaten != cells[0]:

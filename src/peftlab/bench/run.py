@@ -23,7 +23,7 @@ from peftlab.bench.suite import with_paths
 from peftlab.errors import expanded
 from peftlab.records.lock import locked
 from peftlab.records.record import Record
-from peftlab.records.store import SCRATCH, Store, relabelled
+from peftlab.records.store import SCRATCH, Store, with_label
 from peftlab.tasks import Task, baselines, is_on_hub
 
 SILENT_S = 2.0  # a wait longer than this is explained
@@ -45,7 +45,7 @@ class Observer:
     def __exit__(self, *exception: object) -> None: ...
 
 
-class PassedOn(Observer):
+class ForwardingObserver(Observer):
     """Passes everything on to another observer, `shown`; subclasses do more."""
 
     def __init__(self, shown: Observer) -> None:
@@ -110,7 +110,7 @@ def run_grid(
                 plan = foresee(missing)
         with locked(out), session:  # the session ends before another command may have the folder
             records = _run_locked(session, grid, rerun, keep, shown or out, plan)
-    return [relabelled(records[cell.name], cell.method.label) for cell in grid.cells]
+    return [with_label(records[cell.name], cell.method.label) for cell in grid.cells]
 
 
 def _run_locked(
@@ -132,7 +132,7 @@ def _run_locked(
             # a done cell's checkpoint is left where a kill came before it was deleted
             if rerun or cell.name in done:
                 store.forget_checkpoint(cell.name)
-        others = store.others(cell.name for cell in grid.cells)  # seeds of other commands
+        others = store.other_records(cell.name for cell in grid.cells)  # seeds of other commands
         drop_beaten(store, list(done.values()), others, keep)
         if missing:
             # with `rerun` a cell starts from its first step each time

@@ -7,7 +7,7 @@ from dataclasses import replace
 from peftlab.bench.cell import Cell
 from peftlab.records.record import TaskPart
 from peftlab.tasks import Examples, Task
-from peftlab.training.batches import stratified
+from peftlab.training.batches import stratified_sample
 
 
 def short(task: Task, n_train: int, n_dev: int) -> Task:
@@ -26,5 +26,5 @@ def short_cell(cell: Cell, task: TaskPart, seed: int | None = None) -> Cell:
 
 
 def _sample(examples: Examples, size: int) -> Examples:
-    chosen = stratified(examples.labels, size, seed=0)
+    chosen = stratified_sample(examples.labels, size, seed=0)
     return Examples([examples.texts[i] for i in chosen], [examples.labels[i] for i in chosen])

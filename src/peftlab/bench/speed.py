@@ -18,9 +18,9 @@ from peftlab.bench.grid import Grid, task_part
 from peftlab.bench.resume import ended_trial
 from peftlab.bench.run import Observer, Session, set_aside
 from peftlab.bench.short import short, short_cell
-from peftlab.machine import BUSY, others_share
+from peftlab.machine import BUSY_SHARE, others_share
 from peftlab.records.lock import locked
-from peftlab.records.rows import turns
+from peftlab.records.rows import rounds_taken
 from peftlab.records.store import Store
 from peftlab.tasks import Task
 
@@ -70,12 +70,12 @@ def _is_complete(cells: list[Cell], store: Store) -> bool:
         for record, cell in zip(records, cells, strict=True)
     ):
         return False
-    return len(turns(record for record in records if record is not None)) <= 1
+    return len(rounds_taken(record for record in records if record is not None)) <= 1
 
 
 def _measure(cell: Cell, session: Session, turn: str) -> None:
     share = others_share()
-    if share is not None and share > BUSY:
+    if share is not None and share > BUSY_SHARE:
         session.progress.note(
             f"others take {share:.1f} of a core: the speed of {cell.title} is not the machine's"
         )

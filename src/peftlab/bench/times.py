@@ -23,11 +23,11 @@ from peftlab.records.record import Record
 from peftlab.records.store import Store
 from peftlab.settings import Resolved
 from peftlab.training import Encoded
-from peftlab.training.meters import WARMING
+from peftlab.training.meters import WARMUP_STEPS
 
 # those that a training's speed depends on, the most important first
 SETTINGS = ("fast", "graphs", "checkpointing", "batch_size", "accumulation", "batches", "parts")
-STEPS = WARMING + 12  # run to measure a cell; the first ones don't count for its speed
+STEPS = WARMUP_STEPS + 12  # run to measure a cell; the first ones don't count for its speed
 N_DEV = 256  # examples of dev that a measured cell answers
 
 

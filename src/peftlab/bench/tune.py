@@ -37,7 +37,7 @@ from peftlab.records.record import Record
 from peftlab.records.rows import merit
 from peftlab.records.store import Store
 from peftlab.records.trials import Trial, Values, read_trials, write_trials
-from peftlab.tasks import Task, carved
+from peftlab.tasks import Task, carve
 
 SEED = 0  # of all trials, whatever seeds the comparison has
 
@@ -125,8 +125,12 @@ def remaining(grid: Grid, out: Path) -> Remaining:
 
 
 def _tunings(grid: Grid, tune: Tune) -> list[RowTuning]:
-    tasks = [carved(task, tune.validation) for task in grid.tasks.values()]
+    tasks = [carve(task, tune.validation) for task in grid.tasks.values()]
     return [RowTuning(grid, row, task, tune) for task in tasks for row in grid.rows]
+
+
+class _NotRun(Exception):
+    """A trial of a search has no record yet."""
 
 
 class RowTuning:
@@ -165,12 +169,12 @@ class RowTuning:
         def stored_merit(values: Values, epochs: int) -> float | None:
             record = ended_trial(store, self.cell(values, epochs))
             if record is None:
-                raise LookupError
+                raise _NotRun
             return self._merit_of(record)
 
         try:
             results = self._search(stored_merit)
-        except LookupError:
+        except _NotRun:
             return None
         best = best_index(results)
         return self._row_at({} if best is None else results[best].values)

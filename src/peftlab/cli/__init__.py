@@ -17,7 +17,7 @@ from peftlab.cli.adapters import export, merge, predict, push
 from peftlab.cli.compare import compare
 from peftlab.cli.fit import fit
 from peftlab.cli.listings import doctor, methods, models, tasks
-from peftlab.cli.options import with_debug, with_plugins
+from peftlab.cli.options import with_debug, with_home_paths, with_plugins
 from peftlab.cli.plan import plan
 from peftlab.cli.report import report
 from peftlab.cli.reproduce import reproduce
@@ -35,9 +35,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for command in (compare, plan, fit, train, predict, merge, export, push, methods):
-    app.command()(with_debug(with_plugins(command)))
+    app.command()(with_debug(with_home_paths(with_plugins(command))))
 for command in (report, watch, reproduce, tasks, models, doctor):
-    app.command()(with_debug(command))
+    app.command()(with_debug(with_home_paths(command)))
 
 
 @app.callback(invoke_without_command=True)

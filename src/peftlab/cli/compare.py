@@ -85,10 +85,10 @@ def show(shown: Shown, notes: Sequence[str] = ()) -> None:
 
 def warn_unreadable(cells: Sequence[str]) -> None:
     """Name the cells that the table lacks, as their records can't be read."""
-    from peftlab.records.store import lost
+    from peftlab.records.store import unreadable_note
 
     for cell in cells:
-        print(lost(cell), file=sys.stderr)
+        print(unreadable_note(cell), file=sys.stderr)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from typing import Annotated
 
 from peftlab.cli import options
 from peftlab.cli.options import Option, Text
-from peftlab.errors import expanded
 
 
 @options.with_request
@@ -36,7 +35,6 @@ def fit(
     from rich.console import Console
 
     console = Console(stderr=True, quiet=quiet)
-    out = expanded(out)
     with console.status("reading the request, the model and the data"):
         from peftlab.api import fit as api
 
@@ -45,8 +43,7 @@ def fit(
             "methods": options.methods_of(api.METHODS if methods is None else methods),
             "seeds": list(api.SEEDS),
         }
-        folder = None if runs is None else expanded(runs)
-        resolved = api.resolve_fit(fields, request.sets, folder)
+        resolved = api.resolve_fit(fields, request.sets, runs)
     try:
         fitted = api.run_fit(resolved, out, minutes, console, quiet)
     except KeyboardInterrupt:

@@ -14,7 +14,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from peftlab.cli.stop import exit_for
-from peftlab.errors import RequestError
+from peftlab.errors import RequestError, expanded
 from peftlab.naming import words
 from peftlab.settings import Training
 
@@ -94,6 +94,22 @@ def with_debug(command: Callable[..., None]) -> Callable[..., None]:
 
     option = Option("--debug", help="Show an error's traceback.")
     return _signed(run, [*_parameters(command), _keyword("debug", False, bool, option)])
+
+
+def with_home_paths(command: Callable[..., None]) -> Callable[..., None]:
+    """`command` with the home folder in place of ~ in its paths: no shell expands --out=~/runs."""
+
+    @functools.wraps(command)
+    def run(**arguments: Any) -> None:
+        command(**{name: _at_home(value) for name, value in arguments.items()})
+
+    return _signed(run, _parameters(command))
+
+
+def _at_home(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_at_home(element) for element in value]
+    return expanded(value) if isinstance(value, Path) else value
 
 
 def with_plugins(command: Callable[..., None]) -> Callable[..., None]:

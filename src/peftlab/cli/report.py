@@ -89,7 +89,7 @@ def report(
         notes = join(folders, folder)
     selection = split(tasks, "--tasks"), split(methods, "--methods")
     if form:
-        print(reports.printed(folder, form, *selection, last, question), end="")
+        print(reports.format_table(folder, form, *selection, last, question), end="")
         warn_unreadable(Store(folder).unreadable())
         for note in notes:
             print(note, file=sys.stderr)

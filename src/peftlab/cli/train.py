@@ -10,7 +10,7 @@ import typer
 
 from peftlab.cli import options
 from peftlab.cli.options import Option, Text
-from peftlab.errors import RequestError, expanded
+from peftlab.errors import RequestError
 
 
 @options.with_request
@@ -35,7 +35,6 @@ def train(
             f"train takes one learning rate, got {len(rates)}; `peftlab compare` takes several"
         )
     console = Console(stderr=True, quiet=quiet)
-    out = expanded(out)
     with console.status("reading the request, the model and the data"):
         from peftlab.api.compare import resolve_request
         from peftlab.api.train import resumable_folder, train_folder

@@ -43,7 +43,7 @@ from peftlab.layers import native, rows
 from peftlab.layers.int8 import Int8Linear
 from peftlab.layers.linear import QuantisedLinear, features, is_conv1d
 from peftlab.layers.lora import LowRank
-from peftlab.layers.precision import is_bare
+from peftlab.layers.precision import is_unmodified
 from peftlab.models import state_of
 from peftlab.models.targets import CROSSING, SIBLINGS
 
@@ -88,7 +88,7 @@ def model_tensors(model: nn.Module) -> Iterator[Tensor]:
             yield from module.unregistered
 
 
-def packs(model: Any) -> bool:
+def can_pack(model: Any) -> bool:
     """Whether `fast` packs the batches of `model` on a CPU."""
     has_attention = is_mpnet(model) or can_choose_attention(model)
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
@@ -107,7 +107,7 @@ def kernels_of(model: Any) -> str:
     Called outside of the engine.
     """
     uses = {
-        sentences: packs(model),
+        sentences: can_pack(model),
         dropout: not _is_checkpointed(model) and dropout.serves(model),
     }
     return ", ".join(module.SOURCE.name for module, used in uses.items() if used) or "torch"
@@ -116,7 +116,10 @@ def kernels_of(model: Any) -> str:
 def kernels() -> dict[str, str]:
     """The state of each C++ kernel in words, by the name of its file."""
     modules = (sentences, dropout, rows)
-    return {module.SOURCE.name: native.standing(module.SOURCE, *module.FLAGS) for module in modules}
+    return {
+        module.SOURCE.name: native.describe_build(module.SOURCE, *module.FLAGS)
+        for module in modules
+    }
 
 
 def _speed_up_on_cpu(model: Any, layout: Layout, undo: ExitStack, real: bool) -> None:
@@ -124,7 +127,7 @@ def _speed_up_on_cpu(model: Any, layout: Layout, undo: ExitStack, real: bool) ->
     # generator only
     if not _is_checkpointed(model):
         bits = Bits() if real else NoBits()
-        if packs(model):
+        if can_pack(model):
             pack_batches(model, layout, undo)
             if is_mpnet(model):
                 replace_attention(model, bits, layout, undo)
@@ -144,7 +147,7 @@ def _is_checkpointed(model: nn.Module) -> bool:
 
 def _replace_dropout(model: nn.Module, bits: Bits, undo: ExitStack) -> None:
     for name, module in list(model.named_modules()):
-        if type(module) is nn.Dropout and module.p > 0 and is_bare(module):
+        if type(module) is nn.Dropout and module.p > 0 and is_unmodified(module):
             fast_dropout = dropout.FastDropout(module.p, bits).train(module.training)
             _swap(model, name, module, fast_dropout, undo)
 
@@ -208,4 +211,4 @@ def _joinable_adapter(model: nn.Module, name: str) -> LowRank | None:
 def _is_frozen_linear(module: Any) -> bool:
     is_linear = type(module) is nn.Linear or is_conv1d(module) or isinstance(module, Int8Linear)
     is_trained = any(p.requires_grad for p in module.parameters())
-    return is_linear and not is_trained and is_bare(module)
+    return is_linear and not is_trained and is_unmodified(module)

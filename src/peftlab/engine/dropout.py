@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 from peftlab.engine.bits import ROWS, Bits, Counter
 from peftlab.engine.stand_in import replace_method
 from peftlab.layers import native
-from peftlab.layers.precision import is_bare, outputs_of
+from peftlab.layers.precision import is_unmodified, output_dtype
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 FLAGS = ("-ffp-contract=fast",)
@@ -198,7 +198,7 @@ def _fused_forward(
 def dropout_add_norm(module: Any, x: Tensor, r: Tensor, bits: Bits) -> Tensor:
     """LayerNorm(dropout(x) + r) by the `LayerNorm` and `dropout` of `module`; draws from `bits`."""
     norm, dropout, p = module.LayerNorm, module.dropout, 0.0
-    if type(dropout) is FastDropout and is_bare(dropout) and _is_fusible(norm, x, r):
+    if type(dropout) is FastDropout and is_unmodified(dropout) and _is_fusible(norm, x, r):
         p = dropout.p if dropout.training else 0.0
     else:  # an adapter, or a hook that reads its output
         x = dropout(x)
@@ -218,5 +218,5 @@ def _is_fusible(norm: nn.Module, x: Tensor, r: Tensor) -> bool:
         and x.shape == r.shape
         and x.shape[-1] % ROW_MULTIPLE == 0
         and (x.dtype, r.dtype) in TYPES
-        and outputs_of(norm, r.dtype) == r.dtype
+        and output_dtype(norm, r.dtype) == r.dtype
     )

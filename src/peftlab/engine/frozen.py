@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from peftlab.engine.weights import Frozen, FrozenCodes, Weight
+from peftlab.engine.weights import FrozenCodesWeight, FrozenWeight, Weight
 from peftlab.errors import RequestError
 from peftlab.layers.int8 import Int8Linear
-from peftlab.layers.linear import BaseLinear, as_own, base_dtype, features, weight_of
+from peftlab.layers.linear import BaseLinear, base_dtype, features, not_a_view, weight_of
 from peftlab.layers.lora import LowRank, Pair
 
 
@@ -130,9 +130,9 @@ class _UpdatedProduct(torch.autograd.Function):
 
 
 def split_outputs(y: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
-    """`y` cut along its last dimension, without copies and not as autograd's views (`as_own`)."""
+    """`y` cut along its last dimension: no copies, and no views to autograd (`not_a_view`)."""
     if len(sizes) == 1:
-        return (as_own(y),)
+        return (not_a_view(y),)
     parts: tuple[Tensor, ...] = tuple(torch.unsafe_split_with_sizes(y, list(sizes), -1))
     return parts
 
@@ -215,7 +215,7 @@ class FrozenLinear(BaseLinear):
     def product(self, x: Tensor) -> Tensor:
         """(*batch, in) -> (*batch, out): x Wᵀ without the bias."""
         joined: Joined = self.__dict__["joined"]
-        if isinstance(joined.weight, FrozenCodes):  # the codes are packed already
+        if isinstance(joined.weight, FrozenCodesWeight):  # the codes are packed already
             return joined.outputs(x, with_bias=False)[self.index]
         return F.linear(x, self.dense())
 
@@ -262,7 +262,7 @@ class Joined:
         self.adapters = list(adapters or [None] * len(layers))
         self.features = [features(layer) for layer in layers]
         self.sizes = [size.outside for size in self.features]
-        weight_class = FrozenCodes if isinstance(layers[0], Int8Linear) else Frozen
+        weight_class = FrozenCodesWeight if isinstance(layers[0], Int8Linear) else FrozenWeight
         self.weight = weight_class.of(layers)
         self.bias = _joined_bias(layers, self.sizes, base_dtype(layers[0]))
         self.pending: dict[int, Tensor] = {}

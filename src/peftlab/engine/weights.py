@@ -23,13 +23,13 @@ from peftlab.layers.int8 import Int8Linear
 from peftlab.layers.linear import is_conv1d, weight_of
 
 
-class Frozen:
+class FrozenWeight:
     """A frozen weight (out, in), in bf16, for x Wᵀ and for g W."""
 
     packed: Sequence[Tensor] = ()
 
     @classmethod
-    def of(cls, layers: Sequence[Any]) -> Frozen:
+    def of(cls, layers: Sequence[Any]) -> FrozenWeight:
         """The layers' weights (outᵢ, in) one below the other: (Σ outᵢ, in)."""
         weights = [weight_of(layer) for layer in layers]
         return cls(torch.cat(weights) if len(weights) > 1 else weights[0])
@@ -66,11 +66,11 @@ class Frozen:
             layer.weight.data = layer.weight.clone(memory_format=torch.contiguous_format)
 
 
-class FrozenCodes:
+class FrozenCodesWeight:
     """A frozen weight (out, in) in eight bits, for x Wᵀ and for g W."""
 
     @classmethod
-    def of(cls, layers: Sequence[Int8Linear]) -> FrozenCodes:
+    def of(cls, layers: Sequence[Int8Linear]) -> FrozenCodesWeight:
         """The layers' weights (outᵢ, in) one below the other: (Σ outᵢ, in)."""
         return cls(type(layers[0]).stacked(layers) if len(layers) > 1 else layers[0])
 
@@ -94,20 +94,20 @@ class FrozenCodes:
         """Make the layers' own codes parts of these; copies packed of theirs are not used."""
         codes, scales = self.layer.codes.split(sizes), self.layer.scales.split(sizes)
         for layer, layer_codes, layer_scales in zip(layers, codes, scales, strict=True):
-            layer.hold(layer_codes, layer_scales)
+            layer.set_codes(layer_codes, layer_scales)
 
     def refresh(self) -> None:
         """Drop the packed copies: no load reaches the layer that holds the joined codes."""
-        self.layer.unpack()
+        self.layer.drop_packed()
 
     @staticmethod
     def separate(layers: Sequence[Int8Linear]) -> None:
         """Give every layer codes of its own again."""
         for layer in layers:
-            layer.hold(layer.codes.clone(), layer.scales.clone())
+            layer.set_codes(layer.codes.clone(), layer.scales.clone())
 
 
-Weight = Frozen | FrozenCodes
+Weight = FrozenWeight | FrozenCodesWeight
 
 
 def onednn_multiplies(layer: Any) -> bool:

@@ -30,7 +30,7 @@ from torch.autograd.function import once_differentiable
 
 from peftlab.errors import RequestError
 from peftlab.layers.cpuinfo import processor_words
-from peftlab.layers.linear import QuantisedLinear, as_own
+from peftlab.layers.linear import QuantisedLinear, not_a_view
 from peftlab.layers.rows import LARGEST, rows_to_codes, scale_rows, sums_to_rows
 
 Way = Literal["forward", "back"]
@@ -46,15 +46,15 @@ class Int8Linear(QuantisedLinear):
 
     def quantise(self, weight: Tensor) -> None:
         codes, scales = rows_to_codes(weight.float(), largest=self.largest)
-        self.hold(codes, scales.flatten())
+        self.set_codes(codes, scales.flatten())
 
-    def hold(self, codes: Tensor, scales: Tensor) -> None:
+    def set_codes(self, codes: Tensor, scales: Tensor) -> None:
         """Hold the weight scales (out,) ∘ codes (out, in)."""
         self.register_buffer("codes", codes)
         self.register_buffer("scales", scales)
-        self.unpack()
+        self.drop_packed()
 
-    def unpack(self) -> None:
+    def drop_packed(self) -> None:
         """Drop the packed codes; the next product packs them again."""
         self.packed: dict[Way, Tensor] = {}
 
@@ -63,7 +63,7 @@ class Int8Linear(QuantisedLinear):
         largest = int(self.codes.short().abs().max())  # |-128| is no int8
         if largest > self.largest:
             raise RequestError(f"codes of {largest} are no weight in {self.held}")
-        self.unpack()
+        self.drop_packed()
 
     @classmethod
     def stacked(cls, layers: Sequence[Int8Linear]) -> Int8Linear:
@@ -78,7 +78,7 @@ class Int8Linear(QuantisedLinear):
         stack.out_features = sum(layer.out_features for layer in layers)
         stack.compute, stack.plain_kind, stack.bias = first.compute, first.plain_kind, None
         codes = torch.cat([layer.codes for layer in layers])
-        stack.hold(codes, torch.cat([layer.scales for layer in layers]))
+        stack.set_codes(codes, torch.cat([layer.scales for layer in layers]))
         return stack
 
     @property
@@ -135,7 +135,7 @@ class Int8Linear(QuantisedLinear):
         in 16 bits: there plain codes take fifty times as long (LOG.md). Codes that are too large
         for such sums are multiplied in fp32.
         """
-        kind = products(device) if device == "cpu" else None
+        kind = product_kind(device) if device == "cpu" else None
         if kind == "narrow" and cls.largest <= NARROW:
             return ("forward", "back")
         return ("forward",) if kind == "wide" else ()
@@ -173,7 +173,7 @@ def _sums(codes: Tensor, weight: Tensor) -> Tensor:
     """(n, k) · (k, m) -> (n, m) in int32; in fp32 where the device has no eight-bit products."""
     n, device = len(codes), codes.device.type
     misfits = device == "cuda" and any(size % CUDA_STEP for size in weight.shape)
-    if misfits or products(device) != "wide":
+    if misfits or product_kind(device) != "wide":
         with torch.autocast(device, enabled=False):  # sums in 16 bits would be wrong
             return codes.float() @ weight.float()
     if device == "cuda":
@@ -193,7 +193,7 @@ def _scaled(codes: Tensor, packed: Tensor, scales: Tensor, dtype: torch.dtype) -
 
 
 @functools.cache
-def products(device: str) -> Literal["wide", "narrow"] | None:
+def product_kind(device: str) -> Literal["wide", "narrow"] | None:
     """The products in eight bits that torch has on `device`, by how they are added.
 
     "wide" in 32 bits, "narrow" first in pairs in 16; None where there are none.
@@ -221,7 +221,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: Int8Linear, bias: Tensor | None) -> Tensor:
         ctx.layer = layer
-        return as_own(layer.outputs(x, bias))
+        return not_a_view(layer.outputs(x, bias))
 
     @staticmethod
     @once_differentiable

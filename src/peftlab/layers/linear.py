@@ -193,7 +193,7 @@ def product(layer: Linear, x: Tensor) -> Tensor:
     return F.linear(x, weight_of(layer))
 
 
-def as_own(y: Tensor) -> Tensor:
+def not_a_view(y: Tensor) -> Tensor:
     """`y` as a tensor that is no view to autograd; not copied.
 
     A view that a custom Function returns can't be changed in place, as some models do with their

@@ -23,9 +23,9 @@ from peftlab.layers.linear import (
     Linear,
     WeightAdapter,
     adapter_dtype,
-    as_own,
     device_of,
     features,
+    not_a_view,
 )
 
 
@@ -56,7 +56,7 @@ class _AddLowRank(torch.autograd.Function):
         out = torch.addmm(y.reshape(-1, y.shape[-1]), inner, bt, alpha=scaling)
         ctx.scaling, ctx.dtype = scaling, lora_A.dtype
         ctx.save_for_backward(rows if ctx.needs_input_grad[2] else None, inner, a, bt)
-        return as_own(out.view(y.shape))
+        return not_a_view(out.view(y.shape))
 
     @staticmethod
     @once_differentiable

@@ -48,7 +48,7 @@ load(name, [source], extra_cflags=flags, build_directory=folder, is_python_modul
 """
 
 
-class Unbuilt(Exception):
+class BuildError(Exception):
     """Why there is no library."""
 
 
@@ -66,7 +66,7 @@ def is_built(source: Path, *flags: str, **shapes: Callable[..., Any]) -> bool:
         return False
     try:
         _load(source, flags)
-    except (OSError, Unbuilt) as error:
+    except (OSError, BuildError) as error:
         warnings.warn(
             f"the kernels of {source.name} can't be built, and all is slower without: {error}",
             stacklevel=2,
@@ -82,7 +82,7 @@ def _register_fake(operation: str, fake: Callable[..., Any]) -> None:
     torch.library.register_fake(f"peftlab::{operation}", fake)
 
 
-def standing(source: Path, *flags: str) -> str:
+def describe_build(source: Path, *flags: str) -> str:
     """Whether the operations of `source` are built, or why not, in words; builds nothing."""
     if compiler() is None:
         if sys.platform != "linux":
@@ -93,7 +93,7 @@ def standing(source: Path, *flags: str) -> str:
         return "built"
     try:
         _check_failed(library)
-    except Unbuilt as error:
+    except BuildError as error:
         return f"not built: {error}"
     return "built when first needed"
 
@@ -107,7 +107,7 @@ def _load(source: Path, flags: tuple[str, ...]) -> None:
     _check_failed(library)
     try:
         _build(source, flags, library)
-    except Unbuilt as error:
+    except BuildError as error:
         write(library.with_name(FAILED), str(error))
         raise
     torch.ops.load_library(library)
@@ -116,7 +116,7 @@ def _load(source: Path, flags: tuple[str, ...]) -> None:
 def _check_failed(library: Path) -> None:
     failed = library.with_name(FAILED)
     if failed.is_file() and time.time() - failed.stat().st_mtime < FAILED_S:
-        raise Unbuilt(f"{failed.read_text(encoding='utf-8')} (tried again in an hour)")
+        raise BuildError(f"{failed.read_text(encoding='utf-8')} (tried again in an hour)")
 
 
 @functools.cache
@@ -173,6 +173,6 @@ def _run(command: list[str]) -> None:
             _, stderr = process.communicate(timeout=BUILD_S)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            raise Unbuilt(f"it took more than {BUILD_S} s") from None
+            raise BuildError(f"it took more than {BUILD_S} s") from None
     if process.returncode:
-        raise Unbuilt((stderr.strip().splitlines() or ["no reason given"])[-1][:300])
+        raise BuildError((stderr.strip().splitlines() or ["no reason given"])[-1][:300])

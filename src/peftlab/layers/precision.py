@@ -20,7 +20,7 @@ from torch import nn
 from peftlab.errors import RequestError
 from peftlab.layers import nf4, rows
 from peftlab.layers.cpuinfo import processor_words
-from peftlab.layers.int8 import Int7Linear, Int8Linear, products
+from peftlab.layers.int8 import Int7Linear, Int8Linear, product_kind
 from peftlab.layers.linear import QuantisedLinear, weight_of
 from peftlab.layers.nf4 import NF4Linear
 from peftlab.settings import DEVICE_WORDS, PRECISION_WORDS, DeviceName, PrecisionName
@@ -92,14 +92,14 @@ def resolve_precision(name: str = "auto", device: str = "cpu") -> tuple[Precisio
     if name == "auto":
         return Precision(fastest, fastest), reason
     if name in IN_EIGHT_BITS:
-        held = "int7" if products(device) == "narrow" else name
+        held = "int7" if product_kind(device) == "narrow" else name
         return Precision(held, fastest), _reason_for_eight_bits(device, name, held)
     return Precision(name, fastest if name in QUANTISED else name), "asked for"
 
 
 def _reason_for_eight_bits(device: str, name: str, held: str) -> str:
     """The reason, with the code that quantises rows on `device`; builds it where it is used."""
-    if products(device) is None:
+    if product_kind(device) is None:
         return "asked for; slow, without products in eight bits here"
     reason = (
         "asked for" if name == held else f"{name} asked for; with AVX2 alone weights have 7 bits"
@@ -192,12 +192,12 @@ def keep_in_fp32(module: nn.Module, inside: bool = False) -> None:
         module.register_forward_hook(back.leave)
 
 
-def is_bare(module: nn.Module) -> bool:
+def is_unmodified(module: nn.Module) -> bool:
     """Whether a call of `module` is its class's `forward` alone: no hook, no other `forward`."""
     return not ("forward" in vars(module) or list(hooks_of(module)))
 
 
-def outputs_of(norm: nn.Module, input_dtype: torch.dtype) -> torch.dtype | None:
+def output_dtype(norm: nn.Module, input_dtype: torch.dtype) -> torch.dtype | None:
     """The precision of `norm`'s outputs for inputs in `input_dtype`.
 
     None if it has hooks of others than `keep_in_fp32`, or another `forward`.

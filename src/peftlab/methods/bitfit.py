@@ -32,7 +32,7 @@ from peftlab.layers import (
 )
 from peftlab.methods.base import STRICT, Method, train_head_only
 from peftlab.methods.registry import register
-from peftlab.models import backbone_modules, unread
+from peftlab.models import backbone_modules, unread_modules
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -66,7 +66,7 @@ class BitFit(Method):
 
 def _biased_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
     """The modules of the backbone that have a bias, without those that no answer depends on."""
-    excluded = {*unread(model)}
+    excluded = {*unread_modules(model)}
     return {
         name: module
         for name, module in backbone_modules(model).items()

@@ -13,7 +13,7 @@ from peftlab.models.architectures import (
     head_names,
     head_parameters,
     is_as_written,
-    unread,
+    unread_modules,
 )
 from peftlab.models.find import Source, find, looks_like_folder, quiet
 from peftlab.models.load import (
@@ -98,5 +98,5 @@ __all__ = [
     "stored_names",
     "token_limit",
     "unit_of",
-    "unread",
+    "unread_modules",
 ]

@@ -226,7 +226,7 @@ def architecture_of(model: Any) -> Architecture:
     return TABLE.get(getattr(model, "config", model).model_type, Architecture())
 
 
-def unread(model: PreTrainedModel) -> list[str]:
+def unread_modules(model: PreTrainedModel) -> list[str]:
     """The full names of the backbone's modules that are known to affect no answer.
 
     See `Architecture.unread`.

@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from peftlab.errors import JSON_ERRORS, RequestError, expanded, one_line, system_refusals
 from peftlab.models.packaged import PACKAGED
-from peftlab.network import reachable, told
+from peftlab.network import describe_error, reachable
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,10 @@ def _fetch_from_hub(name: str, revision: str | None) -> tuple[Path, str]:
         )
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise _no_such_model(name, online) from error
-    except Exception as error:  # see `told`
-        raise RequestError(f"model {name} can't be loaded from the hub: {told(error)}") from error
+    except Exception as error:  # see `describe_error`
+        raise RequestError(
+            f"model {name} can't be loaded from the hub: {describe_error(error)}"
+        ) from error
     return folder, folder.name
 
 

@@ -24,7 +24,7 @@ from peftlab.models.architectures import (
     ARCHITECTURES,
     architecture_of,
     backbone_modules,
-    unread,
+    unread_modules,
 )
 
 COMMON = {
@@ -85,7 +85,7 @@ def find_targets(model: PreTrainedModel, targets: str) -> Targets:
     for item, pattern in zip(items, patterns, strict=True):
         item_matches = {name for name in candidates if _matches(pattern, name, item)}
         if item == "all-linear":
-            item_matches -= {*unread(model)}
+            item_matches -= {*unread_modules(model)}
         if not item_matches:
             raise _no_such_target(model, item, candidates)
         matches |= item_matches

@@ -59,12 +59,12 @@ class Unit:
             )
         return unit
 
-    def standardised(self, labels: Sequence[float]) -> list[float]:
+    def standardise(self, labels: Sequence[float]) -> list[float]:
         """The labels in standard units."""
         values: list[float] = ((np.asarray(labels, np.float64) - self.mean) / self.sd).tolist()
         return values
 
-    def restored(self, outputs: Tensor) -> Tensor:
+    def restore(self, outputs: Tensor) -> Tensor:
         """`outputs` in standard units, of any shape, converted to the label's own, in float64."""
         return outputs.double() * self.sd + self.mean
 

@@ -22,7 +22,7 @@ from pydantic import BaseModel
 
 from peftlab.records.crossed import half_width
 from peftlab.records.influence import Array
-from peftlab.records.pairs import Verdicts, against, better_than
+from peftlab.records.pairs import Verdicts, better_than, verdict_between
 from peftlab.records.rows import TaskKey, merit
 from peftlab.records.table import Column, Runs, best_row, row_names, runs_of, scale
 
@@ -80,7 +80,7 @@ def _n_best(row: str, columns: Mapping[TaskKey, Column], pairs: Verdicts) -> int
         if row in column and column[row].by_seed:
             best = best_row(column)
             assert best is not None  # `row` has a score
-            verdict = against(pairs[task], row, best)  # None for the best row itself
+            verdict = verdict_between(pairs[task], row, best)  # None for the best row itself
             is_best_or_tied = verdict is None or verdict.verdict == "tie"
             count += is_best_or_tied or not better_than(row, pairs[task])
     return count

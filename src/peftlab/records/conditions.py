@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 
 from peftlab.records.record import Record
-from peftlab.records.rows import known
+from peftlab.records.rows import finite_values
 
 SAME_LEVEL_RATIO = 1.1  # mean numbers of parts this close differ by the drawing of batches alone
 
@@ -70,7 +70,7 @@ def _part_levels(row: Iterable[Record]) -> dict[str, float]:
     level_of: dict[str, float] = {}
     for records in by_task.values():
         levels: list[float] = []
-        for parts in sorted(known(record.parts for record in records)):
+        for parts in sorted(finite_values(record.parts for record in records)):
             if not levels or parts > SAME_LEVEL_RATIO * levels[-1]:
                 levels.append(parts)
         if len(levels) + any(record.parts is None for record in records) > 1:

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from peftlab.errors import RequestError
 from peftlab.records.conditions import conditions, ordered
 from peftlab.records.record import Record
-from peftlab.records.rows import TaskKey, known, mean
+from peftlab.records.rows import TaskKey, finite_values, mean
 from peftlab.records.table import Column, row_names, runs_of
 
 
@@ -78,9 +78,11 @@ def _cost(by_task: Sequence[Sequence[Record]], rounds: Sequence[Record]) -> Cost
     """The costs of a row by its records of each task and of rounds."""
     cells = list(itertools.chain(*by_task))
     trained = [record.n_trainable.total for record in cells if record.n_trainable]
-    memory = known(record.memory.peak_mib for record in (*cells, *rounds) if record.memory)
-    speeds = known(record.speed.examples_per_s for record in rounds if record.speed)
-    seconds = known(mean(known(record.total_s for record in records)) for records in by_task)
+    memory = finite_values(record.memory.peak_mib for record in (*cells, *rounds) if record.memory)
+    speeds = finite_values(record.speed.examples_per_s for record in rounds if record.speed)
+    seconds = finite_values(
+        mean(finite_values(record.total_s for record in records)) for records in by_task
+    )
     return Cost(
         trained=max(trained, default=None),
         memory_mib=max(memory, default=None),

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from peftlab.records.conditions import Conditions, conditions
 from peftlab.records.record import Record
-from peftlab.records.rows import TaskKey, collapsed, known, mean, merit
+from peftlab.records.rows import TaskKey, finite_values, is_collapsed, mean, merit
 from peftlab.records.table import Column, Runs
 
 
@@ -60,9 +60,9 @@ def _noise(row: str, runs: Runs) -> Noise:
         row=row,
         score=mean(pairwise_differences(runs.scores)),
         speed=_speed_noise(runs.speed_records),
-        inflation=mean(known(gains)),
+        inflation=mean(finite_values(gains)),
         n_runs=len(done),
-        n_collapsed=sum(map(collapsed, done)),
+        n_collapsed=sum(map(is_collapsed, done)),
         n_failed=len(runs.records) - len(done),
     )
 
@@ -82,7 +82,7 @@ def _speed_noise(records: Sequence[Record]) -> float | None:
     speeds_by_conditions: dict[Conditions, list[float]] = defaultdict(list)
     for record in records:
         speed = record.speed.examples_per_s if record.speed else None
-        speeds_by_conditions[by_cell[record.cell]] += known([speed])
+        speeds_by_conditions[by_cell[record.cell]] += finite_values([speed])
     return mean(
         [
             difference / float(np.mean(speeds))

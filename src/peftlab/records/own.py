@@ -10,7 +10,7 @@ from peftlab.records.rows import TaskKey
 from peftlab.records.table import Column, Runs
 
 
-class Own(BaseModel, extra="forbid", frozen=True):
+class OwnScore(BaseModel, extra="forbid", frozen=True):
     """The mean score of a row on one task, and its 95 % interval.
 
     Attributes:
@@ -32,7 +32,7 @@ class Own(BaseModel, extra="forbid", frozen=True):
     n_seeds: int
 
 
-def own_scores(columns: Mapping[TaskKey, Column]) -> list[Own]:
+def own_scores(columns: Mapping[TaskKey, Column]) -> list[OwnScore]:
     """The score of every row on every task where all its scored runs have predictions."""
     return [
         score
@@ -42,13 +42,13 @@ def own_scores(columns: Mapping[TaskKey, Column]) -> list[Own]:
     ]
 
 
-def _own_score(key: TaskKey, row: str, runs: Runs) -> Own | None:
+def _own_score(key: TaskKey, row: str, runs: Runs) -> OwnScore | None:
     crossed = runs.crossed()
     if crossed is None:
         return None
     low, high = crossed.interval()
     task, metric, sha256 = key
-    return Own(
+    return OwnScore(
         task=task,
         metric=metric,
         sha256=sha256,

@@ -26,7 +26,7 @@ from pydantic import BaseModel
 
 from peftlab.naming import counted
 from peftlab.records.crossed import MIN_SEEDS, Crossed, Shared, holm, within
-from peftlab.records.rows import LOWER_IS_BETTER, MARGIN, TaskKey, collapsed, merit
+from peftlab.records.rows import LOWER_IS_BETTER, MARGIN, TaskKey, is_collapsed, merit
 from peftlab.records.table import Column, Runs, scale
 
 ALPHA = 0.05
@@ -142,7 +142,7 @@ def verdicts(
     }
 
 
-def against(pairs: Sequence[Verdict], row: str, other: str) -> Verdict | None:
+def verdict_between(pairs: Sequence[Verdict], row: str, other: str) -> Verdict | None:
     """The verdict on `row` against `other` among a task's; None for a row against itself."""
     matches = (pair.of(row) for pair in pairs if {pair.a, pair.b} == {row, other})
     return next(matches, None)
@@ -163,7 +163,7 @@ def _task_verdicts(column: Column, margin: float, unrequested: Column) -> list[V
     }
     tested = {pair: c for pair, c in effects.items() if c is not None and c.n_seeds >= MIN_SEEDS}
     # the variance over seeds of a row with a collapsed run says nothing about rows without one
-    sound = {row for row, runs in scored.items() if not any(map(collapsed, runs.records))}
+    sound = {row for row, runs in scored.items() if not any(map(is_collapsed, runs.records))}
     of_all = _shared_seeds(scored, tested)
     of_sound = _shared_seeds(
         scored, {pair: c for pair, c in tested.items() if sound.issuperset(pair)}

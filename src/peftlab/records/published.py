@@ -36,7 +36,7 @@ class Published(BaseModel, extra="forbid", frozen=True, strict=True):
     epoch: Literal["last", "best", "not said"] = "not said"
 
 
-class Beside(BaseModel, extra="forbid", frozen=True):
+class PublishedComparison(BaseModel, extra="forbid", frozen=True):
     """One published score and ours; all in the metric's unit.
 
     Attributes:
@@ -64,12 +64,12 @@ class Beside(BaseModel, extra="forbid", frozen=True):
     says: str
 
 
-def beside(
+def compare_with_published(
     published: Published,
     records: Sequence[Record],
     folders: Iterable[Path],
     margin: float = MARGIN,
-) -> list[Beside]:
+) -> list[PublishedComparison]:
     """Every published score of a row and task that `records` have.
 
     In the order of our tasks, those of a task in the order of the source's rows.
@@ -82,21 +82,25 @@ def beside(
     """
     by_task = {task: column for (task, _, _), column in columns(records, folders).items()}
     return [
-        _beside(published, row, column[row], scores[task], margin)
+        _compare(published, row, column[row], scores[task], margin)
         for task, column in by_task.items()
         for row, scores in published.scores.items()
         if row in column and task in scores
     ]
 
 
-def _beside(published: Published, row: str, runs: Runs, score: float, margin: float) -> Beside:
+def _compare(
+    published: Published, row: str, runs: Runs, score: float, margin: float
+) -> PublishedComparison:
     ours = runs.with_best_epochs() if published.epoch == "best" else runs
     task, metric = runs.task.name, runs.task.main_metric
     if not ours.by_seed:
-        return Beside(task=task, metric=metric, row=row, published=score, seeds=[], says="failed")
+        return PublishedComparison(
+            task=task, metric=metric, row=row, published=score, seeds=[], says="failed"
+        )
     crossed = ours.crossed()
     low, high = (float(end) - score for end in crossed.interval()) if crossed else (None, None)
-    return Beside(
+    return PublishedComparison(
         task=task,
         metric=metric,
         row=row,

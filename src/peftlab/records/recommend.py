@@ -12,8 +12,15 @@ from pydantic import BaseModel
 from peftlab.errors import RequestError, unknown
 from peftlab.records.costs import Cost, costs_of, rows_within
 from peftlab.records.crossed import MIN_SEEDS
-from peftlab.records.pairs import Verdict, Verdicts, against, better_than
-from peftlab.records.rows import TaskKey, collapsed, merit, rate_from_dev, task_label, turns
+from peftlab.records.pairs import Verdict, Verdicts, better_than, verdict_between
+from peftlab.records.rows import (
+    TaskKey,
+    is_collapsed,
+    merit,
+    rate_from_dev,
+    rounds_taken,
+    task_label,
+)
 from peftlab.records.table import Column, Runs, best_row, row_names, runs_of, scale
 
 Prefer = Literal["score", "memory", "speed", "size"]
@@ -46,7 +53,7 @@ class Ahead(BaseModel, extra="forbid", frozen=True):
     cost: Cost
 
 
-class AgainstBest(BaseModel, extra="forbid", frozen=True):
+class TaskStanding(BaseModel, extra="forbid", frozen=True):
     """The recommended row on one task.
 
     Attributes:
@@ -100,7 +107,7 @@ class Recommendation(BaseModel, extra="forbid", frozen=True):
     row: str
     prefer: str
     cost: Cost
-    tasks: list[AgainstBest]
+    tasks: list[TaskStanding]
     memory_mib: float | None = None
     minutes: float | None = None
     n_done: int = 0
@@ -155,7 +162,7 @@ def recommend(
     for task, column in eligible.items():
         best = str(best_row(column))
         ahead = _ahead(columns, task, best, excluded, costs, better_than(row, pairs[task]))
-        verdict = against(pairs[task], row, best) or _rival(row, list(column), pairs[task])
+        verdict = verdict_between(pairs[task], row, best) or _rival(row, list(column), pairs[task])
         tasks.append(_against_best(task_label(task, eligible), task[1], best, verdict, ahead))
     runs = runs_of(columns, row)
     return Recommendation(
@@ -167,7 +174,7 @@ def recommend(
         minutes=minutes,
         n_done=_n_done(runs),
         n_failed=_n_failed(runs),
-        n_collapsed=sum(collapsed(record) for of_task in runs for record in of_task.records),
+        n_collapsed=sum(is_collapsed(record) for of_task in runs for record in of_task.records),
         collapsed_on=[
             task_label(task, columns) for task, column in columns.items() if _all_collapsed(column)
         ],
@@ -189,7 +196,7 @@ def _soundest(eligible: Mapping[TaskKey, Column], pairs: Verdicts) -> list[str]:
     for task, column in eligible.items():
         best = str(best_row(column))
         for row in column:
-            verdict = against(pairs[task], row, best)
+            verdict = verdict_between(pairs[task], row, best)
             is_behind = verdict is not None and verdict.is_behind
             n_worse[row] += is_behind or bool(better_than(row, pairs[task]) & column.keys())
     return [row for row, count in n_worse.items() if count == min(n_worse.values())]
@@ -200,7 +207,7 @@ def _first(
 ) -> str:
     """The first of `rows` by the preference, then by size, then by score."""
     turns_of_rows = [
-        turns(record for runs in runs_of(eligible, row) for record in runs.rounds)
+        rounds_taken(record for runs in runs_of(eligible, row) for record in runs.rounds)
         for row in row_names(eligible)
     ]
     first = turns_of_rows[0]
@@ -217,17 +224,19 @@ def _first(
 
 def _rival(row: str, others: Sequence[str], pairs: Sequence[Verdict]) -> Verdict | None:
     """Against the row that may be better by the most, which need not have the next best mean."""
-    verdicts = [pair for other in others if (pair := against(pairs, row, other)) is not None]
+    verdicts = [
+        pair for other in others if (pair := verdict_between(pairs, row, other)) is not None
+    ]
     return max(verdicts, key=lambda verdict: _or_infinity(verdict.deficit), default=None)
 
 
 def _against_best(
     task: str, metric: str, best: str, verdict: Verdict | None, ahead: list[Ahead]
-) -> AgainstBest:
+) -> TaskStanding:
     """`verdict` is the row's against the best, or of the best itself against its rival."""
     is_best = verdict is None or verdict.b != best
     word = verdict.verdict if verdict else None
-    return AgainstBest(
+    return TaskStanding(
         task=task,
         metric=metric,
         best=best,
@@ -285,12 +294,12 @@ def _n_failed(by_task: Sequence[Runs]) -> int:
 def _n_collapsed(columns: Mapping[TaskKey, Column], row: str) -> int:
     """The row's collapsed runs, without the tasks on which all runs of all rows collapsed."""
     learnable = {task: column for task, column in columns.items() if not _all_collapsed(column)}
-    return sum(collapsed(record) for runs in runs_of(learnable, row) for record in runs.records)
+    return sum(is_collapsed(record) for runs in runs_of(learnable, row) for record in runs.records)
 
 
 def _all_collapsed(column: Column) -> bool:
     done = [record for runs in column.values() for record in runs.records if record.is_done]
-    return bool(done) and all(map(collapsed, done))
+    return bool(done) and all(map(is_collapsed, done))
 
 
 def _rate_from_dev(row: str, column: Column) -> bool:

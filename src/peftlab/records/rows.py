@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from peftlab.records.record import Record, TaskPart
-from peftlab.settings import told_apart
+from peftlab.settings import identity_settings
 
 TaskKey = tuple[str, str, str]  # name, metric, sha256 of the examples
 TUNED = "tuned"  # in place of a setting that trials found: it may be another on each task
@@ -58,7 +58,7 @@ def request_of(record: Record) -> dict[str, str]:
             "side": record.side,
         },
         "settings.": record.method.settings,
-        "training.": told_apart(record.training),
+        "training.": identity_settings(record.training),
     }
     searched = set(record.method.tuned.get("space", ()))
     return {
@@ -68,7 +68,7 @@ def request_of(record: Record) -> dict[str, str]:
     }
 
 
-def measured_alike(record: Record) -> str:
+def speed_key(record: Record) -> str:
     """A key of what speed and memory depend on: the data, and the request but rates and epochs.
 
     A short cell (`--repeat-speed`) has the key of the cells of the data that it was drawn from.
@@ -78,7 +78,7 @@ def measured_alike(record: Record) -> str:
     return json.dumps([record.task.drawn_from or record.task.sha256, fields], sort_keys=True)
 
 
-def turns(rounds: Iterable[Record]) -> set[str | None]:
+def rounds_taken(rounds: Iterable[Record]) -> set[str | None]:
     """The rounds in which a row had its turn; None stands for rounds of earlier versions."""
     return {record.speed.turn for record in rounds if record.speed}
 
@@ -88,7 +88,7 @@ def row_of(record: Record) -> str:
     return json.dumps([task_key(record), request_of(record)], sort_keys=True)
 
 
-def judged_on_train(record: Record) -> bool:
+def is_judged_on_train(record: Record) -> bool:
     """Whether a part of train stood for dev; tasks/split.py says so in the task's source."""
     return record.task.source.endswith(" of train")
 
@@ -98,7 +98,7 @@ def rate_from_dev(record: Record, others: Iterable[Record]) -> bool:
 
     It is if dev judged the run and another row of the task differs from its row in rates alone.
     """
-    if judged_on_train(record):
+    if is_judged_on_train(record):
         return False
     request = request_of(record)
     return any(
@@ -193,7 +193,7 @@ def _tuned_values(record: Record) -> dict[str, object]:
     return {name: settings.get(name) for name in record.method.tuned.get("space", ())}
 
 
-def but_for_rate(key: RowKey, head_alone: bool) -> str:
+def key_without_rate(key: RowKey, head_alone: bool) -> str:
     """A key of the rows that differ in the learning rate alone; labels don't count.
 
     Where the head alone is trained its rate is the row's.
@@ -257,7 +257,7 @@ def _describe(name: str, value: object) -> str:
     return f"{name} {value}"
 
 
-def collapsed(record: Record) -> bool:
+def is_collapsed(record: Record) -> bool:
     """Whether the run scores no more than one constant answer, as one of its warnings says."""
     return any(warning.startswith(COLLAPSED) for warning in record.warnings)
 
@@ -267,10 +267,10 @@ def constant_of(task: TaskPart) -> dict[str, float]:
     return next((task.baselines[name] for name in CONSTANT if name in task.baselines), {})
 
 
-def known(values: Iterable[float | None]) -> list[float]:
+def finite_values(values: Iterable[float | None]) -> list[float]:
     """The values that were measured: neither None nor NaN nor infinite.
 
-    >>> known([1.0, None, float("nan")])
+    >>> finite_values([1.0, None, float("nan")])
     [1.0]
     """
     return [value for value in values if value is not None and math.isfinite(value)]

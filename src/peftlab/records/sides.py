@@ -16,7 +16,7 @@ from peftlab.errors import RequestError, system_refusals
 from peftlab.records.lock import HOLDER, LOCK, locked
 from peftlab.records.record import Record
 from peftlab.records.rows import task_key
-from peftlab.records.store import Store, lost, rounds_of
+from peftlab.records.store import Store, rounds_of, unreadable_note
 
 Sides = Mapping[str, Sequence[Record]]  # records by side
 
@@ -66,7 +66,7 @@ def join(folders: Sequence[Path], out: Path) -> list[str]:
 
 def _notes_on_unreadable(by_side: Mapping[str, Path]) -> list[str]:
     return [
-        lost(f"{cell} in {side}")
+        unreadable_note(f"{cell} in {side}")
         for side, folder in by_side.items()
         for cell in Store(folder).unreadable()
     ]

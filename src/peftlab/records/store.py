@@ -43,7 +43,7 @@ BESIDE_PREFIX = ".peftlab-"  # of the folders beside its own that `peftlab train
 NEEDED_MIB = 200  # records and curves are small; the page and its figures take a few MiB
 
 
-def lost(cell: str) -> str:
+def unreadable_note(cell: str) -> str:
     """The note on a record that can't be read."""
     return f"the record of {cell} can't be read and is left out"
 
@@ -187,7 +187,7 @@ class Store:
             return None
         return record if record.cell == cell else None
 
-    def others(self, cells: Iterable[str]) -> list[Record]:
+    def other_records(self, cells: Iterable[str]) -> list[Record]:
         """The records of all cells but these, as far as they can be read."""
         names = sorted(set(self.cells()) - set(cells))
         return [record for name in names if (record := self.read(name)) is not None]
@@ -249,7 +249,7 @@ class Store:
         if not records:
             raise self._no_records_error()
         return [
-            relabelled(record, labels[record.cell]) if record.cell in labels else record
+            with_label(record, labels[record.cell]) if record.cell in labels else record
             for record in _latest_last(records, last_suite)
         ]
 
@@ -286,10 +286,10 @@ class Store:
             ) from None
         return suites
 
-    def told(self) -> list[str]:
+    def notes(self) -> list[str]:
         """Notes on the records: what may be compared between sides, and which can't be read."""
         latest = (self.suites() or [{}])[-1]
-        return [*latest.get("told", []), *map(lost, self.unreadable())]
+        return [*latest.get("told", []), *map(unreadable_note, self.unreadable())]
 
     def title(self, records: list[Record]) -> str:
         """The latest suite's name, or that of the records where there is no suite.json."""
@@ -327,7 +327,7 @@ def rounds_of(folder: Path) -> list[Record]:
         return []
 
 
-def chosen(
+def select(
     records: list[Record], tasks: list[str] | None, methods: list[str] | None
 ) -> list[Record]:
     """The records of these tasks and methods; a method is a row's label or a method's name.
@@ -383,7 +383,7 @@ def _latest_last(records: list[Record], last_suite: Mapping[str, int]) -> list[R
     return [next(in_order[row]) for row in rows]
 
 
-def relabelled(record: Record, label: str) -> Record:
+def with_label(record: Record, label: str) -> Record:
     """The record under the label that its row has now: a label is no part of a cell's identity."""
     method = record.method.model_copy(update={"label": label})
     return record.model_copy(update={"method": method})

@@ -17,8 +17,8 @@ from peftlab.records.rows import (
     constant_of,
     group,
     labels,
-    measured_alike,
     merit,
+    speed_key,
     task_key,
 )
 from peftlab.records.scored_run import ScoredRun, scored_run
@@ -114,7 +114,7 @@ def columns(records: Sequence[Record], folders: Iterable[Path]) -> dict[TaskKey,
     for folder in folders:
         for record in rounds_of(folder):
             if record.is_done:
-                rounds[measured_alike(record)].append(record)
+                rounds[speed_key(record)].append(record)
     rows = group(records)
     names = labels(rows)
     table: dict[TaskKey, Column] = {task_key(record): {} for record in records}
@@ -123,7 +123,7 @@ def columns(records: Sequence[Record], folders: Iterable[Path]) -> dict[TaskKey,
         for record in members:
             by_task[task_key(record)].append(record)
         for task, of_task in by_task.items():
-            row_rounds = rounds.get(measured_alike(of_task[0]), [])
+            row_rounds = rounds.get(speed_key(of_task[0]), [])
             table[task][names[key]] = _runs(of_task, folders, row_rounds)
     return table
 

@@ -37,7 +37,7 @@ class Trial(BaseModel, extra="forbid", frozen=True):
         return self.task, self.data, self.model, self.label
 
 
-def at_end(chosen: Trial, trials: Iterable[Trial]) -> list[str]:
+def settings_at_border(chosen: Trial, trials: Iterable[Trial]) -> list[str]:
     """The settings of a chosen trial beyond whose values nothing was tried for the row on its task.
 
     Their ranges end there, or no trial had a higher value, or a lower one: the best may lie beyond.

@@ -11,11 +11,11 @@ from pydantic import BaseModel, ByteSize, TypeAdapter
 from peftlab.errors import RequestError
 from peftlab.records.across import Improvement, Overall, improvements, overall
 from peftlab.records.noise import Noise, noise
-from peftlab.records.own import Own, own_scores
+from peftlab.records.own import OwnScore, own_scores
 from peftlab.records.pairs import Verdict, verdicts
 from peftlab.records.recommend import Recommendation, recommend
 from peftlab.records.record import Record
-from peftlab.records.rows import LOWER_IS_BETTER, MARGIN, known, mean
+from peftlab.records.rows import LOWER_IS_BETTER, MARGIN, finite_values, mean
 from peftlab.records.table import columns
 
 
@@ -78,7 +78,7 @@ class Comparison(BaseModel, extra="forbid", frozen=True):
     """
 
     pairs: list[Verdict]
-    own: list[Own]
+    own: list[OwnScore]
     over_tasks: list[Overall]
     improvement: list[Improvement]
     noise: list[Noise]
@@ -117,7 +117,9 @@ def compare_rows(
         over_tasks=overall(table, pairs),
         improvement=improvements(table),
         noise=noises,
-        inflation=mean(known(row.inflation for row in noises if row.metric not in LOWER_IS_BETTER)),
+        inflation=mean(
+            finite_values(row.inflation for row in noises if row.metric not in LOWER_IS_BETTER)
+        ),
         n_collapsed=sum(row.n_collapsed for row in noises),
         recommendation=recommend(
             table, pairs, question.prefer, question.memory_mib, question.minutes

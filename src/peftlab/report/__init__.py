@@ -12,8 +12,17 @@ rebuild.py                                            all of it for a folder
 """
 
 from peftlab.report.page import build
-from peftlab.report.rebuild import Shown, conclude, printed, rebuild
+from peftlab.report.rebuild import Shown, conclude, format_table, rebuild
 from peftlab.report.scores import Table, table
 from peftlab.report.terminal import render_terminal
 
-__all__ = ["Shown", "Table", "build", "conclude", "printed", "rebuild", "render_terminal", "table"]
+__all__ = [
+    "Shown",
+    "Table",
+    "build",
+    "conclude",
+    "format_table",
+    "rebuild",
+    "render_terminal",
+    "table",
+]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from peftlab.naming import counted, duration, listed
 from peftlab.records.crossed import MIN_SEEDS
-from peftlab.records.recommend import AgainstBest, Ahead, Recommendation
+from peftlab.records.recommend import Ahead, Recommendation, TaskStanding
 from peftlab.records.rows import CONSTANT, merit
 from peftlab.records.verdicts import Comparison
 from peftlab.report.scores import Table
@@ -97,12 +97,12 @@ def _reasons(recommendation: Recommendation) -> list[str]:
     ]
 
 
-def _loss_in_margins(standing: AgainstBest) -> float:
+def _loss_in_margins(standing: TaskStanding) -> float:
     """The most that the row may be worse by, in margins of the task: units of tasks differ."""
     return (standing.worse_at_most or 0.0) / (standing.margin or 1.0)
 
 
-def _reason(standing: AgainstBest, where: str, recommendation: Recommendation) -> str:
+def _reason(standing: TaskStanding, where: str, recommendation: Recommendation) -> str:
     candidates = _candidates(standing.ahead, recommendation, standing.metric)
     if standing.verdict is None:
         return f"it has the best mean{where}{candidates}{_rival(standing)}"
@@ -122,7 +122,7 @@ def _reason(standing: AgainstBest, where: str, recommendation: Recommendation) -
     return f"not shown to be worse than {best}, which has the best mean{where}{bound}"
 
 
-def _rival(standing: AgainstBest) -> str:
+def _rival(standing: TaskStanding) -> str:
     """The row that may still be better: the best of several means is often not the best row."""
     if not standing.rival or not standing.worse_at_most:
         return ""
@@ -186,7 +186,7 @@ def _shortcoming(row: Ahead, recommendation: Recommendation) -> str:
     return f"takes {' and '.join(costs)}"
 
 
-def _bound(standing: AgainstBest, task: str = "") -> str:
+def _bound(standing: TaskStanding, task: str = "") -> str:
     if standing.worse_at_most is None:
         return ""
     bound = of_metric(standing.worse_at_most, standing.metric)
@@ -207,7 +207,7 @@ def _cost(recommendation: Recommendation) -> str:
     return f"It {listed(known)}." if known else ""
 
 
-def _open_question(standings: Sequence[AgainstBest]) -> str:
+def _open_question(standings: Sequence[TaskStanding]) -> str:
     """What would settle the tasks whose verdict is unclear; empty where none is."""
     unclear = [standing for standing in standings if standing.word.startswith("unclear")]
     if not unclear:
@@ -231,7 +231,7 @@ def _open_question(standings: Sequence[AgainstBest]) -> str:
     return f"About {more} would tell it from {other}, if they were like these."
 
 
-def _seeds_to_settle(standing: AgainstBest) -> float:
+def _seeds_to_settle(standing: TaskStanding) -> float:
     return math.inf if standing.more_seeds is None else standing.more_seeds
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from peftlab.records.record import Record
-from peftlab.records.rows import judged_on_train
+from peftlab.records.rows import is_judged_on_train
 from peftlab.settings import Training
 
 OUT = "again"  # a folder of its own: in the cell's folder it is done already, and would not run
@@ -96,7 +96,7 @@ def _data(record: Record, suite: Mapping[str, Any]) -> list[str]:
         folder = suite.get("data_dir") or ("DIR" if record.task.source.startswith("folder") else "")
         words += ["--data-dir", folder] if folder else []
     words += ["--metric", record.task.main_metric] if suite.get("metric") else []
-    return words + (["--judge-on", "train"] if judged_on_train(record) else [])
+    return words + (["--judge-on", "train"] if is_judged_on_train(record) else [])
 
 
 def _at_commit(path: str, record: Record) -> str:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from peftlab.records.conditions import Conditions
 from peftlab.records.record import Record
-from peftlab.records.rows import known, mean
+from peftlab.records.rows import finite_values, mean
 from peftlab.report.spread import Spread
 
 
@@ -101,7 +101,9 @@ def _cost(under: int, records: list[Record], whole: Sequence[Record], in_turns: 
         peak_mib=Spread.of(memory.peak_mib for memory in memories),
         train_peak_mib=Spread.of(memory.train_peak_mib for memory in memories),
         total_s=Spread.of(record.total_s for record in whole),
-        by_part_mib={part: mean(known(m.by_part.get(part) for m in memories)) for part in parts},
+        by_part_mib={
+            part: mean(finite_values(m.by_part.get(part) for m in memories)) for part in parts
+        },
         in_turns=in_turns,
     )
 
@@ -130,7 +132,7 @@ def _row_cost(under: int, costs: list[Cost]) -> RowCost:
     return RowCost(
         under=under,
         n_tasks=len(costs),
-        examples_per_s=mean(known(cost.examples_per_s.mean for cost in costs)),
-        peak_mib=max(known(cost.peak_mib.mean for cost in costs), default=None),
-        cell_s=mean(known(cost.total_s.mean for cost in costs)),
+        examples_per_s=mean(finite_values(cost.examples_per_s.mean for cost in costs)),
+        peak_mib=max(finite_values(cost.peak_mib.mean for cost in costs), default=None),
+        cell_s=mean(finite_values(cost.total_s.mean for cost in costs)),
     )

@@ -97,7 +97,7 @@ def build(
         answers=answers(scores, out / "predictions", sentences),
         commands=commands(records, store.suites()),
         trials=trials,
-        remarks=store.told(),
+        remarks=store.notes(),
         curves={record.cell: read_curves(store.curve(record.cell)) for record in records},
     )
     html = page(suite, scores, comparison, records, extras, shown, stills, vega.bundle())

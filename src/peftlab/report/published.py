@@ -8,13 +8,13 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from peftlab.records.published import Beside
+from peftlab.records.published import PublishedComparison
 from peftlab.report.text import MISSING, printable
 
 HEAD = ("published", "ours", "ours - published\nand 95 %")
 
 
-def draw(rows: Sequence[Beside]) -> Table:
+def draw(rows: Sequence[PublishedComparison]) -> Table:
     """The table; scores as fractions, signs on differences."""
     view = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     view.add_column("task", overflow="fold")
@@ -27,13 +27,13 @@ def draw(rows: Sequence[Beside]) -> Table:
     return view
 
 
-def cells(row: Beside) -> list[str]:
+def cells(row: PublishedComparison) -> list[str]:
     """The texts of a row of the table; an interval stands below its difference."""
     task = printable(f"{row.task}\n{row.metric}")
     return [task, printable(row.row), f"{row.published:.3f}", *_ours(row), row.says]
 
 
-def _ours(row: Beside) -> list[str]:
+def _ours(row: PublishedComparison) -> list[str]:
     if row.mean is None or row.difference is None:
         return [MISSING] * 2
     spread = f" ± {row.sd:.3f}" if row.sd is not None else ""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from peftlab.naming import listed
 from peftlab.records.rows import merit
-from peftlab.records.trials import Trial, at_end
+from peftlab.records.trials import Trial, settings_at_border
 from peftlab.report.columns import Column
 from peftlab.report.panels import Plot
 from peftlab.report.scores import Cell, Row, Table
@@ -226,7 +226,7 @@ def progress_figure(
 def _mark(trial: Trial, trials: Sequence[Trial]) -> str:
     if not trial.chosen:
         return ""
-    return END if "lr" in at_end(trial, trials) else "taken"
+    return END if "lr" in settings_at_border(trial, trials) else "taken"
 
 
 def _best(column: Column, points: Iterable[tuple[str, float, float]]) -> str:

@@ -15,7 +15,7 @@ from peftlab.errors import system_refusals
 from peftlab.naming import counted, listed
 from peftlab.records.record import Record
 from peftlab.records.rows import TaskKey, group, task_key
-from peftlab.records.store import Store, chosen, lost, rounds_of
+from peftlab.records.store import Store, rounds_of, select, unreadable_note
 from peftlab.records.verdicts import DEFAULT_QUESTION, Comparison, Question, compare_rows
 from peftlab.report.page import build
 from peftlab.report.papers import FORMS
@@ -45,7 +45,7 @@ class Shown(NamedTuple):
         console = Console(file=io.StringIO(), width=WIDTH, force_jupyter=False, **plain)
         with console.capture() as captured:
             console.print(self.terminal)
-        lines = [captured.get().rstrip(), *map(lost, self.unreadable), self.beside]
+        lines = [captured.get().rstrip(), *map(unreadable_note, self.unreadable), self.beside]
         lines = [line for line in lines if line]
         return "\n".join([*lines, f"page: {self.page.resolve()}"])
 
@@ -120,7 +120,7 @@ def _describe_others(folder: Path, tasks: Set[TaskKey], others: Counter[TaskKey]
     )
 
 
-def printed(
+def format_table(
     folder: Path,
     form: str,
     tasks: list[str] | None = None,
@@ -145,7 +145,7 @@ def _select(
 ) -> tuple[list[Record], Comparison]:
     """The records asked for, and their comparison."""
     all_records = store.records()
-    records = chosen(store.records(last) if last else all_records, tasks, methods)
+    records = select(store.records(last) if last else all_records, tasks, methods)
     others = _other_rows(all_records, records)
     return records, compare_rows(records, [store.out], question, others)
 

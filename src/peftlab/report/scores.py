@@ -18,15 +18,15 @@ from peftlab.records.record import Record
 from peftlab.records.rows import (
     RowKey,
     TaskKey,
-    but_for_rate,
     by_task,
-    collapsed,
+    finite_values,
     group,
-    known,
+    is_collapsed,
+    key_without_rate,
     labels,
-    measured_alike,
+    rounds_taken,
+    speed_key,
     task_key,
-    turns,
 )
 from peftlab.report.columns import Column, columns, finite
 from peftlab.report.costs import (
@@ -172,8 +172,8 @@ def table(records: Iterable[Record], rounds: Iterable[Record] = ()) -> Table:
     Speed and memory of a cell are those of its `rounds` (`--repeat-speed`), where it has some.
     """
     records = _latest(records)
-    shown = set(map(measured_alike, records))
-    rounds = [record for record in rounds if record.is_done and measured_alike(record) in shown]
+    shown = set(map(speed_key, records))
+    rounds = [record for record in rounds if record.is_done and speed_key(record) in shown]
     tasks: dict[TaskKey, list[Record]] = {}
     for record in records:
         tasks.setdefault(task_key(record), []).append(record)
@@ -182,12 +182,10 @@ def table(records: Iterable[Record], rounds: Iterable[Record] = ()) -> Table:
     names = labels(rows)
     rounds_of: dict[str, list[Record]] = defaultdict(list)
     for record in rounds:
-        rounds_of[measured_alike(record)].append(record)
+        rounds_of[speed_key(record)].append(record)
     by_cell = conditions([*rows.values(), *rounds_of.values()])
     measured = {
-        source.cell
-        for record in records
-        for source in rounds_of.get(measured_alike(record), [record])
+        source.cell for record in records for source in rounds_of.get(speed_key(record), [record])
     }
     all_conditions = ordered(by_cell, measured)
     conditions_of = {cell: all_conditions.index(value) for cell, value in by_cell.items()}
@@ -198,7 +196,7 @@ def table(records: Iterable[Record], rounds: Iterable[Record] = ()) -> Table:
         if not record.is_done
     ]
     row_turns = {
-        names[key]: turns(r for m in members for r in rounds_of.get(measured_alike(m), ()))
+        names[key]: rounds_taken(r for m in members for r in rounds_of.get(speed_key(m), ()))
         for key, members in rows.items()
         if any(member.is_done for member in members)
     }
@@ -211,9 +209,9 @@ def table(records: Iterable[Record], rounds: Iterable[Record] = ()) -> Table:
         conditions=all_conditions,
         failures=tuple(failures),
         n_cells=sum(map(len, rows.values())),
-        n_collapsed=sum(collapsed(record) for members in rows.values() for record in members),
+        n_collapsed=sum(is_collapsed(record) for members in rows.values() for record in members),
         n_rounds=len({record.seed for record in rounds}),
-        busy=max(known(r.speed.others_share for r in rounds if r.speed), default=None),
+        busy=max(finite_values(r.speed.others_share for r in rounds if r.speed), default=None),
         out_of_turn=tuple(_out_of_turn(row_turns)),
     )
 
@@ -257,14 +255,14 @@ def _row(
     cells = tuple(_cell(seeds, conditions_of, rounds_of) if seeds else None for seeds in by_column)
     done = [cell for cell in cells if cell and cell.runs]
     counts = [record.n_trainable for record in members if record.n_trainable]
-    seconds = known(run.total_s for cell in done for run in cell.runs)
+    seconds = finite_values(run.total_s for cell in done for run in cell.runs)
     adapter = Span.of(count.adapter for count in counts)
     # a tuned row has defaults on a task where all its trials failed
     some_or_all = all if first.method.tuned else any
     return Row(
         label=label,
         plain=key[0],
-        curve=but_for_rate(key, head_alone=adapter.high == 0),
+        curve=key_without_rate(key, head_alone=adapter.high == 0),
         method=first.method.name,
         model=first.model.name,
         precision=first.precision,
@@ -314,7 +312,7 @@ def _cell(
         last=Spread.of(run.last for run in runs),
         best=Spread.of(run.best for run in runs),
         warnings=dict(Counter(warning for m in done for warning in dict.fromkeys(m.warnings))),
-        costs=cell_costs(done, conditions_of, rounds_of.get(measured_alike(members[0]), [])),
+        costs=cell_costs(done, conditions_of, rounds_of.get(speed_key(members[0]), [])),
         by_rank={
             rank: Spread.of((m.score_by_rank or {}).get(rank, {}).get(metric) for m in done)
             for rank in ranks

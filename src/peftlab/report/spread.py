@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Self
 
-from peftlab.records.rows import known, mean, sample_sd
+from peftlab.records.rows import finite_values, mean, sample_sd
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> Self:
-        measured = known(values)
+        measured = finite_values(values)
         return cls(mean(measured), sample_sd(measured), len(measured))
 
 

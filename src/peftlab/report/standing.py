@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from peftlab.naming import counted
 from peftlab.records.crossed import MIN_SEEDS
-from peftlab.records.pairs import Verdict, against, better_than
+from peftlab.records.pairs import Verdict, better_than, verdict_between
 from peftlab.records.rows import LOWER_IS_BETTER, merit
 from peftlab.records.verdicts import Comparison
 from peftlab.report.columns import Column
@@ -51,7 +51,7 @@ def marks(table: Table, comparison: Comparison) -> dict[tuple[str, int], str]:
 
 def mark(pairs: Sequence[Verdict], row: str, first: str) -> str:
     """The mark of `row`, where `first` has the best mean; WORSE if any row is better."""
-    verdict = against(pairs, row, first)
+    verdict = verdict_between(pairs, row, first)
     if verdict is None:
         return BEST
     if verdict.verdict == "tie":
@@ -120,7 +120,7 @@ def matrices(table: Table, comparison: Comparison) -> list[Matrix]:
             (row, other): _square(verdict, column)
             for row in rows
             for other in rows
-            if (verdict := against(pairs, row, other)) is not None
+            if (verdict := verdict_between(pairs, row, other)) is not None
         }
         if squares:
             matrices.append(Matrix(column, rows, squares))

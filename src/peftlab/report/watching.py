@@ -14,7 +14,7 @@ from peftlab.errors import RequestError
 from peftlab.naming import duration
 from peftlab.records.now import Now, read_now
 from peftlab.records.record import Record
-from peftlab.records.rows import known, mean
+from peftlab.records.rows import finite_values, mean
 from peftlab.records.store import Store, rounds_of
 from peftlab.report.scores import table
 from peftlab.report.terminal import render_terminal
@@ -114,7 +114,7 @@ def _left_s(pending: Mapping[str, str], records: Sequence[Record], now: Now | No
     row_s: dict[str, list[float]] = defaultdict(list)
     for record in records:
         if record.is_done:
-            row_s[record.method.label] += known([record.total_s])
+            row_s[record.method.label] += finite_values([record.total_s])
     overall = mean([seconds for cells in row_s.values() for seconds in cells])
     if overall is None:
         return None

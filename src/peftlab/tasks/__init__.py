@@ -20,7 +20,7 @@ from peftlab.tasks.files import NoColumn, Sheet, answer_file, check_out, read_sh
 from peftlab.tasks.glue import GLUE, Glue
 from peftlab.tasks.hub import is_on_hub
 from peftlab.tasks.metrics import Baselines, baselines
-from peftlab.tasks.split import carved, groups
+from peftlab.tasks.split import carve, group_indices
 from peftlab.tasks.table import make_task
 
 __all__ = [
@@ -33,9 +33,9 @@ __all__ = [
     "answer_file",
     "baselines",
     "built_in",
-    "carved",
+    "carve",
     "check_out",
-    "groups",
+    "group_indices",
     "is_on_hub",
     "listing",
     "load",

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from peftlab.errors import RequestError, unknown
-from peftlab.network import problem, told
+from peftlab.network import describe_error, hub_problem
 from peftlab.tasks.base import Task
 from peftlab.tasks.files import file, rows
 
@@ -266,8 +266,8 @@ def card_revision(revision: str) -> str:
 
 
 def why_unreachable(repo: str) -> str | None:
-    """Why the hub does not serve `repo`; None if it does. See `peftlab.network.problem`."""
-    return problem(f"datasets/{repo}/resolve/main/{CARD}")
+    """Why the hub does not serve `repo`; None if it does. See `peftlab.network.hub_problem`."""
+    return hub_problem(f"datasets/{repo}/resolve/main/{CARD}")
 
 
 def no_copy(repo: str, trouble: str, remedy: str) -> RequestError:
@@ -284,8 +284,8 @@ def hub_refusals(repo: str, remedy: str = "") -> Iterator[None]:
     """Turn any error of the hub or its library inside into a `RequestError`."""
     try:
         yield
-    except Exception as error:  # see `told`
-        text = f"{repo} can't be loaded from the hub: {told(error)}."
+    except Exception as error:  # see `describe_error`
+        text = f"{repo} can't be loaded from the hub: {describe_error(error)}."
         raise RequestError(f"{text} {remedy}".strip()) from error
 
 

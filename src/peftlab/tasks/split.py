@@ -6,7 +6,7 @@ a class (by the group's most frequent label) or of a quintile (by its mean label
 hash of their text and fill dev until it has a fifth of the stratum's examples. Neither the order of
 the rows nor other classes' rows change where a group goes.
 
-A choice, such as that of a learning rate, is made on such a fifth of train (`carved`), so that dev
+A choice, such as that of a learning rate, is made on such a fifth of train (`carve`), so that dev
 judges on examples that no choice has seen.
 """
 
@@ -34,7 +34,7 @@ Texts = tuple[str, ...]
 Label = TypeVar("Label", int, float)
 
 
-def carved(task: Task, share: float = FIFTH) -> Task:
+def carve(task: Task, share: float = FIFTH) -> Task:
     """The task with its train split in two: a share of it as dev, the rest as train.
 
     The task's own dev is not looked at. A class with fewer than two different texts stays in train:
@@ -85,7 +85,7 @@ def n_in_both(train: Examples, dev: Examples) -> int:
     return sum(_unordered_key(text) in train_keys for text in dev.texts)
 
 
-def groups(texts: Sequence[Texts]) -> list[int]:
+def group_indices(texts: Sequence[Texts]) -> list[int]:
     """For each text the index of the first text that equals it but for case and blanks.
 
     >>> groups([("one",), ("two",), ("One ",)])

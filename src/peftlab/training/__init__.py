@@ -1,10 +1,10 @@
 """Training: batches, the loop, its checkpoint, guard, meters. Knows no method by name."""
 
-from peftlab.engine import kernels, kernels_of, packs
+from peftlab.engine import can_pack, kernels, kernels_of
 from peftlab.training.batches import Batch, Encoded, encode
 from peftlab.training.checkpoint import Checkpoint
 from peftlab.training.guard import Diverged, Untrained, check_finite
-from peftlab.training.loop import Fitted, Loop, answer, fit, try_one
+from peftlab.training.loop import Fitted, Loop, compute_outputs, fit, try_one_example
 from peftlab.training.meters import MemoryMeter, SavedMeter
 from peftlab.training.passes import Plan, Step, outputs
 from peftlab.training.rehearsal import Rehearsal
@@ -24,14 +24,14 @@ __all__ = [
     "SavedMeter",
     "Step",
     "Untrained",
-    "answer",
+    "can_pack",
     "check_finite",
+    "compute_outputs",
     "encode",
     "fit",
     "kernels",
     "kernels_of",
     "outputs",
-    "packs",
     "repeatable",
-    "try_one",
+    "try_one_example",
 ]

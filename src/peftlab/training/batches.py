@@ -218,7 +218,7 @@ def cut(items: list[int], sizes: Iterable[int]) -> list[list[int]]:
     return [items[start:end] for start, end in itertools.pairwise([0, *ends])]
 
 
-def stratified(labels: Sequence[float], size: int, seed: int) -> list[int]:
+def stratified_sample(labels: Sequence[float], size: int, seed: int) -> list[int]:
     """Indices of a sample in which every class, or every range of numbers, has its share.
 
     The examples are sorted by label, in random order where labels are equal, and sampled at even
@@ -235,7 +235,9 @@ def stratified(labels: Sequence[float], size: int, seed: int) -> list[int]:
     return [indices[(2 * i + 1) * len(indices) // (2 * size)] for i in range(size)]
 
 
-def by_length(lengths: Sequence[int], batch_size: int, most_tokens: int) -> Iterator[list[int]]:
+def batches_by_length(
+    lengths: Sequence[int], batch_size: int, most_tokens: int
+) -> Iterator[list[int]]:
     """Batches of indices for evaluation, shortest first, of at most `most_tokens` with padding.
 
     >>> list(by_length([5, 9, 2, 4], batch_size=3, most_tokens=10))

@@ -24,8 +24,10 @@ from torch import Tensor
 
 from peftlab import atomic
 
-EVERY_S = 60.0  # the minimum time between two writes
-SHARE = 0.01  # of the time, for writing: in full fine-tuning the state is three models in size
+MIN_INTERVAL_S = 60.0  # the minimum time between two writes
+WRITE_SHARE = (
+    0.01  # of the time, for writing: in full fine-tuning the state is three models in size
+)
 WRITE_BYTES_PER_S = 2e8  # assumed before the first write: measured on a busy machine (LOG.md)
 TENSOR = "tensor"  # a dict with this key alone stands for the tensor of that name
 State = dict[str, Any]  # nested dicts and lists of tensors and JSON values
@@ -79,7 +81,7 @@ class Checkpoint:
         self._schedule_next(time.monotonic() - started)
 
     def _schedule_next(self, write_s: float) -> None:
-        self.due = time.monotonic() + max(EVERY_S, write_s / SHARE)
+        self.due = time.monotonic() + max(MIN_INTERVAL_S, write_s / WRITE_SHARE)
 
     def delete(self) -> None:
         """Delete the file, if it is there and that is permitted."""

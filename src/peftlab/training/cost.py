@@ -70,7 +70,7 @@ class Kernels(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Counted:
+class StepCost:
     """The memory that a training holds, in MiB.
 
     Attributes:
@@ -168,7 +168,7 @@ def count_step(
     trained: Shape,
     evaluated: Shape,
     in_parts: bool = False,
-) -> Counted:
+) -> StepCost:
     """The memory that training `model` holds at these shapes. The model can't be used afterwards.
 
     Args:
@@ -214,7 +214,7 @@ def count_step(
             optimizer.step()
             sizes_mib = sizes(model, optimizer)
     gradients = sizes_mib["gradients"]
-    return Counted(
+    return StepCost(
         **sizes_mib,
         activations=activations,
         # gradients are allocated while activations are freed, and don't fit into the gaps of those

@@ -261,7 +261,7 @@ def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dty
     return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
 
-def try_one(model: PreTrainedModel, train: Encoded, plan: Plan) -> None:
+def try_one_example(model: PreTrainedModel, train: Encoded, plan: Plan) -> None:
     """Forward and backward through one example; leaves no gradient and no draw behind."""
     model.train()
     devices = [model.device] if plan.device_type == "cuda" else []
@@ -337,7 +337,7 @@ def fit(
                 if checkpoint is not None and checkpoint.is_due() and loop.guard.has_checked:
                     checkpoint.write(snapshot(loop, fitted, dev_outputs, memory))
             started = time.perf_counter()
-            logits = answer(loop.model, dev, loop.plan)
+            logits = compute_outputs(loop.model, dev, loop.plan)
             check_finite(logits, epoch)
             fitted.eval_s += time.perf_counter() - started
             fitted.curve.append({"epoch": epoch})
@@ -358,7 +358,7 @@ def fit(
     return fitted
 
 
-def answer(model: PreTrainedModel, data: Encoded, plan: Plan) -> Tensor:
+def compute_outputs(model: PreTrainedModel, data: Encoded, plan: Plan) -> Tensor:
     """The outputs for `data`, (n, num_labels), computed as the plan's training is."""
     settings = plan.settings
     return outputs(

@@ -29,7 +29,7 @@ from peftlab.engine import model_tensors
 from peftlab.layers import is_added
 
 MIB = 2**20
-WARMING = 3  # steps left out of the speed: allocator, thread pools and kernels warm up in them
+WARMUP_STEPS = 3  # steps left out of the speed: allocator, thread pools and kernels warm up in them
 _STATUS = Path("/proc/self/status")
 _STATM = Path("/proc/self/statm")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -49,14 +49,14 @@ class SpeedMeter:
         self.tokens.append(tokens)
 
     def summary(self) -> dict[str, float | None]:
-        """Rates and step times without the first `WARMING` steps; None if too few are left."""
-        seconds = self.seconds[WARMING:]
+        """Rates and step times without the first `WARMUP_STEPS` steps; None if too few are left."""
+        seconds = self.seconds[WARMUP_STEPS:]
         if len(seconds) < 2:
             return dict.fromkeys(("examples_per_s", "tokens_per_s", "step_ms_p50", "step_ms_p95"))
         total = sum(seconds)
         return {
-            "examples_per_s": sum(self.examples[WARMING:]) / total,
-            "tokens_per_s": sum(self.tokens[WARMING:]) / total,
+            "examples_per_s": sum(self.examples[WARMUP_STEPS:]) / total,
+            "tokens_per_s": sum(self.tokens[WARMUP_STEPS:]) / total,
             "step_ms_p50": 1000 * statistics.median(seconds),
             "step_ms_p95": 1000 * statistics.quantiles(seconds, n=20, method="inclusive")[-1],
         }

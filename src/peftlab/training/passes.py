@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from peftlab.engine import fast as engine
 from peftlab.layers import PreTrainedModel
 from peftlab.settings import Resolved
-from peftlab.training.batches import Batch, Encoded, by_length, cut, draw, split_evenly
+from peftlab.training.batches import Batch, Encoded, batches_by_length, cut, draw, split_evenly
 
 # The tokens of a batch that a CPU takes at once. A part saves less for its backward pass; but each
 # repeats the many small operations, and in full fine-tuning a sum over all gradients (LOG.md).
@@ -175,7 +175,7 @@ def outputs(
     is_worth_entering = fast and sum(data.lengths) >= WORTH_ENTERING
     autocasting = torch.autocast(device.type, torch.bfloat16, enabled=autocast)
     with engine(model, is_worth_entering), torch.inference_mode(), autocasting:
-        for indices in by_length(data.lengths, 2 * batch_size, EVALUATED_TOKENS):
+        for indices in batches_by_length(data.lengths, 2 * batch_size, EVALUATED_TOKENS):
             logits = model(**data.batch(indices, device).inputs).logits.float().cpu()
             rows += zip(indices, logits, strict=True)
             on_batch(len(indices))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from peftlab.engine import fast
 from peftlab.layers import PreTrainedModel
-from peftlab.training.batches import Batch, Encoded, cut, split_by_limit, stratified
+from peftlab.training.batches import Batch, Encoded, cut, split_by_limit, stratified_sample
 from peftlab.training.loop import Loop
 from peftlab.training.passes import Plan, Trainee, n_parts
 
@@ -23,7 +23,7 @@ class Rehearsal:
     def sample(self, share: float, least: int) -> list[Batch]:
         """Batches of a `share` of train, stratified by label; of at least `least` examples."""
         size = min(len(self.train), max(least, round(share * len(self.train))))
-        indices = stratified(self.train.labels, size, self.plan.seed)
+        indices = stratified_sample(self.train.labels, size, self.plan.seed)
         indices.sort(key=self.train.lengths.__getitem__)
         return [
             self.train.batch(part, self.plan.device)

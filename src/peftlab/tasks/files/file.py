@@ -151,7 +151,7 @@ def _notes_on_alike_names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _notes_on_repeated_texts(dev: Examples) -> tuple[str, ...]:
-    n = len(set(split.groups(dev.texts)))
+    n = len(set(split.group_indices(dev.texts)))
     if n == len(dev):
         return ()
     return (f"dev has {n:,} different texts in {len(dev):,} rows: intervals count each text once",)
