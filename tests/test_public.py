@@ -171,6 +171,14 @@ def test_a_users_file_is_compared_on_in_python(
             peftlab.compare(**wrong)
 
 
+def test_a_label_s_name_is_of_its_type() -> None:
+    for label_type, labels in (("int", ("0", "x")), ("bool", ("False", "True"))):
+        with pytest.raises(
+            peftlab.RequestError, match=f"label_type is {label_type}, and labels has"
+        ):
+            Task("t", "classes", ("accuracy",), TRAIN, DEV, labels, label_type=label_type)
+
+
 @pytest.mark.parametrize(
     ("labels", "problem"),
     [

@@ -43,11 +43,12 @@ def test_a_predicted_class_equals_a_label_of_the_table(
         assert set(peftlab.predict(renamed, tokenizer, TEXTS)) <= set(names)
 
 
+@pytest.mark.parametrize(("labels", "dtype"), [([1, 0], "int64"), ([True, False], "bool")])
 def test_a_file_s_predictions_are_of_its_labels_type(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    labels: list[Any], dtype: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    rows = table([1, 0])
+    rows = table(labels)
     lines = [json.dumps({"text": t, "label": y}) for t, y in zip(*rows.values(), strict=True)]
     Path("rows.jsonl").write_text("\n".join(lines))
     model, tokenizer = peftlab.load_model(str(tiny_model))
@@ -55,6 +56,8 @@ def test_a_file_s_predictions_are_of_its_labels_type(
     for suffix in ("jsonl", "csv", "parquet"):
         predict_file(Path("mine"), Path("rows.jsonl"), Path(f"answers.{suffix}"), ["text"])
     answers = [json.loads(line) for line in Path("answers.jsonl").read_text().splitlines()]
-    assert {type(answer["prediction"]) for answer in answers} == {int}
-    assert pd.read_parquet("answers.parquet")["prediction"].dtype == "int64"
-    assert pd.read_csv("answers.csv")["prediction"].isin([0, 1]).all()
+    assert {type(answer["prediction"]) for answer in answers} == {type(labels[0])}
+    for read in (pd.read_parquet("answers.parquet"), pd.read_csv("answers.csv")):
+        assert read["prediction"].dtype == dtype
+    written = pd.read_csv("answers.csv", dtype=str)  # the columns of scores have the same spelling
+    assert all(f"score_{value}" in written for value in written["prediction"])

@@ -235,8 +235,8 @@ def test_a_method_of_many_ranks_is_not_answered_twice_at_its_own(
 
     from peftlab.bench import process
 
-    plain = process.answer
-    monkeypatch.setattr(process, "answer", lambda *given: plain(*given) + 1)
+    plain = process.compute_outputs
+    monkeypatch.setattr(process, "compute_outputs", lambda *given: plain(*given) + 1)
     process.run_cell(grid.cells[0], tmp_path / "task.json", None, Listening())
     (_, last), (one, other), (two, own) = told[-3:]
     assert (one, two) == (1, 2)

@@ -38,7 +38,7 @@ class Card(BaseModel, extra="forbid", frozen=True):
     base: BasePart
     num_labels: int
     labels: list[str] = []  # the outputs' names; empty in a card written before they were kept
-    precision: str  # that the base was held in
+    precision: str  # the one that the base was held in
     compute: str  # the precision of products
     task: TaskCard | None
 

@@ -161,7 +161,7 @@ def load_in(
     if card is None:
         return _load_peft(folder, tensors, base, precision, device)
     method = method_of(card)
-    source = _find_base_of(card, base)
+    source = _find_base_of_card(card, base)
     precision = precision or _precision_of(card, folder)
     model = load_source(source, card.num_labels, precision, seed=0)
     inject(model, method)
@@ -206,18 +206,18 @@ def _load_peft(
 
 def _num_labels(source: Source, tensors: Mapping[str, Tensor]) -> int:
     """The number of outputs: of the last layer that the adapter has, else of its base's."""
-    of_base = int(read_config(source.folder).num_labels)
-    empty = empty_model(source.folder, of_base)
+    n_of_base = int(read_config(source.folder).num_labels)
+    empty = empty_model(source.folder, n_of_base)
     head = head_parameters(empty)
     weight = last_layer(empty).weight
     (name,) = (name for name, parameter in head.items() if parameter is weight)
-    of_adapter = peft_layout.num_labels(tensors, name)
-    if of_adapter is None and not stored_names(empty, source, {name: weight}):
+    n_of_adapter = peft_layout.num_labels(tensors, name)
+    if n_of_adapter is None and not stored_names(empty, source, {name: weight}):
         raise RequestError(
             f"the adapter has no head ({', '.join(head)}), nor has its base: it was saved without "
             "modules_to_save, and a head drawn anew would answer at random"
         )
-    return of_base if of_adapter is None else of_adapter
+    return n_of_base if n_of_adapter is None else n_of_adapter
 
 
 def _precision_of(card: Card, folder: Path) -> Precision:
@@ -229,7 +229,7 @@ def _precision_of(card: Card, folder: Path) -> Precision:
     return Precision(card.precision, card.compute)
 
 
-def _find_base_of(card: Card, base: str | None) -> Source:
+def _find_base_of_card(card: Card, base: str | None) -> Source:
     source = _find_base(base, card.base.folder or card.base.name, card.base.revision)
     if card.base.sha256 not in (None, source.sha256):
         raise RequestError(

@@ -61,7 +61,7 @@ def _check_head(model: PreTrainedModel, state: dict[str, Tensor]) -> None:
 
 
 def _check_trained(model: PreTrainedModel, method: Method, state: Mapping[str, Tensor]) -> None:
-    """Raise `RequestError` unless `state` has the tensors that `method` trains, and loads."""
+    """Raise `RequestError` unless `state` has just what `method` trains, as a load expects."""
     trained = state_of(model).trained
     for name, p in model.named_parameters():
         if p.requires_grad and name not in trained:
@@ -84,13 +84,13 @@ def _check_tokens(model: PreTrainedModel, base: Base) -> None:
         return
     if n_tokens == getattr(read_config(base.source.folder).get_text_config(), "vocab_size", None):
         return
-    of_base = _n_tokens(empty_model(base.source.folder, num_labels=2))
-    if n_tokens != of_base:
+    n_base_tokens = _n_tokens(empty_model(base.source.folder, num_labels=2))
+    if n_tokens != n_base_tokens:
         raise RequestError(
-            f"this model knows {n_tokens} tokens and its base {base.part.name} knows {of_base}; an "
-            "adapter holds no tokens, so those would be lost: before it is injected, write the "
-            "base to a folder by model.save_pretrained and tokenizer.save_pretrained, and load it "
-            "from there"
+            f"this model knows {n_tokens} tokens and its base {base.part.name} knows "
+            f"{n_base_tokens}; an adapter holds no tokens, so those would be lost: before it is "
+            "injected, write the base to a folder by model.save_pretrained and "
+            "tokenizer.save_pretrained, and load it from there"
         )
 
 

@@ -41,8 +41,8 @@ from peftlab.training.passes import EVALUATED_TOKENS, n_parts, n_tokens, parts_i
 TOKENISED = 2000  # texts of a split; the lengths of any others follow from their letters
 LONGEST = 200  # of those are the longest texts, since the widest batch is made of them
 NO_LIMIT = 2**31 - 1  # tokens: no text is cut
-# Parts of a CPU's peak, measured (docs/plan.md): libraries' code as it is first run, one kernel of
-# oneDNN, and bitsandbytes for a base in four bits.
+# Components of the part `rest` of a CPU's peak, measured (docs/plan.md): libraries' code as it is
+# first run, one kernel of oneDNN, and bitsandbytes for a base in four bits.
 LIBRARIES_MIB, KERNEL_MIB, BITSANDBYTES_MIB = 60.0, 0.25, 34.0
 SAMPLED_EPOCHS = 3  # the batches of so many epochs have nearly all shapes that there are
 IMPORTS_MIB = 300.0  # of a worker that has loaded no model, measured

@@ -102,7 +102,7 @@ class Worker:
                 case "end":
                     exit_code = event["exit"]
         if result is None or exit_code:
-            return _process_died(order.cell, exit_code, self.last_stderr_line())
+            return _death_failure(order.cell, exit_code, self.last_stderr_line())
         return result
 
     def _events_of(self, order: Order) -> Iterator[dict[str, Any]]:
@@ -196,7 +196,7 @@ def cell_environment() -> dict[str, str]:
     return {**spin, **FEW_KERNELS, **WORKSPACE, **os.environ}
 
 
-def _process_died(cell: Cell, exit_code: int, last_stderr_line: str) -> Failed:
+def _death_failure(cell: Cell, exit_code: int, last_stderr_line: str) -> Failed:
     """The failure of a cell whose process ended before it reported a result."""
     return Failed(
         failure=Failure(kind="ProcessDied", message=exit_message(exit_code, last_stderr_line)),

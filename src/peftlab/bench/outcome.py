@@ -151,9 +151,9 @@ class CellScorer:
             total_s=result.total_s,
             environment=result.environment,
         )
-        return Outcome(record, self._scored(result.curve), self._predictions(predictions))
+        return Outcome(record, self._with_scores(result.curve), self._predictions(predictions))
 
-    def _scored(self, rows: list[Row]) -> list[Row]:
+    def _with_scores(self, rows: list[Row]) -> list[Row]:
         """The rows of a curve, with the scores of its epochs."""
         return [
             row if "step" in row else row | {"score": self.scores[row["epoch"] - 1]} for row in rows

@@ -100,10 +100,10 @@ def run_cell(
     agree_on_padding(model, tokenizer)
     torch.manual_seed(cell.seed)
     inject(model, make(cell.method.name, cell.method.settings))
-    state = None
+    kept = None
     if checkpoint is not None:
-        state = Checkpoint(checkpoint, _made_by(cell, _kernels(model, cell)), listener.note)
-    trained = train_model(model, task, tokens, cell, listener, memory, started, state)
+        kept = Checkpoint(checkpoint, _made_by(cell, _kernels(model, cell)), listener.note)
+    trained = train_model(model, task, tokens, cell, listener, memory, started, kept)
     if adapter is not None:
         try:
             save(model, adapter)
@@ -253,7 +253,7 @@ def activation_checkpointing(model: PreTrainedModel, enabled: bool) -> Iterator[
             setattr(module, CHECKPOINTING_FIELDS[0], False)
         if enabled:
             check_checkpointing(model)
-            # in older versions of transformers it is called gradient_checkpointing_enable
+            # transformers renames it; checkpointing that is not reentrant has both names
             enable = getattr(model, "activation_checkpointing_enable", None)
             (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
         yield

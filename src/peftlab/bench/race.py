@@ -2,7 +2,7 @@
 
 Every runner is one row at one rate. All of them train for the epochs of the first rung, and the
 best third goes on to the next rung (successive halving, Jamieson and Talwalkar 2016), whichever
-rows that leaves. The race may be stopped at any moment: `Race.ran` holds the results so far.
+rows that leaves. The race may be stopped at any moment: `Race.results` holds the results so far.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Race:
         ]
 
     def run(self, session: Session) -> None:
-        """Run all rungs; each training that ends is in `ran`, and only the best adapter is kept."""
+        """Run all rungs; `results` has each that ended, and only the best adapter is kept."""
         runners = self.runners
         for epochs, size in zip(self.rungs, self.sizes, strict=True):
             for runner in runners[:size]:

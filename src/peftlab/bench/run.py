@@ -103,18 +103,18 @@ def run_grid(
     done = {} if rerun else done_cells(store, grid.cells)
     missing = [cell for cell in grid.cells if cell.name not in done]
     with Session(store, grid.tasks, progress) as session:
-        plan = None
+        forecast = None
         with store.prepared(room_mib(missing, keep)):  # checked first, since foresee takes seconds
             if foresee is not None and missing:
                 session.warm()
-                plan = foresee(missing)
+                forecast = foresee(missing)
         with locked(out), session:  # the session ends before another command may have the folder
-            records = _run_locked(session, grid, rerun, keep, shown or out, plan)
+            records = _run_locked(session, grid, rerun, keep, shown or out, forecast)
     return [with_label(records[cell.name], cell.method.label) for cell in grid.cells]
 
 
 def _run_locked(
-    session: Session, grid: Grid, rerun: bool, keep: Keep, shown: Path, plan: str | None
+    session: Session, grid: Grid, rerun: bool, keep: Keep, shown: Path, forecast: str | None
 ) -> dict[str, Record]:
     """Run the missing cells; returns every record of the grid, by its cell's name."""
     store, progress = session.store, session.progress
@@ -125,8 +125,8 @@ def _run_locked(
     judge_anew(store, (cell.task for cell in grid.cells))
     with progress:
         progress.suite(grid, len(done), str(shown))
-        if plan is not None:
-            progress.note(plan)
+        if forecast is not None:
+            progress.note(forecast)
         set_aside(store, missing, progress)
         for cell in grid.cells:
             # a done cell's checkpoint is left where a kill came before it was deleted

@@ -25,7 +25,7 @@ from peftlab.settings import Resolved
 from peftlab.training import Encoded
 from peftlab.training.meters import WARMUP_STEPS
 
-# those that a training's speed depends on, the most important first
+# the settings that speed depends on beside the model, the most important first
 SETTINGS = ("fast", "graphs", "checkpointing", "batch_size", "accumulation", "batches", "parts")
 STEPS = WARMUP_STEPS + 12  # run to measure a cell; the first ones don't count for its speed
 N_DEV = 256  # examples of dev that a measured cell answers
@@ -145,8 +145,9 @@ def _seconds(cell: Cell, train: Encoded, dev: Encoded, record: Record, scale: fl
     epochs = cell.training.epochs
     train_s: float = epochs * sum(train.lengths) / speed.tokens_per_s
     n_ranks = len(record.score_by_rank or {})  # dev is answered at each, beside once an epoch
-    n_evaluations: float = (epochs + n_ranks) / (record.training["epochs"] + n_ranks)
-    dev_tokens: float = record.task.n_dev * speed.tokens_per_s / speed.examples_per_s
-    eval_s: float = (record.eval_s or 0.0) * n_evaluations * sum(dev.lengths) / dev_tokens
+    evaluation_ratio: float = (epochs + n_ranks) / (record.training["epochs"] + n_ranks)
+    record_dev_tokens: float = record.task.n_dev * speed.tokens_per_s / speed.examples_per_s
+    dev_ratio = sum(dev.lengths) / record_dev_tokens
+    eval_s: float = (record.eval_s or 0.0) * evaluation_ratio * dev_ratio
     other_s = (record.total_s or 0.0) - (record.train_s or 0.0) - (record.eval_s or 0.0)
     return scale * (train_s + eval_s) + max(0.0, other_s)

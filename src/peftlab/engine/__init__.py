@@ -96,7 +96,7 @@ def can_pack(model: Any) -> bool:
         can_cut_last_block(model)
         and has_attention
         and dtypes <= sentences.DTYPES
-        and not _is_checkpointed(model)
+        and not _recomputes_activations(model)
         and sentences.is_built()
     )
 
@@ -108,7 +108,7 @@ def kernels_of(model: Any) -> str:
     """
     uses = {
         sentences: can_pack(model),
-        dropout: not _is_checkpointed(model) and dropout.serves(model),
+        dropout: not _recomputes_activations(model) and dropout.serves(model),
     }
     return ", ".join(module.SOURCE.name for module, used in uses.items() if used) or "torch"
 
@@ -125,7 +125,7 @@ def kernels() -> dict[str, str]:
 def _speed_up_on_cpu(model: Any, layout: Layout, undo: ExitStack, real: bool) -> None:
     # a layer recomputed in the backward pass needs the same masks again, and torch replays its own
     # generator only
-    if not _is_checkpointed(model):
+    if not _recomputes_activations(model):
         bits = Bits() if real else NoBits()
         if can_pack(model):
             pack_batches(model, layout, undo)
@@ -141,7 +141,7 @@ def _speed_up_on_cpu(model: Any, layout: Layout, undo: ExitStack, real: bool) ->
         trim_heap()  # the layers' former weights, which the joined ones replace
 
 
-def _is_checkpointed(model: nn.Module) -> bool:
+def _recomputes_activations(model: nn.Module) -> bool:
     return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 

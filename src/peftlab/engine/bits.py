@@ -122,14 +122,14 @@ class Bits:
     def mask(self, shape: torch.Size, p: float, dtype: torch.dtype) -> Tensor:
         """0 with probability `p`, else 1/(1 - p)."""
         lanes = self.lanes(shape.numel()).view(shape)
-        dropped = round(p * 2**16) - 2**15 - 1  # lanes up to this value are dropped
-        if dropped < -(2**15):
+        last_dropped = round(p * 2**16) - 2**15 - 1  # lanes up to this value are dropped
+        if last_dropped < -(2**15):
             return torch.ones(shape, dtype=dtype)
-        if dropped == 2**15 - 1:
+        if last_dropped == 2**15 - 1:
             return torch.zeros(shape, dtype=dtype)
         if dtype == torch.bfloat16:
-            return _bfloat16(lanes, dropped, keep_scale(p))
-        return (lanes > dropped).to(dtype).mul_(keep_scale(p))
+            return _bfloat16(lanes, last_dropped, keep_scale(p))
+        return (lanes > last_dropped).to(dtype).mul_(keep_scale(p))
 
 
 class NoBits(Bits):
@@ -143,17 +143,17 @@ class NoBits(Bits):
         return torch.empty_like(lanes, dtype=dtype)
 
 
-def _bfloat16(lanes: Tensor, dropped: int, scale: float) -> Tensor:
-    """(lanes > dropped) · scale in two passes over integers.
+def _bfloat16(lanes: Tensor, last: int, scale: float) -> Tensor:
+    """(lanes > last) · scale in two passes over integers; `last` is the last lane dropped.
 
-    A lane, clamped to {dropped, dropped + 1}, less `dropped`, is 0 or 1. Times the 16 bits of
-    `scale` it is all zeros or those bits; int16 arithmetic wraps, so this is exact.
+    A lane, clamped to {last, last + 1}, less `last`, is 0 or 1. Times the 16 bits of `scale` it is
+    all zeros or those bits; int16 arithmetic wraps, so this is exact.
     """
-    start, bits = _affine_terms(dropped, scale)
-    return torch.add(start, lanes.clamp_(dropped, dropped + 1), alpha=bits).view(torch.bfloat16)
+    start, bits = _affine_terms(last, scale)
+    return torch.add(start, lanes.clamp_(last, last + 1), alpha=bits).view(torch.bfloat16)
 
 
 @functools.cache
-def _affine_terms(dropped: int, scale: float) -> tuple[Tensor, int]:
+def _affine_terms(last: int, scale: float) -> tuple[Tensor, int]:
     bits = int(torch.tensor(scale, dtype=torch.bfloat16).view(torch.int16))
-    return torch.tensor((-dropped * bits + 2**15) % 2**16 - 2**15, dtype=torch.int16), bits
+    return torch.tensor((-last * bits + 2**15) % 2**16 - 2**15, dtype=torch.int16), bits

@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from peftlab.engine.bits import ROWS, Bits, Counter
-from peftlab.engine.stand_in import replace_method
+from peftlab.engine.replace_method import replace_method
 from peftlab.layers import native
 from peftlab.layers.precision import is_unmodified, output_dtype
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 FLAGS = ("-ffp-contract=fast",)
-ROW_MULTIPLE = 16  # the widest vector; a row's numbers are a multiple of it
+ROW_MULTIPLE = 16  # numbers in the widest vector; a row's width is a multiple of it
 # the precisions of x and r that the kernel takes; bf16 beside fp32 comes from autocast
 TYPES = (
     (torch.float32, torch.float32),

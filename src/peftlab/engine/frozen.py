@@ -92,7 +92,7 @@ class _UpdatedProduct(torch.autograd.Function):
         blocks = list(zip(_slices(ranks), columns, strict=True))
         for block, scaling, lora_B in zip(blocks, scalings, pairs[1::2], strict=True):
             torch.mul(lora_B.T, scaling, out=bt[block])
-        with torch.autocast(x.device.type, enabled=False):  # y is in the precision of x
+        with torch.autocast(x.device.type, enabled=False):  # not a caller's: y is in x's precision
             inner = rows @ a.T  # (n, sum of ranks)
         y.view(-1, y.shape[-1]).addmm_(inner, bt)
         ctx.weight, ctx.blocks, ctx.scalings = weight, blocks, scalings

@@ -1,4 +1,4 @@
-"""The heap of a training: memory that a step frees is reused, and Python's collector skips it.
+"""Memory in a training: steps reuse what is freed, and Python's collector skips older objects.
 
 glibc returns the top of its heap to the kernel whenever enough of it is free, as it is after a
 backward pass, and the next step faults the same pages in again, each of them zeroed: 5 % of a step

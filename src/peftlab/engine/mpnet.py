@@ -16,7 +16,7 @@ from peftlab.engine import dropout
 from peftlab.engine.attention import BITS, LAYOUT, attend_packed
 from peftlab.engine.bits import Bits
 from peftlab.engine.packing import Layout
-from peftlab.engine.stand_in import replace_method
+from peftlab.engine.replace_method import replace_method
 
 
 def is_mpnet(model: Any) -> bool:

@@ -1,7 +1,7 @@
 """A frozen weight and its two products: x Wᵀ for the outputs, g W for the input's gradient.
 
-    Frozen         a weight in bf16, multiplied by oneDNN
-    FrozenCodes    a weight in eight bits
+    FrozenWeight         a weight in bf16, multiplied by oneDNN
+    FrozenCodesWeight    a weight in eight bits
 
 The weights of several layers may be stacked in one, of which theirs become parts, so that no weight
 is held twice. (Codes are, since oneDNN has them packed.)

@@ -216,7 +216,7 @@ def _no_zero_points(n: int) -> Tensor:
 
 
 class _Product(torch.autograd.Function):
-    """x Wᵀ + bias and the gradient of x. Nothing of the size of x is kept."""
+    """x Wᵀ + bias and the gradient of x. Nothing of x is kept."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: Int8Linear, bias: Tensor | None) -> Tensor:

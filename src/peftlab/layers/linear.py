@@ -61,7 +61,7 @@ class BaseLinear(nn.Module, abc.ABC):
     def updated(self, x: Tensor) -> Tensor | None:
         """(*batch, in) -> (*batch, out): the output with its adapter's low-rank update.
 
-        None where the layer does not know its adapter; in the engine it does.
+        None, unless the engine has joined the layer with its adapter.
         """
 
 
@@ -117,7 +117,7 @@ class QuantisedLinear(BaseLinear):
 
     @property
     def weight(self) -> Tensor:
-        """On "meta": (out, in) in the precision of the inputs, for models that read either."""
+        """A tensor on "meta", (out, in) in the inputs' precision: some models read its dtype."""
         return torch.empty(self.out_features, self.in_features, dtype=self.compute, device="meta")
 
     @property
@@ -274,11 +274,11 @@ def adapter_state(model: nn.Module) -> dict[str, Tensor]:
     not its base's: LoRA-FA's frozen A, VeRA's shared pair, Delta-LoRA's constants.
     """
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}
-    of_method = is_added(model)
+    is_of_method = is_added(model)
     state: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in model.state_dict(keep_vars=True).items():
-        if (of_method(name) or name in trainable) and id(tensor) not in seen:
+        if (is_of_method(name) or name in trainable) and id(tensor) not in seen:
             seen.add(id(tensor))
             state[name] = tensor.detach()
     return state

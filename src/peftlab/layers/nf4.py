@@ -5,7 +5,7 @@
 
 Paper      Dettmers et al. 2023, arXiv:2305.14314, section 3 (NormalFloat, double quantisation)
 Reference  bitsandbytes: the same codes bit for bit; codes of scales, too, except where the table of
-           its CPU kernel (steps of 2⁻¹⁶) is too coarse (tests/layers/test_nf4.py)
+           its CPU kernel (steps of 2⁻¹⁶) can't tell two apart (tests/layers/test_nf4.py)
 Cost       4 + 8/64 + 32/(64·256) = 4.127 bits a weight; every product dequantises the weight anew
 Departs    scales in the signed 8-bit dynamic map of the authors' code, not in the paper's FP8
 
@@ -102,7 +102,10 @@ def _pairs(device: torch.device) -> Tensor:
 
 
 def _divide_blocks(values: Tensor, block: int) -> tuple[Tensor, Tensor]:
-    """`values` (n,) over their block's largest magnitude, and these; the last may be short."""
+    """Each of `values` (n,) over its block's largest magnitude, and these magnitudes.
+
+    The last block may be short.
+    """
     blocks = F.pad(values, (0, -len(values) % block)).view(-1, block)
     largest = blocks.abs().amax(dim=1)
     # a block of zeros is not divided by zero

@@ -29,7 +29,7 @@ DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 QUANTISED: dict[str, type[Int8Linear] | type[NF4Linear]] = {
     kind.held: kind for kind in (Int8Linear, Int7Linear, NF4Linear)
 }
-IN_EIGHT_BITS = (Int8Linear.held, Int7Linear.held)  # of products, not of weights alone
+IN_EIGHT_BITS = (Int8Linear.held, Int7Linear.held)  # products too, not only weights
 
 
 @dataclass(frozen=True)
@@ -216,9 +216,9 @@ def _owner(hook: Any) -> object:
 
 def hooks_of(module: nn.Module) -> Iterator[Any]:
     """The hooks of `module` and those that were put on all of torch's modules."""
-    of_torch = vars(torch.nn.modules.module)
+    module_globals = vars(torch.nn.modules.module)
     for name in ("forward_pre", "forward", "backward_pre", "backward"):
-        yield from of_torch[f"_global_{name}_hooks"].values()
+        yield from module_globals[f"_global_{name}_hooks"].values()
     yield from module._forward_pre_hooks.values()
     yield from module._forward_hooks.values()
     yield from module._backward_pre_hooks.values()
@@ -239,7 +239,7 @@ class _CastBack:
 
 
 class _LayerPrecision:
-    """The hooks around a layer that cast its inputs to its own precision and turn autocast off."""
+    """Hooks around a layer: inputs cast to its precision, autocast off inside and restored."""
 
     def __init__(self) -> None:
         self.autocast: list[tuple[str, bool]] = []  # a stack: a layer may be called inside itself

@@ -195,7 +195,7 @@ class Rehearsal(Protocol):
     """A short training before the real one."""
 
     def sample(self, share: float, least: int) -> list[Any]:
-        """Batches of a share of train, stratified by label, of at least `least` examples."""
+        """Batches of a share of train, stratified by label, at least `least` examples in all."""
 
     def fit(self, model: PreTrainedModel, batches: list[Any], steps: int) -> None:
         """Train `model` for `steps` updates on `batches`, at the run's learning rates.

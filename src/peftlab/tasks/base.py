@@ -131,6 +131,13 @@ class Task(metaclass=Explained):
         n_classes = len(self.labels)
         if not n_classes:
             raise ValueError("labels is missing: the names of the classes, in their order")
+        for name in self.labels:
+            try:
+                typed_label(name, self.label_type)
+            except ValueError:
+                raise ValueError(
+                    f"label_type is {self.label_type}, and labels has {name!r}, which names none"
+                ) from None
         indices = range(n_classes)
         for name, split in (("train", self.train), ("dev", self.dev)):
             wrong = [i for i in split.labels if not isinstance(i, int) or i not in indices]
@@ -214,14 +221,14 @@ _ADAPTER = TypeAdapter(Task)
 
 
 def typed_label(name: str, label_type: LabelType) -> Label:
-    """The label for which a class's name stands in `Task.labels`.
+    """The label for which a class's name stands in `Task.labels`; ValueError if it can't.
 
     >>> typed_label("3", "int"), typed_label("3", "str"), typed_label("true", "bool")
     (3, '3', True)
     """
     match label_type:
         case "bool":
-            return name == "true"
+            return bool(("false", "true").index(name))
         case "int":
             return int(name)
         case "float":

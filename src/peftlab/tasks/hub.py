@@ -102,23 +102,23 @@ def load(
     return dataclasses.replace(task, notes=(*task.notes, note))
 
 
-def parse_name(given: str) -> Name:
+def parse_name(text: str) -> Name:
     """The parts of `hub:OWNER/NAME[/CONFIG][@REVISION]`.
 
     Raises:
-        RequestError: `given` is not of that form, or can't be a name on the hub.
+        RequestError: `text` is not of that form, or can't be a name on the hub.
     """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
     form = "a data set of the hub is hub:OWNER/NAME, or hub:OWNER/NAME/CONFIG@REVISION"
-    match = _NAME.fullmatch(given)
-    if match is None or ".." in given:
-        raise RequestError(f"{form}, got {given!r}.")
+    match = _NAME.fullmatch(text)
+    if match is None or ".." in text:
+        raise RequestError(f"{form}, got {text!r}.")
     try:
         validate_repo_id(match[1])
     except HFValidationError as error:
-        raise RequestError(f"{form}, got {given!r}: {error}") from None
+        raise RequestError(f"{form}, got {text!r}: {error}") from None
     return Name(*match.groups())
 
 

@@ -31,7 +31,7 @@ QUANTILES = 5
 MAX_SMALL_CLASSES = 20
 
 Texts = tuple[str, ...]
-Label = TypeVar("Label", int, float)
+Number = TypeVar("Number", int, float)
 
 
 def carve(task: Task, share: float = FIFTH) -> Task:
@@ -88,7 +88,7 @@ def n_in_both(train: Examples, dev: Examples) -> int:
 def group_indices(texts: Sequence[Texts]) -> list[int]:
     """For each text the index of the first text that equals it but for case and blanks.
 
-    >>> groups([("one",), ("two",), ("One ",)])
+    >>> group_indices([("one",), ("two",), ("One ",)])
     [0, 1, 0]
     """
     first: dict[Texts, int] = {}
@@ -176,15 +176,15 @@ def by_quantile(
     return {text for stratum in strata for text in _choose_dev(stratum, labels_of, share)}
 
 
-def _labels_by_text(texts: Sequence[Texts], labels: Sequence[Label]) -> dict[Texts, list[Label]]:
-    labels_of: dict[Texts, list[Label]] = defaultdict(list)
+def _labels_by_text(texts: Sequence[Texts], labels: Sequence[Number]) -> dict[Texts, list[Number]]:
+    labels_of: dict[Texts, list[Number]] = defaultdict(list)
     for text, label in zip(texts, labels, strict=True):
         labels_of[text].append(label)
     return labels_of
 
 
 def _choose_dev(
-    stratum: list[Texts], labels_of: dict[Texts, list[Label]], share: float
+    stratum: list[Texts], labels_of: dict[Texts, list[Number]], share: float
 ) -> list[Texts]:
     """Texts of `stratum` for dev: at least one, never all, with about `share` of the examples."""
     ordered = sorted(stratum, key=_hash)

@@ -224,7 +224,7 @@ def stratified_sample(labels: Sequence[float], size: int, seed: int) -> list[int
     The examples are sorted by label, in random order where labels are equal, and sampled at even
     distances.
 
-    >>> sample = stratified([0] * 80 + [1] * 20, size=10, seed=0)
+    >>> sample = stratified_sample([0] * 80 + [1] * 20, size=10, seed=0)
     >>> sum(index >= 80 for index in sample)
     2
     """
@@ -240,7 +240,7 @@ def batches_by_length(
 ) -> Iterator[list[int]]:
     """Batches of indices for evaluation, shortest first, of at most `most_tokens` with padding.
 
-    >>> list(by_length([5, 9, 2, 4], batch_size=3, most_tokens=10))
+    >>> list(batches_by_length([5, 9, 2, 4], batch_size=3, most_tokens=10))
     [[2, 3], [0], [1]]
     """
     batch: list[int] = []

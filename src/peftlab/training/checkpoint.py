@@ -25,9 +25,8 @@ from torch import Tensor
 from peftlab import atomic
 
 MIN_INTERVAL_S = 60.0  # the minimum time between two writes
-WRITE_SHARE = (
-    0.01  # of the time, for writing: in full fine-tuning the state is three models in size
-)
+# share of the time, for writing: in full fine-tuning the state is three models in size
+WRITE_SHARE = 0.01
 WRITE_BYTES_PER_S = 2e8  # assumed before the first write: measured on a busy machine (LOG.md)
 TENSOR = "tensor"  # a dict with this key alone stands for the tensor of that name
 State = dict[str, Any]  # nested dicts and lists of tensors and JSON values

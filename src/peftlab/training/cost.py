@@ -190,11 +190,11 @@ def count_step(
             model, plan.settings.lr, plan.settings.head_lr, plan.settings.weight_decay
         )
         optimizer = method.make_optimizer(groups)
-        with fast(model, plan.settings.fast, real=False) as laid:
-            laid.lengths = evaluated.lengths
+        with fast(model, plan.settings.fast, real=False) as layout:
+            layout.lengths = evaluated.lengths
             evaluation = _measure_evaluation(model, plan, evaluated)
             model.train()
-            laid.lengths = trained.lengths
+            layout.lengths = trained.lengths
             batch = _batch(model, trained, plan)
             parameters = [p for group in groups for p in group["params"]]
             excluded = [*model_tensors(model), *batch.inputs.values(), batch.labels]

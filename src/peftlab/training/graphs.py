@@ -31,7 +31,7 @@ from torch import Tensor
 from peftlab.errors import RequestError, one_line
 from peftlab.training.batches import Batch
 
-CAPTURED_AT = 4  # the pass of a shape; torch's notes ask for three before a capture
+CAPTURED_AT = 4  # the pass of a shape that is captured: torch's notes ask for three before
 # forward and backward: takes a batch and its loss's weight, returns its mean loss, detached
 Pass = Callable[[Batch, Tensor], Tensor]
 Shape = tuple[tuple[str, torch.Size], ...]
@@ -100,9 +100,9 @@ def _tensors(batch: Batch, weight: Tensor) -> list[Tensor]:
 
 
 def capture(
-    run_pass: Callable[[], Tensor], shared: Any, device: torch.device
+    work: Callable[[], Tensor], shared: Any, device: torch.device
 ) -> tuple[Tensor, Callable[[], None], Any]:
-    """Record `run_pass` without running it.
+    """Record the CUDA operations of `work` without executing them.
 
     `shared` is the memory pool and the stream of the first capture, None for that one itself.
     Returns the tensor of the result, the function that replays the pass, and pool and stream.
@@ -112,7 +112,7 @@ def capture(
     outside = torch.cuda.current_stream(device)
     try:
         with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool, stream=stream):
-            result = run_pass()
+            result = work()
     finally:
         torch.cuda.set_stream(outside)  # a capture that failed leaves its own stream set
     return result, graph.replay, (graph.pool(), stream)

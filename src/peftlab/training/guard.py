@@ -53,7 +53,7 @@ class TrainingCheck:
         self.due = min(LATEST, total // 4)
         self.exempt = self.due < EARLIEST
         self.start = {n: _checksum(p) for n, p in _trainable(model)} if not self.exempt else {}
-        self.without_gradient = set(self.start)  # that is not all zeros
+        self.without_gradient = set(self.start)  # or with one of zeros
         self.outside_graph = set(self.start)  # without any gradient, not even one of zeros
         self.unused: list[str] = []
 

@@ -63,7 +63,7 @@ class Fitted:
     train_s: float = 0.0
     eval_s: float = 0.0
     stops: list[int] = field(default_factory=list)  # the steps after which it was resumed
-    earlier_s: float = 0.0  # the share of train_s and eval_s from before the last stop
+    earlier_s: float = 0.0  # seconds of train_s and eval_s from before the last stop
 
 
 class Loop:
@@ -190,8 +190,8 @@ class Loop:
         self.model.train()
         part = widest(parts_in(0, self.train, self.plan), self.train, self.plan)
         batch = self.train.batch(part, self.plan.device)
-        known = (*model_tensors(self.model), *batch.inputs.values(), batch.labels)
-        with SavedMeter(known) as saved:
+        excluded = (*model_tensors(self.model), *batch.inputs.values(), batch.labels)
+        with SavedMeter(excluded) as saved:
             loss = batch_loss(self.model, batch, self.plan)
         self.saved_mib = saved.mib()
         loss.backward()

@@ -73,7 +73,7 @@ class Memory:
 
 
 class MemoryMeter:
-    """Measures memory from its making on: just before a model is loaded, or `model` is trained.
+    """Measures memory from its creation on: make it before a model is loaded, or one is trained.
 
     Args:
         device: where the model lies or will lie.
@@ -218,8 +218,8 @@ class SavedMeter:
 def sizes(model: nn.Module, optimizer: Optimizer) -> dict[str, float]:
     """The MiB of weights, adapters, gradients and optimizer, as they are held now."""
     named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    of_method = is_added(model)
-    adapters = [p for name, p in named.items() if of_method(name)]
+    is_of_method = is_added(model)
+    adapters = [p for name, p in named.items() if is_of_method(name)]
     added = {id(p) for p in adapters}
     tensors = {id(tensor): tensor for tensor in model_tensors(model)}
     trained = [p for p in named.values() if p.requires_grad]

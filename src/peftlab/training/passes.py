@@ -23,7 +23,7 @@ from peftlab.training.batches import Batch, Encoded, batches_by_length, cut, dra
 # The tokens of a batch that a CPU takes at once. A part saves less for its backward pass; but each
 # repeats the many small operations, and in full fine-tuning a sum over all gradients (LOG.md).
 PART_TOKENS = 1024
-EVALUATED_TOKENS = 2048  # taken at once in evaluation, where no activations are saved
+EVALUATED_TOKENS = 2048  # the most taken at once in evaluation, where no activations are saved
 # tokens from which evaluation enters the engine, which costs as much as 1,000 and saves a tenth
 WORTH_ENTERING = 8192
 

@@ -104,7 +104,7 @@ def unrelated(rng: Random, lexicon: Lexicon, concept: Concept) -> Concept:
     return rng.choice([c for name, group in lexicon.items() if name != home for c in group])
 
 
-def with_article(lexicon: Lexicon) -> Lexicon:
+def with_the(lexicon: Lexicon) -> Lexicon:
     """The lexicon with "the" before every wording: noun phrases that can replace "someone"."""
     return {
         name: tuple(tuple(f"the {word}" for word in concept) for concept in group)

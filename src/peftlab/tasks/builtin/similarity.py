@@ -27,14 +27,14 @@ from peftlab.tasks.builtin.grammar import (
     related,
     sample,
     unrelated,
-    with_article,
+    with_the,
     wording,
 )
 
 SLOTS: dict[str, Lexicon] = {
-    "agent": with_article(PEOPLE),
+    "agent": with_the(PEOPLE),
     "act": HANDLING,
-    "thing": with_article(THINGS),
+    "thing": with_the(THINGS),
 }
 VAGUE: dict[str, Concept] = {"agent": ("somebody", "someone"), "thing": ("something",)}
 TRAIN_TEMPLATES = (

@@ -131,6 +131,8 @@ def _tsv_lines(header: list[str], records: list[dict[str, Any]]) -> list[list[st
 def _cell(value: Any) -> str:
     if isinstance(value, dict | list | tuple):
         return _json(value)
+    if isinstance(value, bool):
+        return str(value).lower()  # as JSON and class names have it
     is_missing = value is None or (isinstance(value, float) and math.isnan(value))
     return "" if is_missing else str(value)
 

@@ -337,14 +337,14 @@ def _with_class_names(
     except (*JSON_ERRORS, LookupError, TypeError, AttributeError):
         return cells
     return {
-        column: [_class_name(cell, names[column]) for cell in values]
+        column: [_name_of_code(cell, names[column]) for cell in values]
         if isinstance(names.get(column), list)
         else values
         for column, values in cells.items()
     }
 
 
-def _class_name(cell: Any, names: list[Any]) -> str | None:
+def _name_of_code(cell: Any, names: list[Any]) -> str | None:
     has_name = isinstance(cell, int) and 0 <= cell < len(names)
     return str(names[cell]) if has_name else None
 
