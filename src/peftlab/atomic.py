@@ -99,8 +99,9 @@ def replace_folder(
 ) -> None:
     """Let `write` fill a folder beside `folder`, then rename it to `folder`.
 
-    If that fails, the old folder is put back. The files get the system's permissions for new files:
-    safetensors writes files that only their owner can read.
+    The old folder stays until the new one is written whole, and is put back if renaming fails. The
+    files get the system's permissions for new files: safetensors writes some that only their owner
+    can read.
 
     Raises:
         RequestError: if `folder` may not be replaced, or can't be written.
@@ -143,7 +144,7 @@ def _set_default_mode(folder: Path) -> None:
 
 
 def _reason(error: Exception) -> object:
-    """The system's message; `shutil.copytree` lists one a file, of which this is the first."""
+    """The system's message; of those that `shutil.copytree` lists, one a file, the first."""
     if isinstance(error, shutil.Error):
         return error.args[0][0][-1]
     return getattr(error, "strerror", None) or error

@@ -42,8 +42,8 @@ OPTIONAL_PACKAGES = ("bitsandbytes",)
 STAT = Path("/proc/stat")
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")  # in a container, that of the container
-BUSY_SHARE = 0.3  # of a core: if others take less, all threads are used
-SHARE_VALID_S = 10.0  # how long a measured share may be reused, where the work takes less time
+BUSY_SHARE = 0.3  # of a core: this much of what others take costs no thread
+SHARE_VALID_S = 10.0  # how long a share holds where measuring again may cost more than the work
 
 
 def environment(

@@ -166,7 +166,10 @@ class Resolved(_Settings):
 def identity_settings(
     values: Mapping[str, Any], fields: Mapping[str, FieldInfo] = Resolved.model_fields
 ) -> dict[str, Any]:
-    """A record's settings by which cells and rows differ: without unused ones of `later`."""
+    """A record's settings by which cells and rows differ.
+
+    Without those of `later` that are at their defaults.
+    """
     return {
         name: value
         for name, value in values.items()

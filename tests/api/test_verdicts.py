@@ -50,6 +50,8 @@ def test_what_can_t_be_compared_is_refused(folder: Path, tmp_path: Path) -> None
         peftlab.verdicts(folder, margin="1")  # type: ignore[arg-type]
     with pytest.raises(peftlab.RequestError, match="no records"):
         peftlab.verdicts(tmp_path)
+    with pytest.raises(peftlab.RequestError, match=f"{Path.home()}/none has no records"):
+        peftlab.verdicts("~/none")
     with pytest.raises(peftlab.RequestError, match="give folders or records, not both"):
         peftlab.verdicts([folder, *Store(folder).records()])  # type: ignore[list-item]
     with pytest.raises(peftlab.RequestError, match="nothing to compare"):

@@ -10,11 +10,11 @@ from typer.testing import CliRunner
 
 from peftlab.cli import options
 
-REQUESTS: list[options.Request] = []
+REQUESTS: list[options.OptionRequest] = []
 
 
 @options.with_request
-def command(*, request: options.Request) -> None:
+def command(*, request: options.OptionRequest) -> None:
     REQUESTS.append(request)
 
 

@@ -88,8 +88,8 @@ def test_how_compare_runs(typed: Typed, ready: SimpleNamespace) -> None:
 
 
 def test_what_plan_looks_at(typed: Typed, ready: SimpleNamespace) -> None:
-    assert typed("api.plan.make_plan", "plan", "--measure").given[:2] == (ready, True)
-    assert typed("api.plan.make_plan", "plan").given[:2] == (ready, False)
+    assert typed("api.plan.plan_request", "plan", "--measure").given[:2] == (ready, True)
+    assert typed("api.plan.plan_request", "plan").given[:2] == (ready, False)
 
 
 def test_what_report_shows_and_by_what_it_judges(typed: Typed, tmp_path: Path) -> None:

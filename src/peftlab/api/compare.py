@@ -200,7 +200,7 @@ def resolve_request(
 
 
 def run(
-    request: ResolvedRequest,
+    resolved: ResolvedRequest,
     console: Console,
     quiet: bool = False,
     rerun: bool = False,
@@ -214,7 +214,7 @@ def run(
     `page` keeps the folder's page current meanwhile. `command` is the context of the whole command,
     if this is one part of several.
     """
-    grid, out = request
+    grid, out = resolved
     check_keep(keep)
     forecast = forecaster(grid, out, console)
     with ExitStack() as own:
@@ -229,9 +229,8 @@ def run(
                 Store(out).prepare()
             else:
                 with Store(out).prepared(room_mib(grid.cells, keep)):
-                    cost = _describe_cost(
-                        outstanding, forecast
-                    )  # refuses what does not fit into memory
+                    # refuses what does not fit into memory
+                    cost = _describe_cost(outstanding, forecast)
                 console.print(cost, markup=False, highlight=False)
             context.enter_context(locked(out))  # from the first trial to the last cell
             grid = tune_grid(grid, grid.suite.tune, out, progress())

@@ -51,7 +51,7 @@ from peftlab.tasks import Task
 
 METHODS = "lora,houlsby,bitfit,full,head"
 VALIDATION = 0.1
-RACE_SHARE = 0.6  # of the time; the rest goes to seeds
+RACE_SHARE = 0.6  # of the time at most; what the race leaves goes to seeds
 SEEDS = (0, 1, 2)
 FINALISTS = 3
 
@@ -164,19 +164,19 @@ def result_lines(fitted: Fitted) -> list[str]:
             f"{row}: {score} on a part of train, loaded again",
             f"It did not come to a training on all of train{remedy}.",
         ]
-    mean = statistics.fmean(main_score(record) for record in fitted.row)
+    mean = statistics.fmean(map(main_score, fitted.row))
     seeds = counted(len(fitted.row), "seed")
     split = "a part of train, as asked" if is_judged_on_train(record) else "dev"
     return [f"{row}: {score} loaded again, the best of {seeds} of mean {mean:.3f}, on {split}"]
 
 
 def run_fit(
-    request: ResolvedRequest, to: Path, minutes: float, console: Console, quiet: bool = False
+    resolved: ResolvedRequest, to: Path, minutes: float, console: Console, quiet: bool = False
 ) -> Fitted:
     """Race, train, choose, check and write an adapter to the folder `to`, within the time.
 
     Args:
-        request: one task, the rows to choose from, and the folder for the trainings.
+        resolved: one task, the rows to choose from, and the folder for the trainings.
         to: a new or empty folder, or one with an adapter, which is replaced.
         minutes: from now on; loading and scoring the last adapter may take a little longer.
         console: for progress.
@@ -192,11 +192,11 @@ def run_fit(
     started = time.monotonic()
     end = started + 60 * minutes
     check_replaceable(to)
-    _check_apart(to, request.out)
-    fitting = _FitRun(request, started, end, console, quiet)
+    _check_apart(to, resolved.out)
+    fitting = _FitRun(resolved, started, end, console, quiet)
     console.print(fitting.describe(minutes, to), markup=False, highlight=False, soft_wrap=True)
     stopped = None
-    grid, runs = request
+    grid, runs = resolved
     with Store(runs).prepared(room_mib(grid.cells, "best")):
         forecaster(grid, runs, console)(grid.cells)  # refuses what does not fit into memory
     with locked(runs):
@@ -224,9 +224,9 @@ class _FitRun:
     """One run of `fit`: the race, the final trainings, the choice of an adapter."""
 
     def __init__(
-        self, request: ResolvedRequest, started: float, end: float, console: Console, quiet: bool
+        self, resolved: ResolvedRequest, started: float, end: float, console: Console, quiet: bool
     ) -> None:
-        self.grid, self.out = request
+        self.grid, self.out = resolved
         (self.task,) = self.grid.tasks.values()
         self.started, self.end, self.console, self.quiet = started, end, console, quiet
         self.contest = Race(self.grid, self.task, VALIDATION)

@@ -22,7 +22,7 @@ from peftlab.records.record import Record
 
 EVERY_S = 2.0  # between two writes of what runs
 FIRST_S = 10.0  # a comparison that ends sooner has its page at the end only
-SHARE = 0.02  # of the time that making the page may take
+SHARE = 0.02  # of the time at most, for making the page
 
 
 class Live(ForwardingObserver):

@@ -41,7 +41,7 @@ class Row:
         measured_peak_mib: the peak of the measured steps, if any were.
         fits: False if `compare` would refuse the row, as its peak is surely above the free memory;
             None if either is unknown.
-        trials: trainings that search its settings before its cells run; 0 if there are none, or
+        trials: trainings that search for its settings before its cells run; 0 if there are none, or
             all have ended.
         trials_s: seconds of all trials; None if those of a cell are unknown.
     """
@@ -178,23 +178,23 @@ def plan(
         rates=rates,
         training=Training.of(settings, arguments_of(plan)),
     )
-    return make_plan(resolve_request(request.suite, request.fields, out=out), measure)
+    return plan_request(resolve_request(request.suite, request.fields, out=out), measure)
 
 
-def make_plan(
-    request: ResolvedRequest, measure: bool = False, tell: Callable[[str], None] = lambda _: None
+def plan_request(
+    resolved: ResolvedRequest, measure: bool = False, tell: Callable[[str], None] = lambda _: None
 ) -> Plan:
     """The plan of a checked request; `tell` gets a line for each row that is counted or run."""
-    grid = request.grid
+    grid = resolved.grid
     predictor = Predictor(grid)
     costs = _costs(grid, predictor, tell)
     cells = [cell for cell, _ in costs]
     measured: dict[str, Record] = {}
     if measure:
         measured = measure_cells(grid, cells, lambda title: tell(f"running a few steps of {title}"))
-    records = [] if measure else records_of(record_folders(request.out))
+    records = [] if measure else records_of(record_folders(resolved.out))
     free_mib = training_room(cells[0].training.device)
-    outstanding = remaining(grid, request.out)
+    outstanding = remaining(grid, resolved.out)
     rows = []
     for cell, cost in costs:
         few_steps = measured.get(cell.name)
@@ -204,7 +204,7 @@ def make_plan(
         suite=grid.suite.name,
         model=grid.cells[0].model.name,
         cells=len(grid.cells),
-        out=request.out,
+        out=resolved.out,
         rows=rows,
         free_mib=free_mib,
     )

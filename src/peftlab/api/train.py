@@ -45,7 +45,7 @@ from peftlab.models import (
 )
 from peftlab.records.lock import locked
 from peftlab.records.record import ModelPart, Record
-from peftlab.records.store import BESIDE_PREFIX, Store, lines_of, text_of
+from peftlab.records.store import WORKING_PREFIX, Store, lines_of, text_of
 from peftlab.settings import Resolved, Training
 from peftlab.tasks import Task
 from peftlab.training import MemoryMeter
@@ -205,7 +205,7 @@ def _requested_training(settings: dict[str, Any], method: Method) -> Training:
         "precision": "load the model with load_model(..., precision=...)",
     }
     if method.base_precision == "fp32":
-        del remedies["precision"]  # an fp32 base can compute in any precision
+        del remedies["precision"]  # the base stays fp32; this is the precision of products
     for name in sorted(remedies.keys() & settings.keys()):
         raise RequestError(f"train() takes the model as it is; for {name}, {remedies[name]}")
     return Training.of(settings, arguments_of(train))
@@ -299,7 +299,7 @@ def _working_store(out: Path, cell: Cell) -> Store:
     folder = out.resolve()
     # not derived from folder.name, which may be as long as names can be
     digest = hashlib.sha256(bytes(folder) + cell.identity.encode()).hexdigest()
-    return Store(folder.parent / f"{BESIDE_PREFIX}{digest[:16]}")
+    return Store(folder.parent / f"{WORKING_PREFIX}{digest[:16]}")
 
 
 def _write_adapter(store: Store, record: Record, out: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from peftlab.errors import RequestError, expect
+from peftlab.errors import RequestError, expanded, expect
 from peftlab.records.recommend import Prefer
 from peftlab.records.record import Record
 from peftlab.records.rows import MARGIN
@@ -46,28 +47,32 @@ def verdicts(
     expect("margin", margin, (int, float), "a number")
     records, folders = _read(folder_or_records)
     question = Question(margin, prefer, memory_mib, minutes)
-    return compare_rows(records, [*folders, *_folders(folder)], question)
+    return compare_rows(records, [*folders, *_as_paths(folder)], question)
 
 
-def _folders(given: Folder | Sequence[Folder] | None) -> list[Path]:
-    if given is None:
+def _as_paths(folders: Folder | Sequence[Folder] | None) -> list[Path]:
+    if folders is None:
         return []
-    return [Path(given)] if isinstance(given, (str, os.PathLike)) else [Path(one) for one in given]
+    several = [folders] if isinstance(folders, (str, os.PathLike)) else folders
+    return [expanded(folder) for folder in several]
 
 
 def _read(
-    given: Folder | Sequence[Folder] | Sequence[Record],
+    folder_or_records: Folder | Sequence[Folder] | Sequence[Record],
 ) -> tuple[list[Record], list[Path]]:
-    """The records, and the folders that they lie in; of given records none."""
-    several = [given] if isinstance(given, (str, os.PathLike)) else list(given)
-    if not several:
+    """The records, and the folders that they lie in; none if they are records already."""
+    sources: list[Any]
+    if isinstance(folder_or_records, (str, os.PathLike)):
+        sources = [folder_or_records]
+    else:
+        sources = list(folder_or_records)
+    if not sources:
         raise RequestError("nothing to compare: got an empty list; give a folder or records")
-    records = [one for one in several if isinstance(one, Record)]
-    if len(records) == len(several):
+    records = [source for source in sources if isinstance(source, Record)]
+    if len(records) == len(sources):
         return records, []
-    folders = []
-    for one in several:
-        expect("folder", one, (str, os.PathLike), "a path; give folders or records, not both")
-        folders.append(Path(str(one)))
+    for source in sources:
+        expect("folder", source, (str, os.PathLike), "a path; give folders or records, not both")
+    folders = [expanded(source) for source in sources]
     by_cell = {record.cell: record for folder in folders for record in Store(folder).records()}
     return list(by_cell.values()), folders[::-1]

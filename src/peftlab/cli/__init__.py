@@ -69,27 +69,29 @@ def main() -> None:
     try:
         app()
     except RequestError as error:
-        _exit(2, f"error: {_abbreviate(str(error))}")
+        _exit_with(2, f"error: {_abbreviate(str(error))}")
     except BrokenPipeError:
         sys.exit(1)
     except KeyboardInterrupt as interrupt:  # before a command has begun
         sys.exit(exit_for(interrupt).exit_code)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            _exit(1, f"error: {DISK_FULL}")
+            _exit_with(1, f"error: {DISK_FULL}")
         if error.errno != errno.ENAMETOOLONG:
             _exit_unexpected(error)
-        _exit(2, f"error: {_abbreviate(str(error.filename))} can't be used: the name is too long")
+        _exit_with(
+            2, f"error: {_abbreviate(str(error.filename))} can't be used: the name is too long"
+        )
     except Exception as error:
         _exit_unexpected(error)
 
 
 def _exit_unexpected(error: Exception) -> NoReturn:
     hint = "" if "--debug" in sys.argv else "\nrun it again with --debug for a traceback"
-    _exit(1, f"error inside peftlab: {type(error).__name__}: {_abbreviate(str(error))}{hint}")
+    _exit_with(1, f"error inside peftlab: {type(error).__name__}: {_abbreviate(str(error))}{hint}")
 
 
-def _exit(code: int, message: str) -> NoReturn:
+def _exit_with(code: int, message: str) -> NoReturn:
     print(message, file=sys.stderr)
     sys.exit(code)
 

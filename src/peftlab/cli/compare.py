@@ -34,7 +34,7 @@ def compare(
     repeat_speed: Annotated[
         int, Option(min=0, help="Read speed and memory from so many rounds of short runs in turns.")
     ] = 0,
-    request: options.Request,
+    request: options.OptionRequest,
     rerun: Annotated[
         bool, Option("--rerun", help="Run done cells again; trials and rounds of speed stay.")
     ] = False,

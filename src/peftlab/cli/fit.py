@@ -22,7 +22,7 @@ def fit(
         Path | None, Option(help="Folder for what is tried; default runs/fit-DATA.")
     ] = None,
     *,
-    request: options.Request,
+    request: options.OptionRequest,
     quiet: options.Quiet = False,
 ) -> None:
     """Find, train and write a model for your data within a time.

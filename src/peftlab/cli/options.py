@@ -37,7 +37,7 @@ Grid = dict[str, Any]  # the fields of a request that say which cells there are
 LONGEST_SEED = 10  # digits
 
 
-class Request(NamedTuple):
+class OptionRequest(NamedTuple):
     """The fields of a request that the shared options give, and the assignments of `--set`."""
 
     fields: dict[str, Any]
@@ -189,7 +189,7 @@ def _request(
         Option("--set", help="METHOD.FIELD=VALUE or training.FIELD=VALUE; may be repeated."),
     ] = None,
     **training: Any,
-) -> Request:
+) -> OptionRequest:
     """The request of compare, plan, fit and train; `training` has an option for each setting."""
     from peftlab.api.compare import data_of
 
@@ -207,7 +207,7 @@ def _request(
         "training": Training.of(settings),
         "rates": rates if len(rates) > 1 else None,
     }
-    return Request(fields, set_ or [])
+    return OptionRequest(fields, set_ or [])
 
 
 def _grid(

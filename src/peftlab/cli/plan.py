@@ -30,7 +30,7 @@ def plan(
     measure: Annotated[
         bool, Option("--measure", help="Run a few steps of each row, and predict times by those.")
     ] = False,
-    request: options.Request,
+    request: options.OptionRequest,
     json_: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -46,7 +46,7 @@ def plan(
     console = Console(stderr=True, quiet=quiet)
     with console.status("reading the request and the data") as status:
         from peftlab.api.compare import resolve_request
-        from peftlab.api.plan import make_plan
+        from peftlab.api.plan import plan_request
         from peftlab.api.progress import describe_tasks
 
         resolved = resolve_request(suite, request.fields | grid, request.sets, out)
@@ -58,7 +58,7 @@ def plan(
             if measure and not console.is_terminal:  # no status is drawn, and a row takes a minute
                 console.print(stage, markup=False, highlight=False)
 
-        result = make_plan(resolved, measure, show_stage)
+        result = plan_request(resolved, measure, show_stage)
     if json_:
         print(json.dumps(result.document(), indent=2))
     else:
@@ -98,7 +98,7 @@ def _show_tables(plan: Plan) -> None:
             table.add_column(name, justify="right", no_wrap=True)
         for row in plan.rows:
             if row.cost.task == task:
-                table.add_row(escape(row.cost.label), *_columns(row))
+                table.add_row(escape(row.cost.label), *_values(row))
         Console().print(f"task {task}", markup=False, highlight=False)
         Console().print(table)
 
@@ -118,7 +118,7 @@ def _summary(plan: Plan, measured: bool) -> str:
     return f"{counted(plan.cells, 'cell')} on {plan.model}{after}, {time}{done}"
 
 
-def _columns(row: Row) -> tuple[str, ...]:
+def _values(row: Row) -> tuple[str, ...]:
     from peftlab.report.text import count, minutes, number
 
     cost = row.cost

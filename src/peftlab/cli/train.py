@@ -20,7 +20,7 @@ def train(
     method: Annotated[str, Option(help="A name, or lora[rank=16].")] = "lora",
     seed: Annotated[int, Option(help="Seed of head, adapter, order and dropout.")] = 0,
     *,
-    request: options.Request,
+    request: options.OptionRequest,
     quiet: options.Quiet = False,
 ) -> None:
     """Train one method on one task; write its adapter to a folder.

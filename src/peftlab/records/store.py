@@ -39,7 +39,7 @@ OURS = {
     "speed",
     SCRATCH,
 }
-BESIDE_PREFIX = ".peftlab-"  # of the folders beside its own that `peftlab train` runs in
+WORKING_PREFIX = ".peftlab-"  # of the folders beside its own that `peftlab train` runs in
 NEEDED_MIB = 200  # records and curves are small; the page and its figures take a few MiB
 
 
@@ -167,7 +167,7 @@ class Store:
             path.name
             for path in self.out.iterdir()
             if path.name not in OURS
-            and not path.name.startswith(BESIDE_PREFIX)
+            and not path.name.startswith(WORKING_PREFIX)
             and not (path.name.startswith(".") and path.is_file())
         )
         if foreign:
