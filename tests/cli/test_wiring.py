@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 import peftlab
 import peftlab.api.fit
+import peftlab.api.plan
 from peftlab.api import listings
 from peftlab.bench import run
 from peftlab.cli import app
