@@ -45,7 +45,7 @@ from scipy.special import stdtrit
 
 Array = NDArray[np.float64]
 LAMBDA = 0.75  # share of C that is taken off the seeds' part, in intervals
-RULE_OF_THREE = 1.5  # standard error in units of 1 / n: two reach 3 / n, the 95 % end of 0 of n
+RULE_OF_THREE = 1.5  # / n, the standard error if 0 of n are seen: twice it is 3 / n, the 95 % end
 MIN_SEEDS = 3  # two have one degree of freedom, and an interval 12.7 standard errors wide
 
 
@@ -67,7 +67,7 @@ class Crossed:
     mean: Array
     seed: Array  # s²(d)
     example: Array  # variance over examples of the mean influence over seeds
-    interaction: Array  # MS(γ)
+    interaction: Array  # MS(γ), the mean square of what is neither
     n_seeds: int
     n_examples: int
 

@@ -17,7 +17,9 @@ from peftlab import atomic
 from peftlab.errors import RequestError
 
 LOCK, HOLDER = ".lock", ".holder"  # the holder file says in words which process has the lock
-_held: ContextVar[tuple[Path, ...]] = ContextVar("held", default=())  # folders, by this thread
+_held: ContextVar[tuple[Path, ...]] = ContextVar(
+    "held", default=()
+)  # folders locked by this thread
 
 
 @contextmanager

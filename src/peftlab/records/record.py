@@ -94,7 +94,7 @@ class Environment(_Part):
     threads: int
     spin_count: str | None = None  # GOMP_SPINCOUNT, else OMP_WAIT_POLICY; null if neither is set
     quantiser: str | None = None  # of a base in four or eight bits: see layers.quantiser
-    # the engine's in C++, or torch; null where nothing was trained; earlier named attention
+    # the engine's in C++, or torch; null where nothing was trained; once called attention
     kernels: str | None = Field(None, validation_alias=AliasChoices("kernels", "attention"))
 
 

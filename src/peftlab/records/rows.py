@@ -23,7 +23,7 @@ RowKey = tuple[str, str]  # label; all other fields of the request, as canonical
 LOWER_IS_BETTER = frozenset({"rmse", "mae"})  # metrics of which less is better
 BY_TASK = '"by task"'  # in place of a setting that the task decides, as JSON
 TASK_DEFAULTS = {"training.epochs", "training.max_length"}  # fields with a default for each task
-RATE_FIELDS = frozenset({"training.lr", "training.head_lr"})  # as `request_of` names them
+RATE_FIELDS = frozenset({"training.lr", "training.head_lr"})  # as `request_fields` names them
 MARGIN = 0.01  # differences within ± one point of a score count as a tie
 COLLAPSED = "collapsed"  # first word of the warning on a collapsed run
 CONSTANT = ("constant", "majority", "mean")  # baselines that read no text; the last two are old
@@ -42,7 +42,7 @@ def task_label(key: TaskKey, tasks: Iterable[TaskKey]) -> str:
     return f"{name} ({', '.join(extra)})" if extra else name
 
 
-def request_of(record: Record) -> dict[str, str]:
+def request_fields(record: Record) -> dict[str, str]:
     """The cell's request without seed and task: value by field, as canonical JSON."""
     parts: dict[str, Mapping[str, object]] = {
         "": {
@@ -74,7 +74,7 @@ def speed_key(record: Record) -> str:
     A short cell (`--repeat-speed`) has the key of the cells of the data that it was drawn from.
     """
     ignored = RATE_FIELDS | {"training.epochs"}
-    fields = {name: value for name, value in request_of(record).items() if name not in ignored}
+    fields = {name: value for name, value in request_fields(record).items() if name not in ignored}
     return json.dumps([record.task.drawn_from or record.task.sha256, fields], sort_keys=True)
 
 
@@ -85,7 +85,7 @@ def rounds_taken(rounds: Iterable[Record]) -> set[str | None]:
 
 def row_of(record: Record) -> str:
     """A key of the records of one row on one task: the task and the request but the seed."""
-    return json.dumps([task_key(record), request_of(record)], sort_keys=True)
+    return json.dumps([task_key(record), request_fields(record)], sort_keys=True)
 
 
 def is_judged_on_train(record: Record) -> bool:
@@ -100,10 +100,10 @@ def rate_from_dev(record: Record, others: Iterable[Record]) -> bool:
     """
     if is_judged_on_train(record):
         return False
-    request = request_of(record)
+    request = request_fields(record)
     return any(
         task_key(other) == task_key(record)
-        and RATE_FIELDS >= _differing_fields(request, request_of(other)) > set()
+        and RATE_FIELDS >= _differing_fields(request, request_fields(other)) > set()
         for other in others
     )
 
@@ -119,7 +119,7 @@ def by_task(records: Sequence[Record]) -> dict[str, dict[TaskKey, str]]:
     where the field has a default for each task and at least as many rows follow the defaults as
     keep to one value.
     """
-    requests = [(task_key(record), request_of(record)) for record in records]
+    requests = [(task_key(record), request_fields(record)) for record in records]
     counts: dict[str, dict[TaskKey, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
     for task, request in requests:
         for field, value in request.items():
@@ -169,7 +169,7 @@ def group(records: Iterable[Record]) -> dict[RowKey, list[Record]]:
         usual = {field: values[task] for field, values in task_values.items() if task in values}
         fields = {
             name: BY_TASK if usual.get(name) == value else value
-            for name, value in request_of(record).items()
+            for name, value in request_fields(record).items()
         }
         key = json.dumps(fields, sort_keys=True)
         row = rows.setdefault(key, {})

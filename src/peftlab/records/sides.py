@@ -104,7 +104,7 @@ def side_names(folders: Sequence[Path]) -> dict[str, Path]:
 
 
 def _mark(record: Record, side: str, number: int) -> Record:
-    """The record with its side, and the side's number in its name: two may have the same cell."""
+    """The record with its side, and that one's number in its name: two may have the same cell."""
     return record.model_copy(update={"cell": f"{record.cell}-{number}", "side": side})
 
 

@@ -105,7 +105,7 @@ class Store:
     def prepared(self, adapters_mib: float = 0.0) -> Iterator[None]:
         """Make the folder, and check that it is ours, writable and has room.
 
-        If the block inside fails, the folder and the parents that were made for it are removed.
+        If the block inside fails, the folder and the parents made for it are removed if empty.
 
         Args:
             adapters_mib: space that adapters will take at most, beside records and curves.

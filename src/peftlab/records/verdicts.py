@@ -118,9 +118,9 @@ def compare_rows(
         improvement=improvements(table),
         noise=noises,
         inflation=mean(
-            finite_values(row.inflation for row in noises if row.metric not in LOWER_IS_BETTER)
+            finite_values(one.inflation for one in noises if one.metric not in LOWER_IS_BETTER)
         ),
-        n_collapsed=sum(row.n_collapsed for row in noises),
+        n_collapsed=sum(one.n_collapsed for one in noises),
         recommendation=recommend(
             table, pairs, question.prefer, question.memory_mib, question.minutes
         ),

@@ -22,9 +22,9 @@ BY_NAME = ("synthetic", "folder", "hub nyu-mll/glue@")  # sources of tasks that 
 def command(record: Record, suite: Mapping[str, Any] | None = None) -> str | None:
     """`peftlab compare ...` for this cell alone; None if no command line can ask for it.
 
-    None can where the model or the data were handed over in Python, where nothing says where the
-    data lie, as for folders laid side by side, or where the name of a text column would be split
-    (`--text` splits at commas). A cell whose settings were found by trials is asked for by the
+    There is none where the model or the data were handed over in Python, where nothing says where
+    the data lie, as for folders laid side by side, or where the name of a text column would be
+    split (`--text` splits at commas). A cell whose settings were found by trials is asked for by the
     settings found: the same numbers under another name.
 
     Args:
@@ -67,7 +67,7 @@ def method(record: Record) -> str:
 
 
 def _value(value: object) -> str:
-    r"""The value in TOML; a text without quotes if it reads as itself, else commas are escaped.
+    r"""The value in TOML; a text bare if it reads as itself, else quoted, with , [ ] escaped.
 
     >>> _value("query,value"), _value(True), _value(16.0), _value("16")
     ('query,value', 'true', '16.0', '"16"')
@@ -100,7 +100,7 @@ def _data(record: Record, suite: Mapping[str, Any]) -> list[str]:
 
 
 def _at_commit(path: str, record: Record) -> str:
-    """The path, of a data set of the hub with its commit: the data may have changed since."""
+    """The path; for a data set of the hub with the commit of the run: its data may have changed."""
     source = re.match(r"hub (\S+@[0-9a-f]+)", record.task.source)
     return f"hub:{source[1]}" if source and path.startswith("hub:") else path
 

@@ -1,7 +1,7 @@
 """Costs: speed, memory and time, averaged only over runs that were measured alike.
 
 A score does not depend on how long OpenMP's threads spin, but a speed does. So a cell has one
-cost for each set of conditions that its runs were measured in.
+cost for each set of conditions that its runs were measured in, and each cost says which.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class RowCost:
 
 
 def describe_differences(all_conditions: Sequence[Conditions]) -> list[str]:
-    """The values of each of the conditions in which they are not all alike.
+    """For each of the conditions, its values in the fields on which they disagree.
 
     >>> default = Conditions("x", None, 2, "20000", "2.9", None, None, None)
     >>> describe_differences([default, dataclasses.replace(default, spin_count="5000")])

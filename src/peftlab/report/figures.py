@@ -37,8 +37,8 @@ def figures(
     drawn: list[Figure | None] = []
     for index, column in enumerate(table.columns):
         rows = [(row, cell) for row in table.rows if (cell := row.cells[index])]
-        task = (column.task, column.sha256, column.metric)  # trials have no score of another metric
-        of_task = [trial for trial in trials if (trial.task, trial.data, trial.metric) == task]
+        task = (column.task, column.metric, column.sha256)  # trials have no score of another metric
+        of_task = [trial for trial in trials if (trial.task, trial.metric, trial.data) == task]
         drawn += _task_figures(
             column, rows, of_task, table, style, lambda name: read_curves(folder / name)
         )
@@ -85,7 +85,7 @@ def _task_figures(
 
 
 def _number_clashes(figures: list[Figure]) -> list[Figure]:
-    """The figures, with a number in the name of each whose file name is not its own."""
+    """The figures; those that share a file name get a number each."""
     clashes = Counter(figure.name for figure in figures)
     return [
         dataclasses.replace(figure, name=f"{figure.name}-{position}")

@@ -240,9 +240,7 @@ Place = tuple[int, int, str]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
-def _places(
-    points: Sequence[Point], front: Sequence[Point], low: float, high: float
-) -> list[Place]:
+def _places(points: Sequence[Point], best: Sequence[Point], low: float, high: float) -> list[Place]:
     """The place of each point's name: the first that is free, points on the front first.
 
     They are computed for the panels of a file; wider ones have more room.
@@ -259,7 +257,7 @@ def _places(
     ]
     taken: list[Box] = [(x - 4, y - 4, x + 4, y + 4) for x, y in positions]
     places: dict[int, Place] = {}
-    for index in sorted(range(len(points)), key=lambda index: points[index] not in front):
+    for index in sorted(range(len(points)), key=lambda index: points[index] not in best):
         boxes = {place: _box(positions[index], place, points[index].label) for place in PLACES}
         others = taken[:index] + taken[index + 1 :]
         places[index] = min(PLACES, key=lambda place: _overlaps(boxes[place], others))

@@ -64,7 +64,7 @@ def score_figure(column: Column, lines: Sequence[Line], style: Style, limit: int
 
 
 def loss_figure(column: Column, lines: Sequence[Line], style: Style, limit: int) -> Figure | None:
-    """Training loss over steps, smoothed: the mean, and thin seeds; a single seed unsmoothed."""
+    """Training loss over steps, smoothed, and thin lines of seeds; an only seed's as it was."""
     import altair as alt
 
     means: dict[str, Means] = {}

@@ -33,7 +33,7 @@ SEED = "seed"  # begins the names of the columns with the values of single seeds
 PANEL = {"width": SVG_WIDTH // COLUMNS - 30, "height": 80}  # pixels
 PANEL_POINTS = 80  # of a line: more than its width can show
 APART = 13  # pixels between two names at the ends of lines
-LONGEST = 14  # letters of a name at the end of a line: a longer one narrows the plot
+LONGEST = 14  # letters of a name at the end of a line, at most: longer ones would narrow the plot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Plot:
         import altair as alt
 
         fields = list(dict.fromkeys(("x", "y", "method", self.by)))
-        # one path for all lines, broken between them, is short; its tooltip is that of its first
+        # one path for all lines, broken between them, is short; a pointer takes it for its first
         # row, whose method therefore is empty
         rows: list[list[object]] = [[self.rows[0][self._index("x")], "NaN", "", ""][: len(fields)]]
         for line in self._lines():

@@ -65,7 +65,7 @@ def rebuild(
         folder: of `peftlab compare`.
         tasks: these alone.
         methods: these rows alone, by label, or all rows of a method, by its name.
-        last: only the cells that the latest comparison asked for.
+        last: only the cells that the latest comparison requested.
         drawn: the formats of the files that every figure is drawn to as well: svg, pdf.
         question: the margin of a tie, the preference, and the limits of a recommendation.
         sentences: dev texts that the page may show, by the sha256 of their task's data.

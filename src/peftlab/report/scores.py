@@ -252,7 +252,7 @@ def _row(
 ) -> Row:
     first = members[0]
     by_column = [[m for m in members if task_key(m) == task] for task in column_of]
-    cells = tuple(_cell(seeds, conditions_of, rounds_of) if seeds else None for seeds in by_column)
+    cells = tuple(_cell(runs, conditions_of, rounds_of) if runs else None for runs in by_column)
     done = [cell for cell in cells if cell and cell.runs]
     counts = [record.n_trainable for record in members if record.n_trainable]
     seconds = finite_values(run.total_s for cell in done for run in cell.runs)

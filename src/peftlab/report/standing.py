@@ -69,9 +69,9 @@ def intervals(table: Table, comparison: Comparison) -> dict[tuple[str, int], Spr
         for index, column in enumerate(table.columns)
     }
     return {
-        (own.row, indices[task]): Spread(own.mean, own.high - own.mean, own.n_seeds)
-        for own in comparison.own
-        if (task := (own.task, own.metric, own.sha256)) in indices
+        (mean.row, indices[task]): Spread(mean.mean, mean.high - mean.mean, mean.n_seeds)
+        for mean in comparison.own
+        if (task := (mean.task, mean.metric, mean.sha256)) in indices
     }
 
 
@@ -164,8 +164,8 @@ def describe_marks(comparison: Comparison) -> str:
 
 def describe_noise(comparison: Comparison) -> str:
     """The noise floor, the optimism of the best epoch, and that collapsed runs are counted."""
-    fractions = [noise for noise in comparison.noise if noise.metric not in LOWER_IS_BETTER]
-    scores = [noise.score for noise in fractions if noise.score is not None]
+    on_fractions = [noise for noise in comparison.noise if noise.metric not in LOWER_IS_BETTER]
+    scores = [noise.score for noise in on_fractions if noise.score is not None]
     speeds = [noise.speed for noise in comparison.noise if noise.speed is not None]
     most = [f"{fraction(max(scores))} in score"] if scores else []
     most += [f"{max(speeds):.0%} in speed"] if speeds else []

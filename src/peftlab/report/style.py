@@ -39,7 +39,7 @@ class Figure:
     """A spec and its words.
 
     Attributes:
-        kind: its section of the page.
+        kind: its place on the page.
         name: the stem of its SVG file.
         task: the label of its column.
     """
@@ -66,7 +66,7 @@ def make_figure(
     """The figure of `subject` on the column's task.
 
     Args:
-        kind: its section of the page; also the beginning of its file's name, if no `stem` is given.
+        kind: its place on the page; also the beginning of its file's name, if no `stem` is given.
         column: of the table.
         subject: the title, without the task.
         description: what the figure shows, for readers who can't see it.

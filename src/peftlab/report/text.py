@@ -55,10 +55,10 @@ def spread(score: Spread, column: Column) -> str:
     return f"{fraction(score.mean)} ± {deviation(score.sd)}"
 
 
-def interval(half: Spread, cell: Cell, column: Column) -> str:
-    """The 95 % interval `half.mean` ± `half.sd`, and the sd over seeds, as a line."""
-    assert half.mean is not None and half.sd is not None
-    low, high = (score(half.mean + sign * half.sd, column) for sign in (-1, 1))
+def interval(around: Spread, cell: Cell, column: Column) -> str:
+    """The 95 % interval `around.mean` ± `around.sd`, and the sd over seeds, as a line."""
+    assert around.mean is not None and around.sd is not None
+    low, high = (score(around.mean + sign * around.sd, column) for sign in (-1, 1))
     sd = ""
     if cell.last.sd is not None:
         sd = f"; sd over {cell.last.n} seeds {score(cell.last.sd, column)}"

@@ -40,7 +40,7 @@ function turn(set, name, isIn) {
 
 /** Show all methods that the filter lets through, or none of them. */
 function setAll(isShown) {
-  for (const entry of entries.filter((shown) => !isFiltered(methodOf(shown)))) {
+  for (const entry of entries.filter((candidate) => !isFiltered(methodOf(candidate)))) {
     entry.querySelector("input").checked = isShown;
     if (isShown) choice.off.delete(methodOf(entry));
     else choice.off.add(methodOf(entry));
