@@ -24,8 +24,8 @@ def command(record: Record, suite: Mapping[str, Any] | None = None) -> str | Non
 
     There is none where the model or the data were handed over in Python, where nothing says where
     the data lie, as for folders laid side by side, or where the name of a text column would be
-    split (`--text` splits at commas). A cell whose settings were found by trials is asked for by the
-    settings found: the same numbers under another name.
+    split (`--text` splits at commas). A cell whose settings were found by trials is asked for by
+    the settings found: the same numbers under another name.
 
     Args:
         record: of the cell.
