@@ -4,8 +4,8 @@
     python benchmarks/cost.py --time             time by --measure; needs an idle machine
     python benchmarks/cost.py --model minilm --methods lora,full
 
-Cells that are done are not run again, so a table is made anew in seconds; `--write` puts it into
-docs/plan.md. Memory doesn't depend on what else runs, time does.
+Cells that are done are not run again, so making a table again takes seconds; `--write` puts it
+into docs/plan.md. Memory doesn't depend on what else runs, time does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import peftlab
-from models import CACHE, folder_of
+from models import BUNDLED, CACHE, folder_of
 from peftlab.bench.cost import Predictor
 from peftlab.bench.grid import resolve
 from peftlab.bench.suite import make_suite
@@ -36,41 +36,41 @@ Row = tuple[str, ...]
 
 
 def words_task(n_train: int = 192, n_dev: int = 64) -> Task:
-    """Texts of 5 to 61 words, as long ones beside short ones as a real task's."""
+    """Texts of 5 to 61 words: their lengths vary as much as in a real task."""
     train, dev = _examples(n_train, seed=1), _examples(n_dev, seed=2)
     return Task("words", "classes", ("accuracy", "f1"), train, dev, labels=("no", "yes"))
 
 
 def _examples(n: int, seed: int) -> Examples:
-    draw = random.Random(seed)
+    rng = random.Random(seed)
     texts = [
-        (" ".join(draw.choice(WORDS) for _ in range(draw.randint(4, 60))) + f" {i}",)
+        (" ".join(rng.choice(WORDS) for _ in range(rng.randint(4, 60))) + f" {i}",)
         for i in range(n)
     ]
     return Examples(texts, [i % 2 for i in range(n)])
 
 
+def _name_or_folder(model: str, cache: Path) -> str:
+    """What peftlab takes as the model: the bundled one's name, another one's folder."""
+    return model if model == BUNDLED else str(folder_of(model, cache))
+
+
 def memory_rows(
     model: str, batch: int, methods: Sequence[str], options: argparse.Namespace
 ) -> list[Row]:
-    """A row of the table for each method."""
-    request = {
-        "model": str(folder_of(model, options.cache)),
-        "tasks": [words_task()],
-        "training": {"batch_size": batch, "epochs": 1, "threads": 1},
-    }
-    if model == "minilm":
-        request["model"] = model
+    """A row of the table for each method: predicted and measured peak memory."""
+    request = {"model": _name_or_folder(model, options.cache), "tasks": [words_task()]}
+    training = {"batch_size": batch, "epochs": 1, "threads": 1}
     rows = []
     for method in methods:
-        grid = resolve(make_suite(**request, methods=[method], seeds=[0]))
+        grid = resolve(make_suite(**request, training=training, methods=[method], seeds=[0]))
         predicted = Predictor(grid).cost(grid.cells[0]).memory
         (record,) = peftlab.compare(
-            **{key: request[key] for key in ("model", "tasks")},
+            **request,
             methods=[method],
             out=options.out / f"{model}-{batch}",
             keep="none",
-            **request["training"],
+            **training,
         )
         measured = record.memory.train_peak_mib if record.memory else None
         if predicted is None or measured is None:
@@ -86,18 +86,18 @@ def memory_rows(
 def time_rows(
     model: str, batch: int, methods: Sequence[str], options: argparse.Namespace
 ) -> list[Row]:
-    """A row of the table for each method: seconds by `--measure`, and those of the whole cell."""
-    given = {
-        "model": model if model == "minilm" else str(folder_of(model, options.cache)),
+    """A row of the table for each method: seconds that `--measure` predicts, and a cell's own."""
+    request = {
+        "model": _name_or_folder(model, options.cache),
         "tasks": "acceptability",
         "batch_size": batch,
         "epochs": 2,
     }
     rows = []
     for method in methods:
-        plan = peftlab.plan(**given, methods=[method], measure=True)
+        plan = peftlab.plan(**request, methods=[method], measure=True)
         (record,) = peftlab.compare(
-            **given, methods=[method], out=options.out / f"time-{model}-{batch}", keep="none"
+            **request, methods=[method], out=options.out / f"time-{model}-{batch}", keep="none"
         )
         rows.append((model, str(batch), method, *_seconds(plan.rows[0].cell_s, record)))
         print(" | ".join(rows[-1]), flush=True)
@@ -111,9 +111,9 @@ def _seconds(predicted: float | None, record: Record) -> Row:
     return f"{predicted:.1f}", f"{record.total_s:.1f}", f"{error:+.1%}"
 
 
-def table(head: Row, rows: Sequence[Row]) -> str:
-    """A table in Markdown, its numbers to the right."""
-    lines = ["| " + " | ".join(head) + " |", "|---|---:|---|---:|---:|---:|"]
+def table(columns: Row, rows: Sequence[Row]) -> str:
+    """A table in Markdown, its numbers aligned to the right."""
+    lines = ["| " + " | ".join(columns) + " |", "|---|---:|---|---:|---:|---:|"]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
@@ -122,7 +122,7 @@ def write(name: str, text: str) -> None:
     page = DOCS.read_text(encoding="utf-8")
     marks = rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)"
     DOCS.write_text(
-        re.sub(marks, lambda m: f"{m[1]}\n{text}\n\n{m[2]}", page, flags=re.DOTALL),
+        re.sub(marks, lambda mark: f"{mark[1]}\n{text}\n\n{mark[2]}", page, flags=re.DOTALL),
         encoding="utf-8",
     )
 
@@ -145,8 +145,8 @@ def main() -> None:
         for row in rows_of(model, batch, options.methods.split(","), options)
     ]
     unit = "s" if options.time else "MiB"
-    head = ("model", "batch", "method", f"predicted, {unit}", f"measured, {unit}", "error")
-    text = table(head, rows)
+    columns = ("model", "batch", "method", f"predicted, {unit}", f"measured, {unit}", "error")
+    text = table(columns, rows)
     print(text)
     if options.write:
         write("time" if options.time else "memory", text)

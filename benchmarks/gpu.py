@@ -4,9 +4,9 @@
     python benchmarks/gpu.py --model FOLDER --tasks cola,words-128 --batch-size 64 --score
     python benchmarks/gpu.py --device cpu --model minilm --examples 200     the same without one
 
-LoRA, as in speed.py: the peer at the fastest of its settings, which are looked for first, and as
-it is installed; and ours with CUDA graphs beside ours without. The memory is the most that torch
-had allocated; without a device, the process's own. Writes results/gpu.json and gpu.txt.
+LoRA, as in speed.py: the peer at its fastest settings, which are searched for first, and at its
+defaults; and ours with CUDA graphs beside ours without. Memory is the peak that torch allocated;
+without a device, the process's own. Writes results/gpu.json and gpu.txt.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import torch
 from peers import NothingRan
 from plan import Setting
 from ratios import labelled, median, paired
-from runs import HERE, Bench, Line, Results, machine
-from sections import lora, scores
-from tables import HEAD, PARTS, Cells, Memory, Part, as_row, beside, text
+from runs import HERE, Bench, Line, Results, describe_machine
+from sections import Section, lora, scores
+from tables import HEAD, PARTS, Cells, Memory, Part, as_row, render, setting_rows
 
 from peftlab.atomic import write
 
@@ -63,32 +63,37 @@ def settings_of(options: argparse.Namespace) -> list[Setting]:
 
 
 def graphs(setting: Setting, bench: Bench) -> None:
-    """Ours by CUDA graphs and not, of so many examples that most batches have a shape met often."""
-    asked = {"model": setting.model, "task": setting.task, "examples": setting.examples}
+    """Ours with CUDA graphs and without, on enough examples that most batches' shapes recur."""
+    workload = {"model": setting.model, "task": setting.task, "examples": setting.examples}
     for number in bench.each_round():
         for name in ("plain", "graphs")[:: 1 if number % 2 else -1]:
-            bench.run(name, "ours", graphs=name == "graphs", **asked)
+            bench.run(name, "ours", graphs=name == "graphs", **workload)
 
 
 FIELDS = (("speed", "examples_per_s", "ex/s"), ("memory", "gpu_peak_mib", "MiB"))
 
 
 def by_graphs(name: str, lines: list[Line]) -> list[Cells]:
-    """Speed and memory with graphs over those without."""
+    """Speed and memory with CUDA graphs over those without."""
     rows = []
-    for what, field, unit in FIELDS:
-        shown = [median(labelled(lines, label), field) for label in ("graphs", "plain")]
-        told = [f"{value:,.0f} {unit}" if value else "–" for value in shown]
+    for quantity, field, unit in FIELDS:
+        medians = [median(labelled(lines, label), field) for label in ("graphs", "plain")]
+        shown = [f"{value:,.0f} {unit}" if value else "–" for value in medians]
         ratio = paired(lines, "graphs", "plain", field)
-        rows.append(as_row(f"{name}, {what}", told[0], told[1], ratio, None))
+        rows.append(as_row(f"{name}, {quantity}", shown[0], shown[1], ratio, None))
     return rows
 
 
 def parts(settings: list[Setting], memory: Memory, heading: str) -> list[Part]:
-    """The table of these settings, and that of the scores."""
+    """The tables of these settings, of CUDA graphs and of the scores."""
     by_name = {setting.name: setting for setting in settings}
     return [
-        (heading, list(by_name), HEAD, lambda name, lines: beside(by_name[name], lines, memory)),
+        (
+            heading,
+            list(by_name),
+            HEAD,
+            lambda name, lines: setting_rows(by_name[name], lines, memory),
+        ),
         ("CUDA graphs against none", [f"{name}, graphs" for name in by_name], HEAD, by_graphs),
         PARTS[-1],
     ]
@@ -96,29 +101,31 @@ def parts(settings: list[Setting], memory: Memory, heading: str) -> list[Part]:
 
 def main() -> None:
     options = parse()
-    # Trainer would spread a batch over all that it sees
+    # Trainer would spread a batch over all devices that it sees
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    on = machine()
+    machine = describe_machine()
     if options.device == "cuda":
-        on["processor"] = f"{torch.cuda.get_device_name()}, {on['processor']}"
+        machine["processor"] = f"{torch.cuda.get_device_name()}, {machine['processor']}"
     settings, memory = settings_of(options), MEMORY[options.device]
-    runs = {"scores": scores} if options.score else {}
-    runs |= {setting.name: functools.partial(lora, setting) for setting in settings}
+    sections: dict[str, Section] = {"scores": scores} if options.score else {}
+    for setting in settings:
+        sections[setting.name] = functools.partial(lora, setting)
     if options.device == "cuda":
-        runs |= {f"{one.name}, graphs": functools.partial(graphs, one) for one in settings}
+        for setting in settings:
+            sections[f"{setting.name}, graphs"] = functools.partial(graphs, setting)
     results = Results(HERE / "results" / ("gpu.json" if options.device == "cuda" else "cpu.json"))
     results.sections = {}
     common = {name: getattr(options, name) for name in ("device", "batch_size", "data_dir")}
-    for name, run in runs.items():
-        results.begin(name, on)
+    for name, section in sections.items():
+        results.begin(name, machine)
         try:
-            run(Bench(results, name, options.rounds, common=common))
+            section(Bench(results, name, options.rounds, common=common))
         except NothingRan as error:
             print(f"{name}: {error}", file=sys.stderr)
     heading = f"LoRA, ours against HF PEFT, {options.device}, batch {options.batch_size}"
-    shown = text(results.sections, parts(settings, memory, heading))
-    write(results.file.with_suffix(".txt"), shown)
-    print(shown, end="")
+    tables = render(results.sections, parts(settings, memory, heading))
+    write(results.file.with_suffix(".txt"), tables)
+    print(tables, end="")
 
 
 if __name__ == "__main__":

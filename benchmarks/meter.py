@@ -1,20 +1,21 @@
-"""The clock and the memory of one side: both sides use this one, so both mean the same.
+"""The clock and the memory of one side: both sides use it, so their numbers mean the same.
 
 Speed     the last epoch, from its beginning to the end of its last step: batches, forward,
-          backward, optimizer and all that the loop does between them; padding is no token
+          backward, optimizer and all that the loop does between them; padding tokens don't count
 Resident  VmRSS right before the first forward pass: imports, model, optimizer, tokens
 Above     the peak (VmHWM) from there to the end of the last epoch, less what was resident:
           what training itself needs
-Peak      VmHWM of the whole process to there, imports and loading counted
-All       the peak, and what the processes beside this one hold alone at the end of the last epoch:
-          those that it started, and the command that waits for it; what two map counts once
-GPU peak  the same two of what torch has allocated on a CUDA device, where one is used; the clock
+Peak      VmHWM of the whole process to the end of the last epoch, imports and loading counted
+All       the peak, and the memory that other processes hold alone at the end of the last epoch:
+          those that this one started, and the command that waits for it
+GPU       peak and above of what torch has allocated on a CUDA device, where one is used; the clock
           waits for the device at the epochs' ends only
 
-The moment before the first step is told, or found by a hook on all modules, gone once called: our
-engine would take such a hook for a caller's own code, and leave the model as it is.
-fp32 weights are mapped from their file and come into memory when first read; they are read then,
-the embedding apart, of which training reads some rows, so that they count as resident.
+The caller announces the moment before the first step, or a hook on all modules finds it and removes
+itself. Our own side announces it: the engine would take such a hook for a caller's own code, and
+leave the model as it is. fp32 weights are mapped from their file and come into memory when first
+read; the meter reads them in that moment, so that they count as resident, but for the embedding, of
+which training reads some rows only.
 """
 
 from __future__ import annotations
@@ -43,52 +44,54 @@ def status_mib(name: str) -> float:
 
 
 def gpu_mib(name: str) -> float:
-    """What torch has allocated on the device (memory_allocated) or had (max_memory_allocated)."""
+    """What torch has allocated on the device: memory_allocated (now) or max_memory_allocated."""
     return float(getattr(torch.cuda, name)()) / 2**20
 
 
 def children() -> list[Path]:
     """The folders in /proc of this process's children."""
-    own, found = f"PPid:\t{os.getpid()}\n", []
+    parent_line, folders = f"PPid:\t{os.getpid()}\n", []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # a process that has just ended
-            if own in (folder / "status").read_text():
-                found.append(folder)
-    return found
+            if parent_line in (folder / "status").read_text():
+                folders.append(folder)
+    return folders
 
 
 def private_mib(folder: Path) -> float:
-    """What the process of a folder in /proc holds and no other one maps."""
+    """The memory that no process but that of a folder in /proc maps."""
     lines = (folder / "smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
 
 
 class Meter:
-    """Made once the imports are done; told of each epoch's beginning, steps' ends and end.
+    """Measures one training; to be made once the imports are done.
 
-    `caller` is the process that waits for this one and counts with it; None for none.
+    Args:
+        device: cpu or cuda.
+        caller: the process that waits for this one, whose memory counts too; None for none.
     """
 
     def __init__(self, device: str = "cpu", caller: int | None = None) -> None:
         self.on_gpu = device == "cuda"
-        self.caller = [] if caller is None else [Path(f"/proc/{caller}")]
-        self.peaks = [status_mib("VmHWM")]  # of the times between resets
+        self.callers = [] if caller is None else [Path(f"/proc/{caller}")]
+        self.peaks = [status_mib("VmHWM")]  # one for each time between resets
         self.gpu_peaks: list[float] = []
         self.gpu_before = 0.0
         self.resident: list[float] = []  # before the first step, then after each
         self.epochs: list[list[float]] = [[]]  # moments: an epoch's beginning, its steps' ends
 
     def begin_at_first_call(self) -> None:
-        """Let the first forward pass of any module be the moment before the first step."""
+        """Take the first forward pass of any module for the moment before the first step."""
 
-        def first(module: nn.Module, inputs: Any) -> None:
+        def begin_once(module: nn.Module, inputs: Any) -> None:
             hook.remove()
             self.begin(module)
 
-        hook = register_module_forward_pre_hook(first)
+        hook = register_module_forward_pre_hook(begin_once)
 
     def begin(self, model: nn.Module) -> None:
-        """The moment before the first step."""
+        """Call this right before the first step."""
         for part in model.modules():
             if not isinstance(part, nn.Embedding):
                 for weight in part.parameters(recurse=False):
@@ -103,20 +106,20 @@ class Meter:
         if not self.epochs[-1]:
             self.epochs[-1].append(self._now())
 
-    def epoch(self) -> None:
-        """An epoch begins."""
+    def begin_epoch(self) -> None:
+        """Call this where an epoch begins."""
         self.epochs.append([self._now()])
 
-    def step(self) -> None:
-        """A step has ended, on a GPU as far as the processor sees."""
+    def end_step(self) -> None:
+        """Call this after each step; on a GPU its kernels may still be running."""
         self.epochs[-1].append(time.perf_counter())
         self.resident.append(status_mib("VmRSS"))
 
     def end_epoch(self) -> None:
-        """The last step of an epoch has ended; what comes until the next one is not training."""
+        """Call this after an epoch's last step; what follows until the next one is not training."""
         self.epochs[-1][-1] = self._now()
         self.last_peak = status_mib("VmHWM")
-        self.beside = sum(private_mib(process) for process in children() + self.caller)
+        self.others_mib = sum(private_mib(process) for process in children() + self.callers)
         self.last_gpu_peak = gpu_mib("max_memory_allocated") if self.on_gpu else 0.0
 
     def _now(self) -> float:
@@ -125,7 +128,7 @@ class Meter:
         return time.perf_counter()
 
     def result(self, lengths: list[int]) -> dict[str, Any]:
-        """What was measured.
+        """The measurements of the training, by field of its line.
 
         Args:
             lengths: tokens of each training example.
@@ -141,7 +144,7 @@ class Meter:
             "step_ms_p50": 1000 * statistics.median(steps),
             "epoch_s": seconds,
             "peak_mib": peak,
-            "all_mib": peak + self.beside,
+            "all_mib": peak + self.others_mib,
             "resident_mib": self.resident[0],
             "above_mib": self.last_peak - self.resident[0],
             "over_steps_mib": self._over_steps(),
@@ -153,6 +156,6 @@ class Meter:
         return measured
 
     def _over_steps(self) -> list[float]:
-        """What was resident after ten steps at even distances, the last one among them."""
+        """Resident memory after ten evenly spaced steps, the last one among them."""
         after = self.resident[1:]
         return [after[(number * len(after)) // 10 - 1] for number in range(1, 11) if after]

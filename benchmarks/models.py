@@ -1,10 +1,10 @@
-"""Model folders of published sizes with random weights: speed doesn't depend on what they hold.
+"""Model folders of published sizes with random weights: speed doesn't depend on their values.
 
     python benchmarks/models.py                   makes them all
-    python benchmarks/models.py roberta-base      makes one and says where it lies
+    python benchmarks/models.py roberta-base      makes one and prints its folder
 
-Like a published checkpoint: config.json, fp32 weights of the masked language model in safetensors
-and a tokenizer. The tokenizer is the bundled model's, so nothing is downloaded.
+A folder is like a published checkpoint: config.json, fp32 weights of the masked language model in
+safetensors and a tokenizer. The tokenizer is the bundled model's, so nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from peftlab.models import find, quiet
 BUNDLED = "minilm"
 CACHE = Path("~/.cache/peftlab-bench").expanduser()
 
-# what the published config.json says where it differs from the class's own defaults
+# the fields in which a published config.json differs from the defaults of its class
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "roberta-base": (
         "roberta",
@@ -38,7 +38,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
         {"vocab_size": 30527, "max_position_embeddings": 514, "layer_norm_eps": 1e-5},
     ),
     "distilbert-base": ("distilbert", {"vocab_size": 30522}),
-    # of no published size: a decoder that any machine trains
+    # not a published size, but a decoder that any machine trains
     "tiny-gpt2": (
         "gpt2",
         {"vocab_size": 30522, "n_embd": 128, "n_layer": 2, "n_head": 4, "n_positions": 256},
@@ -60,13 +60,13 @@ def folder_of(name: str, cache: Path = CACHE) -> Path:
     folder = cache / name
     if not folder.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as place:
-            _make(name, Path(place) / name)
-            (Path(place) / name).rename(folder)
+        with tempfile.TemporaryDirectory(dir=cache) as scratch:
+            _write_model(name, Path(scratch) / name)
+            (Path(scratch) / name).rename(folder)
     return folder
 
 
-def _make(name: str, folder: Path) -> None:
+def _write_model(name: str, folder: Path) -> None:
     model_type, fields = CONFIGS[name]
     tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(
         find(BUNDLED).folder,
@@ -83,9 +83,10 @@ def _make(name: str, folder: Path) -> None:
     )
     torch.manual_seed(0)
     with quiet():
-        masked = type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING
-        kind = transformers.AutoModelForMaskedLM if masked else transformers.AutoModelForCausalLM
-        kind.from_config(config).save_pretrained(folder)
+        auto_class = transformers.AutoModelForCausalLM
+        if type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING:
+            auto_class = transformers.AutoModelForMaskedLM
+        auto_class.from_config(config).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
 

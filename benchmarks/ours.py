@@ -1,12 +1,12 @@
-"""One training by peftlab: what the process of a cell does, from its order on; one line of JSON.
+"""One training by peftlab, as the process of a cell does it; prints one line of JSON.
 
     python benchmarks/ours.py --model FOLDER --task cola --method lora
 
-This process resolves the order, as `peftlab train` does; the cell runs in another one, in the
-environment that its worker would give it, which imports and holds what a cell does and no more.
-The moment before the first step is that before the first pass of the training itself, behind what a
-method does to prepare itself (lora-drop). `--attention` profiles the last epoch for the share of
-the attention's own operations; its speed is then no measurement.
+This process resolves the request to a cell, as `peftlab train` does. The cell runs in a second one,
+in the environment that its worker would give it, which imports and holds what a cell does and no
+more. The meter begins right before the first pass of the training itself, after what a method does
+to prepare itself (lora-drop). `--attention` profiles the last epoch for the share of attention's
+own operations; the speed of such a run is no measurement.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sides import add_options, make_task, settings_of
 
-ORDER, TASK = "order.json", "task.json"
+CELL, TASK = "cell.json", "task.json"
 
 
 def parse() -> argparse.Namespace:
@@ -40,8 +39,8 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def write_order(options: argparse.Namespace, folder: Path) -> None:
-    """Resolve what is asked and leave the task and the cell in `folder`."""
+def write_cell(options: argparse.Namespace, folder: Path) -> None:
+    """Resolve the options to one cell; write it and its task into `folder`."""
     from peftlab.bench.grid import resolve
     from peftlab.bench.suite import make_suite
     from peftlab.methods import parse_methods
@@ -68,39 +67,39 @@ def write_order(options: argparse.Namespace, folder: Path) -> None:
     )
     (cell,) = resolve(suite).cells
     task.write(folder / TASK)
-    (folder / ORDER).write_text(cell.model_dump_json())
+    (folder / CELL).write_text(cell.model_dump_json())
 
 
 class Listener:
-    """Tells the meter of each step and epoch; keeps the answers, to be scored behind it."""
+    """Passes the steps and epochs of a cell on to the meter; keeps dev's outputs for the score."""
 
-    def __init__(self, meter: Any, epochs: int, share: Callable[..., float | None] | None) -> None:
-        self.meter, self.epochs, self.share = meter, epochs, share
-        self.outputs: list[list[float]] = []  # for dev, of the last epoch
+    def __init__(self, meter: Any, epochs: int, profile: AttentionProfile | None) -> None:
+        self.meter, self.epochs, self.profile = meter, epochs, profile
+        self.outputs: list[list[float]] = []  # on dev, after the last epoch
 
     def step(self, row: dict[str, Any], total: int) -> None:
-        self.meter.step()
+        self.meter.end_step()
         if row["epoch"].is_integer():
             self.meter.end_epoch()
-        if self.share is not None:
-            self.share(row, total)
+        if self.profile is not None and row["step"] == total:
+            self.profile.stop()
 
     def epoch(self, epoch: int, outputs: list[list[float]]) -> None:
         self.outputs = outputs
         if epoch < self.epochs:
-            self.meter.epoch()
-        if self.share is not None:
-            self.share({"epoch": epoch}, 0)
+            self.meter.begin_epoch()
+        if self.profile is not None and epoch == self.epochs - 1:
+            self.profile.start()
 
     def rank(self, rank: int, outputs: list[list[float]]) -> None:
         """Not measured."""
 
     def note(self, line: str) -> None:
-        """Nothing is kept here that could be told of."""
+        """Not printed."""
 
 
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Run the cell as its worker does, the meter told of its rows."""
+    """Run the cell of `folder` as its worker does; returns the measurements."""
     from peftlab.bench import worker
 
     worker._warm()  # the imports of a cell, whatever they are
@@ -110,17 +109,17 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from peftlab.bench.process import run_cell
     from peftlab.training import Loop
 
-    cell = Cell.model_validate_json((folder / ORDER).read_text())
-    meter = Meter(options.device, caller=os.getppid())  # which is there meanwhile, as a command is
-    share = _attention_share(options.epochs) if options.attention else None
-    listener = Listener(meter, options.epochs, share)
+    cell = Cell.model_validate_json((folder / CELL).read_text())
+    meter = Meter(options.device, caller=os.getppid())  # it waits meanwhile, as a command does
+    profile = AttentionProfile() if options.attention else None
+    listener = Listener(meter, options.epochs, profile)
     try_widest = Loop.try_widest
 
-    def begun(loop: Loop) -> None:
+    def begin_and_try_widest(loop: Loop) -> None:
         meter.begin(loop.model)
         try_widest(loop)
 
-    Loop.try_widest = begun  # the first pass of a training
+    Loop.try_widest = begin_and_try_widest  # the first pass of a training
     trained = run_cell(cell, folder / TASK, None, listener)
     assert trained.memory is not None
     parts = trained.memory.by_part
@@ -128,7 +127,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "weights_mib": parts["weights"] + parts["adapters"],
         "n_trainable": trained.n_trainable.total,
         "score": _score(folder / TASK, listener.outputs) if options.score else None,
-        "attention_share": share({}, 0) if share is not None else None,
+        "attention_share": profile.share() if profile is not None else None,
     }
 
 
@@ -150,28 +149,30 @@ def _lengths(cell: Any, task_file: Path) -> list[int]:
     return encode(tokenizer, train.texts, train.labels, cell.training.max_length).lengths
 
 
-def _attention_share(epochs: int) -> Callable[[dict[str, Any], int], float | None]:
-    """Profile the last epoch; what is between tokens alone works on (batch, heads, …, …) or bmm."""
-    from torch.profiler import ProfilerActivity, profile
+class AttentionProfile:
+    """A profile of the processor's time between `start` and `stop`."""
 
-    profiler = profile(activities=[ProfilerActivity.CPU], record_shapes=True)
+    def __init__(self) -> None:
+        from torch.profiler import ProfilerActivity, profile
 
-    def on_row(row: dict[str, Any], total: int) -> float | None:
-        if row and "step" not in row and row["epoch"] == epochs - 1:
-            profiler.start()
-        elif row.get("step") == total and total:
-            profiler.stop()
-        elif not row:
-            events = profiler.key_averages(group_by_input_shape=True)
-            whole = sum(event.self_cpu_time_total for event in events)
-            own = sum(event.self_cpu_time_total for event in events if _is_attention(event))
-            return own / whole
-        return None
+        self.profiler = profile(activities=[ProfilerActivity.CPU], record_shapes=True)
 
-    return on_row
+    def start(self) -> None:
+        self.profiler.start()
+
+    def stop(self) -> None:
+        self.profiler.stop()
+
+    def share(self) -> float:
+        """Attention's share of the time."""
+        events = self.profiler.key_averages(group_by_input_shape=True)
+        total_us = sum(event.self_cpu_time_total for event in events)
+        attention_us = sum(event.self_cpu_time_total for event in events if _is_attention(event))
+        return attention_us / total_us
 
 
 def _is_attention(event: Any) -> bool:
+    """Attention alone multiplies by bmm or works on (batch, heads, …, …)."""
     if event.key == "aten::bmm" or "scaled_dot_product" in event.key:
         return True
     return any(len(shape) == 4 for shape in event.input_shapes[:1])
@@ -188,10 +189,10 @@ def main() -> None:
     from peftlab.bench.execute import cell_environment
 
     with tempfile.TemporaryDirectory() as folder:
-        write_order(options, Path(folder))
-        words = [sys.executable, *sys.argv, "--cell", folder]
-        done = subprocess.run(words, env=cell_environment(), check=False)
-    raise SystemExit(done.returncode)
+        write_cell(options, Path(folder))
+        command = [sys.executable, *sys.argv, "--cell", folder]
+        completed = subprocess.run(command, env=cell_environment(), check=False)
+    raise SystemExit(completed.returncode)
 
 
 if __name__ == "__main__":

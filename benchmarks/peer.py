@@ -3,7 +3,7 @@
     python benchmarks/peer.py --model FOLDER --task cola --precision bf16
 
 Precision: `fp32`; `autocast` is TrainingArguments' bf16 on fp32 weights; `bf16` loads the weights
-so, and PEFT holds its adapters in fp32. Nothing is logged, saved or evaluated while it trains.
+in bf16, and PEFT holds its adapters in fp32. Nothing is logged, saved or evaluated meanwhile.
 """
 
 # ruff: noqa: E402 - a module must be kept out before the imports
@@ -42,16 +42,16 @@ WARMUP = 0.06
 
 
 class Clock(TrainerCallback):
-    """Tells the meter what the Trainer does."""
+    """Passes the Trainer's steps and epochs on to the meter."""
 
     def __init__(self, meter: Meter) -> None:
         self.meter = meter
 
     def on_epoch_begin(self, *_: Any, **__: Any) -> None:
-        self.meter.epoch()
+        self.meter.begin_epoch()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.meter.step()
+        self.meter.end_step()
 
     def on_epoch_end(self, *_: Any, **__: Any) -> None:
         self.meter.end_epoch()
@@ -71,21 +71,21 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def tokens(tokenizer: Any, examples: dict[str, Any], max_length: int) -> datasets.Dataset:
-    """A split as the Trainer takes it, not padded yet."""
+def tokenize(tokenizer: Any, examples: dict[str, Any], max_length: int) -> datasets.Dataset:
+    """A split as the Trainer takes it, not yet padded."""
     columns = [list(column) for column in zip(*examples["texts"], strict=True)]
     names = [f"text{number}" for number in range(len(columns))]
     rows = dict(zip(names, columns, strict=True)) | {"labels": examples["labels"]}
     return datasets.Dataset.from_dict(rows).map(
-        lambda rows: tokenizer(
-            *[rows[name] for name in names], truncation=True, max_length=max_length
+        lambda batch: tokenizer(
+            *[batch[name] for name in names], truncation=True, max_length=max_length
         ),
         batched=True,
         remove_columns=names,
     )
 
 
-def load(options: argparse.Namespace, task: dict[str, Any]) -> Any:
+def load_model(options: argparse.Namespace, task: dict[str, Any]) -> Any:
     model = AutoModelForSequenceClassification.from_pretrained(
         options.model,
         num_labels=len(task["labels"]) or 1,
@@ -95,13 +95,13 @@ def load(options: argparse.Namespace, task: dict[str, Any]) -> Any:
     if options.method == "full":
         return model
     targets = TARGETS.get(model.config.model_type, ["query", "value"])
-    lora = LoraConfig(task_type=TaskType.SEQ_CLS, r=8, lora_alpha=16, target_modules=targets)
-    return get_peft_model(model, lora)
+    config = LoraConfig(task_type=TaskType.SEQ_CLS, r=8, lora_alpha=16, target_modules=targets)
+    return get_peft_model(model, config)
 
 
-def arguments(options: argparse.Namespace, out: str) -> TrainingArguments:
+def training_arguments(options: argparse.Namespace, folder: Path) -> TrainingArguments:
     return TrainingArguments(
-        output_dir=out,
+        output_dir=str(folder),
         num_train_epochs=options.epochs,
         per_device_train_batch_size=options.batch_size,
         per_device_eval_batch_size=2 * options.batch_size,
@@ -112,7 +112,7 @@ def arguments(options: argparse.Namespace, out: str) -> TrainingArguments:
         train_sampling_strategy=options.batches,
         seed=options.seed,
         use_cpu=options.device == "cpu",
-        dataloader_pin_memory=options.device == "cuda",  # else it warns: nothing to pin for
+        dataloader_pin_memory=options.device == "cuda",  # on a CPU it warns
         report_to="none",
         logging_strategy="no",
         save_strategy="no",
@@ -137,11 +137,11 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     meter.begin_at_first_call()
     set_seed(options.seed)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-    train = tokens(tokenizer, task["train"], task["max_length"])
-    model = load(options, task)
+    train = tokenize(tokenizer, task["train"], task["max_length"])
+    model = load_model(options, task)
     trainer = Trainer(
         model=model,
-        args=arguments(options, str(folder)),
+        args=training_arguments(options, folder),
         train_dataset=train,
         processing_class=tokenizer,
         data_collator=DataCollatorWithPadding(tokenizer),
@@ -149,10 +149,10 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     )
     trainer.train()
     measured = meter.result([len(ids) for ids in train["input_ids"]])
-    held = [*model.parameters(), *model.buffers()]
-    dev = tokens(tokenizer, task["dev"], task["max_length"]) if options.score else None
+    tensors = [*model.parameters(), *model.buffers()]
+    dev = tokenize(tokenizer, task["dev"], task["max_length"]) if options.score else None
     return measured | {
-        "weights_mib": sum(tensor.numel() * tensor.element_size() for tensor in held) / 2**20,
+        "weights_mib": sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 2**20,
         "n_trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "score": score(trainer, dev, task) if dev is not None else None,
     }

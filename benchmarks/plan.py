@@ -1,6 +1,6 @@
-"""What is measured on what, and the floors that the ratios are held to.
+"""The models, tasks and sizes of every section, and the floors that its ratios are held to.
 
-`examples` are those of an epoch, of which the second one is timed: 4 to 12 s on two cores of 2024.
+`examples` are those of an epoch; the second one is timed: 4 to 12 s on two cores of 2024.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class Floor:
     value: float
     at_most: bool = False
 
-    def met(self, ratio: float) -> bool:
+    def is_met(self, ratio: float) -> bool:
         return ratio <= self.value if self.at_most else ratio >= self.value
 
     def __str__(self) -> str:
@@ -25,14 +25,14 @@ class Floor:
 
 @dataclass(frozen=True)
 class Setting:
-    """LoRA on one model and task, with so many examples an epoch."""
+    """LoRA on one model and task, with `examples` an epoch."""
 
     model: str
     task: str
     examples: int
-    speed: Floor | None = None  # ours over the peer's fastest settings, whatever they learn
-    learns: Floor | None = None  # over its fastest that learn as its defaults do
-    defaults: Floor | None = None  # ours over the peer as it is installed
+    speed: Floor | None = None  # ours over the peer's fastest settings, whatever they score
+    learns: Floor | None = None  # ours over its fastest that score as its defaults do
+    defaults: Floor | None = None  # ours over the peer at its defaults
     with_defaults: bool = False
 
     @property
@@ -47,16 +47,16 @@ LORA = [
     Setting("mpnet-base", "cola", 480, Floor(1.5)),
     Setting("distilbert-base", "cola", 800, Floor(1.5)),
 ]
-PROBE_EXAMPLES, SLOW = 32, 0.5  # a precision that is half as fast as another on so many isn't run
-ATTEMPTS, DISTURBED = 3, 0.1  # at a process during which others take a tenth of the machine
-# what a side needs, of the least that the peer needs
+PROBE_EXAMPLES, SLOW = 32, 0.5  # a precision at most half as fast as the fastest isn't run
+ATTEMPTS, DISTURBED = 3, 0.1  # a process runs again if others took a tenth of the machine
+# by field of a line: our memory over the least that the peer needs
 MEMORY: dict[str, tuple[str, Floor | None]] = {
     "peak_mib": ("peak memory", None),
     "all_mib": ("with its other processes", Floor(0.75, at_most=True)),
     "above_mib": ("above resident", Floor(0.7, at_most=True)),
 }
 
-# a method's step time against LoRA's; how it is asked for, if not by its name alone
+# a method's step time over LoRA's, and the options of its process beside its name
 METHODS: dict[str, tuple[Floor | None, dict[str, str]]] = {
     "dora": (Floor(1.15, at_most=True), {}),
     "vera": (Floor(1.15, at_most=True), {}),
@@ -68,21 +68,21 @@ METHODS: dict[str, tuple[Floor | None, dict[str, str]]] = {
     "full": (None, {}),
 }
 METHOD_EXAMPLES = 480
-FULL, FULL_EXAMPLES = Floor(1.2), 320  # ours over the peer's best, full
-PRODUCTS, PRODUCT_EXAMPLES = Floor(0.42), 640  # share of our step
+FULL, FULL_EXAMPLES = Floor(1.2), 320  # full fine-tuning, ours over the peer's best
+PRODUCTS, PRODUCT_EXAMPLES = Floor(0.42), 640  # the products' share of our step
 
 INT8: dict[str, Floor | None] = {"roberta-base": Floor(1.2), "minilm": None}  # over ours in auto
 INT8_EXAMPLES = 480
 
 GROWTH_EXAMPLES = (1600, 3200)
-GROWTH = Floor(1.05, at_most=True)  # time a token at twice the examples, over once
-FLAT = Floor(1.02, at_most=True)  # most resident in the second half of the steps, over the first
+GROWTH = Floor(1.05, at_most=True)  # time a token, twice the examples over once
+FLAT = Floor(1.02, at_most=True)  # peak resident memory, second half of the steps over the first
 
 LENGTHS = (8, 16, 32, 64, 128, 256, 512)
 BATCHES = {8: (8, 32, 128, 512), 32: LENGTHS, 128: (8, 32, 128, 512)}  # batch size: lengths
-TOKENS = 16_384  # of an epoch, or one batch where that is more
-MEMORY_SHARE = 0.8  # of what is available may be needed
-DOMINATES = 0.5  # of the time
+TOKENS = 16_384  # in an epoch, which has one batch at least
+MEMORY_SHARE = 0.8  # of the available memory, which a process may need
+DOMINATES = 0.5  # attention's share of the time
 
 SCORED, SCORED_TASKS, SCORE_SEEDS = "minilm", ("stsb", "mrpc"), (0, 1, 2)
 SCORE_EPOCHS, SCORE_LR = 3, 1e-3

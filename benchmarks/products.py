@@ -1,12 +1,12 @@
-"""The matrix products of a training by LoRA, alone: what no library can train without.
+"""The matrix products of a training by LoRA, alone: no library can train without them.
 
     python benchmarks/products.py --model FOLDER --task cola
 
 Every product with a frozen weight, forward and backward, as the engine makes it, in the shapes of
 the last epoch's batches and their parts, q, k and v as one. The lowest block's q, k and v pass no
-gradient on, since nothing below them is trained; of the highest block the classifier reads the
-first position alone, so all but q, k and v is computed for that one. No attention, no norms, no
-adapters, no optimizer. One line of JSON.
+gradient on, since nothing below them is trained. Of the highest block the classifier reads the
+first position alone, so all but q, k and v is computed for that position only. No attention, no
+norms, no adapters, no optimizer. Prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ Apply = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Product:
-    """With a frozen weight: (rows, width) to (rows, …), a row a token or a row an example."""
+    """A product with a frozen weight: (rows, width) -> (rows, …)."""
 
     width: int
     apply: Apply
-    all_tokens: bool
+    all_tokens: bool  # a row for every token; else one for every example
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class Block:
     backward: list[Product]
 
 
-def both_ways(inside: int, outside: int, dtype: torch.dtype) -> tuple[Apply, Apply]:
-    """The products x Wᵀ and g W with a weight (out, in) of random numbers."""
-    layer = nn.Linear(inside, outside, bias=False, dtype=dtype)
+def make_products(n_in: int, n_out: int, dtype: torch.dtype) -> tuple[Apply, Apply]:
+    """The products x Wᵀ and g W with a random weight (out, in)."""
+    layer = nn.Linear(n_in, n_out, bias=False, dtype=dtype)
     weight = layer.weight.detach()
     if not onednn_multiplies(layer):
         return lambda x: F.linear(x, weight), lambda g: g @ weight
@@ -71,39 +71,39 @@ def both_ways(inside: int, outside: int, dtype: torch.dtype) -> tuple[Apply, App
 
 
 def blocks_of(config: Any, dtype: torch.dtype) -> list[Block]:
-    """Every block's own weights, so that no cache holds what a training's would not."""
+    """The blocks of the model, each with its own weights: caches help no more than in training."""
     hidden = config.hidden_size
     inner = getattr(config, "intermediate_size", None) or config.hidden_dim
-    # in, out: q k v as one, attention's output, into the middle, out of it
+    # (in, out) of q, k and v as one, of attention's output, of the FFN's two layers
     shapes = [(hidden, 3 * hidden), (hidden, hidden), (hidden, inner), (inner, hidden)]
     last = config.num_hidden_layers - 1
     blocks = []
     for number in range(last + 1):
         forward, backward = [], []
-        for index, (inside, outside) in enumerate(shapes):
-            whole = number < last or index == 0
-            onward, back = both_ways(inside, outside, dtype)
-            forward.append(Product(inside, onward, whole))
+        for index, (n_in, n_out) in enumerate(shapes):
+            all_tokens = number < last or index == 0
+            product, gradient = make_products(n_in, n_out, dtype)
+            forward.append(Product(n_in, product, all_tokens))
             if number > 0 or index > 0:
-                backward.append(Product(outside, back, whole))
+                backward.append(Product(n_out, gradient, all_tokens))
         blocks.append(Block(forward, backward))
     return blocks
 
 
 def shapes_of(options: argparse.Namespace) -> list[tuple[int, int]]:
-    """(batch, rows) of the last epoch's batches, or their parts, as `ours.py` trains them."""
+    """(examples, tokens) of the last epoch's batches, or their parts, as `ours.py` trains them."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "task.json"
         write_task(file, options)
         task = Task.read(file)
     tokenizer = load_tokenizer(options.model)
     train = encode(tokenizer, task.train.texts, task.train.labels, task.max_length)
-    asked = Resolved(
+    settings = Resolved(
         lr=1.0, head_lr=1.0, epochs=1, max_length=train.longest, device="cpu", threads=1,
         batch_size=options.batch_size,
     )  # fmt: skip
-    packed = is_built()  # of the models that are measured so, all are packed where it is
-    plan = Plan(settings=asked, kind=task.kind, seed=options.seed, packed=packed)
+    packed = is_built()  # then batches of all models measured here are packed
+    plan = Plan(settings=settings, kind=task.kind, seed=options.seed, packed=packed)
     parts = parts_in(options.epochs - 1, train, plan)
     rows = [n_tokens(part, train, plan) for part in parts]
     if packed:
@@ -113,7 +113,7 @@ def shapes_of(options: argparse.Namespace) -> list[tuple[int, int]]:
 
 @torch.inference_mode()
 def seconds(blocks: list[Block], shapes: list[tuple[int, int]], inputs: dict[int, Tensor]) -> float:
-    """One epoch's products, on the first rows of `inputs` by their width."""
+    """The time of one epoch's products, on the first rows of `inputs`, which are by width."""
     forward = [product for block in blocks for product in block.forward]
     backward = [product for block in blocks[::-1] for product in block.backward[::-1]]
     started = time.perf_counter()
@@ -131,9 +131,9 @@ def main() -> None:
     config = read_config(options.model)
     shapes = shapes_of(options)
     blocks = blocks_of(config, dtype)
-    widths = {each.width for block in blocks for each in (*block.forward, *block.backward)}
-    most = max(rows for _, rows in shapes)
-    inputs = {width: torch.randn(most, width).to(dtype) for width in widths}
+    widths = {one.width for block in blocks for one in (*block.forward, *block.backward)}
+    max_rows = max(rows for _, rows in shapes)
+    inputs = {width: torch.randn(max_rows, width).to(dtype) for width in widths}
     times = [seconds(blocks, shapes, inputs) for _ in range(1 + PASSES)][1:]
     epoch_s = statistics.median(times)
     measured = {

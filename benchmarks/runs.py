@@ -1,4 +1,4 @@
-"""Start a side in a fresh process and keep its line: every finished process is saved at once."""
+"""Run a side in a fresh process and save its line as soon as it has finished."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ CORES = os.cpu_count() or 1
 FLAGS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
 
 
-def machine() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     """What the numbers depend on besides the code: processor, memory, versions, and the day."""
-    cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
-    said = {line.split(":")[0].strip(): line.split(":")[1].strip() for line in cpuinfo if line}
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = {line.split(":")[0].strip(): line.split(":")[1].strip() for line in lines if line}
     return {
-        "processor": said.get("model name", platform.machine()),
+        "processor": cpu.get("model name", platform.machine()),
         "cores": CORES,
-        "flags": [flag for flag in FLAGS if flag in said.get("flags", "").split()],
+        "flags": [flag for flag in FLAGS if flag in cpu.get("flags", "").split()],
         "memory_mib": round(memory_mib("MemTotal")),
         "python": platform.python_version(),
         **{package: metadata.version(package) for package in PACKAGES},
@@ -43,14 +43,14 @@ def machine() -> dict[str, Any]:
 
 
 def memory_mib(name: str) -> float:
-    """MemTotal or MemAvailable of the machine."""
+    """The machine's memory: MemTotal or MemAvailable."""
     return int(Path("/proc/meminfo").read_text().split(f"{name}:")[1].split()[0]) / 1024
 
 
 class Results:
-    """A file of results, by section: the machine and one line a process.
+    """A file of results: for each section the machine, and a line for each process.
 
-    A section that is measured anew replaces what it had; the other ones stay.
+    A section that is measured again replaces its former lines; the other sections stay.
     """
 
     def __init__(self, file: Path) -> None:
@@ -59,28 +59,28 @@ class Results:
         if file.exists():
             self.sections = json.loads(file.read_text(encoding="utf-8"))["sections"]
 
-    def begin(self, section: str, on: dict[str, Any]) -> None:
-        self.sections[section] = {"machine": on, "runs": []}
+    def begin(self, section: str, machine: dict[str, Any]) -> None:
+        self.sections[section] = {"machine": machine, "runs": []}
 
     def add(self, section: str, line: Line) -> None:
         self.sections[section]["runs"].append(line)
         self.save()
 
     def lines(self, section: str) -> list[Line]:
-        """Of a section, none if it was not measured."""
+        """The lines of a section; none if it was not measured."""
         runs: list[Line] = self.sections.get(section, {}).get("runs", [])
         return runs
 
     def save(self) -> None:
-        write(self.file, self._text())
+        write(self.file, self._as_json())
 
-    def _text(self) -> str:
+    def _as_json(self) -> str:
         """JSON with a line of its own for each process, so that a change is readable in git."""
         parts = []
         for name, section in self.sections.items():
             runs = ",\n".join(f"    {json.dumps(line)}" for line in section["runs"])
-            on = json.dumps(section["machine"])
-            parts.append(f'  {json.dumps(name)}: {{"machine": {on},\n   "runs": [\n{runs}]}}')
+            machine = json.dumps(section["machine"])
+            parts.append(f'  {json.dumps(name)}: {{"machine": {machine},\n   "runs": [\n{runs}]}}')
         return '{"sections": {\n' + ",\n".join(parts) + "}}\n"
 
 
@@ -88,10 +88,10 @@ class Bench:
     """Runs the sides of one section.
 
     Args:
-        results: where the lines go.
-        section: by which name.
+        results: the file that the lines are added to.
+        section: the section's name.
         rounds: how often the sides take turns.
-        most: a bound on the examples of each process, for a quick look.
+        max_examples: a bound on the examples of each process, for a quick look.
         common: options of every process.
     """
 
@@ -100,15 +100,15 @@ class Bench:
         results: Results,
         section: str,
         rounds: int,
-        most: int | None = None,
+        max_examples: int | None = None,
         common: dict[str, Any] | None = None,
     ) -> None:
         self.results, self.section, self.rounds = results, section, rounds
-        self.most, self.common = most, common or {}
+        self.max_examples, self.common = max_examples, common or {}
         self.round = 0  # 0 is before the rounds
 
     def each_round(self) -> Iterator[int]:
-        """The rounds' numbers from 1; lines that are made meanwhile bear them."""
+        """The rounds' numbers from 1; lines that are made in a round have its number."""
         for number in range(1, self.rounds + 1):
             self.round = number
             yield number
@@ -117,76 +117,77 @@ class Bench:
     def run(
         self, label: str, side: str, model: str, task: str, timed: bool = True, **options: Any
     ) -> Line:
-        """One process of `side` (ours, peer, products) to its end; returns its line.
+        """Run one process of `side` (ours, peer, products) to its end; returns its line.
 
-        A side that fails leaves a line with `failed`, and the bench goes on. One that had not the
-        machine to itself runs again, up to `ATTEMPTS` times in all; of these lines the one that was
-        least disturbed counts, and the others bear `disturbed`. One that is not `timed`, since its
-        score alone is asked for, runs once.
+        A process that fails leaves a line with `failed`, and the bench goes on. A process that
+        shared the machine with others runs again, up to `ATTEMPTS` times in all; the least
+        disturbed of these lines counts, and the others are marked `disturbed`. A process that is
+        not `timed`, because only its score is of interest, runs once.
         """
-        if options.get("examples") and self.most:
-            options["examples"] = min(options["examples"], self.most)
-        words = [sys.executable, str(HERE / f"{side}.py"), "--model", str(folder_of(model))]
-        words += ["--task", task, *as_words(options), *as_words(self.common)]
+        if options.get("examples") and self.max_examples:
+            options["examples"] = min(options["examples"], self.max_examples)
+        command = [sys.executable, str(HERE / f"{side}.py"), "--model", str(folder_of(model))]
+        command += ["--task", task, *as_arguments(options), *as_arguments(self.common)]
         about = {"label": label, "round": self.round, "model": model, "task": task}
         lines: list[Line] = []
         attempts = ATTEMPTS if timed else 1
         while len(lines) < attempts and all(line["elsewhere"] > DISTURBED for line in lines):
-            lines.append(about | _measure(words, side, options))
+            lines.append(about | _measure(command, side, options))
             self.results.add(self.section, lines[-1])
-            _say(self.section, lines[-1])
+            _print_progress(self.section, lines[-1])
         best = min(lines, key=lambda line: line["elsewhere"])
         for line in lines:
             line["disturbed"] = line is not best
         self.results.save()
         return best
 
-    def left_out(self, label: str, why: str) -> None:
-        """Say in the results that a process was not started."""
-        self.results.add(self.section, {"label": label, "round": self.round, "failed": why})
+    def skip(self, label: str, reason: str) -> None:
+        """Add a line for a process that is not started."""
+        self.results.add(self.section, {"label": label, "round": self.round, "failed": reason})
 
 
-def as_words(options: dict[str, Any]) -> list[str]:
-    """Options of a command line.
+def as_arguments(options: dict[str, Any]) -> list[str]:
+    """The options as arguments of a command line.
 
-    >>> as_words({"batch_size": 8, "score": True, "lr": None})
+    >>> as_arguments({"batch_size": 8, "score": True, "lr": None})
     ['--batch-size', '8', '--score']
     """
-    words = []
+    arguments = []
     for name, value in options.items():
         if value is True:
-            words.append(f"--{name.replace('_', '-')}")
+            arguments.append(f"--{name.replace('_', '-')}")
         elif value is not None and value is not False:
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    return words
+            arguments += [f"--{name.replace('_', '-')}", str(value)]
+    return arguments
 
 
-def _measure(words: list[str], side: str, options: dict[str, Any]) -> Line:
-    started, busy = time.perf_counter(), busy_elsewhere_s()
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    wall_s, busy_s = time.perf_counter() - started, busy_elsewhere_s() - busy
-    return _read(done, side, options) | {
+def _measure(command: list[str], side: str, options: dict[str, Any]) -> Line:
+    started, busy_before_s = time.perf_counter(), busy_elsewhere_s()
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    wall_s, busy_s = time.perf_counter() - started, busy_elsewhere_s() - busy_before_s
+    return _read_line(process, side, options) | {
         "wall_s": round(wall_s, 1),
         "elsewhere": round(busy_s / wall_s / CORES, 3),  # share of the machine that others took
     }
 
 
-def _read(done: subprocess.CompletedProcess[str], side: str, options: dict[str, Any]) -> Line:
-    if done.returncode == 0:
-        line: Line = json.loads(done.stdout.splitlines()[-1])
+def _read_line(
+    process: subprocess.CompletedProcess[str], side: str, options: dict[str, Any]
+) -> Line:
+    if process.returncode == 0:
+        line: Line = json.loads(process.stdout.splitlines()[-1])
         return line
-    if done.returncode == -9:
-        why = "killed, most likely for want of memory"
+    if process.returncode == -9:
+        reason = "killed, most likely for want of memory"
     else:
-        why = ([text for text in done.stderr.splitlines() if text.strip()] or [""])[-1]
-    return {"side": side, "settings": options, "failed": f"exit {done.returncode}: {why}"}
+        reason = ([text for text in process.stderr.splitlines() if text.strip()] or [""])[-1]
+    return {"side": side, "settings": options, "failed": f"exit {process.returncode}: {reason}"}
 
 
-def _say(section: str, line: Line) -> None:
-    """Progress, on stderr."""
-    what = f"round {line['round']}" if line["round"] else "before"
-    told = line.get("failed") or f"{line['examples_per_s']:.1f} examples/s"
+def _print_progress(section: str, line: Line) -> None:
+    when = f"round {line['round']}" if line["round"] else "before"
+    outcome = line.get("failed") or f"{line['examples_per_s']:.1f} examples/s"
     if "peak_mib" in line:
-        told += f", peak {line['peak_mib']:.0f} MiB"
+        outcome += f", peak {line['peak_mib']:.0f} MiB"
     name = f"{line['side']} {line['label']}"
-    print(f"{section:<16} {what:<8} {name:<34} {told} ({line['wall_s']:.0f} s)", file=sys.stderr)
+    print(f"{section:<16} {when:<8} {name:<34} {outcome} ({line['wall_s']:.0f} s)", file=sys.stderr)

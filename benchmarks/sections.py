@@ -1,4 +1,4 @@
-"""What each section of the benchmark runs. What comes of it, tables.py says."""
+"""The processes that each section of the benchmark runs; tables.py shows their results."""
 
 from __future__ import annotations
 
@@ -15,100 +15,98 @@ from ratios import FINALISTS, LEARNS, PROBE, good
 from runs import Bench, Line, memory_mib
 
 Section = Callable[[Bench], None]
-Side = tuple[str, str, Settings]  # a label, whose script, its options
+Side = tuple[str, str, Settings]  # label, script (ours, peer), options
 
 
 def lora(setting: Setting, bench: Bench) -> None:
-    """Ours against the peer at its fastest, at its fastest that learn, and by default."""
-    asked = {"model": setting.model, "task": setting.task, "examples": setting.examples}
-    of = functools.partial(bench.run, **asked)
-    sides = _sides(of, _worth_running(bench), peers.as_good(bench.results.lines("scores")))
+    """Ours against the peer at its fastest settings, at the fastest that learn, and by default."""
+    workload = {"model": setting.model, "task": setting.task, "examples": setting.examples}
+    run = functools.partial(bench.run, **workload)
+    sides = _sides(run, _worth_running(bench), peers.as_good(bench.results.lines("scores")))
     if setting.with_defaults:
         sides.append(("defaults", "peer", peers.DEFAULTS))
     for number in bench.each_round():
-        for label, side, options in _turned(sides, number):
-            of(label, side, **options)
+        for label, side, options in _in_turn(sides, number):
+            run(label, side, **options)
 
 
 def methods(bench: Bench) -> None:
     """Each of our methods beside our own LoRA, in the same round."""
+    options_of = {"lora": {}} | {name: options for name, (_, options) in plan.METHODS.items()}
     for number in bench.each_round():
-        asked = {"lora": {}} | {name: options for name, (_, options) in plan.METHODS.items()}
-        for name, options in _turned(list(asked.items()), number):
+        for name, options in _in_turn(list(options_of.items()), number):
             options = {"method": name, "examples": plan.METHOD_EXAMPLES} | options
             bench.run(name, "ours", "roberta-base", "cola", **options)
 
 
 def full(bench: Bench) -> None:
     """Full fine-tuning, ours against the peer's at its best settings."""
-    asked = {"model": "roberta-base", "task": "cola", "examples": plan.FULL_EXAMPLES}
-    of = functools.partial(bench.run, method="full", **asked)
-    sides = _sides(of, _worth_running(bench))
+    workload = {"model": "roberta-base", "task": "cola", "examples": plan.FULL_EXAMPLES}
+    run = functools.partial(bench.run, method="full", **workload)
+    sides = _sides(run, _worth_running(bench))
     for number in bench.each_round():
-        for label, side, options in _turned(sides, number):
-            of(label, side, **options)
+        for label, side, options in _in_turn(sides, number):
+            run(label, side, **options)
 
 
 def products(bench: Bench) -> None:
     """The matrix products alone beside the whole step."""
     for number in bench.each_round():
-        for side in _turned(["ours", "products"], number):
+        for side in _in_turn(["ours", "products"], number):
             bench.run(side, side, "roberta-base", "cola", examples=plan.PRODUCT_EXAMPLES)
 
 
 def int8(bench: Bench) -> None:
-    """Our LoRA with its products in eight bits beside what auto gives."""
+    """Our LoRA with its products in eight bits beside those in the precision that auto takes."""
     sides = list(itertools.product(plan.INT8, ("auto", "int8")))
     for number in bench.each_round():
-        for model, precision in _turned(sides, number):
+        for model, precision in _in_turn(sides, number):
             options = {"examples": plan.INT8_EXAMPLES, "precision": precision}
             bench.run(f"{model}, {precision}", "ours", model, "cola", **options)
 
 
 def growth(bench: Bench) -> None:
-    """Once and twice the examples."""
+    """Our LoRA on once and twice the examples."""
     for number in bench.each_round():
-        for examples in _turned(list(plan.GROWTH_EXAMPLES), number):
+        for examples in _in_turn(list(plan.GROWTH_EXAMPLES), number):
             bench.run(f"{examples} examples", "ours", "minilm", "cola", examples=examples)
 
 
 def lengths(bench: Bench) -> None:
-    """Sequence length and batch size; attention's share at one batch size, in its own process."""
-    above: dict[int, float] = {}  # by length, memory an example
-    for batch_size, some in plan.BATCHES.items():
-        for length in some:
+    """Every batch size and length; attention's share at one batch size, in a process of its own."""
+    example_mib: dict[int, float] = {}  # by length
+    for batch_size, batch_lengths in plan.BATCHES.items():
+        for length in batch_lengths:
             label = f"batch {batch_size}, {length} tokens"
-            needed = batch_size * above.get(length, 0)
-            if needed > plan.MEMORY_SHARE * memory_mib("MemAvailable"):
-                bench.left_out(label, f"would need about {needed:,.0f} MiB")
+            needed_mib = batch_size * example_mib.get(length, 0)
+            if needed_mib > plan.MEMORY_SHARE * memory_mib("MemAvailable"):
+                bench.skip(label, f"would need about {needed_mib:,.0f} MiB")
                 continue
-            of = functools.partial(bench.run, model="minilm", task=f"words-{length}")
-            asked = {"batch_size": batch_size, "examples": max(plan.TOKENS // length, batch_size)}
-            line = of(label, "ours", **asked)
-            above[length] = line.get("above_mib", 0) / batch_size
-            if some == plan.LENGTHS:
-                of(f"attention, {length} tokens", "ours", attention=True, **asked)
+            run = functools.partial(bench.run, model="minilm", task=f"words-{length}")
+            options = {"batch_size": batch_size, "examples": max(plan.TOKENS // length, batch_size)}
+            line = run(label, "ours", **options)
+            example_mib[length] = line.get("above_mib", 0) / batch_size
+            if batch_lengths == plan.LENGTHS:
+                run(f"attention, {length} tokens", "ours", attention=True, **options)
 
 
 def scores(bench: Bench) -> None:
-    """Does what is fast also learn? The peer in its precisions, with either batches."""
-    asked: dict[str, Any] = {"examples": 0, "epochs": plan.SCORE_EPOCHS, "lr": plan.SCORE_LR}
-    asked |= {"score": True}
-    if bench.most:
-        asked |= {"examples": bench.most}
+    """Do fast settings also learn? Ours, and the peer in its precisions with either batches."""
+    options: dict[str, Any] = {"examples": bench.max_examples or 0}  # 0 is all of train
+    options |= {"epochs": plan.SCORE_EPOCHS, "lr": plan.SCORE_LR, "score": True}
     precisions = {*_worth_running(bench), peers.DEFAULTS["precision"]}
-    scored = [one for one in peers.ALL if one["precision"] in precisions]
-    peer = dict.fromkeys(peers.learning(one) for one in scored)
+    candidates = [settings for settings in peers.ALL if settings["precision"] in precisions]
+    keys = dict.fromkeys(map(peers.score_key, candidates))
     for seed, task in itertools.product(plan.SCORE_SEEDS, plan.SCORED_TASKS):
-        of = functools.partial(bench.run, model=plan.SCORED, task=task, timed=False, seed=seed)
-        of(f"{task}, ours", "ours", **asked)
-        for precision, batches in peer:
+        run = functools.partial(bench.run, model=plan.SCORED, task=task, timed=False, seed=seed)
+        run(f"{task}, ours", "ours", **options)
+        for precision, batches in keys:
             label = f"{task}, {peers.in_words(precision)}, {peers.in_words(batches)}"
-            of(label, "peer", precision=precision, batches=batches, **asked)
+            run(label, "peer", precision=precision, batches=batches, **options)
 
 
 SECTIONS: dict[str, Section] = {
-    "scores": scores,  # first: LoRA's settings ask which of the peer's learn
+    "scores": scores,  # first: `lora` needs them
     **{setting.name: functools.partial(lora, setting) for setting in plan.LORA},
     "methods": methods,
     "full": full,
@@ -120,15 +118,15 @@ SECTIONS: dict[str, Section] = {
 GROUPS = {"speed": [setting.name for setting in plan.LORA]}
 
 
-def chosen(asked: str | None) -> list[str]:
-    """The sections of a list with commas; `speed` stands for LoRA's five settings.
+def select_sections(words: str | None) -> list[str]:
+    """The sections that a list with commas names; `speed` stands for LoRA's five settings.
 
     Raises:
-        ValueError: for a name that is none.
+        ValueError: for a name that is no section's.
     """
-    if asked is None:
+    if words is None:
         return list(SECTIONS)
-    names = [name for word in asked.split(",") for name in GROUPS.get(word, [word])]
+    names = [name for word in words.split(",") for name in GROUPS.get(word, [word])]
     for name in names:
         if name not in SECTIONS:
             raise ValueError(f"no section {name!r}; there are: speed, {', '.join(SECTIONS)}")
@@ -136,47 +134,56 @@ def chosen(asked: str | None) -> list[str]:
 
 
 def _sides(
-    of: Callable[..., Line], precisions: Collection[str], learn: Collection[peers.Learning] = ()
+    run: Callable[..., Line], precisions: Collection[str], as_good: Collection[peers.ScoreKey] = ()
 ) -> list[Side]:
-    """Ours, and the peer's fastest of all its settings run once: the rounds say which is best.
+    """Ours, and the fastest settings of the peer in a screening that runs each of them once.
 
     Args:
-        of: runs a side once.
-        precisions: of which the settings may be the fastest.
-        learn: of which the fastest runs too; random batches are slower, and screened for it alone.
+        run: runs a side once.
+        precisions: the precisions to screen.
+        as_good: settings of which the fastest runs too; those with random batches are screened for
+            this alone, since they are slower.
     """
-    grouped = [one for one in peers.ALL if one["batches"] != "random"]
-    wanted = [one for one in grouped if one["precision"] in precisions]
-    wanted += [one for one in peers.ALL if one not in grouped and peers.learning(one) in learn]
-    screened = [of("screen", "peer", **one) for one in wanted]
+    grouped = [settings for settings in peers.ALL if settings["batches"] != "random"]
+    candidates = [settings for settings in grouped if settings["precision"] in precisions]
+    candidates += [
+        settings
+        for settings in peers.ALL
+        if settings not in grouped and peers.score_key(settings) in as_good
+    ]
+    screened = [run("screen", "peer", **settings) for settings in candidates]
     finalists = peers.fastest(screened, len(FINALISTS))
-    peer = [(label, "peer", one) for label, one in zip(FINALISTS, finalists, strict=False)]
-    learning = [line for line in good(screened) if peers.learning(line["settings"]) in learn]
-    if learning:
-        peer += [(LEARNS, "peer", *peers.fastest(learning))]
-    return [("ours", "ours", {}), *peer]
+    sides: list[Side] = [("ours", "ours", {})]
+    sides += [(label, "peer", best) for label, best in zip(FINALISTS, finalists, strict=False)]
+    learners = [line for line in good(screened) if peers.score_key(line["settings"]) in as_good]
+    if learners:
+        sides.append((LEARNS, "peer", *peers.fastest(learners)))
+    return sides
 
 
 def _worth_running(bench: Bench) -> list[str]:
-    """The peer's precisions, without those that are at most half as fast as another.
+    """The peer's precisions, without those that are at most half as fast as the fastest.
 
-    Told by a batch of the small model: in bf16, with AVX2 alone, one of RoBERTa-base's sizes takes
-    minutes. The results say what is left out.
+    Measured on a batch of the small model: in bf16, with AVX2 alone, a batch of RoBERTa-base takes
+    minutes. The results name the precisions that are skipped.
     """
-    first = {one["precision"]: one for one in reversed(peers.ALL)}
-    of = functools.partial(bench.run, PROBE, "peer", plan.SCORED, "cola")
-    lines = {name: of(examples=plan.PROBE_EXAMPLES, **one) for name, one in first.items()}
+    first = {settings["precision"]: settings for settings in reversed(peers.ALL)}
+    probe = functools.partial(bench.run, PROBE, "peer", plan.SCORED, "cola")
+    lines = {
+        precision: probe(examples=plan.PROBE_EXAMPLES, **settings)
+        for precision, settings in first.items()
+    }
     speeds = {name: line["examples_per_s"] for name, line in lines.items() if "failed" not in line}
     shares = {name: speed / max(speeds.values()) for name, speed in speeds.items()}
     slow = [name for name, share in shares.items() if share <= plan.SLOW]
     for name in slow:
-        bench.left_out(
+        bench.skip(
             peers.in_words(name),
             f"{peers.in_words(name)} is {shares[name]:.2f} times as fast as the fastest precision",
         )
     return [name for name in first if name not in slow]
 
 
-def _turned(sides: list[Any], number: int) -> list[Any]:
+def _in_turn(sides: list[Any], number: int) -> list[Any]:
     """The sides of a round; every second round starts from the other end."""
     return sides if number % 2 else sides[::-1]

@@ -1,8 +1,8 @@
-"""What both sides of the benchmark are asked, and the texts that both are given.
+"""The options of both sides of the benchmark, and the texts that both train on.
 
 A side is one fresh process, `ours.py` or `peer.py`, that trains once and prints one line of JSON.
-Its texts come as a file, which a process of its own writes: what loading a task imports and holds
-counts in the memory of neither side.
+Its texts come as a file, which another process writes: what loading a task imports and holds counts
+in the memory of neither side.
 
     python benchmarks/sides.py FILE --task cola --examples 1600
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from peftlab.tasks import Examples, Task
 
 BATCH_SIZE, EPOCHS, EXAMPLES = 32, 2, 1600
-FEW_DEV = 64  # dev examples where no score is asked for
+FEW_DEV = 64  # dev examples where no score is wanted
 # one token each in the bundled tokenizer
 WORDS = ("time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child")
 
@@ -46,27 +46,27 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
-    """The options as the side's line repeats them; of folders only the model's name."""
-    asked = {key: value for key, value in vars(options).items() if key != "data_dir"}
-    return asked | {"model": options.model.name}
+    """The options as the side's line repeats them: no folder but the model's name."""
+    settings = {key: value for key, value in vars(options).items() if key != "data_dir"}
+    return settings | {"model": options.model.name}
 
 
 def write_task(file: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Write the task to `file` by a process of its own; returns what it holds."""
-    words = [sys.executable, __file__, file, "--task", options.task]
-    words += ["--examples", options.examples, *(["--score"] if options.score else [])]
-    words += ["--data-dir", options.data_dir] if options.data_dir else []
-    subprocess.run([str(word) for word in words], check=True)
+    """Write the task to `file` in a process of its own; returns what the file holds."""
+    command = [sys.executable, __file__, file, "--task", options.task]
+    command += ["--examples", options.examples, *(["--score"] if options.score else [])]
+    command += ["--data-dir", options.data_dir] if options.data_dir else []
+    subprocess.run([str(word) for word in command], check=True)
     task: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return task
 
 
 def make_task(options: argparse.Namespace) -> Task:
     """A sample of the task's train split, the same for both sides, and as much of dev as needed."""
-    from peftlab.tasks import load  # here: a side imports this file too, see above
+    from peftlab.tasks import load  # here, since a side imports this file too: see above
 
-    if found := re.fullmatch(r"words-(\d+)", options.task):
-        return _words(int(found[1]), options.examples)
+    if match := re.fullmatch(r"words-(\d+)", options.task):
+        return _words_task(int(match[1]), options.examples)
     task = load(options.task, options.data_dir)
     dev = task.dev if options.score else _sample(task.dev, FEW_DEV)
     train = _sample(task.train, options.examples) if options.examples else task.train
@@ -74,19 +74,18 @@ def make_task(options: argparse.Namespace) -> Task:
 
 
 def _sample(examples: Examples, size: int) -> Examples:
-    chosen = sorted(random.Random(0).sample(range(len(examples)), min(size, len(examples))))
-    texts = [examples.texts[index] for index in chosen]
-    return dataclasses.replace(
-        examples, texts=texts, labels=[examples.labels[index] for index in chosen]
-    )
+    indices = sorted(random.Random(0).sample(range(len(examples)), min(size, len(examples))))
+    texts = [examples.texts[index] for index in indices]
+    labels = [examples.labels[index] for index in indices]
+    return dataclasses.replace(examples, texts=texts, labels=labels)
 
 
-def _words(length: int, size: int) -> Task:
-    """Texts of exactly `length` tokens, the two special ones counted, with labels in turns."""
+def _words_task(length: int, size: int) -> Task:
+    """Texts of exactly `length` tokens, the two special ones included, with alternating labels."""
     from peftlab.tasks import Examples, Task
 
-    chance = random.Random(0)
-    texts = [(" ".join(chance.choices(WORDS, k=length - 2)),) for _ in range(size)]
+    rng = random.Random(0)
+    texts = [(" ".join(rng.choices(WORDS, k=length - 2)),) for _ in range(size)]
     labels = [number % 2 for number in range(size)]  # dev has both
     return Task(
         name=f"words-{length}",

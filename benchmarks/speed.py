@@ -1,7 +1,7 @@
 """Peftlab beside HF PEFT with Trainer: speed, memory, scores. About two hours on two cores.
 
     python benchmarks/speed.py                               all of it: `make bench`
-    python benchmarks/speed.py --only speed,products         sections; the others' results stay
+    python benchmarks/speed.py --only speed,products         some sections; the others' results stay
     python benchmarks/speed.py --name avx512                 into avx512.json beside speed.json
     python benchmarks/speed.py --quick                       one round on few examples: does it run?
 
@@ -18,9 +18,9 @@ import sys
 from pathlib import Path
 
 from peers import NothingRan
-from runs import HERE, Bench, Results, machine
-from sections import SECTIONS, chosen
-from tables import text
+from runs import HERE, Bench, Results, describe_machine
+from sections import SECTIONS, select_sections
+from tables import render
 
 from peftlab.atomic import write
 
@@ -45,7 +45,7 @@ def parse() -> argparse.Namespace:
     )
     options = parser.parse_args()
     try:
-        options.sections = chosen(options.only)
+        options.sections = select_sections(options.only)
     except ValueError as error:
         parser.error(str(error))
     if options.data_dir is None:
@@ -58,12 +58,13 @@ def parse() -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace, results: Results) -> None:
-    on = machine()
+    machine = describe_machine()
+    rounds, max_examples = (1, QUICK_EXAMPLES) if options.quick else (options.rounds, None)
+    common = {"data_dir": options.data_dir}
     for name in options.sections:
-        results.begin(name, on)
-        rounds, most = (1, QUICK_EXAMPLES) if options.quick else (options.rounds, None)
+        results.begin(name, machine)
         try:
-            SECTIONS[name](Bench(results, name, rounds, most, {"data_dir": options.data_dir}))
+            SECTIONS[name](Bench(results, name, rounds, max_examples, common))
         except NothingRan as error:
             print(f"{name}: {error}", file=sys.stderr)
 
@@ -78,9 +79,9 @@ def main() -> None:
     except KeyboardInterrupt:
         interrupted = True
         print("interrupted; what has finished is kept", file=sys.stderr)
-    table = text(results.sections)
-    write(file.with_suffix(".txt"), table)
-    print(table, end="")
+    tables = render(results.sections)
+    write(file.with_suffix(".txt"), tables)
+    print(tables, end="")
     raise SystemExit(130 if interrupted else 0)
 
 

@@ -1,6 +1,6 @@
-"""The results as a table of 100 columns: every ratio with its range, its floor, and whether met.
+"""The results as tables 100 characters wide: every ratio, its range, floor, and whether it is met.
 
-python benchmarks/tables.py benchmarks/results/speed.json     prints it without measuring
+python benchmarks/tables.py benchmarks/results/speed.json     prints them without measuring
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import plan
-from peers import as_good, learning, settings_of, told
+from peers import as_good, describe, score_key, settings_of
 from plan import Floor, Setting
 from ratios import (
     LEARNS,
@@ -36,34 +36,34 @@ from rich.table import Table
 
 WIDTH = 100
 Cells = tuple[str, ...]
-Memory = dict[str, tuple[str, Floor | None]]  # a line's field: what it is, and its floor
-# a heading, the sections below it, the columns, and the rows of a section
+Memory = dict[str, tuple[str, Floor | None]]  # by field of a line: its name, and its floor
+# a title, the sections that the table shows, its columns, and the function for a section's rows
 Part = tuple[str, list[str], Cells, Callable[[str, list[Line]], list[Cells]]]
 HEAD = ("", "ours", "other", "ratio", "range", "floor", "met")
 
 
-def text(sections: dict[str, dict[str, Any]], parts: list[Part] | None = None) -> str:
-    """All that was measured, in the order of the parts.
+def render(sections: dict[str, dict[str, Any]], parts: list[Part] | None = None) -> str:
+    """The tables of all that was measured, then disturbances and machines.
 
     Args:
         sections: by name, the machine and the lines, as the file of results holds them.
-        parts: the tables; without them those of speed.py.
+        parts: the tables in their order; None for those of speed.py.
     """
-    out = Console(file=io.StringIO(), width=WIDTH, color_system=None)
-    for heading, names, head, rows_of in parts or PARTS:
+    console = Console(file=io.StringIO(), width=WIDTH, color_system=None)
+    for title, names, columns, rows_of in parts or PARTS:
         measured = [name for name in names if name in sections]
         rows = [row for name in measured for row in rows_of(name, sections[name]["runs"])]
         if rows:
-            out.print(_table(heading, head, rows))
-    for line in [*_disturbed(sections), *_machines(sections)]:
-        out.print(line)
-    assert isinstance(out.file, io.StringIO)
-    return "\n".join(line.rstrip() for line in out.file.getvalue().splitlines()) + "\n"
+            console.print(_table(title, columns, rows))
+    for line in [*_disturbances(sections), *_machines(sections)]:
+        console.print(line)
+    assert isinstance(console.file, io.StringIO)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
 
 
-def _table(heading: str, head: Cells, rows: list[Cells]) -> Table:
-    table = Table(title=heading, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for number, name in enumerate(head):
+def _table(title: str, columns: Cells, rows: list[Cells]) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for number, name in enumerate(columns):
         table.add_column(name, justify="right" if number else "left", no_wrap=number > 0)
     for row in rows:
         table.add_row(*row)
@@ -71,15 +71,15 @@ def _table(heading: str, head: Cells, rows: list[Cells]) -> Table:
 
 
 def as_row(
-    what: str, ours: str, other: str, ratio: Ratio | None, floor: Floor | None, digits: int = 2
+    name: str, ours: str, other: str, ratio: Ratio | None, floor: Floor | None, digits: int = 2
 ) -> Cells:
-    """A row of `HEAD`."""
-    shown, spread = "–", "–"
+    """A row of a table with the columns `HEAD`."""
+    median_ratio, spread = "–", "–"
     if ratio is not None:
-        shown = f"{ratio.median:.{digits}f}"
+        median_ratio = f"{ratio.median:.{digits}f}"
         spread = f"{ratio.low:.{digits}f}–{ratio.high:.{digits}f}"
     met = verdict(ratio.median if ratio else None, floor)
-    return what, ours, other, shown, spread, str(floor or ""), met
+    return name, ours, other, median_ratio, spread, str(floor or ""), met
 
 
 def _number(value: float | None, unit: str, digits: int = 0) -> str:
@@ -88,12 +88,12 @@ def _number(value: float | None, unit: str, digits: int = 0) -> str:
 
 def lora(name: str, lines: list[Line]) -> list[Cells]:
     """Speed and memory of ours over the peer's."""
-    (setting,) = [one for one in plan.LORA if one.name == name]
-    return beside(setting, lines, plan.MEMORY)
+    (setting,) = [setting for setting in plan.LORA if setting.name == name]
+    return setting_rows(setting, lines, plan.MEMORY)
 
 
-def beside(setting: Setting, lines: list[Line], memory: Memory) -> list[Cells]:
-    """The rows of one setting: the peer at its best, by default and where it needs the least."""
+def setting_rows(setting: Setting, lines: list[Line], memory: Memory) -> list[Cells]:
+    """Ours beside the peer at its fastest settings, at its defaults, and at its least memory."""
     lines = best_first(lines)
     return [*_speed(setting, lines), *_memory(setting.name, lines, memory)]
 
@@ -102,14 +102,14 @@ def _speed(setting: Setting, lines: list[Line]) -> list[Cells]:
     rows = []
     floors = {"best": setting.speed, LEARNS: setting.learns, "defaults": setting.defaults}
     for label, floor in floors.items():
-        own = labelled(lines, label)
-        if own or label == "best":
-            settings = told(settings_of(own[0])) if own else "did not run"
+        theirs = labelled(lines, label)
+        if theirs or label == "best":
+            settings = describe(settings_of(theirs[0])) if theirs else "did not run"
             rows.append(
                 as_row(
                     f"{setting.name}, speed\n  {label}: {settings}",
                     _number(median(labelled(lines, "ours"), "examples_per_s"), "ex/s", 1),
-                    _number(median(own, "examples_per_s"), "ex/s", 1),
+                    _number(median(theirs, "examples_per_s"), "ex/s", 1),
                     paired(lines, "ours", label, "examples_per_s"),
                     floor,
                 )
@@ -120,21 +120,22 @@ def _speed(setting: Setting, lines: list[Line]) -> list[Cells]:
 def _memory(name: str, lines: list[Line], memory: Memory) -> list[Cells]:
     ours = labelled(lines, "ours")
     rows = []
-    for field, (what, floor) in memory.items():
-        known = ours and all(field in line for line in ours)
-        least = least_of_peer(lines, field, ours[0]["settings"]["examples"]) if known else None
+    for field, (quantity, floor) in memory.items():
+        least = None
+        if ours and all(field in line for line in ours):
+            least = least_of_peer(lines, field, ours[0]["settings"]["examples"])
         if least is not None:
             rows.append(
                 as_row(
-                    f"{name}, {what}\n  least: {least[1]}",
+                    f"{name}, {quantity}\n  least: {least[1]}",
                     _number(median(ours, field), "MiB"),
                     _number(least[0], "MiB"),
                     Ratio.of(line[field] / least[0] for line in ours),
                     floor,
                 )
             )
-        elif ours and floor is not None:  # no floor goes by without a word
-            rows.append(as_row(f"{name}, {what}\n  not measured", "–", "–", None, floor))
+        elif ours and floor is not None:  # every floor has a row
+            rows.append(as_row(f"{name}, {quantity}\n  not measured", "–", "–", None, floor))
     return rows
 
 
@@ -143,12 +144,14 @@ def methods(_: str, lines: list[Line]) -> list[Cells]:
     lines = [line | {"step_ms": step_ms(line)} for line in good(lines)]
     rows = []
     for name, (floor, _options) in {"lora": (None, {}), **plan.METHODS}.items():
-        own = labelled(lines, name)
+        of_method = labelled(lines, name)
         ratio = paired(lines, name, "lora", "step_ms")
-        *_, shown, spread, bound, met = as_row(name, "", "", ratio, floor)
-        step = _number(median(own, "step_ms"), "ms")
-        memory = [_number(median(own, field), "MiB") for field in ("above_mib", "weights_mib")]
-        rows.append((name, step, shown, spread, bound, met, *memory))
+        _, _, _, *ratio_cells = as_row(name, "", "", ratio, floor)
+        step = _number(median(of_method, "step_ms"), "ms")
+        memory = [
+            _number(median(of_method, field), "MiB") for field in ("above_mib", "weights_mib")
+        ]
+        rows.append((name, step, *ratio_cells, *memory))
     return rows
 
 
@@ -156,7 +159,7 @@ def full(_: str, lines: list[Line]) -> list[Cells]:
     """Full fine-tuning over the peer's."""
     lines = best_first(lines)
     best = labelled(lines, "best")
-    settings = told(settings_of(best[0])) if best else "did not run"
+    settings = describe(settings_of(best[0])) if best else "did not run"
     return [
         as_row(
             f"full fine-tuning, speed\n  best: {settings}",
@@ -182,7 +185,7 @@ def products(_: str, lines: list[Line]) -> list[Cells]:
 
 
 def int8(_: str, lines: list[Line]) -> list[Cells]:
-    """Products in eight bits over what auto gives."""
+    """Speed with products in eight bits over the speed in the precision that auto takes."""
     rows = []
     for model, floor in plan.INT8.items():
         sides = [f"{model}, {precision}" for precision in ("int8", "auto")]
@@ -194,7 +197,7 @@ def int8(_: str, lines: list[Line]) -> list[Cells]:
 
 
 def growth(_: str, lines: list[Line]) -> list[Cells]:
-    """Twice the examples, and memory over the steps."""
+    """Time a token with twice the examples over once, and resident memory over the steps."""
     once, twice = (f"{examples} examples" for examples in plan.GROWTH_EXAMPLES)
     lines = [line | {"token_us": 1e6 / line["tokens_per_s"]} for line in good(lines)]
     flat = Ratio.of(
@@ -221,75 +224,80 @@ def lengths(_: str, lines: list[Line]) -> list[Cells]:
     for length in plan.LENGTHS:
         cells = []
         for size in plan.BATCHES:
-            own = labelled(lines, f"batch {size}, {length} tokens")
-            cells.append(f"{own[0]['tokens_per_s']:,.0f}" if own else "")
+            of_cell = labelled(lines, f"batch {size}, {length} tokens")
+            cells.append(f"{of_cell[0]['tokens_per_s']:,.0f}" if of_cell else "")
         share = median(labelled(lines, f"attention, {length} tokens"), "attention_share")
         rows.append((str(length), *cells, "–" if share is None else f"{share:.0%}"))
     return [*rows, (where_it_dominates(lines), "", "", "", "")]
 
 
 def where_it_dominates(lines: list[Line]) -> str:
-    """The first length at which attention takes most of the time, in words."""
+    """The first length at which attention takes half of the time, in words."""
     shares = {
-        length: own[0]["attention_share"]
+        length: profiled[0]["attention_share"]
         for length in plan.LENGTHS
-        if (own := labelled(lines, f"attention, {length} tokens"))
+        if (profiled := labelled(lines, f"attention, {length} tokens"))
     }
-    over = [length for length, share in shares.items() if share >= plan.DOMINATES]
-    if over:
-        return f"attention takes half of the time from {over[0]} tokens on"
+    dominated = [length for length, share in shares.items() if share >= plan.DOMINATES]
+    if dominated:
+        return f"attention takes half of the time from {dominated[0]} tokens on"
     return f"attention takes less than half up to {max(shares, default=0)} tokens"
 
 
 def scores(_: str, lines: list[Line]) -> list[Cells]:
-    """The mean over seeds, and whether it is within reach of the peer's defaults'."""
+    """The mean over seeds, and whether it is as good as the peer's by default."""
     lines = [line for line in good(lines) if line.get("score") is not None]
-    learn = as_good(lines)
+    good_keys = as_good(lines)
     rows = []
     for label in dict.fromkeys(line["label"] for line in lines):
-        own = labelled(lines, label)
-        each = [line["score"] for line in own]
-        spread = f"± {statistics.stdev(each):.3f}" if len(each) > 1 else ""
-        is_peer = own[0]["side"] == "peer"
+        of_label = labelled(lines, label)
+        values = [line["score"] for line in of_label]
+        spread = f"± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+        is_peer = of_label[0]["side"] == "peer"
         remark = ""
-        if is_peer and learning(own[0]["settings"]) in learn:
+        if is_peer and score_key(of_label[0]["settings"]) in good_keys:
             remark = "learns: not shown to score less than by default"
-        rows.append((label, f"{statistics.fmean(each):.3f}", spread, str(len(each)), remark))
+        rows.append((label, f"{statistics.fmean(values):.3f}", spread, str(len(values)), remark))
     return rows
 
 
-def _disturbed(sections: dict[str, dict[str, Any]]) -> list[str]:
-    """How many processes had not the machine to themselves, or did not come to their end."""
-    said = []
+def _disturbances(sections: dict[str, dict[str, Any]]) -> list[str]:
+    """How many processes shared the machine with others, and how many failed."""
+    remarks = []
     for name, section in sections.items():
         runs = section["runs"]
-        kept = [line for line in runs if not line.get("disturbed")]
-        beside = sum(line.get("elsewhere", 0) > plan.DISTURBED for line in kept)
-        if beside:
-            said.append(
-                f"{name}: during {beside} of {len(kept)} processes others took more than "
+        counted = [line for line in runs if not line.get("disturbed")]
+        n_disturbed = sum(line.get("elsewhere", 0) > plan.DISTURBED for line in counted)
+        if n_disturbed:
+            remarks.append(
+                f"{name}: during {n_disturbed} of {len(counted)} processes others took more than "
                 f"{plan.DISTURBED:.0%} of the machine"
             )
         failures = Counter(line["failed"] for line in runs if "failed" in line)
-        said += [f"{name}: {number} without a result: {why}" for why, number in failures.items()]
-    return said
+        remarks += [f"{name}: {n} without a result: {reason}" for reason, n in failures.items()]
+    return remarks
 
 
 def _machines(sections: dict[str, dict[str, Any]]) -> list[str]:
     """What the sections were measured on, each machine and day once."""
-    days: dict[str, list[str]] = {}
+    sections_of: dict[str, list[str]] = {}
     for name, section in sections.items():
-        on = section["machine"]
-        flags = " ".join(on["flags"])
-        said = f"{on['processor']}, {on['cores']} cores, {on['memory_mib']:,} MiB, {flags}; "
-        said += ", ".join(f"{word} {on[word]}" for word in ("python", "torch", "transformers"))
-        said += f", peft {on['peft']}, peftlab {on['peftlab']}; {on['date'][:10]}"
-        days.setdefault(said, []).append(name)
-    return [f"{', '.join(names)}: {said}" for said, names in days.items()]
+        machine = section["machine"]
+        text = f"{machine['processor']}, {machine['cores']} cores, {machine['memory_mib']:,} MiB, "
+        text += " ".join(machine["flags"]) + "; "
+        text += ", ".join(f"{key} {machine[key]}" for key in ("python", "torch", "transformers"))
+        text += f", peft {machine['peft']}, peftlab {machine['peftlab']}; {machine['date'][:10]}"
+        sections_of.setdefault(text, []).append(name)
+    return [f"{', '.join(names)}: {text}" for text, names in sections_of.items()]
 
 
 PARTS: list[Part] = [
-    ("LoRA, ours against HF PEFT with Trainer", [one.name for one in plan.LORA], HEAD, lora),
+    (
+        "LoRA, ours against HF PEFT with Trainer",
+        [setting.name for setting in plan.LORA],
+        HEAD,
+        lora,
+    ),
     (
         "Our methods against our LoRA, roberta/cola",
         ["methods"],
@@ -318,9 +326,8 @@ PARTS: list[Part] = [
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path)
-    print(
-        text(json.loads(parser.parse_args().file.read_text(encoding="utf-8"))["sections"]), end=""
-    )
+    results = json.loads(parser.parse_args().file.read_text(encoding="utf-8"))
+    print(render(results["sections"]), end="")
 
 
 if __name__ == "__main__":

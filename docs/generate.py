@@ -1,9 +1,9 @@
-"""Write the generated pages of docs/: `make docs`. A test holds that they are current.
+"""Write the generated pages of docs/: `make docs`. A test checks that they are current.
 
 docs/cli.md               every command and option, read from the live command line
 docs/methods/README.md    every method, read from the registry
 docs/python.md            every public name, read from its signature and docstring
-docs/which.md             its tables, read from results/ (measured/); likewise those of rates.md,
+docs/which.md             its tables, made from results/ by measured/; likewise those of rates.md,
                           engine.md, reproduction.md and README.md
 """
 
@@ -39,23 +39,21 @@ from measured.text import listed, markdown  # noqa: E402
 
 RETURNED = (Record, Comparison, Plan, Fitted, Exported, Reproduction)
 NOTE = "<!-- written by docs/generate.py from the code; `make docs` writes it anew -->"
-
-
-REQUESTS = ("compare", "fit", "plan", "train")  # commands that make a request of their options
+REQUESTS = ("compare", "fit", "plan", "train")  # commands that share the options of a request
 
 
 def cli_page() -> str:
     """The reference of the command line."""
     group = typer.main.get_command(app)
     commands = group.commands  # type: ignore[attr-defined]
-    rows_of = {name: [_option(one) for one in command.params] for name, command in commands.items()}
+    rows_of = {name: list(map(_option_row, command.params)) for name, command in commands.items()}
     shared = [row for row in rows_of["compare"] if all(row in rows_of[name] for name in REQUESTS)]
     lines = ["# Command line", "", NOTE, ""]
     for name, command in commands.items():
         lines += [f"## peftlab {name}", "", *_paragraphs(command.help), ""]
-        own = [row for row in rows_of[name] if name not in REQUESTS or row not in shared]
-        if own:
-            lines += ["| option | meaning |", "|---|---|", *own, ""]
+        rows = [row for row in rows_of[name] if name not in REQUESTS or row not in shared]
+        if rows:
+            lines += ["| option | meaning |", "|---|---|", *rows, ""]
         if name in REQUESTS:
             lines += ["And the [options of every request](#options-of-every-request).", ""]
     lines += ["## Options of every request", ""]
@@ -72,7 +70,7 @@ def _paragraphs(text: str) -> list[str]:
     return [" ".join(part.split()) if part.strip() else "" for part in text.strip().split("\n\n")]
 
 
-def _option(parameter: object) -> str:
+def _option_row(parameter: object) -> str:
     names = " / ".join([*parameter.opts, *parameter.secondary_opts])  # type: ignore[attr-defined]
     if parameter.param_type_name == "argument":  # type: ignore[attr-defined]
         names = names.upper()
@@ -90,7 +88,7 @@ def _option(parameter: object) -> str:
 
 def methods_page() -> str:
     """The table of methods."""
-    head = [*listings.METHODS_HEAD, "lr", "merges", "in HF PEFT's layout"]
+    columns = [*listings.METHODS_HEAD, "lr", "merges", "in HF PEFT's layout"]
     lines = ["# Methods", "", NOTE, ""]
     lines += [
         "Adapter and head: parameters trained on RoBERTa-base with two labels, at default "
@@ -99,9 +97,9 @@ def methods_page() -> str:
         "in its layout.",
         "",
         markdown(
-            head,
+            columns,
             (
-                [f"[{name}]({name}.md)", *cells, *_of_method(METHODS[name])]
+                [f"[{name}]({name}.md)", *cells, *_method_cells(METHODS[name])]
                 for name, *cells in listings.methods()
             ),
         ),
@@ -110,8 +108,8 @@ def methods_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _of_method(method: type[Method]) -> list[str]:
-    """Its default rate, whether it can be merged, and whether it is saved as PEFT's own are."""
+def _method_cells(method: type[Method]) -> list[str]:
+    """The method's default rate, whether it merges, and whether it is saved in PEFT's layout."""
     merges = "yes" if method.mergeable else "no"
     if method.head_alone or method.saves_full_weights:
         merges = "nothing to merge"
@@ -119,21 +117,21 @@ def _of_method(method: type[Method]) -> list[str]:
 
 
 def python_page() -> str:
-    """The reference of what `import peftlab` gives."""
+    """The reference of the public names."""
     lines = ["# Python", "", NOTE, ""]
     lines += [
         "What `import peftlab` gives; all else may change. Nothing heavy is imported before its "
-        f"first use. Beside what follows, each method is a class: {_classes()}. Its fields are the "
-        "settings of its [card](methods/README.md).",
+        f"first use. Beside what follows, each method is a class: {_class_links()}. "
+        "Its fields are the settings of its [card](methods/README.md).",
         "",
     ]
     for name in peftlab.__all__[1:]:  # the first is the version
-        lines += _public(name, getattr(peftlab, name))
+        lines += _describe(name, getattr(peftlab, name))
     lines += ["## What comes back", ""]
-    for kind in RETURNED:
-        lines += [f"### {kind.__name__}", "", *_sections(kind), ""]
-        if "Attributes:" not in str(kind.__doc__):
-            lines += [f"Its fields are {listed(inspect.get_annotations(kind))}.", ""]
+    for cls in RETURNED:
+        lines += [f"### {cls.__name__}", "", *_docstring_lines(cls), ""]
+        if "Attributes:" not in str(cls.__doc__):
+            lines += [f"Its fields are {listed(inspect.get_annotations(cls))}.", ""]
     lines += ["## Settings of a training", ""]
     lines += ["What `**training` takes, and a suite file's table `training`.", ""]
     lines += ["| setting | default | meaning |", "|---|---|---|"]
@@ -142,35 +140,35 @@ def python_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _classes() -> str:
+def _class_links() -> str:
     classes = sorted((method.__name__, name) for name, method in METHODS.items())
-    return ", ".join(f"[`{kind}`](methods/{name}.md)" for kind, name in classes)
+    return ", ".join(f"[`{cls}`](methods/{name}.md)" for cls, name in classes)
 
 
-def _public(name: str, thing: Any) -> list[str]:
+def _describe(name: str, obj: Any) -> list[str]:
     lines = [f"## peftlab.{name}", ""]
-    if not inspect.isclass(thing) or name == "Task":
-        lines += ["```py", _signature(name, thing), "```", ""]
-    lines += [*_sections(thing), ""]
-    if methods := _methods(thing) if inspect.isclass(thing) else []:
+    if not inspect.isclass(obj) or name == "Task":
+        lines += ["```py", _signature(name, obj), "```", ""]
+    lines += [*_docstring_lines(obj), ""]
+    if methods := _method_lines(obj) if inspect.isclass(obj) else []:
         lines += ["**Methods**", "", *methods, ""]
     return lines
 
 
-def _methods(kind: type) -> list[str]:
-    """The class's own, its properties among them, with the first line of what they say."""
-    found = {name: getattr(kind, name) for name in vars(kind) if not name.startswith("_")}
-    told = {
-        name: inspect.getdoc(value)
-        for name, value in found.items()
-        if inspect.isroutine(value) or isinstance(value, property)
+def _method_lines(cls: type) -> list[str]:
+    """The class's own public methods and properties, with the first lines of their docstrings."""
+    members = {name: getattr(cls, name) for name in vars(cls) if not name.startswith("_")}
+    docstrings = {
+        name: inspect.getdoc(member)
+        for name, member in members.items()
+        if inspect.isroutine(member) or isinstance(member, property)
     }
-    return [f"- `{name}`: {text.splitlines()[0]}" for name, text in told.items() if text]
+    return [f"- `{name}`: {text.splitlines()[0]}" for name, text in docstrings.items() if text]
 
 
-def _signature(name: str, thing: Any) -> str:
-    """As written: a parameter a line."""
-    signature = inspect.signature(thing)
+def _signature(name: str, obj: Any) -> str:
+    """The signature as it is written in the code, a line for each parameter."""
+    signature = inspect.signature(obj)
     parts = []
     for parameter in signature.parameters.values():
         if parameter.kind is parameter.KEYWORD_ONLY and "*" not in parts:
@@ -182,25 +180,25 @@ def _signature(name: str, thing: Any) -> str:
     return "\n".join([f"{name}(", *(f"    {part}," for part in parts), end])
 
 
-def _sections(thing: Any) -> list[str]:
-    """A docstring as Markdown: a section's entries are a list."""
+def _docstring_lines(obj: Any) -> list[str]:
+    """The docstring as Markdown, the entries of a section as a list."""
     lines: list[str] = []
-    entries = False
-    for line in str(inspect.getdoc(thing)).splitlines():
+    in_entries = False
+    for line in str(inspect.getdoc(obj)).splitlines():
         section = re.fullmatch(r"(Args|Attributes|Returns|Raises):", line)
         if section:
-            entries = section[1] != "Returns"
+            in_entries = section[1] != "Returns"
             lines += [f"**{section[1]}**", ""]
-        elif entries and re.match(r" {4}\w", line):
-            entry, told = line.strip().split(": ", 1)
-            lines.append(f"- `{entry}`: {told}")
+        elif in_entries and re.match(r" {4}\w", line):
+            entry, meaning = line.strip().split(": ", 1)
+            lines.append(f"- `{entry}`: {meaning}")
         else:
-            lines.append(f"  {line.strip()}" if entries and line.strip() else line.strip())
+            lines.append(f"  {line.strip()}" if in_entries and line.strip() else line.strip())
     return lines
 
 
-def _filled(page: str, blocks: Mapping[str, Callable[[], str]]) -> str:
-    """The page with what lies between the marks of each block written anew."""
+def _fill(page: str, blocks: Mapping[str, Callable[[], str]]) -> str:
+    """The page, with the text between the marks of each block replaced."""
     text = (DOCS / page).read_text(encoding="utf-8")
     for name, write in blocks.items():
         begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
@@ -213,7 +211,7 @@ PAGES = {
     "cli.md": cli_page,
     "methods/README.md": methods_page,
     "python.md": python_page,
-} | {page: functools.partial(_filled, page, blocks) for page, blocks in BLOCKS.items()}
+} | {page: functools.partial(_fill, page, blocks) for page, blocks in BLOCKS.items()}
 
 if __name__ == "__main__":
     for page, write in PAGES.items():

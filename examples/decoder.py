@@ -3,9 +3,9 @@
     python examples/decoder.py            under a minute of one core's time
 
 The decoder is made here, Llama's architecture with RANDOM weights, so that nothing is downloaded:
-its scores say nothing of a real one, and it is too small for four bits to save memory worth having.
-What is real is the way: with a folder or a hub name instead of `make(...)` it is a real one's.
-Where bitsandbytes (extra `qlora`) is not installed plain torch dequantises, slowly.
+its scores say nothing about a real one, and it is too small for four bits to save much memory. The
+steps are those of a real one: put a folder or a hub name in place of `make(...)`. Without
+bitsandbytes (extra `qlora`) plain torch dequantises, slowly.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def make(folder: Path, texts: list[str], width: int = 128, layers: int = 4) -> P
     tokenizer.train_from_iterator(
         texts, trainers.BpeTrainer(vocab_size=400, special_tokens=special)
     )
-    words = {"unk_token": "<unk>", "pad_token": "<pad>", "eos_token": "</s>"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **words).save_pretrained(folder)
+    roles = {"unk_token": "<unk>", "pad_token": "<pad>", "eos_token": "</s>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **roles).save_pretrained(folder)
     config = LlamaConfig(
         vocab_size=tokenizer.get_vocab_size(),
         hidden_size=width,

@@ -1,10 +1,10 @@
-"""GLUE's small tasks: what it will cost, several methods with three seeds, which row to take.
+"""GLUE's small tasks: predict the cost, compare several methods with three seeds, choose a row.
 
     python examples/glue.py GLUE          GLUE is a folder with the benchmark's files, such as
                                           GLUE/MRPC/train.tsv and GLUE/STS-B/train.tsv
 
-How long it takes it says itself: before it trains it runs a few steps of every row. Rates are
-defaults; `tune=6` in compare(...) gives every row the same six trials on a part of train first.
+How long it takes is printed first, after a few steps of every row. Rates are the defaults; `tune=6`
+in compare(...) gives every row the same six trials on a part of train first.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ def main(
     methods: tuple[str, ...] = METHODS,
     seeds: tuple[int, ...] = (0, 1, 2),
     measure: bool = True,
-    **more: int,  # such as epochs=1
+    **training: int,  # such as epochs=1
 ) -> Comparison:
-    asked = {"tasks": tasks, "methods": methods, "seeds": seeds, "data_dir": data_dir, **more}
-    plan = peftlab.plan(model=model, measure=measure, **asked)
+    request = {"tasks": tasks, "methods": methods, "seeds": seeds, "data_dir": data_dir, **training}
+    plan = peftlab.plan(model=model, measure=measure, **request)
     time = f"about {plan.all_s / 60:.0f} minutes" if plan.all_s else "time unknown"
     print(f"{time}, at most {plan.peak_mib:.0f} MiB")
 
-    peftlab.compare(model=model, out="runs/glue", keep="best", **asked)
+    peftlab.compare(model=model, out="runs/glue", keep="best", **request)
 
-    found = peftlab.verdicts("runs/glue", margin=0.01)
-    for pair in found.pairs:
+    comparison = peftlab.verdicts("runs/glue", margin=0.01)
+    for pair in comparison.pairs:
         shown = f"{pair.difference:+.3f} [{pair.low:+.3f}, {pair.high:+.3f}] {pair.verdict}"
         print(f"{pair.task:6} {pair.a:14} - {pair.b:14} {shown}")
-    for row in found.over_tasks:
+    for row in comparison.over_tasks:
         print(f"{row.row:14} among the best on {row.n_best} of {row.n_tasks} tasks")
-    chosen = found.recommendation
+    chosen = comparison.recommendation
     print(f"take {chosen.row}: {chosen.cost.trained:,} numbers, {chosen.cost.memory_mib:.0f} MiB")
-    return found
+    return comparison
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     peftlab compare --plugin examples/own_method.py --methods lora,norms --tasks acceptability
 
 Every norm's gain and bias are trained, and the head, as for every method. docs/methods/own.md has
-one with a layer of its own that can be merged.
+a method with a layer of its own that can be merged.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Support tickets sorted by what the customer wants: from a CSV to answers for new rows.
+"""Support tickets sorted by what the customer wants: from a CSV to predictions for new texts.
 
     python examples/tickets.py            with minilm; 2.6 minutes of one core's time
 
-Writes tickets.csv and later.csv from templates of ours. They are synthetic, so a score says nothing
-of real tickets; later.csv has other wordings than tickets.csv, as next month's tickets have. Three
-methods, three seeds each, then the recommended adapter answers new rows. With files of your own,
-leave `write` out and name your columns.
+Writes tickets.csv and later.csv from our own templates. They are synthetic, so a score says nothing
+about real tickets; later.csv has other wordings than tickets.csv, as next month's tickets have.
+Compares three methods with three seeds each, then predicts new texts by the recommended adapter.
+With files of your own, leave `write` out and name your columns.
 """
 
 import csv
@@ -27,16 +27,16 @@ LATER = {
     "cancel": ["I have changed my mind about the {}", "withdraw what I ordered, the {}"],
 }
 THINGS = ["lamp", "kettle", "desk", "red chair", "phone case", "winter coat", "table", "shelf"]
-BEFORE = ["", "hello, ", "good morning, ", "I write for the third time: "]
+OPENINGS = ["", "hello, ", "good morning, ", "I write for the third time: "]
 
 
 def write(path: Path, intents: dict[str, list[str]]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["text", "label"])
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
         for intent, wordings in intents.items():
-            for before, wording, thing in itertools.product(BEFORE, wordings, THINGS):
-                rows.writerow([before + wording.format(thing), intent])
+            for opening, wording, thing in itertools.product(OPENINGS, wordings, THINGS):
+                writer.writerow([opening + wording.format(thing), intent])
 
 
 def main(model: str = "minilm", seeds: tuple[int, ...] = (0, 1, 2), epochs: int = 5) -> list[str]:
@@ -46,10 +46,10 @@ def main(model: str = "minilm", seeds: tuple[int, ...] = (0, 1, 2), epochs: int 
     methods, out = ["lora", "bitfit", "head"], Path("runs/tickets")
     peftlab.compare(data=data, model=model, methods=methods, seeds=seeds, epochs=epochs, out=out)
     chosen = peftlab.verdicts(out).recommendation
-    against = chosen.tasks[0]  # three seeds leave much open
-    print(f"take {chosen.row}: {against.best} is at most {against.worse_at_most:.2f} better")
-    found = peftlab.export(out, "best")
-    print(f"seed {found.record.seed}: accuracy {found.reached:.3f} on later.csv")
+    on_task = chosen.tasks[0]  # three seeds leave much open
+    print(f"take {chosen.row}: {on_task.best} is at most {on_task.worse_at_most:.2f} better")
+    exported = peftlab.export(out, "best")
+    print(f"seed {exported.record.seed}: accuracy {exported.reached:.3f} on later.csv")
     texts = ["my kettle leaks and I'd like my money back", "I found a better one, stop the order"]
     return list(peftlab.predict(*peftlab.load("best"), texts))
 

@@ -1,8 +1,8 @@
 """Do verdicts stay with other seeds? `python experiments/again.py FIRST SECOND OUT`, two folders.
 
-Of the tasks and rows that both comparisons have, the verdicts of each by its own seeds alone,
-corrected for the pairs of these rows. Both go to OUT, since the predictions that they are found
-from, which hold the labels of dev, are not kept beside records.
+Both comparisons are judged on the tasks and rows that both have, each by its own seeds alone and
+corrected for the pairs of these rows. The verdicts go to OUT, since the predictions that they are
+computed from hold the labels of dev and are not kept beside records.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ SURE = ("better", "worse")
 
 
 class Stay(NamedTuple):
-    """Of a task's pairs that the first comparison tells apart: how many, and what became of them.
+    """How many pairs of a task two comparisons tell apart, and whether they agree.
 
     Attributes:
-        told: how many they are.
-        stay: of them, those of which the second says the same.
-        turned: those of which it says the contrary.
-        more: pairs that the second alone tells apart.
+        told: pairs that the first comparison tells apart.
+        stay: of these, the pairs with the same verdict in the second.
+        turned: of these, the pairs with the contrary verdict in the second.
+        more: pairs that only the second tells apart.
     """
 
     told: int
@@ -39,41 +39,42 @@ class Stay(NamedTuple):
 
 
 def stay(first: Comparison, second: Comparison) -> dict[str, Stay]:
-    """What becomes of each task's verdicts; the pairs are those of both."""
+    """For each task, how far the second comparison confirms the first, on the pairs of both."""
     tasks = dict.fromkeys(pair.task for pair in first.pairs)
-    return {task: _stay(_of(first, task), _of(second, task)) for task in tasks}
+    return {task: _stay(_pairs(first, task), _pairs(second, task)) for task in tasks}
 
 
-def _of(comparison: Comparison, task: str) -> list[Verdict]:
+def _pairs(comparison: Comparison, task: str) -> list[Verdict]:
     return [pair for pair in comparison.pairs if pair.task == task]
 
 
 def _stay(first: Sequence[Verdict], second: Sequence[Verdict]) -> Stay:
-    both = [
-        (one.verdict, again.verdict)
-        for one in first
-        if (again := verdict_between(second, one.a, one.b)) is not None
+    verdicts = [
+        (pair.verdict, again.verdict)
+        for pair in first
+        if (again := verdict_between(second, pair.a, pair.b)) is not None
     ]
-    told = [pair for pair in both if pair[0] in SURE]
+    sure = [(before, after) for before, after in verdicts if before in SURE]
     return Stay(
-        told=len(told),
-        stay=sum(before == after for before, after in told),
-        turned=sum({*pair} == {*SURE} for pair in told),
-        more=sum(before not in SURE and after in SURE for before, after in both),
+        told=len(sure),
+        stay=sum(before == after for before, after in sure),
+        turned=sum({before, after} == {*SURE} for before, after in sure),
+        more=sum(before not in SURE and after in SURE for before, after in verdicts),
     )
 
 
 def main(first: Path, second: Path, out: Path) -> None:
-    records = {folder: whole(folder) for folder in (first, second)}
-    kept = set.intersection(*({_row(record) for record in some} for some in records.values()))
-    found = [
-        compare_rows([record for record in some if _row(record) in kept], [folder])
-        for folder, some in records.items()
+    folders = (first, second)
+    records = [whole(folder) for folder in folders]
+    shared = set.intersection(*({_row(record) for record in run} for run in records))
+    comparisons = [
+        compare_rows([record for record in run if _row(record) in shared], [folder])
+        for folder, run in zip(folders, records, strict=True)
     ]
-    for name, comparison in zip(("first", "second"), found, strict=True):
+    for name, comparison in zip(("first", "second"), comparisons, strict=True):
         write(out / f"{name}.json", comparison.model_dump_json(indent=2) + "\n")
-    for task, of_task in stay(*found).items():
-        print(task, *(f"{name} {n}" for name, n in of_task._asdict().items()))
+    for task, counts in stay(*comparisons).items():
+        print(task, *(f"{name} {n}" for name, n in counts._asdict().items()))
 
 
 def _row(record: Record) -> tuple[str, str]:

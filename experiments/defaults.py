@@ -1,9 +1,9 @@
 """The rates that the protocol's records choose: `python experiments/defaults.py results/defaults`.
 
-Below the folder is one of `peftlab compare` for each model. Of each method the lowest rate is taken
-whose mean accuracy, over the tasks of all models, is within one standard error of the best one's
-(Breiman et al. 1984, section 3.4.3): it is the safer one where a training is longer or a model
-larger than here. What each model alone would choose is printed beside it.
+The folder has a subfolder of `peftlab compare` for each model. Each method gets the lowest rate
+whose mean accuracy, over the tasks of all models, is within one standard error of the best rate's
+(Breiman et al. 1984, section 3.4.3): a low rate is safer where a training is longer or a model
+larger than here. The rate that each model alone would choose is printed beside it.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from whole import whole
 
 
 class Score(NamedTuple):
-    """The accuracy on a task's dev part, and how many examples that has."""
+    """The accuracy on a task's dev part, which has `n` examples."""
 
     accuracy: float
     n: int
 
     @property
     def variance(self) -> float:
-        """Of the accuracy; a share of 1 among n is taken for (n + 1) / (n + 2), which has one."""
+        """The variance of the accuracy; k of n counts as (k + 1) / (n + 2), so it is never 0."""
         share = (self.accuracy * self.n + 1) / (self.n + 2)
         return share * (1 - share) / self.n
 
@@ -37,19 +37,19 @@ Scores = dict[float, dict[Place, Score]]  # by rate
 
 
 def read(results: Path) -> dict[str, Scores]:
-    """By method, the score in each place at each rate; a cell that failed has none right."""
-    found: dict[str, Scores] = defaultdict(lambda: defaultdict(dict))
+    """By method, the score in each place at each rate; a failed cell has an accuracy of 0."""
+    scores: dict[str, Scores] = defaultdict(lambda: defaultdict(dict))
     folders = sorted(path.parent for path in results.glob("*/records"))
     for record in itertools.chain.from_iterable(whole(folder) for folder in folders):
         accuracy = record.score["accuracy"] if record.score else 0.0
         place = (record.model.name, record.task.name)
         score = Score(accuracy, record.task.n_dev)
-        found[record.method.name][record.training["lr"]][place] = score
-    return found
+        scores[record.method.name][record.training["lr"]][place] = score
+    return scores
 
 
 def of_model(scores: Scores, model: str) -> Scores:
-    """Those on the tasks of one model."""
+    """The scores on the tasks of one model."""
     return {
         rate: {place: score for place, score in places.items() if place[0] == model}
         for rate, places in scores.items()
@@ -57,12 +57,12 @@ def of_model(scores: Scores, model: str) -> Scores:
 
 
 def mean(scores: dict[Place, Score]) -> float:
-    """Over the places."""
+    """The mean accuracy over the places."""
     return statistics.fmean(score.accuracy for score in scores.values())
 
 
 def standard_error(scores: dict[Place, Score]) -> float:
-    """Of the mean over the places, by the examples that they are judged on."""
+    """The standard error of the mean over the places, from their numbers of dev examples."""
     return math.sqrt(sum(score.variance for score in scores.values())) / len(scores)
 
 
@@ -74,11 +74,11 @@ def choose(scores: Scores) -> float:
 
 def main() -> None:
     for method, scores in read(Path(sys.argv[1])).items():
-        places = sorted({place for of in scores.values() for place in of})
+        places = sorted({place for by_place in scores.values() for place in by_place})
         print(f"{method}: {choose(scores):g}")
-        for rate, of in sorted(scores.items()):
-            each = "  ".join(f"{of[place].accuracy:.3f}" for place in places)
-            print(f"  {rate:<8g} {mean(of):.3f} ± {standard_error(of):.3f}   of {each}")
+        for rate, by_place in sorted(scores.items()):
+            each = "  ".join(f"{by_place[place].accuracy:.3f}" for place in places)
+            print(f"  {rate:<8g} {mean(by_place):.3f} ± {standard_error(by_place):.3f}   of {each}")
         for model in dict(places):
             print(f"  {model} alone: {choose(of_model(scores, model)):g}")
         print("  on " + ", ".join(" ".join(place) for place in places))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from paired import paired
 
-WITHIN = 0.015  # of a score: what an interval that holds 0 may reach
+WITHIN = 0.015  # of a score: how far an interval around 0 may reach
 
 
 def main(bf16: Path, int8: Path) -> None:

@@ -1,9 +1,9 @@
 """What eight bits cost each layer: `python experiments/outliers.py MODEL [TASK] [GLUE]`.
 
-Of every linear layer of the backbone, on the first dev texts of a task: the relative error of its
-output in eight bits, rows and weights alike rounded, against fp32; the same with weights of seven
-bits (int7); and how far the largest column of its input stands out. The layers that lose most come
-first, the means over all before them.
+For every linear layer of the backbone, on the first dev texts of a task: the relative error of its
+output against fp32 with rows and weights rounded to eight bits; the same with weights of seven bits
+(int7); and how far the largest column of its input stands out. Prints the means over all layers,
+then the layers, those with the largest errors first.
 
     error    ‖y₈ - y‖ / ‖y‖, of the outputs without their biases
     seven    ‖y₇ - y‖ / ‖y‖
@@ -31,8 +31,8 @@ from peftlab.training import encode
 TEXTS = 64
 
 
-class Lost(NamedTuple):
-    """Of one layer."""
+class LayerCost(NamedTuple):
+    """What eight and seven bits cost one layer, and its input's largest column."""
 
     error: float
     seven: float
@@ -41,8 +41,8 @@ class Lost(NamedTuple):
 
 
 @torch.no_grad()
-def lost(layer: nn.Linear, x: Tensor, name: str) -> Lost:
-    """What `layer` loses on its input x (*batch, in)."""
+def cost_of(layer: nn.Linear, x: Tensor, name: str) -> LayerCost:
+    """The cost of `layer` on its input x (*batch, in)."""
     rows = x.reshape(-1, x.shape[-1])
     exact = rows @ layer.weight.T
     columns = rows.square().mean(0).sqrt()
@@ -50,7 +50,7 @@ def lost(layer: nn.Linear, x: Tensor, name: str) -> Lost:
     for kind in (Int8Linear, Int7Linear):
         rounded = kind(layer.weight, None, torch.float32, nn.Linear).product(rows)
         errors.append(float((rounded - exact).norm() / exact.norm()))
-    return Lost(*errors, float(columns.max() / columns.median()), name)
+    return LayerCost(*errors, float(columns.max() / columns.median()), name)
 
 
 @torch.no_grad()
@@ -58,17 +58,17 @@ def main(model: str, task: str = "acceptability", data_dir: str | None = None) -
     net, tokenizer = peftlab.load_model(model, 2, precision="fp32", seed=0)
     texts = load(task, Path(data_dir) if data_dir else None).dev.texts[:TEXTS]
     encoded = encode(tokenizer, texts, [0] * len(texts), 128)
-    found: list[Lost] = []
+    costs: list[LayerCost] = []
     for name in linear_names(net):
         net.get_submodule(name).register_forward_hook(
-            lambda layer, inputs, _, name=name: found.append(lost(layer, inputs[0], name))
+            lambda layer, inputs, _, name=name: costs.append(cost_of(layer, inputs[0], name))
         )
     net.eval()(**encoded.batch(range(len(texts))).inputs)
-    print(f"{model}, {len(texts)} texts of {task}: {len(found)} layers")
-    means = [statistics.mean(errors) for errors in list(zip(*found, strict=True))[:2]]
+    print(f"{model}, {len(texts)} texts of {task}: {len(costs)} layers")
+    means = [statistics.mean(errors) for errors in list(zip(*costs, strict=True))[:2]]
     print(f"{means[0]:.4f}  {means[1]:.4f}  mean")
-    for one in sorted(found, reverse=True):
-        print(f"{one.error:.4f}  {one.seven:.4f}  {one.column:7.1f}  {one.name}")
+    for cost in sorted(costs, reverse=True):
+        print(f"{cost.error:.4f}  {cost.seven:.4f}  {cost.column:7.1f}  {cost.name}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Two folders of the same cells under two conditions: what the second costs or gains.
+"""Two folders of the same cells under two conditions: what the second condition costs or gains.
 
-For each task and method the difference second - first of the main metric after the last epoch,
+For each task and method: the difference second - first of the main metric after the last epoch,
 paired by seed, with Student's 95 % interval of its mean; and the ratio of their training times.
 """
 
@@ -19,7 +19,7 @@ Key = tuple[str, str, int]
 
 
 class Paired(NamedTuple):
-    """Of one task and method, over the seeds that both folders have."""
+    """The difference of one task and method, over the seeds that both folders have."""
 
     task: str
     method: str
@@ -37,12 +37,12 @@ class Paired(NamedTuple):
 
 
 def paired(first: Path, second: Path) -> list[Paired]:
-    """Every task and method with two seeds or more in both; one difference has no interval."""
+    """Every task and method with two seeds or more in both: one difference has no interval."""
     before, after = _read(first), _read(second)
-    cells: dict[tuple[str, str], list[tuple[Record, Record]]] = defaultdict(list)
+    rows: dict[tuple[str, str], list[tuple[Record, Record]]] = defaultdict(list)
     for key in sorted(before.keys() & after.keys()):
-        cells[key[:2]].append((before[key], after[key]))
-    return [_paired(of_row) for of_row in cells.values() if len(of_row) > 1]
+        rows[key[:2]].append((before[key], after[key]))
+    return [_paired(pairs) for pairs in rows.values() if len(pairs) > 1]
 
 
 def _read(folder: Path) -> dict[Key, Record]:
@@ -50,11 +50,11 @@ def _read(folder: Path) -> dict[Key, Record]:
     return {(record.task.name, record.method.name, record.seed): record for record in records}
 
 
-def _paired(cells: list[tuple[Record, Record]]) -> Paired:
-    one = cells[0][0]
-    metric = one.task.main_metric
-    differences = [after.score[metric] - before.score[metric] for before, after in cells]
+def _paired(pairs: list[tuple[Record, Record]]) -> Paired:
+    task, method = pairs[0][0].task, pairs[0][0].method.name
+    metric = task.main_metric
+    differences = [after.score[metric] - before.score[metric] for before, after in pairs]
     low, high = ttest_1samp(differences, 0.0).confidence_interval(0.95)
     mean = sum(differences) / len(differences)
-    time = sum(after.train_s for _, after in cells) / sum(before.train_s for before, _ in cells)
-    return Paired(one.task.name, one.method.name, len(cells), mean, float(low), float(high), time)
+    time = sum(after.train_s for _, after in pairs) / sum(before.train_s for before, _ in pairs)
+    return Paired(task.name, method, len(pairs), mean, float(low), float(high), time)

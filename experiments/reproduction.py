@@ -1,4 +1,4 @@
-"""What docs/reproduction.md is written from: `python experiments/reproduction.py RUNS`.
+"""The records that docs/reproduction.md is made of: `python experiments/reproduction.py RUNS`.
 
 RUNS/PART/TASK is a folder for each part and task that has run, with --data-dir GLUE each:
 
@@ -10,12 +10,12 @@ RUNS/PART/TASK is a folder for each part and task that has run, with --data-dir 
         --out RUNS/founding-report/cola
 
 `fair` has mrpc, rte and stsb too, `others` stsb. Rounds (the second line) are measured with nothing
-else on the machine. A task takes hours: what results/ has of a task that RUNS lacks stays.
+else on the machine. A task takes hours, so results/ keeps what it has of a task that RUNS lacks.
 
-results/reproduction/PART/TASK keeps of a folder its records, those of trials and of rounds, what
-trials found, verdicts, and every cell's training loss; docs/ gets the figures of `fair` and
-`rates-cola`, and the page of `fair` if RUNS has all tasks of it that results/ has. Predictions hold
-the labels of dev, and curves are large: neither is kept, and the page is without what it would show
+results/reproduction/PART/TASK keeps the records of a folder, of its trials and of its rounds, the
+settings that the trials chose, verdicts, and every cell's training loss. docs/ gets the figures of
+`fair` and `rates-cola`, and the page of `fair` if RUNS has all its tasks that results/ has.
+Predictions hold the labels of dev, and curves are large: neither is kept, so the page shows nothing
 of single examples. `make docs` then writes the tables.
 """
 
@@ -46,25 +46,25 @@ RESULTS = ROOT / "results" / "reproduction"
 FIGURES = ROOT / "docs" / "images" / "reproduction"
 PAGE = ROOT / "docs" / "example.html"
 PARTS = ("fair", "rates-cola", "founding-report", "others")
-KEPT = ("records", "tuning/records", "tuning/trials.json", "speed/records")
-SHOWN = ("records", "curves", "tuning/records", "speed/records")
-DRAWN = ("score", "loss", "memory")  # figures of cells; that of speed is of rounds
+KEPT_PATHS = ("records", "tuning/records", "tuning/trials.json", "speed/records")
+PAGE_PATHS = ("records", "curves", "tuning/records", "speed/records")
+CELL_FIGURES = ("score", "loss", "memory")  # the figure of speed is of rounds
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether every cell of the latest suite of a comparison's folder has its record."""
+    """Whether every cell of the folder's latest suite has its record."""
     done = {file.stem for file in (folder / "records").glob("*.json")}
     suites = Store(folder).suites()
     return bool(suites) and {cell["cell"] for cell in suites[-1]["cells"]} <= done
 
 
 def take_over(source: Path, target: Path) -> None:
-    """Replace `target`, of results/reproduction, by what is kept of a comparison's folder."""
+    """Replace `target`, in results/reproduction, by what is kept of a comparison's folder."""
     records = whole(source)
     verdicts = compare_rows(records, [source]).model_dump_json(indent=2)
     losses = {record.cell: last_loss(source, record) for record in records}
     shutil.rmtree(target, ignore_errors=True)
-    for name in KEPT:
+    for name in KEPT_PATHS:
         if (source / name).is_dir():
             shutil.copytree(source / name, target / name)
         elif (source / name).exists():
@@ -74,7 +74,7 @@ def take_over(source: Path, target: Path) -> None:
 
 
 def last_loss(folder: Path, record: Record) -> float | None:
-    """Mean training loss over the last epoch's steps; None of a cell that failed or diverged."""
+    """Mean training loss over the last epoch's steps; None for a cell that failed or diverged."""
     last = record.training["epochs"] - 1
     lines = rows_of(folder / "curves" / f"{record.cell}.jsonl")
     steps = {row["step"]: row for row in lines if "step" in row}
@@ -86,23 +86,24 @@ def last_loss(folder: Path, record: Record) -> float | None:
 
 @contextmanager
 def page_of(folders: Sequence[Path], title: str) -> Iterator[Path]:
-    """A folder with the page and the figures of `folders` together, as long as it is used.
+    """A temporary folder with one page, and figures, of all `folders`.
 
-    Without predictions, that is without what they would show of single examples.
+    It is made without predictions, so it shows nothing of single examples.
     """
     records = [record for folder in folders for record in whole(folder)]
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch)
-        for folder, kind in itertools.product(folders, SHOWN):
-            if (folder / kind).exists():
-                shutil.copytree(folder / kind, out / kind, dirs_exist_ok=True)
-        write_trials(out / "tuning", [one for it in folders for one in read_trials(it / "tuning")])
+        for folder, path in itertools.product(folders, PAGE_PATHS):
+            if (folder / path).exists():
+                shutil.copytree(folder / path, out / path, dirs_exist_ok=True)
+        trials = [trial for folder in folders for trial in read_trials(folder / "tuning")]
+        write_trials(out / "tuning", trials)
         build(out, title, records, compare_rows(records, folders))
         yield out / "report"
 
 
 def draw(folder: Path, kinds: Collection[str]) -> None:
-    """The figures of these kinds, of one task's folder."""
+    """Copy the figures of these kinds, of one task's folder, to docs/."""
     with page_of([folder], folder.name) as report:
         for figure in (report / "figures").glob("*.svg"):
             if figure.stem.partition("-")[0] in kinds:
@@ -110,7 +111,7 @@ def draw(folder: Path, kinds: Collection[str]) -> None:
 
 
 def show(folders: Sequence[Path]) -> None:
-    """The page of `fair`."""
+    """Copy the page of all `folders` to docs/."""
     with page_of(folders, "The reproduction") as report:
         shutil.copy(report / "index.html", PAGE)
 
@@ -125,12 +126,12 @@ def main(runs: Path) -> None:
             take_over(folder, RESULTS / part / folder.name)
             print(f"wrote {RESULTS / part / folder.name}")
             if part == "fair":
-                draw(folder, {*DRAWN, "speed"} if rounds_of(folder) else DRAWN)
+                draw(folder, {*CELL_FIGURES, "speed"} if rounds_of(folder) else CELL_FIGURES)
             if part == "rates-cola":
                 draw(folder, ["rate"])
     tasks = [folder.name for folder in sorted((RESULTS / "fair").glob("*/"))]
-    if lacking := [task for task in tasks if not (runs / "fair" / task).exists()]:
-        print(f"the page stays as it is: {runs}/fair lacks {', '.join(lacking)}")
+    if missing := [task for task in tasks if not (runs / "fair" / task).exists()]:
+        print(f"the page stays as it is: {runs}/fair lacks {', '.join(missing)}")
     elif tasks:
         show([runs / "fair" / task for task in tasks])
         print(f"wrote {PAGE}")

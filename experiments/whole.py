@@ -1,4 +1,4 @@
-"""All records of a folder of `peftlab compare`, where a missing one would make another answer."""
+"""All records of a folder of `peftlab compare`, where a missing one would change the answer."""
 
 from __future__ import annotations
 

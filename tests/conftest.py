@@ -9,9 +9,9 @@ import os
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 if "PYTEST_XDIST_WORKER" in os.environ:  # processes side by side share the cores between them
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-# what a developer's or a CI's terminal asks of rich
-for _asked in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS"):
-    os.environ.pop(_asked, None)
+# how a developer's or a CI's terminal configures rich
+for _variable in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS"):
+    os.environ.pop(_variable, None)
 
 import gc
 import subprocess
@@ -31,7 +31,7 @@ from peftlab.layers import native, rows
 from peftlab.methods import METHODS
 from peftlab.tasks import Examples, Task
 
-# the same examples each time, and no clock: a busy machine stands still for a second
+# the same examples each time, and no deadline: a busy machine may stand still for a second
 settings.register_profile(
     "same", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -41,7 +41,7 @@ settings.load_profile("same")
 def pytest_configure(config: pytest.Config) -> None:
     """Build the kernels once, before processes side by side would each build all of them.
 
-    Tests are of a CPU, whatever there is, but for those that `-m gpu` asks for.
+    Tests run on the CPU even where there is a GPU, but for those selected by `-m gpu`.
     """
     if "gpu" not in config.option.markexpr:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -53,14 +53,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Else each training would search all that was imported for garbage: a quarter of a second."""
+    """Keep the collector from what is imported: searching it costs each training 0.25 s."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture
 def thawed() -> Iterator[None]:
-    """The collector as a program has it."""
+    """The collector as any program has it."""
     gc.unfreeze()
     yield
     gc.collect()
@@ -69,14 +69,14 @@ def thawed() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads as torch has them: tests compare bits, which depend on their number."""
-    for look in ("others_share", "others_share_lately"):
-        monkeypatch.setattr(f"peftlab.machine.{look}", lambda: 0.0)
+    """An idle machine, on which all threads are used: tests compare bits, which depend on that."""
+    for function in ("others_share", "others_share_lately"):
+        monkeypatch.setattr(f"peftlab.machine.{function}", lambda: 0.0)
 
 
 @pytest.fixture
 def own_methods_forgotten() -> Iterator[None]:
-    """What a test registers is not there for the next one."""
+    """Methods that a test registers are gone for the next one."""
     before = dict(METHODS)
     yield
     METHODS.clear()
@@ -84,7 +84,7 @@ def own_methods_forgotten() -> Iterator[None]:
 
 
 class KeptWorker:
-    """One worker for many sessions. One that a session leaves before a cell has ended goes."""
+    """One worker for many sessions; it ends with a session that fails in the midst of a cell."""
 
     def __init__(self) -> None:
         self.worker: Worker | None = None
@@ -118,7 +118,7 @@ def kept_worker() -> Iterator[KeptWorker]:
 
 @pytest.fixture(scope="module")
 def warm(kept_worker: KeptWorker) -> Iterator[None]:
-    """Cells run in a worker that stays: to start one takes four seconds of a core."""
+    """Cells run in a worker that stays: starting one takes four seconds of a core."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("peftlab.bench.run.Worker", kept_worker)
         patch.setattr("peftlab.bench.times.Worker", kept_worker)
@@ -127,7 +127,7 @@ def warm(kept_worker: KeptWorker) -> Iterator[None]:
 
 @pytest.fixture
 def cold(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a module of which the tests are `warm`: a worker of the test's own."""
+    """A worker of the test's own, in a module whose tests are `warm`."""
     monkeypatch.setattr("peftlab.bench.run.Worker", Worker)
 
 
@@ -177,7 +177,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def make_tiny_model() -> Callable[[Path], Path]:
-    """Save another tiny model where a test may spoil it."""
+    """A function that saves another tiny model, which a test may spoil."""
     return save_tiny_model
 
 
@@ -211,7 +211,7 @@ def tiny_csv(tmp_path: Path, tiny_task: Task) -> Path:
     """The tiny task's train split as a user's file."""
     path = tmp_path / "tiny.csv"
     rows = zip(tiny_task.train.texts, tiny_task.train.labels, strict=True)
-    # every text once: the number in front of it makes it another one
+    # the number in front makes every text a different one
     lines = [
         f"{i} {text[0].strip()},{tiny_task.labels[label]}" for i, (text, label) in enumerate(rows)
     ]

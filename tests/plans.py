@@ -1,4 +1,4 @@
-"""Plans as tests write them: the settings of a training and the rest in one list of names."""
+"""Plans as tests write them: a training's settings and a plan's own fields as keywords alike."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def plan(**fields: Any) -> Plan:
     return changed(Plan(settings=SHORT, kind="classes", seed=0), **fields)
 
 
-def changed(given: Plan, **fields: Any) -> Plan:
-    """The plan with other fields and settings, settings unchecked as `replace` leaves fields."""
+def changed(plan: Plan, **fields: Any) -> Plan:
+    """The plan with these fields and settings changed; neither is validated."""
     settings = {name: fields.pop(name) for name in Resolved.model_fields if name in fields}
-    return replace(given, settings=given.settings.model_copy(update=settings), **fields)
+    return replace(plan, settings=plan.settings.model_copy(update=settings), **fields)

@@ -1,4 +1,4 @@
-"""What stands in the place of a session where a test is of what is asked for, not of training."""
+"""A session that trains nothing, for tests of which cells are run and not of training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from peftlab.tasks import Task
 
 
 class FakeSession:
-    """Trains nothing. A score follows from the rate, best at 3e-3, and rises with the seed."""
+    """Trains nothing. The score depends on the rate, best at 3e-3, and rises with the seed."""
 
     made: ClassVar[list[Cell]] = []
     tasks: ClassVar[dict[str, Task]] = {}
@@ -36,8 +36,8 @@ class FakeSession:
     def run(self, cell: Cell, keep_adapter: bool, goes_on: bool = True) -> Record:
         self.made.append(cell)
         self.progress.cell(cell)
-        off = abs(math.log10(cell.training.lr / 3e-3))
-        score = {cell.task.main_metric: 0.9 - off / 10 + cell.seed / 1000}
+        decades = abs(math.log10(cell.training.lr / 3e-3))
+        score = {cell.task.main_metric: 0.9 - decades / 10 + cell.seed / 1000}
         if keep_adapter:
             folder = self.store.adapter(cell.name)
             folder.mkdir(parents=True, exist_ok=True)

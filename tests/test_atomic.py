@@ -1,4 +1,4 @@
-"""Files and folders that are replaced whole, and what is never replaced."""
+"""Files and folders that are replaced whole, and those that are never replaced."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def fill(place: Path) -> None:
 
 @pytest.mark.parametrize("name", ["token.txt", "tokens.csv", "mine.model", "vocab.md", "README.md"])
 def test_what_only_looks_like_an_adapter_s_file_is_not_deleted(tmp_path: Path, name: str) -> None:
-    """`token*` and `*.model` took a login token and a model of somebody's for a tokenizer's."""
+    """The patterns `token*` and `*.model` matched a login token and somebody's own model."""
     folder = adapter(tmp_path / "adapter")
     (folder / name).write_text("mine")
     with pytest.raises(RequestError, match=name):
@@ -63,7 +63,7 @@ def test_a_drive_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 def test_files_are_readable_by_whom_new_ones_are(tmp_path: Path) -> None:
     def private(place: Path) -> None:
         fill(place)
-        (place / "new").chmod(0o600)  # as safetensors leaves its own
+        (place / "new").chmod(0o600)  # as safetensors writes its files
 
     before = os.umask(0o027)
     try:
@@ -96,7 +96,7 @@ def test_a_file_system_without_modes_keeps_what_was_written(
 def test_links_that_lead_to_each_other_are_the_system_s_error(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
-    with pytest.raises(OSError):  # which one is the system's
+    with pytest.raises(OSError):  # its errno depends on the system
         replace_file(tmp_path / "a" / "file", lambda place: place.write_text("new"))
 
 

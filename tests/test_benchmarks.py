@@ -1,4 +1,4 @@
-"""What benchmarks/ measures is what a cell does."""
+"""The benchmarks measure a cell as it runs outside of them."""
 
 from __future__ import annotations
 
@@ -22,27 +22,22 @@ from peftlab.training import Loop
 def test_our_side_is_measured_inside_the_engine(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A hook on all modules, as the meter had, is a caller's code: the engine stands back."""
-    asked = {"model": tiny_model, "task": "words-6", "examples": 64, "score": False, "epochs": 2}
-    asked |= {"data_dir": None, "batch_size": 8, "lr": None, "seed": 0, "device": "cpu"}
-    asked |= {
-        "method": "lora",
-        "precision": "auto",
-        "no_fast": False,
-        "graphs": False,
-        "attention": False,
-    }
-    options = argparse.Namespace(**asked)
-    begin, found = Meter.begin, []
+    """The engine leaves a model as it is while all modules have a hook, as the meter once set."""
+    options = argparse.Namespace(
+        model=tiny_model, task="words-6", data_dir=None, examples=64, score=False, epochs=2,
+        batch_size=8, lr=None, seed=0, device="cpu", method="lora", precision="auto",
+        no_fast=False, graphs=False, attention=False,
+    )  # fmt: skip
+    begin, dropouts = Meter.begin, []
 
-    def begun(meter: Meter, model: Any) -> None:
-        found.extend(module for module in model.modules() if isinstance(module, FastDropout))
+    def begin_and_look(meter: Meter, model: Any) -> None:
+        dropouts.extend(module for module in model.modules() if isinstance(module, FastDropout))
         begin(meter, model)
 
-    monkeypatch.setattr(Loop, "try_widest", Loop.try_widest)  # which `run` replaces
-    monkeypatch.setattr(Meter, "begin", begun)
-    ours.write_order(options, tmp_path)
+    monkeypatch.setattr(Loop, "try_widest", Loop.try_widest)  # put back after `run` replaces it
+    monkeypatch.setattr(Meter, "begin", begin_and_look)
+    ours.write_cell(options, tmp_path)
     measured = ours.run(options, tmp_path)
-    assert found
+    assert dropouts
     assert measured["n_steps"] == 16 and measured["examples_per_s"] > 0
     assert measured["all_mib"] > measured["peak_mib"] >= measured["resident_mib"] > 0

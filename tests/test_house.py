@@ -11,10 +11,10 @@ import peftlab
 from peftlab.methods import METHODS
 
 SRC = Path(peftlab.__file__).parent
-# every room may import them
+# every room may import these
 LEAVES = {"errors", "atomic", "cache", "naming", "network", "settings"}
 ROOMS = {
-    "cli": {"api", "report", "records"},  # a record is what api gives back
+    "cli": {"api", "report", "records"},  # api returns records
     "api": {
         *("bench", "adapters", "records", "report", "machine"),
         *("methods", "models", "tasks", "layers", "training"),
@@ -44,17 +44,17 @@ def _room(path: Path) -> str:
 
 
 def _imports(path: Path) -> set[str]:
-    found = set()
+    names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("peftlab"):
-            found |= (
-                {f"peftlab.{name.name}" for name in node.names}
+            names |= (
+                {f"peftlab.{alias.name}" for alias in node.names}
                 if node.module == "peftlab"
                 else {node.module}
             )
         if isinstance(node, ast.Import):
-            found |= {name.name for name in node.names if name.name.startswith("peftlab.")}
-    return found
+            names |= {alias.name for alias in node.names if alias.name.startswith("peftlab.")}
+    return names
 
 
 def test_imports_point_one_way() -> None:
@@ -73,14 +73,14 @@ def test_methods_import_no_other_method() -> None:
     shared = {f"peftlab.methods.{name}" for name in ("base", "low_rank", "peft")}
     for path in (SRC / "methods").glob("*.py"):
         if f"peftlab.methods.{path.stem}" in files:
-            within = {name for name in _imports(path) if name.startswith("peftlab.methods")}
-            assert within <= shared | {"peftlab.methods.registry"}, path
+            imported = {name for name in _imports(path) if name.startswith("peftlab.methods")}
+            assert imported <= shared | {"peftlab.methods.registry"}, path
 
 
 def _modules_after(code: str) -> set[str]:
     code = f"{code}; import sys; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return set(done.stdout.split())
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(run.stdout.split())
 
 
 def test_importing_peftlab_and_its_command_line_does_not_import_torch() -> None:
@@ -88,7 +88,7 @@ def test_importing_peftlab_and_its_command_line_does_not_import_torch() -> None:
 
 
 def test_a_request_is_read_without_the_classes_of_models() -> None:
-    """They take 2 s to import, and scipy.stats .5; what is wrong in a request is told before."""
+    """They take 2 s to import, and scipy.stats .5; a wrong request fails before that."""
     heavy = {"transformers.modeling_utils", "scipy.stats", "sklearn", "datasets"}
     assert not heavy & _modules_after("import peftlab.api.compare, peftlab.api.fit")
 

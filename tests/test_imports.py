@@ -1,4 +1,4 @@
-"""What scripts, benchmarks and pages import of peftlab is there, inside functions too."""
+"""Names that scripts, benchmarks and docs/ import from peftlab exist, inside functions too."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ FILES = [file for folder in FOLDERS for file in sorted((ROOT / folder).rglob("*.
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_what_is_imported_is_there(file: Path) -> None:
-    """A benchmark trained for minutes and then could not import what it scores by."""
+    """A benchmark trained for minutes and then could not import the function that scores."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] == "peftlab":
             module = importlib.import_module(str(node.module))
-            for name in node.names:
-                assert hasattr(module, name.name) or importlib.import_module(
-                    f"{node.module}.{name.name}"
+            for alias in node.names:
+                assert hasattr(module, alias.name) or importlib.import_module(
+                    f"{node.module}.{alias.name}"
                 )

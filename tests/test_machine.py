@@ -1,6 +1,6 @@
-"""What a record says of where its cell ran; how busy the machine is, and the threads that leaves.
+"""The environment in a record; how busy the machine is, and the threads that remain for torch.
 
-In one's own process torch takes no more cores than others leave, and says how many it took.
+In a caller's own process torch uses no more cores than others leave, and the record says how many.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from peftlab.bench.grid import resolve
 from peftlab.bench.run import Observer, run_grid
 from peftlab.bench.suite import make_suite
 from peftlab.layers import nf4, rows
-from peftlab.machine import (  # as they are, before `alone`
+from peftlab.machine import (  # before the fixture `alone` replaces two of them
     environment,
     others_share,
     others_share_lately,
@@ -38,28 +38,28 @@ INSTALLED = metadata.version("bitsandbytes")
 
 
 @pytest.mark.parametrize(
-    ("given", "found"),
+    ("variables", "spin_count"),
     [
         ({}, None),
         ({"OMP_WAIT_POLICY": "passive"}, "passive"),
-        ({"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "7"}, "7"),  # as libgomp decides it
+        ({"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "7"}, "7"),  # as libgomp decides
     ],
 )
 def test_the_spin_count_is_the_one_in_force(
-    given: dict[str, str], found: str | None, monkeypatch: pytest.MonkeyPatch
+    variables: dict[str, str], spin_count: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
         monkeypatch.delenv(name, raising=False)
-    for name, value in given.items():
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert environment(1).spin_count == found
+    assert environment(1).spin_count == spin_count
 
 
-@pytest.mark.parametrize("held", ["int8", "int7"])
-def test_rows_for_eight_bits_are_quantised_by_the_kernel_on_a_cpu_alone(held: str) -> None:
-    here = "rows.cpp" if rows.is_built() else "torch"
-    assert environment(1, held).quantiser == here
-    assert environment(1, held, "cuda").quantiser == "torch"
+@pytest.mark.parametrize("precision", ["int8", "int7"])
+def test_rows_for_eight_bits_are_quantised_by_the_kernel_on_a_cpu_alone(precision: str) -> None:
+    on_cpu = "rows.cpp" if rows.is_built() else "torch"
+    assert environment(1, precision).quantiser == on_cpu
+    assert environment(1, precision, "cuda").quantiser == "torch"
 
 
 def test_a_gpu_that_nothing_ran_on_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,28 +150,28 @@ def test_where_nothing_can_be_told_nobody_is_busy(
 def test_a_mac_s_processor_is_more_than_arm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "processor_lines", list)
     monkeypatch.setattr(sys, "platform", "darwin")
-    asked: list[tuple[str, ...]] = []
+    commands: list[tuple[str, ...]] = []
 
-    def said(*words: str) -> str:
-        asked.append(words)
+    def output_of(*command: str) -> str:
+        commands.append(command)
         return "Apple M3\n"
 
-    monkeypatch.setattr(machine, "_output_of", said)
+    monkeypatch.setattr(machine, "_output_of", output_of)
     assert machine.processor() == "Apple M3"
-    assert asked == [("sysctl", "-n", "machdep.cpu.brand_string")]
+    assert commands == [("sysctl", "-n", "machdep.cpu.brand_string")]
     monkeypatch.setattr(machine, "_output_of", lambda *words: "\n")
     assert machine.processor() == (platform.processor() or platform.machine())
 
 
-@pytest.mark.parametrize(("share", "turns"), [(0.0, "20000"), (1.0, "5000")])
+@pytest.mark.parametrize(("share", "spin_count"), [(0.0, "20000"), (1.0, "5000")])
 def test_threads_spin_long_on_an_idle_machine_only(
-    share: float, turns: str, monkeypatch: pytest.MonkeyPatch
+    share: float, spin_count: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(execute, "others_share", lambda: share)
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
         monkeypatch.delenv(name, raising=False)
-    assert execute.cell_environment()["GOMP_SPINCOUNT"] == turns
-    monkeypatch.setenv("GOMP_SPINCOUNT", "7")  # whoever sets it keeps it
+    assert execute.cell_environment()["GOMP_SPINCOUNT"] == spin_count
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")  # a caller's own value stays
     assert execute.cell_environment()["GOMP_SPINCOUNT"] == "7"
     monkeypatch.delenv("GOMP_SPINCOUNT")
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
@@ -199,18 +199,18 @@ def test_threads_are_as_many_as_there_are_cores_left(
 
 @pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize(
-    ("device", "asked", "share", "during"),
+    ("device", "threads", "share", "during"),
     [("cpu", None, 0.0, 2), ("cpu", None, 1e4, 1), ("cpu", 2, 1e4, 2), ("cuda", None, 1e4, 2)],
 )
 def test_threads_are_put_back(
     device: str,
-    asked: int | None,
+    threads: int | None,
     share: float,
     during: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(machine, "others_share", lambda: share)
-    with pytest.raises(KeyError), threads_for(device, asked):
+    with pytest.raises(KeyError), threads_for(device, threads):
         assert torch.get_num_threads() == during
         raise KeyError
     assert torch.get_num_threads() == 2
@@ -218,7 +218,7 @@ def test_threads_are_put_back(
 
 @needs_stat
 def test_a_look_holds_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A single sentence is answered in less time than a look takes."""
+    """Predicting a single sentence takes less time than such a look."""
     share = others_share()
     monkeypatch.setattr(machine.time, "sleep", lambda s: pytest.fail("looked again"))
     assert others_share_lately() == share
@@ -238,8 +238,8 @@ def test_the_record_says_the_threads_that_were_used(
     record = peftlab.train(model, tokenizer, tiny_task, "head", epochs=1, batch_size=8)
     assert record.training["threads"] == record.environment.threads == used
     model, tokenizer = peftlab.load_model(str(tiny_model))
-    asked = peftlab.train(model, tokenizer, tiny_task, "head", epochs=1, batch_size=8, threads=2)
-    assert asked.environment.threads == 2
+    record = peftlab.train(model, tokenizer, tiny_task, "head", epochs=1, batch_size=8, threads=2)
+    assert record.environment.threads == 2
     assert torch.get_num_threads() == 2
 
 
@@ -265,9 +265,9 @@ def ratio():
         for process in busy:
             process.kill()
 for _ in range(5):  # other tests may have both cores; a thirtieth never comes near the bound
-    if (found := ratio()) > 1 / 6:
+    if (share := ratio()) > 1 / 6:
         break
-print(found)
+print(share)
 """
 
 
@@ -276,10 +276,10 @@ print(found)
 @pytest.mark.skipif(not PACKAGED["minilm"].is_here(), reason="needs the extra demo")
 def test_beside_a_busy_core_training_keeps_a_sixth_of_the_speed_of_one_thread_alone() -> None:
     """Two threads that spin as long as libgomp's do by default reach a thirtieth (LOG.md)."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
     run = subprocess.run(
         [sys.executable, "-c", BESIDE_A_BUSY_CORE],
-        env=clean,
+        env=env,
         capture_output=True,
         text=True,
         check=False,
@@ -321,13 +321,13 @@ def test_a_tree_is_dirty_where_its_code_differs(
     code.parent.mkdir(parents=True)
     code.write_text("one")
     monkeypatch.setattr(machine, "__file__", str(code))
-    look = machine.own_commit.__wrapped__  # a process looks once
-    assert look() == (None, None)
-    name = ["-c", "user.name=x", "-c", "user.email=x@y"]
-    for words in (["init"], ["add", "."], [*name, "commit", "-m", "first"]):
-        subprocess.run(["git", "-C", str(tmp_path), *words], check=True, capture_output=True)
+    own_commit = machine.own_commit.__wrapped__  # without its cache
+    assert own_commit() == (None, None)
+    author = ["-c", "user.name=x", "-c", "user.email=x@y"]
+    for arguments in (["init"], ["add", "."], [*author, "commit", "-m", "first"]):
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True, capture_output=True)
     (tmp_path / "results.json").write_text("{}")
-    commit, is_dirty = look()
+    commit, is_dirty = own_commit()
     assert commit is not None and is_dirty is False
     (code.parent / "more.py").write_text("new")
-    assert look() == (commit, True)
+    assert own_commit() == (commit, True)

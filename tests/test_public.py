@@ -1,4 +1,4 @@
-"""The public names as a caller in Python meets them: what they are, and what they refuse."""
+"""The public names as a caller in Python uses them, and the arguments that they refuse."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ def loaded(tiny_model: Path) -> tuple[Any, Any]:
 
 def test_dir_has_every_public_name_and_imports_no_torch() -> None:
     code = "import sys, peftlab; print(*dir(peftlab)); print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    names, torch = done.stdout.splitlines()
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    names, imports_torch = run.stdout.splitlines()
     classes = {method.__name__ for method in METHODS.values() if method.__module__ != __name__}
     assert {*peftlab.__all__, *classes} <= set(names.split())
-    assert torch == "False"
+    assert imports_torch == "False"
 
 
 def test_type_checkers_see_the_public_names() -> None:
-    """py.typed says that there are types; without the imports under TYPE_CHECKING all is Any."""
+    """py.typed promises types; without the imports under TYPE_CHECKING every name is Any."""
     assert (resources.files("peftlab") / "py.typed").is_file()
     tree = ast.parse(Path(peftlab.__file__).read_text(encoding="utf-8"))
     (block,) = [node for node in tree.body if isinstance(node, ast.If)]
-    seen = {
-        name.asname: statement.module
+    modules = {
+        alias.asname: statement.module
         for statement in block.body
         if isinstance(statement, ast.ImportFrom)
-        for name in statement.names
+        for alias in statement.names
     }
-    assert seen == peftlab._HOMES
+    assert modules == peftlab._HOMES
 
 
 Call = Callable[[Any, Any], object]
@@ -150,21 +150,21 @@ def test_one_name_or_value_alone_is_a_list_of_one(
 def test_a_users_file_is_compared_on_in_python(
     tiny_model: Path, tiny_csv: Path, tmp_path: Path
 ) -> None:
-    asked = {"model": tiny_model, "methods": "head", "epochs": 1, "out": tmp_path / "out"}
+    request = {"model": tiny_model, "methods": "head", "epochs": 1, "out": tmp_path / "out"}
     columns = {"text": "sentence", "label": "answer"}
-    (record,) = peftlab.compare(data=tiny_csv, **columns, **asked)
+    (record,) = peftlab.compare(data=tiny_csv, **columns, **request)
     assert record.status == "done"
     assert (record.task.name, record.task.source) == ("tiny", "file tiny.csv")
     table = {"path": str(tiny_csv), "text": ["sentence"], "label": "answer"}
-    assert peftlab.compare(data=table, **asked) == [record]  # it is the same cell: done already
-    both = {**asked, "data": tiny_csv, **columns, "tasks": ["cola"]}
+    assert peftlab.compare(data=table, **request) == [record]  # the same cell: done already
+    both = {**request, "data": tiny_csv, **columns, "tasks": ["cola"]}
     for wrong, message in (
-        ({"data": tiny_csv, **asked}, r"needs --text .*\(in Python: data=FILE, text=, label=\)"),
-        ({"text": "sentence", **asked}, "describes your own data"),
-        ({"data": {"text": "a"}, **asked}, "data must have a path"),
-        ({"data": {**table, "lable": "a"}, **asked}, "did you mean 'label'"),
-        ({"data": {**table, "kind": "numbers"}, **asked}, "got 'numbers'"),
-        ({"data": {**table, "label": "anser"}, **asked}, "anser"),
+        ({"data": tiny_csv, **request}, r"needs --text .*\(in Python: data=FILE, text=, label=\)"),
+        ({"text": "sentence", **request}, "describes your own data"),
+        ({"data": {"text": "a"}, **request}, "data must have a path"),
+        ({"data": {**table, "lable": "a"}, **request}, "did you mean 'label'"),
+        ({"data": {**table, "kind": "numbers"}, **request}, "got 'numbers'"),
+        ({"data": {**table, "label": "anser"}, **request}, "anser"),
         (both, "not both"),
     ):
         with pytest.raises(peftlab.RequestError, match=message):
@@ -191,4 +191,4 @@ def test_a_label_s_name_is_of_its_type() -> None:
 def test_a_task_of_one_s_own_is_checked(labels: list[Any], problem: str) -> None:
     with pytest.raises(peftlab.RequestError, match=problem) as refused:
         Task("t", "classes", ("accuracy",), Examples([("a",), ("b",)], labels), DEV, ("x", "y"))
-    assert len(str(refused.value)) < 120  # nothing of the texts
+    assert len(str(refused.value)) < 120  # the message quotes no texts

@@ -1,4 +1,4 @@
-"""One field is a setting: what follows from it, and what a later one must leave as it was."""
+"""A setting is one field; one that is added later leaves the identities of older cells alone."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def test_a_later_setting_at_its_default_leaves_a_cells_identity_as_it_was() -> N
     assert SHORT.identity == {name: value for name, value in values.items() if name != "graphs"}
     assert Newer(**values).identity == SHORT.identity
     assert Newer(**values, smoothing=0.1).identity == SHORT.identity | {"smoothing": 0.1}
-    assert Newer(**values).model_dump() == values | {"smoothing": 0.0}  # the record has it
+    assert Newer(**values).model_dump() == values | {"smoothing": 0.0}  # the record holds it
 
 
 def test_records_from_before_a_later_setting_are_of_one_row_with_those_at_its_default() -> None:
     before, after = SHORT.model_dump(), Newer(**SHORT.model_dump()).model_dump()
-    told = [identity_settings(one, Newer.model_fields) for one in (before, after)]
-    assert told == [SHORT.identity] * 2
+    identities = [identity_settings(values, Newer.model_fields) for values in (before, after)]
+    assert identities == [SHORT.identity] * 2
     assert identity_settings({"no setting": 1}) == {"no setting": 1}
 
 

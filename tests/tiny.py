@@ -1,4 +1,4 @@
-"""Tiny models of every architecture, and a pass through them inside and outside of the engine."""
+"""Tiny models of every architecture, and passes through them inside and outside of the engine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EXTRA: dict[str, dict[str, Any]] = {
 
 
 def tiny(kind: str = "bert", dtype: torch.dtype = torch.bfloat16, p: float = 0.0) -> Any:
-    """A model of random weights, all its dropouts of probability `p`."""
+    """A model with random weights; all its dropouts have the probability `p`."""
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(kind, **COMMON | EXTRA.get(kind, {}))
     for name, value in config.to_dict().items():
@@ -57,37 +57,36 @@ def batch(padded: bool = True) -> dict[str, torch.Tensor]:
 
 
 def passes(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The logits, and every trained tensor's gradient."""
+    """The logits, and the gradient of every trained tensor, by name."""
     logits = model(**inputs).logits
     logits.float().square().sum().backward()
-    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    return found | {"logits": logits.detach()}
+    return gradients | {"logits": logits.detach()}
 
 
 def in_eight_bits(kind: str = "bert") -> Any:
     """A tiny model whose linear layers, but the head's, are multiplied in eight bits."""
     model = tiny(kind)
-    quantise_linears(
-        model, linear_names(model), "bf16", "int7"
-    )  # in which every processor has products
+    # every processor can multiply in int7
+    quantise_linears(model, linear_names(model), "bf16", "int7")
     return model
 
 
 def compare(model: PreTrainedModel, method: str, tolerance: float) -> None:
-    """Hold every output and gradient of a pass inside the engine to that of one outside."""
+    """Compare every output and gradient of a pass inside the engine with one outside."""
     inject(model, make(method)).train()
-    with torch.no_grad():  # away from the start, where much is zero
+    with torch.no_grad():  # move away from the initial values, many of which are zero
         for p in model.parameters():
             if p.requires_grad:
                 p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(2)))
     inputs = batch()
-    slow = passes(model, inputs)
+    outside = passes(model, inputs)
     with fast(model):
-        quick = passes(model, inputs)
-    assert slow.keys() == quick.keys()
-    largest = max(tensor.double().norm() for tensor in slow.values())
-    for name, wanted in slow.items():
-        error = (quick[name] - wanted).double().norm()
-        # a key's bias has no effect, and a gradient of nothing but rounding
-        assert error <= tolerance * max(wanted.double().norm(), 1e-4 * largest), name
+        inside = passes(model, inputs)
+    assert inside.keys() == outside.keys()
+    largest = max(tensor.double().norm() for tensor in outside.values())
+    for name, expected in outside.items():
+        error = (inside[name] - expected).double().norm()
+        # a key's bias has no effect, so its gradient is nothing but rounding
+        assert error <= tolerance * max(expected.double().norm(), 1e-4 * largest), name

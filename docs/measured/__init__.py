@@ -1,6 +1,6 @@
-"""Tables of docs/ and README, written from results/: what is missing is said so.
+"""Tables of docs/ and README, made from results/; a table says what is missing.
 
-text       scores, differences and rates as they are typeset
+text       how scores, differences and rates are typeset
 speed      speed and memory beside HF PEFT: README's table, and an older one in engine.md
 
 which.md
@@ -15,7 +15,7 @@ runs       the records and verdicts of each part and task
 parts      what ran, and where
 scores     table 1, every task, figures, the other methods
 distance   LoRA's distance on CoLA, by protocol and by rate
-claims     every claim of the founding report, and what it rests on
+claims     every claim of the founding report, and whether the records hold it
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 
 from measured import claims, distance, parts, protocol, scores, seeds, speed, tuned
 
-# by page, and there by the mark that a table stands at
+# by page, and there by the mark of a table's place
 BLOCKS: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "which.md": {
         "tuned": tuned.tuned_table,

@@ -1,4 +1,4 @@
-"""What ran of the reproduction: its parts with how far they are, and the machine."""
+"""What has run of the reproduction: the progress of its parts, and the machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from measured.text import markdown
 from peftlab.records.record import Record
 from peftlab.records.trials import read_trials
 
-ASKS = {
+QUESTIONS = {
     "fair": "are they equal, tuned alike?",
     "rates-cola": "method, or rate?",
     "founding-report": "does its own protocol give its gap?",
@@ -23,63 +23,65 @@ ASKS = {
 
 
 def plan_table() -> str:
-    """The parts with what they answer, and how many of their cells are done."""
-    head = ["part", "asks", "cells", "of them done", "trainings of trials"]
+    """The parts, the questions that they answer, and how many of their cells are done."""
+    columns = ["part", "asks", "cells", "of them done", "trainings of trials"]
     return markdown(
-        head, ([f"`{part}`", ASKS[part], str(_asked(part)), *_done(part)] for part in PARTS)
+        columns,
+        ([f"`{part}`", QUESTIONS[part], str(_n_cells(part)), *_progress(part)] for part in PARTS),
     )
 
 
-def _asked(part: str) -> int:
+def _n_cells(part: str) -> int:
     """How many cells the part has."""
     file = DOCS.parent / "experiments" / f"{part}.toml"
-    if not file.exists():  # of the recipe the rows that the plan runs, on CoLA
+    if not file.exists():  # the recipe: its rows of the protocol, on CoLA
         return len(PROTOCOL)
     suite = tomllib.loads(file.read_text("utf-8"))
     axes = ("tasks", "methods", "rates", "seeds")
     return math.prod(len(suite[axis]) for axis in axes if axis in suite)
 
 
-def _done(part: str) -> list[str]:
+def _progress(part: str) -> list[str]:
+    """The cells that are done, with their tasks, and the number of trials."""
     rows = cells(part)
-    done = sum(one.is_done for of_row in rows.values() for one in of_row)
+    n_done = sum(record.is_done for records in rows.values() for record in records)
     tasks = ", ".join(dict.fromkeys(NAMES[task] for task, _ in rows))
-    trials = sum(len(read_trials(folder / "tuning")) for folder in folders(part))
-    return [f"{done} ({tasks})" if done else "none", str(trials or "–")]
+    n_trials = sum(len(read_trials(folder / "tuning")) for folder in folders(part))
+    return [f"{n_done} ({tasks})" if n_done else "none", str(n_trials or "–")]
 
 
 def machine_line() -> str:
-    """What every cell of every part ran on, each value once."""
-    done = [one for part in PARTS for of_row in cells(part).values() for one in of_row]
-    if not done:
+    """What the cells of all parts ran on, each value once."""
+    records = [record for part in PARTS for row in cells(part).values() for record in row]
+    if not records:
         return f"{NOT_YET}\n"
-    where = [one.environment for one in done]
+    environments = [record.environment for record in records]
     facts = [
-        *(one.processor for one in where),
-        *(f"{one.threads} thread{'s' if one.threads > 1 else ''} a cell" for one in where),
-        *(f"torch {one.packages['torch']}" for one in where),
-        *(f"transformers {one.packages['transformers']}" for one in where),
-        f"peftlab at {' and '.join(dict.fromkeys(str(one.commit)[:7] for one in where))}",
+        *(env.processor for env in environments),
+        *(f"{env.threads} thread{'s' if env.threads > 1 else ''} a cell" for env in environments),
+        *(f"torch {env.packages['torch']}" for env in environments),
+        *(f"transformers {env.packages['transformers']}" for env in environments),
+        f"peftlab at {' and '.join(dict.fromkeys(str(env.commit)[:7] for env in environments))}",
     ]
-    return f"{', '.join(dict.fromkeys(facts))}. The base was held in {held(done)}.\n"
+    return f"{', '.join(dict.fromkeys(facts))}. The base was held in {precisions(records)}.\n"
 
 
-def held(done: Sequence[Record]) -> str:
-    """In which precision each method's base was held; on which tasks, where that is not one."""
+def precisions(records: Sequence[Record]) -> str:
+    """The precisions of the base, with their methods; with tasks where a method has several."""
     tasks: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for one in done:
-        tasks[one.method.name][one.precision].add(one.task.name)
+    for record in records:
+        tasks[record.method.name][record.precision].add(record.task.name)
     methods: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for method, by_precision in sorted(tasks.items()):
-        for precision, on in by_precision.items():
-            where = "" if len(by_precision) == 1 else _listed(on)
+        for precision, on_tasks in by_precision.items():
+            where = "" if len(by_precision) == 1 else _on(on_tasks)
             methods[precision][where].append(method)
     bases = []
     for precision, by_place in sorted(methods.items()):
-        groups = (", ".join(of) + place for place, of in sorted(by_place.items()))
+        groups = (", ".join(names) + place for place, names in sorted(by_place.items()))
         bases.append(f"{precision} ({'; '.join(groups)})")
     return "; ".join(bases)
 
 
-def _listed(tasks: Collection[str]) -> str:
+def _on(tasks: Collection[str]) -> str:
     return f" on {' and '.join(NAMES[task] for task in NAMES if task in tasks)}"

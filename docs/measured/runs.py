@@ -1,4 +1,4 @@
-"""What results/reproduction has: PART/TASK with records, what trials found, verdicts and losses."""
+"""The contents of results/reproduction: PART/TASK with records, trials, verdicts and losses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DOCS = Path(__file__).parents[1]
 REPORT = recipe("founding-report")
 NAMES = {"cola": "CoLA", "mrpc": "MRPC", "rte": "RTE", "stsb": "STS-B"}
 FULL = "full"
-PROTOCOL = (FULL, "lora")  # the rows of the report's that are trained as it did, on CoLA
+PROTOCOL = (FULL, "lora")  # the rows that are trained by the report's protocol, on CoLA
 NOT_YET = "not run yet"
 Row = tuple[str, str]  # a task's name, and the label of a row on it
 
@@ -31,12 +31,12 @@ def folders(part: str) -> list[Path]:
 
 @functools.cache
 def cells(part: str) -> dict[Row, list[Record]]:
-    """The records of every row on every task, by seed."""
-    found: dict[Row, list[Record]] = defaultdict(list)
+    """The records of every row on every task, sorted by seed."""
+    records: dict[Row, list[Record]] = defaultdict(list)
     for folder in folders(part):
-        for record in sorted(whole(folder), key=lambda one: one.seed):
-            found[record.task.name, record.method.label].append(record)
-    return dict(found)
+        for record in sorted(whole(folder), key=lambda record: record.seed):
+            records[record.task.name, record.method.label].append(record)
+    return dict(records)
 
 
 @functools.cache
@@ -46,23 +46,26 @@ def _comparisons(part: str) -> list[Comparison]:
 
 
 def owns(part: str) -> dict[Row, OwnScore]:
-    """How sure every score is."""
-    return {(one.task, one.row): one for of in _comparisons(part) for one in of.own}
+    """Every row's own score, with its interval."""
+    scores = (score for comparison in _comparisons(part) for score in comparison.own)
+    return {(score.task, score.row): score for score in scores}
 
 
 def between(part: str, task: str, row: str, other: str) -> Verdict | None:
-    """The verdict of a row against another one; None of a row against itself."""
+    """The verdict of a row against another one; None for a row against itself."""
     return verdict_between(pairs_on(part, task), row, other)
 
 
 def pairs_on(part: str, task: str) -> list[Verdict]:
     """All verdicts of a task."""
-    return [pair for of in _comparisons(part) for pair in of.pairs if pair.task == task]
+    pairs = (pair for comparison in _comparisons(part) for pair in comparison.pairs)
+    return [pair for pair in pairs if pair.task == task]
 
 
 def table_rows() -> dict[str, list[str]]:
-    """The rows of table 1 on each task that is there, in its order."""
+    """The rows of table 1 on each task that has run, in the table's order."""
     done = cells("fair")
-    rows = REPORT.published.scores
-    found = {task: [row for row in rows if (task, row) in done] for task in NAMES}
-    return {task: of_task for task, of_task in found.items() if of_task}
+    rows_of = {
+        task: [row for row in REPORT.published.scores if (task, row) in done] for task in NAMES
+    }
+    return {task: rows for task, rows in rows_of.items() if rows}

@@ -1,4 +1,4 @@
-"""Table 1 of the reproduction, what lies between its rows, its figures, and the other methods."""
+"""Table 1 of the reproduction, differences between its rows, its figures, the other methods."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ FIGURES = {
 
 
 def scores_table(cards: str = "methods") -> str:
-    """Table 1: ours beside the report's, two columns a task; `cards` is where methods are told."""
+    """Table 1: our scores beside the report's, two columns a task; `cards` is the cards' folder."""
     tasks, done, own = table_rows(), cells("fair"), owns("fair")
-    head = [
+    columns = [
         "method",
         *(f"{NAMES[task]}, {whose}" for task in tasks for whose in ("ours", "theirs")),
     ]
@@ -56,7 +56,7 @@ def scores_table(cards: str = "methods") -> str:
         ]
         for row in REPORT.published.scores
     ]
-    return markdown(head, lines) if tasks else f"{NOT_YET}\n"
+    return markdown(columns, lines) if tasks else f"{NOT_YET}\n"
 
 
 def _standing(task: str, row: str, rows: Sequence[str]) -> str:
@@ -64,8 +64,8 @@ def _standing(task: str, row: str, rows: Sequence[str]) -> str:
     own = owns("fair")
     if (task, row) not in own:
         return ""
-    scored = [one for one in rows if (task, one) in own]
-    best = max(scored, key=lambda one: merit(own[task, one].metric, own[task, one].mean))
+    scored = [other for other in rows if (task, other) in own]
+    best = max(scored, key=lambda other: merit(own[task, other].metric, own[task, other].mean))
     return mark(pairs_on("fair", task), row, best)
 
 
@@ -74,23 +74,22 @@ def _published(row: str, task: str) -> str:
 
 
 def tasks_table() -> str:
-    """Of each task a table of what every method has less or more than full fine-tuning."""
-    head = ["method", "lr", "ours", "− full, 95 %", "says", "theirs", "− full", "papers"]
+    """For each task a table of every method's difference from full fine-tuning."""
+    columns = ["method", "lr", "ours", "− full, 95 %", "says", "theirs", "− full", "papers"]
     parts = []
     for task, rows in table_rows().items():
         metric = cells("fair")[task, rows[0]][0].task.main_metric
         parts += [
             f"### {NAMES[task]} ({metric})\n",
-            markdown(head, (_task_row(task, row) for row in rows)),
+            markdown(columns, (_task_row(task, row) for row in rows)),
         ]
     return "\n".join(parts) or f"{NOT_YET}\n"
 
 
 def _task_row(task: str, row: str) -> list[str]:
     pair = between("fair", task, row, FULL)
-    scores = REPORT.published.scores
-    theirs, full = (scores[one].get(task) for one in (row, FULL))
-    gap = None if row == FULL or theirs is None or full is None else theirs - full
+    published, full = (REPORT.published.scores[name].get(task) for name in (row, FULL))
+    gap = None if row == FULL or published is None or full is None else published - full
     return [
         card(row),
         _rate(task, row),
@@ -99,18 +98,18 @@ def _task_row(task: str, row: str) -> list[str]:
         "–" if pair is None else pair.verdict,
         _published(row, task),
         number(gap, digits=2, signed=True),
-        _originals(row, task),
+        _original(row, task),
     ]
 
 
 def _rate(task: str, row: str) -> str:
     """The learning rate that the row's trials found."""
     trials = read_trials(RESULTS / "fair" / task / "tuning")
-    return rate_found([one for one in trials if one.label == row])
+    return rate_found([trial for trial in trials if trial.label == row])
 
 
-def _originals(row: str, task: str) -> str:
-    """The score that the method's authors, or who stands for them, gave."""
+def _original(row: str, task: str) -> str:
+    """The score that the method's authors published, or the paper that a recipe takes instead."""
     paper = PAPERS.get(row)
     if paper is None:
         return "–"
@@ -119,24 +118,24 @@ def _originals(row: str, task: str) -> str:
 
 
 def figures() -> str:
-    """What of the report's figures is there."""
+    """The report's figures, as far as they have been made."""
     folder = DOCS / "images" / "reproduction"
-    told = []
+    parts = []
     for kind, title in FIGURES.items():
-        there = [task for task in NAMES if (folder / f"{kind}-{task}.svg").exists()]
-        told += [f"**{title}:** {', '.join(NAMES[task] for task in there) or NOT_YET}.\n"]
-        told += [
-            f"![{title}, {NAMES[task]}](images/reproduction/{kind}-{task}.svg)\n" for task in there
+        tasks = [task for task in NAMES if (folder / f"{kind}-{task}.svg").exists()]
+        parts += [f"**{title}:** {', '.join(NAMES[task] for task in tasks) or NOT_YET}.\n"]
+        parts += [
+            f"![{title}, {NAMES[task]}](images/reproduction/{kind}-{task}.svg)\n" for task in tasks
         ]
-    return "\n".join(told)
+    return "\n".join(parts)
 
 
 def others_table() -> str:
     """The other methods' scores."""
     done = cells("others")
-    on = [task for task in NAMES if any(task == known for known, _ in done)]
+    tasks = [task for task in NAMES if task in {done_task for done_task, _ in done}]
     lines = (
-        [card(row), *(score(done.get((task, row), [])) for task in on)]
+        [card(row), *(score(done.get((task, row), [])) for task in tasks)]
         for row in dict.fromkeys(row for _, row in done)
     )
-    return markdown(["method", *(NAMES[task] for task in on)], lines) if done else f"{NOT_YET}\n"
+    return markdown(["method", *(NAMES[task] for task in tasks)], lines) if done else f"{NOT_YET}\n"

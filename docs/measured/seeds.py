@@ -18,23 +18,15 @@ BATCHES = Path(__file__).parents[2] / "results" / "batches" / "random"
 def seeds_table() -> str:
     """Task by task, paired by seed: the records of experiments/batches.toml."""
     pairs: dict[str, list[tuple[Record, Record]]] = defaultdict(list)
-    of = {(r.task.name, r.seed, r.method.name): r for r in whole(BATCHES)}
-    for task, seed in sorted({key[:2] for key in of}):
-        pairs[task].append((of[task, seed, "full"], of[task, seed, "lora"]))
-    head = [
-        "task",
-        "metric",
-        "judged by",
-        "full",
-        "lora",
-        "lora − full, 95 %",
-        "examples/s",
-        "peak",
-    ]
-    return markdown(head, map(_paired, pairs.values()))
+    records = {(r.task.name, r.seed, r.method.name): r for r in whole(BATCHES)}
+    for task, seed in sorted({key[:2] for key in records}):
+        pairs[task].append((records[task, seed, "full"], records[task, seed, "lora"]))
+    columns = ["task", "metric", "judged by", "full", "lora", "lora − full, 95 %"]
+    columns += ["examples/s", "peak"]
+    return markdown(columns, map(_row, pairs.values()))
 
 
-def _paired(pairs: list[tuple[Record, Record]]) -> list[str]:
+def _row(pairs: list[tuple[Record, Record]]) -> list[str]:
     task = pairs[0][0].task
     full, lora = zip(*pairs, strict=True)
     differences = [b.score[task.main_metric] - a.score[task.main_metric] for a, b in pairs]

@@ -1,6 +1,6 @@
 """LoRA's speed and memory beside HF PEFT with Trainer, from benchmarks/results.
 
-README has what is of today's engine, docs/engine.md what is of the one before.
+README has the measurements of today's engine, docs/engine.md those of the one before.
 """
 
 from __future__ import annotations
@@ -16,31 +16,26 @@ from ratios import LEARNS, Line, best_first, labelled, least_of_peer, median, pa
 from measured.text import markdown
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
-FILES = (
-    "amd",
-    "avx2",
-    "avx512",
-    "amx",
-)  # a kind of processor each, the latest first
+FILES = ("amd", "avx2", "avx512", "amx")  # one for each kind of processor, the latest first
 PACKED = "2026-11-27"  # since then the engine packs batches
 MEMORY = "peak_mib"  # of the process that trains
 TASKS = {"cola": "CoLA", "mrpc": "MRPC"}
 
 
 def speed_table() -> str:
-    """Every setting on every kind of processor; how much faster ours is stands behind theirs."""
+    """Every setting on every kind of processor, with our speed over theirs in parentheses."""
     return _table(lambda date: date >= PACKED)
 
 
 def older_table() -> str:
-    """The same, of the engine that padded its batches."""
+    """The same for the engine that padded its batches."""
     return _table(lambda date: date < PACKED)
 
 
-def _table(shown: Callable[[str], bool]) -> str:
-    head = ["model", "task", "processor", "peftlab", "fastest", "fastest not shown to lose"]
-    head += ["as installed", "HF PEFT's settings tried", "memory, MiB", "measured"]
-    return markdown(head, (row for row in _rows() if shown(row[-1])))
+def _table(is_shown: Callable[[str], bool]) -> str:
+    columns = ["model", "task", "processor", "peftlab", "fastest", "fastest not shown to lose"]
+    columns += ["as installed", "HF PEFT's settings tried", "memory, MiB", "measured"]
+    return markdown(columns, (row for row in _rows() if is_shown(row[-1])))
 
 
 def _rows() -> Iterator[list[str]]:
@@ -77,6 +72,6 @@ def _theirs(lines: list[Line], label: str) -> str:
 
 
 def _processor(machine: dict[str, Any]) -> str:
-    """Its name, and the widest of its products that is looked for: Intel Xeon, avx512f."""
+    """The processor's name, and its widest instruction set of runs.FLAGS: Intel Xeon, avx512f."""
     name = machine["processor"].replace("(R)", "").removesuffix(" Processor")
     return f"{name}, {machine['flags'][0]}"

@@ -1,4 +1,4 @@
-"""How the tables write scores, differences and rows."""
+"""How tables write scores, differences and rows."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from peftlab.records.rows import is_collapsed, sample_sd
 from peftlab.records.trials import Trial, settings_at_border
 
 
-def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    rows = [head, ["---"] * len(head), *lines]
+def markdown(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    rows = [columns, ["---"] * len(columns), *lines]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows) + "\n"
 
 
@@ -35,18 +35,18 @@ def number(value: float | None, digits: int = 3, signed: bool = False) -> str:
 
 
 def score(records: Sequence[Record], own: OwnScore | None = None, standing: str = "") -> str:
-    """The mean ± half of its 95 % interval if `own` has that, else ± the sample sd over seeds."""
-    scores = [one.score[one.task.main_metric] for one in records if one.score]
+    """The mean ± half of its 95 % interval if `own` is given, else ± the sample sd over seeds."""
+    scores = [record.score[record.task.main_metric] for record in records if record.score]
     if not scores:
         return "failed" if records else "–"
     spread = sample_sd(scores) if own is None else own.high - own.mean
-    told = number(statistics.fmean(scores))
-    told += f" ± {number(spread)}" if spread is not None else ""
+    mean = number(statistics.fmean(scores))
+    mean += f" ± {number(spread)}" if spread is not None else ""
     n, n_collapsed = len(records), sum(map(is_collapsed, records))
-    hides = [f"{n_collapsed} of {n} collapsed"] if n_collapsed else []
-    hides += [f"{n - len(scores)} of {n} failed"] if len(scores) < n else []
-    hidden = f"({', '.join(hides)})" if hides else ""
-    return " ".join(part for part in (told, standing, hidden) if part)
+    remarks = [f"{n_collapsed} of {n} collapsed"] if n_collapsed else []
+    remarks += [f"{n - len(scores)} of {n} failed"] if len(scores) < n else []
+    remark = f"({', '.join(remarks)})" if remarks else ""
+    return " ".join(part for part in (mean, standing, remark) if part)
 
 
 def interval(pair: Verdict | None) -> str:
@@ -59,7 +59,7 @@ def interval(pair: Verdict | None) -> str:
 
 
 def rate_found(trials: Sequence[Trial]) -> str:
-    """The rate of the row's trial that was chosen; marked where none beyond it was tried."""
+    """The rate of the chosen trial; marked with † if it lies at the border of the rates tried."""
     for trial in trials:
         if trial.chosen:
             return f"{trial.values['lr']:.2g}{'†' * ('lr' in settings_at_border(trial, trials))}"

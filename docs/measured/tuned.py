@@ -19,15 +19,18 @@ TUNED = Path(__file__).parents[2] / "results" / "minilm"
 
 
 def tuned_table() -> str:
-    """Scores with their intervals, marks against the best, rates found; then what to take."""
-    found = _comparison("verdicts.json")
-    own = {(one.task, one.row): one for one in found.own}
+    """Scores with intervals and marks against the best, rates found; then the advice."""
+    comparison = _comparison("verdicts.json")
+    own = {(row.task, row.row): row for row in comparison.own}
     tasks = sorted({task for task, _ in own})
-    best = {task: max((o.mean, o.row) for o in found.own if o.task == task)[1] for task in tasks}
+    best = {
+        task: max((row.mean, row.row) for row in comparison.own if row.task == task)[1]
+        for task in tasks
+    }
     trials = read_trials(TUNED / "tuning")
     cells = _cells()
-    pairs = {task: [pair for pair in found.pairs if pair.task == task] for task in tasks}
-    head = ["method", *tasks, *(f"lr, {task}" for task in tasks)]
+    pairs = {task: [pair for pair in comparison.pairs if pair.task == task] for task in tasks}
+    columns = ["method", *tasks, *(f"lr, {task}" for task in tasks)]
     lines = [
         [card(row)]
         + [
@@ -35,30 +38,30 @@ def tuned_table() -> str:
             for task in tasks
         ]
         + [
-            rate_found([one for one in trials if (one.task, one.label) == (task, row)])
+            rate_found([trial for trial in trials if (trial.task, trial.label) == (task, row)])
             for task in tasks
         ]
         for row in dict.fromkeys(row for _, row in own)
     ]
-    return "\n".join([markdown(head, lines), wrapped(advice(found)), _again()])
+    return "\n".join([markdown(columns, lines), wrapped(advice(comparison)), _again()])
 
 
 def _cells() -> dict[tuple[str, str], list[Record]]:
-    """By task and row."""
-    found: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    """The records by task and row."""
+    records: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in whole(TUNED):
-        found[record.task.name, record.method.label].append(record)
-    return found
+        records[record.task.name, record.method.label].append(record)
+    return records
 
 
 def _again() -> str:
-    """How many of the verdicts other seeds give again."""
+    """How many of the verdicts hold with other seeds."""
     second = _comparison("again/second.json")
-    again = stay(_comparison("again/first.json"), second)
-    told, stays, turned = (sum(one[i] for one in again.values()) for i in range(3))
+    counts = stay(_comparison("again/first.json"), second).values()
+    told, same, turned = (sum(count[i] for count in counts) for i in range(3))
     rows = sorted({row for pair in second.pairs for row in (pair.a, pair.b)})
     return wrapped(
-        f"Run again with five other seeds, {stays} of the {told} verdicts *better* or *worse* "
+        f"Run again with five other seeds, {same} of the {told} verdicts *better* or *worse* "
         f"among {listed(rows)} are the same, and {turned} are reversed (`python "
         "experiments/again.py FIRST SECOND OUT`)."
     )

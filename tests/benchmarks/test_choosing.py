@@ -104,14 +104,14 @@ def test_least_of_peer_compares_processes_of_the_same_size() -> None:
         line(settings=SMALL, peak_mib=1, side="ours"),
         line(settings=SMALL, peak_mib=2, label="probe"),  # by another model
     ]
-    assert ratios.least_of_peer(lines, "peak_mib", 640) == (305, peers.told(SMALL))
+    assert ratios.least_of_peer(lines, "peak_mib", 640) == (305, peers.describe(SMALL))
     assert ratios.least_of_peer(lines, "peak_mib", 1) is None
 
 
 def test_floors_hold_from_their_side() -> None:
     speed, memory = plan.Floor(1.7), plan.Floor(0.8, at_most=True)
-    assert [speed.met(ratio) for ratio in (1.69, 1.7, 1.71)] == [False, True, True]
-    assert [memory.met(ratio) for ratio in (0.79, 0.8, 0.81)] == [True, True, False]
+    assert [speed.is_met(ratio) for ratio in (1.69, 1.7, 1.71)] == [False, True, True]
+    assert [memory.is_met(ratio) for ratio in (0.79, 0.8, 0.81)] == [True, True, False]
     assert (str(speed), str(memory)) == ("≥ 1.7", "≤ 0.8")
     verdicts = [ratios.verdict(1.0, speed), ratios.verdict(None, speed), ratios.verdict(1.0, None)]
     assert verdicts == ["NO", "?", ""]
@@ -124,11 +124,11 @@ def test_step_ms_is_the_timed_epochs_mean() -> None:
 
 
 def test_chosen_sections_keep_their_order_and_speed_is_all_five() -> None:
-    assert sections.chosen("roberta/cola,scores") == ["scores", "roberta/cola"]
-    assert sections.chosen("speed") == [setting.name for setting in plan.LORA]
-    assert sections.chosen(None) == list(sections.SECTIONS)
+    assert sections.select_sections("roberta/cola,scores") == ["scores", "roberta/cola"]
+    assert sections.select_sections("speed") == [setting.name for setting in plan.LORA]
+    assert sections.select_sections(None) == list(sections.SECTIONS)
     with pytest.raises(ValueError, match="no section 'sped'"):
-        sections.chosen("sped")
+        sections.select_sections("sped")
 
 
 @pytest.mark.parametrize("name", ["peers", "ratios", "runs"])

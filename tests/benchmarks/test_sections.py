@@ -106,8 +106,8 @@ def test_the_peer_is_scored_in_every_precision_with_either_batches(results: runs
     of = [(line["settings"]["seed"], line["task"]) for line in lines if line["side"] == "ours"]
     assert of == [(seed, task) for seed in (0, 1, 2) for task in ("stsb", "mrpc")]
     first = [line for line in lines if line["label"] != "probe"][1:7]  # a seed's and a task's
-    asked = {peers.learning(line["settings"]) for line in first}
-    assert len(asked) == 6 and peers.learning(peers.DEFAULTS) in asked
+    asked = {peers.score_key(line["settings"]) for line in first}
+    assert len(asked) == 6 and peers.score_key(peers.DEFAULTS) in asked
     rows = tables.scores("scores", lines)
     assert rows[0] == ("stsb, ours", "0.600", "± 0.000", "3", "")
     learns = "learns: not shown to score less than by default"
@@ -136,12 +136,12 @@ def test_a_precision_half_as_fast_as_another_is_left_out_and_the_table_says_so(
     assert len(screened) == n_screened and screened.count("fp32") == 4
     left_out = [line["label"] for line in lines if "failed" in line]
     assert left_out == (["bf16-loaded", "autocast"] if n_screened == 4 else [])
-    table = tables.text(results.sections)
+    table = tables.render(results.sections)
     assert ("autocast is 0.44 times as fast as the fastest precision" in table) is bool(left_out)
 
     seen = [line for line in measured(results, "scores") if line.get("score") is not None]
-    peer = {peers.learning(line["settings"]) for line in seen if line["side"] == "peer"}
-    assert len(peer) == n_scored and peers.learning(peers.DEFAULTS) in peer
+    peer = {peers.score_key(line["settings"]) for line in seen if line["side"] == "peer"}
+    assert len(peer) == n_scored and peers.score_key(peers.DEFAULTS) in peer
 
 
 def test_a_floor_of_what_was_not_measured_is_open(results: runs.Results) -> None:
@@ -187,10 +187,10 @@ def test_every_section_and_every_beginning_of_it_has_a_table_of_100_columns(
         lines = measured(results, section, rounds=1)
         for number in range(len(lines) + 1):
             shown = {section: {"machine": MACHINE, "runs": lines[:number]}}
-            table = tables.text(shown)
+            table = tables.render(shown)
             assert max(len(row) for row in table.splitlines()) <= tables.WIDTH
         assert "nan" not in table
-    whole = tables.text(results.sections)
+    whole = tables.render(results.sections)
     assert "1.98" in whole  # 200 examples/s over the 101 of the peer's best settings
     assert "attention takes half of the time from 8 tokens on" in whole
 
@@ -229,13 +229,13 @@ def test_a_side_that_fails_leaves_a_line_and_the_bench_goes_on(
     monkeypatch.setattr(runs, "DISTURBED", float("inf"))  # the tests are not alone
     results = runs.Results(tmp_path / "speed.json")
     results.begin("growth", MACHINE)
-    bench = runs.Bench(results, "growth", 1, most=3)
+    bench = runs.Bench(results, "growth", 1, max_examples=3)
     assert bench.run("a", "peer", str(tmp_path), "cola", examples=9)["failed"] == "exit 1: no room"
     assert bench.run("b", "ours", str(tmp_path), "cola", examples=9)["examples_per_s"] == 7
     saved = json.loads((tmp_path / "speed.json").read_text())["sections"]["growth"]["runs"]
     assert [line["label"] for line in saved] == ["a", "b"]
     assert saved[0]["settings"]["examples"] == 3
-    assert "growth: 1 without a result: exit 1: no room" in tables.text(results.sections)
+    assert "growth: 1 without a result: exit 1: no room" in tables.render(results.sections)
 
 
 def test_a_disturbed_process_runs_again_and_the_least_disturbed_counts(

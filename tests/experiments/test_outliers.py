@@ -11,12 +11,12 @@ from torch import nn
 def test_a_column_that_stands_out_takes_the_steps_of_the_others() -> None:
     torch.manual_seed(0)
     layer, x = nn.Linear(256, 64), torch.randn(40, 256)
-    usual = outliers.lost(layer, x, "usual")
+    usual = outliers.cost_of(layer, x, "usual")
     assert 0.005 < usual.error < 0.02 and usual.column < 2
     x[:, 7] *= 60
     with torch.no_grad():
         layer.weight[:, 7] = 0  # what stands out is worth nothing, and the others are rounded away
-    spoilt = outliers.lost(layer, x, "spoilt")
+    spoilt = outliers.cost_of(layer, x, "spoilt")
     assert spoilt.error > 10 * usual.error and 30 < spoilt.column < 120
 
 

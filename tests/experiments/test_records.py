@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from again import SURE, stay
+from again import SURE, main, stay
 from defaults import Score, choose, of_model, read, standard_error
 from paired import paired
 from scipy.stats import ttest_rel
@@ -77,6 +77,12 @@ def test_verdicts_that_stay_and_that_turn_are_counted() -> None:
     none = [pair.model_copy(update={"verdict": "unclear"}) for pair in first.pairs]
     counts = stay(first.model_copy(update={"pairs": none}), first).values()
     assert sum(one.more for one in counts) == len(told) and not any(one.told for one in counts)
+
+
+def test_a_comparison_agrees_with_itself(tmp_path: Path) -> None:
+    main(RESULTS / "small", RESULTS / "small", tmp_path)
+    first, second = (tmp_path / f"{name}.json" for name in ("first", "second"))
+    assert first.read_text(encoding="utf-8") == second.read_text(encoding="utf-8")
 
 
 def test_more_examples_tell_more_apart() -> None:

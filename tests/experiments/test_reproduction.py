@@ -12,8 +12,8 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
-from measured.parts import held
-from reproduction import DRAWN, last_loss, main
+from measured.parts import precisions
+from reproduction import CELL_FIGURES, last_loss, main
 from whole import whole
 
 import peftlab
@@ -155,7 +155,7 @@ def test_lora_s_distance_is_of_the_committed_records(protocol: str, part: str) -
 
 def test_what_was_held_in_two_precisions_is_told_by_task() -> None:
     records = whole(RESULTS / "fair" / "cola")
-    assert "on" not in held(records)
+    assert "on" not in precisions(records)
     mrpc = [
         one.model_copy(
             update={"precision": "fp32", "task": one.task.model_copy(update={"name": "mrpc"})}
@@ -163,7 +163,7 @@ def test_what_was_held_in_two_precisions_is_told_by_task() -> None:
         for one in records
         if one.method.name in ("lora", "full")
     ]
-    assert held([*records, *mrpc]) == (
+    assert precisions([*records, *mrpc]) == (
         "bf16 (dora, lora-fa, vera; lora on CoLA); fp32 (full; lora on MRPC); nf4 (qlora)"
     )
 
@@ -226,7 +226,7 @@ def test_what_is_taken_over_holds_no_answers(
     taken = {file.name for file in (tmp_path / "results" / "fair" / "second").iterdir()}
     assert taken == {"records", "verdicts.json", "losses.json"}
     figures = {file.stem for file in (tmp_path / "figures").iterdir()}
-    of_fair = {f"{kind}-{name}" for kind in DRAWN for name in ("first", "second")}
+    of_fair = {f"{kind}-{name}" for kind in CELL_FIGURES for name in ("first", "second")}
     assert figures == of_fair | {"rate-first"}
     page = (tmp_path / "example.html").read_text(encoding="utf-8")
     assert "first" in page and "second" in page
@@ -239,7 +239,7 @@ def test_what_is_taken_over_holds_no_answers(
     shutil.rmtree(tmp_path / "figures")
     main(tmp_path / "runs")
     drawn = {file.stem for file in (tmp_path / "figures").iterdir()}
-    assert drawn == {f"{kind}-second" for kind in DRAWN} | {"rate-first"}
+    assert drawn == {f"{kind}-second" for kind in CELL_FIGURES} | {"rate-first"}
     assert (tmp_path / "results" / "fair" / "first" / "verdicts.json").exists()
     assert (tmp_path / "example.html").read_text(encoding="utf-8") == page
     assert "the page stays as it is" in capsys.readouterr().out
