@@ -24,7 +24,7 @@ def table(labels: list[Any]) -> dict[str, list[Any]]:
 def test_a_predicted_class_equals_a_label_of_the_table(
     labels: list[Any], tiny_model: Path, tmp_path: Path
 ) -> None:
-    """Of labels 0 and 1 the answers were "0" and "1", which equal no label: accuracy 0."""
+    """For labels 0 and 1 the answers were "0" and "1", which equal no label: accuracy 0."""
     model, tokenizer = peftlab.load_model(str(tiny_model))
     task = peftlab.make_task(table(labels), kind="classes")
     peftlab.train(model, tokenizer, task, "lora", **FAST)
@@ -57,7 +57,7 @@ def test_a_file_s_predictions_are_of_its_labels_type(
         predict_file(Path("mine"), Path("rows.jsonl"), Path(f"answers.{suffix}"), ["text"])
     answers = [json.loads(line) for line in Path("answers.jsonl").read_text().splitlines()]
     assert {type(answer["prediction"]) for answer in answers} == {type(labels[0])}
-    for read in (pd.read_parquet("answers.parquet"), pd.read_csv("answers.csv")):
-        assert read["prediction"].dtype == dtype
+    for frame in (pd.read_parquet("answers.parquet"), pd.read_csv("answers.csv")):
+        assert frame["prediction"].dtype == dtype
     written = pd.read_csv("answers.csv", dtype=str)  # the columns of scores have the same spelling
     assert all(f"score_{value}" in written for value in written["prediction"])

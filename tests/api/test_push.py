@@ -39,8 +39,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
     """Takes commits of small files and keeps them; every request needs the token."""
 
     files: dict[str, bytes]
-    asked: list[str]
-    made: list[dict[str, Any]]
+    posts: list[str]  # the paths of all POST requests
+    created: list[dict[str, Any]]
 
     def do_HEAD(self) -> None:
         self._answer({})
@@ -59,12 +59,12 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        type(self).asked.append(self.path)
+        type(self).posts.append(self.path)
         if not self._is_known():
             return
         if self.path == "/api/repos/create":
-            self.made.append(json.loads(body))
-            self._answer({"url": f"{self._me()}/{NAME}"})
+            self.created.append(json.loads(body))
+            self._answer({"url": f"{self._address()}/{NAME}"})
         elif self.path.endswith("/preupload/main"):
             names = [file["path"] for file in json.loads(body)["files"]]
             modes = [
@@ -73,19 +73,19 @@ class Hub(http.server.BaseHTTPRequestHandler):
             self._answer({"files": modes})
         elif self.path.endswith("/commit/main"):
             for line in body.decode().splitlines():
-                found = json.loads(line)
-                if found["key"] == "file":
-                    value = found["value"]
+                operation = json.loads(line)
+                value = operation["value"]
+                if operation["key"] == "file":
                     type(self).files[value["path"]] = base64.b64decode(value["content"])
-                if found["key"] == "deletedFile":
-                    del type(self).files[found["value"]["path"]]
+                if operation["key"] == "deletedFile":
+                    del type(self).files[value["path"]]
             self._answer(
-                {"commitUrl": f"{self._me()}/{NAME}/commit/{'a' * 40}", "commitOid": "a" * 40}
+                {"commitUrl": f"{self._address()}/{NAME}/commit/{'a' * 40}", "commitOid": "a" * 40}
             )
-        else:  # the card's front matter is looked at
+        else:  # a check of the card's front matter
             self._answer({"errors": [], "warnings": []})
 
-    def _me(self) -> str:
+    def _address(self) -> str:
         return f"http://127.0.0.1:{self.server.server_address[1]}"
 
     def _answer(self, content: Any) -> None:
@@ -102,7 +102,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
-    Hub.files, Hub.asked, Hub.made = {}, [], []
+    Hub.files, Hub.posts, Hub.created = {}, [], []
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_address[1]}"
@@ -131,14 +131,13 @@ def test_nothing_of_this_machine_leaves_and_the_rest_is_what_loads(
 ) -> None:
     to = tmp_path / "to"
     push(adapter, NAME, base="somebody/tiny", to=to)
-    left = {path.name: path.read_bytes() for path in to.iterdir()}
-    here = [str(tiny_model).encode(), str(adapter.parent).encode()]
-    assert not any(path in content for path in here for content in left.values())
-    assert {"record.json", "predictions.jsonl", "curve.jsonl"} <= {
-        p.name for p in adapter.iterdir()
-    }
-    assert not {"record.json", "predictions.jsonl", "curve.jsonl"} & left.keys()
-    config = json.loads(left["adapter_config.json"])
+    sent = {path.name: path.read_bytes() for path in to.iterdir()}
+    local_paths = [str(tiny_model).encode(), str(adapter.parent).encode()]
+    assert not any(path in content for path in local_paths for content in sent.values())
+    private = {"record.json", "predictions.jsonl", "curve.jsonl"}
+    assert private <= {path.name for path in adapter.iterdir()}
+    assert not private & sent.keys()
+    config = json.loads(sent["adapter_config.json"])
     assert config["base_model_name_or_path"] == "somebody/tiny"
     model, tokenizer = peftlab.load(to, base=tiny_model)
     before, _ = peftlab.load(adapter)
@@ -147,8 +146,8 @@ def test_nothing_of_this_machine_leaves_and_the_rest_is_what_loads(
     with torch.no_grad():
         assert torch.equal(model(**batch).logits, before(**batch).logits)
         base = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=2)
-        theirs = PeftModel.from_pretrained(base, to).eval()
-        assert torch.allclose(theirs(**batch).logits, model(**batch).logits.float(), atol=0.05)
+        in_peft = PeftModel.from_pretrained(base, to).eval()
+        assert torch.allclose(in_peft(**batch).logits, model(**batch).logits.float(), atol=0.05)
 
 
 def test_the_card_says_what_it_is_how_good_and_how_to_use_it(adapter: Path, tmp_path: Path) -> None:
@@ -172,9 +171,9 @@ def test_it_is_sent_whole_in_one_commit(adapter: Path, hub: type[Hub], tmp_path:
     assert where.endswith(NAME)
     push(adapter, NAME, base="somebody/tiny", to=tmp_path / "to")
     assert hub.files == {path.name: path.read_bytes() for path in (tmp_path / "to").iterdir()}
-    (made,) = hub.made  # how it says "private" has changed from version to version
-    assert made["name"] == "answers" and (made.get("private") or made["visibility"] == "private")
-    assert sum(path.endswith("/commit/main") for path in hub.asked) == 1
+    (repo,) = hub.created  # huggingface_hub's versions say "private" in different fields
+    assert repo["name"] == "answers" and (repo.get("private") or repo["visibility"] == "private")
+    assert sum(path.endswith("/commit/main") for path in hub.posts) == 1
 
 
 def test_what_an_earlier_one_left_is_deleted_and_what_is_the_owner_s_stays(
@@ -190,12 +189,12 @@ def test_what_an_earlier_one_left_is_deleted_and_what_is_the_owner_s_stays(
 
 def test_without_private_the_owner_s_settings_hold(adapter: Path, hub: type[Hub]) -> None:
     push(adapter, NAME, base="somebody/tiny")
-    (made,) = hub.made
-    assert "private" not in made and "visibility" not in made
+    (repo,) = hub.created
+    assert "private" not in repo and "visibility" not in repo
 
 
 def test_the_card_s_code_gives_the_answers(adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
-    """Of a base whose own head has another size, as it stands there for a reader to copy."""
+    """A reader copies it; here the base's own head has another size than the adapter's."""
     other = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=5)
     other.save_pretrained(tmp_path / "base")
     shutil.copytree(tiny_model, tmp_path / "base", dirs_exist_ok=True, ignore=_weights)
@@ -203,34 +202,34 @@ def test_the_card_s_code_gives_the_answers(adapter: Path, tiny_model: Path, tmp_
 
 
 def test_the_card_s_code_gives_a_decoder_s_answers(tiny_model: Path, tmp_path: Path) -> None:
-    """It answers at the last token that is no padding, which its configuration does not name."""
-    words = AutoTokenizer.from_pretrained(tiny_model)
+    """It answers at the last token but padding, and its configuration names no padding token."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     config = GPT2Config(
-        n_embd=32, n_layer=2, n_head=4, n_positions=64, vocab_size=len(words), pad_token_id=0
+        n_embd=32, n_layer=2, n_head=4, n_positions=64, vocab_size=len(tokenizer), pad_token_id=0
     )
     torch.manual_seed(0)
     GPT2ForSequenceClassification(config).save_pretrained(tmp_path / "base")
-    words.pad_token = "[SEP]"
-    words.model_input_names = ["input_ids", "attention_mask"]
-    words.save_pretrained(tmp_path / "base")
+    tokenizer.pad_token = "[SEP]"
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    tokenizer.save_pretrained(tmp_path / "base")
     model, tokenizer = peftlab.load_model(tmp_path / "base", precision="fp32")
     peftlab.save(peftlab.inject(model, "lora"), tmp_path / "adapter", tokenizer=tokenizer)
     check_card(tmp_path / "adapter", tmp_path / "base", tmp_path / "to")
 
 
 def check_card(adapter: Path, base: Path, to: Path) -> None:
-    """Run the card's own lines for HF PEFT, and hold their answers to peftlab's."""
+    """Run the card's code for HF PEFT, and compare its answers with peftlab's."""
     push(adapter, NAME, base="somebody/tiny", to=to)
     card = (to / "README.md").read_text(encoding="utf-8")
     code = card.split("```python\n")[1].split("```")[0]
     code = code.replace('"somebody/tiny"', repr(str(base)))
-    found: dict[str, Any] = {}
-    exec(code.replace(f'"{NAME}"', repr(str(to))), found)
-    ours, tokenizer = peftlab.load(adapter, precision="fp32")
-    given = tokenizer(["the cat", "the dog sat"], padding=True, return_tensors="pt")
+    namespace: dict[str, Any] = {}
+    exec(code.replace(f'"{NAME}"', repr(str(to))), namespace)
+    model, tokenizer = peftlab.load(adapter, precision="fp32")
+    batch = tokenizer(["the cat", "the dog sat"], padding=True, return_tensors="pt")
     with torch.no_grad():
-        wanted = ours(**given).logits
-        torch.testing.assert_close(found["model"](**given).logits, wanted, rtol=0, atol=1e-5)
+        logits = model(**batch).logits
+        torch.testing.assert_close(namespace["model"](**batch).logits, logits, rtol=0, atol=1e-5)
 
 
 def _weights(folder: str, names: list[str]) -> list[str]:
@@ -238,13 +237,13 @@ def _weights(folder: str, names: list[str]) -> list[str]:
 
 
 def test_a_base_s_name_from_a_card_is_no_code(adapter: Path, tmp_path: Path) -> None:
-    own = tmp_path / "own"
-    shutil.copytree(adapter, own)
-    card = json.loads((own / "peftlab.json").read_text())
+    copy = tmp_path / "copy"
+    shutil.copytree(adapter, copy)
+    card = json.loads((copy / "peftlab.json").read_text())
     card["base"] |= {"name": 'x/y")\nimport os\n("', "folder": None}
-    (own / "peftlab.json").write_text(json.dumps(card))
+    (copy / "peftlab.json").write_text(json.dumps(card))
     with pytest.raises(RequestError, match="a name on the hub is OWNER/NAME"):
-        push(own, NAME, to=tmp_path / "to")
+        push(copy, NAME, to=tmp_path / "to")
 
 
 def test_a_licence_is_no_markup(adapter: Path, tmp_path: Path) -> None:
@@ -278,32 +277,32 @@ def test_wrong_requests(adapter: Path, tmp_path: Path) -> None:
 
 
 def test_the_command(adapter: Path, tmp_path: Path) -> None:
-    words = ["push", str(adapter), NAME, "--base", "somebody/tiny", "--to", str(tmp_path / "to")]
-    done = CliRunner().invoke(app, words)
-    assert done.exit_code == 0, done.exception
-    assert f"adapter: {tmp_path / 'to'}" in done.stdout
+    command = ["push", str(adapter), NAME, "--base", "somebody/tiny", "--to", str(tmp_path / "to")]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.exception
+    assert f"adapter: {tmp_path / 'to'}" in result.stdout
 
 
 def test_a_file_of_one_s_own_does_not_leave(adapter: Path, tmp_path: Path) -> None:
-    own = tmp_path / "own"
-    shutil.copytree(adapter, own)
-    (own / "token.txt").write_text("hf_secret")
-    (own / "tokens-of-mine").mkdir()
-    for _ in range(2):  # what was written so is written anew
-        push(own, NAME, base="somebody/tiny", to=tmp_path / "to")
+    copy = tmp_path / "copy"
+    shutil.copytree(adapter, copy)
+    (copy / "token.txt").write_text("hf_secret")
+    (copy / "tokens-of-mine").mkdir()
+    for _ in range(2):  # the second time into the folder that the first one wrote
+        push(copy, NAME, base="somebody/tiny", to=tmp_path / "to")
     assert not list((tmp_path / "to").glob("token?.*")) + list((tmp_path / "to").glob("tokens*"))
     assert not (tmp_path / "to" / "token.txt").exists()
 
 
 def test_names_from_outside_are_no_markup_in_the_card(adapter: Path, tmp_path: Path) -> None:
-    own = tmp_path / "own"
-    shutil.copytree(adapter, own)
-    card = json.loads((own / "peftlab.json").read_text())
+    copy = tmp_path / "copy"
+    shutil.copytree(adapter, copy)
+    card = json.loads((copy / "peftlab.json").read_text())
     evil = "# H1 `x`\n<script>alert(1)</script>"
     card["labels"] = card["task"]["labels"] = ["other", evil]
     card["precision"] = "nf4"
-    (own / "peftlab.json").write_text(json.dumps(card))
-    push(own, NAME, base="somebody/tiny", to=tmp_path / "to")
+    (copy / "peftlab.json").write_text(json.dumps(card))
+    push(copy, NAME, base="somebody/tiny", to=tmp_path / "to")
     text = (tmp_path / "to" / "README.md").read_text()
     assert "1: `# H1 'x' <script>alert(1)</script>`." in text
     assert "in four bits (nf4), on which peftlab loads it" in text
@@ -323,9 +322,9 @@ def test_names_from_outside_are_no_markup_in_the_card(adapter: Path, tmp_path: P
 def test_names_that_the_hub_can_t_have_are_refused(
     adapter: Path, tmp_path: Path, change: dict[str, Any], reason: str
 ) -> None:
-    asked = {"name": NAME, "base": "somebody/tiny", **change}
+    arguments = {"name": NAME, "base": "somebody/tiny", **change}
     with pytest.raises(RequestError, match=reason):
-        push(adapter, to=tmp_path / "to", **asked)
+        push(adapter, to=tmp_path / "to", **arguments)
 
 
 def test_damaged_parts_are_named(adapter: Path, tmp_path: Path) -> None:
@@ -334,14 +333,14 @@ def test_damaged_parts_are_named(adapter: Path, tmp_path: Path) -> None:
         ("adapter_config.json", "{", "is not JSON"),
         ("peftlab.json", None, "unknown method 'mine'"),
     ):
-        own = tmp_path / "own"
-        shutil.rmtree(own, ignore_errors=True)
-        shutil.copytree(adapter, own)
+        copy = tmp_path / "copy"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(adapter, copy)
         if content is None:
-            content = (own / file).read_text().replace('"name": "lora"', '"name": "mine"')
-        (own / file).write_text(content)
+            content = (copy / file).read_text().replace('"name": "lora"', '"name": "mine"')
+        (copy / file).write_text(content)
         with pytest.raises(RequestError, match=reason):
-            push(own, NAME, base="somebody/tiny", to=tmp_path / "to")
+            push(copy, NAME, base="somebody/tiny", to=tmp_path / "to")
 
 
 def test_a_connection_that_breaks_is_explained(
@@ -365,13 +364,13 @@ def test_a_readme_of_one_s_own_is_not_replaced(adapter: Path, tmp_path: Path) ->
 
 
 def test_a_score_on_a_part_of_train_is_not_told_as_dev_s(adapter: Path, tmp_path: Path) -> None:
-    """`fit` leaves such an adapter where its time ended before a training on all of train."""
-    own = tmp_path / "own"
-    shutil.copytree(adapter, own)
-    record = json.loads((own / "record.json").read_text())
+    """`fit` writes such an adapter if its time ends before a training on all of train."""
+    copy = tmp_path / "copy"
+    shutil.copytree(adapter, copy)
+    record = json.loads((copy / "record.json").read_text())
     record["task"]["source"] = "tiny.csv, 0.1 of train"
-    (own / "record.json").write_text(json.dumps(record))
-    push(own, NAME, base="somebody/tiny", to=tmp_path / "to")
+    (copy / "record.json").write_text(json.dumps(record))
+    push(copy, NAME, base="somebody/tiny", to=tmp_path / "to")
     card = ModelCard.load(tmp_path / "to" / "README.md")
     (result,) = card.data.eval_results
     assert result.dataset_split == "train"
@@ -386,23 +385,22 @@ def test_an_adapter_is_not_written_over_itself(adapter: Path) -> None:
 
 
 def test_a_revision_of_another_repository_does_not_leave(adapter: Path, tmp_path: Path) -> None:
-    there = shutil.copytree(adapter, tmp_path / "there")
+    copy = shutil.copytree(adapter, tmp_path / "copy")
     for name in ("adapter_config.json", "peftlab.json"):
-        card = json.loads((there / name).read_text())
-        part = card.get("base", card)
-        part["revision"] = "ab" * 20
-        (there / name).write_text(json.dumps(card))
-    push(there, NAME, base="me/fork", to=tmp_path / "to")
+        config = json.loads((copy / name).read_text())
+        config.get("base", config)["revision"] = "ab" * 20
+        (copy / name).write_text(json.dumps(config))
+    push(copy, NAME, base="me/fork", to=tmp_path / "to")
     config = json.loads((tmp_path / "to" / "adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["revision"]) == ("me/fork", None)
 
 
 def test_a_setting_with_a_bar_stays_in_its_cell(adapter: Path, tmp_path: Path) -> None:
-    there = shutil.copytree(adapter, tmp_path / "there")
-    record = json.loads((there / "record.json").read_text())
+    copy = shutil.copytree(adapter, tmp_path / "copy")
+    record = json.loads((copy / "record.json").read_text())
     record["method"]["settings"]["targets"] = r"self_attn\.(q|v)_proj"
-    (there / "record.json").write_text(json.dumps(record))
-    push(there, NAME, base="somebody/tiny", to=tmp_path / "to")
+    (copy / "record.json").write_text(json.dumps(record))
+    push(copy, NAME, base="somebody/tiny", to=tmp_path / "to")
     text = (tmp_path / "to" / "README.md").read_text()
     (line,) = [line for line in text.splitlines() if "self_attn" in line]
     assert line.replace(r"\|", "").count("|") == 3

@@ -74,6 +74,20 @@ def test_of_two_tasks_of_one_name_the_one_that_is_given_is_exported(
     assert found.record.task.sha256 == tiny_task.sha256()
 
 
+def test_a_later_task_of_one_name_may_be_of_another_kind(
+    folder: Path, tiny_task: Task, tmp_path: Path
+) -> None:
+    """Its metric, which is none of classes, was asked of the task that is given."""
+    out = Path(shutil.copytree(folder, tmp_path / "out"))
+    record = peftlab.load_records(out)[0]
+    changes = {"kind": "regression", "main_metric": "rmse", "sha256": "0" * 64}
+    later = {"cell": "later", "task": record.task.model_copy(update=changes), "score": {"rmse": 1}}
+    Store(out).write_record(record.model_copy(update=later))
+    assert peftlab.load_records(out)[-1].cell == "later"
+    exported = peftlab.export(out, tmp_path / "best", task=tiny_task)
+    assert exported.record.task.sha256 == tiny_task.sha256()
+
+
 def test_a_task_made_in_python_is_given_to_export_again(
     folder: Path, tiny_task: Task, tmp_path: Path
 ) -> None:

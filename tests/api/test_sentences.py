@@ -1,4 +1,4 @@
-"""The texts of dev examples, for those who ask: of the very data that was trained on."""
+"""The texts of dev examples on request: of the very data that was trained on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sessions import FakeSession
 
 
 def compared(out: Path, model: Path, **request: object) -> Path:
-    """A folder of one cell, without a training."""
+    """A folder of finished cells, without a training."""
     grid = resolve(make_suite(model=str(model), methods=["head"], seeds=[0], **request))
     store = Store(out)
     store.prepare()
@@ -33,9 +33,9 @@ def test_a_built_in_task_s_dev_texts_are_given_by_the_hash_of_its_data(
     tmp_path: Path, tiny_model: Path
 ) -> None:
     out = compared(tmp_path / "out", tiny_model, tasks=["acceptability", "paraphrase"])
-    one, pairs = load("acceptability"), load("paraphrase")
+    singles, pairs = load("acceptability"), load("paraphrase")
     assert sentences(out) == {
-        one.sha256(): [text for (text,) in one.dev.texts],
+        singles.sha256(): [text for (text,) in singles.dev.texts],
         pairs.sha256(): [f"{a} | {b}" for a, b in pairs.dev.texts],
     }
     assert list(sentences(out, ["paraphrase"])) == [pairs.sha256()]
@@ -71,6 +71,18 @@ def test_of_joined_folders_each_task_is_read_where_its_own_found_it(
     join([one, other], tmp_path / "both")
     assert sentences(tmp_path / "both") == sentences(one) | sentences(other)
     assert sentences(tmp_path / "both", ["acceptability"]) == sentences(other)
+
+
+def test_a_joined_folder_may_be_judged_by_another_metric_since(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    one = compared(tmp_path / "one", tiny_model, tasks=["acceptability"])
+    other = compared(tmp_path / "other", tiny_model, tasks=["paraphrase"])
+    join([one, other], tmp_path / "both")
+    (record,) = Store(one).records()
+    task = record.task.model_copy(update={"main_metric": "f1"})
+    Store(one).write_record(record.model_copy(update={"task": task}))
+    assert sentences(tmp_path / "both") == sentences(one) | sentences(other)
 
 
 def test_texts_of_what_is_not_asked_for_need_not_be_there(

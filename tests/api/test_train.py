@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 import peftlab
-from peftlab.api.export import MOVED, _moved
+from peftlab.api.export import TOLERANCE, _relative_deviation
 from peftlab.api.train import TRAINED_BEFORE
 from peftlab.atomic import CELL_FILES
 from peftlab.models import state_of
@@ -218,9 +218,10 @@ def test_an_adapter_that_answers_every_year_with_2000_is_not_as_in_training(
     split = dataclasses.replace(tiny_task.train, labels=years)
     task = Task("years", "regression", ("pearson",), split, split)
     then = torch.tensor(years)[:, None]
-    assert _moved(then + 0.01, then, task) < MOVED / 10
-    assert _moved(torch.full_like(then, 2000.0), then, task) > 10 * MOVED
-    assert _moved(then, torch.zeros_like(then), tiny_task) > MOVED  # logits that say nothing
+    assert _relative_deviation(then + 0.01, then, task) < TOLERANCE / 10
+    assert _relative_deviation(torch.full_like(then, 2000.0), then, task) > 10 * TOLERANCE
+    zeros = torch.zeros_like(then)  # logits that say nothing
+    assert _relative_deviation(then, zeros, tiny_task) > TOLERANCE
 
 
 def test_classes_are_matched_by_their_names(tiny_model: Path, tiny_task: Task) -> None:

@@ -22,12 +22,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_committed_records_have_differences_and_no_verdict(folder: Path) -> None:
-    found = peftlab.verdicts(folder)
-    assert {one.task for one in found.pairs} >= {"acceptability", "similarity"}
-    assert {one.verdict for one in found.pairs} == {"unclear: no predictions"}
-    assert all(one.difference is not None and one.low is None for one in found.pairs)
-    assert {one.n_tasks for one in found.over_tasks} == {7} and found.recommendation is not None
-    json.dumps(found.model_dump())
+    comparison = peftlab.verdicts(folder)
+    assert {pair.task for pair in comparison.pairs} >= {"acceptability", "similarity"}
+    assert {pair.verdict for pair in comparison.pairs} == {"unclear: no predictions"}
+    assert all(pair.difference is not None and pair.low is None for pair in comparison.pairs)
+    assert {row.n_tasks for row in comparison.over_tasks} == {7}
+    assert comparison.recommendation is not None
+    json.dumps(comparison.model_dump())
 
 
 def test_records_and_several_folders_are_the_same_comparison(folder: Path, tmp_path: Path) -> None:
@@ -37,8 +38,8 @@ def test_records_and_several_folders_are_the_same_comparison(folder: Path, tmp_p
         file.rename(moved / file.name)
     whole = peftlab.verdicts(RECORDS)
     parts = peftlab.verdicts([folder, tmp_path / "other"])
-    assert {frozenset((p.task, p.a, p.b)) for p in parts.pairs} == {
-        frozenset((p.task, p.a, p.b)) for p in whole.pairs
+    assert {frozenset((pair.task, pair.a, pair.b)) for pair in parts.pairs} == {
+        frozenset((pair.task, pair.a, pair.b)) for pair in whole.pairs
     }
     assert peftlab.verdicts(Store(RECORDS).records()) == whole
 

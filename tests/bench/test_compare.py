@@ -18,7 +18,7 @@ import torch
 
 import peftlab
 from peftlab.api.compare import resolve_request
-from peftlab.api.export import _kept, export
+from peftlab.api.export import _best_kept, export
 from peftlab.bench import execute, outcome, run
 from peftlab.bench.grid import resolve
 from peftlab.bench.process import make_plan
@@ -276,7 +276,7 @@ def test_the_adapters_of_joined_folders_are_where_they_were(
     join([done[0], other], tmp_path / "both")
     store = Store(tmp_path / "both")
     with pytest.raises(RequestError, match=r"export it from the folder that it is of: .*other"):
-        _kept(store, store.records()[:1])
+        _best_kept(store, store.records()[:1])
 
 
 def test_the_home_folder_is_known_of_where_a_comparison_goes(

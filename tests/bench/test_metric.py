@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import peftlab
-from peftlab.api.export import _names, _row
+from peftlab.api.export import _choose_row, _names_by_cell
 from peftlab.bench import run as room
 from peftlab.bench.grid import Grid, load_tasks, resolve
 from peftlab.bench.resume import _rejudged, done_cells
@@ -95,7 +95,7 @@ def test_of_an_error_the_best_epoch_has_the_least(by_rmse: tuple[Path, Record]) 
 
 
 def _taken(records: list[Record], out: Path) -> tuple[list[Record], bool]:
-    return _row(records, _names(records), None, out)
+    return _choose_row(records, _names_by_cell(records), None, out)
 
 
 def test_of_an_error_the_best_seed_and_the_winner_have_the_least(

@@ -64,9 +64,7 @@ def test_the_winner_of_a_comparison_answers_a_file(
     assert "in its record" in shown
 
     _, row, seed = shown.split(":")[0].split(" · ")
-    (record,) = [
-        told for told in records if (told["method"]["label"], f"seed {told['seed']}") == (row, seed)
-    ]
+    (record,) = [r for r in records if (r["method"]["label"], f"seed {r['seed']}") == (row, seed)]
     cell = record["cell"]
     record["score"]["accuracy"] += 0.01  # what rounding may do: an example of a hundred
     (tmp_path / "out" / "records" / f"{cell}.json").write_text(json.dumps(record))
@@ -95,7 +93,7 @@ def test_the_winner_of_a_comparison_answers_a_file(
 def test_the_winner_of_an_earlier_suite_in_the_folder_is_exported(
     type_in: Type, tiny_model: Path, tiny_csv: Path, tmp_path: Path
 ) -> None:
-    """Its data is found although a later suite, of other data, wrote suite.json anew."""
+    """Its data is found although a later suite, of other data, has rewritten suite.json."""
     other = tmp_path / "other.csv"
     other.write_text(tiny_csv.read_text(encoding="utf-8"), encoding="utf-8")
     short = ["--model", tiny_model, "--epochs", "1", "--batch-size", "8", "--quiet"]
@@ -116,9 +114,10 @@ def test_the_winner_of_an_earlier_suite_in_the_folder_is_exported(
     assert record["training"]["lr"] == 1e-4
     weights = (tmp_path / "again" / "adapter_model.safetensors").read_bytes()
     records = [json.loads(p.read_text()) for p in (tmp_path / "out" / "records").iterdir()]
-    most = [r["cell"] for r in records if r["training"]["lr"] == 1e-4]  # of two rows of one label
-    kept = [tmp_path / "out" / "adapters" / cell / "adapter_model.safetensors" for cell in most]
-    assert weights in [path.read_bytes() for path in kept]
+    # of the two rows of one label, the one with the most seeds
+    cells = [r["cell"] for r in records if r["training"]["lr"] == 1e-4]
+    paths = [tmp_path / "out" / "adapters" / cell / "adapter_model.safetensors" for cell in cells]
+    assert weights in [path.read_bytes() for path in paths]
 
 
 def test_train_writes_one_adapter_that_predicts(
@@ -133,8 +132,8 @@ def test_train_writes_one_adapter_that_predicts(
     assert record["method"]["name"] == "dora"
     type_in("predict", "mine", tiny_csv, "--out", "answers.jsonl")
     (tmp_path / "long.csv").write_text(f"sentence\nthe cat\n{'very ' * 200}\n")
-    found = predict_file(Path("mine"), Path("long.csv"), Path("long.jsonl"))
-    assert (found.n_cut, found.max_length) == (1, 16)
+    predicted = predict_file(Path("mine"), Path("long.csv"), Path("long.jsonl"))
+    assert (predicted.n_cut, predicted.max_length) == (1, 16)
     first = json.loads((tmp_path / "answers.jsonl").read_text().splitlines()[0])
     assert set(first) == {"sentence", "answer", "prediction", "score_cat", "score_other"}
 
@@ -154,11 +153,11 @@ def test_a_stopped_train_is_kept_beside_its_folder_until_it_ends(
     train: Type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*words: str, keeps: bool) -> str:
-        def run_grid(grid: Grid, out: Path, *_: object, **asked: object) -> NoReturn:
-            kept = Store(out).checkpoint(grid.cells[0].name)
+        def run_grid(grid: Grid, out: Path, *_: object, **__: object) -> NoReturn:
+            checkpoint = Store(out).checkpoint(grid.cells[0].name)
             if keeps:
-                kept.parent.mkdir()
-                kept.write_text("")
+                checkpoint.parent.mkdir()
+                checkpoint.write_text("")
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
@@ -172,7 +171,7 @@ def test_a_stopped_train_is_kept_beside_its_folder_until_it_ends(
     assert f"is kept in {kept}, and the same command goes on from there" in shown
     assert kept.stat().st_mode & 0o777 == 0o700
     assert not (tmp_path / "new" / "mine").exists()
-    # what was asked otherwise has a folder of its own, and takes none from another
+    # another request has a folder of its own, and leaves the first one's alone
     stop("--out", "new/mine", "--lr", "1e-4", keeps=False)
     assert hidden(tmp_path / "new") == [kept]
     with FileLock(kept / LOCK):
@@ -191,9 +190,9 @@ def test_a_train_that_could_not_be_written_is_written_by_the_same_command(
     def stop(*_: object) -> NoReturn:
         raise KeyboardInterrupt
 
-    for hinders, code in ((full, 2), (stop, 130)):
+    for copyfile, code in ((full, 2), (stop, 130)):
         with monkeypatch.context() as patch:
-            patch.setattr(shutil, "copyfile", hinders)
+            patch.setattr(shutil, "copyfile", copyfile)
             shown = train("--out", "new/mine", code=code)
         (kept,) = hidden(tmp_path / "new")
         assert f"is kept in {kept}, and the same command" in shown

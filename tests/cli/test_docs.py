@@ -16,7 +16,7 @@ import torch
 import typer
 
 import peftlab
-from peftlab.api.listings import shown
+from peftlab.api.listings import format_setting
 from peftlab.cli import app
 from peftlab.layers import Adapter
 from peftlab.methods import METHODS, InPeft
@@ -64,7 +64,7 @@ def test_every_method_has_a_card_with_its_settings() -> None:
         for setting, default in method().settings.items():
             row = re.search(rf"^\| `{setting}` \| `?([^|`]+)`? \|", card, re.MULTILINE)
             assert row is not None, f"{name}: {setting}"
-            assert row[1].strip() == shown(default)
+            assert row[1].strip() == format_setting(default)
 
 
 def test_every_built_in_task_is_documented() -> None:

@@ -1,4 +1,4 @@
-"""The task that a record is of, from where the suite that asked for it found its data."""
+"""Load the task of a record again, from where its suite found the data."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from peftlab.tasks import Task, names
 
 
 def task_again(store: Store, record: Record) -> Task:
-    """The task with its data, which is what the record's cell saw.
+    """The task with the data that the record's cell saw.
 
     Args:
-        store: of the folder that has the record; of one that others were joined to, theirs.
-        record: of a done cell.
+        store: of the folder that holds the record; it may be one that others were joined in.
+        record: of any cell of that folder.
 
     Raises:
         RequestError: if the data was handed over in Python, can't be read, or is no longer the
             same, or if no suite says where it lies.
     """
-    asked = _asked(store, record)
+    request = _suite_of(store, record)
     try:
         suite = Suite.model_validate(
             {
-                "name": asked["name"],
+                "name": request["name"],
                 "tasks": [record.task.name],
-                "data": asked["data"] and with_paths(asked["data"], Path),
-                "data_dir": Path(asked["data_dir"]) if asked["data_dir"] else None,
+                "data": request["data"] and with_paths(request["data"], Path),
+                "data_dir": Path(request["data_dir"]) if request["data_dir"] else None,
                 "metric": record.task.main_metric,
-                "judge_on": asked.get("judge_on", "dev"),
+                "judge_on": request.get("judge_on", "dev"),
             }
         )
     except (ValueError, KeyError, TypeError) as error:
@@ -56,12 +56,12 @@ def task_again(store: Store, record: Record) -> Task:
     return task
 
 
-def _asked(store: Store, record: Record) -> dict[str, Any]:
-    """The latest suite that asked for the record's cell, or else for its task."""
+def _suite_of(store: Store, record: Record) -> dict[str, Any]:
+    """The latest suite that requested the record's cell, or else its task, as suite.json has it."""
     suites = store.suites()[::-1]
     for suite in suites:
         if record.side in suite.get("sides", {}):
-            return _asked_there(Store(Path(suite["sides"][record.side])), record)
+            return _suite_of_joined(Store(Path(suite["sides"][record.side])), record)
         if any(cell["cell"] == record.cell for cell in suite["cells"]):
             return suite
     for suite in suites:
@@ -73,9 +73,16 @@ def _asked(store: Store, record: Record) -> dict[str, Any]:
     )
 
 
-def _asked_there(home: Store, marked: Record) -> dict[str, Any]:
-    """Of a record that was joined with others, in the folder that it is from."""
-    alike = [one for one in home.records() if one.task == marked.task]
-    if not alike:
-        raise RequestError(f"{home.out} no longer has the task that {marked.cell} is of")
-    return _asked(home, alike[0])
+def _suite_of_joined(origin: Store, joined: Record) -> dict[str, Any]:
+    """The suite of a joined record in the folder that it comes from.
+
+    It is that of the first record there on the same data: joining gave the cell another name.
+    """
+    matches = [
+        record
+        for record in origin.records()  # whose metric may be another one by now
+        if (record.task.name, record.task.sha256) == (joined.task.name, joined.task.sha256)
+    ]
+    if not matches:
+        raise RequestError(f"{origin.out} no longer has the task that {joined.cell} is of")
+    return _suite_of(origin, matches[0])

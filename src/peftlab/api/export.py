@@ -1,8 +1,8 @@
-"""What leaves: the winner of a comparison, and an adapter merged into its base.
+"""Export the winner of a comparison, and merge an adapter into its base.
 
-The winner's adapter is copied out after it has shown that it is the one: of the recommended row's
-(records/recommend.py) the one of the seed with the best score. Rows of all suites of a folder
-compete, as its table shows them.
+The winner is the best seed of the recommended row (records/recommend.py). Rows of all suites of a
+folder compete, as its table shows them. The adapter is loaded again and has to answer dev as it did
+in training before it is copied.
 """
 
 from __future__ import annotations
@@ -31,20 +31,19 @@ from peftlab.records.store import Store, text_of
 from peftlab.records.verdicts import compare_rows
 from peftlab.tasks import Task, carve
 
-# Of the outputs' size, for a regression of the labels' standard deviation. Batches are put together
-# otherwise, and another machine rounds otherwise: in bf16 that moves outputs by some thousandths,
-# and a score by an example. Another adapter's outputs are about as far off as they are large, or as
-# labels differ.
-MOVED = 0.05
+# A share of the outputs' size, or for a regression of the labels' standard deviation. Other batches
+# and another machine's rounding move outputs in bf16 by some thousandths, and a score by an
+# example. Another adapter's outputs deviate by about their size, or by as much as labels differ.
+TOLERANCE = 0.05
 
 
 class Exported(NamedTuple):
-    """What was copied out.
+    """The result of `export`.
 
     Attributes:
-        record: the adapter's.
-        reached: the main metric that it came to again.
-        rate_from_dev: whether dev, which judged its row, has chosen its learning rate too.
+        record: of the adapter that was copied.
+        reached: the main metric of the adapter after it was loaded again.
+        rate_from_dev: whether dev, which judged its row, also chose its learning rate.
     """
 
     record: Record
@@ -60,12 +59,12 @@ def export(
     Args:
         out: the output folder of a comparison.
         to: a new or empty folder, or one with an adapter, which is replaced.
-        task: which task's, if there are several; the `Task` itself if it was made in Python.
+        task: the task's name, if there are several; the `Task` itself if it was made in Python.
         method: the row to take instead of the winner.
 
     Raises:
-        RequestError: if there is no such row or adapter, its data can't be had again, or it does
-            not answer as it did in training.
+        RequestError: if there is no such row or adapter, if its data can't be read again, or if it
+            does not answer as it did in training.
     """
     expect_path("out", out)
     expect_path("to", to)
@@ -76,50 +75,56 @@ def export(
     store = Store(out)
     records = store.records()
     if isinstance(task, Task):
-        of_task = _of_given(records, task, out)
+        candidates = _select_by_examples(records, task, out)
     else:
-        of_task = _as_asked_last(_of_task(records, task, out), store)
-    row, rate_from_dev = _row(of_task, _names(records), method, out)
-    record = _kept(store, row)
+        candidates = _select_latest(_select_by_name(records, task, out), store)
+    row, rate_from_dev = _choose_row(candidates, _names_by_cell(records), method, out)
+    record = _best_kept(store, row)
     try:
-        seen = _seen(task, record) if isinstance(task, Task) else task_again(store, record)
+        if isinstance(task, Task):
+            task = _as_seen(task, record).judged_by(record.task.main_metric)
+        else:
+            task = task_again(store, record)
     except RequestError as error:
         adapter = store.adapter(record.cell)
         raise RequestError(f"{error}; its adapter, which can't be checked, is {adapter}") from error
-    reached = check_again(store, record, seen)
-    replace_folder(to, lambda place: copy_adapter(store, record, place))
+    reached = check_again(store, record, task)
+    replace_folder(to, lambda folder: copy_adapter(store, record, folder))
     return Exported(record, reached, rate_from_dev)
 
 
-def _of_given(records: list[Record], task: Task, out: Path) -> list[Record]:
-    """Those of a task that a caller holds, by its examples; of several metrics the latest's."""
-    of_name = _of_task(records, task.name, out)
-    kinds = {is_judged_on_train(one): one for one in of_name}
-    hashes = {on_train: _seen(task, one).sha256() for on_train, one in kinds.items()}
-    alike = [one for one in of_name if hashes[is_judged_on_train(one)] == one.task.sha256]
-    done = [one for one in alike if one.is_done]
+def _select_by_examples(records: list[Record], task: Task, out: Path) -> list[Record]:
+    """The records with the examples of a caller's task, and of their metrics the latest."""
+    namesakes = _select_by_name(records, task.name, out)
+    by_split = {is_judged_on_train(record): record for record in namesakes}
+    hashes = {on_train: _as_seen(task, record).sha256() for on_train, record in by_split.items()}
+    matches = [
+        record for record in namesakes if hashes[is_judged_on_train(record)] == record.task.sha256
+    ]
+    done = [record for record in matches if record.is_done]
     if not done:
         raise RequestError(
-            f"task {task.name} as it was given is not what {of_name[-1].cell} saw: it has other "
+            f"task {task.name} as it was given is not what {namesakes[-1].cell} saw: it has other "
             "examples or labels"
         )
-    return [one for one in alike if one.task.main_metric == done[-1].task.main_metric]
+    metric = done[-1].task.main_metric
+    return [record for record in matches if record.task.main_metric == metric]
 
 
-def _seen(task: Task, record: Record) -> Task:
-    """The task that a caller holds, as a record of it saw it."""
-    seen = carve(task) if is_judged_on_train(record) else task
-    return seen.judged_by(record.task.main_metric)
+def _as_seen(task: Task, record: Record) -> Task:
+    """A caller's task with the splits that the record's cell saw."""
+    return carve(task) if is_judged_on_train(record) else task
 
 
-def copy_adapter(store: Store, record: Record, place: Path) -> None:
-    """Copy a cell's adapter to the folder `place`, and its record, which `push` tells of."""
-    shutil.copytree(store.adapter(record.cell), place, dirs_exist_ok=True)
-    (place / CELL_FILES["records"]).write_text(text_of(record), "utf-8")
+def copy_adapter(store: Store, record: Record, folder: Path) -> None:
+    """Copy a cell's adapter to `folder`, and its record, whose numbers `push` writes on a card."""
+    shutil.copytree(store.adapter(record.cell), folder, dirs_exist_ok=True)
+    (folder / CELL_FILES["records"]).write_text(text_of(record), "utf-8")
 
 
-def _of_task(records: list[Record], task: str | None, out: Path) -> list[Record]:
-    tasks = list(dict.fromkeys(one.task.name for one in records if one.is_done))
+def _select_by_name(records: list[Record], task: str | None, out: Path) -> list[Record]:
+    """The records of the task of this name; None stands for the folder's only task."""
+    tasks = list(dict.fromkeys(record.task.name for record in records if record.is_done))
     if not tasks:
         raise RequestError(f"no cell of {out} is done; run `peftlab compare` to its end first")
     if task is None and len(tasks) > 1:
@@ -129,15 +134,16 @@ def _of_task(records: list[Record], task: str | None, out: Path) -> list[Record]
     return [record for record in records if record.task.name == (task or tasks[0])]
 
 
-def _as_asked_last(records: list[Record], store: Store) -> list[Record]:
-    """Those with the examples and the metric that the task had when it was last asked for.
+def _select_latest(records: list[Record], store: Store) -> list[Record]:
+    """The records with the examples and the metric of the last suite that requested the task.
 
-    A file that was changed between two suites makes two tasks of one name: the latter lies there.
+    A file that was changed between two suites makes two tasks of one name; only the second one's
+    data can be read again.
     """
-    of_cell = {record.cell: record for record in records if record.is_done}
+    by_cell = {record.cell: record for record in records if record.is_done}
     cells = [cell["cell"] for suite in store.suites()[::-1] for cell in suite["cells"]]
-    found = next((of_cell[cell] for cell in cells if cell in of_cell), None)
-    last = (found or next(reversed(of_cell.values()))).task
+    requested = next((by_cell[cell] for cell in cells if cell in by_cell), None)
+    last = (requested or next(reversed(by_cell.values()))).task
     return [
         record
         for record in records
@@ -145,85 +151,90 @@ def _as_asked_last(records: list[Record], store: Store) -> list[Record]:
     ]
 
 
-def _names(records: list[Record]) -> dict[str, tuple[str, str]]:
-    """What each cell's row may be called: as it was asked for, and as the folder's table has it."""
+def _names_by_cell(records: list[Record]) -> dict[str, tuple[str, str]]:
+    """The two names of each cell's row: its label, and its name in the folder's table."""
     rows = group(records)
-    shown = {record.cell: name for key, name in labels(rows).items() for record in rows[key]}
+    in_table = {record.cell: name for key, name in labels(rows).items() for record in rows[key]}
     return {
-        record.cell: (record.method.label, shown.get(record.cell, record.method.label))
+        record.cell: (record.method.label, in_table.get(record.cell, record.method.label))
         for record in records
     }
 
 
-def _row(
+def _choose_row(
     records: list[Record], names: dict[str, tuple[str, str]], method: str | None, out: Path
 ) -> tuple[list[Record], bool]:
-    """The done records of the row to take, and whether to take it chose its rate on dev."""
-    known = dict.fromkeys(name for record in records for name in names[record.cell])
-    if method is not None and method not in known:
-        raise unknown("method", method, known)
-    members = [record for record in records if method is None or method in names[record.cell]]
-    chosen = compare_rows(members, [out]).recommendation
-    if chosen is None:
+    """The done records of the row to take, and whether choosing it chose its rate on dev."""
+    allowed = dict.fromkeys(name for record in records for name in names[record.cell])
+    if method is not None and method not in allowed:
+        raise unknown("method", method, allowed)
+    candidates = [record for record in records if method is None or method in names[record.cell]]
+    recommendation = compare_rows(candidates, [out]).recommendation
+    if recommendation is None:
         raise RequestError(f"no cell of {method or out} is done; run `peftlab compare` to its end")
-    rows = group(members)
-    row = next(rows[key] for key, name in labels(rows).items() if name == chosen.row)
-    return [record for record in row if record.is_done], chosen.rate_from_dev
+    rows = group(candidates)
+    row = next(rows[key] for key, name in labels(rows).items() if name == recommendation.row)
+    return [record for record in row if record.is_done], recommendation.rate_from_dev
 
 
-def _kept(store: Store, row: list[Record]) -> Record:
+def _best_kept(store: Store, row: list[Record]) -> Record:
+    """The record of the row's best seed among those whose adapters are in the folder."""
     kept = [record for record in row if store.adapter(record.cell).is_dir()]
     if not kept:
-        joined = store.suites()[-1].get("sides") if store.suites() else None
-        otherwise = "run the comparison again with `peftlab compare … --keep all --rerun`"
-        if joined:
-            otherwise = f"export it from the folder that it is of: {', '.join(joined.values())}"
-        raise RequestError(
-            f"no adapter of {row[0].method.label} was kept in {store.out}; {otherwise}"
-        )
+        sides = store.suites()[-1].get("sides") if store.suites() else None
+        remedy = "run the comparison again with `peftlab compare … --keep all --rerun`"
+        if sides:
+            remedy = f"export it from the folder that it is of: {', '.join(sides.values())}"
+        raise RequestError(f"no adapter of {row[0].method.label} was kept in {store.out}; {remedy}")
     return best_seed(kept)
 
 
 def check_again(store: Store, record: Record, task: Task) -> float:
-    """The main metric that the adapter of `record`, loaded again, comes to on its task.
+    """Load the adapter of `record` again and return its main metric on its task.
 
     Raises:
-        RequestError: if its outputs for dev are not those that it had in training.
+        RequestError: if its outputs for dev are not those of the end of its training.
     """
     adapter = store.adapter(record.cell)
     device = record.training["device"]
     device = device if device in devices() else "cpu"
     with threads_for(device, record.training["threads"]):
         model, tokenizer = load(adapter, device=device)
-        found = dev_outputs(model, tokenizer, task)
-    then = torch.tensor(store.outputs(record.cell))
-    moved = _moved(found, then, task) if found.shape == then.shape else 1.0
-    if not moved <= MOVED:
+        outputs = dev_outputs(model, tokenizer, task)
+    recorded = torch.tensor(store.outputs(record.cell))
+    is_comparable = outputs.shape == recorded.shape
+    deviation = _relative_deviation(outputs, recorded, task) if is_comparable else 1.0
+    if not deviation <= TOLERANCE:  # NaN is refused too
         raise RequestError(
             f"the adapter of {record.cell}, loaded again, does not answer as in training: its "
-            f"outputs for dev are {moved:.0%} off; it is not exported, and lies in {adapter}"
+            f"outputs for dev are {deviation:.0%} off; it is not exported, and lies in {adapter}"
         )
-    return task.score(predictions_of(task.kind, found.tolist()))[task.main_metric]
+    return task.score(predictions_of(task.kind, outputs.tolist()))[task.main_metric]
 
 
-def _moved(found: Tensor, then: Tensor, task: Task) -> float:
-    """How far outputs are off, as a share of what they are of."""
-    off = float((found - then).square().mean().sqrt())
-    if task.kind == "regression":  # 2,000 is near any year, and says nothing of one
-        return off / Unit.of(task.train.labels).sd
-    size = float(then.square().mean().sqrt())
-    return off / size if size else math.inf
+def _relative_deviation(outputs: Tensor, recorded: Tensor, task: Task) -> float:
+    """The RMS difference, as a share of the labels' standard deviation or the outputs' RMS."""
+    deviation = float((outputs - recorded).square().mean().sqrt())
+    if task.kind == "regression":  # by size, a constant answer of 2,000 would be near any year
+        return deviation / Unit.of(task.train.labels).sd
+    size = float(recorded.square().mean().sqrt())
+    return deviation / size if size else math.inf
 
 
 class Merged(NamedTuple):
-    """How far a logit moves at most against the adapter, and whether on a base in four bits."""
+    """The result of `merge_folder`.
+
+    Attributes:
+        moved: the largest difference of a logit, on random tokens, from the adapter's.
+        quantised: whether the adapter's base is in four bits.
+    """
 
     moved: float
     quantised: bool
 
 
 def merge_folder(adapter: Path, out: Path, base: str | None = None) -> Merged:
-    """Write the merged model to `out`, in fp32.
+    """Merge an adapter into its base and write the model to `out`, in fp32.
 
     Args:
         adapter: a folder that `peftlab.save` or HF PEFT wrote.
@@ -237,6 +248,7 @@ def merge_folder(adapter: Path, out: Path, base: str | None = None) -> Merged:
     check_replaceable(out, may_be_adapter=False)
     card = read_card(adapter)
     quantised = card is not None and card.precision == "nf4"
-    held = Precision("nf4" if quantised else "fp32", "fp32")  # no sum is rounded on its way
-    model, tokenizer = load_in(adapter, base, held)
+    # products in fp32, so that no sum is rounded to bf16
+    precision = Precision("nf4" if quantised else "fp32", "fp32")
+    model, tokenizer = load_in(adapter, base, precision)
     return Merged(plain_folder(model, tokenizer, out), quantised)

@@ -27,7 +27,7 @@ from peftlab.tasks import load as load_task
 from peftlab.training import Encoded, encode, outputs
 
 TEXTS = "a list of texts, or of pairs of texts"
-WORDS = {1: "single texts", 2: "pairs of texts"}
+TEXTS_PER_ROW = {1: "single texts", 2: "pairs of texts"}
 
 
 def evaluate(
@@ -37,31 +37,33 @@ def evaluate(
 
     Classes are matched by their names where the model has any, else by their order.
 
-    `fast` computes as `peftlab.engine` does, else the model's own code as it is. Beside
-    other work it takes fewer threads, as `train` does.
+    With `fast`, `peftlab.engine` computes; without it, the model's own code. Beside other work
+    fewer threads are used, as in `train`.
 
     Raises:
-        RequestError: if an argument is of a wrong type, or the task has other outputs or classes.
+        RequestError: if an argument is of a wrong type, or if the task's number of outputs or its
+            classes are not the model's.
     """
-    _check(model, tokenizer, fast)
+    _check_arguments(model, tokenizer, fast)
     task = task_of(task)
-    found = dev_outputs(model, tokenizer, task, fast)
-    return task.score(predictions_of(task.kind, found.tolist()))
+    logits = dev_outputs(model, tokenizer, task, fast)
+    return task.score(predictions_of(task.kind, logits.tolist()))
 
 
 def dev_outputs(model: PreTrainedModel, tokenizer: Any, task: Task, fast: bool = True) -> Tensor:
     """The outputs for the task's dev split, (n_dev, num_labels), in the labels' order and unit.
 
     Raises:
-        RequestError: if the task has other outputs or classes.
+        RequestError: if dev is empty, or if the task's number of outputs or its classes are not
+            the model's.
     """
     check_num_labels(model, task)
     if len(task.dev) == 0:
         raise RequestError(f"task {task.name}: its dev split is empty")
-    order = _order(model, task)
+    order = _output_order(model, task)
     agree_on_padding(model, tokenizer)
-    longest = _longest(model, tokenizer, task.max_length)
-    dev = encode(tokenizer, task.dev.texts, task.dev.labels, longest)
+    max_length = _max_length(model, tokenizer, task.max_length)
+    dev = encode(tokenizer, task.dev.texts, task.dev.labels, max_length)
     with threads_for(model.device.type, lately=True):
         return _outputs(model, dev, fast)[:, order]
 
@@ -75,34 +77,34 @@ def predict(
     """The answer to each text, or pair of texts: its class, or a number for a regression.
 
     A class is the label as the training data had it, 1 or True where that held numbers or truth
-    values; of a model that was not trained here it is the class's name.
+    values; for a model that was not trained here it is the class's name.
 
-    `fast` as in `evaluate`. A text is read as far as in training, of a model that was not trained
-    here as far as it can read.
+    `fast` as in `evaluate`. Texts are cut at the length of the training, or at the model's limit if
+    it was not trained here.
 
     Raises:
         RequestError: if an argument is of a wrong type, or some texts are single and some pairs.
     """
-    _check(model, tokenizer, fast)
-    rows = _rows(texts)
-    found = predictions(model, tokenizer, rows, lambda n: None, fast).answers
-    return [answer.prediction for answer in found]  # type: ignore[return-value]
+    _check_arguments(model, tokenizer, fast)
+    rows = _rows_of(texts)
+    answers = predictions(model, tokenizer, rows, lambda n: None, fast).answers
+    return [answer.prediction for answer in answers]  # type: ignore[return-value]
 
 
 class Prediction(NamedTuple):
-    """The answer to one text, and each class's probability by name; none for a regression."""
+    """The answer to one row, and each class's probability by name; none for a regression."""
 
     prediction: Label
     scores: dict[str, float]
 
 
 class Predictions(NamedTuple):
-    """Of all texts.
+    """The answers to all rows.
 
     Attributes:
-        answers: one a text.
-        n_cut: how many texts lost their end.
-        max_length: tokens that were read of each at most.
+        answers: one for each row.
+        n_cut: how many rows lost their end.
+        max_length: the number of tokens at which a row is cut.
     """
 
     answers: list[Prediction]
@@ -125,42 +127,46 @@ def predictions(
         rows: one or two texts each.
         on_batch: called with the number of rows of each batch that is done.
         fast: as in `evaluate`.
+
+    Raises:
+        RequestError: if single texts and pairs are mixed or not as in training, if an output is NaN
+            or infinite, or if two classes have one name.
     """
-    longest = _longest(model, tokenizer, None)
+    max_length = _max_length(model, tokenizer, None)
     if not rows:
-        return Predictions([], 0, longest)
+        return Predictions([], 0, max_length)
     if len({len(row) for row in rows}) > 1:
         raise RequestError("texts must be all single texts or all pairs, got some of each")
-    known, given = state_of(model).task_card, len(rows[0])
-    if known and known.n_texts not in (None, given):
+    card, n_texts = state_of(model).task_card, len(rows[0])
+    if card and card.n_texts and card.n_texts != n_texts:
         raise RequestError(
-            f"the model was trained on {WORDS[known.n_texts or 1]} and is given {WORDS[given]}"
+            f"the model was trained on {TEXTS_PER_ROW[card.n_texts]} and is given "
+            f"{TEXTS_PER_ROW[n_texts]}"
         )
     agree_on_padding(model, tokenizer)
     kind = "regression" if model.config.num_labels == 1 else "classes"
-    data = encode(tokenizer, rows, [0] * len(rows), longest)
+    data = encode(tokenizer, rows, [0] * len(rows), max_length)
     with threads_for(model.device.type, lately=True):
         logits = _outputs(model, data, fast, on_batch)
     if not logits.isfinite().all():
         raise RequestError("the model's outputs are not all numbers: its weights hold NaN or inf")
-    found = predictions_of(kind, logits.tolist())
+    predicted = predictions_of(kind, logits.tolist())
     if kind == "regression":
-        each = [Prediction(float(value), {}) for value in found]
-        return Predictions(each, data.n_truncated, longest)
+        answers = [Prediction(float(value), {}) for value in predicted]
+        return Predictions(answers, data.n_truncated, max_length)
     names = label_names(model)
     if len(set(names)) < len(names):
         raise RequestError(f"the model has two classes of one name: {', '.join(names)}")
     classes = _classes(model, names)
-    shares = logits.softmax(-1).tolist()
-    each = [
-        Prediction(classes[int(index)], dict(zip(names, row, strict=True)))
-        for index, row in zip(found, shares, strict=True)
+    answers = [
+        Prediction(classes[int(index)], dict(zip(names, probabilities, strict=True)))
+        for index, probabilities in zip(predicted, logits.softmax(-1).tolist(), strict=True)
     ]
-    return Predictions(each, data.n_truncated, longest)
+    return Predictions(answers, data.n_truncated, max_length)
 
 
 def _classes(model: PreTrainedModel, names: list[str]) -> list[Label]:
-    """The outputs' classes as the training data had them, or their names if they were renamed."""
+    """The outputs' classes as the training data had them; the names if they were renamed since."""
     card = state_of(model).task_card
     if card is None or card.labels != names:
         return [*names]
@@ -168,13 +174,13 @@ def _classes(model: PreTrainedModel, names: list[str]) -> list[Label]:
 
 
 def task_of(task: Task | str) -> Task:
-    """A task, by its name or as it is; RequestError for anything else."""
+    """The task of this name, or `task` itself if it is one; RequestError for anything else."""
     expect("task", task, (str, Task), "a name or a Task")
     return load_task(task) if isinstance(task, str) else task
 
 
 def check_num_labels(model: PreTrainedModel, task: Task) -> None:
-    """Raise `RequestError` unless the model has as many outputs as the task asks for."""
+    """Raise `RequestError` unless the model has as many outputs as the task needs."""
     if model.config.num_labels != task.num_labels:
         raise RequestError(
             f"task {task.name} needs a model with {task.num_labels} outputs and this one has "
@@ -182,33 +188,36 @@ def check_num_labels(model: PreTrainedModel, task: Task) -> None:
         )
 
 
-def _order(model: PreTrainedModel, task: Task) -> list[int]:
-    """Which output of the model stands for each of the task's, by the classes' names."""
-    given = [name.casefold() for name in label_names(model)]
-    asked = [name.casefold() for name in task.labels]
-    unnamed = [f"label_{index}" for index in range(len(given))]
-    if given == unnamed or not asked or len(set(asked)) < len(asked):
+def _output_order(model: PreTrainedModel, task: Task) -> list[int]:
+    """The index of the model's output for each of the task's classes, matched by name.
+
+    Without names, or where the task's differ in case alone, it is the order of the classes.
+    """
+    names = [name.casefold() for name in label_names(model)]
+    classes = [name.casefold() for name in task.labels]
+    default_names = [f"label_{index}" for index in range(len(names))]
+    if names == default_names or not classes or len(set(classes)) < len(classes):
         return list(range(task.num_labels))
-    if set(given) != set(asked):
+    if set(names) != set(classes):
         raise RequestError(
             f"task {task.name} has the classes {', '.join(task.labels)}, and the model answers "
             f"{', '.join(label_names(model))}; if these are the same in this order, say so with "
             "model.config.id2label = dict(enumerate(...))"
         )
-    return [given.index(name) for name in asked]
+    return [names.index(name) for name in classes]
 
 
-def _check(model: Any, tokenizer: Any, fast: Any) -> None:
+def _check_arguments(model: Any, tokenizer: Any, fast: Any) -> None:
     check_model(model)
     check_tokenizer(tokenizer)
     expect("fast", fast, bool, "True or False")
 
 
-def _rows(texts: Any) -> list[tuple[str, ...]]:
-    """Rows of one or two texts each."""
+def _rows_of(texts: Any) -> list[tuple[str, ...]]:
+    """The texts as rows of one or two each; RequestError for anything else."""
     if not isinstance(texts, Iterable) or isinstance(texts, str | bytes | Mapping):
         raise RequestError(f"texts must be {TEXTS}, got {reprlib.repr(texts)}")
-    if hasattr(texts, "columns"):  # pandas', whose items are the names of its columns
+    if hasattr(texts, "columns"):  # a pandas table, which iterates over the names of its columns
         raise RequestError(f"texts must be {TEXTS}, got a table; give one of its columns")
     rows = [tuple(text) if isinstance(text, list | tuple) else (text,) for text in texts]
     for row in rows:
@@ -217,12 +226,15 @@ def _rows(texts: Any) -> list[tuple[str, ...]]:
     return rows
 
 
-def _longest(model: PreTrainedModel, tokenizer: Any, otherwise: int | None) -> int:
-    """The longest input: as in training where the model knows it, else the task's or its own."""
+def _max_length(model: PreTrainedModel, tokenizer: Any, default: int | None) -> int:
+    """The number of tokens at which inputs are cut, at most the model's limit.
+
+    It is that of the training; for a model that was not trained here `default`, or the limit.
+    """
     limit = token_limit(tokenizer, model.config)
     card = state_of(model).task_card
-    wanted = card.max_length if card else otherwise
-    return min(wanted or limit, limit)
+    max_length = card.max_length if card else default
+    return min(max_length or limit, limit)
 
 
 def _outputs(
@@ -231,16 +243,16 @@ def _outputs(
     fast: bool,
     on_batch: Callable[[int], None] = lambda n: None,
 ) -> Tensor:
-    """The outputs for `data`, (n, num_labels), computed as the model was trained.
+    """The outputs for `data`, (n, num_labels), with the autocast of the training.
 
-    Modules that were in training mode are so again afterwards.
+    Modules in training mode are put back into it afterwards.
     """
-    training = [module for module in model.modules() if module.training]
+    in_training = [module for module in model.modules() if module.training]
     autocast = precision_of(model).autocast
     try:
         return outputs(model, data, autocast=autocast, fast=fast, on_batch=on_batch)
     finally:
-        for module in training:
+        for module in in_training:
             module.training = True
 
 
@@ -260,23 +272,21 @@ def predict_file(
         adapter: a folder that `peftlab.save` or HF PEFT wrote.
         file: CSV, TSV, JSONL or Parquet.
         out: the file to write, its suffix one of the same.
-        text: the columns of the texts; those of training if not given.
+        text: the columns of the texts; those of the training if not given.
         base: where the base lies now, if not where it lay in training.
         device: where to compute.
-        on_batch: called with the rows of each batch that is done, and all there are.
+        on_batch: called with the number of rows of each batch that is done, and of all rows.
         fast: as in `peftlab.evaluate`.
 
-    Returns:
-        The answers, and how many texts were cut.
-
     Raises:
-        RequestError: for an adapter or a file that is not as it must be.
+        RequestError: if the adapter or the file can't be read, their columns or texts don't fit
+            each other, or `out` can't be written.
     """
     check_out(out, file)
     check_adapter(adapter)
     card = read_card(adapter)
-    known = card.task.columns if card and card.task else []
-    columns = list(text or known)
+    trained_columns = card.task.columns if card and card.task else []
+    columns = list(text or trained_columns)
     if not columns:
         raise RequestError(
             f"{adapter} does not say which columns hold the texts; name them with --text"
@@ -286,18 +296,18 @@ def predict_file(
     except NoColumn as error:
         if text:
             raise
-        trained = f"The adapter was trained on {' and '.join(known)}"
-        raise RequestError(f"{error}. {trained}; name this file's columns with --text") from None
+        trained_on = f"The adapter was trained on {' and '.join(trained_columns)}"
+        raise RequestError(f"{error}. {trained_on}; name this file's columns with --text") from None
     rows = sheet.texts
     model, tokenizer = load(adapter, base=base, device=device)
     classes = [] if model.config.num_labels == 1 else label_names(model)
     sheet.check_fits(out, classes)
     sheet.check_new(["prediction", *(f"score_{name}" for name in classes)])
-    found = predictions(model, tokenizer, rows, lambda n: on_batch(n, len(rows)), fast)
-    extra = [
+    predicted = predictions(model, tokenizer, rows, lambda n: on_batch(n, len(rows)), fast)
+    new_columns = [
         {"prediction": answer.prediction}
         | {f"score_{name}": score for name, score in answer.scores.items()}
-        for answer in found.answers
+        for answer in predicted.answers
     ]
-    answer_file(sheet, out, extra)
-    return found
+    answer_file(sheet, out, new_columns)
+    return predicted

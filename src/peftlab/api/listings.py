@@ -1,4 +1,4 @@
-"""What there is and whether it is here: methods, tasks, models, this machine. Rows of text."""
+"""Rows of text that list the methods, the tasks, the models and the state of this machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from peftlab.tasks import listing
 from peftlab.training import kernels
 
 Row = tuple[str, ...]
-WITHOUT = {  # what is slower without a file of kernels
+COST_WITHOUT = {  # by the file of a kernel: what is slower without it
     "sentences.cpp": "batches are padded",
     "dropout.cpp": "dropout, residual sum and LayerNorm are three passes",
     "rows.cpp": "torch quantises rows for int8",
@@ -35,34 +35,36 @@ METHODS_HEAD = ("method", "trains", "adapter", "head", "paper")
 def methods() -> list[Row]:
     """The rows under `METHODS_HEAD`; adapter and head are trained parameters on RoBERTa-base."""
     return [
-        (name, method.summary, *_numbers(method), method.paper) for name, method in METHODS.items()
+        (name, method.summary, *_trained_counts(method), method.paper)
+        for name, method in METHODS.items()
     ]
 
 
-def _numbers(method: type[Method]) -> tuple[str, str]:
+def _trained_counts(method: type[Method]) -> tuple[str, str]:
+    """The trained parameters of the adapter and of the head, as text."""
     try:
-        trained = trained_on_roberta(method())
-    except RequestError:  # a user's own, which asks for a setting or is for other models
+        counts = trained_on_roberta(method())
+    except RequestError:  # a user's own method, which needs a setting or is for other models
         return "-", "-"
-    return f"{trained.adapter:,}", f"{trained.head:,}"
+    return f"{counts.adapter:,}", f"{counts.head:,}"
 
 
 def method_settings(name: str) -> list[Row]:
-    """A method's settings and learning rates, and their defaults.
+    """A row for each setting and learning rate of a method: its name and its default.
 
     Raises:
         RequestError: for an unknown name.
     """
     method = make(name)
     rates = {"lr": method.default_lr, "head_lr": method.default_head_lr}
-    return [(key, shown(value)) for key, value in (method.settings | rates).items()]
+    return [(key, format_setting(value)) for key, value in (method.settings | rates).items()]
 
 
-def shown(value: Any) -> str:
+def format_setting(value: Any) -> str:
     """A setting's value as a user writes it.
 
-    >>> shown(16.0), shown(None), shown(False), shown("query,value")
-    ('16', 'none', 'false', 'query,value')
+    >>> [format_setting(value) for value in (16.0, None, False, "query,value")]
+    ['16', 'none', 'false', 'query,value']
     """
     if value is None or isinstance(value, bool):
         return str(value).lower()
@@ -70,9 +72,9 @@ def shown(value: Any) -> str:
 
 
 def trained_on_roberta(method: Method) -> Trainable:
-    """What `method` trains of RoBERTa-base with two labels, counted on its structure.
+    """The parameters that `method` trains on RoBERTa-base with two labels, counted without weights.
 
-    LoRA-drop's are those of its first stage: how many layers share a pair is decided by data.
+    LoRA-drop's are those of its first stage, since data decides how many layers share a pair.
     """
     from transformers import RobertaConfig, RobertaForSequenceClassification
 
@@ -85,7 +87,7 @@ def trained_on_roberta(method: Method) -> Trainable:
 
 
 def tasks(data_dir: Path | None) -> list[Row]:
-    """Name, question, metrics with the main one first, and whether its data is here."""
+    """Rows of name, question, metrics with the main one first, and whether the data is here."""
     return [
         (
             task.name,
@@ -98,28 +100,32 @@ def tasks(data_dir: Path | None) -> list[Row]:
 
 
 def models() -> list[Row]:
-    """What can be given as a model, what it needs, and whether that is here."""
-    hub = hub_problem()
-    carried = [
+    """Rows of what can be given as a model, what it needs, and whether that is here."""
+    problem = hub_problem()
+    packaged = [
         (name, model.about, "here" if model.is_here() else f"not here: {model.remedy}")
         for name, model in PACKAGED.items()
     ]
     return [
-        *carried,
+        *packaged,
         ("a folder", "config.json, model.safetensors (or its shards), a tokenizer", "yours"),
-        ("a hub name", "the hub, or a cached copy", f"not reached: {hub}" if hub else "reached"),
+        (
+            "a hub name",
+            "the hub, or a cached copy",
+            f"not reached: {problem}" if problem else "reached",
+        ),
     ]
 
 
 def architectures() -> str:
-    """The architectures whose layers have logical names."""
+    """The names of the architectures whose layers have logical names."""
     return ", ".join(sorted(ARCHITECTURES))
 
 
 def machine(out: Path) -> list[Row]:
-    """What a run depends on: a name, the finding, and what it means."""
+    """Rows of what a run depends on: its name, the finding, and what it means."""
     checks: list[Callable[[], Row]] = [_python, _torch, _device, _precision, _kernels]
-    return [*(check() for check in checks), *_packaged(), _hub(), _disk(out)]
+    return [*(check() for check in checks), *_packaged_models(), _hub(), _disk(out)]
 
 
 def _python() -> Row:
@@ -127,12 +133,9 @@ def _python() -> Row:
 
 
 def _torch() -> Row:
-    threads = f"{torch.get_num_threads()} threads"
-    return (
-        "torch",
-        torch.__version__,
-        f"{threads}; transformers {metadata.version('transformers')}",
-    )
+    transformers = metadata.version("transformers")
+    meaning = f"{torch.get_num_threads()} threads; transformers {transformers}"
+    return ("torch", torch.__version__, meaning)
 
 
 def _device() -> Row:
@@ -141,20 +144,20 @@ def _device() -> Row:
 
 
 def _precision() -> Row:
-    precision, why = resolve_precision("auto", resolve_device().value)
+    precision, reason = resolve_precision("auto", resolve_device().value)
     meaning = "the base is held in it" if precision.base == "bf16" else "bf16 would be slow here"
-    return ("precision", precision.base, f"{why}: {meaning}")
+    return ("precision", precision.base, f"{reason}: {meaning}")
 
 
 def _kernels() -> Row:
-    told = (
-        f"{name} {standing}" + (f", so {WITHOUT[name]}" if standing.startswith("not") else "")
-        for name, standing in kernels().items()
+    states = (
+        f"{name} {state}" + (f", so {COST_WITHOUT[name]}" if state.startswith("not") else "")
+        for name, state in kernels().items()
     )
-    return ("kernels", compiler() or "none", "; ".join(told))
+    return ("kernels", compiler() or "none", "; ".join(states))
 
 
-def _packaged() -> list[Row]:
+def _packaged_models() -> list[Row]:
     return [
         (name, "here", "") if model.is_here() else (name, "not here", model.remedy)
         for name, model in PACKAGED.items()
@@ -162,16 +165,16 @@ def _packaged() -> list[Row]:
 
 
 def _hub() -> Row:
-    why = hub_problem()
-    if why is None:
+    problem = hub_problem()
+    if problem is None:
         return ("hub", "reached", "")
-    works = "built-in tasks, the models above, folders and files still work"
-    return ("hub", "not reached", f"{why}; {works}")
+    consequence = "built-in tasks, the models above, folders and files still work"
+    return ("hub", "not reached", f"{problem}; {consequence}")
 
 
 def _disk(out: Path) -> Row:
-    places = (out, *out.resolve().parents)
-    place = next((folder for folder in places if folder.exists()), None)
-    if place is None:
+    folders = (out, *out.resolve().parents)
+    existing = next((folder for folder in folders if folder.exists()), None)
+    if existing is None:
         return ("disk", "none", f"there is no {out.resolve().anchor}")
-    return ("disk", f"{shutil.disk_usage(place).free / 2**30:.1f} GiB free", f"at {place}")
+    return ("disk", f"{shutil.disk_usage(existing).free / 2**30:.1f} GiB free", f"at {existing}")

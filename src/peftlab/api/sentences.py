@@ -1,7 +1,7 @@
-"""What the dev examples of a folder say: of its tasks' own data, which no record holds.
+"""The texts of a folder's dev examples, read from its tasks' data again: no record holds them.
 
-A page shows them only if its reader asks (`peftlab report DIR --sentences`): data may be private,
-and a page is easily passed on.
+A page shows them only on request (`peftlab report DIR --sentences`): data may be private, and a
+page is easily passed on.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ def sentences(
     methods: list[str] | None = None,
     last: bool = False,
 ) -> dict[str, list[str]]:
-    """The dev texts, both of a pair, by the sha256 of their task's data.
+    """The dev texts of every task, by the sha256 of its data; the texts of a pair are joined by |.
 
     Args:
         folder: of a comparison, or of several that were joined.
-        tasks: these alone.
-        methods: those of these rows alone, by label or name.
-        last: only those that the latest comparison asked for.
+        tasks: the names of the tasks to read; None for all.
+        methods: only tasks with a row of one of these labels or names; None for all.
+        last: whether to read only the tasks that the latest comparison requested.
 
     Raises:
-        RequestError: if the data of one of them can't be read where its suite found it, or is not
-            what it was: nothing else could be laid beside the answers.
+        RequestError: if the data of a task can't be read where its suite found it, or has changed
+            since: other texts would stand beside the answers.
     """
     store = Store(folder)
-    of_data = {one.task.sha256: one for one in select(store.records(last), tasks, methods)}
+    by_data = {record.task.sha256: record for record in select(store.records(last), tasks, methods)}
     return {
         sha256: [" | ".join(texts) for texts in task_again(store, record).dev.texts]
-        for sha256, record in of_data.items()
+        for sha256, record in by_data.items()
     }

@@ -31,21 +31,21 @@ def verdicts(
     Args:
         folder_or_records: the output folder of a comparison, several of them, or records. Of
             several folders, the last one's record of a cell counts.
-        margin: differences within ± margin count as a tie; of an error, this share of the
+        margin: differences within ± margin count as a tie; for an error, within that share of the
             baseline's.
-        folder: where the predictions of given records lie. Without it no verdict is given: records
-            hold no predictions.
-        prefer: score, memory, speed or size: what decides between rows none of which is shown to
-            be worse than the best.
-        memory_mib: recommend only what keeps to this peak of a run.
-        minutes: recommend only what keeps to this time of a cell.
+        folder: one or more folders with the predictions of `folder_or_records`, if those are
+            records: they hold none, and without predictions there are no verdicts.
+        prefer: the criterion, score, memory, speed or size, that decides between rows none of which
+            is shown to be worse than the best.
+        memory_mib: limit of the peak memory of the recommended row; None for no limit.
+        minutes: limit of the mean duration of its cells, likewise.
 
     Raises:
-        RequestError: a folder without records, a margin that is no number of at least 0, an
-            unknown preference, or limits that nothing meets.
+        RequestError: if a folder has no records, if the margin is no finite number of at least 0,
+            if the preference is unknown, or if no row meets the limits.
     """
     expect("margin", margin, (int, float), "a number")
-    records, folders = _read(folder_or_records)
+    records, folders = _read_records(folder_or_records)
     question = Question(margin, prefer, memory_mib, minutes)
     return compare_rows(records, [*folders, *_as_paths(folder)], question)
 
@@ -53,14 +53,15 @@ def verdicts(
 def _as_paths(folders: Folder | Sequence[Folder] | None) -> list[Path]:
     if folders is None:
         return []
-    several = [folders] if isinstance(folders, (str, os.PathLike)) else folders
-    return [expanded(folder) for folder in several]
+    if isinstance(folders, (str, os.PathLike)):
+        folders = [folders]
+    return [expanded(folder) for folder in folders]
 
 
-def _read(
+def _read_records(
     folder_or_records: Folder | Sequence[Folder] | Sequence[Record],
 ) -> tuple[list[Record], list[Path]]:
-    """The records, and the folders that they lie in; none if they are records already."""
+    """The records and their folders, the last one first; no folders if records were given."""
     sources: list[Any]
     if isinstance(folder_or_records, (str, os.PathLike)):
         sources = [folder_or_records]
