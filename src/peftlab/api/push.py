@@ -282,7 +282,10 @@ def _describe_use(parcel: Parcel, in_peft: bool) -> str:
                 "peftlab loads it: some answers differ.\n"
             )
     if not type(method_of(parcel.card)).__module__.startswith("peftlab."):
-        parts.append("Its method is its author's own, which peftlab must be given beside it.\n")
+        parts.append(
+            "Its method is its author's own: peftlab knows it after `peftlab.register`, or by "
+            "`--plugin` with its file.\n"
+        )
     parts.append(f"With peftlab:\n\n```python\n{peftlab_code}```\n")
     parts.append(f"Outputs: {labels}.\n" if n_labels > 1 else "One output: a number.\n")
     return "\n".join(parts)
