@@ -212,7 +212,7 @@ def test_a_smaller_part_is_found_by_halving(
 def record_of(cell: Cell, **changed: Any) -> Record:
     """Of a cell: 100 tokens and 10 examples a second, 2 s of eval, 4 s of the rest."""
     record = Record(
-        **cell.asked,
+        **cell.record_fields,
         status="done",
         speed={
             **{"examples_per_s": 10.0, "tokens_per_s": 100.0},
