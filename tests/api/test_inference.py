@@ -61,3 +61,18 @@ def test_a_file_s_predictions_are_of_its_labels_type(
         assert frame["prediction"].dtype == dtype
     written = pd.read_csv("answers.csv", dtype=str)  # the columns of scores have the same spelling
     assert all(f"score_{value}" in written for value in written["prediction"])
+
+
+def test_beside_labels_that_are_text_a_predicted_class_is_text(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a CSV in JSON lines the row had "1" and the prediction was 1."""
+    monkeypatch.chdir(tmp_path)
+    pd.DataFrame(table([1, 0])).to_csv("rows.csv", index=False)
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    task = peftlab.make_task(pd.read_csv("rows.csv"))
+    peftlab.train(model, tokenizer, task, "head", out="mine", **FAST)
+    predict_file(Path("mine"), Path("rows.csv"), Path("answers.jsonl"), ["text"])
+    answers = [json.loads(line) for line in Path("answers.jsonl").read_text().splitlines()]
+    assert {answer["label"] for answer in answers} == {"0", "1"}
+    assert {answer["prediction"] for answer in answers} <= {"0", "1"}

@@ -92,9 +92,16 @@ def predict(
 
 
 class Prediction(NamedTuple):
-    """The answer to one row, and each class's probability by name; none for a regression."""
+    """The answer to one row.
+
+    Attributes:
+        prediction: the class as the training data had it; for a regression a number.
+        name: the class's name; empty for a regression.
+        scores: the probability of each class by its name; empty for a regression.
+    """
 
     prediction: Label
+    name: str
     scores: dict[str, float]
 
 
@@ -152,15 +159,17 @@ def predictions(
         raise RequestError("the model's outputs are not all numbers: its weights hold NaN or inf")
     predicted = predictions_of(kind, logits.tolist())
     if kind == "regression":
-        answers = [Prediction(float(value), {}) for value in predicted]
+        answers = [Prediction(float(value), "", {}) for value in predicted]
         return Predictions(answers, data.n_truncated, max_length)
     names = label_names(model)
     if len(set(names)) < len(names):
         raise RequestError(f"the model has two classes of one name: {', '.join(names)}")
     classes = _classes(model, names)
     answers = [
-        Prediction(classes[int(index)], dict(zip(names, probabilities, strict=True)))
-        for index, probabilities in zip(predicted, logits.softmax(-1).tolist(), strict=True)
+        Prediction(classes[index], names[index], dict(zip(names, probabilities, strict=True)))
+        for index, probabilities in zip(
+            map(int, predicted), logits.softmax(-1).tolist(), strict=True
+        )
     ]
     return Predictions(answers, data.n_truncated, max_length)
 
@@ -305,7 +314,8 @@ def predict_file(
     sheet.check_new(["prediction", *(f"score_{name}" for name in classes)])
     predicted = predictions(model, tokenizer, rows, lambda n: on_batch(n, len(rows)), fast)
     new_columns = [
-        {"prediction": answer.prediction}
+        # beside labels that are text, as in CSV, a class is text too
+        {"prediction": answer.prediction if sheet.typed or not classes else answer.name}
         | {f"score_{name}": score for name, score in answer.scores.items()}
         for answer in predicted.answers
     ]

@@ -26,11 +26,13 @@ class Sheet:
         path: the file.
         texts: the one or two texts of each row.
         records: each row with all of its columns by name.
+        typed: whether cells have types; in CSV and TSV all is text.
     """
 
     path: Path
     texts: list[tuple[str, ...]]
     records: list[dict[str, Any]]
+    typed: bool
 
     def check_fits(self, out: Path, classes: Sequence[str] = ()) -> None:
         """Raise `RequestError` if a cell, or a class's name, can't be written in `out`'s format."""
@@ -57,7 +59,7 @@ def read_sheet(path: Path, columns: Sequence[str]) -> Sheet:
     if not 1 <= len(columns) <= 2:
         raise RequestError(f"one or two text columns are needed, got {len(columns)}")
     table, records = rows.read_whole(path, columns)
-    return Sheet(path, file.texts(table), records)
+    return Sheet(path, file.texts(table), records, table.typed)
 
 
 def check_out(out: Path, file: Path) -> None:
