@@ -104,6 +104,16 @@ def test_a_task_made_in_python_is_given_to_export_again(
     assert not (tmp_path / "other").exists()
 
 
+def test_a_task_is_judged_by_the_metric_of_its_comparison(
+    tiny_model: Path, tiny_task: Task, tmp_path: Path
+) -> None:
+    asked = {"model": tiny_model, "tasks": tiny_task, "methods": "head", "epochs": 1}
+    peftlab.compare(**asked, metric="matthews", out=tmp_path / "out")
+    found = peftlab.export(tmp_path / "out", tmp_path / "best", task=tiny_task)
+    assert found.record.score is not None
+    assert found.reached == found.record.score["matthews"] != found.record.score["accuracy"]
+
+
 def test_a_task_that_was_judged_on_train_is_carved_again(
     tiny_model: Path, tiny_task: Task, tmp_path: Path
 ) -> None:
