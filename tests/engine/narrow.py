@@ -11,7 +11,13 @@ import subprocess
 import sys
 
 NARROWER = {"x86_64": ("haswell", "x86-64")}
-TESTS = ("test_sentences.py", "test_dropout.py", "test_packing.py", "../layers/test_rows.py")
+TESTS = (
+    "test_sentences.py",
+    "test_dropout.py",
+    "test_gelu.py",
+    "test_packing.py",
+    "../layers/test_rows.py",
+)
 
 
 def main() -> int:

@@ -124,13 +124,13 @@ def test_inside_it_is_joined_and_sliced() -> None:
 
 
 def test_which_kernels_compute_a_model() -> None:
-    both = "sentences.cpp, dropout.cpp"
-    assert kernels_of(tiny("bert")) == kernels_of(tiny("mpnet")) == both
+    all_of_them = "sentences.cpp, dropout.cpp, gelu.cpp"
+    assert kernels_of(tiny("bert")) == kernels_of(tiny("mpnet")) == all_of_them
     assert kernels_of(tiny("gpt2")) == "torch"
     assert kernels_of(tiny("gpt2", p=0.1)) == "dropout.cpp"
     recomputed = tiny("bert")
     recomputed.bert.encoder.gradient_checkpointing = True
-    assert kernels_of(recomputed) == "torch"
+    assert kernels_of(recomputed) == "gelu.cpp"
 
 
 def test_turned_off_it_does_nothing() -> None:

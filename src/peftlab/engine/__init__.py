@@ -8,6 +8,7 @@
     attention.py  attention of a padded batch, as plain products instead of a CPU's flash kernel
     mpnet.py      attention of a packed batch for MPNet, which has a module of its own
     dropout.py    dropout, residual sum and LayerNorm as one pass, in C++
+    gelu.py       gelu in bf16, in C++
     bits.py       random bits for dropout, here and in attention
     heap.py       memory that a step frees is kept for the next one
 
@@ -25,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftlab.engine import dropout, sentences
+from peftlab.engine import dropout, gelu, sentences
 from peftlab.engine.attention import can_choose_attention, use_plain_attention
 from peftlab.engine.bits import Bits, NoBits
 from peftlab.engine.frozen import FrozenLinear, Joined, refuse_assigning
@@ -109,13 +110,14 @@ def kernels_of(model: Any) -> str:
     uses = {
         sentences: can_pack(model),
         dropout: not _recomputes_activations(model) and dropout.serves(model),
+        gelu: gelu.serves(model),
     }
     return ", ".join(module.SOURCE.name for module, used in uses.items() if used) or "torch"
 
 
 def kernels() -> dict[str, str]:
     """The state of each C++ kernel in words, by the name of its file."""
-    modules = (sentences, dropout, rows)
+    modules = (sentences, dropout, gelu, rows)
     return {
         module.SOURCE.name: native.describe_build(module.SOURCE, *module.FLAGS)
         for module in modules
@@ -134,6 +136,7 @@ def _speed_up_on_cpu(model: Any, layout: Layout, undo: ExitStack, real: bool) ->
         undo.enter_context(use_plain_attention(model, bits, layout))
         _replace_dropout(model, bits, undo)
         dropout.fuse_residuals(model, bits, undo)
+    _replace_gelu(model, undo)
     if real:
         undo.enter_context(keep_heap())
     _join_frozen_layers(model, undo)
@@ -150,6 +153,12 @@ def _replace_dropout(model: nn.Module, bits: Bits, undo: ExitStack) -> None:
         if type(module) is nn.Dropout and module.p > 0 and is_unmodified(module):
             fast_dropout = dropout.FastDropout(module.p, bits).train(module.training)
             _swap(model, name, module, fast_dropout, undo)
+
+
+def _replace_gelu(model: nn.Module, undo: ExitStack) -> None:
+    if gelu.serves(model):
+        for name, module in gelu.gelus_of(model):
+            _swap(model, name, module, gelu.FastGelu(), undo)
 
 
 def _join_frozen_layers(model: nn.Module, undo: ExitStack) -> None:

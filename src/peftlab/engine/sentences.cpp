@@ -54,13 +54,11 @@ void tile(int64_t inner, Left a, const float* b, int64_t b_row, float* c, int64_
   }
 }
 
-template <int VECTORS>
+// Tiles of N rows, then one of all that are left.
+template <int VECTORS, int N = 6>
 void strip(int64_t rows, int64_t inner, Left a, const float* b, int64_t b_row, float* c, int64_t c_row) {
-  int64_t r = 0;
-  const auto from = [&] { return Left{a.at + r * a.row, a.row, a.inner}; };
-  for (; r + 6 <= rows; r += 6) tile<6, VECTORS>(inner, from(), b, b_row, c + r * c_row, c_row);
-  for (; r + 2 <= rows; r += 2) tile<2, VECTORS>(inner, from(), b, b_row, c + r * c_row, c_row);
-  for (; r < rows; ++r) tile<1, VECTORS>(inner, from(), b, b_row, c + r * c_row, c_row);
+  for (; rows >= N; rows -= N, a.at += N * a.row, c += N * c_row) tile<N, VECTORS>(inner, a, b, b_row, c, c_row);
+  if constexpr (N > 1) strip<VECTORS, N - 1>(rows, inner, a, b, b_row, c, c_row);
 }
 
 // `columns`, the size of a row of B and C, is a multiple of LANES.
@@ -72,10 +70,10 @@ void product(int64_t rows, int64_t inner, int64_t columns, Left a, const float* 
 
 // -- exp, and the mask of dropout -------------------------------------------------------------------
 
-// Of numbers <= 0, to 2 ulp: 2ⁿ · exp(f) with |f| <= log 2 / 2, by its series to the sixth power.
+// Of numbers <= 0, to 2 ulp: 2ⁿ · exp(f) with |f| <= log 2 / 2, by its series to the sixth power. 0 below -60, such
+// as where no key is: products of less would be denormal, each of which takes an Intel processor 150 cycles.
 Vector exp_of(Vector x) {
-  constexpr float LEAST = -87.0f, WHOLE = 12582912.0f;  // 1.5 · 2²³: its low bits are what was added
-  x = x < LEAST ? Vector{} + LEAST : x;
+  constexpr float LEAST = -60.0f, WHOLE = 12582912.0f;  // 1.5 · 2²³: its low bits are what was added
   const Vector shifted = x * 1.44269504f + WHOLE;
   const Vector n = shifted - WHOLE;
   const Vector f = (x - n * 0.693359375f) + n * 2.12194440e-4f;
@@ -85,7 +83,8 @@ Vector exp_of(Vector x) {
   sum = sum * f + 0.5f;
   sum = sum * f + 1.0f;
   sum = sum * f + 1.0f;
-  return sum * bits_as<Vector>((bits_as<Bits>(shifted) << 23) + (127u << 23));
+  const Vector found = sum * bits_as<Vector>((bits_as<Bits>(shifted) << 23) + (127u << 23));
+  return x < LEAST ? Vector{} : found;
 }
 
 // (rows, columns) of M.
@@ -115,25 +114,40 @@ struct Rows {
 
 template <typename T>
 void read(Rows<T> x, int64_t n, int64_t width, float scaling, float* to, int64_t row) {
-  for (int64_t i = 0; i < n; ++i) {
+  for (int64_t i = 0; i < n; ++i, to += row) {
     const T* from = x.at + i * x.stride;
-    for (int64_t c = 0; c < width; ++c) to[i * row + c] = wide(from[c]) * scaling;
-    for (int64_t c = width; c < row; ++c) to[i * row + c] = 0;
+    int64_t c = 0;
+    for (; c + LANES <= width; c += LANES) store(vector_at(from + c) * scaling, to + c);
+    for (; c < width; ++c) to[c] = wide(from[c]) * scaling;
+    for (; c < row; ++c) to[c] = 0;
   }
 }
 
 template <typename T>
 void read_transposed(Rows<T> x, int64_t n, int64_t width, float* to, int64_t row) {
-  for (int64_t i = 0; i < n; ++i) {
-    for (int64_t c = 0; c < width; ++c) to[c * row + i] = wide(x.at[i * x.stride + c]);
+  int64_t c = 0;
+  for (; c + LANES <= width; c += LANES) {
+    for (int64_t i = 0; i < n; i += LANES) {
+      Vector square[LANES];
+      for (int64_t r = 0; r < LANES; ++r) {
+        square[r] = i + r < n ? vector_at(x.at + (i + r) * x.stride + c) : Vector{};
+      }
+      transpose(square);
+      for (int64_t r = 0; r < LANES; ++r) store(square[r], to + (c + r) * row + i);
+    }
   }
-  for (int64_t c = 0; c < width; ++c) std::fill(to + c * row + n, to + (c + 1) * row, 0.0f);
+  for (; c < width; ++c) {
+    for (int64_t i = 0; i < row; ++i) to[c * row + i] = i < n ? wide(x.at[i * x.stride + c]) : 0;
+  }
 }
 
 template <typename T>
 void write(const float* from, int64_t row, int64_t n, int64_t width, float scaling, Rows<T> to) {
-  for (int64_t i = 0; i < n; ++i) {
-    for (int64_t c = 0; c < width; ++c) narrow(from[i * row + c] * scaling, to.at + i * to.stride + c);
+  for (int64_t i = 0; i < n; ++i, from += row) {
+    T* at = to.at + i * to.stride;
+    int64_t c = 0;
+    for (; c + LANES <= width; c += LANES) put(load<Vector>(from + c) * scaling, at + c);
+    for (; c < width; ++c) narrow(from[c] * scaling, at + c);
   }
 }
 
@@ -213,13 +227,21 @@ void each_head(const at::Tensor& bounds, int64_t heads, int64_t matrices, int64_
 
 // -- the operations ---------------------------------------------------------------------------------
 
-// Checks that no sentence is empty, and that all lie within `rows` rows.
+// Checks that no sentence is empty, and that all lie within `rows` rows, from the first on.
 void check(const at::Tensor& bounds, int64_t rows) {
   TORCH_CHECK(bounds.is_contiguous() && bounds.size(0) > 1);
   const int64_t* at = bounds.const_data_ptr<int64_t>();
-  bool fits = at[0] >= 0 && at[bounds.size(0) - 1] <= rows;
+  bool fits = at[0] == 0 && at[bounds.size(0) - 1] <= rows;
   for (int64_t i = 1; i < bounds.size(0); ++i) fits = fits && at[i - 1] < at[i];
   TORCH_CHECK(fits, "sentences must have tokens, and rows");
+}
+
+// (rows, columns) for results, 0 where none is written: a sentence's first `n_queries` rows have one; 0: all.
+at::Tensor results(int64_t columns, const at::Tensor& q, const at::Tensor& bounds, int64_t n_queries) {
+  if (n_queries) return at::zeros({q.size(0), columns}, q.options());
+  auto y = at::empty({q.size(0), columns}, q.options());
+  y.slice(0, bounds.const_data_ptr<int64_t>()[bounds.size(0) - 1]).zero_();
+  return y;
 }
 
 template <typename T>
@@ -329,7 +351,7 @@ std::tuple<at::Tensor, at::Tensor> attention(
     int64_t key, int64_t call) {
   check(bounds, q.size(0));
   const Shape shape = shape_of(q, positions, heads, scaling, n_queries);
-  auto y = at::zeros(q.sizes(), q.options());
+  auto y = results(q.size(1), q, bounds, n_queries);
   auto log_sums = at::empty({heads, q.size(0)}, q.options().dtype(at::kFloat));
   const Rows<float> sums{log_sums.mutable_data_ptr<float>(), log_sums.stride(0)};
   const auto run = [&](auto zero) {
@@ -347,7 +369,7 @@ std::tuple<at::Tensor, at::Tensor> attention_gradient(
     bool needs_positions, int64_t heads, double scaling, int64_t n_queries, double p, int64_t key, int64_t call) {
   check(bounds, q.size(0));
   const Shape shape = shape_of(q, positions, heads, scaling, n_queries);
-  auto g_qkv = at::zeros({q.size(0), 3 * q.size(1)}, q.options());
+  auto g_qkv = results(3 * q.size(1), q, bounds, n_queries);
   const Rows<const float> sums{log_sums.const_data_ptr<float>(), log_sums.stride(0)};
   auto g_positions = needs_positions ? at::zeros_like(*positions) : at::empty({0}, log_sums.options());
   float* to_positions = needs_positions ? g_positions.mutable_data_ptr<float>() : nullptr;

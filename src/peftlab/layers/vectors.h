@@ -9,6 +9,10 @@
 
 #include <ATen/core/Tensor.h>
 
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
 #include <cmath>
 #include <cstring>
 #include <utility>
@@ -52,6 +56,7 @@ inline To bits_as(From from) {
 }
 
 // -- bf16, one number and a vector of them: to the nearest, ties to even ----------------------------
+// The processor's own conversion, where it has one, gives 0 for denormal numbers.
 
 inline float wide(float value) { return value; }
 inline float wide(at::BFloat16 value) { return bits_as<float>(uint32_t(value.x) << 16); }
@@ -70,9 +75,13 @@ inline Vector vector_at(const at::BFloat16* from) {
 
 inline void put(Vector value, float* to) { store(value, to); }
 inline void put(Vector value, at::BFloat16* to) {
+#if defined(__AVX512BF16__)
+  store(_mm512_cvtneps_pbh(bits_as<__m512>(value)), to);
+#else
   const Bits bits = bits_as<Bits>(value);
   const Bits nearest = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   store(__builtin_convertvector(value != value ? Bits{} + 0x7fc0 : nearest, Half), to);
+#endif
 }
 
 // -- a vector's numbers joined ----------------------------------------------------------------------
@@ -106,6 +115,35 @@ inline float joined(Vector x) {
   } else {
     return joined<Join, STEP / 2>(x);
   }
+}
+
+// -- a square of numbers transposed -----------------------------------------------------------------
+
+// The place of a lane's number in `one`, `other`: each gives every second STEP numbers, the second ones or the first.
+constexpr int place_of(int lane, int step, bool second) {
+  return lane & step ? LANES + lane - (second ? 0 : step) : lane + (second ? step : 0);
+}
+
+template <int STEP, bool SECOND, int... LANE>
+inline Vector halves(Vector one, Vector other, std::integer_sequence<int, LANE...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(one, other, place_of(LANE, STEP, SECOND)...);
+#else
+  return __builtin_shuffle(one, other, Whole{place_of(LANE, STEP, SECOND)...});
+#endif
+}
+
+// In place: numbers whose row and column differ in a bit change places, bit by bit.
+template <int STEP = LANES / 2>
+inline void transpose(Vector (&rows)[LANES]) {
+  constexpr auto lanes = std::make_integer_sequence<int, LANES>();
+  for (int row = 0; row < LANES; ++row) {
+    if (row & STEP) continue;
+    const Vector one = rows[row], other = rows[row + STEP];
+    rows[row] = halves<STEP, false>(one, other, lanes);
+    rows[row + STEP] = halves<STEP, true>(one, other, lanes);
+  }
+  if constexpr (STEP > 1) transpose<STEP / 2>(rows);
 }
 
 // -- the bits of dropout ----------------------------------------------------------------------------

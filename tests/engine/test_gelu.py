@@ -1,0 +1,111 @@
+"""gelu.cpp against the formula in float64, at every number that bf16 has."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.activations import GELUActivation
+
+from peftlab.engine import fast, gelu, kernels_of
+from peftlab.engine.gelu import MULTIPLE, FastGelu
+from peftlab.methods import inject, make
+from tiny import batch, passes, tiny
+
+HALF_STEP = 2**-8  # of bf16: the relative error of rounding
+PHI_ERROR, DERIVATIVE_ERROR = 5e-7, 8e-6  # as gelu.cpp says
+
+
+@pytest.fixture(scope="module", autouse=True)
+def built() -> None:
+    """Else what follows would test nothing: apt-get install g++, and ninja comes with peftlab."""
+    assert gelu.is_built()
+
+
+def every_number() -> Tensor:
+    """All finite numbers of bf16 but those near denormal ones, which a processor takes for 0."""
+    numbers = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+    found = numbers[numbers.isfinite() & (numbers.abs() >= 2**-120)]
+    return found[: len(found) // MULTIPLE * MULTIPLE]
+
+
+def slope(x: Tensor) -> Tensor:
+    """Φ(x) + x φ(x) in float64."""
+    density = torch.exp(-x.square() / 2) / (2 * torch.pi) ** 0.5
+    return torch.special.ndtr(x) + x * density
+
+
+def gradient(x: Tensor, g: Tensor, module: nn.Module) -> Tensor:
+    x = x.clone().requires_grad_()
+    (found,) = torch.autograd.grad(module(x), x, g)
+    return found
+
+
+def test_it_is_the_formula_rounded() -> None:
+    x = every_number()
+    exact = x.double() * torch.special.ndtr(x.double())
+    y = FastGelu()(x)
+    assert y.dtype == torch.bfloat16
+    bound = HALF_STEP * exact.abs() + PHI_ERROR * x.double().abs()
+    assert ((y.double() - exact).abs() <= bound)[x.abs() < 100].all()
+    assert torch.equal(y[x >= 100], x[x >= 100])
+    assert (y.double() / x.double())[x <= -100].abs().max() < PHI_ERROR
+
+
+def test_its_gradient_is_the_formulas() -> None:
+    x = every_number()
+    found = gradient(x, torch.ones_like(x), FastGelu()).double()
+    exact = slope(x.double())
+    assert ((found - exact).abs() <= HALF_STEP * exact.abs() + DERIVATIVE_ERROR).all()
+
+
+@pytest.mark.parametrize("shape", [(16,), (3, 48), (2, 7, 32), (1, 368, 1536)])
+def test_the_gradient_is_multiplied(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    x, g = torch.randn(2, *shape).bfloat16().unbind()
+    exact = g.double() * slope(x.double())
+    found = gradient(x.mT.contiguous().mT if x.dim() > 1 else x, g, FastGelu())
+    assert ((found.double() - exact).abs() <= HALF_STEP * exact.abs() + 1e-5 * g.abs()).all()
+
+
+@pytest.mark.parametrize("x", [torch.linspace(-4, 4, 32), torch.linspace(-4, 4, 15).bfloat16()])
+def test_what_it_does_not_take_is_torchs(x: Tensor) -> None:
+    assert torch.equal(FastGelu()(x), F.gelu(x))
+    g = torch.ones_like(x)
+    assert torch.equal(gradient(x, g, FastGelu()), gradient(x, g, nn.GELU()))
+
+
+def test_nan_stays() -> None:
+    assert FastGelu()(torch.full((MULTIPLE,), torch.nan).bfloat16()).isnan().all()
+
+
+def test_inside_the_engine_it_stands_for_gelu_in_bf16_alone() -> None:
+    model = inject(tiny(), make("lora"))
+    plain = [type(module) for module in model.modules()]
+    with fast(model):
+        assert sum(isinstance(module, FastGelu) for module in model.modules()) == 2
+        inside = passes(model, batch())
+    assert [type(module) for module in model.modules()] == plain
+    outside = passes(model, batch())
+    assert (inside["logits"] - outside["logits"]).abs().max() < 0.02
+    assert kernels_of(tiny(dtype=torch.float32)) == "sentences.cpp, dropout.cpp"
+    with fast(in_fp32 := tiny(dtype=torch.float32)):
+        assert not any(isinstance(module, FastGelu) for module in in_fp32.modules())
+
+
+@pytest.mark.parametrize(
+    ("module", "stands_for"),
+    [
+        (GELUActivation(), True),
+        (nn.GELU(), True),
+        (nn.GELU(approximate="tanh"), False),
+        (GELUActivation(use_gelu_python=True), False),
+        (nn.ReLU(), False),
+    ],
+)
+def test_which_modules_it_stands_for(module: nn.Module, stands_for: bool) -> None:
+    model = nn.Sequential(nn.Linear(2, 2).bfloat16(), module)
+    assert [name for name, _ in gelu.gelus_of(model)] == ["1"] * stands_for
+    module.register_forward_hook(lambda *_: None)
+    assert gelu.gelus_of(model) == []
