@@ -31,12 +31,11 @@ constexpr Polynomial DERIVATIVE = {
     3.18969228e-02f, -2.33880137e-02f, 5.26736220e-03f};
 
 // ½ + x Q(x²)
-inline Vector at(const Polynomial& polynomial, Vector x) {
+inline Vector evaluate(const Polynomial& polynomial, Vector x) {
   x = x > LIMIT ? Vector{} + LIMIT : x;
   x = x < -LIMIT ? Vector{} - LIMIT : x;
   const Vector v = x * x * (2 / (LIMIT * LIMIT)) - 1.0f;
   Vector sum = Vector{} + polynomial[DEGREE];
-#pragma GCC unroll 16
   for (int power = DEGREE - 1; power >= 0; --power) sum = sum * v + polynomial[power];
   return sum * x + 0.5f;
 }
@@ -60,7 +59,7 @@ at::Tensor gelu(const at::Tensor& x) {
   auto* to = y.mutable_data_ptr<at::BFloat16>();
   each_vector(x.numel(), [=](int64_t i) {
     const Vector value = vector_at(from + i);
-    put(value * at(DISTRIBUTION, value), to + i);
+    put(value * evaluate(DISTRIBUTION, value), to + i);
   });
   return y;
 }
@@ -71,7 +70,7 @@ at::Tensor gelu_gradient(const at::Tensor& g, const at::Tensor& x) {
   auto g_x = at::empty_like(x);
   auto* to = g_x.mutable_data_ptr<at::BFloat16>();
   each_vector(x.numel(), [=](int64_t i) {
-    put(vector_at(of_g + i) * at(DERIVATIVE, vector_at(of_x + i)), to + i);
+    put(vector_at(of_g + i) * evaluate(DERIVATIVE, vector_at(of_x + i)), to + i);
   });
   return g_x;
 }
