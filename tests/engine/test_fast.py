@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from peftlab.engine import fast, kernels_of
+from peftlab.engine import fast, kernels_of, sentences
 from peftlab.engine.dropout import FastDropout
 from peftlab.engine.frozen import FrozenLinear
+from peftlab.engine.gelu import FastGelu
 from peftlab.engine.packing import N_QUERIES
 from peftlab.engine.weights import onednn_multiplies
 from peftlab.methods import METHODS, inject, make
@@ -123,6 +125,24 @@ def test_inside_it_is_joined_and_sliced() -> None:
     assert not any(hasattr(module, N_QUERIES) for module in model.modules())
 
 
+@pytest.mark.parametrize("kind", ["bert", "mpnet"])
+def test_only_the_last_blocks_attention_leaves_queries_out(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted: list[int] = []
+    attention = sentences.attention
+
+    def noted(*arguments: Any) -> torch.Tensor:
+        wanted.append(arguments[-1].n_queries)
+        return attention(*arguments)
+
+    monkeypatch.setattr(sentences, "attention", noted)
+    model = tiny(kind)
+    with fast(model):
+        model(**batch())
+    assert wanted == [0, 1]  # 0: none is left out
+
+
 def test_which_kernels_compute_a_model() -> None:
     all_of_them = "sentences.cpp, dropout.cpp, gelu.cpp"
     assert kernels_of(tiny("bert")) == kernels_of(tiny("mpnet")) == all_of_them
@@ -130,7 +150,9 @@ def test_which_kernels_compute_a_model() -> None:
     assert kernels_of(tiny("gpt2", p=0.1)) == "dropout.cpp"
     recomputed = tiny("bert")
     recomputed.bert.encoder.gradient_checkpointing = True
-    assert kernels_of(recomputed) == "gelu.cpp"
+    assert kernels_of(recomputed) == "torch"
+    with fast(recomputed):
+        assert not any(isinstance(module, FastGelu) for module in recomputed.modules())
 
 
 def test_turned_off_it_does_nothing() -> None:

@@ -136,7 +136,7 @@ def test_any_number_of_threads_gives_the_same_bits(threads: int) -> None:
 def test_a_sentence_without_a_token_and_rows_that_are_not_there_are_refused() -> None:
     found = make_packing([3, 4], 4)
     q, k, v = (x.detach() for x in of_batch(found, 1, 32, torch.float32))
-    for bounds in ([0, 3, 3], [0, 4, 3], [0, 3, 900], [-1, 3, 7]):
+    for bounds in ([0, 3, 3], [0, 4, 3], [0, 3, 900], [-1, 3, 7], [1, 3, 7]):
         wrong = dataclasses.replace(found, bounds=torch.tensor(bounds))
         with pytest.raises(RuntimeError, match="sentences must have tokens, and rows"):
             sentences.attention(q, k, v, None, AttentionOptions(wrong, 1, 1.0, 0, 0.0, COUNTER))

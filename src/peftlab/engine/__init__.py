@@ -110,7 +110,7 @@ def kernels_of(model: Any) -> str:
     uses = {
         sentences: can_pack(model),
         dropout: not _recomputes_activations(model) and dropout.serves(model),
-        gelu: gelu.serves(model),
+        gelu: not _recomputes_activations(model) and gelu.serves(model),
     }
     return ", ".join(module.SOURCE.name for module, used in uses.items() if used) or "torch"
 
@@ -136,7 +136,7 @@ def _speed_up_on_cpu(model: Any, layout: Layout, undo: ExitStack, real: bool) ->
         undo.enter_context(use_plain_attention(model, bits, layout))
         _replace_dropout(model, bits, undo)
         dropout.fuse_residuals(model, bits, undo)
-    _replace_gelu(model, undo)
+        _replace_gelu(model, undo)
     if real:
         undo.enter_context(keep_heap())
     _join_frozen_layers(model, undo)
@@ -158,7 +158,7 @@ def _replace_dropout(model: nn.Module, bits: Bits, undo: ExitStack) -> None:
 def _replace_gelu(model: nn.Module, undo: ExitStack) -> None:
     if gelu.serves(model):
         for name, module in gelu.gelus_of(model):
-            _swap(model, name, module, gelu.FastGelu(), undo)
+            _swap(model, name, module, gelu.FastGelu().train(module.training), undo)
 
 
 def _join_frozen_layers(model: nn.Module, undo: ExitStack) -> None:

@@ -243,7 +243,7 @@ def attend_packed(
     """
     bits: Bits = getattr(module, BITS)
     packing = getattr(module, LAYOUT).packing
-    n_queries = min(packing.length, getattr(module, N_QUERIES, packing.length))
+    n_queries = getattr(module, N_QUERIES, 0)
     counter = bits.counter() if dropout else Counter(0, 0)  # unused without dropout
     options = AttentionOptions(packing, query.shape[1], scaling, n_queries, dropout, counter)
     positions = None if positions is None else positions[0].float()

@@ -71,7 +71,7 @@ void product(int64_t rows, int64_t inner, int64_t columns, Left a, const float* 
 // -- exp, and the mask of dropout -------------------------------------------------------------------
 
 // Of numbers <= 0, to 2 ulp: 2ⁿ · exp(f) with |f| <= log 2 / 2, by its series to the sixth power. 0 below -60, such
-// as where no key is: products of less would be denormal, each of which takes an Intel processor 150 cycles.
+// as where no key is: products of less may be denormal, each of which takes an Intel processor 150 cycles.
 Vector exp_of(Vector x) {
   constexpr float LEAST = -60.0f, WHOLE = 12582912.0f;  // 1.5 · 2²³: its low bits are what was added
   const Vector shifted = x * 1.44269504f + WHOLE;
@@ -205,8 +205,7 @@ class Room {
   int64_t size_, used_ = 0;
 };
 
-// Calls `work` for all heads of all sentences; if they `add` to a tensor of the head, then the
-// sentences of one head one after the other.
+// Calls `work` for all heads of all sentences; for one head's sentences in turn if they `add` to a tensor of the head.
 template <typename Work>
 void each_head(const at::Tensor& bounds, int64_t heads, int64_t matrices, int64_t width, bool add, const Work& work) {
   const int64_t* first = bounds.const_data_ptr<int64_t>();
@@ -236,7 +235,7 @@ void check(const at::Tensor& bounds, int64_t rows) {
   TORCH_CHECK(fits, "sentences must have tokens, and rows");
 }
 
-// (rows, columns) for results, 0 where none is written: a sentence's first `n_queries` rows have one; 0: all.
+// (rows, columns) for results, with zeros in rows of no sentence; everywhere if only some queries have results.
 at::Tensor results(int64_t columns, const at::Tensor& q, const at::Tensor& bounds, int64_t n_queries) {
   if (n_queries) return at::zeros({q.size(0), columns}, q.options());
   auto y = at::empty({q.size(0), columns}, q.options());
@@ -257,6 +256,7 @@ Shape shape_of(const at::Tensor& q, const std::optional<at::Tensor>& positions, 
     TORCH_CHECK(positions->dim() == 3 && positions->is_contiguous());
     at = positions->const_data_ptr<float>();
   }
+  TORCH_CHECK(q.size(1) % heads == 0);
   return {heads, q.size(1) / heads, n_queries, float(scaling), at, positions ? positions->size(2) : 0};
 }
 

@@ -1,7 +1,7 @@
 // What the kernels have in common: vectors of numbers, bf16 in and out, random bits of a counter.
 //
 // Vectors are the compiler's own, as wide as the processor's registers: wider ones it would take apart, number
-// by number where they are compared. No result depends on the width but by the order of sums.
+// by number where they are compared. No result depends on the width but by the order of sums, and in denormal numbers of bf16.
 //
 // Dropout's bits are those of a counter (Philox 4x32-10, Salmon et al. 2011) under the step's key, so that no mask is
 // stored; bits.py says which, and has their readable form.
@@ -119,7 +119,8 @@ inline float joined(Vector x) {
 
 // -- a square of numbers transposed -----------------------------------------------------------------
 
-// The place of a lane's number in `one`, `other`: each gives every second STEP numbers, the second ones or the first.
+// Where a lane's number lies in `one` and, behind it, `other`: lanes without the bit `step` take from `one`, the others
+// from `other`, from their lanes with that bit (`second`) or without.
 constexpr int place_of(int lane, int step, bool second) {
   return lane & step ? LANES + lane - (second ? 0 : step) : lane + (second ? step : 0);
 }
