@@ -1,7 +1,8 @@
 // What the kernels have in common: vectors of numbers, bf16 in and out, random bits of a counter.
 //
 // Vectors are the compiler's own, as wide as the processor's registers: wider ones it would take apart, number
-// by number where they are compared. No result depends on the width but by the order of sums, and in denormal numbers of bf16.
+// by number where they are compared. No result depends on the width but by the order of sums, and in bf16's denormal
+// numbers.
 //
 // Dropout's bits are those of a counter (Philox 4x32-10, Salmon et al. 2011) under the step's key, so that no mask is
 // stored; bits.py says which, and has their readable form.
