@@ -4,8 +4,8 @@
 //   gelu_gradient   g (Φ(x) + x φ(x))        Φ, φ: the normal distribution and its density
 //
 // Φ(x) - ½ and the derivative less ½ are odd: x Q(x²), with Q of degree 12 in v = 2 x² / 25 - 1, fitted for the least
-// largest error on |x| <= 5. Below they are 0, above as at 5, which is 1. Errors are at most 5e-7 for Φ and 8e-6 for the
-// derivative; bf16 near 1 is 4e-3 apart.
+// largest error on |x| <= 5. Below they are 0, above as at 5, which is 1. Errors are at most 5e-7 for Φ and 8e-6 for
+// the derivative; bf16 near 1 is 4e-3 apart.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty_like.h>
