@@ -322,6 +322,7 @@ def test_doctor_says_what_a_kernel_that_is_not_built_costs(
         "dropout.cpp not built: Ninja is required, "
         "so dropout, residual sum and LayerNorm are three passes; "
         "gelu.cpp not built: Ninja is required, so torch computes gelu in bf16; "
+        "low_rank.cpp not built: Ninja is required, so torch adds low-rank updates; "
         "rows.cpp built when first needed"
     )
 

@@ -15,6 +15,7 @@ TESTS = (
     "test_sentences.py",
     "test_dropout.py",
     "test_gelu.py",
+    "test_low_rank.py",
     "test_packing.py",
     "../layers/test_rows.py",
 )

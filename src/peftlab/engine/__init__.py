@@ -1,6 +1,7 @@
 """The engine: inside `with fast(model)` the same training, at the speed of its matrix products.
 
-    frozen.py     frozen layers as bare products; query, key and value as one; low-rank updates
+    frozen.py     frozen layers as bare products; query, key and value as one
+    low_rank.py   low-rank updates added to such a product, in C++
     weights.py    their weights and products, in bf16 and in eight bits
     packing.py    the tokens of a batch end to end, without padding; the last block only for the
                   token that the classifier reads
@@ -26,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftlab.engine import dropout, gelu, sentences
+from peftlab.engine import dropout, gelu, low_rank, sentences
 from peftlab.engine.attention import can_choose_attention, use_plain_attention
 from peftlab.engine.bits import Bits, NoBits
 from peftlab.engine.frozen import FrozenLinear, Joined, refuse_assigning
@@ -42,7 +43,7 @@ from peftlab.engine.packing import (
 from peftlab.engine.weights import onednn_multiplies
 from peftlab.layers import native, rows
 from peftlab.layers.int8 import Int8Linear
-from peftlab.layers.linear import QuantisedLinear, features, is_conv1d
+from peftlab.layers.linear import QuantisedLinear, base_dtype, features, is_conv1d
 from peftlab.layers.lora import LowRank
 from peftlab.layers.precision import is_unmodified
 from peftlab.models import state_of
@@ -111,13 +112,14 @@ def kernels_of(model: Any) -> str:
         sentences: can_pack(model),
         dropout: not _recomputes_activations(model) and dropout.serves(model),
         gelu: not _recomputes_activations(model) and gelu.serves(model),
+        low_rank: _has_native_updates(model),
     }
     return ", ".join(module.SOURCE.name for module, used in uses.items() if used) or "torch"
 
 
 def kernels() -> dict[str, str]:
     """The state of each C++ kernel in words, by the name of its file."""
-    modules = (sentences, dropout, gelu, rows)
+    modules = (sentences, dropout, gelu, low_rank, rows)
     return {
         module.SOURCE.name: native.describe_build(module.SOURCE, *module.FLAGS)
         for module in modules
@@ -195,6 +197,18 @@ def _joinable_groups(model: nn.Module) -> list[list[str]]:
         key = (parent, siblings, type(module), features(module).inside)
         groups.setdefault(key, []).append(name)
     return list(groups.values())
+
+
+def _has_native_updates(model: nn.Module) -> bool:
+    """Whether low_rank.cpp adds the updates of any joined product."""
+    for names in _joinable_groups(model):
+        layers: list[Any] = [model.get_submodule(name) for name in names]
+        adapters = [_joinable_adapter(model, name) for name in names]
+        pairs = [matrix for one in adapters if one is not None for matrix in one.pair()[:2]]
+        width = sum(features(layer).outside for layer in layers)
+        if pairs and low_rank.serves(pairs, width, base_dtype(layers[0])):
+            return True
+    return False
 
 
 def _is_multiplied(module: Any, owners: Counter[int]) -> bool:

@@ -4,13 +4,13 @@
     FrozenLinear           y = x Wᵀ + c, and backward g W alone: W's gradient is not computed
     Joined                 query, key and value (or gate and up): one product forward, one backward
 
-The products are those of weights.py. A state dict has the replaced layers' own names and tensors.
-Gradients that lie side by side in memory, as those of a joined product do, are used as one.
+The products are those of weights.py, the updates those of low_rank.py. A state dict has the
+replaced layers' own names and tensors. Gradients that lie side by side in memory, as those of a
+joined product do, are used as one.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from peftlab.engine import low_rank
+from peftlab.engine.low_rank import NativeUpdates, StackedUpdates, slices
 from peftlab.engine.weights import FrozenCodesWeight, FrozenWeight, Weight
 from peftlab.errors import RequestError
 from peftlab.layers.int8 import Int8Linear
@@ -55,14 +57,10 @@ def product_with_updates(
 ) -> tuple[Tensor, ...]:
     """The outputs (*batch, nᵢ) of all layers, with the update of each that has a pair.
 
-        y = x [W₁; W₂; …]ᵀ + c,    yᵢ += x Aᵢᵀ (sᵢ Bᵢᵀ)        i: the layers that have an update
-
-    All Aᵢ are stacked in one matrix, and all sᵢ Bᵢᵀ are blocks of another, zero elsewhere. So any
-    number of updates takes two products forward and four backward, and no sum takes a pass of its
-    own; a layer by itself has all of these costs (`peftlab.layers.lora`).
+    y = x [W₁; W₂; …]ᵀ + c,    yᵢ += x Aᵢᵀ (sᵢ Bᵢᵀ)        i: the layers that have an update
     """
     columns = [
-        column for column, pair in zip(_slices(sizes), pairs, strict=True) if pair is not None
+        column for column, pair in zip(slices(sizes), pairs, strict=True) if pair is not None
     ]
     scalings = [pair.scaling for pair in pairs if pair is not None]
     tensors = [tensor for pair in pairs if pair is not None for tensor in pair[:2]]
@@ -85,47 +83,25 @@ class _UpdatedProduct(torch.autograd.Function):
         *pairs: Tensor,
     ) -> tuple[Tensor, ...]:
         y = weight.product(x, bias)
-        rows = x.reshape(-1, x.shape[-1])
-        ranks = [lora_A.shape[0] for lora_A in pairs[::2]]
-        a = torch.cat(pairs[::2]).to(x.dtype)  # (sum of ranks, in)
-        bt = x.new_zeros(len(a), y.shape[-1])
-        blocks = list(zip(_slices(ranks), columns, strict=True))
-        for block, scaling, lora_B in zip(blocks, scalings, pairs[1::2], strict=True):
-            torch.mul(lora_B.T, scaling, out=bt[block])
-        with torch.autocast(x.device.type, enabled=False):  # not a caller's: y is in x's precision
-            inner = rows @ a.T  # (n, sum of ranks)
-        y.view(-1, y.shape[-1]).addmm_(inner, bt)
-        ctx.weight, ctx.blocks, ctx.scalings = weight, blocks, scalings
-        ctx.ranks, ctx.dtype = ranks, pairs[0].dtype
+        rows, flat = x.reshape(-1, x.shape[-1]), y.view(-1, y.shape[-1])
+        is_native = x.dtype == y.dtype and low_rank.serves(pairs, y.shape[-1], y.dtype)
+        updates = (NativeUpdates if is_native else StackedUpdates)(pairs, columns, scalings)
+        added = updates.add(flat, rows, pairs)
+        ctx.weight, ctx.updates = weight, updates
         # x is saved only if an A is trained: those of LoRA-FA are constants
         saved_rows = rows if any(ctx.needs_input_grad[6::2]) else None
-        ctx.save_for_backward(saved_rows, inner, a, bt)
+        ctx.save_for_backward(saved_rows, *added)
         return split_outputs(y, sizes)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         g = side_by_side(gradients)
+        rows, *added = ctx.saved_tensors
         with torch.autocast(g.device.type, enabled=False):
-            return _UpdatedProduct._gradients(ctx, g)
-
-    @staticmethod
-    def _gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        rows, inner, a, bt = ctx.saved_tensors
-        flat = g.reshape(-1, g.shape[-1])
-        g_inner = flat @ bt.T
-        g_x = None
-        if ctx.needs_input_grad[0]:
-            g_x = ctx.weight.gradient(g)
-            g_x.view(-1, g_x.shape[-1]).addmm_(g_inner, a)
-        g_pairs: list[Tensor | None] = [None] * (2 * len(ctx.ranks))
-        if rows is not None:
-            g_pairs[::2] = (g_inner.T @ rows).to(ctx.dtype).split(ctx.ranks)
-        g_bt = (inner.T @ flat).to(ctx.dtype)
-        g_pairs[1::2] = [
-            g_bt[block].T.mul_(scaling)
-            for block, scaling in zip(ctx.blocks, ctx.scalings, strict=True)
-        ]
+            g_x = ctx.weight.gradient(g) if ctx.needs_input_grad[0] else None
+            flat_g_x = None if g_x is None else g_x.view(-1, g_x.shape[-1])
+            g_pairs = ctx.updates.gradients(g.reshape(-1, g.shape[-1]), rows, flat_g_x, added)
         return (g_x, None, None, None, None, None, *g_pairs)
 
 
@@ -135,13 +111,6 @@ def split_outputs(y: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
         return (not_a_view(y),)
     parts: tuple[Tensor, ...] = tuple(torch.unsafe_split_with_sizes(y, list(sizes), -1))
     return parts
-
-
-def _slices(sizes: Sequence[int]) -> list[slice]:
-    """The slices of consecutive parts of these sizes."""
-    return [
-        slice(end - size, end) for size, end in zip(sizes, itertools.accumulate(sizes), strict=True)
-    ]
 
 
 class _Product(torch.autograd.Function):

@@ -5,6 +5,7 @@
     engine/dropout.cpp     dropout, and the end of each half of a block; without it, masks are kept,
                            and that end is three passes
     engine/gelu.cpp        gelu in bf16; without it, torch's own
+    engine/low_rank.cpp    low-rank updates in bf16; without it, torch's products
 
 torch's own extension loader builds a kernel (7 s on an EPYC), and torch's dispatcher then has its
 operations as `torch.ops.peftlab`. The library is kept in the user's cache, under a hash of its

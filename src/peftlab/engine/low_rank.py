@@ -1,0 +1,157 @@
+"""Low-rank updates of layers that have one product, in C++ where a compiler is found.
+
+    y[:, columns of i] += sᵢ x Aᵢᵀ Bᵢᵀ        i: the layers that have an update
+
+    StackedUpdates   by torch's products: all Aᵢ in one matrix, all sᵢ Bᵢᵀ blocks of another
+    NativeUpdates    by low_rank.cpp, which goes over x and y once, and over their gradients
+
+Updates of small rank have a hundredth of a step's operations, and torch's products, six for all
+updates, took a tenth of its time (LOG.md).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from peftlab.layers import native
+
+SOURCE = Path(__file__).with_suffix(".cpp")
+FLAGS = ("-ffp-contract=fast",)
+MULTIPLE = 16  # numbers in the widest vector; widths are multiples of it
+LARGEST_RANK = 16  # of all updates together; beyond it torch is as fast (LOG.md)
+
+
+def is_built() -> bool:
+    """Whether low_rank.cpp is loaded in this process; builds it if necessary."""
+    shapes = {"low_rank": _inner_shape, "low_rank_gradient": _gradient_shapes}
+    return native.is_built(SOURCE, *FLAGS, **shapes)
+
+
+def serves(pairs: Sequence[Tensor], width: int, dtype: torch.dtype) -> bool:
+    """Whether low_rank.cpp adds updates with `pairs` = A₁, B₁, A₂, B₂, … to a product's output.
+
+    Args:
+        pairs: the matrices.
+        width: of the output, Σ out.
+        dtype: of the output and the layers' input.
+    """
+    rank = sum(lora_A.shape[0] for lora_A in pairs[::2])
+    widths = (width, pairs[0].shape[1], *(lora_B.shape[0] for lora_B in pairs[1::2]))
+    return (
+        dtype == torch.bfloat16
+        and all(matrix.dtype == torch.float32 and matrix.is_contiguous() for matrix in pairs)
+        and pairs[0].device.type == "cpu"
+        and rank <= LARGEST_RANK
+        and not any(width % MULTIPLE for width in widths)
+        and is_built()
+    )
+
+
+class StackedUpdates:
+    """Updates at `columns` of a product's output, each with its factor s.
+
+    All sᵢ Bᵢᵀ are blocks of one matrix, zero elsewhere. So any number of updates takes two products
+    forward and four backward, and no sum takes a pass of its own.
+    """
+
+    def __init__(
+        self, pairs: Sequence[Tensor], columns: Sequence[slice], scalings: Sequence[float]
+    ) -> None:
+        self.ranks = [lora_A.shape[0] for lora_A in pairs[::2]]
+        self.dtype = pairs[0].dtype
+        self.columns, self.scalings = list(columns), list(scalings)
+
+    def add(self, y: Tensor, x: Tensor, pairs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Add the updates of x (n, in) to y (n, Σ out) in place; returns what `gradients` needs."""
+        a = torch.cat(list(pairs[::2])).to(x.dtype)  # (Σ rank, in)
+        bt = x.new_zeros(len(a), y.shape[-1])
+        for (block, s), lora_B in zip(self._blocks(), pairs[1::2], strict=True):
+            torch.mul(lora_B.T, s, out=bt[block])
+        with torch.autocast(x.device.type, enabled=False):  # not a caller's: y is in x's precision
+            inner = x @ a.T  # (n, Σ rank)
+            y.addmm_(inner, bt)
+        return inner, a, bt
+
+    def gradients(
+        self, g: Tensor, x: Tensor | None, g_x: Tensor | None, added: Sequence[Tensor]
+    ) -> list[Tensor | None]:
+        """The gradients of A₁, B₁, A₂, B₂, …; adds that of x to `g_x` in place.
+
+        Args:
+            g: the gradient of y, (n, Σ out).
+            x: None if no A needs a gradient.
+            g_x: None if x needs none.
+            added: what `add` returned.
+        """
+        inner, a, bt = added
+        g_inner = g @ bt.T
+        if g_x is not None:
+            g_x.addmm_(g_inner, a)
+        found: list[Tensor | None] = [None] * (2 * len(self.ranks))
+        if x is not None:
+            found[::2] = (g_inner.T @ x).to(self.dtype).split(self.ranks)
+        g_bt = (inner.T @ g).to(self.dtype)
+        found[1::2] = [g_bt[block].T.mul_(s) for block, s in self._blocks()]
+        return found
+
+    def _blocks(self) -> list[tuple[tuple[slice, slice], float]]:
+        """Each update's rows and columns in the matrix of all sᵢ Bᵢᵀ, and its s."""
+        places = zip(slices(self.ranks), self.columns, strict=True)
+        return list(zip(places, self.scalings, strict=True))
+
+
+class NativeUpdates(StackedUpdates):
+    """The same in bf16, all sums in fp32, in C++."""
+
+    def add(self, y: Tensor, x: Tensor, pairs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        options = (list(pairs), self._starts, self.scalings)
+        return torch.ops.peftlab.low_rank(y, x.contiguous(), *options), *pairs
+
+    def gradients(
+        self, g: Tensor, x: Tensor | None, g_x: Tensor | None, added: Sequence[Tensor]
+    ) -> list[Tensor | None]:
+        inner, *pairs = added
+        found: list[Tensor | None] = torch.ops.peftlab.low_rank_gradient(
+            g.contiguous(),
+            None if x is None else x.contiguous(),
+            inner,
+            g_x,
+            pairs,
+            self._starts,
+            self.scalings,
+        )
+        if x is None:
+            found[::2] = [None] * len(self.ranks)
+        return found
+
+    @property
+    def _starts(self) -> list[int]:
+        return [columns.start for columns in self.columns]
+
+
+def slices(sizes: Sequence[int]) -> list[slice]:
+    """The slices of consecutive parts of these sizes.
+
+    >>> slices([2, 3])
+    [slice(0, 2, None), slice(2, 5, None)]
+    """
+    return [
+        slice(end - size, end) for size, end in zip(sizes, itertools.accumulate(sizes), strict=True)
+    ]
+
+
+def _inner_shape(y: Tensor, x: Tensor, pairs: Sequence[Tensor], *others: Any) -> Tensor:
+    rank = sum(len(lora_A) for lora_A in pairs[::2])
+    return x.new_empty(len(x), rank, dtype=torch.float32)
+
+
+def _gradient_shapes(
+    g: Tensor, x: Any, inner: Tensor, g_x: Any, pairs: Sequence[Tensor], *others: Any
+) -> list[Tensor]:
+    return [torch.empty_like(matrix) for matrix in pairs]
