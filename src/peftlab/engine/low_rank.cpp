@@ -5,8 +5,8 @@
 //                       gradients of A₁, B₁, A₂, B₂, …
 //
 // x, y and g (rows, width) are in bf16; A (rank, in), B (out, rank) and all sums are in fp32, and what is added in
-// place is rounded once. A thread takes tiles of rows, and everything of a tile while it is in its cache; the gradients
-// of A and B are summed over the threads, in their order.
+// place is rounded once. Everything of a tile of rows is done while it is in the cache. The gradients of A and B are
+// sums over a few parts of the rows, the same for any number of threads.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -22,6 +22,8 @@ namespace {
 constexpr int64_t TILE = 16;    // rows computed together
 constexpr int64_t CHUNK = 256;  // columns of a tile that are in fp32 at once
 constexpr int64_t GRAIN = 2;    // tiles a thread takes at least
+constexpr int64_t PARTS = 8;    // of the rows, each with sums of its own
+constexpr int64_t SUMMED = 4096;  // sums that a thread adds up at least
 
 typedef std::vector<float> Numbers;
 
@@ -107,6 +109,30 @@ void each_tile(int64_t rows, const Work& work) {
   });
 }
 
+// The sums of `size` numbers that `add_tile` adds to, tile by tile.
+template <typename Work>
+Numbers sum_over_tiles(int64_t rows, int64_t size, const Work& add_tile) {
+  const int64_t tiles = (rows + TILE - 1) / TILE;
+  const int64_t rows_of_part = TILE * std::max(GRAIN, (tiles + PARTS - 1) / PARTS);
+  std::vector<Numbers> parts((rows + rows_of_part - 1) / rows_of_part);
+  at::parallel_for(0, int64_t(parts.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part) {
+      parts[part].resize(size);
+      const int64_t last = std::min(rows, (part + 1) * rows_of_part);
+      for (int64_t row = part * rows_of_part; row < last; row += TILE) {
+        add_tile(row, std::min(TILE, last - row), parts[part].data());
+      }
+    }
+  });
+  Numbers sums(size);
+  at::parallel_for(0, size, SUMMED, [&](int64_t begin, int64_t end) {
+    for (const Numbers& part : parts) {
+      for (int64_t i = begin; i < end; ++i) sums[i] += part[i];
+    }
+  });
+  return sums;
+}
+
 // -- the operations ---------------------------------------------------------------------------------
 
 // The update of one layer: at the columns of y from `column` on, and those of x Aᵀ from `first` on.
@@ -142,6 +168,31 @@ std::vector<Update> updates_of(at::TensorList pairs, at::IntArrayRef columns, at
   return updates;
 }
 
+// sᵢ Bᵢᵀ (rank, out) of each update.
+std::vector<Numbers> scaled_Bt_of(const std::vector<Update>& updates) {
+  std::vector<Numbers> all;
+  for (const Update& u : updates) {
+    Numbers& Bt = all.emplace_back(u.rank * u.out);
+    for (int64_t j = 0; j < u.out; ++j) {
+      for (int64_t k = 0; k < u.rank; ++k) Bt[k * u.out + j] = u.scaling * u.B[j * u.rank + k];
+    }
+  }
+  return all;
+}
+
+// sᵢ Bᵢ (out, rank) of each update, as narrow_product takes it.
+std::vector<Numbers> scaled_B_of(const std::vector<Update>& updates) {
+  std::vector<Numbers> all;
+  for (const Update& u : updates) {
+    const int64_t lanes = padded(u.rank);
+    Numbers& B = all.emplace_back(u.out * lanes);
+    for (int64_t j = 0; j < u.out; ++j) {
+      for (int64_t k = 0; k < u.rank; ++k) B[j * lanes + k] = u.scaling * u.B[j * u.rank + k];
+    }
+  }
+  return all;
+}
+
 void check_rows(const at::Tensor& x, int64_t rows) {
   TORCH_CHECK(x.scalar_type() == at::kBFloat16 && x.dim() == 2 && x.is_contiguous() && x.size(0) == rows &&
                   x.size(1) % LANES == 0,
@@ -161,16 +212,12 @@ at::Tensor low_rank(at::Tensor& y, const at::Tensor& x, at::TensorList pairs, at
   const auto updates = updates_of(pairs, columns, scalings, in, y.size(1));
   const int64_t rank = rank_of(updates), lanes = padded(rank);
   Numbers At(in * lanes);
-  std::vector<Numbers> scaled_Bt;
   for (const Update& u : updates) {
     for (int64_t k = 0; k < u.rank; ++k) {
       for (int64_t j = 0; j < in; ++j) At[j * lanes + u.first + k] = u.A[k * in + j];
     }
-    Numbers& Bt = scaled_Bt.emplace_back(u.rank * u.out);
-    for (int64_t j = 0; j < u.out; ++j) {
-      for (int64_t k = 0; k < u.rank; ++k) Bt[k * u.out + j] = u.scaling * u.B[j * u.rank + k];
-    }
   }
+  const auto scaled_Bt = scaled_Bt_of(updates);
   auto inner = at::empty({rows, rank}, x.options().dtype(at::kFloat));
   const Rows<float> p{inner.mutable_data_ptr<float>(), rank};
   const Inputs of_x = inputs_of(x);
@@ -185,7 +232,7 @@ at::Tensor low_rank(at::Tensor& y, const at::Tensor& x, at::TensorList pairs, at
   return inner;
 }
 
-// `sums`: the gradient of every A, then that of every sᵢ Bᵢᵀ.
+// From the gradients of every A, then of every sᵢ Bᵢᵀ.
 std::vector<at::Tensor> gradients_of(const std::vector<Update>& updates, const Numbers& sums, bool needs_A, int64_t in,
                                      at::TensorOptions options) {
   std::vector<at::Tensor> gradients;
@@ -221,27 +268,18 @@ std::vector<at::Tensor> low_rank_gradient(const at::Tensor& g, const std::option
   const int64_t rank = rank_of(updates);
   TORCH_CHECK(inner.scalar_type() == at::kFloat && inner.is_contiguous(), "x Aᵀ in fp32, contiguous");
   TORCH_CHECK(inner.sizes() == at::IntArrayRef({rows, rank}), "x Aᵀ (rows, rank)");
-  Numbers all_A;
-  std::vector<Numbers> scaled_B;
-  int64_t size = rank * in;
+  Numbers all_A, g_inner(rows * rank);
+  int64_t size = rank * in;  // of the gradients of every A, then of every sᵢ Bᵢᵀ
   for (const Update& u : updates) {
-    const int64_t lanes = padded(u.rank);
     all_A.insert(all_A.end(), u.A, u.A + u.rank * in);
-    Numbers& B = scaled_B.emplace_back(u.out * lanes);
-    for (int64_t j = 0; j < u.out; ++j) {
-      for (int64_t k = 0; k < u.rank; ++k) B[j * lanes + k] = u.scaling * u.B[j * u.rank + k];
-    }
     size += u.rank * u.out;
   }
-  Numbers g_inner(rows * rank);
-  std::vector<Numbers> parts(at::get_num_threads());  // each thread's sums, as `gradients_of` takes them
+  const auto scaled_B = scaled_B_of(updates);
   const Rows<float> g_p{g_inner.data(), rank};
   const Rows<const float> p{inner.const_data_ptr<float>(), rank};
   const Inputs of_g = inputs_of(g);
-  each_tile(rows, [&](int64_t row, int64_t n) {
-    Numbers& sums = parts[at::get_thread_num()];
-    sums.resize(size);
-    float* g_Bt = sums.data() + rank * in;
+  const Numbers sums = sum_over_tiles(rows, size, [&](int64_t row, int64_t n, float* sums) {
+    float* g_Bt = sums + rank * in;
     for (size_t i = 0; i < updates.size(); ++i) {
       const Update& u = updates[i];
       const Inputs of_u = of_g.from(row, u.column);
@@ -251,12 +289,8 @@ std::vector<at::Tensor> low_rank_gradient(const at::Tensor& g, const std::option
     }
     const Rows<const float> g_p_of_tile{g_p[row], rank};
     if (g_x) add_product(outputs_of(*g_x).from(row), n, in, g_p_of_tile, rank, all_A.data());
-    if (x) add_outer_product(g_p_of_tile, rank, inputs_of(*x).from(row), n, in, sums.data());
+    if (x) add_outer_product(g_p_of_tile, rank, inputs_of(*x).from(row), n, in, sums);
   });
-  Numbers sums(size);
-  for (const Numbers& part : parts) {
-    for (size_t i = 0; i < part.size(); ++i) sums[i] += part[i];
-  }
   return gradients_of(updates, sums, x.has_value(), in, inner.options());
 }
 
