@@ -8,7 +8,6 @@ from typing import NamedTuple
 import pytest
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from peftlab.engine import fast, kernels_of, low_rank
 from peftlab.engine.low_rank import LARGEST_RANK, NativeUpdates, StackedUpdates
@@ -66,7 +65,6 @@ CASES = {
     "one layer": (19, 64, (48,), (16,)),
     "one row": (1, 16, (16,), (1,)),
     "wider than a chunk": (33, 1040, (528, 16), (3, 0)),
-    "no row": (0, 32, (32,), (2,)),
     "more than a batch": (1715, 48, (32, 32), (2, 8)),
 }
 
@@ -188,32 +186,59 @@ def test_nan_is_not_hidden() -> None:
     assert all(one.isnan().any() for one in found)
 
 
+def matrices(rank: int, inside: int, outside: int) -> list[Tensor]:
+    return [torch.zeros(rank, inside), torch.zeros(outside, rank)]
+
+
 def test_only_what_it_takes_is_given_to_it() -> None:
-    pairs = case(*CASES["query and value"]).pairs
-    assert low_rank.serves(pairs, 1152, torch.bfloat16)
-    assert not low_rank.serves(pairs, 1152, torch.float32)
-    assert not low_rank.serves(pairs, 1156, torch.bfloat16)
-    assert not low_rank.serves([p.bfloat16() for p in pairs], 1152, torch.bfloat16)
-    assert not low_rank.serves([p.T for p in pairs[::-1]], 1152, torch.bfloat16)
-    wide = [torch.zeros(LARGEST_RANK + 1, 32), torch.zeros(32, LARGEST_RANK + 1)]
-    assert not low_rank.serves(wide, 32, torch.bfloat16)
-    given = case(*CASES["one layer"])
-    with pytest.raises(RuntimeError, match="columns of y"):
-        NativeUpdates(given.pairs, [slice(16, 64)], [1.0]).add(given.y, given.x, given.pairs)
+    bf16 = torch.bfloat16
+    pairs = matrices(8, 32, 48)
+    assert low_rank.serves(pairs, 96, bf16)
+    assert low_rank.serves(matrices(LARGEST_RANK, 32, 32), 32, bf16)
+    assert not low_rank.serves(pairs, 96, torch.float32)
+    assert not low_rank.serves(pairs, 100, bf16)
+    assert not low_rank.serves(matrices(8, 36, 48), 96, bf16)
+    assert not low_rank.serves(matrices(8, 32, 44), 96, bf16)
+    assert not low_rank.serves([matrix.bfloat16() for matrix in pairs], 96, bf16)
+    assert not low_rank.serves([matrix.to("meta") for matrix in pairs], 96, bf16)
+    assert not low_rank.serves([matrix.T for matrix in matrices(8, 48, 32)[::-1]], 96, bf16)
+    assert not low_rank.serves(matrices(LARGEST_RANK + 1, 32, 32), 32, bf16)
+    assert not low_rank.serves(pairs + matrices(LARGEST_RANK - 7, 32, 48), 96, bf16)
 
 
-def test_without_numbers_it_has_the_same_shapes() -> None:
+@pytest.mark.parametrize(
+    ("pairs", "columns", "reason"),
+    [
+        (matrices(3, 64, 48), [16], "columns of y"),
+        (matrices(3, 64, 40), [0], "columns of y"),
+        (matrices(3, 48, 48), [0], "A .rank, 64. and B"),
+        ([torch.zeros(3, 64), torch.zeros(48, 4)], [0], "A .rank, 64. and B"),
+        ([torch.zeros(64, 3).T, torch.zeros(48, 3)], [0], "contiguous"),
+        ([torch.zeros(3, 64), torch.zeros(3, 48).T], [0], "contiguous"),
+        ([matrix.bfloat16() for matrix in matrices(3, 64, 48)], [0], "fp32"),
+        ([], [], "of each update"),
+    ],
+)
+def test_what_it_cannot_read_is_refused(
+    pairs: list[Tensor], columns: list[int], reason: str
+) -> None:
+    y, x = torch.zeros(2, 48).bfloat16(), torch.zeros(2, 64).bfloat16()
+    with pytest.raises(RuntimeError, match=reason):
+        torch.ops.peftlab.low_rank(y, x, pairs, columns, [1.0] * len(columns))
+
+
+@pytest.mark.parametrize("is_A_trained", [True, False])
+def test_without_numbers_it_has_the_same_shapes(is_A_trained: bool) -> None:
     given = case(*CASES["ranks that differ"])
-    updates = given.native()
-    added = updates.add(given.y, given.x, given.pairs)
-    found = updates.gradients(given.g, given.x, given.g_x, added)
-    with FakeTensorMode() as mode:
-        y, x, g, g_x, *pairs = (mode.from_tensor(one) for one in (*given[3:], *given.pairs))
-        fakes = updates.add(y, x, pairs)
-        fake_gradients = updates.gradients(g, x, g_x, fakes)
-    for one, fake in zip([*added, *found], [*fakes, *fake_gradients], strict=True):
-        assert one is not None and fake is not None
-        assert (one.shape, one.dtype) == (fake.shape, fake.dtype)
+    options = ([columns.start for columns in given.columns], given.scalings)
+    operations, both = torch.ops.peftlab, (given.pairs, *options)
+    inner = operations.low_rank(given.y, given.x, *both)
+    x = given.x if is_A_trained else None
+    checks = {"test_utils": ("test_schema", "test_faketensor")}
+    torch.library.opcheck(operations.low_rank, (given.y, given.x, *both), **checks)
+    torch.library.opcheck(
+        operations.low_rank_gradient, (given.g, x, inner, given.g_x, *both), **checks
+    )
 
 
 @pytest.mark.skipif(
@@ -224,7 +249,11 @@ def test_inside_the_engine_it_computes_lora(monkeypatch: pytest.MonkeyPatch) -> 
     model = inject(tiny(), make("lora"))
     assert "low_rank.cpp" in kernels_of(model)
     assert "low_rank.cpp" not in kernels_of(tiny())
+    assert "low_rank.cpp" not in kernels_of(inject(tiny(), make("lora", {"rank": 16})))
     assert "low_rank.cpp" not in kernels_of(inject(tiny(dtype=torch.float32), make("lora")))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:  # it begins with zeros
+            nn.init.normal_(parameter, std=0.1)
     with torch.profiler.profile() as profile, fast(model):
         native = passes(model, batch())
     calls = {event.key for event in profile.key_averages()}

@@ -84,7 +84,7 @@ class _UpdatedProduct(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         y = weight.product(x, bias)
         rows, flat = x.reshape(-1, x.shape[-1]), y.view(-1, y.shape[-1])
-        is_native = x.dtype == y.dtype and low_rank.serves(pairs, y.shape[-1], y.dtype)
+        is_native = low_rank.serves(pairs, y.shape[-1], y.dtype)
         updates = (NativeUpdates if is_native else StackedUpdates)(pairs, columns, scalings)
         added = updates.add(flat, rows, pairs)
         ctx.weight, ctx.updates = weight, updates

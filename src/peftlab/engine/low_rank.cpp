@@ -39,10 +39,12 @@ typedef Rows<const at::BFloat16> Inputs;
 
 // -- the products of a tile: (rows, width) by a narrow or a flat matrix -----------------------------
 
-// out (rows, rank) = x (rows, width) w (width, rank); the rows of w are padded to whole vectors.
-void narrow_product(Inputs x, int64_t rows, int64_t width, const Numbers& w, int64_t rank, Rows<float> out) {
+int64_t padded(int64_t rank) { return (rank + LANES - 1) / LANES * LANES; }
+
+// out (rows, rank) = x (rows, width) w (width, rank); each row of w is padded to whole vectors.
+void narrow_product(Inputs x, int64_t rows, int64_t width, const float* w, int64_t rank, Rows<float> out) {
   alignas(64) float wide_x[TILE][CHUNK] = {};
-  const int64_t stride = int64_t(w.size()) / width;
+  const int64_t stride = padded(rank);
   for (int64_t lane = 0; lane < stride; lane += LANES) {
     Vector sums[TILE] = {};
     for (int64_t first = 0; first < width; first += CHUNK) {
@@ -51,7 +53,7 @@ void narrow_product(Inputs x, int64_t rows, int64_t width, const Numbers& w, int
         for (int64_t j = 0; j < size; j += LANES) put(vector_at(x[row] + first + j), &wide_x[row][j]);
       }
       for (int64_t j = 0; j < size; ++j) {
-        const Vector of_w = vector_at(w.data() + (first + j) * stride + lane);
+        const Vector of_w = vector_at(w + (first + j) * stride + lane);
         for (int64_t row = 0; row < TILE; ++row) sums[row] += wide_x[row][j] * of_w;
       }
     }
@@ -109,7 +111,7 @@ void each_tile(int64_t rows, const Work& work) {
   });
 }
 
-// The sums of `size` numbers that `add_tile` adds to, tile by tile.
+// `size` numbers: what `add_tile` adds to them, summed over all tiles.
 template <typename Work>
 Numbers sum_over_tiles(int64_t rows, int64_t size, const Work& add_tile) {
   const int64_t tiles = (rows + TILE - 1) / TILE;
@@ -143,8 +145,6 @@ struct Update {
 };
 
 int64_t rank_of(const std::vector<Update>& updates) { return updates.back().first + updates.back().rank; }
-
-int64_t padded(int64_t rank) { return (rank + LANES - 1) / LANES * LANES; }
 
 std::vector<Update> updates_of(at::TensorList pairs, at::IntArrayRef columns, at::ArrayRef<double> scalings, int64_t in,
                                int64_t out) {
@@ -221,28 +221,28 @@ at::Tensor low_rank(at::Tensor& y, const at::Tensor& x, at::TensorList pairs, at
   auto inner = at::empty({rows, rank}, x.options().dtype(at::kFloat));
   const Rows<float> p{inner.mutable_data_ptr<float>(), rank};
   const Inputs of_x = inputs_of(x);
-  const auto to = outputs_of(y);
+  const auto outputs = outputs_of(y);
   each_tile(rows, [&](int64_t row, int64_t n) {
-    narrow_product(of_x.from(row), n, in, At, rank, p.from(row));
+    narrow_product(of_x.from(row), n, in, At.data(), rank, p.from(row));
     for (size_t i = 0; i < updates.size(); ++i) {
       const Update& u = updates[i];
-      add_product(to.from(row, u.column), n, u.out, {p[row] + u.first, rank}, u.rank, scaled_Bt[i].data());
+      add_product(outputs.from(row, u.column), n, u.out, {p[row] + u.first, rank}, u.rank, scaled_Bt[i].data());
     }
   });
   return inner;
 }
 
-// From the gradients of every A, then of every sᵢ Bᵢᵀ.
-std::vector<at::Tensor> gradients_of(const std::vector<Update>& updates, const Numbers& sums, bool needs_A, int64_t in,
-                                     at::TensorOptions options) {
+// A₁'s, B₁'s, … from the gradients of every A, then of every sᵢ Bᵢᵀ; A's are empty if they are not needed.
+std::vector<at::Tensor> gradients_of(const std::vector<Update>& updates, const Numbers& totals, bool needs_A,
+                                     int64_t in, at::TensorOptions options) {
   std::vector<at::Tensor> gradients;
-  const float* g_Bt = sums.data() + rank_of(updates) * in;
+  const float* g_Bt = totals.data() + rank_of(updates) * in;
   for (const Update& u : updates) {
     auto g_A = at::empty({needs_A ? u.rank : 0, in}, options), g_B = at::empty({u.out, u.rank}, options);
-    std::copy_n(sums.data() + u.first * in, g_A.numel(), g_A.mutable_data_ptr<float>());
-    float* to = g_B.mutable_data_ptr<float>();
+    std::copy_n(totals.data() + u.first * in, g_A.numel(), g_A.mutable_data_ptr<float>());
+    float* numbers = g_B.mutable_data_ptr<float>();
     for (int64_t j = 0; j < u.out; ++j) {
-      for (int64_t k = 0; k < u.rank; ++k) to[j * u.rank + k] = u.scaling * g_Bt[k * u.out + j];
+      for (int64_t k = 0; k < u.rank; ++k) numbers[j * u.rank + k] = u.scaling * g_Bt[k * u.out + j];
     }
     g_Bt += u.rank * u.out;
     gradients.push_back(g_A);
@@ -268,30 +268,30 @@ std::vector<at::Tensor> low_rank_gradient(const at::Tensor& g, const std::option
   const int64_t rank = rank_of(updates);
   TORCH_CHECK(inner.scalar_type() == at::kFloat && inner.is_contiguous(), "x Aᵀ in fp32, contiguous");
   TORCH_CHECK(inner.sizes() == at::IntArrayRef({rows, rank}), "x Aᵀ (rows, rank)");
-  Numbers all_A, g_inner(rows * rank);
+  Numbers all_A;
   int64_t size = rank * in;  // of the gradients of every A, then of every sᵢ Bᵢᵀ
   for (const Update& u : updates) {
     all_A.insert(all_A.end(), u.A, u.A + u.rank * in);
     size += u.rank * u.out;
   }
   const auto scaled_B = scaled_B_of(updates);
-  const Rows<float> g_p{g_inner.data(), rank};
   const Rows<const float> p{inner.const_data_ptr<float>(), rank};
   const Inputs of_g = inputs_of(g);
-  const Numbers sums = sum_over_tiles(rows, size, [&](int64_t row, int64_t n, float* sums) {
+  const Numbers totals = sum_over_tiles(rows, size, [&](int64_t row, int64_t n, float* sums) {
+    Numbers g_inner(n * rank);
+    const Rows<float> g_p{g_inner.data(), rank};
     float* g_Bt = sums + rank * in;
     for (size_t i = 0; i < updates.size(); ++i) {
       const Update& u = updates[i];
-      const Inputs of_u = of_g.from(row, u.column);
-      narrow_product(of_u, n, u.out, scaled_B[i], u.rank, g_p.from(row, u.first));
-      add_outer_product(p.from(row, u.first), u.rank, of_u, n, u.out, g_Bt);
+      const Inputs g_u = of_g.from(row, u.column);
+      narrow_product(g_u, n, u.out, scaled_B[i].data(), u.rank, g_p.from(0, u.first));
+      add_outer_product(p.from(row, u.first), u.rank, g_u, n, u.out, g_Bt);
       g_Bt += u.rank * u.out;
     }
-    const Rows<const float> g_p_of_tile{g_p[row], rank};
-    if (g_x) add_product(outputs_of(*g_x).from(row), n, in, g_p_of_tile, rank, all_A.data());
-    if (x) add_outer_product(g_p_of_tile, rank, inputs_of(*x).from(row), n, in, sums);
+    if (g_x) add_product(outputs_of(*g_x).from(row), n, in, {g_p.first, rank}, rank, all_A.data());
+    if (x) add_outer_product({g_p.first, rank}, rank, inputs_of(*x).from(row), n, in, sums);
   });
-  return gradients_of(updates, sums, x.has_value(), in, inner.options());
+  return gradients_of(updates, totals, x.has_value(), in, inner.options());
 }
 
 }  // namespace

@@ -11,6 +11,7 @@ updates, took a tenth of its time (LOG.md).
 
 from __future__ import annotations
 
+import abc
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,17 +49,13 @@ def serves(pairs: Sequence[Tensor], width: int, dtype: torch.dtype) -> bool:
         and all(matrix.dtype == torch.float32 and matrix.is_contiguous() for matrix in pairs)
         and pairs[0].device.type == "cpu"
         and rank <= LARGEST_RANK
-        and not any(width % MULTIPLE for width in widths)
+        and not any(one % MULTIPLE for one in widths)
         and is_built()
     )
 
 
-class StackedUpdates:
-    """Updates at `columns` of a product's output, each with its factor s.
-
-    All sᵢ Bᵢᵀ are blocks of one matrix, zero elsewhere. So any number of updates takes two products
-    forward and four backward, and no sum takes a pass of its own.
-    """
+class Updates(abc.ABC):
+    """Updates at `columns` of a product's output, each with its factor s."""
 
     def __init__(
         self, pairs: Sequence[Tensor], columns: Sequence[slice], scalings: Sequence[float]
@@ -67,8 +64,32 @@ class StackedUpdates:
         self.dtype = pairs[0].dtype
         self.columns, self.scalings = list(columns), list(scalings)
 
+    @abc.abstractmethod
     def add(self, y: Tensor, x: Tensor, pairs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Add the updates of x (n, in) to y (n, Σ out) in place; returns what `gradients` needs."""
+
+    @abc.abstractmethod
+    def gradients(
+        self, g: Tensor, x: Tensor | None, g_x: Tensor | None, added: Sequence[Tensor]
+    ) -> list[Tensor | None]:
+        """The gradients of A₁, B₁, A₂, B₂, …; adds that of x to `g_x` in place.
+
+        Args:
+            g: the gradient of y, (n, Σ out).
+            x: None if no A needs a gradient.
+            g_x: None if x needs none.
+            added: what `add` returned.
+        """
+
+
+class StackedUpdates(Updates):
+    """All sᵢ Bᵢᵀ as blocks of one matrix, zero elsewhere, and all Aᵢ one below the other.
+
+    So any number of updates takes two products forward and four backward, and no sum takes a pass
+    of its own.
+    """
+
+    def add(self, y: Tensor, x: Tensor, pairs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         a = torch.cat(list(pairs[::2])).to(x.dtype)  # (Σ rank, in)
         bt = x.new_zeros(len(a), y.shape[-1])
         for (block, s), lora_B in zip(self._blocks(), pairs[1::2], strict=True):
@@ -81,24 +102,16 @@ class StackedUpdates:
     def gradients(
         self, g: Tensor, x: Tensor | None, g_x: Tensor | None, added: Sequence[Tensor]
     ) -> list[Tensor | None]:
-        """The gradients of A₁, B₁, A₂, B₂, …; adds that of x to `g_x` in place.
-
-        Args:
-            g: the gradient of y, (n, Σ out).
-            x: None if no A needs a gradient.
-            g_x: None if x needs none.
-            added: what `add` returned.
-        """
         inner, a, bt = added
         g_inner = g @ bt.T
         if g_x is not None:
             g_x.addmm_(g_inner, a)
-        found: list[Tensor | None] = [None] * (2 * len(self.ranks))
+        gradients: list[Tensor | None] = [None] * (2 * len(self.ranks))
         if x is not None:
-            found[::2] = (g_inner.T @ x).to(self.dtype).split(self.ranks)
+            gradients[::2] = (g_inner.T @ x).to(self.dtype).split(self.ranks)
         g_bt = (inner.T @ g).to(self.dtype)
-        found[1::2] = [g_bt[block].T.mul_(s) for block, s in self._blocks()]
-        return found
+        gradients[1::2] = [g_bt[block].T.mul_(s) for block, s in self._blocks()]
+        return gradients
 
     def _blocks(self) -> list[tuple[tuple[slice, slice], float]]:
         """Each update's rows and columns in the matrix of all sᵢ Bᵢᵀ, and its s."""
@@ -106,33 +119,32 @@ class StackedUpdates:
         return list(zip(places, self.scalings, strict=True))
 
 
-class NativeUpdates(StackedUpdates):
-    """The same in bf16, all sums in fp32, in C++."""
+class NativeUpdates(Updates):
+    """In C++; A, B and x Aᵀ are multiplied in fp32.
+
+    A and B themselves are kept for the backward pass: like a layer of torch's it refuses them if
+    they were changed meanwhile.
+    """
 
     def add(self, y: Tensor, x: Tensor, pairs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        options = (list(pairs), self._starts, self.scalings)
-        return torch.ops.peftlab.low_rank(y, x.contiguous(), *options), *pairs
+        inner = torch.ops.peftlab.low_rank(y, x.contiguous(), list(pairs), *self._options)
+        return inner, *pairs
 
     def gradients(
         self, g: Tensor, x: Tensor | None, g_x: Tensor | None, added: Sequence[Tensor]
     ) -> list[Tensor | None]:
         inner, *pairs = added
-        found: list[Tensor | None] = torch.ops.peftlab.low_rank_gradient(
-            g.contiguous(),
-            None if x is None else x.contiguous(),
-            inner,
-            g_x,
-            pairs,
-            self._starts,
-            self.scalings,
+        rows = None if x is None else x.contiguous()
+        gradients: list[Tensor | None] = torch.ops.peftlab.low_rank_gradient(
+            g.contiguous(), rows, inner, g_x, pairs, *self._options
         )
-        if x is None:
-            found[::2] = [None] * len(self.ranks)
-        return found
+        if x is None:  # an operation's list has no None: those of A are empty
+            gradients[::2] = [None] * len(self.ranks)
+        return gradients
 
     @property
-    def _starts(self) -> list[int]:
-        return [columns.start for columns in self.columns]
+    def _options(self) -> tuple[list[int], list[float]]:
+        return [columns.start for columns in self.columns], self.scalings
 
 
 def slices(sizes: Sequence[int]) -> list[slice]:
@@ -154,4 +166,7 @@ def _inner_shape(y: Tensor, x: Tensor, pairs: Sequence[Tensor], *others: Any) ->
 def _gradient_shapes(
     g: Tensor, x: Any, inner: Tensor, g_x: Any, pairs: Sequence[Tensor], *others: Any
 ) -> list[Tensor]:
-    return [torch.empty_like(matrix) for matrix in pairs]
+    gradients = [torch.empty_like(matrix) for matrix in pairs]
+    if x is None:
+        gradients[::2] = [one[:0] for one in gradients[::2]]
+    return gradients

@@ -3,7 +3,8 @@
     y = x Wᵀ + c + s · dropout(x) Aᵀ Bᵀ
 
 W (out, in) and c (out,) are frozen, in the base's precision; A (rank, in) and B (out, rank)
-are fp32 and are multiplied in the precision of x, as autocast would.
+are fp32 and are multiplied in the precision of x, as autocast would, or more exactly where the
+engine does it (low_rank.cpp: in fp32).
 """
 
 from __future__ import annotations
