@@ -12,7 +12,7 @@ from peftlab.methods import METHODS
 
 SRC = Path(peftlab.__file__).parent
 # every room may import these
-LEAVES = {"errors", "atomic", "cache", "naming", "network", "settings"}
+LEAVES = {"errors", "atomic", "cache", "labels", "naming", "network", "settings"}
 ROOMS = {
     "cli": {"api", "report", "records"},  # api returns records
     "api": {
@@ -33,6 +33,7 @@ ROOMS = {
     "errors": set(),
     "atomic": {"errors"},
     "cache": set(),
+    "labels": set(),
     "naming": set(),
     "network": {"errors"},
     "settings": {"errors"},

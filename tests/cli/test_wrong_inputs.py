@@ -258,7 +258,14 @@ def test_adapters(file: str, text: str, adapter: Path, refused: Refused) -> None
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("max_length", -5), ("labels", ["one"]), ("kind", LONG), ("columns", 5)]
+    ("field", "value"),
+    [
+        ("max_length", -5),
+        ("labels", ["one"]),
+        ("label_type", "int"),  # of the labels a and b
+        ("kind", LONG),
+        ("columns", 5),
+    ],
 )
 def test_cards(field: str, value: object, adapter: Path, refused: Refused) -> None:
     trained_on(adapter, {field: value})

@@ -63,6 +63,7 @@ def test_a_script_makes_its_methods_known_twice_as_well_as_once(tmp_path: Path) 
         ("import no_such_thing\n", "ModuleNotFoundError: No module named 'no_such_thing'"),
         ("raise SystemExit(3)\n", "can't be imported: SystemExit: 3"),
         (METHOD.replace('"mine"', '"lora"'), "RequestError: Mine can't be called 'lora'"),
+        (METHOD + "1 / 0\n", "can't be imported: ZeroDivisionError"),
     ],
 )
 def test_what_can_not_be_a_plugin_is_explained(text: str, message: str, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from peftlab.adapters import check_adapter, label_names, load, read_card
 from peftlab.bench.outcome import predictions_of
 from peftlab.errors import RequestError, expect
+from peftlab.labels import Label, typed_label
 from peftlab.layers import PreTrainedModel
 from peftlab.machine import threads_for
 from peftlab.models import (
@@ -22,7 +23,7 @@ from peftlab.models import (
     state_of,
     token_limit,
 )
-from peftlab.tasks import Label, NoColumn, Task, answer_file, check_out, read_sheet, typed_label
+from peftlab.tasks import NoColumn, Task, answer_file, check_out, read_sheet
 from peftlab.tasks import load as load_task
 from peftlab.training import Encoded, encode, outputs
 

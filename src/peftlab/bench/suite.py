@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from peftlab.errors import JSON_ERRORS, RequestError, expanded, explain, unknown
+from peftlab.labels import AnyKind
 from peftlab.methods import METHODS, Method, parse_method, parse_value
 from peftlab.naming import named, slug
 from peftlab.settings import STRICT, Rate, Training
@@ -70,7 +71,7 @@ class DataFile(_Request):
     text: list[str]
     label: str
     dev: Path | None = None
-    kind: Literal["auto", "classes", "regression"] = "auto"
+    kind: AnyKind = "auto"
 
     @field_validator("path", "dev")
     @classmethod

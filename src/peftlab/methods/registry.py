@@ -175,6 +175,8 @@ def load_plugin(file: Path) -> None:
         loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
+        METHODS.clear()
+        METHODS.update(methods_before)  # without those that it registered before it failed
         raise RequestError(
             f"plugin {file} can't be imported: {type(error).__name__}: {error}"
         ) from error

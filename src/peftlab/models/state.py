@@ -9,12 +9,13 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from torch import nn
 
 from peftlab.errors import RequestError
+from peftlab.labels import Kind, LabelType, check_names
 from peftlab.layers import Adapter, Precision, PreTrainedModel, weight_precision
 from peftlab.models.find import Source
 from peftlab.models.targets import Targets
@@ -83,13 +84,18 @@ def _describe(value: object) -> str:
 class TaskCard(BaseModel, extra="forbid", frozen=True):
     """The task that the model was trained for, as far as its answers depend on it."""
 
-    kind: Literal["classes", "regression"]
+    kind: Kind
     labels: list[str]  # in the order of the outputs; empty for a regression
-    label_type: Literal["str", "int", "float", "bool"] = "str"  # what labels were in the data
+    label_type: LabelType = "str"  # what labels were in the data
     columns: list[str]  # of the texts in the user's file; empty where they have no name
     max_length: int = Field(ge=1)  # tokens
     # of an example: 2 for pairs; null in a card from before it was recorded
     n_texts: int | None = Field(None, ge=1, le=2)
+
+    @model_validator(mode="after")
+    def _labels_of_their_type(self) -> TaskCard:
+        check_names(self.labels, self.label_type)
+        return self
 
     def name_outputs(self, config: Any) -> None:
         """Name the outputs in a model's configuration, as transformers' pipelines read it."""

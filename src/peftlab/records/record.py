@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, Field
 
+from peftlab.labels import Kind
+
 SCHEMA_VERSION = 1
 
 
@@ -25,7 +27,7 @@ class ModelPart(_Part):
 
 class TaskPart(_Part):
     name: str
-    kind: Literal["classes", "regression"]
+    kind: Kind
     main_metric: str
     source: str
     licence: str | None = None  # of the data, in its source's words; null where that names none

@@ -11,11 +11,11 @@ import importlib
 import os
 import pkgutil
 from pathlib import Path
-from typing import Literal
 
 from peftlab.errors import RequestError, unknown
+from peftlab.labels import AnyKind
 from peftlab.tasks import builtin, files, glue, hub
-from peftlab.tasks.base import BuiltIn, Examples, Label, Task, typed_label
+from peftlab.tasks.base import BuiltIn, Examples, Task
 from peftlab.tasks.files import NoColumn, Sheet, answer_file, check_out, read_sheet
 from peftlab.tasks.glue import GLUE, Glue
 from peftlab.tasks.hub import is_on_hub
@@ -26,7 +26,6 @@ from peftlab.tasks.table import make_task
 __all__ = [
     "Baselines",
     "Examples",
-    "Label",
     "NoColumn",
     "Sheet",
     "Task",
@@ -43,7 +42,6 @@ __all__ = [
     "make_task",
     "names",
     "read_sheet",
-    "typed_label",
 ]
 
 
@@ -91,7 +89,7 @@ def load_file(
     text: list[str],
     label: str,
     dev: Path | None = None,
-    kind: Literal["auto", "classes", "regression"] = "auto",
+    kind: AnyKind = "auto",
 ) -> Task:
     """Make a task from a user's own file, or from the data set that `path` names as hub:OWNER/NAME.
 

@@ -16,18 +16,15 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import TypeAdapter, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from peftlab.errors import Explained, RequestError, unknown
+from peftlab.labels import Kind, LabelType, check_names
 from peftlab.naming import counted
 from peftlab.tasks.metrics import ALLOWED, score
-
-Kind = Literal["classes", "regression"]
-Label = str | int | float | bool
-LabelType = Literal["str", "int", "float", "bool"]
 
 
 @dataclass(frozen=True)
@@ -131,13 +128,7 @@ class Task(metaclass=Explained):
         n_classes = len(self.labels)
         if not n_classes:
             raise ValueError("labels is missing: the names of the classes, in their order")
-        for name in self.labels:
-            try:
-                typed_label(name, self.label_type)
-            except ValueError:
-                raise ValueError(
-                    f"label_type is {self.label_type}, and labels has {name!r}, which names none"
-                ) from None
+        check_names(self.labels, self.label_type)
         indices = range(n_classes)
         for name, split in (("train", self.train), ("dev", self.dev)):
             wrong = [i for i in split.labels if not isinstance(i, int) or i not in indices]
@@ -218,23 +209,6 @@ class Task(metaclass=Explained):
 
 
 _ADAPTER = TypeAdapter(Task)
-
-
-def typed_label(name: str, label_type: LabelType) -> Label:
-    """The label for which a class's name stands in `Task.labels`; ValueError if it can't.
-
-    >>> typed_label("3", "int"), typed_label("3", "str"), typed_label("true", "bool")
-    (3, '3', True)
-    """
-    match label_type:
-        case "bool":
-            return bool(("false", "true").index(name))
-        case "int":
-            return int(name)
-        case "float":
-            return float(name)
-        case "str":
-            return name
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 from peftlab.errors import RequestError, expanded
+from peftlab.labels import Kind
 from peftlab.tasks import hub
-from peftlab.tasks.base import Examples, Kind, Task
+from peftlab.tasks.base import Examples, Task
 from peftlab.tasks.files import rows
 
 QQP_SHORT_ROWS = 10

@@ -17,9 +17,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from peftlab.errors import RequestError, unknown
+from peftlab.labels import AnyKind
 from peftlab.network import describe_error, hub_problem
 from peftlab.tasks.base import Task
 from peftlab.tasks.files import file, rows
@@ -59,7 +59,7 @@ def load(
     path: Path,
     text: Sequence[str],
     label: str,
-    kind: Literal["auto", "classes", "regression"] = "auto",
+    kind: AnyKind = "auto",
 ) -> Task:
     """Make a task of the data set that `path` names: see `files.load` for the columns.
 

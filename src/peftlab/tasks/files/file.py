@@ -16,12 +16,13 @@ import re
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from peftlab.errors import RequestError
+from peftlab.labels import AnyKind, Kind, LabelType
 from peftlab.naming import named
 from peftlab.tasks import split
-from peftlab.tasks.base import Examples, Kind, LabelType, Task
+from peftlab.tasks.base import Examples, Task
 from peftlab.tasks.files import rows
 
 MAX_CLASSES = 20
@@ -39,7 +40,7 @@ def load(
     text: Sequence[str],
     label: str,
     dev: Path | None = None,
-    kind: Literal["auto", "classes", "regression"] = "auto",
+    kind: AnyKind = "auto",
 ) -> Task:
     """Make a task of the file at `path`: its columns `text` (one, or a pair) and `label`.
 
@@ -69,7 +70,7 @@ def task_of(
     dev: rows.Table | None,
     text: Sequence[str],
     label: str,
-    kind: Literal["auto", "classes", "regression"],
+    kind: AnyKind,
     *,
     stem: str,
     source: str,
@@ -244,9 +245,7 @@ def _guess_type(cell: str) -> LabelType:
     return "bool" if cell.lower() in {"true", "false"} else "str"
 
 
-def _choose_kind(
-    table: rows.Table, type_: LabelType, kind: Literal["auto", "classes", "regression"]
-) -> Kind:
+def _choose_kind(table: rows.Table, type_: LabelType, kind: AnyKind) -> Kind:
     if type_ == "str" and kind != "classes":
         _check_mistyped_numbers(table, kind)
     if type_ in {"bool", "str"}:
