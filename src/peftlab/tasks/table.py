@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from peftlab.errors import RequestError, expect, unknown
-from peftlab.labels import AnyKind
 from peftlab.tasks.base import Task
 from peftlab.tasks.files import file, rows
 
@@ -17,7 +16,7 @@ def make_task(
     text: str | Sequence[str] = "text",
     label: str = "label",
     dev: Any = None,
-    kind: AnyKind = "auto",
+    kind: Literal["auto", "classes", "regression"] = "auto",
     name: str = "table",
 ) -> Task:
     """Make a task of a table in memory: the same task as from a file with the same rows.
