@@ -19,10 +19,10 @@
 
 namespace {
 
-constexpr int64_t TILE = 16;    // rows computed together
-constexpr int64_t CHUNK = 256;  // columns of a tile that are in fp32 at once
-constexpr int64_t GRAIN = 2;    // tiles a thread takes at least
-constexpr int64_t PARTS = 8;    // of the rows, each with sums of its own
+constexpr int64_t TILE = 16;      // rows computed together
+constexpr int64_t CHUNK = 256;    // columns of a tile that are in fp32 at once
+constexpr int64_t GRAIN = 2;      // tiles a thread takes at least
+constexpr int64_t PARTS = 8;      // of the rows, each with sums of its own
 constexpr int64_t SUMMED = 4096;  // sums that a thread adds up at least
 
 typedef std::vector<float> Numbers;
