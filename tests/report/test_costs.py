@@ -83,6 +83,34 @@ def test_another_quantiser_of_another_method_is_no_unlikeness(record):
     assert len(table(records).conditions) == 1
 
 
+ALL = "sentences.cpp, dropout.cpp, gelu.cpp, low_rank.cpp"
+
+
+@pytest.mark.parametrize(
+    ("of_lora", "of_full", "unlike"),
+    [
+        (ALL, "sentences.cpp, dropout.cpp", False),
+        ("low_rank.cpp", "torch", False),  # with activation checkpointing
+        (ALL, "torch", True),  # one of them without a compiler
+        (ALL, None, True),
+    ],
+)
+def test_kernels_that_a_method_has_no_use_for_are_no_unlikeness(record, of_lora, of_full, unlike):
+    records = [
+        at(record("lora"), 100.0, kernels=of_lora),
+        at(record("full"), 90.0, kernels=of_full),
+    ]
+    assert (len(table(records).conditions) > 1) == unlike
+
+
+def test_a_row_that_ran_without_one_of_its_kernels_is_told_apart(record):
+    records = [
+        at(record(seed=0), 100.0, kernels=ALL),
+        at(record(seed=1), 90.0, kernels="sentences.cpp, dropout.cpp, gelu.cpp"),
+    ]
+    assert "100 a" in shown(records)
+
+
 def test_every_set_of_conditions_has_its_bar(record, tmp_path):
     records = [at(record(seed=0), 100.0), at(record(seed=1), 300.0, spin_count="5000")]
     speed, peak = figures(table(records), tmp_path)

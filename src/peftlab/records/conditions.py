@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from peftlab.records.record import Record
 from peftlab.records.rows import finite_values
 
+# which a method's layers and the precision of its base decide, where all are built
+KERNELS_OF_METHODS = {"gelu.cpp", "low_rank.cpp"}
 SAME_LEVEL_RATIO = 1.1  # mean numbers of parts this close differ by the drawing of batches alone
 
 
@@ -16,8 +18,9 @@ SAME_LEVEL_RATIO = 1.1  # mean numbers of parts this close differ by the drawing
 class Conditions:
     """The conditions of a run: what speed and memory depend on beside the cell's own settings.
 
-    `spin_count` is empty with one thread, which waits for no other; `quantiser` is None where the
-    runs of a row agree on it, `parts` where its seeds on a task do.
+    `spin_count` is empty with one thread, which waits for no other. Where the runs of a row agree
+    on it, `quantiser` is None, and `kernels` leaves out those that depend on the method; `parts` is
+    None where the row's seeds on a task agree.
     """
 
     processor: str
@@ -36,6 +39,7 @@ def conditions(rows: Iterable[Sequence[Record]]) -> dict[str, Conditions]:
     for row in rows:
         done = [record for record in row if record.is_done]
         quantisers = {record.environment.quantiser for record in done}
+        kernels = {record.environment.kernels for record in done}
         levels = _part_levels(done)
         for record in done:
             environment = record.environment
@@ -45,11 +49,20 @@ def conditions(rows: Iterable[Sequence[Record]]) -> dict[str, Conditions]:
                 threads=environment.threads,
                 spin_count=environment.spin_count if environment.threads > 1 else "",
                 torch=environment.packages.get("torch"),
-                kernels=environment.kernels,
+                kernels=environment.kernels
+                if len(kernels) > 1
+                else _of_all_methods(environment.kernels),
                 quantiser=environment.quantiser if len(quantisers) > 1 else None,
                 parts=levels.get(record.cell),
             )
     return by_cell
+
+
+def _of_all_methods(kernels: str | None) -> str | None:
+    if kernels is None:
+        return None
+    names = [name for name in kernels.split(", ") if name not in KERNELS_OF_METHODS]
+    return ", ".join(names) or "torch"
 
 
 def ordered(by_cell: Mapping[str, Conditions], cells: Set[str]) -> tuple[Conditions, ...]:
