@@ -34,6 +34,7 @@ from peftlab.records.influence import influences
 
 Array = NDArray[np.float64]
 ROWS = 4
+PAIRS = list(itertools.combinations(range(ROWS), 2))  # those of the first row come first
 BETTER = 0.04  # of the score, where one row is better
 
 
@@ -167,18 +168,11 @@ def simulate(
 def _judge(world: World, skill: list[float], labels: Array, predictions: Array) -> Array:
     """The values of `Rates` in each repetition: (repetitions, fields)."""
     scores, influence = influences(world.metric, labels, predictions, 2)
-    grain = 0 if world.metric == "pearson" else 1 / labels.shape[-1]
-    truths = [truth(world, level) for level in skill]
-    pairs = list(itertools.combinations(range(ROWS), 2))
-    a, b = (list(rows) for rows in zip(*pairs, strict=True))
-    crossed = Crossed.of(scores[:, a] - scores[:, b], influence[:, a] - influence[:, b], grain)
+    crossed, shown = shown_pairs(world, scores, influence)
     low, high = crossed.interval()  # (repetitions, pairs)
-    difference = np.array([truths[a] - truths[b] for a, b in pairs])
-    shared = Shared.of(crossed.seed, scores.var(axis=-1, ddof=1))
-    p = crossed.p(Shared(shared.seed[:, None], shared.rows[:, None]))
-    shown = np.apply_along_axis(lambda row: np.array(holm(list(row))) <= 0.05, 1, p)
-    shown &= (low > 0) | (high < 0)
-    is_higher, n_first = crossed.mean > 0, ROWS - 1  # the pairs of the first row come first
+    truths = [truth(world, level) for level in skill]
+    difference = np.array([truths[a] - truths[b] for a, b in PAIRS])
+    is_higher, n_first = crossed.mean > 0, ROWS - 1
     equal = shown[:, n_first:] if truths[0] != truths[1] else shown
     if world.metric == "pearson":
         disagree, between = _correlations(labels, predictions)
@@ -197,6 +191,24 @@ def _judge(world: World, skill: list[float], labels: Array, predictions: Array) 
         ],
         axis=1,
     )
+
+
+def shown_pairs(world: World, scores: Array, influence: Array) -> tuple[Crossed, NDArray[np.bool_]]:
+    """The differences of all pairs, and which of them are shown: (repetitions, pairs).
+
+    Args:
+        world: where they were drawn.
+        scores: (repetitions, rows, seeds).
+        influence: (repetitions, rows, seeds, n).
+    """
+    a, b = (list(rows) for rows in zip(*PAIRS, strict=True))
+    grain = 0 if world.metric == "pearson" else 1 / influence.shape[-1]
+    crossed = Crossed.of(scores[:, a] - scores[:, b], influence[:, a] - influence[:, b], grain)
+    shared = Shared.of(crossed.seed, scores.var(axis=-1, ddof=1))
+    p = crossed.p(Shared(shared.seed[:, None], shared.rows[:, None]))
+    shown = np.apply_along_axis(lambda row: np.array(holm(list(row))) <= 0.05, 1, p)
+    low, high = crossed.interval()
+    return crossed, shown & ((low > 0) | (high < 0))
 
 
 def _correlations(labels: Array, predictions: Array) -> tuple[Array, Array]:

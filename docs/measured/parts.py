@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 
 from reproduction import PARTS
 
-from measured.runs import DOCS, NAMES, NOT_YET, PROTOCOL, cells, folders
+from measured.runs import DOCS, NAMES, NOT_YET, REPORT, cells, folders
 from measured.text import markdown
 from peftlab.records.record import Record
 from peftlab.records.trials import read_trials
@@ -34,8 +34,8 @@ def plan_table() -> str:
 def _n_cells(part: str) -> int:
     """How many cells the part has."""
     file = DOCS.parent / "experiments" / f"{part}.toml"
-    if not file.exists():  # the recipe: its rows of the protocol, on CoLA
-        return len(PROTOCOL)
+    if not file.exists():
+        return math.prod(map(len, (REPORT.tasks, REPORT.methods, REPORT.seeds)))
     suite = tomllib.loads(file.read_text("utf-8"))
     axes = ("tasks", "methods", "rates", "seeds")
     return math.prod(len(suite[axis]) for axis in axes if axis in suite)

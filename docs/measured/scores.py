@@ -30,7 +30,7 @@ PAPERS = {
     for row in paper.published.scores
 }
 FIGURES = {
-    "score": "Figures 1 and 2. Score on dev over training",
+    "score": "Figures 1 (CoLA) and 2 (MRPC's F1). Score on dev over training",
     "speed": "Figure 3. Training speed, in turns with nothing else on the machine",
     "memory": "Figure 4. Memory over training",
     "loss": "Training loss",

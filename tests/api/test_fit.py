@@ -233,6 +233,27 @@ def test_a_second_fit_takes_what_the_first_one_left(
     assert "the best of 3 seeds of mean" in fitting.result_lines(again)[0]
 
 
+def test_a_fit_whose_adapters_could_not_be_written_is_fitted_again(
+    tmp_path: Path,
+    tiny_model: Path,
+    tiny_task: Task,
+    fake: type[FakeSession],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    original = FakeSession.run
+
+    def full(self: FakeSession, cell: Cell, keep_adapter: bool) -> Record:
+        return original(self, cell, keep_adapter=False)
+
+    request = ResolvedRequest(grid(tiny_model, tiny_task), tmp_path / "runs")
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeSession, "run", full)
+        with pytest.raises(RequestError, match=r"no adapter of .* was kept"):
+            fitting.run_fit(request, tmp_path / "model", 1.0, console(), quiet=True)
+    fitting.run_fit(request, tmp_path / "model", 1.0, console(), quiet=True)
+    assert (tmp_path / "model" / "adapter_config.json").exists()
+
+
 def test_failures_are_named_and_ctrl_c_with_nothing_stays_ctrl_c(
     tmp_path: Path,
     tiny_model: Path,

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -308,3 +309,26 @@ def test_a_base_in_eight_bits_that_has_answered_is_trained(
     peftlab.evaluate(model, tokenizer, tiny_task)
     record = peftlab.train(model, tokenizer, tiny_task, method, epochs=1, batch_size=8)
     assert record.status == "done"
+
+
+def test_no_kernel_is_built_for_what_is_trained_without_the_engine(
+    tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on CUDA, where a minute of compiling would gain nothing."""
+    monkeypatch.setattr("peftlab.bench.process.can_pack", lambda model: pytest.fail("built"))
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    peftlab.train(model, tokenizer, tiny_task, "lora", fast=False, **FAST)
+
+
+def test_a_model_is_tried_with_what_cublas_repeats_its_sums_by(
+    tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads this once, when it is first used: for a model that is tried, before training."""
+    name, seen = "CUBLAS_WORKSPACE_CONFIG", []
+    monkeypatch.delenv(name, raising=False)
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    monkeypatch.setattr(
+        "peftlab.api.train.check_batches", lambda *given: seen.append(os.environ.get(name))
+    )
+    peftlab.train(model, tokenizer, tiny_task, "lora", **FAST)
+    assert seen == [":4096:8"] and name not in os.environ

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -512,12 +513,55 @@ def test_where_fork_is_unsafe_a_fresh_process_runs_the_cell(
     monkeypatch: pytest.MonkeyPatch,
     cold: None,
 ) -> None:
+    """And what a library does as that process exits can't undo the result."""
+    crash = "atexit.register(lambda: os.kill(os.getpid(), 11)) if '--once' in sys.orig_argv else 0"
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(f"import atexit, os, sys\n{crash}\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=os.pathsep)
     code = "from peftlab.bench import worker; worker.CAN_FORK = False; worker.main()"
     monkeypatch.setattr(execute, "COMMAND", [sys.executable, "-c", code])
-    (record,) = go(tmp_path, tiny_model, tiny_task, methods=["head"])
+    (record,) = go(tmp_path / "out", tiny_model, tiny_task, methods=["head"])
     forked = next(r for r in done[1] if r.cell == record.cell)
     assert record.status == "done", record.failure
     assert record.score == forked.score
+
+
+FORK_WITHOUT_CUDA = """
+import json
+import sys
+from peftlab.bench import worker
+
+def fresh(order, events):
+    print(json.dumps({"event": "note", "line": "fresh"}), file=events)
+    return 0
+
+worker._in_fresh_process = fresh
+worker._warm = lambda: None
+worker._import_architecture = lambda order: None
+worker.run_order = lambda order, events, wait: events.write('{"event": "note", "line": "fork"}')
+worker.main()
+"""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the fork can use CUDA")
+@pytest.mark.parametrize(("device", "where"), [("cuda", "fresh"), ("cpu", "fork")])
+def test_a_fork_that_can_not_use_cuda_leaves_the_cell_to_a_fresh_process(
+    device: str, where: str
+) -> None:
+    """As where an import of torchao's has asked for the card's capability before the fork."""
+    order = json.dumps({"cell": {"training": {"device": device}}})
+    command = [sys.executable, "-c", FORK_WITHOUT_CUDA]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        print(order, file=process.stdin, flush=True)
+        events = []
+        while not events or events[-1]["event"] != "end":
+            line = process.stdout.readline()
+            events += [json.loads(line)] if line.strip() else []
+        process.stdin.close()
+    assert events == [{"event": "note", "line": where}, {"event": "end", "exit": 0}]
 
 
 SCRIPT = """

@@ -23,6 +23,7 @@ from peftlab.bench.grid import Grid, resolve
 from peftlab.bench.outcome import Failed
 from peftlab.bench.own_method import OwnMethod
 from peftlab.bench.process import _made_by
+from peftlab.bench.resume import done_cells
 from peftlab.bench.run import Observer, Session, run_grid
 from peftlab.bench.suite import make_suite
 from peftlab.errors import RequestError
@@ -143,10 +144,35 @@ def test_train_goes_on_within_its_training_also_where_the_adapter_was_lost(
     full.unlink()
     kept = resumable_folder(grid, out)
     assert kept is not None and str(kept) in str(refused.value)
+    (trained,) = grid.cells
+    set_aside = kept / "records" / f"{trained.name}.json.unreadable"
+    set_aside.write_text("")  # a record of an earlier version
     record = train_folder(grid, out, Console(quiet=True))
     assert "goes on after step 120 of 120, where it was stopped" in notes
     assert (out / "adapter_model.safetensors").exists() and not kept.exists()
     assert Record.model_validate_json((out / "record.json").read_bytes()) == record
+
+
+def test_compare_makes_an_adapter_that_was_lost_from_where_its_training_ended(
+    grid: Grid, tmp_path: Path, full: Path, writing: KeptWorker
+) -> None:
+    class Steps(Observer):
+        def __init__(self) -> None:
+            self.steps: list[int] = []
+
+        def step(self, cell: Cell, row: dict[str, Any], total: int) -> None:
+            self.steps.append(row["step"])
+
+    out, store, again = tmp_path / "out", Store(tmp_path / "out"), Steps()
+    full.write_text("")
+    (first,) = run_grid(grid, out, Observer())
+    full.unlink()
+    assert first.status == "done" and store.lost_adapter(first.cell)
+    assert done_cells(store, grid.cells) and not done_cells(store, grid.cells, keeps_adapters=True)
+    (record,) = run_grid(grid, out, again)
+    assert set(again.steps) <= {120} and record.score == first.score
+    assert store.adapter(record.cell).is_dir() and not store.checkpoint(record.cell).exists()
+    assert not any("not kept" in note for note in record.method.notes)
 
 
 def add_seconds(kept: Path) -> None:

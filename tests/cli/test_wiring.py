@@ -320,4 +320,4 @@ def test_a_full_disk_is_no_fault_inside(
     with pytest.raises(SystemExit) as end:
         peftlab.cli.main()
     assert end.value.code == 1
-    assert capsys.readouterr().err.startswith("error: the disk is full; what was finished is kept")
+    assert capsys.readouterr().err.startswith("error: the disk is full; what was written is kept")

@@ -123,6 +123,12 @@ def test_no_sum_is_too_large_where_two_products_are_added_in_16_bits(
     assert set(made.packed) == set(kind.packings("cpu"))
 
 
+def test_what_is_packed_for_a_cpu_does_not_move_with_the_layer() -> None:
+    made = layer(kind=Int8Linear)
+    made(torch.ones(1, made.in_features))
+    assert not made.to("meta").unregistered
+
+
 def test_codes_of_eight_bits_are_not_loaded_into_seven() -> None:
     """Their sums would be wrong, without a word."""
     with pytest.raises(RequestError, match="codes of 127 are no weight in int7"):

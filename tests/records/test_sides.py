@@ -143,3 +143,19 @@ def test_what_is_joined_is_written_by_one_command_at_a_time(
         join(folders, tmp_path / "both")
     join(folders, tmp_path / "both")
     assert len(Store(tmp_path / "both").records()) == 12
+
+
+def test_a_join_that_was_interrupted_is_joined_again(
+    two: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    folders = [one.path for one in two]
+    with monkeypatch.context() as patch:
+        patch.setattr("peftlab.records.sides._link", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            join(folders, tmp_path / "both")
+    assert list((tmp_path / "both" / "records").iterdir())
+    join(folders, tmp_path / "both")
+    assert len(Store(tmp_path / "both").records()) == 12

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -72,6 +73,10 @@ def test_a_folder_that_can_not_be_written_is_refused(tmp_path: Path) -> None:
         Store(tmp_path / "file" / "out").prepare()
     with pytest.raises(RequestError, match="is not writable"):
         Store(Path("/proc/peftlab")).prepare()
+    Store(tmp_path / "ours").prepare()
+    (tmp_path / "ours" / "curves").symlink_to("/proc")  # made by another user, as in a container
+    with pytest.raises(RequestError, match=r"ours is not writable: .*curves"):
+        Store(tmp_path / "ours").prepare()
 
 
 def test_a_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,6 +297,29 @@ def test_a_command_that_was_killed_leaves_the_folder_free(tmp_path: Path) -> Non
         other.wait()
     with locked(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_a_disk_without_locks_is_refused(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a file's existence is the lock, it outlives a command that is killed."""
+
+    def flock(*given: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(RequestError, match=f"can't lock files .{os.strerror(number)}"):
+        locked(tmp_path).__enter__()
+
+
+def test_a_lock_of_another_user_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*given: object, **options: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / ".lock"))
+
+    monkeypatch.setattr("peftlab.records.lock.FileLock", refused)
+    with pytest.raises(RequestError, match=r"\.lock belongs to another user.* delete it"):
+        locked(tmp_path).__enter__()
 
 
 def test_a_record_of_another_cell_is_none_of_ours(folder: Any) -> None:

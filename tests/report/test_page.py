@@ -196,7 +196,7 @@ def test_default_rates_are_said_to_be_defaults(record, tmp_path):
     part = record().method.model_copy(update={"rate_from": "default"})
     records = [record().model_copy(update={"method": part}), record("dora")]
     text = build(tmp_path, "demo", records, drawn=()).read_text(encoding="utf-8")
-    assert "Learning rates are defaults, not tuned for this model: lora." in text
+    assert "Learning rates are defaults, not tuned here: lora." in text
 
 
 def test_figures_of_an_earlier_report_are_removed(record, tmp_path):

@@ -83,7 +83,7 @@ def test_labels_in_the_line_of_default_rates_are_printable(record):
     default = record(label="a\x1b[2Jb")
     part = default.method.model_copy(update={"rate_from": "default"})
     text = shown([default.model_copy(update={"method": part}), record("full")])
-    assert "not tuned for this model: a [2Jb." in text and "\x1b" not in text
+    assert "not tuned here: a [2Jb." in text and "\x1b" not in text
 
 
 def test_default_rates_are_said_to_be_defaults(record):
@@ -92,7 +92,7 @@ def test_default_rates_are_said_to_be_defaults(record):
         part = one.method.model_copy(update={"rate_from": origin})
         return one.model_copy(update={"method": part})
 
-    told = "Learning rates are defaults, not tuned for this model"
+    told = "Learning rates are defaults, not tuned here"
     assert f"{told}.\n" in shown([rate("lora", "default"), rate("dora", "default")])
     assert f"{told}: lora.\n" in shown([rate("lora", "default"), rate("dora", "asked for")])
     assert told not in shown([rate("lora", "asked for"), rate("dora", "")])

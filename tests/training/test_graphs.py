@@ -24,6 +24,7 @@ from peftlab.tasks import Task
 from peftlab.training import Loop, encode
 from peftlab.training.batches import Batch
 from peftlab.training.graphs import CAPTURED_AT, Graphs
+from peftlab.training.passes import batch_loss
 from plans import plan
 
 CPU = torch.device("cpu")
@@ -39,10 +40,19 @@ class Captures:
         self.shared: list[Any] = []
         self.replayed = 0
         self.model = nn.Module()
+        self.losses: list[weakref.ref[Tensor]] = []  # of all passes so far
+
+    def batch_loss(self, *given: Any) -> Tensor:
+        loss = batch_loss(*given)
+        self.losses.append(weakref.ref(loss))
+        return loss
 
     def __call__(
         self, work: Callable[[], Tensor], shared: Any, place: torch.device
     ) -> tuple[Tensor, Callable[[], None], Any]:
+        gc.collect()
+        # torch refuses to capture while a pass of another stream is kept
+        assert all(loss() is None for loss in self.losses)
         result = torch.zeros((), device=place)
         self.shared.append(shared)
         lay = self.places()
@@ -67,6 +77,7 @@ class Captures:
 def captures(monkeypatch: pytest.MonkeyPatch) -> Captures:
     made = Captures()
     monkeypatch.setattr("peftlab.training.graphs.capture", made)
+    monkeypatch.setattr("peftlab.training.loop.batch_loss", made.batch_loss)
     return made
 
 

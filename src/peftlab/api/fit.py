@@ -269,7 +269,7 @@ class _FitRun:
         self.final = self._final_grid(rows)
         write_suite(self.store, self.final)
         cells = self.final.cells
-        done = done_cells(self.store, cells)
+        done = done_cells(self.store, cells, keeps_adapters=True)
         judge_anew(self.store, (cell.task for cell in cells))
         self.records = list(done.values())
         for name in done:
@@ -357,8 +357,13 @@ class _FitRun:
         """Write the best kept adapter of a row's seeds: its record, and its score loaded again."""
         kept = [record for record in seeds if store.adapter(record.cell).is_dir()]
         if not kept:
+            for record in seeds:
+                store.forget(record.cell)  # else they would count as done
             method = seeds[0].method
-            raise RequestError(f"no adapter of {method.label} was kept: {'; '.join(method.notes)}")
+            raise RequestError(
+                f"no adapter of {method.label} was kept: {'; '.join(method.notes)}; the same "
+                "command makes it again"
+            )
         best = best_seed(kept)
         reached = check_again(store, best, task)
         replace_folder(to, lambda folder: copy_adapter(store, best, folder))

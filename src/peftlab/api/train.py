@@ -48,7 +48,7 @@ from peftlab.records.record import ModelPart, Record
 from peftlab.records.store import WORKING_PREFIX, Store, lines_of, text_of
 from peftlab.settings import Resolved, Training
 from peftlab.tasks import Task
-from peftlab.training import MemoryMeter
+from peftlab.training import MemoryMeter, cublas_in_order
 
 SUITE = "train"
 TRAINED_BEFORE = "these epochs come on top of an earlier training"
@@ -111,7 +111,8 @@ def train(
             "this model is merged, so no adapter is left in it to train; unmerge it first"
         )
     agree_on_padding(model, tokenizer)
-    check_batches(model, tokenizer)
+    with cublas_in_order():
+        check_batches(model, tokenizer)
     check_ids(model, tokenizer)
     folder = None if out is None else _checked_folder(model, out)
     devices = [model.device] if model.device.type == "cuda" else []
@@ -317,5 +318,5 @@ def _copy_files(store: Store, record: Record, folder: Path) -> None:
     for file in store.adapter(record.cell).iterdir():
         shutil.copyfile(file, folder / file.name)
     for kind, name in CELL_FILES.items():
-        (path,) = (store.out / kind).glob(f"{record.cell}.json*")
-        shutil.copyfile(path, folder / name)
+        file = store.out / kind / f"{record.cell}{Path(name).suffix}"
+        shutil.copyfile(file, folder / name)

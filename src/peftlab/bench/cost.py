@@ -90,7 +90,10 @@ class Predictor:
         self.lengths: dict[tuple[str, int], Tokens] = {}
         self.counted: dict[Any, tuple[Trainable, float, StepCost | str]] = {}
         self.shapes: dict[Any, tuple[Shape, set[Shape], bool]] = {}
-        self.packed = can_pack(empty_model(grid.cells[0].model_folder, 2))
+        # `can_pack` may build a kernel
+        self.packed = any(cell.training.in_engine for cell in grid.cells) and can_pack(
+            empty_model(grid.cells[0].model_folder, 2)
+        )
 
     def lengths_of(self, cell: Cell) -> Tokens:
         """The lengths of the cell's task in tokens, cut at its `max_length`."""

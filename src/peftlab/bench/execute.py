@@ -101,7 +101,7 @@ class Worker:
                     result = Failed.model_validate(event["failed"])
                 case "end":
                     exit_code = event["exit"]
-        if result is None or exit_code:
+        if result is None:
             return _death_failure(order.cell, exit_code, self.last_stderr_line())
         return result
 

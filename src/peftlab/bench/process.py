@@ -127,7 +127,8 @@ def train_model(
     with activation_checkpointing(model, cell.training.checkpointing):
         method = injected(model)
         assert method is not None
-        plan = replace(make_plan(cell, task, can_pack(model)), unread=tuple(unread_modules(model)))
+        packed = cell.training.in_engine and can_pack(model)  # which may build a kernel
+        plan = replace(make_plan(cell, task, packed), unread=tuple(unread_modules(model)))
         if model.device.type == plan.device_type:
             # the model stays on its device, which need not be the current one
             plan = replace(plan, index=model.device.index)

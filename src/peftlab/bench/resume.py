@@ -18,16 +18,24 @@ from peftlab.records.store import Store, rows_of
 from peftlab.training import Diverged
 
 
-def done_cells(store: Store, cells: Iterable[Cell]) -> dict[str, Record]:
-    """The records of those cells that are done, by the cells' names."""
-    records = {cell.name: done_cell(store, cell) for cell in cells}
+def done_cells(
+    store: Store, cells: Iterable[Cell], keeps_adapters: bool = False
+) -> dict[str, Record]:
+    """The records of those cells that are done, by the cells' names; see `done_cell`."""
+    records = {cell.name: done_cell(store, cell, keeps_adapters) for cell in cells}
     return {name: record for name, record in records.items() if record is not None}
 
 
-def done_cell(store: Store, cell: Cell) -> Record | None:
-    """The record of a cell, or None if it is not done or lacks the score by the cell's metric."""
+def done_cell(store: Store, cell: Cell, keeps_adapters: bool = False) -> Record | None:
+    """The record of a cell, or None if it is not done or lacks the score by the cell's metric.
+
+    With `keeps_adapters` also if its adapter could not be written, as on a full disk, but its last
+    checkpoint could: from there it is made in a minute.
+    """
     record = store.read(cell.name)
     if record is None or not record.is_done:
+        return None
+    if keeps_adapters and store.lost_adapter(cell.name):
         return None
     return _rejudged(store, record, cell.task.main_metric)
 
@@ -38,12 +46,12 @@ def has_ended(record: Record) -> bool:
     return failure is None or failure.kind == Diverged.__name__
 
 
-def ended_trial(store: Store, cell: Cell) -> Record | None:
-    """The record of a trial that has ended, or None if it must run, also for lack of the metric."""
+def ended_trial(store: Store, cell: Cell, keeps_adapters: bool = False) -> Record | None:
+    """The record of a trial that has ended, or None if it must run; see `done_cell`."""
     record = store.read(cell.name)
     if record is not None and record.failure and has_ended(record):
         return record
-    return done_cell(store, cell)
+    return done_cell(store, cell, keeps_adapters)
 
 
 def judge_anew(store: Store, tasks: Iterable[TaskPart]) -> None:

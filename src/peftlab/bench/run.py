@@ -100,7 +100,7 @@ def run_grid(
     """
     check_keep(keep)
     store = Store(out)
-    done = {} if rerun else done_cells(store, grid.cells)
+    done = {} if rerun else done_cells(store, grid.cells, keep != "none")
     missing = [cell for cell in grid.cells if cell.name not in done]
     with Session(store, grid.tasks, progress) as session:
         forecast = None
@@ -119,7 +119,8 @@ def _run_locked(
     """Run the missing cells; returns every record of the grid, by its cell's name."""
     store, progress = session.store, session.progress
     store.clean()
-    done = {} if rerun else done_cells(store, grid.cells)  # another command may have added some
+    # another command may have added some
+    done = {} if rerun else done_cells(store, grid.cells, keep != "none")
     missing = [cell for cell in grid.cells if cell.name not in done]
     write_suite(store, grid)
     judge_anew(store, (cell.task for cell in grid.cells))
@@ -249,9 +250,8 @@ class Session:
             outcome.write(self.store)
         else:
             self.progress.note(f"{cell.title} failed; the result of its earlier run is kept")
-        lacks_adapter = record.is_done and adapter is not None and not adapter.is_dir()
-        # a missing adapter can be made from the last checkpoint in a minute, so that one stays
-        if checkpoint is not None and has_ended(record) and not lacks_adapter:
+        lost_adapter = record.is_done and keep_adapter and self.store.lost_adapter(cell.name)
+        if checkpoint is not None and has_ended(record) and not lost_adapter:
             self.store.forget_checkpoint(cell.name)
         self.progress.end(record)
         return record
@@ -259,7 +259,7 @@ class Session:
 
 def run_unless_ended(session: Session, trial: Cell, keep_adapter: bool = False) -> Record:
     """The trial's record: the stored one if that training ended, else the record of a new run."""
-    record = ended_trial(session.store, trial)
+    record = ended_trial(session.store, trial, keep_adapter)
     if record is None:
         set_aside(session.store, [trial], session.progress)
         return session.run(trial, keep_adapter)

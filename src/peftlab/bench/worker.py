@@ -10,7 +10,8 @@ stdout   one JSON event a line, named by its "event":
 
 Each cell is a process of its own, forked after the imports, so its memory is its own and its
 start is quick. The parent runs no tensor operation, tokenizer or CUDA call before the fork: an
-OpenMP pool does not survive it. Where fork is missing or unsafe, a fresh process is started.
+OpenMP pool does not survive it. Where fork is missing or unsafe, or some library's import has asked
+CUDA a question, a fresh process is started.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from peftlab.bench.outcome import Outputs, Row
 
 EVERY_S = 0.1  # the least time between two step events of a cell
+NEEDS_FRESH = 75  # exit code of a fork that can't use CUDA
 CAN_FORK = hasattr(os, "fork") and sys.platform == "linux"
 
 
@@ -40,7 +42,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller decides when to stop
     if "--once" in sys.argv:
         run_order(sys.stdin.readline(), events)
-        return
+        events.flush()
+        os._exit(0)  # as a fork ends: what libraries do at an exit can't undo the result
     run: Callable[[str], int] = functools.partial(_in_fresh_process, events=events)
     if CAN_FORK:
         run = functools.partial(_in_fork, events=events)
@@ -79,6 +82,18 @@ def _import_architecture(order: str) -> None:
     transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(config, None)
 
 
+def _can_start_cuda(order: str) -> bool:
+    """Whether the order needs no CUDA, or it can be started in this process."""
+    import torch
+
+    if json.loads(order)["cell"]["training"]["device"] == "cuda":
+        try:
+            torch.cuda.init()
+        except Exception:  # of any kind: it was before the fork (torchao's import does so)
+            return False
+    return True
+
+
 def _in_fork(order: str, events: TextIO) -> int:
     _import_architecture(order)
     events.flush()
@@ -87,6 +102,8 @@ def _in_fork(order: str, events: TextIO) -> int:
     if pid == 0:
         try:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+            if not _can_start_cuda(order):
+                os._exit(NEEDS_FRESH)
             run_order(order, events, lambda: os.read(read_end, 1))
             events.flush()
             os._exit(0)
@@ -98,7 +115,8 @@ def _in_fork(order: str, events: TextIO) -> int:
         if ended_pid:
             os.close(read_end)
             os.close(write_end)
-            return os.waitstatus_to_exitcode(status)
+            exit_code = os.waitstatus_to_exitcode(status)
+            return _in_fresh_process(order, events) if exit_code == NEEDS_FRESH else exit_code
         if select.select([0], [], [], 0.05)[0]:
             byte = os.read(0, 1)
             if not byte:  # the caller is dead, and nobody waits for the cell

@@ -57,7 +57,9 @@ def root(
         print(context.get_help())
 
 
-DISK_FULL = "the disk is full; what was finished is kept: free some, and the same command goes on"
+DISK_FULL = (
+    "the disk is full; what was written is kept: free some, and the same command goes on from there"
+)
 
 
 def main() -> None:

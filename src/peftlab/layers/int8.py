@@ -21,8 +21,8 @@ On CUDA, from Ampere on, cuBLAS has them; only their shapes were tested, none wa
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +80,11 @@ class Int8Linear(QuantisedLinear):
         codes = torch.cat([layer.codes for layer in layers])
         stack.set_codes(codes, torch.cat([layer.scales for layer in layers]))
         return stack
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        self.drop_packed()  # they are for a CPU
+        return self
 
     @property
     def unregistered(self) -> list[Tensor]:

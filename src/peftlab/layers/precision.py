@@ -10,6 +10,7 @@ A method may need its base in another precision: full fine-tuning's is fp32 and 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, get_args
@@ -62,22 +63,42 @@ def resolve_device(name: str = "auto") -> Choice:
     Raises:
         RequestError: for a device that is unknown or not on this machine.
     """
+    obstacle = _cuda_obstacle()
     if name == "auto":
-        if torch.cuda.is_available():
-            return Choice("cuda", torch.cuda.get_device_name())
-        return Choice("cpu", "no CUDA device")
+        return Choice("cpu", obstacle) if obstacle else Choice("cuda", torch.cuda.get_device_name())
     if name not in get_args(DeviceName):
         raise RequestError(f"device must be {DEVICE_WORDS}, got {name!r}")
     if name not in devices():
         allowed = ", ".join(devices())
-        raise RequestError(f"device {name!r} is not available; on this machine: auto, {allowed}")
+        why = f" ({obstacle})" if name == "cuda" else ""
+        raise RequestError(
+            f"device {name!r} is not available{why}; on this machine: auto, {allowed}"
+        )
     return Choice(name, "asked for")
 
 
 def devices() -> list[str]:
     """The kinds of device on this machine."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    available = {"cuda": not _cuda_obstacle(), "mps": torch.backends.mps.is_available()}
     return [name for name in get_args(DeviceName) if available.get(name, name != "auto")]
+
+
+def _cuda_obstacle() -> str | None:
+    """Why nothing can be trained on CUDA here; None if it can."""
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    found = [re.match(r"(sm|compute)_(\d+)(\d)", name) for name in torch.cuda.get_arch_list()]
+    built = [(match[1], (int(match[2]), int(match[3]))) for match in found if match]
+    capability = torch.cuda.get_device_capability()
+    # sm: of one generation; compute: compiled for later ones as it is loaded
+    if not built or any(
+        oldest <= capability and (kind == "compute" or oldest[0] == capability[0])
+        for kind, oldest in built
+    ):
+        return None
+    words = ".".join(map(str, capability))
+    name = torch.cuda.get_device_name()
+    return f"torch {torch.__version__} has no kernels for {name}, of CUDA capability {words}"
 
 
 def resolve_precision(name: str = "auto", device: str = "cpu") -> tuple[Precision, str]:
@@ -119,6 +140,10 @@ def quantiser(precision: str | None, device: str = "cpu") -> str | None:
 
 def _fastest_precision(device: str) -> Choice:
     """The one of bf16 and fp32 that `device` multiplies faster."""
+    if device == "cuda" and torch.version.hip:
+        name = torch.cuda.get_device_properties().gcnArchName
+        has_fast_bf16 = not name.startswith(("gfx10", "gfx900", "gfx906"))  # RDNA 1 and 2, Vega
+        return Choice("bf16" if has_fast_bf16 else "fp32", f"ROCm, {name}")
     if device == "cuda":
         major, minor = torch.cuda.get_device_capability()
         has_fast_bf16 = (major, minor) >= (8, 0)

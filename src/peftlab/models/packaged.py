@@ -84,8 +84,11 @@ class Fetched:
     def folder(self) -> Path:
         """The model's folder, fetched if need be; raises RequestError if that fails."""
         folder = self._cached_folder()
+        if self.is_here():  # be it in a cache that can't be written
+            return folder
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_suffix(".lock")):  # another process may be fetching it
+        # another process may be fetching it
+        with FileLock(folder.with_suffix(".lock"), fallback_to_soft=False):
             if not self.is_here():
                 self._fetch(folder)
         return folder

@@ -27,24 +27,29 @@ def locked(folder: Path) -> Iterator[None]:
     """Lock `folder` for this process to write to; a nested lock of the same folder does nothing.
 
     Raises:
-        RequestError: if another process has locked it; names that. Or if its file system has no
-            locks.
+        RequestError: if another process has locked it; names that. Or if it can't be locked.
     """
     resolved = folder.resolve()
     if resolved in _held.get():
         yield
         return
     try:
-        lock = FileLock(resolved / LOCK, timeout=0).acquire()
+        # a lock by the file's existence alone would outlive a command that was killed
+        lock = FileLock(resolved / LOCK, timeout=0, fallback_to_soft=False).acquire()
     except Timeout:
         raise RequestError(
             f"another command writes to {folder}: {_read_holder(folder)}; wait for its end, or "
             "give another folder with --out DIR"
         ) from None
-    except NotImplementedError as error:
+    except PermissionError as error:
         raise RequestError(
-            f"{folder} lies on a file system that can't lock files ({error}); give another folder "
-            "with --out DIR"
+            f"{folder / LOCK} belongs to another user, so that {folder} can't be locked; delete "
+            "it if no command of theirs is running, or give another folder with --out DIR"
+        ) from error
+    except OSError as error:  # ENOSYS, ENOLCK
+        raise RequestError(
+            f"{folder} lies on a file system that can't lock files ({error.strerror}); give "
+            "another folder with --out DIR"
         ) from error
     with lock:
         since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")

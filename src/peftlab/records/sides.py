@@ -49,6 +49,11 @@ def join(folders: Sequence[Path], out: Path) -> list[str]:
     with system_refusals(f"{out} can't be written"), locked(out):
         for kind in ("records", "curves", "predictions", "speed"):
             shutil.rmtree(out / kind, ignore_errors=True)
+        paths = {side: str(folder.resolve()) for side, folder in by_side.items()}
+        notes = [*_notes(sides), *_notes_on_unreadable(by_side)]
+        suite = {"name": " and ".join(by_side), "sides": paths, "told": notes}
+        # it marks the folder as a join, which is written anew if this one is interrupted
+        store.write_json("suite.json", suite | {"cells": []})
         cells = []
         for number, (side, records) in enumerate(sides.items(), start=1):
             for record in records:
@@ -57,10 +62,7 @@ def join(folders: Sequence[Path], out: Path) -> list[str]:
                 cells.append({"cell": marked.cell, "label": marked.method.label})
             for record in rounds_of(by_side[side]):
                 store.rounds.write_record(_mark(record, side, number))
-        paths = {side: str(folder.resolve()) for side, folder in by_side.items()}
-        notes = [*_notes(sides), *_notes_on_unreadable(by_side)]
-        suite = {"name": " and ".join(by_side), "sides": paths, "told": notes, "cells": cells}
-        store.write_json("suite.json", suite)
+        store.write_json("suite.json", suite | {"cells": cells})
     return notes
 
 

@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import json
 import shutil
-import uuid
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -85,6 +85,10 @@ class Store:
         """The file of the state of a cell's training, until that ends."""
         return self.out / "checkpoints" / f"{cell}.safetensors"
 
+    def lost_adapter(self, cell: str) -> bool:
+        """Whether the cell's adapter could not be written, and can be from its last checkpoint."""
+        return self.checkpoint(cell).exists() and not self.adapter(cell).is_dir()
+
     def outputs(self, cell: str) -> list[list[float]]:
         """The outputs of a done cell for the dev examples, (n_dev, num_labels), of its last epoch.
 
@@ -122,14 +126,14 @@ class Store:
                 for folder in reversed(new):  # callbacks run in reverse: the innermost goes first
                     undo.callback(_remove_empty, folder)
                 self.out.mkdir(parents=True, exist_ok=True)
-                probe = self.out / f".{uuid.uuid4().hex}.tmp"
-                probe.write_text("")
-                probe.unlink()
+                for folder in (self.out, *(self.out / name for name in OURS)):
+                    if folder.is_dir():  # one in it may be another user's
+                        tempfile.TemporaryFile(dir=folder).close()
                 self._check_room(adapters_mib)
             except OSError as error:
                 raise RequestError(
-                    f"output folder {self.out} is not writable: {error.strerror}; "
-                    "give another one with --out DIR"
+                    f"output folder {self.out} is not writable: {error.strerror} "
+                    f"({error.filename}); give another one with --out DIR"
                 ) from error
             yield
             undo.pop_all()

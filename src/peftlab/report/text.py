@@ -204,7 +204,7 @@ def describe_default_rates(table: Table) -> str:
     if not untuned:
         return ""
     which = "" if len(untuned) == len(table.rows) else f": {', '.join(untuned)}"
-    return f"Learning rates are defaults, not tuned for this model{which}."
+    return f"Learning rates are defaults, not tuned here{which}."
 
 
 def describe_f1(table: Table) -> str:

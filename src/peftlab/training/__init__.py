@@ -8,7 +8,7 @@ from peftlab.training.loop import Fitted, Loop, compute_outputs, fit, try_one_ex
 from peftlab.training.meters import MemoryMeter, SavedMeter
 from peftlab.training.passes import Plan, Step, outputs
 from peftlab.training.rehearsal import Rehearsal
-from peftlab.training.repeatable import WORKSPACE, repeatable
+from peftlab.training.repeatable import WORKSPACE, cublas_in_order, repeatable
 
 __all__ = [
     "WORKSPACE",
@@ -27,6 +27,7 @@ __all__ = [
     "can_pack",
     "check_finite",
     "compute_outputs",
+    "cublas_in_order",
     "encode",
     "fit",
     "kernels",

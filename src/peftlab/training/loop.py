@@ -195,6 +195,7 @@ class Loop:
             loss = batch_loss(self.model, batch, self.plan)
         self.saved_mib = saved.mib()
         loss.backward()
+        del loss  # a graph may not be captured while this pass's own is kept (torch's message)
         if self.graphs is not None:  # a failure to capture shows now, too
             for _ in range(CAPTURED_AT):
                 self._run_pass(batch, 1.0)

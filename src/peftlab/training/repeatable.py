@@ -40,10 +40,18 @@ def repeatable(device: str, trial: Callable[[], None]) -> Iterator[list[str]]:
         yield _run_trial(trial)
 
 
+@contextlib.contextmanager
+def cublas_in_order() -> Iterator[None]:
+    """Let cuBLAS add in a fixed order ever after, if it is first used in this context."""
+    with contextlib.ExitStack() as undo:
+        for name in WORKSPACE.keys() - os.environ.keys():
+            os.environ[name] = WORKSPACE[name]
+            undo.callback(os.environ.pop, name, None)
+        yield
+
+
 def _make_deterministic(undo: contextlib.ExitStack) -> None:
-    for name in WORKSPACE.keys() - os.environ.keys():
-        os.environ[name] = WORKSPACE[name]
-        undo.callback(os.environ.pop, name, None)
+    undo.enter_context(cublas_in_order())
     undo.callback(
         torch.use_deterministic_algorithms,
         torch.are_deterministic_algorithms_enabled(),
