@@ -6,12 +6,14 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from rich.console import Console
 
 from peftlab.api import compare as comparing
-from peftlab.bench import cost
+from peftlab.api.plan import _parts_of
+from peftlab.bench import cost, times
 from peftlab.bench import foresee as foreseeing
 from peftlab.bench.cell import Cell
 from peftlab.bench.cost import Predictor, largest, lengths
@@ -306,6 +308,32 @@ def test_a_few_steps_tell_the_time_of_all(grid: Grid, predictor: Predictor) -> N
     # 48 examples in batches of 8 are 6 steps, as many as there are: an epoch is one measured
     assert time is not None
     assert time.cell_s > (record.total_s or 0) / 2
+
+
+def test_a_trial_answers_the_part_of_train_that_it_does_not_train_on(
+    grid: Grid, predictor: Predictor
+) -> None:
+    train, _ = predictor.lengths_of(cell_of(grid, "lora"))
+    learned, answered = _parts_of(train, 0.75)
+    assert (len(learned), len(answered)) == (36, 12)
+    assert sorted([*learned.lengths, *answered.lengths]) == sorted(train.lengths)
+
+
+def test_no_row_pays_for_the_first_scoring(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It loads scikit-learn, which took seconds: times epochs and dev, minutes of the first row."""
+    seen = []
+
+    class Ran(Exception): ...
+
+    def run(*given: object) -> None:
+        seen.append(times.score.called)
+        raise Ran
+
+    monkeypatch.setattr(times, "score", Mock(wraps=times.score))
+    monkeypatch.setattr(times, "CellScorer", run)
+    with pytest.raises(Ran):
+        measure_cells(grid, [cell_of(grid, "head")])
+    assert seen == [True]
 
 
 def test_the_time_of_all_is_that_of_the_tokens(grid: Grid, predictor: Predictor) -> None:

@@ -137,7 +137,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_trials_are_counted_in(ask: Any, capsys: pytest.CaptureFixture[str], fake: None) -> None:
-    """6 trials on one rung: as many trainings, each of the nine tenths that it trains on."""
+    """6 trials on one rung: as many trainings, each on about nine tenths of the tokens."""
     with pytest.raises(SystemExit):
         ask("compare", "--methods", "head,lora", "--seeds", "0", "--keep", "none")
     capsys.readouterr()
@@ -146,7 +146,7 @@ def test_trials_are_counted_in(ask: Any, capsys: pytest.CaptureFixture[str], fak
         ask("plan", *words, "--json")
     open_row, given = json.loads(capsys.readouterr().out)["rows"]
     assert (open_row["trials"], given["trials"], given["trials_s"]) == (6, 0, 0)
-    assert open_row["trials_s"] == pytest.approx(6 * 0.9 * open_row["cell_s"])
+    assert open_row["trials_s"] == pytest.approx(6 * 0.9 * open_row["cell_s"], rel=0.1)
     assert open_row["all_s"] == pytest.approx(2 * open_row["cell_s"] + open_row["trials_s"])
     with pytest.raises(SystemExit):
         ask("plan", *words)

@@ -8,6 +8,7 @@ import itertools
 import numpy as np
 import pytest
 
+from peftlab.api.export import _choose_row
 from peftlab.errors import RequestError
 from peftlab.records.costs import costs_of
 from peftlab.records.pairs import verdict_between, verdicts
@@ -375,6 +376,23 @@ def test_a_rate_that_dev_has_chosen_is_told(folder, cost) -> None:
     assert not take_of([one for one in folder.records if one.training["lr"] == 1e-3], folder)
 
 
+def test_the_rate_is_dev_s_choice_also_where_the_other_rates_are_not_shown(folder, cost) -> None:
+    for lr, wrong in ((1e-4, 60), (1.5e-3, 40)):
+        part = {"name": "lora", "label": f"lora[lr={lr}]", "settings": {}, "targets": []}
+        part["notes"] = []
+        given = {"training": {"lr": lr}, "method": part, **cost(1, 9, 9)}
+        for seed in range(3):
+            folder.add(f"lora{lr}", seed, wrong, **given)
+    hidden, shown = folder.records[:3], folder.records[3:]
+    for rest, told_so in ((hidden, True), ([], False)):
+        found = compare_rows(shown, [folder.path], unrequested=rest).recommendation
+        assert found is not None and found.rate_from_dev == told_so
+    names = {one.cell: (one.method.label, one.method.label) for one in folder.records}
+    for method in (None, "lora[lr=0.0015]"):
+        row, from_dev = _choose_row(folder.records, names, method, folder.path)
+        assert row == shown and from_dev
+
+
 def take_of(records, folder) -> bool:
     found = columns(records, [folder.path])
     one = recommend(found, verdicts(found))
@@ -464,6 +482,34 @@ def test_a_disturbed_round_does_not_decide_what_is_fast(folder, cost) -> None:
     rounds = tuple(first.model_copy(update={"speed": speed}) for speed in speeds)
     runs = {"full": dataclasses.replace(column["full"], rounds=rounds)}
     assert costs_of({task: runs})["full"].round_s == pytest.approx(0.01)
+
+
+def test_speed_over_tasks_is_a_mean_of_each_one_s_rounds(folder, cost) -> None:
+    """One median over all would be that of a fast task's slowest round, or of one task alone."""
+    speeds = {"short": (300.0, 20.0, 300.0), "long": (50.0, 50.0, 50.0), "middle": (100.0,) * 3}
+    measured = {}
+    for task in speeds:
+        fill(folder, cost, {"full": ROWS["full"]}, task=task, seeds=3)
+    for key, column in columns(folder.records, [folder.path]).items():
+        (first, *_) = column["full"].records
+        taken = [first.speed.model_copy(update={"examples_per_s": x}) for x in speeds[key[0]]]
+        rounds = tuple(first.model_copy(update={"speed": speed}) for speed in taken)
+        measured[key] = {"full": dataclasses.replace(column["full"], rounds=rounds)}
+    expected = (1 / 300 + 1 / 50 + 1 / 100) / 3
+    assert costs_of(measured)["full"].round_s == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("order", ["xyz", "yxz"])
+def test_of_two_best_means_the_order_of_rows_decides_nothing(folder, cost, order: str) -> None:
+    """Row z is behind x, whose answers it shares but for nine, and not shown to be behind y."""
+    truth = np.arange(400) % 2
+    wrong = {"x": range(36), "y": range(200, 236), "z": range(45)}
+    for row in order:
+        predictions = truth.copy()
+        predictions[list(wrong[row])] = 1 - truth[list(wrong[row])]
+        price = {"x": 500, "y": 400, "z": 10}[row]
+        folder.add(row, 0, labels=truth, predictions=predictions, **cost(price, 9, 9))
+    assert take(folder).row == "y"
 
 
 def test_the_best_score_over_tasks_is_by_each_task_s_own_scale(folder, cost) -> None:

@@ -10,7 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peftlab.records.rows import finite_values, group, labels, mean, sample_sd, task_label
+from peftlab.bench.retention import drop_beaten
+from peftlab.records.rows import (
+    finite_values,
+    group,
+    labels,
+    mean,
+    sample_sd,
+    shared_rounds,
+    speed_key,
+    task_label,
+)
+from peftlab.records.store import Store
 
 scores = st.lists(st.floats(-1, 1), min_size=2, max_size=8)
 
@@ -97,3 +108,65 @@ def test_what_an_earlier_search_found_is_no_seed_of_what_the_last_one_did(folder
 def test_tasks_of_one_name_are_named_by_what_they_differ_in() -> None:
     tasks = [("x", "f1", "ab" * 32), ("x", "f1", "cd" * 32), ("y", "f1", "ab" * 32)]
     assert [task_label(one, tasks) for one in tasks] == ["x (abababab)", "x (cdcdcdcd)", "y"]
+
+
+@pytest.mark.parametrize("order", [("lora", "full"), ("full", "lora")])
+def test_rows_are_the_same_whichever_command_ran_first(folder: Any, order: tuple[str, ...]) -> None:
+    """One at each task's own number of epochs, one at five on both: each value is as frequent."""
+    epochs = {"lora": {"mrpc": 3, "rte": 4}, "full": {"mrpc": 5, "rte": 5}}
+    for row in order:
+        for task, n in epochs[row].items():
+            folder.add(row, 0, task=task, training={"lr": 1e-3, "epochs": n})
+    assert sorted(labels(group(folder.records)).values()) == ["full", "lora"]
+
+
+def test_a_later_commit_with_the_same_weights_is_the_same_row(folder: Any) -> None:
+    for seed, commit in enumerate("ab"):
+        folder.add("lora", seed, model={"name": "m", "revision": commit, "sha256": "d" * 64})
+    assert list(map(len, group(folder.records).values())) == [2]
+    for commit in "ab":
+        folder.add("full", 0, model={"name": "m", "revision": commit, "sha256": None})
+    assert len(group(folder.records)) == 3
+
+
+def test_what_an_earlier_search_found_leaves_the_last_one_its_adapters(folder: Any) -> None:
+    """Both are a row's best, of another row each; the table shows the last search's alone."""
+    part = {"name": "full", "label": "full", "settings": {}, "targets": [], "notes": []}
+    tuned = {"method": part | {"tuned": {"trials": 6, "space": ["lr"]}}}
+    store = Store(folder.path)
+    for cell, seed, lr, wrong in (("a", 0, 1e-5, 10), ("b", 0, 1e-4, 40), ("c", 1, 1e-4, 60)):
+        folder.add("full", seed, wrong, cell=cell, training={"lr": lr}, **tuned)
+        store.adapter(cell).mkdir(parents=True)
+    first, *last = folder.records
+    drop_beaten(store, last, [first], "all")
+    assert sorted(path.name for path in (folder.path / "adapters").iterdir()) == ["a", "b"]
+
+
+def test_rounds_that_a_row_had_no_turn_in_count_for_none(folder: Any, cost: Any) -> None:
+    """A later command with more rows and fewer rounds runs some of the rounds again."""
+    rounds = []
+    for row, turn, speed in (
+        *(("a", "monday", 300.0), ("b", "monday", 300.0)),
+        *(("a", "tuesday", 200.0), ("b", "tuesday", 200.0), ("c", "tuesday", 220.0)),
+    ):
+        record = folder.add(row, 0, **cost(1, 9, 9, speed))
+        taken = record.speed.model_copy(update={"turn": turn})
+        rounds.append(record.model_copy(update={"speed": taken}))
+    assert shared_rounds(rounds) == rounds[2:]
+    alone = rounds[4].model_copy(
+        update={"speed": rounds[4].speed.model_copy(update={"turn": "alone"})}
+    )
+    assert shared_rounds([*rounds[:2], alone]) == [*rounds[:2], alone]
+    other = rounds[4].task.model_copy(update={"sha256": "other"})
+    elsewhere = rounds[4].model_copy(update={"task": other})
+    assert shared_rounds([*rounds[:2], elsewhere]) == [*rounds[:2], elsewhere]
+
+
+def test_rounds_at_ranks_of_two_searches_are_not_of_one_row(folder: Any) -> None:
+    part = {"name": "lora", "label": "lora", "targets": [], "notes": []}
+    part["tuned"] = {"trials": 6, "space": ["lr", "rank"]}
+    keys = []
+    for rank, lr in ((2, 1e-3), (64, 1e-3), (2, 1e-4)):
+        method = part | {"settings": {"rank": rank}}
+        keys.append(speed_key(folder.add("lora", 0, training={"lr": lr}, method=method)))
+    assert keys[0] == keys[2] != keys[1]

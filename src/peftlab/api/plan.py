@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,11 +23,13 @@ from peftlab.bench.cost import Cost, Predictor
 from peftlab.bench.foresee import surely_above, training_room
 from peftlab.bench.grid import Grid
 from peftlab.bench.times import Time, by_measured, by_records, measure_cells, records_of
+from peftlab.bench.tokens import Tokens
 from peftlab.bench.tune import Remaining, Trainings, remaining
 from peftlab.methods import Method
 from peftlab.records.record import Record
 from peftlab.settings import Training
 from peftlab.tasks import Task
+from peftlab.training import Encoded
 
 
 @dataclass(frozen=True)
@@ -198,8 +201,9 @@ def plan_request(
     rows = []
     for cell, cost in costs:
         few_steps = measured.get(cell.name)
-        time_of = _timer(predictor, cost, few_steps, records)
-        rows.append(_row(time_of, cell, cost, few_steps, free_mib, outstanding))
+        time_of = _timer(cost, few_steps, records)
+        tokens = predictor.lengths_of(cell)
+        rows.append(_row(time_of, tokens, cell, cost, few_steps, free_mib, outstanding))
     return Plan(
         suite=grid.suite.name,
         model=grid.cells[0].model.name,
@@ -224,33 +228,31 @@ def _costs(
     return costs
 
 
-Timer = Callable[[Cell], Time | None]  # the time of a cell, None if unknown
+Timer = Callable[[Cell, Tokens], Time | None]  # the time of a cell on them, None if unknown
 
 
-def _timer(
-    predictor: Predictor, cost: Cost, few_steps: Record | None, records: Sequence[Record]
-) -> Timer:
+def _timer(cost: Cost, few_steps: Record | None, records: Sequence[Record]) -> Timer:
     """Predicts the time of a row's cells by its few steps, if they were run, or by the records."""
     weights = cost.memory.by_part["weights"] if cost.memory else None
 
-    def time_of(cell: Cell) -> Time | None:
-        train, dev = predictor.lengths_of(cell)
+    def time_of(cell: Cell, tokens: Tokens) -> Time | None:
         if few_steps is None:
-            return by_records(cell, train, dev, weights, records)
-        return by_measured(cell, train, dev, few_steps)
+            return by_records(cell, *tokens, weights, records)
+        return by_measured(cell, *tokens, few_steps)
 
     return time_of
 
 
 def _row(
     time_of: Timer,
+    tokens: Tokens,
     cell: Cell,
     cost: Cost,
     few_steps: Record | None,
     free_mib: float | None,
     outstanding: Remaining,
 ) -> Row:
-    time = time_of(cell)
+    time = time_of(cell, tokens)
     memory = few_steps.memory if few_steps else None
     trials = outstanding.trials.get((cost.task, cost.label), [])
     return Row(
@@ -261,19 +263,29 @@ def _row(
         measured_peak_mib=memory.train_peak_mib if memory else None,
         fits=_fits(cost, free_mib),
         trials=sum(trainings.n for trainings in trials),
-        trials_s=_trials_s(time_of, cell, trials),
+        trials_s=_trials_s(time_of, tokens.train, cell, trials),
     )
 
 
-def _trials_s(time_of: Timer, cell: Cell, trials: Sequence[Trainings]) -> float | None:
+def _trials_s(
+    time_of: Timer, train: Encoded, cell: Cell, trials: Sequence[Trainings]
+) -> float | None:
     seconds = 0.0
     for n, epochs, share in trials:
         training = cell.training.model_copy(update={"epochs": epochs})
-        time = time_of(cell.model_copy(update={"training": training}))
+        time = time_of(cell.model_copy(update={"training": training}), _parts_of(train, share))
         if time is None:
             return None
-        seconds += n * share * time.cell_s
+        seconds += n * time.cell_s
     return seconds
+
+
+def _parts_of(train: Encoded, share: float) -> Tokens:
+    """Texts like the share of train that a trial trains on, and like the rest, which it answers."""
+    rows = train.features["input_ids"]
+    rows, n = random.Random(0).sample(rows, len(rows)), round(share * len(rows))
+    learned, answered = (Encoded({"input_ids": part}, [], {}, 0) for part in (rows[:n], rows[n:]))
+    return Tokens(learned, answered)
 
 
 def _fits(cost: Cost, free_mib: float | None) -> bool | None:

@@ -14,7 +14,7 @@ from peftlab.bench.cell import Cell
 from peftlab.errors import unknown
 from peftlab.methods import METHODS
 from peftlab.records.record import Record
-from peftlab.records.rows import merit, row_of
+from peftlab.records.rows import merit, seeds_key
 from peftlab.records.store import Store
 
 Keep = Literal["all", "best", "none"]
@@ -42,14 +42,15 @@ def drop_beaten(
     """Delete the adapters that `keep` does not want, given the records so far.
 
     Of a row, the best of the seeds whose adapters exist is kept. `others` are the folder's other
-    records; those of the same rows count too, as seeds that another command asked for.
+    records; those of the same rows count too, as seeds that another command asked for, but not
+    those at values that another search found.
     """
-    keys = {row_of(record) for record in records}
+    keys = {seeds_key(record) for record in records}
     rows: dict[str, list[Record]] = {}
-    for record in (*records, *(other for other in others if row_of(other) in keys)):
+    for record in (*records, *(other for other in others if seeds_key(other) in keys)):
         keeps_one = keep == "best" or METHODS[record.method.name].saves_full_weights
         if keeps_one and record.is_done and store.adapter(record.cell).is_dir():
-            rows.setdefault(row_of(record), []).append(record)
+            rows.setdefault(seeds_key(record), []).append(record)
     for row in rows.values():
         best = best_seed(row)
         for record in row:

@@ -22,6 +22,7 @@ from peftlab.machine import gpu, processor
 from peftlab.records.record import Record
 from peftlab.records.store import Store
 from peftlab.settings import Resolved
+from peftlab.tasks.metrics import score
 from peftlab.training import Encoded
 from peftlab.training.meters import WARMUP_STEPS
 
@@ -109,6 +110,8 @@ def measure_cells(
             task = short(grid.tasks[cell.task.name], STEPS * cell.training.batch_size, N_DEV)
             file = Path(scratch) / f"{len(records)}.json"
             task.write(file)
+            # the first scoring loads scikit-learn, which is no time of the cell's
+            score(task.metrics, task.dev.labels, task.dev.labels)
             measured = short_cell(cell, task_part(task))
             scorer = CellScorer(task)
             result = worker.run(Order(cell=measured, task_file=file, adapter=None), scorer)

@@ -26,7 +26,7 @@ class Cost(BaseModel, extra="forbid", frozen=True):
             the widest batch.
         cell_s: seconds a cell, mean over runs; of the task where it is longest.
         round_s: seconds an example in rounds that took turns, the median over rounds, which a
-            disturbed one does not move; null without rounds.
+            disturbed one does not move; mean over tasks; null without rounds.
 
     Memory and time are of the runs, and of the rounds, under the conditions that most of them were
     measured under: those under others are not comparable. A row that never ran on a task, or in
@@ -46,14 +46,13 @@ def costs_of(columns: Mapping[TaskKey, Column]) -> dict[str, Cost]:
         row: [[record for record in runs.records if record.is_done] for runs in by_task]
         for row, by_task in table.items()
     }
-    rounds = {
-        row: [record for runs in by_task for record in runs.rounds]
-        for row, by_task in table.items()
-    }
-    pick_cells = _usual_conditions(itertools.chain(*by_task) for by_task in cells.values())
-    pick_rounds = _usual_conditions(rounds.values())
+    rounds = {row: [runs.rounds for runs in by_task] for row, by_task in table.items()}
+    pick_cells, pick_rounds = (
+        _usual_conditions(itertools.chain(*by_task) for by_task in measured.values())
+        for measured in (cells, rounds)
+    )
     return {
-        row: _cost([pick_cells(records) for records in cells[row]], pick_rounds(rounds[row]))
+        row: _cost(list(map(pick_cells, cells[row])), list(map(pick_rounds, rounds[row])))
         for row in table
     }
 
@@ -74,12 +73,13 @@ def _usual_conditions(
     return pick
 
 
-def _cost(by_task: Sequence[Sequence[Record]], rounds: Sequence[Record]) -> Cost:
-    """The costs of a row by its records of each task and of rounds."""
-    cells = list(itertools.chain(*by_task))
+def _cost(by_task: Sequence[Sequence[Record]], rounds: Sequence[Sequence[Record]]) -> Cost:
+    """The costs of a row by its records of each task, and those of rounds."""
+    cells, of_rounds = (list(itertools.chain(*records)) for records in (by_task, rounds))
     trained = [record.n_trainable.total for record in cells if record.n_trainable]
-    memory = finite_values(record.memory.peak_mib for record in (*cells, *rounds) if record.memory)
-    speeds = finite_values(record.speed.examples_per_s for record in rounds if record.speed)
+    memory = finite_values(
+        record.memory.peak_mib for record in (*cells, *of_rounds) if record.memory
+    )
     seconds = finite_values(
         mean(finite_values(record.total_s for record in records)) for records in by_task
     )
@@ -87,8 +87,14 @@ def _cost(by_task: Sequence[Sequence[Record]], rounds: Sequence[Record]) -> Cost
         trained=max(trained, default=None),
         memory_mib=max(memory, default=None),
         cell_s=max(seconds, default=None),
-        round_s=statistics.median([1 / speed for speed in speeds]) if speeds else None,
+        round_s=mean(finite_values(map(_median_s, rounds))),
     )
+
+
+def _median_s(rounds: Iterable[Record]) -> float | None:
+    """The median of the rounds' seconds an example; None without rounds."""
+    speeds = finite_values(record.speed.examples_per_s for record in rounds if record.speed)
+    return statistics.median([1 / speed for speed in speeds]) if speeds else None
 
 
 class _Limit(NamedTuple):

@@ -13,6 +13,7 @@ from peftlab.errors import RequestError, unknown
 from peftlab.records.costs import Cost, costs_of, rows_within
 from peftlab.records.crossed import MIN_SEEDS
 from peftlab.records.pairs import Verdict, Verdicts, better_than, verdict_between
+from peftlab.records.record import Record
 from peftlab.records.rows import (
     TaskKey,
     is_collapsed,
@@ -123,6 +124,7 @@ def recommend(
     prefer: str = "size",
     memory_mib: float | None = None,
     minutes: float | None = None,
+    unrequested: Sequence[Record] = (),
 ) -> Recommendation | None:
     """The row to take; None if no row has a score on every task.
 
@@ -145,6 +147,7 @@ def recommend(
             rounds if all rows took turns in the same rounds, else the time of cells.
         memory_mib: limit of a run's peak; a row that was not measured does not meet it.
         minutes: limit of a cell's mean duration, likewise.
+        unrequested: of rows that are not to be taken, but that may show where a rate comes from.
 
     Raises:
         RequestError: no row meets the limits; names the nearest. Or `prefer` is unknown, or a limit
@@ -178,7 +181,7 @@ def recommend(
         collapsed_on=[
             task_label(task, columns) for task, column in columns.items() if _all_collapsed(column)
         ],
-        rate_from_dev=any(_rate_from_dev(row, column) for column in columns.values()),
+        rate_from_dev=any(_rate_from_dev(row, column, unrequested) for column in columns.values()),
     )
 
 
@@ -194,10 +197,11 @@ def _soundest(eligible: Mapping[TaskKey, Column], pairs: Verdicts) -> list[str]:
     """The rows that on the fewest tasks are behind the best of them or worse than any of them."""
     n_worse: Counter[str] = Counter()
     for task, column in eligible.items():
-        best = str(best_row(column))
+        highest = column[str(best_row(column))].mean
+        best = [row for row in column if column[row].mean == highest]
         for row in column:
-            verdict = verdict_between(pairs[task], row, best)
-            is_behind = verdict is not None and verdict.is_behind
+            verdicts_on_row = [verdict_between(pairs[task], row, other) for other in best]
+            is_behind = any(verdict and verdict.is_behind for verdict in verdicts_on_row)
             n_worse[row] += is_behind or bool(better_than(row, pairs[task]) & column.keys())
     return [row for row, count in n_worse.items() if count == min(n_worse.values())]
 
@@ -302,9 +306,9 @@ def _all_collapsed(column: Column) -> bool:
     return bool(done) and all(map(is_collapsed, done))
 
 
-def _rate_from_dev(row: str, column: Column) -> bool:
+def _rate_from_dev(row: str, column: Column, unrequested: Sequence[Record]) -> bool:
     others = (runs.records[0] for name, runs in column.items() if name != row)
-    return rate_from_dev(column[row].records[0], others)
+    return rate_from_dev(column[row].records[0], [*others, *unrequested])
 
 
 def _with_all_tasks(columns: Mapping[TaskKey, Column]) -> list[str]:

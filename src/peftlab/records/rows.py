@@ -47,7 +47,8 @@ def request_fields(record: Record) -> dict[str, str]:
     parts: dict[str, Mapping[str, object]] = {
         "": {
             "model": record.model.name,
-            "revision": record.model.revision,
+            # a later commit of the hub's may leave the weights as they were
+            "revision": None if record.model.sha256 else record.model.revision,
             "weights": record.model.sha256,
             "method": record.method.name,
             "code": record.method.source_sha256,
@@ -75,7 +76,32 @@ def speed_key(record: Record) -> str:
     """
     ignored = RATE_FIELDS | {"training.epochs"}
     fields = {name: value for name, value in request_fields(record).items() if name not in ignored}
-    return json.dumps([record.task.drawn_from or record.task.sha256, fields], sort_keys=True)
+    rates = {field.removeprefix("training.") for field in ignored}
+    found = {name: value for name, value in _tuned_values(record).items() if name not in rates}
+    return json.dumps([_data(record), fields, *filter(None, [found])], sort_keys=True)
+
+
+def _data(record: Record) -> str:
+    return record.task.drawn_from or record.task.sha256
+
+
+def shared_rounds(rounds: Iterable[Record]) -> list[Record]:
+    """The rounds of a task in which all its rows had a turn that had any; without such, all.
+
+    A later command with fewer rounds leaves earlier ones, in which its new rows had no turn.
+    """
+    by_task: dict[str, list[Record]] = defaultdict(list)
+    for record in rounds:
+        by_task[_data(record)].append(record)
+    return [record for of_task in by_task.values() for record in _shared(of_task)]
+
+
+def _shared(rounds: Sequence[Record]) -> Sequence[Record]:
+    by_row: dict[str, list[Record]] = defaultdict(list)
+    for record in rounds:
+        by_row[speed_key(record)].append(record)
+    turns = set.intersection(*map(rounds_taken, by_row.values()))
+    return [record for record in rounds if record.speed and record.speed.turn in turns] or rounds
 
 
 def rounds_taken(rounds: Iterable[Record]) -> set[str | None]:
@@ -86,6 +112,11 @@ def rounds_taken(rounds: Iterable[Record]) -> set[str | None]:
 def row_of(record: Record) -> str:
     """A key of the records of one row on one task: the task and the request but the seed."""
     return json.dumps([task_key(record), request_fields(record)], sort_keys=True)
+
+
+def seeds_key(record: Record) -> str:
+    """The same, of the records that are seeds of one another: at the values that trials found."""
+    return json.dumps([row_of(record), _tuned_values(record)], sort_keys=True)
 
 
 def is_judged_on_train(record: Record) -> bool:
@@ -126,7 +157,7 @@ def by_task(records: Sequence[Record]) -> dict[str, dict[TaskKey, str]]:
             if field.startswith("training."):
                 counts[field][task][value] += 1
     usual = {
-        field: {task: values.most_common(1)[0][0] for task, values in tasks.items()}
+        field: {task: _usual(values, tasks.values()) for task, values in tasks.items()}
         for field, tasks in counts.items()
     }
     return {
@@ -138,6 +169,12 @@ def by_task(records: Sequence[Record]) -> dict[str, dict[TaskKey, str]]:
             or (field in TASK_DEFAULTS and _follows_tasks(field, requests))
         )
     }
+
+
+def _usual(values: Counter[str], on_tasks: Iterable[Counter[str]]) -> str:
+    """The most frequent value on a task; of equally frequent ones that of the fewest tasks."""
+    n_tasks = Counter(value for on_task in on_tasks for value in on_task)
+    return min(values, key=lambda value: (-values[value], n_tasks[value], value))
 
 
 def _follows_tasks(field: str, requests: Iterable[tuple[TaskKey, dict[str, str]]]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from peftlab.records.rows import (
     group,
     labels,
     merit,
+    shared_rounds,
     speed_key,
     task_key,
 )
@@ -110,11 +112,12 @@ Column = dict[str, Runs]  # by row
 def columns(records: Sequence[Record], folders: Iterable[Path]) -> dict[TaskKey, Column]:
     """The runs by task and row, in the order of the records. Rows are named as in the report."""
     folders = list(folders)
+    shown = set(map(speed_key, records))
+    of_folders = itertools.chain.from_iterable(map(rounds_of, folders))
+    done = [record for record in of_folders if record.is_done and speed_key(record) in shown]
     rounds: dict[str, list[Record]] = defaultdict(list)
-    for folder in folders:
-        for record in rounds_of(folder):
-            if record.is_done:
-                rounds[speed_key(record)].append(record)
+    for record in shared_rounds(done):
+        rounds[speed_key(record)].append(record)
     rows = group(records)
     names = labels(rows)
     table: dict[TaskKey, Column] = {task_key(record): {} for record in records}

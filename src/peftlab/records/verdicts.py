@@ -122,7 +122,7 @@ def compare_rows(
         ),
         n_collapsed=sum(one.n_collapsed for one in noises),
         recommendation=recommend(
-            table, pairs, question.prefer, question.memory_mib, question.minutes
+            table, pairs, question.prefer, question.memory_mib, question.minutes, unrequested
         ),
         margin=question.margin,
     )

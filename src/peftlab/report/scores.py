@@ -25,6 +25,7 @@ from peftlab.records.rows import (
     key_without_rate,
     labels,
     rounds_taken,
+    shared_rounds,
     speed_key,
     task_key,
 )
@@ -173,7 +174,9 @@ def table(records: Iterable[Record], rounds: Iterable[Record] = ()) -> Table:
     """
     records = _latest(records)
     shown = set(map(speed_key, records))
-    rounds = [record for record in rounds if record.is_done and speed_key(record) in shown]
+    rounds = shared_rounds(
+        record for record in rounds if record.is_done and speed_key(record) in shown
+    )
     tasks: dict[TaskKey, list[Record]] = {}
     for record in records:
         tasks.setdefault(task_key(record), []).append(record)
