@@ -1,11 +1,11 @@
-"""Labels: what a task's examples are answered with, and the names of its classes.
+"""Labels, with which a task's examples are answered; the names of classes; what is no text.
 
 Every room may import this file and it imports none of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Literal
 
 Kind = Literal["classes", "regression"]
@@ -31,8 +31,10 @@ def typed_label(name: str, label_type: LabelType) -> Label:
             return name
 
 
-def check_names(names: Iterable[str], label_type: LabelType) -> None:
-    """Raise `ValueError` unless each class's name stands for a label of this type."""
+def check_names(names: Sequence[str], label_type: LabelType) -> None:
+    """Raise `ValueError` unless the names of classes differ and each names a label of this type."""
+    if repeated := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise ValueError(f"labels has {repeated[0]!r} twice; each class needs a name of its own")
     for name in names:
         try:
             typed_label(name, label_type)
@@ -40,3 +42,12 @@ def check_names(names: Iterable[str], label_type: LabelType) -> None:
             raise ValueError(
                 f"label_type is {label_type}, and labels has {name!r}, which names none"
             ) from None
+
+
+def check_encodable(text: str) -> None:
+    """Raise `ValueError` if the text has half a surrogate pair, as JSON can spell one."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        shown = repr(text.encode(errors="backslashreplace"))
+        raise ValueError(f"{shown} holds half a surrogate pair, which is no character") from None

@@ -185,3 +185,39 @@ def test_a_column_s_name_may_have_blanks_around_it(suffix: str, tmp_path: Path) 
         path.write_text("text , label\n" + "".join("{text },{ label}\n".format(**r) for r in rows))
     assert sheet(path).texts[:2] == [("a",), ("b",)]
     assert load_file(path, ["text"], "label", dev=path).labels == ("x", "y")
+
+
+def test_parquet_s_columns_keep_their_types_in_parquet(tmp_path: Path) -> None:
+    """Nanoseconds were cut to microseconds, and an unsigned hash was refused."""
+    columns = {
+        "text": pa.array(["a", "b"]).dictionary_encode(),
+        "at": pa.array([1577836800000000123, 1], pa.timestamp("ns")),
+        "id": pa.array([2**63 + 5, 1], pa.uint64()),
+        "small": pa.array([1, 2], pa.int8()),
+        "pairs": pa.array([[("k", 1)], []], pa.map_(pa.string(), pa.int64())),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "given.parquet")
+    given = sheet(tmp_path / "given.parquet")
+    given.check_fits(tmp_path / "out.parquet")
+    answer_file(given, tmp_path / "out.parquet", EXTRA)
+    found = pq.read_table(tmp_path / "out.parquet")
+    assert found.column_names == [*columns, *EXTRA[0]]
+    assert found.select(list(columns)).cast(pa.table(columns).schema).equals(pa.table(columns))
+    assert found.schema.field("id").type == pa.uint64()
+    assert found["at"].cast(pa.int64()).to_pylist() == [1577836800000000123, 1]
+
+
+def test_a_date_that_python_can_not_hold_is_named(tmp_path: Path) -> None:
+    far = pa.array([2**63 - 1, 0], pa.timestamp("us"))
+    pq.write_table(pa.table({"text": ["a", "b"], "at": far}), tmp_path / "far.parquet")
+    with pytest.raises(RequestError, match=r"far\.parquet can't be read as Parquet"):
+        sheet(tmp_path / "far.parquet")
+
+
+def test_what_no_format_can_hold_is_said_before_a_model_answers(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": "b", "raw": "\\ud83d"}\n')
+    with pytest.raises(RequestError, match=r"a\.jsonl, row 2: .*half a surrogate pair"):
+        sheet(tmp_path / "a.jsonl").check_fits(tmp_path / "out.jsonl")
+    (tmp_path / "b.csv").write_text('text\n"a\rb"\n')
+    with pytest.raises(RequestError, match="a TSV cell can't hold a tab or a line break"):
+        sheet(tmp_path / "b.csv").check_fits(tmp_path / "out.tsv")

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import ClassLabel, Dataset, Features, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -550,6 +551,37 @@ def test_numbers_with_decimal_commas_are_no_classes(tmp_path):
     for kind in ("auto", "regression"):
         assert "line 2: the label '0,5' has a comma. Write numbers" in refused(path, kind=kind)
     assert load(path, kind="classes").labels == tuple(f"{i},5" for i in range(7))
+
+
+def test_a_few_numbers_that_are_badly_written_do_not_make_classes_of_all(tmp_path):
+    """Stars of German Excel where whole ones have no comma; a scale with some cells n/a."""
+    stars = [f"{i % 5},5" if i % 5 < 2 else str(i % 5) for i in range(60)]
+    scale = [str(i) for i in range(60)]
+    thousands = ["1,000", *(str(500 + i) for i in range(59))]
+    for labels, problem in (
+        (stars, "has a comma"),
+        (thousands, "has a comma"),
+        ([*scale[:58], "n/a", "n/a"], "line 60: the label 'n/a' is not a number"),
+    ):
+        path = tmp_path / "a.csv"
+        rows = (f"text {i};{label}\n" for i, label in enumerate(labels))
+        path.write_text("text;label\n" + "".join(rows))
+        assert problem in refused(path)
+    marked = [*(str(i % 4) for i in range(58)), "?", "?"]  # a few codes and a word are classes
+    assert load(
+        write(
+            tmp_path / "b.csv",
+            [{"text": f"text {i}", "label": label} for i, label in enumerate(marked)],
+        )
+    ).labels == ("0", "1", "2", "3", "?")
+
+
+def test_a_code_that_parquet_has_no_name_for_is_no_class(tmp_path):
+    """`datasets` writes -1 for a hidden answer."""
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["bad", "good"])})
+    rows = {"text": [f"text {i}" for i in range(40)], "label": [0, 1] * 19 + [-1, -1]}
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "a.parquet")
+    assert "row 39: the label is empty" in refused(tmp_path / "a.parquet")
 
 
 def test_numbers_as_text_in_a_file_with_types_are_names_and_it_is_said(tmp_path):

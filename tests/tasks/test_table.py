@@ -15,6 +15,16 @@ from peftlab.tasks import load_file
 
 TEXTS = [f"text {i}" for i in range(40)]
 NAMES = ["bad", "good"] * 20
+HIDDEN = np.ma.masked_array([1, 2] * 20, mask=[True] * 3 + [False] * 37)  # type: ignore[no-untyped-call]
+
+
+class Lazy:
+    """As a LazyFrame of polars: it has columns and gives none."""
+
+    columns = ("text", "label")
+
+    def __getitem__(self, name: str) -> Any:
+        raise TypeError("Lazy is not subscriptable")
 
 
 @pytest.mark.parametrize(
@@ -23,6 +33,7 @@ NAMES = ["bad", "good"] * 20
         {"text": TEXTS, "label": NAMES},
         pd.DataFrame({"text": TEXTS, "label": NAMES}, index=range(100, 140)),
         pd.DataFrame({"text": TEXTS, "label": pd.Categorical(NAMES)}),
+        {"text": TEXTS, "label": pd.Categorical(NAMES)},
         Dataset.from_dict({"text": TEXTS, "label": NAMES}),
         Dataset.from_dict(
             {"text": TEXTS, "label": [0, 1] * 20},
@@ -31,7 +42,7 @@ NAMES = ["bad", "good"] * 20
             ),
         ),
     ],
-    ids=["columns", "frame", "categories", "dataset", "class labels"],
+    ids=["columns", "frame", "categories", "a column of categories", "dataset", "class labels"],
 )
 def test_it_is_the_task_of_a_file_with_its_rows(table: Any, tmp_path: Path) -> None:
     file = tmp_path / "file.csv"
@@ -71,6 +82,11 @@ def test_numbers_are_those_of_python_and_dev_is_what_is_given() -> None:
             "2 columns 'text'",
         ),
         (iter(TEXTS), "table must be a DataFrame"),
+        ({"text": dict(enumerate(TEXTS)), "label": NAMES}, "must hold a value a row"),
+        ({"text": pd.DataFrame({"text": TEXTS}), "label": NAMES}, "must hold a value a row"),
+        ({"text": TEXTS, "label": HIDDEN}, "row 1: the label is empty"),
+        ({"text": TEXTS, "label": [pd.Series(["x"])] * 40}, "must hold one value a row"),
+        (Lazy(), "column 'text' of table can't be read: Lazy is not subscriptable"),
         (pd.DataFrame({"text": [*TEXTS[1:], pd.NA], "label": NAMES}), "row 40: a text is empty"),
         (pd.DataFrame({"text": TEXTS, "label": [*NAMES[1:], None]}), "row 40: the label is empty"),
     ],
@@ -119,3 +135,26 @@ def test_examples_take_single_texts_and_say_in_few_words_what_is_wrong() -> None
         split = peftlab.Examples(["a", "b"], [0.0, 1.0])
         with pytest.raises(peftlab.RequestError, match=message):
             peftlab.Task("t", "classes", ("accuracy",), split, split, labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("train", "dev", "message"),
+    [
+        ([("a", "b", "c")] * 2, ["a"], "one text, or a pair in all rows; rows have 3"),
+        (["a", ("b", "c")], ["a"], "rows have 1 and 2"),
+        (["a", "b"], [("a", "b")], "train has 1 texts a row and dev 2"),
+        (["a", "\ud83d"], ["a"], "half a surrogate pair"),
+    ],
+)
+def test_examples_that_no_model_can_read_are_refused(train: Any, dev: Any, message: str) -> None:
+    """A third text was left out without a word, and texts beside pairs ended in a traceback."""
+    with pytest.raises(peftlab.RequestError, match=message):
+        splits = peftlab.Examples(train, [0, 1][: len(train)]), peftlab.Examples(dev, [0])
+        peftlab.Task("t", "classes", ("accuracy",), *splits, labels=("a", "b"))
+
+
+def test_two_classes_of_one_name_are_refused() -> None:
+    """`predict` alone said so, when the model was trained."""
+    split = peftlab.Examples(["a", "b"], [0, 1])
+    with pytest.raises(peftlab.RequestError, match="'a' twice"):
+        peftlab.Task("t", "classes", ("accuracy",), split, split, labels=("a", "a"))

@@ -12,7 +12,7 @@ from torch import Tensor
 from peftlab.adapters import check_adapter, label_names, load, read_card
 from peftlab.bench.outcome import predictions_of
 from peftlab.errors import RequestError, expect
-from peftlab.labels import Label, typed_label
+from peftlab.labels import Label, check_encodable, typed_label
 from peftlab.layers import PreTrainedModel
 from peftlab.machine import threads_for
 from peftlab.models import (
@@ -233,6 +233,11 @@ def _rows_of(texts: Any) -> list[tuple[str, ...]]:
     for row in rows:
         if not 1 <= len(row) <= 2 or not all(isinstance(text, str) for text in row):
             raise RequestError(f"texts must be {TEXTS}, got {reprlib.repr(row)} among them")
+        try:
+            for text in row:
+                check_encodable(text)
+        except ValueError as error:
+            raise RequestError(str(error)) from None
     return rows
 
 

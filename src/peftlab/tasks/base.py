@@ -22,8 +22,8 @@ from pydantic import TypeAdapter, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from peftlab.errors import Explained, RequestError, unknown
-from peftlab.labels import Kind, LabelType, check_names
-from peftlab.naming import counted
+from peftlab.labels import Kind, LabelType, check_encodable, check_names
+from peftlab.naming import counted, listed
 from peftlab.tasks.metrics import ALLOWED, score
 
 
@@ -42,14 +42,14 @@ class Examples(metaclass=Explained):
     @field_validator("texts", mode="before")
     @classmethod
     def _wrap_strings(cls, texts: Any) -> Any:
-        if not _is_column(texts):
+        if not is_column(texts):
             return texts  # for pydantic to refuse
         return [(text,) if isinstance(text, str) else text for text in texts]
 
     @field_validator("labels", mode="before")
     @classmethod
     def _unwrap_scalars(cls, labels: Any) -> Any:
-        if not _is_column(labels):
+        if not is_column(labels):
             return labels
         values = [label.item() if hasattr(label, "item") else label for label in labels]
         if names := [label for label in values if isinstance(label, str)]:
@@ -65,6 +65,12 @@ class Examples(metaclass=Explained):
             raise ValueError(f"{len(self.texts)} texts have {len(self.labels)} labels")
         if not all(isinstance(label, int) or math.isfinite(label) for label in self.labels):
             raise ValueError("a label is NaN or infinite")
+        if (widths := {len(texts) for texts in self.texts}) not in ({1}, {2}, set()):
+            given = listed(sorted(map(str, widths)))
+            raise ValueError(f"a row must be one text, or a pair in all rows; rows have {given}")
+        for texts in self.texts:
+            for text in texts:
+                check_encodable(text)
         return self
 
     def __len__(self) -> int:
@@ -75,7 +81,7 @@ class Examples(metaclass=Explained):
         return f"<{counted(len(self), 'example')}{first}{', ...' * (len(self) > 1)}>"
 
 
-def _is_column(values: Any) -> bool:
+def is_column(values: Any) -> bool:
     """Whether `values` can be iterated as cells: a text, a mapping or a table can't."""
     is_excluded = isinstance(values, str | bytes | Mapping) or hasattr(values, "columns")
     return isinstance(values, Iterable) and not is_excluded
@@ -120,6 +126,10 @@ class Task(metaclass=Explained):
         if wrong_metrics or not self.metrics:
             given = ", ".join(wrong_metrics) or "none"
             raise ValueError(f"metrics of {self.kind} are {', '.join(allowed)}; given: {given}")
+        if self.train.texts and self.dev.texts:
+            n_train, n_dev = (len(split.texts[0]) for split in (self.train, self.dev))
+            if n_train != n_dev:
+                raise ValueError(f"train has {n_train} texts a row and dev {n_dev}")
         if self.kind == "classes":
             self._check_classes()
         return self

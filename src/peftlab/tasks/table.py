@@ -6,8 +6,8 @@ import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from peftlab.errors import RequestError, expect, unknown
-from peftlab.tasks.base import Task
+from peftlab.errors import RequestError, expect, one_line, unknown
+from peftlab.tasks.base import Task, is_column
 from peftlab.tasks.files import file, rows
 
 
@@ -90,11 +90,14 @@ def _header(table: Any, name: str) -> Sequence[Any]:
 
 def _cells(table: Any, key: Any, name: str) -> list[Any]:
     """The column as Python's own values, with the names of a data set's classes."""
-    values: Any = table[key]
-    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+    try:
+        values: Any = table[key]
+    except TypeError as error:  # as of a polars LazyFrame
+        raise RequestError(f"{name} can't be read: {one_line(error)}") from error
+    if not is_column(values):
         raise RequestError(f"{name} must hold a value a row, got {reprlib.repr(values)}")
-    if hasattr(values, "notna"):  # pandas marks a missing value in several ways
-        values = table[key].astype(object).where(table[key].notna(), None)
+    if hasattr(values, "where") and hasattr(values, "notna"):
+        values = values.astype(object).where(values.notna(), None)  # pandas has several for it
     cells = [_unwrap(value, name) for value in values]
     feature = (getattr(table, "features", None) or {}).get(key)
     names = getattr(feature, "names", None)
@@ -105,11 +108,12 @@ def _cells(table: Any, key: Any, name: str) -> list[Any]:
 
 def _unwrap(value: Any, name: str) -> Any:
     """Python's own value of a cell of numpy, torch, pandas or Arrow."""
-    if type(value).__name__ in ("NAType", "NaTType"):
+    if type(value).__name__ in ("NAType", "NaTType", "MaskedConstant"):
         return None
     if hasattr(value, "as_py"):
         return value.as_py()
-    if getattr(value, "ndim", 0) > 0:
+    is_scalar = not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0
+    if hasattr(value, "item") and not is_scalar:  # an array, a Series
         raise RequestError(f"{name} must hold one value a row, got {reprlib.repr(value)}")
     is_date = getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M")
     # the item of a date would be its nanoseconds

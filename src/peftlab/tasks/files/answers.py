@@ -15,6 +15,7 @@ from typing import Any
 
 from peftlab.atomic import replace_file
 from peftlab.errors import RequestError, system_refusals
+from peftlab.labels import check_encodable
 from peftlab.tasks.files import file, rows
 
 
@@ -27,21 +28,31 @@ class Sheet:
         texts: the one or two texts of each row.
         records: each row with all of its columns by name.
         typed: whether cells have types; in CSV and TSV all is text.
+        arrow: of Parquet its Arrow table, whose types Python has not all.
     """
 
     path: Path
     texts: list[tuple[str, ...]]
     records: list[dict[str, Any]]
     typed: bool
+    arrow: Any = None
 
     def check_fits(self, out: Path, classes: Sequence[str] = ()) -> None:
         """Raise `RequestError` if a cell, or a class's name, can't be written in `out`'s format."""
         header, suffix = _header(self.records), out.suffix.lower()
+        self._check_encodable()
         if suffix == ".tsv":
             _tsv_lines([*header, *classes], self.records)
         if suffix == ".parquet":
             with _format_refusals(self.path, suffix):
-                _table(header, self.records)
+                _table(self, [])
+
+    def _check_encodable(self) -> None:
+        for number, record in enumerate(self.records, start=1):
+            try:
+                check_encodable(_json(record))
+            except ValueError as error:
+                raise RequestError(f"{self.path}, row {number}: {error}") from None
 
     def check_new(self, columns: Sequence[str]) -> None:
         """Raise `RequestError` if the file has one of `columns`, which are to be added, already."""
@@ -58,8 +69,8 @@ def read_sheet(path: Path, columns: Sequence[str]) -> Sheet:
     """
     if not 1 <= len(columns) <= 2:
         raise RequestError(f"one or two text columns are needed, got {len(columns)}")
-    table, records = rows.read_whole(path, columns)
-    return Sheet(path, file.texts(table), records, table.typed)
+    table, records, arrow = rows.read_whole(path, columns)
+    return Sheet(path, file.texts(table), records, table.typed, arrow)
 
 
 def check_out(out: Path, file: Path) -> None:
@@ -88,12 +99,10 @@ def answer_file(sheet: Sheet, out: Path, extra: Sequence[dict[str, Any]]) -> Non
         RequestError: the file has one of the columns already, or `out` can't be written.
     """
     sheet.check_new(list(extra[0]))
-    header = [*_header(sheet.records), *extra[0]]
-    records = [record | columns for record, columns in zip(sheet.records, extra, strict=True)]
     write = WRITERS[out.suffix.lower()]
     try:
         with _format_refusals(sheet.path, out.suffix):
-            replace_file(out, lambda path: write(path, header, records))
+            replace_file(out, lambda path: write(path, sheet, extra))
     except OSError as error:
         raise RequestError(f"{out} can't be written: {error.strerror}") from error
 
@@ -109,15 +118,19 @@ def _format_refusals(path: Path, suffix: str) -> Iterator[None]:
         ) from error
 
 
-def _csv(path: Path, header: list[str], records: list[dict[str, Any]]) -> None:
+Extra = Sequence[dict[str, Any]]  # the columns that are added, by row
+
+
+def _csv(path: Path, sheet: Sheet, extra: Extra) -> None:
+    header, records = _joined(sheet, extra)
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(header)
         writer.writerows([_cell(record.get(name)) for name in header] for record in records)
 
 
-def _tsv(path: Path, header: list[str], records: list[dict[str, Any]]) -> None:
-    lines = _tsv_lines(header, records)
+def _tsv(path: Path, sheet: Sheet, extra: Extra) -> None:
+    lines = _tsv_lines(*_joined(sheet, extra))
     path.write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
 
 
@@ -125,7 +138,7 @@ def _tsv_lines(header: list[str], records: list[dict[str, Any]]) -> list[list[st
     """The cells of a TSV file, line by line, the header first."""
     lines = [header, *([_cell(record.get(name)) for name in header] for record in records)]
     for cell in itertools.chain.from_iterable(lines):
-        if "\t" in cell or "\n" in cell:
+        if set("\t\n\r") & set(cell):
             raise RequestError(f"a TSV cell can't hold a tab or a line break: {cell!r}")
     return lines
 
@@ -139,8 +152,8 @@ def _cell(value: Any) -> str:
     return "" if is_missing else str(value)
 
 
-def _jsonl(path: Path, header: list[str], records: list[dict[str, Any]]) -> None:
-    lines = [_json(record) + "\n" for record in records]
+def _jsonl(path: Path, sheet: Sheet, extra: Extra) -> None:
+    lines = [_json(record) + "\n" for record in _joined(sheet, extra)[1]]
     path.write_text("".join(lines), encoding="utf-8")
 
 
@@ -158,16 +171,31 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _parquet(path: Path, header: list[str], records: list[dict[str, Any]]) -> None:
+def _parquet(path: Path, sheet: Sheet, extra: Extra) -> None:
     import pyarrow.parquet as pq
 
-    pq.write_table(_table(header, records), path)
+    pq.write_table(_table(sheet, extra), path)
 
 
-def _table(header: list[str], records: list[dict[str, Any]]) -> Any:
+def _table(sheet: Sheet, extra: Extra) -> Any:
+    """As Arrow's table; the columns of a Parquet file keep their types."""
     import pyarrow as pa
 
-    return pa.table({name: [record.get(name) for record in records] for name in header})
+    if sheet.arrow is None:
+        header, records = _joined(sheet, extra)
+        return pa.table({name: [record.get(name) for record in records] for name in header})
+    table = sheet.arrow.replace_schema_metadata(None)  # libraries' notes on the old columns
+    for name in extra[0] if extra else ():
+        table = table.append_column(name, pa.array([columns[name] for columns in extra]))
+    return table
+
+
+def _joined(sheet: Sheet, extra: Extra) -> tuple[list[str], list[dict[str, Any]]]:
+    """All columns, and the rows with those that are added."""
+    if not extra:
+        return _header(sheet.records), sheet.records
+    records = [record | columns for record, columns in zip(sheet.records, extra, strict=True)]
+    return [*_header(sheet.records), *extra[0]], records
 
 
 def _header(records: list[dict[str, Any]]) -> list[str]:

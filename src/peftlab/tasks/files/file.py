@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from peftlab.errors import RequestError
-from peftlab.labels import AnyKind, Kind, LabelType
+from peftlab.labels import AnyKind, Kind, LabelType, check_encodable
 from peftlab.naming import named
 from peftlab.tasks import split
 from peftlab.tasks.base import Examples, Task
@@ -266,7 +266,9 @@ def _choose_kind(table: rows.Table, type_: LabelType, kind: AnyKind) -> Kind:
 def _check_mistyped_numbers(table: rows.Table, kind: str) -> None:
     """Refuse a column of numbers of which a mistyped one would make all of them text."""
     commas = [row for row in table.rows if _COMMA.fullmatch(str(row.cells[-1]).strip())]
-    if 2 * len(commas) > len(table.rows):
+    numbers = [number for row in table.rows if (number := _number(row.cells[-1])) is not None]
+    n_rows = len(table.rows)
+    if commas and (2 * len(commas) > n_rows or len(commas) + len(numbers) == n_rows):
         problem = f"the label {_quote(commas[0].cells[-1])} has a comma"
         raise table.error(
             commas[0],
@@ -275,7 +277,8 @@ def _check_mistyped_numbers(table: rows.Table, kind: str) -> None:
         )
     non_numbers = [row for row in table.rows if _number(row.cells[-1]) is None]
     n_fractions = sum(_guess_type(str(row.cells[-1]).strip()) == "float" for row in table.rows)
-    if non_numbers and (kind == "regression" or 2 * n_fractions > len(table.rows)):
+    is_scale = 2 * len(numbers) > n_rows and len(set(numbers)) > MAX_CLASSES
+    if non_numbers and (kind == "regression" or 2 * n_fractions > n_rows or is_scale):
         row = non_numbers[0]
         problem = f"the label {_quote(row.cells[-1])} is not a number"
         raise table.error(row, f"{problem}. Mend it, or say --kind classes.")
@@ -375,12 +378,9 @@ def _text(table: rows.Table, row: rows.Row, cell: Any) -> str:
 
 def _check_encodable(table: rows.Table, row: rows.Row, text: str) -> None:
     try:
-        text.encode()
-    except UnicodeEncodeError:  # JSON can spell half a character: "\ud83d"
-        problem = "half a surrogate pair, which is no character"
-        raise table.error(
-            row, f"{text.encode(errors='backslashreplace')!r} holds {problem}."
-        ) from None
+        check_encodable(text)
+    except ValueError as error:
+        raise table.error(row, f"{error}.") from None
 
 
 def _quote(cell: Any) -> str:

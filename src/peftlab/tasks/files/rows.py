@@ -74,22 +74,30 @@ def read_split(name: str, paths: Sequence[Path], columns: Sequence[str]) -> Tabl
     return _check_rows(Table(name, "row", True, numbered))
 
 
-def read_whole(path: Path, columns: Sequence[str]) -> tuple[Table, list[dict[str, Any]]]:
-    """As `read`, with each row's cells of all columns by name too. The file is read once."""
+class Whole(NamedTuple):
+    """A file's requested columns, each row's cells of all columns by name, and Parquet's table."""
+
+    table: Table
+    records: list[dict[str, Any]]
+    arrow: Any = None
+
+
+def read_whole(path: Path, columns: Sequence[str]) -> Whole:
+    """As `read`, with all columns. The file is read once."""
     content = _read_content(path)
     table = _read_table(path, content, columns)
     suffix = path.suffix.lower()
     if suffix == ".parquet":
-        cells = _parquet_columns(path, content, None)
-        return table, [
-            dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)
-        ]
+        arrow = _arrow(path, content, None)
+        cells = _python_cells(path, arrow)
+        records = [dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)]
+        return Whole(table, records, arrow)
     text = decode(path, content)
     if suffix in {".jsonl", ".json"}:
-        return table, [json.loads(line) for line in lines(text) if line.strip()]
+        return Whole(table, [json.loads(line) for line in lines(text) if line.strip()])
     (_, header), *rest = _csv_records(path, text) if suffix == ".csv" else _tsv_records(text)
     positions(path, header, header)
-    return table, [dict(zip(header, cells, strict=True)) for _, cells in rest]
+    return Whole(table, [dict(zip(header, cells, strict=True)) for _, cells in rest])
 
 
 def _read_content(path: Path) -> bytes:
@@ -297,37 +305,47 @@ def _not_jsonl(path: Path, number: int, problem: str) -> RequestError:
 def _parquet(
     path: Path, content: bytes, columns: Sequence[str], name_classes: bool = False
 ) -> Iterator[Row]:
-    cells = _parquet_columns(path, content, columns, name_classes)
+    table = _arrow(path, content, columns)
+    cells = _classes(_python_cells(path, table), table.schema.metadata, name_classes)
     for number, row in enumerate(zip(*cells.values(), strict=True), start=1):
         yield Row(number, row)
 
 
-def _parquet_columns(
-    path: Path, content: bytes, columns: Sequence[str] | None, name_classes: bool = False
-) -> dict[str, list[Any]]:
-    """The cells by column of `columns`, or of all; `name_classes`: see `_with_class_names`."""
+def _arrow(path: Path, content: bytes, columns: Sequence[str] | None) -> Any:
+    """The Arrow table of `columns`, or of all."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    with _parquet_refusals(path), pq.ParquetFile(pa.BufferReader(content)) as file:
+        header = file.schema_arrow.names
+        indices = positions(path, header, header if columns is None else columns)
+        # a thread that Arrow has just started aborts a process that ends at once
+        return file.read(columns=[header[index] for index in indices], use_threads=False)
+
+
+def _python_cells(path: Path, table: Any) -> dict[str, list[Any]]:
+    """The cells by column."""
+    with _parquet_refusals(path):
+        return {name: table.column(name).to_pylist() for name in table.column_names}
+
+
+@contextmanager
+def _parquet_refusals(path: Path) -> Iterator[None]:
+    """Turn Arrow's errors into a `RequestError`; OverflowError: a cell that Python can't hold."""
+    import pyarrow as pa
+
     try:
-        with pq.ParquetFile(pa.BufferReader(content)) as file:
-            header = file.schema_arrow.names
-            indices = positions(path, header, header if columns is None else columns)
-            names = [header[index] for index in indices]
-            # a thread that Arrow has just started aborts a process that ends at once
-            table = file.read(columns=names, use_threads=False)
-            cells = {name: table.column(name).to_pylist() for name in names}
-            return _with_class_names(cells, file.schema_arrow.metadata) if name_classes else cells
+        yield
     except RequestError:
         raise
-    except (pa.ArrowException, OSError, ValueError) as error:  # or a cell that Python can't hold
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise RequestError(f"{path} can't be read as Parquet: {error}") from None
 
 
-def _with_class_names(
-    cells: dict[str, list[Any]], metadata: dict[bytes, bytes] | None
+def _classes(
+    cells: dict[str, list[Any]], metadata: dict[bytes, bytes] | None, as_names: bool
 ) -> dict[str, list[Any]]:
-    """The cells with names in place of a ClassLabel's integers, None for one without a name.
+    """The cells with None for a ClassLabel's integer without a name; `as_names`: the names.
 
     The library `datasets` writes such columns, and -1 for a hidden answer.
     """
@@ -337,16 +355,18 @@ def _with_class_names(
     except (*JSON_ERRORS, LookupError, TypeError, AttributeError):
         return cells
     return {
-        column: [_name_of_code(cell, names[column]) for cell in values]
+        column: [_class(cell, names[column], as_names) for cell in values]
         if isinstance(names.get(column), list)
         else values
         for column, values in cells.items()
     }
 
 
-def _name_of_code(cell: Any, names: list[Any]) -> str | None:
-    has_name = isinstance(cell, int) and 0 <= cell < len(names)
-    return str(names[cell]) if has_name else None
+def _class(code: Any, names: list[Any], as_name: bool) -> Any:
+    has_name = isinstance(code, int) and 0 <= code < len(names)
+    if not has_name:
+        return None
+    return str(names[code]) if as_name else code
 
 
 Reader = Callable[[Path, bytes, Sequence[str]], Iterator[Row]]
