@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import pandas as pd
 import pytest
 
 import peftlab
+from peftlab.api import inference
 from peftlab.api.inference import predict_file
 
 FAST: dict[str, Any] = {"epochs": 1, "batch_size": 8, "max_length": 16, "quiet": True}
@@ -76,3 +80,28 @@ def test_beside_labels_that_are_text_a_predicted_class_is_text(
     answers = [json.loads(line) for line in Path("answers.jsonl").read_text().splitlines()]
     assert {answer["label"] for answer in answers} == {"0", "1"}
     assert {answer["prediction"] for answer in answers} <= {"0", "1"}
+
+
+def test_threads_take_turns_with_a_model(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a web server: what one thread's engine had put into the model another one used."""
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    original = inference.outputs
+    inside: list[int] = []
+    most: list[int] = []
+
+    def outputs(*given: Any, **options: Any) -> Any:
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.05)
+        try:
+            return original(*given, **options)
+        finally:
+            inside.pop()
+
+    monkeypatch.setattr(inference, "outputs", outputs)
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(peftlab.predict, model, tokenizer, TEXTS) for _ in range(4)]
+        answers = [one.result() for one in asked]
+    assert most == [1] * 4 and answers == [answers[0]] * 4
+    copied = copy.deepcopy(model)
+    assert peftlab.predict(copied, tokenizer, TEXTS) == answers[0]

@@ -302,3 +302,24 @@ def test_what_would_be_lost_behind_the_engine_is_refused_inside(tiny_model: Path
         peftlab.unmerge(model)
     peftlab.unmerge(model)
     assert not state_of(copy.deepcopy(model)).fast  # and outside it can be
+
+
+def test_a_part_of_the_model_is_not_copied_inside(tiny_model: Path) -> None:
+    """The copy would keep the engine's modules, and answer for one token alone."""
+    model, _ = peftlab.load_model(str(tiny_model), precision="bf16")
+    with fast(model), pytest.raises(RequestError, match="can't be copied"):
+        copy.deepcopy(model.base_model)
+    copy.deepcopy(model.base_model)
+
+
+def test_a_weight_is_not_unfrozen_inside(tiny_model: Path) -> None:
+    """It had no gradient, without a word."""
+    model, tokenizer = peftlab.load_model(str(tiny_model), precision="bf16")
+    inject(model, "lora")
+    inputs = tokenizer(["a cat", "a dog"], return_tensors="pt", padding=True)
+    with fast(model):
+        model(**inputs)
+        frozen = [module for module in model.modules() if isinstance(module, FrozenLinear)]
+        frozen[0].weight.requires_grad_(True)
+        with pytest.raises(RequestError, match="can't be unfrozen"):
+            model(**inputs)

@@ -300,11 +300,38 @@ def test_a_build_that_fails_is_a_warning_and_not_tried_in_every_process(
     later = "built when first needed"
     others = dict.fromkeys(("dropout.cpp", "gelu.cpp", "low_rank.cpp", "rows.cpp"), later)
     assert kernels() == {"sentences.cpp": told} | others
-    (failed,) = tmp_path.rglob("failed.txt")
+    (failed,) = tmp_path.rglob("failed-*.txt")
     os.utime(failed, (0, 0))
     with pytest.warns(UserWarning, match="Ninja is required"):
         assert not sentences.is_built()
     assert len(tried) == 2
+
+
+def test_another_compiler_is_tried_at_once(unbuilt: pytest.MonkeyPatch) -> None:
+    """On a shared home folder one machine's broken compiler barred every other's for an hour."""
+
+    def fails(command: list[str]) -> None:
+        raise native.BuildError("no compiler")
+
+    unbuilt.setattr(native, "_run", fails)
+    with pytest.warns(UserWarning, match="no compiler"):
+        assert not sentences.is_built()
+    assert "no compiler" in kernels()["sentences.cpp"]
+    unbuilt.setenv("CXX", "g++ -v")
+    assert kernels()["sentences.cpp"] == "built when first needed"
+
+
+def test_without_a_home_folder_nothing_is_built_and_that_is_told(
+    unbuilt: pytest.MonkeyPatch,
+) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    unbuilt.delenv("XDG_CACHE_HOME")
+    unbuilt.setattr(Path, "home", homeless)
+    assert "set XDG_CACHE_HOME" in kernels()["sentences.cpp"]
+    with pytest.warns(UserWarning, match="set XDG_CACHE_HOME"):
+        assert not sentences.is_built()
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc here")

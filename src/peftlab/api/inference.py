@@ -260,15 +260,16 @@ def _outputs(
 ) -> Tensor:
     """The outputs for `data`, (n, num_labels), with the autocast of the training.
 
-    Modules in training mode are put back into it afterwards.
+    One thread after the other. Modules in training mode are put back into it afterwards.
     """
-    in_training = [module for module in model.modules() if module.training]
-    autocast = precision_of(model).autocast
-    try:
-        return outputs(model, data, autocast=autocast, fast=fast, on_batch=on_batch)
-    finally:
-        for module in in_training:
-            module.training = True
+    with state_of(model).turn:
+        in_training = [module for module in model.modules() if module.training]
+        autocast = precision_of(model).autocast
+        try:
+            return outputs(model, data, autocast=autocast, fast=fast, on_batch=on_batch)
+        finally:
+            for module in in_training:
+                module.training = True
 
 
 def predict_file(

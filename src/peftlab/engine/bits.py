@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from peftlab.errors import RequestError
+from peftlab.models.state import not_inside
 
 MULTIPLIERS, WEYL = (0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85)  # Philox 4x32's
 ROUNDS = 10
@@ -86,6 +87,9 @@ class Bits:
     def __init__(self) -> None:
         self.seed = torch.initial_seed()
         self.key: int | None = None
+
+    def __getstate__(self) -> Any:
+        raise not_inside("copied")
 
     def _current_key(self) -> int:
         """The key of the next draw; restarts the stream if the seed has changed."""

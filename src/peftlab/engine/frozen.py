@@ -27,6 +27,7 @@ from peftlab.errors import RequestError
 from peftlab.layers.int8 import Int8Linear
 from peftlab.layers.linear import BaseLinear, base_dtype, features, not_a_view, weight_of
 from peftlab.layers.lora import LowRank, Pair
+from peftlab.models.state import not_inside
 
 
 def side_by_side(parts: Sequence[Tensor]) -> Tensor:
@@ -162,6 +163,9 @@ class FrozenLinear(BaseLinear):
         plain, joined = self.__dict__["plain"], self.__dict__["joined"]
         return [*plain.parameters(), *plain.buffers(), *joined.weight.packed]
 
+    def __getstate__(self) -> Any:
+        raise not_inside("copied")
+
     def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
         joined: Joined = self.__dict__["joined"]
         if joined.adapters[self.index] is not None:  # its adapter calls `updated` instead
@@ -237,6 +241,7 @@ class Joined:
         self.pending: dict[int, Tensor] = {}
         self.input: Tensor | None = None
         self.grad_enabled = True  # whether autograd was on for `input`
+        self.parameters = [p for layer in layers for p in layer.parameters()]
 
     def share(self) -> None:
         """Make the layers' own weights parts of the joined one."""
@@ -260,13 +265,20 @@ class Joined:
 
     def updated_outputs(self, x: Tensor) -> tuple[Tensor, ...]:
         """Every layer's output, with its update."""
+        self._check_frozen()
         if all(adapter is None for adapter in self.adapters):
             return self.outputs(x)
         pairs = [None if adapter is None else adapter.pair() for adapter in self.adapters]
         return product_with_updates(x, self.weight, self.bias, self.sizes, pairs)
 
+    def _check_frozen(self) -> None:
+        """Raise `RequestError` if a parameter was unfrozen meanwhile: none has a gradient here."""
+        if any(p.requires_grad for p in self.parameters):
+            raise not_inside("unfrozen")
+
     def outputs(self, x: Tensor, with_bias: bool = True) -> tuple[Tensor, ...]:
         """Every layer's output, without updates."""
+        self._check_frozen()
         bias = self.bias if with_bias else None
         outputs: tuple[Tensor, ...] = _Product.apply(x, self.weight, bias, self.sizes)  # type: ignore[no-untyped-call]
         return outputs

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from peftlab.layers import is_added
 from peftlab.models import architecture_of, is_as_written
+from peftlab.models.state import not_inside
 
 N_QUERIES = "peftlab_n_queries"  # attribute of attention: how many positions' outputs are read
 EXTRA_OUTPUTS = ("output_attentions", "output_hidden_states")
@@ -130,6 +131,9 @@ class Layout:
     packing: Packing | None = None
     lengths: Sequence[int] | None = None
     only_logits: bool = True
+
+    def __getstate__(self) -> Any:
+        raise not_inside("copied")
 
     def read_mask(self, mask: Tensor | None) -> None:
         """Set the packing by an attention mask (size, length) of 1 for tokens, 0 after them."""

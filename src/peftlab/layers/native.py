@@ -35,12 +35,12 @@ import torch
 
 from peftlab.atomic import write
 from peftlab.cache import cache_folder
+from peftlab.errors import RequestError
 from peftlab.layers.cpuinfo import processor_lines
 
 BUILD_S = 60  # a build takes 7; nobody waits longer than this
 FAILED_S = 3600  # before a failed build is tried again: each cell is a process of its own
 HEADER = Path(__file__).with_name("vectors.h")
-FAILED = "failed.txt"  # in the library's folder: why there is none
 FLAGS = ["-std=c++20", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp"]
 BUILD = """
 import sys
@@ -68,7 +68,7 @@ def is_built(source: Path, *flags: str, **shapes: Callable[..., Any]) -> bool:
         return False
     try:
         _load(source, flags)
-    except (OSError, BuildError) as error:
+    except (OSError, BuildError, RequestError) as error:
         warnings.warn(
             f"the kernels of {source.name} can't be built, and all is slower without: {error}",
             stacklevel=2,
@@ -90,12 +90,12 @@ def describe_build(source: Path, *flags: str) -> str:
         if sys.platform != "linux":
             return "not built: that is done on Linux alone"
         return "not built: no C++ compiler is found"
-    library = _library(source, flags)
-    if library.is_file():
-        return "built"
     try:
+        library = _library(source, flags)
+        if library.is_file():
+            return "built"
         _check_failed(library)
-    except BuildError as error:
+    except (BuildError, RequestError) as error:
         return f"not built: {error}"
     return "built when first needed"
 
@@ -110,15 +110,21 @@ def _load(source: Path, flags: tuple[str, ...]) -> None:
     try:
         _build(source, flags, library)
     except BuildError as error:
-        write(library.with_name(FAILED), str(error))
+        write(_failed(library), str(error))
         raise
     torch.ops.load_library(library)
 
 
 def _check_failed(library: Path) -> None:
-    failed = library.with_name(FAILED)
+    failed = _failed(library)
     if failed.is_file() and time.time() - failed.stat().st_mtime < FAILED_S:
         raise BuildError(f"{failed.read_text(encoding='utf-8')} (tried again in an hour)")
+
+
+def _failed(library: Path) -> Path:
+    """The file that says why there is no library: by this compiler, on this machine."""
+    how = repr((os.environ.get("CXX"), compiler(), platform.node()))
+    return library.with_name(f"failed-{hashlib.sha256(how.encode()).hexdigest()[:8]}.txt")
 
 
 @functools.cache

@@ -7,6 +7,7 @@ That knowledge, such as the model's source and method, lies in one place, the mo
 from __future__ import annotations
 
 import reprlib
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -122,6 +123,7 @@ class State:
         fast: whether it is inside the engine's `fast`.
         trained: the full names of the parameters that the method made trainable.
         tokenizer: the tokenizer of its training, if `peftlab.train` trained it.
+        turn: held by the thread that it answers in.
     """
 
     source: Source | None = None
@@ -135,23 +137,32 @@ class State:
     fast: bool = False
     trained: frozenset[str] = frozenset()
     tokenizer: Any = field(default=None, compare=False, repr=False)
+    turn: Any = field(default_factory=threading.RLock, compare=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        """The attributes, for a copy or pickle.
+        """The attributes, for a copy or pickle, without the lock.
 
         Raises:
             RequestError: inside the engine, whose layers replace the model's.
         """
         self.check_plain("copied")
-        return self.__dict__
+        return {name: value for name, value in self.__dict__.items() if name != "turn"}
+
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        self.__dict__.update(attributes, turn=threading.RLock())
 
     def check_plain(self, action: str) -> None:
         """Raise `RequestError` inside the engine, where `action`, such as "merged", is refused."""
         if self.fast:
-            raise RequestError(
-                f"inside `with peftlab.engine.fast(model)` a model can't be {action}, since other "
-                "layers stand in for its own; do that before it or after it"
-            )
+            raise not_inside(action)
+
+
+def not_inside(action: str) -> RequestError:
+    """The refusal of `action`, such as "merged", inside the engine."""
+    return RequestError(
+        f"inside `with peftlab.engine.fast(model)` a model can't be {action}, since other layers "
+        "stand in for its own; do that before it or after it"
+    )
 
 
 def state_of(model: nn.Module) -> State:
