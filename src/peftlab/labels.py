@@ -33,8 +33,9 @@ def typed_label(name: str, label_type: LabelType) -> Label:
 
 def check_names(names: Sequence[str], label_type: LabelType) -> None:
     """Raise `ValueError` unless the names of classes differ and each names a label of this type."""
-    if repeated := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        raise ValueError(f"labels has {repeated[0]!r} twice; each class needs a name of its own")
+    if len(set(names)) < len(names):
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"labels has {repeated!r} twice; each class needs a name of its own")
     for name in names:
         try:
             typed_label(name, label_type)

@@ -169,7 +169,8 @@ def _choose_row(
     if method is not None and method not in allowed:
         raise unknown("method", method, allowed)
     candidates = [record for record in records if method is None or method in names[record.cell]]
-    others = [record for record in records if record not in candidates]
+    chosen = {record.cell for record in candidates}
+    others = [record for record in records if record.cell not in chosen]
     recommendation = compare_rows(candidates, [out], unrequested=others).recommendation
     if recommendation is None:
         raise RequestError(f"no cell of {method or out} is done; run `peftlab compare` to its end")
