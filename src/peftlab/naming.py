@@ -75,11 +75,11 @@ def few(names: Sequence[str], between: str = ", ") -> str:
 def duration(seconds: float) -> str:
     """Seconds, minutes or hours, rounded as a person would say them.
 
-    >>> duration(42), duration(100), duration(754), duration(9000)
-    ('42 seconds', '2 minutes', '13 minutes', '2.5 hours')
+    >>> duration(0.2), duration(42), duration(100), duration(754), duration(9000)
+    ('1 second', '42 seconds', '2 minutes', '13 minutes', '2.5 hours')
     """
     if seconds < 90:
-        return f"{math.ceil(seconds)} seconds"
+        return counted(math.ceil(seconds), "second")
     if seconds < 5400:
         return f"{round(seconds / 60)} minutes"
     return f"{seconds / 3600:.1f} hours"

@@ -109,3 +109,18 @@ def test_bars_show_one_training_that_is_no_suite(tmp_path: Path, tiny_model: Pat
 def test_of_two_classes_it_is_said_which_one_f1_is_of(tiny_task: Task) -> None:
     assert describe_task(tiny_task.judged_by("f1")).endswith("metric f1 of cat")
     assert describe_task(tiny_task).endswith("metric accuracy")
+
+
+@pytest.mark.parametrize("kind", [Lines, Bars])
+def test_a_class_s_name_gives_the_terminal_no_orders(
+    kind: type[Lines | Bars], tmp_path: Path, tiny_model: Path
+) -> None:
+    path = tmp_path / "mail.csv"
+    rows = [f"text {i},{('fine', chr(27) + '[2Jwiped')[i % 2]}" for i in range(40)]
+    path.write_text("\n".join(["text,label", *rows]))
+    data = {"path": path, "text": ["text"], "label": "label"}
+    grid = resolve(make_suite(model=str(tiny_model), data=data, methods=["head"], seeds=[0]))
+    observer, said = text(kind)
+    observer.suite(grid, 0, "out") if kind is Lines else None
+    observer.note(f"a note of {chr(27)}[2J")
+    assert chr(27) not in said.getvalue() and "[2J" in said.getvalue()

@@ -250,6 +250,17 @@ def test_rerun_begins_anew(grid: Grid, tmp_path: Path, monkeypatch: pytest.Monke
     assert not kept.parent.exists()
 
 
+def test_the_request_finds_its_model_from_any_folder(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative one is a name of the hub's from elsewhere."""
+    monkeypatch.setattr(run, "Session", FakeSession)
+    monkeypatch.chdir(tiny_model.parent)
+    asked = {"model": f"./{tiny_model.name}", "tasks": [tiny_task], "methods": ["head"]}
+    run_grid(resolve(make_suite(**asked, seeds=[0])), tmp_path, Observer())
+    assert Store(tmp_path).suites()[0]["model"] == str(tiny_model.resolve())
+
+
 def test_what_can_t_be_deleted_hinders_nothing(grid: Grid, tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.checkpoint("cell").mkdir(parents=True)

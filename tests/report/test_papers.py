@@ -139,3 +139,24 @@ def test_means_over_fewer_tasks_are_marked(record):
 def test_a_task_s_name_is_no_markup(record):
     head, rule, *_ = made("markdown", [record("lora", "a|b")]).splitlines()
     assert head.replace(r"\|", "").count("|") == rule.count("|")
+
+
+def test_a_mean_that_rounds_to_nothing_has_no_sign():
+    assert rounded(-0.0002, 0.012, 0.001) == ("0.000", "0.012")
+
+
+def test_a_row_s_name_is_no_argument_of_the_line_before(record):
+    """LaTeX's end of a line takes what stands in brackets behind it, and a star."""
+    text = made("latex", [record("lora", label="[ours] lora"), record("vera", label="*vera")])
+    assert "{[}ours] lora" in text and "{*}vera" in text
+
+
+def test_csv_has_each_task_s_head_and_a_letter_for_unlike_conditions(record):
+    two, many = record("lora", task="mrpc"), record("vera", task="mnli")
+    n = many.n_trainable.model_copy(update={"head": 7, "total": many.n_trainable.adapter + 7})
+    elsewhere = many.environment.model_copy(update={"processor": "another"})
+    many = many.model_copy(update={"n_trainable": n, "environment": elsewhere})
+    lines = list(csv.DictReader(io.StringIO(made("csv", [two, many]))))
+    assert [line["head"] for line in lines] == [str(two.n_trainable.head), "7"]
+    assert [line["conditions"] for line in lines] == ["a", "b"]
+    assert all(line["examples_per_s"] for line in lines)

@@ -132,3 +132,21 @@ def test_names_are_neither_markup_nor_control_codes(record, failed):
     )
     assert "lora[rank=16]" in text
     assert "[red]x[/red]" in text and "\x1b" not in text
+
+
+def test_no_score_is_cut_where_there_are_many_tasks(record):
+    """Of eight tasks at 80 columns mean, sd and mark stood on lines of their own."""
+    tasks = [f"task {letter}" for letter in "abcdefgh"]
+    records = [
+        record(label, task=task, seed=seed, score=0.861 + seed / 1000)
+        for label in ("lora", "lora[rank=16]")
+        for task in tasks
+        for seed in (0, 1)
+    ]
+    for width in (80, 50):
+        lines = [line.strip() for line in shown(records, width).splitlines()]
+        heads = [line for line in lines if line.startswith("task ")]
+        assert len(heads) > 1
+        assert [name for head in heads for name in tasks if name in head] == tasks
+        rows = [line for line in lines if line.startswith(("lora ", "lora[rank=16] "))]
+        assert sum(line.count(".861 ± .001") for line in rows) == 16

@@ -23,6 +23,8 @@ from peftlab.bench.grid import LEAST_EPOCHS, LEAST_UPDATES, Grid
 from peftlab.bench.run import Observer
 from peftlab.naming import counted, title
 from peftlab.records.record import Record
+from peftlab.records.rows import LOWER_IS_BETTER
+from peftlab.report.text import number, printable
 from peftlab.tasks import Task
 
 LINE_EVERY_S = 10.0
@@ -89,7 +91,7 @@ class Lines(Observer):
 
     def _print(self, line: str) -> None:
         self.last_line_s = time.monotonic()
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 class Bars(Observer):
@@ -124,16 +126,16 @@ class Bars(Observer):
 
     def suite(self, grid: Grid, n_done: int, out: str) -> None:
         for line in describe(grid, n_done, out):
-            self.console.print(line, markup=False, highlight=False)
+            self.console.print(printable(line), markup=False, highlight=False)
         total = len(grid.cells)
         self.progress.update(self.bars[0], total=total, completed=n_done, visible=True)
 
     def stage(self, what: str, total: int) -> None:
-        self.console.print(what, markup=False, highlight=False)
+        self.console.print(printable(what), markup=False, highlight=False)
         self.progress.update(self.bars[0], description="trainings", total=total, visible=True)
 
     def note(self, line: str) -> None:
-        self.progress.console.print(line, markup=False, highlight=False)
+        self.progress.console.print(printable(line), markup=False, highlight=False)
 
     def cell(self, cell: Cell) -> None:
         self.score = ""
@@ -215,17 +217,21 @@ def summary(record: Record) -> str:
         return f"FAILED: {record.failure.message}"
     assert record.score is not None
     metric = record.task.main_metric
-    parts = [f"{metric} {record.score[metric]:.3f}"]
+    parts = [_scored(metric, record.score[metric])]
     if record.speed and record.speed.examples_per_s:
         parts.append(f"{record.speed.examples_per_s:.0f} examples/s")
     if record.task.n_truncated:
-        parts.append(
-            f"{record.task.n_truncated} examples cut at {record.training['max_length']} tokens"
-        )
+        cut = counted(record.task.n_truncated, "example")
+        parts.append(f"{cut} cut at {record.training['max_length']} tokens")
     parts += record.method.notes
     return f"{', '.join(parts)}, {record.total_s or 0:.1f} s"
 
 
 def _main_score(cell: Cell, score: dict[str, float]) -> str:
     metric = cell.task.main_metric
-    return f"{metric} {score[metric]:.3f}"
+    return _scored(metric, score[metric])
+
+
+def _scored(metric: str, value: float) -> str:
+    """The metric and its value: of errors, in the label's unit, three significant digits."""
+    return f"{metric} {number(value) if metric in LOWER_IS_BETTER else f'{value:.3f}'}"

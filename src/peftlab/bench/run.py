@@ -153,6 +153,8 @@ def write_suite(store: Store, grid: Grid) -> None:
     """Write suite.json: the request, and the cells that it became, which the report follows."""
     # absolute paths, so that `export` finds the files from any folder
     request = with_paths(grid.suite.model_dump(mode="json", exclude={"tasks"}), _absolute)
+    if not grid.context.source.is_named:
+        request["model"] = str(grid.context.source.folder)
     cells = [{"cell": cell.name, "label": cell.method.label} for cell in grid.cells]
     store.write_suite(request | {"tasks": list(grid.tasks), "cells": cells})
 

@@ -52,7 +52,7 @@ def predict(
     if predicted.n_cut:
         note = f"{counted(predicted.n_cut, 'text')} cut at {predicted.max_length} tokens"
         console.print(note, markup=False, highlight=False)
-    print(f"{len(predicted.answers)} rows: {out.resolve()}{replaced}")
+    print(f"{counted(len(predicted.answers), 'row')}: {out.resolve()}{replaced}")
 
 
 def merge(

@@ -118,12 +118,14 @@ def _print_json(out: Path, page: Path, suite: str, records: list[Record]) -> Non
 
 def exit_on_failures(records: list[Record]) -> None:
     """If cells failed, name them and exit with code 1."""
+    from peftlab.report.text import printable
+
     failures = [record for record in records if record.failure is not None]
     if not failures:
         return
     print(f"{len(failures)} of {len(records)} cells failed:", file=sys.stderr)
     for record in failures:
         assert record.failure is not None
-        print(f"  {record.cell}: {record.failure.message}", file=sys.stderr)
+        print(printable(f"  {record.cell}: {record.failure.message}"), file=sys.stderr)
     print("the same command tries them again", file=sys.stderr)
     raise typer.Exit(1)

@@ -48,10 +48,11 @@ def plan(
         from peftlab.api.compare import resolve_request
         from peftlab.api.plan import plan_request
         from peftlab.api.progress import describe_tasks
+        from peftlab.report.text import printable
 
         resolved = resolve_request(suite, request.fields | grid, request.sets, out)
         for line in describe_tasks(resolved.grid):
-            console.print(line, markup=False, highlight=False)
+            console.print(printable(line), markup=False, highlight=False)
 
         def show_stage(stage: str) -> None:
             status.update(escape(stage))
@@ -113,7 +114,7 @@ def _summary(plan: Plan, measured: bool) -> str:
     if plan.done == plan.cells:
         time = "nothing left to train"
     trials = sum(row.trials for row in plan.rows)
-    after = f" after about {trials} trainings of trials" if trials else ""
+    after = f" after about {counted(trials, 'training')} of trials" if trials else ""
     done = f"; {plan.done} of them done already, in {plan.out}" if plan.done else ""
     return f"{counted(plan.cells, 'cell')} on {plan.model}{after}, {time}{done}"
 

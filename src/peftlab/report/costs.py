@@ -60,7 +60,7 @@ def _describe(name: str, value: object) -> str:
     if value is None:
         return "no GPU" if name == "gpu" else f"{name.replace('_', ' ')} not recorded"
     forms = {
-        "threads": f"{value} threads",
+        "threads": f"{value} thread{'s' * (value != 1)}",
         "spin_count": f"spin count {value}",
         "torch": f"torch {value}",
         "kernels": f"kernels: {value}",

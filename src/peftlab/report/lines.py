@@ -11,7 +11,7 @@ from peftlab.naming import listed
 from peftlab.report.columns import Column
 from peftlab.report.curves import Curves, Means, Points, average, smooth, thin
 from peftlab.report.panels import SEED, Plot
-from peftlab.report.style import Figure, Style, focus_opacity, make_figure
+from peftlab.report.style import Figure, Style, focus_opacity, make_figure, score_format
 from peftlab.report.text import metric, number, score
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def score_figure(column: Column, lines: Sequence[Line], style: Style, limit: int
     tooltip = [
         alt.Tooltip("method:N"),
         alt.Tooltip("x:Q", title="epoch"),
-        alt.Tooltip("y:Q", title=f"{column.metric}, mean over seeds", format=".3f"),
+        alt.Tooltip("y:Q", title=f"{column.metric}, mean over seeds", format=score_format(column)),
     ]
     dots = alt.Chart().mark_point(aria=False, filled=True, size=24)
     plot = _plot(
@@ -146,7 +146,7 @@ def _plot(
     lengths = [len(point) for points in means.values() for point in points]
     seeds = [f"{SEED}{number}" for number in range(1, max(lengths) - 1)]
     rows = [
-        (label, f"{x:.6g}", *(f"{y:.4g}" for y in ys), *["NaN"] * (1 + len(seeds) - len(ys)))
+        (label, f"{x:.6g}", *(f"{y:.6g}" for y in ys), *["NaN"] * (1 + len(seeds) - len(ys)))
         for label, points in means.items()
         for x, *ys in points
     ]

@@ -30,6 +30,7 @@ from peftlab.report.text import (
     describe_spread,
     describe_tuning,
     has_partial_means,
+    letter,
     metric,
     minutes,
     notes,
@@ -42,7 +43,7 @@ from peftlab.report.text import (
 COST = ("trained", "ex/s", "peak MiB")
 CSV_HEAD = (
     *("method", "task", "metric", "n_seeds", "n_failed", "mean", "sd", "best_epoch_mean"),
-    *("standing", "adapter", "head", "examples_per_s", "peak_mib", "cell_minutes"),
+    *("standing", "adapter", "head", "examples_per_s", "peak_mib", "cell_minutes", "conditions"),
 )
 STANDING = {BEST: "best", TIE: "tie", UNCLEAR: "unclear", WORSE: "worse"}
 LATEX = {
@@ -50,6 +51,7 @@ LATEX = {
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
     **{"<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$", "–": "--", "−": "$-$"},
     **{"↓": r"$\downarrow$", "|": r"\textbar{}"},
+    **{"[": "{[}", "*": "{*}"},  # at the start of a line they would be arguments of the one before
 }
 
 
@@ -103,7 +105,7 @@ def comma_separated(table: Table, comparison: Comparison) -> str:
         for index, (column, cell) in enumerate(zip(table.columns, row.cells, strict=True)):
             if cell is not None:
                 mark = marks.get((row.label, index))
-                writer.writerow(_csv_values(row, column, cell, mark))
+                writer.writerow(_csv_values(table, row, column, cell, mark))
     return text.getvalue()
 
 
@@ -139,7 +141,7 @@ def rounded(mean: float, sd: float | None, resolution: float) -> tuple[str, str]
     if scale / 10.0**exponent >= 9.5:  # rounds up to the next power of ten, and has two digits
         has_two_digits, exponent = True, exponent + 1
     decimals = max(0, (1 if has_two_digits and sd else 0) - exponent)
-    return f"{mean:.{decimals}f}", "" if sd is None else f"{sd:.{decimals}f}"
+    return f"{mean:z.{decimals}f}", "" if sd is None else f"{sd:.{decimals}f}"  # z: no -0.000
 
 
 def _rows(table: Table, comparison: Comparison) -> list[tuple[Row, list[Score | None]]]:
@@ -210,6 +212,8 @@ def _caption(table: Table, best: str, tie: str) -> list[str]:
         machine = main.gpu or f"{main.processor}, {counted(main.threads, 'thread')}"
         over = ", speed a mean over tasks, memory the highest" if table.n_tasks > 1 else ""
         lines.append(f"Speed and memory: {machine}{over}.")
+    if len(table.conditions) > 1:
+        lines.append("Rows without them were measured under other conditions.")
     if has_partial_means(table):
         lines.append(PARTIAL_NOTE)
     lines += [describe_f1(table), describe_default_rates(table)]
@@ -217,15 +221,18 @@ def _caption(table: Table, best: str, tie: str) -> list[str]:
     return [printable(line).replace("\n", " ") for line in lines if line]
 
 
-def _csv_values(row: Row, column: Column, cell: Cell, mark: str | None) -> Sequence[object]:
-    cost = main_cost(cell.costs)
-    trained = [count.low if count.low == count.high else None for count in (row.adapter, row.head)]
+def _csv_values(
+    table: Table, row: Row, column: Column, cell: Cell, mark: str | None
+) -> Sequence[object]:
+    cost = cell.costs[0] if cell.costs else None
     measured = [cost.examples_per_s.mean, cost.peak_mib.mean] if cost else [None, None]
     time = minutes(cost.total_s.mean) if cost else None
+    conditions = letter(cost.under, table) if cost else ""
     stands = "" if mark is None else STANDING[mark]
     scores = [cell.last.n, cell.n_failed, cell.last.mean, cell.last.sd, cell.best.mean]
     names = [_not_formula(row.label), _not_formula(column.label), column.metric]
-    return [*names, *scores, stands, *trained, *measured, time]
+    trained = [cell.adapter, cell.head]
+    return [*names, *scores, stands, *trained, *measured, time, conditions]
 
 
 def _in_latex(text: str) -> str:

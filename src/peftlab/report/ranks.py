@@ -14,6 +14,7 @@ from peftlab.report.style import (
     legend,
     make_figure,
     method_chart,
+    score_format,
     score_scale,
     spec,
 )
@@ -45,7 +46,7 @@ def rank_figure(column: Column, cells: Mapping[str, Cell], style: Style) -> Figu
     tooltip = [
         alt.Tooltip("method:N"),
         alt.Tooltip("x:Q", title="ranks"),
-        alt.Tooltip("y:Q", title=f"{column.metric}, mean over seeds", format=".3f"),
+        alt.Tooltip("y:Q", title=f"{column.metric}, mean over seeds", format=score_format(column)),
     ]
     lines = base.mark_line(aria=False, strokeWidth=2.2).encode(y=y, opacity=focus_opacity())
     spans = base.mark_rule(aria=False).encode(y="low:Q", y2="high:Q", opacity=focus_opacity(0.5))

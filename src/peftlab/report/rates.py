@@ -16,7 +16,7 @@ from peftlab.records.trials import Trial, settings_at_border
 from peftlab.report.columns import Column
 from peftlab.report.panels import Plot
 from peftlab.report.scores import Cell, Row, Table
-from peftlab.report.style import Figure, Style, focus_opacity, make_figure
+from peftlab.report.style import Figure, Style, focus_opacity, make_figure, score_format
 from peftlab.report.text import metric, score
 
 if TYPE_CHECKING:
@@ -270,5 +270,5 @@ def _tooltip(column: Column) -> list[alt.Tooltip]:
     return [
         alt.Tooltip("method:N"),
         alt.Tooltip("x:Q", title="learning rate", format=".3~g"),
-        alt.Tooltip("y:Q", title=column.metric, format=".3f"),
+        alt.Tooltip("y:Q", title=column.metric, format=score_format(column)),
     ]

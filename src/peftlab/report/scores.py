@@ -72,12 +72,18 @@ class Cell:
 
     runs: tuple[Run, ...]
     n_failed: int
-    n_trained: int | None  # adapter and head
+    adapter: int | None  # trained parameters
+    head: int | None
     last: Spread
     best: Spread
     warnings: dict[str, int]
     costs: tuple[Cost, ...]
     by_rank: dict[str, Spread]  # the last epoch's score with only the first ranks in use (DyLoRA)
+
+    @property
+    def n_trained(self) -> int | None:
+        """The parameters of adapter and head; None where they were not counted."""
+        return None if self.adapter is None or self.head is None else self.adapter + self.head
 
 
 @dataclasses.dataclass(frozen=True)
@@ -308,10 +314,12 @@ def _cell(
     runs = tuple(_run(member, conditions_of[member.cell]) for member in done)
     ranks = dict.fromkeys(rank for m in done for rank in m.score_by_rank or {})
     metric = members[0].task.main_metric
+    trained = next((m.n_trainable for m in done if m.n_trainable), None)
     return Cell(
         runs=runs,
         n_failed=len(members) - len(done),
-        n_trained=next((m.n_trainable.total for m in done if m.n_trainable), None),
+        adapter=trained.adapter if trained else None,
+        head=trained.head if trained else None,
         last=Spread.of(run.last for run in runs),
         best=Spread.of(run.best for run in runs),
         warnings=dict(Counter(warning for m in done for warning in dict.fromkeys(m.warnings))),

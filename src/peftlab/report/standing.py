@@ -13,7 +13,7 @@ from peftlab.records.verdicts import Comparison
 from peftlab.report.columns import Column
 from peftlab.report.scores import Table
 from peftlab.report.spread import Spread
-from peftlab.report.text import fraction, score
+from peftlab.report.text import deviation, fraction, score
 
 BEST, TIE, UNCLEAR, WORSE = "*", "=", "?", ""
 
@@ -131,7 +131,7 @@ def _square(verdict: Verdict, column: Column) -> Square:
     interval = "no interval"
     if verdict.low is not None and verdict.high is not None:
         interval = f"95 % {score(verdict.low, column)} to {score(verdict.high, column)}"
-    p = "" if verdict.p is None else f", p {fraction(verdict.p)}"
+    p = "" if verdict.p is None else f", p {deviation(verdict.p)}"
     more = ""
     if verdict.more_seeds and verdict.p is None:  # too few for a verdict or a forecast of one
         more = f", a verdict takes {verdict.more_seeds} more"
@@ -174,7 +174,7 @@ def describe_noise(comparison: Comparison) -> str:
         differences = " and ".join(most)
         sentences.append(f"Two runs of one row differ by up to {differences} (mean over pairs).")
     if comparison.inflation:
-        inflation = fraction(comparison.inflation)
+        inflation = deviation(comparison.inflation)
         sentences.append(f"Choosing the best epoch on dev would add {inflation}.")
     if comparison.n_collapsed:
         sentences.append("Runs that collapsed are in every number.")

@@ -175,6 +175,11 @@ def inline_data(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> alt
     return alt.InlineData(values=text.getvalue(), format=alt.CsvDataFormat(type="csv"))
 
 
+def score_format(column: Column) -> str:
+    """The format of a tooltip's score, for d3: of errors, in the label's unit, four digits."""
+    return ",.4~r" if column.lower_is_better else ".3f"
+
+
 def score_scale(values: Iterable[float]) -> alt.Scale:
     """The scale of an axis that need not begin at 0; it has a width even if all values are equal.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -14,9 +14,8 @@ from rich.text import Text
 from peftlab.records.verdicts import Comparison
 from peftlab.report import standing, text
 from peftlab.report.advice import advice, unreached
-from peftlab.report.columns import Column
 from peftlab.report.costs import RowCost
-from peftlab.report.scores import Cell, Row, Table
+from peftlab.report.scores import Row, Table
 from peftlab.report.text import MISSING, minutes, notes, number, printable, span, spread
 
 Marks = Mapping[tuple[str, int], str]
@@ -38,18 +37,34 @@ class _View:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         marks = standing.marks(self.table, self.comparison) if self.comparison else {}
-        whole = _draw(self.table, marks, scores=True, cost=True)
-        if (
-            Measurement.get(console, options.update(width=10_000), whole).maximum
-            <= options.max_width
-        ):
+        whole = _draw(self.table, marks, range(len(self.table.columns)), cost=True)
+        if _fits(whole, console, options):
             yield whole
         else:
-            # two tables that can be read, rather than one with words cut to pieces
-            yield _draw(self.table, marks, scores=True, cost=False)
-            yield _draw(self.table, marks, scores=False, cost=True)
+            # tables that can be read, rather than one with words cut to pieces
+            yield from self._scores(marks, console, options)
+            yield _draw(self.table, marks, range(0), cost=True)
         for line in [*_notes(self.table), *_verdicts(self.table, self.comparison)]:
             yield Text(line)
+
+    def _scores(
+        self, marks: Marks, console: Console, options: ConsoleOptions
+    ) -> Iterator[RichTable]:
+        """The scores alone, in as many tables one below the other as the width asks for."""
+        start, n_columns = 0, len(self.table.columns)
+        drawn = _draw(self.table, marks, range(0, 1))
+        for end in range(2, n_columns + 1):
+            wider = _draw(self.table, marks, range(start, end))
+            if not _fits(wider, console, options):
+                yield drawn
+                start, wider = end - 1, _draw(self.table, marks, range(end - 1, end))
+            drawn = wider
+        yield drawn
+
+
+def _fits(drawn: RichTable, console: Console, options: ConsoleOptions) -> bool:
+    widest = Measurement.get(console, options.update(width=10_000), drawn).maximum
+    return widest <= options.max_width
 
 
 def _verdicts(table: Table, comparison: Comparison | None) -> list[str]:
@@ -62,11 +77,12 @@ def _verdicts(table: Table, comparison: Comparison | None) -> list[str]:
     return [printable(line) for line in (*notes, *([""] if last else []), *last)]
 
 
-def _draw(table: Table, marks: Marks, *, scores: bool, cost: bool) -> RichTable:
+def _draw(table: Table, marks: Marks, columns: range, cost: bool = False) -> RichTable:
+    """The scores on the tasks at `columns`, and the costs if asked for."""
     view = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     view.add_column("method", overflow="fold")
     synthetic = any(column.synthetic for column in table.columns)
-    for column in table.columns if scores else ():
+    for column in (table.columns[index] for index in columns):
         lines = [printable(column.label), text.metric(column), f"dev {column.n_dev:,}"]
         lines += ["synthetic" if column.synthetic else ""] if synthetic else []
         view.add_column(Text("\n".join(lines)), justify="right", overflow="fold")
@@ -74,15 +90,15 @@ def _draw(table: Table, marks: Marks, *, scores: bool, cost: bool) -> RichTable:
         view.add_column(header, justify="right")
     for row in table.rows:
         texts = [printable(row.label)]
-        texts += _scores(row, table, marks) if scores else []
+        texts += [_score(row, index, table, marks) for index in columns]
         texts += _cost(row, table) if cost else []
         view.add_row(*map(Text, texts))
-    baselines = text.baselines(table) if scores else {}
+    baselines = text.baselines(table) if columns else {}
     if baselines:
         view.add_row()
         view.add_row(Text("baselines", style="italic"))
     for name, values in baselines.items():
-        view.add_row(*map(Text, [f"  {printable(name)}", *values]))
+        view.add_row(*map(Text, [f"  {printable(name)}", *(values[index] for index in columns)]))
     return view
 
 
@@ -104,14 +120,8 @@ def _cost_marks(cost: RowCost, table: Table) -> str:
     return text.partial_mark(cost, table.n_tasks) + (f" {letter}" if letter else "")
 
 
-def _scores(row: Row, table: Table, marks: Marks) -> list[str]:
-    return [
-        _score(cell, column, table, marks.get((row.label, index)))
-        for index, (cell, column) in enumerate(zip(row.cells, table.columns, strict=True))
-    ]
-
-
-def _score(cell: Cell | None, column: Column, table: Table, mark: str | None) -> str:
+def _score(row: Row, index: int, table: Table, marks: Marks) -> str:
+    cell, column, mark = row.cells[index], table.columns[index], marks.get((row.label, index))
     if cell is None:
         return MISSING
     warning = f"{text.WARNING} " if cell.warnings else ""

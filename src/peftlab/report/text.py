@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from peftlab.naming import counted
 from peftlab.records.rows import COLLAPSED, LOWER_IS_BETTER
 from peftlab.report.columns import Column
 from peftlab.report.costs import RowCost, describe_differences
@@ -232,7 +233,7 @@ def describe_rounds(table: Table) -> str:
     """The rounds of short cells that speed and memory are from; empty if from the cells."""
     if not table.n_rounds:
         return ""
-    source = f"Speed and memory: {table.n_rounds} rounds of short cells that took turns"
+    source = f"Speed and memory: {counted(table.n_rounds, 'round')} of short cells that took turns"
     busy = "" if table.busy is None else f"; others took at most {table.busy:.1f} of a core"
     exceptions = ""
     if table.out_of_turn:

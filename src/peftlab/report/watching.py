@@ -109,8 +109,11 @@ def _left_s(pending: Mapping[str, str], records: Sequence[Record], now: Now | No
     """Seconds that the `pending` cells, with their labels, will take, by the done ones of each row.
 
     The running cell counts by its remaining steps and not by the time that it has taken: it may
-    have been stopped, and resumed.
+    have been stopped, and resumed. None if nothing is pending and one runs all the same, as one
+    that runs again, or a round for speed: how many of these are left is not known.
     """
+    if now is not None and not pending:
+        return None
     row_s: dict[str, list[float]] = defaultdict(list)
     for record in records:
         if record.is_done:
