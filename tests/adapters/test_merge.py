@@ -16,7 +16,7 @@ import peftlab
 from peftlab.adapters import plain_folder
 from peftlab.api.export import merge_folder
 from peftlab.layers import Adapter, LoRALinear, NF4Linear, weight_of
-from peftlab.methods import METHODS
+from peftlab.methods import METHODS, inject
 from tiny import tiny
 
 MERGED = [name for name, method in METHODS.items() if method.mergeable]
@@ -277,3 +277,26 @@ def test_a_plain_folder_s_tokenizer_cuts_and_pads_nothing_by_itself(
     plain_folder(model, tokenizer, tmp_path / "plain")
     written = json.loads((tmp_path / "plain" / "tokenizer.json").read_text())
     assert written["truncation"] is written["padding"] is None
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "nf4"])
+def test_a_base_that_was_changed_since_is_what_is_merged(
+    precision: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    """The file's weight was put back, and the errors said that all was well."""
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "query" in name or "value" in name:
+                parameter.mul_(2)
+    model.save_pretrained(tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
+    other = peftlab.load_model(str(tmp_path / "other"), precision=precision)[0]
+    model = peftlab.load_model(str(tiny_model), precision=precision)[0]
+    model.load_state_dict(other.state_dict())
+    inject(model, "lora")
+    inputs = tokenizer(["a cat sees", "a dog"], return_tensors="pt", padding=True)
+    before = model(**inputs).logits
+    peftlab.merge(model)
+    change = (model(**inputs).logits - before).abs().max()
+    assert change < 0.05 * before.abs().max()

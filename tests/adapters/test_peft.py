@@ -11,6 +11,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForSequenceClassification,
@@ -316,3 +317,17 @@ def test_an_adapter_of_peft_with_a_part_of_the_head_takes_the_rest_from_its_base
         return
     ours, _ = peftlab.load(tmp_path / "theirs", precision="fp32")
     torch.testing.assert_close(logits(ours, tokenizer), logits(theirs, tokenizer))
+
+
+def test_an_adapter_of_a_model_that_reads_padding_is_refused(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """As its base is: the answer to a text would depend on the texts beside it."""
+    config = transformers.XLNetConfig(vocab_size=64, d_model=16, n_layer=1, n_head=2, d_inner=16)
+    transformers.XLNetForSequenceClassification(config).save_pretrained(tmp_path / "base")
+    transformers.AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "base")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
+    asked = peft.LoraConfig(task_type="SEQ_CLS", target_modules=["layer_1"])
+    peft.get_peft_model(model, asked).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(RequestError, match="can't be trained in batches"):
+        peftlab.load(tmp_path / "adapter")

@@ -292,10 +292,15 @@ def test_an_index_that_names_a_missing_shard_is_refused(
     tmp_path: Path, make_tiny_model: Callable[[Path], Path]
 ) -> None:
     folder = make_tiny_model(tmp_path / "model")
-    index = {"weight_map": {"a": "model.safetensors", "b": "gone.safetensors"}}
+    index = {"weight_map": {"a": "there.safetensors", "b": "gone.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    whole = find(str(folder)).sha256  # transformers leaves the index where it writes one file
+    (folder / "model.safetensors").rename(folder / "there.safetensors")
     with pytest.raises(RequestError, match=r"names a file that is not there: gone"):
         find(str(folder))
+    (folder / "model.safetensors.index.json").unlink()
+    (folder / "there.safetensors").rename(folder / "model.safetensors")
+    assert find(str(folder)).sha256 == whole
 
 
 def test_only_what_is_hashed_is_loaded(

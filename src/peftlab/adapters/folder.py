@@ -32,6 +32,7 @@ from peftlab.methods import InPeft, ManyRanks, Prepared, inject, injected
 from peftlab.models import (
     Source,
     agree_on_padding,
+    check_batches,
     check_model,
     check_tokenizer,
     empty_model,
@@ -46,6 +47,7 @@ from peftlab.models import (
     stored_names,
 )
 from peftlab.models.find import read_config
+from peftlab.models.tokenizer import check_suited
 from peftlab.naming import few
 from peftlab.settings import DEVICE_WORDS, PRECISION_WORDS
 
@@ -78,8 +80,8 @@ def save(
         raise RequestError("this model has no method; inject one before saving")
     if is_merged(model):
         raise RequestError(
-            "this model is merged; unmerge it to save its adapter, or write the whole of it with "
-            "model.save_pretrained"
+            "this model is merged; unmerge it to save its adapter, from which `peftlab merge` "
+            "writes the whole of it"
         )
     base = check_savable(model)
     state = adapter_state(model)
@@ -190,6 +192,7 @@ def _load_peft(
             f"{folder} is of a base that gives several labels at once; answers here are one label "
             "or a number"
         )
+    check_suited(source.name, source)
     method = peft_layout.read_method(config, tensors)
     precision = precision or precision_for(source, "auto", device)[0]
     model = load_source(source, _num_labels(source, tensors), precision, seed=0)
@@ -201,7 +204,9 @@ def _load_peft(
     optional |= {name for name in names if name.endswith(method.peft_optional)}
     fill(model, peft_layout.from_file(method, tensors, names), optional)
     state_of(model).own_unit = True
-    return model.eval(), _tokenizer(model, folder, source)
+    tokenizer = _tokenizer(model, folder, source)
+    check_batches(model, tokenizer)
+    return model.eval(), tokenizer
 
 
 def _num_labels(source: Source, tensors: Mapping[str, Tensor]) -> int:

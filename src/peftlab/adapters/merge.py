@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from peftlab.adapters.savable import is_rounded
 from peftlab.atomic import replace_folder
 from peftlab.errors import RequestError
 from peftlab.layers import (
     Adapter,
     Int8Linear,
+    Linear,
     NF4Linear,
     PreTrainedModel,
     QuantisedLinear,
@@ -38,9 +40,10 @@ def merge(model: PreTrainedModel) -> dict[str, float]:
     """Replace every adapter, in place, by the plain layer it equals.
 
     The update is added in fp32 to the base's weight as its file has it, not to a rounded copy
-    (to the held weight if the model did not come from `load_model`). On a base in nf4 it is added
-    to the dequantised weight, which is the one that was trained on. A weight in eight bits is
-    off by less than its quantised inputs are, so there the file's weight is taken.
+    (to the held weight if the model did not come from `load_model`, or its base was changed). On a
+    base in nf4 it is added to the dequantised weight, which is the one that was trained on. A
+    weight in eight bits is off by less than its quantised inputs are, so there the file's weight is
+    taken.
 
     Returns:
         By layer, the largest |stored - exact fp32| of its weight and its bias: the error of
@@ -113,7 +116,10 @@ def is_merged(model: PreTrainedModel) -> bool:
 
 
 def _original(stored: StoredBase | None, name: str, adapter: Adapter) -> Tensor:
-    """The base's exact weight (out, in): from its file if it is held in a lower precision."""
+    """The base's exact weight (out, in).
+
+    It is that of the base's file, if the weight is held as that one's copy in a lower precision.
+    """
     base, held = adapter.base, weight_of(adapter.base)
     is_coarse = isinstance(base, Int8Linear) or held.dtype.itemsize < 4
     if stored is None or isinstance(base, NF4Linear) or not is_coarse:
@@ -123,7 +129,16 @@ def _original(stored: StoredBase | None, name: str, adapter: Adapter) -> Tensor:
     weight = stored.get(f"{name}.weight", shape)
     if weight is None:
         return exact(held)
-    return exact((weight.T if is_transposed else weight).to(held.device))
+    original = exact((weight.T if is_transposed else weight).to(held.device))
+    return original if _is_copy(base, held, original) else exact(held)
+
+
+def _is_copy(base: Linear, held: Tensor, original: Tensor) -> bool:
+    """Whether `base` holds `original` in its precision, and no weight that it was given since."""
+    if isinstance(base, Int8Linear):
+        again = type(base)(original, None, base.compute, base.plain_kind)
+        return torch.equal(again.codes, base.codes) and torch.allclose(again.scales, base.scales)
+    return is_rounded(held, original)
 
 
 def plain_folder(model: PreTrainedModel, tokenizer: Any, folder: Path) -> float:

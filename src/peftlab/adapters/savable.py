@@ -67,7 +67,8 @@ def _check_trained(model: PreTrainedModel, method: Method, state: Mapping[str, T
         if p.requires_grad and name not in trained:
             raise RequestError(
                 f"{name} trains, which is none of {method.name}'s, so no adapter of it can hold "
-                "that; freeze it again, or keep the whole model by model.save_pretrained"
+                "that; freeze it again, or keep the whole model: merge it, then "
+                "model.save_pretrained (not on a quantised base)"
             )
     frozen = sorted(trained - state.keys())
     if frozen and not isinstance(method, Prepared):  # which may have joined tensors since
@@ -140,14 +141,14 @@ def _check_frozen(model: PreTrainedModel, base: Base, state: Mapping[str, Tensor
         if name in state or file_name in state:  # BitFit keeps a bias in the place of the base's
             continue
         original = stored.get(file_name, parameter.shape)
-        if original is not None and not _is_rounded(parameter.detach(), original):
+        if original is not None and not is_rounded(parameter.detach(), original):
             raise RequestError(
                 f"{file_name} is frozen and is not what {base.part.name}'s files hold: this base "
                 "was trained further or changed since it was read, and an adapter, which is loaded "
                 "onto the files, would answer otherwise; keep the whole model (merge it, then "
-                "model.save_pretrained), or, before it is injected, write the changed base to a "
-                "folder by model.save_pretrained and tokenizer.save_pretrained, and load it from "
-                "there"
+                "model.save_pretrained; not on a quantised base), or, before it is injected, write "
+                "the changed base to a folder by model.save_pretrained and "
+                "tokenizer.save_pretrained, and load it from there"
             )
 
 
@@ -159,7 +160,7 @@ def _unwrapped(name: str, wrappers: list[str]) -> str:
     return name
 
 
-def _is_rounded(held: Tensor, stored: Tensor) -> bool:
+def is_rounded(held: Tensor, stored: Tensor) -> bool:
     """Whether `held` is `stored`, or a copy of it that was cast to fewer bits in between."""
     wanted = stored.to(held.device, held.dtype)
     return torch.equal(held, wanted) or torch.allclose(held, wanted, rtol=ROUNDED, atol=1e-6)

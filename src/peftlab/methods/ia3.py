@@ -29,8 +29,8 @@ from peftlab.layers import (
     PreTrainedModel,
     WeightAdapter,
     adapter_dtype,
-    base_dtype,
     device_of,
+    exact,
     features,
 )
 from peftlab.methods.base import STRICT, adapt
@@ -118,7 +118,7 @@ class ScaledOutput(Adapter):
 
     def merged_bias(self) -> Tensor | None:
         bias: Tensor | None = self.base.bias
-        return None if bias is None else (bias * self.output_scale).to(base_dtype(self.base))
+        return None if bias is None else exact(bias) * self.output_scale
 
 
 class ScaledInput(WeightAdapter):

@@ -166,9 +166,12 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         RequestError: if the index can't be read, or names a file that does not exist.
     """
+    whole = folder / "model.safetensors"
+    if whole.is_file():  # transformers takes it, too, and leaves an index of earlier shards there
+        return [whole]
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
-        return [path for path in [folder / "model.safetensors"] if path.is_file()]
+        return []
     try:
         shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
     except (*JSON_ERRORS, KeyError, AttributeError, TypeError) as error:
