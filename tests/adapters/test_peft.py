@@ -329,5 +329,5 @@ def test_an_adapter_of_a_model_that_reads_padding_is_refused(
     model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
     asked = peft.LoraConfig(task_type="SEQ_CLS", target_modules=["layer_1"])
     peft.get_peft_model(model, asked).save_pretrained(tmp_path / "adapter")
-    with pytest.raises(RequestError, match="can't be trained in batches"):
+    with pytest.raises(peftlab.RequestError, match="can't be trained in batches"):
         peftlab.load(tmp_path / "adapter")

@@ -221,6 +221,7 @@ def test_a_config_that_is_none(text: str, model: Path, refused: Refused) -> None
     ],
 )
 def test_indices_of_weights(text: str, model: Path, refused: Refused) -> None:
+    (model / "model.safetensors").rename(model / "shard.safetensors")
     (model / "model.safetensors.index.json").write_text(text)
     refused(*COMPARE)
 

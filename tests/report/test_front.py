@@ -35,7 +35,7 @@ def on_front(figure, cost):
 def made(record, label, score, mib, total_s=60.0, n=1000, **changes):
     one = record(label=label, score=score, settings={"rank": label}, total_s=total_s, **changes)
     memory = one.memory.model_copy(update={"peak_mib": mib})
-    counts = one.n_trainable.model_copy(update={"total": n})
+    counts = one.n_trainable.model_copy(update={"adapter": n, "head": 0, "total": n})
     return one.model_copy(update={"memory": memory, "n_trainable": counts})
 
 
