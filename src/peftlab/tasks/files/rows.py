@@ -326,19 +326,29 @@ def _arrow(path: Path, content: bytes, columns: Sequence[str] | None) -> Any:
 def _python_cells(path: Path, table: Any) -> dict[str, list[Any]]:
     """The cells by column."""
     with _parquet_refusals(path):
-        return {name: table.column(name).to_pylist() for name in table.column_names}
+        return {name: _python_values(table.column(name)) for name in table.column_names}
+
+
+def _python_values(column: Any) -> list[Any]:
+    """The cells; as texts if Python has no such date, or without pandas no nanoseconds."""
+    import pyarrow as pa
+
+    try:
+        return column.to_pylist()  # type: ignore[no-any-return]
+    except (ValueError, OverflowError):
+        return column.cast(pa.string()).to_pylist()  # type: ignore[no-any-return]
 
 
 @contextmanager
 def _parquet_refusals(path: Path) -> Iterator[None]:
-    """Turn Arrow's errors into a `RequestError`; OverflowError: a cell that Python can't hold."""
+    """Turn Arrow's errors into a `RequestError`."""
     import pyarrow as pa
 
     try:
         yield
     except RequestError:
         raise
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise RequestError(f"{path} can't be read as Parquet: {error}") from None
 
 
