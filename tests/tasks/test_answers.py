@@ -215,6 +215,8 @@ def test_a_date_that_python_can_not_hold_is_a_text(tmp_path: Path) -> None:
     assert [row["at"] for row in given.records][1].startswith("1970-01-01")
     answer_file(given, tmp_path / "out.parquet", EXTRA)
     assert pq.read_table(tmp_path / "out.parquet")["at"].type == pa.timestamp("us")
+    with pytest.raises(RequestError, match=r"far\.parquet can't be read as Parquet"):
+        load_file(tmp_path / "far.parquet", ["text"], "at")  # a label is never made a text
 
 
 def test_what_no_format_can_hold_is_said_before_a_model_answers(tmp_path: Path) -> None:

@@ -265,9 +265,9 @@ class Joined:
 
     def updated_outputs(self, x: Tensor) -> tuple[Tensor, ...]:
         """Every layer's output, with its update."""
-        self._check_frozen()
         if all(adapter is None for adapter in self.adapters):
             return self.outputs(x)
+        self._check_frozen()
         pairs = [None if adapter is None else adapter.pair() for adapter in self.adapters]
         return product_with_updates(x, self.weight, self.bias, self.sizes, pairs)
 

@@ -48,6 +48,8 @@ class Sheet:
                 _table(self, [])
 
     def _check_encodable(self) -> None:
+        if self.arrow is not None or not self.typed:  # only JSON can spell half a character
+            return
         for number, record in enumerate(self.records, start=1):
             try:
                 check_encodable(_json(record))

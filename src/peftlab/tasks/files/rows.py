@@ -89,7 +89,7 @@ def read_whole(path: Path, columns: Sequence[str]) -> Whole:
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         arrow = _arrow(path, content, None)
-        cells = _python_cells(path, arrow)
+        cells = {name: _values_or_texts(arrow.column(name)) for name in arrow.column_names}
         records = [dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)]
         return Whole(table, records, arrow)
     text = decode(path, content)
@@ -306,7 +306,9 @@ def _parquet(
     path: Path, content: bytes, columns: Sequence[str], name_classes: bool = False
 ) -> Iterator[Row]:
     table = _arrow(path, content, columns)
-    cells = _classes(_python_cells(path, table), table.schema.metadata, name_classes)
+    with _parquet_refusals(path):
+        cells = {name: table.column(name).to_pylist() for name in table.column_names}
+    cells = _classes(cells, table.schema.metadata, name_classes)
     for number, row in enumerate(zip(*cells.values(), strict=True), start=1):
         yield Row(number, row)
 
@@ -323,13 +325,7 @@ def _arrow(path: Path, content: bytes, columns: Sequence[str] | None) -> Any:
         return file.read(columns=[header[index] for index in indices], use_threads=False)
 
 
-def _python_cells(path: Path, table: Any) -> dict[str, list[Any]]:
-    """The cells by column."""
-    with _parquet_refusals(path):
-        return {name: _python_values(table.column(name)) for name in table.column_names}
-
-
-def _python_values(column: Any) -> list[Any]:
+def _values_or_texts(column: Any) -> list[Any]:
     """The cells; as texts if Python has no such date, or without pandas no nanoseconds."""
     import pyarrow as pa
 
@@ -341,14 +337,14 @@ def _python_values(column: Any) -> list[Any]:
 
 @contextmanager
 def _parquet_refusals(path: Path) -> Iterator[None]:
-    """Turn Arrow's errors into a `RequestError`."""
+    """Turn Arrow's errors into a `RequestError`; OverflowError: a cell that Python can't hold."""
     import pyarrow as pa
 
     try:
         yield
     except RequestError:
         raise
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise RequestError(f"{path} can't be read as Parquet: {error}") from None
 
 
