@@ -145,8 +145,9 @@ def _plot(
 
     lengths = [len(point) for points in means.values() for point in points]
     seeds = [f"{SEED}{number}" for number in range(1, max(lengths) - 1)]
+    digits = 4 if from_zero else 6  # an axis from 0 shows no more of them
     rows = [
-        (label, f"{x:.6g}", *(f"{y:.6g}" for y in ys), *["NaN"] * (1 + len(seeds) - len(ys)))
+        (label, f"{x:.6g}", *(f"{y:.{digits}g}" for y in ys), *["NaN"] * (1 + len(seeds) - len(ys)))
         for label, points in means.items()
         for x, *ys in points
     ]
