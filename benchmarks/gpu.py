@@ -120,6 +120,7 @@ def main() -> None:
         results.begin(name, machine)
         try:
             section(Bench(results, name, options.rounds, common=common))
+            results.finish(name)
         except NothingRan as error:
             print(f"{name}: {error}", file=sys.stderr)
     heading = f"LoRA, ours against HF PEFT, {options.device}, batch {options.batch_size}"

@@ -2,9 +2,9 @@
 
     python benchmarks/ours.py --model FOLDER --task cola --method lora
 
-This process resolves the request to a cell, as `peftlab train` does. The cell runs in a second one,
-in the environment that its worker would give it, which imports and holds what a cell does and no
-more. The meter begins right before the first pass of the training itself, after what a method does
+This process resolves the request to a cell and scores, as `peftlab train` does. The cell runs in a
+second one, in the environment that its worker would give it, which imports and holds what a cell
+does and no more. The meter begins right before the first pass of the training itself, after what a method does
 to prepare itself (lora-drop). `--attention` profiles the last epoch for the share of attention's
 own operations; the speed of such a run is no measurement.
 """
@@ -18,9 +18,12 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sides import add_options, make_task, settings_of
+
+if TYPE_CHECKING:
+    from peftlab.tasks import Task
 
 CELL, TASK = "cell.json", "task.json"
 
@@ -68,6 +71,15 @@ def write_cell(options: argparse.Namespace, folder: Path) -> None:
     (cell,) = resolve(suite).cells
     task.write(folder / TASK)
     (folder / CELL).write_text(cell.model_dump_json())
+    _score_as_command(task)
+
+
+def _score_as_command(task: Task) -> None:
+    """Score made-up answers to dev: what that imports a command holds while its cells train."""
+    import peftlab.cli  # noqa: F401 - so does the command itself
+    from peftlab.bench.outcome import CellScorer
+
+    CellScorer(task).epoch(1, [[0.0] * (len(task.labels) or 1)] * len(task.dev))
 
 
 class Listener:

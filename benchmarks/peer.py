@@ -14,6 +14,7 @@ import contextlib
 import json
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,10 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 from transformers.utils import logging
 
+POOL = 50  # batches whose examples are sorted by length together, on all of CoLA and most of GLUE
 TARGETS = {"mpnet": ["q", "v"], "distilbert": ["q_lin", "v_lin"]}  # query and value elsewhere
 LRS = {"lora": 2e-3, "full": 1e-4}  # peftlab's own
 WARMUP = 0.06
@@ -55,6 +58,28 @@ class Clock(TrainerCallback):
 
     def on_epoch_end(self, *_: Any, **__: Any) -> None:
         self.meter.end_epoch()
+
+
+class PooledSampler(LengthGroupedSampler):
+    """Batches of like lengths as on a whole task, from a sample of it.
+
+    Trainer's own pools shrink with the examples, to a quarter of them: on 640 of CoLA's that is
+    five batches, and 27 % more tokens are padding's than are real, where on all of CoLA it is 4 %.
+    One pool of 960 has those 4 %.
+    """
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(get_length_grouped_indices(self.lengths, self.batch_size, mega_batch_mult=POOL))
+
+
+class SampleTrainer(Trainer):
+    """Trainer on a sample of a task, which groups lengths as it would on all of it."""
+
+    def _get_train_sampler(self, *args: Any) -> Any:
+        sampler = super()._get_train_sampler(*args)
+        if isinstance(sampler, LengthGroupedSampler):
+            return PooledSampler(sampler.batch_size, lengths=sampler.lengths)
+        return sampler
 
 
 def parse() -> argparse.Namespace:
@@ -139,7 +164,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     train = tokenize(tokenizer, task["train"], task["max_length"])
     model = load_model(options, task)
-    trainer = Trainer(
+    trainer = (SampleTrainer if options.examples else Trainer)(
         model=model,
         args=training_arguments(options, folder),
         train_dataset=train,
@@ -165,7 +190,8 @@ def main() -> None:
     datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
         measured = run(options, Path(folder))
-    print(json.dumps({"side": "peer", "settings": settings_of(options)} | measured))
+    pool = {"pool": POOL} if options.examples else {}
+    print(json.dumps({"side": "peer", "settings": settings_of(options) | pool} | measured))
 
 
 if __name__ == "__main__":

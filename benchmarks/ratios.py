@@ -70,6 +70,18 @@ def best_first(lines: Iterable[Line]) -> list[Line]:
     return [line | {"label": labels.get(line["label"], line["label"])} for line in lines]
 
 
+def groups_of_a_sample(line: Line) -> bool:
+    """Whether the peer's batches by length were of pools that a sample of a task makes small.
+
+    So they were until 2026-11-30, at the peer's expense (peer.py).
+    """
+    settings = line.get("settings", {})
+    if line.get("side") != "peer" or line["label"] == PROBE or "failed" in line:
+        return False
+    is_sample = settings["examples"] > 0
+    return is_sample and settings["batches"] == "group_by_length" and "pool" not in settings
+
+
 def step_ms(line: Line) -> float:
     """The mean step of the timed epoch; unlike the median it counts every step."""
     return float(1000 * line["epoch_s"] * line["settings"]["epochs"] / line["n_steps"])

@@ -18,13 +18,13 @@ from plan import ATTEMPTS, DISTURBED
 
 from models import folder_of
 from peftlab.atomic import write
-from peftlab.machine import busy_elsewhere_s
+from peftlab.machine import INSTRUCTION_SETS, busy_elsewhere_s, own_commit
 
 Line = dict[str, Any]
 HERE = Path(__file__).parent
 PACKAGES = ("peftlab", "torch", "transformers", "peft")
 CORES = os.cpu_count() or 1
-FLAGS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
+UNFINISHED = ", unfinished"
 
 
 def describe_machine() -> dict[str, Any]:
@@ -34,10 +34,11 @@ def describe_machine() -> dict[str, Any]:
     return {
         "processor": cpu.get("model name", platform.machine()),
         "cores": CORES,
-        "flags": [flag for flag in FLAGS if flag in cpu.get("flags", "").split()],
+        "flags": [flag for flag in INSTRUCTION_SETS if flag in cpu.get("flags", "").split()],
         "memory_mib": round(memory_mib("MemTotal")),
         "python": platform.python_version(),
         **{package: metadata.version(package) for package in PACKAGES},
+        **dict(zip(("commit", "dirty"), own_commit(), strict=True)),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
     }
 
@@ -50,7 +51,8 @@ def memory_mib(name: str) -> float:
 class Results:
     """A file of results: for each section the machine, and a line for each process.
 
-    A section that is measured again replaces its former lines; the other sections stay.
+    A section that is measured again replaces its former lines once it is whole; until then its own
+    stand under its name and `UNFINISHED`, which no table shows. The other sections stay.
     """
 
     def __init__(self, file: Path) -> None:
@@ -60,10 +62,15 @@ class Results:
             self.sections = json.loads(file.read_text(encoding="utf-8"))["sections"]
 
     def begin(self, section: str, machine: dict[str, Any]) -> None:
-        self.sections[section] = {"machine": machine, "runs": []}
+        self.sections[section + UNFINISHED] = {"machine": machine, "runs": []}
 
     def add(self, section: str, line: Line) -> None:
-        self.sections[section]["runs"].append(line)
+        self.sections[section + UNFINISHED]["runs"].append(line)
+        self.save()
+
+    def finish(self, section: str) -> None:
+        """The section is whole: it replaces what was measured of it before."""
+        self.sections[section] = self.sections.pop(section + UNFINISHED)
         self.save()
 
     def lines(self, section: str) -> list[Line]:
@@ -121,8 +128,8 @@ class Bench:
 
         A process that fails leaves a line with `failed`, and the bench goes on. A process that
         shared the machine with others runs again, up to `ATTEMPTS` times in all; the least
-        disturbed of these lines counts, and the others are marked `disturbed`. A process that is
-        not `timed`, because only its score is of interest, runs once.
+        disturbed of these lines that has a result counts, and the others are marked `disturbed`.
+        A process that is not `timed`, because only its score is of interest, runs once.
         """
         if options.get("examples") and self.max_examples:
             options["examples"] = min(options["examples"], self.max_examples)
@@ -135,7 +142,7 @@ class Bench:
             lines.append(about | _measure(command, side, options))
             self.results.add(self.section, lines[-1])
             _print_progress(self.section, lines[-1])
-        best = min(lines, key=lambda line: line["elsewhere"])
+        best = min(lines, key=lambda line: ("failed" in line, line["elsewhere"]))
         for line in lines:
             line["disturbed"] = line is not best
         self.results.save()

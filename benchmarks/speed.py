@@ -65,6 +65,7 @@ def run(options: argparse.Namespace, results: Results) -> None:
         results.begin(name, machine)
         try:
             SECTIONS[name](Bench(results, name, rounds, max_examples, common))
+            results.finish(name)
         except NothingRan as error:
             print(f"{name}: {error}", file=sys.stderr)
 
@@ -78,7 +79,7 @@ def main() -> None:
         run(options, results)
     except KeyboardInterrupt:
         interrupted = True
-        print("interrupted; what has finished is kept", file=sys.stderr)
+        print("interrupted; the section is kept as unfinished, in no table", file=sys.stderr)
     tables = render(results.sections)
     write(file.with_suffix(".txt"), tables)
     print(tables, end="")

@@ -23,6 +23,7 @@ from ratios import (
     Ratio,
     best_first,
     good,
+    groups_of_a_sample,
     labelled,
     least_of_peer,
     median,
@@ -43,7 +44,7 @@ HEAD = ("", "ours", "other", "ratio", "range", "floor", "met")
 
 
 def render(sections: dict[str, dict[str, Any]], parts: list[Part] | None = None) -> str:
-    """The tables of all that was measured, then disturbances and machines.
+    """The tables of all that was measured, then remarks and machines.
 
     Args:
         sections: by name, the machine and the lines, as the file of results holds them.
@@ -55,7 +56,7 @@ def render(sections: dict[str, dict[str, Any]], parts: list[Part] | None = None)
         rows = [row for name in measured for row in rows_of(name, sections[name]["runs"])]
         if rows:
             console.print(_table(title, columns, rows))
-    for line in [*_disturbances(sections), *_machines(sections)]:
+    for line in [*_remarks(sections), *_machines(sections)]:
         console.print(line)
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
@@ -261,8 +262,8 @@ def scores(_: str, lines: list[Line]) -> list[Cells]:
     return rows
 
 
-def _disturbances(sections: dict[str, dict[str, Any]]) -> list[str]:
-    """How many processes shared the machine with others, and how many failed."""
+def _remarks(sections: dict[str, dict[str, Any]]) -> list[str]:
+    """How many processes shared the machine, how many failed, and what is unfair to the peer."""
     remarks = []
     for name, section in sections.items():
         runs = section["runs"]
@@ -275,20 +276,37 @@ def _disturbances(sections: dict[str, dict[str, Any]]) -> list[str]:
             )
         failures = Counter(line["failed"] for line in runs if "failed" in line)
         remarks += [f"{name}: {n} without a result: {reason}" for reason, n in failures.items()]
+    unfair = [
+        name for name, section in sections.items() if any(map(groups_of_a_sample, section["runs"]))
+    ]
+    if unfair:
+        remarks.append(
+            f"{', '.join(unfair)}: Trainer's batches by length are of a sample's small pools and pad "
+            "more than on the whole task; our ratios over them are too high (LOG.md, 2026-11-30)"
+        )
     return remarks
 
 
 def _machines(sections: dict[str, dict[str, Any]]) -> list[str]:
-    """What the sections were measured on, each machine and day once."""
+    """The sections' rounds, and what they were measured on, each machine and day once."""
     sections_of: dict[str, list[str]] = {}
     for name, section in sections.items():
         machine = section["machine"]
         text = f"{machine['processor']}, {machine['cores']} cores, {machine['memory_mib']:,} MiB, "
         text += " ".join(machine["flags"]) + "; "
         text += ", ".join(f"{key} {machine[key]}" for key in ("python", "torch", "transformers"))
-        text += f", peft {machine['peft']}, peftlab {machine['peftlab']}; {machine['date'][:10]}"
-        sections_of.setdefault(text, []).append(name)
+        text += f", peft {machine['peft']}, peftlab {_code(machine)}; {machine['date'][:10]}"
+        rounds = max((line["round"] for line in section["runs"]), default=0)
+        sections_of.setdefault(text, []).append(f"{name} ({rounds} rounds)" if rounds else name)
     return [f"{', '.join(names)}: {text}" for text, names in sections_of.items()]
+
+
+def _code(machine: dict[str, Any]) -> str:
+    """Its version, and its commit, which results before 2026-11-30 lack."""
+    if not machine.get("commit"):
+        return str(machine["peftlab"])
+    dirty = " with changes" if machine["dirty"] else ""
+    return f"{machine['peftlab']} at {machine['commit'][:7]}{dirty}"
 
 
 PARTS: list[Part] = [

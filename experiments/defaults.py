@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 from whole import whole
 
+from peftlab.errors import RequestError
+
 
 class Score(NamedTuple):
     """The accuracy on a task's dev part, which has `n` examples."""
@@ -67,7 +69,16 @@ def standard_error(scores: dict[Place, Score]) -> float:
 
 
 def choose(scores: Scores) -> float:
-    """The lowest rate whose mean is within one standard error of the best one's."""
+    """The lowest rate whose mean is within one standard error of the best one's.
+
+    Raises:
+        RequestError: if a rate lacks a place: its mean would be of other tasks.
+    """
+    places = set().union(*scores.values())
+    for rate, by_place in scores.items():
+        if missing := places - by_place.keys():
+            names = ", ".join(" ".join(place) for place in sorted(missing))
+            raise RequestError(f"no record at the rate {rate:g} of {names}")
     best = max(scores.values(), key=mean)
     return min(rate for rate in scores if mean(scores[rate]) >= mean(best) - standard_error(best))
 

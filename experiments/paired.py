@@ -6,6 +6,7 @@ paired by seed, with Student's 95 % interval of its mean; and the ratio of their
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
@@ -13,13 +14,14 @@ from typing import NamedTuple
 from scipy.stats import ttest_1samp
 from whole import whole
 
+from peftlab.errors import RequestError
 from peftlab.records.record import Record
 
-Key = tuple[str, str, int]
+Key = tuple[str, str, int]  # task, the row's label, seed
 
 
 class Paired(NamedTuple):
-    """The difference of one task and method, over the seeds that both folders have."""
+    """The difference of one task and method over all seeds."""
 
     task: str
     method: str
@@ -37,21 +39,53 @@ class Paired(NamedTuple):
 
 
 def paired(first: Path, second: Path) -> list[Paired]:
-    """Every task and method with two seeds or more in both: one difference has no interval."""
+    """Every task and method, which both folders have with the same seeds, two or more.
+
+    Raises:
+        RequestError: if a cell is missing, failed or there twice, or if two cells differ in more
+            than one condition.
+    """
     before, after = _read(first), _read(second)
+    if odd := before.keys() ^ after.keys():
+        raise RequestError(f"{first} and {second} do not have the same cells: {sorted(odd)}")
     rows: dict[tuple[str, str], list[tuple[Record, Record]]] = defaultdict(list)
-    for key in sorted(before.keys() & after.keys()):
+    for key in sorted(before):
         rows[key[:2]].append((before[key], after[key]))
-    return [_paired(pairs) for pairs in rows.values() if len(pairs) > 1]
+    changed = {name for pair in itertools.chain(*rows.values()) for name in _unlike(*pair)}
+    if len(changed) > 1:
+        raise RequestError(f"{first} and {second} differ in more than one: {sorted(changed)}")
+    return [_paired(pairs) for pairs in rows.values()]
 
 
 def _read(folder: Path) -> dict[Key, Record]:
-    records = [record for record in whole(folder) if record.is_done]
-    return {(record.task.name, record.method.name, record.seed): record for record in records}
+    records: dict[Key, Record] = {}
+    for record in whole(folder):
+        key = (record.task.name, record.method.label, record.seed)
+        if key in records or not record.is_done:
+            fault = "is there twice" if key in records else "failed"
+            raise RequestError(f"{folder}: {record.cell} {fault}")
+        records[key] = record
+    return records
+
+
+def _unlike(before: Record, after: Record) -> set[str]:
+    """The names of what two cells differ in."""
+    one, other = (_conditions(record) for record in (before, after))
+    return {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)}
+
+
+def _conditions(record: Record) -> dict[str, object]:
+    environment = record.environment
+    return record.training | {
+        # a base asked for in int8 is held in seven bits where the processor has no VNNI
+        "precision": record.precision.replace("int7", "int8"),
+        "settings": record.method.settings,
+        "processor": (environment.processor, environment.gpu, environment.threads),
+    }
 
 
 def _paired(pairs: list[tuple[Record, Record]]) -> Paired:
-    task, method = pairs[0][0].task, pairs[0][0].method.name
+    task, method = pairs[0][0].task, pairs[0][0].method.label
     metric = task.main_metric
     differences = [after.score[metric] - before.score[metric] for before, after in pairs]
     low, high = ttest_1samp(differences, 0.0).confidence_interval(0.95)

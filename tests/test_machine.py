@@ -149,6 +149,7 @@ def test_where_nothing_can_be_told_nobody_is_busy(
 
 def test_a_mac_s_processor_is_more_than_arm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "processor_lines", list)
+    monkeypatch.setattr(machine, "processor_words", set)
     monkeypatch.setattr(sys, "platform", "darwin")
     commands: list[tuple[str, ...]] = []
 
@@ -331,3 +332,14 @@ def test_a_tree_is_dirty_where_its_code_differs(
     assert commit is not None and is_dirty is False
     (code.parent / "more.py").write_text("new")
     assert own_commit() == (commit, True)
+
+
+def test_a_processor_is_named_with_its_widest_instruction_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two virtual machines both had an "AMD EPYC", the one five times as fast as the other."""
+    monkeypatch.setattr(machine, "processor_lines", lambda: ["model name\t: AMD EPYC"])
+    monkeypatch.setattr(machine, "processor_words", lambda: {"avx2", "avx512f", "avx512_bf16"})
+    assert machine.processor() == "AMD EPYC, avx512_bf16"
+    monkeypatch.setattr(machine, "processor_words", lambda: {"avx2"})
+    assert machine.processor() == "AMD EPYC, avx2"

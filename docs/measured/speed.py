@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import plan
-from ratios import LEARNS, Line, best_first, labelled, least_of_peer, median, paired
+from ratios import (
+    LEARNS,
+    Line,
+    best_first,
+    groups_of_a_sample,
+    labelled,
+    least_of_peer,
+    median,
+    paired,
+)
 
 from measured.text import markdown
 
@@ -68,10 +77,11 @@ def _row(setting: plan.Setting, section: dict[str, Any]) -> list[str]:
 def _theirs(lines: list[Line], label: str) -> str:
     speed = median(labelled(lines, label), "examples_per_s")
     ratio = paired(lines, "ours", label, "examples_per_s")
-    return "–" if ratio is None else f"{speed:.0f} ({ratio.median:.2f} ×)"
+    mark = "†" if any(map(groups_of_a_sample, labelled(lines, label))) else ""
+    return "–" if ratio is None else f"{speed:.0f} ({ratio.median:.2f} ×){mark}"
 
 
 def _processor(machine: dict[str, Any]) -> str:
-    """The processor's name, and its widest instruction set of runs.FLAGS: Intel Xeon, avx512f."""
+    """The processor's name, and its widest instruction set: Intel Xeon, avx512f."""
     name = machine["processor"].replace("(R)", "").removesuffix(" Processor")
     return f"{name}, {machine['flags'][0]}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,7 @@ def results(tmp_path: Path) -> runs.Results:
 def measured(results: runs.Results, section: str, rounds: int = 5) -> list[runs.Line]:
     results.begin(section, MACHINE)
     sections.SECTIONS[section](Answering(results, section, rounds))
+    results.finish(section)
     lines: list[runs.Line] = results.sections[section]["runs"]
     return lines
 
@@ -232,6 +235,7 @@ def test_a_side_that_fails_leaves_a_line_and_the_bench_goes_on(
     bench = runs.Bench(results, "growth", 1, max_examples=3)
     assert bench.run("a", "peer", str(tmp_path), "cola", examples=9)["failed"] == "exit 1: no room"
     assert bench.run("b", "ours", str(tmp_path), "cola", examples=9)["examples_per_s"] == 7
+    results.finish("growth")
     saved = json.loads((tmp_path / "speed.json").read_text())["sections"]["growth"]["runs"]
     assert [line["label"] for line in saved] == ["a", "b"]
     assert saved[0]["settings"]["examples"] == 3
@@ -253,11 +257,73 @@ def test_a_disturbed_process_runs_again_and_the_least_disturbed_counts(
     bench = runs.Bench(results, "growth", 1)
     assert bench.run("a", "ours", "minilm", "cola")["examples_per_s"] == 80
     assert bench.run("b", "ours", "minilm", "cola")["examples_per_s"] == 95
+    results.finish("growth")
     lines = results.sections["growth"]["runs"]
     assert [line["disturbed"] for line in lines] == [True, False, True, False]
     assert ratios.median(ratios.labelled(lines, "a"), "examples_per_s") == 80
     saved = json.loads(results.file.read_text())["sections"]["growth"]["runs"]
     assert saved == lines
+
+
+def test_a_second_attempt_that_fails_does_not_replace_the_first(
+    results: runs.Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that dies early has little time to be disturbed."""
+    lines = iter([{"elsewhere": 0.15, "examples_per_s": 9.0}, {"elsewhere": 0, "failed": "exit 1"}])
+    monkeypatch.setattr(runs, "_measure", lambda *_: {"side": "ours", "wall_s": 1.0} | next(lines))
+    results.begin("growth", MACHINE)
+    bench = runs.Bench(results, "growth", 1)
+    assert bench.run("a", "ours", "minilm", "cola")["examples_per_s"] == 9
+    results.finish("growth")
+    assert len(ratios.good(results.sections["growth"]["runs"])) == 1
+
+
+def test_a_section_that_is_not_whole_is_kept_beside_the_last_whole_one(tmp_path: Path) -> None:
+    file = tmp_path / "speed.json"
+    first = runs.Results(file)
+    measured(first, "products")
+    again = runs.Results(file)
+    again.begin("products", MACHINE)
+    Answering(again, "products", 1).run("ours", "ours", "minilm", "cola", examples=1)
+    kept = runs.Results(file)
+    assert kept.sections["products"] == first.sections["products"]
+    assert len(kept.sections["products" + runs.UNFINISHED]["runs"]) == 1
+    measured(kept, "products", rounds=2)
+    assert list(kept.sections) == ["products"]
+    assert "products (2 rounds): a processor" in tables.render(kept.sections)
+
+
+@pytest.mark.parametrize("file", sorted((runs.HERE / "results").glob("*.json")), ids=lambda f: f.stem)
+def test_the_committed_tables_are_of_the_committed_results(file: Path) -> None:
+    sections = json.loads(file.read_text(encoding="utf-8"))["sections"]
+    assert tables.render(sections) == file.with_suffix(".txt").read_text(encoding="utf-8")
+
+
+def test_the_machines_line_names_the_commit(results: runs.Results) -> None:
+    measured(results, "products")
+    results.sections["products"]["machine"] |= {"commit": "0123456789", "dirty": True}
+    assert "peftlab 1.0 at 0123456 with changes" in tables.render(results.sections)
+
+
+def test_results_of_small_pools_are_said_to_be_unfair_to_the_peer(results: runs.Results) -> None:
+    lines = measured(results, "full")
+    small = "full: Trainer's batches by length are of a sample's small pools"
+    assert small in tables.render(results.sections)
+    for line in lines:
+        line["settings"]["pool"] = 50
+    assert "small pools" not in tables.render(results.sections)
+
+
+def test_the_peer_groups_a_sample_as_it_would_the_whole_task() -> None:
+    """Of 50 batches each is of like lengths; in Trainer's own pools of 12 they would overlap."""
+    code = (
+        "import peer, json; lengths = [i * 7 % 1600 for i in range(1600)]; "
+        "print(json.dumps([lengths[i] for i in peer.PooledSampler(32, lengths=lengths)]))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=runs.HERE, capture_output=True, text=True, check=True
+    )
+    assert json.loads(answer.stdout) == list(range(1599, -1, -1))
 
 
 def test_what_is_not_timed_runs_once_whatever_others_do(
@@ -267,4 +333,5 @@ def test_what_is_not_timed_runs_once_whatever_others_do(
     monkeypatch.setattr(runs, "_measure", lambda *_: dict(line))
     results.begin("scores", MACHINE)
     runs.Bench(results, "scores", 1).run("a", "ours", "minilm", "stsb", timed=False)
+    results.finish("scores")
     assert len(results.sections["scores"]["runs"]) == 1

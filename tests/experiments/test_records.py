@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -41,10 +42,57 @@ def test_the_lowest_rate_within_a_standard_error_of_the_best_is_chosen() -> None
 def test_differences_are_paired_by_seed() -> None:
     first, second = RESULTS / "batches" / "random", RESULTS / "batches" / "grouped"
     rows = paired(first, second)
-    (row,) = [row for row in rows if (row.task, row.method) == ("stsb", "lora")]
+    (row,) = [row for row in rows if (row.task, row.method) == ("stsb", "lora[lr=0.002]")]
     low, high = ttest_rel(pearsons(second), pearsons(first)).confidence_interval(0.95)
     assert row.n_seeds == 5 and (row.low, row.high) == pytest.approx((low, high))
     assert paired(second, first)[0].mean == pytest.approx(-rows[0].mean)
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[Path, Path]:
+    """Copies of two folders that differ in their batches alone."""
+    folders = tmp_path / "random", tmp_path / "grouped"
+    for folder in folders:
+        shutil.copytree(RESULTS / "batches" / folder.name / "records", folder / "records")
+    return folders
+
+
+def change(record: Path, **fields: object) -> None:
+    """Change fields of a record's file; `environment` and `training` change those of parts."""
+    values = json.loads(record.read_text(encoding="utf-8"))
+    for name, value in fields.items():
+        values[name] = values[name] | value if isinstance(value, dict) else value
+    record.write_text(json.dumps(values), encoding="utf-8")
+
+
+def test_a_seed_that_one_folder_lacks_is_an_error(two: tuple[Path, Path]) -> None:
+    next((two[1] / "records").iterdir()).unlink()
+    with pytest.raises(RequestError, match="do not have the same cells"):
+        paired(*two)
+
+
+def test_a_second_record_of_a_row_is_an_error(two: tuple[Path, Path]) -> None:
+    first = next((two[0] / "records").iterdir())
+    shutil.copy(first, first.with_stem("another"))
+    change(first.with_stem("another"), cell="another")
+    with pytest.raises(RequestError, match="is there twice"):
+        paired(*two)
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"training": {"epochs": 5}}, "epochs"),
+        ({"environment": {"processor": "another"}}, "processor"),
+        ({"precision": "nf4"}, "precision"),
+    ],
+)
+def test_cells_that_differ_in_more_than_one_condition_are_an_error(
+    fields: dict[str, object], name: str, two: tuple[Path, Path]
+) -> None:
+    change(next((two[1] / "records").iterdir()), **fields)
+    with pytest.raises(RequestError, match=rf"differ in more than one: .*{name}"):
+        paired(*two)
 
 
 def test_a_damaged_record_is_an_error_and_not_left_out(tmp_path: Path) -> None:
@@ -99,6 +147,14 @@ def test_the_rate_of_all_models_is_not_the_one_of_a_single_one() -> None:
         for rate, both in on.items()
     }
     assert (choose(of_model(scores, "a")), choose(scores)) == (1e-2, 1e-3)
+
+
+def test_a_rate_that_lacks_a_place_is_an_error() -> None:
+    """Its mean would be of the other, easier tasks."""
+    one, two = ("model", "easy"), ("model", "hard")
+    scores = {1e-3: {one: Score(0.9, 100)}, 1e-2: {one: Score(0.9, 100), two: Score(0.6, 100)}}
+    with pytest.raises(RequestError, match=r"no record at the rate 0.001 of model hard"):
+        choose(scores)
 
 
 def test_default_rates_are_those_that_the_records_choose() -> None:
