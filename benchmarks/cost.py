@@ -70,6 +70,7 @@ def memory_rows(
             methods=[method],
             out=options.out / f"{model}-{batch}",
             keep="none",
+            rerun=True,  # an older commit's measurement would stand beside today's prediction
             **training,
         )
         measured = record.memory.train_peak_mib if record.memory else None
@@ -97,7 +98,11 @@ def time_rows(
     for method in methods:
         plan = peftlab.plan(**request, methods=[method], measure=True)
         (record,) = peftlab.compare(
-            **request, methods=[method], out=options.out / f"time-{model}-{batch}", keep="none"
+            **request,
+            methods=[method],
+            out=options.out / f"time-{model}-{batch}",
+            keep="none",
+            rerun=True,
         )
         rows.append((model, str(batch), method, *_seconds(plan.rows[0].cell_s, record)))
         print(" | ".join(rows[-1]), flush=True)
@@ -137,6 +142,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/cost"), metavar="DIR")
     parser.add_argument("--cache", type=Path, default=CACHE, metavar="DIR")
     options = parser.parse_args()
+    is_part = options.model or options.batch or options.methods != ",".join(METHODS)
+    if options.write and is_part:
+        parser.error("--write replaces the whole table; leave out --model, --batch and --methods")
     rows_of = time_rows if options.time else memory_rows
     rows = [
         row

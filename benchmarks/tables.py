@@ -281,8 +281,8 @@ def _remarks(sections: dict[str, dict[str, Any]]) -> list[str]:
     ]
     if unfair:
         remarks.append(
-            f"{', '.join(unfair)}: Trainer's batches by length are of a sample's small pools and pad "
-            "more than on the whole task; our ratios over them are too high (LOG.md, 2026-11-30)"
+            f"{', '.join(unfair)}: Trainer's batches by length are of a sample's small pools and "
+            "pad more than on the whole task; ratios over them are too high (LOG.md, 2026-11-30)"
         )
     return remarks
 

@@ -52,10 +52,14 @@ CELL_FIGURES = ("score", "loss", "memory")  # the figure of speed is of rounds
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether every cell of the folder's latest suite has its record."""
-    done = {file.stem for file in (folder / "records").glob("*.json")}
+    """Whether every cell of the folder's suites has been trained; one that diverged has been."""
+    trained = {record.cell for record in whole(folder) if record.is_done or _diverged(record)}
     suites = Store(folder).suites()
-    return bool(suites) and {cell["cell"] for cell in suites[-1]["cells"]} <= done
+    return bool(suites) and {cell["cell"] for suite in suites for cell in suite["cells"]} <= trained
+
+
+def _diverged(record: Record) -> bool:
+    return record.failure is not None and record.failure.kind == "Diverged"
 
 
 def take_over(source: Path, target: Path) -> None:
@@ -63,14 +67,17 @@ def take_over(source: Path, target: Path) -> None:
     records = whole(source)
     verdicts = compare_rows(records, [source]).model_dump_json(indent=2)
     losses = {record.cell: last_loss(source, record) for record in records}
-    shutil.rmtree(target, ignore_errors=True)
+    new = target.with_name(f".{target.name}")
+    shutil.rmtree(new, ignore_errors=True)
     for name in KEPT_PATHS:
         if (source / name).is_dir():
-            shutil.copytree(source / name, target / name)
+            shutil.copytree(source / name, new / name)
         elif (source / name).exists():
-            shutil.copy(source / name, target / name)
-    write(target / "verdicts.json", verdicts + "\n")
-    write(target / "losses.json", json.dumps(losses, indent=2) + "\n")
+            shutil.copy(source / name, new / name)
+    write(new / "verdicts.json", verdicts + "\n")
+    write(new / "losses.json", json.dumps(losses, indent=2) + "\n")
+    shutil.rmtree(target, ignore_errors=True)
+    new.rename(target)
 
 
 def last_loss(folder: Path, record: Record) -> float | None:

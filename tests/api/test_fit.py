@@ -128,13 +128,36 @@ def test_a_run_that_failed_takes_no_seed_from_the_others(
 
 def test_a_training_ends_at_its_next_step_when_its_time_is_over() -> None:
     late, early = (
-        Deadline(Observer(), time.monotonic() - 1),
-        Deadline(Observer(), time.monotonic() + 60),
+        Deadline(Observer(), lambda: time.monotonic() - 1),
+        Deadline(Observer(), lambda: time.monotonic() + 60),
     )
     cell: Any = None
     early.step(cell, {"step": 1}, 10)
     with pytest.raises(TimeIsUp):
         late.step(cell, {"step": 1}, 10)
+
+
+def test_a_race_has_all_of_the_time_until_a_training_has_ended(
+    tmp_path: Path,
+    tiny_model: Path,
+    tiny_task: Task,
+    fake: type[FakeSession],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It ended with no model after 60 % of the minutes where the first training took longer."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    run = FakeSession.run
+
+    def slow(self: Any, cell: Cell, keep_adapter: bool) -> Record:
+        now[0] += 40
+        self.progress.step(cell, {"step": 1}, 10)
+        return run(self, cell, keep_adapter)
+
+    monkeypatch.setattr(FakeSession, "run", slow)
+    request = ResolvedRequest(grid(tiny_model, tiny_task), tmp_path / "runs")
+    fitted = fitting.run_fit(request, tmp_path / "model", 1.0, console(), quiet=True)
+    assert fitted.recommendation is None and len(fake.made) == 1
 
 
 def test_the_best_rows_train_on_all_of_train_seed_after_seed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,8 @@ import pytest
 import peftlab
 from peftlab.api import inference
 from peftlab.api.inference import predict_file
+from peftlab.errors import RequestError
+from peftlab.tasks import Examples, Task
 
 FAST: dict[str, Any] = {"epochs": 1, "batch_size": 8, "max_length": 16, "quiet": True}
 TEXTS = ["the cat sees", "a dog runs"]
@@ -105,3 +108,23 @@ def test_threads_take_turns_with_a_model(tiny_model: Path, monkeypatch: pytest.M
     assert most == [1] * 4 and answers == [answers[0]] * 4
     copied = copy.deepcopy(model)
     assert peftlab.predict(copied, tokenizer, TEXTS) == answers[0]
+
+
+def test_a_broken_model_has_no_score(tiny_model: Path, tiny_task: Task) -> None:
+    """Of outputs that are NaN the first class was the answer: the score of a constant one."""
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    peftlab.train(model, tokenizer, tiny_task, "lora", **FAST)
+    head = next(parameter for name, parameter in model.named_parameters() if "classifier" in name)
+    head.data.fill_(float("nan"))
+    with pytest.raises(RequestError, match="not all numbers"):
+        peftlab.evaluate(model, tokenizer, tiny_task)
+
+
+def test_a_dev_with_one_answer_is_refused_as_by_a_comparison(
+    tiny_model: Path, tiny_task: Task
+) -> None:
+    """Perfect answers were said to have collapsed."""
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    dev = Examples([("the cat sees",)], [0])
+    with pytest.raises(RequestError, match="give a dev with several"):
+        peftlab.train(model, tokenizer, dataclasses.replace(tiny_task, dev=dev), "lora", **FAST)

@@ -76,6 +76,16 @@ def test_equals_go_on_together() -> None:
     assert tried[best].merit == max(hill(one.values, 3) for one in tried)
 
 
+def test_a_point_that_is_drawn_twice_takes_one_place_of_the_next_rung() -> None:
+    """Of 20 ranks between 1 and 16 several are equal: the longest trainings compared 8 with 8."""
+    space = {"rank": Range(1, 16, log=False, whole=True)}
+    merits = lambda values, epochs: -abs(values["rank"] - 8.1)  # noqa: E731
+    tried = search(space, [{"rank": 8}], 20, merits, [1, 3, 9])
+    for epochs in (3, 9):
+        ranks = [one.values["rank"] for one in tried if one.epochs == epochs]
+        assert len(set(ranks)) == len(ranks) > 2
+
+
 def test_what_fails_is_never_taken_and_does_not_run_on() -> None:
     def fails_high(values: Values, epochs: int) -> float | None:
         return None if values["lr"] > 1e-3 else values["lr"]

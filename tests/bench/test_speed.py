@@ -20,7 +20,7 @@ from peftlab.records.store import Store, rounds_of, with_label
 from peftlab.records.table import columns
 from peftlab.report import table
 from peftlab.report.text import describe_rounds
-from peftlab.tasks import Task
+from peftlab.tasks import Examples, Task
 from sessions import FakeSession
 
 
@@ -124,6 +124,16 @@ def test_a_round_that_was_begun_again_and_stopped_is_none(
     told = Heard()
     speed.measure_speed(grid, 2, tmp_path, told)
     assert told.cells == [("lora", 1), ("head", 1)]
+
+
+def test_a_short_task_has_two_answers_where_the_task_has() -> None:
+    """Of 1 % that are not 0 a sample of 40 had none, and each cell of the round was refused."""
+    labels = [0.0] * 7920 + [1 + i / 80 for i in range(80)]
+    texts = [(f"text {i}",) for i in range(8000)]
+    train, dev = Examples(texts, labels), Examples(texts[:9], labels[:9])
+    task = Task("rare", "regression", ("pearson",), train, dev)
+    assert len(set(short(task, 40, 2).train.labels)) == 2
+    assert len(short(task, 40, 2).train) == 40
 
 
 def test_a_short_task_is_a_part_of_the_task(tiny_task: Task) -> None:

@@ -256,6 +256,20 @@ def test_wrong_requests_say_what_is_allowed(name: str, tiny_model: Path, tiny_ta
         grid(tiny_model, tiny_task, **request)
 
 
+def test_a_part_of_train_with_one_answer_chooses_nothing(
+    tmp_path: Path, tiny_model: Path, fake: type[FakeSession]
+) -> None:
+    """Every trial scored .000 on it, and the first was said to be found."""
+    train = Examples([(f"the cat {i}",) for i in range(12)], [float(i) for i in range(12)])
+    task = Task("few", "regression", ("pearson", "rmse"), train, train)
+    asked = grid(tiny_model, task, methods=["lora"])
+    with pytest.raises(RequestError, match=r"0\.1 of train.* has one answer only; give more rows"):
+        tuned(asked, tmp_path)
+    assert not fake.made
+    errors = tuned(grid(tiny_model, task, methods=["lora"], metric="rmse"), tmp_path)
+    assert errors.cells and fake.made
+
+
 def test_a_rate_for_all_and_a_search_for_it_exclude_each_other(
     tmp_path: Path, tiny_model: Path, tiny_task: Task
 ) -> None:

@@ -484,6 +484,26 @@ def test_one_text_in_several_spellings_is_on_one_side(numbers: bool) -> None:
     assert 16 <= len(dev) <= 36
 
 
+@pytest.mark.parametrize("zeros", [0.5, 0.7, 0.85, 0.95])
+def test_dev_has_a_fifth_of_equal_labels_too(zeros):
+    """Where a quintile ended among equal labels dev had the others: 40 of 50 that were not 0."""
+    values = [0.0 if i < zeros * 2000 else 1 + i / 1000 for i in range(2000)]
+    texts = [(f"text {i}",) for i in range(2000)]
+    label_of = dict(zip(texts, values, strict=True))
+    chosen = [label_of[text] for text in split.by_quantile(texts, values)]
+    assert len(chosen) == 400
+    share = sum(value > 0 for value in chosen) / 400
+    assert share == pytest.approx(1 - zeros, abs=0.03)
+
+
+def test_dev_has_a_fifth_of_every_star():
+    values = [float(i % 6) for i in range(3000)]
+    texts = [(f"text {i}",) for i in range(3000)]
+    label_of = dict(zip(texts, values, strict=True))
+    counts = Counter(label_of[text] for text in split.by_quantile(texts, values))
+    assert all(abs(count - 100) < 25 for count in counts.values()), counts
+
+
 def test_dev_has_a_fifth_of_every_quintile():
     values = random.Random(0).sample(range(1000), 500)
     texts = [(f"text {value}",) for value in values]

@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -253,8 +253,12 @@ class _FitRun:
         )
 
     def race(self) -> None:
-        """Run the race until it or its share of the time is over."""
-        until = self.started + RACE_SHARE * (self.end - self.started)
+        """Run the race until it or its share of the time is over; all where no training ended."""
+        share_ends = self.started + RACE_SHARE * (self.end - self.started)
+
+        def until() -> float:
+            return share_ends if self.contest.ranking else self.end
+
         self.trials.prepare()
         self.trials.clean()
         with self._session(self.trials, self.contest.task, until) as session:
@@ -275,7 +279,7 @@ class _FitRun:
         for name in done:
             self.store.forget_checkpoint(name)
         cells = [cell for cell in cells if cell.name not in done]
-        with self._session(self.store, self.task, self.end) as session:
+        with self._session(self.store, self.task, lambda: self.end) as session:
             session.progress.stage("the best of it, on all of train, judged on dev", len(cells))
             if cells:
                 session.start()  # the baselines are computed meanwhile
@@ -313,7 +317,7 @@ class _FitRun:
         return time.monotonic() + max(of_row or [seconds for _, seconds in of_all]) < self.end
 
     @contextlib.contextmanager
-    def _session(self, store: Store, task: Task, until: float) -> Iterator[Session]:
+    def _session(self, store: Store, task: Task, until: Callable[[], float]) -> Iterator[Session]:
         """A session that ends quietly when its time is over; cells that ended by then are kept."""
         with contextlib.ExitStack() as command:
             shown = Live(observer(self.console, self.quiet), self.out, command, page=False)

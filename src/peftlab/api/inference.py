@@ -42,8 +42,8 @@ def evaluate(
     fewer threads are used, as in `train`.
 
     Raises:
-        RequestError: if an argument is of a wrong type, or if the task's number of outputs or its
-            classes are not the model's.
+        RequestError: if an argument is of a wrong type, if the task's number of outputs or its
+            classes are not the model's, or if an output is NaN or infinite.
     """
     _check_arguments(model, tokenizer, fast)
     task = task_of(task)
@@ -55,8 +55,8 @@ def dev_outputs(model: PreTrainedModel, tokenizer: Any, task: Task, fast: bool =
     """The outputs for the task's dev split, (n_dev, num_labels), in the labels' order and unit.
 
     Raises:
-        RequestError: if dev is empty, or if the task's number of outputs or its classes are not
-            the model's.
+        RequestError: if dev is empty, if the task's number of outputs or its classes are not the
+            model's, or if an output is NaN or infinite.
     """
     check_num_labels(model, task)
     if len(task.dev) == 0:
@@ -156,8 +156,6 @@ def predictions(
     data = encode(tokenizer, rows, [0] * len(rows), max_length)
     with threads_for(model.device.type, lately=True):
         logits = _outputs(model, data, fast, on_batch)
-    if not logits.isfinite().all():
-        raise RequestError("the model's outputs are not all numbers: its weights hold NaN or inf")
     predicted = predictions_of(kind, logits.tolist())
     if kind == "regression":
         answers = [Prediction(float(value), "", {}) for value in predicted]
@@ -261,15 +259,21 @@ def _outputs(
     """The outputs for `data`, (n, num_labels), with the autocast of the training.
 
     One thread after the other. Modules in training mode are put back into it afterwards.
+
+    Raises:
+        RequestError: if an output is NaN or infinite: the first class, say, is not the answer then.
     """
     with state_of(model).turn:
         in_training = [module for module in model.modules() if module.training]
         autocast = precision_of(model).autocast
         try:
-            return outputs(model, data, autocast=autocast, fast=fast, on_batch=on_batch)
+            logits = outputs(model, data, autocast=autocast, fast=fast, on_batch=on_batch)
         finally:
             for module in in_training:
                 module.training = True
+    if not logits.isfinite().all():
+        raise RequestError("the model's outputs are not all numbers: its weights hold NaN or inf")
+    return logits
 
 
 def predict_file(

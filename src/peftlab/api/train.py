@@ -23,7 +23,14 @@ from peftlab.api.inference import check_num_labels, task_of
 from peftlab.api.progress import callers_console, observer
 from peftlab.atomic import CELL_FILES, check_replaceable, replace_folder
 from peftlab.bench.cell import Cell
-from peftlab.bench.grid import Grid, check_trainable, method_part, resolve_training, task_part
+from peftlab.bench.grid import (
+    Grid,
+    check_dev,
+    check_trainable,
+    method_part,
+    resolve_training,
+    task_part,
+)
 from peftlab.bench.outcome import CellScorer, Outcome, Row
 from peftlab.bench.process import train_model
 from peftlab.bench.run import Observer, run_grid
@@ -106,6 +113,7 @@ def train(
     requested = _requested_training(settings, method)
     check_num_labels(model, task)
     check_trainable(task)
+    check_dev(task)
     if is_merged(model):
         raise RequestError(
             "this model is merged, so no adapter is left in it to train; unmerge it first"

@@ -191,8 +191,28 @@ def load_tasks(suite: Suite) -> list[Task]:
         tasks = [carve(task) for task in tasks]
     for task in tasks:
         check_trainable(task)
-        _check_dev(task)
+        check_dev(task)
     return tasks
+
+
+def part_of_train(task: Task, share: float) -> Task:
+    """The task with a share of its train as dev, to choose by.
+
+    Raises:
+        RequestError: if that share, or the rest of train, can't be had or has one answer only: it
+            would tell no setting from another.
+    """
+    part = carve(task, share)
+    try:
+        check_trainable(part)
+        check_dev(part)
+    except RequestError:
+        raise RequestError(
+            f"task {task.name}: {share:.3g} of train, by which settings are chosen, or the rest of "
+            "it has one answer only; give more rows"
+            + (", a larger --validation, or --metric rmse" if task.kind == "regression" else "")
+        ) from None
+    return part
 
 
 def check_trainable(task: Task) -> None:
@@ -209,7 +229,8 @@ def check_trainable(task: Task) -> None:
         )
 
 
-def _check_dev(task: Task) -> None:
+def check_dev(task: Task) -> None:
+    """Raise `RequestError` if every example of dev has one answer; of an error of numbers not."""
     # an error such as rmse tells models apart also where all labels are equal
     needs_variety = task.kind == "classes" or task.main_metric not in LOWER_IS_BETTER
     if needs_variety and len(set(task.dev.labels)) == 1:

@@ -11,16 +11,17 @@ import itertools
 import math
 import shutil
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from peftlab.bench.cell import Cell
-from peftlab.bench.grid import Grid, Row, requested_rate
+from peftlab.bench.grid import Grid, Row, part_of_train, requested_rate
 from peftlab.bench.run import ForwardingObserver, Observer, Session, run_unless_ended
 from peftlab.bench.search import REDUCTION, rungs_of
 from peftlab.bench.tune import SEED, recorded_space
 from peftlab.records.record import Record
 from peftlab.records.rows import merit
-from peftlab.tasks import Task, carve
+from peftlab.tasks import Task
 
 RATE_FACTORS = (1.0, 3.0, 1 / 3)  # a row's rates, as multiples of its default
 MIN_RUNNERS = 3  # runners of a later rung, so that the last one has something to choose from
@@ -35,15 +36,15 @@ class Deadline(ForwardingObserver):
 
     Args:
         shown: the observer that everything is passed on to.
-        end: the moment, on the clock of `time.monotonic`.
+        end: asked for the moment at every step, on the clock of `time.monotonic`.
     """
 
-    def __init__(self, shown: Observer, end: float) -> None:
+    def __init__(self, shown: Observer, end: Callable[[], float]) -> None:
         super().__init__(shown)
         self.end_at = end
 
     def step(self, cell: Cell, row: dict[str, Any], total: int) -> None:
-        if time.monotonic() > self.end_at:
+        if time.monotonic() > self.end_at():
             raise TimeIsUp
         super().step(cell, row, total)
 
@@ -68,7 +69,7 @@ class Race:
     """The runners of a grid on one task, of which a part is validation."""
 
     def __init__(self, grid: Grid, task: Task, validation: float) -> None:
-        self.grid, self.task = grid, carve(task, validation)
+        self.grid, self.task = grid, part_of_train(task, validation)
         # at_most: a row's cells must not depend on how many rates there was time for
         tuned = {"trials": len(RATE_FACTORS), "at_most": True, "validation": validation}
         by_row = [_runners(grid, row, self.task, tuned) for row in grid.rows]

@@ -116,12 +116,16 @@ def _ranked(results: list[Result]) -> list[Result]:
 
 
 def _best(results: list[Result], size: int) -> list[Result]:
-    """The best `size` results, and those that equal the last of them: their order says nothing.
+    """The best `size` points, and those that equal the last of them: their order says nothing.
 
-    >>> [result.merit for result in _best([Result({}, 1, merit) for merit in (0.0, 0.2, 0.0)], 2)]
-    [0.2, 0.0, 0.0]
+    Whole numbers are drawn again and again; a point takes one place.
+
+    >>> runs = [Result({"rank": rank}, 1, merit) for rank, merit in [(1, 0.0), (2, 0.2), (4, 0.0)]]
+    >>> [result.values["rank"] for result in _best([*runs, runs[1]], 2)]
+    [2, 1, 4]
     """
-    ranked = _ranked(results)
+    points = {tuple(result.values.items()): result for result in _ranked(results)}
+    ranked = list(points.values())
     worst = ranked[:size][-1].merit if ranked else None
     return [*ranked[:size], *(result for result in ranked[size:] if result.merit == worst)]
 

@@ -13,7 +13,8 @@ from peftlab.training.batches import stratified_sample
 def short(task: Task, n_train: int, n_dev: int) -> Task:
     """The task with at most `n_train` examples to train on and `n_dev` to answer.
 
-    They are a sample in which every class has its share, the same whenever it is drawn.
+    They are a sample in which every class has its share, the same whenever it is drawn, and in
+    which not all labels are equal, unless one example is drawn or all of the task's are.
     """
     return replace(task, train=_sample(task.train, n_train), dev=_sample(task.dev, n_dev), notes=())
 
@@ -27,4 +28,8 @@ def short_cell(cell: Cell, task: TaskPart, seed: int | None = None) -> Cell:
 
 def _sample(examples: Examples, size: int) -> Examples:
     chosen = stratified_sample(examples.labels, size, seed=0)
+    seen = {examples.labels[index] for index in chosen}
+    other = next((i for i, label in enumerate(examples.labels) if label not in seen), None)
+    if len(seen) == 1 and other is not None:  # nothing can be trained on one answer
+        chosen[-1] = other
     return Examples([examples.texts[i] for i in chosen], [examples.labels[i] for i in chosen])

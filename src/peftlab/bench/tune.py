@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from peftlab.bench.cell import Cell
-from peftlab.bench.grid import RATES, Grid, Row
+from peftlab.bench.grid import RATES, Grid, Row, part_of_train
 from peftlab.bench.resume import done_cells, ended_trial
 from peftlab.bench.run import Observer, Session, run_unless_ended
 from peftlab.bench.search import (
@@ -37,7 +37,7 @@ from peftlab.records.record import Record
 from peftlab.records.rows import merit
 from peftlab.records.store import Store
 from peftlab.records.trials import Trial, Values, read_trials, write_trials
-from peftlab.tasks import Task, carve
+from peftlab.tasks import Task
 
 SEED = 0  # of all trials, whatever seeds the comparison has
 
@@ -125,7 +125,7 @@ def remaining(grid: Grid, out: Path) -> Remaining:
 
 
 def _tunings(grid: Grid, tune: Tune) -> list[RowTuning]:
-    tasks = [carve(task, tune.validation) for task in grid.tasks.values()]
+    tasks = [part_of_train(task, tune.validation) for task in grid.tasks.values()]
     return [RowTuning(grid, row, task, tune) for task in tasks for row in grid.rows]
 
 

@@ -169,7 +169,9 @@ def by_quantile(
             "one to train on and one to judge by."
         )
     means = {text: math.fsum(values) / len(values) for text, values in labels_of.items()}
-    ordered = sorted(labels_of, key=lambda text: (means[text], _hash(text)))
+    # not by the hash that chooses dev: a quintile that ends among equal labels would then have the
+    # high hashes of these, and dev the other labels of the quintile
+    ordered = sorted(labels_of, key=lambda text: (means[text], _hash(("tie", *text))))
     n_strata = max(1, min(QUANTILES, int(len(ordered) * share)))
     bounds = [len(ordered) * i // n_strata for i in range(n_strata + 1)]
     strata = [ordered[start:end] for start, end in itertools.pairwise(bounds)]
