@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -214,6 +215,40 @@ def test_threads_are_put_back(
     with pytest.raises(KeyError), threads_for(device, threads):
         assert torch.get_num_threads() == during
         raise KeyError
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_thread_beside_another_puts_back_what_that_one_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A server's threads took the lowered number of the first for torch's: one, for ever."""
+    monkeypatch.setattr(machine, "others_share", lambda: 1e4)
+    inside, left, found = threading.Event(), threading.Event(), []
+
+    def second() -> None:
+        with threads_for("cpu"):
+            inside.set()
+            left.wait(30)
+        found.append(torch.get_num_threads())
+
+    other = threading.Thread(target=second)
+    with threads_for("cpu"):
+        other.start()
+        assert inside.wait(30)
+    assert torch.get_num_threads() == 2
+    left.set()
+    other.join()
+    assert found == [2] and torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_context_within_another_puts_back_that_one_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "others_share", lambda: 0.0)
+    with threads_for("cpu", 1):
+        with threads_for("cpu", 2):
+            assert torch.get_num_threads() == 2
+        assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 2
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pandas import DataFrame
 
@@ -49,12 +51,13 @@ def test_type_checkers_see_the_public_names() -> None:
 
 
 Call = Callable[[Any, Any], object]
-TRAIN, DEV = Examples([("a",), ("c",)], [0, 1]), Examples([("b",)], [1])
+TRAIN, DEV = Examples([("a",), ("c",)], [0, 1]), Examples([("b",), ("d",)], [1, 0])
 TASK = Task("t", "classes", ("accuracy",), TRAIN, DEV, labels=("x", "y"))
 
 WRONG: dict[str, tuple[Call, str]] = {
     "load_model name": (lambda m, t: peftlab.load_model(5), "name must be a path"),
     "load_model outputs": (lambda m, t: peftlab.load_model("minilm", "2"), "num_labels must be"),
+    "load_model true": (lambda m, t: peftlab.load_model("minilm", True), "num_labels must be"),
     "load_model no outputs": (lambda m, t: peftlab.load_model("minilm", 0), "must be >= 1"),
     "load_model precision": (lambda m, t: peftlab.load_model("minilm", 2, 16), "precision must be"),
     "load_model seed": (lambda m, t: peftlab.load_model("minilm", seed="x"), "seed must be"),
@@ -117,6 +120,25 @@ WRONG: dict[str, tuple[Call, str]] = {
     "show memory": (lambda m, t: peftlab.show("x", memory_mib="8GiB"), "memory_mib must be"),
     "show methods": (lambda m, t: peftlab.show("x", methods=5), "methods must be a name"),
     "show last": (lambda m, t: peftlab.show("x", last="y"), "last must be True or False"),
+    "show a method": (lambda m, t: peftlab.show("x", methods=[peftlab.LoRA()]), "methods must be"),
+    "show no task": (lambda m, t: peftlab.show("x", tasks=[]), "tasks must be a name"),
+    "show a task": (lambda m, t: peftlab.show("x", tasks=[TASK]), "tasks must be a name"),
+    "verdicts": (lambda m, t: peftlab.verdicts(None), "give a folder, folders or records"),
+    "verdicts memory": (lambda m, t: peftlab.verdicts("x", memory_mib="2"), "memory_mib must be"),
+    "fit minutes": (
+        lambda m, t: peftlab.fit(task=TASK, out="x", model=m.name_or_path, minutes="5"),
+        "minutes must be a number",
+    ),
+    "a task's length": (
+        lambda m, t: dataclasses.replace(TASK, max_length=0),
+        "max_length must be greater than or equal to 4",
+    ),
+    "two lengths": (
+        lambda m, t: peftlab.compare(
+            model=m.name_or_path, tasks=[TASK, dataclasses.replace(TASK, max_length=8)]
+        ),
+        "two tasks are called 't' and differ",
+    ),
     "load_records": (lambda m, t: peftlab.load_records(5), "folder must be a path"),
     "make_task": (lambda m, t: peftlab.make_task(5), "table must be a DataFrame"),
     "export task": (lambda m, t: peftlab.export("x", "y", task=5), "task must be a name"),
@@ -138,6 +160,18 @@ def test_a_wrong_type_is_a_request_error(
     assert not list(tmp_path.iterdir())
 
 
+def test_numbers_of_numpy_s_are_numbers(tiny_model: Path, tiny_task: Task) -> None:
+    """The number of classes of a table is its largest label and one: numpy's."""
+    model, tokenizer = peftlab.load_model(str(tiny_model), num_labels=np.int64(2), seed=np.int64(0))
+    method = peftlab.LoRA(rank=np.int64(2))
+    settings = {"epochs": np.int64(1), "batch_size": np.int32(8), "lr": np.float32(0.5)}
+    record = peftlab.train(model, tokenizer, tiny_task, method, seed=np.int64(1), **settings)
+    assert (record.seed, record.training["epochs"], record.training["lr"]) == (1, 1, 0.5)
+    assert record.method.settings["rank"] == 2
+    plan = peftlab.plan(model=tiny_model, tasks=tiny_task, methods="head", seeds=np.arange(2))
+    assert plan.cells == 2
+
+
 def test_one_name_or_value_alone_is_a_list_of_one(
     tiny_model: Path, tiny_task: Task, tmp_path: Path
 ) -> None:
@@ -155,7 +189,7 @@ def test_a_users_file_is_compared_on_in_python(
     (record,) = peftlab.compare(data=tiny_csv, **columns, **request)
     assert record.status == "done"
     assert (record.task.name, record.task.source) == ("tiny", "file tiny.csv")
-    table = {"path": str(tiny_csv), "text": ["sentence"], "label": "answer"}
+    table = {"path": str(tiny_csv), "text": ("sentence",), "label": "answer"}
     assert peftlab.compare(data=table, **request) == [record]  # the same cell: done already
     both = {**request, "data": tiny_csv, **columns, "tasks": ["cola"]}
     for wrong, message in (

@@ -34,18 +34,24 @@ if TYPE_CHECKING:  # for type checkers and editors: the names in _HOMES
     from peftlab.methods import inject as inject
     from peftlab.methods import register as register
     from peftlab.models import load_model as load_model
+    from peftlab.records.record import Record as Record
     from peftlab.tasks import Examples as Examples
     from peftlab.tasks import Task as Task
     from peftlab.tasks import make_task as make_task
+    from peftlab.training import Diverged as Diverged
+    from peftlab.training import Untrained as Untrained
 
 __version__ = "0.1.0"
 
 # the module of each public name, imported at first use so that `import peftlab` stays quick
 _HOMES = {
+    "Diverged": "peftlab.training",
     "Examples": "peftlab.tasks",
     "Method": "peftlab.methods",
+    "Record": "peftlab.records.record",
     "RequestError": "peftlab.errors",
     "Task": "peftlab.tasks",
+    "Untrained": "peftlab.training",
     "compare": "peftlab.api.compare",
     "evaluate": "peftlab.api.inference",
     "export": "peftlab.api.export",

@@ -31,14 +31,14 @@ class RequestError(ValueError):
     """
 
 
-def unknown(kind: str, given: str, allowed: Iterable[str], hint: str = "") -> RequestError:
+def unknown(kind: str, given: object, allowed: Iterable[str], hint: str = "") -> RequestError:
     """An error for a name that is not in `allowed`, with the nearest one suggested.
 
     >>> str(unknown("method", "lroa", ["full", "lora"]))
     "unknown method 'lroa'; did you mean 'lora'? Allowed: full, lora."
     """
     names = list(allowed)
-    near = difflib.get_close_matches(given, names, n=1)
+    near = difflib.get_close_matches(str(given), names, n=1)
     guess = f"did you mean {near[0]!r}? " if near else ""
     text = f"unknown {kind} {given!r}; {guess}Allowed: {', '.join(names) or 'none'}."
     return RequestError(f"{text} {hint}".strip())
@@ -151,19 +151,29 @@ def expect_path(name: str, given: object) -> None:
     expect(name, given, (str, os.PathLike), "a path")
 
 
-def check_seed(seed: object) -> None:
-    """Raise `RequestError` unless `seed` is a number that every generator takes."""
+def check_seed(given: object) -> int:
+    """The seed; raises `RequestError` unless it is a number that every generator takes."""
+    seed = plain(given)
     expect("seed", seed, int, "a whole number")
-    if isinstance(seed, int) and not 0 <= seed < 2**32:  # not shown: it may have 10,000 digits
+    assert isinstance(seed, int)
+    if not 0 <= seed < 2**32:  # not shown: it may have 10,000 digits
         raise RequestError("seed must be at least 0 and less than 2**32")
+    return seed
+
+
+def plain(value: Any) -> Any:
+    """A number of numpy's, such as the largest label of a table, as Python's; else `value`."""
+    is_numpy_scalar = type(value).__module__ == "numpy" and getattr(value, "shape", None) == ()
+    return value.item() if is_numpy_scalar else value
 
 
 class Explained(abc.ABCMeta):
     """A metaclass: wrong arguments raise `RequestError`, not pydantic's `ValidationError`."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        kwargs = {name: plain(value) for name, value in kwargs.items()}
         try:
-            return super().__call__(*args, **kwargs)
+            return super().__call__(*map(plain, args), **kwargs)
         except ValidationError as error:
             owner = getattr(cls, "name", cls.__name__)  # a method's name is the command line's
             fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()

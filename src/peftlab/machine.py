@@ -17,6 +17,7 @@ import platform
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from importlib import metadata
@@ -216,6 +217,18 @@ def busy_elsewhere_s() -> float:
     return busy / os.sysconf("SC_CLK_TCK") - own_s
 
 
+class _Nesting(threading.local):
+    """How many contexts of `threads_for` this thread of Python's is in."""
+
+    depth = 0
+
+
+_nesting, _threads_lock = _Nesting(), threading.Lock()
+_found: list[
+    int
+] = []  # torch's number of threads for each open context; the first one's is torch's
+
+
 @contextlib.contextmanager
 def threads_for(device: str, requested: int | None = None, lately: bool = False) -> Iterator[None]:
     """Run the context with `requested` threads, or with torch's as far as others leave cores.
@@ -226,16 +239,33 @@ def threads_for(device: str, requested: int | None = None, lately: bool = False)
         lately: whether a share measured some seconds ago will do: measuring may take longer than
             the work.
     """
-    before = torch.get_num_threads()
-    threads = requested or before
-    if requested is None and device == "cpu" and before > 1:
-        share = others_share_lately() if lately else others_share()
-        threads = threads_left(before, share or 0.0)
-    torch.set_num_threads(threads)
-    try:
+    with _own_threads() as own:
+        threads = requested or own
+        if requested is None and device == "cpu" and own > 1:
+            share = others_share_lately() if lately else others_share()
+            threads = threads_left(own, share or 0.0)
+        torch.set_num_threads(threads)
         yield
+
+
+@contextlib.contextmanager
+def _own_threads() -> Iterator[int]:
+    """The number of torch's threads, put back after; of overlapping contexts as the first found it.
+
+    A second thread of Python's would find the lowered number of the first, and put that back.
+    """
+    with _threads_lock:
+        is_outermost = _nesting.depth == 0
+        own = _found[0] if _found and is_outermost else torch.get_num_threads()
+        _found.append(own)
+    _nesting.depth += 1
+    try:
+        yield own
     finally:
-        torch.set_num_threads(before)
+        _nesting.depth -= 1
+        with _threads_lock:
+            _found.pop()
+            torch.set_num_threads(own)
 
 
 def available_mib(device: str) -> float | None:

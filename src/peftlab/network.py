@@ -1,33 +1,45 @@
-"""Whether the Hugging Face hub can be reached, probed once and quickly.
+"""Whether the Hugging Face hub can be reached, probed quickly and not too often.
 
 The libraries themselves retry for a minute before they report that there is no network. This module
-probes the hub once, for at most `PROBE_S` seconds; without an answer only cached files are used.
+probes the hub for at most `PROBE_S` seconds; without an answer only cached files are used.
 
 Every room may import this file; it imports `errors` alone.
 """
 
 from __future__ import annotations
 
-import functools
+import math
 import threading
+import time
 
 from peftlab.errors import one_line
 
 PROBE_S = 2.0  # a user without a network has the answer after 5 s, of which imports take 3
+VALID_S = 30.0
+
+_known: dict[str, tuple[float, str | None]] = {}  # by path: when it was asked, and the answer
 
 
 def reachable() -> bool:
-    """Whether the hub answers. Probed at most once a process, and never in offline mode."""
+    """Whether the hub answers; never probed in offline mode."""
     return hub_problem() is None
 
 
-@functools.cache
 def hub_problem(path: str = "") -> str | None:
     """Why the hub does not answer for `path`, a file there or by default its root; None if it does.
 
-    That a file is missing, or not for this user, is an answer too. Takes at most PROBE_S seconds.
+    That a file is missing, or not for this user, is an answer too. Takes at most PROBE_S seconds;
+    for VALID_S seconds the answer is known then: a notebook may outlive a network's failure.
     Respects HF_ENDPOINT, proxies and certificates as huggingface_hub does, and HF_HUB_OFFLINE.
     """
+    asked_at, problem = _known.get(path, (-math.inf, None))
+    if time.monotonic() - asked_at > VALID_S:
+        problem = _probe(path)
+        _known[path] = time.monotonic(), problem
+    return problem
+
+
+def _probe(path: str) -> str | None:
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from peftlab.errors import RequestError, explain
+from peftlab.errors import RequestError, explain, plain
 from peftlab.naming import listed
 
 STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -110,7 +110,7 @@ class Training(_Settings):
             RequestError: naming the field, the value given and what is allowed.
         """
         try:
-            return cls.model_validate(dict(values))
+            return cls.model_validate({name: plain(value) for name, value in values.items()})
         except ValidationError as error:
             raise explain(error, "training", [*Training.model_fields, *arguments]) from None
 

@@ -111,10 +111,10 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
         monkeypatch.setenv("HF_TOKEN", "secret")
         monkeypatch.setattr(network, "PROBE_S", 60)  # it is there, if busy
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        network.hub_problem.cache_clear()
+        network._known.clear()
         yield Hub
         server.shutdown()
-    network.hub_problem.cache_clear()
+    network._known.clear()
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +261,7 @@ def test_a_hub_that_refuses_or_is_not_there_is_explained(
         push(adapter, NAME, base="somebody/tiny")
     assert hub.files == {}
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    network.hub_problem.cache_clear()
+    network._known.clear()
     with pytest.raises(RequestError, match=r"nothing was sent: HF_HUB_OFFLINE is set; --to DIR"):
         push(adapter, NAME, base="somebody/tiny")
 

@@ -153,3 +153,21 @@ def test_labels_that_fp32_could_not_tell_apart_are_refused() -> None:
     Unit.of([1e4, 1e4 + 1, 1e4 + 2])
     with pytest.raises(peftlab.RequestError, match="subtract what the labels have in common"):
         Unit.of([1.7e9, 1.7e9 + 1e3, 1.7e9 + 2e3])
+
+
+def test_a_head_that_answers_far_from_the_labels_is_none_of_their_unit(
+    tiny_model: Path, numbers: Task, tmp_path: Path
+) -> None:
+    """A random one began 200 deviations off, and came no nearer."""
+    base = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1)
+    _, tokenizer = peftlab.load_model(str(tiny_model))
+    base.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    task = in_unit(numbers, 10.0, 2000.0)
+    record, (model, _) = trained(tmp_path / "base", task)
+    assert all(1980 < answer < 2060 for answer in peftlab.predict(model, tokenizer, TEXTS))
+    assert record.score["pearson"] > 0.5
+    (note,) = [note for note in record.method.notes if "of another unit" in note]
+    assert "where labels are 2" in note
+    near, _ = trained(tmp_path / "base", numbers)  # within three deviations of its answers
+    assert not [note for note in near.method.notes if "of another unit" in note]

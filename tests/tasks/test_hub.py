@@ -409,14 +409,14 @@ def test_a_silent_hub_is_not_waited_for(tmp_path):
 
 
 def test_a_name_that_is_not_resolved_in_time_is_not_waited_for(monkeypatch):
-    probe.hub_problem.cache_clear()
+    probe._known.clear()
     resolved, answered = threading.Event(), []
     monkeypatch.setattr(probe, "PROBE_S", 0.1)
     monkeypatch.setattr(probe, "_ask", lambda url: answered.append(resolved.wait(30)))
     assert not probe.reachable()
     assert answered == []  # it is being asked yet
     resolved.set()
-    probe.hub_problem.cache_clear()
+    probe._known.clear()
 
 
 def test_offline_mode_asks_nobody(tmp_path):

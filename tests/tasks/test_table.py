@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +159,13 @@ def test_two_classes_of_one_name_are_refused() -> None:
     split = peftlab.Examples(["a", "b"], [0, 1])
     with pytest.raises(peftlab.RequestError, match="'a' twice"):
         peftlab.Task("t", "classes", ("accuracy",), split, split, labels=("a", "a"))
+
+
+def test_a_member_of_an_enumeration_of_texts_is_its_value():
+    class Answer(str, enum.Enum):  # noqa: UP042 - its str() is its name
+        YES = "yes"
+        NO = "no"
+
+    texts = [f"text {i}" for i in range(10)]
+    task = peftlab.make_task({"text": texts, "label": [Answer.YES, Answer.NO] * 5})
+    assert task.labels == ("no", "yes")

@@ -25,7 +25,7 @@ from peftlab.bench.speed import measure_speed
 from peftlab.bench.suite import merged_request
 from peftlab.bench.times import records_of
 from peftlab.bench.tune import Remaining, remaining, tune_grid
-from peftlab.errors import RequestError, expanded, expect_path
+from peftlab.errors import RequestError, expanded, expect_path, plain
 from peftlab.methods import Method, is_built_in, register
 from peftlab.methods import load_plugin as load_plugin
 from peftlab.methods import parse_methods as parse_methods
@@ -173,7 +173,7 @@ def _as_list(values: Any) -> list[Any] | None:
     if values is None:
         return None
     is_single = isinstance(values, str | bytes | dict) or not isinstance(values, Iterable)
-    return [values] if is_single else list(values)
+    return [plain(value) for value in ([values] if is_single else values)]
 
 
 class ResolvedRequest(NamedTuple):
@@ -315,4 +315,6 @@ def data_of(data: Any, options: dict[str, Any]) -> dict[str, Any] | None:
             table[name] = Path(table[name])
     if isinstance(table["text"], str):
         table["text"] = [column.strip() for column in table["text"].split(",")]
+    elif isinstance(table["text"], tuple):
+        table["text"] = list(table["text"])
     return table

@@ -37,7 +37,7 @@ from peftlab.bench.race import RATE_FACTORS, Deadline, Race, TimeIsUp
 from peftlab.bench.resume import done_cells, judge_anew
 from peftlab.bench.retention import best_seed, drop_beaten, main_score, room_mib
 from peftlab.bench.run import Session, set_aside, with_baselines, write_suite
-from peftlab.errors import RequestError, expanded, expect_path
+from peftlab.errors import RequestError, expanded, expect, expect_path
 from peftlab.methods import Method
 from peftlab.naming import counted, slug
 from peftlab.records.lock import locked
@@ -187,6 +187,7 @@ def run_fit(
             training ended in time.
         KeyboardInterrupt: if it came before any training ended.
     """
+    expect("minutes", minutes, (int, float), "a number")
     if not 0 < minutes < float("inf"):
         raise RequestError(f"minutes must be a number above 0, got {minutes}")
     started = time.monotonic()

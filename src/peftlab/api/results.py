@@ -60,7 +60,10 @@ def _names(argument: str, names: Any) -> list[str] | None:
         return None
     if isinstance(names, str):
         return [names]
-    expect(argument, names, (list, tuple), "a name, or a list of names")
+    words = "a name, or a list of names"
+    expect(argument, names, (list, tuple), words)
+    for name in names or [None]:
+        expect(argument, name, str, words)
     return list(names)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import shutil
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ from peftlab.training import MemoryMeter, cublas_in_order
 
 SUITE = "train"
 TRAINED_BEFORE = "these epochs come on top of an earlier training"
+ONE_AT_A_TIME = threading.RLock()
 
 
 def train(
@@ -79,7 +81,8 @@ def train(
 
     The model is injected with the method first, unless it has been already. One that has been
     trained before goes on from there, and the record's notes say so. The generators of the CPU
-    and of the GPU that trains are left as they were.
+    and of the GPU that trains are left as they were. Of several threads one trains at a time, since
+    these generators are the process's, and `predict` waits while its model trains.
 
     Args:
         model: from `load_model`.
@@ -108,7 +111,7 @@ def train(
     check_tokenizer(tokenizer)
     task = task_of(task)
     method = resolve_method(method)
-    check_seed(seed)
+    seed = check_seed(seed)
     settings = {"epochs": epochs, "batch_size": batch_size, "lr": lr, **training}
     requested = _requested_training(settings, method)
     check_num_labels(model, task)
@@ -124,7 +127,12 @@ def train(
     check_ids(model, tokenizer)
     folder = None if out is None else _checked_folder(model, out)
     devices = [model.device] if model.device.type == "cuda" else []
-    with threads_for(model.device.type, requested.threads), torch.random.fork_rng(devices):
+    with (
+        ONE_AT_A_TIME,
+        state_of(model).turn,
+        threads_for(model.device.type, requested.threads),
+        torch.random.fork_rng(devices),
+    ):
         memory = MemoryMeter(model.device, model)
         cell = _injected_cell(model, tokenizer, task, method, requested, seed)
         if folder is not None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from peftlab.errors import RequestError, expanded, expect
@@ -45,6 +46,8 @@ def verdicts(
             if the preference is unknown, or if no row meets the limits.
     """
     expect("margin", margin, (int, float), "a number")
+    for name, limit in (("memory_mib", memory_mib), ("minutes", minutes)):
+        expect(name, limit, (int, float, NoneType), "a number")
     records, folders = _read_records(folder_or_records)
     question = Question(margin, prefer, memory_mib, minutes)
     return compare_rows(records, [*folders, *_as_paths(folder)], question)
@@ -66,6 +69,8 @@ def _read_records(
     if isinstance(folder_or_records, (str, os.PathLike)):
         sources = [folder_or_records]
     else:
+        if not isinstance(folder_or_records, Iterable):
+            raise RequestError(f"give a folder, folders or records, got {folder_or_records!r}")
         sources = list(folder_or_records)
     if not sources:
         raise RequestError("nothing to compare: got an empty list; give a folder or records")

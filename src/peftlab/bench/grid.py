@@ -258,13 +258,17 @@ def _without_duplicates(tasks: list[Task]) -> list[Task]:
     by_name: dict[str, Task] = {}
     for task in tasks:
         first = by_name.setdefault(task.name, task)
-        is_same = (first.sha256(), first.metrics) == (task.sha256(), task.metrics)
+        is_same = _identity(first) == _identity(task)
         if first is not task and not is_same:
             raise RequestError(
                 f"two tasks are called {task.name!r} and differ (from {first.source} and "
                 f"{task.source}); give one of them another name"
             )
     return list(by_name.values())
+
+
+def _identity(task: Task) -> tuple[object, ...]:
+    return task.sha256(), task.metrics, task.max_length
 
 
 def _check_labels(task: Task) -> None:

@@ -24,6 +24,7 @@ from peftlab.machine import environment, own_code
 from peftlab.methods import ManyRanks, Method, Prepared, inject, injected, make
 from peftlab.models import (
     TaskCard,
+    Unit,
     agree_on_padding,
     check_checkpointing,
     head_parameters,
@@ -59,6 +60,10 @@ if TYPE_CHECKING:
 
 # attributes that transformers sets in a module whose activations may be recomputed
 CHECKPOINTING_FIELDS = ("gradient_checkpointing", "_gradient_checkpointing_func")
+
+
+# a head is of the labels' unit if its median answer to so many examples lies so near to their mean
+FEW_EXAMPLES, NEAR_SD = 16, 3.0
 
 
 class Listener(Protocol):
@@ -134,7 +139,7 @@ def train_model(
             plan = replace(plan, index=model.device.index)
         train, dev = tokens
         model.to(plan.device)  # type: ignore[arg-type]  # transformers' own wrapper hides its type
-        head_notes = _order_head(model, task)
+        head_notes = [*_order_head(model, task), *_check_unit(model, task, train, plan)]
         _name_task(model, task, cell)
 
         def trial() -> None:
@@ -263,6 +268,29 @@ def activation_checkpointing(model: PreTrainedModel, enabled: bool) -> Iterator[
             for name in CHECKPOINTING_FIELDS:
                 vars(module).pop(name, None)
             vars(module).update(fields)
+
+
+def _check_unit(model: PreTrainedModel, task: Task, train: Encoded, plan: Plan) -> list[str]:
+    """Do not take a head for one in the labels' unit that answers far from them; a note if so.
+
+    A checkpoint's head may be of labels in another unit, or random. As one in the labels' own unit
+    it would begin at -200 for labels around 2000, in standard units, and hardly come nearer.
+    """
+    state = state_of(model)
+    if task.kind == "classes" or not state.own_unit:
+        return []
+    unit, few = Unit.of(train.labels), range(min(FEW_EXAMPLES, len(train)))
+    autocasting = torch.autocast(plan.device_type, torch.bfloat16, enabled=plan.autocast)
+    model.eval()
+    with torch.no_grad(), autocasting:
+        answer = model(**train.batch(few, model.device).inputs).logits.float().median().item()
+    state.own_unit = abs(answer - unit.mean) <= NEAR_SD * unit.sd
+    if state.own_unit:
+        return []
+    return [
+        f"the model's own head answers {answer:.3g} where labels are {unit.mean:.3g} ± "
+        f"{unit.sd:.3g}, so it was taken for one of another unit"
+    ]
 
 
 @contextmanager

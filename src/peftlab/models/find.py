@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -225,16 +226,24 @@ def read_config(folder: Path) -> Any:
         raise RequestError(f"config.json of model {folder.name} can't be read: {reason}") from error
 
 
+_QUIET = threading.RLock()
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence transformers' report on missing weights of the head (we draw them) and its bars."""
-    verbosity = logging.get_verbosity()
-    has_bars = logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if has_bars:
-            logging.enable_progress_bar()
+    """Silence transformers' report on missing weights of the head (we draw them) and its bars.
+
+    One thread at a time: these switches are the process's, as is torch's default dtype, which
+    transformers changes while it loads: of two models one had tensors of the other's dtype.
+    """
+    with _QUIET:
+        verbosity = logging.get_verbosity()
+        has_bars = logging.is_progress_bar_enabled()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(verbosity)
+            if has_bars:
+                logging.enable_progress_bar()

@@ -16,7 +16,7 @@ import torch
 import transformers  # its classes are looked up when used: importing them takes 2 s
 from safetensors import safe_open
 
-from peftlab.errors import RequestError, check_seed, expect, expect_path, one_line
+from peftlab.errors import RequestError, check_seed, expect, expect_path, one_line, plain
 from peftlab.layers import (
     QUANTISED,
     Precision,
@@ -89,9 +89,10 @@ def load_model(
             of a wrong type.
     """
     expect_path("name", name)
+    num_labels = plain(num_labels)
     expect("num_labels", num_labels, int, "a whole number")
     expect("precision", precision, str, PRECISION_WORDS)
-    check_seed(seed)
+    seed = check_seed(seed)
     if num_labels < 1:
         raise RequestError(f"num_labels must be >= 1, got {num_labels}; 1 is for a regression")
     expect("device", device, str, DEVICE_WORDS)

@@ -16,9 +16,9 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import TypeAdapter, field_validator, model_validator
+from pydantic import Field, TypeAdapter, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from peftlab.errors import Explained, RequestError, unknown
@@ -112,7 +112,7 @@ class Task(metaclass=Explained):
     train: Examples
     dev: Examples
     labels: tuple[str, ...] = ()
-    max_length: int = 128
+    max_length: Annotated[int, Field(ge=4)] = 128
     source: str = "python"
     columns: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

@@ -304,7 +304,7 @@ def _class_names(table: rows.Table, type_: LabelType) -> tuple[str, ...]:
 
 def _class_name(cell: Any, type_: LabelType) -> str | None:
     """The name of the class of a label `cell` of `type_`; None if it names no class."""
-    text = str(cell).strip()
+    text = _as_text(cell).strip()
     if type_ == "str":
         return text
     if type_ == "bool":
@@ -371,9 +371,14 @@ def _text(table: rows.Table, row: rows.Row, cell: Any) -> str:
     if not isinstance(cell, str | int | float | decimal.Decimal):
         problem = f"a text column must hold text, got {type(cell).__name__}: {_quote(cell)}"
         raise table.error(row, f"{problem}.")
-    text = str(cell)
+    text = _as_text(cell)
     _check_encodable(table, row, text)
     return text
+
+
+def _as_text(cell: Any) -> str:
+    """The cell as text; a member of an enumeration of texts by its value, not by its name."""
+    return str.__str__(cell) if isinstance(cell, str) else str(cell)
 
 
 def _check_encodable(table: rows.Table, row: rows.Row, text: str) -> None:
