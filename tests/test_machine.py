@@ -343,6 +343,59 @@ def test_what_is_available_is_read_from_the_kernel(
         assert machine.available_mib("cpu") == left
 
 
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "100000 100000\n"}, 1),
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "max 100000\n"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
+        ({}, 8),
+    ],
+)
+def test_a_container_s_quota_of_cores_bounds_the_threads(
+    files: dict[str, str], cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All cores are there to be seen: with a quota of one, two threads took four times as long."""
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "own_cores", lambda: set(range(8)))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert machine.default_threads() == cores
+    assert threads_left(8, share=1.0) == min(8, max(1, cores - 1))
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    assert machine.default_threads() == 8
+
+
+def test_a_limit_of_the_first_version_of_control_groups_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemAvailable:    8192 kB\n")
+    monkeypatch.setattr(machine, "MEMINFO", meminfo)
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text(f"{4 * 2**20}\n")
+    (tmp_path / "memory" / "memory.usage_in_bytes").write_text(f"{3 * 2**20}\n")
+    (tmp_path / "memory" / "memory.stat").write_text(f"total_inactive_file {2**20}\n")
+    assert machine.available_mib("cpu") == 2.0
+
+
+def test_a_copy_in_another_project_s_tree_has_no_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "lib" / "peftlab" / "machine.py"))
+    monkeypatch.setattr(machine, "_git", lambda root, *words: "0123abc")
+    assert machine.own_commit.__wrapped__() == (None, None)
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "src" / "peftlab" / "machine.py"))
+    assert machine.own_commit.__wrapped__() == ("0123abc", True)
+
+
 def test_what_is_not_known_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "MEMINFO", tmp_path / "none")
     monkeypatch.setattr(machine, "CGROUP", tmp_path)

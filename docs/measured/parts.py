@@ -11,7 +11,8 @@ from reproduction import PARTS
 
 from measured.runs import DOCS, NAMES, NOT_YET, REPORT, cells, folders
 from measured.text import markdown
-from peftlab.records.record import Record
+from peftlab.naming import counted, listed
+from peftlab.records.record import Environment, Record
 from peftlab.records.trials import read_trials
 
 QUESTIONS = {
@@ -51,19 +52,29 @@ def _progress(part: str) -> list[str]:
 
 
 def machine_line() -> str:
-    """What the cells of all parts ran on, each value once."""
+    """What the cells of all parts ran on, with the tasks of each machine and commit."""
     records = [record for part in PARTS for row in cells(part).values() for record in row]
     if not records:
         return f"{NOT_YET}\n"
-    environments = [record.environment for record in records]
-    facts = [
-        *(env.processor for env in environments),
-        *(f"{env.threads} thread{'s' if env.threads > 1 else ''} a cell" for env in environments),
-        *(f"torch {env.packages['torch']}" for env in environments),
-        *(f"transformers {env.packages['transformers']}" for env in environments),
-        f"peftlab at {' and '.join(dict.fromkeys(str(env.commit)[:7] for env in environments))}",
-    ]
-    return f"{', '.join(dict.fromkeys(facts))}. The base was held in {precisions(records)}.\n"
+    by_machine: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        by_machine[_machine(record.environment)].append(record)
+    machines = "; ".join(_of_machine(machine, of_it) for machine, of_it in by_machine.items())
+    return f"{machines}. The base was held in {precisions(records)}.\n"
+
+
+def _of_machine(machine: str, records: Sequence[Record]) -> str:
+    tasks = dict.fromkeys(NAMES[record.task.name] for record in records)
+    commits = dict.fromkeys(str(record.environment.commit)[:7] for record in records)
+    return f"{listed(list(tasks))}: {machine}, peftlab at {listed(list(commits))}"
+
+
+def _machine(environment: Environment) -> str:
+    packages = environment.packages
+    return (
+        f"{environment.processor.replace('(R)', '')}, {counted(environment.threads, 'thread')} a "
+        f"cell, torch {packages['torch']}, transformers {packages['transformers']}"
+    )
 
 
 def precisions(records: Sequence[Record]) -> str:

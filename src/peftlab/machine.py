@@ -123,7 +123,8 @@ def own_commit() -> tuple[str | None, bool | None]:
     Changes outside src/, such as results that are not committed yet, do not count.
     """
     root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
+    # a copy inside another project's tree is none of that one's commits
+    if not (root / ".git").exists() or Path(__file__).parent != root / "src" / "peftlab":
         return None, None
     try:
         commit = _git(root, "rev-parse", "HEAD")
@@ -188,7 +189,37 @@ def threads_left(threads: int, share: float) -> int:
     1
     """
     taken = math.ceil(share - BUSY_SHARE)
-    return max(1, min(threads, len(own_cores()) - taken)) if taken > 0 else threads
+    return max(1, min(threads, n_cores() - taken)) if taken > 0 else threads
+
+
+def default_threads() -> int:
+    """Torch's number of threads, but no more than a container's quota of cores.
+
+    Torch counts the cores that it may run on, of which a quota leaves all: threads above it wait
+    for each other's turns, for four times as long a step with two on one core. OMP_NUM_THREADS is
+    the user's word.
+    """
+    threads = torch.get_num_threads()
+    return threads if "OMP_NUM_THREADS" in os.environ else min(threads, n_cores())
+
+
+def n_cores() -> int:
+    """How many cores this process may keep busy: its own, and within its container's quota."""
+    return max(1, min(len(own_cores()), math.ceil(_quota())))
+
+
+def _quota() -> float:
+    """The quota of cores of this control group, version 2 or 1; inf if there is none."""
+    try:
+        if (CGROUP / "cpu.max").is_file():
+            quota, period = (CGROUP / "cpu.max").read_text().split()
+        else:
+            folder = CGROUP / "cpu"
+            names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+            quota, period = ((folder / name).read_text().strip() for name in names)
+    except OSError:
+        return math.inf
+    return math.inf if quota in ("max", "-1") else int(quota) / int(period)
 
 
 def own_cores() -> set[int]:
@@ -240,10 +271,10 @@ def threads_for(device: str, requested: int | None = None, lately: bool = False)
             the work.
     """
     with _own_threads() as own:
-        threads = requested or own
-        if requested is None and device == "cpu" and own > 1:
+        threads = requested or min(own, default_threads())
+        if requested is None and device == "cpu" and threads > 1:
             share = others_share_lately() if lately else others_share()
-            threads = threads_left(own, share or 0.0)
+            threads = threads_left(threads, share or 0.0)
         torch.set_num_threads(threads)
         yield
 
@@ -283,17 +314,19 @@ def available_mib(device: str) -> float | None:
 
 
 def _left_in_container() -> list[float]:
-    """MiB left below the limit of this control group (version 2); empty if there is no limit.
+    """MiB left below the limit of this control group, version 2 or 1; empty if there is no limit.
 
     Cached file pages that nothing has read lately count as free: they are given back on demand.
     """
+    folder, names = CGROUP, ("memory.max", "memory.current")
+    if not (folder / names[0]).is_file():
+        folder, names = CGROUP / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
     try:
-        limit = (CGROUP / "memory.max").read_text().strip()
-        used = (CGROUP / "memory.current").read_text().strip()
+        limit, used = ((folder / name).read_text().strip() for name in names)
     except OSError:
         return []
-    stat = CGROUP / "memory.stat"
+    stat = folder / "memory.stat"
     statistics = stat.read_text() if stat.is_file() else ""
-    stale = re.search(r"^inactive_file (\d+)$", statistics, re.MULTILINE)
+    stale = re.search(r"^(?:total_)?inactive_file (\d+)$", statistics, re.MULTILINE)
     held = int(used) - (int(stale[1]) if stale else 0)
     return [] if limit == "max" else [(int(limit) - held) / 2**20]

@@ -80,6 +80,37 @@ def tiny(tiny_model: Path, tiny_csv: Path) -> list[object]:
     return ["compare", "--model", tiny_model, *data, *FAST]
 
 
+def test_a_closed_standard_input_ends_nothing(tiny: list[object], tmp_path: Path) -> None:
+    """What draws figures ended in a panic behind the last training."""
+    words = [sys.executable, "-P", "-m", "peftlab", *tiny, "--methods", "head", "--seeds", "0"]
+    closed = subprocess.run(
+        ["bash", "-c", '"$@" <&-', "bash", *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert closed.returncode == 0, closed.stderr
+    assert "page: " in closed.stdout
+
+
+def test_a_user_without_a_home_folder_can_look(
+    typed: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commands to find out with, and the drawing behind the last training, ended in an error."""
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    home = Path.home
+
+    def nobody_s() -> Path:
+        if "HOME" not in os.environ:
+            raise RuntimeError("Could not determine home directory.")
+        return home()
+
+    monkeypatch.setattr(Path, "home", nobody_s)
+    assert typed("models").returncode == 0
+
+
 def test_help_is_quick(peftlab: Run) -> None:
     before = os.times()
     shown = peftlab("--help")

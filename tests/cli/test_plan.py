@@ -46,6 +46,22 @@ def test_plan_says_every_cost_and_trains_nothing(
     assert not (tmp_path / "runs").exists()
 
 
+def test_numbers_are_whole_in_a_narrow_terminal(
+    ask: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A peak of 480 was shown as 4."""
+    shown = []
+    for columns in ("200", "50"):
+        monkeypatch.setenv("COLUMNS", columns)
+        with pytest.raises(SystemExit):
+            ask("plan", "--methods", "full,lora", "--seeds", "0")
+        lines = capsys.readouterr().out.splitlines()
+        shown.append(
+            [line.split() for line in lines if line.startswith(("method", "full", "lora"))]
+        )
+    assert shown[0] == shown[1] and len(shown[0]) == 3
+
+
 def test_where_steps_were_too_few_to_time_more_of_them_are_not_advised(
     ask: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -317,7 +317,7 @@ def test_another_compiler_is_tried_at_once(unbuilt: pytest.MonkeyPatch) -> None:
     with pytest.warns(UserWarning, match="no compiler"):
         assert not sentences.is_built()
     assert "no compiler" in kernels()["sentences.cpp"]
-    unbuilt.setenv("CXX", "g++ -v")
+    unbuilt.setenv("CXX", "g++")
     assert kernels()["sentences.cpp"] == "built when first needed"
 
 
@@ -368,7 +368,45 @@ def test_without_a_compiler_nothing_is_said(
 ) -> None:
     unbuilt.setenv("CXX", "no-such-compiler")
     assert not sentences.is_built() and not recwarn
-    assert kernels()["rows.cpp"] == "not built: no C++ compiler is found"
+    wanted = "not built: no C++ compiler is found by CXX=no-such-compiler"
+    assert kernels()["rows.cpp"] == wanted
+
+
+def test_what_is_built_needs_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Built where the login node has one, used where the other nodes have none."""
+    assert sentences.is_built()
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    for one in (native.is_built, native.compiler):
+        monkeypatch.setattr(native, one.__name__, functools.cache(one.__wrapped__))
+    assert sentences.is_built()
+    assert kernels()["sentences.cpp"] == "built"
+
+
+def test_of_a_build_s_lines_the_compiler_s_reason_is_given() -> None:
+    lines = "FAILED: a.o; a.cpp:1:2: error: no thread; ninja: build stopped: subcommand failed."
+    words = "; ".join(f"echo '{line}' >&2" for line in lines.split("; "))
+    with pytest.raises(native.BuildError, match=r"^a.cpp:1:2: error: no thread$"):
+        native._run(["bash", "-c", f"{words}; exit 1"])
+
+
+def test_clang_is_refused_before_it_builds(unbuilt: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its libraries have another OpenMP, and could not be loaded."""
+    compiler = tmp_path / "clang++"
+    compiler.write_text("#!/bin/sh\necho clang version 14\n")
+    compiler.chmod(0o755)
+    unbuilt.setenv("CXX", str(compiler))
+    with pytest.warns(UserWarning, match=r"is clang.* set CXX=g\+\+"):
+        assert not sentences.is_built()
+    assert "is clang" in kernels()["sentences.cpp"]
+
+
+@pytest.mark.skipif(hasattr(os, "getuid") and os.getuid() == 0, reason="root may write anywhere")
+def test_a_cache_that_can_t_be_written_is_told_at_once(
+    unbuilt: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    unbuilt.setenv("XDG_CACHE_HOME", str(tmp_path / "locked"))
+    assert "set XDG_CACHE_HOME" in kernels()["sentences.cpp"]
 
 
 def test_where_the_flags_are_not_the_compiler_s_nothing_is_tried(

@@ -15,7 +15,7 @@ from peftlab.bench.process import count
 from peftlab.errors import RequestError
 from peftlab.layers import quantise_linears, resolve_device, resolve_precision
 from peftlab.layers.native import compiler
-from peftlab.machine import processor
+from peftlab.machine import default_threads, processor
 from peftlab.methods import METHODS, Method, inject, make
 from peftlab.models import ARCHITECTURES, PACKAGED, linear_names
 from peftlab.network import hub_problem
@@ -136,7 +136,7 @@ def _python() -> Row:
 
 def _torch() -> Row:
     transformers = metadata.version("transformers")
-    meaning = f"{torch.get_num_threads()} threads; transformers {transformers}"
+    meaning = f"{default_threads()} threads; transformers {transformers}"
     return ("torch", torch.__version__, meaning)
 
 

@@ -12,13 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
-import torch
-
 from peftlab.bench.cell import Cell
 from peftlab.bench.own_method import OwnMethod, own_method, source_hash
 from peftlab.bench.suite import Suite, Variant
 from peftlab.errors import RequestError
 from peftlab.layers import Precision, resolve_device
+from peftlab.machine import default_threads
 from peftlab.methods import Method, NeedsDevice, inject, make
 from peftlab.models import (
     Source,
@@ -314,7 +313,7 @@ def resolve_training(
         head_lr=head_lr,
         max_length=max_length or min(task.max_length, limit),
         device=device,
-        threads=training.threads or torch.get_num_threads(),
+        threads=training.threads or default_threads(),
     )
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import re
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import typer
@@ -65,6 +67,7 @@ DISK_FULL = (
 def main() -> None:
     """Run the command line; an error ends as a message, after a traceback with --debug."""
     heed_sigterm()
+    _lend_what_libraries_need()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # an ASCII terminal shows ? for other characters
             stream.reconfigure(errors="replace")
@@ -86,6 +89,19 @@ def main() -> None:
         )
     except Exception as error:
         _exit_unexpected(error)
+
+
+def _lend_what_libraries_need() -> None:
+    """A home folder, which some ask for when they are imported, and open standard streams."""
+    try:
+        Path.home()
+    except RuntimeError:  # as in a container whose user is a number alone
+        os.environ["HOME"] = os.sep
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # closed, as by <&-; the next file that is opened would take its place
+            os.open(os.devnull, os.O_RDWR)
 
 
 def _exit_unexpected(error: Exception) -> NoReturn:

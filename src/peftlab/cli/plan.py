@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from peftlab.api.plan import Plan, Row
 
 PARTS = ("weights", "adapters", "gradients", "optimizer", "activations", "rest")
+WIDEST = 1000  # columns of a table
 # narrow words: a terminal has 80 columns
 HEAD = ("trained", "disk", "base", "adapt", "grads", "optim", "saved", "rest", "peak")
 
@@ -100,8 +101,12 @@ def _show_tables(plan: Plan) -> None:
         for row in plan.rows:
             if row.cost.task == task:
                 table.add_row(escape(row.cost.label), *_values(row))
-        Console().print(f"task {task}", markup=False, highlight=False)
-        Console().print(table)
+        console = Console()
+        console.print(f"task {task}", markup=False, highlight=False)
+        # in a narrow terminal its lines are broken: cut numbers would be others
+        unlimited = console.options.update(max_width=WIDEST)
+        width = console.measure(table, options=unlimited).maximum
+        Console(width=max(console.width, width)).print(table)
 
 
 def _summary(plan: Plan, measured: bool) -> str:

@@ -19,7 +19,7 @@ import functools
 import hashlib
 import os
 import platform
-import shlex
+import re
 import shutil
 import signal
 import subprocess
@@ -40,6 +40,7 @@ from peftlab.layers.cpuinfo import processor_lines
 
 BUILD_S = 60  # a build takes 7; nobody waits longer than this
 FAILED_S = 3600  # before a failed build is tried again: each cell is a process of its own
+REASON = re.compile(r"\berror: |not found|cannot (find|open)")
 HEADER = Path(__file__).with_name("vectors.h")
 FLAGS = ["-std=c++20", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp"]
 BUILD = """
@@ -54,6 +55,10 @@ class BuildError(Exception):
     """Why there is no library."""
 
 
+class NoCompiler(BuildError):
+    """There is none here, which `peftlab doctor` says and no warning."""
+
+
 @functools.cache
 def is_built(source: Path, *flags: str, **shapes: Callable[..., Any]) -> bool:
     """Whether this process has the operations of `source`; builds them if need be.
@@ -64,10 +69,10 @@ def is_built(source: Path, *flags: str, **shapes: Callable[..., Any]) -> bool:
         **shapes: for each operation that `plan` calls with fake tensors, a function that gives
             outputs of the right shapes from its arguments.
     """
-    if compiler() is None:
-        return False
     try:
         _load(source, flags)
+    except NoCompiler:
+        return False
     except (OSError, BuildError, RequestError) as error:
         warnings.warn(
             f"the kernels of {source.name} can't be built, and all is slower without: {error}",
@@ -86,15 +91,11 @@ def _register_fake(operation: str, fake: Callable[..., Any]) -> None:
 
 def describe_build(source: Path, *flags: str) -> str:
     """Whether the operations of `source` are built, or why not, in words; builds nothing."""
-    if compiler() is None:
-        if sys.platform != "linux":
-            return "not built: that is done on Linux alone"
-        return "not built: no C++ compiler is found"
     try:
         library = _library(source, flags)
         if library.is_file():
             return "built"
-        _check_failed(library)
+        _check_can_build(library)
     except (BuildError, RequestError) as error:
         return f"not built: {error}"
     return "built when first needed"
@@ -106,7 +107,7 @@ def _load(source: Path, flags: tuple[str, ...]) -> None:
         with contextlib.suppress(OSError):  # truncated by a full disk, or of another system
             torch.ops.load_library(library)
             return
-    _check_failed(library)
+    _check_can_build(library)
     try:
         _build(source, flags, library)
     except BuildError as error:
@@ -115,7 +116,16 @@ def _load(source: Path, flags: tuple[str, ...]) -> None:
     torch.ops.load_library(library)
 
 
-def _check_failed(library: Path) -> None:
+def _check_can_build(library: Path) -> None:
+    """Raise `BuildError` where a build is known to fail."""
+    if sys.platform != "linux":
+        raise NoCompiler("that is done on Linux alone")
+    if compiler() is None:
+        named = f" by CXX={os.environ['CXX']}" if os.environ.get("CXX") else ""
+        raise NoCompiler(f"no C++ compiler is found{named}")
+    folder = next(parent for parent in library.parents if parent.exists())
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise BuildError(f"{folder} can't be written; set XDG_CACHE_HOME to a folder that can be")
     failed = _failed(library)
     if failed.is_file() and time.time() - failed.stat().st_mtime < FAILED_S:
         raise BuildError(f"{failed.read_text(encoding='utf-8')} (tried again in an hour)")
@@ -134,10 +144,8 @@ def compiler() -> str | None:
     On Linux alone: compilers elsewhere refuse these flags, and a command of that name may do no
     more than offer to install one.
     """
-    if sys.platform != "linux":
-        return None
-    words = shlex.split(os.environ.get("CXX", "c++"))
-    return shutil.which(words[0]) if words else None
+    # torch takes CXX for the name of one command, too
+    return shutil.which(os.environ.get("CXX", "c++")) if sys.platform == "linux" else None
 
 
 def _library(source: Path, flags: tuple[str, ...]) -> Path:
@@ -158,12 +166,19 @@ def _processor() -> str:
 
 def _build(source: Path, flags: tuple[str, ...], library: Path) -> None:
     """Build in a folder beside it: others may build too, and one that dies leaves torch's lock."""
+    if _is_clang():
+        raise BuildError("the C++ compiler is clang, whose OpenMP is not torch's; set CXX=g++")
     print(f"building {source.name}, once", file=sys.stderr, flush=True)
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         command = [sys.executable, "-P", "-c", BUILD, source.stem, str(source), folder]
         _run([*command, *FLAGS, *flags])
         (Path(folder) / library.name).replace(library)
+
+
+def _is_clang() -> bool:
+    command = [compiler() or "", "--version"]
+    return "clang" in subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 def _run(command: list[str]) -> None:
@@ -183,4 +198,6 @@ def _run(command: list[str]) -> None:
             os.killpg(process.pid, signal.SIGKILL)
             raise BuildError(f"it took more than {BUILD_S} s") from None
     if process.returncode:
-        raise BuildError((stderr.strip().splitlines() or ["no reason given"])[-1][:300])
+        lines = stderr.strip().splitlines() or ["no reason given"]
+        # behind a compiler's reason ninja says no more than that it stops
+        raise BuildError(next(filter(REASON.search, lines), lines[-1])[:300])
