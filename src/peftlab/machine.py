@@ -205,7 +205,7 @@ def default_threads() -> int:
 
 def n_cores() -> int:
     """How many cores this process may keep busy: its own, and within its container's quota."""
-    return max(1, min(len(own_cores()), math.ceil(_quota())))
+    return max(1, math.ceil(min(len(own_cores()), _quota())))
 
 
 def _quota() -> float:
@@ -255,9 +255,7 @@ class _Nesting(threading.local):
 
 
 _nesting, _threads_lock = _Nesting(), threading.Lock()
-_found: list[
-    int
-] = []  # torch's number of threads for each open context; the first one's is torch's
+_found: list[int] = []  # what each open context found; the first one found torch's own number
 
 
 @contextlib.contextmanager

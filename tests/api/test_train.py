@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,47 @@ def test_torch_s_generator_is_left_as_it_was(tiny_model: Path, tiny_task: Task) 
     torch.manual_seed(5)
     peftlab.train(model, tokenizer, tiny_task, "lora", **FAST)
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("caller_s", [torch.no_grad, torch.inference_mode])
+def test_a_caller_without_gradients_can_train(
+    caller_s: Any, tiny_model: Path, tiny_task: Task
+) -> None:
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    with caller_s():
+        record = peftlab.train(model, tokenizer, tiny_task, "lora", **FAST)
+    assert record.status == "done"
+
+
+def test_two_threads_train_one_after_the_other_and_to_the_same_bits(
+    tiny_model: Path, tiny_task: Task
+) -> None:
+    """Torch's generator is the process's: side by side each drew some of the other's masks."""
+
+    def trained(_: int = 0) -> dict[str, torch.Tensor]:
+        model, tokenizer = peftlab.load_model(str(tiny_model))
+        peftlab.train(model, tokenizer, tiny_task, "lora", **FAST)
+        return {name: value for name, value in model.named_parameters() if value.requires_grad}
+
+    alone = trained()
+    with ThreadPoolExecutor(2) as threads:
+        for found in threads.map(trained, range(2)):
+            assert all(torch.equal(alone[name], found[name]) for name in alone)
+
+
+def test_a_model_answers_once_its_training_has_ended(tiny_model: Path, tiny_task: Task) -> None:
+    """Beside it both ended in errors of torch's."""
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    with ThreadPoolExecutor(2) as threads:
+        training = threads.submit(
+            peftlab.train, model, tokenizer, tiny_task, "lora", epochs=4, batch_size=4, quiet=True
+        )
+        answers = [
+            threads.submit(peftlab.predict, model, tokenizer, ["the cat sees"] * 400)
+            for _ in range(4)
+        ]
+        assert training.result().status == "done"
+        assert all(len(answer.result()) == 400 for answer in answers)
 
 
 def test_a_training_on_top_of_another_says_so(

@@ -7,11 +7,13 @@ peftlab.predict(model, tokenizer, [("a sentence", "another one")])
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import shutil
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +108,6 @@ def train(
         Diverged: if the loss is no longer a finite number.
         Untrained: if a parameter that should be trained is not.
     """
-    started = time.perf_counter()
     check_model(model)
     check_tokenizer(tokenizer)
     task = task_of(task)
@@ -121,18 +122,13 @@ def train(
         raise RequestError(
             "this model is merged, so no adapter is left in it to train; unmerge it first"
         )
-    agree_on_padding(model, tokenizer)
-    with cublas_in_order():
-        check_batches(model, tokenizer)
-    check_ids(model, tokenizer)
-    folder = None if out is None else _checked_folder(model, out)
-    devices = [model.device] if model.device.type == "cuda" else []
-    with (
-        ONE_AT_A_TIME,
-        state_of(model).turn,
-        threads_for(model.device.type, requested.threads),
-        torch.random.fork_rng(devices),
-    ):
+    with ONE_AT_A_TIME, state_of(model).turn, _for_training(model.device, requested.threads):
+        started = time.perf_counter()
+        agree_on_padding(model, tokenizer)
+        with cublas_in_order():
+            check_batches(model, tokenizer)
+        check_ids(model, tokenizer)
+        folder = None if out is None else _checked_folder(model, out)
         memory = MemoryMeter(model.device, model)
         cell = _injected_cell(model, tokenizer, task, method, requested, seed)
         if folder is not None:
@@ -144,6 +140,18 @@ def train(
     if folder is not None:
         replace_folder(folder, lambda new: _write_outcome(new, model, outcome))
     return outcome.record
+
+
+@contextlib.contextmanager
+def _for_training(device: torch.device, threads: int | None) -> Iterator[None]:
+    """Torch's settings of the process as a training needs them; behind it the caller's again."""
+    with (
+        threads_for(device.type, threads),
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
+        yield
 
 
 def _injected_cell(
