@@ -2,8 +2,8 @@
 
     python benchmarks/ours.py --model FOLDER --task cola --method lora
 
-This process resolves the request to a cell and scores, as `peftlab train` does. The cell runs in a
-second one, in the environment that its worker would give it, which imports and holds what a cell
+This process resolves the request to a cell, predicts its memory and scores, as `peftlab train` does.
+The cell runs in a second one, in the environment that its worker would give it, which imports and holds what a cell
 does and no more. The meter begins right before the first pass of the training itself, after what a
 method does to prepare itself (lora-drop). `--attention` profiles the last epoch for the share of
 attention's own operations; the speed of such a run is no measurement.
@@ -43,7 +43,11 @@ def parse() -> argparse.Namespace:
 
 
 def write_cell(options: argparse.Namespace, folder: Path) -> None:
-    """Resolve the options to one cell; write it and its task into `folder`."""
+    """Resolve the options to one cell; write it and its task into `folder`.
+
+    What a command does besides is done too: it is held in memory while the cell trains.
+    """
+    from peftlab.bench.cost import Predictor
     from peftlab.bench.grid import resolve
     from peftlab.bench.suite import make_suite
     from peftlab.methods import parse_methods
@@ -68,7 +72,9 @@ def write_cell(options: argparse.Namespace, folder: Path) -> None:
         seeds=[options.seed],
         training=training,
     )
-    (cell,) = resolve(suite).cells
+    grid = resolve(suite)
+    (cell,) = grid.cells
+    Predictor(grid).cost(cell)
     task.write(folder / TASK)
     (folder / CELL).write_text(cell.model_dump_json())
     _score_as_command(task)

@@ -53,8 +53,10 @@ CELL_FIGURES = ("score", "loss", "memory")  # the figure of speed is of rounds
 
 def is_whole(folder: Path) -> bool:
     """Whether every cell of the folder's suites has been trained; one that diverged has been."""
-    trained = {record.cell for record in whole(folder) if record.is_done or _diverged(record)}
-    suites = Store(folder).suites()
+    store = Store(folder)
+    records = whole(folder) if store.cells() else []
+    trained = {record.cell for record in records if record.is_done or _diverged(record)}
+    suites = store.suites()
     return bool(suites) and {cell["cell"] for suite in suites for cell in suite["cells"]} <= trained
 
 

@@ -218,6 +218,13 @@ def test_what_is_taken_over_holds_no_answers(
     unfinished = tmp_path / "runs" / "others" / "first"
     shutil.copytree(tmp_path / "runs" / "fair" / "first", unfinished)
     next((unfinished / "records").iterdir()).unlink()
+    failed = unfinished.with_name("second")
+    shutil.copytree(tmp_path / "runs" / "fair" / "second", failed)
+    (file,) = (failed / "records").iterdir()
+    failure = {"kind": "ProcessDied", "message": "killed"}
+    values = json.loads(file.read_text(encoding="utf-8"))
+    values |= {"status": "failed", "failure": failure, "score": None, "best": None}
+    file.write_text(json.dumps(values), encoding="utf-8")
     monkeypatch.setattr("reproduction.RESULTS", tmp_path / "results")
     monkeypatch.setattr("reproduction.FIGURES", tmp_path / "figures")
     monkeypatch.setattr("reproduction.PAGE", tmp_path / "example.html")
