@@ -2,11 +2,11 @@
 
     python benchmarks/ours.py --model FOLDER --task cola --method lora
 
-This process resolves the request to a cell, predicts its memory and scores, as `peftlab train` does.
-The cell runs in a second one, in the environment that its worker would give it, which imports and holds what a cell
-does and no more. The meter begins right before the first pass of the training itself, after what a
-method does to prepare itself (lora-drop). `--attention` profiles the last epoch for the share of
-attention's own operations; the speed of such a run is no measurement.
+This process resolves the request to a cell, predicts its memory and scores, as `peftlab train`
+does. The cell runs in a second one, in the environment that its worker would give it, which imports
+and holds what a cell does and no more. The meter begins right before the first pass of the training
+itself, after what a method does to prepare itself (lora-drop). `--attention` profiles the last
+epoch for the share of attention's own operations; the speed of such a run is no measurement.
 """
 
 from __future__ import annotations
