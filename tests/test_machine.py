@@ -260,6 +260,31 @@ def test_a_look_holds_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     assert others_share_lately() == share
 
 
+@needs_stat
+def test_a_later_look_is_of_the_time_since_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every ten seconds one answer of a server took a fifth of a second longer."""
+    monkeypatch.setattr(machine.time, "sleep", lambda s: pytest.fail("slept"))
+    monkeypatch.setattr(machine, "busy_elsewhere_s", lambda: 130.0)
+    look = machine._Look(machine.time.perf_counter() - 20, 100.0, 9.0)
+    monkeypatch.setattr(machine, "_last_look", look)
+    assert others_share_lately() == pytest.approx(1.5, rel=0.05)
+    assert others_share_lately() == pytest.approx(1.5, rel=0.05)  # as it was a moment ago
+
+
+@needs_stat
+@pytest.mark.parametrize("age", [None, 61.0])
+def test_without_a_look_of_the_last_minute_one_is_taken(
+    age: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(machine.time, "sleep", slept.append)
+    monkeypatch.setattr(machine, "others_share", others_share)  # not that of the fixture `alone`
+    look = None if age is None else machine._Look(machine.time.perf_counter() - age, 0.0, 0.0)
+    monkeypatch.setattr(machine, "_last_look", look)
+    others_share_lately()
+    assert slept == [0.2]
+
+
 @pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize(("share", "used"), [(0.0, 2), (1e4, 1)])
 def test_the_record_says_the_threads_that_were_used(

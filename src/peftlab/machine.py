@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -47,6 +48,7 @@ MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")  # in a container, that of the container
 BUSY_SHARE = 0.3  # of a core: this much of what others take costs no thread
 SHARE_VALID_S = 10.0  # how long a share holds where measuring again may cost more than the work
+LOOK_VALID_S = 60.0  # the longest time whose average tells what others take now
 
 
 def environment(
@@ -154,7 +156,15 @@ def _output_of(*command: str) -> str:
     return done.stdout
 
 
-_last_share: tuple[float, float] | None = None  # of `others_share`: its time and its result
+class _Look(NamedTuple):
+    """The end of a look at what other processes take: when, their seconds so far, the share."""
+
+    at: float
+    busy_s: float
+    share: float
+
+
+_last_look: _Look | None = None
 
 
 def others_share(seconds: float = 0.2) -> float | None:
@@ -162,22 +172,31 @@ def others_share(seconds: float = 0.2) -> float | None:
 
     It is the sum over the cores that this process may use, so it can be more than 1.
     """
-    global _last_share
     if not STAT.exists():
         return None
-    started, before = time.perf_counter(), busy_elsewhere_s()
+    started, before_s = time.perf_counter(), busy_elsewhere_s()
     time.sleep(seconds)
-    ended = time.perf_counter()
-    share = (busy_elsewhere_s() - before) / (ended - started)
-    _last_share = ended, share
-    return share
+    return _share_since(started, before_s)
 
 
 def others_share_lately() -> float | None:
-    """`others_share` as it was at most `SHARE_VALID_S` ago."""
-    if _last_share is not None and time.perf_counter() - _last_share[0] < SHARE_VALID_S:
-        return _last_share[1]
-    return others_share()
+    """`others_share` as it was at most `SHARE_VALID_S` ago, or on average since the last look.
+
+    Only where that lies a minute back it takes a fifth of a second: a server answers meanwhile.
+    """
+    age = math.inf if _last_look is None else time.perf_counter() - _last_look.at
+    if _last_look is None or age > LOOK_VALID_S:
+        return others_share()
+    if age < SHARE_VALID_S:
+        return _last_look.share
+    return _share_since(_last_look.at, _last_look.busy_s)
+
+
+def _share_since(started: float, before_s: float) -> float:
+    global _last_look
+    ended, busy_s = time.perf_counter(), busy_elsewhere_s()
+    _last_look = _Look(ended, busy_s, (busy_s - before_s) / (ended - started))
+    return _last_look.share
 
 
 def threads_left(threads: int, share: float) -> int:

@@ -97,7 +97,10 @@ class Training(_Settings):
     precision: PrecisionName = Field("auto", description=f"{PRECISION_WORDS}.")
     device: DeviceName = Field("auto", description=f"{DEVICE_WORDS}.")
     threads: int | None = Field(
-        None, ge=1, le=1024, description="CPU threads; default: torch's choice."
+        None,
+        ge=1,
+        le=1024,
+        description="CPU threads; default: torch's choice, within a container's quota.",
     )
 
     @classmethod
