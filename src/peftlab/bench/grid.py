@@ -209,7 +209,7 @@ def part_of_train(task: Task, share: float) -> Task:
         raise RequestError(
             f"task {task.name}: {share:.3g} of train, by which settings are chosen, or the rest of "
             "it has one answer only; give more rows"
-            + (", a larger --validation, or --metric rmse" if task.kind == "regression" else "")
+            + (", or take --metric rmse" if task.kind == "regression" else "")
         ) from None
     return part
 
