@@ -23,7 +23,7 @@ from peftlab.bench import run
 from peftlab.cli import app
 from peftlab.cli.compare import report_stop
 from peftlab.cli.stop import Terminated
-from peftlab.records.verdicts import Question
+from peftlab.records.question import Question
 from peftlab.report.watching import View
 
 

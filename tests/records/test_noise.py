@@ -7,9 +7,10 @@ import pytest
 
 from peftlab.records.noise import Noise, noise
 from peftlab.records.pairs import verdicts
+from peftlab.records.question import Question
 from peftlab.records.recommend import recommend
 from peftlab.records.table import columns
-from peftlab.records.verdicts import Question, compare_rows
+from peftlab.records.verdicts import compare_rows
 from peftlab.report.standing import describe_marks, describe_noise
 
 
@@ -86,7 +87,7 @@ def test_rounds_that_took_turns_tell_the_speed_and_all_runs_what_memory_must_do(
             short.add(row, seed, **cost(10, 70, 1, speed=speed))
     found = columns(folder.records, [folder.path])
     assert [one.speed for one in noise(found)] == [0.0, 0.0]
-    taken = recommend(found, verdicts(found, 0.01), "speed")
+    taken = recommend(found, verdicts(found, 0.01), Question(prefer="speed"))
     assert taken is not None and taken.row == "b"  # a's cells were shorter, b's steps are faster
     assert taken.cost.memory_mib == 100 and taken.cost.round_s == pytest.approx(1 / 80)
 

@@ -12,9 +12,10 @@ from peftlab.api.export import _choose_row
 from peftlab.errors import RequestError
 from peftlab.records.costs import costs_of
 from peftlab.records.pairs import verdict_between, verdicts
+from peftlab.records.question import Question
 from peftlab.records.recommend import TaskStanding, _sum_of_scores, recommend
 from peftlab.records.table import columns
-from peftlab.records.verdicts import Question, compare_rows
+from peftlab.records.verdicts import compare_rows
 from peftlab.report.advice import _reasons, advice
 
 # wrong answers of 400, trained parameters, MiB, seconds
@@ -34,7 +35,7 @@ def fill(folder, cost, rows=ROWS, task: str = "cola", seeds: int = 5) -> None:
 
 def take(folder, **given):
     found = columns(folder.records, [folder.path])
-    return recommend(found, verdicts(found), **given)
+    return recommend(found, verdicts(found), Question(**given))
 
 
 def test_the_smallest_that_is_as_good_is_taken(folder, cost) -> None:
@@ -466,7 +467,7 @@ def test_speed_is_of_rounds_only_where_all_had_their_turn_in_the_same(folder, co
             short = first.model_copy(update={"speed": first.speed.model_copy(update=speed)})
             measured[name] = dataclasses.replace(runs, rounds=(short,))
         found = {task: measured}
-        one = recommend(found, verdicts(found), prefer="speed")
+        one = recommend(found, verdicts(found), Question(prefer="speed"))
         assert one is not None
         return one.row
 

@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 
 from peftlab.errors import RequestError
+from peftlab.records.question import Question
 from peftlab.records.store import lines_of
-from peftlab.records.verdicts import Question, compare_rows
+from peftlab.records.verdicts import compare_rows
 from peftlab.report import render_terminal, table
 from peftlab.report.advice import advice, unreached
 from peftlab.report.page import build

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from peftlab.errors import expanded, expect, expect_path
-from peftlab.records.recommend import Prefer
+from peftlab.records.question import Prefer, Question
 from peftlab.records.record import Record
 from peftlab.records.rows import MARGIN
 from peftlab.records.store import Store, unreadable_note
-from peftlab.records.verdicts import Question
 from peftlab.report import Shown, rebuild
 
 
@@ -46,10 +45,6 @@ def show(
     """
     expect_path("folder", folder)
     expect("last", last, bool, "True or False")
-    expect("margin", margin, (int, float), "a number")
-    for name, limit in (("memory_mib", memory_mib), ("minutes", minutes)):
-        if limit is not None:
-            expect(name, limit, (int, float), "a number")
     question = Question(margin, prefer, memory_mib, minutes)
     selection = _names("tasks", tasks), _names("methods", methods)
     return rebuild(expanded(folder), *selection, last, question=question)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 from peftlab.errors import RequestError, expanded, expect
-from peftlab.records.recommend import Prefer
+from peftlab.records.question import Prefer, Question
 from peftlab.records.record import Record
 from peftlab.records.rows import MARGIN
 from peftlab.records.store import Store
-from peftlab.records.verdicts import Comparison, Question, compare_rows
+from peftlab.records.verdicts import Comparison, compare_rows
 
 Folder = str | os.PathLike[str]
 
@@ -45,11 +44,8 @@ def verdicts(
         RequestError: if a folder has no records, if the margin is no finite number of at least 0,
             if the preference is unknown, or if no row meets the limits.
     """
-    expect("margin", margin, (int, float), "a number")
-    for name, limit in (("memory_mib", memory_mib), ("minutes", minutes)):
-        expect(name, limit, (int, float, NoneType), "a number")
-    records, folders = _read_records(folder_or_records)
     question = Question(margin, prefer, memory_mib, minutes)
+    records, folders = _read_records(folder_or_records)
     return compare_rows(records, [*folders, *_as_paths(folder)], question)
 
 

@@ -72,9 +72,9 @@ def report(
     numbers may be compared.
     """
     from peftlab import report as reports
+    from peftlab.records.question import Question, mebibytes
     from peftlab.records.sides import join
     from peftlab.records.store import Store
-    from peftlab.records.verdicts import Question, mebibytes
 
     form = _form_of({"latex": latex, "markdown": markdown, "csv": csv})
     of_page = [name for name, is_on in (("pdf", pdf), ("sentences", sentences)) if is_on]

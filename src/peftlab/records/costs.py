@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from peftlab.errors import RequestError
 from peftlab.records.conditions import conditions, ordered
+from peftlab.records.question import Question
 from peftlab.records.record import Record
 from peftlab.records.rows import TaskKey, finite_values, mean
 from peftlab.records.table import Column, row_names, runs_of
@@ -103,15 +104,14 @@ class _Limit(NamedTuple):
     read: Callable[[Cost], float | None]  # the amount that a cell takes
 
 
-def rows_within(
-    costs: Mapping[str, Cost], memory_mib: float | None, minutes: float | None
-) -> list[str]:
-    """The rows whose costs keep to the limits.
+def rows_within(costs: Mapping[str, Cost], question: Question) -> list[str]:
+    """The rows whose costs keep to the question's limits.
 
     Raises:
         RequestError: if no row does; names the nearest.
     """
     limits: list[_Limit] = []
+    memory_mib, minutes = question.memory_mib, question.minutes
     if memory_mib is not None:
         limits.append(_Limit(memory_mib, "MiB", lambda cost: cost.memory_mib))
     if minutes is not None:

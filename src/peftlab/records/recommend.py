@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 from pydantic import BaseModel
 
-from peftlab.errors import RequestError, unknown
 from peftlab.records.costs import Cost, costs_of, rows_within
 from peftlab.records.crossed import MIN_SEEDS
 from peftlab.records.pairs import Verdict, Verdicts, better_than, verdict_between
+from peftlab.records.question import DEFAULT_QUESTION, Question
 from peftlab.records.record import Record
 from peftlab.records.rows import (
     TaskKey,
@@ -24,7 +24,6 @@ from peftlab.records.rows import (
 )
 from peftlab.records.table import Column, Runs, best_row, row_names, runs_of, scale
 
-Prefer = Literal["score", "memory", "speed", "size"]
 Why = Literal["tasks", "limits", "runs", "failed", "collapsed"]  # reasons to exclude a row
 
 
@@ -121,9 +120,7 @@ class Recommendation(BaseModel, extra="forbid", frozen=True):
 def recommend(
     columns: Mapping[TaskKey, Column],
     pairs: Verdicts,
-    prefer: str = "size",
-    memory_mib: float | None = None,
-    minutes: float | None = None,
+    question: Question = DEFAULT_QUESTION,
     unrequested: Sequence[Record] = (),
 ) -> Recommendation | None:
     """The row to take; None if no row has a score on every task.
@@ -143,24 +140,19 @@ def recommend(
     Args:
         columns: of `table.columns`.
         pairs: of `pairs.verdicts`.
-        prefer: score (the mean of scaled scores), memory, speed or size. Speed is the time of
-            rounds if all rows took turns in the same rounds, else the time of cells.
-        memory_mib: limit of a run's peak; a row that was not measured does not meet it.
-        minutes: limit of a cell's mean duration, likewise.
+        question: what is preferred, and within what limits.
         unrequested: of rows that are not to be taken, but that may show where a rate comes from.
 
     Raises:
-        RequestError: no row meets the limits; names the nearest. Or `prefer` is unknown, or a limit
-            is not above 0.
+        RequestError: no row meets the limits; names the nearest.
     """
-    _check(prefer, memory_mib, minutes)
     costs = costs_of(columns)
-    excluded = _exclusion_reasons(columns, costs, memory_mib, minutes)
+    excluded = _exclusion_reasons(columns, costs, question)
     rows = [row for row in costs if row not in excluded]
     if not rows:
         return None
     eligible = {task: {row: column[row] for row in rows} for task, column in columns.items()}
-    row = _first(_soundest(eligible, pairs), eligible, costs, prefer)
+    row = _first(_soundest(eligible, pairs), eligible, costs, question.prefer)
     tasks = []
     for task, column in eligible.items():
         best = str(best_row(column))
@@ -170,11 +162,11 @@ def recommend(
     runs = runs_of(columns, row)
     return Recommendation(
         row=row,
-        prefer=prefer,
+        prefer=question.prefer,
         cost=costs[row],
         tasks=tasks,
-        memory_mib=memory_mib,
-        minutes=minutes,
+        memory_mib=question.memory_mib,
+        minutes=question.minutes,
         n_done=_n_done(runs),
         n_failed=_n_failed(runs),
         n_collapsed=sum(is_collapsed(record) for of_task in runs for record in of_task.records),
@@ -183,14 +175,6 @@ def recommend(
         ],
         rate_from_dev=any(_rate_from_dev(row, column, unrequested) for column in columns.values()),
     )
-
-
-def _check(prefer: str, memory_mib: float | None, minutes: float | None) -> None:
-    if prefer not in get_args(Prefer):
-        raise unknown("preference", prefer, get_args(Prefer))
-    for name, limit in (("memory_mib", memory_mib), ("minutes", minutes)):
-        if limit is not None and not limit > 0:
-            raise RequestError(f"{name} must be above 0, got {limit}; leave it out for no limit")
 
 
 def _soundest(eligible: Mapping[TaskKey, Column], pairs: Verdicts) -> list[str]:
@@ -323,13 +307,12 @@ def _with_all_tasks(columns: Mapping[TaskKey, Column]) -> list[str]:
 def _exclusion_reasons(
     columns: Mapping[TaskKey, Column],
     costs: Mapping[str, Cost],
-    memory_mib: float | None,
-    minutes: float | None,
+    question: Question,
 ) -> dict[str, Why]:
     """The rows that the first four steps of `recommend` exclude, each with the reason."""
     complete = _with_all_tasks(columns)
     complete_costs = {row: costs[row] for row in complete}
-    affordable = rows_within(complete_costs, memory_mib, minutes) if complete else []
+    affordable = rows_within(complete_costs, question) if complete else []
     sufficient = _with_enough_seeds(columns, affordable)
     sound = [row for row in sufficient if not _n_failed(runs_of(columns, row))] or sufficient
     steady = [row for row in sound if not _n_collapsed(columns, row)] or sound

@@ -4,60 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from pydantic import BaseModel, ByteSize, TypeAdapter
+from pydantic import BaseModel
 
-from peftlab.errors import RequestError
 from peftlab.records.across import Improvement, Overall, improvements, overall
 from peftlab.records.noise import Noise, noise
 from peftlab.records.own import OwnScore, own_scores
 from peftlab.records.pairs import Verdict, verdicts
+from peftlab.records.question import DEFAULT_QUESTION, Question
 from peftlab.records.recommend import Recommendation, recommend
 from peftlab.records.record import Record
 from peftlab.records.rows import LOWER_IS_BETTER, MARGIN, finite_values, mean
 from peftlab.records.table import columns
-
-
-class Question(NamedTuple):
-    """The settings of a comparison's verdicts and of its recommendation.
-
-    Attributes:
-        margin: differences within ± margin count as a tie.
-        prefer: the criterion that decides between rows none of which is shown to be worse than the
-            best.
-        memory_mib: limit of the peak memory of the recommended row; None for no limit.
-        minutes: limit of the mean duration of its cells, likewise.
-    """
-
-    margin: float = MARGIN
-    prefer: str = "size"
-    memory_mib: float | None = None
-    minutes: float | None = None
-
-
-DEFAULT_QUESTION = Question()
-
-
-def mebibytes(text: str | None) -> float | None:
-    """An amount of memory such as 2GiB or 512MB in MiB; None for None.
-
-    Raises:
-        RequestError: if the text is no amount of memory.
-
-    >>> mebibytes("2GiB"), mebibytes("512 MiB")
-    (2048.0, 512.0)
-    """
-    if text is None:
-        return None
-    try:
-        if not any(map(str.isalpha, text)):  # pydantic takes it for bytes, which nobody means
-            raise ValueError
-        return TypeAdapter(ByteSize).validate_python(text) / 2**20
-    except ValueError:  # pydantic's ValidationError is one
-        raise RequestError(
-            f"memory must be a number with a unit, such as 2GiB or 800MiB, got {text!r}"
-        ) from None
 
 
 class Comparison(BaseModel, extra="forbid", frozen=True):
@@ -104,11 +62,10 @@ def compare_rows(
             are corrected for their pairs too.
 
     Raises:
-        RequestError: no row meets the limits, or the question makes no sense.
+        RequestError: no row meets the limits.
     """
     folders = list(folders)
     table = columns(records, folders)
-    _check(question)
     pairs = verdicts(table, question.margin, columns(unrequested, folders) if unrequested else {})
     noises = noise(table)
     return Comparison(
@@ -121,15 +78,6 @@ def compare_rows(
             finite_values(one.inflation for one in noises if one.metric not in LOWER_IS_BETTER)
         ),
         n_collapsed=sum(one.n_collapsed for one in noises),
-        recommendation=recommend(
-            table, pairs, question.prefer, question.memory_mib, question.minutes, unrequested
-        ),
+        recommendation=recommend(table, pairs, question, unrequested),
         margin=question.margin,
     )
-
-
-def _check(question: Question) -> None:
-    if not 0 <= question.margin < float("inf"):
-        raise RequestError(
-            f"margin must be at least 0 and finite, got {question.margin}; 0.01 is one point"
-        )

@@ -13,10 +13,11 @@ from rich.console import Console, RenderableType
 
 from peftlab.errors import system_refusals
 from peftlab.naming import counted, listed
+from peftlab.records.question import DEFAULT_QUESTION, Question
 from peftlab.records.record import Record
 from peftlab.records.rows import TaskKey, group, task_key
 from peftlab.records.store import Store, rounds_of, select, unreadable_note
-from peftlab.records.verdicts import DEFAULT_QUESTION, Comparison, Question, compare_rows
+from peftlab.records.verdicts import Comparison, compare_rows
 from peftlab.report.page import build
 from peftlab.report.papers import FORMS
 from peftlab.report.scores import table

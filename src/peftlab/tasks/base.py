@@ -16,7 +16,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, TypeAdapter, field_validator, model_validator
 from pydantic.dataclasses import dataclass
@@ -112,7 +112,7 @@ class Task(metaclass=Explained):
     train: Examples
     dev: Examples
     labels: tuple[str, ...] = ()
-    max_length: Annotated[int, Field(ge=4)] = 128
+    max_length: int = Field(default=128, ge=4)
     source: str = "python"
     columns: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
