@@ -123,7 +123,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     worker._warm()  # the imports of a cell, whatever they are
     from meter import Meter
 
-    from peftlab.bench.cell import Cell
+    from peftlab.bench.cell import Cell, Order
     from peftlab.bench.process import run_cell
     from peftlab.training import Loop
 
@@ -138,7 +138,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         try_widest(loop)
 
     Loop.try_widest = begin_and_try_widest  # the first pass of a training
-    trained = run_cell(cell, folder / TASK, None, listener)
+    trained = run_cell(Order(cell=cell, task_file=folder / TASK), listener)
     assert trained.memory is not None
     parts = trained.memory.by_part
     return meter.result(_lengths(cell, folder / TASK)) | {

@@ -21,6 +21,7 @@ import peftlab
 from peftlab.api.compare import resolve_request
 from peftlab.api.export import _best_kept, export
 from peftlab.bench import execute, outcome, run
+from peftlab.bench.cell import Order
 from peftlab.bench.grid import resolve
 from peftlab.bench.process import make_plan
 from peftlab.bench.run import Observer, run_grid
@@ -238,7 +239,7 @@ def test_a_method_of_many_ranks_is_not_answered_twice_at_its_own(
 
     plain = process.compute_outputs
     monkeypatch.setattr(process, "compute_outputs", lambda *given: plain(*given) + 1)
-    process.run_cell(grid.cells[0], tmp_path / "task.json", None, Listening())
+    process.run_cell(Order(cell=grid.cells[0], task_file=tmp_path / "task.json"), Listening())
     (_, last), (one, other), (two, own) = told[-3:]
     assert (one, two) == (1, 2)
     assert own == last and other != last
@@ -368,7 +369,7 @@ def test_a_run_that_fails_takes_nothing_from_one_that_did_not(
     tmp_path: Path, tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Broken(execute.Worker):
-        def run(self, order: execute.Order, told: outcome.CellScorer) -> outcome.Failed:
+        def run(self, order: Order, told: outcome.CellScorer) -> outcome.Failed:
             failure = Failure(kind="MemoryError", message="no room")
             return outcome.Failed(failure=failure, environment=environment(1, "fp32"))
 

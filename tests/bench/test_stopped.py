@@ -17,8 +17,7 @@ from safetensors import safe_open
 from conftest import KeptWorker
 from peftlab.api.train import resumable_folder, train_folder
 from peftlab.bench import execute, run, speed
-from peftlab.bench.cell import Cell
-from peftlab.bench.execute import Order
+from peftlab.bench.cell import Cell, Order
 from peftlab.bench.grid import Grid, resolve
 from peftlab.bench.outcome import Failed
 from peftlab.bench.own_method import OwnMethod

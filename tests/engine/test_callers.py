@@ -160,7 +160,7 @@ def test_a_layer_asked_without_autograd_takes_no_gradient_from_its_siblings(held
     slow = passes(model, batch())
     with fast(model):
         quick = passes(model, batch())
-        joined = [m.__dict__["joined"] for m in model.modules() if isinstance(m, FrozenLinear)]
+        joined = [m.joined for m in model.modules() if isinstance(m, FrozenLinear)]
         assert not any(one.pending for one in joined)  # nothing is held until the next pass
         is_replaced = held == "int8" or onednn_multiplies(nn.Linear(2, 2).bfloat16())
         assert bool(joined) == is_replaced

@@ -113,7 +113,7 @@ def test_inside_it_is_joined_and_sliced() -> None:
     rows: list[int] = []
     with fast(model):
         layers = {n: m for n, m in model.named_modules() if isinstance(m, FrozenLinear)}
-        joined = {id(layer.__dict__["joined"]) for layer in layers.values()}
+        joined = {id(layer.joined) for layer in layers.values()}
         assert (len(layers), len(joined)) == (12, 8)  # two blocks of six layers in four products
         assert sum(isinstance(m, FastDropout) for m in model.modules()) > 4
         last = model.bert.encoder.layer[1].intermediate

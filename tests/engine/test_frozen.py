@@ -39,7 +39,7 @@ def layers(*sizes: int, conv: bool = False, bias: bool = True) -> list[nn.Module
 def places(plain: list[nn.Module]) -> list[FrozenLinear]:
     joined = Joined(plain)
     joined.share()
-    return [FrozenLinear(layer, joined, index) for index, layer in enumerate(plain)]
+    return [FrozenLinear(joined, index) for index in range(len(plain))]
 
 
 @needs_bf16
@@ -150,8 +150,8 @@ def test_an_adapters_update_is_in_what_it_asks_for_and_nowhere_else(
     wanted = [adapter(x), query(x), key(x)]
     joined = Joined([query, key], adapters=[adapter, None])
     joined.share()
-    adapter.base = FrozenLinear(query, joined, 0)
-    other_key = FrozenLinear(key, joined, 1)
+    adapter.base = FrozenLinear(joined, 0)
+    other_key = FrozenLinear(joined, 1)
     assert other_key.updated(x) is None
     got = [adapter(x), adapter.base(x), other_key(x)]
     assert not torch.equal(wanted[0], wanted[1])

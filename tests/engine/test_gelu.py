@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from transformers.activations import GELUActivation
 
 from peftlab.engine import fast, gelu, kernels_of
-from peftlab.engine.gelu import MULTIPLE, FastGelu
+from peftlab.engine.gelu import FastGelu
+from peftlab.layers.native import WIDEST
 from peftlab.methods import inject, make
 from tiny import batch, passes, tiny
 
@@ -27,7 +28,7 @@ def every_number() -> Tensor:
     """All finite numbers of bf16 but those near denormal ones, which a processor takes for 0."""
     numbers = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
     found = numbers[numbers.isfinite() & (numbers.abs() >= 2**-120)]
-    return found[: len(found) // MULTIPLE * MULTIPLE]
+    return found[: len(found) // WIDEST * WIDEST]
 
 
 def slope(x: Tensor) -> Tensor:
@@ -84,22 +85,22 @@ def test_what_it_does_not_take_is_torchs(x: Tensor) -> None:
 
 
 def test_nan_stays_and_any_gradient_is_taken() -> None:
-    x = torch.full((2, MULTIPLE), torch.nan).bfloat16()
+    x = torch.full((2, WIDEST), torch.nan).bfloat16()
     assert FastGelu()(x).isnan().all()
     assert gradient(x, torch.ones_like(x), FastGelu()).isnan().all()
-    x = torch.linspace(-2, 2, 2 * MULTIPLE).bfloat16().view(2, MULTIPLE).requires_grad_()
+    x = torch.linspace(-2, 2, 2 * WIDEST).bfloat16().view(2, WIDEST).requires_grad_()
     FastGelu()(x).sum().backward()  # one number expanded
     assert x.grad is not None
     assert torch.equal(x.grad, gradient(x.detach(), torch.ones_like(x), FastGelu()))
-    g = torch.randn(MULTIPLE, 2).bfloat16().T
+    g = torch.randn(WIDEST, 2).bfloat16().T
     assert torch.equal(
         gradient(x.detach(), g, FastGelu()), gradient(x.detach(), g.contiguous(), FastGelu())
     )
-    assert FastGelu()(x[:0]).shape == (0, MULTIPLE)
+    assert FastGelu()(x[:0]).shape == (0, WIDEST)
 
 
 def test_the_kernel_computes_both() -> None:
-    x = torch.ones(MULTIPLE).bfloat16().requires_grad_()
+    x = torch.ones(WIDEST).bfloat16().requires_grad_()
     with torch.profiler.profile() as profile:
         FastGelu()(x).sum().backward()
     calls = {event.key for event in profile.key_averages()}

@@ -19,7 +19,7 @@ from peftlab.api.compare import (
     tune_of,
 )
 from peftlab.bench.cell import Cell
-from peftlab.bench.cost import Cost, Predictor
+from peftlab.bench.cost import Forecast, Predictor
 from peftlab.bench.foresee import surely_above, training_room
 from peftlab.bench.grid import Grid
 from peftlab.bench.times import Time, by_measured, by_records, measure_cells, records_of
@@ -33,7 +33,7 @@ from peftlab.training import Encoded
 
 
 @dataclass(frozen=True)
-class Row:
+class PlannedRow:
     """The cost of the cells of one method on one task.
 
     Attributes:
@@ -49,7 +49,7 @@ class Row:
         trials_s: seconds of all trials; None if those of a cell are unknown.
     """
 
-    cost: Cost
+    cost: Forecast
     due: int
     cell_s: float | None
     time_from: str | None
@@ -85,7 +85,7 @@ class Plan:
     model: str
     cells: int
     out: Path
-    rows: list[Row]
+    rows: list[PlannedRow]
     free_mib: float | None
 
     @property
@@ -216,7 +216,7 @@ def plan_request(
 
 def _costs(
     grid: Grid, predictor: Predictor, tell: Callable[[str], None]
-) -> list[tuple[Cell, Cost]]:
+) -> list[tuple[Cell, Forecast]]:
     """The first cell of each row on each task, and the cost of such a cell."""
     rows: dict[tuple[str, str], list[Cell]] = {}
     for cell in grid.cells:
@@ -231,7 +231,7 @@ def _costs(
 Timer = Callable[[Cell, Tokens], Time | None]  # the time of a cell on them, None if unknown
 
 
-def _timer(cost: Cost, few_steps: Record | None, records: Sequence[Record]) -> Timer:
+def _timer(cost: Forecast, few_steps: Record | None, records: Sequence[Record]) -> Timer:
     """Predicts the time of a row's cells by its few steps, if they were run, or by the records."""
     weights = cost.memory.by_part["weights"] if cost.memory else None
 
@@ -247,15 +247,15 @@ def _row(
     time_of: Timer,
     tokens: Tokens,
     cell: Cell,
-    cost: Cost,
+    cost: Forecast,
     few_steps: Record | None,
     free_mib: float | None,
     outstanding: Remaining,
-) -> Row:
+) -> PlannedRow:
     time = time_of(cell, tokens)
     memory = few_steps.memory if few_steps else None
     trials = outstanding.trials.get((cost.task, cost.label), [])
-    return Row(
+    return PlannedRow(
         cost=cost,
         due=outstanding.due(cost.task, cost.label),
         cell_s=time.cell_s if time else None,
@@ -288,7 +288,7 @@ def _parts_of(train: Encoded, share: float) -> Tokens:
     return Tokens(learned, answered)
 
 
-def _fits(cost: Cost, free_mib: float | None) -> bool | None:
+def _fits(cost: Forecast, free_mib: float | None) -> bool | None:
     if free_mib is None or cost.memory is None:
         return None
     return not surely_above(cost.memory.peak_mib, free_mib)

@@ -22,19 +22,19 @@ from rich.console import Console
 
 from peftlab.adapters import check_ids, check_savable, is_merged, save
 from peftlab.api.compare import arguments_of, forecaster
+from peftlab.api.export import copy_adapter
 from peftlab.api.inference import check_num_labels, task_of
 from peftlab.api.progress import callers_console, observer
 from peftlab.atomic import CELL_FILES, check_replaceable, replace_folder
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import (
     Grid,
-    check_dev,
-    check_trainable,
+    check_task,
     method_part,
     resolve_training,
     task_part,
 )
-from peftlab.bench.outcome import CellScorer, Outcome, Row
+from peftlab.bench.outcome import CellScorer, Outcome
 from peftlab.bench.process import train_model
 from peftlab.bench.run import Observer, run_grid
 from peftlab.bench.suite import Variant
@@ -58,7 +58,7 @@ from peftlab.records.record import ModelPart, Record
 from peftlab.records.store import WORKING_PREFIX, Store, lines_of, text_of
 from peftlab.settings import Resolved, Training
 from peftlab.tasks import Task
-from peftlab.training import MemoryMeter, cublas_in_order
+from peftlab.training import Line, MemoryMeter, cublas_in_order
 
 SUITE = "train"
 TRAINED_BEFORE = "these epochs come on top of an earlier training"
@@ -116,8 +116,7 @@ def train(
     settings = {"epochs": epochs, "batch_size": batch_size, "lr": lr, **training}
     requested = _requested_training(settings, method)
     check_num_labels(model, task)
-    check_trainable(task)
-    check_dev(task)
+    check_task(task)
     if is_merged(model):
         raise RequestError(
             "this model is merged, so no adapter is left in it to train; unmerge it first"
@@ -188,7 +187,7 @@ def _train_cell(
     for note in notes:
         progress.note(f"{note}; a base that is loaded anew begins anew")
 
-    def on_step(row: Row, total: int) -> None:
+    def on_step(row: Line, total: int) -> None:
         state_of(model).has_learnt = True
         progress.step(cell, row, total)
 
@@ -339,8 +338,6 @@ def _write_adapter(store: Store, record: Record, out: Path) -> None:
 
 
 def _copy_files(store: Store, record: Record, folder: Path) -> None:
-    for file in store.adapter(record.cell).iterdir():
-        shutil.copyfile(file, folder / file.name)
-    for kind, name in CELL_FILES.items():
-        file = store.out / kind / f"{record.cell}{Path(name).suffix}"
-        shutil.copyfile(file, folder / name)
+    copy_adapter(store, record, folder)
+    shutil.copyfile(store.curve(record.cell), folder / CELL_FILES["curves"])
+    shutil.copyfile(store.predictions(record.cell), folder / CELL_FILES["predictions"])

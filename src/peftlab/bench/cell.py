@@ -15,9 +15,10 @@ from pydantic import BaseModel
 
 from peftlab.bench.own_method import OwnMethod
 from peftlab.layers import Precision
+from peftlab.machine import environment
 from peftlab.models import Source
 from peftlab.naming import slug, title
-from peftlab.records.record import SCHEMA_VERSION, MethodPart, ModelPart, TaskPart
+from peftlab.records.record import SCHEMA_VERSION, Environment, MethodPart, ModelPart, TaskPart
 from peftlab.settings import Resolved
 
 
@@ -89,6 +90,11 @@ class Cell(BaseModel, extra="forbid", frozen=True):
         """The precision that products are computed in, as a record's `training` has it."""
         return {"compute": self.precision.compute}
 
+    def environment(self, index: int | None = None, kernels: str | None = None) -> Environment:
+        """The environment of this process, in which the cell runs; see `machine.environment`."""
+        training = self.training
+        return environment(training.threads, self.precision.base, training.device, index, kernels)
+
     @property
     def name(self) -> str:
         """MODEL-TASK-METHOD-sSEED-HASH8, the stem of the cell's files."""
@@ -100,3 +106,20 @@ class Cell(BaseModel, extra="forbid", frozen=True):
     def title(self) -> str:
         """The cell's name in progress and messages."""
         return title(self.task.name, self.method.label, self.seed)
+
+
+class Order(BaseModel, extra="forbid", frozen=True):
+    """A cell to run, and the files that it reads and writes.
+
+    Attributes:
+        cell: the cell.
+        task_file: its task, as `Task.write` wrote it; tokens are kept beside it.
+        adapter: the folder to save the adapter to, if it is to be kept.
+        checkpoint: the file that the training is saved to as it goes, if it is; a training that was
+            stopped goes on from there.
+    """
+
+    cell: Cell
+    task_file: Path
+    adapter: Path | None = None
+    checkpoint: Path | None = None

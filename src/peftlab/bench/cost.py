@@ -57,7 +57,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Cost:
+class Forecast:
     """What each cell of one method on one task will take.
 
     Attributes:
@@ -113,7 +113,7 @@ class Predictor:
         shape, _, _ = self._shapes(cell)
         return shape.tokens
 
-    def cost(self, cell: Cell, cells: int = 1) -> Cost:
+    def cost(self, cell: Cell, cells: int = 1) -> Forecast:
         """The cost of the cell, one of `cells` that differ in their seed."""
         task = self.grid.tasks[cell.task.name]
         widest_part, shapes, in_parts = self._shapes(cell)
@@ -133,7 +133,7 @@ class Predictor:
             why = counted
         else:
             memory = _memory(counted, shapes, evaluation_shapes, cell)
-        return Cost(
+        return Forecast(
             task=task.name,
             label=cell.method.label,
             method=cell.method.name,
@@ -233,7 +233,7 @@ def lengths(tokenizer: Any, split: Examples, max_length: int) -> Encoded:
 
 def largest(
     predictor: Predictor, cells: Sequence[Cell], tell: Callable[[str], None] = lambda _: None
-) -> list[Cost]:
+) -> list[Forecast]:
     """The cost of each method on the task with the widest batch, where it needs the most memory."""
     widest_by_label: dict[str, Cell] = {}
     for cell in cells:

@@ -11,14 +11,11 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel
-
-from peftlab.bench.cell import Cell
+from peftlab.bench.cell import Cell, Order
 from peftlab.bench.outcome import CellScorer, Failed, Trained
-from peftlab.machine import BUSY_SHARE, environment, others_share
+from peftlab.machine import BUSY_SHARE, others_share
 from peftlab.records.record import Failure
 from peftlab.training import WORKSPACE
 
@@ -39,22 +36,6 @@ FEW_KERNELS = {
     "LRU_CACHE_CAPACITY": "1",
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": str(MOST_KERNELS),
 }
-
-
-class Order(BaseModel, extra="forbid", frozen=True):
-    """One cell for the worker to run.
-
-    Attributes:
-        cell: the cell.
-        task_file: its task, as `Task.write` wrote it; tokens are kept beside it.
-        adapter: the folder to save the adapter to, or None.
-        checkpoint: the file that the training is saved to as it goes, or None.
-    """
-
-    cell: Cell
-    task_file: Path
-    adapter: Path | None
-    checkpoint: Path | None = None
 
 
 class Worker:
@@ -200,7 +181,7 @@ def _death_failure(cell: Cell, exit_code: int, last_stderr_line: str) -> Failed:
     """The failure of a cell whose process ended before it reported a result."""
     return Failed(
         failure=Failure(kind="ProcessDied", message=exit_message(exit_code, last_stderr_line)),
-        environment=environment(cell.training.threads, cell.precision.base, cell.training.device),
+        environment=cell.environment(),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from peftlab.bench.cell import Cell
-from peftlab.bench.cost import IMPORTS_MIB, Cost, Predictor, largest
+from peftlab.bench.cost import IMPORTS_MIB, Forecast, Predictor, largest
 from peftlab.bench.grid import Grid
 from peftlab.bench.times import Time, by_records
 from peftlab.errors import RequestError
@@ -50,7 +50,7 @@ def foresee(
     return plan if room is not None else f"{plan}; how much is free this system does not tell"
 
 
-def describe_plan(n_cells: int, times: Sequence[Time | None], costs: Sequence[Cost]) -> str:
+def describe_plan(n_cells: int, times: Sequence[Time | None], costs: Sequence[Forecast]) -> str:
     """The number of cells, how long they take, and the memory that the largest of them needs."""
     seconds = [time.cell_s for time in times if time is not None]
     parts = [counted(n_cells, "cell")]
@@ -71,7 +71,7 @@ def describe_plan(n_cells: int, times: Sequence[Time | None], costs: Sequence[Co
 
 
 def check_fits(
-    predictor: Predictor, cells: Sequence[Cell], costs: Sequence[Cost], room: float | None
+    predictor: Predictor, cells: Sequence[Cell], costs: Sequence[Forecast], room: float | None
 ) -> None:
     """Raise `RequestError` if a row is `surely_above` the `room`, and say what would fit.
 

@@ -24,10 +24,10 @@ from peftlab.models import (
     Unit,
     check_checkpointing,
     check_weights,
-    empty_model,
     find,
     longest_input,
     precision_for,
+    sized_model,
     state_of,
 )
 from peftlab.records.record import MethodPart, ModelPart, TaskPart
@@ -94,8 +94,7 @@ class SuiteContext:
             RequestError: for an unknown method, setting or target, or a value out of range.
         """
         method = make(variant.name, variant.settings)
-        precision = self._precision_for(method).base
-        model = empty_model(self.source.folder, num_labels=2, precision=precision)
+        model = sized_model(self.source.folder, 2, self._precision_for(method))
         try:
             if isinstance(method, NeedsDevice):
                 method.check_device(self.device)
@@ -189,8 +188,7 @@ def load_tasks(suite: Suite) -> list[Task]:
     if suite.judge_on == "train":
         tasks = [carve(task) for task in tasks]
     for task in tasks:
-        check_trainable(task)
-        check_dev(task)
+        check_task(task)
     return tasks
 
 
@@ -203,8 +201,7 @@ def part_of_train(task: Task, share: float) -> Task:
     """
     part = carve(task, share)
     try:
-        check_trainable(part)
-        check_dev(part)
+        check_task(part)
     except RequestError:
         raise RequestError(
             f"task {task.name}: {share:.3g} of train, by which settings are chosen, or the rest of "
@@ -214,8 +211,13 @@ def part_of_train(task: Task, share: float) -> Task:
     return part
 
 
-def check_trainable(task: Task) -> None:
-    """Raise `RequestError` unless train can be learnt from and dev has examples."""
+def check_task(task: Task) -> None:
+    """Raise `RequestError` unless train can be learnt from and dev tells one model from another."""
+    _check_train(task)
+    _check_dev(task)
+
+
+def _check_train(task: Task) -> None:
     if len(task.train) == 0 or len(task.dev) == 0:
         empty = "train" if len(task.train) == 0 else "dev"
         raise RequestError(f"task {task.name}: its {empty} split is empty")
@@ -228,8 +230,7 @@ def check_trainable(task: Task) -> None:
         )
 
 
-def check_dev(task: Task) -> None:
-    """Raise `RequestError` if every example of dev has one answer; of an error of numbers not."""
+def _check_dev(task: Task) -> None:
     # an error such as rmse tells models apart also where all labels are equal
     needs_variety = task.kind == "classes" or task.main_metric not in LOWER_IS_BETTER
     if needs_variety and len(set(task.dev.labels)) == 1:

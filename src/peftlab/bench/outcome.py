@@ -7,9 +7,8 @@ much memory as a small training, and that process should hold nothing but what i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import BaseModel
 
@@ -28,8 +27,8 @@ from peftlab.records.record import (
 from peftlab.records.rows import merit
 from peftlab.records.store import Store, lines_of
 from peftlab.tasks import Task, group_indices
+from peftlab.training import Line
 
-Row = dict[str, Any]
 Outputs = list[list[float]]  # (n_dev, num_labels)
 
 
@@ -41,7 +40,7 @@ class Trained(BaseModel, extra="forbid", frozen=True):
     speed: Speed
     memory: Memory | None
     parts: float | None
-    curve: list[Row]
+    curve: list[Line]
     notes: list[str]
     prepare_s: float | None
     train_s: float
@@ -63,8 +62,8 @@ class Outcome:
     """A cell's record, and the rows of its curve and its predictions; no rows if it failed."""
 
     record: Record
-    curve: list[Row]
-    predictions: list[Row]
+    curve: list[Line]
+    predictions: list[Line]
 
     def write(self, store: Store) -> None:
         """Write the cell's files; the record last, since a cell with a record is done."""
@@ -88,7 +87,7 @@ class CellScorer:
     def __init__(
         self,
         task: Task,
-        on_step: Callable[[Row, int], None] = lambda row, total: None,
+        on_step: Callable[[Line, int], None] = lambda row, total: None,
         on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, score: None,
         on_note: Callable[[str], None] = lambda line: None,
     ) -> None:
@@ -98,7 +97,7 @@ class CellScorer:
         self.outputs: Outputs = []  # of the last epoch
         self.scoring_s = 0.0
 
-    def step(self, row: Row, total: int) -> None:
+    def step(self, row: Line, total: int) -> None:
         """Report a step out of `total`, given as its row of the curve."""
         self.on_step(row, total)
 
@@ -126,8 +125,6 @@ class CellScorer:
         """The cell's record and rows, with the scores of its answers."""
         if isinstance(result, Failed):
             return Outcome(failure_record(cell, result), [], [])
-        main = cell.task.main_metric
-        best = max(range(len(self.scores)), key=lambda i: merit(main, self.scores[i][main]))
         predictions = predictions_of(self.task.kind, self.outputs)
         notes = [*cell.method.notes, *result.notes]
         record = Record(
@@ -138,7 +135,7 @@ class CellScorer:
             },
             status="done",
             score=self.scores[-1],
-            best=Best(epoch=best + 1, score=self.scores[best]),
+            best=best_epoch(self.scores, cell.task.main_metric),
             score_by_rank=self.score_by_rank or None,
             warnings=score_warnings(self.task, predictions, self.scores[-1]),
             n_trainable=result.n_trainable,
@@ -153,13 +150,13 @@ class CellScorer:
         )
         return Outcome(record, self._with_scores(result.curve), self._predictions(predictions))
 
-    def _with_scores(self, rows: list[Row]) -> list[Row]:
+    def _with_scores(self, rows: list[Line]) -> list[Line]:
         """The rows of a curve, with the scores of its epochs."""
         return [
             row if "step" in row else row | {"score": self.scores[row["epoch"] - 1]} for row in rows
         ]
 
-    def _predictions(self, predictions: list[int] | list[float]) -> list[Row]:
+    def _predictions(self, predictions: list[int] | list[float]) -> list[Line]:
         dev = self.task.dev
         rows = zip(dev.labels, predictions, self.outputs, group_indices(dev.texts), strict=True)
         return [
@@ -167,6 +164,12 @@ class CellScorer:
             | ({} if first == index else {"same_text_as": first})
             for index, (label, prediction, logits, first) in enumerate(rows)
         ]
+
+
+def best_epoch(scores: Sequence[dict[str, float]], metric: str) -> Best:
+    """The best epoch by `metric`, the first of equal ones, given each epoch's scores."""
+    best = max(range(len(scores)), key=lambda epoch: merit(metric, scores[epoch][metric]))
+    return Best(epoch=best + 1, score=scores[best])
 
 
 def predictions_of(kind: str, outputs: Outputs) -> list[int] | list[float]:

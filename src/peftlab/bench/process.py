@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -17,10 +16,10 @@ from torch import Tensor
 
 from peftlab.adapters import label_names, save
 from peftlab.atomic import check_replaceable
-from peftlab.bench.cell import Cell
-from peftlab.bench.outcome import Outputs, Row, Trained
+from peftlab.bench.cell import Cell, Order
+from peftlab.bench.outcome import Outputs, Trained
 from peftlab.bench.tokens import Tokens, tokens_of
-from peftlab.machine import environment, own_code
+from peftlab.machine import own_code
 from peftlab.methods import ManyRanks, Method, Prepared, inject, injected, make
 from peftlab.models import (
     TaskCard,
@@ -36,12 +35,13 @@ from peftlab.models import (
     unit_of,
     unread_modules,
 )
-from peftlab.records.record import Environment, Memory, Speed, Trainable
+from peftlab.records.record import Memory, Speed, Trainable
 from peftlab.tasks import Task
 from peftlab.training import (
     Checkpoint,
     Encoded,
     Fitted,
+    Line,
     Loop,
     MemoryMeter,
     Plan,
@@ -72,42 +72,36 @@ class Listener(Protocol):
     The training waits while its answers are scored: no step is timed beside other work.
     """
 
-    def step(self, row: Row, total: int) -> None: ...
+    def step(self, row: Line, total: int) -> None: ...
     def epoch(self, epoch: int, outputs: Outputs) -> None: ...
     def rank(self, rank: int, outputs: Outputs) -> None: ...
     def note(self, line: str) -> None: ...
 
 
-def run_cell(
-    cell: Cell,
-    task_file: Path,
-    adapter: Path | None,
-    listener: Listener,
-    checkpoint: Path | None = None,
-) -> Trained:
-    """Load and train one cell, and save its adapter to the folder `adapter`, if one is given.
+def run_cell(order: Order, listener: Listener) -> Trained:
+    """Load and train the ordered cell, and save its adapter where that is to be kept.
 
     An adapter that can't be saved is a note and no error: the training is done, and its answers are
-    reported. The training is saved to the file `checkpoint` as it goes, and one that was stopped
-    goes on from there.
+    reported.
     """
     started = time.perf_counter()
+    cell, adapter = order.cell, order.adapter
     if adapter is not None:
         check_replaceable(adapter)
     torch.set_num_threads(cell.training.threads)
     if cell.own is not None:
         cell.own.receive()
-    task = Task.read(task_file)
+    task = Task.read(order.task_file)
     tokenizer = load_tokenizer(cell.model_folder)
-    tokens = tokens_of(tokenizer, task, cell.training.max_length, task_file.parent)
+    tokens = tokens_of(tokenizer, task, cell.training.max_length, order.task_file.parent)
     memory = MemoryMeter(cell.training.device)
     model = load_source(cell.source, task.num_labels, cell.precision, cell.seed)
     agree_on_padding(model, tokenizer)
     torch.manual_seed(cell.seed)
     inject(model, make(cell.method.name, cell.method.settings))
     kept = None
-    if checkpoint is not None:
-        kept = Checkpoint(checkpoint, _made_by(cell, _kernels(model, cell)), listener.note)
+    if order.checkpoint is not None:
+        kept = Checkpoint(order.checkpoint, _made_by(cell, _kernels(model, cell)), listener.note)
     trained = train_model(model, task, tokens, cell, listener, memory, started, kept)
     if adapter is not None:
         try:
@@ -165,7 +159,7 @@ def train_model(
             n_truncated=train.n_truncated + dev.n_truncated,
             prepare_s=prepare_s,
             total_s=fitted.earlier_s + time.perf_counter() - started,
-            environment=_environment(model, cell, plan),
+            environment=cell.environment(plan.index, _kernels(model, cell)),
             **_loop_fields(model, fitted),
         )
 
@@ -186,8 +180,7 @@ def _loop_fields(model: PreTrainedModel, fitted: Fitted) -> dict[str, Any]:
 
 def _made_by(cell: Cell, kernels: str) -> dict[str, Any]:
     """All that must be unchanged for a stopped training to go on with the same bits."""
-    training = cell.training
-    current = environment(training.threads, cell.precision.base, training.device, kernels=kernels)
+    current = cell.environment(kernels=kernels)
     # the code's hash says more than a commit, and how long threads spin changes no bit
     fields = current.model_dump(exclude={"commit", "dirty", "spin_count"})
     vectors = torch.backends.cpu.get_cpu_capability()  # ATEN_CPU_CAPABILITY may have lowered it
@@ -196,16 +189,6 @@ def _made_by(cell: Cell, kernels: str) -> dict[str, Any]:
 
 def _kernels(model: PreTrainedModel, cell: Cell) -> str:
     return kernels_of(model) if cell.training.in_engine else "torch"
-
-
-def _environment(model: PreTrainedModel, cell: Cell, plan: Plan) -> Environment:
-    return environment(
-        cell.training.threads,
-        cell.precision.base,
-        cell.training.device,
-        plan.index,
-        _kernels(model, cell),
-    )
 
 
 def _answer_at_ranks(

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Grid, Row, part_of_train, requested_rate
 from peftlab.bench.run import ForwardingObserver, Observer, Session, run_unless_ended
-from peftlab.bench.search import REDUCTION, rungs_of
+from peftlab.bench.search import rung_sizes, rungs_of
 from peftlab.bench.tune import SEED, recorded_space
 from peftlab.records.record import Record
 from peftlab.records.rows import merit
@@ -85,10 +85,7 @@ class Race:
     def sizes(self) -> list[int]:
         """How many runners each rung has."""
         n = len(self.runners)
-        return [
-            min(n, max(MIN_RUNNERS, math.ceil(n / REDUCTION**rung)))
-            for rung in range(len(self.rungs))
-        ]
+        return [min(n, max(MIN_RUNNERS, size)) for size in rung_sizes(n, len(self.rungs))]
 
     def run(self, session: Session) -> None:
         """Run all rungs; `results` has each that ended, and only the best adapter is kept."""

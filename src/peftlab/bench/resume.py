@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from peftlab.bench.cell import Cell
+from peftlab.bench.outcome import best_epoch
 from peftlab.bench.score_warnings import NO_BETTER, is_collapsed
 from peftlab.records.record import Best, Record, TaskPart
-from peftlab.records.rows import COLLAPSED, constant_of, merit
+from peftlab.records.rows import COLLAPSED, constant_of
 from peftlab.records.store import Store, rows_of
 from peftlab.training import Diverged
 
@@ -88,8 +89,7 @@ def _best(scores: list[dict[str, float]], metric: str) -> Best | None:
     """The best epoch by `metric`, given each epoch's scores; None without a curve that has it."""
     if not scores or not all(metric in score for score in scores):
         return None
-    best = max(range(len(scores)), key=lambda epoch: merit(metric, scores[epoch][metric]))
-    return Best(epoch=best + 1, score=scores[best])
+    return best_epoch(scores, metric)
 
 
 def _warnings(record: Record, metric: str) -> list[str]:

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from peftlab.bench.cell import Cell
-from peftlab.bench.execute import Order, Worker
+from peftlab.bench.cell import Cell, Order
+from peftlab.bench.execute import Worker
 from peftlab.bench.grid import Grid
 from peftlab.bench.outcome import CellScorer
 from peftlab.bench.resume import done_cells, ended_trial, has_ended, judge_anew
-from peftlab.bench.retention import Keep, check_keep, drop_beaten, room_mib
+from peftlab.bench.retention import Keep, drop_beaten, room_mib
 from peftlab.bench.suite import with_paths
 from peftlab.errors import expanded
 from peftlab.records.lock import locked
@@ -95,10 +95,9 @@ def run_grid(
     cost of the missing cells, or raises.
 
     Raises:
-        RequestError: if `out` can't take them, `foresee` refuses them, another command writes to
-            it, or `keep` is unknown.
+        RequestError: if `out` can't take them, `foresee` refuses them, or another command writes
+            to it.
     """
-    check_keep(keep)
     store = Store(out)
     done = {} if rerun else done_cells(store, grid.cells, keep != "none")
     missing = [cell for cell in grid.cells if cell.name not in done]

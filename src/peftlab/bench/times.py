@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from peftlab.bench.cell import Cell
-from peftlab.bench.execute import Order, Worker
+from peftlab.bench.cell import Cell, Order
+from peftlab.bench.execute import Worker
 from peftlab.bench.grid import Grid, task_part
 from peftlab.bench.outcome import CellScorer
 from peftlab.bench.short import short, short_cell
@@ -114,7 +114,7 @@ def measure_cells(
             score(task.metrics, task.dev.labels, task.dev.labels)
             measured = short_cell(cell, task_part(task))
             scorer = CellScorer(task)
-            result = worker.run(Order(cell=measured, task_file=file, adapter=None), scorer)
+            result = worker.run(Order(cell=measured, task_file=file), scorer)
             records[cell.name] = scorer.outcome(measured, result).record
     return records
 

@@ -28,7 +28,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from peftlab.bench.outcome import Outputs, Row
+    from peftlab.bench.outcome import Outputs
+    from peftlab.training import Line
 
 EVERY_S = 0.1  # the least time between two step events of a cell
 NEEDS_FRESH = 75  # exit code of a fork that can't use CUDA
@@ -144,7 +145,7 @@ class EventWriter:
     def write(self, event: str, **content: Any) -> None:
         print(json.dumps({"event": event, **content}), file=self.events)
 
-    def step(self, row: Row, total: int) -> None:
+    def step(self, row: Line, total: int) -> None:
         if row["step"] < total and time.monotonic() - self.last_step_s < EVERY_S:
             return
         self.last_step_s = time.monotonic()
@@ -164,24 +165,20 @@ class EventWriter:
 
 def run_order(order: str, events: TextIO, wait: Callable[[], object] = lambda: None) -> None:
     """Run one cell in this process; its events, a failure among them, are written to `events`."""
-    from peftlab.bench.execute import Order
+    from peftlab.bench.cell import Order
     from peftlab.bench.outcome import Failed
     from peftlab.bench.process import run_cell
-    from peftlab.machine import environment
     from peftlab.records.record import Failure
 
     started = time.perf_counter()
     parsed, writer = Order.model_validate_json(order), EventWriter(events, wait)
-    cell = parsed.cell
     try:
-        trained = run_cell(cell, parsed.task_file, parsed.adapter, writer, parsed.checkpoint)
+        trained = run_cell(parsed, writer)
     except Exception as error:  # of any kind: the suite reports it and goes on
         failed = Failed(
             failure=Failure(kind=type(error).__name__, message=str(error)),
             total_s=time.perf_counter() - started,
-            environment=environment(
-                cell.training.threads, cell.precision.base, cell.training.device
-            ),
+            environment=parsed.cell.environment(),
         )
         writer.write("failed", failed=failed.model_dump(mode="json"))
     else:

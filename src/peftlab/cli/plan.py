@@ -11,7 +11,7 @@ from peftlab.cli import options
 from peftlab.cli.options import Option
 
 if TYPE_CHECKING:
-    from peftlab.api.plan import Plan, Row
+    from peftlab.api.plan import Plan, PlannedRow
 
 PARTS = ("weights", "adapters", "gradients", "optimizer", "activations", "rest")
 WIDEST = 1000  # columns of a table
@@ -124,7 +124,7 @@ def _summary(plan: Plan, measured: bool) -> str:
     return f"{counted(plan.cells, 'cell')} on {plan.model}{after}, {time}{done}"
 
 
-def _values(row: Row) -> tuple[str, ...]:
+def _values(row: PlannedRow) -> tuple[str, ...]:
     from peftlab.report.text import count, minutes, number
 
     cost = row.cost

@@ -174,7 +174,7 @@ def _join_frozen_layers(model: nn.Module, undo: ExitStack) -> None:
             undo.callback(joined.separate)
             joined.share()
         for index, (name, layer) in enumerate(zip(names, layers, strict=True)):
-            _swap(model, name, layer, FrozenLinear(layer, joined, index), undo)
+            _swap(model, name, layer, FrozenLinear(joined, index), undo)
 
 
 def _swap(model: nn.Module, name: str, old: nn.Module, new: nn.Module, undo: ExitStack) -> None:

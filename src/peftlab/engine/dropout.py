@@ -28,8 +28,7 @@ from peftlab.layers import native
 from peftlab.layers.precision import is_unmodified, output_dtype
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-FLAGS = ("-ffp-contract=fast",)
-ROW_MULTIPLE = 16  # numbers in the widest vector; a row's width is a multiple of it
+FLAGS = native.FUSED
 # the precisions of x and r that the kernel takes; bf16 beside fp32 comes from autocast
 TYPES = (
     (torch.float32, torch.float32),
@@ -72,7 +71,7 @@ class FastDropout(nn.Dropout):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
-        if (x.dtype, x.dtype) in TYPES and x.shape[-1] % ROW_MULTIPLE == 0 and is_built():
+        if (x.dtype, x.dtype) in TYPES and x.shape[-1] % native.WIDEST == 0 and is_built():
             y: Tensor = _Dropout.apply(x, self.p, self.bits.counter())  # type: ignore[no-untyped-call]
             return y
         return x * self.bits.mask(x.shape, self.p, x.dtype)
@@ -96,7 +95,7 @@ def residual_norm(
 ) -> Tensor:
     """LayerNorm(dropout(x) + r), in the precision of `r`.
 
-    `x` and `r` are (*batch, width) in one of `TYPES`; `width` is a multiple of `ROW_MULTIPLE`.
+    `x` and `r` are (*batch, width) in one of `TYPES`; `width` is a multiple of `native.WIDEST`.
     """
     y: Tensor = _ResidualNorm.apply(x, r, weight, bias, options)  # type: ignore[no-untyped-call]
     return y
@@ -216,7 +215,7 @@ def _is_fusible(norm: nn.Module, x: Tensor, r: Tensor) -> bool:
         and norm.bias is not None
         and norm.normalized_shape == x.shape[-1:]
         and x.shape == r.shape
-        and x.shape[-1] % ROW_MULTIPLE == 0
+        and x.shape[-1] % native.WIDEST == 0
         and (x.dtype, r.dtype) in TYPES
         and output_dtype(norm, r.dtype) == r.dtype
     )

@@ -135,66 +135,65 @@ class FrozenLinear(BaseLinear):
     """Stands in for a frozen linear layer inside the engine, alone or joined with its siblings.
 
     Args:
-        plain: the layer.
         joined: computes the layer's output.
         index: the layer's number among the joined ones.
     """
 
-    def __init__(self, plain: Any, joined: Joined, index: int) -> None:
+    def __init__(self, joined: Joined, index: int) -> None:
         super().__init__()
+        self.joined, self.index = joined, index
         self.in_features, self.out_features = joined.features[index]
+        plain = self.plain
         self.bias = plain.bias
         self.compute = base_dtype(plain)
         self.plain_kind = plain.plain_kind if isinstance(plain, BaseLinear) else type(plain)
-        # not as attributes: nn.Module would register the layer as a submodule
-        self.__dict__["plain"], self.__dict__["joined"] = plain, joined
-        self.index = index
         self.train(plain.training)
+
+    @property
+    def plain(self) -> Any:
+        """The layer itself; no attribute, which would make it a submodule of this one."""
+        return self.joined.layers[self.index]
 
     @property
     def weight(self) -> Tensor:
         """The layer's own weight: some models read its dtype."""
-        weight: Tensor = self.__dict__["plain"].weight
+        weight: Tensor = self.plain.weight
         return weight
 
     @property
     def tensors(self) -> list[Tensor]:
         """The layer's parameters and buffers, and the packed copies of the joined weight."""
-        plain, joined = self.__dict__["plain"], self.__dict__["joined"]
-        return [*plain.parameters(), *plain.buffers(), *joined.weight.packed]
+        return [*self.plain.parameters(), *self.plain.buffers(), *self.joined.weight.packed]
 
     def __getstate__(self) -> Any:
         raise not_inside("copied")
 
     def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
-        joined: Joined = self.__dict__["joined"]
-        if joined.adapters[self.index] is not None:  # its adapter calls `updated` instead
-            return joined.outputs(x)[self.index]
-        return joined.output(x, self.index)
+        if self.joined.adapters[self.index] is not None:  # its adapter calls `updated` instead
+            return self.joined.outputs(x)[self.index]
+        return self.joined.output(x, self.index)
 
     def updated(self, x: Tensor) -> Tensor | None:
-        joined: Joined = self.__dict__["joined"]
-        if joined.adapters[self.index] is None:
+        if self.joined.adapters[self.index] is None:
             return None
-        return joined.output(x, self.index)
+        return self.joined.output(x, self.index)
 
     def _save_to_state_dict(self, *args: Any, **options: Any) -> None:
-        self.__dict__["plain"]._save_to_state_dict(*args, **options)
+        self.plain._save_to_state_dict(*args, **options)
 
     def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
-        self.__dict__["plain"]._load_from_state_dict(*args, **options)
-        self.__dict__["joined"].refresh()
+        self.plain._load_from_state_dict(*args, **options)
+        self.joined.refresh()
 
     def product(self, x: Tensor) -> Tensor:
         """(*batch, in) -> (*batch, out): x Wᵀ without the bias."""
-        joined: Joined = self.__dict__["joined"]
-        if isinstance(joined.weight, FrozenCodesWeight):  # the codes are packed already
-            return joined.outputs(x, with_bias=False)[self.index]
+        if isinstance(self.joined.weight, FrozenCodesWeight):  # the codes are packed already
+            return self.joined.outputs(x, with_bias=False)[self.index]
         return F.linear(x, self.dense())
 
     def dense(self) -> Tensor:
         """The weight (out, in)."""
-        weight: Tensor = weight_of(self.__dict__["plain"])
+        weight: Tensor = weight_of(self.plain)
         return weight
 
 

@@ -21,8 +21,7 @@ from peftlab.layers import native
 from peftlab.layers.precision import is_unmodified
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-FLAGS = ("-ffp-contract=fast",)
-MULTIPLE = 16  # numbers in the widest vector; a tensor's size is a multiple of it
+FLAGS = native.FUSED
 
 
 def is_built() -> bool:
@@ -38,7 +37,7 @@ class FastGelu(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype == torch.bfloat16 and x.is_contiguous() and x.numel() % MULTIPLE == 0:
+        if x.dtype == torch.bfloat16 and x.is_contiguous() and x.numel() % native.WIDEST == 0:
             y: Tensor = _Gelu.apply(x)  # type: ignore[no-untyped-call]
             return y
         return F.gelu(x)

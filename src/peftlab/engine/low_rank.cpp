@@ -27,19 +27,9 @@ constexpr int64_t SUMMED = 4096;  // sums that a thread adds up at least
 
 typedef std::vector<float> Numbers;
 
-// Rows that lie `stride` numbers apart.
-template <typename T>
-struct Rows {
-  T* first;
-  int64_t stride;
-  T* operator[](int64_t i) const { return first + i * stride; }
-  Rows from(int64_t i, int64_t column = 0) const { return {(*this)[i] + column, stride}; }
-};
 typedef Rows<const at::BFloat16> Inputs;
 
 // -- the products of a tile: (rows, width) by a narrow or a flat matrix -----------------------------
-
-int64_t padded(int64_t rank) { return (rank + LANES - 1) / LANES * LANES; }
 
 // out (rows, rank) = x (rows, width) w (width, rank); each row of w is padded to whole vectors.
 void narrow_product(Inputs x, int64_t rows, int64_t width, const float* w, int64_t rank, Rows<float> out) {
@@ -288,8 +278,8 @@ std::vector<at::Tensor> low_rank_gradient(const at::Tensor& g, const std::option
       add_outer_product(p.from(row, u.first), u.rank, g_u, n, u.out, g_Bt);
       g_Bt += u.rank * u.out;
     }
-    if (g_x) add_product(outputs_of(*g_x).from(row), n, in, {g_p.first, rank}, rank, all_A.data());
-    if (x) add_outer_product({g_p.first, rank}, rank, inputs_of(*x).from(row), n, in, sums);
+    if (g_x) add_product(outputs_of(*g_x).from(row), n, in, {g_p.at, rank}, rank, all_A.data());
+    if (x) add_outer_product({g_p.at, rank}, rank, inputs_of(*x).from(row), n, in, sums);
   });
   return gradients_of(updates, totals, x.has_value(), in, inner.options());
 }

@@ -23,8 +23,7 @@ from torch import Tensor
 from peftlab.layers import native
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-FLAGS = ("-ffp-contract=fast",)
-MULTIPLE = 16  # numbers in the widest vector; widths are multiples of it
+FLAGS = native.FUSED
 LARGEST_RANK = 16  # of all updates together; beyond it torch is as fast (LOG.md)
 
 
@@ -49,7 +48,7 @@ def serves(pairs: Sequence[Tensor], width: int, dtype: torch.dtype) -> bool:
         and all(matrix.dtype == torch.float32 and matrix.is_contiguous() for matrix in pairs)
         and pairs[0].device.type == "cpu"
         and rank <= LARGEST_RANK
-        and not any(one % MULTIPLE for one in widths)
+        and not any(one % native.WIDEST for one in widths)
         and is_built()
     )
 

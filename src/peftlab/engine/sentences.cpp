@@ -28,8 +28,6 @@
 
 namespace {
 
-int64_t padded(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
-
 // -- products: C (rows, columns) = A (rows, inner) B (inner, columns) -------------------------------
 
 // A's number (i, k) is at[i * row + k * inner], so that a matrix and its transpose are one type.
@@ -73,7 +71,7 @@ void product(int64_t rows, int64_t inner, int64_t columns, Left a, const float* 
 // Of numbers <= 0, to 2 ulp: 2ⁿ · exp(f) with |f| <= log 2 / 2, by its series to the sixth power. 0 below -60, such
 // as where no key is: products of less may be denormal, each of which takes an Intel processor 150 cycles.
 Vector exp_of(Vector x) {
-  constexpr float LEAST = -60.0f, WHOLE = 12582912.0f;  // 1.5 · 2²³: its low bits are what was added
+  constexpr float LEAST = -60.0f;
   const Vector shifted = x * 1.44269504f + WHOLE;
   const Vector n = shifted - WHOLE;
   const Vector f = (x - n * 0.693359375f) + n * 2.12194440e-4f;
@@ -104,18 +102,10 @@ void mask(int64_t rows, int64_t columns, uint32_t head, const Dropout& drop, flo
 
 // -- one head of one sentence -----------------------------------------------------------------------
 
-// The rows of a tensor (tokens, width), of which a head has `width` columns.
-template <typename T>
-struct Rows {
-  T* at;
-  int64_t stride;
-  Rows from(int64_t token, int64_t column) const { return {at + token * stride + column, stride}; }
-};
-
 template <typename T>
 void read(Rows<T> x, int64_t n, int64_t width, float scaling, float* to, int64_t row) {
   for (int64_t i = 0; i < n; ++i, to += row) {
-    const T* from = x.at + i * x.stride;
+    const T* from = x[i];
     int64_t c = 0;
     for (; c + LANES <= width; c += LANES) store(vector_at(from + c) * scaling, to + c);
     for (; c < width; ++c) to[c] = wide(from[c]) * scaling;
@@ -130,21 +120,21 @@ void read_transposed(Rows<T> x, int64_t n, int64_t width, float* to, int64_t row
     for (int64_t i = 0; i < n; i += LANES) {
       Vector square[LANES];
       for (int64_t r = 0; r < LANES; ++r) {
-        square[r] = i + r < n ? vector_at(x.at + (i + r) * x.stride + c) : Vector{};
+        square[r] = i + r < n ? vector_at(x[i + r] + c) : Vector{};
       }
       transpose(square);
       for (int64_t r = 0; r < LANES; ++r) store(square[r], to + (c + r) * row + i);
     }
   }
   for (; c < width; ++c) {
-    for (int64_t i = 0; i < row; ++i) to[c * row + i] = i < n ? wide(x.at[i * x.stride + c]) : 0;
+    for (int64_t i = 0; i < row; ++i) to[c * row + i] = i < n ? wide(x[i][c]) : 0;
   }
 }
 
 template <typename T>
 void write(const float* from, int64_t row, int64_t n, int64_t width, float scaling, Rows<T> to) {
   for (int64_t i = 0; i < n; ++i, from += row) {
-    T* at = to.at + i * to.stride;
+    T* at = to[i];
     int64_t c = 0;
     for (; c + LANES <= width; c += LANES) put(load<Vector>(from + c) * scaling, at + c);
     for (; c < width; ++c) narrow(from[c] * scaling, at + c);

@@ -21,7 +21,7 @@ from peftlab.engine.packing import Packing
 from peftlab.layers import native
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-FLAGS = ("-ffp-contract=fast",)
+FLAGS = native.FUSED
 DTYPES = {torch.float32, torch.bfloat16}  # the precisions that sentences.cpp takes
 
 

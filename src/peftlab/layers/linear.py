@@ -57,12 +57,12 @@ class BaseLinear(nn.Module, abc.ABC):
     def dense(self) -> Tensor:
         """The weight (out, in), as exact as the layer holds it."""
 
-    @abc.abstractmethod
     def updated(self, x: Tensor) -> Tensor | None:
         """(*batch, in) -> (*batch, out): the output with its adapter's low-rank update.
 
         None, unless the engine has joined the layer with its adapter.
         """
+        return None
 
 
 class QuantisedLinear(BaseLinear):
@@ -127,9 +127,6 @@ class QuantisedLinear(BaseLinear):
 
     def dense(self) -> Tensor:
         return self.dequantised(torch.float32)
-
-    def updated(self, x: Tensor) -> None:
-        return None
 
     def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
         out = self.product(x)

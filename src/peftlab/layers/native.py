@@ -41,6 +41,8 @@ from peftlab.layers.cpuinfo import processor_lines
 BUILD_S = 60  # a build takes 7; nobody waits longer than this
 FAILED_S = 3600  # before a failed build is tried again: each cell is a process of its own
 REASON = re.compile(r"\berror: |not found|cannot (find|open)")
+WIDEST = 16  # numbers in the widest vector, of which some kernels take multiples alone
+FUSED = ("-ffp-contract=fast",)  # a product and a sum are one operation, rounded once
 HEADER = Path(__file__).with_name("vectors.h")
 FLAGS = ["-std=c++20", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp"]
 BUILD = """

@@ -24,8 +24,6 @@ namespace {
 constexpr int64_t GRAIN = 16;          // rows a thread takes at least
 constexpr float LARGEST = 127;
 constexpr float SMALLEST = 1e-30f;     // a row of zeros is not divided by zero
-constexpr float WHOLE = 12582912.0f;   // 1.5 * 2^23: added to a small float, its low bits are that
-                                       // float's nearest whole number, ties to even
 
 // One row. Its own function, all by value: a byte that is written may be anyone's, and a compiler
 // that can't rule that out makes no vectors.

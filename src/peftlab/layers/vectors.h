@@ -28,6 +28,18 @@ constexpr int64_t LANES = 8;
 constexpr int64_t LANES = 4;
 #endif
 
+// A number of lanes of whole vectors, at least `n`.
+inline int64_t padded(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
+
+// Rows that lie `stride` numbers apart.
+template <typename T>
+struct Rows {
+  T* at;
+  int64_t stride;
+  T* operator[](int64_t row) const { return at + row * stride; }
+  Rows from(int64_t row, int64_t column = 0) const { return {(*this)[row] + column, stride}; }
+};
+
 template <typename T, int64_t N>
 struct Of {
   typedef T Type __attribute__((vector_size(N * sizeof(T))));
@@ -55,6 +67,9 @@ inline To bits_as(From from) {
   static_assert(sizeof(To) == sizeof(From));
   return load<To>(&from);
 }
+
+// 1.5 · 2²³: added to a small float, its low bits are that float's nearest whole number, ties to even.
+constexpr float WHOLE = 12582912.0f;
 
 // -- bf16, one number and a vector of them: to the nearest, ties to even ----------------------------
 // The processor's own conversion, where it has one, gives 0 for denormal numbers.

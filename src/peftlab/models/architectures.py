@@ -18,15 +18,6 @@ from peftlab.layers import PreTrainedModel, Wrapper
 from peftlab.layers.precision import hooks_of
 
 
-def check_checkpointing(model: PreTrainedModel) -> None:
-    """Raise `RequestError` if transformers has no activation checkpointing for this model."""
-    if not model.supports_gradient_checkpointing:
-        raise RequestError(
-            f"{type(model).__name__} has no activation checkpointing in transformers; leave "
-            "--checkpointing out, and take --accumulation or a smaller --batch-size"
-        )
-
-
 @dataclass(frozen=True)
 class Layers:
     r"""The names of the linear layers in the blocks of one architecture, as patterns.
@@ -317,3 +308,12 @@ def backbone_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
         if name.startswith(prefix)
         and not f"{name}.".startswith(head_prefixes)  # ALBERT's pooler is itself a linear layer
     }
+
+
+def check_checkpointing(model: PreTrainedModel) -> None:
+    """Raise `RequestError` if transformers has no activation checkpointing for this model."""
+    if not model.supports_gradient_checkpointing:
+        raise RequestError(
+            f"{type(model).__name__} has no activation checkpointing in transformers; leave "
+            "--checkpointing out, and take --accumulation or a smaller --batch-size"
+        )

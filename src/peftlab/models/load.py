@@ -44,7 +44,7 @@ from peftlab.settings import DEVICE_WORDS, PRECISION_WORDS
 TENSORS_PER_READ = 16  # after which a file is closed, so that its memory is let go
 
 
-def empty_model(folder: Path, num_labels: int, precision: str = "fp32") -> PreTrainedModel:
+def empty_model(folder: Path, num_labels: int) -> PreTrainedModel:
     """The model's structure without memory for its weights: to check names, shapes and counts."""
     config = read_config(folder)
     config.num_labels = num_labels
@@ -53,8 +53,6 @@ def empty_model(folder: Path, num_labels: int, precision: str = "fp32") -> PreTr
         with _model_refusals(folder.name):
             model: PreTrainedModel = make(config)
         model = model.float()  # transformers makes it in the checkpoint's dtype, maybe of 16 bits
-        if precision in QUANTISED:
-            quantise_linears(model, linear_names(model), "fp32", precision)
         return model
 
 

@@ -22,7 +22,7 @@ from pydantic import BaseModel
 
 from peftlab.records.crossed import half_width
 from peftlab.records.influence import Array
-from peftlab.records.pairs import Verdicts, better_than, verdict_between
+from peftlab.records.pairs import Verdicts, standing
 from peftlab.records.rows import TaskKey, merit
 from peftlab.records.table import Column, Runs, best_row, row_names, runs_of, scale
 
@@ -71,18 +71,13 @@ def overall(columns: Mapping[TaskKey, Column], pairs: Verdicts) -> list[Overall]
 
 
 def _n_best(row: str, columns: Mapping[TaskKey, Column], pairs: Verdicts) -> int:
-    """The number of tasks on which the table marks the row.
-
-    It marks the best row, those tied with it, and those that no row is shown to be better than.
-    """
+    """The number of tasks on which the row is not worse, and so has a mark in the table."""
     count = 0
     for task, column in columns.items():
         if row in column and column[row].by_seed:
             best = best_row(column)
             assert best is not None  # `row` has a score
-            verdict = verdict_between(pairs[task], row, best)  # None for the best row itself
-            is_best_or_tied = verdict is None or verdict.verdict == "tie"
-            count += is_best_or_tied or not better_than(row, pairs[task])
+            count += standing(row, best, pairs[task]) != "worse"
     return count
 
 

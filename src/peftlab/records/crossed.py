@@ -47,6 +47,7 @@ Array = NDArray[np.float64]
 LAMBDA = 0.75  # share of C that is taken off the seeds' part, in intervals
 RULE_OF_THREE = 1.5  # / n, the standard error if 0 of n are seen: twice it is 3 / n, the 95 % end
 MIN_SEEDS = 3  # two have one degree of freedom, and an interval 12.7 standard errors wide
+MOST_SEEDS = 100  # that are ever advised
 
 
 class _Parts(NamedTuple):
@@ -150,11 +151,11 @@ class Crossed:
         return np.asarray(np.sqrt(t_seeds**2 * parts.seeds + t_examples**2 * parts.examples))
 
     def seeds_to_settle(
-        self, margin: float, alpha: float = 0.05, shared: Shared | None = None, most: int = 100
+        self, margin: float, alpha: float = 0.05, shared: Shared | None = None
     ) -> int | None:
         """How many more seeds would settle a single comparison, if they varied as these do.
 
-        Settled means shown better, worse, or within ± margin. None if even `most` seeds would not
+        Settled means shown better, worse, or within ± margin. None if even `MOST_SEEDS` would not
         do, as where the dev set is too small. With fewer than `MIN_SEEDS`, how many are missing:
         the seeds' own variance and the interaction can't be told apart yet.
 
@@ -162,13 +163,12 @@ class Crossed:
             margin: differences within ± margin count as equal; in the metric's unit.
             alpha: the level of p, .05 over the number of pairs.
             shared: as for `p`.
-            most: number of seeds, those that there are included.
         """
         if self.n_seeds < MIN_SEEDS:
             return MIN_SEEDS - self.n_seeds
         seed_alone = np.maximum(self.seed - self.interaction / self.n_examples, 0)  # of α
         example_alone = np.maximum(self.example - self.interaction / self.n_seeds, 0)  # of β
-        for n in range(self.n_seeds + 1, most + 1):
+        for n in range(self.n_seeds + 1, MOST_SEEDS + 1):
             more = dataclasses.replace(
                 self,
                 n_seeds=n,

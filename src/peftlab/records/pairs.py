@@ -19,7 +19,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel
@@ -30,6 +30,7 @@ from peftlab.records.rows import LOWER_IS_BETTER, MARGIN, TaskKey, is_collapsed,
 from peftlab.records.table import Column, Runs, scale
 
 ALPHA = 0.05
+Standing = Literal["best", "tie", "unclear", "worse"]
 
 
 class _Row(NamedTuple):
@@ -146,6 +147,19 @@ def verdict_between(pairs: Sequence[Verdict], row: str, other: str) -> Verdict |
     """The verdict on `row` against `other` among a task's; None for a row against itself."""
     matches = (pair.of(row) for pair in pairs if {pair.a, pair.b} == {row, other})
     return next(matches, None)
+
+
+def standing(row: str, best: str, pairs: Sequence[Verdict]) -> Standing:
+    """Where `row` stands on the verdicts' task, of which `best` has the best mean.
+
+    It is the best, ties with it, or is worse, which is said if any row is shown to be better.
+    """
+    verdict = verdict_between(pairs, row, best)
+    if verdict is None:
+        return "best"
+    if verdict.verdict == "tie":
+        return "tie"
+    return "worse" if better_than(row, pairs) else "unclear"
 
 
 def better_than(row: str, pairs: Sequence[Verdict]) -> set[str]:

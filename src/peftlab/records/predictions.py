@@ -6,12 +6,11 @@ text before, also the index of that: `same_text_as`. Answers to equal texts are 
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from peftlab.errors import JSON_ERRORS
+from peftlab.records.store import rows_of
 
 
 class Answer(NamedTuple):
@@ -28,12 +27,11 @@ def read(file: Path, n_dev: int) -> list[Answer]:
     Empty if the file is absent, damaged or not whole: a part would pass for all of the answers.
     """
     try:
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         answers = [
             Answer(row["label"], row["prediction"], row.get("same_text_as", index))
-            for index, row in enumerate(rows)
+            for index, row in enumerate(rows_of(file))
         ]
-    except (*JSON_ERRORS, OSError, KeyError, TypeError):
+    except KeyError:
         return []
     if len(answers) != n_dev or not all(
         _is_number(value) for answer in answers for value in answer

@@ -104,6 +104,16 @@ def _shared(rounds: Sequence[Record]) -> Sequence[Record]:
     return [record for record in rounds if record.speed and record.speed.turn in turns] or rounds
 
 
+def rounds_by_row(records: Iterable[Record], rounds: Iterable[Record]) -> dict[str, list[Record]]:
+    """By `speed_key`, the rounds that speed and memory of the records' rows are read from."""
+    shown = set(map(speed_key, records))
+    done = [record for record in rounds if record.is_done and speed_key(record) in shown]
+    by_row: dict[str, list[Record]] = defaultdict(list)
+    for record in shared_rounds(done):
+        by_row[speed_key(record)].append(record)
+    return by_row
+
+
 def rounds_taken(rounds: Iterable[Record]) -> set[str | None]:
     """The rounds in which a row had its turn; None stands for rounds of earlier versions."""
     return {record.speed.turn for record in rounds if record.speed}

@@ -19,7 +19,7 @@ from peftlab.records.rows import (
     group,
     labels,
     merit,
-    shared_rounds,
+    rounds_by_row,
     speed_key,
     task_key,
 )
@@ -112,12 +112,7 @@ Column = dict[str, Runs]  # by row
 def columns(records: Sequence[Record], folders: Iterable[Path]) -> dict[TaskKey, Column]:
     """The runs by task and row, in the order of the records. Rows are named as in the report."""
     folders = list(folders)
-    shown = set(map(speed_key, records))
-    of_folders = itertools.chain.from_iterable(map(rounds_of, folders))
-    done = [record for record in of_folders if record.is_done and speed_key(record) in shown]
-    rounds: dict[str, list[Record]] = defaultdict(list)
-    for record in shared_rounds(done):
-        rounds[speed_key(record)].append(record)
+    rounds = rounds_by_row(records, itertools.chain.from_iterable(map(rounds_of, folders)))
     rows = group(records)
     names = labels(rows)
     table: dict[TaskKey, Column] = {task_key(record): {} for record in records}

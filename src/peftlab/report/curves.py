@@ -14,7 +14,7 @@ from peftlab.records.store import rows_of
 
 Points = list[tuple[float, float]]  # (x, y), x rising
 Means = list[tuple[float, ...]]  # (x, mean, then the y of each of several curves), x rising
-Row = TypeVar("Row")
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ def _measured(points: Sequence[tuple[Any, Any]]) -> Points:
     return [(x, y) for x, y in points if x is not None and y is not None]
 
 
-def thin(points: list[Row], limit: int) -> list[Row]:
+def thin(points: list[T], limit: int) -> list[T]:
     """At most `limit` of the points: every k-th, and the last.
 
     >>> thin([(x, 0.0) for x in range(10)], 4)

@@ -19,7 +19,7 @@ from peftlab.report import standing
 from peftlab.report.columns import Column
 from peftlab.report.costs import main_cost
 from peftlab.report.scores import Cell, Row, Table
-from peftlab.report.standing import BEST, TIE, UNCLEAR, WORSE
+from peftlab.report.standing import BEST, MARKS, TIE, UNCLEAR
 from peftlab.report.text import (
     MISSING,
     PARTIAL_NOTE,
@@ -45,7 +45,7 @@ CSV_HEAD = (
     *("method", "task", "metric", "n_seeds", "n_failed", "mean", "sd", "best_epoch_mean"),
     *("standing", "adapter", "head", "examples_per_s", "peak_mib", "cell_minutes", "conditions"),
 )
-STANDING = {BEST: "best", TIE: "tie", UNCLEAR: "unclear", WORSE: "worse"}
+STANDINGS = {mark: word for word, mark in MARKS.items()}
 LATEX = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
@@ -228,7 +228,7 @@ def _csv_values(
     measured = [cost.examples_per_s.mean, cost.peak_mib.mean] if cost else [None, None]
     time = minutes(cost.total_s.mean) if cost else None
     conditions = letter(cost.under, table) if cost else ""
-    stands = "" if mark is None else STANDING[mark]
+    stands = "" if mark is None else STANDINGS[mark]
     scores = [cell.last.n, cell.n_failed, cell.last.mean, cell.last.sd, cell.best.mean]
     names = [_not_formula(row.label), _not_formula(column.label), column.metric]
     trained = [cell.adapter, cell.head]

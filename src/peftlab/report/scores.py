@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -24,8 +24,8 @@ from peftlab.records.rows import (
     is_collapsed,
     key_without_rate,
     labels,
+    rounds_by_row,
     rounds_taken,
-    shared_rounds,
     speed_key,
     task_key,
 )
@@ -179,19 +179,13 @@ def table(records: Iterable[Record], rounds: Iterable[Record] = ()) -> Table:
     Speed and memory of a cell are those of its `rounds` (`--repeat-speed`), where it has some.
     """
     records = _latest(records)
-    shown = set(map(speed_key, records))
-    rounds = shared_rounds(
-        record for record in rounds if record.is_done and speed_key(record) in shown
-    )
+    rounds_of = rounds_by_row(records, rounds)
     tasks: dict[TaskKey, list[Record]] = {}
     for record in records:
         tasks.setdefault(task_key(record), []).append(record)
     column_of = columns(tasks, by_task(records))
     rows = group(records)
     names = labels(rows)
-    rounds_of: dict[str, list[Record]] = defaultdict(list)
-    for record in rounds:
-        rounds_of[speed_key(record)].append(record)
     by_cell = conditions([*rows.values(), *rounds_of.values()])
     measured = {
         source.cell for record in records for source in rounds_of.get(speed_key(record), [record])
@@ -209,6 +203,7 @@ def table(records: Iterable[Record], rounds: Iterable[Record] = ()) -> Table:
         for key, members in rows.items()
         if any(member.is_done for member in members)
     }
+    turns = [record for of_row in rounds_of.values() for record in of_row]
     return Table(
         columns=tuple(column_of.values()),
         rows=tuple(
@@ -219,8 +214,8 @@ def table(records: Iterable[Record], rounds: Iterable[Record] = ()) -> Table:
         failures=tuple(failures),
         n_cells=sum(map(len, rows.values())),
         n_collapsed=sum(is_collapsed(record) for members in rows.values() for record in members),
-        n_rounds=len({record.seed for record in rounds}),
-        busy=max(finite_values(r.speed.others_share for r in rounds if r.speed), default=None),
+        n_rounds=len({record.seed for record in turns}),
+        busy=max(finite_values(r.speed.others_share for r in turns if r.speed), default=None),
         out_of_turn=tuple(_out_of_turn(row_turns)),
     )
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from peftlab.naming import counted
 from peftlab.records.crossed import MIN_SEEDS
-from peftlab.records.pairs import Verdict, better_than, verdict_between
+from peftlab.records.pairs import Standing, Verdict, standing, verdict_between
 from peftlab.records.rows import LOWER_IS_BETTER, merit
 from peftlab.records.verdicts import Comparison
 from peftlab.report.columns import Column
@@ -16,6 +16,7 @@ from peftlab.report.spread import Spread
 from peftlab.report.text import deviation, fraction, score
 
 BEST, TIE, UNCLEAR, WORSE = "*", "=", "?", ""
+MARKS: Mapping[Standing, str] = {"best": BEST, "tie": TIE, "unclear": UNCLEAR, "worse": WORSE}
 
 
 def pairs_of(comparison: Comparison, column: Column) -> list[Verdict]:
@@ -50,13 +51,8 @@ def marks(table: Table, comparison: Comparison) -> dict[tuple[str, int], str]:
 
 
 def mark(pairs: Sequence[Verdict], row: str, first: str) -> str:
-    """The mark of `row`, where `first` has the best mean; WORSE if any row is better."""
-    verdict = verdict_between(pairs, row, first)
-    if verdict is None:
-        return BEST
-    if verdict.verdict == "tie":
-        return TIE
-    return WORSE if better_than(row, pairs) else UNCLEAR
+    """The mark of `row`, where `first` has the best mean."""
+    return MARKS[standing(row, first, pairs)]
 
 
 def intervals(table: Table, comparison: Comparison) -> dict[tuple[str, int], Spread]:

@@ -4,7 +4,7 @@ from peftlab.engine import can_pack, kernels, kernels_of
 from peftlab.training.batches import Batch, Encoded, encode
 from peftlab.training.checkpoint import Checkpoint
 from peftlab.training.guard import Diverged, Untrained, check_finite
-from peftlab.training.loop import Fitted, Loop, compute_outputs, fit, try_one_example
+from peftlab.training.loop import Fitted, Line, Loop, compute_outputs, fit, try_one_example
 from peftlab.training.meters import MemoryMeter, SavedMeter
 from peftlab.training.passes import Plan, Step, outputs
 from peftlab.training.rehearsal import Rehearsal
@@ -17,6 +17,7 @@ __all__ = [
     "Diverged",
     "Encoded",
     "Fitted",
+    "Line",
     "Loop",
     "MemoryMeter",
     "Plan",

@@ -48,14 +48,14 @@ from peftlab.training.passes import (
 )
 from peftlab.training.resume import restore, snapshot
 
-Row = dict[str, Any]
+Line = dict[str, Any]  # of a curve: a step or an epoch
 
 
 @dataclass
 class Fitted:
     """The results of a run beside the trained model: its curve, notes, speed and memory."""
 
-    curve: list[Row] = field(default_factory=list)  # one row a step, and one an epoch
+    curve: list[Line] = field(default_factory=list)  # one row a step, and one an epoch
     notes: list[str] = field(default_factory=list)  # for a reader of the scores
     speed: SpeedMeter = field(default_factory=SpeedMeter)
     memory: Memory | None = None
@@ -118,7 +118,7 @@ class Loop:
         self.speed = SpeedMeter()
         self.elapsed_s = 0.0
 
-    def epoch(self, epoch: int) -> Iterator[Row]:
+    def epoch(self, epoch: int) -> Iterator[Line]:
         """Train for the rest of this epoch; yields a row of the curve after each step."""
         self.model.train()
         lengths = self.train.lengths
@@ -294,7 +294,7 @@ def seed_generators(seed: int, device: torch.device) -> None:
 def fit(
     loop: Loop,
     dev: Encoded,
-    on_row: Callable[[Row, int], None],
+    on_row: Callable[[Line, int], None],
     on_epoch: Callable[[int, Tensor], None],
     memory: MemoryMeter,
     checkpoint: Checkpoint | None = None,
