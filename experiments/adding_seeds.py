@@ -26,6 +26,7 @@ from coverage_of_verdicts import (
     Array,
     World,
     draw,
+    shared_seeds,
     shown_pairs,
     skills,
 )
@@ -67,10 +68,10 @@ def forecast(world: World, n: int, repetitions: int) -> list[bool]:
     came_true = []
     for scores, influence in _drawn(world, n, repetitions, BETTER, rng_seed=1):
         crossed, shown = _judged(world, scores, influence, MIN_SEEDS)
-        shared = Shared.of(crossed.seed, scores[..., :MIN_SEEDS].var(axis=-1, ddof=1))
+        shared = shared_seeds(crossed)
         for i, pair in np.argwhere(~_settled(crossed, shown)):
             more = _single(crossed, i, pair).seeds_to_settle(
-                MARGIN, ALPHA / len(PAIRS), Shared(shared.seed[i], shared.rows[i])
+                MARGIN, ALPHA / len(PAIRS), Shared(shared.seed[i, 0], shared.df[i, 0])
             )
             if more is not None and MIN_SEEDS + more <= UP_TO[-1]:
                 one = slice(i, i + 1)

@@ -61,7 +61,8 @@ def _again() -> str:
     told, same, turned = (sum(count[i] for count in counts) for i in range(3))
     rows = sorted({row for pair in second.pairs for row in (pair.a, pair.b)})
     return wrapped(
-        f"Run again with five other seeds, {same} of the {told} verdicts *better* or *worse* "
+        f"Run again with five other seeds, at the same rates and on the same dev sets, {same} of "
+        f"the {told} verdicts *better* or *worse* "
         f"among {listed(rows)} are the same, and {turned} are reversed (`python "
         "experiments/again.py FIRST SECOND OUT`)."
     )

@@ -77,6 +77,19 @@ def test_a_text_that_dev_has_twice_says_so_in_its_row(tiny_task: Task) -> None:
     told.epoch(1, [[0.1, 0.9]] * 3)
     rows = told._predictions([1, 1, 1])
     assert [row.get("same_text_as") for row in rows] == [None, None, 0]
+    assert [row.get("drawn_with") for row in rows] == [None, None, 0]
+
+
+def test_a_pair_says_which_other_shares_its_text(tiny_task: Task) -> None:
+    texts = [(f"question {i % 40}", f"answer {i % 60}") for i in range(120)]
+    task = dataclasses.replace(
+        tiny_task, train=Examples(texts, [0, 1] * 60), dev=Examples(texts, [0, 1] * 60)
+    )
+    told = CellScorer(task)
+    told.epoch(1, [[0.1, 0.9]] * 120)
+    rows = told._predictions([1] * 120)
+    assert [row.get("drawn_with", i) for i, row in enumerate(rows)] == [i % 40 for i in range(120)]
+    assert all("same_text_as" not in row for row in rows)
 
 
 def test_a_death_is_told_where_signals_have_other_names(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,14 +105,16 @@ def test_improvement_is_mann_and_whitney_s_u_over_the_pairs() -> None:
     assert 0 <= low < probability < high <= 1
 
 
-def test_who_always_wins_has_certainty_and_equals_have_a_half() -> None:
-    assert improvement([(np.arange(20.0) + 20, np.arange(20.0))]) == (1.0, 1.0, 1.0)
+def test_who_always_wins_has_one_and_no_interval_and_equals_have_a_half() -> None:
+    """Near 1 too many resamples agree: 20 % of intervals at .98 had no width."""
+    assert improvement([(np.arange(20.0) + 20, np.arange(20.0))]) == (1.0, None, None)
     assert improvement([(np.ones(3), np.ones(3))])[0] == 0.5
 
 
 def test_few_seeds_have_no_interval() -> None:
     """Every resample of three that lie above three others says the same."""
-    assert improvement([(np.arange(9.0) + 20, np.arange(20.0))]) == (1.0, None, None)
+    assert improvement([(np.arange(9.0) + 5, np.arange(20.0))])[1:] == (None, None)
+    assert None not in improvement([(np.arange(10.0) + 5, np.arange(20.0))])
 
 
 def test_improvement_of_errors_is_towards_less(folder) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -72,11 +73,27 @@ def test_one_seed_is_a_paired_t_test_over_examples() -> None:
     assert c.interval() == pytest.approx(tuple(expected.confidence_interval()))
 
 
-def test_two_seeds_cover_the_examples_alone() -> None:
+def test_two_seeds_alone_cover_the_examples_alone() -> None:
     u = np.random.default_rng(0).normal(size=(2, 80))
     u -= u.mean(axis=1, keepdims=True)
     near, far = Crossed.of(np.array([0.1, 0.1]), u), Crossed.of(np.array([-0.4, 0.6]), u)
     assert near.interval() == pytest.approx(far.interval())
+    assert half_width([near], [1.0]) == pytest.approx(half_width([far], [1.0]))
+
+
+@pytest.mark.parametrize("sd", [(0.3, 1.0, 1.0), (1.0, 1.0, 1.0), (0.0, 1.0, 1.0)])
+def test_two_seeds_of_several_rows_cover_the_seeds(sd: tuple[float, float, float]) -> None:
+    """Without what the rows share, 24 to 85 % of such intervals held the truth."""
+    draw, k = np.random.default_rng(0), 6
+    x = draw.normal(0, sd[0], (1000, k, 2, 1)) + draw.normal(0, sd[1], (1000, k, 1, 100))
+    x = x + draw.normal(0, sd[2], (1000, k, 2, 100))
+    scores, pairs = x.mean(axis=-1), list(itertools.combinations(range(k), 2))
+    u = x - scores[..., None]
+    a, b = (list(rows) for rows in zip(*pairs, strict=True))
+    c = Crossed.of(scores[:, a] - scores[:, b], u[:, a] - u[:, b])
+    shared = Shared.of(c.seed, pairs)
+    low, high = c.interval(shared=Shared(shared.seed[:, None], shared.df[:, None]))
+    assert 0.93 < ((low < 0) & (high > 0)).mean() < 0.99
 
 
 def test_the_same_on_all_examples_and_seeds_is_certain_and_no_difference() -> None:
@@ -118,11 +135,31 @@ def test_p_is_the_level_at_which_seeds_and_examples_together_reach_the_mean() ->
     assert half == pytest.approx(abs(c.mean), rel=1e-6)
 
 
-def test_rows_that_vary_alike_count_each_and_an_unsteady_one_alone() -> None:
-    alike = Shared.of(np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, 2.0]))
-    assert (alike.seed, alike.rows) == (2.0, 3.0)
-    assert Shared.of(np.ones(3), np.array([100.0, 1.0, 1.0])).rows == pytest.approx(1.04, abs=0.01)
-    assert Shared.of(np.zeros(3), np.zeros(3)).rows == 1.0
+PAIRS = [(0, 1), (0, 2), (1, 2)]
+
+
+def test_rows_that_vary_alike_count_each_but_one_and_an_unsteady_one_alone() -> None:
+    alike = Shared.of(np.array([2.0, 2.0, 2.0]), PAIRS)
+    assert (alike.seed, alike.df) == (2.0, pytest.approx(2.0))
+    assert Shared.of(np.array([101.0, 101.0, 2.0]), PAIRS).df == pytest.approx(1.03, abs=0.01)
+    assert Shared.of(np.zeros(3), PAIRS).df == 1.0
+    assert Shared.of(np.array([5.0]), PAIRS[:1]).df == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("sd", [(1, 1, 1, 1), (1, 2, 3, 1), (5, 1, 1, 1), (1, 1, 0, 0)])
+def test_the_shared_variance_has_the_degrees_of_freedom_of_a_chi_square(sd: tuple) -> None:
+    """Whatever a seed does to all rows alike, which made 15 equal rows differ in 11 % of cases."""
+    draw, n_seeds = np.random.default_rng(0), 3
+    scores = draw.normal(0, 4, (40_000, 1, n_seeds))
+    scores = scores + np.array(sd)[:, None] * draw.normal(size=(40_000, 4, n_seeds))
+    pairs = list(itertools.combinations(range(4), 2))
+    a, b = (list(rows) for rows in zip(*pairs, strict=True))
+    variances = (scores[:, a] - scores[:, b]).var(axis=-1, ddof=1)
+    of_each = Shared.of(variances, pairs).seed
+    known = Shared.of(np.array([sd[i] ** 2 + sd[j] ** 2 for i, j in pairs], float), pairs)
+    assert of_each.mean() == pytest.approx(known.seed, rel=0.03)
+    df = 2 * of_each.mean() ** 2 / of_each.var()
+    assert df == pytest.approx(known.df * (n_seeds - 1), rel=0.05)
 
 
 def test_rows_that_vary_alike_make_three_seeds_tell_more() -> None:

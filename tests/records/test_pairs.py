@@ -145,8 +145,7 @@ def test_p_is_corrected_for_the_pairs_of_the_task_and_the_interval_is_not(folder
     (column, _) = columns(folder.records, [folder.path]).values()
     pairs = [("a", "b"), ("a", "c"), ("b", "c")]
     crossed = [column[one].crossed(minus=column[other]) for one, other in pairs]
-    rows = [np.var([run.score for run in column[row].by_seed.values()], ddof=1) for row in "abc"]
-    shared = Shared.of(np.array([c.seed for c in crossed]), np.array(rows))
+    shared = Shared.of(np.array([c.seed for c in crossed]), [(0, 1), (0, 2), (1, 2)])
     found = of_task(folder, "cola")
     expected = holm([float(c.p(shared)) for c in crossed])
     assert [one.p for one in found] == pytest.approx(expected)

@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
+from peftlab.records import published
 from peftlab.records.published import Published, PublishedComparison, compare_with_published
+from peftlab.records.record import TaskPart
+from peftlab.records.scored_run import ScoredRun
+from peftlab.records.table import Runs
 
 N = 400  # examples of a folder's task
 
@@ -16,8 +20,8 @@ N = 400  # examples of a folder's task
 def only(
     folder: Any, score: float, epoch: Any = "last", margin: float = 0.01
 ) -> PublishedComparison:
-    published = Published(scores={"lora": {"cola": score}}, epoch=epoch)
-    (row,) = compare_with_published(published, folder.records, [folder.path], margin)
+    scores = Published(scores={"lora": {"cola": score}}, epoch=epoch)
+    (row,) = compare_with_published(scores, folder.records, [folder.path], margin)
     return row
 
 
@@ -46,6 +50,27 @@ def test_the_interval_is_at_least_that_of_a_share_of_the_examples(three: Any) ->
     assert row.mean is not None and row.low is not None and row.high is not None
     examples = t.ppf(0.975, N - 1) * (row.mean * (1 - row.mean) / N) ** 0.5
     assert (row.high - row.low) / 2 > 0.9 * examples
+
+
+@pytest.mark.parametrize("theirs", [1, 5])
+def test_a_method_is_told_apart_from_itself_no_more_often_than_said(theirs: int) -> None:
+    """A published score of one seed, taken as exact, lay beyond the interval in 12 to 46 %."""
+    draw, n_held = np.random.default_rng(0), 0
+    for _ in range(2000):
+        ours, other = draw.normal(size=5), draw.normal(size=theirs).mean()
+        low, high = _of_seeds(ours, float(other), theirs)
+        n_held += low <= 0 <= high
+    assert n_held / 2000 == pytest.approx(0.95, abs=0.015)
+
+
+def _of_seeds(ours: Any, score: float, theirs: int) -> tuple[float, float]:
+    """The interval where nothing but seeds moves a score."""
+    by_seed = {seed: ScoredRun(float(one), np.zeros(50)) for seed, one in enumerate(ours)}
+    task = TaskPart.model_construct(name="t", main_metric="accuracy")
+    runs = Runs(task=task, records=(), by_seed=by_seed)
+    row = published._compare(Published(scores={}, seeds=theirs), "lora", runs, score, 0.01)
+    assert row.low is not None and row.high is not None
+    return row.low, row.high
 
 
 @pytest.mark.parametrize(
@@ -83,8 +108,8 @@ def test_a_score_of_the_best_epoch_is_met_by_ours_of_the_best_epoch(folder: Any)
 def test_failed_rows_are_named_and_rows_that_were_not_run_are_left_out(folder: Any) -> None:
     failure = {"kind": "RuntimeError", "message": "no"}
     folder.add("lora", 0, status="failed", failure=failure, score=None, best=None)
-    published = Published(scores={"lora": {"cola": 0.5, "rte": 0.5}, "full": {"cola": 0.5}})
-    (row,) = compare_with_published(published, folder.records, [folder.path])
+    scores = Published(scores={"lora": {"cola": 0.5, "rte": 0.5}, "full": {"cola": 0.5}})
+    (row,) = compare_with_published(scores, folder.records, [folder.path])
     assert (row.row, row.task, row.says, row.mean) == ("lora", "cola", "failed", None)
 
 

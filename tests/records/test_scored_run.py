@@ -65,15 +65,26 @@ def test_rows_that_agree_on_copies_of_few_texts_are_no_tie(folder: Any) -> None:
 
 
 def test_perfect_answers_to_a_rare_class_are_no_tie(folder: Any) -> None:
-    """One answer of 400 moves the F1 of 20 positives by .026: of three more nobody knows."""
+    """Three answers of 400 move the F1 of 20 positives by .081: of three more nobody knows."""
     labels = (np.arange(400) < 20).astype(int)
     for row in ("a", "b"):
         for seed in range(3):
             folder.add(row, seed, metric="f1", labels=labels, predictions=labels)
     (pair,) = compare_rows(folder.records, [folder.path]).pairs
     assert pair.verdict == "unclear" and pair.high is not None
-    one_missed = 1 - 2 * 19 / (2 * 19 + 1)
-    assert pair.high == pytest.approx(1.5 * 1.966 * one_missed, rel=0.01)
+    three_missed = 1 - 2 * 17 / (2 * 17 + 3)
+    assert pair.high == pytest.approx(1.5 * 1.966 * three_missed / 3, rel=0.01)
+
+
+def test_a_rare_class_found_is_better_than_one_that_is_not(folder: Any) -> None:
+    """By the first answer of a Matthews of one right one, three times, .24 might be .86."""
+    labels = (np.arange(600) < 20).astype(int)
+    for row, n_found in (("full", 15), ("head", 1)):
+        for seed in range(5):
+            predictions = labels & (np.arange(600) < n_found + seed % 2)
+            folder.add(row, seed, metric="matthews", labels=labels, predictions=predictions)
+    (pair,) = compare_rows(folder.records, [folder.path]).pairs
+    assert pair.verdict == "better" and pair.low is not None and pair.low > 0.3
 
 
 def test_a_place_that_is_none_is_no_answer(folder: Any) -> None:

@@ -242,7 +242,10 @@ def test_a_baseline_that_no_row_reaches_is_told_before_the_advice(tmp_path, reco
         ]
 
     better = {"majority": {"accuracy": 0.5}, "tf-idf": {"accuracy": 0.981}}
-    line = "No row reaches tf-idf (.981): train longer, or take tf-idf, which trains in seconds."
+    line = (
+        "No row reaches tf-idf (.981): by means alone, train longer or take tf-idf, which trains "
+        "in seconds."
+    )
 
     def told(records):
         return unreached(table(records), compare_rows(records, [tmp_path]))

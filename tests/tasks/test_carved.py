@@ -18,7 +18,7 @@ from peftlab.errors import RequestError
 from peftlab.machine import environment
 from peftlab.records.record import Failure
 from peftlab.records.store import Store
-from peftlab.tasks import Examples, Task, carve, load
+from peftlab.tasks import Examples, Task, carve, draws, load
 
 
 def test_nothing_of_dev_remains_and_nothing_of_train_is_lost() -> None:
@@ -29,6 +29,16 @@ def test_nothing_of_dev_remains_and_nothing_of_train_is_lost() -> None:
         sides = [zip(side.texts, side.labels, strict=True) for side in (found.train, found.dev)]
         assert sum((Counter(side) for side in sides), Counter()) == before
         assert not set(found.dev.texts) & set(task.dev.texts)
+
+
+def test_pairs_are_drawn_by_the_text_that_repeats_most_unless_it_is_of_few() -> None:
+    questions = [(f"Q {i % 30}", f"a {i}") for i in range(90)]
+    assert draws(questions) == [i % 30 for i in range(90)]
+    assert draws([(answer, question) for question, answer in questions]) == draws(questions)
+    aspects = [(f"aspect {i % 29}", f"review {i % 80}") for i in range(90)]
+    assert draws(aspects) == [i % 80 for i in range(90)]
+    assert draws([("one", "x"), ("ONE", "y"), ("one", "X ")]) == [0, 1, 0]
+    assert draws([]) == []
 
 
 def test_dev_is_not_looked_at() -> None:

@@ -26,7 +26,7 @@ from peftlab.records.record import (
 )
 from peftlab.records.rows import merit
 from peftlab.records.store import Store, lines_of
-from peftlab.tasks import Task, group_indices
+from peftlab.tasks import Task, draws, group_indices
 from peftlab.training import Line
 
 Outputs = list[list[float]]  # (n_dev, num_labels)
@@ -158,12 +158,19 @@ class CellScorer:
 
     def _predictions(self, predictions: list[int] | list[float]) -> list[Line]:
         dev = self.task.dev
-        rows = zip(dev.labels, predictions, self.outputs, group_indices(dev.texts), strict=True)
-        return [
+        rows = zip(dev.labels, predictions, self.outputs, strict=True)
+        answers = [
             {"index": index, "label": label, "prediction": prediction, "logits": logits}
-            | ({} if first == index else {"same_text_as": first})
-            for index, (label, prediction, logits, first) in enumerate(rows)
+            for index, (label, prediction, logits) in enumerate(rows)
         ]
+        for name, groups in {
+            "same_text_as": group_indices(dev.texts),
+            "drawn_with": draws(dev.texts),
+        }.items():
+            for index, first in enumerate(groups):
+                if first != index:
+                    answers[index][name] = first
+        return answers
 
 
 def best_epoch(scores: Sequence[dict[str, float]], metric: str) -> Best:

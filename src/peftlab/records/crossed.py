@@ -22,7 +22,8 @@ interval without 0.
 With three seeds t(2) is 10.9 at the level of six pairs, so p is computed a second time, with the
 variance over seeds that all rows share (`Shared`), never below the pair's own, and the smaller of
 the two is doubled. The first p alone ignores what rows have in common; the second alone would let
-one unsteady row hide the differences of all others.
+one unsteady row hide the differences of all others. Two seeds have one degree of freedom: there the
+interval takes the shared variance.
 
 Papers     Cornfield & Tukey 1956, "Average values of mean squares in factorials"; Owen 2007, "The
            pigeonhole bootstrap", arXiv:0712.1111 (resampling both factors estimates V as well,
@@ -46,7 +47,7 @@ from scipy.special import stdtrit
 Array = NDArray[np.float64]
 LAMBDA = 0.75  # share of C that is taken off the seeds' part, in intervals
 RULE_OF_THREE = 1.5  # / n, the standard error if 0 of n are seen: twice it is 3 / n, the 95 % end
-MIN_SEEDS = 3  # two have one degree of freedom, and an interval 12.7 standard errors wide
+MIN_SEEDS = 3  # for a verdict, and for an interval by a row's or a pair's own seeds alone
 MOST_SEEDS = 100  # that are ever advised
 
 
@@ -62,7 +63,8 @@ class _Parts(NamedTuple):
 class Crossed:
     """A mean over `n_seeds` seeds and `n_examples` examples, and the mean squares of its parts.
 
-    With fewer than three seeds `seed` and `interaction` are 0: the examples alone are covered.
+    With one seed `seed` and `interaction` are 0, and with fewer than three they count only beside
+    what the rows share: else the examples alone are covered.
     """
 
     mean: Array
@@ -79,15 +81,15 @@ class Crossed:
         Args:
             d: one value a seed.
             u: the influence of every example on it.
-            grain: by how much another answer to one example changes d. The standard error from the
-                examples is at least 1.5 times that: where none of n answers differs, up to 3 / n
-                of them may (the rule of three).
+            grain: a third of how much other answers to three examples change d. The standard error
+                from the examples is at least 1.5 times that: where none of n answers differs, up
+                to 3 / n of them may (the rule of three).
         """
         n_seeds, n = u.shape[-2:]
         mean_u = u.mean(axis=-2)
         example = mean_u.var(axis=-1, ddof=1) if n > 1 else np.zeros(d.shape[:-1])
         seed, interaction = np.zeros(d.shape[:-1]), np.zeros(d.shape[:-1])
-        if n_seeds >= MIN_SEEDS:
+        if n_seeds > 1:
             seed = d.var(axis=-1, ddof=1)
             residual = np.square(u).sum(axis=(-2, -1)) - n_seeds * np.square(mean_u).sum(axis=-1)
             interaction = np.maximum(residual, 0) / ((n_seeds - 1) * max(1, n - 1))
@@ -108,13 +110,25 @@ class Crossed:
             self.interaction / (self.n_seeds * self.n_examples),
         )
 
-    def interval(self, level: float = 0.95) -> tuple[Array, Array]:
-        """The low and the high end of the interval of that level."""
+    def interval(self, level: float = 0.95, shared: Shared | None = None) -> tuple[Array, Array]:
+        """The low and the high end of the interval of that level.
+
+        Args:
+            level: how often such intervals hold the truth.
+            shared: the rows' seed noise, which counts where there are fewer than three seeds.
+        """
+        half = self._half(self._parts(shared), np.asarray(1 - level))
+        return self.mean - half, self.mean + half
+
+    def _parts(self, shared: Shared | None = None) -> _Parts:
+        """The parts of the interval."""
         a, b, c = self._variances()
         df = np.asarray(float(max(1, self.n_seeds - 1)))
-        parts = _Parts(np.maximum(a, c) - LAMBDA * c, np.maximum(b - (1 - LAMBDA) * c, 0), df)
-        half = self._half(parts, np.asarray(1 - level))
-        return self.mean - half, self.mean + half
+        if self.n_seeds < MIN_SEEDS:
+            if shared is None or self.n_seeds == 1:
+                return _Parts(np.zeros_like(a), b, df)
+            a, df = shared.seed / self.n_seeds, shared.df * df
+        return _Parts(np.maximum(a, c) - LAMBDA * c, np.maximum(b - (1 - LAMBDA) * c, 0), df)
 
     def p(self, shared: Shared | None = None) -> Array:
         """The two-sided p of a mean of 0; 1 where the mean is 0.
@@ -130,7 +144,7 @@ class Crossed:
         _, b, c = self._variances()
         seed_variances = [(self.seed, np.asarray(float(max(1, self.n_seeds - 1))))]
         if shared is not None:
-            df = np.maximum(1, shared.rows * (self.n_seeds - 1))
+            df = shared.df * (self.n_seeds - 1)
             seed_variances.append((np.maximum(self.seed, shared.seed), df))
         return [
             _Parts(np.maximum(seed / self.n_seeds, c), np.maximum(b - c, 0), df)
@@ -199,22 +213,34 @@ class Shared:
     """The variance over seeds that the rows of a task share.
 
     Attributes:
-        seed: mean variance over seeds of all pairs' differences.
-        rows: effective number of rows, (Σ v)² / Σ v² of their variances over seeds: all of them
-            where the variances are equal.
+        seed: mean over all pairs of their difference's variance.
+        df: its degrees of freedom for each seed but one: one less than there are rows where all
+            vary alike, 1 where a single row does.
     """
 
     seed: Array
-    rows: Array
+    df: Array
 
     @classmethod
-    def of(cls, pairs: Array, rows: Array) -> Self:
-        """From variances over seeds: of differences (..., pairs) and of the rows (..., rows)."""
-        squares = np.square(rows).sum(axis=-1)
-        n_effective = np.divide(
-            np.square(rows.sum(axis=-1)), squares, out=np.ones(np.shape(squares)), where=squares > 0
-        )
-        return cls(pairs.mean(axis=-1), n_effective)
+    def of(cls, variances: Array, pairs: Sequence[tuple[int, int]]) -> Self:
+        """From the variances over seeds of the differences (..., pairs) of numbered rows.
+
+        A difference's is the sum of its rows', v_a + v_b: what a seed does to all rows alike
+        cancels in it. The mean over all pairs of k rows is then 2 / (k - 1) times the trace of a
+        Wishart matrix of P diag(v) P, P = 1 - 1/k, of which Satterthwaite's degrees of freedom are
+
+            ((1 - 1/k) Σ v)² / ((1 - 2/k) Σ v² + (Σ v)² / k²)        for each seed but one
+        """
+        k = 1 + max(map(max, pairs))
+        rows = np.zeros((len(pairs), k))
+        for row, pair in zip(rows, pairs, strict=True):
+            row[list(pair)] = 1
+        v = np.maximum(variances @ np.linalg.pinv(rows).T, 0)
+        total, squares = v.sum(axis=-1), np.square(v).sum(axis=-1)
+        below = (1 - 2 / k) * squares + np.square(total / k)
+        above = np.square((1 - 1 / k) * total)
+        df = np.divide(above, below, out=np.ones(np.shape(below)), where=below > 0)
+        return cls(variances.mean(axis=-1), df)
 
 
 def half_width(parts: Sequence[Crossed], weights: Sequence[float]) -> float:
@@ -226,8 +252,9 @@ def half_width(parts: Sequence[Crossed], weights: Sequence[float]) -> float:
     total, below = 0.0, 0.0  # df = (Σ v)² / Σ (v² / df of v)
     for part, weight in zip(parts, weights, strict=True):
         a, b, c = (weight**2 * float(variance) for variance in part._variances())
-        total += max(a - c, 0) + b
-        below += max(a - c, 0) ** 2 / max(1, part.n_seeds - 1) + b**2 / max(1, part.n_examples - 1)
+        seeds = max(a - c, 0) if part.n_seeds >= MIN_SEEDS else 0.0
+        total += seeds + b
+        below += seeds**2 / max(1, part.n_seeds - 1) + b**2 / max(1, part.n_examples - 1)
     return -float(stdtrit(total**2 / below, 0.025)) * total**0.5 if total else 0.0
 
 

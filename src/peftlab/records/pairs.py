@@ -9,15 +9,15 @@ p          of no difference, corrected by Holm's (1979) step-down. The family is
            task that have three seeds in common. Other pairs can't be decided and are no part of
            it; neither are other tasks, each a question of its own. Rows that were compared but are
            not requested are part of it: whoever picks the best and the worst has looked at all.
-interval   95 %, of this pair alone, not corrected; it covers seeds and dev examples (crossed.py),
-           with fewer than three seeds the examples alone
+interval   95 %, of this pair alone, not corrected; it covers seeds and dev examples (crossed.py).
+           With two seeds their part is what all rows share; with one it covers the examples alone
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
@@ -40,6 +40,9 @@ class _Row(NamedTuple):
     is_requested: bool
 
 
+_Pair = tuple[_Row, _Row]
+
+
 class Verdict(BaseModel, extra="forbid", frozen=True):
     """The verdict on row `a` against row `b` on one task; all numbers in the metric's unit.
 
@@ -47,8 +50,8 @@ class Verdict(BaseModel, extra="forbid", frozen=True):
         sha256: of the task's examples.
         seeds: the seeds that the difference is of: both rows have them, with predictions if any.
         difference: mean over them of a - b; without a seed in common, of the two rows' means.
-        low: lower end of the 95 % interval, null without predictions. With fewer than three seeds
-            it covers the examples alone.
+        low: lower end of the 95 % interval, null without predictions. With one seed it covers the
+            examples alone.
         high: upper end, likewise.
         p: corrected for the number of pairs of the task; null with fewer than three seeds.
         verdict: better, worse, tie, unclear, or unclear with what is missing after a colon.
@@ -175,16 +178,13 @@ def _task_verdicts(column: Column, margin: float, unrequested: Column) -> list[V
     effects = {
         (a, b): scored[a].crossed(minus=scored[b]) for a, b in itertools.combinations(scored, 2)
     }
-    tested = {pair: c for pair, c in effects.items() if c is not None and c.n_seeds >= MIN_SEEDS}
-    # the variance over seeds of a row with a collapsed run says nothing about rows without one
-    sound = {row for row, runs in scored.items() if not any(map(is_collapsed, runs.records))}
-    of_all = _shared_seeds(scored, tested)
-    of_sound = _shared_seeds(
-        scored, {pair: c for pair, c in tested.items() if sound.issuperset(pair)}
-    )
-    shared = {pair: of_sound if sound.issuperset(pair) else of_all for pair in effects}
-    corrected = holm([float(c.p(shared[pair])) for pair, c in tested.items()])
+    repeated = {pair: c for pair, c in effects.items() if c is not None and c.n_seeds > 1}
+    tested = {pair: c for pair, c in repeated.items() if c.n_seeds >= MIN_SEEDS}
+    unsteady = {row for row, runs in scored.items() if any(map(is_collapsed, runs.records))}
+    shared = _shared_seeds(tested, unsteady, least=2)  # one pair has nothing to share
+    corrected = holm([float(c.p(shared.get(pair))) for pair, c in tested.items()])
     p = dict(zip(tested, corrected, strict=True))
+    shared = _shared_seeds(repeated, unsteady, least=1) | shared
     return [
         _verdict(
             (a.name, scored[a]),
@@ -193,7 +193,7 @@ def _task_verdicts(column: Column, margin: float, unrequested: Column) -> list[V
             p=p.get((a, b)),
             margin=_margin(margin, scored[a], scored[b]),
             alpha=ALPHA / max(1, len(tested)),
-            shared=shared[a, b],
+            shared=shared.get((a, b)),
         )
         for (a, b), crossed in effects.items()
         if a.is_requested and b.is_requested
@@ -201,14 +201,23 @@ def _task_verdicts(column: Column, margin: float, unrequested: Column) -> list[V
 
 
 def _shared_seeds(
-    rows: Mapping[_Row, Runs], tested: Mapping[tuple[_Row, _Row], Crossed]
-) -> Shared | None:
-    """The variance over seeds that the rows share; None with fewer than two tested pairs."""
-    if len(tested) < 2:
-        return None
-    members = dict.fromkeys(row for pair in tested for row in pair)
-    variances = [float(np.var(rows[row].scores, ddof=1)) for row in members]
-    return Shared.of(np.array([c.seed for c in tested.values()]), np.array(variances))
+    effects: Mapping[_Pair, Crossed], unsteady: Collection[_Row], least: int
+) -> dict[_Pair, Shared]:
+    """The variance over seeds that each pair shares with the others, if `least` pairs have it.
+
+    That of the `unsteady` rows, of which a run collapsed, says nothing about rows without one.
+    """
+    sound = {pair: c for pair, c in effects.items() if not any(row in unsteady for row in pair)}
+    of_all = _shared(effects) if len(effects) >= least else None
+    of_sound = _shared(sound) if len(sound) >= least else None
+    of_pairs = {pair: of_sound if pair in sound else of_all for pair in effects}
+    return {pair: shared for pair, shared in of_pairs.items() if shared is not None}
+
+
+def _shared(effects: Mapping[_Pair, Crossed]) -> Shared:
+    numbers = {row: n for n, row in enumerate(dict.fromkeys(itertools.chain(*effects)))}
+    pairs = [(numbers[a], numbers[b]) for a, b in effects]
+    return Shared.of(np.array([c.seed for c in effects.values()]), pairs)
 
 
 def _margin(margin: float, a: Runs, b: Runs) -> float:
@@ -234,7 +243,7 @@ def _verdict(
     low, high, more_seeds = None, None, None
     if crossed is not None:
         seeds = [seed for seed in a.seeds_with_predictions if seed in b.seeds_with_predictions]
-        low, high = (float(end) for end in crossed.interval())
+        low, high = (float(end) for end in crossed.interval(shared=shared))
     differences = [a.by_seed[seed].score - b.by_seed[seed].score for seed in seeds]
     verdict = _decide(a.task.main_metric, seeds, (low, high), p, margin)
     if crossed is not None and verdict.startswith("unclear"):

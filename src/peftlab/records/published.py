@@ -1,20 +1,21 @@
 """Our runs beside published scores: the difference, its interval, and a verdict.
 
-difference    mean over our seeds - the published score, which is taken as exact: few papers report
-              its noise, and that both scores are of the same dev examples makes the interval too
-              wide rather than too short
+difference    mean over our seeds - the published score
 interval      95 %, over seeds and dev examples (crossed.py), of this pair alone, not corrected for
-              the number of scores; the influence of an example is that after the last epoch
+              the number of scores; the S' published seeds are taken to vary as our S, and with
+              A = s²(d) (1 / S + 1 / S') it would be shorter if it knew that both scores are of the
+              same dev examples. The influence of an example is that after the last epoch
 says          above, below or equal (the interval lies within ± margin), else unclear
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from peftlab.naming import counted
 from peftlab.records.crossed import MIN_SEEDS, within
@@ -28,11 +29,13 @@ class Published(BaseModel, extra="forbid", frozen=True, strict=True):
 
     Attributes:
         scores: by row and task.
+        seeds: how many the scores are a mean or a median of; 1 where the source does not say.
         epoch: which epoch was scored, where the source says so. A best epoch was chosen on the
             examples that its score is of, so ours is chosen in the same way.
     """
 
     scores: dict[str, dict[str, float]]
+    seeds: int = Field(default=1, ge=1)
     epoch: Literal["last", "best", "not said"] = "not said"
 
 
@@ -98,8 +101,11 @@ def _compare(
         return PublishedComparison(
             task=task, metric=metric, row=row, published=score, seeds=[], says="failed"
         )
-    crossed = ours.crossed()
-    low, high = (float(end) - score for end in crossed.interval()) if crossed else (None, None)
+    low, high = None, None
+    if (crossed := ours.crossed()) is not None:
+        both = crossed.seed * (1 + crossed.n_seeds / published.seeds)
+        interval = dataclasses.replace(crossed, seed=both).interval()
+        low, high = (float(end) - score for end in interval)
     return PublishedComparison(
         task=task,
         metric=metric,

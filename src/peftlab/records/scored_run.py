@@ -23,7 +23,7 @@ class ScoredRun:
 
     Attributes:
         score: on all dev examples, after the last epoch.
-        influence: of each dev text on the score, (m,); None where there are no predictions, or
+        influence: of each draw of dev on the score, (m,); None where there are no predictions, or
             those of another run.
         grain: by how much another answer to one text changes the score; 0 for a regression.
     """
@@ -44,23 +44,23 @@ def scored_run(record: Record, folders: Iterable[Path]) -> ScoredRun | None:
     answers = read(file, record.task.n_dev) if file and metric in METRICS else []
     if not answers:
         return ScoredRun(score, None)
-    labels, predictions, texts = np.array(answers, dtype=np.float64).T
+    labels, predictions, texts, draws = np.array(answers, dtype=np.float64).T
     n_classes = len(record.task.labels)
     predicted_score, u = influences(metric, labels, predictions, n_classes)
     if not math.isclose(float(predicted_score), score, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
         return ScoredRun(score, None)
     return ScoredRun(
-        score, _of_texts(u, texts), grain(metric, labels, predictions, texts, n_classes)
+        score, _of_draws(u, draws), grain(metric, labels, predictions, texts, n_classes)
     )
 
 
-def _of_texts(u: Array, texts: Array) -> Array:
-    """The influences (m,) of the m different texts from those (n,) of the examples; same mean.
+def _of_draws(u: Array, draws: Array) -> Array:
+    """The influences (m,) of the m draws from those (n,) of the examples; same mean.
 
     Equal texts are answered alike, so that they are one draw and not several: when 29 texts in 290
     rows were taken for 290, intervals were a third as wide as they had to be.
     """
-    _, text = np.unique(texts, return_inverse=True)
-    m = int(text.max()) + 1
-    sums: Array = np.bincount(text, weights=u, minlength=m).astype(np.float64)
+    _, draw = np.unique(draws, return_inverse=True)
+    m = int(draw.max()) + 1
+    sums: Array = np.bincount(draw, weights=u, minlength=m).astype(np.float64)
     return sums * (m / len(u))

@@ -71,7 +71,7 @@ def unreached(table: Table, comparison: Comparison) -> str:
 def _remedy(baseline: str) -> str:
     if baseline in CONSTANT:
         return ", which reads no text: train longer, or at another rate."
-    return f": train longer, or take {baseline}, which trains in seconds."
+    return f": by means alone, train longer or take {baseline}, which trains in seconds."
 
 
 def _reasons(recommendation: Recommendation) -> list[str]:
@@ -192,7 +192,7 @@ def _bound(standing: TaskStanding, task: str = "") -> str:
     bound = of_metric(standing.worse_at_most, standing.metric)
     on = f", on {task}" if task else ""
     # with too few seeds the interval does not hold their spread
-    seeds = ", not counting other seeds" if standing.word.startswith("unclear: ") else ""
+    seeds = ", not counting other seeds" if standing.word == "unclear: 1 seed" else ""
     return f" (by {bound} at most{on}{seeds})"
 
 
@@ -228,7 +228,10 @@ def _open_question(standings: Sequence[TaskStanding]) -> str:
             "the two are too close."
         )
     more = counted(longest.more_seeds, "more seed")
-    return f"About {more} would tell it from {other}, if they were like these."
+    return (
+        f"With even odds {more} would tell it from {other}, if they are like these; decide how "
+        "many before you look again."
+    )
 
 
 def _seeds_to_settle(standing: TaskStanding) -> float:

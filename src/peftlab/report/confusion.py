@@ -43,7 +43,7 @@ def confusions(table: Table, folder: Path) -> list[tuple[Column, list[Confusion]
 
 def _confusion(method: str, cell: Cell, column: Column, folder: Path) -> Confusion | None:
     seeds = [read(folder / f"{run.cell}.jsonl", column.n_dev) for run in cell.runs]
-    counts = Counter((int(label), int(answer)) for answers in seeds for label, answer, _ in answers)
+    counts = Counter((int(one.label), int(one.prediction)) for of_seed in seeds for one in of_seed)
     if not counts:
         return None
     n_classes = len(column.labels) or 1 + max(max(pair) for pair in counts)

@@ -72,12 +72,12 @@ def _answers(
         for run in cell.runs
         if run.seed == seed
     }
-    labels = next(([label for label, *_ in lines] for lines in predictions.values() if lines), [])
+    labels = next(([one.label for one in lines] for lines in predictions.values() if lines), [])
     decimals = _decimals(labels)
     by_row = {
-        row: _pack([answer for _, answer, _ in lines], column, decimals)
+        row: _pack([one.prediction for one in lines], column, decimals)
         for row, lines in predictions.items()
-        if lines and [label for label, *_ in lines] == labels
+        if lines and [one.label for one in lines] == labels
     }
     if seed is None or len(by_row) < 2:
         return None

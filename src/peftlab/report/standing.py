@@ -149,7 +149,7 @@ def describe_marks(comparison: Comparison) -> str:
     within = [f"± {fraction(margins[0])}"] if margins else []
     if len(margins) < len(comparison.pairs):
         within.append(f"{comparison.margin:.3g} of the baseline's error")
-    how = "95 %, over seeds and dev examples, corrected for the number of pairs"
+    how = "95 %, over seeds and dev examples, corrected for the number of pairs; a tie is not"
     if all(pair.p is None for pair in comparison.pairs):
         how = f"that takes {MIN_SEEDS} seeds with their predictions"
     return (

@@ -255,7 +255,7 @@ def describe_tuning(table: Table) -> list[str]:
             searches.setdefault(search, []).append(f"{row.label} ({'; '.join(settings)})")
     return [
         f"Found on each task by {trials} trials a row on {validation:.3g} of train, dev unseen: "
-        f"{', '.join(rows)}."
+        f"{', '.join(rows)}. Verdicts are on these settings: another search might turn some."
         for (trials, validation), rows in searches.items()
     ]
 

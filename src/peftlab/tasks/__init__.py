@@ -20,7 +20,7 @@ from peftlab.tasks.files import NoColumn, Sheet, answer_file, check_out, read_sh
 from peftlab.tasks.glue import GLUE, Glue
 from peftlab.tasks.hub import is_on_hub
 from peftlab.tasks.metrics import Baselines, baselines
-from peftlab.tasks.split import carve, group_indices
+from peftlab.tasks.split import carve, draws, group_indices
 from peftlab.tasks.table import make_task
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "built_in",
     "carve",
     "check_out",
+    "draws",
     "group_indices",
     "is_on_hub",
     "listing",
