@@ -147,7 +147,8 @@ def test_the_table_says_how_settings_were_found(record):
     assert found.rows[0].training["lr"] == "0.001 on mrpc, 0.002 on rte"
     assert text.describe_tuning(found) == [
         "Found on each task by 6 trials a row on 0.1 of train, dev unseen: "
-        "lora (lr 0.001 on mrpc, 0.002 on rte)."
+        "lora (lr 0.001 on mrpc, 0.002 on rte). Verdicts are on these settings: another search "
+        "might turn some."
     ]
     assert text.describe_default_rates(found) == ""
     assert text.describe_tuning(table([record("lora")])) == []
