@@ -118,7 +118,8 @@ def _as_seen(task: Task, record: Record) -> Task:
 
 def copy_adapter(store: Store, record: Record, folder: Path) -> None:
     """Copy a cell's adapter to `folder`, and its record, whose numbers `push` writes on a card."""
-    shutil.copytree(store.adapter(record.cell), folder, dirs_exist_ok=True)
+    for file in store.adapter(record.cell).iterdir():
+        shutil.copyfile(file, folder / file.name)
     (folder / CELL_FILES["records"]).write_text(text_of(record), "utf-8")
 
 
