@@ -106,11 +106,20 @@ class Pair(NamedTuple):
 class LowRank(WeightAdapter):
     """A linear layer with a low-rank update of its output, which `forward` may change further.
 
-    Attributes:
-        dropout: of the update's input.
+    Args:
+        base: the layer.
+        rank: of the new pair A, B.
+        dropout_p: probability of dropout, on the update's input only.
+
+    Raises:
+        RequestError: if the rank is larger than the layer's smaller side.
     """
 
-    dropout: nn.Module
+    def __init__(self, base: Linear, rank: int, dropout_p: float = 0.0) -> None:
+        super().__init__()
+        self.base = base
+        self.dropout = dropout(dropout_p)
+        self.lora_A, self.lora_B = new_pair(base, rank)
 
     @abc.abstractmethod
     def pair(self) -> Pair:
@@ -137,19 +146,13 @@ class LoRALinear(LowRank):
     With A frozen (`lora_A.requires_grad = False`) nothing of the size of x is kept for the
     backward pass, only x Aᵀ.
 
-    Raises:
-        RequestError: if the rank is larger than the layer's smaller side.
-
     >>> LoRALinear(nn.Linear(8, 4), rank=2, scaling=2.0)(torch.zeros(3, 8)).shape
     torch.Size([3, 4])
     """
 
     def __init__(self, base: Linear, rank: int, scaling: float, dropout_p: float = 0.0) -> None:
-        super().__init__()
-        self.base = base
+        super().__init__(base, rank, dropout_p)
         self.scaling = scaling
-        self.dropout = dropout(dropout_p)
-        self.lora_A, self.lora_B = new_pair(base, rank)
 
     def pair(self) -> Pair:
         return Pair(self.lora_A, self.lora_B, self.scaling)

@@ -29,9 +29,7 @@ from peftlab.layers import (
     LowRank,
     Pair,
     base_dtype,
-    dropout,
     exact,
-    new_pair,
     product,
     weight_of,
 )
@@ -82,11 +80,8 @@ class DoRALinear(LowRank):
     """
 
     def __init__(self, base: Linear, rank: int, scaling: float, dropout_p: float = 0.0) -> None:
-        super().__init__()
-        self.base = base
+        super().__init__(base, rank, dropout_p)
         self.scaling = scaling
-        self.dropout = dropout(dropout_p)
-        self.lora_A, self.lora_B = new_pair(base, rank)
         squares = exact(weight_of(base)).square().sum(dim=1)  # (out,)
         self.magnitude = nn.Parameter(squares.sqrt())
         self.register_buffer("base_squares", squares, persistent=False)  # ‖W‖², of a frozen W

@@ -26,7 +26,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from peftlab.errors import RequestError
-from peftlab.layers import Adapter, Linear, LowRank, Pair, PreTrainedModel, dropout, new_pair
+from peftlab.layers import Adapter, Linear, LowRank, Pair, PreTrainedModel
 from peftlab.methods.base import STRICT, ManyRanks, Method, Step
 from peftlab.methods.low_rank import PeftLoRA
 from peftlab.methods.registry import register
@@ -109,11 +109,8 @@ class DyLoRALinear(LowRank):
     def __init__(
         self, base: Linear, rank: int, alpha: float, dropout_p: float = 0.0, last: bool = False
     ) -> None:
-        super().__init__()
-        self.base = base
+        super().__init__(base, rank, dropout_p)
         self.alpha, self.last = alpha, last
-        self.dropout = dropout(dropout_p)
-        self.lora_A, self.lora_B = new_pair(base, rank)
         self.train_rank = self.eval_rank = rank
         self.all_seen = False
         # of a run, not of the adapter: which rows were drawn, and which of those had a gradient

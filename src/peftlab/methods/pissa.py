@@ -32,9 +32,7 @@ from peftlab.layers import (
     LowRank,
     Pair,
     PreTrainedModel,
-    dropout,
     exact,
-    new_pair,
     weight_of,
 )
 from peftlab.methods.base import STRICT, adapt, searched
@@ -109,11 +107,8 @@ class PiSSALinear(LowRank):
     """A linear layer whose update starts at zero as the difference of two equal products."""
 
     def __init__(self, base: Linear, rank: int, scaling: float, niter: int | None = None) -> None:
-        super().__init__()
-        self.base = base
+        super().__init__(base, rank)
         self.scaling = scaling
-        self.dropout = dropout(0.0)
-        self.lora_A, self.lora_B = new_pair(base, rank)
         with torch.no_grad():
             start_A, start_B = principal(exact(weight_of(base)) / scaling, rank, niter)
             self.lora_A.copy_(start_A)

@@ -16,10 +16,10 @@ from peftlab.errors import RequestError, unknown
 from peftlab.labels import AnyKind
 from peftlab.tasks import builtin, files, glue, hub
 from peftlab.tasks.base import BuiltIn, Examples, Task
+from peftlab.tasks.baseline import Baselines, baselines
 from peftlab.tasks.files import NoColumn, Sheet, answer_file, check_out, read_sheet
 from peftlab.tasks.glue import GLUE, Glue
 from peftlab.tasks.hub import is_on_hub
-from peftlab.tasks.metrics import Baselines, baselines
 from peftlab.tasks.split import carve, draws, group_indices
 from peftlab.tasks.table import make_task
 
