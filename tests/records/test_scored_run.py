@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from peftlab.records.crossed import Crossed
+from peftlab.records.influence import influences
 from peftlab.records.predictions import read
-from peftlab.records.scored_run import scored_run
+from peftlab.records.scored_run import _of_draws, scored_run
 from peftlab.records.verdicts import compare_rows
 
 
@@ -93,3 +94,22 @@ def test_a_place_that_is_none_is_no_answer(folder: Any) -> None:
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps(one | {"same_text_as": -1}) + "\n" for one in rows))
     assert read(path, record.task.n_dev) == []
+
+
+def test_answers_to_one_question_are_one_draw() -> None:
+    """Two equal rows, and of what sets them apart 60 % belongs to the question: 20 answers each."""
+    draw, n_held = np.random.default_rng(0), {"drawn": 0, "alone": 0}
+    groups = {"drawn": np.repeat(np.arange(30.0), 20), "alone": np.arange(600.0)}
+    for _ in range(150):
+        labels = draw.integers(0, 2, 600)
+        hard = 0.9 * draw.normal(size=600)
+        of_rows = 0.34 * np.repeat(draw.normal(size=(2, 30)), 20, axis=1)
+        of_rows = of_rows + 0.28 * draw.normal(size=(2, 600))
+        z = 0.8 + hard + of_rows[:, None] + 0.1 * draw.normal(size=(2, 5, 600))
+        scores, u = influences("accuracy", labels, ((2 * labels - 1) * z > 0).astype(float), 2)
+        for name, group in groups.items():
+            by_draw = np.apply_along_axis(_of_draws, -1, u, group)
+            c = Crossed.of(scores[0] - scores[1], by_draw[0] - by_draw[1])
+            low, high = c.interval()
+            n_held[name] += int(low <= 0 <= high)
+    assert n_held["drawn"] / 150 > 0.9 > 0.8 > n_held["alone"] / 150

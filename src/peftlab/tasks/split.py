@@ -100,9 +100,9 @@ def draws(texts: Sequence[Texts]) -> list[int]:
     """For each example the index of the first that another dev set would have together with it.
 
     Those are equal texts, and of pairs all that share the part that repeats most, such as the
-    question of twenty answers: taken for independent, intervals of 30 questions covered 65 to 89 %.
-    A part of fewer than `LEAST_DRAWS` different texts is no draw: other dev sets have the same few,
-    such as the aspects that reviews are asked about.
+    question of twenty answers: taken for independent, intervals of 30 such questions covered 65 to
+    89 % (LOG.md). A part of fewer than `LEAST_DRAWS` different texts is no draw: other dev sets
+    have the same few, such as the aspects that reviews are asked about.
 
     >>> draws([("one",), ("two",), ("One ",)])
     [0, 1, 0]
