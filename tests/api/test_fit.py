@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -398,3 +399,30 @@ def test_what_runs_is_written_down_for_watch(
         now = read_now(tmp_path)
         assert now is not None and now.cell == asked.cells[0].name
     assert read_now(tmp_path) is None
+
+
+def test_a_training_is_begun_only_if_there_is_time_for_the_slowest_of_its_row(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task
+) -> None:
+    """Where the row has not run yet, for the slowest of all."""
+    cells = {cell.method.name: cell for cell in grid(tiny_model, tiny_task).cells}
+    session = FakeSession(Store(tmp_path), {}, Observer())
+    head = session.run(cells["head"], keep_adapter=False)
+    records = [head.model_copy(update={"total_s": seconds}) for seconds in (10.0, 100.0)]
+    for seconds, has_time in ((50, False), (150, True)):
+        run: Any = SimpleNamespace(records=records, end=time.monotonic() + seconds)
+        for cell in cells.values():
+            assert fitting._FitRun._has_time_for(run, cell) == has_time
+
+
+def test_what_a_kill_left_of_a_training_that_is_done_goes(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, fake: type[FakeSession]
+) -> None:
+    """It is three models in size, in full fine-tuning."""
+    request = ResolvedRequest(grid(tiny_model, tiny_task), tmp_path / "runs")
+    first = fitting.run_fit(request, tmp_path / "model", 1.0, console(), quiet=True)
+    left = Store(tmp_path / "runs").checkpoint(first.record.cell)
+    left.parent.mkdir()
+    left.write_text("half")
+    fitting.run_fit(request, tmp_path / "again", 1.0, console(), quiet=True)
+    assert not left.exists()

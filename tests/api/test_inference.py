@@ -12,10 +12,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 import peftlab
 from peftlab.api import inference
-from peftlab.api.inference import predict_file
+from peftlab.api.inference import dev_outputs, predict_file
 from peftlab.errors import RequestError
 from peftlab.tasks import Examples, Task
 
@@ -128,3 +129,16 @@ def test_a_dev_with_one_answer_is_refused_as_by_a_comparison(
     dev = Examples([("the cat sees",)], [0])
     with pytest.raises(RequestError, match="give a dev with several"):
         peftlab.train(model, tokenizer, dataclasses.replace(tiny_task, dev=dev), "lora", **FAST)
+
+
+def test_three_classes_in_another_order_are_matched_by_their_names(
+    tiny_model: Path, tiny_task: Task
+) -> None:
+    """Of two, whichever is looked up in the other's list comes to the same."""
+    rows = dataclasses.replace(tiny_task.dev, labels=[i % 3 for i in range(len(tiny_task.dev))])
+    task = dataclasses.replace(tiny_task, labels=("a", "b", "c"), train=rows, dev=rows)
+    model, tokenizer = peftlab.load_model(str(tiny_model), num_labels=3)
+    model.config.id2label = dict(enumerate(task.labels))
+    outputs = dev_outputs(model, tokenizer, task)
+    turned = dataclasses.replace(task, labels=("C", "A", "B"))
+    assert torch.equal(dev_outputs(model, tokenizer, turned), outputs[:, [2, 0, 1]])

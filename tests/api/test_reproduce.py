@@ -185,3 +185,10 @@ def test_a_part_that_does_not_fit_is_refused_before_the_first_is_trained(
         api.reproduce("made", model=tiny_model, out="here")
     assert not FakeSession.made
     assert not (tmp_path / "here").exists()
+
+
+def test_a_setting_that_is_asked_for_wins_over_the_recipe_s_and_a_task_s_own() -> None:
+    asked = {"epochs": 7, "lr": 1e-2}
+    for scale, task in (("small", "acceptability"), ("full", "similarity"), ("full", "entailment")):
+        (suite,) = MADE.suites(scale, tasks=[task], training=asked)
+        assert (suite.training.epochs, suite.training.lr) == (7, 1e-2)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from peftlab.api.again import task_again
 from peftlab.api.sentences import sentences
 from peftlab.bench.grid import resolve
 from peftlab.bench.run import Observer, write_suite
@@ -103,3 +104,14 @@ def test_texts_that_were_handed_over_in_python_are_refused(
     out = compared(tmp_path / "out", tiny_model, tasks=[tiny_task])
     with pytest.raises(RequestError, match=rf"task {tiny_task.name} was handed over in Python"):
         sentences(out)
+
+
+def test_a_record_s_task_is_judged_by_the_record_s_own_metric(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    """Its suite left it to the task, and another command has judged it anew since."""
+    store = Store(compared(tmp_path / "out", tiny_model, tasks=["acceptability"]))
+    (record,) = store.records()
+    for metric in ("f1", "accuracy"):
+        task = record.task.model_copy(update={"main_metric": metric})
+        assert task_again(store, record.model_copy(update={"task": task})).main_metric == metric

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import time
@@ -617,3 +618,11 @@ def test_when_the_caller_is_killed_its_cells_die_too(
         caller.kill()
     _, alive = psutil.wait_procs(family, timeout=60)
     assert all(one.status() == psutil.STATUS_ZOMBIE for one in alive)  # whom nobody waits for
+
+
+def test_texts_that_lie_in_the_folder_meanwhile_are_for_their_owner_alone(
+    tmp_path: Path, tiny_task: Task
+) -> None:
+    with run.Session(Store(tmp_path), {tiny_task.name: tiny_task}, Observer()) as session:
+        session.start()
+        assert stat.S_IMODE((tmp_path / "scratch").stat().st_mode) == 0o700

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +57,18 @@ def test_a_checkpoint_of_the_same_classes_begins_where_it_ended(
     record = peftlab.train(again, tokenizer, tiny_task, "lora", **still)
     assert record.score is not None and record.score["accuracy"] == reached
     assert "put in the order" in " ".join(record.method.notes)
+
+
+def test_three_outputs_and_their_biases_are_put_in_the_task_s_order(
+    tiny_model: Path, tiny_task: Task
+) -> None:
+    """Of two, whichever is looked up in the other's list comes to the same."""
+    task = dataclasses.replace(tiny_task, labels=("a", "b", "c"))
+    model, _ = peftlab.load_model(str(tiny_model), num_labels=3, precision="fp32")
+    model.config.id2label = dict(enumerate(["b", "c", "a"]))
+    with torch.no_grad():
+        last_layer(model).bias.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    weight, bias = head(model)
+    assert _order_head(model, task)
+    after = head(model)
+    assert torch.equal(after[0], weight[[2, 0, 1]]) and torch.equal(after[1], bias[[2, 0, 1]])

@@ -284,3 +284,10 @@ def test_balanced_weights_reach_the_training(
 def test_a_collapse_is_recorded(tmp_path: Path, tiny_model: Path, tiny_task: Task) -> None:
     record = train(tiny_model, tiny_task, tmp_path, epochs=5, lr=3e-2, head_lr=3e-2, clip=1e-9)
     assert any("collapsed" in warning for warning in record.warnings), record.score
+
+
+def test_of_equal_seeds_the_first_is_the_best_whichever_ran_first(
+    stored: tuple[Path, Record],
+) -> None:
+    seeds = [stored[1].model_copy(update={"seed": seed}) for seed in (2, 0, 1)]
+    assert best_seed(seeds).seed == 0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from peftlab import atomic
 from peftlab.bench.cell import Cell
 from peftlab.bench.execute import exit_message
 from peftlab.bench.grid import resolve
@@ -15,6 +16,7 @@ from peftlab.bench.outcome import CellScorer, Trained
 from peftlab.bench.suite import make_suite
 from peftlab.machine import environment
 from peftlab.records.record import Speed, Trainable
+from peftlab.records.store import Store
 from peftlab.tasks import Examples, Task
 
 RIGHT, WRONG = [0.0, 1.0], [1.0, 0.0]  # logits of class 1, and of class 0
@@ -105,3 +107,25 @@ def test_a_real_time_signal_has_no_name() -> None:
     assert exit_message(-40, "x") == "its process was ended by signal 40; x"
     assert exit_message(-signal.SIGSEGV, "x") == "its process was ended by SIGSEGV; x"
     assert exit_message(3, "") == "its process exited with code 3"
+
+
+@pytest.mark.parametrize("kind", ["curves", "predictions"])
+def test_a_cell_whose_answers_could_not_be_written_has_no_record(
+    kind: str, tmp_path: Path, tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would count as done, and have no predictions for ever: no verdict, and no export."""
+    asked = make_suite(model=str(tiny_model), tasks=[tiny_task], methods=["head"], seeds=[0])
+    scorer = CellScorer(tiny_task)
+    scorer.epoch(1, [RIGHT] * len(tiny_task.dev))
+    outcome = scorer.outcome(resolve(asked).cells[0], trained(epochs=1))
+    write = atomic.write
+
+    def full(path: Path, text: str) -> None:
+        if path.parent.name == kind:
+            raise OSError(28, "No space left on device")
+        write(path, text)
+
+    monkeypatch.setattr(atomic, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        outcome.write(Store(tmp_path))
+    assert Store(tmp_path).cells() == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -300,3 +301,23 @@ def test_the_code_is_every_file_of_it(tmp_path: Path, monkeypatch: pytest.Monkey
         (tmp_path / file).write_text(text)
         seen.add(own_code.__wrapped__())
     assert len(seen) == 3
+
+
+def test_train_begins_anew_where_neither_adapter_nor_checkpoint_could_be_written(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the record would count as done, and the same command fail for ever."""
+    monkeypatch.setattr(run, "Session", FakeSession)
+    monkeypatch.setattr("peftlab.api.train._copy_files", lambda *_: None)
+    original, console = FakeSession.run, Console(file=io.StringIO())
+
+    def full(self: FakeSession, cell: Cell, keep_adapter: bool, goes_on: bool = True) -> Record:
+        return original(self, cell, keep_adapter=False)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeSession, "run", full)
+        with pytest.raises(RequestError, match="the same command takes it up"):
+            train_folder(grid, tmp_path / "model", console, quiet=True)
+    FakeSession.made.clear()
+    train_folder(grid, tmp_path / "model", console, quiet=True)
+    assert len(FakeSession.made) == 1 and (tmp_path / "model").is_dir()

@@ -535,3 +535,13 @@ def test_a_dev_of_one_number_is_a_dev_by_an_error(tiny_model: Path) -> None:
     assert resolve(suite(tiny_model, tasks=[task])).cells
     with pytest.raises(RequestError, match=r"every example of dev has the answer 0\.0"):
         resolve(suite(tiny_model, tasks=[replace(task, metrics=("pearson",))]))
+
+
+def test_two_tasks_of_one_name_that_are_cut_elsewhere_are_two(
+    tiny_model: Path, tiny_task: Task
+) -> None:
+    """Else the second one's texts would be cut where the first one's are, without a word."""
+    other = replace(tiny_task, max_length=16)
+    suite = make_suite(model=str(tiny_model), tasks=[tiny_task, other])
+    with pytest.raises(RequestError, match="two tasks are called 'tiny' and differ"):
+        resolve(suite)

@@ -12,6 +12,7 @@ import peftlab
 from peftlab.bench import tune as tuning
 from peftlab.bench.grid import Grid, resolve
 from peftlab.bench.run import Observer
+from peftlab.bench.search import Result
 from peftlab.bench.suite import Tune, make_suite
 from peftlab.errors import RequestError
 from peftlab.records.record import Failure, Record
@@ -433,3 +434,47 @@ def test_a_tuned_comparison_trains_in_its_workers_and_repeated_trains_nothing(
     assert (record.status, record.training["lr"]) == ("done", found.values["lr"])
     monkeypatch.setattr("peftlab.bench.run.Worker", lambda: pytest.fail("a worker was started"))
     assert compared(tiny_model, tiny_task, tmp_path, **asked) == [record]
+
+
+@pytest.mark.parametrize(("rate", "at_border"), [(4.9e-3, ["lr"]), (5e-4, [])])
+def test_a_trial_that_is_taken_says_where_its_range_may_be_too_narrow(
+    rate: float,
+    at_border: list[str],
+    tmp_path: Path,
+    tiny_model: Path,
+    tiny_task: Task,
+    fake: type[FakeSession],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """LoRA's rates are searched up to ten times the published one, 5e-3."""
+
+    def search(space: Any, first: Any, n: int, merit: Any, rungs: list[int]) -> list[Result]:
+        values = {"lr": rate, "head_lr": 1e-3}
+        return [Result(values, rungs[-1], merit(values, rungs[-1]))]
+
+    monkeypatch.setattr(tuning, "search", search)
+    tuned(grid(tiny_model, tiny_task, methods=["lora"]), tmp_path)
+    (trial,) = read_trials(tmp_path / "tuning")
+    assert trial.chosen and trial.at_border == at_border
+
+
+def test_where_no_rate_is_looked_for_no_trial_is_spent_on_the_published_one(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, fake: type[FakeSession]
+) -> None:
+    asked = grid(tiny_model, tiny_task, methods=["lora"], tune={"trials": 2, "space": ["rank"]})
+    tuned(asked, tmp_path)
+    ranks = [trial.values["rank"] for trial in read_trials(tmp_path / "tuning")]
+    assert ranks[0] == 8 and len(set(ranks)) == 2
+
+
+def test_what_a_kill_left_of_a_trial_that_has_ended_goes(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, fake: type[FakeSession]
+) -> None:
+    asked = grid(tiny_model, tiny_task, methods=["head"])
+    tuned(asked, tmp_path)
+    store = Store(tmp_path).trials
+    left = store.checkpoint(store.cells()[0])
+    left.parent.mkdir()
+    left.write_text("half")
+    tuned(asked, tmp_path)
+    assert not left.exists()

@@ -13,9 +13,13 @@ from transformers import AutoModelForSequenceClassification, LlamaConfig, PreTra
 
 import peftlab
 from peftlab.adapters import plain_folder
+from peftlab.bench.process import _check_unit
 from peftlab.methods import injected
+from peftlab.models import state_of
 from peftlab.models.unit import Unit, last_layer, standard_unit, unit_of
 from peftlab.tasks import Examples, Task
+from peftlab.training import encode
+from plans import plan
 
 TEXTS = ["the red cat sees a dog", "a dog", "the bird likes the old fish"]
 
@@ -171,3 +175,18 @@ def test_a_head_that_answers_far_from_the_labels_is_none_of_their_unit(
     assert "where labels are 2" in note
     near, _ = trained(tmp_path / "base", numbers)  # within three deviations of its answers
     assert not [note for note in near.method.notes if "of another unit" in note]
+
+
+def test_whether_a_head_is_of_the_labels_unit_is_told_without_dropout(
+    tiny_model: Path, numbers: Task
+) -> None:
+    """Near the bound chance would decide, and the note's number would be another each time."""
+    model, tokenizer = peftlab.load_model(str(tiny_model), num_labels=1)
+    far = in_unit(numbers, 10.0, 2000.0)
+    train = encode(tokenizer, far.train.texts, far.train.labels, 32)
+    notes = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        state_of(model).own_unit = True
+        notes.append(_check_unit(model.train(), far, train, plan()))
+    assert notes[0] == notes[1] and "of another unit" in notes[0][0]

@@ -153,3 +153,11 @@ def test_worse_than_any_row_is_not_among_the_best(folder) -> None:
         "steady": 2,
         "weak": 0,
     }
+
+
+def test_where_one_task_lacks_predictions_the_mean_has_no_interval(folder) -> None:
+    fill(folder, "a", 40, "one")
+    fill(folder, "a", 160, "other", write=False)
+    one = over(folder)["a"]
+    assert one.mean is not None and one.n_tasks == 2
+    assert (one.low, one.high) == (None, None)

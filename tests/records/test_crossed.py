@@ -202,3 +202,31 @@ def test_holm_never_falls_and_never_exceeds_one() -> None:
     assert holm([]) == []
     assert holm([0.9, 0.001, 0.4]) == [0.9, 0.003, 0.8]
     assert holm([0.02, 0.021]) == [0.04, 0.04]
+
+
+@pytest.mark.parametrize("parts", [(0.0, 1.0, 40.0), (0.05, 1.0, 40.0), (0.2, 4.0, 0.0)])
+def test_more_seeds_are_foretold_by_what_seeds_and_examples_are_each(
+    parts: tuple[float, float, float],
+) -> None:
+    """What both have of the interaction falls with the seeds, and must not be counted twice."""
+    alone, of_examples, both = parts
+    n, mean = 200, np.array(0.45)
+
+    def at(seeds: int) -> Crossed:
+        seed, example = alone + both / n, of_examples + both / seeds
+        return Crossed(mean, *map(np.asarray, (seed, example, both)), seeds, n)
+
+    def is_settled(seeds: int) -> bool:
+        return bool(at(seeds).interval()[0] > 0 and at(seeds).p() <= 0.05)
+
+    first = next(seeds for seeds in range(3, 100) if is_settled(seeds))
+    for seeds in (3, 4):
+        assert first > seeds + 1
+        assert at(seeds).seeds_to_settle(0.0) == first - seeds
+
+
+def test_a_mean_over_tasks_counts_what_seeds_and_examples_share_once() -> None:
+    """Of 30 seeds and 100 examples, whose scatter is all of both: 1 / 3000 a task, not twice."""
+    parts = map(np.asarray, (0.0, 1 / 100, 1 / 30, 1.0))
+    one = Crossed(*parts, n_seeds=30, n_examples=100)
+    assert half_width([one, one], [0.5, 0.5]) == pytest.approx(1.96 * (1 / 6000) ** 0.5, rel=0.02)

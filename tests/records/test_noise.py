@@ -104,3 +104,20 @@ def test_of_errors_alone_the_words_have_a_verb_a_margin_and_no_fractions(folder,
     assert "(within 0.01 of the baseline's error)" in describe_marks(found)
     wider = compare_rows(folder.records, [folder.path], Question(margin=0.05))
     assert "(within 0.05 of the baseline's error)" in describe_marks(wider)
+
+
+def test_what_the_best_epoch_adds_is_of_scores_and_not_of_errors(folder) -> None:
+    """An error is in the label's unit: 200 g of a parcel's weight are no 200 points."""
+    score = folder.add("a", 0).score["accuracy"]
+    given = {"labels": 400 * np.arange(5.0), "predictions": 400 * np.arange(5) + 300}
+    folder.add("a", 0, task="grams", metric="rmse", **given)
+    for one, (metric, best) in zip(
+        folder.records, (("accuracy", score + 0.02), ("rmse", 100.0)), strict=True
+    ):
+        epoch = {"epoch": 1, "score": {metric: best}}
+        folder.records[folder.records.index(one)] = type(one).model_validate(
+            one.model_dump() | {"best": epoch}
+        )
+    found = compare_rows(folder.records, [folder.path])
+    assert [one.inflation for one in found.noise] == pytest.approx([0.02, 200.0])
+    assert found.inflation == pytest.approx(0.02)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
 import pytest
 from scipy import stats
 
+import peftlab
 from peftlab.records.crossed import Shared, holm
 from peftlab.records.pairs import Verdict, verdicts
 from peftlab.records.table import columns
@@ -202,3 +204,50 @@ def test_a_failed_run_has_no_score_to_pair(folder) -> None:
     folder.add("b", 5, status="failed", score=None, best=None, failure=failure)
     folder.add("a", 5, 40)
     assert of(folder)["a", "b"].seeds == list(range(5))
+
+
+def test_how_many_seeds_settle_a_pair_is_foretold_at_the_level_of_all_pairs(folder) -> None:
+    fill(folder, {"a": 40, "b": 52, "c": 47, "d": 49}, seeds=range(3))
+    (column,) = columns(folder.records, [folder.path]).values()
+    rows = "abcd"
+    crossed = {
+        (one, other): column[one].crossed(minus=column[other])
+        for one, other in itertools.combinations(rows, 2)
+    }
+    numbers = list(itertools.combinations(range(4), 2))
+    shared = Shared.of(np.array([c.seed for c in crossed.values()]), numbers)
+    found = of(folder, margin=0.001)
+    unclear = {pair: one for pair, one in found.items() if one.verdict == "unclear"}
+    foretold = {pair: crossed[pair].seeds_to_settle(0.001, 0.05 / 6, shared) for pair in unclear}
+    assert {pair: one.more_seeds for pair, one in unclear.items()} == foretold
+    alone = {pair: crossed[pair].seeds_to_settle(0.001, 0.05, shared) for pair in unclear}
+    assert alone != foretold
+
+
+def test_of_a_cell_in_two_folders_the_answers_are_those_of_its_later_record(
+    folder, tmp_path
+) -> None:
+    fill(folder, {"a": 40, "b": 40})
+    later = type(folder)(tmp_path / "later")
+    fill(later, {"a": 30, "b": 160})
+    found = peftlab.verdicts([folder.path, later.path])
+    assert found == peftlab.verdicts(later.path)
+    assert found.pairs[0].verdict == "better"
+
+
+@pytest.mark.parametrize(
+    ("metric", "difference", "is_behind"),
+    [
+        ("accuracy", -0.02, True),
+        ("accuracy", -0.005, False),
+        ("rmse", 0.02, True),
+        ("rmse", 0.005, False),
+        ("rmse", -0.02, False),
+    ],
+)
+def test_without_an_interval_a_row_is_behind_by_more_than_the_margin(
+    metric: str, difference: float, is_behind: bool
+) -> None:
+    numbers = {"difference": difference, "low": None, "high": None, "p": None, "margin": 0.01}
+    words = {"task": "t", "sha256": "", "verdict": "unclear: no predictions", "seeds": []}
+    assert Verdict(metric=metric, a="x", b="y", **numbers, **words).is_behind == is_behind

@@ -541,3 +541,14 @@ def test_two_data_sets_of_one_name_are_told_apart_in_the_advice(folder, cost) ->
     found = compare_rows(folder.records, [folder.path]).recommendation
     assert found is not None
     assert sorted(one.task for one in found.tasks) == ["cola (cola)", "cola (efefefef)"]
+
+
+def test_the_peak_is_the_highest_of_cells_and_rounds(folder, cost) -> None:
+    """A limit that a round has exceeded is not kept to."""
+    fill(folder, cost, {"full": ROWS["full"]}, seeds=3)
+    (task, column), *_ = columns(folder.records, [folder.path]).items()
+    (first, *_) = column["full"].records
+    most = first.memory.model_copy(update={"peak_mib": first.memory.peak_mib + 50})
+    rounds = (first.model_copy(update={"memory": most}),)
+    found = costs_of({task: {"full": dataclasses.replace(column["full"], rounds=rounds)}})
+    assert found["full"].memory_mib == most.peak_mib

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from filelock import FileLock
 from peftlab.errors import RequestError
 from peftlab.records.lock import LOCK
 from peftlab.records.sides import join, side_names
-from peftlab.records.store import Store
+from peftlab.records.store import Store, rounds_of
 from peftlab.records.verdicts import compare_rows
 
 
@@ -159,3 +160,16 @@ def test_a_join_that_was_interrupted_is_joined_again(
     assert list((tmp_path / "both" / "records").iterdir())
     join(folders, tmp_path / "both")
     assert len(Store(tmp_path / "both").records()) == 12
+
+
+def test_rounds_that_a_side_has_no_more_are_not_joined_again(
+    two: tuple[Any, Any], tmp_path: Path, cost: Any
+) -> None:
+    """The cells' speeds would be read from them."""
+    folders, both = [one.path for one in two], tmp_path / "both"
+    type(two[0])(folders[0] / "speed").add("lora", 0, **cost(10, 70, 1))
+    join(folders, both)
+    assert len(rounds_of(both)) == 1
+    shutil.rmtree(folders[0] / "speed")
+    join(folders, both)
+    assert rounds_of(both) == []

@@ -370,3 +370,12 @@ def test_what_somebody_puts_beside_a_comparison_does_not_stop_it(tmp_path: Path)
     (tmp_path / "suite.json").write_text('{"my": "tests"}')  # somebody's own
     with pytest.raises(RequestError, match="files that are not peftlab's"):
         store.prepare()
+
+
+def test_adapters_that_a_killed_command_left_half_written_go(tmp_path: Path) -> None:
+    """Each is as large as the model, in full fine-tuning."""
+    for name in (".4711.tmp", ".4711.old", "cell"):
+        (tmp_path / "adapters" / name).mkdir(parents=True)
+        (tmp_path / "adapters" / name / "adapter_model.safetensors").write_text("")
+    Store(tmp_path).clean()
+    assert [path.name for path in (tmp_path / "adapters").iterdir()] == ["cell"]

@@ -127,3 +127,19 @@ def test_a_task_on_which_every_row_failed_makes_no_row_s_means_partial(record, f
     found = table([record("lora", "mrpc"), record("vera", "mrpc"), *lost])
     assert (len(found.columns), found.n_tasks) == (2, 1)
     assert not has_partial_means(found)
+
+
+def test_a_run_from_before_parts_were_recorded_is_told_apart(record):
+    """It may have taken its batches whole."""
+    records = [at(record(seed=0), 100.0), at(record(seed=1), 300.0, parts=3.4)]
+    text = shown(records)
+    assert "100 a" in text and "300 b" in text and "200" not in text
+
+
+def test_a_level_of_parts_reaches_from_its_lowest_number(record):
+    """1.09 is of the level of 1, though that of 1.11 is nearer."""
+    parts = (1.0, 1.09, 1.11)
+    records = [at(record(seed=n), 100.0 + n, parts=one) for n, one in enumerate(parts)]
+    (row,) = table(records).rows
+    speeds = [cost.examples_per_s.mean for cost in row.cells[0].costs]
+    assert speeds == [100.5, 102.0]

@@ -78,3 +78,13 @@ def test_texts_are_there_only_if_they_are_asked_for(wrote, tmp_path):
     sha256 = records[0].task.sha256
     (asked,), _ = answers(table(records), tmp_path, {sha256: ["one", "two"], "of others": ["x"]})
     assert asked.texts == ["one", "two"]
+
+
+def test_tasks_share_the_room(wrote, tmp_path, monkeypatch):
+    pairs = [(0, 0), (1, 1)]
+    records = [wrote(name, pairs, task) for task in ("mrpc", "rte") for name in ("lora", "full")]
+    ((one, other), _) = answers(table(records), tmp_path)
+    size = len(json.dumps([one.labels, one.by_row]))
+    monkeypatch.setattr(disagreements, "MOST_BYTES", 2 * size - 1)
+    (first,), left_out = answers(table(records), tmp_path)
+    assert (first.task, left_out) == (one.task, [other.task])

@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 
 import altair as alt
+import pytest
 
 from peftlab.records.trials import Trial, read_trials, settings_at_border, write_trials
 from peftlab.report import table, text
@@ -207,3 +208,32 @@ def test_a_curve_is_of_rows_that_differ_in_the_rate_alone_whatever_their_labels(
     assert len(curves) == 2
     headed = [row(rate, head_lr=0.5) for rate in rates]
     assert len({row[0] for row in rows(drawn([*steady, *headed])["rate"])}) == 2
+
+
+def test_the_tuned_row_has_the_trials_also_where_it_was_compared_first(record):
+    tuned = {"trials": 4, "validation": 0.1, "space": ["lr"]}
+    plain = record("lora")
+    part = plain.method.model_copy(update={"tuned": tuned, "rate_from": "tuned"})
+    found = plain.model_copy(
+        update={"method": part, "cell": "tuned", "training": plain.training | {"lr": 3e-3}}
+    )
+    scores = table([found, plain])
+    assert [bool(row.tuned) for row in scores.rows] == [True, False]
+    assert {one.label for one in of_rows(TRIALS, scores)} == {scores.rows[0].label}
+
+
+@pytest.mark.parametrize(
+    ("found", "is_default"),
+    [(("tuned", "tuned"), False), (("default", "tuned"), False), (("default", "default"), True)],
+)
+def test_a_tuned_row_is_at_default_rates_where_all_trials_failed_on_every_task(
+    record, found, is_default
+):
+    tuned = {"trials": 4, "validation": 0.1, "space": ["lr"]}
+    records = []
+    for task, rate_from in zip(("mrpc", "stsb"), found, strict=True):
+        one = record("lora", task)
+        part = one.method.model_copy(update={"tuned": tuned, "rate_from": rate_from})
+        records.append(one.model_copy(update={"method": part}))
+    (row,) = table(records).rows
+    assert row.default_rate == is_default

@@ -273,3 +273,12 @@ def test_tasks_without_rounds_are_named_where_others_have_some(record):
     assert found.out_of_rounds == ("grammar",)
     assert "On grammar they are of whole cells" in describe_rounds(found)
     assert table(cells).out_of_rounds == ()
+
+
+def test_runs_on_other_numbers_of_threads_are_no_seeds_of_one_row(record):
+    """They differ in the order of sums, and a cell is another one for it."""
+    one, other = record(seed=0, score=0.2), record(seed=1, score=0.8)
+    more = other.environment.model_copy(update={"threads": one.environment.threads + 1})
+    rows = table([one, other.model_copy(update={"environment": more})]).rows
+    n = one.environment.threads
+    assert [row.label for row in rows] == [f"lora (threads {n})", f"lora (threads {n + 1})"]

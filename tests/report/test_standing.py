@@ -273,3 +273,15 @@ def test_a_baseline_that_no_row_reaches_is_told_before_the_advice(tmp_path, reco
     )
     page = build(tmp_path, "demo", beside(better), drawn=()).read_text(encoding="utf-8")
     assert page.index(line) < page.index(advice(found))
+
+
+def test_worse_than_any_row_has_no_mark_though_the_best_tells_nothing_apart(tmp_path, record):
+    """An unsteady best row would make every other one look as good as it."""
+    right = {"noisy": (400, 340, 400, 340, 380), "steady": [366] * 5, "weak": [340] * 5}
+    records = [
+        predicted(tmp_path, record(method, "mrpc", seed), n_right)
+        for method, of in right.items()
+        for seed, n_right in enumerate(of)
+    ]
+    found = marks(table(records), compare_rows(records, [tmp_path]))
+    assert [found[row, 0] for row in right] == ["*", "?", ""]

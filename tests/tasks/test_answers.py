@@ -226,3 +226,13 @@ def test_what_no_format_can_hold_is_said_before_a_model_answers(tmp_path: Path) 
     (tmp_path / "b.csv").write_text('text\n"a\rb"\n')
     with pytest.raises(RequestError, match="a TSV cell can't hold a tab or a line break"):
         sheet(tmp_path / "b.csv").check_fits(tmp_path / "out.tsv")
+
+
+def test_a_data_set_s_notes_on_its_old_columns_are_left_out(tmp_path: Path) -> None:
+    """With them `datasets` refuses to read the file: they lack the columns that were added."""
+    from datasets import Dataset
+
+    Dataset.from_dict({"text": ["a", "b"]}).to_parquet(tmp_path / "given.parquet")
+    answer_file(sheet(tmp_path / "given.parquet"), tmp_path / "out.parquet", EXTRA)
+    again = Dataset.from_parquet(str(tmp_path / "out.parquet"), cache_dir=str(tmp_path / "cache"))
+    assert again.column_names == ["text", *EXTRA[0]]

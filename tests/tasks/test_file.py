@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import random
@@ -685,3 +686,40 @@ def test_classes_whose_names_differ_in_case_alone_are_named(tmp_path):
     assert task.labels == ("GOOD", "Good", "bad", "good")
     told = "'GOOD', 'Good', 'good' are 3 classes: names differ in case or blanks only"
     assert told in task.notes
+
+
+@pytest.mark.parametrize("names", [("no", "yes"), ()])
+def test_of_several_spellings_the_part_is_the_same_whatever_the_rows_order(
+    names: tuple[str, ...],
+) -> None:
+    """The first row's spelling would decide: a file sorted anew would have another dev."""
+    ways = (str, str.upper, str.title)
+    texts = [(way(f"text {i}"),) for i in range(60) for way in ways]
+    labels = [i // 3 % 2 for i in range(180)]
+    rows = Examples(texts, labels if names else [float(label) for label in labels])
+    turned = Examples(rows.texts[::-1], rows.labels[::-1])
+    parts = [split.divide(one, names)[1].texts for one in (rows, turned)]
+    assert sorted(parts[0]) == sorted(parts[1])
+
+
+def test_the_csv_module_s_limit_is_the_caller_s_again(tmp_path):
+    """It is the process's: a caller who relies on it would read on without one."""
+    before = csv.field_size_limit()
+    load(write(tmp_path / "a.csv", reviews()))
+    assert csv.field_size_limit() == before
+    (tmp_path / "b.csv").write_text('text,label\n"a" b,x\n')
+    refused(tmp_path / "b.csv")
+    assert csv.field_size_limit() == before
+
+
+def test_semicolons_inside_a_quoted_name_do_not_separate(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('"a; b; c",label\n' + "".join(f"text {i},{i % 2}\n" for i in range(20)))
+    assert len(labels_of(load(path, text=["a; b; c"]))) == 20
+
+
+def test_codes_of_one_width_keep_their_zeros_though_most_have_none(tmp_path):
+    """Postal codes, say: 01067 is Dresden, and not the number 1067."""
+    codes = [f"{1000 + 2500 * i:05}" for i in range(30)]  # four of thirty begin with a zero
+    task = load(write(tmp_path / "a.csv", reviews(120, tuple(codes))))
+    assert task.kind == "classes" and task.labels[0] == "01000"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peftlab.errors import RequestError
-from peftlab.tasks import Examples, Task, baselines, load
+from peftlab.tasks import Examples, Task, baseline, baselines, load
 from peftlab.tasks.metrics import METRICS, score
 
 CLASSES = ["matthews", "f1", "accuracy"]
@@ -220,3 +221,36 @@ def test_eight_thousand_pairs_take_a_couple_of_seconds() -> None:
     started = time.process_time()
     baselines(task_of(pairs, few))
     assert time.process_time() - started < 2
+
+
+def test_of_pairs_a_word_counts_that_only_one_of_them_has_whichever() -> None:
+    """By its sign the difference would say nothing that the two texts' own words do not."""
+    rows = []
+    for label, (odd, other) in enumerate((("red", "blue"), ("blue", "red"))):
+        for one in ((f"{odd} {other}", other), (odd, "")):
+            rows += [((f"a cat {a}", f"a cat {b}"), label) for a, b in (one, one[::-1])]
+    split = Examples([texts for texts, _ in rows] * 20, [label for _, label in rows] * 20)
+    assert baselines(task_of(split, split)).scores["tf-idf"]["accuracy"] == 1.0
+
+
+def test_words_of_one_letter_are_words() -> None:
+    split = Examples([(f"answer {'a' if i % 2 else 'b'}",) for i in range(40)], [0, 1] * 20)
+    assert baselines(task_of(split, split)).scores["tf-idf"]["accuracy"] == 1.0
+
+
+def test_of_many_classes_fewer_words_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fit's memory is words times classes: 20,000 by 1,000 would be 160 MB of weights."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    asked: list[int] = []
+    original = TfidfVectorizer.__init__
+
+    def noted(self: TfidfVectorizer, **options: Any) -> None:
+        asked.append(options["max_features"])
+        original(self, **options)
+
+    monkeypatch.setattr(TfidfVectorizer, "__init__", noted)
+    for n, words in ((2, baseline.MAX_WORDS), (500, baseline.MAX_COEFFICIENTS // 500)):
+        split = Examples([(f"word{i}",) for i in range(n)], list(range(n)))
+        baselines(task_of(split, split, tuple(map(str, range(n)))))
+        assert asked.pop() == words

@@ -169,3 +169,12 @@ def test_a_member_of_an_enumeration_of_texts_is_its_value():
     texts = [f"text {i}" for i in range(10)]
     task = peftlab.make_task({"text": texts, "label": [Answer.YES, Answer.NO] * 5})
     assert task.labels == ("no", "yes")
+
+
+def test_a_hidden_answer_of_a_data_set_is_no_class() -> None:
+    """-1 stands for it in GLUE's test splits, and would be the last class."""
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["bad", "good"])})
+    labels = [*([0, 1] * 19), 0, -1]
+    table = Dataset.from_dict({"text": TEXTS, "label": labels}, features=features)
+    with pytest.raises(peftlab.RequestError, match="row 40: the label is empty"):
+        peftlab.make_task(table)

@@ -347,3 +347,28 @@ def test_numbers_and_tensors_come_back_as_they_were(tmp_path: Path) -> None:
     assert torch.equal(again["tensor"]["tensor"], torch.tensor(3))
     assert torch.equal(again["answers"][0], both.t())
     assert again["answers"][1].dtype == torch.bfloat16
+
+
+def test_what_the_guard_found_unused_is_told_after_a_stop_too(
+    go: Go, kept: Callable[[], Checkpoint]
+) -> None:
+    """It has looked before the first state is written, and does not look again."""
+    with pytest.raises(Stopped):
+        go(kept=kept(), stop=8)
+    state = kept().read()
+    assert state is not None and state["loop"]["unused"] == []
+    state["loop"]["unused"] = ["bert.spare.weight"]
+    kept().write(state)
+    notes = go(kept=kept()).fitted.notes
+    assert "the model does not compute with bert.spare.weight, so training leaves it" in notes
+
+
+def test_the_rows_of_a_curve_are_at_the_same_epochs_after_a_stop(
+    go: Go, kept: Callable[[], Checkpoint]
+) -> None:
+    """The second stop finds in them where the first epoch ended."""
+    whole = [row["epoch"] for row in go().fitted.curve]
+    for stop in (5, 9):
+        with pytest.raises(Stopped):
+            go(kept=kept(), stop=stop)
+    assert [row["epoch"] for row in go(kept=kept()).fitted.curve] == pytest.approx(whole)

@@ -346,3 +346,28 @@ def test_biases_that_move_as_far_up_as_down_have_moved() -> None:
     with torch.no_grad():
         bias.copy_((bias.view(torch.int32) + one_up).view(torch.float32))
     watch.check(model, watch.due)
+
+
+def test_answers_at_a_rank_that_are_no_numbers_end_a_training(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tiny_task: Any
+) -> None:
+    """Else the first class would pass for the answer to all."""
+    monkeypatch.setattr(
+        "peftlab.bench.process.compute_outputs",
+        lambda model, dev, plan: torch.full((len(dev), 2), float("nan")),
+    )
+    model, tokenizer = peftlab.load_model(str(tiny_model))
+    with pytest.raises(Diverged, match="not finite after epoch 1"):
+        peftlab.train(model, tokenizer, tiny_task, "dylora", epochs=1, batch_size=8)
+
+
+def test_a_module_that_only_begins_like_one_that_is_not_read_is_looked_at() -> None:
+    model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(11)))
+    watch = TrainingCheck(model, 8, unread=("1",))
+    model.requires_grad_(False)
+    model[1].weight.requires_grad_(True)
+    model[10].weight.requires_grad_(True)
+    with pytest.raises(Untrained, match=r"10\.weight has had no gradient"):
+        watch.check(model, updates=2)
+    assert {name for name in watch.unused if name.startswith("1.")} == {"1.weight", "1.bias"}
+    assert not [name for name in watch.unused if name.startswith("10.")]
