@@ -73,7 +73,7 @@ def test_one_seed_is_a_paired_t_test_over_examples() -> None:
     assert c.interval() == pytest.approx(tuple(expected.confidence_interval()))
 
 
-def test_two_seeds_alone_cover_the_examples_alone() -> None:
+def test_two_seeds_of_two_rows_cover_the_examples_alone() -> None:
     u = np.random.default_rng(0).normal(size=(2, 80))
     u -= u.mean(axis=1, keepdims=True)
     near, far = Crossed.of(np.array([0.1, 0.1]), u), Crossed.of(np.array([-0.4, 0.6]), u)
@@ -94,6 +94,9 @@ def test_two_seeds_of_several_rows_cover_the_seeds(sd: tuple[float, float, float
     shared = Shared.of(c.seed, pairs)
     low, high = c.interval(shared=Shared(shared.seed[:, None], shared.df[:, None]))
     assert 0.93 < ((low < 0) & (high > 0)).mean() < 0.99
+    unsteady = c.interval(shared=Shared(1e6 * shared.seed[:, None], np.ones((1000, 1))))
+    own = float(stats.t.ppf(0.975, 1)) * (c.seed / 2) ** 0.5
+    assert np.median((unsteady[1] - unsteady[0]) / 2 / own) < 3  # one row hides no other's
 
 
 def test_the_same_on_all_examples_and_seeds_is_certain_and_no_difference() -> None:

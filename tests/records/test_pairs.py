@@ -66,6 +66,17 @@ def test_few_seeds_are_never_a_verdict(folder, n: int, words: str) -> None:
     assert not one.is_behind and one.of("bad").is_behind  # for lack of better
 
 
+@pytest.mark.parametrize(
+    ("rows", "n", "covers"),
+    [("ab", 1, False), ("abc", 1, False), ("ab", 2, False), ("abc", 2, True), ("ab", 3, True)],
+)
+def test_an_interval_covers_seeds_where_they_say_something(
+    folder, rows: str, n: int, covers: bool
+) -> None:
+    fill(folder, dict.fromkeys(rows, 40), seeds=range(n))
+    assert {one.covers_seeds for one in of(folder).values()} == {covers}
+
+
 def test_one_seed_s_interval_is_that_of_its_examples(folder) -> None:
     fill(folder, {"good": 40, "bad": 60}, seeds=[0])
     one = of(folder)["good", "bad"]

@@ -23,7 +23,7 @@ With three seeds t(2) is 10.9 at the level of six pairs, so p is computed a seco
 variance over seeds that all rows share (`Shared`), never below the pair's own, and the smaller of
 the two is doubled. The first p alone ignores what rows have in common; the second alone would let
 one unsteady row hide the differences of all others. Two seeds have one degree of freedom: there the
-interval takes the shared variance.
+interval is the shorter of the two that the own variance and the shared one make.
 
 Papers     Cornfield & Tukey 1956, "Average values of mean squares in factorials"; Owen 2007, "The
            pigeonhole bootstrap", arXiv:0712.1111 (resampling both factors estimates V as well,
@@ -117,18 +117,26 @@ class Crossed:
             level: how often such intervals hold the truth.
             shared: the rows' seed noise, which counts where there are fewer than three seeds.
         """
-        half = self._half(self._parts(shared), np.asarray(1 - level))
+        alpha = np.asarray(1 - level)
+        half = np.minimum.reduce([self._half(parts, alpha) for parts in self._parts(shared)])
         return self.mean - half, self.mean + half
 
-    def _parts(self, shared: Shared | None = None) -> _Parts:
-        """The parts of the interval."""
+    def covers_seeds(self, shared: Shared | None) -> bool:
+        """Whether the interval covers other seeds, and not the examples alone."""
+        return self.n_seeds >= MIN_SEEDS or (self.n_seeds > 1 and shared is not None)
+
+    def _parts(self, shared: Shared | None) -> list[_Parts]:
+        """The parts of the interval, by the own variance over seeds and, of two, the shared one."""
         a, b, c = self._variances()
-        df = np.asarray(float(max(1, self.n_seeds - 1)))
+        own = np.asarray(float(max(1, self.n_seeds - 1)))
+        if not self.covers_seeds(shared):
+            return [_Parts(np.zeros_like(a), b, own)]
+        seed_variances = [(a, own)]
         if self.n_seeds < MIN_SEEDS:
-            if shared is None or self.n_seeds == 1:
-                return _Parts(np.zeros_like(a), b, df)
-            a, df = shared.seed / self.n_seeds, shared.df * df
-        return _Parts(np.maximum(a, c) - LAMBDA * c, np.maximum(b - (1 - LAMBDA) * c, 0), df)
+            assert shared is not None
+            seed_variances.append((shared.seed / self.n_seeds, shared.df * own))
+        examples = np.maximum(b - (1 - LAMBDA) * c, 0)
+        return [_Parts(np.maximum(a, c) - LAMBDA * c, examples, df) for a, df in seed_variances]
 
     def p(self, shared: Shared | None = None) -> Array:
         """The two-sided p of a mean of 0; 1 where the mean is 0.

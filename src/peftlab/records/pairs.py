@@ -9,8 +9,8 @@ p          of no difference, corrected by Holm's (1979) step-down. The family is
            task that have three seeds in common. Other pairs can't be decided and are no part of
            it; neither are other tasks, each a question of its own. Rows that were compared but are
            not requested are part of it: whoever picks the best and the worst has looked at all.
-interval   95 %, of this pair alone, not corrected; it covers seeds and dev examples (crossed.py).
-           With two seeds their part is what all rows share; with one it covers the examples alone
+interval   95 %, of this pair alone, not corrected; it covers seeds and dev examples (crossed.py),
+           two seeds by what three rows and more share; else, and with one, the examples alone
 """
 
 from __future__ import annotations
@@ -50,9 +50,10 @@ class Verdict(BaseModel, extra="forbid", frozen=True):
         sha256: of the task's examples.
         seeds: the seeds that the difference is of: both rows have them, with predictions if any.
         difference: mean over them of a - b; without a seed in common, of the two rows' means.
-        low: lower end of the 95 % interval, null without predictions. With one seed it covers the
-            examples alone.
+        low: lower end of the 95 % interval, null without predictions.
         high: upper end, likewise.
+        covers_seeds: whether the interval covers other seeds, and not the examples alone; null
+            without one.
         p: corrected for the number of pairs of the task; null with fewer than three seeds.
         verdict: better, worse, tie, unclear, or unclear with what is missing after a colon.
         margin: differences within ± margin count as a tie.
@@ -70,6 +71,7 @@ class Verdict(BaseModel, extra="forbid", frozen=True):
     difference: float
     low: float | None
     high: float | None
+    covers_seeds: bool | None = None  # some records of comparisons do not say
     p: float | None
     verdict: str
     margin: float
@@ -181,10 +183,10 @@ def _task_verdicts(column: Column, margin: float, unrequested: Column) -> list[V
     repeated = {pair: c for pair, c in effects.items() if c is not None and c.n_seeds > 1}
     tested = {pair: c for pair, c in repeated.items() if c.n_seeds >= MIN_SEEDS}
     unsteady = {row for row, runs in scored.items() if any(map(is_collapsed, runs.records))}
-    shared = _shared_seeds(tested, unsteady, least=2)  # one pair has nothing to share
+    shared = _shared_seeds(tested, unsteady)
     corrected = holm([float(c.p(shared.get(pair))) for pair, c in tested.items()])
     p = dict(zip(tested, corrected, strict=True))
-    shared = _shared_seeds(repeated, unsteady, least=1) | shared
+    shared = _shared_seeds(repeated, unsteady) | shared
     return [
         _verdict(
             (a.name, scored[a]),
@@ -201,20 +203,21 @@ def _task_verdicts(column: Column, margin: float, unrequested: Column) -> list[V
 
 
 def _shared_seeds(
-    effects: Mapping[_Pair, Crossed], unsteady: Collection[_Row], least: int
+    effects: Mapping[_Pair, Crossed], unsteady: Collection[_Row]
 ) -> dict[_Pair, Shared]:
-    """The variance over seeds that each pair shares with the others, if `least` pairs have it.
+    """The variance over seeds that each pair shares with others; a pair alone has no entry.
 
     That of the `unsteady` rows, of which a run collapsed, says nothing about rows without one.
     """
     sound = {pair: c for pair, c in effects.items() if not any(row in unsteady for row in pair)}
-    of_all = _shared(effects) if len(effects) >= least else None
-    of_sound = _shared(sound) if len(sound) >= least else None
+    of_all, of_sound = _shared(effects), _shared(sound)
     of_pairs = {pair: of_sound if pair in sound else of_all for pair in effects}
     return {pair: shared for pair, shared in of_pairs.items() if shared is not None}
 
 
-def _shared(effects: Mapping[_Pair, Crossed]) -> Shared:
+def _shared(effects: Mapping[_Pair, Crossed]) -> Shared | None:
+    if len(effects) < 2:
+        return None
     numbers = {row: n for n, row in enumerate(dict.fromkeys(itertools.chain(*effects)))}
     pairs = [(numbers[a], numbers[b]) for a, b in effects]
     return Shared.of(np.array([c.seed for c in effects.values()]), pairs)
@@ -240,10 +243,11 @@ def _verdict(
 ) -> Verdict:
     (name_a, a), (name_b, b) = named_a, named_b
     seeds = [seed for seed in a.by_seed if seed in b.by_seed]
-    low, high, more_seeds = None, None, None
+    low, high, covers_seeds, more_seeds = None, None, None, None
     if crossed is not None:
         seeds = [seed for seed in a.seeds_with_predictions if seed in b.seeds_with_predictions]
         low, high = (float(end) for end in crossed.interval(shared=shared))
+        covers_seeds = crossed.covers_seeds(shared)
     differences = [a.by_seed[seed].score - b.by_seed[seed].score for seed in seeds]
     verdict = _decide(a.task.main_metric, seeds, (low, high), p, margin)
     if crossed is not None and verdict.startswith("unclear"):
@@ -258,6 +262,7 @@ def _verdict(
         difference=math.fsum(differences) / len(differences) if differences else a.mean - b.mean,
         low=low,
         high=high,
+        covers_seeds=covers_seeds,
         p=p,
         verdict=verdict,
         margin=margin,

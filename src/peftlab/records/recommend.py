@@ -67,6 +67,7 @@ class TaskStanding(BaseModel, extra="forbid", frozen=True):
             verdict.
         worse_at_most: by how much it may be worse, in the metric's unit: the interval's end; null
             if it is not known.
+        covers_seeds: whether other seeds are in that.
         margin: differences within ± margin count as a tie, in that unit.
         more_seeds: how many would settle the pair; null if it is settled, or if none would.
         ahead: the rows that were excluded from the choice and have a better mean than `best`.
@@ -80,6 +81,7 @@ class TaskStanding(BaseModel, extra="forbid", frozen=True):
     rival_verdict: str | None = None  # likewise
     is_behind: bool
     worse_at_most: float | None
+    covers_seeds: bool | None = None  # some records of comparisons do not say
     margin: float | None = None
     more_seeds: int | None
     ahead: list[Ahead] = []
@@ -233,6 +235,7 @@ def _against_best(
         rival_verdict=word if is_best else None,
         is_behind=verdict.is_behind if verdict and not is_best else False,
         worse_at_most=verdict.worst if verdict else 0.0,
+        covers_seeds=verdict.covers_seeds if verdict else None,
         margin=verdict.margin if verdict else None,
         more_seeds=verdict.more_seeds if verdict else None,
         ahead=ahead,

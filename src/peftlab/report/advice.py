@@ -192,7 +192,7 @@ def _bound(standing: TaskStanding, task: str = "") -> str:
     bound = of_metric(standing.worse_at_most, standing.metric)
     on = f", on {task}" if task else ""
     # with too few seeds the interval does not hold their spread
-    seeds = ", not counting other seeds" if standing.word == "unclear: 1 seed" else ""
+    seeds = ", not counting other seeds" if standing.covers_seeds is False else ""
     return f" (by {bound} at most{on}{seeds})"
 
 
