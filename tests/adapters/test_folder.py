@@ -478,3 +478,18 @@ def test_a_base_that_was_cast_is_still_its_files(
     model = AutoModelForSequenceClassification.from_pretrained(tiny_model, dtype=torch.float16)
     peftlab.save(peftlab.inject(model.to(there), "lora"), tmp_path / "adapter")
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("part", ["labels", "task"])
+def test_a_card_with_more_labels_than_outputs_is_refused(
+    part: str, trained: Any, tmp_path: Path
+) -> None:
+    """It would name an answer that no output gives."""
+    peftlab.save(trained("lora")[0], tmp_path / "adapter")
+    path = tmp_path / "adapter" / "peftlab.json"
+    card = json.loads(path.read_text())
+    names = card["labels"] if part == "labels" else card["task"]["labels"]
+    names.append("fourth")
+    path.write_text(json.dumps(card))
+    with pytest.raises(peftlab.RequestError, match="4 labels for 3 outputs"):
+        peftlab.load(tmp_path / "adapter")

@@ -331,3 +331,11 @@ def test_an_adapter_of_a_model_that_reads_padding_is_refused(
     peft.get_peft_model(model, asked).save_pretrained(tmp_path / "adapter")
     with pytest.raises(peftlab.RequestError, match="can't be trained in batches"):
         peftlab.load(tmp_path / "adapter")
+
+
+def test_peftlab_loads_a_rank_stabilised_dora_of_pefts(
+    trained: Any, logits: Any, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = {**LORA, "use_dora": True, "use_rslora": True}
+    monkeypatch.setitem(CONFIGS, "rsdora", (peft.LoraConfig, both))
+    test_peftlab_loads_what_peft_saved("rsdora", trained, logits, tmp_path, tiny_model)

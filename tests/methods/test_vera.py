@@ -177,3 +177,12 @@ def test_the_shared_product_is_made_again_where_a_or_autocast_is_another() -> No
     with torch.no_grad():
         shared.vera_A.mul_(2)
     torch.testing.assert_close(shared.inner(x), 2 * first)
+
+
+def test_a_product_that_was_made_without_autograd_is_made_again_for_it() -> None:
+    """Else the gradient of all that lies before the layer would be lost in silence."""
+    shared = layers(model_with(VeRA(rank=6)))[0].shared
+    x = torch.randn(3, 12, requires_grad=True)
+    with torch.no_grad():
+        made = shared.inner(x)
+    assert not made.requires_grad and shared.inner(x).requires_grad

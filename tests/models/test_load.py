@@ -11,6 +11,7 @@ import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
+from transformers.utils import logging
 
 import peftlab.models.load as load_room
 from peftlab.adapters import load, save
@@ -26,6 +27,7 @@ from peftlab.models import (
     load_model,
     load_tokenizer,
     longest_input,
+    quiet,
     state_of,
 )
 from peftlab.models.find import read_config
@@ -349,3 +351,21 @@ def test_a_model_comes_to_lie_where_it_computes(
 def test_a_device_that_there_is_not_is_refused(tiny_model: Path) -> None:
     with pytest.raises(RequestError, match="device must be auto, cpu, cuda or mps, got 'tpu'"):
         load_model(str(tiny_model), device="tpu")
+
+
+@pytest.mark.parametrize("has_bars", [True, False])
+def test_transformers_own_words_are_as_loud_as_before_behind_a_load(has_bars: bool) -> None:
+    """They are the process's: a caller's own models would be loaded without a warning."""
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    try:
+        logging.set_verbosity_info()
+        (logging.enable_progress_bar if has_bars else logging.disable_progress_bar)()
+        with pytest.raises(ValueError, match="mine"), quiet():
+            assert logging.get_verbosity() == logging.ERROR
+            assert not logging.is_progress_bar_enabled()
+            raise ValueError("mine")
+        assert logging.get_verbosity() == logging.INFO
+        assert logging.is_progress_bar_enabled() == has_bars
+    finally:
+        logging.set_verbosity(before[0])
+        (logging.enable_progress_bar if before[1] else logging.disable_progress_bar)()

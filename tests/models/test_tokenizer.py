@@ -31,6 +31,7 @@ from peftlab.models import (
     load_model,
     load_tokenizer,
     precision_of,
+    save_tokenizer,
 )
 from peftlab.models.architectures import TABLE
 from peftlab.tasks import Examples, Task
@@ -378,3 +379,15 @@ def test_a_model_with_one_type_of_token_is_given_none(tmp_path: Path) -> None:
     assert "token_type_ids" not in encode(load_tokenizer(tmp_path), pairs, [0, 0], 60).features
     agree_on_padding(model, tokenizer)
     assert "token_type_ids" not in encode(tokenizer, pairs, [0, 0], 60).features
+
+
+def test_a_tokenizer_that_was_saved_cuts_and_pads_as_before(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer("<pad>")
+    backend = tokenizer.backend_tokenizer
+    backend.enable_truncation(5)
+    backend.enable_padding(length=7)
+    before = backend.truncation, backend.padding
+    save_tokenizer(tokenizer, tmp_path)
+    assert (backend.truncation, backend.padding) == before
+    saved = json.loads((tmp_path / "tokenizer.json").read_text())
+    assert saved["truncation"] is None and saved["padding"] is None

@@ -190,3 +190,9 @@ def test_whether_a_head_is_of_the_labels_unit_is_told_without_dropout(
         state_of(model).own_unit = True
         notes.append(_check_unit(model.train(), far, train, plan()))
     assert notes[0] == notes[1] and "of another unit" in notes[0][0]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_labels_far_below_0_are_as_coarse_as_those_far_above_it(sign: int) -> None:
+    with pytest.raises(peftlab.RequestError, match="subtract what the labels have in common"):
+        Unit.of([sign * 1e9, sign * 1e9 + 1])
