@@ -246,3 +246,15 @@ def test_nothing_is_laid_behind_a_pass_even_one_that_fails() -> None:
         with pytest.raises(IndexError):
             model(input_ids=ids, attention_mask=torch.ones_like(ids))
         assert laid.packing is None
+
+
+@pytest.mark.parametrize("kind", ["bert", "mpnet"])
+def test_hidden_states_that_the_configuration_asks_for_come_padded_too(kind: str) -> None:
+    model = tiny(kind, torch.float32).eval()
+    model.config.output_hidden_states = True
+    with torch.no_grad():
+        wanted = model(**batch()).hidden_states
+        with fast(model):
+            found = model(**batch()).hidden_states
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

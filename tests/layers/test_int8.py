@@ -197,3 +197,13 @@ def test_on_cuda_all_stays_there_in_shapes_that_cublas_takes(
     for one, other, strides in products:
         assert one[0] % 32 == 0 and other[0] % 8 == other[1] % 8 == 0
         assert strides == (1, other[0])
+
+
+def test_sums_are_as_exact_under_a_caller_s_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are no products in eight bits they are made in fp32, and not in bf16."""
+    monkeypatch.setattr(int8, "product_kind", lambda device: None)
+    made, x, g = layer(kind=Int8Linear), torch.randn(33, 192), torch.randn(33, 80)
+    wanted = both(made, x, g)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = both(made, x, g)
+    assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))

@@ -184,3 +184,15 @@ def test_a_subclass_with_a_forward_of_its_own_is_not_taken_for_a_product() -> No
     assert not is_linear(Router(7, 5))
     assert is_linear(type("Named", (nn.Linear,), {})(7, 5))
     assert is_linear(FalconLinear(7, 5))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_linear_like_shares_nothing_with_the_layer_it_is_like(kind: str) -> None:
+    """A merged layer that is changed must leave the adapter's base, which unmerge puts back."""
+    base = layer_of(kind)
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    made = linear_like(base, weight_of(base).clone(), base.bias)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(1)
+    assert all(torch.equal(before[name], tensor) for name, tensor in base.state_dict().items())
