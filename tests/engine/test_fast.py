@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from peftlab.engine.dropout import FastDropout
 from peftlab.engine.frozen import FrozenLinear
 from peftlab.engine.gelu import FastGelu
 from peftlab.engine.packing import N_QUERIES
+from peftlab.engine.replace_method import replace_method
 from peftlab.engine.weights import onednn_multiplies
 from peftlab.methods import METHODS, inject, make
 from peftlab.models import ARCHITECTURES, state_of
@@ -270,3 +272,26 @@ def test_answers_draw_nothing() -> None:
     with torch.no_grad(), fast(model):
         model(**batch())
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("kind", ["bert", "mpnet"])
+def test_inside_the_engine_too_an_answer_has_no_dropout_in_it(kind: str) -> None:
+    model = tiny(kind, torch.float32, p=0.5).eval()
+    with torch.no_grad():
+        wanted = model(**batch()).logits
+        with fast(model):
+            found = model(**batch()).logits
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_method_of_somebody_s_own_is_put_back() -> None:
+    module, own = torch.nn.Linear(2, 2), lambda x: -x
+    module.forward = own
+    with ExitStack() as undo:
+        replace_method(module, "forward", lambda module, original, x: 2 * original(x), undo)
+        assert torch.equal(module(torch.ones(1, 2)), -2 * torch.ones(1, 2))
+    assert module.forward is own
+    plain = torch.nn.Linear(2, 2)
+    with ExitStack() as undo:
+        replace_method(plain, "forward", lambda module, original, x: x, undo)
+    assert "forward" not in vars(plain)

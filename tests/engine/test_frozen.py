@@ -306,3 +306,13 @@ def test_attention_between_two_texts_is_not_joined(kind: str) -> None:
     }
     within = {n for name, n in sizes.items() if "SelfAttention.q" in name or "self_attn.q" in name}
     assert (crossing, within) == ({1}, {3})
+
+
+@needs_bf16
+def test_what_was_computed_before_a_load_is_computed_anew_behind_it() -> None:
+    """Query was asked for before, and key, which waits for its turn, must not be the old one."""
+    query, key = places(layers(8, 8))
+    x = torch.ones(2, 24, dtype=BF16)
+    query(x)
+    key.load_state_dict({"weight": torch.zeros(8, 24), "bias": torch.ones(8)})
+    assert torch.equal(key(x), torch.ones(2, 8, dtype=BF16))

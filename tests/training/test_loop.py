@@ -28,7 +28,7 @@ from peftlab.training import (
     fit,
     outputs,
 )
-from peftlab.training.loop import seed_generators, step_seed
+from peftlab.training.loop import compute_outputs, seed_generators, step_seed
 from peftlab.training.passes import batch_loss
 from plans import changed, plan
 
@@ -458,3 +458,14 @@ def test_a_rehearsal_takes_every_batch_once_an_epoch_each_time_in_another_order(
     epochs = [taken[i : i + len(names)] for i in range(0, len(taken), len(names))]
     assert all(sorted(epoch) == list(range(len(names))) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_dev_is_answered_in_the_precision_that_is_trained_in(
+    tiny_model: Path, tiny_task: Task
+) -> None:
+    """Else a model that computes in bf16 would be judged by what it gives in fp32."""
+    model, tokenizer = load_model(str(tiny_model), precision="fp32")
+    dev = encode(tokenizer, tiny_task.dev.texts, tiny_task.dev.labels, 32)
+    found = compute_outputs(model, dev, plan(autocast=True))
+    by_precision = [outputs(model, dev, autocast=autocast) for autocast in (True, False)]
+    assert torch.equal(found, by_precision[0]) and not torch.equal(found, by_precision[1])
