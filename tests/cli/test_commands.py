@@ -354,6 +354,7 @@ def test_doctor_says_what_a_kernel_that_is_not_built_costs(
         "so dropout, residual sum and LayerNorm are three passes; "
         "gelu.cpp not built: Ninja is required, so torch computes gelu in bf16; "
         "low_rank.cpp not built: Ninja is required, so torch adds low-rank updates; "
+        "gain.cpp not built: Ninja is required, so torch scales by learned gains; "
         "rows.cpp built when first needed"
     )
 

@@ -17,6 +17,7 @@ TESTS = (
     "test_gelu.py",
     "test_low_rank.py",
     "test_packing.py",
+    "../layers/test_gain.py",
     "../layers/test_rows.py",
 )
 

@@ -29,6 +29,7 @@ COST_WITHOUT = {  # by the file of a kernel: what is slower without it
     "dropout.cpp": "dropout, residual sum and LayerNorm are three passes",
     "gelu.cpp": "torch computes gelu in bf16",
     "low_rank.cpp": "torch adds low-rank updates",
+    "gain.cpp": "torch scales by learned gains",
     "rows.cpp": "torch quantises rows for int8",
 }
 METHODS_HEAD = ("method", "trains", "adapter", "head", "paper")

@@ -41,7 +41,7 @@ from peftlab.engine.packing import (
     track_only_logits,
 )
 from peftlab.engine.weights import onednn_multiplies
-from peftlab.layers import native, rows
+from peftlab.layers import gain, native, rows
 from peftlab.layers.int8 import Int8Linear
 from peftlab.layers.linear import QuantisedLinear, base_dtype, features, is_conv1d
 from peftlab.layers.lora import LowRank
@@ -104,7 +104,7 @@ def can_pack(model: Any) -> bool:
 
 
 def kernels_of(model: Any) -> str:
-    """The files of the C++ kernels that `fast` uses for `model` on a CPU, "torch" if none.
+    """The files of the C++ kernels that `model` inside `fast` uses on a CPU, "torch" if none.
 
     Called outside of the engine.
     """
@@ -113,13 +113,14 @@ def kernels_of(model: Any) -> str:
         dropout: not _recomputes_activations(model) and dropout.serves(model),
         gelu: not _recomputes_activations(model) and gelu.serves(model),
         low_rank: _has_native_updates(model),
+        gain: gain.serves(model),
     }
     return ", ".join(module.SOURCE.name for module, used in uses.items() if used) or "torch"
 
 
 def kernels() -> dict[str, str]:
     """The state of each C++ kernel in words, by the name of its file."""
-    modules = (sentences, dropout, gelu, low_rank, rows)
+    modules = (sentences, dropout, gelu, low_rank, gain, rows)
     return {
         module.SOURCE.name: native.describe_build(module.SOURCE, *module.FLAGS)
         for module in modules

@@ -1,5 +1,6 @@
 """The parts that methods are made of: adapters, the LoRA layer, and the frozen base."""
 
+from peftlab.layers.gain import rescaled, scaled, squared_norms
 from peftlab.layers.int8 import Int8Linear
 from peftlab.layers.linear import (
     Adapter,
@@ -84,8 +85,11 @@ __all__ = [
     "quantise_linears",
     "quantiser",
     "replace_linears",
+    "rescaled",
     "resolve_device",
     "resolve_precision",
+    "scaled",
+    "squared_norms",
     "weight_of",
     "weight_precision",
 ]

@@ -287,6 +287,8 @@ class Adapter(Wrapper, abc.ABC):
     `base` is an `nn.Linear`, a `Conv1D` or a `BaseLinear`; see `peftlab.layers.linear`.
     """
 
+    has_gain: ClassVar[bool] = False  # whether `forward` scales by learned gains (gain.py)
+
     base: Linear
 
     @abc.abstractmethod

@@ -1,6 +1,7 @@
 """Kernels in C++: built once, where there is a compiler, and cached.
 
     layers/rows.cpp        rows around a product in eight bits; without it, torch's own (rows.py)
+    layers/gain.cpp        learned gains, as DoRA's; without it, torch's own (gain.py)
     engine/sentences.cpp   attention of a packed batch; without it, batches stay padded
     engine/dropout.cpp     dropout, and the end of each half of a block; without it, masks are kept,
                            and that end is three passes

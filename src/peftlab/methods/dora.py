@@ -21,16 +21,15 @@ from typing import Any, ClassVar, Self
 import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from peftlab.layers import (
     Adapter,
     Linear,
     LowRank,
     Pair,
-    base_dtype,
     exact,
-    product,
+    rescaled,
+    squared_norms,
     weight_of,
 )
 from peftlab.methods.base import STRICT
@@ -79,6 +78,8 @@ class DoRALinear(LowRank):
     torch.Size([3, 4])
     """
 
+    has_gain: ClassVar[bool] = True
+
     def __init__(self, base: Linear, rank: int, scaling: float, dropout_p: float = 0.0) -> None:
         super().__init__(base, rank, dropout_p)
         self.scaling = scaling
@@ -92,22 +93,11 @@ class DoRALinear(LowRank):
         return Pair(self.lora_A, self.lora_B, self.scaling)
 
     def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
-        updated = self.updated(x)
-        excess = self.magnitude / self.norm() - 1  # (out,), in fp32
-        scaled: Tensor = _Scaled.apply(updated, excess, self.base.bias)  # type: ignore[no-untyped-call]
-        return scaled
+        return rescaled(self.updated(x), self.magnitude / self.norm(), self.base.bias)
 
-    @torch.no_grad()
     def norm(self) -> Tensor:
-        """‖W + s·B A‖ of each row: (out,), without making the matrix; a constant to autograd.
-
-        ‖W + s·B A‖² = ‖W‖² + s · Σ B ∘ (2 W Aᵀ + s·B A Aᵀ), summed over the rank.
-        """
-        cross = product(self.base, self.lora_A.to(base_dtype(self.base))).T  # W Aᵀ: (out, rank)
-        gram = self.lora_A @ self.lora_A.T
-        inner = torch.addmm(cross.to(gram.dtype), self.lora_B, gram, beta=2, alpha=self.scaling)
-        change = inner.mul_(self.lora_B).sum(dim=1)
-        squares = torch.add(self.base_squares, change, alpha=self.scaling)
+        """‖W + s·B A‖ of each row: (out,), a constant to autograd."""
+        squares = squared_norms(self.base, self.base_squares, self.pair())
         return squares.clamp_(min=SMALLEST).sqrt_()
 
     def merged_weight(self, weight: Tensor) -> Tensor:  # (out, in) -> (out, in)
@@ -120,27 +110,3 @@ class DoRALinear(LowRank):
 def _update_squares(layer: DoRALinear, _: object) -> None:
     """Compute ‖W‖² anew, after another base has been loaded into the layer."""
     layer.base_squares.copy_(exact(weight_of(layer.base)).square().sum(dim=1))
-
-
-class _Scaled(torch.autograd.Function):
-    """u + δ ∘ (u - c), δ = gain - 1: u = W x + c comes from one product, and c must not be scaled.
-
-    The gain itself does not suit bf16, in which all that is within .002 of 1 is 1; δ is held in
-    fp32 and rounded only where it is multiplied, so that its error is far below the output's.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, updated: Tensor, excess: Tensor, bias: Tensor | None) -> Tensor:
-        unbiased = updated if bias is None else updated - bias.to(updated.dtype)
-        ctx.dtype = excess.dtype
-        delta = excess.to(updated.dtype)
-        ctx.save_for_backward(unbiased, delta)
-        return torch.addcmul(updated, delta, unbiased)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (g,) = gradients
-        unbiased, delta = ctx.saved_tensors
-        products = g.reshape(-1, g.shape[-1]) * unbiased.reshape(-1, unbiased.shape[-1])
-        return torch.addcmul(g, delta, g), products.sum(0, dtype=ctx.dtype), None

@@ -10,7 +10,7 @@ Init       l = 1  =>  y = x Wᵀ + c at step 0
 Cost       out, or in, trained parameters a layer; no cost after merging l into W, and into c
 Departs    PEFT's default for BERT-like models scales the input of the attention's output layer too,
            whose name ends as the FFN's does; the paper doesn't, nor does this. l, a vector, never
-           decays. Not l but l - 1 is rounded to the precision of x: bf16 has no 1.003
+           decays. l is not rounded to the precision of x: bf16 has no 1.003
 Raises     RequestError if a target matches no layer
 """
 
@@ -32,6 +32,7 @@ from peftlab.layers import (
     device_of,
     exact,
     features,
+    rescaled,
 )
 from peftlab.methods.base import STRICT, adapt
 from peftlab.methods.peft import PREFIX, InPeft
@@ -105,13 +106,15 @@ class IA3(InPeft):
 class ScaledOutput(Adapter):
     """A linear layer whose outputs have a factor each."""
 
+    has_gain: ClassVar[bool] = True
+
     def __init__(self, base: Linear) -> None:
         super().__init__()
         self.base = base
         self.output_scale = _ones(features(base).outside, base)
 
     def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
-        return _scale(self.base(x), self.output_scale)
+        return rescaled(self.base(x), self.output_scale)
 
     def merged_weight(self, weight: Tensor) -> Tensor:  # (out, in) -> (out, in)
         return weight * self.output_scale[:, None]
@@ -124,13 +127,15 @@ class ScaledOutput(Adapter):
 class ScaledInput(WeightAdapter):
     """A linear layer whose inputs have a factor each."""
 
+    has_gain: ClassVar[bool] = True
+
     def __init__(self, base: Linear) -> None:
         super().__init__()
         self.base = base
         self.input_scale = _ones(features(base).inside, base)
 
     def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
-        y: Tensor = self.base(_scale(x, self.input_scale))
+        y: Tensor = self.base(rescaled(x, self.input_scale))
         return y
 
     def merged_weight(self, weight: Tensor) -> Tensor:  # (out, in) -> (out, in)
@@ -139,7 +144,3 @@ class ScaledInput(WeightAdapter):
 
 def _ones(size: int, base: Linear) -> nn.Parameter:
     return nn.Parameter(torch.ones(size, dtype=adapter_dtype(base), device=device_of(base)))
-
-
-def _scale(x: Tensor, factors: Tensor) -> Tensor:
-    return torch.addcmul(x, x, (factors - 1).to(x.dtype))

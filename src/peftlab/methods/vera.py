@@ -39,6 +39,7 @@ from peftlab.layers import (
     device_of,
     dropout,
     features,
+    scaled,
 )
 from peftlab.methods.base import STRICT, adapt, searched
 from peftlab.methods.peft import InPeft, layers_with
@@ -196,6 +197,8 @@ class Projections(nn.Module):
 class VeRALinear(WeightAdapter):
     """A linear layer with the shared pair beside it, scaled by two vectors of its own."""
 
+    has_gain: ClassVar[bool] = True
+
     def __init__(
         self, base: Linear, shared: Projections, d_initial: float, dropout_p: float = 0.0
     ) -> None:
@@ -216,8 +219,8 @@ class VeRALinear(WeightAdapter):
 
     def forward(self, x: Tensor) -> Tensor:  # (*batch, in) -> (*batch, out)
         _, vera_B = self.pair
-        inner = self.shared.inner(self.dropout(x)) * self.vera_lambda_d.to(x.dtype)
-        update = F.linear(inner, vera_B.to(x.dtype)) * self.vera_lambda_b.to(x.dtype)
+        inner = scaled(self.shared.inner(self.dropout(x)), self.vera_lambda_d)
+        update = scaled(F.linear(inner, vera_B.to(x.dtype)), self.vera_lambda_b)
         out: Tensor = self.base(x) + update
         return out
 
