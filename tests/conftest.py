@@ -26,8 +26,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from peftlab.bench.execute import Worker
-from peftlab.engine import dropout, gelu, low_rank, sentences
-from peftlab.layers import native, rows
+from peftlab.engine import KERNELS
+from peftlab.layers import native
 from peftlab.methods import METHODS
 from peftlab.tasks import Examples, Task
 
@@ -48,7 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not (hasattr(config, "workerinput") or config.option.collectonly):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(native, "BUILD_S", 600)
-            for kernels in (sentences, dropout, gelu, low_rank, rows):
+            for kernels in KERNELS:
                 kernels.is_built()
 
 

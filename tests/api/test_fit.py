@@ -13,7 +13,7 @@ from rich.console import Console
 
 import peftlab
 from peftlab.api import fit as fitting
-from peftlab.api.compare import ResolvedRequest
+from peftlab.api.request import ResolvedRequest
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Grid, resolve
 from peftlab.bench.race import MIN_RUNNERS, Deadline, Race, TimeIsUp

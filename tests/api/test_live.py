@@ -13,7 +13,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from peftlab.api import live
-from peftlab.api.compare import ResolvedRequest, run
+from peftlab.api.compare import run
+from peftlab.api.request import ResolvedRequest
 from peftlab.bench.grid import Grid, resolve
 from peftlab.bench.run import Observer, write_suite
 from peftlab.bench.suite import make_suite

@@ -19,8 +19,8 @@ import pytest
 import torch
 
 import peftlab
-from peftlab.api.compare import resolve_request
 from peftlab.api.export import _best_kept, export
+from peftlab.api.request import resolve_request
 from peftlab.bench import execute, outcome, run
 from peftlab.bench.cell import Order
 from peftlab.bench.grid import resolve

@@ -57,7 +57,7 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Typed:
 def ready(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A request that was found right, whatever it was."""
     found = SimpleNamespace(out=Path("o"), grid=SimpleNamespace(suite=SimpleNamespace(name="s")))
-    monkeypatch.setattr("peftlab.api.compare.resolve_request", lambda *args: found)
+    monkeypatch.setattr("peftlab.api.request.resolve_request", lambda *args: found)
     monkeypatch.setattr("peftlab.api.fit.resolve_fit", lambda *args: found)
     monkeypatch.setattr("peftlab.api.progress.describe_tasks", lambda grid: [])
     return found
@@ -65,7 +65,7 @@ def ready(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def test_what_compare_asks_for(typed: Typed) -> None:
     call = typed(
-        "api.compare.resolve_request",
+        "api.request.resolve_request",
         *("compare", "s.toml", "--tasks", "a,b", "--methods", "lora,head", "--seeds", "3,4"),
         *("--tune", "6", "--validation", "0.2", "--tune-space", "lr,rank", "--out", "o"),
         *("--model", "m", "--data-dir", "g", "--metric", "f1", "--weight-decay", "0.1"),
@@ -136,7 +136,7 @@ def test_the_home_folder_is_known_of_where_a_model_goes(
     assert call.given[2] == tmp_path / "tried"
     call = typed("api.inference.predict_file", "predict", "~/a", "~/b.csv", "--out=~/c.csv")
     assert call.given[:3] == tuple(tmp_path / name for name in ("a", "b.csv", "c.csv"))
-    call = typed("api.compare.load_plugin", "methods", "--plugin=~/mine.py")
+    call = typed("api.request.load_plugin", "methods", "--plugin=~/mine.py")
     assert call.given[0] == tmp_path / "mine.py"
 
 

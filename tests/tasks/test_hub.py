@@ -28,7 +28,7 @@ import pytest
 import peftlab.network as probe
 from peftlab import tasks
 from peftlab.api.again import task_again
-from peftlab.api.compare import data_of
+from peftlab.api.request import data_of
 from peftlab.bench.grid import resolve, task_part
 from peftlab.bench.outcome import Failed, failure_record
 from peftlab.bench.run import write_suite

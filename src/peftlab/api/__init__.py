@@ -1,1 +1,1 @@
-"""What Python calls, and the command line with it: one file a verb."""
+"""What Python calls, and the command line with it: one file a verb, beginning with request.py."""

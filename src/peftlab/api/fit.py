@@ -19,17 +19,17 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from peftlab.api.compare import (
-    ResolvedRequest,
-    arguments_of,
-    data_of,
-    forecaster,
-    request_of,
-    resolve_request,
-)
+from peftlab.api.compare import forecaster
 from peftlab.api.export import check_again, copy_adapter
 from peftlab.api.live import Live
 from peftlab.api.progress import callers_console, observer
+from peftlab.api.request import (
+    ResolvedRequest,
+    arguments_of,
+    data_of,
+    request_of,
+    resolve_request,
+)
 from peftlab.atomic import check_replaceable, replace_folder
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Grid, Row

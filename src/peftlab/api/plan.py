@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from peftlab.api.compare import (
+from peftlab.api.compare import record_folders
+from peftlab.api.request import (
     ResolvedRequest,
     arguments_of,
     data_of,
-    record_folders,
     request_of,
     resolve_request,
     split_rates,

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from peftlab.api.compare import ResolvedRequest, forecaster, run
+from peftlab.api.compare import forecaster, run
 from peftlab.api.progress import callers_console
+from peftlab.api.request import ResolvedRequest
 from peftlab.bench.grid import resolve
 from peftlab.bench.recipe import Recipe
 from peftlab.bench.recipe import recipe as find_recipe

@@ -21,10 +21,11 @@ import torch
 from rich.console import Console
 
 from peftlab.adapters import check_ids, check_savable, is_merged, save
-from peftlab.api.compare import arguments_of, forecaster
+from peftlab.api.compare import forecaster
 from peftlab.api.export import copy_adapter
 from peftlab.api.inference import check_num_labels, task_of
 from peftlab.api.progress import callers_console, observer
+from peftlab.api.request import arguments_of
 from peftlab.atomic import CELL_FILES, check_replaceable, replace_folder
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import (

@@ -50,7 +50,8 @@ def compare(
 
     console = Console(stderr=True, quiet=quiet)
     with console.status("reading the request, the model and the data"):
-        from peftlab.api.compare import resolve_request, run
+        from peftlab.api.compare import run
+        from peftlab.api.request import resolve_request
 
         resolved = resolve_request(suite, request.fields | grid, request.sets, out)
     with report_stop(resolved.out, rerun):

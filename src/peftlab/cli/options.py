@@ -118,7 +118,7 @@ def with_plugins(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(plugin: list[Path] | None, **arguments: Any) -> None:
         if plugin:
-            from peftlab.api.compare import load_plugin
+            from peftlab.api.request import load_plugin
 
             for file in plugin:
                 load_plugin(file)
@@ -191,7 +191,7 @@ def _request(
     **training: Any,
 ) -> OptionRequest:
     """The request of compare, plan, fit and train; `training` has an option for each setting."""
-    from peftlab.api.compare import data_of
+    from peftlab.api.request import data_of
 
     data_options = {"text": split(text, "--text"), "label": label, "dev": dev, "kind": kind}
     settings = {name: value for name, value in training.items() if value is not None}
@@ -230,13 +230,13 @@ def _grid(
     ] = None,
 ) -> Grid:
     """The fields of the options that only compare and plan share."""
-    from peftlab.api import compare
+    from peftlab.api import request
 
     return {
-        "tasks": compare.every_task() if tasks == "all" else split(tasks, "--tasks"),
+        "tasks": request.every_task() if tasks == "all" else split(tasks, "--tasks"),
         "methods": methods_of(methods),
         "seeds": seeds_of(seeds),
-        "tune": compare.tune_of(tune, validation, split(tune_space, "--tune-space")),
+        "tune": request.tune_of(tune, validation, split(tune_space, "--tune-space")),
     }
 
 
@@ -262,7 +262,7 @@ def _kinds(annotation: Any) -> set[Any]:
 
 def methods_of(text: str | None) -> list[dict[str, Any]] | None:
     """The methods of a list with commas between, or of "all"; None without a text."""
-    from peftlab.api.compare import parse_methods
+    from peftlab.api.request import parse_methods
 
     return None if text is None else parse_methods(text)
 

@@ -46,9 +46,9 @@ def plan(
 
     console = Console(stderr=True, quiet=quiet)
     with console.status("reading the request and the data") as status:
-        from peftlab.api.compare import resolve_request
         from peftlab.api.plan import plan_request
         from peftlab.api.progress import describe_tasks
+        from peftlab.api.request import resolve_request
         from peftlab.report.text import printable
 
         resolved = resolve_request(suite, request.fields | grid, request.sets, out)

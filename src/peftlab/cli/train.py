@@ -36,7 +36,7 @@ def train(
         )
     console = Console(stderr=True, quiet=quiet)
     with console.status("reading the request, the model and the data"):
-        from peftlab.api.compare import resolve_request
+        from peftlab.api.request import resolve_request
         from peftlab.api.train import resumable_folder, train_folder
 
         fields = request.fields | {

@@ -49,6 +49,9 @@ from peftlab.layers.precision import is_unmodified
 from peftlab.models import state_of
 from peftlab.models.targets import CROSSING, SIBLINGS
 
+# each a file in Python, and one in C++ beside it
+KERNELS = (sentences, dropout, gelu, low_rank, gain, rows)
+
 
 @contextmanager
 def fast(model: Any, enabled: bool = True, real: bool = True) -> Iterator[Layout]:
@@ -120,10 +123,9 @@ def kernels_of(model: Any) -> str:
 
 def kernels() -> dict[str, str]:
     """The state of each C++ kernel in words, by the name of its file."""
-    modules = (sentences, dropout, gelu, low_rank, gain, rows)
     return {
         module.SOURCE.name: native.describe_build(module.SOURCE, *module.FLAGS)
-        for module in modules
+        for module in KERNELS
     }
 
 
