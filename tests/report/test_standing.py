@@ -243,7 +243,7 @@ def test_a_baseline_that_no_row_reaches_is_told_before_the_advice(tmp_path, reco
 
     better = {"majority": {"accuracy": 0.5}, "tf-idf": {"accuracy": 0.981}}
     line = (
-        "No row reaches tf-idf (.981): by means alone, train longer or take tf-idf, which trains "
+        "No row's mean reaches tf-idf (.981): train longer, or take tf-idf, which trains "
         "in seconds."
     )
 
@@ -252,7 +252,7 @@ def test_a_baseline_that_no_row_reaches_is_told_before_the_advice(tmp_path, reco
 
     assert told(beside(better)) == line
     constant = told(beside({"majority": {"accuracy": 0.97}}))
-    assert constant.startswith("No row reaches majority (.970), which reads no text")
+    assert constant.startswith("No row's mean reaches majority (.970), which reads no text")
     assert told(beside({"tf-idf": {"accuracy": 0.9}})) == ""
     means = sorted(row.cells[0].last.mean for row in table(records).rows)
     above_all_but_one = beside({"tf-idf": {"accuracy": (means[-1] + means[-2]) / 2}})
@@ -264,7 +264,7 @@ def test_a_baseline_that_no_row_reaches_is_told_before_the_advice(tmp_path, reco
             table(above_all_but_one), comparison.model_copy(update={"recommendation": taken})
         )
         mean = next(r.cells[0].last.mean for r in table(records).rows if r.label == row)
-        assert line.startswith(f"{row} does not reach tf-idf (") == (mean < means[-1])
+        assert line.startswith(f"{row}'s mean does not reach tf-idf (") == (mean < means[-1])
     found = compare_rows(beside(better), [tmp_path])
     console = Console(file=io.StringIO(), width=400, color_system=None)
     console.print(render_terminal(table(beside(better)), found))

@@ -63,15 +63,21 @@ def unreached(table: Table, comparison: Comparison) -> str:
         elif taken in means and threshold > means[taken]:
             above_taken.setdefault(name, []).append(f"{where}({score(scores[name], column)})")
     return " ".join(
-        [f"No row reaches {name} {listed(on)}{_remedy(name)}" for name, on in above_all.items()]
-        + [f"{taken} does not reach {name} {listed(on)}." for name, on in above_taken.items()]
+        [
+            f"No row's mean reaches {name} {listed(on)}{_remedy(name)}"
+            for name, on in above_all.items()
+        ]
+        + [
+            f"{taken}'s mean does not reach {name} {listed(on)}."
+            for name, on in above_taken.items()
+        ]
     )
 
 
 def _remedy(baseline: str) -> str:
     if baseline in CONSTANT:
         return ", which reads no text: train longer, or at another rate."
-    return f": by means alone, train longer or take {baseline}, which trains in seconds."
+    return f": train longer, or take {baseline}, which trains in seconds."
 
 
 def _reasons(recommendation: Recommendation) -> list[str]:
