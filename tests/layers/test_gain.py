@@ -256,5 +256,7 @@ def test_methods_with_gains_train_by_it(method: str, used: set[str], is_fast: bo
 
 def test_records_name_it_where_it_serves() -> None:
     assert "gain.cpp" in kernels_of(inject(tiny(), make("dora")))
+    assert kernels_of(inject(tiny(), make("dora")), enabled=False) == "gain.cpp"
+    assert kernels_of(inject(tiny(), make("lora")), enabled=False) == "torch"
     assert "gain.cpp" not in kernels_of(inject(tiny(), make("lora")))
     assert "gain.cpp" not in kernels_of(inject(tiny(dtype=torch.float64), make("dora")))

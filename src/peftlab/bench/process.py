@@ -188,7 +188,7 @@ def _made_by(cell: Cell, kernels: str) -> dict[str, Any]:
 
 
 def _kernels(model: PreTrainedModel, cell: Cell) -> str:
-    return kernels_of(model) if cell.training.in_engine else "torch"
+    return kernels_of(model, cell.training.in_engine)
 
 
 def _answer_at_ranks(

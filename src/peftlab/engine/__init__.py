@@ -106,16 +106,16 @@ def can_pack(model: Any) -> bool:
     )
 
 
-def kernels_of(model: Any) -> str:
+def kernels_of(model: Any, enabled: bool = True) -> str:
     """The files of the C++ kernels that `model` inside `fast` uses on a CPU, "torch" if none.
 
-    Called outside of the engine.
+    Called outside of the engine. With `enabled=False`, those that it uses without.
     """
     uses = {
-        sentences: can_pack(model),
-        dropout: not _recomputes_activations(model) and dropout.serves(model),
-        gelu: not _recomputes_activations(model) and gelu.serves(model),
-        low_rank: _has_native_updates(model),
+        sentences: enabled and can_pack(model),
+        dropout: enabled and not _recomputes_activations(model) and dropout.serves(model),
+        gelu: enabled and not _recomputes_activations(model) and gelu.serves(model),
+        low_rank: enabled and _has_native_updates(model),
         gain: gain.serves(model),
     }
     return ", ".join(module.SOURCE.name for module, used in uses.items() if used) or "torch"

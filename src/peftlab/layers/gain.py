@@ -23,6 +23,7 @@ from peftlab.layers.linear import (
     Adapter,
     Linear,
     base_dtype,
+    device_of,
     is_stored_transposed,
     not_a_view,
     product,
@@ -49,7 +50,7 @@ def serves(model: nn.Module) -> bool:
     """Whether the kernels compute a part of `model`: one of its adapters has gains."""
     return (
         any(
-            base_dtype(module.base) in DTYPES and module.base.weight.device.type != "cuda"
+            base_dtype(module.base) in DTYPES and device_of(module).type == "cpu"
             for module in model.modules()
             if isinstance(module, Adapter) and module.has_gain
         )
