@@ -13,7 +13,7 @@ from peftlab.engine import fast, kernels_of
 from peftlab.layers import Linear, Pair, gain, rescaled, scaled, squared_norms
 from peftlab.layers.native import WIDEST
 from peftlab.methods import inject, make
-from tiny import batch, passes, tiny
+from tiny import batch, bert, passes, tiny
 
 HALF_STEP = {torch.bfloat16: 2**-8, torch.float32: 2**-23}  # the relative error of rounding
 IN_FP32 = 1e-5  # of sums of some hundred numbers about 1
@@ -218,8 +218,29 @@ def test_any_gradient_is_taken() -> None:
     assert all(found.isnan().all() for found in (nan.passes()[0], nan.passes()[2]))
 
 
+def test_vectors_may_have_gaps() -> None:
+    of_layer = outputs(4, 32, dtype=torch.float32)
+    assert of_layer.bias is not None
+    gaps = of_layer._replace(
+        gain=torch.stack([of_layer.gain] * 3, dim=1)[:, 1],
+        bias=torch.stack([of_layer.bias] * 3, dim=1)[:, 1],
+    )
+    for found, wanted in zip(gaps.passes(), of_layer.passes(), strict=True):
+        assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("method", ["dora", "vera", "ia3"])
+def test_under_autocast_outputs_are_in_its_precision(method: str) -> None:
+    model = inject(tiny(dtype=torch.float32), make(method, RANKS.get(method)))
+    layer = next(module for module in model.modules() if getattr(module, "has_gain", False))
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(torch.randn(3, layer.base.in_features))
+    assert y.dtype == torch.bfloat16
+
+
 def test_no_sum_depends_on_the_number_of_threads() -> None:
-    of_layer, of_outputs = layer(768, 768, 8, torch.bfloat16), outputs(70, 768, dtype=torch.float32)
+    of_layer = layer(771, 768, 9, torch.bfloat16)  # no multiples of what is computed together
+    of_outputs = outputs(70, 768, dtype=torch.float32)
     threads = torch.get_num_threads()
     try:
         found = []
@@ -259,4 +280,9 @@ def test_records_name_it_where_it_serves() -> None:
     assert kernels_of(inject(tiny(), make("dora")), enabled=False) == "gain.cpp"
     assert kernels_of(inject(tiny(), make("lora")), enabled=False) == "torch"
     assert "gain.cpp" not in kernels_of(inject(tiny(), make("lora")))
-    assert "gain.cpp" not in kernels_of(inject(tiny(dtype=torch.float64), make("dora")))
+    for unserved in (
+        inject(tiny(dtype=torch.float64), make("dora")),
+        inject(tiny(dtype=torch.bfloat16), make("dora")).bfloat16(),
+        inject(bert(), make("dora")),  # 12 wide
+    ):
+        assert "gain.cpp" not in kernels_of(unserved)

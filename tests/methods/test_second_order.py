@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from torch.autograd import gradgradcheck
 import peftlab
 from peftlab.layers import LoRALinear, NF4Linear
 from peftlab.methods.dora import DoRALinear
+from peftlab.methods.ia3 import ScaledInput, ScaledOutput
+from peftlab.methods.vera import Projections, VeRALinear
 
 # those whose backward pass is of products with constants, in torch's own operations
 TWICE = {"peftlab.engine.packing._Pack", "peftlab.layers.nf4._Product"}
@@ -37,11 +40,27 @@ def test_every_backward_pass_refuses_to_be_differentiated_but_those_that_can_be(
     assert differentiable == TWICE
 
 
-@pytest.mark.parametrize("kind", [LoRALinear, DoRALinear])
-def test_a_layer_s_second_gradient_is_refused(kind: type[nn.Module]) -> None:
-    layer = kind(nn.Linear(7, 5).double().requires_grad_(False), 3, 1.5)
-    nn.init.normal_(layer.lora_B)
-    x = torch.randn(4, 7, dtype=torch.float64, requires_grad=True)
+def vera(base: nn.Linear) -> VeRALinear:
+    layer = VeRALinear(base, Projections(4, 32, 16, seed=0), 0.1)
+    nn.init.ones_(layer.vera_lambda_b)
+    return layer
+
+
+@pytest.mark.parametrize(
+    "adapted",
+    [
+        lambda base: LoRALinear(base, 3, 1.5),
+        lambda base: DoRALinear(base, 3, 1.5),
+        vera,
+        ScaledInput,
+        ScaledOutput,
+    ],
+)
+def test_a_layer_s_second_gradient_is_refused(adapted: Callable[[nn.Linear], nn.Module]) -> None:
+    layer = adapted(nn.Linear(32, 16).requires_grad_(False))
+    if hasattr(layer, "lora_B"):
+        nn.init.normal_(layer.lora_B)
+    x = torch.randn(4, 32, requires_grad=True)
     (g,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         g.sum().backward()

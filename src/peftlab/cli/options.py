@@ -54,13 +54,12 @@ def with_request(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**arguments: Any) -> None:
         from rich.console import Console
-        from rich.live import Live
-        from rich.spinner import Spinner
 
         values = {option.name: arguments.pop(option.name) for option in options}
         console = Console(stderr=True, quiet=bool(arguments.get("quiet")))
-        # torch takes seconds, and a `status` is drawn a twelfth of one later, if at all by then
-        with Live(Spinner("dots", "starting"), console=console, transient=True):
+        with console.status("starting") as status:
+            # else it is drawn a twelfth of a second later, when torch, which takes seconds, loads
+            status.update(spinner="dots")
             request = _request(**values)
         command(**arguments, request=request)
 

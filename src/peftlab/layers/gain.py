@@ -5,8 +5,8 @@
     squared_norms   ‖W + s·B A‖² of each row, without making the matrix
 
 gain.cpp, where there is a compiler, makes one pass of each and sums in fp32, whatever the precision
-of x and W. Torch's own operations take two passes and more for an output, five for the gradients: a
-tenth of DoRA's step (LOG.md).
+of x and W. Torch's own operations take two passes and more for an output, five for the gradients
+(LOG.md has what that costs).
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from peftlab.layers.linear import (
     Adapter,
     Linear,
     base_dtype,
-    device_of,
     is_stored_transposed,
     not_a_view,
     product,
@@ -47,14 +46,12 @@ def is_built() -> bool:
 
 
 def serves(model: nn.Module) -> bool:
-    """Whether the kernels compute a part of `model`: one of its adapters has gains."""
-    return (
-        any(
-            base_dtype(module.base) in DTYPES and device_of(module).type == "cpu"
-            for module in model.modules()
-            if isinstance(module, Adapter) and module.has_gain
-        )
-        and is_built()
+    """Whether the kernels scale by a gain of one of `model`'s adapters; builds them if so."""
+    return any(
+        vector.ndim == 1 and base_dtype(module.base) in DTYPES and _is_native(vector, vector)
+        for module in model.modules()
+        if isinstance(module, Adapter) and module.has_gain
+        for vector in module.parameters(recurse=False)
     )
 
 
@@ -81,7 +78,8 @@ class _Scaled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, bias: Tensor | None) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        bias = None if bias is None else bias.float()
+        gain = gain.contiguous()
+        bias = None if bias is None else bias.float().contiguous()
         ctx.save_for_backward(rows, gain, bias)
         return not_a_view(torch.ops.peftlab.scaled(rows, gain, bias).view(x.shape))
 
