@@ -232,6 +232,20 @@ def test_several_tasks_are_refused(tiny_model: Path) -> None:
         fitting.resolve_fit(request | {"tasks": None}, [], None)
 
 
+def test_a_list_of_rates_makes_a_row_of_every_method_at_each(
+    tmp_path: Path, tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "run_fit", lambda resolved, *_: resolved)
+    lr: Any = [1e-4, 4e-4]
+    resolved: Any = peftlab.fit(
+        task=tiny_task, model=tiny_model, methods="lora", out=tmp_path / "a", lr=lr, epochs=2
+    )
+    assert [row.variant.lr for row in resolved.grid.rows] == lr
+    assert {cell.training.epochs for cell in resolved.grid.cells} == {2}
+    with pytest.raises(RequestError, match="epoch"):
+        peftlab.fit(task=tiny_task, out=tmp_path / "a", epocs=2)
+
+
 def test_equal_rates_race_once_and_the_leader_keeps_its_adapter(
     tmp_path: Path, tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:

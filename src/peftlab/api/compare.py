@@ -12,15 +12,7 @@ from rich.markup import escape
 
 from peftlab.api.live import Live
 from peftlab.api.progress import callers_console, observer
-from peftlab.api.request import (
-    ResolvedRequest,
-    arguments_of,
-    data_of,
-    request_of,
-    resolve_request,
-    split_rates,
-    tune_of,
-)
+from peftlab.api.request import ResolvedRequest, request_of, resolve_request
 from peftlab.bench.cell import Cell
 from peftlab.bench.foresee import foresee, training_room
 from peftlab.bench.grid import Grid
@@ -34,7 +26,6 @@ from peftlab.methods import Method
 from peftlab.records.lock import locked
 from peftlab.records.record import Record
 from peftlab.records.store import Store
-from peftlab.settings import Training
 from peftlab.tasks import Task
 
 
@@ -93,21 +84,24 @@ def compare(
     Raises:
         RequestError: if anything in the request is wrong; nothing was trained then.
     """
-    rates, settings = split_rates(training)
     request = request_of(
+        compare,
         suite=suite,
         model=model,
         tasks=tasks,
         methods=methods,
         seeds=seeds,
-        data=data_of(data, {"text": text, "label": label, "dev": dev, "kind": kind}),
+        data=data,
+        text=text,
+        label=label,
+        dev=dev,
+        kind=kind,
         data_dir=data_dir,
         metric=metric,
         judge_on=judge_on,
+        tune=tune,
         out=out,
-        tune=tune_of(tune),
-        rates=rates,
-        training=Training.of(settings, arguments_of(compare)),
+        training=training,
     )
     resolved = resolve_request(request.suite, request.fields, out=out)
     _check_rounds(repeat_speed)

@@ -23,13 +23,7 @@ from peftlab.api.compare import forecaster
 from peftlab.api.export import check_again, copy_adapter
 from peftlab.api.live import Live
 from peftlab.api.progress import callers_console, observer
-from peftlab.api.request import (
-    ResolvedRequest,
-    arguments_of,
-    data_of,
-    request_of,
-    resolve_request,
-)
+from peftlab.api.request import ResolvedRequest, request_of, resolve_request
 from peftlab.atomic import check_replaceable, replace_folder
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Grid, Row
@@ -46,7 +40,6 @@ from peftlab.records.record import Record
 from peftlab.records.rows import is_judged_on_train
 from peftlab.records.store import Store
 from peftlab.records.verdicts import compare_rows
-from peftlab.settings import Training
 from peftlab.tasks import Task
 
 METHODS = "lora,houlsby,bitfit,full,head"
@@ -109,7 +102,8 @@ def fit(
         metric: the main metric, instead of the task's own.
         runs: the folder for the trainings; runs/fit-DATA if not given.
         quiet: no progress.
-        training: fields of `peftlab.settings.Training`, such as batch_size.
+        training: fields of `peftlab.settings.Training`, such as batch_size; a list of learning
+            rates makes a row of every method at each rate.
 
     Raises:
         RequestError: if the request is wrong, a folder can't be written, or no training ended in
@@ -117,16 +111,20 @@ def fit(
     """
     expect_path("out", out)
     request = request_of(
-        suite=None,
+        fit,
         model=model,
         tasks=task,
         methods=methods if methods is not None else METHODS.split(","),
         seeds=SEEDS,
-        data=data_of(data, {"text": text, "label": label, "dev": dev, "kind": kind}),
+        data=data,
+        text=text,
+        label=label,
+        dev=dev,
+        kind=kind,
         data_dir=data_dir,
         metric=metric,
         out=runs,
-        training=Training.of(training, arguments_of(fit)),
+        training=training,
     )
     resolved = resolve_fit(request.fields, [], None if runs is None else expanded(runs))
     return run_fit(resolved, expanded(out), minutes, callers_console(quiet), quiet)

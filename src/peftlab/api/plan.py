@@ -9,15 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from peftlab.api.compare import record_folders
-from peftlab.api.request import (
-    ResolvedRequest,
-    arguments_of,
-    data_of,
-    request_of,
-    resolve_request,
-    split_rates,
-    tune_of,
-)
+from peftlab.api.request import ResolvedRequest, request_of, resolve_request
 from peftlab.bench.cell import Cell
 from peftlab.bench.cost import Forecast, Predictor
 from peftlab.bench.foresee import surely_above, training_room
@@ -27,7 +19,6 @@ from peftlab.bench.tokens import Tokens
 from peftlab.bench.tune import Remaining, Trainings, remaining
 from peftlab.methods import Method
 from peftlab.records.record import Record
-from peftlab.settings import Training
 from peftlab.tasks import Task
 from peftlab.training import Encoded
 
@@ -165,21 +156,24 @@ def plan(
     Raises:
         RequestError: if anything in the request is wrong.
     """
-    rates, settings = split_rates(training)
     request = request_of(
+        plan,
         suite=suite,
         model=model,
         tasks=tasks,
         methods=methods,
         seeds=seeds,
-        data=data_of(data, {"text": text, "label": label, "dev": dev, "kind": kind}),
+        data=data,
+        text=text,
+        label=label,
+        dev=dev,
+        kind=kind,
         data_dir=data_dir,
         metric=metric,
         judge_on=judge_on,
+        tune=tune,
         out=out,
-        tune=tune_of(tune),
-        rates=rates,
-        training=Training.of(settings, arguments_of(plan)),
+        training=training,
     )
     return plan_request(resolve_request(request.suite, request.fields, out=out), measure)
 

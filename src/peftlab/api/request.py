@@ -20,6 +20,7 @@ from peftlab.methods import Method, is_built_in, register
 from peftlab.methods import load_plugin as load_plugin
 from peftlab.methods import parse_methods as parse_methods
 from peftlab.naming import slug
+from peftlab.settings import Training
 from peftlab.tasks import names
 
 
@@ -30,12 +31,32 @@ class Request(NamedTuple):
     fields: dict[str, Any]
 
 
-def request_of(*, suite: Any, out: Any, **fields: Any) -> Request:
-    """The request of the arguments of `compare`, `plan` or `fit`; registers new classes of methods.
+def request_of(
+    call: Callable[..., Any],
+    *,
+    suite: Any = None,
+    data: Any,
+    text: Any,
+    label: Any,
+    dev: Any,
+    kind: Any,
+    tune: Any = None,
+    out: Any,
+    training: Mapping[str, Any],
+    **fields: Any,
+) -> Request:
+    """The request of the arguments of `call`: `compare`, `plan` or `fit`.
+
+    Registers new classes of methods. `training` has what the call takes beside its own arguments.
 
     Raises:
-        RequestError: if an argument that must be a path is something else.
+        RequestError: if an argument that must be a path is something else, or if data, tune or a
+            setting is wrong.
     """
+    fields["data"] = data_of(data, {"text": text, "label": label, "dev": dev, "kind": kind})
+    fields["tune"] = tune_of(tune)
+    fields["rates"], settings = _split_rates(training)
+    fields["training"] = Training.of(settings, arguments_of(call))
     paths = {"suite": suite, "data_dir": fields["data_dir"], "out": out, "model": fields["model"]}
     for name, path in paths.items():
         if path is not None:
@@ -65,7 +86,7 @@ def every_task() -> list[str]:
     return names()
 
 
-def split_rates(training: Mapping[str, Any]) -> tuple[list[Any] | None, dict[str, Any]]:
+def _split_rates(training: Mapping[str, Any]) -> tuple[list[Any] | None, dict[str, Any]]:
     """The learning rates, if several, and the other settings, among them a single rate."""
     settings = dict(training)
     if not isinstance(settings.get("lr"), list | tuple):
