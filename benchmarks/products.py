@@ -26,8 +26,8 @@ from sides import add_options, settings_of, write_task
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from peftlab.engine import sentences
 from peftlab.engine.packing import rows_for
-from peftlab.engine.sentences import is_built
 from peftlab.engine.weights import FrozenWeight, onednn_multiplies
 from peftlab.layers import resolve_precision
 from peftlab.layers.precision import DTYPES
@@ -102,7 +102,7 @@ def shapes_of(options: argparse.Namespace) -> list[tuple[int, int]]:
         lr=1.0, head_lr=1.0, epochs=1, max_length=train.longest, device="cpu", threads=1,
         batch_size=options.batch_size,
     )  # fmt: skip
-    packed = is_built()  # then batches of all models measured here are packed
+    packed = sentences.KERNEL.is_built()  # then batches of all models measured here are packed
     plan = Plan(settings=settings, kind=task.kind, seed=options.seed, packed=packed)
     parts = parts_in(options.epochs - 1, train, plan)
     rows = [n_tokens(part, train, plan) for part in parts]

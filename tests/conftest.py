@@ -48,8 +48,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if not (hasattr(config, "workerinput") or config.option.collectonly):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(native, "BUILD_S", 600)
-            for kernels in KERNELS:
-                kernels.is_built()
+            for kernel in KERNELS:
+                kernel.is_built()
 
 
 def pytest_collection_finish() -> None:

@@ -58,7 +58,7 @@ def test_the_spin_count_is_the_one_in_force(
 
 @pytest.mark.parametrize("precision", ["int8", "int7"])
 def test_rows_for_eight_bits_are_quantised_by_the_kernel_on_a_cpu_alone(precision: str) -> None:
-    on_cpu = "rows.cpp" if rows.is_built() else "torch"
+    on_cpu = "rows.cpp" if rows.KERNEL.is_built() else "torch"
     assert environment(1, precision).quantiser == on_cpu
     assert environment(1, precision, "cuda").quantiser == "torch"
 

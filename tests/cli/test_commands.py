@@ -18,7 +18,7 @@ from peftlab.api import listings
 from peftlab.api.sentences import sentences
 from peftlab.atomic import WEIGHTS
 from peftlab.cli import main
-from peftlab.engine import kernels
+from peftlab.layers import native
 from peftlab.methods import METHODS
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm")]
@@ -342,11 +342,14 @@ def test_doctor_checks_what_a_run_depends_on(peftlab: Run) -> None:
 
 
 def test_doctor_says_what_a_kernel_that_is_not_built_costs(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    found = dict.fromkeys(kernels(), "not built: Ninja is required")
-    found["rows.cpp"] = "built when first needed"
-    monkeypatch.setattr(listings, "kernels", lambda: found)
+    def check(library: Path) -> None:
+        if library.stem != "rows":
+            raise native.BuildError("Ninja is required")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(native, "_check_can_build", check)
     ((*_, told),) = [row for row in listings.machine(Path()) if row[0] == "kernels"]
     assert told == (
         "sentences.cpp not built: Ninja is required, so batches are padded; "

@@ -25,7 +25,7 @@ BOUNDS = {torch.float32: 2e-6, torch.bfloat16: 2**-8}  # rounding of what comes 
 @pytest.fixture(scope="module", autouse=True)
 def built() -> None:
     """Else what follows would test nothing: apt-get install g++, and ninja comes with peftlab."""
-    assert dropout.is_built()
+    assert dropout.KERNEL.is_built()
 
 
 def of_rows(x_type: torch.dtype, r_type: torch.dtype, n: int, width: int) -> list[Tensor]:
@@ -319,7 +319,7 @@ def test_what_somebody_does_with_the_norm_is_done(
 def test_without_the_kernel_a_packed_model_computes_the_same(
     kind: str, passes: list[Counter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dropout, "is_built", lambda: False)
+    monkeypatch.setattr(dropout.KERNEL, "is_built", lambda: False)
     assert kernels_of(tiny(kind, torch.float32)) == "sentences.cpp"
     compare(tiny(kind, torch.float32), "lora", 2e-5)
     assert not passes

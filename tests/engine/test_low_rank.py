@@ -22,7 +22,7 @@ IN_FP32 = 1e-5  # of sums of some hundred numbers about 1
 @pytest.fixture(scope="module", autouse=True)
 def built() -> None:
     """Else what follows would test nothing: apt-get install g++, and ninja comes with peftlab."""
-    assert low_rank.is_built()
+    assert low_rank.KERNEL.is_built()
 
 
 class Case(NamedTuple):
@@ -258,7 +258,7 @@ def test_inside_the_engine_it_computes_lora(monkeypatch: pytest.MonkeyPatch) -> 
         native = passes(model, batch())
     calls = {event.key for event in profile.key_averages()}
     assert {"peftlab::low_rank", "peftlab::low_rank_gradient"} <= calls
-    monkeypatch.setattr(low_rank, "is_built", lambda: False)
+    monkeypatch.setattr(low_rank.KERNEL, "is_built", lambda: False)
     assert "low_rank.cpp" not in kernels_of(model)
     with fast(model):
         stacked = passes(model, batch())

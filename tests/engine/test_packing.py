@@ -110,7 +110,7 @@ def test_rows_of_no_token_have_no_say(kind: str, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("kind", PACKED)
 def test_without_a_compiler_batches_stay_padded(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for part in (sentences, dropout):
-        monkeypatch.setattr(part, "is_built", lambda: False)
+        monkeypatch.setattr(part.KERNEL, "is_built", lambda: False)
     model = tiny(kind, torch.float32, p=0.1)
     assert not can_pack(model) and kernels_of(model) == "torch"
     with fast(model) as laid:

@@ -24,7 +24,7 @@ RANKS = {"vera": {"rank": 32}}
 @pytest.fixture(scope="module", autouse=True)
 def built() -> None:
     """Else what follows would test nothing: apt-get install g++, and ninja comes with peftlab."""
-    assert gain.is_built()
+    assert gain.KERNEL.is_built()
 
 
 def operations(call) -> set[str]:
@@ -164,7 +164,7 @@ def test_torch_s_operations_hold_a_gain_near_1_as_exactly(
     """A gain of 1.0035 is 1 in bf16."""
     of_layer = outputs(64, 256, dtype=torch.bfloat16, has_bias=has_bias)
     of_layer = of_layer._replace(gain=1.0035 + torch.rand(256) / 1000)
-    monkeypatch.setattr(gain, "is_built", lambda: False)
+    monkeypatch.setattr(gain.KERNEL, "is_built", lambda: False)
     assert operations(of_layer.passes) == set()
     for found, exact in zip(of_layer.passes()[:2], of_layer.exact()[:2], strict=True):
         error, rounding = found.double() - exact, exact.bfloat16().double() - exact
@@ -176,7 +176,7 @@ def test_other_gains_are_factors(monkeypatch: pytest.MonkeyPatch, is_built: bool
     """VeRA's start from 0 and .1."""
     of_layer = outputs(64, 256, dtype=torch.bfloat16, has_bias=False)
     of_layer = of_layer._replace(gain=torch.linspace(-0.1, 0.1, 256))
-    monkeypatch.setattr(gain, "is_built", lambda: is_built)
+    monkeypatch.setattr(gain.KERNEL, "is_built", lambda: is_built)
     x, of_gain = of_layer.x.requires_grad_(), of_layer.gain.requires_grad_()
     y = scaled(x, of_gain)
     assert y.dtype == torch.bfloat16

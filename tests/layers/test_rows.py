@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from peftlab.layers import rows
-from peftlab.layers.rows import is_built, rows_to_codes, scale_rows, sums_to_rows
+from peftlab.layers.rows import KERNEL, rows_to_codes, scale_rows, sums_to_rows
 
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -36,7 +36,9 @@ def test_codes_and_scales_are_the_same_bits(
     with_columns: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert is_built(), "these tests need a C++ compiler and ninja: apt-get install g++ ninja-build"
+    assert KERNEL.is_built(), (
+        "these tests need a C++ compiler and ninja: apt-get install g++ ninja-build"
+    )
     x, columns = random((37, width), dtype), torch.rand(width) if with_columns else None
     built = rows_to_codes(x, columns, is_signed)
     by_torch(monkeypatch)
@@ -49,7 +51,7 @@ def test_codes_and_scales_are_the_same_bits(
 def test_scaled_rows_and_sums_are_the_same_bits(
     dtype: torch.dtype, with_bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert is_built()
+    assert KERNEL.is_built()
     y, scales = random((37, 65), dtype), torch.rand(37, 1)
     bias = torch.randn(65).to(dtype) if with_bias else None
     sums = torch.randint(-(10**7), 10**7, (37, 65), dtype=torch.int32)
@@ -72,6 +74,6 @@ def test_a_code_is_within_half_a_step_of_its_number_and_the_largest_is_127() -> 
 def test_without_a_compiler_torch_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
     x = random((5, 12))
     expected = rows_to_codes(x)
-    monkeypatch.setattr(rows, "is_built", lambda: False)
+    monkeypatch.setattr(KERNEL, "is_built", lambda: False)
     found = rows_to_codes(x)
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))

@@ -21,17 +21,9 @@ from peftlab.models import ARCHITECTURES, PACKAGED, linear_names
 from peftlab.network import hub_problem
 from peftlab.records.record import Trainable
 from peftlab.tasks import listing
-from peftlab.training import kernels
+from peftlab.training import KERNELS
 
 Row = tuple[str, ...]
-COST_WITHOUT = {  # by the file of a kernel: what is slower without it
-    "sentences.cpp": "batches are padded",
-    "dropout.cpp": "dropout, residual sum and LayerNorm are three passes",
-    "gelu.cpp": "torch computes gelu in bf16",
-    "low_rank.cpp": "torch adds low-rank updates",
-    "gain.cpp": "torch scales by learned gains",
-    "rows.cpp": "torch quantises rows for int8",
-}
 METHODS_HEAD = ("method", "trains", "adapter", "head", "paper")
 
 
@@ -153,10 +145,7 @@ def _precision() -> Row:
 
 
 def _kernels() -> Row:
-    states = (
-        f"{name} {state}" + (f", so {COST_WITHOUT[name]}" if state.startswith("not") else "")
-        for name, state in kernels().items()
-    )
+    states = (f"{kernel.name} {kernel.describe()}" for kernel in KERNELS)
     return ("kernels", compiler() or "none", "; ".join(states))
 
 

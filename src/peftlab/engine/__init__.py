@@ -41,7 +41,7 @@ from peftlab.engine.packing import (
     track_only_logits,
 )
 from peftlab.engine.weights import onednn_multiplies
-from peftlab.layers import gain, native, rows
+from peftlab.layers import gain, rows
 from peftlab.layers.int8 import Int8Linear
 from peftlab.layers.linear import QuantisedLinear, base_dtype, features, is_conv1d
 from peftlab.layers.lora import LowRank
@@ -49,8 +49,7 @@ from peftlab.layers.precision import is_unmodified
 from peftlab.models import state_of
 from peftlab.models.targets import CROSSING, SIBLINGS
 
-# each a file in Python, and one in C++ beside it
-KERNELS = (sentences, dropout, gelu, low_rank, gain, rows)
+KERNELS = tuple(module.KERNEL for module in (sentences, dropout, gelu, low_rank, gain, rows))
 
 
 @contextmanager
@@ -102,7 +101,7 @@ def can_pack(model: Any) -> bool:
         and has_attention
         and dtypes <= sentences.DTYPES
         and not _recomputes_activations(model)
-        and sentences.is_built()
+        and sentences.KERNEL.is_built()
     )
 
 
@@ -118,15 +117,7 @@ def kernels_of(model: Any, enabled: bool = True) -> str:
         low_rank: enabled and _has_native_updates(model),
         gain: gain.serves(model),
     }
-    return ", ".join(module.SOURCE.name for module, used in uses.items() if used) or "torch"
-
-
-def kernels() -> dict[str, str]:
-    """The state of each C++ kernel in words, by the name of its file."""
-    return {
-        module.SOURCE.name: native.describe_build(module.SOURCE, *module.FLAGS)
-        for module in KERNELS
-    }
+    return ", ".join(module.KERNEL.name for module, used in uses.items() if used) or "torch"
 
 
 def _speed_up_on_cpu(model: Any, layout: Layout, undo: ExitStack, real: bool) -> None:

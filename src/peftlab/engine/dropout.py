@@ -15,7 +15,6 @@ architectures.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -27,8 +26,7 @@ from peftlab.engine.replace_method import replace_method
 from peftlab.layers import native
 from peftlab.layers.precision import is_unmodified, output_dtype
 
-SOURCE = Path(__file__).with_suffix(".cpp")
-FLAGS = native.FUSED
+KERNEL = native.Kernel(__file__, without="dropout, residual sum and LayerNorm are three passes")
 # the precisions of x and r that the kernel takes; bf16 beside fp32 comes from autocast
 TYPES = (
     (torch.float32, torch.float32),
@@ -51,16 +49,6 @@ class NormOptions(NamedTuple):
     counter: Counter
 
 
-def is_built() -> bool:
-    """Whether dropout.cpp is loaded in this process; builds it if necessary."""
-    shapes = {
-        "dropout": _shape,
-        "residual_norm": _shapes,
-        "residual_norm_gradient": _gradient_shapes,
-    }
-    return native.is_built(SOURCE, *FLAGS, **shapes)
-
-
 class FastDropout(nn.Dropout):
     """Dropout of probability `p` that draws from `bits`."""
 
@@ -71,7 +59,7 @@ class FastDropout(nn.Dropout):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
-        if (x.dtype, x.dtype) in TYPES and x.shape[-1] % native.WIDEST == 0 and is_built():
+        if (x.dtype, x.dtype) in TYPES and x.shape[-1] % native.WIDEST == 0 and KERNEL.is_built():
             y: Tensor = _Dropout.apply(x, self.p, self.bits.counter())  # type: ignore[no-untyped-call]
             return y
         return x * self.bits.mask(x.shape, self.p, x.dtype)
@@ -130,15 +118,18 @@ class _ResidualNorm(torch.autograd.Function):
         return g_x, g_r, g_weight.to(weight.dtype), g_bias.to(ctx.bias_type), None
 
 
+@KERNEL.shapes_of("dropout")
 def _shape(x: Tensor, *others: Any) -> Tensor:
     return torch.empty_like(x)
 
 
+@KERNEL.shapes_of("residual_norm")
 def _shapes(x: Tensor, r: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
     moments = r.new_empty(r.numel() // r.shape[-1], 2, dtype=torch.float32)
     return torch.empty_like(r), torch.empty_like(r), moments
 
 
+@KERNEL.shapes_of("residual_norm_gradient")
 def _gradient_shapes(
     g: Tensor,
     s: Tensor,
@@ -159,13 +150,13 @@ def serves(model: nn.Module) -> bool:
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
     drops = (type(module) is nn.Dropout and module.p > 0 for module in model.modules())
     has_work = any(drops) or any(map(_is_bert_output, model.modules()))
-    return has_work and dtypes <= {dtype for pair in TYPES for dtype in pair} and is_built()
+    return has_work and dtypes <= {dtype for pair in TYPES for dtype in pair} and KERNEL.is_built()
 
 
 def fuse_residuals(model: nn.Module, bits: Bits, undo: ExitStack) -> None:
     """Compute the end of each half of a block of `model` in one pass, where its code is BERT's."""
     modules = [module for module in model.modules() if _is_bert_output(module)]
-    if modules and is_built():
+    if modules and KERNEL.is_built():
         for module in modules:
             replace_method(module, "forward", _fused_forward, undo, bits)
 

@@ -8,7 +8,6 @@ matters. gelu.cpp takes a polynomial for Φ, within 5e-7, and one for the deriva
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,14 +19,7 @@ from transformers.activations import GELUActivation
 from peftlab.layers import native
 from peftlab.layers.precision import is_unmodified
 
-SOURCE = Path(__file__).with_suffix(".cpp")
-FLAGS = native.FUSED
-
-
-def is_built() -> bool:
-    """Whether gelu.cpp is loaded in this process; builds it if necessary."""
-    shapes = {"gelu": torch.empty_like, "gelu_gradient": _gradient_shape}
-    return native.is_built(SOURCE, *FLAGS, **shapes)
+KERNEL = native.Kernel(__file__, without="torch computes gelu in bf16")
 
 
 class FastGelu(nn.Module):
@@ -58,6 +50,12 @@ class _Gelu(torch.autograd.Function):
         return g_x
 
 
+@KERNEL.shapes_of("gelu")
+def _output_shape(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+@KERNEL.shapes_of("gelu_gradient")
 def _gradient_shape(g: Tensor, x: Tensor) -> Tensor:
     return torch.empty_like(x)
 
@@ -71,7 +69,7 @@ def gelus_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 def serves(model: nn.Module) -> bool:
     """Whether the kernel computes a part of `model`, seen as it is outside of the engine."""
-    return bool(gelus_of(model)) and is_built()
+    return bool(gelus_of(model)) and KERNEL.is_built()
 
 
 def _is_gelu(module: Any) -> bool:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import abc
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,15 +21,8 @@ from torch import Tensor
 
 from peftlab.layers import native
 
-SOURCE = Path(__file__).with_suffix(".cpp")
-FLAGS = native.FUSED
+KERNEL = native.Kernel(__file__, without="torch adds low-rank updates")
 LARGEST_RANK = 16  # of all updates together; beyond it torch is as fast (LOG.md)
-
-
-def is_built() -> bool:
-    """Whether low_rank.cpp is loaded in this process; builds it if necessary."""
-    shapes = {"low_rank": _inner_shape, "low_rank_gradient": _gradient_shapes}
-    return native.is_built(SOURCE, *FLAGS, **shapes)
 
 
 def serves(pairs: Sequence[Tensor], width: int, dtype: torch.dtype) -> bool:
@@ -49,7 +41,7 @@ def serves(pairs: Sequence[Tensor], width: int, dtype: torch.dtype) -> bool:
         and pairs[0].device.type == "cpu"
         and rank <= LARGEST_RANK
         and not any(one % native.WIDEST for one in widths)
-        and is_built()
+        and KERNEL.is_built()
     )
 
 
@@ -157,11 +149,13 @@ def slices(sizes: Sequence[int]) -> list[slice]:
     ]
 
 
+@KERNEL.shapes_of("low_rank")
 def _inner_shape(y: Tensor, x: Tensor, pairs: Sequence[Tensor], *others: Any) -> Tensor:
     rank = sum(len(lora_A) for lora_A in pairs[::2])
     return x.new_empty(len(x), rank, dtype=torch.float32)
 
 
+@KERNEL.shapes_of("low_rank_gradient")
 def _gradient_shapes(
     g: Tensor, x: Any, inner: Tensor, g_x: Any, pairs: Sequence[Tensor], *others: Any
 ) -> list[Tensor]:

@@ -34,7 +34,7 @@ def replace_attention(model: Any, bits: Bits, layout: Layout, undo: ExitStack) -
             setattr(attention, name, value)
             undo.callback(delattr, attention, name)
         replace_method(attention, "forward", _forward, undo)
-        if "forward" not in vars(block.attention) and dropout.is_built():
+        if "forward" not in vars(block.attention) and dropout.KERNEL.is_built():
             replace_method(block.attention, "forward", _half_block, undo, bits)
 
 

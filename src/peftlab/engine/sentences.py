@@ -9,7 +9,6 @@ computed again (Dao et al. 2022), M from a counter (bits.py), at the place sente
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -20,8 +19,7 @@ from peftlab.engine.bits import Counter
 from peftlab.engine.packing import Packing
 from peftlab.layers import native
 
-SOURCE = Path(__file__).with_suffix(".cpp")
-FLAGS = native.FUSED
+KERNEL = native.Kernel(__file__, without="batches are padded")
 DTYPES = {torch.float32, torch.bfloat16}  # the precisions that sentences.cpp takes
 
 
@@ -48,12 +46,6 @@ class AttentionOptions(NamedTuple):
     def scalars(self) -> tuple[Any, ...]:
         """The last arguments of the operations in C++."""
         return (self.heads, self.scaling, self.n_queries, self.p, *self.counter)
-
-
-def is_built() -> bool:
-    """Whether sentences.cpp is loaded in this process; builds it if necessary."""
-    shapes = {"attention": _output_shapes, "attention_gradient": _gradient_shapes}
-    return native.is_built(SOURCE, *FLAGS, **shapes)
 
 
 def attention(
@@ -101,12 +93,14 @@ class _Sentences(torch.autograd.Function):
         return *g_qkv.unbind(), g_positions if needs_positions else None, None
 
 
+@KERNEL.shapes_of("attention")
 def _output_shapes(
     q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, positions: Any, *scalars: Any
 ) -> Any:
     return q.new_empty(q.shape), q.new_empty(scalars[0], len(q), dtype=torch.float32)
 
 
+@KERNEL.shapes_of("attention_gradient")
 def _gradient_shapes(g: Tensor, q: Tensor, *others: Any) -> Any:
     positions, needs_positions = others[3], others[5]
     g_qkv = q.new_empty(len(q), 3 * q.shape[1])

@@ -11,7 +11,6 @@ of x and W. Torch's own operations take two passes and more for an output, five 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,20 +28,9 @@ from peftlab.layers.linear import (
 )
 from peftlab.layers.lora import Pair
 
-SOURCE = Path(__file__).with_suffix(".cpp")
-FLAGS = native.FUSED
+KERNEL = native.Kernel(__file__, without="torch scales by learned gains")
 DTYPES = {torch.float32, torch.bfloat16}
 LARGEST_RANK = 16  # beyond it torch's products are as fast
-
-
-def is_built() -> bool:
-    """Whether gain.cpp is loaded in this process; builds it if necessary."""
-    shapes = {
-        "scaled": _scaled_shape,
-        "scaled_gradient": _gradient_shapes,
-        "squared_norms": _norms_shape,
-    }
-    return native.is_built(SOURCE, *FLAGS, **shapes)
 
 
 def serves(model: nn.Module) -> bool:
@@ -140,17 +128,20 @@ def _is_native(x: Tensor, *others: Tensor) -> bool:
         and all(other.dtype == torch.float32 for other in others)
         and x.stride(-1) == 1
         and x.shape[-1] % native.WIDEST == 0
-        and is_built()
+        and KERNEL.is_built()
     )
 
 
+@KERNEL.shapes_of("scaled")
 def _scaled_shape(x: Tensor, *others: Any) -> Tensor:
     return x.new_empty(x.shape)
 
 
+@KERNEL.shapes_of("scaled_gradient")
 def _gradient_shapes(g: Tensor, x: Tensor, gain: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), torch.empty_like(gain)
 
 
+@KERNEL.shapes_of("squared_norms")
 def _norms_shape(weight: Tensor, squares: Tensor, *others: Any) -> Tensor:
     return torch.empty_like(squares)

@@ -1,12 +1,7 @@
 """Kernels in C++: built once, where there is a compiler, and cached.
 
-    layers/rows.cpp        rows around a product in eight bits; without it, torch's own (rows.py)
-    layers/gain.cpp        learned gains, as DoRA's; without it, torch's own (gain.py)
-    engine/sentences.cpp   attention of a packed batch; without it, batches stay padded
-    engine/dropout.cpp     dropout, and the end of each half of a block; without it, masks are kept,
-                           and that end is three passes
-    engine/gelu.cpp        gelu in bf16; without it, torch's own
-    engine/low_rank.cpp    low-rank updates in bf16; without it, torch's products
+A module that computes something in C++ has a `Kernel`, by a file of its own name, and does without
+where that can't be built. `peftlab doctor` lists them (engine.KERNELS).
 
 torch's own extension loader builds a kernel (7 s on an EPYC), and torch's dispatcher then has its
 operations as `torch.ops.peftlab`. The library is kept in the user's cache, under a hash of its
@@ -30,7 +25,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -53,6 +48,8 @@ name, source, folder, *flags = sys.argv[1:]
 load(name, [source], extra_cflags=flags, build_directory=folder, is_python_module=False)
 """
 
+Shapes = TypeVar("Shapes", bound=Callable[..., Any])
+
 
 class BuildError(Exception):
     """Why there is no library."""
@@ -62,57 +59,86 @@ class NoCompiler(BuildError):
     """There is none here, which `peftlab doctor` says and no warning."""
 
 
-@functools.cache
-def is_built(source: Path, *flags: str, **shapes: Callable[..., Any]) -> bool:
-    """Whether this process has the operations of `source`; builds them if need be.
+class Kernel:
+    """Operations in C++, which `torch.ops.peftlab` has once they are built.
 
-    Args:
-        source: a file in C++.
+    Attributes:
+        source: their file.
+        without: what is slower without them, in words.
         flags: for the compiler, beside `FLAGS`.
-        **shapes: for each operation that `plan` calls with fake tensors, a function that gives
-            outputs of the right shapes from its arguments.
     """
-    try:
-        _load(source, flags)
-    except NoCompiler:
-        return False
-    except (OSError, BuildError, RequestError) as error:
-        warnings.warn(
-            f"the kernels of {source.name} can't be built, and all is slower without: {error}",
-            stacklevel=2,
-        )
-        return False
-    for operation, fake in shapes.items():
-        _register_fake(operation, fake)
-    return True
+
+    def __init__(self, module: str, without: str, flags: tuple[str, ...] = FUSED) -> None:
+        """Of the file beside `module`, the path of one in Python."""
+        self.source = Path(module).with_suffix(".cpp")
+        self.without, self.flags = without, flags
+        self._shapes: dict[str, Callable[..., Any]] = {}
+        self._built: bool | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of their file."""
+        return self.source.name
+
+    def shapes_of(self, operation: str) -> Callable[[Shapes], Shapes]:
+        """Decorates a function that gives outputs of the operation's shapes from its arguments.
+
+        An operation needs one if `plan` calls it with fake tensors.
+        """
+
+        def keep(shapes: Shapes) -> Shapes:
+            self._shapes[operation] = shapes
+            return shapes
+
+        return keep
+
+    def is_built(self) -> bool:
+        """Whether this process has them; builds them if need be."""
+        if self._built is None:
+            self._built = self._try_to_load()
+        return self._built
+
+    def describe(self) -> str:
+        """Whether they are built, or why not, in words; builds nothing."""
+        try:
+            library = _library(self)
+            if library.is_file():
+                return "built"
+            _check_can_build(library)
+        except (BuildError, RequestError) as error:
+            return f"not built: {error}, so {self.without}"
+        return "built when first needed"
+
+    def _try_to_load(self) -> bool:
+        try:
+            _load(self)
+        except NoCompiler:
+            return False
+        except (OSError, BuildError, RequestError) as error:
+            warnings.warn(
+                f"the kernels of {self.name} can't be built, and all is slower without: {error}",
+                stacklevel=3,
+            )
+            return False
+        for operation, shapes in self._shapes.items():
+            _register_fake(operation, shapes)
+        return True
 
 
 @functools.cache  # torch takes one an operation
-def _register_fake(operation: str, fake: Callable[..., Any]) -> None:
-    torch.library.register_fake(f"peftlab::{operation}", fake)
+def _register_fake(operation: str, shapes: Callable[..., Any]) -> None:
+    torch.library.register_fake(f"peftlab::{operation}", shapes)
 
 
-def describe_build(source: Path, *flags: str) -> str:
-    """Whether the operations of `source` are built, or why not, in words; builds nothing."""
-    try:
-        library = _library(source, flags)
-        if library.is_file():
-            return "built"
-        _check_can_build(library)
-    except (BuildError, RequestError) as error:
-        return f"not built: {error}"
-    return "built when first needed"
-
-
-def _load(source: Path, flags: tuple[str, ...]) -> None:
-    library = _library(source, flags)
+def _load(kernel: Kernel) -> None:
+    library = _library(kernel)
     if library.is_file():
         with contextlib.suppress(OSError):  # truncated by a full disk, or of another system
             torch.ops.load_library(library)
             return
     _check_can_build(library)
     try:
-        _build(source, flags, library)
+        _build(kernel, library)
     except BuildError as error:
         write(_failed(library), str(error))
         raise
@@ -151,13 +177,14 @@ def compiler() -> str | None:
     return shutil.which(os.environ.get("CXX", "c++")) if sys.platform == "linux" else None
 
 
-def _library(source: Path, flags: tuple[str, ...]) -> Path:
+def _library(kernel: Kernel) -> Path:
     """The library's path, with a hash of its text, the flags, torch, Python and the processor."""
-    texts = [path.read_text(encoding="utf-8") for path in (source, HEADER)]
-    parts = [*texts, torch.__version__, sys.version, *FLAGS, *flags]
+    texts = [path.read_text(encoding="utf-8") for path in (kernel.source, HEADER)]
+    parts = [*texts, torch.__version__, sys.version, *FLAGS, *kernel.flags]
     parts += [torch.backends.cpu.get_cpu_capability(), _processor()]
     digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-    return cache_folder() / f"{source.stem}-{digest}" / f"{source.stem}.so"
+    name = kernel.source.stem
+    return cache_folder() / f"{name}-{digest}" / f"{name}.so"
 
 
 def _processor() -> str:
@@ -167,15 +194,15 @@ def _processor() -> str:
     return "\n".join([platform.machine(), *lines])
 
 
-def _build(source: Path, flags: tuple[str, ...], library: Path) -> None:
+def _build(kernel: Kernel, library: Path) -> None:
     """Build in a folder beside it: others may build too, and one that dies leaves torch's lock."""
     if _is_clang():
         raise BuildError("the C++ compiler is clang, whose OpenMP is not torch's; set CXX=g++")
-    print(f"building {source.name}, once", file=sys.stderr, flush=True)
+    print(f"building {kernel.name}, once", file=sys.stderr, flush=True)
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        command = [sys.executable, "-P", "-c", BUILD, source.stem, str(source), folder]
-        _run([*command, *FLAGS, *flags])
+        command = [sys.executable, "-P", "-c", BUILD, library.stem, str(kernel.source), folder]
+        _run([*command, *FLAGS, *kernel.flags])
         (Path(folder) / library.name).replace(library)
 
 

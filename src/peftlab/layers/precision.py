@@ -134,7 +134,7 @@ def quantiser(precision: str | None, device: str = "cpu") -> str | None:
     For nf4 "peftlab" or "bitsandbytes VERSION", for int8 and int7 "rows.cpp" or "torch".
     """
     if precision in IN_EIGHT_BITS:
-        return "rows.cpp" if device == "cpu" and rows.is_built() else "torch"
+        return "rows.cpp" if device == "cpu" and rows.KERNEL.is_built() else "torch"
     return nf4.quantiser() if precision == "nf4" else None
 
 

@@ -10,18 +10,19 @@ computes the same, bit for bit, where it can be built (native.py).
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
 from peftlab.layers import native
 
-SOURCE = Path(__file__).with_name("rows.cpp")
 LARGEST, SMALLEST = 127, 1e-30  # magnitude of a code; of a row, so that none is divided by zero
 NATIVE_DTYPES = (torch.float32, torch.bfloat16, torch.int32)
-# for the same bits as torch: no fused multiply-add, which rounds once where torch rounds twice
-FLAGS = ("-ffp-contract=off",)
+KERNEL = native.Kernel(
+    __file__,
+    without="torch quantises rows for int8",
+    # for the same bits as torch: no fused multiply-add, which rounds once where torch rounds twice
+    flags=("-ffp-contract=off",),
+)
 
 
 def rows_to_codes(
@@ -64,11 +65,6 @@ def sums_to_rows(sums: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     return (sums * scales).to(dtype)
 
 
-def is_built() -> bool:
-    """Whether rows.cpp is used; builds it if need be."""
-    return native.is_built(SOURCE, *FLAGS)
-
-
 def _is_native(x: Tensor) -> bool:
     is_plain = type(x) is Tensor and x.device.type == "cpu"
-    return is_plain and x.dtype in NATIVE_DTYPES and is_built()
+    return is_plain and x.dtype in NATIVE_DTYPES and KERNEL.is_built()

@@ -1,6 +1,6 @@
 """Training: batches, the loop, its checkpoint, guard, meters. Knows no method by name."""
 
-from peftlab.engine import can_pack, kernels, kernels_of
+from peftlab.engine import KERNELS, can_pack, kernels_of
 from peftlab.training.batches import Batch, Encoded, encode
 from peftlab.training.checkpoint import Checkpoint
 from peftlab.training.guard import Diverged, Untrained, check_finite
@@ -11,6 +11,7 @@ from peftlab.training.rehearsal import Rehearsal
 from peftlab.training.repeatable import WORKSPACE, cublas_in_order, repeatable
 
 __all__ = [
+    "KERNELS",
     "WORKSPACE",
     "Batch",
     "Checkpoint",
@@ -31,7 +32,6 @@ __all__ = [
     "cublas_in_order",
     "encode",
     "fit",
-    "kernels",
     "kernels_of",
     "outputs",
     "repeatable",
