@@ -350,12 +350,14 @@ def test_doctor_says_what_a_kernel_that_is_not_built_costs(
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(native, "_check_can_build", check)
+    monkeypatch.setattr(native, "processor_words", lambda: {"amx_bf16"})
     ((*_, told),) = [row for row in listings.machine(Path()) if row[0] == "kernels"]
     assert told == (
         "sentences.cpp not built: Ninja is required, so batches are padded; "
         "dropout.cpp not built: Ninja is required, "
         "so dropout, residual sum and LayerNorm are three passes; "
         "gelu.cpp not built: Ninja is required, so torch computes gelu in bf16; "
+        "products.cpp not built: Ninja is required, so oneDNN multiplies by frozen weights; "
         "low_rank.cpp not built: Ninja is required, so torch adds low-rank updates; "
         "gain.cpp not built: Ninja is required, so torch scales by learned gains; "
         "rows.cpp built when first needed"

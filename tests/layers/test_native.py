@@ -41,6 +41,7 @@ def test_a_build_that_fails_is_a_warning_and_not_tried_in_every_process(
         raise native.BuildError("Ninja is required")
 
     unbuilt.setattr(native, "_run", fails)
+    unbuilt.setattr(native, "processor_words", lambda: {kernel.needs for kernel in KERNELS})
     for _ in range(2):
         with pytest.warns(UserWarning, match=r"sentences.cpp can't be built.*Ninja is required"):
             assert not made_anew().is_built()
@@ -119,6 +120,17 @@ def test_without_a_compiler_nothing_is_said(
     assert not made_anew().is_built() and not recwarn
     wanted = "not built: no C++ compiler is found by CXX=no-such-compiler, so all is slow"
     assert made_anew().describe() == wanted
+
+
+def test_a_kernel_for_other_processors_is_not_built(
+    unbuilt: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    kernel = Kernel(sentences.__file__, "all is slow", needs="amx_bf16")
+    unbuilt.setattr(native, "processor_words", lambda: {"avx2"})
+    assert kernel.describe() == "not built: the processor has no amx_bf16, so all is slow"
+    assert not kernel.is_built() and not recwarn
+    unbuilt.setattr(native, "processor_words", lambda: {"avx2", "amx_bf16"})
+    assert kernel.describe() == "built when first needed"
 
 
 def test_what_is_built_needs_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

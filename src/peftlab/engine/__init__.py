@@ -3,6 +3,7 @@
     frozen.py     frozen layers as bare products; query, key and value as one
     low_rank.py   low-rank updates added to such a product, in C++
     weights.py    their weights and products, in bf16 and in eight bits
+    products.py   the products in bf16 on AMX, in C++
     packing.py    the tokens of a batch end to end, without padding; the last block only for the
                   token that the classifier reads
     sentences.py  attention of a packed batch, in C++
@@ -27,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftlab.engine import dropout, gelu, low_rank, sentences
+from peftlab.engine import dropout, gelu, low_rank, products, sentences
 from peftlab.engine.attention import can_choose_attention, use_plain_attention
 from peftlab.engine.bits import Bits, NoBits
 from peftlab.engine.frozen import FrozenLinear, Joined, refuse_assigning
@@ -43,13 +44,21 @@ from peftlab.engine.packing import (
 from peftlab.engine.weights import onednn_multiplies
 from peftlab.layers import gain, rows
 from peftlab.layers.int8 import Int8Linear
-from peftlab.layers.linear import QuantisedLinear, base_dtype, features, is_conv1d
+from peftlab.layers.linear import (
+    QuantisedLinear,
+    base_dtype,
+    features,
+    is_conv1d,
+    weight_of,
+)
 from peftlab.layers.lora import LowRank
 from peftlab.layers.precision import is_unmodified
 from peftlab.models import state_of
 from peftlab.models.targets import CROSSING, SIBLINGS
 
-KERNELS = tuple(module.KERNEL for module in (sentences, dropout, gelu, low_rank, gain, rows))
+KERNELS = tuple(
+    module.KERNEL for module in (sentences, dropout, gelu, products, low_rank, gain, rows)
+)
 
 
 @contextmanager
@@ -114,6 +123,7 @@ def kernels_of(model: Any, enabled: bool = True) -> str:
         sentences: enabled and can_pack(model),
         dropout: enabled and not _recomputes_activations(model) and dropout.serves(model),
         gelu: enabled and not _recomputes_activations(model) and gelu.serves(model),
+        products: enabled and _has_native_products(model),
         low_rank: enabled and _has_native_updates(model),
         gain: gain.serves(model),
     }
@@ -191,6 +201,16 @@ def _joinable_groups(model: nn.Module) -> list[list[str]]:
         key = (parent, siblings, type(module), features(module).inside)
         groups.setdefault(key, []).append(name)
     return list(groups.values())
+
+
+def _has_native_products(model: nn.Module) -> bool:
+    """Whether products.cpp multiplies by a weight of any frozen layer."""
+    layers: list[Any] = [
+        model.get_submodule(name) for names in _joinable_groups(model) for name in names
+    ]
+    return any(
+        products.serves(weight_of(layer)) for layer in layers if not isinstance(layer, Int8Linear)
+    )
 
 
 def _has_native_updates(model: nn.Module) -> bool:

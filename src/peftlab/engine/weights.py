@@ -1,6 +1,6 @@
 """A frozen weight and its two products: x Wᵀ for the outputs, g W for the input's gradient.
 
-    FrozenWeight         a weight in bf16, multiplied by oneDNN
+    FrozenWeight         a weight in bf16, multiplied by products.cpp on AMX, else by oneDNN
     FrozenCodesWeight    a weight in eight bits
 
 The weights of several layers may be stacked in one, of which theirs become parts, so that no weight
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from peftlab.engine import products
 from peftlab.layers.int8 import Int8Linear
 from peftlab.layers.linear import is_conv1d, weight_of
 
@@ -36,11 +37,14 @@ class FrozenWeight:
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight.detach()
+        self.is_native = products.serves(self.weight)
         # a product without a bias would need another kernel of oneDNN's
         self.no_bias = weight.new_zeros(weight.shape[0])
 
     def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """(*batch, in) -> (*batch, out): x Wᵀ + bias. Never inside autograd."""
+        if self.is_native:
+            return products.product(x, self.weight, bias)
         bias = self.no_bias if bias is None else bias
         y: Tensor = torch.ops.mkldnn._linear_pointwise(
             x.contiguous(), self.weight, bias, "none", [], ""
@@ -49,6 +53,8 @@ class FrozenWeight:
 
     def gradient(self, g: Tensor) -> Tensor:
         """(*batch, out) -> (*batch, in): g W. Never inside autograd."""
+        if self.is_native:
+            return products.gradient(g, self.weight)
         return (g.reshape(-1, g.shape[-1]) @ self.weight).view(*g.shape[:-1], -1)
 
     def share(self, layers: Sequence[Any], sizes: Sequence[int]) -> None:

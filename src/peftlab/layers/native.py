@@ -32,7 +32,7 @@ import torch
 from peftlab.atomic import write
 from peftlab.cache import cache_folder
 from peftlab.errors import RequestError
-from peftlab.layers.cpuinfo import processor_lines
+from peftlab.layers.cpuinfo import processor_lines, processor_words
 
 BUILD_S = 60  # a build takes 7; nobody waits longer than this
 FAILED_S = 3600  # before a failed build is tried again: each cell is a process of its own
@@ -55,8 +55,8 @@ class BuildError(Exception):
     """Why there is no library."""
 
 
-class NoCompiler(BuildError):
-    """There is none here, which `peftlab doctor` says and no warning."""
+class NotHere(BuildError):
+    """Without a compiler or the right processor; `peftlab doctor` says so, and no warning does."""
 
 
 class Kernel:
@@ -66,12 +66,19 @@ class Kernel:
         source: their file.
         without: what is slower without them, in words.
         flags: for the compiler, beside `FLAGS`.
+        needs: a word of /proc/cpuinfo, of processors that have a use for them; None for all.
     """
 
-    def __init__(self, module: str, without: str, flags: tuple[str, ...] = FUSED) -> None:
+    def __init__(
+        self,
+        module: str,
+        without: str,
+        flags: tuple[str, ...] = FUSED,
+        needs: str | None = None,
+    ) -> None:
         """Of the file beside `module`, the path of one in Python."""
         self.source = Path(module).with_suffix(".cpp")
-        self.without, self.flags = without, flags
+        self.without, self.flags, self.needs = without, flags, needs
         self._shapes: dict[str, Callable[..., Any]] = {}
         self._built: bool | None = None
 
@@ -101,6 +108,7 @@ class Kernel:
     def describe(self) -> str:
         """Whether they are built, or why not, in words; builds nothing."""
         try:
+            _check_processor(self)
             library = _library(self)
             if library.is_file():
                 return "built"
@@ -112,7 +120,7 @@ class Kernel:
     def _try_to_load(self) -> bool:
         try:
             _load(self)
-        except NoCompiler:
+        except NotHere:
             return False
         except (OSError, BuildError, RequestError) as error:
             warnings.warn(
@@ -131,6 +139,7 @@ def _register_fake(operation: str, shapes: Callable[..., Any]) -> None:
 
 
 def _load(kernel: Kernel) -> None:
+    _check_processor(kernel)
     library = _library(kernel)
     if library.is_file():
         with contextlib.suppress(OSError):  # truncated by a full disk, or of another system
@@ -145,13 +154,19 @@ def _load(kernel: Kernel) -> None:
     torch.ops.load_library(library)
 
 
+def _check_processor(kernel: Kernel) -> None:
+    """Raise `NotHere` on a processor that has no use for the kernel."""
+    if kernel.needs is not None and kernel.needs not in processor_words():
+        raise NotHere(f"the processor has no {kernel.needs}")
+
+
 def _check_can_build(library: Path) -> None:
     """Raise `BuildError` where a build is known to fail."""
     if sys.platform != "linux":
-        raise NoCompiler("that is done on Linux alone")
+        raise NotHere("that is done on Linux alone")
     if compiler() is None:
         named = f" by CXX={os.environ['CXX']}" if os.environ.get("CXX") else ""
-        raise NoCompiler(f"no C++ compiler is found{named}")
+        raise NotHere(f"no C++ compiler is found{named}")
     folder = next(parent for parent in library.parents if parent.exists())
     if not os.access(folder, os.W_OK | os.X_OK):
         raise BuildError(f"{folder} can't be written; set XDG_CACHE_HOME to a folder that can be")

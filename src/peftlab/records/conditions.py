@@ -10,7 +10,7 @@ from peftlab.records.record import Record
 from peftlab.records.rows import finite_values
 
 # which a method's layers and the precision of its base decide, where all are built
-KERNELS_OF_METHODS = {"gelu.cpp", "low_rank.cpp", "gain.cpp"}
+KERNELS_OF_METHODS = {"gelu.cpp", "products.cpp", "low_rank.cpp", "gain.cpp"}
 SAME_LEVEL_RATIO = 1.1  # mean numbers of parts this close differ by the drawing of batches alone
 
 

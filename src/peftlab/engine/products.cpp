@@ -1,0 +1,336 @@
+// Products with a frozen weight W (out, in) on a processor with AMX, all in bf16; sums are in fp32 and rounded once.
+//
+//   product            x (rows, in), W, c (out)   ->   x Wᵀ + c (rows, out)
+//   product_gradient   g (rows, out), W           ->   g W (rows, in)
+//
+// A tile register holds 16 rows of 64 bytes. Of two tiles the processor multiplies pairs of numbers along the sum: those
+// of the left one as they lie in its rows, those of the right one interleaved, a pair in each column. So W is packed, 32
+// columns at once, each time: a packed copy would take as much memory as W does. A panel of 256 numbers along the sum
+// stays in the first-level cache while all rows pass, and what W has next is fetched meanwhile, a few lines a step: it
+// comes from memory, and a burst of fetches would hold up the tiles.
+//
+// A row's numbers depend on no other row, and on no number of threads.
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <new>
+
+#include "../layers/vectors.h"
+
+#if defined(__AMX_BF16__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace {
+
+typedef at::BFloat16 Number;
+typedef Rows<const Number> Inputs;
+
+constexpr int64_t TILE = 16;              // rows of a tile
+constexpr int64_t STEP = 32;              // numbers in its rows
+constexpr int64_t SIZE = TILE * STEP;     // numbers in it; in fp32 half of them
+constexpr int64_t PAIR = 2 * TILE;        // rows, or columns, that are computed together
+constexpr int64_t PANEL = 256;            // along the sum: of 32 columns, in the first-level cache
+constexpr int64_t SLICE = 4 * PANEL;      // along the sum: of all rows of a band, in the second-level cache
+constexpr int64_t BAND = 12 * PAIR;       // rows
+constexpr int64_t GROUP = 24;             // panels whose sums are kept from slice to slice
+constexpr int64_t LINE = 64;              // bytes
+constexpr int64_t READ = 3, WRITTEN = 4;  // lines of W, and of the output, that are fetched in a step
+
+// The kernel lends a process the tiles when it is asked.
+bool has_tiles() {
+  constexpr int64_t REQUEST = 0x1023, TILE_DATA = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  static const bool granted = syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+  return granted;
+}
+
+// All tiles of this thread, whole, for as long as this lives.
+struct Tiles {
+  struct alignas(LINE) Shapes {
+    uint8_t palette = 1, start = 0, reserved[14] = {};
+    uint16_t bytes[16] = {};
+    uint8_t rows[16] = {};
+  };
+  Tiles() {
+    Shapes shapes;
+    std::fill_n(shapes.bytes, 8, uint16_t(LINE));
+    std::fill_n(shapes.rows, 8, uint8_t(TILE));
+    _tile_loadconfig(&shapes);
+  }
+  ~Tiles() { _tile_release(); }
+};
+
+// Room for numbers, from a line's beginning on.
+template <typename T>
+struct Room {
+  T* at;
+  explicit Room(int64_t size) : at(static_cast<T*>(::operator new(size * sizeof(T), std::align_val_t(LINE)))) {}
+  ~Room() { ::operator delete(at, std::align_val_t(LINE)); }
+  Room(const Room&) = delete;
+  Room& operator=(const Room&) = delete;
+};
+
+// -- packing ----------------------------------------------------------------------------------------
+
+typedef Of<uint16_t, STEP>::Type Line;
+
+// x (rows, depth) to (rows / 32, depth / 32, 2, 16, 32), with rows of zeros at the end.
+void pack_rows(Inputs x, int64_t rows, int64_t depth, Number* to) {
+  for (int64_t row = 0; row < (rows + PAIR - 1) / PAIR * PAIR; ++row) {
+    Number* out = to + row / PAIR * PAIR * depth + row % PAIR * STEP;
+    for (int64_t k = 0; k < depth; k += STEP) store(row < rows ? load<Line>(x[row] + k) : Line{}, out + k * PAIR);
+  }
+}
+
+// w (16 columns, 32 along the sum) to a right tile: pairs as numbers of fp32, transposed.
+inline void pack_transposed(Inputs w, Number* tile) {
+  Vector rows[LANES];
+  for (int64_t row = 0; row < LANES; ++row) rows[row] = load<Vector>(w[row]);
+  transpose(rows);
+  for (int64_t row = 0; row < LANES; ++row) store(rows[row], tile + row * STEP);
+}
+
+// w (32 along the sum, 32 columns) to two right tiles.
+inline void pack_interleaved(Inputs w, Number* tiles) {
+  Line left, right;
+  for (int64_t lane = 0; lane < STEP; ++lane) left[lane] = lane / 2 + lane % 2 * STEP;
+  right = left + TILE;
+  for (int64_t row = 0; row < TILE; ++row) {
+    const Line one = load<Line>(w[2 * row]), other = load<Line>(w[2 * row + 1]);
+    store(__builtin_shuffle(one, other, left), tiles + row * STEP);
+    store(__builtin_shuffle(one, other, right), tiles + SIZE + row * STEP);
+  }
+}
+
+// The right side of a product: Wᵀ, or W itself.
+template <bool IS_TRANSPOSED>
+struct Right {
+  Inputs w;
+
+  Inputs from(int64_t k, int64_t column) const { return IS_TRANSPOSED ? w.from(column, k) : w.from(k, column); }
+
+  // `depth` along the sum, from k on, of 32 columns to (depth / 32, 2, 16, 32).
+  void pack(int64_t k, int64_t column, int64_t depth, Number* panel) const {
+    const Inputs first = from(k, column);
+    for (int64_t i = 0; i < depth; i += STEP, panel += 2 * SIZE) {
+      if constexpr (IS_TRANSPOSED) {
+        pack_transposed(first.from(0, i), panel);
+        pack_transposed(first.from(TILE, i), panel + SIZE);
+      } else {
+        pack_interleaved(first.from(i), panel);
+      }
+    }
+  }
+};
+
+// -- the product of packed sides --------------------------------------------------------------------
+
+// Lines that are fetched ahead: `left` of them, `columns` in each row.
+template <bool IS_WRITTEN>
+struct Ahead {
+  const char* at = nullptr;
+  int64_t stride = 0, columns = 1, left = 0, column = 0;
+
+  void fetch(int64_t lines) {
+    for (; lines > 0 && left > 0; --lines, --left) {
+      // what is written soon into the first level, what is read next into the second
+      __builtin_prefetch(at + column * LINE, IS_WRITTEN, IS_WRITTEN ? 3 : 2);
+      if (++column == columns) {
+        column = 0;
+        at += stride;
+      }
+    }
+  }
+};
+
+// sums (2, 2, 16, 16) = those so far + x w: packed, of HALVES · 16 rows and 32 columns.
+template <int HALVES>
+void add_product(const Number* x, const Number* w, int64_t depth, bool begins, float* sums, Ahead<false>& next,
+                 Ahead<true>& outputs) {
+  constexpr int64_t OF_TILE = SIZE / 2;
+  if (begins) {
+    _tile_zero(0);
+    _tile_zero(1);
+    if constexpr (HALVES == 2) _tile_zero(2);
+    if constexpr (HALVES == 2) _tile_zero(3);
+  } else {
+    _tile_loadd(0, sums, LINE);
+    _tile_loadd(1, sums + OF_TILE, LINE);
+    if constexpr (HALVES == 2) _tile_loadd(2, sums + 2 * OF_TILE, LINE);
+    if constexpr (HALVES == 2) _tile_loadd(3, sums + 3 * OF_TILE, LINE);
+  }
+  for (int64_t k = 0; k < depth; k += STEP, x += 2 * SIZE, w += 2 * SIZE) {
+    _tile_loadd(4, x, LINE);
+    _tile_loadd(6, w, LINE);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, w + SIZE, LINE);
+    _tile_dpbf16ps(1, 4, 7);
+    if constexpr (HALVES == 2) {
+      _tile_loadd(5, x + SIZE, LINE);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+    next.fetch(READ);
+    outputs.fetch(WRITTEN);
+  }
+  _tile_stored(0, sums, LINE);
+  _tile_stored(1, sums + OF_TILE, LINE);
+  if constexpr (HALVES == 2) _tile_stored(2, sums + 2 * OF_TILE, LINE);
+  if constexpr (HALVES == 2) _tile_stored(3, sums + 3 * OF_TILE, LINE);
+}
+
+// y (rows, 32) = sums + bias.
+void finish(const float* sums, int64_t rows, const Vector (&bias)[2], Rows<Number> y) {
+  for (int64_t row = 0; row < rows; ++row) {
+    const float* of_row = sums + row / TILE * SIZE + row % TILE * TILE;
+    put(vector_at(of_row) + bias[0], y[row]);
+    put(vector_at(of_row + SIZE / 2) + bias[1], y[row] + TILE);
+  }
+}
+
+// x (rows, depth) by the right side, + bias, to y: some of its panels of 32 columns.
+template <bool IS_TRANSPOSED>
+class Panels {
+ public:
+  Panels(Inputs x, int64_t rows, int64_t depth, Right<IS_TRANSPOSED> right, const Number* bias, Rows<Number> y,
+         int64_t begin, int64_t end)
+      : x(x),
+        rows(rows),
+        depth(depth),
+        right(right),
+        bias(bias),
+        y(y),
+        begin(begin),
+        end(end),
+        group(depth > SLICE ? std::min(GROUP, end - begin) : end - begin),
+        kept(depth > SLICE ? group : 1),
+        packed(BAND * std::min(SLICE, depth)),
+        panel(PAIR * PANEL),
+        sums(kept * BAND * PAIR) {}
+
+  void compute() {
+    const int64_t bands = (rows + BAND - 1) / BAND;
+    const int64_t height = ((rows + bands - 1) / bands + PAIR - 1) / PAIR * PAIR;
+    for (int64_t row = 0; row < rows; row += height) {
+      for (int64_t first = begin; first < end; first += group) {
+        for (int64_t k = 0; k < depth; k += SLICE) {
+          add_slice(row, std::min(height, rows - row), k, std::min(SLICE, depth - k), first,
+                    std::min(first + group, end));
+        }
+      }
+    }
+  }
+
+ private:
+  // Rows by `size` numbers along the sum, from k on: the panels from `first` to `last`.
+  void add_slice(int64_t row, int64_t n, int64_t k, int64_t size, int64_t first, int64_t last) {
+    for (int64_t i = 0; i < size; i += PANEL) {
+      pack_rows(x.from(row, k + i), n, std::min(PANEL, size - i), packed.at + i * BAND);
+    }
+    for (int64_t p = first; p < last; ++p) {
+      for (int64_t i = 0; i < size; i += PANEL) {
+        const int64_t length = std::min(PANEL, size - i), column = p * PAIR;
+        right.pack(k + i, column, length, panel.at);
+        const bool is_last = i + PANEL >= size;
+        auto next = is_last ? ahead(k, column + PAIR, std::min(PANEL, size))
+                            : ahead(k + i + PANEL, column, std::min(PANEL, size - i - PANEL));
+        if (is_last && p + 1 == last) next.left = 0;
+        add_panel(row, n, k + i, length, p, packed.at + i * BAND, sums.at + (p - first) % kept * BAND * PAIR, next);
+      }
+    }
+  }
+
+  void add_panel(int64_t row, int64_t n, int64_t k, int64_t length, int64_t p, const Number* of_x, float* of_panel,
+                 Ahead<false>& next) {
+    const bool ends = k + length == depth;
+    Vector biases[2] = {};
+    if (bias && ends) {
+      biases[0] = vector_at(bias + p * PAIR);
+      biases[1] = vector_at(bias + p * PAIR + TILE);
+    }
+    for (int64_t i = 0; i < n; i += PAIR, of_x += PAIR * length, of_panel += PAIR * PAIR) {
+      const int64_t some = std::min(PAIR, n - i);
+      const Rows<Number> to = y.from(row + i, p * PAIR);
+      Ahead<true> outputs;
+      if (ends) outputs = {reinterpret_cast<const char*>(to.at), to.stride * int64_t(sizeof(Number)), 1, some};
+      if (some > TILE) {
+        add_product<2>(of_x, panel.at, length, k == 0, of_panel, next, outputs);
+      } else {
+        add_product<1>(of_x, panel.at, length, k == 0, of_panel, next, outputs);
+      }
+      if (ends) finish(of_panel, some, biases, to);
+    }
+  }
+
+  Ahead<false> ahead(int64_t k, int64_t column, int64_t length) const {
+    const Inputs w = right.from(k, column);
+    const int64_t columns = IS_TRANSPOSED ? length / STEP : 1;
+    return {reinterpret_cast<const char*>(w.at), w.stride * int64_t(sizeof(Number)), columns, length};
+  }
+
+  const Inputs x;
+  const int64_t rows, depth;
+  const Right<IS_TRANSPOSED> right;
+  const Number* const bias;
+  const Rows<Number> y;
+  const int64_t begin, end, group, kept;
+  const Tiles tiles;
+  const Room<Number> packed, panel;
+  const Room<float> sums;
+};
+
+// -- the operations ---------------------------------------------------------------------------------
+
+template <bool IS_TRANSPOSED>
+at::Tensor multiply(const at::Tensor& x, const at::Tensor& weight, const Number* bias) {
+  for (const at::Tensor* matrix : {&x, &weight}) {
+    TORCH_CHECK(matrix->scalar_type() == at::kBFloat16 && matrix->dim() == 2 && matrix->is_contiguous(),
+                "matrices in bf16, contiguous");
+  }
+  const int64_t rows = x.size(0), depth = x.size(1), width = weight.size(IS_TRANSPOSED ? 0 : 1);
+  TORCH_CHECK(weight.size(IS_TRANSPOSED ? 1 : 0) == depth && depth % STEP == 0 && width % PAIR == 0,
+              "a weight (out, in) of multiples of 32, and rows of its width");
+  TORCH_CHECK(has_tiles(), "the system lends no tiles");
+  auto y = at::empty({rows, width}, x.options());
+  if (rows == 0) return y;
+  const Inputs of_x{x.const_data_ptr<Number>(), depth};
+  const Right<IS_TRANSPOSED> right{{weight.const_data_ptr<Number>(), weight.size(1)}};
+  const Rows<Number> of_y{y.mutable_data_ptr<Number>(), width};
+  at::parallel_for(0, width / PAIR, 1, [&](int64_t begin, int64_t end) {
+    Panels<IS_TRANSPOSED>(of_x, rows, depth, right, bias, of_y, begin, end).compute();
+  });
+  return y;
+}
+
+at::Tensor product(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias) {
+  if (bias) {
+    TORCH_CHECK(bias->scalar_type() == at::kBFloat16 && bias->is_contiguous() && bias->numel() == weight.size(0),
+                "a bias (out) in bf16");
+  }
+  return multiply<true>(x, weight, bias ? bias->const_data_ptr<Number>() : nullptr);
+}
+
+at::Tensor product_gradient(const at::Tensor& g, const at::Tensor& weight) {
+  return multiply<false>(g, weight, nullptr);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(peftlab, library) {
+  library.def("has_tiles() -> bool", has_tiles);
+  library.def("product(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
+  library.def("product_gradient(Tensor g, Tensor weight) -> Tensor");
+}
+
+TORCH_LIBRARY_IMPL(peftlab, CPU, library) {
+  library.impl("product", product);
+  library.impl("product_gradient", product_gradient);
+}
+#else  // the compiler, or the processor that it builds for, knows no such tiles
+TORCH_LIBRARY_FRAGMENT(peftlab, library) {
+  library.def("has_tiles() -> bool", [] { return false; });
+}
+#endif
