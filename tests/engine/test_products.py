@@ -15,6 +15,7 @@ from peftlab.methods import inject, make
 from tiny import batch, passes, tiny
 
 ROWS = [1, 15, 16, 17, 32, 33, 384, 385, 800]  # of tiles, pairs of tiles and bands, and beyond
+# 1,056 and more along the sum are several slices; 1,600 beside are more than a group of panels
 SHAPES = [(32, 32), (96, 64), (64, 288), (800, 320), (96, 1056), (1600, 1312), (32, 2080)]
 BF16 = torch.bfloat16
 
@@ -26,7 +27,10 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module", autouse=True)
 def built() -> None:
     """Else what follows would test nothing."""
-    assert products.serves(torch.zeros(32, 32, dtype=BF16))
+    assert products.KERNEL.is_built()
+    if not torch.ops.peftlab.has_tiles():
+        pytest.skip("the system lends no tiles")
+    assert products.serves([torch.zeros(32, 32, dtype=BF16)])
 
 
 @pytest.fixture
@@ -100,12 +104,25 @@ def test_its_shapes_are_known_without_numbers() -> None:
     torch.library.opcheck(operations.product_gradient, (whole(5, 64), weight), **checks)
 
 
-def test_weights_that_it_can_t_take_are_onednn_s() -> None:
-    assert not products.serves(torch.zeros(32, 32))
-    assert not products.serves(torch.zeros(48, 32, dtype=BF16))
-    assert not products.serves(torch.zeros(32, 48, dtype=BF16))
-    assert not products.serves(torch.zeros(64, 32, dtype=BF16).T)
-    assert not products.serves(torch.zeros(32, 32, dtype=BF16, device="meta"))
+@pytest.mark.usefixtures("threads")
+def test_weights_that_it_can_t_take_are_onednn_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = torch.zeros(32, 32, dtype=BF16)
+    for wrong in (
+        [torch.zeros(32, 32)],
+        [torch.zeros(48, 32, dtype=BF16)],
+        [torch.zeros(32, 48, dtype=BF16)],
+        [torch.zeros(64, 32, dtype=BF16).T],
+        [torch.zeros(32, 32, dtype=BF16, device="meta")],
+        [right, torch.zeros(16, 32, dtype=BF16)],
+    ):
+        assert not products.serves(wrong)
+    assert products.serves([torch.zeros(48, 32, dtype=BF16), torch.zeros(16, 32, dtype=BF16)])
+    torch.set_num_threads(products.MOST_THREADS + 1)
+    assert not products.serves([right])
+    torch.set_num_threads(1)
+    assert products.serves([right])
+    monkeypatch.setattr(torch.ops.peftlab, "has_tiles", lambda: False)
+    assert not products.serves([right])
     with pytest.raises(RuntimeError, match="multiples of 32"):
         torch.ops.peftlab.product(whole(4, 48), whole(32, 48), None)
     with pytest.raises(RuntimeError, match="rows of its width"):

@@ -20,7 +20,7 @@ from peftlab.layers.native import Kernel
 
 @pytest.fixture
 def unbuilt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """A process that has built nothing yet; what this one has is known again behind the test."""
+    """A cache that has nothing yet; see `made_anew`."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(native, "compiler", functools.cache(native.compiler.__wrapped__))
     return monkeypatch
@@ -127,7 +127,7 @@ def test_a_kernel_for_other_processors_is_not_built(
 ) -> None:
     kernel = Kernel(sentences.__file__, "all is slow", needs="amx_bf16")
     unbuilt.setattr(native, "processor_words", lambda: {"avx2"})
-    assert kernel.describe() == "not built: the processor has no amx_bf16, so all is slow"
+    assert kernel.describe() == "not needed: the processor has no amx_bf16"
     assert not kernel.is_built() and not recwarn
     unbuilt.setattr(native, "processor_words", lambda: {"avx2", "amx_bf16"})
     assert kernel.describe() == "built when first needed"

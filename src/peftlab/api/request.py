@@ -35,15 +35,21 @@ def request_of(
     call: Callable[..., Any],
     *,
     suite: Any = None,
+    model: Any,
+    tasks: Any,
+    methods: Any,
+    seeds: Any,
     data: Any,
     text: Any,
     label: Any,
     dev: Any,
     kind: Any,
+    data_dir: Any,
+    metric: Any,
+    judge_on: Any = None,
     tune: Any = None,
     out: Any,
     training: Mapping[str, Any],
-    **fields: Any,
 ) -> Request:
     """The request of the arguments of `call`: `compare`, `plan` or `fit`.
 
@@ -53,23 +59,28 @@ def request_of(
         RequestError: if an argument that must be a path is something else, or if data, tune or a
             setting is wrong.
     """
-    fields["data"] = data_of(data, {"text": text, "label": label, "dev": dev, "kind": kind})
-    fields["tune"] = tune_of(tune)
-    fields["rates"], settings = _split_rates(training)
-    fields["training"] = Training.of(settings, arguments_of(call))
-    paths = {"suite": suite, "data_dir": fields["data_dir"], "out": out, "model": fields["model"]}
+    paths = {"suite": suite, "data_dir": data_dir, "out": out, "model": model}
     for name, path in paths.items():
         if path is not None:
             expect_path(name, path)
-    if suite is None and fields["seeds"] is None:
-        fields["seeds"] = (0,)
-    for name in ("tasks", "methods", "seeds"):
-        fields[name] = _as_list(fields[name])
-    fields["model"] = None if fields["model"] is None else str(fields["model"])
-    fields["data_dir"] = None if fields["data_dir"] is None else Path(fields["data_dir"])
-    for method in fields["methods"] or []:
+    rates, settings = _split_rates(training)
+    all_methods = _as_list(methods)
+    for method in all_methods or []:
         if isinstance(method, Method) and not is_built_in(type(method)):
             register(type(method))
+    fields = {
+        "model": None if model is None else str(model),
+        "tasks": _as_list(tasks),
+        "methods": all_methods,
+        "seeds": _as_list((0,) if suite is None and seeds is None else seeds),
+        "data": data_of(data, {"text": text, "label": label, "dev": dev, "kind": kind}),
+        "data_dir": None if data_dir is None else Path(data_dir),
+        "metric": metric,
+        "judge_on": judge_on,
+        "tune": tune_of(tune),
+        "rates": rates,
+        "training": Training.of(settings, arguments_of(call)),
+    }
     return Request(None if suite is None else expanded(suite), fields)
 
 

@@ -204,13 +204,14 @@ def _joinable_groups(model: nn.Module) -> list[list[str]]:
 
 
 def _has_native_products(model: nn.Module) -> bool:
-    """Whether products.cpp multiplies by a weight of any frozen layer."""
-    layers: list[Any] = [
-        model.get_submodule(name) for names in _joinable_groups(model) for name in names
-    ]
-    return any(
-        products.serves(weight_of(layer)) for layer in layers if not isinstance(layer, Int8Linear)
-    )
+    """Whether products.cpp multiplies by any joined weight."""
+    for names in _joinable_groups(model):
+        layers: list[Any] = [model.get_submodule(name) for name in names]
+        if isinstance(layers[0], Int8Linear):
+            continue
+        if products.serves([weight_of(layer) for layer in layers]):
+            return True
+    return False
 
 
 def _has_native_updates(model: nn.Module) -> bool:

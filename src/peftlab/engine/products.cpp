@@ -20,7 +20,7 @@
 
 #include "../layers/vectors.h"
 
-#if defined(__AMX_BF16__) && defined(__linux__)
+#if defined(__AMX_BF16__) && defined(__AVX512F__) && defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -40,7 +40,9 @@ constexpr int64_t GROUP = 24;             // panels whose sums are kept from sli
 constexpr int64_t LINE = 64;              // bytes
 constexpr int64_t READ = 3, WRITTEN = 4;  // lines of W, and of the output, that are fetched in a step
 
-// The kernel lends a process the tiles when it is asked.
+static_assert(LANES == TILE);
+
+// Linux lends a process the tiles when it is asked.
 bool has_tiles() {
   constexpr int64_t REQUEST = 0x1023, TILE_DATA = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
   static const bool granted = syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
@@ -58,6 +60,7 @@ struct Tiles {
     Shapes shapes;
     std::fill_n(shapes.bytes, 8, uint16_t(LINE));
     std::fill_n(shapes.rows, 8, uint8_t(TILE));
+    asm volatile("" ::"r"(&shapes) : "memory");  // older compilers think that it reads eight bytes
     _tile_loadconfig(&shapes);
   }
   ~Tiles() { _tile_release(); }
@@ -128,18 +131,18 @@ struct Right {
 
 // -- the product of packed sides --------------------------------------------------------------------
 
-// Lines that are fetched ahead: `left` of them, `columns` in each row.
+// Lines that are fetched ahead: `left` of them, `lines` in each row.
 template <bool IS_WRITTEN>
 struct Ahead {
   const char* at = nullptr;
-  int64_t stride = 0, columns = 1, left = 0, column = 0;
+  int64_t stride = 0, lines = 1, left = 0, line = 0;
 
-  void fetch(int64_t lines) {
-    for (; lines > 0 && left > 0; --lines, --left) {
+  void fetch(int64_t some) {
+    for (; some > 0 && left > 0; --some, --left) {
       // what is written soon into the first level, what is read next into the second
-      __builtin_prefetch(at + column * LINE, IS_WRITTEN, IS_WRITTEN ? 3 : 2);
-      if (++column == columns) {
-        column = 0;
+      __builtin_prefetch(at + line * LINE, IS_WRITTEN, IS_WRITTEN ? 3 : 2);
+      if (++line == lines) {
+        line = 0;
         at += stride;
       }
     }
@@ -151,6 +154,7 @@ template <int HALVES>
 void add_product(const Number* x, const Number* w, int64_t depth, bool begins, float* sums, Ahead<false>& next,
                  Ahead<true>& outputs) {
   constexpr int64_t OF_TILE = SIZE / 2;
+  asm volatile("" ::: "memory");  // the compiler does not know that tiles are loaded from what was packed
   if (begins) {
     _tile_zero(0);
     _tile_zero(1);
@@ -267,8 +271,8 @@ class Panels {
 
   Ahead<false> ahead(int64_t k, int64_t column, int64_t length) const {
     const Inputs w = right.from(k, column);
-    const int64_t columns = IS_TRANSPOSED ? length / STEP : 1;
-    return {reinterpret_cast<const char*>(w.at), w.stride * int64_t(sizeof(Number)), columns, length};
+    const int64_t lines = IS_TRANSPOSED ? length / STEP : 1;
+    return {reinterpret_cast<const char*>(w.at), w.stride * int64_t(sizeof(Number)), lines, length};
   }
 
   const Inputs x;
@@ -291,7 +295,7 @@ at::Tensor multiply(const at::Tensor& x, const at::Tensor& weight, const Number*
                 "matrices in bf16, contiguous");
   }
   const int64_t rows = x.size(0), depth = x.size(1), width = weight.size(IS_TRANSPOSED ? 0 : 1);
-  TORCH_CHECK(weight.size(IS_TRANSPOSED ? 1 : 0) == depth && depth % STEP == 0 && width % PAIR == 0,
+  TORCH_CHECK(weight.size(IS_TRANSPOSED ? 1 : 0) == depth && depth > 0 && depth % STEP == 0 && width % PAIR == 0,
               "a weight (out, in) of multiples of 32, and rows of its width");
   TORCH_CHECK(has_tiles(), "the system lends no tiles");
   auto y = at::empty({rows, width}, x.options());
@@ -319,18 +323,21 @@ at::Tensor product_gradient(const at::Tensor& g, const at::Tensor& weight) {
 
 }  // namespace
 
+TORCH_LIBRARY_IMPL(peftlab, CPU, library) {
+  library.impl("product", product);
+  library.impl("product_gradient", product_gradient);
+}
+
+#else  // the compiler, or the processor that it builds for, knows no such tiles
+
+namespace {
+bool has_tiles() { return false; }
+}  // namespace
+
+#endif
+
 TORCH_LIBRARY_FRAGMENT(peftlab, library) {
   library.def("has_tiles() -> bool", has_tiles);
   library.def("product(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
   library.def("product_gradient(Tensor g, Tensor weight) -> Tensor");
 }
-
-TORCH_LIBRARY_IMPL(peftlab, CPU, library) {
-  library.impl("product", product);
-  library.impl("product_gradient", product_gradient);
-}
-#else  // the compiler, or the processor that it builds for, knows no such tiles
-TORCH_LIBRARY_FRAGMENT(peftlab, library) {
-  library.def("has_tiles() -> bool", [] { return false; });
-}
-#endif

@@ -3,12 +3,13 @@
     product    x Wᵀ + c
     gradient   g W
 
-There oneDNN makes a kernel for each number of rows, of a quarter of a MiB, and an epoch of packed
-batches has dozens. products.cpp has one for all (LOG.md has what it gains).
+There oneDNN makes a kernel for each number of rows, of which an epoch of packed batches has dozens.
+products.cpp has one for all, and is as fast or faster (LOG.md).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,16 +18,21 @@ from torch import Tensor
 from peftlab.layers import native
 
 KERNEL = native.Kernel(__file__, without="oneDNN multiplies by frozen weights", needs="amx_bf16")
-MULTIPLE = 32  # of which both sides of a weight must be
+MULTIPLE = 32  # of which both sides of a weight must be, for two tiles side by side
+# Each thread packs all of x for itself. Measured with two.
+MOST_THREADS = 4
 
 
-def serves(weight: Tensor) -> bool:
-    """Whether products.cpp multiplies by a frozen weight (out, in); builds it if so."""
+def serves(weights: Sequence[Tensor]) -> bool:
+    """Whether products.cpp multiplies by these (outᵢ, in), one below the other; builds it if so."""
+    first = weights[0]
+    outside = sum(len(weight) for weight in weights)
     return (
-        weight.dtype == torch.bfloat16
-        and weight.device.type == "cpu"
-        and weight.is_contiguous()
-        and not any(size % MULTIPLE for size in weight.shape)
+        first.dtype == torch.bfloat16
+        and first.device.type == "cpu"
+        and (len(weights) > 1 or first.is_contiguous())  # several are copied into one
+        and not (outside % MULTIPLE or first.shape[1] % MULTIPLE)
+        and torch.get_num_threads() <= MOST_THREADS
         and KERNEL.is_built()
         and torch.ops.peftlab.has_tiles()
     )

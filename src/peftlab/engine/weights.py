@@ -37,9 +37,9 @@ class FrozenWeight:
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight.detach()
-        self.is_native = products.serves(self.weight)
+        self.is_native = products.serves([self.weight])
         # a product without a bias would need another kernel of oneDNN's
-        self.no_bias = weight.new_zeros(weight.shape[0])
+        self.no_bias = None if self.is_native else weight.new_zeros(weight.shape[0])
 
     def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """(*batch, in) -> (*batch, out): x Wᵀ + bias. Never inside autograd."""

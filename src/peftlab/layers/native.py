@@ -55,8 +55,8 @@ class BuildError(Exception):
     """Why there is no library."""
 
 
-class NotHere(BuildError):
-    """Without a compiler or the right processor; `peftlab doctor` says so, and no warning does."""
+class NoCompiler(BuildError):
+    """There is none here, which `peftlab doctor` says and no warning."""
 
 
 class Kernel:
@@ -102,13 +102,14 @@ class Kernel:
     def is_built(self) -> bool:
         """Whether this process has them; builds them if need be."""
         if self._built is None:
-            self._built = self._try_to_load()
+            self._built = self._is_needed() and self._is_loaded()
         return self._built
 
     def describe(self) -> str:
         """Whether they are built, or why not, in words; builds nothing."""
+        if not self._is_needed():
+            return f"not needed: the processor has no {self.needs}"
         try:
-            _check_processor(self)
             library = _library(self)
             if library.is_file():
                 return "built"
@@ -117,10 +118,13 @@ class Kernel:
             return f"not built: {error}, so {self.without}"
         return "built when first needed"
 
-    def _try_to_load(self) -> bool:
+    def _is_needed(self) -> bool:
+        return self.needs is None or self.needs in processor_words()
+
+    def _is_loaded(self) -> bool:
         try:
             _load(self)
-        except NotHere:
+        except NoCompiler:
             return False
         except (OSError, BuildError, RequestError) as error:
             warnings.warn(
@@ -129,17 +133,11 @@ class Kernel:
             )
             return False
         for operation, shapes in self._shapes.items():
-            _register_fake(operation, shapes)
+            torch.library.register_fake(f"peftlab::{operation}", shapes)
         return True
 
 
-@functools.cache  # torch takes one an operation
-def _register_fake(operation: str, shapes: Callable[..., Any]) -> None:
-    torch.library.register_fake(f"peftlab::{operation}", shapes)
-
-
 def _load(kernel: Kernel) -> None:
-    _check_processor(kernel)
     library = _library(kernel)
     if library.is_file():
         with contextlib.suppress(OSError):  # truncated by a full disk, or of another system
@@ -154,19 +152,13 @@ def _load(kernel: Kernel) -> None:
     torch.ops.load_library(library)
 
 
-def _check_processor(kernel: Kernel) -> None:
-    """Raise `NotHere` on a processor that has no use for the kernel."""
-    if kernel.needs is not None and kernel.needs not in processor_words():
-        raise NotHere(f"the processor has no {kernel.needs}")
-
-
 def _check_can_build(library: Path) -> None:
     """Raise `BuildError` where a build is known to fail."""
     if sys.platform != "linux":
-        raise NotHere("that is done on Linux alone")
+        raise NoCompiler("that is done on Linux alone")
     if compiler() is None:
         named = f" by CXX={os.environ['CXX']}" if os.environ.get("CXX") else ""
-        raise NotHere(f"no C++ compiler is found{named}")
+        raise NoCompiler(f"no C++ compiler is found{named}")
     folder = next(parent for parent in library.parents if parent.exists())
     if not os.access(folder, os.W_OK | os.X_OK):
         raise BuildError(f"{folder} can't be written; set XDG_CACHE_HOME to a folder that can be")
