@@ -30,6 +30,7 @@ UNLIKE = [
     ({"processor": "Other CPU"}, "Example CPU @ 2.0 GHz", "Other CPU"),
     ({"gpu": "A GPU"}, "no GPU", "A GPU"),
     ({"packages": {"torch": "2.10.0"}}, "torch 2.9.0", "torch 2.10.0"),
+    ({"packages": {"peftlab": "0.2"}}, "peftlab not recorded", "peftlab 0.2"),
     ({"spin_count": "5000"}, "spin count not recorded", "spin count 5000"),
     ({"quantiser": "peftlab"}, "all other runs", "quantised by peftlab"),
     ({"kernels": "torch"}, "kernels not recorded", "kernels: torch"),

@@ -28,6 +28,7 @@ class Conditions:
     threads: int
     spin_count: str | None
     torch: str | None
+    peftlab: str | None
     kernels: str | None
     quantiser: str | None
     parts: float | None
@@ -49,6 +50,7 @@ def conditions(rows: Iterable[Sequence[Record]]) -> dict[str, Conditions]:
                 threads=environment.threads,
                 spin_count=environment.spin_count if environment.threads > 1 else "",
                 torch=environment.packages.get("torch"),
+                peftlab=environment.packages.get("peftlab"),
                 kernels=environment.kernels
                 if len(kernels) > 1
                 else _of_all_methods(environment.kernels),

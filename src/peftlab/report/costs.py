@@ -44,7 +44,7 @@ class RowCost:
 def describe_differences(all_conditions: Sequence[Conditions]) -> list[str]:
     """For each of the conditions, its values in the fields on which they disagree.
 
-    >>> default = Conditions("x", None, 2, "20000", "2.9", None, None, None)
+    >>> default = Conditions("x", None, 2, "20000", "2.9", "1.0", None, None, None)
     >>> describe_differences([default, dataclasses.replace(default, spin_count="5000")])
     ['spin count 20000', 'spin count 5000']
     """
@@ -63,6 +63,7 @@ def _describe(name: str, value: object) -> str:
         "threads": f"{value} thread{'s' * (value != 1)}",
         "spin_count": f"spin count {value}",
         "torch": f"torch {value}",
+        "peftlab": f"peftlab {value}",
         "kernels": f"kernels: {value}",
         "quantiser": f"quantised by {value}",
     }
