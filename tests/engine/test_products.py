@@ -24,9 +24,10 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def built() -> None:
-    """Else what follows would test nothing."""
+@pytest.fixture(autouse=True)
+def built(threads: None) -> None:
+    """Else what follows would test nothing; with two threads, whatever the machine has."""
+    torch.set_num_threads(2)
     assert products.KERNEL.is_built()
     if not torch.ops.peftlab.has_tiles():
         pytest.skip("the system lends no tiles")
@@ -72,7 +73,6 @@ def test_any_numbers_are_within_a_rounding() -> None:
         assert (error <= 2**-8 * exact.abs() + 1e-5).all()  # half of bf16's last place; fp32's sum
 
 
-@pytest.mark.usefixtures("threads")
 def test_a_row_depends_on_no_other_and_on_no_number_of_threads() -> None:
     torch.manual_seed(0)
     weight, x = torch.randn(1600, 1312).to(BF16), torch.randn(401, 1312).to(BF16)
@@ -104,7 +104,6 @@ def test_its_shapes_are_known_without_numbers() -> None:
     torch.library.opcheck(operations.product_gradient, (whole(5, 64), weight), **checks)
 
 
-@pytest.mark.usefixtures("threads")
 def test_weights_that_it_can_t_take_are_onednn_s(monkeypatch: pytest.MonkeyPatch) -> None:
     right = torch.zeros(32, 32, dtype=BF16)
     for wrong in (

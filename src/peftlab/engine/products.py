@@ -4,7 +4,7 @@
     gradient   g W
 
 There oneDNN makes a kernel for each number of rows, of which an epoch of packed batches has dozens.
-products.cpp has one for all, and is as fast or faster (LOG.md).
+products.cpp has one for all (LOG.md compares them).
 """
 
 from __future__ import annotations
