@@ -14,8 +14,8 @@ from peftlab.layers.cpuinfo import processor_words
 from peftlab.methods import inject, make
 from tiny import batch, passes, tiny
 
-ROWS = [1, 15, 16, 17, 32, 33, 384, 385, 800]  # of tiles, pairs of tiles and bands, and beyond
-# 1,056 and more along the sum are several slices; 1,600 beside are more than a group of panels
+ROWS = [1, 15, 16, 17, 32, 33, 385, 2048, 2065]  # of tiles, pairs of tiles and bands, and beyond
+# 800 and more along the sum are several slices; 384 and more beside, several groups of panels
 SHAPES = [(32, 32), (96, 64), (64, 288), (800, 320), (96, 1056), (1600, 1312), (32, 2080)]
 BF16 = torch.bfloat16
 

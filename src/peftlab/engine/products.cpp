@@ -3,11 +3,11 @@
 //   product            x (rows, in), W, c (out)   ->   x Wᵀ + c (rows, out)
 //   product_gradient   g (rows, out), W           ->   g W (rows, in)
 //
-// A tile register holds 16 rows of 64 bytes. Of two tiles the processor multiplies pairs of numbers along the sum: those
-// of the left one as they lie in its rows, those of the right one interleaved, a pair in each column. So W is packed, 32
-// columns at once, each time: a packed copy would take as much memory as W does. A panel of 256 numbers along the sum
-// stays in the first-level cache while all rows pass, and what W has next is fetched meanwhile, a few lines a step: it
-// comes from memory, and a burst of fetches would hold up the tiles.
+// A tile register holds 16 rows of 64 bytes. Of two tiles the processor multiplies pairs of numbers along the sum: of
+// the left one as they lie in its rows, of the right one interleaved, a pair in each column. So W is packed, a block at
+// a time, each time: a packed copy would take as much memory as W does. A block, 384 columns by at most 768 numbers
+// along the sum, stays in the second-level cache while all rows pass, and what W has next is fetched meanwhile, a few
+// lines a step. W's rows are read as far as a block goes: by single lines packing took twice as long (LOG.md).
 //
 // A row's numbers depend on no other row, and on no number of threads.
 #include <ATen/Parallel.h>
@@ -33,10 +33,9 @@ constexpr int64_t TILE = 16;              // rows of a tile
 constexpr int64_t STEP = 32;              // numbers in its rows
 constexpr int64_t SIZE = TILE * STEP;     // numbers in it; in fp32 half of them
 constexpr int64_t PAIR = 2 * TILE;        // rows, or columns, that are computed together
-constexpr int64_t PANEL = 256;            // along the sum: of 32 columns, in the first-level cache
-constexpr int64_t SLICE = 4 * PANEL;      // along the sum: of all rows of a band, in the second-level cache
-constexpr int64_t BAND = 12 * PAIR;       // rows
-constexpr int64_t GROUP = 24;             // panels whose sums are kept from slice to slice
+constexpr int64_t GROUP = 12;             // panels of 32 columns in a block of W
+constexpr int64_t SLICE = 24 * STEP;      // its numbers along the sum, at most
+constexpr int64_t BAND = 64 * PAIR;       // rows, whose sums are kept from slice to slice
 constexpr int64_t LINE = 64;              // bytes
 constexpr int64_t READ = 3, WRITTEN = 4;  // lines of W, and of the output, that are fetched in a step
 
@@ -80,14 +79,6 @@ struct Room {
 
 typedef Of<uint16_t, STEP>::Type Line;
 
-// x (rows, depth) to (rows / 32, depth / 32, 2, 16, 32), with rows of zeros at the end.
-void pack_rows(Inputs x, int64_t rows, int64_t depth, Number* to) {
-  for (int64_t row = 0; row < (rows + PAIR - 1) / PAIR * PAIR; ++row) {
-    Number* out = to + row / PAIR * PAIR * depth + row % PAIR * STEP;
-    for (int64_t k = 0; k < depth; k += STEP) store(row < rows ? load<Line>(x[row] + k) : Line{}, out + k * PAIR);
-  }
-}
-
 // w (16 columns, 32 along the sum) to a right tile: pairs as numbers of fp32, transposed.
 inline void pack_transposed(Inputs w, Number* tile) {
   Vector rows[LANES];
@@ -115,21 +106,25 @@ struct Right {
 
   Inputs from(int64_t k, int64_t column) const { return IS_TRANSPOSED ? w.from(column, k) : w.from(k, column); }
 
-  // `depth` along the sum, from k on, of 32 columns to (depth / 32, 2, 16, 32).
-  void pack(int64_t k, int64_t column, int64_t depth, Number* panel) const {
+  // `depth` along the sum, from k on, of `panels` of 32 columns to (panels, depth / 32, 2, 16, 32): along W's rows.
+  void pack(int64_t k, int64_t column, int64_t depth, int64_t panels, Number* block) const {
     const Inputs first = from(k, column);
-    for (int64_t i = 0; i < depth; i += STEP, panel += 2 * SIZE) {
-      if constexpr (IS_TRANSPOSED) {
-        pack_transposed(first.from(0, i), panel);
-        pack_transposed(first.from(TILE, i), panel + SIZE);
-      } else {
-        pack_interleaved(first.from(i), panel);
+    if constexpr (IS_TRANSPOSED) {
+      for (int64_t p = 0; p < panels; ++p) {
+        for (int64_t i = 0; i < depth; i += STEP, block += 2 * SIZE) {
+          pack_transposed(first.from(p * PAIR, i), block);
+          pack_transposed(first.from(p * PAIR + TILE, i), block + SIZE);
+        }
+      }
+    } else {
+      for (int64_t i = 0; i < depth; i += STEP, block += 2 * SIZE) {
+        for (int64_t p = 0; p < panels; ++p) pack_interleaved(first.from(i, p * PAIR), block + p * PAIR * depth);
       }
     }
   }
 };
 
-// -- the product of packed sides --------------------------------------------------------------------
+// -- the product of a block --------------------------------------------------------------------------
 
 // Lines that are fetched ahead: `left` of them, `lines` in each row.
 template <bool IS_WRITTEN>
@@ -149,41 +144,40 @@ struct Ahead {
   }
 };
 
-// sums (2, 2, 16, 16) = those so far + x w: packed, of HALVES · 16 rows and 32 columns.
-template <int HALVES>
-void add_product(const Number* x, const Number* w, int64_t depth, bool begins, float* sums, Ahead<false>& next,
+// sums (2, 2, 16, 16) = those so far + x w: of 32 rows, and of 32 columns that are packed.
+void add_product(Inputs x, const Number* w, int64_t depth, bool begins, float* sums, Ahead<false>& next,
                  Ahead<true>& outputs) {
   constexpr int64_t OF_TILE = SIZE / 2;
+  const Number *upper = x[0], *lower = x[TILE];
+  const int64_t stride = x.stride * int64_t(sizeof(Number));
   asm volatile("" ::: "memory");  // the compiler does not know that tiles are loaded from what was packed
   if (begins) {
     _tile_zero(0);
     _tile_zero(1);
-    if constexpr (HALVES == 2) _tile_zero(2);
-    if constexpr (HALVES == 2) _tile_zero(3);
+    _tile_zero(2);
+    _tile_zero(3);
   } else {
     _tile_loadd(0, sums, LINE);
     _tile_loadd(1, sums + OF_TILE, LINE);
-    if constexpr (HALVES == 2) _tile_loadd(2, sums + 2 * OF_TILE, LINE);
-    if constexpr (HALVES == 2) _tile_loadd(3, sums + 3 * OF_TILE, LINE);
+    _tile_loadd(2, sums + 2 * OF_TILE, LINE);
+    _tile_loadd(3, sums + 3 * OF_TILE, LINE);
   }
-  for (int64_t k = 0; k < depth; k += STEP, x += 2 * SIZE, w += 2 * SIZE) {
-    _tile_loadd(4, x, LINE);
+  for (int64_t k = 0; k < depth; k += STEP, w += 2 * SIZE) {
+    _tile_loadd(4, upper + k, stride);
     _tile_loadd(6, w, LINE);
     _tile_dpbf16ps(0, 4, 6);
     _tile_loadd(7, w + SIZE, LINE);
     _tile_dpbf16ps(1, 4, 7);
-    if constexpr (HALVES == 2) {
-      _tile_loadd(5, x + SIZE, LINE);
-      _tile_dpbf16ps(2, 5, 6);
-      _tile_dpbf16ps(3, 5, 7);
-    }
+    _tile_loadd(5, lower + k, stride);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
     next.fetch(READ);
     outputs.fetch(WRITTEN);
   }
   _tile_stored(0, sums, LINE);
   _tile_stored(1, sums + OF_TILE, LINE);
-  if constexpr (HALVES == 2) _tile_stored(2, sums + 2 * OF_TILE, LINE);
-  if constexpr (HALVES == 2) _tile_stored(3, sums + 3 * OF_TILE, LINE);
+  _tile_stored(2, sums + 2 * OF_TILE, LINE);
+  _tile_stored(3, sums + 3 * OF_TILE, LINE);
 }
 
 // y (rows, 32) = sums + bias.
@@ -194,6 +188,11 @@ void finish(const float* sums, int64_t rows, const Vector (&bias)[2], Rows<Numbe
     put(vector_at(of_row + SIZE / 2) + bias[1], y[row] + TILE);
   }
 }
+
+// A part of the right side.
+struct Block {
+  int64_t first, panels, k, depth;
+};
 
 // x (rows, depth) by the right side, + bias, to y: some of its panels of 32 columns.
 template <bool IS_TRANSPOSED>
@@ -209,70 +208,71 @@ class Panels {
         y(y),
         begin(begin),
         end(end),
-        group(depth > SLICE ? std::min(GROUP, end - begin) : end - begin),
-        kept(depth > SLICE ? group : 1),
-        packed(BAND * std::min(SLICE, depth)),
-        panel(PAIR * PANEL),
-        sums(kept * BAND * PAIR) {}
+        slices((depth + SLICE - 1) / SLICE),
+        packed(GROUP * PAIR * SLICE),
+        last_rows(PAIR * depth),
+        sums((slices > 1 ? (std::min(BAND, rows) + PAIR - 1) / PAIR * GROUP : 1) * PAIR * PAIR) {}
 
   void compute() {
-    const int64_t bands = (rows + BAND - 1) / BAND;
-    const int64_t height = ((rows + bands - 1) / bands + PAIR - 1) / PAIR * PAIR;
-    for (int64_t row = 0; row < rows; row += height) {
-      for (int64_t first = begin; first < end; first += group) {
-        for (int64_t k = 0; k < depth; k += SLICE) {
-          add_slice(row, std::min(height, rows - row), k, std::min(SLICE, depth - k), first,
-                    std::min(first + group, end));
-        }
+    copy_last_rows();
+    for (int64_t row = 0; row < rows; row += BAND) {
+      for (Block block = block_at(begin, 0); block.panels > 0; block = after(block)) {
+        right.pack(block.k, block.first * PAIR, block.depth, block.panels, packed.at);
+        add_block(row, std::min(BAND, rows - row), block);
       }
     }
   }
 
  private:
-  // Rows by `size` numbers along the sum, from k on: the panels from `first` to `last`.
-  void add_slice(int64_t row, int64_t n, int64_t k, int64_t size, int64_t first, int64_t last) {
-    for (int64_t i = 0; i < size; i += PANEL) {
-      pack_rows(x.from(row, k + i), n, std::min(PANEL, size - i), packed.at + i * BAND);
-    }
-    for (int64_t p = first; p < last; ++p) {
-      for (int64_t i = 0; i < size; i += PANEL) {
-        const int64_t length = std::min(PANEL, size - i), column = p * PAIR;
-        right.pack(k + i, column, length, panel.at);
-        const bool is_last = i + PANEL >= size;
-        auto next = is_last ? ahead(k, column + PAIR, std::min(PANEL, size))
-                            : ahead(k + i + PANEL, column, std::min(PANEL, size - i - PANEL));
-        if (is_last && p + 1 == last) next.left = 0;
-        add_panel(row, n, k + i, length, p, packed.at + i * BAND, sums.at + (p - first) % kept * BAND * PAIR, next);
+  Block block_at(int64_t first, int64_t k) const {
+    const int64_t slice = (depth / STEP + slices - 1) / slices * STEP;
+    return {first, std::min(GROUP, end - first), k, std::min(slice, depth - k)};
+  }
+
+  Block after(const Block& block) const {
+    const int64_t k = block.k + block.depth;
+    return k < depth ? block_at(block.first, k) : block_at(block.first + block.panels, 0);
+  }
+
+  // Fewer than 32 rows at the end, with zeros below: a tile has sixteen.
+  void copy_last_rows() {
+    const int64_t some = rows % PAIR;
+    if (some == 0) return;
+    std::fill_n(last_rows.at, PAIR * depth, Number(0.f));
+    std::copy_n(x[rows - some], some * depth, last_rows.at);
+  }
+
+  void add_block(int64_t row, int64_t n, const Block& block) {
+    Ahead<false> next = ahead(after(block));
+    for (int64_t i = 0; i < n; i += PAIR) {
+      const Inputs of_x = n - i < PAIR ? Inputs{last_rows.at, depth} : x.from(row + i);
+      for (int64_t p = 0; p < block.panels; ++p) {
+        add_panel(of_x.from(0, block.k), row + i, std::min(PAIR, n - i), p, block, next);
       }
     }
   }
 
-  void add_panel(int64_t row, int64_t n, int64_t k, int64_t length, int64_t p, const Number* of_x, float* of_panel,
-                 Ahead<false>& next) {
-    const bool ends = k + length == depth;
+  void add_panel(Inputs of_x, int64_t row, int64_t some, int64_t p, const Block& block, Ahead<false>& next) {
+    const int64_t column = (block.first + p) * PAIR, kept = slices > 1 ? row % BAND / PAIR * GROUP + p : 0;
+    const bool ends = block.k + block.depth == depth;
+    const Rows<Number> to = y.from(row, column);
+    float* of_panel = sums.at + kept * PAIR * PAIR;
+    Ahead<true> outputs;
+    if (ends) outputs = {reinterpret_cast<const char*>(to.at), to.stride * int64_t(sizeof(Number)), 1, some};
+    add_product(of_x, packed.at + p * PAIR * block.depth, block.depth, block.k == 0, of_panel, next, outputs);
+    if (!ends) return;
     Vector biases[2] = {};
-    if (bias && ends) {
-      biases[0] = vector_at(bias + p * PAIR);
-      biases[1] = vector_at(bias + p * PAIR + TILE);
-    }
-    for (int64_t i = 0; i < n; i += PAIR, of_x += PAIR * length, of_panel += PAIR * PAIR) {
-      const int64_t some = std::min(PAIR, n - i);
-      const Rows<Number> to = y.from(row + i, p * PAIR);
-      Ahead<true> outputs;
-      if (ends) outputs = {reinterpret_cast<const char*>(to.at), to.stride * int64_t(sizeof(Number)), 1, some};
-      if (some > TILE) {
-        add_product<2>(of_x, panel.at, length, k == 0, of_panel, next, outputs);
-      } else {
-        add_product<1>(of_x, panel.at, length, k == 0, of_panel, next, outputs);
-      }
-      if (ends) finish(of_panel, some, biases, to);
-    }
+    if (bias) biases[0] = vector_at(bias + column);
+    if (bias) biases[1] = vector_at(bias + column + TILE);
+    finish(of_panel, some, biases, to);
   }
 
-  Ahead<false> ahead(int64_t k, int64_t column, int64_t length) const {
-    const Inputs w = right.from(k, column);
-    const int64_t lines = IS_TRANSPOSED ? length / STEP : 1;
-    return {reinterpret_cast<const char*>(w.at), w.stride * int64_t(sizeof(Number)), lines, length};
+  Ahead<false> ahead(const Block& block) const {
+    if (block.panels <= 0) return {};
+    const Inputs w = right.from(block.k, block.first * PAIR);
+    const int64_t lines = IS_TRANSPOSED ? block.depth / STEP : block.panels;  // in each row of W
+    return {reinterpret_cast<const char*>(w.at), w.stride * int64_t(sizeof(Number)), lines,
+            block.panels * block.depth};
   }
 
   const Inputs x;
@@ -280,9 +280,9 @@ class Panels {
   const Right<IS_TRANSPOSED> right;
   const Number* const bias;
   const Rows<Number> y;
-  const int64_t begin, end, group, kept;
+  const int64_t begin, end, slices;
   const Tiles tiles;
-  const Room<Number> packed, panel;
+  const Room<Number> packed, last_rows;
   const Room<float> sums;
 };
 

@@ -19,7 +19,7 @@ from peftlab.layers import native
 
 KERNEL = native.Kernel(__file__, without="oneDNN multiplies by frozen weights", needs="amx_bf16")
 MULTIPLE = 32  # of which both sides of a weight must be, for two tiles side by side
-# Each thread packs all of x for itself. Measured with two.
+# Of a weight's columns each thread takes its share, and reads all of x. Measured with two.
 MOST_THREADS = 4
 
 

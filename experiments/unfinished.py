@@ -1,0 +1,91 @@
+"""Take a comparison that has not finished to another machine.
+
+    python experiments/unfinished.py keep OUT KEPT
+    python experiments/unfinished.py resume KEPT OUT
+
+`keep` adds to KEPT what OUT has trained: the records of its trials, and the record, the curve and
+the predictions of each cell, these without the labels of dev. `resume` adds that to OUT, with the
+labels from the task's own data (PEFTLAB_DATA_DIR). Then the command that wrote OUT trains what is
+missing, whose adapters it has alone, and judges all.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from whole import whole
+
+from peftlab.atomic import write
+from peftlab.errors import RequestError
+from peftlab.records.record import Record, TaskPart
+from peftlab.records.store import Store, lines_of, rows_of
+from peftlab.records.trials import read_trials, write_trials
+from peftlab.tasks import load
+
+TRIALS = "tuning"
+
+
+def keep(out: Path, kept: Path) -> None:
+    """Add what `out` has trained to `kept`."""
+    _copy_trials(out, kept)
+    for record in _trained(out):
+        _copy_cell(record, out, kept)
+        rows = [
+            {name: row[name] for name in row if name != "label"} for row in _answers(out, record)
+        ]
+        write(_predictions(kept, record), lines_of(rows))
+
+
+def resume(kept: Path, out: Path) -> None:
+    """Add what `kept` has to `out`.
+
+    Raises:
+        RequestError: a task has other data now than its cells were trained on, or none.
+    """
+    records = _trained(kept)
+    tasks = {record.task.name: record.task for record in records}
+    labels = {name: _labels(task) for name, task in tasks.items()}
+    _copy_trials(kept, out)
+    for record in records:
+        _copy_cell(record, kept, out)
+        of_dev = labels[record.task.name]
+        rows = [{**row, "label": of_dev[row["index"]]} for row in _answers(kept, record)]
+        write(_predictions(out, record), lines_of(rows))
+
+
+def _trained(folder: Path) -> list[Record]:
+    return whole(folder) if Store(folder).cells() else []
+
+
+def _labels(task: TaskPart) -> list[int] | list[float]:
+    found = load(task.name)
+    if found.sha256() != task.sha256:
+        raise RequestError(f"{task.name}: its data is not what these cells were trained on")
+    return found.dev.labels
+
+
+def _predictions(folder: Path, record: Record) -> Path:
+    return folder / "predictions" / f"{record.cell}.jsonl"
+
+
+def _answers(folder: Path, record: Record) -> list[dict[str, object]]:
+    return rows_of(_predictions(folder, record))
+
+
+def _copy_trials(source: Path, target: Path) -> None:
+    if (records := source / TRIALS / "records").exists():
+        shutil.copytree(records, target / TRIALS / "records", dirs_exist_ok=True)
+    if trials := read_trials(source / TRIALS):
+        write_trials(target / TRIALS, trials)
+
+
+def _copy_cell(record: Record, source: Path, target: Path) -> None:
+    for name in (f"records/{record.cell}.json", f"curves/{record.cell}.jsonl"):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source / name, target / name)
+
+
+if __name__ == "__main__":
+    {"keep": keep, "resume": resume}[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
