@@ -28,14 +28,16 @@ TRIALS = "tuning"
 
 
 def keep(out: Path, kept: Path) -> None:
-    """Add what `out` has trained to `kept`."""
+    """Add what `out` has trained to `kept`; a cell that failed is not kept, and runs again."""
     _copy_trials(out, kept)
-    for record in _trained(out):
-        _copy_cell(record, out, kept)
+    source, target = Store(out), Store(kept)
+    for record in _done(out):
+        _copy_cell(record, source, target)
         rows = [
-            {name: row[name] for name in row if name != "label"} for row in _answers(out, record)
+            {name: row[name] for name in row if name != "label"}
+            for row in rows_of(source.predictions(record.cell))
         ]
-        write(_predictions(kept, record), lines_of(rows))
+        write(target.predictions(record.cell), lines_of(rows))
 
 
 def resume(kept: Path, out: Path) -> None:
@@ -44,19 +46,22 @@ def resume(kept: Path, out: Path) -> None:
     Raises:
         RequestError: a task has other data now than its cells were trained on, or none.
     """
-    records = _trained(kept)
+    records = _done(kept)
     tasks = {record.task.name: record.task for record in records}
     labels = {name: _labels(task) for name, task in tasks.items()}
     _copy_trials(kept, out)
+    source, target = Store(kept), Store(out)
     for record in records:
-        _copy_cell(record, kept, out)
+        _copy_cell(record, source, target)
         of_dev = labels[record.task.name]
-        rows = [{**row, "label": of_dev[row["index"]]} for row in _answers(kept, record)]
-        write(_predictions(out, record), lines_of(rows))
+        answers = rows_of(source.predictions(record.cell))
+        rows = [{**row, "label": of_dev[row["index"]]} for row in answers]
+        write(target.predictions(record.cell), lines_of(rows))
 
 
-def _trained(folder: Path) -> list[Record]:
-    return whole(folder) if Store(folder).cells() else []
+def _done(folder: Path) -> list[Record]:
+    records = whole(folder) if Store(folder).cells() else []
+    return [record for record in records if record.is_done]
 
 
 def _labels(task: TaskPart) -> list[int] | list[float]:
@@ -66,14 +71,6 @@ def _labels(task: TaskPart) -> list[int] | list[float]:
     return found.dev.labels
 
 
-def _predictions(folder: Path, record: Record) -> Path:
-    return folder / "predictions" / f"{record.cell}.jsonl"
-
-
-def _answers(folder: Path, record: Record) -> list[dict[str, object]]:
-    return rows_of(_predictions(folder, record))
-
-
 def _copy_trials(source: Path, target: Path) -> None:
     if (records := source / TRIALS / "records").exists():
         shutil.copytree(records, target / TRIALS / "records", dirs_exist_ok=True)
@@ -81,10 +78,9 @@ def _copy_trials(source: Path, target: Path) -> None:
         write_trials(target / TRIALS, trials)
 
 
-def _copy_cell(record: Record, source: Path, target: Path) -> None:
-    for name in (f"records/{record.cell}.json", f"curves/{record.cell}.jsonl"):
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source / name, target / name)
+def _copy_cell(record: Record, source: Store, target: Store) -> None:
+    target.write_record(record)
+    write(target.curve(record.cell), lines_of(rows_of(source.curve(record.cell))))
 
 
 if __name__ == "__main__":

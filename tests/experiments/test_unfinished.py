@@ -12,8 +12,8 @@ from whole import whole
 
 import peftlab
 from peftlab.errors import RequestError
-from peftlab.records.record import Record
-from peftlab.records.store import rows_of
+from peftlab.records.record import Failure, Record
+from peftlab.records.store import Store, rows_of
 from peftlab.records.trials import read_trials
 from peftlab.records.verdicts import compare_rows
 from peftlab.tasks import Task
@@ -32,6 +32,9 @@ def test_what_was_kept_is_not_trained_again(
     first = compare(out)
     lost, *rest = first
     (out / "records" / f"{lost}.json").rename(tmp_path / "lost")
+    failure = Failure(kind="ProcessDied", message="killed")
+    failed = first[lost].model_copy(update={"status": "failed", "failure": failure, "score": None})
+    Store(out).write_record(failed)
     keep(out, kept)
     rows = [row for file in kept.rglob("*.jsonl") for row in rows_of(file)]
     assert len([row for row in rows if "prediction" in row]) == 5 * len(tiny_task.dev)
@@ -43,6 +46,8 @@ def test_what_was_kept_is_not_trained_again(
     again = compare(other)
     assert all(again[cell] == first[cell] for cell in rest)
     assert again[lost] != first[lost] and again[lost].score == first[lost].score
+    trials = [whole(folder / "tuning") for folder in (out, other)]
+    assert len(trials[0]) == 4 and trials[0] == trials[1]  # to the second, so none was run again
     assert read_trials(other / "tuning") == read_trials(out / "tuning")
     (tmp_path / "lost").rename(out / "records" / f"{lost}.json")
     pairs = [compare_rows(whole(folder), [folder]).pairs for folder in (out, other)]
