@@ -120,7 +120,7 @@ def test_no_sum_is_too_large_where_two_products_are_added_in_16_bits(
     y, g_x = both(made, torch.ones(5, 192), torch.ones(5, 80))
     torch.testing.assert_close(y, torch.full((5, 80), 192.0))
     torch.testing.assert_close(g_x, torch.full((5, 192), 80.0))
-    assert set(made.packed) == set(kind.packings("cpu"))
+    assert set(made.packed) == set(made.packings("cpu"))
 
 
 def test_what_is_packed_for_a_cpu_does_not_move_with_the_layer() -> None:

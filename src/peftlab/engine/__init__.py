@@ -3,7 +3,6 @@
     frozen.py     frozen layers as bare products; query, key and value as one
     low_rank.py   low-rank updates added to such a product, in C++
     weights.py    their weights and products, in bf16 and in eight bits
-    products.py   the products in bf16 on AMX, in C++
     packing.py    the tokens of a batch end to end, without padding; the last block only for the
                   token that the classifier reads
     sentences.py  attention of a packed batch, in C++
@@ -28,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftlab.engine import dropout, gelu, low_rank, products, sentences
+from peftlab.engine import dropout, gelu, low_rank, sentences
 from peftlab.engine.attention import can_choose_attention, use_plain_attention
 from peftlab.engine.bits import Bits, NoBits
 from peftlab.engine.frozen import FrozenLinear, Joined, refuse_assigning
@@ -42,7 +41,7 @@ from peftlab.engine.packing import (
     track_only_logits,
 )
 from peftlab.engine.weights import onednn_multiplies
-from peftlab.layers import gain, rows
+from peftlab.layers import gain, products, rows
 from peftlab.layers.int8 import Int8Linear
 from peftlab.layers.linear import (
     QuantisedLinear,
@@ -123,7 +122,7 @@ def kernels_of(model: Any, enabled: bool = True) -> str:
         sentences: enabled and can_pack(model),
         dropout: enabled and not _recomputes_activations(model) and dropout.serves(model),
         gelu: enabled and not _recomputes_activations(model) and gelu.serves(model),
-        products: enabled and _has_native_products(model),
+        products: _has_native_codes(model) or (enabled and _has_native_products(model)),
         low_rank: enabled and _has_native_updates(model),
         gain: gain.serves(model),
     }
@@ -203,8 +202,13 @@ def _joinable_groups(model: nn.Module) -> list[list[str]]:
     return list(groups.values())
 
 
+def _has_native_codes(model: nn.Module) -> bool:
+    """Whether products.cpp multiplies by any weight in eight bits, in the engine or without."""
+    return any(isinstance(module, Int8Linear) and module.is_native for module in model.modules())
+
+
 def _has_native_products(model: nn.Module) -> bool:
-    """Whether products.cpp multiplies by any joined weight."""
+    """Whether products.cpp multiplies by any joined weight in bf16."""
     for names in _joinable_groups(model):
         layers: list[Any] = [model.get_submodule(name) for name in names]
         if isinstance(layers[0], Int8Linear):

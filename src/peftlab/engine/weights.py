@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peftlab.engine import products
+from peftlab.layers import products
 from peftlab.layers.int8 import Int8Linear
 from peftlab.layers.linear import is_conv1d, weight_of
 

@@ -9,7 +9,7 @@ use the same weight, s ∘ Q.
 
 Paper      Wortsman et al. 2023, arXiv:2304.13013, SwitchBack (which leaves the weight's gradient in
            16 bits; here there is none)
-Cost       8 bits a weight, and as many packed for the processor; with AVX2 alone, twice as many
+Cost       8 bits a weight; without AMX as many packed for the processor, with AVX2 alone twice that
 
 AVX2 without VNNI adds two products in 16 bits before it adds in 32. `Int7Linear` is for it: codes
 of at most 64, seven bits, so that 2 · 255 · 64 < 2¹⁵, and sums are exact all the same.
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from peftlab.errors import RequestError
+from peftlab.layers import products
 from peftlab.layers.cpuinfo import processor_words
 from peftlab.layers.linear import QuantisedLinear, not_a_view
 from peftlab.layers.rows import LARGEST, rows_to_codes, scale_rows, sums_to_rows
@@ -111,6 +112,8 @@ class Int8Linear(QuantisedLinear):
 
     def _outputs(self, x: Tensor, bias: Tensor | None) -> Tensor:  # (n, in) -> (n, out)
         bias = None if bias is None else bias.to(x.dtype)
+        if self._by_tiles(x.dtype):
+            return products.product_of_codes(*rows_to_codes(x), self.codes, self.scales, bias)
         if not self._by_onednn("forward", x):
             codes, scales = rows_to_codes(x)
             y = (_sums(codes, self.codes.T) * self.scales).to(x.dtype)
@@ -125,6 +128,8 @@ class Int8Linear(QuantisedLinear):
         return gradients.view(*g.shape[:-1], self.in_features)
 
     def _gradients(self, g: Tensor) -> Tensor:  # (n, out) -> (n, in)
+        if self._by_tiles(g.dtype):
+            return products.gradient_of_codes(*rows_to_codes(g, self.scales), self.codes)
         if not self._by_onednn("back", g):
             codes, scales = rows_to_codes(g, self.scales)
             return sums_to_rows(_sums(codes, self.codes), scales, g.dtype)
@@ -132,16 +137,23 @@ class Int8Linear(QuantisedLinear):
         sums = _scaled(codes, self._packed("back"), torch.ones(self.in_features), g.dtype)
         return scale_rows(sums, scales, None)
 
-    @classmethod
-    def packings(cls, device: str) -> tuple[Way, ...]:
+    @property
+    def is_native(self) -> bool:
+        """Whether products.cpp multiplies what comes in this layer's own precision."""
+        return self._by_tiles(self.compute)
+
+    def _by_tiles(self, dtype: torch.dtype) -> bool:
+        return dtype == torch.bfloat16 and products.serves([self.codes])
+
+    def packings(self, device: str) -> tuple[Way, ...]:
         """The directions in which oneDNN multiplies packed codes on `device`.
 
         Forward, packing gains. Back, plain codes are as fast, except where two products are added
         in 16 bits: there plain codes take fifty times as long (LOG.md). Codes that are too large
         for such sums are multiplied in fp32.
         """
-        kind = product_kind(device) if device == "cpu" else None
-        if kind == "narrow" and cls.largest <= NARROW:
+        kind = product_kind(device) if device == "cpu" and not self.is_native else None
+        if kind == "narrow" and self.largest <= NARROW:
             return ("forward", "back")
         return ("forward",) if kind == "wide" else ()
 

@@ -39,7 +39,7 @@ FAILED_S = 3600  # before a failed build is tried again: each cell is a process 
 REASON = re.compile(r"\berror: |not found|cannot (find|open)")
 WIDEST = 16  # numbers in the widest vector, of which some kernels take multiples alone
 FUSED = ("-ffp-contract=fast",)  # a product and a sum are one operation, rounded once
-HEADER = Path(__file__).with_name("vectors.h")
+HEADERS = tuple(sorted(Path(__file__).parent.glob("*.h")))
 FLAGS = ["-std=c++20", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp"]
 BUILD = """
 import sys
@@ -186,7 +186,7 @@ def compiler() -> str | None:
 
 def _library(kernel: Kernel) -> Path:
     """The library's path, with a hash of its text, the flags, torch, Python and the processor."""
-    texts = [path.read_text(encoding="utf-8") for path in (kernel.source, HEADER)]
+    texts = [path.read_text(encoding="utf-8") for path in (kernel.source, *HEADERS)]
     parts = [*texts, torch.__version__, sys.version, *FLAGS, *kernel.flags]
     parts += [torch.backends.cpu.get_cpu_capability(), _processor()]
     digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

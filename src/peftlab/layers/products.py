@@ -1,10 +1,11 @@
-"""Products with a frozen weight in bf16, in C++ on a processor with AMX.
+"""Products with a frozen weight in bf16 or in eight bits, in C++ on a processor with AMX.
 
-    product    x Wᵀ + c
-    gradient   g W
+    product          x Wᵀ + c                       product_of_codes     s_q ∘ (q Qᵀ) ∘ s + c
+    gradient         g W                            gradient_of_codes    s_q ∘ (q Q)
 
-There oneDNN makes a kernel for each number of rows, of which an epoch of packed batches has dozens.
-products.cpp has one for all (LOG.md compares them).
+There oneDNN makes a kernel for each number of rows, of which an epoch of packed batches has dozens,
+and wants codes in eight bits packed beside those that are held. products.cpp has one kernel for all
+and packs nothing for longer than a product takes (LOG.md compares them).
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from torch import Tensor
 from peftlab.layers import native
 
 KERNEL = native.Kernel(__file__, without="oneDNN multiplies by frozen weights", needs="amx_bf16")
-MULTIPLE = 32  # of which both sides of a weight must be, for two tiles side by side
+# of which both sides of a weight must be: a tile's row of it, and two tiles side by side
+MULTIPLES = {torch.bfloat16: 32, torch.int8: 64}
 # Of a weight's columns each thread takes its share, and reads all of x. Measured with two.
 MOST_THREADS = 4
 
@@ -27,11 +29,12 @@ def serves(weights: Sequence[Tensor]) -> bool:
     """Whether products.cpp multiplies by these (outᵢ, in), one below the other; builds it if so."""
     first = weights[0]
     outside = sum(len(weight) for weight in weights)
+    multiple = MULTIPLES.get(first.dtype)
     return (
-        first.dtype == torch.bfloat16
+        multiple is not None
         and first.device.type == "cpu"
         and (len(weights) > 1 or first.is_contiguous())  # several are copied into one
-        and not (outside % MULTIPLE or first.shape[1] % MULTIPLE)
+        and not (outside % multiple or first.shape[1] % multiple)
         and torch.get_num_threads() <= MOST_THREADS
         and KERNEL.is_built()
         and torch.ops.peftlab.has_tiles()
@@ -39,17 +42,34 @@ def serves(weights: Sequence[Tensor]) -> bool:
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """(*batch, in) -> (*batch, out): x Wᵀ + bias."""
+    """(*batch, in) -> (*batch, out): x Wᵀ + bias, all in bf16."""
     rows = x.reshape(-1, x.shape[-1]).contiguous()
     y: Tensor = torch.ops.peftlab.product(rows, weight, bias)
     return y.view(*x.shape[:-1], weight.shape[0])
 
 
 def gradient(g: Tensor, weight: Tensor) -> Tensor:
-    """(*batch, out) -> (*batch, in): g W."""
+    """(*batch, out) -> (*batch, in): g W, all in bf16."""
     rows = g.reshape(-1, g.shape[-1]).contiguous()
     g_x: Tensor = torch.ops.peftlab.product_gradient(rows, weight)
     return g_x.view(*g.shape[:-1], weight.shape[1])
+
+
+def product_of_codes(
+    codes: Tensor, scales: Tensor, weight: Tensor, weight_scales: Tensor, bias: Tensor | None
+) -> Tensor:
+    """Codes (n, in) ∘ scales (n, 1) by codes (out, in) ∘ scales (out,), + bias -> (n, out) in bf16.
+
+    Codes are int8, scales fp32, and the bias is in bf16.
+    """
+    y: Tensor = torch.ops.peftlab.codes_product(codes, scales, weight, weight_scales, bias)
+    return y
+
+
+def gradient_of_codes(codes: Tensor, scales: Tensor, weight: Tensor) -> Tensor:
+    """Codes (n, out) ∘ scales (n, 1) by codes (out, in) -> (n, in) in bf16."""
+    g_x: Tensor = torch.ops.peftlab.codes_gradient(codes, scales, weight)
+    return g_x
 
 
 @KERNEL.shapes_of("product")

@@ -6,17 +6,21 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
-from peftlab.engine import fast, kernels_of, products
+from peftlab.engine import fast, kernels_of
 from peftlab.engine.weights import FrozenWeight
+from peftlab.layers import Int8Linear, products, quantise_linears
 from peftlab.layers.cpuinfo import processor_words
 from peftlab.methods import inject, make
+from peftlab.models import linear_names
 from tiny import batch, passes, tiny
 
 ROWS = [1, 15, 16, 17, 32, 33, 385, 2048, 2065]  # of tiles, pairs of tiles and bands, and beyond
 # 800 and more along the sum are several slices; 384 and more beside, several groups of panels
 SHAPES = [(32, 32), (96, 64), (64, 288), (800, 320), (96, 1056), (1600, 1312), (32, 2080)]
+CODES_SHAPES = [(64, 64), (128, 1600), (448, 192), (1600, 3136), (64, 2048)]
 BF16 = torch.bfloat16
 
 pytestmark = pytest.mark.skipif(
@@ -60,6 +64,60 @@ def test_sums_of_whole_numbers_are_exact_and_rounded_once(
     assert torch.equal(products.gradient(g, weight), (g.double() @ weight.double()).to(BF16))
 
 
+def codes(*shape: int, largest: int = 20) -> Tensor:
+    return torch.randint(-largest, largest + 1, shape, dtype=torch.int8)
+
+
+def powers(n: int) -> Tensor:
+    """Scales by which a sum is multiplied exactly."""
+    return 2.0 ** torch.randint(-3, 3, (n,))
+
+
+@pytest.mark.parametrize("shape", CODES_SHAPES)
+@pytest.mark.parametrize("rows", ROWS)
+def test_sums_of_codes_are_exact_scaled_and_rounded_once(rows: int, shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    weight, columns, bias = codes(*shape), powers(shape[0]), whole(shape[0], largest=100)
+    x, x_scales = codes(rows, shape[1]), powers(rows)[:, None]
+    g, g_scales = codes(rows, shape[0]), powers(rows)[:, None]
+    expected = (x.double() @ weight.double().T) * columns * x_scales
+    for of_bias, offset in ((None, 0), (bias, bias.double())):
+        y = products.product_of_codes(x, x_scales, weight, columns, of_bias)
+        assert torch.equal(y, (expected + offset).to(BF16))
+    g_x = products.gradient_of_codes(g, g_scales, weight)
+    assert torch.equal(g_x, (g.double() @ weight.double() * g_scales).to(BF16))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_codes_of_the_longest_rows_overflow_nothing(sign: int) -> None:
+    x, weight = torch.full((3, 8192), 127, dtype=torch.int8), codes(64, 8192)
+    weight[:] = 127 * sign
+    ones = torch.ones(64)
+    y = products.product_of_codes(x, ones[:3], weight, ones, None)
+    assert torch.equal(y, torch.full((3, 64), sign * 127.0**2 * 8192).to(BF16))
+
+
+def test_a_layer_in_eight_bits_is_the_same_by_tiles_and_packs_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both paths quantise alike and sum integers; they differ by the rounding of the result."""
+    torch.manual_seed(0)
+    plain = torch.nn.Linear(192, 448)
+    found = []
+    for serves in (products.serves, lambda weights: False):
+        monkeypatch.setattr(products, "serves", serves)
+        layer = Int8Linear(plain.weight, plain.bias, BF16, torch.nn.Linear)
+        x = torch.linspace(-2, 3, 5 * 7 * 192).reshape(5, 7, 192).to(BF16).requires_grad_()
+        y = layer(x)
+        (g_x,) = torch.autograd.grad(y, x, torch.cos(torch.arange(5.0 * 7 * 448)).view_as(y))
+        assert layer.is_native == serves([layer.codes]) == (not layer.packed)
+        assert set(layer.packed) == set(layer.packings("cpu"))
+        found.append((y.detach(), g_x))
+    for one, other in zip(*found, strict=True):
+        assert one.dtype == other.dtype == BF16
+        torch.testing.assert_close(one, other, rtol=2**-7, atol=2**-7 * float(other.abs().max()))
+
+
 def test_any_numbers_are_within_a_rounding() -> None:
     torch.manual_seed(0)
     weight, bias = (torch.randn(768, 3072) / 50).to(BF16), torch.randn(768).to(BF16)
@@ -78,12 +136,16 @@ def test_a_row_depends_on_no_other_and_on_no_number_of_threads() -> None:
     weight, x = torch.randn(1600, 1312).to(BF16), torch.randn(401, 1312).to(BF16)
     g = torch.randn(401, 1600).to(BF16)
     found = []
+    q, Q, ones = codes(401, 1600), codes(1600, 1600), torch.ones(1600)
     for n in (1, 2, 3):
         torch.set_num_threads(n)
-        found.append((products.product(x, weight), products.gradient(g, weight)))
-    for y, g_x in found:
-        assert torch.equal(y, found[0][0]) and torch.equal(g_x, found[0][1])
+        of_codes = products.product_of_codes(q, ones[:401], Q, ones, None)
+        found.append((products.product(x, weight), products.gradient(g, weight), of_codes))
+    for results in found:
+        assert all(torch.equal(one, first) for one, first in zip(results, found[0], strict=True))
     for row in (0, 200, 400):
+        of_codes = products.product_of_codes(q[row : row + 1], ones[:1], Q, ones, None)
+        assert torch.equal(of_codes[0], found[0][2][row])
         assert torch.equal(products.product(x[row : row + 1], weight)[0], found[0][0][row])
         assert torch.equal(products.gradient(g[row : row + 1], weight)[0], found[0][1][row])
 
@@ -104,6 +166,14 @@ def test_its_shapes_are_known_without_numbers() -> None:
     torch.library.opcheck(operations.product_gradient, (whole(5, 64), weight), **checks)
 
 
+def test_operations_on_codes_are_what_they_say() -> None:
+    checks, ones = {"test_utils": "test_schema"}, torch.ones(64)
+    q, Q, operations = codes(5, 64), codes(64, 64), torch.ops.peftlab
+    of_product = (q, ones[:5], Q, ones, whole(64))
+    torch.library.opcheck(operations.codes_product, of_product, **checks)
+    torch.library.opcheck(operations.codes_gradient, (q, ones[:5], Q), **checks)
+
+
 def test_weights_that_it_can_t_take_are_onednn_s(monkeypatch: pytest.MonkeyPatch) -> None:
     right = torch.zeros(32, 32, dtype=BF16)
     for wrong in (
@@ -116,6 +186,8 @@ def test_weights_that_it_can_t_take_are_onednn_s(monkeypatch: pytest.MonkeyPatch
     ):
         assert not products.serves(wrong)
     assert products.serves([torch.zeros(48, 32, dtype=BF16), torch.zeros(16, 32, dtype=BF16)])
+    assert products.serves([codes(64, 128)])
+    assert not products.serves([codes(32, 64)]) and not products.serves([codes(64, 96)])
     torch.set_num_threads(products.MOST_THREADS + 1)
     assert not products.serves([right])
     torch.set_num_threads(1)
@@ -128,6 +200,10 @@ def test_weights_that_it_can_t_take_are_onednn_s(monkeypatch: pytest.MonkeyPatch
         torch.ops.peftlab.product_gradient(whole(4, 32), whole(64, 32))
     with pytest.raises(RuntimeError, match="bias"):
         torch.ops.peftlab.product(whole(4, 32), whole(32, 32), whole(64))
+    with pytest.raises(RuntimeError, match="one for each row"):
+        torch.ops.peftlab.codes_gradient(codes(4, 64), torch.ones(3), codes(64, 64))
+    with pytest.raises(RuntimeError, match="multiples of 64"):
+        torch.ops.peftlab.codes_gradient(codes(4, 32), torch.ones(4), codes(32, 64))
     with pytest.raises(RuntimeError, match="contiguous"):
         torch.ops.peftlab.product(whole(32, 4).T, whole(32, 32), None)
 
@@ -151,8 +227,26 @@ def test_it_multiplies_in_the_engine() -> None:
     assert "products.cpp" not in kernels_of(tiny())
     assert "products.cpp" in kernels_of(model)
     assert "products.cpp" not in kernels_of(inject(tiny(dtype=torch.float32), make("lora")))
+    assert "products.cpp" not in kernels_of(model, enabled=False)
     with fast(model), torch.profiler.profile() as profile:
         passes(model, batch())
     calls = {event.key for event in profile.key_averages()}
     assert {"peftlab::product", "peftlab::product_gradient"} <= calls
     assert "mkldnn::_linear_pointwise" not in calls
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_codes_are_multiplied_in_the_engine_and_without(enabled: bool) -> None:
+    config = transformers.BertConfig(
+        vocab_size=40, hidden_size=64, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=128,
+    )  # fmt: skip
+    model = transformers.BertForSequenceClassification(config)
+    quantise_linears(model, linear_names(model), "bf16", "int8")
+    model = inject(model, make("lora"))
+    assert "products.cpp" in kernels_of(model, enabled)
+    with fast(model, enabled), torch.profiler.profile() as profile:
+        passes(model, batch())
+    calls = {event.key for event in profile.key_averages()}
+    assert {"peftlab::codes_product", "peftlab::codes_gradient"} <= calls
+    assert not any("onednn::q" in call or "_int_mm" in call for call in calls)
