@@ -174,13 +174,17 @@ def quantise_linears(
     Buffers stay as they are: rotary frequencies are fp32 in every precision.
     """
     dtype = DTYPES[compute]
+    names = list(names)
+    matrices = {id(model.get_parameter(f"{name}.weight")) for name in names}
+    # A tensor that stays in a mapped file keeps all pages of it that were read: so the others are
+    # copied, also in fp32, and before the first matrix is read.
+    for parameter in model.parameters():
+        if id(parameter) not in matrices:
+            parameter.data = parameter.data.to(dtype, copy=True)
     for name in names:
         layer: Any = model.get_submodule(name)
         quantised = QUANTISED[held](weight_of(layer), layer.bias, dtype, type(layer))
         model.set_submodule(name, quantised.train(layer.training))
-    for parameter in model.parameters():
-        # a copy also in fp32: a tensor that stays in the mapped file keeps all of its pages
-        parameter.data = parameter.data.to(dtype, copy=True)
 
 
 def weight_precision(module: nn.Module) -> str:
