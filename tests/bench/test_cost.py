@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from unittest.mock import Mock
 
 import pytest
+import torch
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 
 from peftlab.api import compare as comparing
 from peftlab.api.plan import _parts_of
@@ -24,8 +28,9 @@ from peftlab.bench.short import short
 from peftlab.bench.suite import make_suite
 from peftlab.bench.times import Time, by_measured, by_records, measure_cells
 from peftlab.errors import RequestError
+from peftlab.layers import Precision
 from peftlab.machine import environment
-from peftlab.models import load_tokenizer
+from peftlab.models import empty_model, load_tokenizer
 from peftlab.records.record import Record
 from peftlab.records.store import Store
 from peftlab.tasks import Examples, Task
@@ -97,6 +102,21 @@ def test_parts_make_up_the_peak(grid: Grid, predictor: Predictor) -> None:
         assert memory is not None
         assert sum(memory.by_part.values()) == pytest.approx(memory.peak_mib)
         assert min(memory.by_part.values()) >= 0
+
+
+@pytest.mark.parametrize(("dtype", "is_whole"), [(torch.float32, False), (torch.bfloat16, True)])
+def test_what_is_quantised_is_first_read_whole_only_from_16_bits(
+    dtype: torch.dtype, is_whole: bool, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Tensors in fp32 stay in their file until they are read, one by one."""
+    tensors = load_file(tiny_model / "model.safetensors")
+    shutil.copy(tiny_model / "config.json", tmp_path)
+    stored = {name: t.to(dtype) for name, t in tensors.items()}
+    save_file(stored, tmp_path / "model.safetensors")
+    quantised = SimpleNamespace(precision=Precision("int8", "bf16"), model_folder=tmp_path)
+    whole = sum(p.numel() for p in empty_model(tmp_path, 2).parameters()) * 4 / 2**20
+    found = cost._loading_mib(cast(Any, SimpleNamespace(weights=1.0)), cast(Any, quantised))
+    assert found == pytest.approx(1.0 + is_whole * whole)
 
 
 def test_what_was_counted_is_not_counted_again(

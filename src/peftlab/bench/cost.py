@@ -28,7 +28,7 @@ from peftlab.bench.tokens import Tokens
 from peftlab.errors import one_line
 from peftlab.layers import QUANTISED, Precision, adapter_state, quantiser
 from peftlab.methods import Method, Prepared, inject, make
-from peftlab.models import empty_model, load_tokenizer, sized_model
+from peftlab.models import empty_model, has_16_bits, load_tokenizer, sized_model
 from peftlab.records.record import Trainable
 from peftlab.settings import Resolved
 from peftlab.tasks import Examples, Task
@@ -298,8 +298,12 @@ def _n_kernels(kernels: Kernels, shapes: set[Shape]) -> int:
 
 
 def _loading_mib(counted: StepCost, cell: Cell) -> float:
-    """MiB while the model is loaded; a base to be quantised is first read whole, in fp32."""
-    if cell.precision.base not in QUANTISED:
+    """MiB while the model is loaded.
+
+    A base is quantised from fp32, matrix by matrix as its files have them; from tensors of 16 bits
+    all are made fp32 before.
+    """
+    if cell.precision.base not in QUANTISED or not has_16_bits(cell.model_folder):
         return counted.weights
     n_parameters = sum(p.numel() for p in empty_model(cell.model_folder, 2).parameters())
     return counted.weights + n_parameters * torch.float32.itemsize / MIB

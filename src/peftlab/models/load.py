@@ -205,6 +205,14 @@ def _pretrained(folder: Path, num_labels: int, dtype: torch.dtype | str) -> PreT
         return model
 
 
+def has_16_bits(folder: Path) -> bool:
+    """Whether any tensor of the model's files is of 16 bits: loading in fp32 makes a copy of it.
+
+    Those in fp32 stay in their file until they are read.
+    """
+    return bool(_WeightFiles(folder).dtypes & {"F16", "BF16"})
+
+
 def stored_names(
     model: PreTrainedModel, source: Source, tensors: Mapping[str, torch.Tensor]
 ) -> set[str]:
@@ -329,6 +337,16 @@ class _WeightFiles:
                             value = value.to(dtype)
                         cast[name] = value
         return cast
+
+    @property
+    def dtypes(self) -> set[str]:
+        """The tensors' precisions, in safetensors' words."""
+        found = set()
+        for file in set(self.file_of.values()):
+            with safe_open(file, "pt") as tensors:
+                names = tensors.keys()
+                found |= {tensors.get_slice(name).get_dtype() for name in names}
+        return found
 
     def shapes(self, *names: str) -> list[torch.Size]:
         """The shapes of the tensors that the files hold under any of `names`."""
