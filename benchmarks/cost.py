@@ -4,8 +4,7 @@
     python benchmarks/cost.py --time             time by --measure; needs an idle machine
     python benchmarks/cost.py --model minilm --methods lora,full
 
-Cells that are done are not run again, so making a table again takes seconds; `--write` puts it
-into docs/plan.md. Memory doesn't depend on what else runs, time does.
+`--write` puts the table into docs/plan.md. Memory doesn't depend on what else runs, time does.
 """
 
 from __future__ import annotations
@@ -13,8 +12,10 @@ from __future__ import annotations
 import argparse
 import random
 import re
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import peftlab
 from models import BUNDLED, CACHE, folder_of
@@ -61,18 +62,11 @@ def memory_rows(
     """A row of the table for each method: predicted and measured peak memory."""
     request = {"model": _name_or_folder(model, options.cache), "tasks": [words_task()]}
     training = {"batch_size": batch, "epochs": 1, "threads": 1}
-    rows = []
+    rows: list[Row] = []
     for method in methods:
         grid = resolve(make_suite(**request, training=training, methods=[method], seeds=[0]))
         predicted = Predictor(grid).cost(grid.cells[0]).memory
-        (record,) = peftlab.compare(
-            **request,
-            methods=[method],
-            out=options.out / f"{model}-{batch}",
-            keep="none",
-            rerun=True,  # an older commit's measurement would stand beside today's prediction
-            **training,
-        )
+        record = _record_of(request | training | {"methods": [method]})
         measured = record.memory.train_peak_mib if record.memory else None
         if predicted is None or measured is None:
             rows.append((model, str(batch), method, "–", "–", "–"))
@@ -97,16 +91,17 @@ def time_rows(
     rows = []
     for method in methods:
         plan = peftlab.plan(**request, methods=[method], measure=True)
-        (record,) = peftlab.compare(
-            **request,
-            methods=[method],
-            out=options.out / f"time-{model}-{batch}",
-            keep="none",
-            rerun=True,
-        )
+        record = _record_of(request | {"methods": [method]})
         rows.append((model, str(batch), method, *_seconds(plan.rows[0].cell_s, record)))
         print(" | ".join(rows[-1]), flush=True)
     return rows
+
+
+def _record_of(request: dict[str, Any]) -> Record:
+    """The record of one cell that is trained now, by this commit."""
+    with tempfile.TemporaryDirectory() as out:
+        (record,) = peftlab.compare(**request, out=out, keep="none")
+    return record
 
 
 def _seconds(predicted: float | None, record: Record) -> Row:
@@ -139,7 +134,6 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(METHODS), metavar="NAMES")
     parser.add_argument("--time", action="store_true", help="times instead of memory")
     parser.add_argument("--write", action="store_true", help="put the table into docs/plan.md")
-    parser.add_argument("--out", type=Path, default=Path("runs/cost"), metavar="DIR")
     parser.add_argument("--cache", type=Path, default=CACHE, metavar="DIR")
     options = parser.parse_args()
     is_part = options.model or options.batch or options.methods != ",".join(METHODS)
