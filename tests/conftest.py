@@ -138,16 +138,16 @@ WORDS = [
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 
 
-def save_tiny_model(folder: Path) -> Path:
+def save_tiny_model(folder: Path, width: int = 32) -> Path:
     """A random two-layer BERT with a word-level tokenizer, as a complete model folder."""
     torch.manual_seed(0)
     vocabulary = {word: index for index, word in enumerate([*SPECIAL, *WORDS])}
     config = BertConfig(
         vocab_size=len(vocabulary),
-        hidden_size=32,
+        hidden_size=width,
         num_hidden_layers=2,
         num_attention_heads=4,
-        intermediate_size=48,
+        intermediate_size=width * 3 // 2,
         max_position_embeddings=64,
     )
     BertModel(config).save_pretrained(folder)
@@ -176,7 +176,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def make_tiny_model() -> Callable[[Path], Path]:
+def make_tiny_model() -> Callable[..., Path]:
     """A function that saves another tiny model, which a test may spoil."""
     return save_tiny_model
 

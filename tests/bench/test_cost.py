@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +12,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertModel
 
 from peftlab.api import compare as comparing
 from peftlab.api.plan import _parts_of
@@ -104,19 +103,29 @@ def test_parts_make_up_the_peak(grid: Grid, predictor: Predictor) -> None:
         assert min(memory.by_part.values()) >= 0
 
 
-@pytest.mark.parametrize(("dtype", "is_whole"), [(torch.float32, False), (torch.bfloat16, True)])
-def test_what_is_quantised_is_first_read_whole_only_from_16_bits(
-    dtype: torch.dtype, is_whole: bool, tiny_model: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("base", "stored", "wanted"),
+    [
+        ("fp32", torch.float32, 1.0),  # stays in its file
+        ("bf16", torch.bfloat16, 1.0),
+        ("bf16", torch.float32, 1.5 * 6400 * 4),  # the embedding, and what became of it
+        ("int8", torch.float32, 1.5 * 6400 * 4),
+        ("int8", torch.bfloat16, None),  # all of it in fp32
+    ],
+)
+def test_a_base_is_loaded_tensor_by_tensor_where_its_files_are_in_fp32(
+    base: str, stored: torch.dtype, wanted: float | None, tmp_path: Path
 ) -> None:
-    """Tensors in fp32 stay in their file until they are read, one by one."""
-    tensors = load_file(tiny_model / "model.safetensors")
-    shutil.copy(tiny_model / "config.json", tmp_path)
-    stored = {name: t.to(dtype) for name, t in tensors.items()}
-    save_file(stored, tmp_path / "model.safetensors")
-    quantised = SimpleNamespace(precision=Precision("int8", "bf16"), model_folder=tmp_path)
-    whole = sum(p.numel() for p in empty_model(tmp_path, 2).parameters()) * 4 / 2**20
-    found = cost._loading_mib(cast(Any, SimpleNamespace(weights=1.0)), cast(Any, quantised))
-    assert found == pytest.approx(1.0 + is_whole * whole)
+    config = BertConfig(
+        vocab_size=1600, hidden_size=4, num_hidden_layers=1, num_attention_heads=1,
+        intermediate_size=8, max_position_embeddings=8,
+    )  # fmt: skip
+    BertModel(config).to(stored).save_pretrained(tmp_path)
+    cell = SimpleNamespace(precision=Precision(base, "bf16"), model_folder=tmp_path)
+    weights = SimpleNamespace(weights=1.0 / 2**20)
+    found = cost._loading_mib(cast(Any, weights), cast(Any, cell)) * 2**20
+    in_fp32 = sum(p.numel() * 4 for p in empty_model(tmp_path, 2).parameters())
+    assert found == pytest.approx(1.0 + in_fp32 if wanted is None else wanted)
 
 
 def test_what_was_counted_is_not_counted_again(

@@ -30,9 +30,9 @@ needs_bf16 = pytest.mark.skipif(
 )
 
 
-def layers(*sizes: int, conv: bool = False, bias: bool = True) -> list[nn.Module]:
+def layers(*sizes: int, inside: int = 24, conv: bool = False, bias: bool = True) -> list[nn.Module]:
     torch.manual_seed(0)
-    made = [Conv1D(n, 24) if conv else nn.Linear(24, n, bias=bias) for n in sizes]
+    made = [Conv1D(n, inside) if conv else nn.Linear(inside, n, bias=bias) for n in sizes]
     return [layer.to(BF16).requires_grad_(False) for layer in made]
 
 
@@ -106,15 +106,18 @@ def test_a_layer_s_place_has_the_layer_s_state() -> None:
     assert all(torch.equal(state[name], tensor) for name, tensor in wanted.items())
 
 
-def in_eight_bits(*sizes: int) -> list[Int8Linear]:
-    plain = layers(*sizes)
+def in_eight_bits(*sizes: int, inside: int = 24) -> list[Int8Linear]:
+    plain = layers(*sizes, inside=inside)
     return [Int7Linear(layer.weight.float(), layer.bias, BF16, nn.Linear) for layer in plain]
 
 
-def test_layers_in_eight_bits_are_one_and_give_the_very_same_outputs() -> None:
+@pytest.mark.parametrize(("size", "inside"), [(16, 24), (64, 128)])  # of oneDNN, of AMX's tiles
+def test_layers_in_eight_bits_are_one_and_give_the_very_same_outputs(
+    size: int, inside: int
+) -> None:
     """Scales are of each output channel and of each row of x, so joining changes no number."""
-    apart = in_eight_bits(16, 16, 16)
-    x = torch.randn(3, 5, 24).to(BF16).requires_grad_()
+    apart = in_eight_bits(size, size, size, inside=inside)
+    x = torch.randn(3, 5, inside).to(BF16).requires_grad_()
     wanted = [layer(x) for layer in apart]
     before = [(layer.codes.clone(), layer.scales.clone()) for layer in apart]
     quick = places(apart)

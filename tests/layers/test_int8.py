@@ -10,20 +10,28 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from peftlab.errors import RequestError
-from peftlab.layers import Int8Linear, int8
+from peftlab.layers import Int8Linear, int8, products, rows
 from peftlab.layers.int8 import Int7Linear
 
 DTYPES = [torch.float32, torch.bfloat16]
-
-
 KINDS = [Int8Linear, Int7Linear]
+
+
+@pytest.fixture(params=[80, 128], autouse=True)
+def outside(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The outputs of `layer`: on AMX products.cpp multiplies by 128, oneDNN by 80."""
+    monkeypatch.setitem(globals(), "OUTSIDE", request.param)
+    return int(request.param)
+
+
+OUTSIDE = 80
 
 
 def layer(
     dtype: torch.dtype = torch.float32, bias: bool = True, kind: type[Int8Linear] = Int7Linear
 ) -> Int8Linear:
     torch.manual_seed(0)
-    plain = nn.Linear(192, 80, bias=bias)
+    plain = nn.Linear(192, OUTSIDE, bias=bias)
     return kind(plain.weight, plain.bias, dtype, nn.Linear)
 
 
@@ -48,7 +56,7 @@ def test_output_and_gradient_are_those_of_the_weight_it_stands_for(
 ) -> None:
     """Codes of 127 steps and 192 numbers: each operand's rounding is some .7 % of the product."""
     made = layer(dtype, bias, kind)
-    x, g = torch.randn(4, 33, 192, dtype=dtype), torch.randn(4, 33, 80, dtype=dtype)
+    x, g = torch.randn(4, 33, 192, dtype=dtype), torch.randn(4, 33, OUTSIDE, dtype=dtype)
     y, gradient = both(made, x, g)
     weight = made.dequantised(torch.float32)
     offset = 0 if made.bias is None else made.bias.float()
@@ -64,14 +72,38 @@ def test_the_processors_products_are_the_exact_sums(
 ) -> None:
     """Both paths quantise alike and sum integers; they differ by the rounding of the result."""
     made = layer(dtype, kind=kind)
-    x, g = torch.randn(33, 192, dtype=dtype), torch.randn(33, 80, dtype=dtype)
+    x, g = torch.randn(33, 192, dtype=dtype), torch.randn(33, OUTSIDE, dtype=dtype)
     quick = both(made, x, g)
     monkeypatch.setattr(int8, "product_kind", lambda device: None)
+    monkeypatch.setattr(products, "serves", lambda weights: False)
     rounding = 2**-7 if dtype == torch.bfloat16 else 1e-5
     for one, other in zip(quick, both(made, x, g), strict=True):
         torch.testing.assert_close(
             one, other, rtol=rounding, atol=rounding * float(other.abs().max())
         )
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_rows_may_lie_in_memory_as_they_like(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not native:
+        monkeypatch.setattr(rows, "_is_native", lambda x: False)
+    made = layer(torch.bfloat16)
+    x, g = torch.randn(192, 5).bfloat16().T, torch.randn(OUTSIDE, 5).bfloat16().T
+    assert not (x.is_contiguous() or g.is_contiguous())
+    for found, wanted in (
+        (made.outputs(x, None), made.outputs(x.contiguous(), None)),
+        (made.gradients(g), made.gradients(g.contiguous())),
+    ):
+        assert torch.equal(found, wanted)
+
+
+def test_what_will_be_packed_is_told_of_a_layer_without_memory() -> None:
+    for dtype in DTYPES:
+        made = layer(dtype, kind=Int8Linear)
+        empty = Int8Linear(torch.empty(OUTSIDE, 192, device="meta"), None, dtype, nn.Linear)
+        assert empty.packings("cpu") == made.packings("cpu")
+        both(made, torch.randn(5, 192, dtype=dtype), torch.randn(5, OUTSIDE, dtype=dtype))
+        assert set(made.packed) == set(made.packings("cpu"))
 
 
 def test_a_row_that_is_large_spoils_no_other() -> None:
@@ -202,7 +234,7 @@ def test_on_cuda_all_stays_there_in_shapes_that_cublas_takes(
 def test_sums_are_as_exact_under_a_caller_s_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there are no products in eight bits they are made in fp32, and not in bf16."""
     monkeypatch.setattr(int8, "product_kind", lambda device: None)
-    made, x, g = layer(kind=Int8Linear), torch.randn(33, 192), torch.randn(33, 80)
+    made, x, g = layer(kind=Int8Linear), torch.randn(33, 192), torch.randn(33, OUTSIDE)
     wanted = both(made, x, g)
     with torch.autocast("cpu", torch.bfloat16):
         found = both(made, x, g)

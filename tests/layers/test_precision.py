@@ -176,6 +176,16 @@ def test_of_a_mapped_file_matrices_alone_are_left_when_the_first_is_read(
     assert left == [{"0.weight", "2.weight"}, {"2.weight"}]
 
 
+def test_what_shares_a_matrix_that_is_quantised_is_in_what_it_computes_in() -> None:
+    model = nn.Sequential(nn.Embedding(6, 8), nn.Linear(8, 6))
+    model[1].weight = model[0].weight
+    quantise_linears(model, ["1"], "bf16", "int8")
+    assert model[0].weight.dtype == torch.bfloat16
+    assert model(torch.tensor([3])).dtype == torch.bfloat16
+    quantise_linears(model, ["1"], "bf16", "int8")  # of what is quantised already
+    assert weight_precision(model) == "int8"
+
+
 def test_a_modules_precision_is_the_lowest_of_all() -> None:
     mixed = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).bfloat16())
     assert weight_precision(mixed) == "bf16"

@@ -90,11 +90,15 @@ def test_sums_of_codes_are_exact_scaled_and_rounded_once(rows: int, shape: tuple
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_largest_codes_of_the_longest_rows_overflow_nothing(sign: int) -> None:
-    x, weight = torch.full((3, 8192), 127, dtype=torch.int8), codes(64, 8192)
-    weight[:] = 127 * sign
+    x = torch.full((3, products.LONGEST), 127, dtype=torch.int8)
+    weight = torch.full((64, products.LONGEST), sign * 127, dtype=torch.int8)
     ones = torch.ones(64)
     y = products.product_of_codes(x, ones[:3], weight, ones, None)
-    assert torch.equal(y, torch.full((3, 64), sign * 127.0**2 * 8192).to(BF16))
+    assert torch.equal(y, torch.full((3, 64), sign * 127.0**2 * products.LONGEST).to(BF16))
+    longer = torch.zeros(64, products.LONGEST + 64, dtype=torch.int8)
+    assert products.serves([weight]) and not products.serves([longer])
+    with pytest.raises(RuntimeError, match="sums of at most"):
+        products.product_of_codes(longer[:3], ones[:3], longer, ones, None)
 
 
 def test_a_layer_in_eight_bits_is_the_same_by_tiles_and_packs_nothing(
@@ -104,13 +108,13 @@ def test_a_layer_in_eight_bits_is_the_same_by_tiles_and_packs_nothing(
     torch.manual_seed(0)
     plain = torch.nn.Linear(192, 448)
     found = []
-    for serves in (products.serves, lambda weights: False):
-        monkeypatch.setattr(products, "serves", serves)
+    for fits in (products.fits, lambda dtype, outside, inside: False):
+        monkeypatch.setattr(products, "fits", fits)
         layer = Int8Linear(plain.weight, plain.bias, BF16, torch.nn.Linear)
         x = torch.linspace(-2, 3, 5 * 7 * 192).reshape(5, 7, 192).to(BF16).requires_grad_()
         y = layer(x)
         (g_x,) = torch.autograd.grad(y, x, torch.cos(torch.arange(5.0 * 7 * 448)).view_as(y))
-        assert layer.is_native == serves([layer.codes]) == (not layer.packed)
+        assert layer.is_native == fits(torch.int8, 448, 192) == (not layer.packed)
         assert set(layer.packed) == set(layer.packings("cpu"))
         found.append((y.detach(), g_x))
     for one, other in zip(*found, strict=True):
@@ -140,12 +144,15 @@ def test_a_row_depends_on_no_other_and_on_no_number_of_threads() -> None:
     for n in (1, 2, 3):
         torch.set_num_threads(n)
         of_codes = products.product_of_codes(q, ones[:401], Q, ones, None)
-        found.append((products.product(x, weight), products.gradient(g, weight), of_codes))
+        back = products.gradient_of_codes(q, ones[:401], Q)
+        found.append((products.product(x, weight), products.gradient(g, weight), of_codes, back))
     for results in found:
         assert all(torch.equal(one, first) for one, first in zip(results, found[0], strict=True))
     for row in (0, 200, 400):
         of_codes = products.product_of_codes(q[row : row + 1], ones[:1], Q, ones, None)
         assert torch.equal(of_codes[0], found[0][2][row])
+        back = products.gradient_of_codes(q[row : row + 1], ones[:1], Q)
+        assert torch.equal(back[0], found[0][3][row])
         assert torch.equal(products.product(x[row : row + 1], weight)[0], found[0][0][row])
         assert torch.equal(products.gradient(g[row : row + 1], weight)[0], found[0][1][row])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +82,17 @@ def test_every_part_is_what_a_real_step_holds(method: str, tiny_model: Path) -> 
 
 @pytest.mark.parametrize("precision", ["int8", "int7"])
 @pytest.mark.parametrize("method", ["lora", "dora", "houlsby"])
+@pytest.mark.parametrize("width", [32, 128])  # of 128 and 192 nothing is packed on AMX
 def test_codes_and_what_is_packed_of_them_are_counted_once(
-    method: str, precision: str, tiny_model: Path
+    method: str,
+    precision: str,
+    width: int,
+    make_tiny_model: Callable[..., Path],
+    tmp_path: Path,
 ) -> None:
-    held, saved = trained(tiny_model, method, precision)
-    found = counted(tiny_model, method, precision)
+    folder = make_tiny_model(tmp_path / "model", width)
+    held, saved = trained(folder, method, precision)
+    found = counted(folder, method, precision)
     assert {name: getattr(found, name) for name in PARTS} == pytest.approx(held, rel=1e-6)
     assert found.activations == pytest.approx(saved, rel=1e-3)
 

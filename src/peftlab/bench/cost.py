@@ -14,11 +14,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
-
-import torch
 
 from peftlab.bench.cell import Cell
 from peftlab.bench.execute import MOST_KERNELS
@@ -28,7 +26,13 @@ from peftlab.bench.tokens import Tokens
 from peftlab.errors import one_line
 from peftlab.layers import QUANTISED, Precision, adapter_state, quantiser
 from peftlab.methods import Method, Prepared, inject, make
-from peftlab.models import empty_model, has_16_bits, load_tokenizer, sized_model
+from peftlab.models import (
+    empty_model,
+    is_cast_to_fp32,
+    linear_names,
+    load_tokenizer,
+    sized_model,
+)
 from peftlab.records.record import Trainable
 from peftlab.settings import Resolved
 from peftlab.tasks import Examples, Task
@@ -298,15 +302,32 @@ def _n_kernels(kernels: Kernels, shapes: set[Shape]) -> int:
 
 
 def _loading_mib(counted: StepCost, cell: Cell) -> float:
-    """MiB while the model is loaded.
+    """MiB while the model is loaded: each tensor of a file in fp32 beside what became of it.
 
-    A base is quantised from fp32, matrix by matrix as its files have them; from tensors of 16 bits
-    all are made fp32 before.
+    A base is quantised from fp32, its matrices one after the other behind all else; what is in
+    another precision in the files is made fp32 before, the whole of it.
     """
-    if cell.precision.base not in QUANTISED or not has_16_bits(cell.model_folder):
+    folder, precision = cell.model_folder, cell.precision
+    is_quantised, is_in_fp32 = precision.base in QUANTISED, not is_cast_to_fp32(folder)
+    if precision.base == "fp32" or not (is_quantised or is_in_fp32):
         return counted.weights
-    n_parameters = sum(p.numel() for p in empty_model(cell.model_folder, 2).parameters())
-    return counted.weights + n_parameters * torch.float32.itemsize / MIB
+    model = empty_model(folder, 2)
+    sizes = {name: p.numel() * 4 / MIB for name, p in model.named_parameters()}  # in fp32
+    if not is_in_fp32:
+        return counted.weights + sum(sizes.values())
+    matrices = [f"{name}.weight" for name in linear_names(model)] if is_quantised else []
+    largest = max((sizes.pop(name) for name in matrices), default=0.0)
+    share = 0.5 if precision.compute == "bf16" else 1.0
+    return max(_while_cast(sizes.values(), share), counted.weights + largest)
+
+
+def _while_cast(sizes: Iterable[float], share: float) -> float:
+    """The most that is held while tensors of `sizes`, one after the other, become `share` of it."""
+    held = peak = 0.0
+    for size in sizes:
+        held += share * size
+        peak = max(peak, held + size)
+    return peak
 
 
 def _cpu_rest(n_kernels: int, precision: Precision) -> float:

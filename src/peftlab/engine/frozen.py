@@ -187,7 +187,7 @@ class FrozenLinear(BaseLinear):
 
     def product(self, x: Tensor) -> Tensor:
         """(*batch, in) -> (*batch, out): x Wᵀ without the bias."""
-        if isinstance(self.joined.weight, FrozenCodesWeight):  # the codes are packed already
+        if isinstance(self.joined.weight, FrozenCodesWeight):  # there is no dense weight
             return self.joined.outputs(x, with_bias=False)[self.index]
         return F.linear(x, self.dense())
 

@@ -4,7 +4,7 @@
     FrozenCodesWeight    a weight in eight bits
 
 The weights of several layers may be stacked in one, of which theirs become parts, so that no weight
-is held twice. (Codes are, since oneDNN has them packed.)
+is held twice. (Codes are, where oneDNN has them packed.)
 
 oneDNN adds the bias inside its product where torch's own `linear` takes a second pass. Its products
 know nothing of autograd and would lose the gradient, so they are called inside autograd functions

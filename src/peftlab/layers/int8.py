@@ -9,7 +9,8 @@ use the same weight, s ∘ Q.
 
 Paper      Wortsman et al. 2023, arXiv:2304.13013, SwitchBack (which leaves the weight's gradient in
            16 bits; here there is none)
-Cost       8 bits a weight; without AMX as many packed for the processor, with AVX2 alone twice that
+Cost       8 bits a weight, and as many packed for the processor, with AVX2 alone twice as many, but
+           nothing packed where products.cpp multiplies (products.py)
 
 AVX2 without VNNI adds two products in 16 bits before it adds in 32. `Int7Linear` is for it: codes
 of at most 64, seven bits, so that 2 · 255 · 64 < 2¹⁵, and sums are exact all the same.
@@ -146,19 +147,27 @@ class Int8Linear(QuantisedLinear):
         return dtype == torch.bfloat16 and products.serves([self.codes])
 
     def packings(self, device: str) -> tuple[Way, ...]:
+        """The directions in which codes will be packed on `device`, in the layer's own precision.
+
+        The codes themselves may lie elsewhere, or nowhere.
+        """
+        by_tiles = self.compute == torch.bfloat16 and products.fits(torch.int8, *self.codes.shape)
+        return () if device == "cpu" and by_tiles else self._ways(device)
+
+    def _ways(self, device: str) -> tuple[Way, ...]:
         """The directions in which oneDNN multiplies packed codes on `device`.
 
         Forward, packing gains. Back, plain codes are as fast, except where two products are added
         in 16 bits: there plain codes take fifty times as long (LOG.md). Codes that are too large
         for such sums are multiplied in fp32.
         """
-        kind = product_kind(device) if device == "cpu" and not self.is_native else None
+        kind = product_kind(device) if device == "cpu" else None
         if kind == "narrow" and self.largest <= NARROW:
             return ("forward", "back")
         return ("forward",) if kind == "wide" else ()
 
     def _by_onednn(self, way: Way, x: Tensor) -> bool:
-        return way in self.packings(x.device.type) and x.dtype in OUTPUT_DTYPES
+        return way in self._ways(x.device.type) and x.dtype in OUTPUT_DTYPES
 
     def _packed(self, way: Way) -> Tensor:
         if way not in self.packed:

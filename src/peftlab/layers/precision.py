@@ -175,9 +175,14 @@ def quantise_linears(
     """
     dtype = DTYPES[compute]
     names = list(names)
-    matrices = {id(model.get_parameter(f"{name}.weight")) for name in names}
-    # A tensor that stays in a mapped file keeps all pages of it that were read: so the others are
-    # copied, also in fp32, and before the first matrix is read.
+    matrices = {
+        id(parameter)
+        for name in names
+        for parameter in model.get_submodule(name).parameters(recurse=False)
+        if parameter.ndim > 1
+    }
+    # A tensor that stays in a mapped file keeps its pages: so the others are copied, also in fp32,
+    # and before the first matrix is read.
     for parameter in model.parameters():
         if id(parameter) not in matrices:
             parameter.data = parameter.data.to(dtype, copy=True)
@@ -185,6 +190,8 @@ def quantise_linears(
         layer: Any = model.get_submodule(name)
         quantised = QUANTISED[held](weight_of(layer), layer.bias, dtype, type(layer))
         model.set_submodule(name, quantised.train(layer.training))
+    for parameter in model.parameters():  # what else has one of those matrices
+        parameter.data = parameter.data.to(dtype)
 
 
 def weight_precision(module: nn.Module) -> str:

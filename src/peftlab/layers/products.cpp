@@ -32,6 +32,7 @@ using SumOf = std::conditional_t<std::is_same_v<Number, int8_t>, int32_t, float>
 constexpr int64_t GROUP = 12;             // panels of 32 columns in a block of W
 constexpr int64_t SLICE = 24;             // its lines along the sum, at most
 constexpr int64_t BAND = 64 * PAIR;       // rows, whose sums are kept from slice to slice
+constexpr int64_t LONGEST_SUM = 1 << 17;  // products of two codes, each at most 127² or 2¹⁴, in int32
 constexpr int64_t READ = 3, WRITTEN = 4;  // lines of W, and of the output, that are fetched in a step
 
 // -- the product of a block --------------------------------------------------------------------------
@@ -55,12 +56,14 @@ struct Ahead {
 };
 
 // A tile of sums += one of x by one of w. An instruction names its tiles, so no function can be given them.
-#define ADD_PRODUCT(SUMS, X, W)                    \
-  if constexpr (std::is_same_v<Number, int8_t>) {  \
-    _tile_dpbssd(SUMS, X, W);                      \
-  } else {                                         \
-    _tile_dpbf16ps(SUMS, X, W);                    \
-  }
+#define ADD_PRODUCT(SUMS, X, W)                      \
+  do {                                               \
+    if constexpr (std::is_same_v<Number, int8_t>) {  \
+      _tile_dpbssd(SUMS, X, W);                      \
+    } else {                                         \
+      _tile_dpbf16ps(SUMS, X, W);                    \
+    }                                                \
+  } while (false)
 
 // sums (2, 2, 16, 16) = those so far + x w: of 32 rows, and of 32 columns that are packed.
 template <typename Number>
@@ -99,10 +102,10 @@ void add_product(Rows<const Number> x, const Number* w, int64_t depth, bool begi
   _tile_stored(3, sums + 3 * OF_TILE, LINE);
 }
 
-// What sums become: rows ∘ sums ∘ columns + bias. Null pointers are ones, and no bias.
-struct Behind {
+// What sums become: of_rows ∘ sums ∘ of_columns + bias. Null pointers are ones, and no bias.
+struct Scaling {
   const Output* bias = nullptr;
-  const float *rows = nullptr, *columns = nullptr;
+  const float *of_rows = nullptr, *of_columns = nullptr;
 };
 
 inline Vector sums_at(const float* from) { return vector_at(from); }
@@ -110,11 +113,11 @@ inline Vector sums_at(const int32_t* from) { return __builtin_convertvector(load
 
 // y (n, 16) of sums (n, 16), whose first row and column are these.
 template <typename Sum>
-void finish(const Sum* sums, int64_t n, int64_t row, int64_t column, const Behind& behind, Rows<Output> y) {
-  const Vector bias = behind.bias ? vector_at(behind.bias + column) : Vector{};
-  const Vector columns = behind.columns ? vector_at(behind.columns + column) : Vector{} + 1;
+void finish(const Sum* sums, int64_t n, int64_t row, int64_t column, const Scaling& scaling, Rows<Output> y) {
+  const Vector bias = scaling.bias ? vector_at(scaling.bias + column) : Vector{};
+  const Vector columns = scaling.of_columns ? vector_at(scaling.of_columns + column) : Vector{} + 1;
   for (int64_t i = 0; i < n; ++i) {
-    const Vector factors = behind.rows ? columns * behind.rows[row + i] : columns;
+    const Vector factors = scaling.of_rows ? columns * scaling.of_rows[row + i] : columns;
     put(sums_at(sums + i * TILE) * factors + bias, y.from(row + i, column).at);
   }
 }
@@ -128,13 +131,13 @@ struct Block {
 template <typename Number, bool IS_TRANSPOSED>
 class Panels {
  public:
-  Panels(Rows<const Number> x, int64_t rows, int64_t depth, Right<Number, IS_TRANSPOSED> right, Behind behind,
+  Panels(Rows<const Number> x, int64_t rows, int64_t depth, Right<Number, IS_TRANSPOSED> right, Scaling scaling,
          Rows<Output> y, int64_t begin, int64_t end)
       : x(x),
         rows(rows),
         depth(depth),
         right(right),
-        behind(behind),
+        scaling(scaling),
         y(y),
         begin(begin),
         end(end),
@@ -196,7 +199,7 @@ class Panels {
     add_product(of_x, packed.at + p * PAIR * block.depth, block.depth, block.k == 0, of_panel, next, outputs);
     for (int64_t tile = 0; ends && tile < 4; ++tile) {
       const int64_t below = tile / 2 * TILE;
-      finish(of_panel + tile * TILE * TILE, std::min(TILE, some - below), row + below, column + tile % 2 * TILE, behind,
+      finish(of_panel + tile * TILE * TILE, std::min(TILE, some - below), row + below, column + tile % 2 * TILE, scaling,
              y);
     }
   }
@@ -213,7 +216,7 @@ class Panels {
   const Inputs x;
   const int64_t rows, depth;
   const Right<Number, IS_TRANSPOSED> right;
-  const Behind behind;
+  const Scaling scaling;
   const Rows<Output> y;
   const int64_t begin, end, slices;
   const Tiles tiles;
@@ -224,7 +227,7 @@ class Panels {
 // -- the operations ---------------------------------------------------------------------------------
 
 template <typename Number, bool IS_TRANSPOSED>
-at::Tensor multiply(const at::Tensor& x, const at::Tensor& weight, Behind behind) {
+at::Tensor multiply(const at::Tensor& x, const at::Tensor& weight, Scaling scaling) {
   for (const at::Tensor* matrix : {&x, &weight}) {
     TORCH_CHECK(matrix->scalar_type() == c10::CppTypeToScalarType<Number>::value && matrix->dim() == 2 &&
                     matrix->is_contiguous(),
@@ -234,6 +237,7 @@ at::Tensor multiply(const at::Tensor& x, const at::Tensor& weight, Behind behind
   const bool is_whole = depth > 0 && depth % STEP<Number> == 0 && width % PAIR == 0;
   TORCH_CHECK(weight.size(IS_TRANSPOSED ? 1 : 0) == depth && is_whole, "a weight (out, in) of multiples of ",
               STEP<Number>, ", and rows of its width");
+  TORCH_CHECK(depth <= LONGEST_SUM, "sums of at most ", LONGEST_SUM, " products");
   TORCH_CHECK(has_tiles(), "the system lends no tiles");
   auto y = at::empty({rows, width}, x.options().dtype(at::kBFloat16));
   if (rows == 0) return y;
@@ -241,7 +245,7 @@ at::Tensor multiply(const at::Tensor& x, const at::Tensor& weight, Behind behind
   const Right<Number, IS_TRANSPOSED> right{{weight.const_data_ptr<Number>(), weight.size(1)}};
   const Rows<Output> of_y{y.mutable_data_ptr<Output>(), width};
   at::parallel_for(0, width / PAIR, 1, [&](int64_t begin, int64_t end) {
-    Panels<Number, IS_TRANSPOSED>(of_x, rows, depth, right, behind, of_y, begin, end).compute();
+    Panels<Number, IS_TRANSPOSED>(of_x, rows, depth, right, scaling, of_y, begin, end).compute();
   });
   return y;
 }
@@ -269,8 +273,8 @@ at::Tensor product_gradient(const at::Tensor& g, const at::Tensor& weight) {
 
 at::Tensor codes_product(const at::Tensor& codes, const at::Tensor& scales, const at::Tensor& weight,
                          const at::Tensor& columns, const std::optional<at::Tensor>& bias) {
-  const Behind behind{bias_of(bias, weight), scales_of(scales, codes.size(0)), scales_of(columns, weight.size(0))};
-  return multiply<int8_t, true>(codes, weight, behind);
+  const Scaling scaling{bias_of(bias, weight), scales_of(scales, codes.size(0)), scales_of(columns, weight.size(0))};
+  return multiply<int8_t, true>(codes, weight, scaling);
 }
 
 at::Tensor codes_gradient(const at::Tensor& codes, const at::Tensor& scales, const at::Tensor& weight) {

@@ -21,6 +21,7 @@ from peftlab.layers import native
 KERNEL = native.Kernel(__file__, without="oneDNN multiplies by frozen weights", needs="amx_bf16")
 # of which both sides of a weight must be: a tile's row of it, and two tiles side by side
 MULTIPLES = {torch.bfloat16: 32, torch.int8: 64}
+LONGEST = 2**17  # numbers in a sum; of more products of codes int32 may be too small
 # Of a weight's columns each thread takes its share, and reads all of x. Measured with two.
 MOST_THREADS = 4
 
@@ -28,13 +29,23 @@ MOST_THREADS = 4
 def serves(weights: Sequence[Tensor]) -> bool:
     """Whether products.cpp multiplies by these (outᵢ, in), one below the other; builds it if so."""
     first = weights[0]
-    outside = sum(len(weight) for weight in weights)
-    multiple = MULTIPLES.get(first.dtype)
+    return (
+        first.device.type == "cpu"
+        and (len(weights) > 1 or first.is_contiguous())  # several are copied into one
+        and fits(first.dtype, sum(len(weight) for weight in weights), first.shape[1])
+    )
+
+
+def fits(dtype: torch.dtype, outside: int, inside: int) -> bool:
+    """Whether products.cpp multiplies by weights (outside, inside) on a CPU; builds it if so.
+
+    It does on a processor with AMX and where there is a compiler, for at most `MOST_THREADS`.
+    """
+    multiple = MULTIPLES.get(dtype)
     return (
         multiple is not None
-        and first.device.type == "cpu"
-        and (len(weights) > 1 or first.is_contiguous())  # several are copied into one
-        and not (outside % multiple or first.shape[1] % multiple)
+        and not (outside % multiple or inside % multiple)
+        and max(outside, inside) <= LONGEST
         and torch.get_num_threads() <= MOST_THREADS
         and KERNEL.is_built()
         and torch.ops.peftlab.has_tiles()
@@ -62,13 +73,14 @@ def product_of_codes(
 
     Codes are int8, scales fp32, and the bias is in bf16.
     """
-    y: Tensor = torch.ops.peftlab.codes_product(codes, scales, weight, weight_scales, bias)
+    rows = codes.contiguous()
+    y: Tensor = torch.ops.peftlab.codes_product(rows, scales, weight, weight_scales, bias)
     return y
 
 
 def gradient_of_codes(codes: Tensor, scales: Tensor, weight: Tensor) -> Tensor:
     """Codes (n, out) ∘ scales (n, 1) by codes (out, in) -> (n, in) in bf16."""
-    g_x: Tensor = torch.ops.peftlab.codes_gradient(codes, scales, weight)
+    g_x: Tensor = torch.ops.peftlab.codes_gradient(codes.contiguous(), scales, weight)
     return g_x
 
 

@@ -41,8 +41,6 @@ from peftlab.models.tokenizer import (
 from peftlab.models.unit import last_layer
 from peftlab.settings import DEVICE_WORDS, PRECISION_WORDS
 
-TENSORS_PER_READ = 16  # after which a file is closed, so that its memory is let go
-
 
 def empty_model(folder: Path, num_labels: int) -> PreTrainedModel:
     """The model's structure without memory for its weights: to check names, shapes and counts."""
@@ -205,12 +203,9 @@ def _pretrained(folder: Path, num_labels: int, dtype: torch.dtype | str) -> PreT
         return model
 
 
-def has_16_bits(folder: Path) -> bool:
-    """Whether any tensor of the model's files is of 16 bits: loading in fp32 makes a copy of it.
-
-    Those in fp32 stay in their file until they are read.
-    """
-    return bool(_WeightFiles(folder).dtypes & {"F16", "BF16"})
+def is_cast_to_fp32(folder: Path) -> bool:
+    """Whether loading in fp32 makes copies: tensors of the files that are in it stay there."""
+    return any("F" in dtype and dtype != "F32" for dtype in _WeightFiles(folder).dtypes)
 
 
 def stored_names(
@@ -325,17 +320,17 @@ class _WeightFiles:
                 self.file_of |= dict.fromkeys(tensors.keys(), file)
 
     def cast(self, dtype: torch.dtype | str) -> dict[str, torch.Tensor]:
-        """All tensors, floating ones in `dtype`; a few at a time, so that no file is held whole."""
+        """All tensors, floating ones in `dtype`; those that have it stay in their file.
+
+        Each has an opening of its own: one that is not needed any more lets its pages go.
+        """
         cast: dict[str, torch.Tensor] = {}
-        for file in sorted(set(self.file_of.values())):
-            names = [name for name in self.file_of if self.file_of[name] == file]
-            for start in range(0, len(names), TENSORS_PER_READ):
-                with safe_open(file, "pt") as tensors:
-                    for name in names[start : start + TENSORS_PER_READ]:
-                        value = tensors.get_tensor(name)
-                        if isinstance(dtype, torch.dtype) and value.is_floating_point():
-                            value = value.to(dtype)
-                        cast[name] = value
+        for name, file in self.file_of.items():
+            with safe_open(file, "pt") as tensors:
+                value = tensors.get_tensor(name)
+            if isinstance(dtype, torch.dtype) and value.is_floating_point():
+                value = value.to(dtype)
+            cast[name] = value
         return cast
 
     @property
