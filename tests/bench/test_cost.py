@@ -128,6 +128,22 @@ def test_a_base_is_loaded_tensor_by_tensor_where_its_files_are_in_fp32(
     assert found == pytest.approx(1.0 + in_fp32 if wanted is None else wanted)
 
 
+def test_it_is_counted_with_the_threads_of_the_cell(
+    tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some kernels serve few threads alone, and what they replace is packed."""
+    found, own, before = [], cost.count_step, torch.get_num_threads()
+
+    def noted(*arguments: Any) -> Any:
+        found.append(torch.get_num_threads())
+        return own(*arguments)
+
+    monkeypatch.setattr(cost, "count_step", noted)
+    grid = grid_of(tiny_model, tiny_task, ["lora"], threads=before + 1)
+    assert Predictor(grid).cost(cell_of(grid, "lora")).memory is not None
+    assert (found, torch.get_num_threads()) == ([before + 1], before)
+
+
 def test_what_was_counted_is_not_counted_again(
     grid: Grid, monkeypatch: pytest.MonkeyPatch, tiny_model: Path
 ) -> None:

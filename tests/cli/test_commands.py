@@ -278,7 +278,7 @@ def test_report_of_nothing_is_explained(typed: Typed, tmp_path: Path) -> None:
 def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(
     typed: Typed, tiny: list[object], tmp_path: Path
 ) -> None:
-    words = [*tiny, "--methods", "head,full", "--seeds", "0", "--epochs", "8", "--batch-size", "1"]
+    words = [*tiny, "--methods", "head,full", "--seeds", "0", "--epochs", "24", "--batch-size", "1"]
     words = [*map(str, words), "--out", str(tmp_path / "out")]
     command = [sys.executable, "-m", "peftlab", *words]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:

@@ -25,6 +25,7 @@ from peftlab.bench.process import activation_checkpointing, count, make_plan
 from peftlab.bench.tokens import Tokens
 from peftlab.errors import one_line
 from peftlab.layers import QUANTISED, Precision, adapter_state, quantiser
+from peftlab.machine import threads_for
 from peftlab.methods import Method, Prepared, inject, make
 from peftlab.models import (
     empty_model,
@@ -266,7 +267,10 @@ def _count(
     adapter_mib = sum(t.numel() * t.element_size() for t in state.values()) / MIB
     trainable = count(model)
     try:
-        with activation_checkpointing(model, cell.training.checkpointing):
+        with (
+            threads_for("cpu", cell.training.threads),  # on which a kernel's use depends
+            activation_checkpointing(model, cell.training.checkpointing),
+        ):
             counted: StepCost | str = count_step(model, method, plan, shape, evaluated, in_parts)
     except Exception as error:  # whatever a model or a method raises where tensors have no values
         counted = f"{type(error).__name__}: {one_line(error, 200)}"
