@@ -320,7 +320,7 @@ def _loading_mib(counted: StepCost, cell: Cell) -> float:
     if not is_in_fp32:
         return counted.weights + sum(sizes.values())
     matrices = [f"{name}.weight" for name in linear_names(model)] if is_quantised else []
-    largest = max((sizes.pop(name) for name in matrices), default=0.0)
+    largest = max((sizes.pop(name, 0.0) for name in matrices), default=0.0)  # one may be tied
     share = 0.5 if precision.compute == "bf16" else 1.0
     return max(_while_cast(sizes.values(), share), counted.weights + largest)
 
