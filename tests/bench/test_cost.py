@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -121,9 +120,7 @@ def test_a_base_is_loaded_tensor_by_tensor_where_its_files_are_in_fp32(
         intermediate_size=8, max_position_embeddings=8,
     )  # fmt: skip
     BertModel(config).to(stored).save_pretrained(tmp_path)
-    cell = SimpleNamespace(precision=Precision(base, "bf16"), model_folder=tmp_path)
-    weights = SimpleNamespace(weights=1.0 / 2**20)
-    found = cost._loading_mib(cast(Any, weights), cast(Any, cell)) * 2**20
+    found = cost.Loading.of(tmp_path, Precision(base, "bf16")).peak(1.0 / 2**20) * 2**20
     in_fp32 = sum(p.numel() * 4 for p in empty_model(tmp_path, 2).parameters())
     assert found == pytest.approx(1.0 + in_fp32 if wanted is None else wanted)
 

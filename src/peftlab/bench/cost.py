@@ -16,7 +16,8 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn, Self
 
 from peftlab.bench.cell import Cell
 from peftlab.bench.execute import MOST_KERNELS
@@ -95,6 +96,7 @@ class Predictor:
         self.lengths: dict[tuple[str, int], Tokens] = {}
         self.counted: dict[Any, tuple[Trainable, float, StepCost | str]] = {}
         self.shapes: dict[Any, tuple[Shape, set[Shape], bool]] = {}
+        self.loadings: dict[Precision, Loading] = {}
         # `can_pack` may build a kernel
         self.packed = any(cell.training.in_engine for cell in grid.cells) and can_pack(
             empty_model(grid.cells[0].model_folder, 2)
@@ -137,7 +139,8 @@ class Predictor:
         if isinstance(counted, str):
             why = counted
         else:
-            memory = _memory(counted, shapes, evaluation_shapes, cell)
+            loading = self._loading(cell)
+            memory = _memory(counted, shapes, evaluation_shapes, cell, loading)
         return Forecast(
             task=task.name,
             label=cell.method.label,
@@ -148,6 +151,12 @@ class Predictor:
             memory=memory,
             why=why,
         )
+
+    def _loading(self, cell: Cell) -> Loading:
+        """Once for all methods on a base in one precision: it makes the model's structure again."""
+        if cell.precision not in self.loadings:
+            self.loadings[cell.precision] = Loading.of(cell.model_folder, cell.precision)
+        return self.loadings[cell.precision]
 
     def _shapes(self, cell: Cell) -> tuple[Shape, set[Shape], bool]:
         """The widest part of a batch, the shapes of all parts, and if a batch has several parts.
@@ -278,7 +287,11 @@ def _count(
 
 
 def _memory(
-    counted: StepCost, shapes: set[Shape], evaluation_shapes: set[Shape], cell: Cell
+    counted: StepCost,
+    shapes: set[Shape],
+    evaluation_shapes: set[Shape],
+    cell: Cell,
+    loading: Loading,
 ) -> Memory:
     parts = {
         name: getattr(counted, name) for name in ("weights", "adapters", "gradients", "optimizer")
@@ -292,7 +305,7 @@ def _memory(
         # there are no kernels yet while a base is quantised
         peak = max(
             peak + _cpu_rest(n_kernels, cell.precision),
-            _loading_mib(counted, cell) + _cpu_rest(0, cell.precision),
+            loading.peak(counted.weights) + _cpu_rest(0, cell.precision),
         )
     parts["activations"] = counted.activations
     return Memory(peak, {**parts, "rest": peak - sum(parts.values())})
@@ -305,24 +318,34 @@ def _n_kernels(kernels: Kernels, shapes: set[Shape]) -> int:
     return kernels.of_rows * n_rows + kernels.of_sentences * n_sentences
 
 
-def _loading_mib(counted: StepCost, cell: Cell) -> float:
-    """MiB while the model is loaded: each tensor of a file in fp32 beside what became of it.
+class Loading(NamedTuple):
+    """MiB that loading a model holds: these beside its weights, and `least` at some time before."""
 
-    A base is quantised from fp32, its matrices one after the other behind all else; what is in
-    another precision in the files is made fp32 before, the whole of it.
-    """
-    folder, precision = cell.model_folder, cell.precision
-    is_quantised, is_in_fp32 = precision.base in QUANTISED, not is_cast_to_fp32(folder)
-    if precision.base == "fp32" or not (is_quantised or is_in_fp32):
-        return counted.weights
-    model = empty_model(folder, 2)
-    sizes = {name: p.numel() * 4 / MIB for name, p in model.named_parameters()}  # in fp32
-    if not is_in_fp32:
-        return counted.weights + sum(sizes.values())
-    matrices = [f"{name}.weight" for name in linear_names(model)] if is_quantised else []
-    largest = max((sizes.pop(name, 0.0) for name in matrices), default=0.0)  # one may be tied
-    share = 0.5 if precision.compute == "bf16" else 1.0
-    return max(_while_cast(sizes.values(), share), counted.weights + largest)
+    beside: float
+    least: float
+
+    @classmethod
+    def of(cls, folder: Path, precision: Precision) -> Self:
+        """Each tensor of a file in fp32 lies beside what becomes of it.
+
+        A base is quantised from fp32, its matrices one after the other behind all else; what is in
+        another precision in the files is made fp32 before, the whole of it.
+        """
+        is_quantised, is_in_fp32 = precision.base in QUANTISED, not is_cast_to_fp32(folder)
+        if precision.base == "fp32" or not (is_quantised or is_in_fp32):
+            return cls(0.0, 0.0)
+        model = empty_model(folder, 2)
+        sizes = {name: p.numel() * 4 / MIB for name, p in model.named_parameters()}  # in fp32
+        if not is_in_fp32:
+            return cls(sum(sizes.values()), 0.0)
+        matrices = [f"{name}.weight" for name in linear_names(model)] if is_quantised else []
+        largest = max((sizes.pop(name, 0.0) for name in matrices), default=0.0)  # one may be tied
+        share = 0.5 if precision.compute == "bf16" else 1.0
+        return cls(largest, _while_cast(sizes.values(), share))
+
+    def peak(self, weights: float) -> float:
+        """MiB at the most, with the weights that are held in the end."""
+        return max(self.least, weights + self.beside)
 
 
 def _while_cast(sizes: Iterable[float], share: float) -> float:
