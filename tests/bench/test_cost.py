@@ -125,6 +125,19 @@ def test_a_base_is_loaded_tensor_by_tensor_where_its_files_are_in_fp32(
     assert found == pytest.approx(1.0 + in_fp32 if wanted is None else wanted)
 
 
+def test_loading_is_counted_once_for_the_methods_on_one_base(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, own = [], cost.Loading.of
+    noted = lambda *base: found.append(base) or own(*base)  # noqa: E731
+    monkeypatch.setattr(cost.Loading, "of", noted)
+    predictor = Predictor(grid)
+    for method in ("head", "lora"):
+        predictor.cost(cell_of(grid, method))
+    (base,) = found
+    assert base == (grid.cells[0].model_folder, cell_of(grid, "lora").precision)
+
+
 def test_it_is_counted_with_the_threads_of_the_cell(
     tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
