@@ -19,21 +19,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Self
 
+import torch
+
 from peftlab.bench.cell import Cell
 from peftlab.bench.execute import MOST_KERNELS
 from peftlab.bench.grid import Grid
 from peftlab.bench.process import activation_checkpointing, count, make_plan
 from peftlab.bench.tokens import Tokens
 from peftlab.errors import one_line
-from peftlab.layers import QUANTISED, Precision, adapter_state, quantiser
+from peftlab.layers import Precision, adapter_state, quantiser
+from peftlab.layers.precision import DTYPES
 from peftlab.machine import threads_for
 from peftlab.methods import Method, Prepared, inject, make
 from peftlab.models import (
     empty_model,
-    is_cast_to_fp32,
     linear_names,
     load_tokenizer,
     sized_model,
+    stored_dtype,
 )
 from peftlab.records.record import Trainable
 from peftlab.settings import Resolved
@@ -326,35 +329,37 @@ class Loading(NamedTuple):
 
     @classmethod
     def of(cls, folder: Path, precision: Precision) -> Self:
-        """Each tensor of a file in fp32 lies beside what becomes of it.
+        """Each tensor of the files lies beside what becomes of it, one after the other.
 
-        A base is quantised from fp32, its matrices one after the other behind all else; what is in
-        another precision in the files is made fp32 before, the whole of it.
+        A base is quantised behind all else, each matrix from a copy in fp32 of its own, unless it
+        is stored so. Files of several precisions are made fp32 before that, as a whole.
         """
-        is_quantised, is_in_fp32 = precision.base in QUANTISED, not is_cast_to_fp32(folder)
-        if precision.base == "fp32" or not (is_quantised or is_in_fp32):
-            return cls(0.0, 0.0)
+        stored, held = stored_dtype(folder), DTYPES.get(precision.base)
+        if stored is not None and stored == held:
+            return cls(0.0, 0.0)  # the tensors stay in their file
         model = empty_model(folder, 2)
-        sizes = {name: p.numel() * 4 / MIB for name, p in model.named_parameters()}  # in fp32
-        if not is_in_fp32:
-            return cls(sum(sizes.values()), 0.0)
-        matrices = [f"{name}.weight" for name in linear_names(model)] if is_quantised else []
-        largest = max((sizes.pop(name, 0.0) for name in matrices), default=0.0)  # one may be tied
-        share = 0.5 if precision.compute == "bf16" else 1.0
-        return cls(largest, _while_cast(sizes.values(), share))
+        numbers = {name: parameter.numel() for name, parameter in model.named_parameters()}
+        if stored is None and held is None:
+            return cls(sum(numbers.values()) * 4 / MIB, 0.0)
+        matrices = [] if held else [f"{name}.weight" for name in linear_names(model)]
+        largest = max((numbers.pop(name, 0) for name in matrices), default=0)  # one may be tied
+        read = (stored or torch.float32).itemsize  # bytes of a number
+        becomes = (held or DTYPES[precision.compute]).itemsize
+        copied = 0 if stored == torch.float32 else 4
+        return cls(largest * (read + copied) / MIB, _while_cast(numbers.values(), read, becomes))
 
     def peak(self, weights: float) -> float:
         """MiB at the most, with the weights that are held in the end."""
         return max(self.least, weights + self.beside)
 
 
-def _while_cast(sizes: Iterable[float], share: float) -> float:
-    """The most that is held while tensors of `sizes`, one after the other, become `share` of it."""
-    held = peak = 0.0
-    for size in sizes:
-        held += share * size
-        peak = max(peak, held + size)
-    return peak
+def _while_cast(numbers: Iterable[int], read: int, becomes: int) -> float:
+    """The most MiB that is held while tensors of so many numbers are cast one after the other."""
+    held = peak = 0
+    for n in numbers:
+        held += n * becomes
+        peak = max(peak, held + n * read)
+    return peak / MIB
 
 
 def _cpu_rest(n_kernels: int, precision: Precision) -> float:

@@ -20,11 +20,11 @@ from peftlab.models.load import (
     StoredBase,
     check_weights,
     empty_model,
-    is_cast_to_fp32,
     load_model,
     load_source,
     precision_for,
     sized_model,
+    stored_dtype,
     stored_names,
 )
 from peftlab.models.packaged import PACKAGED
@@ -80,7 +80,6 @@ __all__ = [
     "head_names",
     "head_parameters",
     "is_as_written",
-    "is_cast_to_fp32",
     "kind_of",
     "last_layer",
     "linear_names",
@@ -97,6 +96,7 @@ __all__ = [
     "sized_model",
     "standard_unit",
     "state_of",
+    "stored_dtype",
     "stored_names",
     "token_limit",
     "unit_of",

@@ -41,6 +41,10 @@ from peftlab.models.tokenizer import (
 from peftlab.models.unit import last_layer
 from peftlab.settings import DEVICE_WORDS, PRECISION_WORDS
 
+STORED = {  # in safetensors' words
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+}  # fmt: skip
+
 
 def empty_model(folder: Path, num_labels: int) -> PreTrainedModel:
     """The model's structure without memory for its weights: to check names, shapes and counts."""
@@ -117,8 +121,9 @@ def load_source(
         RequestError: if the weights don't fill the backbone that config.json describes.
     """
     folder = source.folder
-    # a quantised base is quantised from fp32
-    model = _pretrained(folder, num_labels, DTYPES.get(precision.base, torch.float32))
+    # one to be quantised is read as stored: each matrix is made fp32 when its turn comes
+    dtype = DTYPES.get(precision.base) or stored_dtype(folder) or torch.float32
+    model = _pretrained(folder, num_labels, dtype)
     if precision.base in QUANTISED:
         quantise_linears(model, linear_names(model), precision.compute, precision.base)
     state = state_of(model)
@@ -203,9 +208,10 @@ def _pretrained(folder: Path, num_labels: int, dtype: torch.dtype | str) -> PreT
         return model
 
 
-def is_cast_to_fp32(folder: Path) -> bool:
-    """Whether loading in fp32 makes copies: tensors of the files that are in it stay there."""
-    return any("F" in dtype and dtype != "F32" for dtype in _WeightFiles(folder).dtypes)
+def stored_dtype(folder: Path) -> torch.dtype | None:
+    """The precision of the model's files; None if their tensors have several, or one of 8 bits."""
+    found = {dtype for dtype in _WeightFiles(folder).dtypes if "F" in dtype}
+    return STORED.get(found.pop()) if len(found) == 1 else None
 
 
 def stored_names(
