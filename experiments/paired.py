@@ -42,8 +42,8 @@ def paired(first: Path, second: Path) -> list[Paired]:
     """Every task and method, which both folders have with the same seeds, two or more.
 
     Raises:
-        RequestError: if a cell is missing, failed or there twice, or if two cells differ in more
-            than one condition.
+        RequestError: if a cell is missing, failed or there twice, if there is one seed alone, or if
+            two cells differ in more than one condition.
     """
     before, after = _read(first), _read(second)
     if odd := before.keys() ^ after.keys():
@@ -54,6 +54,8 @@ def paired(first: Path, second: Path) -> list[Paired]:
     changed = {name for pair in itertools.chain(*rows.values()) for name in _unlike(*pair)}
     if len(changed) > 1:
         raise RequestError(f"{first} and {second} differ in more than one: {sorted(changed)}")
+    if alone := sorted(key for key, pairs in rows.items() if len(pairs) == 1):
+        raise RequestError(f"one seed alone has no interval: {alone}; train at least two")
     return [_paired(pairs) for pairs in rows.values()]
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from whole import whole
 
@@ -32,12 +33,9 @@ def keep(out: Path, kept: Path) -> None:
     _copy_trials(out, kept)
     source, target = Store(out), Store(kept)
     for record in _done(out):
-        _copy_cell(record, source, target)
-        rows = [
-            {name: row[name] for name in row if name != "label"}
-            for row in rows_of(source.predictions(record.cell))
-        ]
-        write(target.predictions(record.cell), lines_of(rows))
+        answers = rows_of(source.predictions(record.cell))
+        rows = [{name: row[name] for name in row if name != "label"} for row in answers]
+        _copy_cell(record, rows, source, target)
 
 
 def resume(kept: Path, out: Path) -> None:
@@ -52,11 +50,10 @@ def resume(kept: Path, out: Path) -> None:
     _copy_trials(kept, out)
     source, target = Store(kept), Store(out)
     for record in records:
-        _copy_cell(record, source, target)
         of_dev = labels[record.task.name]
         answers = rows_of(source.predictions(record.cell))
         rows = [{**row, "label": of_dev[row["index"]]} for row in answers]
-        write(target.predictions(record.cell), lines_of(rows))
+        _copy_cell(record, rows, source, target)
 
 
 def _done(folder: Path) -> list[Record]:
@@ -78,9 +75,11 @@ def _copy_trials(source: Path, target: Path) -> None:
         write_trials(target / TRIALS, trials)
 
 
-def _copy_cell(record: Record, source: Store, target: Store) -> None:
-    target.write_record(record)
+def _copy_cell(record: Record, answers: list[dict[str, Any]], source: Store, target: Store) -> None:
+    """The cell's files; the record last, since a cell with a record is done."""
     write(target.curve(record.cell), lines_of(rows_of(source.curve(record.cell))))
+    write(target.predictions(record.cell), lines_of(answers))
+    target.write_record(record)
 
 
 if __name__ == "__main__":

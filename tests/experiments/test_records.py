@@ -71,6 +71,16 @@ def test_a_seed_that_one_folder_lacks_is_an_error(two: tuple[Path, Path]) -> Non
         paired(*two)
 
 
+def test_one_seed_alone_is_an_error(two: tuple[Path, Path]) -> None:
+    """It has no interval, and NaN is below no threshold."""
+    for folder in two:
+        for path in (folder / "records").iterdir():
+            if json.loads(path.read_text(encoding="utf-8"))["seed"]:
+                path.unlink()
+    with pytest.raises(RequestError, match=r"one seed alone has no interval: .*'stsb'"):
+        paired(*two)
+
+
 def test_a_second_record_of_a_row_is_an_error(two: tuple[Path, Path]) -> None:
     first = next((two[0] / "records").iterdir())
     shutil.copy(first, first.with_stem("another"))

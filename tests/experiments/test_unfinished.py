@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,21 @@ from whole import whole
 import peftlab
 from peftlab.errors import RequestError
 from peftlab.records.record import Failure, Record
-from peftlab.records.store import Store, rows_of
+from peftlab.records.store import Store, lines_of, rows_of
 from peftlab.records.trials import read_trials
 from peftlab.records.verdicts import compare_rows
 from peftlab.tasks import Task
+
+
+def interrupted_at(column: str) -> Callable[[list[dict[str, Any]]], str]:
+    """`lines_of`, but Ctrl-C comes at the first file that has this column."""
+
+    def stop(rows: list[dict[str, Any]]) -> str:
+        if column in rows[0]:
+            raise KeyboardInterrupt
+        return lines_of(rows)
+
+    return stop
 
 
 @pytest.mark.usefixtures("warm")
@@ -42,6 +54,10 @@ def test_what_was_kept_is_not_trained_again(
     assert {file.suffix for file in kept.rglob("*") if file.is_file()} == {".json", ".jsonl"}
 
     monkeypatch.setattr("unfinished.load", lambda name: tiny_task)
+    with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
+        stopped.setattr("unfinished.lines_of", interrupted_at("prediction"))
+        resume(kept, tmp_path / "stopped")
+    assert not Store(tmp_path / "stopped").cells()  # a cell with a record is done
     resume(kept, other)
     again = compare(other)
     assert all(again[cell] == first[cell] for cell in rest)

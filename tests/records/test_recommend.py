@@ -333,9 +333,15 @@ def test_a_row_that_lacks_a_task_is_named_where_it_is_better(folder, cost) -> No
     fill(folder, cost)
     fill(folder, cost, {"bitfit": ROWS["bitfit"]}, task="rte")
     on_cola, on_rte = told(folder).split("; ")
-    assert "the best mean on cola of the rows that ran on every task (not full; not " not in on_cola
-    assert "the best mean on cola of the rows that ran on every task (not full" in on_cola
+    assert (
+        "the best mean on cola of the rows with a score on every task (not full; not "
+        not in on_cola
+    )
+    assert "the best mean on cola of the rows with a score on every task (not full" in on_cola
     assert on_rte.startswith("it has the best mean on rte. ")
+    for seed in range(5):
+        folder.add("full", seed, task="rte", **cost(9, 9, 9), **FAILED)
+    assert "with a score on every task (not full, 5 failed" in told(folder)
 
 
 def test_collapsed_runs_are_told_in_the_advice(folder, cost) -> None:
@@ -347,6 +353,12 @@ def test_collapsed_runs_are_told_in_the_advice(folder, cost) -> None:
     folder.add("a", 0, 20, **cost(1_000, 9, 9), **flat)
     del folder.records[0]
     assert "Every run of every row collapsed: none is better than a constant" in told(folder)
+    for seed in range(3):
+        folder.add("a", seed, 20, task="rte", **cost(1_000, 9, 9), **({} if seed else flat))
+        folder.add("b", seed, 20, task="rte", **cost(2_000, 9, 9), **({} if seed else flat))
+    said = told(folder)
+    assert "Every run of every row collapsed on cola: " in said
+    assert "1 more of its 6 runs collapsed: no better than a constant answer." in said
 
 
 def test_a_row_with_collapsed_runs_is_taken_only_where_all_have_some(folder, cost) -> None:
@@ -421,7 +433,7 @@ def test_over_many_tasks_the_worst_is_that_of_the_largest_share_of_its_margin(fo
     fill(folder, cost)
     one = take(folder)
 
-    def of(task: str, metric: str, worst: float, margin: float) -> TaskStanding:
+    def of(task: str, metric: str, worst: float | None, margin: float) -> TaskStanding:
         told = {"best": "full", "verdict": "unclear", "is_behind": False, "more_seeds": None}
         return TaskStanding(task=task, metric=metric, worse_at_most=worst, margin=margin, **told)
 
@@ -429,6 +441,20 @@ def test_over_many_tasks_the_worst_is_that_of_the_largest_share_of_its_margin(fo
     tasks.append(of("price", "rmse", 15_234.2, 20_000.0))
     (told_together,) = _reasons(one.model_copy(update={"tasks": tasks}))
     assert told_together == "not shown to be worse on 4 (by .020 at most, on cola)"
+    tasks.append(of("stsb", "pearson", None, 0.01))
+    (told_together,) = _reasons(one.model_copy(update={"tasks": tasks}))
+    assert told_together == "not shown to be worse on 5"  # by how much is not known
+
+
+@pytest.mark.parametrize("n_tasks", [1, 4])
+def test_over_many_tasks_too_the_row_that_may_be_better_is_named(folder, cost, n_tasks) -> None:
+    rows = {"big": (40, 10_000, 9, 9), "small": (42, 10, 9, 9)}
+    for n, task in enumerate(("cola", "rte", "mrpc", "sst2")[:n_tasks]):
+        fill(folder, cost, rows | {"small": (42 - n % 2, 10, 9, 9)}, task=task, seeds=3)
+    worst = max(one.worse_at_most for one in take(folder, prefer="score").tasks)
+    on = ", on " if n_tasks > 1 else ")"
+    said = f", though small may be better (by {worst:.3f}".replace("0.", ".") + f" at most{on}"
+    assert said in told(folder, prefer="score")
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -453,7 +479,7 @@ def test_a_row_that_is_better_on_the_seeds_of_both_is_not_called_not_worse(folde
 def test_where_no_row_ran_on_every_task_that_is_told(folder, cost) -> None:
     fill(folder, cost, {name: ROWS[name] for name in ("full", "lora")})
     fill(folder, cost, {name: ROWS[name] for name in ("head", "bitfit")}, task="rte")
-    assert told(folder).startswith("No row ran on every task")
+    assert told(folder).startswith("No row has a score on every task")
 
 
 def test_speed_is_of_rounds_only_where_all_had_their_turn_in_the_same(folder, cost) -> None:

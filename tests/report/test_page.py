@@ -173,6 +173,22 @@ def test_baselines_are_rows_apart_without_cost(record, tmp_path):
     assert "Baselines train nothing of the model" in text
 
 
+def test_what_an_earlier_search_found_is_not_counted(record, tmp_path):
+    def tuned(seed, rate):
+        one = record("lora", "mrpc", seed)
+        method = one.method.model_copy(
+            update={"tuned": {"trials": 6, "validation": 0.1, "space": ["lr"]}}
+        )
+        training = one.training | {"lr": rate}
+        change = {"cell": f"{one.cell}-{rate}", "method": method, "training": training}
+        return one.model_copy(update=change)
+
+    records = [tuned(seed, 1e-3) for seed in range(5)] + [tuned(seed, 2e-3) for seed in range(2)]
+    source = build(tmp_path, "s", records, drawn=()).read_text(encoding="utf-8")
+    assert "1 method, 1 task, 2 seeds: 2 cells" in " ".join(Page(source).text.split())
+    assert "<dt>cells</dt><dd>2</dd>" in source
+
+
 def test_what_a_score_hides_stands_below_it(record, tmp_path):
     records = [record(seed=0, warnings=["never predicts <b>"]), record(seed=1)]
     text = build(tmp_path, "demo", records, drawn=()).read_text(encoding="utf-8")

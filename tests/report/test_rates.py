@@ -35,7 +35,7 @@ TRIALS = [
     trial(number=0, lr=1e-3, score=0.5),
     trial(number=1, lr=3e-3, score=0.7),
     trial(number=2, lr=1e-4, score=0.4),
-    trial(number=3, lr=5e-3, score=None),
+    trial(number=3, lr=2e-3, score=None),
     trial(number=4, lr=3e-3, score=0.8, epochs=3, chosen=True, at_border=["lr"]),
     trial("full", lr=2e-5, score=0.6, chosen=True),
 ]
@@ -80,6 +80,14 @@ def test_a_rate_is_at_the_end_where_no_trial_lay_beyond_it():
         assert (
             settings_at_border(chosen, [*tried, chosen, trial("full", lr=1e-5, score=0.1)]) == found
         )
+
+
+@pytest.mark.parametrize(("others", "found"), [([1e-3, 1e-2], []), ([9.8e-3], ["lr"])])
+def test_near_its_range_s_end_is_the_end_only_where_nothing_else_lay_there(
+    others: list[float], found: list[str]
+) -> None:
+    chosen = trial(number=1, lr=9.8e-3, score=0.6, epochs=3, chosen=True, at_border=["lr"])
+    assert settings_at_border(chosen, [*(trial(lr=rate) for rate in others), chosen]) == found
 
 
 def test_every_trial_is_a_point_and_what_was_taken_is_marked(record):

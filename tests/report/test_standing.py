@@ -123,6 +123,10 @@ def test_with_one_seed_the_words_say_what_is_not_covered(tmp_path, records):
     assert {one.verdict for one in found.pairs} == {"unclear: 1 seed"}
     assert set(marks(table(records[::3]), found).values()) == {"*", "?"}
     assert "A verdict takes 3 seeds." in advice(found)
+    (matrix,) = matrices(table(records[::3]), found)
+    assert ", 1 seed, not counting others: unclear" in matrix.squares["lora", "vera"].words
+    (all_seeds,) = matrices(table(records), compare_rows(records, [tmp_path]))
+    assert ", 3 seeds: " in all_seeds.squares["lora", "vera"].words
 
 
 def test_without_predictions_the_words_say_so(tmp_path, records):

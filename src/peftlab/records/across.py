@@ -36,7 +36,8 @@ class Overall(BaseModel, extra="forbid", frozen=True):
 
     Attributes:
         mean: of the scaled scores; null if the row lacks a task, or a task has no scale.
-        low: lower end of the mean's 95 % interval; null without predictions.
+        low: lower end of the mean's 95 % interval, to which a task with fewer than three seeds adds
+            what its examples add alone; null without predictions.
         high: upper end, likewise.
         n_best: number of tasks on which the row is not shown to be worse than the best row.
         n_tasks: number of tasks on which the row has a score.

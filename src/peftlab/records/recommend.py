@@ -100,7 +100,8 @@ class Recommendation(BaseModel, extra="forbid", frozen=True):
         minutes: likewise.
         n_done: number of its runs with a score, on all tasks.
         n_failed: number of its failed runs.
-        n_collapsed: how many of its runs with a score are no better than a constant answer.
+        n_collapsed: how many of these are no better than a constant answer, on the tasks where some
+            runs are better.
         collapsed_on: the tasks on which every run of every row collapsed.
         rate_from_dev: whether rows differ from it in the learning rate alone, so that dev, which
             judges it, has chosen its rate.
@@ -171,7 +172,7 @@ def recommend(
         minutes=question.minutes,
         n_done=_n_done(runs),
         n_failed=_n_failed(runs),
-        n_collapsed=sum(is_collapsed(record) for of_task in runs for record in of_task.records),
+        n_collapsed=_n_collapsed(columns, row),
         collapsed_on=[
             task_label(task, columns) for task, column in columns.items() if _all_collapsed(column)
         ],

@@ -40,15 +40,17 @@ class Trial(BaseModel, extra="forbid", frozen=True):
 def settings_at_border(chosen: Trial, trials: Iterable[Trial]) -> list[str]:
     """The settings of a chosen trial beyond whose values nothing was tried for the row on its task.
 
-    Their ranges end there, or no trial had a higher value, or a lower one: the best may lie beyond.
+    No trial had a higher value, or a lower one; or all had the same, where its range ends. The best
+    may lie beyond.
     """
     candidates = [trial.values for trial in trials if trial.of == chosen.of]
-    names = list(chosen.at_border)
+    names = []
     for name, value in chosen.values.items():
         tried = [values[name] for values in candidates]
-        if min(tried) < max(tried) and value in (min(tried), max(tried)):
+        varies = min(tried) < max(tried)
+        if value in (min(tried), max(tried)) if varies else name in chosen.at_border:
             names.append(name)
-    return list(dict.fromkeys(names))
+    return names
 
 
 _TRIALS = TypeAdapter(list[Trial])

@@ -26,7 +26,10 @@ def advice(comparison: Comparison) -> str:
     if not comparison.pairs:
         return ""
     if recommendation is None:
-        return "No row ran on every task: `--tasks` with one of them says which row to take on it."
+        return (
+            "No row has a score on every task: `--tasks` with one of them says which row to take "
+            "on it."
+        )
     sentences = [
         f"Take {recommendation.row}: {'; '.join(_reasons(recommendation))}.",
         _cost(recommendation),
@@ -94,10 +97,16 @@ def _reasons(recommendation: Recommendation) -> list[str]:
     if first:
         ahead = [row for standing in first for row in standing.ahead]
         candidates = _candidates(ahead, recommendation)
-        reasons.append(f"the best mean on {len(first)} of {len(standings)} tasks{candidates}")
+        rivalled = max(first, key=_loss_in_margins)
+        reasons.append(
+            f"the best mean on {len(first)} of {len(standings)} tasks{candidates}"
+            f"{_rival(rivalled, rivalled.task)}"
+        )
     if rest:
         widest = max(rest, key=_loss_in_margins)
-        reasons.append(f"not shown to be worse on {len(rest)}{_bound(widest, widest.task)}")
+        is_known = all(standing.worse_at_most is not None for standing in rest)
+        bound = _bound(widest, widest.task) if is_known else ""
+        reasons.append(f"not shown to be worse on {len(rest)}{bound}")
     return reasons + [
         _reason(standing, f" on {standing.task}", recommendation) for standing in behind
     ]
@@ -128,11 +137,11 @@ def _reason(standing: TaskStanding, where: str, recommendation: Recommendation) 
     return f"not shown to be worse than {best}, which has the best mean{where}{bound}"
 
 
-def _rival(standing: TaskStanding) -> str:
+def _rival(standing: TaskStanding, task: str = "") -> str:
     """The row that may still be better: the best of several means is often not the best row."""
     if not standing.rival or not standing.worse_at_most:
         return ""
-    return f", though {standing.rival} may be better{_bound(standing)}"
+    return f", though {standing.rival} may be better{_bound(standing, task)}"
 
 
 def _candidates(
@@ -159,7 +168,7 @@ def _condition(why: str, recommendation: Recommendation) -> str:
         limits += [f"{minutes:g} minutes"] if minutes is not None else []
         return f"within {' and '.join(limits)}"
     return {
-        "tasks": "that ran on every task",
+        "tasks": "with a score on every task",
         "runs": "with enough seeds",
         "failed": "without a failed run",
         "collapsed": "without a collapsed run",
@@ -168,7 +177,7 @@ def _condition(why: str, recommendation: Recommendation) -> str:
 
 def _left_out(row: Ahead, recommendation: Recommendation, metric: str | None) -> str:
     if row.why == "tasks":
-        return row.row
+        return f"{row.row}, {row.n_failed} failed" if row.n_failed else row.row
     mean = "" if metric is None else f", {of_metric(row.mean, metric)}"
     return f"{row.row}{mean}, {_shortcoming(row, recommendation)}"
 
@@ -250,15 +259,17 @@ def _failures(recommendation: Recommendation) -> str:
 
 
 def _collapse(recommendation: Recommendation) -> str:
+    sentences, more = [], ""
     if tasks := recommendation.collapsed_on:
         where = "" if len(tasks) == len(recommendation.tasks) else f" on {listed(tasks)}"
-        return (
+        more = " more"
+        sentences.append(
             f"Every run of every row collapsed{where}: none is better than a constant answer; "
             "train longer, or at another rate."
         )
-    if not recommendation.n_collapsed:
-        return ""
-    return (
-        f"{recommendation.n_collapsed} of its {recommendation.n_done} runs collapsed: no better "
-        "than a constant answer."
-    )
+    if recommendation.n_collapsed:
+        sentences.append(
+            f"{recommendation.n_collapsed}{more} of its {recommendation.n_done} runs collapsed: "
+            "no better than a constant answer."
+        )
+    return " ".join(sentences)

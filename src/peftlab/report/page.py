@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import inspect
+import itertools
 import json
 import re
 from collections import Counter
@@ -21,6 +22,7 @@ from markupsafe import Markup
 from peftlab.atomic import replace_file, write
 from peftlab.naming import counted
 from peftlab.records.record import Environment, Record
+from peftlab.records.rows import group
 from peftlab.records.store import Store, rounds_of
 from peftlab.records.trials import Trial, read_trials
 from peftlab.records.verdicts import Comparison, compare_rows
@@ -178,6 +180,7 @@ def _verdict_context(scores: Table, comparison: Comparison) -> Context:
 
 def _training_context(scores: Table, records: Sequence[Record]) -> Context:
     """The settings that the rows have in common, and where they ran."""
+    records = list(itertools.chain.from_iterable(group(records).values()))  # no earlier search's
     return {
         "models": {
             model: sorted({record.precision for record in records if record.model == model})

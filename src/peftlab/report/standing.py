@@ -134,6 +134,8 @@ def _square(verdict: Verdict, column: Column) -> Square:
     elif verdict.more_seeds:
         more = f", {verdict.more_seeds} more like these would settle it"
     seeds = counted(len(verdict.seeds), "seed")
+    if verdict.covers_seeds is False:
+        seeds += ", not counting others"
     return Square(
         text=score(verdict.difference, column),
         words=f"{verdict.a} − {verdict.b}: {interval}{p}, {seeds}: {verdict.verdict}{more}",

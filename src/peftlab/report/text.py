@@ -78,13 +78,13 @@ def deviation(sd: float) -> str:
 def number(value: float | None) -> str:
     """Three significant digits, whole from 100 on.
 
-    >>> number(1234.5), number(99.96), number(31.24), number(0.0312), number(0.0), number(None)
+    >>> number(1234.5), number(99.96), number(31.24), number(0.0312), number(-0.0), number(None)
     ('1,234', '100', '31.2', '0.0312', '0', '–')
     """
     if value is None:
         return MISSING
     if abs(value) >= 99.95 or value == 0:  # 99.96 would print as "100."
-        return f"{value:,.0f}"
+        return f"{value + 0.0:,.0f}"  # -0.0 would print as "-0"
     return f"{value:#.3g}"
 
 
