@@ -280,6 +280,17 @@ def test_folders_go_both_ways_on_conv1d(
     torch.testing.assert_close(logits(again, tokenizer), wanted, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("precision", ["bf16", "int8", "nf4"])
+def test_a_base_in_few_bits_stores_its_weights_as_before(
+    precision: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = _tiny_gpt2(tiny_model, tmp_path / "gpt2")
+    model, _ = peftlab.load_model(str(folder), precision=precision)
+    peftlab.save(peftlab.inject(model, "lora"), tmp_path / "ours")
+    config = json.loads((tmp_path / "ours" / "adapter_config.json").read_text())
+    assert config["fan_in_fan_out"] is True
+
+
 def _tiny_gpt2(tokenizer: Path, folder: Path) -> Path:
     """A random decoder whose tokenizer has no padding of its own."""
     words = AutoTokenizer.from_pretrained(tokenizer)

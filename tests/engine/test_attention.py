@@ -76,6 +76,23 @@ def test_queries_that_were_rotated_in_fp32_meet_values_in_bf16() -> None:
         torch.testing.assert_close(one, other, rtol=0.1, atol=0.05)
 
 
+@pytest.mark.parametrize(("n_queries", "width"), [(5, 8), (7, 3)])
+def test_other_lengths_or_widths_are_left_to_sdpa(n_queries: int, width: int) -> None:
+    """Their gradients would take the query's shape."""
+    q, k, v = inputs(7)
+    q, v = q[:, :, :n_queries], v[..., :width]
+    module = SimpleNamespace(training=False, is_causal=False, **OURS)
+    got, _ = attend(module, q, k, v, None, scaling=0.3)
+    wanted = ((q @ k.transpose(2, 3) * 0.3).softmax(-1) @ v).transpose(1, 2)
+    torch.testing.assert_close(got, wanted)
+    for one, other in zip(
+        torch.autograd.grad(got.square().sum(), [q, k, v]),
+        torch.autograd.grad(wanted.square().sum(), [q, k, v]),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+
+
 def test_dropout_acts_on_the_shares_and_its_gradient_is_exact() -> None:
     torch.manual_seed(1)
     drop = Bits().mask(torch.Size([3, 4, 5, 5]), 0.4, torch.float64)

@@ -140,6 +140,18 @@ def test_layers_in_eight_bits_are_one_and_give_the_very_same_outputs(
         assert torch.equal(layer.product(x), product)
 
 
+def test_an_input_that_was_changed_in_place_is_another_input() -> None:
+    query, key = in_eight_bits(8, 8)
+    wanted = in_eight_bits(8, 8)[1]
+    quick = places([query, key])
+    x = torch.randn(4, 24).to(BF16)
+    quick[0](x)
+    before = wanted(x)
+    x.mul_(-2)
+    found = quick[1](x)
+    assert torch.equal(found, wanted(x)) and not torch.equal(found, before)
+
+
 @pytest.mark.parametrize("made", [pytest.param(layers, marks=needs_bf16), in_eight_bits])
 def test_an_adapters_update_is_in_what_it_asks_for_and_nowhere_else(
     made: Callable[..., list[nn.Module]],
@@ -249,6 +261,19 @@ def test_a_layer_by_itself_and_without_a_bias() -> None:
     torch.testing.assert_close(
         got, F.linear(x, weight.weight) + 1.5 * x @ pair.lora_A.T @ pair.lora_B.T
     )
+
+
+def test_one_row_without_a_batch_goes_back_too() -> None:
+    x, weight, bias, pairs = case()
+    x = x[0, 0].detach().requires_grad_()
+    got = product_with_updates(x, weight, bias, SIZES, pairs)
+    wanted = by_formula(x, weight, bias, pairs)
+    for one, other in zip(
+        torch.autograd.grad(sum(y.square().sum() for y in got), learned(x, pairs)),
+        torch.autograd.grad(sum(y.square().sum() for y in wanted), learned(x, pairs)),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("frozen", range(5))

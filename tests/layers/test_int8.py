@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers.pytorch_utils import Conv1D
 
 from peftlab.errors import RequestError
-from peftlab.layers import Int8Linear, int8, products, rows
+from peftlab.layers import Int8Linear, int8, products, rows, weight_of
 from peftlab.layers.int8 import Int7Linear
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -63,6 +64,25 @@ def test_output_and_gradient_are_those_of_the_weight_it_stands_for(
     assert y.dtype == gradient.dtype == dtype
     assert 1e-3 < distance(y, x.float() @ weight.T + offset) < 0.015
     assert 1e-3 < distance(gradient, g.float() @ weight) < 0.015
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("native", [True, False])
+def test_a_weight_may_lie_in_memory_as_it_likes(
+    kind: type[Int8Linear], native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GPT-2's Conv1D holds it transposed; its codes were packed as if they did not."""
+    if not native:
+        monkeypatch.setattr(rows, "_is_native", lambda x: False)
+    wanted = layer(torch.float32, kind=kind)
+    torch.manual_seed(0)
+    straight, plain = nn.Linear(192, OUTSIDE), Conv1D(OUTSIDE, 192)
+    plain.weight = nn.Parameter(straight.weight.detach().T.contiguous())
+    made = kind(weight_of(plain), straight.bias, torch.float32, Conv1D)
+    x, g = torch.randn(33, 192), torch.randn(33, OUTSIDE)
+    assert torch.equal(made.codes, wanted.codes)
+    for one, other in zip(both(made, x, g), both(wanted, x, g), strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

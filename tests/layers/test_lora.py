@@ -41,6 +41,14 @@ def test_what_is_frozen_gets_no_gradient(frozen: int) -> None:
     assert [t.grad is None for t in given] == [index == frozen for index in range(4)]
 
 
+def test_no_examples_have_no_outputs_and_gradients_of_nothing() -> None:
+    _, _, a, b = tensors()
+    onto, x = (torch.zeros(0, 3, n, dtype=torch.float64).requires_grad_() for n in (6, 5))
+    add_low_rank(onto, x, a, b, 1.7).sum().backward()
+    assert x.grad.shape == x.shape
+    assert not a.grad.any() and not b.grad.any()
+
+
 def test_pairs_in_fp32_on_a_bf16_layer_get_gradients_in_fp32() -> None:
     onto, x, a, b = (t.detach().float() for t in tensors())
     pair = [a.requires_grad_(), b.requires_grad_()]

@@ -209,6 +209,19 @@ def test_a_method_that_needs_another_base_computes_in_what_was_asked() -> None:
     assert not asked.autocast and not Precision("fp32", "fp32").autocast
 
 
+def test_a_module_that_returns_more_than_a_tensor_is_not_kept_inside_a_base_of_16_bits() -> None:
+    """I-BERT's norm returns its scale, too."""
+
+    class Scaled(nn.LayerNorm):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, float]:
+            return super().forward(x), 1.0
+
+    norm = Scaled(4).bfloat16()
+    keep_in_fp32(norm, inside=True)
+    with pytest.raises(RequestError, match=r"Scaled can't be kept in fp32 .* take precision fp32"):
+        norm(torch.randn(2, 4).bfloat16())
+
+
 def test_what_is_held_in_fp32_computes_in_fp32_under_autocast() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 2))

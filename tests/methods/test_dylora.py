@@ -176,8 +176,10 @@ def test_rows_that_were_not_drawn_move_by_momentum_unless_strict(strict: bool) -
     method = DyLoRA(rank=RANK)
     drawn = [method.draw(0, index) for index in range(20)]
     first, second = drawn.index(2), drawn.index(4)
-    rows = trained(tiny(update="last", strict=strict), [first, second])
+    model = tiny(update="last", strict=strict)
+    rows = trained(model, [first, second])
     assert len(rows) == 8
+    assert not any("saved" in vars(layer) for layer in layers(model))  # copies of A and B
     for name, moved in rows.items():
         # the weights' decay moves the rows that no step has had, too
         assert moved.tolist() == ([False, False, False, True] if strict else [True] * 4), name

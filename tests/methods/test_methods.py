@@ -51,6 +51,7 @@ def tiny(**settings: int) -> nn.Module:
         ("houlsby", {"size": 0}, "size must be greater than or equal to 1, got 0"),
         ("lora-plus", {"ratio": 0.0}, "ratio must be greater than 0, got 0.0"),
         ("vera", {"projection_seed": -1}, "projection_seed must be greater than or equal to 0"),
+        ("vera", {"projection_seed": 2**64}, "projection_seed must be less than"),
         ("dylora", {"update": "first"}, "update must be 'all' or 'last'"),
         ("lora-drop", {"threshold": 1.1}, "threshold must be less than or equal to 1, got 1.1"),
         ("delta-lora", {"delta": -0.5}, "delta must be greater than or equal to 0, got -0.5"),

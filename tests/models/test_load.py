@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,7 @@ from peftlab.models import (
     state_of,
 )
 from peftlab.models.find import read_config
+from peftlab.models.tokenizer import MAX_TOKENS
 
 WEIGHTS = "model.safetensors"
 
@@ -206,6 +208,10 @@ def test_longest_input_counts_positions_from_the_padding(tiny_model: Path, tmp_p
     config |= {"model_type": "bert", "max_position_embeddings": -1}  # as XLNet, which counts none
     (folder / "config.json").write_text(json.dumps(config))
     assert longest_input(folder) == load_tokenizer(folder).model_max_length
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings |= {"model_max_length": math.inf}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert longest_input(folder) == MAX_TOKENS
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from torch import Tensor
 from peftlab.adapters.card import Base
 from peftlab.atomic import CARD, PEFT_CONFIG
 from peftlab.errors import JSON_ERRORS, RequestError
-from peftlab.layers import Adapter, PreTrainedModel, is_conv1d
+from peftlab.layers import Adapter, PreTrainedModel, is_stored_transposed
 from peftlab.methods import METHODS, InPeft
 from peftlab.methods.peft import PREFIX, refuse
 from peftlab.models import head_names, head_parameters
@@ -68,7 +68,7 @@ def make_config(model: PreTrainedModel, method: InPeft, base: Base) -> dict[str,
         "base_model_name_or_path": base.loadable,
         "revision": base.part.revision,
         "inference_mode": True,
-        "fan_in_fan_out": any(is_conv1d(layer.base) for layer in layers.values()),
+        "fan_in_fan_out": any(is_stored_transposed(layer.base) for layer in layers.values()),
         "target_modules": list(layers),
         "modules_to_save": head_names(model),
     }

@@ -206,7 +206,7 @@ def attend(
     bits: Bits | None = getattr(module, BITS, None)
     mask = attention_mask
     is_additive = mask is None or (mask.is_floating_point() and not mask.requires_grad)
-    if bits is None or not is_additive or query.shape[1] != key.shape[1]:
+    if bits is None or not is_additive or not query.shape == key.shape == value.shape:
         return _sdpa(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     # some models rotate query and key in fp32 and leave them so under autocast

@@ -27,6 +27,7 @@ from peftlab.errors import RequestError
 from peftlab.layers.int8 import Int8Linear
 from peftlab.layers.linear import BaseLinear, base_dtype, features, not_a_view, weight_of
 from peftlab.layers.lora import LowRank, Pair
+from peftlab.layers.version import TensorVersion
 from peftlab.models.state import not_inside
 
 
@@ -39,7 +40,9 @@ def side_by_side(parts: Sequence[Tensor]) -> Tensor:
     offset = first.storage_offset()
     for part in parts:
         if (
-            part.untyped_storage()._cdata != first.untyped_storage()._cdata  # fakes have one, too
+            part.dim() < 2
+            or part.untyped_storage()._cdata
+            != first.untyped_storage()._cdata  # fakes have one, too
             or part.storage_offset() != offset
             or part.stride() != first.stride()
             or part.stride()[-2] != width
@@ -216,9 +219,9 @@ def refuse_assigning(model: nn.Module, undo: ExitStack) -> None:
 class Joined:
     """Frozen linear layers with the same input, computed together when the first is called.
 
-    The others take their pending outputs if they are called with the very same tensor, and autograd
-    is on or off as before; otherwise all are computed anew. So results never depend on the order of
-    calls.
+    The others take their pending outputs if they are called with the very same tensor, unchanged,
+    and autograd is on or off as before; otherwise all are computed anew. So results never depend on
+    the order of calls.
 
     Args:
         layers: the plain layers.
@@ -238,7 +241,7 @@ class Joined:
         self.weight = weight_class.of(layers)
         self.bias = _joined_bias(layers, self.sizes, base_dtype(layers[0]))
         self.pending: dict[int, Tensor] = {}
-        self.input: Tensor | None = None
+        self.input: TensorVersion | None = None
         self.grad_enabled = True  # whether autograd was on for `input`
         self.parameters = [p for layer in layers for p in layer.parameters()]
 
@@ -252,10 +255,11 @@ class Joined:
         if len(self.layers) == 1:
             return self.updated_outputs(x)[0]
         grad_enabled = torch.is_grad_enabled()
-        is_pending = x is self.input and index in self.pending
+        is_same = self.input is not None and self.input.is_still(x)
+        is_pending = is_same and index in self.pending
         if not is_pending or grad_enabled != self.grad_enabled:
             wanted = set(self.pending) if is_pending else range(len(self.layers))
-            self.input, self.grad_enabled = x, grad_enabled
+            self.input, self.grad_enabled = TensorVersion.of(x), grad_enabled
             self.pending = {i: y for i, y in enumerate(self.updated_outputs(x)) if i in wanted}
         y = self.pending.pop(index)
         if not self.pending:

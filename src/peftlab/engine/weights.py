@@ -55,7 +55,8 @@ class FrozenWeight:
         """(*batch, out) -> (*batch, in): g W. Never inside autograd."""
         if self.is_native:
             return products.gradient(g, self.weight)
-        return (g.reshape(-1, g.shape[-1]) @ self.weight).view(*g.shape[:-1], -1)
+        gradients = g.reshape(-1, g.shape[-1]) @ self.weight
+        return gradients.view(*g.shape[:-1], self.weight.shape[1])
 
     def share(self, layers: Sequence[Any], sizes: Sequence[int]) -> None:
         """Make the layers' own weights parts of this one."""

@@ -47,6 +47,7 @@ from peftlab.layers.precision import (
     resolve_precision,
     weight_precision,
 )
+from peftlab.layers.version import TensorVersion
 
 __all__ = [
     "QUANTISED",
@@ -60,6 +61,7 @@ __all__ = [
     "PreTrainedModel",
     "Precision",
     "QuantisedLinear",
+    "TensorVersion",
     "WeightAdapter",
     "Wrapper",
     "adapter_dtype",

@@ -207,7 +207,7 @@ def linear_like(base: Linear, weight: Tensor, bias: Tensor | None) -> Linear:
     """
     outside, inside = weight.shape
     kind: Any = base.plain_kind if isinstance(base, BaseLinear) else type(base)
-    weight = weight.detach().to(base_dtype(base))
+    weight = weight.detach().to(base_dtype(base), copy=True)  # BitFit's is the base's own
     with torch.device("meta"):
         if issubclass(kind, nn.Linear):
             layer: Any = nn.Linear(inside, outside, bias=bias is not None)

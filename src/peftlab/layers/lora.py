@@ -66,7 +66,7 @@ class _AddLowRank(torch.autograd.Function):
         rows, inner, a, bt = ctx.saved_tensors
         g_rows = g.reshape(-1, g.shape[-1])
         g_inner = (g_rows @ bt.T).mul_(ctx.scaling)
-        g_x = (g_inner @ a).view(*g.shape[:-1], -1) if ctx.needs_input_grad[1] else None
+        g_x = (g_inner @ a).view(*g.shape[:-1], a.shape[1]) if ctx.needs_input_grad[1] else None
         g_A = (g_inner.T @ rows).to(ctx.dtype) if ctx.needs_input_grad[2] else None
         g_B = None
         if ctx.needs_input_grad[3]:

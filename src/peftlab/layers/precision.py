@@ -270,7 +270,12 @@ class _CastBack:
     def enter(self, layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         self.input_dtype = next(iter([*inputs, *named.values()])).dtype
 
-    def leave(self, layer: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> Any:
+    def leave(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> torch.Tensor:
+        if not isinstance(output, torch.Tensor):  # I-BERT's also return a scale
+            raise RequestError(
+                f"{type(layer).__name__} can't be kept in fp32 inside a base of 16 bits: it "
+                f"returns a {type(output).__name__}, not a tensor; take precision fp32"
+            )
         return output.to(self.input_dtype)
 
 

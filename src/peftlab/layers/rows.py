@@ -34,13 +34,14 @@ def rows_to_codes(
     """X (n, width) -> codes (n, width) and scales (n, 1) in fp32.
 
     Args:
-        x: fp32 or bf16, contiguous.
+        x: fp32 or bf16.
         columns: (width,) in fp32, a factor of each column.
         is_signed: int8; else uint8 with 128 for 0, as oneDNN wants it.
         largest: magnitude of a code.
     """
+    x = x.contiguous()  # so are its codes, as oneDNN reads them
     if largest == LARGEST and _is_native(x):
-        codes, scales = torch.ops.peftlab.rows_to_codes(x.contiguous(), columns, is_signed)
+        codes, scales = torch.ops.peftlab.rows_to_codes(x, columns, is_signed)
         return codes, scales
     exact = x.float() if columns is None else x.float() * columns
     scales = exact.abs().amax(dim=1, keepdim=True).clamp_(min=SMALLEST) / largest

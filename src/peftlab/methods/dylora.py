@@ -176,6 +176,7 @@ class DyLoRALinear(LowRank):
         saved_A[row], saved_B[:, row] = self.lora_A[row], self.lora_B[:, row]
         self.lora_A.copy_(saved_A)
         self.lora_B.copy_(saved_B)
+        del self.saved
 
 
 def _layers(model: nn.Module) -> list[DyLoRALinear]:

@@ -33,6 +33,7 @@ from peftlab.layers import (
     Adapter,
     Linear,
     PreTrainedModel,
+    TensorVersion,
     WeightAdapter,
     adapter_dtype,
     base_dtype,
@@ -78,7 +79,7 @@ class VeRA(InPeft):
     d_initial: float = Field(default=0.1)
     dropout: float = searched(0.0, 0, 0.3, log=False, ge=0, lt=1)
     targets: str = "query,value"
-    projection_seed: int | None = Field(default=None, ge=0)
+    projection_seed: int | None = Field(default=None, ge=0, lt=2**64)
 
     def inject(self, model: PreTrainedModel) -> Targets:
         layers = [model.get_submodule(name) for name in find_targets(model, self.targets).names]
@@ -127,21 +128,6 @@ class VeRA(InPeft):
 
 def _has_pair(tensors: Mapping[str, Tensor]) -> bool:
     return any(name.endswith("vera_A") for name in tensors)
-
-
-class TensorVersion(NamedTuple):
-    """A tensor at one time: which it was, and how often it had been changed in place by then."""
-
-    tensor: Callable[[], Tensor | None]
-    version: int | None
-
-    @classmethod
-    def of(cls, x: Tensor) -> Self:
-        # tensors of inference mode count no changes; nothing is trained there
-        return cls(weakref.ref(x), None if x.is_inference() else x._version)
-
-    def is_still(self, x: Tensor) -> bool:
-        return self.tensor() is x and self.version == TensorVersion.of(x).version
 
 
 class CachedProduct(NamedTuple):

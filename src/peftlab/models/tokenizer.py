@@ -73,7 +73,7 @@ def longest_input(folder: Path) -> int:
 
 def token_limit(tokenizer: Any, config: Any) -> int:
     """The largest number of tokens that both the tokenizer and the model's positions allow."""
-    limit = min(int(tokenizer.model_max_length), MAX_TOKENS)
+    limit = int(min(tokenizer.model_max_length, MAX_TOKENS))  # some have infinity
     positions: int | None = getattr(config, "max_position_embeddings", None)
     if positions in (None, -1):  # -1 is XLNet's, which has no limit
         return limit
