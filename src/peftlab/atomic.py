@@ -80,6 +80,8 @@ def check_replaceable(
         raise RequestError(f"{folder} is a file; give a folder")
     if foreign:
         content = f"something that is not an adapter of peftlab's ({foreign[0]})"
+        if not may_be_adapter:
+            content = f"something already ({foreign[0]})"
         if "suite.json" in foreign:
             content = "what `peftlab compare` wrote, and not an adapter"
         raise RequestError(f"{folder} holds {content}; give a new or an empty folder")

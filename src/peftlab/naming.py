@@ -5,6 +5,7 @@ Every room may import this file and it imports none of them.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import math
 import re
@@ -83,6 +84,16 @@ def duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{round(seconds / 60)} minutes"
     return f"{seconds / 3600:.1f} hours"
+
+
+def columns(text: str) -> list[str]:
+    """The names of columns in a list; one with a comma stands in double quotes, as in CSV.
+
+    >>> columns('title, "my text, the 1st"'), columns('läbel "x"')
+    (['title', 'my text, the 1st'], ['läbel "x"'])
+    """
+    (names,) = csv.reader([text], skipinitialspace=True)
+    return [name.strip() for name in names if name.strip()]
 
 
 def words(text: str) -> list[str]:

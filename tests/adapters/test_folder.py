@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import peftlab
 from peftlab.adapters import read_card
+from peftlab.api.export import merge_folder
 from peftlab.layers import adapter_state
 from peftlab.methods import METHODS, InPeft, injected
 from peftlab.tasks import Task
@@ -243,6 +244,8 @@ def test_a_user_s_own_file_in_an_adapter_s_folder_is_not_deleted(
     (tmp_path / "adapter" / "answers.csv").write_text("mine")
     with pytest.raises(peftlab.RequestError, match=r"not an adapter of peftlab's \(answers\.csv\)"):
         peftlab.save(model, tmp_path / "adapter")
+    with pytest.raises(peftlab.RequestError, match=r"adapter holds something already \(.*\); give"):
+        merge_folder(tmp_path / "adapter", tmp_path / "adapter")
 
 
 def test_a_link_is_followed(trained: Any, tmp_path: Path) -> None:

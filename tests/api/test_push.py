@@ -271,6 +271,8 @@ def test_wrong_requests(adapter: Path, tmp_path: Path) -> None:
         push(adapter, NAME, to=tmp_path / "to")
     with pytest.raises(RequestError, match="a name on the hub is OWNER/NAME, got 'a/b/c'"):
         push(adapter, "a/b/c", base="somebody/tiny", to=tmp_path / "to")
+    with pytest.raises(RequestError, match="private must be True or False, got 'yes'"):
+        push(adapter, NAME, private="yes", to=tmp_path / "to")  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="adapter"):
         push(tmp_path, NAME, base="somebody/tiny", to=tmp_path / "to")
     assert not (tmp_path / "to").exists()

@@ -134,6 +134,13 @@ def test_quiet_shows_nothing(
     assert capfd.readouterr() == ("", "")
     peftlab.compare(**asked, out=tmp_path / "told")
     assert "head" in capfd.readouterr().err
+    with pytest.raises(peftlab.RequestError, match="quiet must be True or False, got 'no'"):
+        peftlab.compare(**asked, out=tmp_path / "told", quiet="no")  # type: ignore[arg-type]
+
+
+def test_no_rows_to_show_are_refused_as_they_were_given(folder: Path) -> None:
+    with pytest.raises(peftlab.RequestError, match=r"methods must be a name.*, got \[\]"):
+        peftlab.show(folder, methods=[])
 
 
 def test_a_notebook_s_progress_is_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,5 +55,9 @@ def test_what_can_t_be_compared_is_refused(folder: Path, tmp_path: Path) -> None
         peftlab.verdicts("~/none")
     with pytest.raises(peftlab.RequestError, match="give folders or records, not both"):
         peftlab.verdicts([folder, *Store(folder).records()])  # type: ignore[list-item]
+    with pytest.raises(peftlab.RequestError, match=r"nosuch has no predictions; give the output"):
+        peftlab.verdicts(Store(folder).records(), folder=tmp_path / "nosuch")
+    with pytest.raises(peftlab.RequestError, match="folder= is for records"):
+        peftlab.verdicts(folder, folder=folder)
     with pytest.raises(peftlab.RequestError, match="nothing to compare"):
         peftlab.verdicts([])

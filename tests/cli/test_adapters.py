@@ -69,6 +69,13 @@ def test_the_winner_of_a_comparison_answers_a_file(
     record["score"]["accuracy"] += 0.01  # what rounding may do: an example of a hundred
     (tmp_path / "out" / "records" / f"{cell}.json").write_text(json.dumps(record))
     assert "in its record" in type_in("export", "out", "--to", "again", "--method", row)
+    moved = shutil.move(tiny_model, tmp_path / "moved")
+    try:
+        said = type_in("export", "out", "--to", "again", code=2)
+        assert "say where it lies now with --base" in said
+        assert "in its record" in type_in("export", "out", "--to", "again", "--base", moved)
+    finally:
+        shutil.move(moved, tiny_model)
     file = tmp_path / "out" / "adapters" / cell / "adapter_model.safetensors"
     save_file({name: -x for name, x in load_file(file).items()}, file, {"format": "pt"})
     assert "it is not exported" in type_in("export", "out", "--to", "no", code=2)

@@ -127,6 +127,8 @@ def test_plan_in_python_takes_what_compare_takes(
     assert row.all_s is None
     with pytest.raises(RequestError, match="unknown method 'lroa'"):
         peftlab.plan(model=tiny_model, tasks=tiny_task, methods="lroa")
+    with pytest.raises(RequestError, match="measure must be True or False, got 'no'"):
+        peftlab.plan(model=tiny_model, tasks=tiny_task, measure="no")  # type: ignore[arg-type]
 
 
 def test_plan_tells_what_compare_would_refuse_and_what_is_just_above_the_room(

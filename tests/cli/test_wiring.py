@@ -131,7 +131,8 @@ def test_the_home_folder_is_known_of_where_a_model_goes(
     """A shell leaves the ~ of --out=~/model to the command."""
     monkeypatch.setenv("HOME", str(tmp_path))
     assert typed("api.fit.run_fit", "fit", "--out=~/model").given[1] == tmp_path / "model"
-    assert typed("api.train.train_folder", "train", "--out=~/model").given[1] == tmp_path / "model"
+    call = typed("api.train.train_folder", "train", "--task", "acceptability", "--out=~/model")
+    assert call.given[1] == tmp_path / "model"
     call = typed("api.fit.resolve_fit", "fit", "--out", "model", "--runs=~/tried")
     assert call.given[2] == tmp_path / "tried"
     call = typed("api.inference.predict_file", "predict", "~/a", "~/b.csv", "--out=~/c.csv")
@@ -148,15 +149,16 @@ def test_no_methods_are_not_the_default_ones(typed: Typed) -> None:
 def test_what_an_adapter_s_commands_are_given(typed: Typed) -> None:
     call = typed(
         "api.inference.predict_file",
-        *("predict", "a", "f.csv", "--out", "o.csv", "--text", "x,y", "--base", "b"),
+        *("predict", "a", "f.csv", "--out", "o.csv", "--text", 'x,"y, z"', "--base", "b"),
         *("--device", "cpu", "--no-fast"),
     )
-    given = (Path("a"), Path("f.csv"), Path("o.csv"), ["x", "y"], "b", "cpu")
+    given = (Path("a"), Path("f.csv"), Path("o.csv"), ["x", "y, z"], "b", "cpu")
     assert (call.given[:6], call.given[7]) == (given, False)
     call = typed("api.export.merge_folder", "merge", "a", "--out", "o", "--base", "b")
     assert call.given == (Path("a"), Path("o"), "b")
-    call = typed("api.export.export", "export", "r", "--to", "o", "--task", "t", "--method", "lora")
-    assert call.given == (Path("r"), Path("o"), "t", "lora")
+    words = ("r", "--to", "o", "--task", "t", "--method", "lora", "--base", "b")
+    call = typed("api.export.export", "export", *words)
+    assert call.given == (Path("r"), Path("o"), "t", "lora", "b")
     words = ("a", "me/x", "--licence", "mit", "--private", "--base", "b", "--to", "o")
     call = typed("api.push.push", "push", *words)
     assert call.given == (Path("a"), "me/x")

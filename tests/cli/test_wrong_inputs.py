@@ -96,8 +96,8 @@ def test_a_dev_label_of_thousands_of_digits(kind: str, room: Path, refused: Refu
     [
         ("compare", "--seeds", DIGITS),
         ("compare", "--seeds", f"0,{2**32}"),
-        ("train", "--out", "o", "--seed", DIGITS),
-        ("train", "--out", "o", "--seed", 2**32),
+        ("train", "--task", "acceptability", "--out", "o", "--seed", DIGITS),
+        ("train", "--task", "acceptability", "--out", "o", "--seed", 2**32),
         ("compare", "--epochs", DIGITS),
         ("compare", "--lr", DIGITS),
         ("compare", "--methods", f"lora[rank={DIGITS}]"),
@@ -136,7 +136,7 @@ def test_suite_files(text: str, room: Path, tiny_model: Path, refused: Refused) 
         ("compare", "--methods", LONG),
         ("compare", "--tasks", "mrpc", "--data-dir", LONG),
         ("compare", LONG),
-        ("train", "--out", LONG),
+        ("train", "--task", "acceptability", "--out", LONG),
         ("train", "--out", "o", "--task", LONG),
         ("predict", LONG, "d.csv", "--out", "o.csv"),
         ("predict", "adapter", LONG, "--out", "o.csv"),
@@ -340,6 +340,39 @@ def test_numbers_that_nobody_means(room: Path, refused: Refused) -> None:
     assert "memory must be a number with a unit, such as 2GiB or 800MiB, got '10'" in said
     (room / "d.csv").write_text(f"a,b\n{LABELS}")
     assert "d.csv is the file to answer" in refused("predict", "x", "d.csv", "--out", "d.csv")
+    said = refused("train", "--task", "acceptability", "--out", "o", "--seed", "-1")
+    assert "seed must be at least 0 and less than 2**32" in said
+
+
+def test_nothing_is_trained_that_nobody_asked_for(room: Path, refused: Refused) -> None:
+    """It was the demo's task, and it replaced the adapter that lay there."""
+    said = refused("train", "--out", "o")
+    assert "train needs data: give your own with --data, --text and --label, or a --task" in said
+
+
+def test_what_is_given_twice(room: Path, refused: Refused) -> None:
+    said = refused("plan", "--set", "training.lr=7e-3", "--lr", "2e-4")
+    assert "--set training.lr=7e-3 and --lr exclude each other; leave one of them out" in said
+    said = refused("compare", "--set", "training.head_lr=7e-3", "--head-lr", "2e-4")
+    assert "--set training.head_lr=7e-3 and --head-lr exclude each other" in said
+    for command in ("plan", "compare"):
+        said = refused(command, "--tune", "2", "--lr", "1e-3")
+        assert "--lr 0.001 is given and --tune shall find it; leave one of them out" in said
+
+
+def test_answers_are_not_put_among_an_adapter_s_files(adapter: Path, refused: Refused) -> None:
+    for out in ("adapter/peftlab.json", "adapter/answers.csv"):
+        said = refused("predict", "adapter", "d.csv", "--out", out)
+        assert f"{out} lies in the adapter's folder, among its own files" in said
+
+
+def test_a_column_with_a_comma_is_named_as_in_csv(room: Path, refused: Refused) -> None:
+    (room / "e.csv").write_text('"my text, the 1st",b\n' + LABELS)
+    said = refused("plan", "--data", "e.csv", "--text", "my text, the 1st", "--label", "b")
+    assert "did you mean 'my text, the 1st'?" in said
+    assert "in an option, a name with a comma stands in double quotes" in said
+    said = refused("plan", "--data", "e.csv", "--text", '"my text, the 1st",c', "--label", "b")
+    assert "unknown column 'c'" in said
 
 
 def test_an_adapter_of_pairs_is_not_given_single_texts(adapter: Path, refused: Refused) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from peftlab.errors import RequestError
 from peftlab.methods import METHODS, load_plugin, make
-from peftlab.methods.registry import resolve_method
+from peftlab.methods.registry import register, resolve_method
 
 METHOD = """
 from typing import ClassVar
@@ -70,6 +70,11 @@ def test_what_can_not_be_a_plugin_is_explained(text: str, message: str, tmp_path
     with pytest.raises(RequestError, match=message):
         load_plugin(write(tmp_path, text))
     assert "mine" not in METHODS
+
+
+def test_what_is_no_class_is_no_method() -> None:
+    with pytest.raises(RequestError, match=r"method must be a class, .* got 3"):
+        register(3)  # type: ignore[type-var]
 
 
 def test_a_plugin_that_is_no_file_is_refused(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from peftlab import tasks
 from peftlab.errors import RequestError
-from peftlab.tasks import split
+from peftlab.tasks import carve, split
 from peftlab.tasks.base import Examples, Task
 
 Rows = list[dict[str, Any]]
@@ -554,15 +554,17 @@ def test_texts_of_dev_that_train_has_too_are_counted(tmp_path):
         {"text": "another", "label": "pos"},
     ]
     path, dev = write(tmp_path / "a.csv", rows), write(tmp_path / "b.csv", held)
-    (note,) = load(path, dev=dev).notes
+    task = load(path, dev=dev)
+    (note,) = task.dev_notes
     assert note.startswith("2 of 3 texts of dev are in train too")
-    assert load(path).notes == ()
+    assert carve(task).dev_notes == ()  # of another dev
+    assert task.notes == load(path).notes == load(path).dev_notes == ()
     pairs = [
         {"text": f"a {i}", "other": f"b {i}", "label": "pos" if i % 2 else "neg"} for i in range(9)
     ]
     turned = [{"text": "b 3", "other": "a 3", "label": "pos"}]
     path, dev = write(tmp_path / "c.csv", pairs), write(tmp_path / "d.csv", turned)
-    (note,) = load(path, dev=dev, text=["text", "other"]).notes
+    (note,) = load(path, dev=dev, text=["text", "other"]).dev_notes
     assert note.startswith("1 of 1 texts")
 
 
@@ -673,7 +675,7 @@ def test_blanks_around_a_column_s_name_are_no_part_of_it(tmp_path):
 def test_rows_with_one_text_are_told_of(tmp_path):
     rows = [{"text": f"text {i % 5}", "label": "pos" if i % 5 < 2 else "neg"} for i in range(40)]
     task = load(write(tmp_path / "a.csv", rows))
-    (note,) = task.notes
+    (note,) = task.dev_notes
     n, rest = len(set(task.dev.texts)), "rows: intervals count each text once"
     assert note == f"dev has {n} different texts in {len(task.dev)} {rest}"
 

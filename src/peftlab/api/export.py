@@ -52,7 +52,11 @@ class Exported(NamedTuple):
 
 
 def export(
-    out: str | Path, to: str | Path, task: str | Task | None = None, method: str | None = None
+    out: str | Path,
+    to: str | Path,
+    task: str | Task | None = None,
+    method: str | None = None,
+    base: str | None = None,
 ) -> Exported:
     """Copy the winner's adapter of `out` to the folder `to`.
 
@@ -61,6 +65,7 @@ def export(
         to: a new or empty folder, or one with an adapter, which is replaced.
         task: the task's name, if there are several; the `Task` itself if it was made in Python.
         method: the row to take instead of the winner.
+        base: where the base lies now, if not where it lay in training.
 
     Raises:
         RequestError: if there is no such row or adapter, if its data can't be read again, or if it
@@ -68,6 +73,8 @@ def export(
     """
     expect_path("out", out)
     expect_path("to", to)
+    if base is not None:
+        expect_path("base", base)
     if task is not None:
         expect("task", task, (str, Task), "a name or a Task")
     out, to = expanded(out), expanded(to)
@@ -88,7 +95,7 @@ def export(
     except RequestError as error:
         adapter = store.adapter(record.cell)
         raise RequestError(f"{error}; its adapter, which can't be checked, is {adapter}") from error
-    reached = check_again(store, record, task)
+    reached = check_again(store, record, task, base)
     replace_folder(to, lambda folder: copy_adapter(store, record, folder))
     return Exported(record, reached, rate_from_dev)
 
@@ -192,8 +199,10 @@ def _best_kept(store: Store, row: list[Record]) -> Record:
     return best_seed(kept)
 
 
-def check_again(store: Store, record: Record, task: Task) -> float:
+def check_again(store: Store, record: Record, task: Task, base: str | None = None) -> float:
     """Load the adapter of `record` again and return its main metric on its task.
+
+    `base` is where its base lies now, if not where it lay in training.
 
     Raises:
         RequestError: if its outputs for dev are not those of the end of its training.
@@ -202,7 +211,7 @@ def check_again(store: Store, record: Record, task: Task) -> float:
     device = record.training["device"]
     device = device if device in devices() else "cpu"
     with threads_for(device, record.training["threads"]):
-        model, tokenizer = load(adapter, device=device)
+        model, tokenizer = load(adapter, base=base, device=device)
         outputs = dev_outputs(model, tokenizer, task)
     recorded = torch.tensor(store.outputs(record.cell))
     is_comparable = outputs.shape == recorded.shape

@@ -304,6 +304,10 @@ def predict_file(
     """
     check_out(out, file)
     check_adapter(adapter)
+    if out.resolve().is_relative_to(Path(adapter).resolve()):
+        raise RequestError(
+            f"{out} lies in the adapter's folder, among its own files; give --out another place"
+        )
     card = read_card(adapter)
     trained_columns = card.task.columns if card and card.task else []
     columns = list(text or trained_columns)

@@ -51,10 +51,15 @@ class Live(ForwardingObserver):
 
     def step(self, cell: Cell, row: dict[str, Any], total: int) -> None:
         super().step(cell, row, total)
-        if self.now is not None and (self.now.step == 0 or time.monotonic() > self.next_write_s):
-            progress = {"step": row["step"], "steps": total, "loss": row["loss"]}
-            progress["memory_mib"] = row.get("memory_mib")
-            self._write(self.now.model_copy(update=progress))
+        if self.now is None:
+            return
+        is_first = self.now.step == 0
+        progress = {"step": row["step"], "steps": total, "loss": row["loss"]}
+        progress["memory_mib"] = row.get("memory_mib")
+        # also between two writes: an epoch's end writes it, and may come sooner than the next
+        self.now = self.now.model_copy(update=progress)
+        if is_first or time.monotonic() > self.next_write_s:
+            self._write(self.now)
 
     def epoch(self, cell: Cell, epoch: int, score: dict[str, float]) -> None:
         super().epoch(cell, epoch, score)

@@ -17,6 +17,7 @@ from peftlab.bench.grid import Grid
 from peftlab.bench.times import Time, by_measured, by_records, measure_cells, records_of
 from peftlab.bench.tokens import Tokens
 from peftlab.bench.tune import Remaining, Trainings, remaining
+from peftlab.errors import expect
 from peftlab.methods import Method
 from peftlab.records.record import Record
 from peftlab.tasks import Task
@@ -156,6 +157,7 @@ def plan(
     Raises:
         RequestError: if anything in the request is wrong.
     """
+    expect("measure", measure, bool, "True or False")
     request = request_of(
         plan,
         suite=suite,
@@ -183,6 +185,7 @@ def plan_request(
 ) -> Plan:
     """The plan of a checked request; `tell` gets a line for each row that is counted or run."""
     grid = resolved.grid
+    outstanding = remaining(grid, resolved.out)
     predictor = Predictor(grid)
     costs = _costs(grid, predictor, tell)
     cells = [cell for cell, _ in costs]
@@ -191,7 +194,6 @@ def plan_request(
         measured = measure_cells(grid, cells, lambda title: tell(f"running a few steps of {title}"))
     records = [] if measure else records_of(record_folders(resolved.out))
     free_mib = training_room(cells[0].training.device)
-    outstanding = remaining(grid, resolved.out)
     rows = []
     for cell, cost in costs:
         few_steps = measured.get(cell.name)

@@ -21,6 +21,7 @@ from rich.progress import (
 from peftlab.bench.cell import Cell
 from peftlab.bench.grid import LEAST_EPOCHS, LEAST_UPDATES, Grid
 from peftlab.bench.run import Observer
+from peftlab.errors import expect
 from peftlab.naming import counted, title
 from peftlab.records.record import Record
 from peftlab.records.rows import LOWER_IS_BETTER
@@ -35,7 +36,11 @@ def callers_console(quiet: bool = False) -> Console:
 
     A notebook would keep every frame of a bar. Rich's own display there needs ipywidgets, warns
     without it, and loses a cell's output if two commands run at once.
+
+    Raises:
+        RequestError: if `quiet` is neither True nor False.
     """
+    expect("quiet", quiet, bool, "True or False")
     console = Console(stderr=True, quiet=quiet)
     if not console.is_jupyter:
         return console
@@ -180,7 +185,7 @@ def describe_tasks(grid: Grid) -> list[str]:
         training = trainings[name]
         length = describe_length(len(task.train), training.batch_size, training.epochs, by_default)
         lines.append(f"{describe_task(task)}; {length}")
-        lines += [f"task {name}: {note}" for note in task.notes]
+        lines += [f"task {name}: {note}" for note in (*task.notes, *task.dev_notes)]
     return lines
 
 

@@ -80,6 +80,7 @@ def push(
     """
     expect_path("folder", folder)
     expect("base", base, (str, NoneType), "a name on the hub")
+    expect("private", private, bool, "True or False")
     _check_name(name, owned=True)
     if base is not None:
         _check_name(base)

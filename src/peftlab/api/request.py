@@ -19,7 +19,7 @@ from peftlab.errors import RequestError, expanded, expect_path, plain
 from peftlab.methods import Method, is_built_in, register
 from peftlab.methods import load_plugin as load_plugin
 from peftlab.methods import parse_methods as parse_methods
-from peftlab.naming import slug
+from peftlab.naming import columns, slug
 from peftlab.settings import Training
 from peftlab.tasks import names
 
@@ -152,7 +152,7 @@ def data_of(data: Any, options: dict[str, Any]) -> dict[str, Any] | None:
             expect_path(f"data's {name}", table[name])
             table[name] = Path(table[name])
     if isinstance(table["text"], str):
-        table["text"] = [column.strip() for column in table["text"].split(",")]
+        table["text"] = columns(table["text"])
     elif isinstance(table["text"], tuple):
         table["text"] = list(table["text"])
     return table

@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from peftlab.errors import expanded, expect, expect_path
+from peftlab.errors import RequestError, expanded, expect, expect_path
 from peftlab.records.question import Prefer, Question
 from peftlab.records.record import Record
 from peftlab.records.rows import MARGIN
@@ -57,7 +57,9 @@ def _names(argument: str, names: Any) -> list[str] | None:
         return [names]
     words = "a name, or a list of names"
     expect(argument, names, (list, tuple), words)
-    for name in names or [None]:
+    if not names:
+        raise RequestError(f"{argument} must be {words}, got {names!r}")
+    for name in names:
         expect(argument, name, str, words)
     return list(names)
 

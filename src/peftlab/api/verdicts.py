@@ -41,20 +41,29 @@ def verdicts(
         minutes: limit of the mean duration of its cells, likewise.
 
     Raises:
-        RequestError: if a folder has no records, if the margin is no finite number of at least 0,
-            if the preference is unknown, or if no row meets the limits.
+        RequestError: if a folder has no records, or `folder` no predictions, if the margin is no
+            finite number of at least 0, if the preference is unknown, or if no row meets the
+            limits.
     """
     question = Question(margin, prefer, memory_mib, minutes)
     records, folders = _read_records(folder_or_records)
-    return compare_rows(records, [*folders, *_as_paths(folder)], question)
+    if folder is not None:
+        if folders:
+            raise RequestError("folder= is for records, and folders were given; leave it out")
+        folders = _with_predictions(folder)
+    return compare_rows(records, folders, question)
 
 
-def _as_paths(folders: Folder | Sequence[Folder] | None) -> list[Path]:
-    if folders is None:
-        return []
-    if isinstance(folders, (str, os.PathLike)):
-        folders = [folders]
-    return [expanded(folder) for folder in folders]
+def _with_predictions(folder: Folder | Sequence[Folder]) -> list[Path]:
+    """The folders; raises `RequestError` for one that is no comparison's."""
+    given = [folder] if isinstance(folder, (str, os.PathLike)) else folder
+    folders = [expanded(one) for one in given]
+    for one in folders:
+        if not (one / "predictions").is_dir():
+            raise RequestError(
+                f"{one} has no predictions; give the output folder that the records come from"
+            )
+    return folders
 
 
 def _read_records(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -227,7 +227,7 @@ def merged_request(file: Path | None, request: dict[str, Any], sets: Iterable[st
             )
     merged |= _demo_defaults(merged)
     _check_types(merged)
-    apply_sets(merged, sets)
+    apply_sets(merged, sets, options)
     if options.get("lr") is not None:
         _check_rates_apply(merged.get("methods", METHODS), [options["lr"]])
     return make_suite(**merged)
@@ -287,11 +287,14 @@ def with_paths(request: dict[str, Any], convert: Callable[[Any], Any]) -> dict[s
     return converted
 
 
-def apply_sets(request: dict[str, Any], assignments: Iterable[str]) -> None:
+def apply_sets(
+    request: dict[str, Any], assignments: Iterable[str], options: Collection[str] = ()
+) -> None:
     """Apply `METHOD.FIELD=VALUE` and `training.FIELD=VALUE` to a request, in place.
 
     Raises:
-        RequestError: if one is malformed, or names a method that the request does not have.
+        RequestError: if one is malformed, names a method that the request does not have, or sets
+            what one of the `options` of training sets.
     """
     for assignment in assignments:
         match = re.fullmatch(r"\s*([\w-]+)\.(\w+)\s*=\s*(.+)", assignment)
@@ -305,6 +308,11 @@ def apply_sets(request: dict[str, Any], assignments: Iterable[str]) -> None:
                 raise RequestError(
                     f"--set {assignment} and several rates ({request['rates']}) exclude each "
                     "other; leave one of them out, or give --lr"
+                )
+            if field in options:
+                raise RequestError(
+                    f"--set {assignment} and --{field.replace('_', '-')} exclude each other; leave "
+                    "one of them out"
                 )
             request["training"] = {**request.get("training", {}), field: value}
             continue

@@ -49,8 +49,6 @@ def tune_grid(grid: Grid, tune: Tune, out: Path, progress: Observer) -> Grid:
         RequestError: without Optuna, if the request fixes a rate that trials are to find, if a task
             is too small to keep a part of train apart, or if `out` can't take the trials.
     """
-    check_optuna()
-    _check_rates_open(grid, tune)
     tunings = _tunings(grid, tune)
     Store(out).prepare()
     store = Store(out).trials
@@ -103,17 +101,17 @@ def remaining(grid: Grid, out: Path) -> Remaining:
     """The part of the grid that is not in the folder `out`; a row with a trial missing lacks all.
 
     Raises:
-        RequestError: without Optuna, or if the folder's trials are damaged, or a task is too small
-            for trials.
+        RequestError: without Optuna, if the request fixes a rate that trials are to find, or if the
+            folder's trials are damaged, or a task is too small for trials.
     """
     tune, store = grid.suite.tune, Store(out)
     trials: dict[tuple[str, str], list[Trainings]] = {}
     if tune is not None:
-        check_optuna()
+        tunings = _tunings(grid, tune)
         trial_store = store.trials
         read_trials(trial_store.out)  # a damaged file is refused now, not when trials have run
         rows: dict[str, list[Row]] = {name: [] for name in grid.tasks}
-        for tuning in _tunings(grid, tune):
+        for tuning in tunings:
             row = tuning.tuned_row(trial_store)
             if row is None:
                 trials[tuning.task.name, tuning.row.part.label] = tuning.trainings
@@ -125,6 +123,8 @@ def remaining(grid: Grid, out: Path) -> Remaining:
 
 
 def _tunings(grid: Grid, tune: Tune) -> list[RowTuning]:
+    check_optuna()
+    _check_rates_open(grid, tune)
     tasks = [part_of_train(task, tune.validation) for task in grid.tasks.values()]
     return [RowTuning(grid, row, task, tune) for task in tasks for row in grid.rows]
 

@@ -20,9 +20,7 @@ def predict(
     adapter: Adapter,
     file: Annotated[Path, typer.Argument(help="CSV, TSV, JSONL or Parquet.")],
     out: Annotated[Path, Option(help="The file to write, in the format that its suffix says.")],
-    text: Annotated[
-        Text, Option(help="The text column, or two with a comma between; default: training's.")
-    ] = None,
+    text: Annotated[Text, Option(help=f"{options.COLUMNS} Default: training's.")] = None,
     base: Base = None,
     device: Annotated[str, Option(help=Training.model_fields["device"].description)] = "auto",
     fast: options.Fast = None,
@@ -44,7 +42,7 @@ def predict(
 
         from peftlab.api.inference import predict_file
 
-        columns = options.split(text, "--text")
+        columns = options.columns_of(text)
         replaced = " (in place of what was there)" if out.exists() else ""
         predicted = predict_file(
             adapter, file, out, columns, base, device, advance, fast is not False
@@ -112,6 +110,7 @@ def export(
     to: Annotated[Path, Option(help="Folder for the adapter.")],
     task: Annotated[Text, Option(help="Which task's, if there are several.")] = None,
     method: Annotated[Text, Option(help="The row to take; default: the winner.")] = None,
+    base: Base = None,
 ) -> None:
     """Copy the winner's adapter out of a comparison.
 
@@ -123,7 +122,7 @@ def export(
     with Console(stderr=True).status("evaluating the adapter again"):
         from peftlab.api.export import export as export_adapter
 
-        record, reached, rate_from_dev = export_adapter(out, to, task, method)
+        record, reached, rate_from_dev = export_adapter(out, to, task, method, base)
     assert record.score is not None
     row = title(record.task.name, record.method.label, record.seed)
     metric = record.task.main_metric

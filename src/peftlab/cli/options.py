@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from peftlab.cli.stop import exit_for
 from peftlab.errors import RequestError, expanded
-from peftlab.naming import words
+from peftlab.naming import columns, words
 from peftlab.settings import Training
 
 Option = typer.Option
@@ -34,6 +34,7 @@ DataDir = Annotated[
 ]
 Grid = dict[str, Any]  # the fields of a request that say which cells there are
 
+COLUMNS = "The text column, or two with a comma between; names with a comma in double quotes."
 LONGEST_SEED = 10  # digits
 
 
@@ -170,7 +171,7 @@ def _request(
     data: Annotated[
         Path | None, Option(help="Your own data: CSV, TSV, JSONL or Parquet; or hub:OWNER/NAME.")
     ] = None,
-    text: Annotated[Text, Option(help="Its text column, or two with a comma between.")] = None,
+    text: Annotated[Text, Option(help=COLUMNS)] = None,
     label: Annotated[Text, Option(help="Its label column.")] = None,
     dev: Annotated[
         Path | None, Option(help="A file to evaluate on; without it a fifth is kept apart.")
@@ -195,7 +196,7 @@ def _request(
     """The request of compare, plan, fit and train; `training` has an option for each setting."""
     from peftlab.api.request import data_of
 
-    data_options = {"text": split(text, "--text"), "label": label, "dev": dev, "kind": kind}
+    data_options = {"text": columns_of(text), "label": label, "dev": dev, "kind": kind}
     settings = {name: value for name, value in training.items() if value is not None}
     rates = rates_of(settings.pop("lr", None))
     if len(rates) == 1:
@@ -292,11 +293,18 @@ def seeds_of(text: str | None) -> list[int] | None:
     return [int(word) for word in seeds]
 
 
-def split(text: str | None, option: str) -> list[str] | None:
+def columns_of(text: str | None) -> list[str] | None:
+    """The text columns that an option names; None without a text."""
+    return split(text, "--text", columns)
+
+
+def split(
+    text: str | None, option: str, read: Callable[[str], list[str]] = words
+) -> list[str] | None:
     """The words of a list, split at the commas outside brackets; RequestError if there is none."""
     if text is None:
         return None
-    names = words(text)
+    names = read(text)
     if not names:
         raise RequestError(f"{option} must name at least one, got {text!r}")
     return names

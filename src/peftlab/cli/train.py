@@ -10,7 +10,7 @@ import typer
 
 from peftlab.cli import options
 from peftlab.cli.options import Option, Text
-from peftlab.errors import RequestError
+from peftlab.errors import RequestError, check_seed
 
 
 @options.with_request
@@ -34,6 +34,10 @@ def train(
         raise RequestError(
             f"train takes one learning rate, got {len(rates)}; `peftlab compare` takes several"
         )
+    if request.fields["data"] is None and task is None:
+        raise RequestError(
+            "train needs data: give your own with --data, --text and --label, or a --task"
+        )
     console = Console(stderr=True, quiet=quiet)
     with console.status("reading the request, the model and the data"):
         from peftlab.api.request import resolve_request
@@ -43,7 +47,7 @@ def train(
             "name": "train",
             "tasks": options.split(task, "--task"),
             "methods": options.methods_of(method),
-            "seeds": [seed],
+            "seeds": [check_seed(seed)],
         }
         grid = resolve_request(None, fields, request.sets).grid
     try:

@@ -40,6 +40,7 @@ def register(method: M) -> M:
         RequestError: if the class lacks a class variable that a method has, if it has a hook that
             would never be called, or if the name is a built-in method's and the class is not.
     """
+    expect("method", method, type, "a class, such as one that inherits from Method")
     required = ("name", "summary", "paper", "default_lr")
     missing = [name for name in required if not hasattr(method, name)]
     if missing:

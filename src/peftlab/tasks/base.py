@@ -102,6 +102,7 @@ class Task(metaclass=Explained):
             followed by ", a fifth of train" where a part of train stands in for dev.
         columns: the names of the text columns in their file, where they have any.
         notes: what was decided about the data, and how to ask for something else.
+        dev_notes: what must be known of this dev, and of no part of train in its place.
         licence: of the data, in its source's own words; None where the source names none.
         label_type: of the labels whose names are `labels`: "3" may name a number or a text.
     """
@@ -116,6 +117,7 @@ class Task(metaclass=Explained):
     source: str = "python"
     columns: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    dev_notes: tuple[str, ...] = ()
     licence: str | None = None
     label_type: LabelType = "str"
 

@@ -57,7 +57,7 @@ def carve(task: Task, share: float = FIFTH) -> Task:
     notes = task.notes
     if absent:
         notes += (f"{part} of train, which judges, has none of {few(absent)}: too few texts",)
-    return dataclasses.replace(task, train=train, dev=dev, source=source, notes=notes)
+    return dataclasses.replace(task, train=train, dev=dev, source=source, notes=notes, dev_notes=())
 
 
 def divide(

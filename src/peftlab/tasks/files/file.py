@@ -111,6 +111,8 @@ def task_of(
         notes=(
             *(_notes_on_kind(table, label, names, type_) if kind == "auto" else ()),
             *_notes_on_alike_names(names),
+        ),
+        dev_notes=(
             *_notes_on_repeated_texts(dev_examples),
             *_notes_on_shared_texts(train, dev_examples),
         ),
