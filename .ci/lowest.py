@@ -10,7 +10,8 @@ from pathlib import Path
 NEWEST = {"torch", "transformers"}
 
 project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
-for wanted in [*project["dependencies"], *project["optional-dependencies"]["tune"]]:
+extras = project["optional-dependencies"]
+for wanted in [*project["dependencies"], *extras["qlora"], *extras["tune"]]:
     name, lowest = re.fullmatch(r"([\w-]+)>=([\w.]+)", wanted).groups()
     if name not in NEWEST:
         print(f"{name}=={lowest}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from importlib import metadata
 from typing import Any
 
 import bitsandbytes.functional as theirs
@@ -30,6 +31,22 @@ def quantised_by_bitsandbytes(weight: Tensor) -> Quantised:
         weight, blocksize=64, compress_statistics=True, quant_type="nf4"
     )
     return Quantised(codes.flatten(), state.absmax, state.state2.absmax, state.offset)
+
+
+@pytest.mark.parametrize(
+    ("version", "wanted"),
+    [("0.45.0", False), ("0.49.2", False), ("0.50.0", True), ("1.2.dev0", True), (None, False)],
+)
+def test_versions_that_lose_a_last_part_of_a_block_are_left_alone(
+    version: str | None, wanted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def installed(name: str) -> str:
+        if version is None:
+            raise metadata.PackageNotFoundError(name)
+        return version
+
+    monkeypatch.setattr(metadata, "version", installed)
+    assert nf4.has_bitsandbytes.__wrapped__() is wanted
 
 
 class HostCopies(TorchDispatchMode):

@@ -16,9 +16,10 @@ below, in the same layout.
 from __future__ import annotations
 
 import functools
-import importlib.util
+import importlib
 import logging
 import math
+import re
 from importlib import metadata
 from typing import Any, ClassVar, NamedTuple
 
@@ -170,8 +171,16 @@ def _empty(weight: Tensor) -> Quantised:
 
 @functools.cache
 def has_bitsandbytes() -> bool:
-    """Whether bitsandbytes is installed; not by importing it, which takes more than a second."""
-    return importlib.util.find_spec("bitsandbytes") is not None
+    """Whether bitsandbytes is installed, 0.50 or later.
+
+    Older ones quantise only whole blocks on a CPU, or nothing. It is not imported, which takes more
+    than a second.
+    """
+    try:
+        version = re.match(r"(\d+)\.(\d+)", metadata.version("bitsandbytes"))
+    except metadata.PackageNotFoundError:
+        return False
+    return version is not None and (int(version[1]), int(version[2])) >= (0, 50)
 
 
 def quantiser() -> str:

@@ -14,7 +14,7 @@ Departs    the sum telescopes, W_T = W₀ + λ·s·(B_TA_T - B_KA_K), so W stays
            control=true trains just that, for comparison.
            In a second training the weight follows from the first step on: K and B_KA_K stay the
            first training's, so that no change of the weight is lost
-Raises     as LoRA, and RequestError on an nf4 base
+Raises     as LoRA, and RequestError on a quantised base
 """
 
 from __future__ import annotations
