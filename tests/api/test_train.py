@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 import peftlab
 from peftlab.api.export import TOLERANCE, _relative_deviation
-from peftlab.api.train import TRAINED_BEFORE
+from peftlab.api.train import TRAINED_BEFORE, _for_training
 from peftlab.atomic import CELL_FILES
 from peftlab.models import state_of
 from peftlab.records.record import Record
@@ -252,6 +252,15 @@ def test_a_model_stays_on_its_own_device_of_several(
     with pytest.raises(Moved, match="cuda:1"):
         peftlab.train(model, tokenizer, tiny_task, "lora", **FAST)
     assert (metered, forked) == ([place], [[place]])
+
+
+def test_the_generator_of_mps_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: "as it was")
+    monkeypatch.setattr(torch.mps, "set_rng_state", calls.append)
+    with pytest.raises(Moved), _for_training(torch.device("mps"), None):
+        raise Moved
+    assert calls == ["as it was"]
 
 
 def test_an_adapter_that_answers_every_year_with_2000_is_not_as_in_training(

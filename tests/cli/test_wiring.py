@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
@@ -20,7 +21,7 @@ import peftlab.api.fit
 import peftlab.api.plan
 from peftlab.api import listings
 from peftlab.bench import run
-from peftlab.cli import app
+from peftlab.cli import app, main
 from peftlab.cli.compare import report_stop
 from peftlab.cli.stop import Terminated
 from peftlab.records.question import Question
@@ -174,6 +175,34 @@ def test_watch_looks_until_there_is_nothing_left(monkeypatch: pytest.MonkeyPatch
     result = CliRunner().invoke(app, ["watch", "folder", "--every", "0.5"])
     assert result.exit_code == 0
     assert slept == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_of_which_a_library_made_another_error_is_a_stop(
+    number: int, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An import of numpy's inside scipy's made a RecursionError of it."""
+
+    def importing() -> None:
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            raise RecursionError("maximum recursion depth exceeded") from None
+
+    handlers = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr("peftlab.cli.stop.came", came := [])
+    monkeypatch.setattr("peftlab.cli.came", came)
+    monkeypatch.setattr("peftlab.cli.app", importing)
+    try:
+        with pytest.raises(SystemExit) as stop:
+            main()
+    finally:
+        for one, handler in handlers.items():
+            signal.signal(one, handler)
+    assert stop.value.code == status
+    shown = capsys.readouterr().err
+    assert "stopped, inside of something (RecursionError: maximum" in shown
 
 
 @pytest.mark.parametrize(("stop", "status"), [(KeyboardInterrupt, 130), (Terminated, 143)])

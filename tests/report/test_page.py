@@ -202,6 +202,7 @@ def test_scores_by_rank_have_a_table_and_a_figure(record, tmp_path):
     page = Page(build(tmp_path, "demo", records).read_text(encoding="utf-8"))
     words = "".join(page.text.split())
     assert "ranksinusemethodtask116dyloramrpcf1.650±.071.850±.071" in words
+    assert ("tr", {"data-method": "dylora", "data-task": "mrpc"}) in page.tags
     assert (tmp_path / "report" / "figures" / "rank-mrpc.svg").exists()
     assert "f1 on dev over the number of ranks in use for dylora." in {
         attrs.get("aria-label") for _, attrs in page.tags

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from peftlab.models import find, load_source, sized_model
 from peftlab.training import Encoded, Loop
 from peftlab.training.cost import LiveMeter, Shape, count_step, make_fake
 from peftlab.training.meters import MIB, sizes
+from peftlab.training.passes import batch_loss
 from plans import plan
 
 SIZE, WIDTH = 6, 24
@@ -70,6 +72,27 @@ def counted(
     shape = Shape(SIZE, WIDTH, sum(data().lengths) if packed else SIZE * WIDTH, packed)
     with activation_checkpointing(model, run.settings.checkpointing):
         return count_step(model, injected, run, shape, shape, in_parts)
+
+
+def test_ctrl_c_waits_for_the_end_of_a_count(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a storage's end calls back it would be printed and forgotten, or end the process."""
+    reached = []
+
+    def interrupted(*arguments: Any) -> Any:
+        loss = batch_loss(*arguments)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.raise_signal(number)
+        reached.append(loss)
+        return loss
+
+    monkeypatch.setattr("peftlab.training.cost.batch_loss", interrupted)
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        counted(tiny_model, "head")
+    assert reached
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -148,10 +148,24 @@ def _for_training(device: torch.device, threads: int | None) -> Iterator[None]:
     with (
         threads_for(device.type, threads),
         torch.random.fork_rng([device] if device.type == "cuda" else []),
+        _kept_generator_of_mps(device),
         torch.inference_mode(False),
         torch.enable_grad(),
     ):
         yield
+
+
+@contextlib.contextmanager
+def _kept_generator_of_mps(device: torch.device) -> Iterator[None]:
+    """What torch's fork_rng does for CUDA; it takes no device that has no number."""
+    if device.type != "mps":
+        yield
+        return
+    state = torch.mps.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.mps.set_rng_state(state)
 
 
 def _injected_cell(

@@ -23,7 +23,7 @@ from peftlab.cli.options import with_debug, with_home_paths, with_plugins
 from peftlab.cli.plan import plan
 from peftlab.cli.report import report
 from peftlab.cli.reproduce import reproduce
-from peftlab.cli.stop import exit_for, heed_sigterm
+from peftlab.cli.stop import came, exit_for, heed_signals
 from peftlab.cli.train import train
 from peftlab.cli.watch import watch
 from peftlab.errors import RequestError
@@ -66,7 +66,7 @@ DISK_FULL = (
 
 def main() -> None:
     """Run the command line; an error ends as a message, after a traceback with --debug."""
-    heed_sigterm()
+    heed_signals()
     _lend_what_libraries_need()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # an ASCII terminal shows ? for other characters
@@ -88,6 +88,9 @@ def main() -> None:
             2, f"error: {_abbreviate(str(error.filename))} can't be used: the name is too long"
         )
     except Exception as error:
+        if came:  # what it interrupted made this of it
+            what = f"{type(error).__name__}: {_abbreviate(str(error))}"
+            _exit_with(exit_for(came[0]).exit_code, f"stopped, inside of something ({what})")
         _exit_unexpected(error)
 
 

@@ -10,18 +10,26 @@ from types import FrameType
 
 import typer
 
+came: list[KeyboardInterrupt] = []  # of this process, in their order
+
 
 class Terminated(KeyboardInterrupt):
     """The process got a SIGTERM."""
 
 
-def heed_sigterm() -> None:
-    """Let SIGTERM raise `Terminated` from now on."""
-    signal.signal(signal.SIGTERM, _terminate)
+def heed_signals() -> None:
+    """Let SIGTERM raise `Terminated` from now on, and note it and Ctrl-C in `came`.
+
+    What they interrupt may make another error of them, as an import of numpy's did.
+    """
+    signal.signal(signal.SIGTERM, _stop)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored
+        signal.signal(signal.SIGINT, _stop)
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated
+def _stop(number: int, frame: FrameType | None) -> None:
+    came.append(Terminated() if number == signal.SIGTERM else KeyboardInterrupt())
+    raise came[-1]
 
 
 def exit_for(interrupt: KeyboardInterrupt) -> typer.Exit:

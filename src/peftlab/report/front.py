@@ -160,7 +160,7 @@ def _chart(
         alt.layer(_line(base), _threads(base), _dots(base, labels, column, style), _names(base))
         .properties(**PANEL)
         .facet(
-            facet=alt.Facet("cost:N", sort=list(panels), header=panel_header()),
+            facet=alt.Facet("cost:N", sort=list(panels), header=panel_header(PANEL["width"])),
             columns=len(COSTS),
             data=inline_data(columns, rows),
         )

@@ -91,13 +91,14 @@ class Plot:
         import altair as alt
 
         colour = alt.Color(f"{self.by}:N", scale=style.colours(self.labels), legend=None)
+        header = panel_header(PANEL["width"])
         # layers with other data are the same in every panel
         grey = self._grey(colour, max(10, limit // len(self.labels)))
         panels: alt.FacetChart = (
             alt.layer(*grey, *self._colour_marks(colour))
             .properties(**PANEL)
             .facet(
-                facet=alt.Facet(f"{self.by}:N", sort=list(self.labels), header=panel_header()),
+                facet=alt.Facet(f"{self.by}:N", sort=list(self.labels), header=header),
                 columns=COLUMNS,
                 data=inline_data(self.columns, self.rows),
             )

@@ -118,11 +118,13 @@ def legend(of_methods: bool) -> alt.Legend:
     )
 
 
-def panel_header() -> alt.Header:
-    """The header of a panel."""
+def panel_header(limit: int) -> alt.Header:
+    """The header of a panel that is `limit` pixels wide: a longer one would widen it."""
     import altair as alt
 
-    return alt.Header(title=None, labelAnchor="start", labelFontSize=11, labelPadding=3)
+    return alt.Header(
+        title=None, labelAnchor="start", labelFontSize=11, labelLimit=limit, labelPadding=3
+    )
 
 
 def method_chart(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> alt.Chart:

@@ -11,9 +11,12 @@ keeps, and the libraries' own code as it is read in.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import signal
+import threading
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -161,6 +164,27 @@ class LiveMeter(TorchDispatchMode):
         return sum(self.peaks)
 
 
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait for the end: raised where a storage ends they would be lost."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in before.items():
+        if callable(handler):
+            signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if callable(handler):
+                signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
 def count_step(
     model: PreTrainedModel,
     method: Trainee,
@@ -185,7 +209,7 @@ def count_step(
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     make_fake(model, mode, torch.device(plan.device_type))
-    with mode:
+    with _signals_held(), mode:
         groups = method.parameter_groups(
             model, plan.settings.lr, plan.settings.head_lr, plan.settings.weight_decay
         )

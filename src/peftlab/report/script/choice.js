@@ -13,7 +13,7 @@ const hiddenMethods = () =>
 function listenToBar() {
   bar.hidden = false;
   // the target of a link must not end up behind the bar, however many lines the bar takes
-  const storeHeight = () => document.body.style.setProperty("--bar", `${bar.offsetHeight}px`);
+  const storeHeight = () => document.documentElement.style.setProperty("--bar", `${bar.offsetHeight}px`);
   new ResizeObserver(storeHeight).observe(bar);
   for (const entry of entries) {
     const method = methodOf(entry);
@@ -73,11 +73,8 @@ function markPicked() {
 
 function show() {
   const off = new Set(hiddenMethods());
-  for (const element of document.querySelectorAll("main [data-method]")) {
-    element.hidden = off.has(methodOf(element));
-  }
-  for (const element of document.querySelectorAll("main [data-task]")) {
-    element.hidden = choice.tasksOff.has(element.dataset.task);
+  for (const element of document.querySelectorAll("main [data-method], main [data-task]")) {
+    element.hidden = off.has(methodOf(element)) || choice.tasksOff.has(element.dataset.task);
   }
   for (const table of document.querySelectorAll("table[data-columns]")) hideColumns(table);
   verdictTables.forEach(stopAtFirst);

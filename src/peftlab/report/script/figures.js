@@ -80,6 +80,7 @@ function specOf(figure, width) {
     const panels = spec.facet.sort?.length ?? Infinity;
     spec.columns = Math.min(panels, Math.max(2, Math.floor(width / 170)));
     spec.spec.width = width / spec.columns - 30;
+    spec.facet.header.labelLimit = spec.spec.width;
   }
   return spec;
 }
@@ -117,8 +118,8 @@ function addToMenu(figure, spec) {
   menu.querySelector(".vega-actions").append(link);
 }
 
-/** The data in a spec as CSV; several sets are one below the other. */
-const csv = (spec) => Object.values(spec.datasets ?? {}).join("\n");
+/** A figure's numbers as CSV: its first data set, since others draw them again in grey or as words. */
+const csv = (spec) => Object.values(spec.datasets ?? {})[0] ?? "";
 
 /** Printing does not wait: figures that are not drawn yet are printed as still pictures. */
 function drawRestStill() {
