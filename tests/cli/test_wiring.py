@@ -202,7 +202,7 @@ def test_a_stop_of_which_a_library_made_another_error_is_a_stop(
             signal.signal(one, handler)
     assert stop.value.code == status
     shown = capsys.readouterr().err
-    assert "stopped, inside of something (RecursionError: maximum" in shown
+    assert "stopped; what that interrupted failed: RecursionError: maximum" in shown
 
 
 @pytest.mark.parametrize(("stop", "status"), [(KeyboardInterrupt, 130), (Terminated, 143)])

@@ -88,9 +88,10 @@ def main() -> None:
             2, f"error: {_abbreviate(str(error.filename))} can't be used: the name is too long"
         )
     except Exception as error:
-        if came:  # what it interrupted made this of it
-            what = f"{type(error).__name__}: {_abbreviate(str(error))}"
-            _exit_with(exit_for(came[0]).exit_code, f"stopped, inside of something ({what})")
+        if came:
+            failure = f"{type(error).__name__}: {_abbreviate(str(error))}"
+            code = exit_for(came[0]).exit_code
+            _exit_with(code, f"stopped; what that interrupted failed: {failure}")
         _exit_unexpected(error)
 
 
