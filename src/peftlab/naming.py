@@ -5,7 +5,6 @@ Every room may import this file and it imports none of them.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import math
 import re
@@ -13,6 +12,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 FEW = 5  # names that a message lists
+_COLUMN = re.compile(r'\s*(?:"([^"]*)"\s*(?=,|\Z)|([^,]+))')
 
 
 def slug(text: str, otherwise: str = "unnamed") -> str:
@@ -92,7 +92,8 @@ def columns(text: str) -> list[str]:
     >>> columns('title, "my text, the 1st"'), columns('läbel "x"')
     (['title', 'my text, the 1st'], ['läbel "x"'])
     """
-    (names,) = csv.reader([text], skipinitialspace=True)
+    # not by the csv module, which takes a line break in a name for the end of the list
+    names = (quoted or plain for quoted, plain in _COLUMN.findall(text))
     return [name.strip() for name in names if name.strip()]
 
 

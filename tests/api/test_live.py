@@ -135,7 +135,7 @@ def test_steps_scores_and_memory_are_written_every_other_second(
         third = step(3, 2.5)
         assert (third.step, third.steps, third.memory_mib) == (3, 8, 73.0)
         assert step(4, 0.1).step == 3
-        progress.epoch(cell, 1, {"accuracy": 0.75})  # as often as each second it showed step 1
+        progress.epoch(cell, 1, {"accuracy": 0.75})  # it brings the step along
         now = read_now(tmp_path)
         assert now is not None and (now.epoch, now.score, now.step) == (1, 0.75, 4)
         assert now.written_s == 1000.0

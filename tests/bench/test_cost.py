@@ -107,6 +107,7 @@ def test_parts_make_up_the_peak(grid: Grid, predictor: Predictor) -> None:
     [
         ("fp32", torch.float32, 1.0),  # stays in its file
         ("bf16", torch.bfloat16, 1.0),
+        ("fp32", torch.bfloat16, 6400 * 4 + 6400 * 2),  # what became of it, and the embedding
         ("bf16", torch.float32, 1.5 * 6400 * 4),  # the embedding, and what became of it
         ("int8", torch.float32, 1.5 * 6400 * 4),
         ("int8", torch.bfloat16, 2 * 6400 * 2),  # copied as it is
@@ -127,6 +128,22 @@ def test_a_base_is_loaded_tensor_by_tensor_unless_its_files_have_several_precisi
     found = cost.Loading.of(tmp_path, Precision(base, "bf16")).peak(1.0 / 2**20) * 2**20
     in_fp32 = sum(p.numel() * 4 for p in empty_model(tmp_path, 2).parameters())
     assert found == pytest.approx(1.0 + in_fp32 if wanted is None else wanted)
+
+
+@pytest.mark.parametrize(
+    ("base", "stored", "n_bytes"),
+    [("int8", torch.float32, 4), ("int8", torch.bfloat16, 2 + 4)],  # stored, and made fp32
+)
+def test_beside_the_codes_of_a_matrix_lies_what_they_are_made_of(
+    base: str, stored: torch.dtype, n_bytes: int, tmp_path: Path
+) -> None:
+    config = BertConfig(
+        vocab_size=8, hidden_size=4, num_hidden_layers=1, num_attention_heads=1,
+        intermediate_size=16_000, max_position_embeddings=8,
+    )  # fmt: skip
+    BertModel(config).to(stored).save_pretrained(tmp_path)
+    found = cost.Loading.of(tmp_path, Precision(base, "bf16")).peak(7.0)
+    assert found == pytest.approx(7.0 + 4 * 16_000 * n_bytes / 2**20)
 
 
 def test_loading_is_counted_once_for_the_methods_on_one_base(

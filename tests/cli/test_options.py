@@ -28,6 +28,22 @@ def given(*words: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("a, b", ["a", "b"]),
+        ('"my text, the 1st",b', ["my text, the 1st", "b"]),
+        ('b , "my text, the 1st" ', ["b", "my text, the 1st"]),
+        ("a line\nbreak,b", ["a line\nbreak", "b"]),
+        ('läbel "x", 12" of it', ['läbel "x"', '12" of it']),
+        ('"never closed', ['"never closed']),
+        (",a,,", ["a"]),
+    ],
+)
+def test_columns_stand_with_commas_between(text: str, names: list[str]) -> None:
+    assert options.columns_of(text) == names
+
+
+@pytest.mark.parametrize(
     ("words", "settings"),
     [
         ((), {}),

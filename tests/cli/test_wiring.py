@@ -191,8 +191,8 @@ def test_a_stop_of_which_a_library_made_another_error_is_a_stop(
 
     handlers = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    monkeypatch.setattr("peftlab.cli.stop.came", came := [])
-    monkeypatch.setattr("peftlab.cli.came", came)
+    monkeypatch.setattr("peftlab.cli.stop.stops", stops := [])
+    monkeypatch.setattr("peftlab.cli.stops", stops)
     monkeypatch.setattr("peftlab.cli.app", importing)
     try:
         with pytest.raises(SystemExit) as stop:

@@ -352,9 +352,9 @@ def test_nothing_is_trained_that_nobody_asked_for(room: Path, refused: Refused) 
 
 def test_what_is_given_twice(room: Path, refused: Refused) -> None:
     said = refused("plan", "--set", "training.lr=7e-3", "--lr", "2e-4")
-    assert "--set training.lr=7e-3 and --lr exclude each other; leave one of them out" in said
+    assert "--set training.lr=7e-3 and the option for lr exclude each other; leave one" in said
     said = refused("compare", "--set", "training.head_lr=7e-3", "--head-lr", "2e-4")
-    assert "--set training.head_lr=7e-3 and --head-lr exclude each other" in said
+    assert "--set training.head_lr=7e-3 and the option for head_lr exclude each other" in said
     for command in ("plan", "compare"):
         said = refused(command, "--tune", "2", "--lr", "1e-3")
         assert "--lr 0.001 is given and --tune shall find it; leave one of them out" in said
@@ -370,7 +370,7 @@ def test_a_column_with_a_comma_is_named_as_in_csv(room: Path, refused: Refused) 
     (room / "e.csv").write_text('"my text, the 1st",b\n' + LABELS)
     said = refused("plan", "--data", "e.csv", "--text", "my text, the 1st", "--label", "b")
     assert "did you mean 'my text, the 1st'?" in said
-    assert "in an option, a name with a comma stands in double quotes" in said
+    assert "in --text, a name with a comma stands in double quotes" in said
     said = refused("plan", "--data", "e.csv", "--text", '"my text, the 1st",c', "--label", "b")
     assert "unknown column 'c'" in said
 

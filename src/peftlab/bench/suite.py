@@ -311,8 +311,8 @@ def apply_sets(
                 )
             if field in options:
                 raise RequestError(
-                    f"--set {assignment} and --{field.replace('_', '-')} exclude each other; leave "
-                    "one of them out"
+                    f"--set {assignment} and the option for {field} exclude each other; leave one "
+                    "of them out"
                 )
             request["training"] = {**request.get("training", {}), field: value}
             continue

@@ -23,7 +23,7 @@ from peftlab.cli.options import with_debug, with_home_paths, with_plugins
 from peftlab.cli.plan import plan
 from peftlab.cli.report import report
 from peftlab.cli.reproduce import reproduce
-from peftlab.cli.stop import came, exit_for, heed_signals
+from peftlab.cli.stop import exit_for, heed_signals, stops
 from peftlab.cli.train import train
 from peftlab.cli.watch import watch
 from peftlab.errors import RequestError
@@ -88,10 +88,6 @@ def main() -> None:
             2, f"error: {_abbreviate(str(error.filename))} can't be used: the name is too long"
         )
     except Exception as error:
-        if came:
-            failure = f"{type(error).__name__}: {_abbreviate(str(error))}"
-            code = exit_for(came[0]).exit_code
-            _exit_with(code, f"stopped; what that interrupted failed: {failure}")
         _exit_unexpected(error)
 
 
@@ -109,8 +105,12 @@ def _lend_what_libraries_need() -> None:
 
 
 def _exit_unexpected(error: Exception) -> NoReturn:
+    failure = f"{type(error).__name__}: {_abbreviate(str(error))}"
+    if stops:
+        code = exit_for(stops[0]).exit_code
+        _exit_with(code, f"stopped; what that interrupted failed: {failure}")
     hint = "" if "--debug" in sys.argv else "\nrun it again with --debug for a traceback"
-    _exit_with(1, f"error inside peftlab: {type(error).__name__}: {_abbreviate(str(error))}{hint}")
+    _exit_with(1, f"error inside peftlab: {failure}{hint}")
 
 
 def _exit_with(code: int, message: str) -> NoReturn:

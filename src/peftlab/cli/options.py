@@ -301,7 +301,7 @@ def columns_of(text: str | None) -> list[str] | None:
 def split(
     text: str | None, option: str, read: Callable[[str], list[str]] = words
 ) -> list[str] | None:
-    """The words of a list, split at the commas outside brackets; RequestError if there is none."""
+    """The names in an option's list, as `read` finds them; RequestError if there is none."""
     if text is None:
         return None
     names = read(text)

@@ -10,7 +10,7 @@ from types import FrameType
 
 import typer
 
-came: list[KeyboardInterrupt] = []  # of this process, in their order
+stops: list[KeyboardInterrupt] = []  # of this process, in their order
 
 
 class Terminated(KeyboardInterrupt):
@@ -18,7 +18,7 @@ class Terminated(KeyboardInterrupt):
 
 
 def heed_signals() -> None:
-    """Let SIGTERM raise `Terminated` from now on, and note it and Ctrl-C in `came`.
+    """Let SIGTERM raise `Terminated` from now on, and note it and Ctrl-C in `stops`.
 
     What they interrupt may make another error of them, as an import of numpy's did.
     """
@@ -28,8 +28,8 @@ def heed_signals() -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    came.append(Terminated() if number == signal.SIGTERM else KeyboardInterrupt())
-    raise came[-1]
+    stops.append(Terminated() if number == signal.SIGTERM else KeyboardInterrupt())
+    raise stops[-1]
 
 
 def exit_for(interrupt: KeyboardInterrupt) -> typer.Exit:

@@ -37,12 +37,12 @@ def side_by_side(parts: Sequence[Tensor]) -> Tensor:
     if len(parts) == 1:
         return first
     width = sum(part.shape[-1] for part in parts)
+    storage = first.untyped_storage()._cdata  # fakes have one, too
     offset = first.storage_offset()
     for part in parts:
         if (
             part.dim() < 2
-            or part.untyped_storage()._cdata
-            != first.untyped_storage()._cdata  # fakes have one, too
+            or part.untyped_storage()._cdata != storage
             or part.storage_offset() != offset
             or part.stride() != first.stride()
             or part.stride()[-2] != width
@@ -219,9 +219,9 @@ def refuse_assigning(model: nn.Module, undo: ExitStack) -> None:
 class Joined:
     """Frozen linear layers with the same input, computed together when the first is called.
 
-    The others take their pending outputs if they are called with the very same tensor, unchanged,
-    and autograd is on or off as before; otherwise all are computed anew. So results never depend on
-    the order of calls.
+    The others take their pending outputs if they are called with the very same tensor, unchanged
+    (as far as it tells: in inference mode tensors don't), and autograd is on or off as before;
+    otherwise all are computed anew. So results never depend on the order of calls.
 
     Args:
         layers: the plain layers.

@@ -9,8 +9,8 @@ Reference  bitsandbytes: the same codes bit for bit; codes of scales, too, excep
 Cost       4 + 8/64 + 32/(64·256) = 4.127 bits a weight; every product dequantises the weight anew
 Departs    scales in the signed 8-bit dynamic map of the authors' code, not in the paper's FP8
 
-bitsandbytes' own kernels are used where it is installed (extra `qlora`), elsewhere the plain torch
-below, in the same layout.
+bitsandbytes' own kernels are used where 0.50 or later is installed (extra `qlora`), elsewhere the
+plain torch below, in the same layout.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ class TensorVersion(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor) -> Self:
-        # tensors of inference mode count no changes; nothing is trained there
+        # a tensor of inference mode counts no changes: there it is always the same
         return cls(weakref.ref(x), None if x.is_inference() else x._version)
 
     def is_still(self, x: Tensor) -> bool:

@@ -55,7 +55,9 @@ class QLoRA(PeftLoRA, NeedsDevice):
                 f"this run is on {device}; leave it at 'adamw'"
             )
         if self.optimizer == "paged" and not has_bitsandbytes():
-            raise RequestError("optimizer='paged' needs bitsandbytes: pip install bitsandbytes")
+            raise RequestError(
+                "optimizer='paged' needs bitsandbytes: pip install 'bitsandbytes>=0.50'"
+            )
 
     def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         if self.optimizer == "adamw":

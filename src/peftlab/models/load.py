@@ -121,7 +121,9 @@ def load_source(
         RequestError: if the weights don't fill the backbone that config.json describes.
     """
     folder = source.folder
-    # one to be quantised is read as stored: each matrix is made fp32 when its turn comes
+    # One to be quantised is read as stored: each matrix is made fp32 when its turn comes. A buffer
+    # that a class makes in its weights' precision, as Gemma its scale of embeddings, is then in 16
+    # bits, as it was in its training.
     dtype = DTYPES.get(precision.base) or stored_dtype(folder) or torch.float32
     model = _pretrained(folder, num_labels, dtype)
     if precision.base in QUANTISED:

@@ -170,19 +170,19 @@ def _signals_held() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[int] = []
+    held: set[int] = set()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number, handler in before.items():
         if callable(handler):
-            signal.signal(number, lambda number, frame: came.append(number))
+            signal.signal(number, lambda number, frame: held.add(number))
     try:
         yield
     finally:
         for number, handler in before.items():
             if callable(handler):
                 signal.signal(number, handler)
-        if came:
-            signal.raise_signal(came[0])
+        if held:
+            signal.raise_signal(max(held))  # SIGTERM, if both came
 
 
 def count_step(

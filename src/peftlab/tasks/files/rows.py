@@ -199,7 +199,7 @@ def malformed(path: Path, number: int, n_fields: int, n_expected: int) -> Reques
 def _no_column(path: Path, name: str, header: Sequence[str]) -> NoColumn:
     hint = f"({path})"
     if any("," in column for column in header):
-        hint = f"({path}; in an option, a name with a comma stands in double quotes)"
+        hint = f"({path}; in --text, a name with a comma stands in double quotes)"
     if len(header) == 1:
         for separator, separators, suffix in (
             (";", "semicolons", ".csv"),
