@@ -56,7 +56,7 @@ def export(
     to: str | Path,
     task: str | Task | None = None,
     method: str | None = None,
-    base: str | None = None,
+    base: str | Path | None = None,
 ) -> Exported:
     """Copy the winner's adapter of `out` to the folder `to`.
 
@@ -73,8 +73,6 @@ def export(
     """
     expect_path("out", out)
     expect_path("to", to)
-    if base is not None:
-        expect_path("base", base)
     if task is not None:
         expect("task", task, (str, Task), "a name or a Task")
     out, to = expanded(out), expanded(to)
@@ -199,7 +197,7 @@ def _best_kept(store: Store, row: list[Record]) -> Record:
     return best_seed(kept)
 
 
-def check_again(store: Store, record: Record, task: Task, base: str | None = None) -> float:
+def check_again(store: Store, record: Record, task: Task, base: str | Path | None = None) -> float:
     """Load the adapter of `record` again and return its main metric on its task.
 
     `base` is where its base lies now, if not where it lay in training.
