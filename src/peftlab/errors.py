@@ -8,6 +8,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import difflib
+import errno
 import os
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +23,7 @@ SHORT_REPR = reprlib.Repr()  # for a given value, which may be a data set
 SHORT_REPR.maxstring = SHORT_REPR.maxother = 100
 # what json.loads and tomllib.loads raise; RecursionError if the text is nested too deeply
 JSON_ERRORS = (ValueError, RecursionError)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # an `OSError`'s number: no fault of the request
 
 
 class RequestError(ValueError):
@@ -69,6 +71,8 @@ def expanded(path: str | os.PathLike[str]) -> Path:
 def system_refusals(problem: str) -> Iterator[None]:
     """Turn an `OSError` inside, such as too long a name, into a `RequestError` about `problem`.
 
+    A full disk stays an `OSError`: the request was right, and much may have been trained before.
+
     >>> with system_refusals("a can't be read"):
     ...     raise PermissionError(13, "Permission denied")
     Traceback (most recent call last):
@@ -77,6 +81,8 @@ def system_refusals(problem: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
         raise RequestError(f"{problem}: {error.strerror or error}") from error
 
 

@@ -11,9 +11,11 @@ from rich.console import Console
 
 from peftlab.api.progress import Bars, Lines, describe_task
 from peftlab.bench import run as room
+from peftlab.bench.cell import Cell
 from peftlab.bench.grid import Grid, resolve
+from peftlab.bench.outcome import Failed, failure_record
 from peftlab.bench.suite import make_suite
-from peftlab.records.record import Record
+from peftlab.records.record import Failure, Record
 from peftlab.tasks import Baselines, Task
 
 
@@ -111,6 +113,11 @@ def test_of_two_classes_it_is_said_which_one_f1_is_of(tiny_task: Task) -> None:
     assert describe_task(tiny_task).endswith("metric accuracy")
 
 
+def failed(cell: Cell, message: str) -> Record:
+    failure = Failure(kind="Boom", message=message)
+    return failure_record(cell, Failed(failure=failure, environment=cell.environment()))
+
+
 @pytest.mark.parametrize("kind", [Lines, Bars])
 def test_a_class_s_name_gives_the_terminal_no_orders(
     kind: type[Lines | Bars], tmp_path: Path, tiny_model: Path
@@ -121,6 +128,8 @@ def test_a_class_s_name_gives_the_terminal_no_orders(
     data = {"path": path, "text": ["text"], "label": "label"}
     grid = resolve(make_suite(model=str(tiny_model), data=data, methods=["head"], seeds=[0]))
     observer, said = text(kind)
-    observer.suite(grid, 0, "out") if kind is Lines else None
-    observer.note(f"a note of {chr(27)}[2J")
+    with observer:
+        observer.suite(grid, 0, "out")
+        observer.note(f"a note of {chr(27)}[2J")
+        observer.end(failed(grid.cells[0], f"{chr(27)}[2J"))
     assert chr(27) not in said.getvalue() and "[2J" in said.getvalue()

@@ -12,11 +12,12 @@ import pytest
 import peftlab
 from peftlab.api.export import _choose_row, _names_by_cell
 from peftlab.bench import run as room
-from peftlab.bench.grid import Grid, load_tasks, resolve
+from peftlab.bench.grid import Grid, resolve
 from peftlab.bench.resume import _rejudged, done_cells
 from peftlab.bench.retention import best_seed
 from peftlab.bench.run import Observer, run_grid
 from peftlab.bench.suite import make_suite
+from peftlab.bench.suite_tasks import load_tasks
 from peftlab.errors import RequestError
 from peftlab.records.record import Failure, Record
 from peftlab.records.rows import LOWER_IS_BETTER, merit

@@ -24,6 +24,7 @@ from peftlab.bench import run
 from peftlab.cli import app, main
 from peftlab.cli.compare import report_stop
 from peftlab.cli.stop import Terminated
+from peftlab.errors import RequestError, system_refusals
 from peftlab.records.question import Question
 from peftlab.report.watching import View
 
@@ -352,3 +353,26 @@ def test_a_full_disk_is_no_fault_inside(
         peftlab.cli.main()
     assert end.value.code == 1
     assert capsys.readouterr().err.startswith("error: the disk is full; what was written is kept")
+
+
+def test_a_full_disk_is_no_wrong_request() -> None:
+    """A wrong one exits with 2, by which nothing was trained."""
+    with pytest.raises(RequestError), system_refusals("a can't be written"):
+        raise OSError(errno.EROFS, "Read-only file system")
+    with pytest.raises(OSError, match="No space left"), system_refusals("a can't be written"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_fit_says_where_the_adapter_is_though_its_page_can_t_be_written(
+    ready: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **named: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    fitted = SimpleNamespace(recommendation="lora", stopped=None)
+    monkeypatch.setattr("peftlab.api.fit.run_fit", lambda *args: fitted)
+    monkeypatch.setattr("peftlab.api.fit.result_lines", lambda fitted: ["lora: f1 .9"])
+    monkeypatch.setattr("peftlab.report.rebuild", full)
+    result = CliRunner().invoke(app, ["fit", "--task", "acceptability", "--out", "model"])
+    assert isinstance(result.exception, OSError)
+    assert result.stdout == f"lora: f1 .9\nadapter: {Path('model').resolve()}\n"

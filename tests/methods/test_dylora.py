@@ -195,7 +195,7 @@ def test_idle_names_the_rows_that_were_drawn_without_a_gradient() -> None:
     layers(model)[1].lora_B.grad[:, 1] = 0.0
     method.before_update(model, Step(0, 0, 1, 0))
     assert layers(model)[0].idle("query") == []
-    assert layers(model)[1].idle("value") == ["row 2 of value.lora_B, though its rank was drawn"]
+    assert layers(model)[1].idle("value") == ["column 2 of value.lora_B, though its rank was drawn"]
 
 
 def test_an_evaluation_at_ranks_that_is_stopped_leaves_the_full_one() -> None:

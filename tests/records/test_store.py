@@ -41,8 +41,12 @@ def test_our_own_folder_is_taken_and_half_written_files_go(tmp_path: Path) -> No
     (tmp_path / "records").mkdir()
     (tmp_path / "records" / ".4711.tmp").write_text("{")
     (tmp_path / "records" / ".gitkeep").write_text("")
+    (tmp_path / ".4712.tmp").write_text("{")  # of .now.json, which is written every two seconds
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / ".4713.tmp").write_text("")  # `peftlab report` may be writing it
     store.prepare()
     store.clean()
+    assert not (tmp_path / ".4712.tmp").exists() and (tmp_path / "report" / ".4713.tmp").exists()
     assert [path.name for path in (tmp_path / "records").iterdir()] == [".gitkeep"]
 
 

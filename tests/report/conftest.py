@@ -27,9 +27,9 @@ METHODS = {
     "lora-fa": (36_864, 162.0, 58.0, 0.30),
 }
 TASKS = {
-    "cola": ("classes", "matthews", "folder /data/glue", 8551, 1043),
-    "mrpc": ("classes", "f1", "folder /data/glue", 3668, 408),
-    "stsb": ("regression", "pearson", "folder /data/glue", 5749, 1500),
+    "cola": ("classes", "matthews", "folder glue/CoLA", 8551, 1043),
+    "mrpc": ("classes", "f1", "folder glue/MRPC", 3668, 408),
+    "stsb": ("regression", "pearson", "folder glue/STS-B", 5749, 1500),
     "grammar": ("classes", "accuracy", "synthetic", 4000, 800),
 }
 

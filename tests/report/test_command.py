@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from peftlab.methods import METHODS, parse_methods
+from peftlab.naming import columns
 from peftlab.report.command import command, commands, method, quoted
 from peftlab.settings import Training
 
@@ -137,16 +138,22 @@ def test_a_data_set_of_the_hub_is_asked_for_at_its_commit(record):
     assert found["--data"] == "hub:me/tickets/en@0123abcd" and found["--judge-on"] == "train"
 
 
-@pytest.mark.parametrize("text", [["a,b"], ["a", "b, c"], ["a[", "b]"], [" a"]])
-def test_a_column_that_would_be_taken_apart_can_t_be_asked_for(record, text):
+@pytest.mark.parametrize("text", [["a,b"], ["a", "b, c"], ["a[", "b]"], ['say "a"'], ['"']])
+def test_any_column_is_read_back_as_it_was(record, text):
+    assert columns(options(of_hub(record, text))["--text"]) == text
+
+
+@pytest.mark.parametrize("text", [[" a"], ['"a"'], ['a, "b"']])
+def test_a_column_that_text_can_not_spell_can_t_be_asked_for(record, text):
     assert of_hub(record, text) is None
 
 
 def test_what_was_handed_over_in_python_has_no_command(record):
     model = {"name": "mine", "revision": None, "sha256": None}
     assert command(record(model=model)) is None
-    task = record().task.model_copy(update={"source": "python"})
-    assert commands([record().model_copy(update={"task": task})], []) == {}
+    for source in ("python", "synthetic reviews", "folder ~/data/mine", "hub me/tickets@01"):
+        task = record().task.model_copy(update={"source": source})
+        assert commands([record().model_copy(update={"task": task})], []) == {}
 
 
 def test_files_of_a_task_and_of_a_method_are_asked_for(record):

@@ -101,10 +101,14 @@ def test_a_wider_margin_makes_more_ties(tmp_path, records):
     assert "within ± .100" in describe_marks(wide)
 
 
-def test_the_cheapest_of_those_not_shown_to_be_worse_is_recommended(tmp_path, records):
+def test_the_cheapest_of_those_not_shown_to_be_worse_is_recommended(tmp_path, record, records):
     found = compare_rows(records, [tmp_path], Question(margin=0.012))
     assert advice(found).startswith("Take vera: a tie with lora (by .0")
     assert "It trains 154 K parameters, takes up to 673 MiB and runs for" in advice(found)
+    others = [
+        predicted(tmp_path, record(one.method.name, "cola", one.seed), 300) for one in records
+    ]
+    assert "MiB and runs for up to" in advice(compare_rows([*records, *others], [tmp_path]))
     score = compare_rows(records, [tmp_path], Question(prefer="score"))
     assert advice(score).startswith("Take lora: it has the best mean, though vera may be better (")
 

@@ -139,12 +139,23 @@ def test_a_cell_that_the_format_can_t_hold_is_found_before_anything_is_answered(
     (tmp_path / "given.csv").write_text('id,text\n1,"two\nlines"\n')
     found = sheet(tmp_path / "given.csv")
     found.check_fits(tmp_path / "out.csv")
-    with pytest.raises(RequestError, match=r"can't hold a tab or a line break: 'two\\nlines'"):
+    message = r"given\.csv, row 1: a TSV cell can't hold a tab or a line break, as in 'two\\nlines'"
+    with pytest.raises(RequestError, match=message):
         found.check_fits(tmp_path / "out.tsv")
 
 
-def test_what_parquet_can_not_hold_is_told_before_all_is_answered(tmp_path: Path) -> None:
-    rows = [{"text": "a", "n": 1}, {"text": "b", "n": "one"}]
+def test_a_long_cell_is_not_shown_whole(tmp_path: Path) -> None:
+    (tmp_path / "given.csv").write_text(f'id,text\n1,"{500 * "word "}\n"\n')
+    with pytest.raises(RequestError, match=r"write \.csv, \.jsonl or \.parquet") as refused:
+        sheet(tmp_path / "given.csv").check_fits(tmp_path / "out.tsv")
+    assert len(str(refused.value)) < 300 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize("cells", [[1, "one"], [{}, {}]])  # the second is known only in writing
+def test_what_parquet_can_not_hold_is_told_before_all_is_answered(
+    cells: list[object], tmp_path: Path
+) -> None:
+    rows = [{"text": "a", "n": cells[0]}, {"text": "b", "n": cells[1]}]
     (tmp_path / "given.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(RequestError, match=r"cells that \.parquet can't hold"):
         sheet(tmp_path / "given.jsonl").check_fits(tmp_path / "out.parquet")
@@ -152,7 +163,7 @@ def test_what_parquet_can_not_hold_is_told_before_all_is_answered(tmp_path: Path
 
 def test_a_class_that_a_tsv_can_not_hold_is_told_before_all_is_answered(tmp_path: Path) -> None:
     (tmp_path / "given.csv").write_text("id,text\n1,two\n")
-    with pytest.raises(RequestError, match=r"can't hold a tab or a line break: 'a\\tb'"):
+    with pytest.raises(RequestError, match=r"the header: a TSV cell can't .*'a\\tb'"):
         sheet(tmp_path / "given.csv").check_fits(tmp_path / "out.tsv", ["a\tb"])
 
 

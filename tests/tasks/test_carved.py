@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from peftlab.api.again import task_again
-from peftlab.bench.grid import load_tasks, resolve
+from peftlab.bench.grid import resolve
 from peftlab.bench.outcome import Failed, failure_record
 from peftlab.bench.run import write_suite
 from peftlab.bench.suite import make_suite, merged_request
+from peftlab.bench.suite_tasks import load_tasks
 from peftlab.errors import RequestError
 from peftlab.machine import environment
 from peftlab.records.record import Failure

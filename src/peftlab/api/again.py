@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from peftlab.bench.grid import load_tasks
 from peftlab.bench.suite import Suite, with_paths
+from peftlab.bench.suite_tasks import load_tasks
 from peftlab.errors import RequestError
 from peftlab.records.record import Record
 from peftlab.records.store import Store

@@ -59,7 +59,7 @@ def compare(
         tasks: names, or `Task` values.
         methods: names such as "lora" or "lora[rank=16]", tables, or `Method` values, also of a
             class of your own.
-        seeds: every cell runs once for each seed; (0,) unless a suite file says otherwise.
+        seeds: every cell runs once for each seed; (0,), or [0, 1] where a suite file names none.
         data: your own file instead of tasks, CSV, TSV, JSONL or Parquet; or a table with `path`
             and the four that follow.
         text: its text column, or two.

@@ -139,7 +139,7 @@ def plan(
         model: `minilm`, `mpnet`, a folder, or a hub name.
         tasks: names, or `Task` values.
         methods: names such as "lora" or "lora[rank=16]", tables, or `Method` values.
-        seeds: every cell runs once for each seed; (0,) unless a suite file says otherwise.
+        seeds: every cell runs once for each seed; (0,), or [0, 1] where a suite file names none.
         data: your own file instead of tasks, or a table, as `peftlab.compare` takes it.
         text: its text column, or two.
         label: its label column.

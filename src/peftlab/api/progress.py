@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 from typing import Any, Self
 
 from rich.console import Console
@@ -145,7 +146,11 @@ class Bars(Observer):
     def cell(self, cell: Cell) -> None:
         self.score = ""
         self.progress.reset(
-            self.bars[1], description=escape(cell.title), total=None, note="loading", visible=True
+            self.bars[1],
+            description=escape(printable(cell.title)),
+            total=None,
+            note="loading",
+            visible=True,
         )
 
     def step(self, cell: Cell, row: dict[str, Any], total: int) -> None:
@@ -160,10 +165,10 @@ class Bars(Observer):
         self.progress.advance(self.bars[0])
         style = "red" if not record.is_done else None
         name = title(record.task.name, record.method.label, record.seed)
-        print_line = self.progress.console.print
-        print_line(f"{name}: {summary(record)}", markup=False, highlight=False, style=style)
+        print_line = partial(self.progress.console.print, markup=False, highlight=False)
+        print_line(printable(f"{name}: {summary(record)}"), style=style)
         for warning in record.warnings:
-            print_line(f"    warning: {warning}", markup=False, highlight=False, style="yellow")
+            print_line(printable(f"    warning: {warning}"), style="yellow")
 
 
 def describe(grid: Grid, n_done: int, out: str) -> list[str]:

@@ -28,17 +28,12 @@ from peftlab.api.progress import callers_console, observer
 from peftlab.api.request import arguments_of
 from peftlab.atomic import CELL_FILES, check_replaceable, replace_folder
 from peftlab.bench.cell import Cell
-from peftlab.bench.grid import (
-    Grid,
-    check_task,
-    method_part,
-    resolve_training,
-    task_part,
-)
+from peftlab.bench.grid import Grid, method_part, resolve_training, task_part
 from peftlab.bench.outcome import CellScorer, Outcome
 from peftlab.bench.process import train_model
 from peftlab.bench.run import Observer, run_grid
 from peftlab.bench.suite import Variant
+from peftlab.bench.suite_tasks import check_task
 from peftlab.bench.tokens import Tokens, tokens_of
 from peftlab.errors import RequestError, check_seed, expanded, expect_path
 from peftlab.layers import PreTrainedModel, resolve_precision

@@ -15,9 +15,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from peftlab.bench.cell import Cell
-from peftlab.bench.grid import Grid, Row, part_of_train, requested_rate
+from peftlab.bench.grid import Grid, Row, requested_rate
 from peftlab.bench.run import ForwardingObserver, Observer, Session, run_unless_ended
 from peftlab.bench.search import rung_sizes, rungs_of
+from peftlab.bench.suite_tasks import part_of_train
 from peftlab.bench.tune import SEED, recorded_space
 from peftlab.records.record import Record
 from peftlab.records.rows import merit

@@ -89,7 +89,9 @@ def _round(grid: Grid, tasks: dict[str, Task], number: int) -> list[Cell]:
     """The short cells of a round, one of every row on every task; its number is their seed."""
     rows = {cell.row: cell for cell in grid.cells}
     parts = {
-        name: task_part(task).model_copy(update={"drawn_from": grid.tasks[name].sha256()})
+        name: task_part(task).model_copy(
+            update={"drawn_from": grid.context.task_part(grid.tasks[name]).sha256}
+        )
         for name, task in tasks.items()
     }
     cells = [short_cell(cell, parts[name], seed=number) for (name, _), cell in rows.items()]

@@ -27,13 +27,12 @@ from peftlab.naming import named, slug
 from peftlab.settings import STRICT, Rate, Training
 from peftlab.tasks import Task
 
+DEFAULT_TASKS, DEFAULT_SEEDS = ["acceptability"], [0, 1]
 DEMO_NAME = "demo"
-DEMO_TASKS = ["acceptability"]
 DEMO_METHODS = [  # listed, so that a new method does not make the demo longer
     *("full", "head", "houlsby", "lora", "bitfit", "dylora", "qlora", "lora-fa", "delta-lora"),
     *("vera", "lora-drop", "dora", "lora-plus"),
 ]
-DEMO_SEEDS = [0, 1]
 DEMO_EPOCHS = 2  # about 4 minutes on two cores, 4.4 with AVX2 alone (LOG.md)
 ROW_FIELDS = ("name", "label", "lr", "head_lr")  # all else in a row is a setting of its method
 PATHS = ("data_dir", "path", "dev")  # keys of a request and of its data table; strings in a file
@@ -102,13 +101,13 @@ class Suite(_Request):
     name: str
     model: str = "minilm"
     tasks: list[str | Task] = Field(
-        default_factory=lambda: list[str | Task](DEMO_TASKS), min_length=1
+        default_factory=lambda: list[str | Task](DEFAULT_TASKS), min_length=1
     )
     methods: list[Variant] = Field(
         default_factory=lambda: [Variant.model_validate(name) for name in METHODS],
         min_length=1,
     )
-    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(default=DEMO_SEEDS, min_length=1)
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(default=DEFAULT_SEEDS, min_length=1)
     training: Training = Training()
     data_dir: Path | None = None
     data: DataFile | None = None
@@ -347,9 +346,9 @@ def _set_on_method(request: dict[str, Any], owner: str, field: str, value: Any) 
 
 
 def _default_name(request: dict[str, Any]) -> str:
-    tasks = request.get("tasks", DEMO_TASKS)
+    tasks = request.get("tasks", DEFAULT_TASKS)
     model = request.get("model", "minilm")
-    if tasks == DEMO_TASKS and model == "minilm" and not request.get("data"):
+    if tasks == DEFAULT_TASKS and model == "minilm" and not request.get("data"):
         return DEMO_NAME
     names = [task if isinstance(task, str) else task.name for task in tasks]
     if request.get("data"):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from peftlab.bench.cell import Cell
-from peftlab.bench.grid import RATES, Grid, Row, part_of_train
+from peftlab.bench.grid import RATES, Grid, Row
 from peftlab.bench.resume import done_cells, ended_trial
 from peftlab.bench.run import Observer, Session, run_unless_ended
 from peftlab.bench.search import (
@@ -30,6 +30,7 @@ from peftlab.bench.search import (
     search,
 )
 from peftlab.bench.suite import Tune, Variant
+from peftlab.bench.suite_tasks import part_of_train
 from peftlab.errors import RequestError
 from peftlab.methods import Method
 from peftlab.records.lock import locked
@@ -138,7 +139,7 @@ class RowTuning:
 
     def __init__(self, grid: Grid, row: Row, task: Task, tune: Tune) -> None:
         self.context, self.row, self.task, self.tune = grid.context, row, task, tune
-        self.data = grid.tasks[task.name].sha256()
+        self.data = self.context.task_part(grid.tasks[task.name]).sha256
         self.training = self.context.cell(row, task, SEED).training
         updates = math.ceil(len(task.train) / self.training.batch_size)
         self.rungs = rungs_of(self.training.epochs, updates)

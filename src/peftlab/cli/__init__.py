@@ -26,7 +26,7 @@ from peftlab.cli.reproduce import reproduce
 from peftlab.cli.stop import exit_for, heed_signals, stops
 from peftlab.cli.train import train
 from peftlab.cli.watch import watch
-from peftlab.errors import RequestError
+from peftlab.errors import DISK_FULL, RequestError
 
 app = typer.Typer(
     name="peftlab",
@@ -59,7 +59,7 @@ def root(
         print(context.get_help())
 
 
-DISK_FULL = (
+KEPT = (
     "the disk is full; what was written is kept: free some, and the same command goes on from there"
 )
 
@@ -80,8 +80,8 @@ def main() -> None:
     except KeyboardInterrupt as interrupt:  # before a command has begun
         sys.exit(exit_for(interrupt).exit_code)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            _exit_with(1, f"error: {DISK_FULL}")
+        if error.errno in DISK_FULL:
+            _exit_with(1, f"error: {KEPT}")
         if error.errno != errno.ENAMETOOLONG:
             _exit_unexpected(error)
         _exit_with(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from peftlab.cli import options
+from peftlab.cli.compare import show
 from peftlab.cli.options import Option, Text
 
 
@@ -51,15 +52,15 @@ def fit(
             f"stopped; no adapter was written; what had ended is in {resolved.out}", file=sys.stderr
         )
         raise
-    if fitted.recommendation is not None:
-        from peftlab import report
+    try:
+        if fitted.recommendation is not None:
+            from peftlab import report
 
-        shown = report.rebuild(resolved.out, last=True)
-        Console().print(shown.terminal)
-        print(f"page: {shown.page.resolve()}")
-    for line in api.result_lines(fitted):
-        print(line)
-    print(f"adapter: {out.resolve()}")
+            show(report.rebuild(resolved.out, last=True))
+    finally:  # the adapter is there, also if the page can't be written
+        for line in api.result_lines(fitted):
+            print(line)
+        print(f"adapter: {out.resolve()}")
     if fitted.stopped:
         print("stopped; the adapter is the best of what was finished", file=sys.stderr)
         raise fitted.stopped

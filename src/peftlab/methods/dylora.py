@@ -157,8 +157,8 @@ class DyLoRALinear(LowRank):
         self.all_seen = bool((self.had_gradient & self.was_drawn_again).all())
 
     def idle(self, name: str) -> list[str]:
-        rows = (self.was_drawn & ~self.had_gradient).nonzero().flatten().tolist()
-        return [f"row {row + 1} of {name}.lora_B, though its rank was drawn" for row in rows]
+        columns = (self.was_drawn & ~self.had_gradient).nonzero().flatten().tolist()
+        return [f"column {n + 1} of {name}.lora_B, though its rank was drawn" for n in columns]
 
     def excused(self, name: str) -> set[str]:
         """With `last`, A as long as no row was drawn twice: the row's column of B was 0."""

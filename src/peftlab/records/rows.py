@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -131,7 +132,7 @@ def seeds_key(record: Record) -> str:
 
 def is_judged_on_train(record: Record) -> bool:
     """Whether a part of train stood for dev; tasks/split.py says so in the task's source."""
-    return record.task.source.endswith(" of train")
+    return re.search(r", (a fifth|[\d.]+) of train$", record.task.source) is not None
 
 
 def rate_from_dev(record: Record, others: Iterable[Record]) -> bool:

@@ -153,9 +153,13 @@ class Store:
             )
 
     def clean(self) -> None:
-        """Delete the temporary files of a command that was killed; the folder must be locked."""
+        """Delete the temporary files of a command that was killed; the folder must be locked.
+
+        A page's stay: `peftlab report` may be writing one, which takes no lock.
+        """
+        ours = (".*.tmp", *(f"{kind}/.*.tmp" for kind in ("records", "curves", "predictions")))
         # checkpoints: safetensors has temporary files of its own, with other names
-        for pattern in ("records/.*.tmp", "curves/.*.tmp", "predictions/.*.tmp", "checkpoints/.*"):
+        for pattern in (*ours, "tuning/.*.tmp", "checkpoints/.*"):
             for file in self.out.glob(pattern):
                 file.unlink()
         for folder in (*self.out.glob("adapters/.*"), self.out / SCRATCH):

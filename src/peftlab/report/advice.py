@@ -212,11 +212,12 @@ def _bound(standing: TaskStanding, task: str = "") -> str:
 
 
 def _cost(recommendation: Recommendation) -> str:
-    cost = recommendation.cost
+    cost, several_tasks = recommendation.cost, len(recommendation.tasks) > 1
+    most = "up to " if several_tasks else ""  # the longest task's, while tables have the mean
     parts = [
         f"trains {count(cost.trained)} parameters" if cost.trained is not None else "",
         f"takes up to {number(cost.memory_mib)} MiB" if cost.memory_mib is not None else "",
-        f"runs for {duration(cost.cell_s)}" if cost.cell_s is not None else "",
+        f"runs for {most}{duration(cost.cell_s)}" if cost.cell_s is not None else "",
     ]
     known = [part for part in parts if part]
     return f"It {listed(known)}." if known else ""

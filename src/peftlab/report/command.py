@@ -11,21 +11,25 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from peftlab.naming import columns
 from peftlab.records.record import Record
 from peftlab.records.rows import is_judged_on_train
 from peftlab.settings import Training
 
 OUT = "again"  # a folder of its own: in the cell's folder it is done already, and would not run
-BY_NAME = ("synthetic", "folder", "hub nyu-mll/glue@")  # sources of tasks that a name asks for
+# sources of tasks that a name asks for; one handed over in Python may have any words for its own
+BY_NAME = re.compile(
+    r"(synthetic|folder [^/]+(/[\w-]+)?|hub nyu-mll/glue@\w+)(, [\w. ]+ of train)?"
+)
 
 
 def command(record: Record, suite: Mapping[str, Any] | None = None) -> str | None:
     """`peftlab compare ...` for this cell alone; None if no command line can ask for it.
 
     There is none where the model or the data were handed over in Python, where nothing says where
-    the data lie, as for folders laid side by side, or where the name of a text column would be
-    split (`--text` splits at commas). A cell whose settings were found by trials is asked for by
-    the settings found: the same numbers under another name.
+    the data lie, as for folders laid side by side, or where `--text` can't spell a column's name.
+    A cell whose settings were found by trials is asked for by the settings found: the same numbers
+    under another name.
 
     Args:
         record: of the cell.
@@ -33,11 +37,11 @@ def command(record: Record, suite: Mapping[str, Any] | None = None) -> str | Non
             says where model and data lie.
     """
     suite = suite or {}
-    has_task_name = record.task.source.startswith(BY_NAME)
+    has_task_name = BY_NAME.fullmatch(record.task.source)
     data = suite.get("data") or {}
     if record.model.sha256 is None or record.side or not (has_task_name or data):
         return None
-    if any(set(name) & set(",[]") or name != name.strip() for name in data.get("text", ())):
+    if data and columns(_column_list(data["text"])) != list(data["text"]):
         return None
     words = ["peftlab", "compare", "--model", str(suite.get("model") or record.model.name)]
     words += _data(record, suite)
@@ -87,7 +91,7 @@ def _data(record: Record, suite: Mapping[str, Any]) -> list[str]:
     data = suite.get("data")
     if data:
         words = ["--data", _at_commit(data["path"], record)]
-        words += ["--text", ",".join(data["text"]), "--label", data["label"]]
+        words += ["--text", _column_list(data["text"]), "--label", data["label"]]
         words += ["--dev", data["dev"]] if data.get("dev") else []
         words += ["--kind", record.task.kind]
     else:
@@ -97,6 +101,11 @@ def _data(record: Record, suite: Mapping[str, Any]) -> list[str]:
         words += ["--data-dir", folder] if folder else []
     words += ["--metric", record.task.main_metric] if suite.get("metric") else []
     return words + (["--judge-on", "train"] if is_judged_on_train(record) else [])
+
+
+def _column_list(names: Iterable[str]) -> str:
+    """The names of columns as `--text` reads them (`naming.columns`)."""
+    return ",".join(f'"{name}"' if "," in name else name for name in names)
 
 
 def _at_commit(path: str, record: Record) -> str:

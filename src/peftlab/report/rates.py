@@ -192,10 +192,12 @@ def progress_figure(
     for label in style.colour:
         of_row = [trial for trial in trials if trial.label == label]
         first = min((trial.epochs for trial in of_row), default=0)
-        scores = [t.score for t in of_row if t.epochs == first and t.score is not None]
-        for number in range(1, len(scores) + 1):
-            best = max(scores[:number], key=lambda score: merit(column.metric, score))
-            rows.append((label, number, best))
+        best: float | None = None
+        for number, trial in enumerate((t for t in of_row if t.epochs == first), start=1):
+            scores = [score for score in (best, trial.score) if score is not None]
+            best = max(scores, key=lambda score: merit(column.metric, score), default=None)
+            if best is not None:  # a failed trial counts as one, too
+                rows.append((label, number, best))
     if not rows:
         return None
     ticks = sorted({number for _, number, _ in rows})

@@ -238,7 +238,10 @@ def stratified_sample(labels: Sequence[float], size: int, seed: int) -> list[int
 def batches_by_length(
     lengths: Sequence[int], batch_size: int, most_tokens: int
 ) -> Iterator[list[int]]:
-    """Batches of indices for evaluation, shortest first, of at most `most_tokens` with padding.
+    """Batches of indices for evaluation, shortest first.
+
+    The longest example's length, times the batch's size, is at most `most_tokens`, unless it is
+    alone.
 
     >>> list(batches_by_length([5, 9, 2, 4], batch_size=3, most_tokens=10))
     [[2, 3], [0], [1]]

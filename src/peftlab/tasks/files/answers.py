@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import itertools
+import io
 import json
 import math
 import tempfile
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from peftlab.atomic import replace_file
-from peftlab.errors import RequestError, system_refusals
+from peftlab.errors import SHORT_REPR, RequestError, system_refusals
 from peftlab.labels import check_encodable
 from peftlab.tasks.files import file, rows
 
@@ -42,10 +42,10 @@ class Sheet:
         header, suffix = _header(self.records), out.suffix.lower()
         self._check_encodable()
         if suffix == ".tsv":
-            _tsv_lines([*header, *classes], self.records)
+            _tsv_lines(self.path, [*header, *classes], self.records)
         if suffix == ".parquet":
-            with _format_refusals(self.path, suffix):
-                _table(self, [])
+            with _format_refusals(self.path, suffix):  # some are known only in writing
+                _parquet(io.BytesIO(), self, [])
 
     def _check_encodable(self) -> None:
         if self.arrow is not None or not self.typed:  # only JSON can spell half a character
@@ -75,10 +75,10 @@ def read_sheet(path: Path, columns: Sequence[str]) -> Sheet:
     return Sheet(path, file.texts(table), records, table.typed, arrow)
 
 
-def check_out(out: Path, file: Path) -> None:
-    """Raise `RequestError` unless `out` has a known suffix, can be written and is not `file`."""
+def check_out(out: Path, given: Path) -> None:
+    """Raise `RequestError` unless `out` has a known suffix, can be written and is not `given`."""
     with system_refusals(f"{out} can't be written"):
-        if out.exists() and file.exists() and out.samefile(file):
+        if out.exists() and given.exists() and out.samefile(given):
             raise RequestError(f"{out} is the file to answer; give --out another name")
     if out.suffix.lower() not in WRITERS:
         raise RequestError(f"{out} must end in one of {', '.join(WRITERS)}")
@@ -111,10 +111,14 @@ def answer_file(sheet: Sheet, out: Path, extra: Sequence[dict[str, Any]]) -> Non
 
 @contextmanager
 def _format_refusals(path: Path, suffix: str) -> Iterator[None]:
-    """Turn Arrow's errors, on mixed types or too large numbers, into a `RequestError`."""
+    """Turn Arrow's errors, such as on mixed types or too large numbers, into a `RequestError`."""
+    import pyarrow as pa
+
     try:
         yield
-    except (TypeError, ValueError, OverflowError) as error:
+    except RequestError:
+        raise
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise RequestError(
             f"{path} has cells that {suffix} can't hold ({error}); write another format"
         ) from error
@@ -132,16 +136,21 @@ def _csv(path: Path, sheet: Sheet, extra: Extra) -> None:
 
 
 def _tsv(path: Path, sheet: Sheet, extra: Extra) -> None:
-    lines = _tsv_lines(*_joined(sheet, extra))
+    lines = _tsv_lines(sheet.path, *_joined(sheet, extra))
     path.write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
 
 
-def _tsv_lines(header: list[str], records: list[dict[str, Any]]) -> list[list[str]]:
-    """The cells of a TSV file, line by line, the header first."""
+def _tsv_lines(path: Path, header: list[str], records: list[dict[str, Any]]) -> list[list[str]]:
+    """The cells of a TSV file, line by line, the header first; `path` is the file given."""
     lines = [header, *([_cell(record.get(name)) for name in header] for record in records)]
-    for cell in itertools.chain.from_iterable(lines):
-        if set("\t\n\r") & set(cell):
-            raise RequestError(f"a TSV cell can't hold a tab or a line break: {cell!r}")
+    for number, line in enumerate(lines):
+        where = f"row {number}" if number else "the header"
+        for cell in line:
+            if set("\t\n\r") & set(cell):
+                raise RequestError(
+                    f"{path}, {where}: a TSV cell can't hold a tab or a line break, as in "
+                    f"{SHORT_REPR.repr(cell)}; write .csv, .jsonl or .parquet"
+                )
     return lines
 
 
@@ -173,7 +182,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _parquet(path: Path, sheet: Sheet, extra: Extra) -> None:
+def _parquet(path: Path | io.BytesIO, sheet: Sheet, extra: Extra) -> None:
     import pyarrow.parquet as pq
 
     pq.write_table(_table(sheet, extra), path)
