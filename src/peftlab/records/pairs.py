@@ -31,6 +31,22 @@ from peftlab.records.table import Column, Runs, scale
 
 ALPHA = 0.05
 Standing = Literal["best", "tie", "unclear", "worse"]
+NO_PREDICTIONS, NO_COMMON_SEED = "no predictions", "no seed in common"  # what a verdict may lack
+
+
+def unclear(lacks: str = "") -> str:
+    """The verdict that says nothing, and what it lacks."""
+    return f"unclear: {lacks}" if lacks else "unclear"
+
+
+def split_verdict(verdict: str) -> tuple[str, str]:
+    """The word of a verdict, and what it lacks.
+
+    >>> split_verdict(unclear(NO_PREDICTIONS)), split_verdict("better")
+    (('unclear', 'no predictions'), ('better', ''))
+    """
+    word, _, lacks = verdict.partition(": ")
+    return word, lacks
 
 
 class _Row(NamedTuple):
@@ -250,7 +266,7 @@ def _verdict(
         covers_seeds = crossed.covers_seeds(shared)
     differences = [a.by_seed[seed].score - b.by_seed[seed].score for seed in seeds]
     verdict = _decide(a.task.main_metric, seeds, (low, high), p, margin)
-    if crossed is not None and verdict.startswith("unclear"):
+    if crossed is not None and split_verdict(verdict)[0] == "unclear":
         more_seeds = crossed.seeds_to_settle(margin, alpha, shared)
     return Verdict(
         task=a.task.name,
@@ -279,13 +295,13 @@ def _decide(
 ) -> str:
     low, high = interval
     if not seeds:
-        return "unclear: no seed in common"
+        return unclear(NO_COMMON_SEED)
     if low is None or high is None:
-        return "unclear: no predictions"
+        return unclear(NO_PREDICTIONS)
     if p is None:
-        return f"unclear: {counted(len(seeds), 'seed')}"
+        return unclear(counted(len(seeds), "seed"))
     if within(low, high, margin):
         return "tie"
     if p <= ALPHA and (low > 0 or high < 0):
         return "better" if merit(metric, low) > merit(metric, 0) else "worse"
-    return "unclear"
+    return unclear()

@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field
 
 from peftlab.naming import counted
 from peftlab.records.crossed import MIN_SEEDS, within
+from peftlab.records.pairs import NO_PREDICTIONS, unclear
 from peftlab.records.record import Record
 from peftlab.records.rows import MARGIN, sample_sd
 from peftlab.records.table import Runs, columns
@@ -124,11 +125,11 @@ def _compare(
 
 def _verdict(n_seeds: int, low: float | None, high: float | None, margin: float) -> str:
     if low is None or high is None:
-        return "unclear: no predictions"
+        return unclear(NO_PREDICTIONS)
     if n_seeds < MIN_SEEDS:
-        return f"unclear: {counted(n_seeds, 'seed')}"
+        return unclear(counted(n_seeds, "seed"))
     if within(low, high, margin):
         return "equal"
     if low <= 0 <= high:
-        return "unclear"
+        return unclear()
     return "above" if low > 0 else "below"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from peftlab.naming import counted, duration, listed
 from peftlab.records.crossed import MIN_SEEDS
+from peftlab.records.pairs import NO_COMMON_SEED, NO_PREDICTIONS, split_verdict
 from peftlab.records.recommend import Ahead, Recommendation, TaskStanding
 from peftlab.records.rows import CONSTANT, merit
 from peftlab.records.verdicts import Comparison
@@ -225,11 +226,11 @@ def _cost(recommendation: Recommendation) -> str:
 
 def _open_question(standings: Sequence[TaskStanding]) -> str:
     """What would settle the tasks whose verdict is unclear; empty where none is."""
-    unclear = [standing for standing in standings if standing.word.startswith("unclear")]
+    unclear = [one for one in standings if split_verdict(one.word)[0] == "unclear"]
     if not unclear:
         return ""
-    reasons = [standing.word.partition(": ")[2] for standing in unclear]
-    if missing := {"no predictions", "no seed in common"}.intersection(reasons):
+    reasons = [split_verdict(standing.word)[1] for standing in unclear]
+    if missing := {NO_PREDICTIONS, NO_COMMON_SEED}.intersection(reasons):
         pairs = zip(unclear, reasons, strict=True)
         lacking = [standing.task for standing, reason in pairs if reason in missing]
         where = f" on {listed(lacking)}" if len(lacking) < len(standings) else ""

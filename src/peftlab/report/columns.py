@@ -34,6 +34,10 @@ class Column:
     baselines: dict[str, float | None]
     training: dict[str, Any]
 
+    @property
+    def key(self) -> TaskKey:
+        return self.task, self.metric, self.sha256
+
 
 def columns(
     tasks: Mapping[TaskKey, Sequence[Record]], task_fields: Mapping[str, Mapping[TaskKey, str]]

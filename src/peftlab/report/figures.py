@@ -37,8 +37,8 @@ def figures(
     drawn: list[Figure | None] = []
     for index, column in enumerate(table.columns):
         rows = [(row, cell) for row in table.rows if (cell := row.cells[index])]
-        task = (column.task, column.metric, column.sha256)  # trials have no score of another metric
-        of_task = [trial for trial in trials if (trial.task, trial.metric, trial.data) == task]
+        # trials have no score of another metric
+        of_task = [t for t in trials if (t.task, t.metric, t.data) == column.key]
         drawn += _task_figures(
             column, rows, of_task, table, style, lambda name: read_curves(folder / name)
         )

@@ -44,7 +44,7 @@ def runs(
 ) -> dict[str, Any]:
     """`cells` by name, and the list of `shared` values, which a cell's `at` and `command` index."""
     by_cell = {record.cell: record for record in records}
-    columns = {(column.task, column.metric, column.sha256): column for column in table.columns}
+    columns = {column.key: column for column in table.columns}
     shared = Shared()
     cells = {}
     for cell, label in _cells(table):

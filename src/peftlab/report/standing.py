@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from peftlab.naming import counted
 from peftlab.records.crossed import MIN_SEEDS
-from peftlab.records.pairs import Standing, Verdict, standing, verdict_between
+from peftlab.records.pairs import Standing, Verdict, split_verdict, standing, verdict_between
 from peftlab.records.rows import LOWER_IS_BETTER, merit
 from peftlab.records.verdicts import Comparison
 from peftlab.report.columns import Column
@@ -21,8 +21,8 @@ MARKS: Mapping[Standing, str] = {"best": BEST, "tie": TIE, "unclear": UNCLEAR, "
 
 def pairs_of(comparison: Comparison, column: Column) -> list[Verdict]:
     """The verdicts of one task."""
-    task = (column.task, column.metric, column.sha256)
-    return [pair for pair in comparison.pairs if (pair.task, pair.metric, pair.sha256) == task]
+    pairs = comparison.pairs
+    return [pair for pair in pairs if (pair.task, pair.metric, pair.sha256) == column.key]
 
 
 def best(table: Table, index: int) -> str | None:
@@ -60,10 +60,7 @@ def intervals(table: Table, comparison: Comparison) -> dict[tuple[str, int], Spr
 
     It is known where the predictions of every run in the mean are.
     """
-    indices = {
-        (column.task, column.metric, column.sha256): index
-        for index, column in enumerate(table.columns)
-    }
+    indices = {column.key: index for index, column in enumerate(table.columns)}
     return {
         (mean.row, indices[task]): Spread(mean.mean, mean.high - mean.mean, mean.n_seeds)
         for mean in comparison.own
@@ -139,7 +136,7 @@ def _square(verdict: Verdict, column: Column) -> Square:
     return Square(
         text=score(verdict.difference, column),
         words=f"{verdict.a} − {verdict.b}: {interval}{p}, {seeds}: {verdict.verdict}{more}",
-        kind=verdict.verdict.partition(":")[0],
+        kind=split_verdict(verdict.verdict)[0],
     )
 
 
