@@ -18,6 +18,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+MOST_NAMES = 12  # of a folder's content
 MOST_FINDINGS = 5  # shown per field: each example of a data set may have one
 SHORT_REPR = reprlib.Repr()  # for a given value, which may be a data set
 SHORT_REPR.maxstring = SHORT_REPR.maxother = 100
@@ -65,6 +66,12 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise RequestError(f"{path} can't be found: {error}") from None
+
+
+def contents(folder: Path) -> str:
+    """The names in a folder, for a message: "it holds config.json, notes.txt"."""
+    names = sorted(path.name for path in folder.iterdir())[:MOST_NAMES]
+    return f"it holds {', '.join(names) or 'nothing'}"
 
 
 @contextmanager

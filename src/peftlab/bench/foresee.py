@@ -87,10 +87,10 @@ def check_fits(
     if not too_large:
         return
     lines = []
-    for cost in too_large:
+    for number, cost in enumerate(too_large):
         assert cost.memory is not None
         lines.append(f"  {cost.label} on {cost.task} needs {cost.memory.peak_mib:,.0f} MiB")
-        if len(lines) <= 2 * MAX_SUGGESTIONS:
+        if number < MAX_SUGGESTIONS:
             cell = next(cell for cell in cells if cell.row == (cost.task, cost.label))
             remedies = " or ".join(_remedies(predictor, cell, room))
             lines.append(f"    fits with {remedies or NO_REMEDY}")

@@ -101,14 +101,15 @@ def run_grid(
     store = Store(out)
     done = {} if rerun else done_cells(store, grid.cells, keep != "none")
     missing = [cell for cell in grid.cells if cell.name not in done]
-    with Session(store, grid.tasks, progress) as session:
+    # the session ends before another command may have the folder
+    with contextlib.ExitStack() as lock, Session(store, grid.tasks, progress) as session:
         forecast = None
         with store.prepared(room_mib(missing, keep)):  # checked first, since foresee takes seconds
             if foresee is not None and missing:
                 session.warm()
                 forecast = foresee(missing)
-        with locked(out), session:  # the session ends before another command may have the folder
-            records = _run_locked(session, grid, rerun, keep, shown or out, forecast)
+        lock.enter_context(locked(out))
+        records = _run_locked(session, grid, rerun, keep, shown or out, forecast)
     return [with_label(records[cell.name], cell.method.label) for cell in grid.cells]
 
 

@@ -19,7 +19,7 @@ import transformers  # its classes are looked up when used: importing them takes
 from safetensors import SafetensorError, safe_open
 from transformers.utils import logging
 
-from peftlab.errors import JSON_ERRORS, RequestError, expanded, one_line, system_refusals
+from peftlab.errors import JSON_ERRORS, RequestError, contents, expanded, one_line, system_refusals
 from peftlab.models.packaged import PACKAGED
 from peftlab.network import describe_error, reachable
 
@@ -137,7 +137,7 @@ def _check_folder(name: str, folder: Path) -> list[Path]:
             f"or one of {', '.join(PACKAGED)}"
         )
     if not (folder / "config.json").is_file():
-        raise RequestError(f"model folder {name} has no config.json; {_contents(folder)}")
+        raise RequestError(f"model folder {name} has no config.json; {contents(folder)}")
     weights = weight_files(folder)
     if not weights:
         pickles = sorted(path.name for path in folder.glob("*.bin"))
@@ -148,7 +148,7 @@ def _check_folder(name: str, folder: Path) -> list[Path]:
                 "which writes safetensors"
             )
         raise RequestError(
-            f"model folder {name} has no model.safetensors weights; {_contents(folder)}"
+            f"model folder {name} has no model.safetensors weights; {contents(folder)}"
         )
     for path in weights:
         _check_readable(path)
@@ -156,7 +156,7 @@ def _check_folder(name: str, folder: Path) -> list[Path]:
     if not any(True for pattern in patterns for _ in folder.glob(pattern)):
         raise RequestError(
             f"model folder {name} has no tokenizer (tokenizer.json or a vocabulary); "
-            f"save it there with tokenizer.save_pretrained({str(name)!r}); {_contents(folder)}"
+            f"save it there with tokenizer.save_pretrained({str(name)!r}); {contents(folder)}"
         )
     return weights
 
@@ -192,11 +192,6 @@ def _check_readable(path: Path) -> None:
             tensors.keys()
     except (SafetensorError, OSError) as error:
         raise RequestError(f"{path} is not a readable safetensors file: {error}") from error
-
-
-def _contents(folder: Path) -> str:
-    names = sorted(path.name for path in folder.iterdir())[:12]
-    return f"it holds: {', '.join(names) or 'nothing'}"
 
 
 def _sha256(folder: Path, weights: list[Path]) -> str:

@@ -41,6 +41,7 @@ from peftlab.models.tokenizer import (
 from peftlab.models.unit import last_layer
 from peftlab.settings import DEVICE_WORDS, PRECISION_WORDS
 
+NO_CLASS = "transformers has no sequence-classification class for it"
 STORED = {  # in safetensors' words
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
 }  # fmt: skip
@@ -192,10 +193,7 @@ def _pretrained(folder: Path, num_labels: int, dtype: torch.dtype | str) -> PreT
         config.num_labels = num_labels
         mapping: Any = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
         if type(config) not in mapping:
-            raise RequestError(
-                f"model {folder.name} can't be made: transformers has no sequence-classification "
-                "class for it"
-            )
+            raise RequestError(f"model {folder.name} can't be made: {NO_CLASS}")
         model: PreTrainedModel
         model, loading_info = mapping[type(config)].from_pretrained(
             None,
@@ -281,7 +279,7 @@ def _model_refusals(name: str) -> Iterator[None]:
     except Exception as error:  # a class may raise anything for a config that is not of its kind
         reason = one_line(error)
         if "Unrecognized configuration class" in reason:
-            reason = "transformers has no sequence-classification class for it"
+            reason = NO_CLASS
         raise RequestError(f"model {name} can't be made: {reason}") from error
 
 

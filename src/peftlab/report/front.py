@@ -36,7 +36,7 @@ FONT = 10  # pixels
 NAME = 130  # pixels of the longest name; Vega cuts longer ones
 LETTER = 5.6  # pixels of a letter in a name, about
 NEAR = ((7, 0, "left"), (-7, 0, "right"), (0, -10, "center"), (0, 10, "center"))
-FAR = ((x * side, y) for x in (9, 20, 34, 50) for side in (1, -1) for y in range(-143, 144, 11))
+FAR = [(x * side, y) for x in (9, 20, 34, 50) for side in (1, -1) for y in range(-143, 144, 11)]
 # where a name may stand, nearest first: pixels from its point to the right and down, and the end of
 # the name that is there
 PLACES = (

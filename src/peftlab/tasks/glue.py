@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
-from peftlab.errors import RequestError, expanded
+from peftlab.errors import RequestError, contents, expanded
 from peftlab.labels import Kind
 from peftlab.tasks import hub
 from peftlab.tasks.base import Examples, Task
@@ -231,7 +231,7 @@ def _find_file(row: Glue, data_dir: Path, name: str) -> Path:
         raise RequestError(f"{need}, but there is no folder {data_dir}. {remedy}")
     if not path.parent.is_dir():
         raise RequestError(f"{need}, but {_explain_missing_folder(row, data_dir)} {remedy}")
-    raise RequestError(f"{need}, but {path.parent} has no {name}; {_contents(path.parent)}.")
+    raise RequestError(f"{need}, but {path.parent} has no {name}; {contents(path.parent)}.")
 
 
 def _explain_missing_folder(row: Glue, data_dir: Path) -> str:
@@ -243,12 +243,7 @@ def _explain_missing_folder(row: Glue, data_dir: Path) -> str:
             return f"the folder there is called {entry.name}: rename it to {row.folder}."
         if entry.is_dir() and (entry / row.folder).is_dir():
             return f"there is one in {entry}: give --data-dir {entry}."
-    return f"{data_dir} has no folder {row.folder}; {_contents(data_dir)}."
-
-
-def _contents(folder: Path) -> str:
-    names = sorted(entry.name for entry in folder.iterdir())[:10]
-    return f"it holds {', '.join(names) or 'nothing'}"
+    return f"{data_dir} has no folder {row.folder}; {contents(data_dir)}."
 
 
 def _normalise(name: str) -> str:

@@ -219,7 +219,7 @@ def count_step(
             evaluation = _measure_evaluation(model, plan, evaluated)
             model.train()
             layout.lengths = trained.lengths
-            batch = _batch(model, trained, plan)
+            batch = _batch(trained, plan)
             parameters = [p for group in groups for p in group["params"]]
             excluded = [*model_tensors(model), *batch.inputs.values(), batch.labels]
             live = LiveMeter(excluded, plan.device_type)
@@ -252,7 +252,7 @@ def count_step(
 def _measure_evaluation(model: PreTrainedModel, plan: Plan, shape: Shape) -> LiveMeter:
     """A meter of a forward pass that saves nothing."""
     model.eval()
-    batch = _batch(model, shape, plan)
+    batch = _batch(shape, plan)
     computing = torch.autocast(plan.device_type, torch.bfloat16, enabled=plan.autocast)
     live = LiveMeter(model_tensors(model), plan.device_type)
     with torch.no_grad(), computing, live:
@@ -260,7 +260,7 @@ def _measure_evaluation(model: PreTrainedModel, plan: Plan, shape: Shape) -> Liv
     return live
 
 
-def _batch(model: PreTrainedModel, shape: Shape, plan: Plan) -> Batch:
+def _batch(shape: Shape, plan: Plan) -> Batch:
     ids = torch.zeros(shape.size, shape.width, dtype=torch.long, device=plan.device_type)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     return Batch(inputs, torch.zeros(shape.size, dtype=torch.long, device=plan.device_type))

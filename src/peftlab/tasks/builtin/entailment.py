@@ -28,7 +28,7 @@ from peftlab.tasks.builtin.grammar import (
     unrelated,
 )
 
-ENTAILED, NOT_ENTAILED = 0, 1
+ENTAILED = 0
 SLOTS: dict[str, Lexicon] = {"agent": PEOPLE, "act": HANDLING, "thing": THINGS, "place": PLACES}
 Frames = dict[str, tuple[str, ...]]
 
