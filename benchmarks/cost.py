@@ -61,7 +61,7 @@ def memory_rows(
 ) -> list[Row]:
     """A row of the table for each method: predicted and measured peak memory."""
     request = {"model": _name_or_folder(model, options.cache), "tasks": [words_task()]}
-    training = {"batch_size": batch, "epochs": 1, "threads": 1}
+    training = {"batch_size": batch, "epochs": 1, "threads": 1, "device": "cpu"}
     rows: list[Row] = []
     for method in methods:
         grid = resolve(make_suite(**request, training=training, methods=[method], seeds=[0]))
@@ -87,6 +87,7 @@ def time_rows(
         "tasks": "acceptability",
         "batch_size": batch,
         "epochs": 2,
+        "device": "cpu",
     }
     rows = []
     for method in methods:

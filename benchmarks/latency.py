@@ -23,7 +23,7 @@ TEXT = "The committee has not yet decided whether the old bridge can be repaired
 
 
 def base() -> Any:
-    return peftlab.load_model("minilm", precision="fp32")[0].eval()
+    return peftlab.load_model("minilm", precision="fp32", device="cpu")[0].eval()
 
 
 def adapted(method: str, merged: bool = False) -> Any:

@@ -55,7 +55,7 @@ def cost_of(layer: nn.Linear, x: Tensor, name: str) -> LayerCost:
 
 @torch.no_grad()
 def main(model: str, task: str = "acceptability", data_dir: str | None = None) -> None:
-    net, tokenizer = peftlab.load_model(model, 2, precision="fp32", seed=0)
+    net, tokenizer = peftlab.load_model(model, 2, precision="fp32", seed=0, device="cpu")
     texts = load(task, Path(data_dir) if data_dir else None).dev.texts[:TEXTS]
     encoded = encode(tokenizer, texts, [0] * len(texts), 128)
     costs: list[LayerCost] = []

@@ -43,7 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     Tests run on the CPU even where there is a GPU, but for those selected by `-m gpu`.
     """
-    if "gpu" not in config.option.markexpr:
+    if "gpu" not in config.option.markexpr.replace("not gpu", ""):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if not (hasattr(config, "workerinput") or config.option.collectonly):
         with pytest.MonkeyPatch.context() as patch:

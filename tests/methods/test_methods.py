@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
@@ -108,6 +109,14 @@ def test_paging_on_a_cpu_is_refused() -> None:
     for refused in (lambda: method.check_device("cpu"), lambda: method.make_optimizer(groups)):
         with pytest.raises(RequestError, match="this run is on cpu; leave it at 'adamw'"):
             refused()
+
+
+def test_a_plan_makes_no_optimizer_that_writes_to_memory() -> None:
+    """Bitsandbytes' paged one fills its state at once, on CUDA where fake tensors have none."""
+    with FakeTensorMode():
+        parameter = nn.Parameter(torch.zeros(3))
+        made = peftlab.QLoRA(optimizer="paged").make_optimizer([{"params": [parameter], "lr": 0.1}])
+    assert type(made) is torch.optim.AdamW
 
 
 def test_a_model_that_asks_for_a_layers_weight_finds_the_bases() -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from peftlab.bench.process import activation_checkpointing
-from peftlab.layers import NF4Linear, Precision
+from peftlab.layers import Int8Linear, NF4Linear, Precision
 from peftlab.methods import METHODS, inject, make
 from peftlab.models import find, load_source, sized_model
 from peftlab.training import Encoded, Loop
@@ -144,6 +144,22 @@ def test_four_bits_are_made_dense_where_they_are(
         make_fake(model, mode, torch.device("cuda"))
         y = model(torch.empty(4, 32, device="cuda", dtype=torch.bfloat16))
     assert (y.device.type, y.shape) == ("cuda", (4, 64))
+
+
+def test_products_in_eight_bits_are_counted_as_a_gpu_makes_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With their sums in 32 bits: a batch that does not fit was taken for one that does."""
+    monkeypatch.setattr("peftlab.layers.int8.product_kind", lambda device: "wide")
+    monkeypatch.setattr("peftlab.layers.products.fits", lambda *shape: pytest.fail("it is built"))
+    layer = Int8Linear(torch.randn(64, 32), None, torch.bfloat16, nn.Linear)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+        make_fake(nn.Sequential(layer), mode, torch.device("cuda"))
+        x = torch.empty(128, 32, device="cuda", dtype=torch.bfloat16)
+        with LiveMeter([], "cuda") as live:
+            y = layer(x)
+    assert (y.device.type, y.shape) == ("cuda", (128, 64))
+    assert live.peak >= 128 * 64 * torch.int32.itemsize
 
 
 def test_counting_spoils_nothing_that_a_training_keeps(tiny_model: Path) -> None:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +25,7 @@ from peftlab.settings import Training
 from peftlab.tasks import Task
 from peftlab.training import Loop, encode
 from peftlab.training.batches import Batch
-from peftlab.training.graphs import CAPTURED_AT, Graphs
+from peftlab.training.graphs import CAPTURED_AT, Graphs, capture
 from peftlab.training.passes import batch_loss
 from plans import plan
 
@@ -125,6 +127,29 @@ def test_a_training_by_graphs_is_the_training(
         assert captures.shared == [None, *["shared"] * (len(captures.shared) - 1)]
     else:
         assert not captures.shared
+
+
+def test_the_current_device_is_what_it_was_after_a_capture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """To set a stream makes its device the current one, which only leaving `device` puts right."""
+    done: list[str] = []
+
+    @contextmanager
+    def entered(name: str) -> Iterator[None]:
+        done.append(f"enter {name}")
+        yield
+        done.append(f"leave {name}")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=None, pool=list))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: "its own")
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "outside")
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: done.append(f"set {stream}"))
+    monkeypatch.setattr(torch.cuda, "device", lambda device: entered("device"))
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, **_: entered("graph"))
+    capture(lambda: torch.zeros(()), None, torch.device("cuda:1"))
+    order = ["enter device", "enter graph", "leave graph", "set outside", "leave device"]
+    assert done == order
 
 
 def test_what_can_t_be_captured_shows_before_the_first_step(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from peftlab.bench import execute, process
 from peftlab.methods import METHODS, make
 from peftlab.tasks import Task
 from peftlab.training import WORKSPACE, repeatable
+from tiny import tiny
 
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
@@ -41,6 +44,28 @@ def test_cells_start_with_the_workspace_that_cublas_repeats_its_sums_in(
     assert execute.cell_environment()[CUBLAS] == ":4096:8"
     monkeypatch.setenv(CUBLAS, ":16:8")  # whoever sets it keeps it
     assert execute.cell_environment()[CUBLAS] == ":16:8"
+
+
+@pytest.mark.parametrize(
+    ("current", "visible", "seen"),
+    [(0, None, None), (0, "3,5", "3,5"), (1, None, "1"), (1, "3,5", "5")],
+)
+def test_cells_train_on_the_current_device_of_whoever_asks(
+    current: int, visible: str | None, seen: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is known before they start, such as free memory and precision, is known of that one."""
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert execute.cell_environment().get("CUDA_VISIBLE_DEVICES") == seen
+
+
+def test_a_cell_that_trains_on_a_gpu_builds_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "kernels_of", lambda *given: pytest.fail("it asks for them"))
+    cell: Any = SimpleNamespace(training=SimpleNamespace(device="cuda", in_engine=True))
+    assert process._kernels(tiny(), cell) == "torch"
 
 
 @pytest.mark.parametrize("warned", [False, True])

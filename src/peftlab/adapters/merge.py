@@ -136,8 +136,10 @@ def _original(stored: StoredBase | None, name: str, adapter: Adapter) -> Tensor:
 def _is_copy(base: Linear, held: Tensor, original: Tensor) -> bool:
     """Whether `base` holds `original` in its precision, and no weight that it was given since."""
     if isinstance(base, Int8Linear):
-        again = type(base)(original, None, base.compute, base.plain_kind)
-        return torch.equal(again.codes, base.codes) and torch.allclose(again.scales, base.scales)
+        # on the CPU, as they were made: a GPU's division rounds some to another code
+        again = type(base)(original.cpu(), None, base.compute, base.plain_kind)
+        codes, scales = base.codes.cpu(), base.scales.cpu()
+        return torch.equal(again.codes, codes) and torch.allclose(again.scales, scales)
     return is_rounded(held, original)
 
 

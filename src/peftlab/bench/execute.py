@@ -169,12 +169,22 @@ def _kill_group(process: subprocess.Popen[str]) -> None:
 def cell_environment() -> dict[str, str]:
     """The environment of cells: this process's, and defaults for speed, memory and determinism.
 
-    A variable that is set already keeps its value.
+    A variable that is set already keeps its value, but for the devices where the caller has chosen
+    one of them (`torch.cuda.set_device`).
     """
     spin = {}
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         spin["GOMP_SPINCOUNT"] = SHORT_SPIN if (others_share() or 0.0) > BUSY_SHARE else LONG_SPIN
-    return {**spin, **FEW_KERNELS, **WORKSPACE, **os.environ}
+    return {**spin, **FEW_KERNELS, **WORKSPACE, **os.environ, **_current_device()}
+
+
+def _current_device() -> dict[str, str]:
+    """A variable by which cells see the caller's current CUDA device first, unless they would."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized() or torch.cuda.current_device() == 0:
+        return {}
+    index, visible = torch.cuda.current_device(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return {"CUDA_VISIBLE_DEVICES": visible.split(",")[index] if visible else str(index)}
 
 
 def _death_failure(cell: Cell, exit_code: int, last_stderr_line: str) -> Failed:

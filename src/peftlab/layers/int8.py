@@ -151,8 +151,9 @@ class Int8Linear(QuantisedLinear):
 
         The codes themselves may lie elsewhere, or nowhere.
         """
-        by_tiles = self.compute == torch.bfloat16 and products.fits(torch.int8, *self.codes.shape)
-        return () if device == "cpu" and by_tiles else self._ways(device)
+        may_tile = device == "cpu" and self.compute == torch.bfloat16
+        by_tiles = may_tile and products.fits(torch.int8, *self.codes.shape)
+        return () if by_tiles else self._ways(device)
 
     def _ways(self, device: str) -> tuple[Way, ...]:
         """The directions in which oneDNN multiplies packed codes on `device`.

@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic.dataclasses import dataclass
+from torch._subclasses.fake_tensor import FakeTensor
 
 from peftlab.errors import RequestError
 from peftlab.layers.nf4 import has_bitsandbytes
@@ -60,9 +61,12 @@ class QLoRA(PeftLoRA, NeedsDevice):
             )
 
     def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        if self.optimizer == "adamw":
+        parameter = groups[0]["params"][0]
+        # the paged one's kernels write where `plan`'s fake tensors have no memory; its state is
+        # as large as AdamW's
+        if self.optimizer == "adamw" or isinstance(parameter, FakeTensor):
             return super().make_optimizer(groups)
-        self.check_device(groups[0]["params"][0].device.type)
+        self.check_device(parameter.device.type)
         optim: Any = importlib.import_module("bitsandbytes.optim")
         paged: torch.optim.Optimizer = optim.PagedAdamW32bit(groups)
         return paged

@@ -33,7 +33,7 @@ from peftlab.layers import Int8Linear, NF4Linear, PreTrainedModel, quantiser
 from peftlab.layers.int8 import Way
 from peftlab.training.batches import Batch, split_evenly
 from peftlab.training.meters import MIB, SavedMeter, sizes
-from peftlab.training.passes import Plan, Trainee, batch_loss
+from peftlab.training.passes import Plan, Trainee, batch_loss, forward
 
 _PRODUCTS = {"mm", "addmm", "addmm_", "bmm", "_linear_pointwise"}
 
@@ -256,7 +256,7 @@ def _measure_evaluation(model: PreTrainedModel, plan: Plan, shape: Shape) -> Liv
     computing = torch.autocast(plan.device_type, torch.bfloat16, enabled=plan.autocast)
     live = LiveMeter(model_tensors(model), plan.device_type)
     with torch.no_grad(), computing, live:
-        model(**batch.inputs)
+        forward(model, batch.inputs)
     return live
 
 
@@ -272,7 +272,7 @@ def make_fake(model: nn.Module, mode: FakeTensorMode, device: torch.device) -> N
     for module in model.modules():
         if isinstance(module, NF4Linear):
             module.__dict__["dequantised"] = _Dequantised(module)
-        if isinstance(module, Int8Linear):
+        if isinstance(module, Int8Linear) and device.type == "cpu":  # elsewhere by torch's own
             ways = module.packings(device.type)
             module.__class__ = _Int8Shapes
             fake_packed = {way: _as_fake(module.codes, mode, device) for way in ways}

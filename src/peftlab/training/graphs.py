@@ -110,9 +110,10 @@ def capture(
     graph = torch.cuda.CUDAGraph()
     pool, stream = shared or (None, torch.cuda.Stream(device))
     outside = torch.cuda.current_stream(device)
-    try:
-        with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool, stream=stream):
-            result = work()
-    finally:
-        torch.cuda.set_stream(outside)  # a capture that failed leaves its own stream set
+    with torch.cuda.device(device):  # setting a stream makes its device the current one
+        try:
+            with torch.cuda.graph(graph, pool=pool, stream=stream):
+                result = work()
+        finally:
+            torch.cuda.set_stream(outside)  # a capture that failed leaves its own stream set
     return result, graph.replay, (graph.pool(), stream)

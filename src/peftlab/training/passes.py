@@ -7,7 +7,8 @@ or as many as keep the activations small that a CPU holds for the backward pass.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -141,13 +142,34 @@ def batch_loss(model: PreTrainedModel, batch: Batch, plan: Plan) -> Tensor:
     example counts the same whichever others share its batch or its part.
     """
     with torch.autocast(plan.device_type, torch.bfloat16, enabled=plan.autocast):
-        logits = model(**batch.inputs).logits.float()
+        logits = forward(model, batch.inputs)
     if plan.kind == "regression":
         return F.mse_loss(logits.squeeze(-1), batch.labels.float())
     if plan.weights:
         weight = logits.new_tensor(plan.weights)
         return F.cross_entropy(logits, batch.labels, weight, reduction="sum") / len(batch.labels)
     return F.cross_entropy(logits, batch.labels)
+
+
+def forward(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
+    """The logits (n, num_labels) in fp32; a decoder keeps no keys and values for a next token."""
+    with _without_cache(model):
+        logits: Tensor = model(**inputs).logits.float()
+    return logits
+
+
+@contextmanager
+def _without_cache(model: PreTrainedModel) -> Iterator[None]:
+    # a copy of all layers' keys and values, held as long as the outputs are (LOG.md)
+    config = model.config.get_text_config()
+    used = getattr(config, "use_cache", False)
+    if used:
+        config.use_cache = False
+    try:
+        yield
+    finally:
+        if used:
+            config.use_cache = used
 
 
 def outputs(
@@ -176,7 +198,7 @@ def outputs(
     autocasting = torch.autocast(device.type, torch.bfloat16, enabled=autocast)
     with engine(model, is_worth_entering), torch.inference_mode(), autocasting:
         for indices in batches_by_length(data.lengths, 2 * batch_size, EVALUATED_TOKENS):
-            logits = model(**data.batch(indices, device).inputs).logits.float().cpu()
+            logits = forward(model, data.batch(indices, device).inputs).cpu()
             rows += zip(indices, logits, strict=True)
             on_batch(len(indices))
     return torch.stack([logits for _, logits in sorted(rows, key=lambda row: row[0])])
