@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, MptConfig
 
 import peftlab
 from peftlab.adapters import read_card
@@ -434,6 +434,22 @@ def test_an_adapter_of_another_structure_than_its_files_is_refused(
     (name, value) = next(iter(change.items()))
     with pytest.raises(peftlab.RequestError, match=f"{name} is {value!r} in this model and"):
         peftlab.save(model, tmp_path / "adapter")
+
+
+def test_a_config_inside_the_config_is_looked_at_as_the_config_is(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """Loading writes its dtype: an adapter of any MPT or Gemma 3 was refused."""
+    config = MptConfig(d_model=16, n_heads=2, n_layers=1, vocab_size=40, pad_token_id=0)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "base")
+    model, _ = peftlab.load_model(tmp_path / "base", num_labels=2)
+    peftlab.inject(model, "lora")
+    peftlab.save(model, tmp_path / "adapter")
+    peftlab.load(tmp_path / "adapter")
+    model.config.attn_config.alibi_bias_max = 4
+    with pytest.raises(peftlab.RequestError, match=r"attn_config\.alibi_bias_max is 4 in this"):
+        peftlab.save(model, tmp_path / "other")
 
 
 def test_what_is_the_answers_own_of_a_config_may_be_another(

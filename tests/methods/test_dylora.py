@@ -185,6 +185,16 @@ def test_rows_that_were_not_drawn_move_by_momentum_unless_strict(strict: bool) -
         assert moved.tolist() == ([False, False, False, True] if strict else [True] * 4), name
 
 
+@pytest.mark.parametrize("strict", [True, False])
+def test_rows_beyond_the_drawn_rank_move_by_momentum_unless_strict(strict: bool) -> None:
+    method = DyLoRA(rank=RANK)
+    drawn = [method.draw(0, index) for index in range(20)]
+    model = tiny(strict=strict)
+    rows = trained(model, [drawn.index(4), drawn.index(2)])
+    for name, moved in rows.items():
+        assert moved.tolist() == ([True, True, False, False] if strict else [True] * 4), name
+
+
 def test_idle_names_the_rows_that_were_drawn_without_a_gradient() -> None:
     model = tiny()
     method: Any = injected(model)

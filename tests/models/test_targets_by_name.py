@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    Gemma3Config,
+    PreTrainedModel,
+)
 
 from peftlab.engine import fast
 from peftlab.errors import RequestError
@@ -123,6 +128,41 @@ def test_a_word_that_nothing_is_called_is_refused_with_those_that_there_are() ->
     said = "unknown target 'query'; Allowed: ffn-in, ffn-out, all-linear. Or an exact name"
     assert str(refused.value).startswith(said)
     assert "fnet.encoder.layer.N.intermediate.dense" in str(refused.value)
+
+
+def test_what_sees_is_adapted_by_no_method_that_reads_text() -> None:
+    """It has no gradient: a training of Gemma 3 ended in a refusal."""
+    inside = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16}
+    text = inside | {"num_key_value_heads": 1, "head_dim": 8, "vocab_size": 40, "pad_token_id": 0}
+    config = Gemma3Config(
+        text_config=text | {"intermediate_size": 24},
+        vision_config=inside | {"intermediate_size": 24, "image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=1,
+    )
+    model = AutoModelForSequenceClassification.from_config(config)
+    assert any("vision_tower" in name for name in linear_names(model))
+    for word in (*LOGICAL, "all-linear"):
+        names = find_targets(model, word).names
+        assert names and all("language_model" in name for name in names)
+    with pytest.raises(RequestError, match="bitfit trains biases and this backbone"):
+        inject(model, "bitfit")
+
+
+@pytest.mark.parametrize(
+    ("kind", "experts"),
+    [
+        ("mixtral", {"num_local_experts": 4}),
+        ("qwen2_moe", {"num_experts": 4, "moe_intermediate_size": 48, "decoder_sparse_step": 1}),
+    ],
+)
+def test_experts_are_said_to_be_left_as_they_are(kind: str, experts: dict[str, int]) -> None:
+    config = AutoConfig.for_model(kind, **COMMON, **experts, num_key_value_heads=2)
+    model = AutoModelForSequenceClassification.from_config(config)
+    weights = sum(p.numel() for p in model.parameters() if p.ndim == 3)
+    found = find_targets(model, "all-linear")
+    assert f"{weights:,} weights of experts are no linear layers" in found.notes[-1]
+    assert not any(name.endswith("shared_expert_gate") for name in found.names)  # of one output
+    inject(model, make("lora", {"rank": 2, "targets": "all-linear"}))
 
 
 def test_attention_decides_what_a_shared_name_means() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +208,21 @@ def test_rows_of_dylora_that_stay_idle_are_named() -> None:
         layer = loop.model.bert.encoder.layer[0].attention.self.query
         layer.lora_B.register_hook(lambda g: torch.cat([torch.zeros_like(g[:, :1]), g[:, 1:]], 1))
 
-    fails(spoil, r"no gradient for row 1 of .*0\.attention\.self\.query\.lora_B", "dylora")
+    fails(spoil, r"no gradient for column 1 of .*0\.attention\.self\.query\.lora_B", "dylora")
+
+
+def test_layers_that_no_answer_depends_on_may_stay_idle() -> None:
+    """Longformer's query of the last block: dylora alone refused to train there."""
+    model = tiny(make("dylora"))
+    unread = "bert.encoder.layer.0.attention.self.query"
+    query = model.get_submodule(unread)
+    query.was_drawn[:] = True
+    for unread_too, named in (((), True), ((unread,), False)):
+        watch = TrainingCheck(model, 8, unread_too)
+        watch.without_gradient, watch.outside_graph = set(), set()
+        watch.start = dict.fromkeys(watch.start, (-1, -1))  # all else has moved
+        with pytest.raises(Untrained, match=rf"column 1 of {unread}") if named else nullcontext():
+            watch.check(model, watch.due)
 
 
 def test_rows_of_a_that_were_drawn_twice_must_have_had_a_gradient() -> None:

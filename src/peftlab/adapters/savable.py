@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -111,14 +111,27 @@ def _check_config(model: PreTrainedModel, base: Base) -> None:
     if base.source is None:
         return
     config, stored = model.config.to_dict(), read_config(base.source.folder).to_dict()
+    for name, here, there in _differences(config, stored):
+        raise RequestError(
+            f"{name} is {here!r} in this model and {there!r} in the config.json of "
+            f"{base.part.name}: an adapter is loaded onto the files, and would answer otherwise; "
+            "before it is injected, write the changed base to a folder by model.save_pretrained "
+            "and tokenizer.save_pretrained, and load it from there"
+        )
+
+
+def _differences(
+    config: Mapping[str, Any], stored: Mapping[str, Any], inside: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """The fields of both that differ and belong to the backbone, also of configs inside."""
     for name in sorted(config.keys() & stored.keys()):
-        if config[name] != stored[name] and not FREE.search(name):
-            raise RequestError(
-                f"{name} is {config[name]!r} in this model and {stored[name]!r} in the config.json "
-                f"of {base.part.name}: an adapter is loaded onto the files, and would answer "
-                "otherwise; before it is injected, write the changed base to a folder by "
-                "model.save_pretrained and tokenizer.save_pretrained, and load it from there"
-            )
+        here, there = config[name], stored[name]
+        if FREE.search(name) or here == there:
+            continue
+        if isinstance(here, Mapping) and isinstance(there, Mapping):
+            yield from _differences(here, there, f"{inside}{name}.")
+        else:
+            yield f"{inside}{name}", here, there
 
 
 def _n_tokens(model: PreTrainedModel) -> int | None:

@@ -8,9 +8,10 @@ Shapes     W (out, in) frozen · A (rank, in), B (out, rank) trained
 Init       as LoRA
 Cost       as LoRA of the full rank; a step works on b of its rows
 Departs    the score is the full rank's, and every other rank's is recorded beside it.
-           update="last": rows before the b-th are constants, as in the paper. With a gradient of
-           zero they still move by AdamW's momentum, as in the reference, unless strict=true puts
-           them back after the step
+           update="last": rows before the b-th are constants, as in the paper's frozen variant,
+           which the authors' script for GLUE runs; here all rows up to the b-th learn by default.
+           Rows that a step does not train have a gradient of zero and still move by AdamW's
+           momentum, as in the reference, unless strict=true puts them back after the step
 Raises     as LoRA
 """
 
@@ -42,7 +43,7 @@ class DyLoRA(PeftLoRA, ManyRanks):
         alpha: the update at rank b is scaled by alpha / b.
         dropout, targets: LoRA's, see `LowRankMethod`.
         update: whether "all" rows up to the step's rank learn, or the "last" of them alone.
-        strict: with update="last", whether the other rows are kept from moving at all.
+        strict: whether rows that a step does not train are kept from moving at all.
     """
 
     name: ClassVar[str] = "dylora"
@@ -65,7 +66,7 @@ class DyLoRA(PeftLoRA, ManyRanks):
         b = self.draw(step.seed, step.index)
         for layer in _layers(model):
             layer.train_rank, layer.eval_rank = b, self.rank
-            if self.update == "last" and self.strict:
+            if self.strict:
                 layer.save_rows()
 
     def before_update(self, model: PreTrainedModel, step: Step) -> None:
@@ -73,7 +74,7 @@ class DyLoRA(PeftLoRA, ManyRanks):
             layer.note_gradients()
 
     def after_step(self, model: PreTrainedModel, step: Step) -> None:
-        if self.update == "last" and self.strict:
+        if self.strict:
             for layer in _layers(model):
                 layer.restore_rows()
 
@@ -144,12 +145,17 @@ class DyLoRALinear(LowRank):
         b = self.eval_rank
         return weight + self.alpha / b * self.lora_B[:, :b] @ self.lora_A[:b]
 
+    @property
+    def trained_rows(self) -> tuple[int, int]:
+        """The first row that a step trains, and the one behind the last."""
+        return self.train_rank - 1 if self.last else 0, self.train_rank
+
     @torch.no_grad()
     def note_gradients(self) -> None:
         """Note which rows this step trains, and which columns of B have a gradient."""
         if self.all_seen:  # every row was drawn twice and had a gradient: no mask changes any more
             return
-        first, stop = self.train_rank - 1 if self.last else 0, self.train_rank
+        first, stop = self.trained_rows
         self.was_drawn_again[first:stop] = self.was_drawn[first:stop]
         self.was_drawn[first:stop] = True
         if self.lora_B.grad is not None:
@@ -170,10 +176,10 @@ class DyLoRALinear(LowRank):
 
     @torch.no_grad()
     def restore_rows(self) -> None:
-        """Put every row back but the one that the step trains."""
-        row = self.train_rank - 1
+        """Put every row back but those that the step trains."""
+        rows = slice(*self.trained_rows)
         saved_A, saved_B = self.saved
-        saved_A[row], saved_B[:, row] = self.lora_A[row], self.lora_B[:, row]
+        saved_A[rows], saved_B[:, rows] = self.lora_A[rows], self.lora_B[:, rows]
         self.lora_A.copy_(saved_A)
         self.lora_B.copy_(saved_B)
         del self.saved

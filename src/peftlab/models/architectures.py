@@ -17,6 +17,9 @@ from peftlab.errors import RequestError
 from peftlab.layers import PreTrainedModel, Wrapper
 from peftlab.layers.precision import hooks_of
 
+# modules of models that see and hear too; a text runs through none of them
+NOT_OF_TEXT = r"(.*\.)?(vision_tower|vision_model|visual|audio_tower|multi_modal_projector)(\..*)?"
+
 
 @dataclass(frozen=True)
 class Layers:
@@ -220,7 +223,7 @@ def architecture_of(model: Any) -> Architecture:
 def unread_modules(model: PreTrainedModel) -> list[str]:
     """The full names of the backbone's modules that are known to affect no answer.
 
-    See `Architecture.unread`.
+    See `Architecture.unread`; those that no text runs through are among them.
     """
     last = getattr(model.config, "num_hidden_layers", 0) - 1
     prefix = re.escape(model.base_model_prefix)
@@ -231,7 +234,7 @@ def unread_modules(model: PreTrainedModel) -> list[str]:
     return [
         name
         for name, _ in model.named_modules()
-        if any(re.fullmatch(pattern, name) for pattern in patterns)
+        if any(re.fullmatch(pattern, name) for pattern in (*patterns, NOT_OF_TEXT))
     ]
 
 

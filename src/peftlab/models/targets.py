@@ -19,9 +19,10 @@ from typing import NamedTuple
 from torch import nn
 
 from peftlab.errors import RequestError, unknown
-from peftlab.layers import PreTrainedModel, is_linear
+from peftlab.layers import PreTrainedModel, features, is_linear
 from peftlab.models.architectures import (
     ARCHITECTURES,
+    NOT_OF_TEXT,
     architecture_of,
     backbone_modules,
     unread_modules,
@@ -70,8 +71,9 @@ def find_targets(model: PreTrainedModel, targets: str) -> Targets:
     """The linear layers that a comma-separated list of words, names or patterns means.
 
     A word is query, key, value, attention-output, ffn-in, ffn-out or all-linear (every linear
-    layer of the backbone); any other item is a module's exact name or a regular expression that
-    matches the whole name. The head is never a target: it is trained anyway.
+    layer of the backbone with more than one output); any other item is a module's exact name or a
+    regular expression that matches the whole name. The head is never a target: it is trained
+    anyway. Nor is a layer that no text runs through, such as one that sees.
 
     Raises:
         RequestError: if an item matches no linear layer; it lists those of the model.
@@ -79,13 +81,13 @@ def find_targets(model: PreTrainedModel, targets: str) -> Targets:
     items = [item.strip() for item in targets.split(",") if item.strip()]
     if not items:
         raise RequestError(f"targets must name at least one layer, got {targets!r}")
-    candidates = linear_names(model)
+    candidates = [name for name in linear_names(model) if not re.fullmatch(NOT_OF_TEXT, name)]
     patterns = [_pattern(model, item, candidates) for item in items]
     matches: set[str] = set()
     for item, pattern in zip(items, patterns, strict=True):
         item_matches = {name for name in candidates if _matches(pattern, name, item)}
         if item == "all-linear":
-            item_matches -= {*unread_modules(model)}
+            item_matches -= {*unread_modules(model), *_narrow_names(model)}
         if not item_matches:
             raise _no_such_target(model, item, candidates)
         matches |= item_matches
@@ -98,6 +100,11 @@ def find_targets(model: PreTrainedModel, targets: str) -> Targets:
     if found_by_name:
         note = f"{model.config.model_type} is in no table, its layers were found by name: "
         notes.append(note + ", ".join(found_by_name))
+    if n_weights := _n_expert_weights(model):
+        notes.append(
+            f"{n_weights:,} weights of experts are no linear layers: they are not adapted, and "
+            "held in 16 or 32 bits"
+        )
     return Targets(names, list(dict.fromkeys(patterns)), notes)
 
 
@@ -143,6 +150,24 @@ def norms(model: PreTrainedModel) -> list[nn.Module]:
 def linear_names(model: PreTrainedModel) -> list[str]:
     """The names of the backbone's linear layers, without those of the head."""
     return [name for name, module in backbone_modules(model).items() if is_linear(module)]
+
+
+def _narrow_names(model: PreTrainedModel) -> list[str]:
+    """The linear layers of one output, such as a gate of a shared expert: of rank 1 as they are."""
+    modules = backbone_modules(model)
+    return [name for name in linear_names(model) if min(features(modules[name])) == 1]
+
+
+def _n_expert_weights(model: PreTrainedModel) -> int:
+    """The weights that lie in one tensor for all experts of a block: (experts, out, in)."""
+    return sum(
+        parameter.numel()
+        for name, module in backbone_modules(model).items()
+        if not re.fullmatch(NOT_OF_TEXT, name)
+        and not type(module).__module__.startswith("torch.nn")
+        for parameter in module.parameters(recurse=False)
+        if parameter.ndim == 3
+    )
 
 
 def _pattern(model: PreTrainedModel, item: str, candidates: list[str]) -> str:

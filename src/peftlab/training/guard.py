@@ -109,6 +109,8 @@ class TrainingCheck:
             and reached_lr > 8 * torch.finfo(p.dtype).eps * float(p.detach().abs().min())
         ]
         for n, wrapper in wrappers.items():
+            if f"{n}.".startswith(self.unread):
+                continue
             problems += [f"no gradient for {part}" for part in wrapper.idle(n)]
         problems += [
             f"dropout {name} is in evaluation mode"
