@@ -75,8 +75,8 @@ class Method(abc.ABC, metaclass=Explained):
         paper: the source of the equation.
         default_lr: learning rate of the adapter's parameters if none is given; for most methods
             chosen by a protocol on two models, 384 and 768 wide (docs/rates.md says for which).
-        published_lr: the paper's rate for a base-size model, if it has one; trials search a factor
-            of ten around it, else around the default.
+        published_lr: a published rate, the paper's own or the one that the method's file names;
+            trials search a factor of ten around it, else around the default.
         default_head_lr: learning rate of the head's parameters, the same for all methods, so that
             a method's lead over `head` is what adapting the base is worth.
         head_alone: whether the head alone is trained; its learning rate is then `lr`.

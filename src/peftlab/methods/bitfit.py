@@ -7,7 +7,8 @@ Shapes     a BERT layer has 4d + d + 4d + d + d biases, the embeddings' norm d m
 Cost       11·d·L + d trained parameters; the backward pass goes through the whole base
 Departs    weights are held in the base's precision, biases in fp32 beside them, and are added in
            the precision of x; a norm with a bias is held in fp32 whole; a bias that is no
-           module's `bias`, such as q_bias of the first DeBERTa, stays frozen
+           module's `bias`, such as q_bias of the first DeBERTa, stays frozen. A pooler is a part
+           of the head and trained whole, where the authors' code freezes its matrix
 Raises     RequestError if the backbone has no bias to train
 """
 
@@ -44,7 +45,7 @@ class BitFit(Method):
     summary: ClassVar[str] = "every bias of the backbone"
     paper: ClassVar[str] = "arXiv:2106.10199"
     default_lr: ClassVar[float] = 1e-3
-    published_lr: ClassVar[float | None] = 1e-3
+    published_lr: ClassVar[float | None] = 1e-3  # the default of the authors' script
 
     def inject(self, model: PreTrainedModel) -> None:
         biased = _biased_modules(model)

@@ -11,7 +11,8 @@ Init       D, U ~ N(0, init_std²) cut at two standard deviations, b = 0: close 
 Cost       2·size·d + size + d trained parameters a bottleneck; it can't be merged, so its latency
            stays (measured in docs/methods/houlsby.md)
 Departs    a bottleneck follows the last module before the residual add: the dropout if there is
-           one, else the projection. init_std is the paper's 1e-2 (its code: 1e-3).
+           one, else the projection. init_std is the paper's 1e-2 (its code: 1e-3). A pooler is a
+           part of the head and trained, which the authors' code freezes.
            The variant "pfeiffer" has the FFN's bottleneck alone and frozen norms; AdapterHub's
            has ReLU for gelu and follows the residual add
 Raises     RequestError for an architecture whose blocks are not known

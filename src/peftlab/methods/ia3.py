@@ -54,7 +54,7 @@ class IA3(InPeft):
     summary: ClassVar[str] = "a factor for each key, value and FFN activation"
     paper: ClassVar[str] = "arXiv:2205.05638"
     default_lr: ClassVar[float] = 3e-3
-    published_lr: ClassVar[float | None] = 3e-3
+    published_lr: ClassVar[float | None] = 3e-3  # for T0, by Adafactor
     peft_type: ClassVar[str] = "IA3"
     peft_names: ClassVar[Mapping[str, str]] = {
         "output_scale": "{layer}.ia3_l",

@@ -39,7 +39,7 @@ class LoRAPlus(PeftLoRA):
     summary: ClassVar[str] = "LoRA, B with a higher learning rate than A"
     paper: ClassVar[str] = "arXiv:2402.12354"
     default_lr: ClassVar[float] = 1.5e-4
-    published_lr: ClassVar[float | None] = 5e-5
+    published_lr: ClassVar[float | None] = 5e-5  # A's, beside a ratio of 80
 
     ratio: float = searched(16.0, 1, 64, gt=0)
 

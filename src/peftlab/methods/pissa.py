@@ -12,7 +12,8 @@ Departs    W stays as it is and A₀, B₀ are kept beside it, where PEFT puts t
            in its place: in real arithmetic the same. So merging adds to the exact W, and other
            adapters may use the same base. A base in bf16 or nf4 is rounded whole, not its residual
            (QPiSSA), whose smaller numbers would lose less.
-           No dropout: it would drop what the weight knows
+           No dropout: it would drop what the weight knows. Weight decay, which the paper does
+           without, would pull BA to 0 and the layer to W - s·B₀A₀
 Raises     as LoRA
 """
 
