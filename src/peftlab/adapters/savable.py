@@ -111,7 +111,8 @@ def _check_config(model: PreTrainedModel, base: Base) -> None:
     if base.source is None:
         return
     config, stored = model.config.to_dict(), read_config(base.source.folder).to_dict()
-    for name, here, there in _differences(config, stored):
+    if difference := next(_differences(config, stored), None):
+        name, here, there = difference
         raise RequestError(
             f"{name} is {here!r} in this model and {there!r} in the config.json of "
             f"{base.part.name}: an adapter is loaded onto the files, and would answer otherwise; "

@@ -70,7 +70,9 @@ class SuiteContext:
     device: str
     precision: Precision
     notes: tuple[str, ...]
-    _parts: list[tuple[Task, TaskPart]] = field(default_factory=list, init=False, repr=False)
+    _parts: list[tuple[Task, TaskPart]] = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def of(cls, suite: Suite) -> Self:
