@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from peftlab.layers import add_low_rank, low_rank_update
+from peftlab.layers import add_low_rank, low_rank_update, new_pair
 
 
 def tensors() -> list[torch.Tensor]:
@@ -31,6 +36,30 @@ def test_equals_the_formula() -> None:
     ):
         torch.testing.assert_close(one, other)
     assert torch.autograd.gradcheck(lambda *t: add_low_rank(*t, 1.7), given)
+
+
+class Draws(TorchDispatchMode):
+    """Notes the device of what is drawn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.devices: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.uniform_.default:
+            self.devices.append(args[0].device.type)
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize(("device", "drawn"), [("cpu", "cpu"), ("cuda", "cpu"), ("meta", "meta")])
+def test_a_seed_gives_one_start_on_any_device(device: str, drawn: str) -> None:
+    """`compare` injects on the CPU and `train` where the model lies: their A's differed on CUDA."""
+    with FakeTensorMode():
+        base = nn.Linear(6, 4, device=device)
+        with Draws() as draws:
+            pair = new_pair(base, 2)
+    assert {parameter.device.type for parameter in pair} == {device}
+    assert draws.devices == [drawn]
 
 
 @pytest.mark.parametrize("frozen", range(4))

@@ -25,6 +25,7 @@ from peftlab.layers.linear import (
     put_adapters,
     replace_linears,
     weight_of,
+    where_drawn,
 )
 from peftlab.layers.lora import (
     LoRALinear,
@@ -94,4 +95,5 @@ __all__ = [
     "squared_norms",
     "weight_of",
     "weight_precision",
+    "where_drawn",
 ]

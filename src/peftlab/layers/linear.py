@@ -240,6 +240,14 @@ def device_of(module: nn.Module) -> torch.device:
     return torch.device("cpu") if tensor is None else tensor.device
 
 
+def where_drawn(device: torch.device) -> torch.device:
+    """Where an adapter's start is drawn: on the CPU, so that a seed gives one start on any device.
+
+    A structure without memory, on "meta", draws nothing.
+    """
+    return device if device.type == "meta" else torch.device("cpu")
+
+
 class Wrapper(nn.Module):
     """A module of the base, `base`, and the part that a method puts around it."""
 

@@ -27,6 +27,7 @@ from peftlab.layers.linear import (
     device_of,
     features,
     not_a_view,
+    where_drawn,
 )
 
 
@@ -84,10 +85,11 @@ def new_pair(base: Linear, rank: int) -> tuple[nn.Parameter, nn.Parameter]:
     limit = min(inside, outside)
     if rank > limit:
         raise RequestError(f"rank must be <= {limit}, the layer's smaller side, got {rank}")
-    options: dict[str, Any] = {"dtype": adapter_dtype(base), "device": device_of(base)}
-    lora_A = torch.empty(rank, inside, **options)
+    dtype, device = adapter_dtype(base), device_of(base)
+    lora_A = torch.empty(rank, inside, dtype=dtype, device=where_drawn(device))
     nn.init.kaiming_uniform_(lora_A, a=math.sqrt(5))
-    return nn.Parameter(lora_A), nn.Parameter(torch.zeros(outside, rank, **options))
+    lora_B = torch.zeros(outside, rank, dtype=dtype, device=device)
+    return nn.Parameter(lora_A.to(device)), nn.Parameter(lora_B)
 
 
 def dropout(p: float) -> nn.Module:

@@ -28,7 +28,14 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftlab.layers import PreTrainedModel, Wrapper, adapter_dtype, device_of, keep_in_fp32
+from peftlab.layers import (
+    PreTrainedModel,
+    Wrapper,
+    adapter_dtype,
+    device_of,
+    keep_in_fp32,
+    where_drawn,
+)
 from peftlab.methods.base import STRICT, Method, searched, train_head_only
 from peftlab.methods.registry import register
 from peftlab.models import Targets, find_blocks, norms
@@ -91,7 +98,9 @@ class Bottleneck(Wrapper):
         self.up = nn.Parameter(torch.empty(width, size, **options))
         self.up_bias = nn.Parameter(torch.zeros(width, **options))
         for weight in (self.down, self.up):
-            nn.init.trunc_normal_(weight, std=init_std, a=-2 * init_std, b=2 * init_std)
+            drawn = torch.empty_like(weight, device=where_drawn(weight.device))
+            nn.init.trunc_normal_(drawn, std=init_std, a=-2 * init_std, b=2 * init_std)
+            weight.data.copy_(drawn)
 
     def forward(self, *inputs: Tensor) -> Tensor:  # ... -> (*batch, width)
         h: Tensor = self.base(*inputs)
