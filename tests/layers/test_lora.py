@@ -54,8 +54,9 @@ class Draws(TorchDispatchMode):
 @pytest.mark.parametrize(("device", "drawn"), [("cpu", "cpu"), ("cuda", "cpu"), ("meta", "meta")])
 def test_a_seed_gives_one_start_on_any_device(device: str, drawn: str) -> None:
     """`compare` injects on the CPU and `train` where the model lies: their A's differed on CUDA."""
+    base = nn.Linear(6, 4, device="meta")
     with FakeTensorMode():
-        base = nn.Linear(6, 4, device=device)
+        base.weight = nn.Parameter(torch.empty(4, 6, device=device))
         with Draws() as draws:
             pair = new_pair(base, 2)
     assert {parameter.device.type for parameter in pair} == {device}
