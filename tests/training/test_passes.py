@@ -1,18 +1,27 @@
-"""A pass keeps nothing that no classifier reads."""
+"""Decoders keep nothing that no classifier reads, in training, in evaluation and in a count."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from peftlab.training.passes import forward
+from peftlab.training import Encoded
+from peftlab.training.passes import outputs, without_cache
 from tiny import batch, tiny
 
 
 def test_a_decoder_keeps_no_keys_and_values_for_a_next_token() -> None:
     model, kept = tiny("llama"), list[Any]()
     model.model.register_forward_hook(lambda _, inputs, output: kept.append(output.past_key_values))
-    forward(model, batch())
-    assert kept == [None]
-    assert model.config.use_cache
+    with without_cache(model):
+        model(**batch())
     model(**batch())
-    assert kept[1] is not None
+    assert kept[0] is None and kept[1] is not None and model.config.use_cache
+
+
+def test_an_evaluation_keeps_none() -> None:
+    model, kept = tiny("llama"), list[Any]()
+    model.model.register_forward_hook(lambda _, inputs, output: kept.append(output.past_key_values))
+    ids = batch()["input_ids"].tolist()
+    features = {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]}
+    outputs(model, Encoded(features, [0] * len(ids), dict.fromkeys(features, 0), 0))
+    assert kept and set(kept) == {None}

@@ -33,7 +33,7 @@ from peftlab.layers import Int8Linear, NF4Linear, PreTrainedModel, quantiser
 from peftlab.layers.int8 import Way
 from peftlab.training.batches import Batch, split_evenly
 from peftlab.training.meters import MIB, SavedMeter, sizes
-from peftlab.training.passes import Plan, Trainee, batch_loss, forward
+from peftlab.training.passes import Plan, Trainee, batch_loss, without_cache
 
 _PRODUCTS = {"mm", "addmm", "addmm_", "bmm", "_linear_pointwise"}
 
@@ -209,7 +209,7 @@ def count_step(
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     make_fake(model, mode, torch.device(plan.device_type))
-    with _signals_held(), mode:
+    with _signals_held(), mode, without_cache(model):
         groups = method.parameter_groups(
             model, plan.settings.lr, plan.settings.head_lr, plan.settings.weight_decay
         )
@@ -256,7 +256,7 @@ def _measure_evaluation(model: PreTrainedModel, plan: Plan, shape: Shape) -> Liv
     computing = torch.autocast(plan.device_type, torch.bfloat16, enabled=plan.autocast)
     live = LiveMeter(model_tensors(model), plan.device_type)
     with torch.no_grad(), computing, live:
-        forward(model, batch.inputs)
+        model(**batch.inputs)
     return live
 
 

@@ -45,6 +45,7 @@ from peftlab.training.passes import (
     parts_in,
     parts_of,
     widest,
+    without_cache,
 )
 from peftlab.training.resume import restore, snapshot
 
@@ -327,7 +328,7 @@ def fit(
         updates = counted(loop.total, "update")
         fitted.notes.append(f"{updates}: too few to check that all is trained")
     settings = loop.plan.settings
-    with gc_frozen(), fast(loop.model, settings.fast):
+    with gc_frozen(), fast(loop.model, settings.fast), without_cache(loop.model):
         loop.try_widest()
         if checkpoint is not None:
             checkpoint.start(loop.state_bytes)

@@ -142,7 +142,7 @@ def batch_loss(model: PreTrainedModel, batch: Batch, plan: Plan) -> Tensor:
     example counts the same whichever others share its batch or its part.
     """
     with torch.autocast(plan.device_type, torch.bfloat16, enabled=plan.autocast):
-        logits = forward(model, batch.inputs)
+        logits = model(**batch.inputs).logits.float()
     if plan.kind == "regression":
         return F.mse_loss(logits.squeeze(-1), batch.labels.float())
     if plan.weights:
@@ -151,16 +151,12 @@ def batch_loss(model: PreTrainedModel, batch: Batch, plan: Plan) -> Tensor:
     return F.cross_entropy(logits, batch.labels)
 
 
-def forward(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
-    """The logits (n, num_labels) in fp32; a decoder keeps no keys and values for a next token."""
-    with _without_cache(model):
-        logits: Tensor = model(**inputs).logits.float()
-    return logits
-
-
 @contextmanager
-def _without_cache(model: PreTrainedModel) -> Iterator[None]:
-    # a copy of all layers' keys and values, held as long as the outputs are (LOG.md)
+def without_cache(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, a decoder keeps no keys and values for a next token.
+
+    They are a copy of all layers' keys and values, held as long as the outputs are (LOG.md).
+    """
     config = model.config.get_text_config()
     used = getattr(config, "use_cache", False)
     if used:
@@ -196,9 +192,14 @@ def outputs(
     device = model.device
     is_worth_entering = fast and sum(data.lengths) >= WORTH_ENTERING
     autocasting = torch.autocast(device.type, torch.bfloat16, enabled=autocast)
-    with engine(model, is_worth_entering), torch.inference_mode(), autocasting:
+    with (
+        engine(model, is_worth_entering),
+        without_cache(model),
+        torch.inference_mode(),
+        autocasting,
+    ):
         for indices in batches_by_length(data.lengths, 2 * batch_size, EVALUATED_TOKENS):
-            logits = forward(model, data.batch(indices, device).inputs).cpu()
+            logits = model(**data.batch(indices, device).inputs).logits.float().cpu()
             rows += zip(indices, logits, strict=True)
             on_batch(len(indices))
     return torch.stack([logits for _, logits in sorted(rows, key=lambda row: row[0])])

@@ -102,11 +102,11 @@ def answer_file(sheet: Sheet, out: Path, extra: Sequence[dict[str, Any]]) -> Non
     """
     sheet.check_new(list(extra[0]))
     write = WRITERS[out.suffix.lower()]
-    try:
-        with _format_refusals(sheet.path, out.suffix):
-            replace_file(out, lambda path: write(path, sheet, extra))
-    except OSError as error:
-        raise RequestError(f"{out} can't be written: {error.strerror}") from error
+    with (
+        system_refusals(f"{out} can't be written"),
+        _format_refusals(sheet.path, out.suffix),
+    ):
+        replace_file(out, lambda path: write(path, sheet, extra))
 
 
 @contextmanager
