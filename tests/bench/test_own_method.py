@@ -237,6 +237,28 @@ class Locked(Method):
             train_head_only(model)
 
 
+class Wrong(Locked):
+    name: ClassVar[str] = "wrong"
+
+    def inject(self, model: PreTrainedModel) -> None:
+        model.get_submodule("no.such")  # raises inside torch
+
+
+def test_an_error_of_its_own_code_is_told_with_its_place(
+    tiny_model: Path, tiny_task: Task, tmp_path: Path
+) -> None:
+    """It was "error inside peftlab", as if the method were not the user's."""
+    lines = Path(__file__).read_text().splitlines()
+    (at,) = (
+        number for number, line in enumerate(lines, 1) if line.endswith("# raises inside torch")
+    )
+    place = re.escape(f"({__file__}, line {at})")
+    for call in (peftlab.compare, peftlab.plan):
+        with pytest.raises(peftlab.RequestError, match=f"wrong on .* own code failed: .*{place}"):
+            call(model=tiny_model, tasks=tiny_task, methods=Wrong(), out=tmp_path / "out")
+    METHODS.pop("wrong")
+
+
 def test_what_can_not_be_sent_is_explained() -> None:
     with pytest.raises(peftlab.RequestError, match="Locked can't be sent to a cell's process"):
         own_method(Locked)

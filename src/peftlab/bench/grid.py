@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
 from peftlab.bench.cell import Cell
-from peftlab.bench.own_method import OwnMethod, own_method, source_hash
+from peftlab.bench.own_method import OwnMethod, failure_of, own_method, source_hash
 from peftlab.bench.suite import Suite, Variant
 from peftlab.bench.suite_tasks import load_tasks
 from peftlab.errors import RequestError
 from peftlab.layers import Precision, resolve_device
 from peftlab.machine import default_threads
-from peftlab.methods import Method, NeedsDevice, inject, make
+from peftlab.methods import Method, NeedsDevice, inject, is_built_in, make
 from peftlab.models import (
     Source,
     check_checkpointing,
@@ -93,7 +93,8 @@ class SuiteContext:
         """The row that a variant describes, its method tried on the model's structure.
 
         Raises:
-            RequestError: for an unknown method, setting or target, or a value out of range.
+            RequestError: for an unknown method, setting or target, or a value out of range; and
+                whatever a method of the caller's own raises, with its place.
         """
         method = make(variant.name, variant.settings)
         model = sized_model(self.source.folder, 2, self._precision_for(method))
@@ -106,6 +107,13 @@ class SuiteContext:
         except RequestError as error:
             raise RequestError(
                 f"method {variant.label} on model {self.source.name}: {error}"
+            ) from error
+        except Exception as error:
+            if is_built_in(type(method)):
+                raise
+            raise RequestError(
+                f"method {variant.label} on model {self.source.name}: its own code failed: "
+                f"{failure_of(type(method), error)}"
             ) from error
         part = method_part(model, method, self.training, variant)
         return Row(variant, method, part, own_method(type(method)))

@@ -18,6 +18,7 @@ import linecache
 import pickle
 import symtable
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -67,6 +68,14 @@ def own_method(method: type[Method]) -> OwnMethod | None:
         ) from error
     path = [str(Path(folder).resolve()) for folder in sys.path]
     return OwnMethod(pickled=base64.b64encode(pickled).decode(), path=path)
+
+
+def failure_of(method: type[Method], error: Exception) -> str:
+    """What `error` says, and the last line of the method's own file that led to it."""
+    said = f"{type(error).__name__}: {error}"
+    files = {f.__code__.co_filename for f in vars(method).values() if inspect.isfunction(f)}
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in files]
+    return f"{said} ({frames[-1].filename}, line {frames[-1].lineno})" if frames else said
 
 
 @contextlib.contextmanager
