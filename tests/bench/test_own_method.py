@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import linecache
+import logging
 import re
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from transformers import PreTrainedModel
 import peftlab
 from peftlab.bench.own_method import definitions, own_method, source_hash
 from peftlab.methods import METHODS, Method, injected, make, register, train_head_only
+from peftlab.methods.base import Step
 from peftlab.tasks import Task
 
 METHOD = """
@@ -252,11 +254,43 @@ def test_an_error_of_its_own_code_is_told_with_its_place(
     (at,) = (
         number for number, line in enumerate(lines, 1) if line.endswith("# raises inside torch")
     )
-    place = re.escape(f"({__file__}, line {at})")
+    place = re.escape(f"(line {at} of Wrong's file, in inject)")
     for call in (peftlab.compare, peftlab.plan):
         with pytest.raises(peftlab.RequestError, match=f"wrong on .* own code failed: .*{place}"):
             call(model=tiny_model, tasks=tiny_task, methods=Wrong(), out=tmp_path / "out")
     METHODS.pop("wrong")
+
+
+class Late(Method):
+    """Fails in its cell, at the first step."""
+
+    name: ClassVar[str] = "late"
+    summary: ClassVar[str] = "the head"
+    paper: ClassVar[str] = "none"
+    default_lr: ClassVar[float] = 1e-3
+
+    def inject(self, model: PreTrainedModel) -> None:
+        train_head_only(model)
+
+    def before_step(self, model: PreTrainedModel, step: Step) -> None:
+        raise KeyError("late")  # in a cell
+
+
+def test_an_error_in_a_cell_is_told_with_its_place(
+    tiny_model: Path, tiny_task: Task, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And its traceback is a debug message, which --debug shows: there was none anywhere."""
+    caplog.set_level(logging.DEBUG, "peftlab")
+    lines = Path(__file__).read_text().splitlines()
+    (at,) = (number for number, line in enumerate(lines, 1) if line.endswith("# in a cell"))
+    (record,) = peftlab.compare(
+        model=tiny_model, tasks=tiny_task, methods=Late(), out=tmp_path / "out", quiet=True
+    )
+    assert record.failure is not None
+    assert record.failure.kind == "KeyError"
+    assert record.failure.message == f"'late' (line {at} of Late's file, in before_step)"
+    assert "Traceback" in caplog.text and "in before_step" in caplog.text
+    METHODS.pop("late")
 
 
 def test_what_can_not_be_sent_is_explained() -> None:

@@ -258,9 +258,12 @@ def test_a_wrong_request_is_explained_by_the_process_too(peftlab: Run) -> None:
 
 
 def test_debug_shows_the_traceback(typed: Typed) -> None:
-    done = typed("compare", "--methods", "lorra", "--debug")
-    assert done.returncode == 2
-    assert "Traceback" in done.stderr
+    wrong = ("compare", "--methods", "lorra")
+    for words in ((*wrong, "--debug"), ("--debug", *wrong)):
+        done = typed(*words)
+        assert done.returncode == 2
+        assert "Traceback" in done.stderr
+    assert "Traceback" not in typed(*wrong).stderr
 
 
 def test_an_unknown_option_is_exit_code_2(typed: Typed) -> None:

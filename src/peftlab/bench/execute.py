@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from peftlab.machine import BUSY_SHARE, others_share
 from peftlab.records.record import Failure
 from peftlab.training import WORKSPACE
 
+LOG = logging.getLogger(__name__)
 KILLED = 9  # signal.SIGKILL, a name that Windows lacks
 # -P: a file in the current folder, such as statistics.py, must not shadow a library
 COMMAND = [sys.executable, "-P", "-m", "peftlab.bench.worker"]
@@ -80,6 +82,7 @@ class Worker:
                     result = Trained.model_validate(event["trained"])
                 case "failed":
                     result = Failed.model_validate(event["failed"])
+                    LOG.debug("%s failed\n%s", order.cell.name, event["traceback"])
                 case "end":
                     exit_code = event["exit"]
         if result is None:

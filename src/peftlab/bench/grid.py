@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
 from peftlab.bench.cell import Cell
-from peftlab.bench.own_method import OwnMethod, failure_of, own_method, source_hash
+from peftlab.bench.own_method import OwnMethod, own_method, place_of, source_hash
 from peftlab.bench.suite import Suite, Variant
 from peftlab.bench.suite_tasks import load_tasks
 from peftlab.errors import RequestError
@@ -113,7 +113,7 @@ class SuiteContext:
                 raise
             raise RequestError(
                 f"method {variant.label} on model {self.source.name}: its own code failed: "
-                f"{failure_of(type(method), error)}"
+                f"{type(error).__name__}: {error}{place_of(error, type(method))}"
             ) from error
         part = method_part(model, method, self.training, variant)
         return Row(variant, method, part, own_method(type(method)))

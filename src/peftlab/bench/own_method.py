@@ -70,12 +70,18 @@ def own_method(method: type[Method]) -> OwnMethod | None:
     return OwnMethod(pickled=base64.b64encode(pickled).decode(), path=path)
 
 
-def failure_of(method: type[Method], error: Exception) -> str:
-    """What `error` says, and the last line of the method's own file that led to it."""
-    said = f"{type(error).__name__}: {error}"
+def place_of(error: Exception, method: type[Method] | None) -> str:
+    """Where a user's own method led to `error`: " (line 7 of Mine's file, in inject)", or "".
+
+    The file has no name where the class was unpickled, as it is in a cell.
+    """
+    if method is None or is_built_in(method):
+        return ""
     files = {f.__code__.co_filename for f in vars(method).values() if inspect.isfunction(f)}
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in files]
-    return f"{said} ({frames[-1].filename}, line {frames[-1].lineno})" if frames else said
+    if not frames:
+        return ""
+    return f" (line {frames[-1].lineno} of {method.__name__}'s file, in {frames[-1].name})"
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ stdout   one JSON event a line, named by its "event":
          step {row, total}     a step of the training, with its row of the curve
          epoch {epoch, outputs} · rank {rank, outputs}      answers to dev, (n_dev, num_labels)
          note {line}           a line that the user should see
-         trained {trained} or failed {failed}               the result
+         trained {trained} or failed {failed, traceback}    the result
          end {exit}            the exit code of the cell's process; of a signal its negative number
 
 Each cell is a process of its own, forked after the imports, so its memory is its own and its
@@ -24,6 +24,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -167,7 +168,9 @@ def run_order(order: str, events: TextIO, wait: Callable[[], object] = lambda: N
     """Run one cell in this process; its events, a failure among them, are written to `events`."""
     from peftlab.bench.cell import Order
     from peftlab.bench.outcome import Failed
+    from peftlab.bench.own_method import place_of
     from peftlab.bench.process import run_cell
+    from peftlab.methods import METHODS
     from peftlab.records.record import Failure
 
     started = time.perf_counter()
@@ -175,12 +178,14 @@ def run_order(order: str, events: TextIO, wait: Callable[[], object] = lambda: N
     try:
         trained = run_cell(parsed, writer)
     except Exception as error:  # of any kind: the suite reports it and goes on
+        message = f"{error}{place_of(error, METHODS.get(parsed.cell.method.name))}"
         failed = Failed(
-            failure=Failure(kind=type(error).__name__, message=str(error)),
+            failure=Failure(kind=type(error).__name__, message=message),
             total_s=time.perf_counter() - started,
             environment=parsed.cell.environment(),
         )
-        writer.write("failed", failed=failed.model_dump(mode="json"))
+        lines = "".join(traceback.format_exception(error))
+        writer.write("failed", failed=failed.model_dump(mode="json"), traceback=lines)
     else:
         writer.write("trained", trained=trained.model_dump(mode="json"))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import re
 import sys
@@ -19,7 +20,14 @@ from peftlab.cli.adapters import export, merge, predict, push
 from peftlab.cli.compare import compare
 from peftlab.cli.fit import fit
 from peftlab.cli.listings import doctor, methods, models, tasks
-from peftlab.cli.options import with_debug, with_home_paths, with_plugins
+from peftlab.cli.options import (
+    DEBUG,
+    LOG,
+    show_tracebacks,
+    with_debug,
+    with_home_paths,
+    with_plugins,
+)
 from peftlab.cli.plan import plan
 from peftlab.cli.report import report
 from peftlab.cli.reproduce import reproduce
@@ -46,10 +54,9 @@ for command in (report, watch, reproduce, tasks, models, doctor):
 def root(
     context: typer.Context,
     version: bool = typer.Option(False, "--version", help="Print the version and exit."),
-    debug: bool = typer.Option(
-        False, "--debug", help="Show an error's traceback."
-    ),  # see `with_debug`
+    debug: bool = typer.Option(False, "--debug", help=DEBUG),
 ) -> None:
+    show_tracebacks(debug)
     if version:
         import peftlab
 
@@ -109,7 +116,7 @@ def _exit_unexpected(error: Exception) -> NoReturn:
     if stops:
         code = exit_for(stops[0]).exit_code
         _exit_with(code, f"stopped; what that interrupted failed: {failure}")
-    hint = "" if "--debug" in sys.argv else "\nrun it again with --debug for a traceback"
+    hint = "" if LOG.isEnabledFor(logging.DEBUG) else "\nrun it again with --debug for a traceback"
     _exit_with(1, f"error inside peftlab: {failure}{hint}")
 
 

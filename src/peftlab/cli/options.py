@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args
@@ -35,7 +35,9 @@ DataDir = Annotated[
 Grid = dict[str, Any]  # the fields of a request that say which cells there are
 
 COLUMNS = "The text column, or two with a comma between; names with a comma in double quotes."
+DEBUG = "Show the traceback of an error, and of each cell that fails."
 LONGEST_SEED = 10  # digits
+LOG = logging.getLogger("peftlab")
 
 
 class OptionRequest(NamedTuple):
@@ -79,11 +81,26 @@ def with_grid(command: Callable[..., None]) -> Callable[..., None]:
     return _replacing("grid", run, command, options)
 
 
+class _Stderr(logging.Handler):
+    """Prints to stderr as it is at that time: a progress bar puts its own in place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
+def show_tracebacks(debug: bool) -> None:
+    """Let peftlab's debug messages be seen, or not: tracebacks of its own and of cells' errors."""
+    LOG.handlers = [_Stderr()]
+    LOG.setLevel(logging.DEBUG if debug else logging.WARNING)
+
+
 def with_debug(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` with `--debug`, which shows a traceback; a signal becomes the exit status."""
+    """`command` with `--debug`, which shows tracebacks; a signal becomes the exit status."""
 
     @functools.wraps(command)
     def run(debug: bool, **arguments: Any) -> None:
+        if debug:  # else what stood before the command holds
+            show_tracebacks(debug)
         try:
             command(**arguments)
         except (typer.Exit, typer.Abort):
@@ -91,11 +108,10 @@ def with_debug(command: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt as interrupt:
             raise exit_for(interrupt) from None
         except Exception:
-            if debug or "--debug" in sys.argv:  # it may stand before the command, too
-                traceback.print_exc()
+            LOG.debug("the command failed", exc_info=True)
             raise
 
-    option = Option("--debug", help="Show an error's traceback.")
+    option = Option("--debug", help=DEBUG)
     return _signed(run, [*_parameters(command), _keyword("debug", False, bool, option)])
 
 
