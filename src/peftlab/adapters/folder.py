@@ -41,6 +41,7 @@ from peftlab.models import (
     last_layer,
     load_source,
     load_tokenizer,
+    name_labels,
     precision_for,
     save_tokenizer,
     state_of,
@@ -263,9 +264,7 @@ def _name_outputs(model: PreTrainedModel, card: Card) -> None:
     state_of(model).has_learnt = card.task is not None
     if card.task:
         card.task.name_outputs(model.config)
-    if card.labels:
-        model.config.id2label = dict(enumerate(card.labels))
-        model.config.label2id = {label: i for i, label in enumerate(card.labels)}
+    name_labels(model.config, card.labels)
 
 
 def _tokenizer(model: PreTrainedModel, folder: Path, source: Source) -> Any:

@@ -33,6 +33,7 @@ from peftlab.models.state import (
     check_compiled,
     check_model,
     check_tokenizer,
+    name_labels,
     precision_of,
     state_of,
 )
@@ -88,6 +89,7 @@ __all__ = [
     "load_tokenizer",
     "longest_input",
     "looks_like_folder",
+    "name_labels",
     "norms",
     "precision_for",
     "precision_of",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import reprlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,11 +100,16 @@ class TaskCard(BaseModel, extra="forbid", frozen=True):
 
     def name_outputs(self, config: Any) -> None:
         """Name the outputs in a model's configuration, as transformers' pipelines read it."""
-        if self.labels:
-            config.id2label = dict(enumerate(self.labels))
-            config.label2id = {label: index for index, label in enumerate(self.labels)}
+        name_labels(config, self.labels)
         classes = "single_label_classification"
         config.problem_type = "regression" if self.kind == "regression" else classes
+
+
+def name_labels(config: Any, labels: Sequence[str]) -> None:
+    """Name the classes in a model's configuration; no labels leave it as it is."""
+    if labels:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: index for index, label in enumerate(labels)}
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from peftlab.naming import listed
 from peftlab.report.columns import Column
-from peftlab.report.costs import Cost
+from peftlab.report.costs import CellCost
 from peftlab.report.style import (
     GREY,
     Figure,
@@ -40,7 +40,7 @@ PARTS = {
 OTHER = "#7f7f7f"
 BAR = {"step": 24}  # pixels from one bar to the next
 
-Bars = Sequence[tuple[str, str, Cost]]  # the method, the bar's own name, the cost that it shows
+Bars = Sequence[tuple[str, str, CellCost]]  # the method, the bar's own name, the cost that it shows
 
 
 def speed_figure(
@@ -148,7 +148,7 @@ def _stack_marks(stacks: Sequence[tuple[str, str, Mapping[str, float]]], y: alt.
     return chart
 
 
-def _stack(cost: Cost) -> dict[str, float]:
+def _stack(cost: CellCost) -> dict[str, float]:
     """MiB of each part that was measured, and the rest of the peak; empty without a peak."""
     peak = cost.peak_mib.mean
     if peak is None:

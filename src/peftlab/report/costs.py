@@ -18,7 +18,7 @@ from peftlab.report.spread import Spread
 
 
 @dataclasses.dataclass(frozen=True)
-class Cost:
+class CellCost:
     """A cell's cost over the seeds that were measured under the table's `conditions[under]`."""
 
     under: int
@@ -74,7 +74,7 @@ def _describe(name: str, value: object) -> str:
 
 def cell_costs(
     done: Sequence[Record], conditions_of: Mapping[str, int], rounds: Sequence[Record] = ()
-) -> tuple[Cost, ...]:
+) -> tuple[CellCost, ...]:
     """The costs of one cell; `conditions_of` has the number of each record's conditions.
 
     With `rounds`, short cells of the same row in turns, speed and memory are from these.
@@ -91,12 +91,12 @@ def cell_costs(
     )
 
 
-def _cost(under: int, records: list[Record], whole: Sequence[Record], in_turns: bool) -> Cost:
+def _cost(under: int, records: list[Record], whole: Sequence[Record], in_turns: bool) -> CellCost:
     """Speed and memory of `records`; the time of a cell from `whole`, which has no rounds."""
     speeds = [record.speed.examples_per_s for record in records if record.speed]
     memories = [record.memory for record in records if record.memory]
     parts = dict.fromkeys(part for memory in memories for part in memory.by_part)
-    return Cost(
+    return CellCost(
         under=under,
         examples_per_s=Spread.of(speeds),
         peak_mib=Spread.of(memory.peak_mib for memory in memories),
@@ -109,7 +109,7 @@ def _cost(under: int, records: list[Record], whole: Sequence[Record], in_turns: 
     )
 
 
-AnyCost = TypeVar("AnyCost", Cost, RowCost)
+AnyCost = TypeVar("AnyCost", CellCost, RowCost)
 
 
 def main_cost(costs: Sequence[AnyCost]) -> AnyCost | None:
@@ -120,16 +120,16 @@ def main_cost(costs: Sequence[AnyCost]) -> AnyCost | None:
     return next((cost for cost in costs if cost.under == 0), None)
 
 
-def row_costs(cells: Iterable[Sequence[Cost]]) -> tuple[RowCost, ...]:
+def row_costs(cells: Iterable[Sequence[CellCost]]) -> tuple[RowCost, ...]:
     """The costs of one row, from those of its cells."""
-    by_conditions: dict[int, list[Cost]] = defaultdict(list)
+    by_conditions: dict[int, list[CellCost]] = defaultdict(list)
     for costs in cells:
         for cost in costs:
             by_conditions[cost.under].append(cost)
     return tuple(_row_cost(under, by_conditions[under]) for under in sorted(by_conditions))
 
 
-def _row_cost(under: int, costs: list[Cost]) -> RowCost:
+def _row_cost(under: int, costs: list[CellCost]) -> RowCost:
     return RowCost(
         under=under,
         n_tasks=len(costs),

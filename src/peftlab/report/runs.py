@@ -20,7 +20,7 @@ DIGITS = 6
 LOSSES = 40  # points of a run's own curve, which is drawn small
 
 
-class Shared:
+class Distinct:
     """Distinct values, each kept once; `place` gives the index of one."""
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ def runs(
     """`cells` by name, and the list of `shared` values, which a cell's `at` and `command` index."""
     by_cell = {record.cell: record for record in records}
     columns = {column.key: column for column in table.columns}
-    shared = Shared()
+    shared = Distinct()
     cells = {}
     for cell, label in _cells(table):
         record = by_cell[cell]
@@ -64,7 +64,7 @@ def _cells(table: Table) -> list[tuple[str, str]]:
 
 
 def _run(
-    record: Record, label: str, column: Column, command: str | None, shared: Shared
+    record: Record, label: str, column: Column, command: str | None, shared: Distinct
 ) -> dict[str, Any]:
     shared_parts = {
         "method": {

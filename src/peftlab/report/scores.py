@@ -31,7 +31,7 @@ from peftlab.records.rows import (
 )
 from peftlab.report.columns import Column, columns, finite
 from peftlab.report.costs import (
-    Cost,
+    CellCost,
     RowCost,
     cell_costs,
     row_costs,
@@ -77,7 +77,7 @@ class Cell:
     last: Spread
     best: Spread
     warnings: dict[str, int]
-    costs: tuple[Cost, ...]
+    costs: tuple[CellCost, ...]
     by_rank: dict[str, Spread]  # the last epoch's score with only the first ranks in use (DyLoRA)
 
     @property
