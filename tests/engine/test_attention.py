@@ -140,7 +140,10 @@ def test_products_are_summed_wide_and_rounded_once(
 
 @pytest.mark.parametrize("length", [1, 5, 11, 31, 32, 40])
 def test_softmax_of_short_rows_is_as_exact_as_torchs(length: int) -> None:
-    """Both compute in fp32 and round once, so both are within half of bf16's ε of float64."""
+    """Ours computes in fp32 and rounds once, so it is within half of bf16's ε of float64.
+
+    So does torch's, which long rows take; the gradient of torch 2.6 is off by more.
+    """
     torch.manual_seed(length)
     scores = (5 * torch.randn(8, 7, length)).bfloat16()
     if length > 2:
@@ -150,8 +153,9 @@ def test_softmax_of_short_rows_is_as_exact_as_torchs(length: int) -> None:
     torch.testing.assert_close(shares.double(), exact, rtol=2**-8, atol=1e-20)
     g = torch.randn(shares.shape).bfloat16()
     wanted = shares.double() * (g.double() - (shares.double() * g.double()).sum(-1, keepdim=True))
-    got = _softmax_gradient(g, shares).double()
-    torch.testing.assert_close(got, wanted, rtol=2**-8, atol=1e-6)
+    error = (_softmax_gradient(g, shares).double() - wanted).abs()
+    torchs = torch.ops.aten._softmax_backward_data(g, shares, -1, shares.dtype).double() - wanted
+    assert bool((error <= torch.maximum(2**-8 * wanted.abs() + 1e-6, torchs.abs())).all())
 
 
 def test_a_bias_that_is_trained_gets_its_gradient() -> None:

@@ -140,8 +140,9 @@ def test_four_bits_are_made_dense_where_they_are(
     monkeypatch.setattr("peftlab.layers.nf4.metadata.version", lambda name: "0")
     layer = NF4Linear(torch.empty(64, 32, device="meta"), None, torch.bfloat16, nn.Linear)
     model = nn.Sequential(layer)
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
-        make_fake(model, mode, torch.device("cuda"))
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    make_fake(model, mode, torch.device("cuda"))
+    with mode, torch.no_grad():
         y = model(torch.empty(4, 32, device="cuda", dtype=torch.bfloat16))
     assert (y.device.type, y.shape) == ("cuda", (4, 64))
 
@@ -153,8 +154,9 @@ def test_products_in_eight_bits_are_counted_as_a_gpu_makes_them(
     monkeypatch.setattr("peftlab.layers.int8.product_kind", lambda device: "wide")
     monkeypatch.setattr("peftlab.layers.products.fits", lambda *shape: pytest.fail("it is built"))
     layer = Int8Linear(torch.randn(64, 32), None, torch.bfloat16, nn.Linear)
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
-        make_fake(nn.Sequential(layer), mode, torch.device("cuda"))
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    make_fake(nn.Sequential(layer), mode, torch.device("cuda"))
+    with mode, torch.no_grad():
         x = torch.empty(128, 32, device="cuda", dtype=torch.bfloat16)
         with LiveMeter([], "cuda") as live:
             y = layer(x)
