@@ -422,6 +422,20 @@ def test_a_base_trained_further_in_memory_is_not_saved_as_that_of_its_files(
     assert not (tmp_path / "adapter").exists()
 
 
+def test_loading_decomposes_no_weight(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file's tensors came in place of what took a third of a second for each layer of 768."""
+    model, _ = peftlab.load_model(tiny_model)
+    peftlab.inject(model, "pissa")
+    peftlab.save(model, tmp_path / "adapter")
+    monkeypatch.setattr("peftlab.methods.pissa.principal", lambda *_: pytest.fail("it is computed"))
+    again, _ = peftlab.load(tmp_path / "adapter")
+    state = adapter_state(again)
+    for name, tensor in adapter_state(model).items():
+        assert torch.equal(state[name], tensor)
+
+
 @pytest.mark.parametrize(
     "change", [{"num_hidden_layers": 1}, {"hidden_act": "relu"}, {"layer_norm_eps": 0.5}]
 )

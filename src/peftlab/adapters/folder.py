@@ -26,6 +26,7 @@ from peftlab.layers import (
     adapter_state,
     resolve_device,
     resolve_precision,
+    skip_start,
 )
 from peftlab.layers.precision import DTYPES
 from peftlab.methods import InPeft, ManyRanks, Prepared, inject, injected
@@ -167,7 +168,8 @@ def load_in(
     source = _find_base_of_card(card, base)
     precision = precision or _precision_of(card, folder)
     model = load_source(source, card.num_labels, precision, seed=0)
-    inject(model, method)
+    with skip_start():
+        inject(model, method)
     if isinstance(method, Prepared):
         method.restore(model, card.method.state)
     if isinstance(method, InPeft):
@@ -198,7 +200,8 @@ def _load_peft(
     precision = precision or precision_for(source, "auto", device)[0]
     model = load_source(source, _num_labels(source, tensors), precision, seed=0)
     peft_layout.check_head(model, tensors)
-    inject(model, method)
+    with skip_start():
+        inject(model, method)
     # PEFT leaves a pretrained pooler in the base
     optional = stored_names(model, source, head_parameters(model))
     names = list(adapter_state(model))

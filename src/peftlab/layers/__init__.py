@@ -35,6 +35,8 @@ from peftlab.layers.lora import (
     dropout,
     low_rank_update,
     new_pair,
+    skip_start,
+    skips_start,
 )
 from peftlab.layers.nf4 import NF4Linear
 from peftlab.layers.precision import (
@@ -92,6 +94,8 @@ __all__ = [
     "resolve_device",
     "resolve_precision",
     "scaled",
+    "skip_start",
+    "skips_start",
     "squared_norms",
     "weight_of",
     "weight_precision",

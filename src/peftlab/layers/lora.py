@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple, final
 
 import torch
@@ -90,6 +93,24 @@ def new_pair(base: Linear, rank: int) -> tuple[nn.Parameter, nn.Parameter]:
     nn.init.kaiming_uniform_(lora_A, a=math.sqrt(5))
     lora_B = torch.zeros(outside, rank, dtype=dtype, device=device)
     return nn.Parameter(lora_A.to(device)), nn.Parameter(lora_B)
+
+
+_skips_start: ContextVar[bool] = ContextVar("skips_start", default=False)
+
+
+@contextmanager
+def skip_start() -> Iterator[None]:
+    """Inside, an adapter may leave out a start that is dear to compute: a file's comes in place."""
+    token = _skips_start.set(True)
+    try:
+        yield
+    finally:
+        _skips_start.reset(token)
+
+
+def skips_start() -> bool:
+    """Whether this is inside `skip_start`."""
+    return _skips_start.get()
 
 
 def dropout(p: float) -> nn.Module:

@@ -34,6 +34,7 @@ from peftlab.layers import (
     Pair,
     PreTrainedModel,
     exact,
+    skips_start,
     weight_of,
 )
 from peftlab.methods.base import STRICT, adapt, searched
@@ -110,14 +111,18 @@ class PiSSALinear(LowRank):
     def __init__(self, base: Linear, rank: int, scaling: float, niter: int | None = None) -> None:
         super().__init__(base, rank)
         self.scaling = scaling
-        with torch.no_grad():
-            start_A, start_B = principal(exact(weight_of(base)) / scaling, rank, niter)
-            self.lora_A.copy_(start_A)
-            self.lora_B.copy_(start_B)
+        if not skips_start():
+            self._decompose(exact(weight_of(base)) / scaling, rank, niter)
         self.register_buffer("start_A", self.lora_A.detach().clone())
         self.register_buffer("start_B", self.lora_B.detach().clone())
         self.start_A: Tensor
         self.start_B: Tensor
+
+    @torch.no_grad()
+    def _decompose(self, weight: Tensor, rank: int, niter: int | None) -> None:
+        start_A, start_B = principal(weight, rank, niter)
+        self.lora_A.copy_(start_A)
+        self.lora_B.copy_(start_B)
 
     def pair(self) -> Pair:
         """B A - B₀ A₀ as (B - B₀) A + B₀ (A - A₀): no large terms cancel, which matters in bf16."""
