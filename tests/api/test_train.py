@@ -19,6 +19,7 @@ import peftlab
 from peftlab.api.export import TOLERANCE, _relative_deviation
 from peftlab.api.train import TRAINED_BEFORE, _for_training
 from peftlab.atomic import CELL_FILES
+from peftlab.bench.process import activation_checkpointing
 from peftlab.models import state_of
 from peftlab.records.record import Record
 from peftlab.tasks import Examples, Task
@@ -200,20 +201,19 @@ def test_checkpointing_is_what_is_asked_and_behind_it_what_it_was(
     own: bool, tiny_model: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, tokenizer = peftlab.load_model(str(tiny_model))
-    if own:
-        model.activation_checkpointing_enable({"use_reentrant": False})
-    before = {name: {**vars(module)} for name, module in model.bert.encoder.named_modules()}
     recomputed: list[bool] = []
     monkeypatch.setattr(
         "peftlab.training.loop.batch_loss",
         lambda m, *others: recomputed.append(computes_again(m)) or batch_loss(m, *others),
     )
-    for asked in (True, False):
-        peftlab.train(model, tokenizer, tiny_task, "head", checkpointing=asked, **FAST)
-        assert set(recomputed) == {asked}
-        recomputed.clear()
-    for name, module in model.bert.encoder.named_modules():
-        assert {**vars(module)} == before[name]
+    with activation_checkpointing(model, own):
+        before = {name: {**vars(module)} for name, module in model.bert.encoder.named_modules()}
+        for asked in (True, False):
+            peftlab.train(model, tokenizer, tiny_task, "head", checkpointing=asked, **FAST)
+            assert set(recomputed) == {asked}
+            recomputed.clear()
+        for name, module in model.bert.encoder.named_modules():
+            assert {**vars(module)} == before[name]
 
 
 def computes_again(model: PreTrainedModel) -> bool:

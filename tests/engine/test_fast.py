@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from peftlab.bench.process import activation_checkpointing
 from peftlab.engine import fast, kernels_of, sentences
 from peftlab.engine.dropout import FastDropout
 from peftlab.engine.frozen import FrozenLinear
@@ -176,12 +177,10 @@ def test_inside_itself_it_does_nothing_more() -> None:
 def test_recomputed_layers_keep_torchs_own_dropout() -> None:
     """GPT-2's last layer is not sliced, so both passes draw the same numbers."""
     model = inject(tiny("gpt2", p=0.1), make("lora")).train()
-    model.activation_checkpointing_enable({"use_reentrant": False})
-    with fast(model):
+    with activation_checkpointing(model, True), fast(model):
         assert not any(isinstance(m, FastDropout) for m in model.modules())
         torch.manual_seed(0)
         quick = passes(model, batch())
-    model.activation_checkpointing_disable()
     torch.manual_seed(0)
     slow = passes(model, batch())
     for name, wanted in slow.items():

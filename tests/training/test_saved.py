@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from peftlab.bench.process import activation_checkpointing
 from peftlab.engine import fast, model_tensors
 from peftlab.engine.frozen import FrozenLinear
 from peftlab.engine.packing import rows_for
@@ -133,11 +134,10 @@ def test_with_checkpointing_it_counts_what_is_kept_then(tiny_model: Path, tiny_t
     for checkpointing in (False, True):
         model, tokenizer = load_model(str(tiny_model), precision="fp32")
         inject(model, "lora")
-        if checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": False})
         data = encode(tokenizer, tiny_task.train.texts[:8], tiny_task.train.labels[:8], 32)
         loop = Loop(model, injected(model), data, PLAN)
-        loop.try_widest()
+        with activation_checkpointing(model, checkpointing):
+            loop.try_widest()
         assert loop.saved_mib is not None
         found.append(loop.saved_mib * 2**20)
     inputs = 2 * 4 * 8 * data.width(range(8)) * HIDDEN  # of two layers
