@@ -40,6 +40,23 @@ def test_a_folder_shows_its_table_and_what_to_take(
         peftlab.show(5)  # type: ignore[arg-type]
 
 
+def test_several_folders_are_shown_side_by_side(folder: Path, tmp_path: Path) -> None:
+    """As `peftlab report A B` does; Python could show a single one."""
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    shown = peftlab.show([folder, other], out=tmp_path / "both")
+    assert shown.page == tmp_path / "both" / "report" / "index.html" and shown.page.is_file()
+    lines = str(shown).splitlines()
+    for side in ("out", "other"):
+        assert any(line.startswith(f" lora ({side})") for line in lines)
+    assert lines[-1] == f"page: {shown.page.resolve()}"
+    assert shown.notes and set(shown.notes) <= set(lines)
+    with pytest.raises(peftlab.RequestError, match="is for several folders"):
+        peftlab.show(folder, out=tmp_path / "both")
+    with pytest.raises(peftlab.RequestError, match="folder must be a folder, or a list"):
+        peftlab.show([])
+
+
 def test_records_come_back_and_are_told_in_a_line(folder: Path, tmp_path: Path) -> None:
     records = peftlab.load_records(folder)
     assert records == Store(folder).records() and len(records) == 2

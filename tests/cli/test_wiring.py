@@ -114,7 +114,7 @@ def test_the_forms_for_a_paper(typed: Typed, tmp_path: Path, form: str) -> None:
 
 
 def test_several_folders_are_joined_where_that_is_asked(typed: Typed) -> None:
-    call = typed("records.sides.join", "report", "one", "two", "--out", "both")
+    call = typed("api.results.side_by_side", "report", "one", "two", "--out", "both")
     assert call.given == ([Path("one"), Path("two")], Path("both"))
 
 
@@ -265,7 +265,7 @@ def test_ctrl_c_before_a_command_has_begun_is_no_traceback(
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (("report", "one", "--out", "elsewhere"), "--out is for several folders"),
+        (("report", "one", "--out", "elsewhere"), "is for several folders"),
         (("report", "one", "--csv", "--pdf"), "--csv prints the table and makes no page"),
         (("report", "one", "--latex", "--sentences"), "leave out --sentences"),
     ],

@@ -72,21 +72,16 @@ def report(
     numbers may be compared.
     """
     from peftlab import report as reports
+    from peftlab.api.results import side_by_side
     from peftlab.records.question import Question, mebibytes
-    from peftlab.records.sides import join
     from peftlab.records.store import Store
 
     form = _form_of({"latex": latex, "markdown": markdown, "csv": csv})
     of_page = [name for name, is_on in (("pdf", pdf), ("sentences", sentences)) if is_on]
     if form and of_page:
         raise RequestError(f"--{form} prints the table and makes no page; leave out --{of_page[0]}")
-    if out is not None and len(folders) == 1:
-        raise RequestError(f"--out is for several folders; the page of one goes to {folders[0]}")
     question = Question(margin, prefer, mebibytes(memory), minutes)
-    folder, notes = folders[0], []
-    if len(folders) > 1:
-        folder = out or Path("runs/side-by-side")
-        notes = join(folders, folder)
+    folder, notes = side_by_side(folders, out)
     selection = split(tasks, "--tasks"), split(methods, "--methods")
     if form:
         print(reports.format_table(folder, form, *selection, last, question), end="")

@@ -34,20 +34,22 @@ class Shown(NamedTuple):
         terminal: the table as a terminal shows it.
         unreadable: the cells that could not be read.
         beside: a line on the tasks that the page shows and the table does not; or empty.
+        notes: of several folders side by side: what may be compared.
     """
 
     page: Path
     terminal: RenderableType
     unreadable: list[str]
     beside: str = ""
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         plain: dict[str, Any] = {"force_terminal": False, "color_system": None}  # FORCE_COLOR too
         console = Console(file=io.StringIO(), width=WIDTH, force_jupyter=False, **plain)
         with console.capture() as captured:
             console.print(self.terminal)
-        lines = [captured.get().rstrip(), *map(unreadable_note, self.unreadable), self.beside]
-        lines = [line for line in lines if line]
+        notes = [*map(unreadable_note, self.unreadable), self.beside, *self.notes]
+        lines = [line for line in (captured.get().rstrip(), *notes) if line]
         return "\n".join([*lines, f"page: {self.page.resolve()}"])
 
 
