@@ -62,7 +62,7 @@ def compare(
         seeds: every cell runs once for each seed; (0,), or [0, 1] where a suite file names none.
         data: your own file instead of tasks, CSV, TSV, JSONL or Parquet; or a table with `path`
             and the four that follow.
-        text: its text column, or two.
+        text: its text column, or two: a list, or as in `--text` a string with a comma between.
         label: its label column.
         dev: a file to evaluate on; without it a fifth is kept apart.
         kind: auto, classes or regression.

@@ -89,7 +89,7 @@ def fit(
 
     Args:
         data: your own file, or a table, as `peftlab.compare` takes it.
-        text: its text column, or two.
+        text: its text column, or two: a list, or as in `--text` a string with a comma between.
         label: its label column.
         task: a name, or a `Task`, instead of data.
         out: a new or empty folder for the adapter, or one with an adapter, which is replaced.

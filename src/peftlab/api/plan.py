@@ -141,7 +141,7 @@ def plan(
         methods: names such as "lora" or "lora[rank=16]", tables, or `Method` values.
         seeds: every cell runs once for each seed; (0,), or [0, 1] where a suite file names none.
         data: your own file instead of tasks, or a table, as `peftlab.compare` takes it.
-        text: its text column, or two.
+        text: its text column, or two: a list, or as in `--text` a string with a comma between.
         label: its label column.
         dev: a file to evaluate on; without it a fifth is kept apart.
         kind: auto, classes or regression.
