@@ -84,7 +84,7 @@ def test_scaling_is_alpha_over_rank() -> None:
 
 def test_bitfit_is_refused_on_a_backbone_without_a_bias() -> None:
     config = ModernBertConfig(
-        vocab_size=64, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+        vocab_size=64, hidden_size=8, num_hidden_layers=2, num_attention_heads=2,
         intermediate_size=16, pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=1,
         sep_token_id=2,
     )  # fmt: skip
