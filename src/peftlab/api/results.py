@@ -75,7 +75,7 @@ def side_by_side(folders: Sequence[Path], out: Path | None) -> tuple[Path, list[
     if len(folders) == 1:
         if out is not None:
             raise RequestError(
-                f"--out (in Python: out=) is for several folders; the page of one goes to it, "
+                "--out (in Python: out=) is for several folders; the page of one goes to it, "
                 f"{folders[0]}"
             )
         return folders[0], []
