@@ -226,20 +226,29 @@ def test_a_class_without_a_source_is_refused(
 LOCK = threading.Lock()
 
 
-class Locked(Method):
-    """Holds on to what can't leave a process."""
-
-    name: ClassVar[str] = "locked"
+class Mine(Method):
+    name: ClassVar[str] = "mine"
     summary: ClassVar[str] = "the head"
     paper: ClassVar[str] = "none"
     default_lr: ClassVar[float] = 1e-3
 
     def inject(self, model: PreTrainedModel) -> None:
+        train_head_only(model)
+
+
+class Locked(Mine):
+    """Holds on to what can't leave a process."""
+
+    name: ClassVar[str] = "locked"
+
+    def inject(self, model: PreTrainedModel) -> None:
         with LOCK:
-            train_head_only(model)
+            super().inject(model)
 
 
-class Wrong(Locked):
+class Wrong(Mine):
+    """Fails where it is tried, before anything trains."""
+
     name: ClassVar[str] = "wrong"
 
     def inject(self, model: PreTrainedModel) -> None:
@@ -261,16 +270,10 @@ def test_an_error_of_its_own_code_is_told_with_its_place(
     METHODS.pop("wrong")
 
 
-class Late(Method):
+class Late(Mine):
     """Fails in its cell, at the first step."""
 
     name: ClassVar[str] = "late"
-    summary: ClassVar[str] = "the head"
-    paper: ClassVar[str] = "none"
-    default_lr: ClassVar[float] = 1e-3
-
-    def inject(self, model: PreTrainedModel) -> None:
-        train_head_only(model)
 
     def before_step(self, model: PreTrainedModel, step: Step) -> None:
         raise KeyError("late")  # in a cell

@@ -265,7 +265,7 @@ def test_ctrl_c_before_a_command_has_begun_is_no_traceback(
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (("report", "one", "--out", "elsewhere"), "is for several folders"),
+        (("report", "one", "--out", "elsewhere"), "--out (in Python: out=) is for several"),
         (("report", "one", "--csv", "--pdf"), "--csv prints the table and makes no page"),
         (("report", "one", "--latex", "--sentences"), "leave out --sentences"),
     ],
