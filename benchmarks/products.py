@@ -35,7 +35,7 @@ from peftlab.models import load_tokenizer
 from peftlab.models.find import read_config
 from peftlab.settings import Resolved
 from peftlab.tasks import Task
-from peftlab.training import Plan, encode
+from peftlab.training import TrainingPlan, encode
 from peftlab.training.passes import n_tokens, parts_in
 
 PASSES = 3
@@ -103,7 +103,7 @@ def shapes_of(options: argparse.Namespace) -> list[tuple[int, int]]:
         batch_size=options.batch_size,
     )  # fmt: skip
     packed = sentences.KERNEL.is_built()  # then batches of all models measured here are packed
-    plan = Plan(settings=settings, kind=task.kind, seed=options.seed, packed=packed)
+    plan = TrainingPlan(settings=settings, kind=task.kind, seed=options.seed, packed=packed)
     parts = parts_in(options.epochs - 1, train, plan)
     rows = [n_tokens(part, train, plan) for part in parts]
     if packed:

@@ -293,7 +293,7 @@ def test_a_section_that_is_not_whole_is_kept_beside_the_last_whole_one(tmp_path:
     assert "products (2 rounds): a processor" in tables.render(kept.sections)
 
 
-@pytest.mark.parametrize("name", ["amd", "amx", "avx2", "avx512"])
+@pytest.mark.parametrize("name", ["amd", "amx", "amx-slow", "avx2", "avx512"])
 def test_the_committed_tables_are_of_the_committed_results(name: str) -> None:
     file = runs.HERE / "results" / f"{name}.json"
     sections = json.loads(file.read_text(encoding="utf-8"))["sections"]

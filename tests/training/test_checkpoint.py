@@ -18,7 +18,7 @@ from peftlab.layers import adapter_state
 from peftlab.methods import METHODS, Prepared, inject, injected
 from peftlab.models import load_model, load_tokenizer
 from peftlab.tasks import Task
-from peftlab.training import Checkpoint, Fitted, Loop, MemoryMeter, Rehearsal, encode, fit
+from peftlab.training import Checkpoint, FitResult, Loop, MemoryMeter, Rehearsal, encode, fit
 from peftlab.training import checkpoint as module
 from plans import changed, plan
 
@@ -34,7 +34,7 @@ class Run:
     """One process's part of a training."""
 
     def __init__(self) -> None:
-        self.fitted = Fitted()
+        self.fitted = FitResult()
         self.rows: list[dict[str, Any]] = []
         self.answers: dict[int, Tensor] = {}
         self.tensors: dict[str, Tensor] = {}

@@ -19,11 +19,11 @@ from peftlab.tasks import Task
 from peftlab.training import (
     Diverged,
     Encoded,
-    Fitted,
+    FitResult,
     Loop,
     MemoryMeter,
-    Plan,
     Rehearsal,
+    TrainingPlan,
     encode,
     fit,
     outputs,
@@ -39,14 +39,14 @@ PLAN = plan(
 
 
 @pytest.fixture
-def run(tiny_model: Path, tiny_task: Task) -> Callable[..., tuple[Fitted, PreTrainedModel]]:
+def run(tiny_model: Path, tiny_task: Task) -> Callable[..., tuple[FitResult, PreTrainedModel]]:
     tokenizer = load_tokenizer(tiny_model)
     train = encode(tokenizer, tiny_task.train.texts, tiny_task.train.labels, 32)
     dev = encode(tokenizer, tiny_task.dev.texts, tiny_task.dev.labels, 32)
 
     def go(
         name: str = "lora", on_row: Callable[..., None] = lambda *_: None, **changes: Any
-    ) -> tuple[Fitted, PreTrainedModel]:
+    ) -> tuple[FitResult, PreTrainedModel]:
         asked = changed(PLAN, **changes)
         model, _ = load_model(str(tiny_model), precision="fp32", seed=asked.seed)
         torch.manual_seed(asked.seed)
@@ -59,7 +59,7 @@ def run(tiny_model: Path, tiny_task: Task) -> Callable[..., tuple[Fitted, PreTra
     return go
 
 
-def losses(fitted: Fitted) -> list[float]:
+def losses(fitted: FitResult) -> list[float]:
     return [row["loss"] for row in fitted.curve if "loss" in row]
 
 
@@ -369,7 +369,7 @@ def test_a_loss_that_is_no_number_leaves_the_weights_where_it_is_read_late_too(
     model, tokenizer = load_model(str(tiny_model), num_labels=1, precision="fp32")
     inject(model, "lora")
     data = encode(tokenizer, [("the cat",), ("a dog",)], [float("nan"), 0.0], 32)
-    monkeypatch.setattr(Plan, "device", torch.device("cpu"))
+    monkeypatch.setattr(TrainingPlan, "device", torch.device("cpu"))
     loop = Loop(model, injected(model), data, changed(PLAN, kind="regression", device="cuda"))
     with pytest.raises(Diverged, match=r"before any update.*labels or weights are at fault"):
         loop.step([data.batch([0, 1])], 2, 2)

@@ -20,7 +20,7 @@ from peftlab.layers import LoRALinear
 from peftlab.methods import METHODS, inject, injected, make
 from peftlab.models import load_model
 from peftlab.tasks import Task
-from peftlab.training import Fitted, Loop, MemoryMeter, SavedMeter, encode, fit
+from peftlab.training import FitResult, Loop, MemoryMeter, SavedMeter, encode, fit
 from peftlab.training.passes import batch_loss, parts_in, widest
 from plans import changed, plan
 
@@ -72,8 +72,8 @@ def test_lora_keeps_what_its_equation_needs() -> None:
 
 
 @pytest.fixture
-def trained(tiny_model: Path, tiny_task: Task) -> Callable[..., tuple[Fitted, Loop]]:
-    def go(name: str, **changes: Any) -> tuple[Fitted, Loop]:
+def trained(tiny_model: Path, tiny_task: Task) -> Callable[..., tuple[FitResult, Loop]]:
+    def go(name: str, **changes: Any) -> tuple[FitResult, Loop]:
         model, tokenizer = load_model(str(tiny_model), precision="fp32")
         inject(model, name)
         data = encode(tokenizer, tiny_task.train.texts, tiny_task.train.labels, 32)
@@ -83,7 +83,7 @@ def trained(tiny_model: Path, tiny_task: Task) -> Callable[..., tuple[Fitted, Lo
     return go
 
 
-def activations(fitted: Fitted) -> float:
+def activations(fitted: FitResult) -> float:
     assert fitted.memory is not None
     found = fitted.memory.by_part["activations"]
     assert found is not None
@@ -97,7 +97,7 @@ def rows(loop: Loop) -> int:
 
 
 def test_head_keeps_what_its_head_needs_and_nothing_of_the_base(
-    trained: Callable[..., tuple[Fitted, Loop]],
+    trained: Callable[..., tuple[FitResult, Loop]],
 ) -> None:
     """The pooler's input, its tanh, dropout's output, log-softmax and its divisor; no mask."""
     fitted, _ = trained("head")
@@ -105,7 +105,7 @@ def test_head_keeps_what_its_head_needs_and_nothing_of_the_base(
 
 
 def test_the_base_s_activations_grow_with_the_part_and_adapters_keep_more_than_a_head(
-    trained: Callable[..., tuple[Fitted, Loop]],
+    trained: Callable[..., tuple[FitResult, Loop]],
 ) -> None:
     head, lora, full = (activations(trained(name)[0]) for name in ("head", "lora", "full"))
     assert 10 * head < lora < full
@@ -118,7 +118,7 @@ def test_the_base_s_activations_grow_with_the_part_and_adapters_keep_more_than_a
 
 
 def test_the_peak_is_the_sum_of_its_parts_and_a_rest(
-    trained: Callable[..., tuple[Fitted, Loop]],
+    trained: Callable[..., tuple[FitResult, Loop]],
 ) -> None:
     memory = trained("lora")[0].memory
     assert memory is not None
@@ -145,7 +145,7 @@ def test_with_checkpointing_it_counts_what_is_kept_then(tiny_model: Path, tiny_t
 
 
 def test_steps_that_are_timed_are_not_watched(
-    trained: Callable[..., tuple[Fitted, Loop]], monkeypatch: pytest.MonkeyPatch
+    trained: Callable[..., tuple[FitResult, Loop]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     updates: list[int] = []
     note = SavedMeter._note

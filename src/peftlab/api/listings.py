@@ -23,11 +23,11 @@ from peftlab.records.record import Trainable
 from peftlab.tasks import listing
 from peftlab.training import KERNELS
 
-Row = tuple[str, ...]
+ListedRow = tuple[str, ...]
 METHODS_HEAD = ("method", "trains", "adapter", "head", "paper")
 
 
-def methods() -> list[Row]:
+def methods() -> list[ListedRow]:
     """The rows under `METHODS_HEAD`; adapter and head are trained parameters on RoBERTa-base."""
     return [
         (name, method.summary, *_trained_counts(method), method.paper)
@@ -44,7 +44,7 @@ def _trained_counts(method: type[Method]) -> tuple[str, str]:
     return f"{counts.adapter:,}", f"{counts.head:,}"
 
 
-def method_settings(name: str) -> list[Row]:
+def method_settings(name: str) -> list[ListedRow]:
     """A row for each setting and learning rate of a method: its name and its default.
 
     Raises:
@@ -81,7 +81,7 @@ def trained_on_roberta(method: Method) -> Trainable:
     return count(inject(model, method))
 
 
-def tasks(data_dir: Path | None) -> list[Row]:
+def tasks(data_dir: Path | None) -> list[ListedRow]:
     """Rows of name, question, metrics with the main one first, and whether the data is here."""
     return [
         (
@@ -94,7 +94,7 @@ def tasks(data_dir: Path | None) -> list[Row]:
     ]
 
 
-def models() -> list[Row]:
+def models() -> list[ListedRow]:
     """Rows of what can be given as a model, what it needs, and whether that is here."""
     problem = hub_problem()
     packaged = [
@@ -117,46 +117,46 @@ def architectures() -> str:
     return ", ".join(sorted(ARCHITECTURES))
 
 
-def machine(out: Path) -> list[Row]:
+def machine(out: Path) -> list[ListedRow]:
     """Rows of what a run depends on: its name, the finding, and what it means."""
-    checks: list[Callable[[], Row]] = [_python, _torch, _device, _precision, _kernels]
+    checks: list[Callable[[], ListedRow]] = [_python, _torch, _device, _precision, _kernels]
     return [*(check() for check in checks), *_packaged_models(), _hub(), _disk(out)]
 
 
-def _python() -> Row:
+def _python() -> ListedRow:
     return ("python", platform.python_version(), processor())
 
 
-def _torch() -> Row:
+def _torch() -> ListedRow:
     transformers = metadata.version("transformers")
     meaning = f"{default_threads()} threads; transformers {transformers}"
     return ("torch", torch.__version__, meaning)
 
 
-def _device() -> Row:
+def _device() -> ListedRow:
     device = resolve_device()
     return ("device", device.value, device.reason)
 
 
-def _precision() -> Row:
+def _precision() -> ListedRow:
     precision, reason = resolve_precision("auto", resolve_device().value)
     meaning = "the base is held in it" if precision.base == "bf16" else "bf16 would be slow here"
     return ("precision", precision.base, f"{reason}: {meaning}")
 
 
-def _kernels() -> Row:
+def _kernels() -> ListedRow:
     states = (f"{kernel.name} {kernel.describe()}" for kernel in KERNELS)
     return ("kernels", compiler() or "none", "; ".join(states))
 
 
-def _packaged_models() -> list[Row]:
+def _packaged_models() -> list[ListedRow]:
     return [
         (name, "here", "") if model.is_here() else (name, "not here", model.remedy)
         for name, model in PACKAGED.items()
     ]
 
 
-def _hub() -> Row:
+def _hub() -> ListedRow:
     problem = hub_problem()
     if problem is None:
         return ("hub", "reached", "")
@@ -164,7 +164,7 @@ def _hub() -> Row:
     return ("hub", "not reached", f"{problem}; {consequence}")
 
 
-def _disk(out: Path) -> Row:
+def _disk(out: Path) -> ListedRow:
     folders = (out, *out.resolve().parents)
     existing = next((folder for folder in folders if folder.exists()), None)
     if existing is None:

@@ -41,7 +41,7 @@ from peftlab.models import (
 from peftlab.records.record import Trainable
 from peftlab.settings import Resolved
 from peftlab.tasks import Examples, Task
-from peftlab.training import Encoded, Plan, Rehearsal, can_pack, encode
+from peftlab.training import Encoded, Rehearsal, TrainingPlan, can_pack, encode
 from peftlab.training.batches import batches_by_length
 from peftlab.training.cost import Kernels, Shape, StepCost, count_step
 from peftlab.training.meters import MIB
@@ -58,7 +58,7 @@ IMPORTS_MIB = 300.0  # of a worker that has loaded no model, measured
 
 
 @dataclass(frozen=True)
-class Memory:
+class ForeseenMemory:
     """A training's peak in MiB, above what was resident before its model was loaded."""
 
     peak_mib: float
@@ -86,7 +86,7 @@ class Forecast:
     cells: int
     n_trainable: Trainable
     adapter_mib: float
-    memory: Memory | None
+    memory: ForeseenMemory | None
     why: str | None = None
 
 
@@ -115,7 +115,7 @@ class Predictor:
             self.lengths[key] = Tokens(train, dev)
         return self.lengths[key]
 
-    def _plan(self, cell: Cell) -> Plan:
+    def _plan(self, cell: Cell) -> TrainingPlan:
         return make_plan(cell, self.grid.tasks[cell.task.name], self.packed)
 
     def tokens(self, cell: Cell) -> int:
@@ -199,7 +199,7 @@ class Predictor:
         return probe.shapes
 
 
-def _shape(indices: Sequence[int], data: Encoded, plan: Plan) -> Shape:
+def _shape(indices: Sequence[int], data: Encoded, plan: TrainingPlan) -> Shape:
     """The shape of a pass through the examples at `indices`."""
     return Shape(len(indices), data.width(indices), n_tokens(indices, data, plan), plan.packed)
 
@@ -210,7 +210,7 @@ class _SampleProbe(Rehearsal):
     class Drawn(Exception):
         """The sample is drawn, and its shapes are noted."""
 
-    def __init__(self, method: Method, train: Encoded, plan: Plan) -> None:
+    def __init__(self, method: Method, train: Encoded, plan: TrainingPlan) -> None:
         super().__init__(method, train, plan)
         self.shapes: set[Shape] = set()
 
@@ -270,7 +270,7 @@ def _step_settings(training: Resolved) -> dict[str, Any]:
 
 
 def _count(
-    cell: Cell, task: Task, plan: Plan, shape: Shape, evaluated: Shape, in_parts: bool
+    cell: Cell, task: Task, plan: TrainingPlan, shape: Shape, evaluated: Shape, in_parts: bool
 ) -> tuple[Trainable, float, StepCost | str]:
     """Trained parameters, the adapter's MiB, and what a step holds or why it can't be counted."""
     method = make(cell.method.name, cell.method.settings)
@@ -295,7 +295,7 @@ def _memory(
     evaluation_shapes: set[Shape],
     cell: Cell,
     loading: Loading,
-) -> Memory:
+) -> ForeseenMemory:
     parts = {
         name: getattr(counted, name) for name in ("weights", "adapters", "gradients", "optimizer")
     }
@@ -311,7 +311,7 @@ def _memory(
             loading.peak(counted.weights) + _cpu_rest(0, cell.precision),
         )
     parts["activations"] = counted.activations
-    return Memory(peak, {**parts, "rest": peak - sum(parts.values())})
+    return ForeseenMemory(peak, {**parts, "rest": peak - sum(parts.values())})
 
 
 def _n_kernels(kernels: Kernels, shapes: set[Shape]) -> int:

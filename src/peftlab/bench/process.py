@@ -40,12 +40,12 @@ from peftlab.tasks import Task
 from peftlab.training import (
     Checkpoint,
     Encoded,
-    Fitted,
+    FitResult,
     Line,
     Loop,
     MemoryMeter,
-    Plan,
     Rehearsal,
+    TrainingPlan,
     can_pack,
     check_finite,
     compute_outputs,
@@ -164,7 +164,7 @@ def train_model(
         )
 
 
-def _loop_fields(model: PreTrainedModel, fitted: Fitted) -> dict[str, Any]:
+def _loop_fields(model: PreTrainedModel, fitted: FitResult) -> dict[str, Any]:
     """The fields of `Trained` that come from the training loop."""
     return {
         "n_trainable": count(model),
@@ -197,7 +197,7 @@ def _answer_at_ranks(
     model: PreTrainedModel,
     method: Method,
     dev: Encoded,
-    plan: Plan,
+    plan: TrainingPlan,
     to_outputs: Callable[[Tensor], Outputs],
     last: Outputs,
     listener: Listener,
@@ -255,7 +255,9 @@ def activation_checkpointing(model: PreTrainedModel, enabled: bool) -> Iterator[
             vars(module).update(fields)
 
 
-def _check_unit(model: PreTrainedModel, task: Task, train: Encoded, plan: Plan) -> list[str]:
+def _check_unit(
+    model: PreTrainedModel, task: Task, train: Encoded, plan: TrainingPlan
+) -> list[str]:
     """Do not take a head for one in the labels' unit that answers far from them; a note if so.
 
     A checkpoint's head may be of labels in another unit, or random. As one in the labels' own unit
@@ -301,11 +303,11 @@ def _prepare(model: PreTrainedModel, method: Method, rehearsal: Rehearsal) -> fl
     return time.perf_counter() - started
 
 
-def make_plan(cell: Cell, task: Task, packed: bool) -> Plan:
+def make_plan(cell: Cell, task: Task, packed: bool) -> TrainingPlan:
     """The training loop's plan of a cell; `packed`: whether the engine can pack the batches."""
     training = cell.training
     balanced = training.class_weights == "balanced"
-    return Plan(
+    return TrainingPlan(
         settings=training,
         kind=task.kind,
         seed=cell.seed,

@@ -24,7 +24,7 @@ from peftlab.records.crossed import half_width
 from peftlab.records.influence import Array
 from peftlab.records.pairs import Verdicts, standing
 from peftlab.records.rows import TaskKey, merit
-from peftlab.records.table import Column, Runs, best_row, row_names, runs_of, scale
+from peftlab.records.table import Runs, RunsByRow, best_row, row_names, runs_of, scale
 
 N_RESAMPLES = 2000  # rliable's default
 MIN_SEEDS_TO_RESAMPLE = 10
@@ -66,14 +66,14 @@ class Improvement(BaseModel, extra="forbid", frozen=True):
     n_tasks: int
 
 
-def overall(columns: Mapping[TaskKey, Column], pairs: Verdicts) -> list[Overall]:
+def overall(columns: Mapping[TaskKey, RunsByRow], pairs: Verdicts) -> list[Overall]:
     """Every row over the tasks; empty with fewer than two tasks."""
     if len(columns) < 2:
         return []
     return [_overall(row, columns, _n_best(row, columns, pairs)) for row in row_names(columns)]
 
 
-def _n_best(row: str, columns: Mapping[TaskKey, Column], pairs: Verdicts) -> int:
+def _n_best(row: str, columns: Mapping[TaskKey, RunsByRow], pairs: Verdicts) -> int:
     """The number of tasks on which the row is not worse, and so has a mark in the table."""
     count = 0
     for task, column in columns.items():
@@ -84,7 +84,7 @@ def _n_best(row: str, columns: Mapping[TaskKey, Column], pairs: Verdicts) -> int
     return count
 
 
-def _overall(row: str, columns: Mapping[TaskKey, Column], n_best: int) -> Overall:
+def _overall(row: str, columns: Mapping[TaskKey, RunsByRow], n_best: int) -> Overall:
     scored = [runs for runs in runs_of(columns, row) if runs.by_seed]
     scales = [task_scale for runs in scored if (task_scale := scale(runs.task)) is not None]
     mean, half = None, None
@@ -108,7 +108,7 @@ def _scaled_mean(runs: Runs, task_scale: tuple[float, float]) -> float:
     return (merit(runs.task.main_metric, runs.mean) - zero) / span
 
 
-def improvements(columns: Mapping[TaskKey, Column]) -> list[Improvement]:
+def improvements(columns: Mapping[TaskKey, RunsByRow]) -> list[Improvement]:
     """Every pair of rows over the tasks that both have, where there are at least two."""
     pairs = []
     for a, b in itertools.combinations(row_names(columns), 2):

@@ -15,7 +15,7 @@ from peftlab.records.conditions import conditions, ordered
 from peftlab.records.question import Question
 from peftlab.records.record import Record
 from peftlab.records.rows import TaskKey, finite_values, mean
-from peftlab.records.table import Column, row_names, runs_of
+from peftlab.records.table import RunsByRow, row_names, runs_of
 
 
 class Cost(BaseModel, extra="forbid", frozen=True):
@@ -40,7 +40,7 @@ class Cost(BaseModel, extra="forbid", frozen=True):
     round_s: float | None = None
 
 
-def costs_of(columns: Mapping[TaskKey, Column]) -> dict[str, Cost]:
+def costs_of(columns: Mapping[TaskKey, RunsByRow]) -> dict[str, Cost]:
     """The costs of each row's done runs, by row."""
     table = {row: runs_of(columns, row) for row in row_names(columns)}
     cells = {

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from peftlab.records.conditions import Conditions, conditions
 from peftlab.records.record import Record
 from peftlab.records.rows import TaskKey, finite_values, is_collapsed, mean, merit
-from peftlab.records.table import Column, Runs
+from peftlab.records.table import Runs, RunsByRow
 
 
 class Noise(BaseModel, extra="forbid", frozen=True):
@@ -41,7 +41,7 @@ class Noise(BaseModel, extra="forbid", frozen=True):
     n_failed: int
 
 
-def noise(columns: Mapping[TaskKey, Column]) -> list[Noise]:
+def noise(columns: Mapping[TaskKey, RunsByRow]) -> list[Noise]:
     """The noise of every row on every task."""
     return [_noise(row, runs) for column in columns.values() for row, runs in column.items()]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel
 
 from peftlab.records.rows import TaskKey
-from peftlab.records.table import Column, Runs
+from peftlab.records.table import Runs, RunsByRow
 
 
 class OwnScore(BaseModel, extra="forbid", frozen=True):
@@ -32,7 +32,7 @@ class OwnScore(BaseModel, extra="forbid", frozen=True):
     n_seeds: int
 
 
-def own_scores(columns: Mapping[TaskKey, Column]) -> list[OwnScore]:
+def own_scores(columns: Mapping[TaskKey, RunsByRow]) -> list[OwnScore]:
     """The score of every row on every task where all its scored runs have predictions."""
     return [
         score

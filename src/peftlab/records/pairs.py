@@ -27,7 +27,7 @@ from pydantic import BaseModel
 from peftlab.naming import counted
 from peftlab.records.crossed import MIN_SEEDS, Crossed, Shared, holm, within
 from peftlab.records.rows import LOWER_IS_BETTER, MARGIN, TaskKey, is_collapsed, merit
-from peftlab.records.table import Column, Runs, scale
+from peftlab.records.table import Runs, RunsByRow, scale
 
 ALPHA = 0.05
 Standing = Literal["best", "tie", "unclear", "worse"]
@@ -146,9 +146,9 @@ def _negate(value: float | None) -> float | None:
 
 
 def verdicts(
-    columns: Mapping[TaskKey, Column],
+    columns: Mapping[TaskKey, RunsByRow],
     margin: float = MARGIN,
-    unrequested: Mapping[TaskKey, Column] = MappingProxyType({}),
+    unrequested: Mapping[TaskKey, RunsByRow] = MappingProxyType({}),
 ) -> Verdicts:
     """The verdict on every pair of rows that share a task, in the tasks' and the rows' order.
 
@@ -189,7 +189,7 @@ def better_than(row: str, pairs: Sequence[Verdict]) -> set[str]:
     return {verdict.b for verdict in verdicts_on_row if verdict.verdict == "worse"}
 
 
-def _task_verdicts(column: Column, margin: float, unrequested: Column) -> list[Verdict]:
+def _task_verdicts(column: RunsByRow, margin: float, unrequested: RunsByRow) -> list[Verdict]:
     family = {_Row(name, True): runs for name, runs in column.items()}
     family |= {_Row(name, False): runs for name, runs in unrequested.items()}
     scored = {row: runs for row, runs in family.items() if runs.by_seed}

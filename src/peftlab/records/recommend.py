@@ -22,7 +22,7 @@ from peftlab.records.rows import (
     rounds_taken,
     task_label,
 )
-from peftlab.records.table import Column, Runs, best_row, row_names, runs_of, scale
+from peftlab.records.table import Runs, RunsByRow, best_row, row_names, runs_of, scale
 
 Why = Literal["tasks", "limits", "runs", "failed", "collapsed"]  # reasons to exclude a row
 
@@ -121,7 +121,7 @@ class Recommendation(BaseModel, extra="forbid", frozen=True):
 
 
 def recommend(
-    columns: Mapping[TaskKey, Column],
+    columns: Mapping[TaskKey, RunsByRow],
     pairs: Verdicts,
     question: Question = DEFAULT_QUESTION,
     unrequested: Sequence[Record] = (),
@@ -180,7 +180,7 @@ def recommend(
     )
 
 
-def _soundest(eligible: Mapping[TaskKey, Column], pairs: Verdicts) -> list[str]:
+def _soundest(eligible: Mapping[TaskKey, RunsByRow], pairs: Verdicts) -> list[str]:
     """The rows that on the fewest tasks are behind the best of them or worse than any of them."""
     n_worse: Counter[str] = Counter()
     for task, column in eligible.items():
@@ -194,7 +194,10 @@ def _soundest(eligible: Mapping[TaskKey, Column], pairs: Verdicts) -> list[str]:
 
 
 def _first(
-    rows: Sequence[str], eligible: Mapping[TaskKey, Column], costs: Mapping[str, Cost], prefer: str
+    rows: Sequence[str],
+    eligible: Mapping[TaskKey, RunsByRow],
+    costs: Mapping[str, Cost],
+    prefer: str,
 ) -> str:
     """The first of `rows` by the preference, then by size, then by score."""
     turns_of_rows = [
@@ -244,7 +247,7 @@ def _against_best(
 
 
 def _ahead(
-    columns: Mapping[TaskKey, Column],
+    columns: Mapping[TaskKey, RunsByRow],
     task: TaskKey,
     best: str,
     excluded: Mapping[str, Why],
@@ -283,23 +286,23 @@ def _n_failed(by_task: Sequence[Runs]) -> int:
     return sum(not record.is_done for runs in by_task for record in runs.records)
 
 
-def _n_collapsed(columns: Mapping[TaskKey, Column], row: str) -> int:
+def _n_collapsed(columns: Mapping[TaskKey, RunsByRow], row: str) -> int:
     """The row's collapsed runs, without the tasks on which all runs of all rows collapsed."""
     learnable = {task: column for task, column in columns.items() if not _all_collapsed(column)}
     return sum(is_collapsed(record) for runs in runs_of(learnable, row) for record in runs.records)
 
 
-def _all_collapsed(column: Column) -> bool:
+def _all_collapsed(column: RunsByRow) -> bool:
     done = [record for runs in column.values() for record in runs.records if record.is_done]
     return bool(done) and all(map(is_collapsed, done))
 
 
-def _rate_from_dev(row: str, column: Column, unrequested: Sequence[Record]) -> bool:
+def _rate_from_dev(row: str, column: RunsByRow, unrequested: Sequence[Record]) -> bool:
     others = (runs.records[0] for name, runs in column.items() if name != row)
     return rate_from_dev(column[row].records[0], [*others, *unrequested])
 
 
-def _with_all_tasks(columns: Mapping[TaskKey, Column]) -> list[str]:
+def _with_all_tasks(columns: Mapping[TaskKey, RunsByRow]) -> list[str]:
     """The rows that have a score on every task."""
     return [
         row
@@ -309,7 +312,7 @@ def _with_all_tasks(columns: Mapping[TaskKey, Column]) -> list[str]:
 
 
 def _exclusion_reasons(
-    columns: Mapping[TaskKey, Column],
+    columns: Mapping[TaskKey, RunsByRow],
     costs: Mapping[str, Cost],
     question: Question,
 ) -> dict[str, Why]:
@@ -334,7 +337,7 @@ def _exclusion_reasons(
     }
 
 
-def _with_enough_seeds(columns: Mapping[TaskKey, Column], rows: Sequence[str]) -> list[str]:
+def _with_enough_seeds(columns: Mapping[TaskKey, RunsByRow], rows: Sequence[str]) -> list[str]:
     """The rows with `MIN_SEEDS` seeds on every task, or as many as any of them has there.
 
     Where no row has that many on all tasks, the rows that have them on the most tasks.
@@ -349,7 +352,7 @@ def _with_enough_seeds(columns: Mapping[TaskKey, Column], rows: Sequence[str]) -
 
 
 def _sort_value(
-    prefer: str, row: str, cost: Cost, took_same_turns: bool, columns: Mapping[TaskKey, Column]
+    prefer: str, row: str, cost: Cost, took_same_turns: bool, columns: Mapping[TaskKey, RunsByRow]
 ) -> float:
     """A number by which the row is ordered: the lowest is preferred."""
     if prefer == "score":
@@ -363,7 +366,7 @@ def _or_infinity(value: float | None) -> float:
     return math.inf if value is None else value
 
 
-def _sum_of_scores(row: str, columns: Mapping[TaskKey, Column]) -> float:
+def _sum_of_scores(row: str, columns: Mapping[TaskKey, RunsByRow]) -> float:
     """The sum of scaled means over the tasks, by which rows are ordered as by their mean."""
     total = 0.0
     for column in columns.values():

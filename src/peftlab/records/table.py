@@ -106,16 +106,16 @@ def _influence(run: ScoredRun) -> np.ndarray[tuple[int, ...], np.dtype[np.float6
     return run.influence
 
 
-Column = dict[str, Runs]  # by row
+RunsByRow = dict[str, Runs]  # a column: one task
 
 
-def columns(records: Sequence[Record], folders: Iterable[Path]) -> dict[TaskKey, Column]:
+def columns(records: Sequence[Record], folders: Iterable[Path]) -> dict[TaskKey, RunsByRow]:
     """The runs by task and row, in the order of the records. Rows are named as in the report."""
     folders = list(folders)
     rounds = rounds_by_row(records, itertools.chain.from_iterable(map(rounds_of, folders)))
     rows = group(records)
     names = labels(rows)
-    table: dict[TaskKey, Column] = {task_key(record): {} for record in records}
+    table: dict[TaskKey, RunsByRow] = {task_key(record): {} for record in records}
     for key, members in rows.items():
         by_task: dict[TaskKey, list[Record]] = defaultdict(list)
         for record in members:
@@ -135,17 +135,17 @@ def _runs(records: Sequence[Record], folders: list[Path], rounds: Sequence[Recor
     return Runs(records[0].task, tuple(records), by_seed, tuple(rounds))
 
 
-def row_names(columns: Mapping[TaskKey, Column]) -> list[str]:
+def row_names(columns: Mapping[TaskKey, RunsByRow]) -> list[str]:
     """The rows of all tasks, each once, in the order in which they first appear."""
     return list(dict.fromkeys(row for column in columns.values() for row in column))
 
 
-def runs_of(columns: Mapping[TaskKey, Column], row: str) -> list[Runs]:
+def runs_of(columns: Mapping[TaskKey, RunsByRow], row: str) -> list[Runs]:
     """The runs of a row on every task that it has."""
     return [column[row] for column in columns.values() if row in column]
 
 
-def best_row(column: Column) -> str | None:
+def best_row(column: RunsByRow) -> str | None:
     """The row of the highest mean (of errors the lowest); None if no row has a score."""
     scored = {row: runs for row, runs in column.items() if runs.by_seed}
     return max(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from peftlab.records.predictions import read
 from peftlab.report.columns import Column
-from peftlab.report.scores import Cell, Table
+from peftlab.report.scores import Table, TableCell
 
 MOST_CLASSES = 20  # a wider table can't be read, and makes the page large
 
@@ -41,7 +41,7 @@ def confusions(table: Table, folder: Path) -> list[tuple[Column, list[Confusion]
     return tasks
 
 
-def _confusion(method: str, cell: Cell, column: Column, folder: Path) -> Confusion | None:
+def _confusion(method: str, cell: TableCell, column: Column, folder: Path) -> Confusion | None:
     seeds = [read(folder / f"{run.cell}.jsonl", column.n_dev) for run in cell.runs]
     counts = Counter((int(one.label), int(one.prediction)) for of_seed in seeds for one in of_seed)
     if not counts:

@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from peftlab.records.predictions import read
 from peftlab.report.columns import Column
-from peftlab.report.scores import Cell, Table
+from peftlab.report.scores import Table, TableCell
 
 FIRST = ord("0")  # the character of class 0
 MOST_CLASSES = 75  # the last has the character z; a task with more has numbers
@@ -61,7 +61,7 @@ def answers(
 
 
 def _answers(
-    column: Column, cells: dict[str, Cell], folder: Path, texts: Sequence[str]
+    column: Column, cells: dict[str, TableCell], folder: Path, texts: Sequence[str]
 ) -> Answers | None:
     """The answers by the lowest of the seeds that most rows have; None for fewer than two rows."""
     counts = Counter(run.seed for cell in cells.values() for run in cell.runs)

@@ -17,7 +17,7 @@ from peftlab.report.lines import Line, loss_figure, memory_figure, score_figure
 from peftlab.report.panels import MANY, PANEL_POINTS
 from peftlab.report.ranks import rank_figure
 from peftlab.report.rates import progress_figure, rate_figure, tuning_figure
-from peftlab.report.scores import Cell, Row, Table
+from peftlab.report.scores import Table, TableCell, TableRow
 from peftlab.report.second import second_figure
 from peftlab.report.style import Figure, Style
 from peftlab.report.text import letter
@@ -47,7 +47,7 @@ def figures(
 
 def _task_figures(
     column: Column,
-    rows: Sequence[tuple[Row, Cell]],
+    rows: Sequence[tuple[TableRow, TableCell]],
     trials: Sequence[Trial],
     table: Table,
     style: Style,

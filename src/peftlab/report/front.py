@@ -11,7 +11,7 @@ from peftlab.naming import listed
 from peftlab.records.rows import merit
 from peftlab.report.columns import Column
 from peftlab.report.costs import main_cost
-from peftlab.report.scores import Cell
+from peftlab.report.scores import TableCell
 from peftlab.report.style import (
     GREY,
     IS_SHOWN,
@@ -61,7 +61,7 @@ class Point:
 
 
 def front_figure(
-    column: Column, cells: Mapping[str, Cell], style: Style, conditions: str
+    column: Column, cells: Mapping[str, TableCell], style: Style, conditions: str
 ) -> Figure | None:
     """Dev score against trained parameters, memory and time; the front as a step line.
 
@@ -95,7 +95,7 @@ def front_figure(
     )
 
 
-def _point(label: str, name: str, cell: Cell, column: Column) -> Iterator[Point]:
+def _point(label: str, name: str, cell: TableCell, column: Column) -> Iterator[Point]:
     """The method's point in the panel `name`, where it has one."""
     main = main_cost(cell.costs)
     peak, seconds = (main.peak_mib.mean, main.total_s.mean) if main else (None, None)

@@ -37,7 +37,7 @@ from peftlab.report.figures import figures
 from peftlab.report.papers import FORMS
 from peftlab.report.rates import describe_trials, of_rows
 from peftlab.report.runs import runs
-from peftlab.report.scores import Row, Table, table
+from peftlab.report.scores import Table, TableRow, table
 from peftlab.report.style import Figure, Style
 
 KINDS = (
@@ -294,7 +294,7 @@ def _common_training(table: Table) -> dict[str, Any]:
     }
 
 
-def _own_training(row: Row, common: dict[str, Any], table: Table) -> dict[str, Any]:
+def _own_training(row: TableRow, common: dict[str, Any], table: Table) -> dict[str, Any]:
     of_tasks = table.columns[0].training if table.columns else {}
     return {
         name: value

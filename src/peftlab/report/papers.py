@@ -18,7 +18,7 @@ from peftlab.records.verdicts import Comparison
 from peftlab.report import standing
 from peftlab.report.columns import Column
 from peftlab.report.costs import main_cost
-from peftlab.report.scores import Cell, Row, Table
+from peftlab.report.scores import Table, TableCell, TableRow
 from peftlab.report.standing import BEST, MARKS, TIE, UNCLEAR
 from peftlab.report.text import (
     MISSING,
@@ -144,7 +144,7 @@ def rounded(mean: float, sd: float | None, resolution: float) -> tuple[str, str]
     return f"{mean:z.{decimals}f}", "" if sd is None else f"{sd:.{decimals}f}"  # z: no -0.000
 
 
-def _rows(table: Table, comparison: Comparison) -> list[tuple[Row, list[Score | None]]]:
+def _rows(table: Table, comparison: Comparison) -> list[tuple[TableRow, list[Score | None]]]:
     marks = standing.marks(table, comparison)
     return [
         (
@@ -158,7 +158,7 @@ def _rows(table: Table, comparison: Comparison) -> list[tuple[Row, list[Score | 
     ]
 
 
-def _score(cell: Cell | None, column: Column, mark: str, n_seeds: int | None) -> Score | None:
+def _score(cell: TableCell | None, column: Column, mark: str, n_seeds: int | None) -> Score | None:
     if cell is None or not (cell.runs or cell.n_failed):
         return None
     if cell.last.mean is None:
@@ -191,7 +191,7 @@ def _markdown_score(score: Score | None) -> str:
     return f"{mean}{sd}{mark}{score.hides}"
 
 
-def _cost(row: Row, table: Table) -> list[str]:
+def _cost(row: TableRow, table: Table) -> list[str]:
     cost = main_cost(row.costs)
     if cost is None:
         return [span(row.adapter), MISSING, MISSING]
@@ -222,7 +222,7 @@ def _caption(table: Table, best: str, tie: str) -> list[str]:
 
 
 def _csv_values(
-    table: Table, row: Row, column: Column, cell: Cell, mark: str | None
+    table: Table, row: TableRow, column: Column, cell: TableCell, mark: str | None
 ) -> Sequence[object]:
     cost = cell.costs[0] if cell.costs else None
     measured = [cost.examples_per_s.mean, cost.peak_mib.mean] if cost else [None, None]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from peftlab.naming import listed
 from peftlab.report.columns import Column
-from peftlab.report.scores import Cell
+from peftlab.report.scores import TableCell
 from peftlab.report.style import (
     Figure,
     Style,
@@ -23,7 +23,7 @@ from peftlab.report.text import metric
 HEIGHT = 200  # pixels
 
 
-def rank_figure(column: Column, cells: Mapping[str, Cell], style: Style) -> Figure | None:
+def rank_figure(column: Column, cells: Mapping[str, TableCell], style: Style) -> Figure | None:
     """Score over the number of ranks in use; a thin line spans one sd over seeds to either side."""
     import altair as alt
 

@@ -15,7 +15,7 @@ from peftlab.records.rows import merit
 from peftlab.records.trials import Trial, settings_at_border
 from peftlab.report.columns import Column
 from peftlab.report.panels import Plot
-from peftlab.report.scores import Cell, Row, Table
+from peftlab.report.scores import Table, TableCell, TableRow
 from peftlab.report.style import Figure, Style, focus_opacity, make_figure, score_format
 from peftlab.report.text import metric, score
 
@@ -26,7 +26,9 @@ MIN_RATES = 3  # that make a curve
 END = "the highest or the lowest that was tried"
 
 
-def rate_figure(column: Column, rows: Sequence[tuple[Row, Cell]], limit: int) -> Figure | None:
+def rate_figure(
+    column: Column, rows: Sequence[tuple[TableRow, TableCell]], limit: int
+) -> Figure | None:
     """Dev score over learning rate, a line for each method that has rows at several rates."""
     import altair as alt
 
@@ -69,7 +71,7 @@ def rate_figure(column: Column, rows: Sequence[tuple[Row, Cell]], limit: int) ->
 Point = tuple[str, str, float, float, float, float]  # curve, row, rate; mean and ± one sd
 
 
-def _over_rates(rows: Sequence[tuple[Row, Cell]]) -> list[Point]:
+def _over_rates(rows: Sequence[tuple[TableRow, TableCell]]) -> list[Point]:
     """The scores of untuned rows, curve by curve, for curves that have enough rates."""
     names = _name_curves([row for row, _ in rows])
     points = [
@@ -89,7 +91,7 @@ def _over_rates(rows: Sequence[tuple[Row, Cell]]) -> list[Point]:
     ]
 
 
-def _name_curves(rows: Sequence[Row]) -> dict[str, str]:
+def _name_curves(rows: Sequence[TableRow]) -> dict[str, str]:
     """A name for every curve: its first row's label less the rate, numbered if it is in use."""
     names: dict[str, str] = {}
     for row in rows:

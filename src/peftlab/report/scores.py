@@ -64,7 +64,7 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class TableCell:
     """A method on a task, over seeds. `n_failed` seeds failed and are in no other number here.
 
     `warnings` say what the score hides, each with the number of seeds that it holds for.
@@ -87,7 +87,7 @@ class Cell:
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class TableRow:
     """A method as it was asked for. `cells` is aligned with the table's columns.
 
     `label` is unique in the table, `plain` is the label that was asked for. Rows of one `curve`
@@ -107,7 +107,7 @@ class Row:
     notes: tuple[str, ...]
     default_rate: bool
     tuned: dict[str, Any]
-    cells: tuple[Cell | None, ...]
+    cells: tuple[TableCell | None, ...]
     n_tasks: int
     adapter: Span
     head: Span
@@ -129,7 +129,7 @@ class FailedCell:
 @dataclasses.dataclass(frozen=True)
 class Table:
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     conditions: tuple[Conditions, ...]  # first those of most cells that costs are read from
     failures: tuple[FailedCell, ...]
     n_cells: int
@@ -253,7 +253,7 @@ def _row(
     column_of: Mapping[TaskKey, Column],
     conditions_of: Mapping[str, int],
     rounds_of: Mapping[str, list[Record]],
-) -> Row:
+) -> TableRow:
     first = members[0]
     by_column = [[m for m in members if task_key(m) == task] for task in column_of]
     cells = tuple(_cell(runs, conditions_of, rounds_of) if runs else None for runs in by_column)
@@ -263,7 +263,7 @@ def _row(
     adapter = Span.of(count.adapter for count in counts)
     # a tuned row has defaults on a task where all its trials failed
     some_or_all = all if first.method.tuned else any
-    return Row(
+    return TableRow(
         label=label,
         plain=key[0],
         curve=key_without_rate(key, head_alone=adapter.high == 0),
@@ -304,13 +304,13 @@ def _cell(
     members: list[Record],
     conditions_of: Mapping[str, int],
     rounds_of: Mapping[str, list[Record]],
-) -> Cell:
+) -> TableCell:
     done = sorted((m for m in members if m.is_done), key=lambda m: m.seed)
     runs = tuple(_run(member, conditions_of[member.cell]) for member in done)
     ranks = dict.fromkeys(rank for m in done for rank in m.score_by_rank or {})
     metric = members[0].task.main_metric
     trained = next((m.n_trainable for m in done if m.n_trainable), None)
-    return Cell(
+    return TableCell(
         runs=runs,
         n_failed=len(members) - len(done),
         adapter=trained.adapter if trained else None,

@@ -15,7 +15,7 @@ from peftlab.records.verdicts import Comparison
 from peftlab.report import standing, text
 from peftlab.report.advice import advice, unreached
 from peftlab.report.costs import RowCost
-from peftlab.report.scores import Row, Table
+from peftlab.report.scores import Table, TableRow
 from peftlab.report.text import MISSING, minutes, notes, number, printable, span, spread
 
 Marks = Mapping[tuple[str, int], str]
@@ -102,7 +102,7 @@ def _draw(table: Table, marks: Marks, columns: range, cost: bool = False) -> Ric
     return view
 
 
-def _cost(row: Row, table: Table) -> list[str]:
+def _cost(row: TableRow, table: Table) -> list[str]:
     """A line for each set of conditions: values measured under unlike ones are not averaged."""
     lines = [
         [
@@ -120,7 +120,7 @@ def _cost_marks(cost: RowCost, table: Table) -> str:
     return text.partial_mark(cost, table.n_tasks) + (f" {letter}" if letter else "")
 
 
-def _score(row: Row, index: int, table: Table, marks: Marks) -> str:
+def _score(row: TableRow, index: int, table: Table, marks: Marks) -> str:
     cell, column, mark = row.cells[index], table.columns[index], marks.get((row.label, index))
     if cell is None:
         return MISSING

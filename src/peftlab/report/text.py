@@ -6,7 +6,7 @@ from peftlab.naming import counted
 from peftlab.records.rows import COLLAPSED, LOWER_IS_BETTER
 from peftlab.report.columns import Column
 from peftlab.report.costs import RowCost, describe_differences
-from peftlab.report.scores import Cell, Row, Table
+from peftlab.report.scores import Table, TableCell, TableRow
 from peftlab.report.spread import Span, Spread
 
 MISSING = "–"
@@ -56,7 +56,7 @@ def spread(score: Spread, column: Column) -> str:
     return f"{fraction(score.mean)} ± {deviation(score.sd)}"
 
 
-def interval(around: Spread, cell: Cell, column: Column) -> str:
+def interval(around: Spread, cell: TableCell, column: Column) -> str:
     """The 95 % interval `around.mean` ± `around.sd`, and the sd over seeds, as a line."""
     assert around.mean is not None and around.sd is not None
     low, high = (score(around.mean + sign * around.sd, column) for sign in (-1, 1))
@@ -133,7 +133,7 @@ def span(counts: Span) -> str:
     return low if low == high else f"{low}–{high}"
 
 
-def notes(cell: Cell, n_seeds: int | None) -> list[str]:
+def notes(cell: TableCell, n_seeds: int | None) -> list[str]:
     """Notes beside a score: its number of seeds, unless most have as many; its failures."""
     if cell.n_failed:
         total = cell.n_failed + len(cell.runs)
@@ -141,13 +141,13 @@ def notes(cell: Cell, n_seeds: int | None) -> list[str]:
     return [f"n = {cell.last.n}"] if cell.last.n not in (0, n_seeds) else []
 
 
-def collapses(cell: Cell) -> list[str]:
+def collapses(cell: TableCell) -> list[str]:
     """A note on how many of a cell's runs are no better than a constant answer; empty for none."""
     n = sum(n for warning, n in cell.warnings.items() if warning.startswith(COLLAPSED))
     return [f"{n} of {len(cell.runs)} collapsed"] if n else []
 
 
-def warnings(cell: Cell) -> list[str]:
+def warnings(cell: TableCell) -> list[str]:
     """The warnings of a score, each with the number of seeds it holds for if there are several."""
     n = len(cell.runs)
     return [
@@ -260,7 +260,7 @@ def describe_tuning(table: Table) -> list[str]:
     ]
 
 
-def _value(row: Row, name: str) -> str:
+def _value(row: TableRow, name: str) -> str:
     """A row's value of a setting; a text where trials found one for each task."""
     value = {**row.training, **row.settings}[name]
     return f"{value:.3g}" if isinstance(value, float) else str(value)
@@ -281,7 +281,7 @@ def describe_baselines(table: Table) -> str:
     return f"Baselines train nothing of the model: {'; '.join(described)}." if described else ""
 
 
-def by_rank(table: Table) -> list[tuple[Row, Column, Cell]]:
+def by_rank(table: Table) -> list[tuple[TableRow, Column, TableCell]]:
     """Every cell that has scores with only its first ranks in use (DyLoRA)."""
     return [
         (row, column, cell)

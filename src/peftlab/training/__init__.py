@@ -4,9 +4,9 @@ from peftlab.engine import KERNELS, can_pack, kernels_of
 from peftlab.training.batches import Batch, Encoded, encode
 from peftlab.training.checkpoint import Checkpoint
 from peftlab.training.guard import Diverged, Untrained, check_finite
-from peftlab.training.loop import Fitted, Line, Loop, compute_outputs, fit, try_one_example
+from peftlab.training.loop import FitResult, Line, Loop, compute_outputs, fit, try_one_example
 from peftlab.training.meters import MemoryMeter, SavedMeter
-from peftlab.training.passes import Plan, Step, outputs
+from peftlab.training.passes import Step, TrainingPlan, outputs
 from peftlab.training.rehearsal import Rehearsal
 from peftlab.training.repeatable import WORKSPACE, cublas_in_order, repeatable
 
@@ -17,14 +17,14 @@ __all__ = [
     "Checkpoint",
     "Diverged",
     "Encoded",
-    "Fitted",
+    "FitResult",
     "Line",
     "Loop",
     "MemoryMeter",
-    "Plan",
     "Rehearsal",
     "SavedMeter",
     "Step",
+    "TrainingPlan",
     "Untrained",
     "can_pack",
     "check_finite",

@@ -33,7 +33,7 @@ from peftlab.layers import Int8Linear, NF4Linear, PreTrainedModel, quantiser
 from peftlab.layers.int8 import Way
 from peftlab.training.batches import Batch, split_evenly
 from peftlab.training.meters import MIB, SavedMeter, sizes
-from peftlab.training.passes import Plan, Trainee, batch_loss, without_cache
+from peftlab.training.passes import Trainee, TrainingPlan, batch_loss, without_cache
 
 _PRODUCTS = {"mm", "addmm", "addmm_", "bmm", "_linear_pointwise"}
 
@@ -188,7 +188,7 @@ def _signals_held() -> Iterator[None]:
 def count_step(
     model: PreTrainedModel,
     method: Trainee,
-    plan: Plan,
+    plan: TrainingPlan,
     trained: Shape,
     evaluated: Shape,
     in_parts: bool = False,
@@ -249,7 +249,7 @@ def count_step(
     )
 
 
-def _measure_evaluation(model: PreTrainedModel, plan: Plan, shape: Shape) -> LiveMeter:
+def _measure_evaluation(model: PreTrainedModel, plan: TrainingPlan, shape: Shape) -> LiveMeter:
     """A meter of a forward pass that saves nothing."""
     model.eval()
     batch = _batch(shape, plan)
@@ -260,7 +260,7 @@ def _measure_evaluation(model: PreTrainedModel, plan: Plan, shape: Shape) -> Liv
     return live
 
 
-def _batch(shape: Shape, plan: Plan) -> Batch:
+def _batch(shape: Shape, plan: TrainingPlan) -> Batch:
     ids = torch.zeros(shape.size, shape.width, dtype=torch.long, device=plan.device_type)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     return Batch(inputs, torch.zeros(shape.size, dtype=torch.long, device=plan.device_type))

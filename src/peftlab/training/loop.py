@@ -34,11 +34,11 @@ from peftlab.training.batches import Batch, Encoded
 from peftlab.training.checkpoint import Checkpoint, State
 from peftlab.training.graphs import CAPTURED_AT, Graphs
 from peftlab.training.guard import TrainingCheck, check_finite, check_groups, check_loss
-from peftlab.training.meters import Memory, MemoryMeter, SavedMeter, SpeedMeter
+from peftlab.training.meters import MemoryMeter, Peaks, SavedMeter, SpeedMeter
 from peftlab.training.passes import (
-    Plan,
     Step,
     Trainee,
+    TrainingPlan,
     batch_loss,
     batches_in,
     outputs,
@@ -53,13 +53,13 @@ Line = dict[str, Any]  # of a curve: a step or an epoch
 
 
 @dataclass
-class Fitted:
+class FitResult:
     """The results of a run beside the trained model: its curve, notes, speed and memory."""
 
     curve: list[Line] = field(default_factory=list)  # one row a step, and one an epoch
     notes: list[str] = field(default_factory=list)  # for a reader of the scores
     speed: SpeedMeter = field(default_factory=SpeedMeter)
-    memory: Memory | None = None
+    memory: Peaks | None = None
     parts: float | None = None  # mean number of parts that a batch was taken in
     train_s: float = 0.0
     eval_s: float = 0.0
@@ -86,7 +86,7 @@ class Loop:
         model: PreTrainedModel,
         method: Trainee,
         train: Encoded,
-        plan: Plan,
+        plan: TrainingPlan,
         steps: int | None = None,
     ) -> None:
         self.model, self.method, self.train, self.plan = model, method, train, plan
@@ -263,7 +263,7 @@ def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dty
     return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
 
-def try_one_example(model: PreTrainedModel, train: Encoded, plan: Plan) -> None:
+def try_one_example(model: PreTrainedModel, train: Encoded, plan: TrainingPlan) -> None:
     """Forward and backward through one example; leaves no gradient and no draw behind."""
     model.train()
     devices = [model.device] if plan.device_type == "cuda" else []
@@ -299,7 +299,7 @@ def fit(
     on_epoch: Callable[[int, Tensor], None],
     memory: MemoryMeter,
     checkpoint: Checkpoint | None = None,
-) -> Fitted:
+) -> FitResult:
     """Train to the end of `loop`'s plan, and compute the outputs for dev after every epoch.
 
     A state of the same run in `checkpoint` is resumed, and `on_epoch` is called again for its
@@ -318,7 +318,7 @@ def fit(
         Diverged: if a loss or an output is not finite.
         Untrained: if a parameter that should be trained is not.
     """
-    fitted, dev_outputs = Fitted(speed=loop.speed), list[Tensor]()
+    fitted, dev_outputs = FitResult(speed=loop.speed), list[Tensor]()
     if checkpoint is not None and restore(checkpoint, loop, fitted, dev_outputs, memory):
         checkpoint.tell(f"goes on after step {loop.index} of {loop.total}, where it was stopped")
         for epoch, logits in enumerate(dev_outputs, start=1):
@@ -360,7 +360,7 @@ def fit(
     return fitted
 
 
-def compute_outputs(model: PreTrainedModel, data: Encoded, plan: Plan) -> Tensor:
+def compute_outputs(model: PreTrainedModel, data: Encoded, plan: TrainingPlan) -> Tensor:
     """The outputs for `data`, (n, num_labels), computed as the plan's training is."""
     settings = plan.settings
     return outputs(

@@ -63,7 +63,7 @@ class SpeedMeter:
 
 
 @dataclass(frozen=True)
-class Memory:
+class Peaks:
     """Peaks in MiB; `by_part` splits the training's peak."""
 
     peak_mib: float | None
@@ -104,7 +104,7 @@ class MemoryMeter:
 
     def measure(
         self, model: nn.Module, optimizer: Optimizer, activations: float | None = None
-    ) -> Memory:
+    ) -> Peaks:
         """The peaks so far, and the MiB of each part of training as they are held now.
 
         `activations` is the result of a `SavedMeter`. The remainder of the training's peak is the
@@ -115,10 +115,10 @@ class MemoryMeter:
         measured = sum(value for value in parts.values() if value is not None)
         # the sum of the parts may exceed the peak, since each may be largest at another moment
         parts["rest"] = None if train_peak is None else max(0.0, train_peak - measured)
-        return Memory(process_peak, train_peak, parts, self._how())
+        return Peaks(process_peak, train_peak, parts, self._how())
 
     def peaks(self) -> tuple[float | None, float | None]:
-        """The peaks in MiB so far, of the whole process and of the training; see `Memory`."""
+        """The peaks in MiB so far, of the whole process and of the training; see `Peaks`."""
         peak = self._peak()
         if peak is None:
             return None, None

@@ -30,7 +30,7 @@ WORTH_ENTERING = 8192
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """A run with everything decided.
 
     Attributes:
@@ -94,32 +94,32 @@ class Trainee(Protocol):
     def after_step(self, model: PreTrainedModel, step: Step) -> None: ...
 
 
-def batches_in(epoch: int, train: Encoded, plan: Plan) -> list[list[int]]:
+def batches_in(epoch: int, train: Encoded, plan: TrainingPlan) -> list[list[int]]:
     """The indices of an epoch's batches; epochs are counted from 0."""
     settings = plan.settings
     is_grouped = settings.batches == "grouped"
     return draw(train.lengths, settings.batch_size, plan.seed, epoch, is_grouped)
 
 
-def parts_in(epoch: int, train: Encoded, plan: Plan) -> list[list[int]]:
+def parts_in(epoch: int, train: Encoded, plan: TrainingPlan) -> list[list[int]]:
     """The indices of the parts of an epoch's batches."""
     batches = batches_in(epoch, train, plan)
     return [part for batch in batches for part in parts_of(batch, train, plan)]
 
 
-def n_tokens(indices: Sequence[int], data: Encoded, plan: Plan) -> int:
+def n_tokens(indices: Sequence[int], data: Encoded, plan: TrainingPlan) -> int:
     """The tokens that a pass through the examples at `indices` computes."""
     if plan.packed:
         return sum(data.lengths[index] for index in indices)
     return len(indices) * data.width(indices)
 
 
-def widest(parts: list[list[int]], train: Encoded, plan: Plan) -> list[int]:
+def widest(parts: list[list[int]], train: Encoded, plan: TrainingPlan) -> list[int]:
     """The part with the most tokens."""
     return max(parts, key=lambda part: n_tokens(part, train, plan))
 
 
-def parts_of(indices: list[int], train: Encoded, plan: Plan) -> list[list[int]]:
+def parts_of(indices: list[int], train: Encoded, plan: TrainingPlan) -> list[list[int]]:
     """The parts of a batch of the examples at `indices`."""
     count = n_parts(len(indices), n_tokens(indices, train, plan), plan)
     if count > 1:  # sorted by length, so that not every part is padded to the batch's longest
@@ -127,7 +127,7 @@ def parts_of(indices: list[int], train: Encoded, plan: Plan) -> list[list[int]]:
     return cut(indices, split_evenly(len(indices), count))
 
 
-def n_parts(size: int, tokens: int, plan: Plan) -> int:
+def n_parts(size: int, tokens: int, plan: TrainingPlan) -> int:
     """The number of parts for a batch of `size` examples and `tokens` tokens."""
     parts = plan.settings.accumulation
     if plan.by_tokens:
@@ -135,7 +135,7 @@ def n_parts(size: int, tokens: int, plan: Plan) -> int:
     return min(size, parts)
 
 
-def batch_loss(model: PreTrainedModel, batch: Batch, plan: Plan) -> Tensor:
+def batch_loss(model: PreTrainedModel, batch: Batch, plan: TrainingPlan) -> Tensor:
     """The mean loss of a batch: cross-entropy, or squared error for a regression.
 
     If classes have weights, it is the mean of weight · loss, not divided by the batch's weights: an

@@ -9,7 +9,7 @@ from peftlab.engine import fast
 from peftlab.layers import PreTrainedModel
 from peftlab.training.batches import Batch, Encoded, cut, split_by_limit, stratified_sample
 from peftlab.training.loop import Loop
-from peftlab.training.passes import Plan, Trainee, n_parts
+from peftlab.training.passes import Trainee, TrainingPlan, n_parts
 
 
 @dataclass
@@ -18,7 +18,7 @@ class Rehearsal:
 
     method: Trainee
     train: Encoded
-    plan: Plan
+    plan: TrainingPlan
 
     def sample(self, share: float, least: int) -> list[Batch]:
         """Batches of a `share` of train, stratified by label; of at least `least` examples."""

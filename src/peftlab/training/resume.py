@@ -12,10 +12,12 @@ from peftlab.training.checkpoint import Checkpoint, State
 from peftlab.training.meters import MemoryMeter
 
 if TYPE_CHECKING:
-    from peftlab.training.loop import Fitted, Loop
+    from peftlab.training.loop import FitResult, Loop
 
 
-def snapshot(loop: Loop, fitted: Fitted, dev_outputs: list[Tensor], memory: MemoryMeter) -> State:
+def snapshot(
+    loop: Loop, fitted: FitResult, dev_outputs: list[Tensor], memory: MemoryMeter
+) -> State:
     """The run's state; `dev_outputs` holds the outputs for dev, (n_dev, num_labels) an epoch."""
     return {
         "loop": loop.state_dict(),
@@ -30,7 +32,7 @@ def snapshot(loop: Loop, fitted: Fitted, dev_outputs: list[Tensor], memory: Memo
 def restore(
     checkpoint: Checkpoint,
     loop: Loop,
-    fitted: Fitted,
+    fitted: FitResult,
     dev_outputs: list[Tensor],
     memory: MemoryMeter,
 ) -> bool:
