@@ -381,8 +381,9 @@ def test_an_adapter_behind_the_dropout_comes_before_the_sum(passes: list[Counter
 @pytest.mark.parametrize("method", ["lora", "houlsby", "bitfit", "full"])
 @pytest.mark.parametrize("kind", ["bert", "roberta", "electra", "xlm-roberta", "mpnet"])
 def test_all_but_the_one_that_is_cut_are_one_pass(
-    kind: str, method: str, passes: list[Counter]
+    kind: str, method: str, passes: list[Counter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("peftlab.engine.fuse_blocks", lambda *_: None)  # see test_block.py
     model = inject(tiny(kind, torch.float32 if method == "full" else torch.bfloat16), method)
     model.train()
     before = [vars(module).get("forward") for module in model.modules()]

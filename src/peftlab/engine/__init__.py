@@ -10,6 +10,7 @@
     mpnet.py      attention of a packed batch for MPNet, which has a module of its own
     dropout.py    dropout, residual sum and LayerNorm as one pass, in C++
     gelu.py       gelu in bf16, in C++
+    block.py      a block of BERT's by two autograd nodes
     bits.py       random bits for dropout, here and in attention
     heap.py       memory that a step frees is kept for the next one
 
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 from peftlab.engine import dropout, gelu, low_rank, sentences
 from peftlab.engine.attention import can_choose_attention, use_plain_attention
 from peftlab.engine.bits import Bits, NoBits
+from peftlab.engine.block import fuse_blocks
 from peftlab.engine.frozen import FrozenLinear, Joined, refuse_assigning
 from peftlab.engine.heap import keep_heap, trim_heap
 from peftlab.engine.mpnet import is_mpnet, replace_attention
@@ -130,11 +132,12 @@ def kernels_of(model: Any, enabled: bool = True) -> str:
 
 
 def _speed_up_on_cpu(model: Any, layout: Layout, undo: ExitStack, real: bool) -> None:
+    bits = Bits() if real else NoBits()
+    packs = can_pack(model)  # decided before any module is replaced
     # a layer recomputed in the backward pass needs the same masks again, and torch replays its own
     # generator only
     if not _recomputes_activations(model):
-        bits = Bits() if real else NoBits()
-        if can_pack(model):
+        if packs:
             pack_batches(model, layout, undo)
             if is_mpnet(model):
                 replace_attention(model, bits, layout, undo)
@@ -145,6 +148,8 @@ def _speed_up_on_cpu(model: Any, layout: Layout, undo: ExitStack, real: bool) ->
     if real:
         undo.enter_context(keep_heap())
     _join_frozen_layers(model, undo)
+    if packs:
+        fuse_blocks(model, bits, layout, undo)
     if real:
         trim_heap()  # the layers' former weights, which the joined ones replace
 

@@ -48,6 +48,16 @@ class NormOptions(NamedTuple):
     p: float
     counter: Counter
 
+    @property
+    def draw_args(self) -> tuple[Any, ...]:
+        """The last arguments of the operations in C++: what draws the mask."""
+        return (self.p, *self.counter)
+
+    @property
+    def scalars(self) -> tuple[Any, ...]:
+        """The last arguments of the operation in C++ that goes forward."""
+        return (self.eps, *self.draw_args)
+
 
 class FastDropout(nn.Dropout):
     """Dropout of probability `p` that draws from `bits`."""
@@ -96,10 +106,10 @@ class _ResidualNorm(torch.autograd.Function):
     ) -> Tensor:
         y: Tensor
         y, s, moments = torch.ops.peftlab.residual_norm(
-            x.contiguous(), r.contiguous(), weight, bias, options.eps, options.p, *options.counter
+            x.contiguous(), r.contiguous(), weight, bias, *options.scalars
         )
         ctx.save_for_backward(s, moments, weight)
-        ctx.draw_args = (options.p, *options.counter)
+        ctx.draw_args = options.draw_args
         ctx.x_type, ctx.bias_type = x.dtype, bias.dtype
         return y
 

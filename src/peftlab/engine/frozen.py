@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from peftlab.engine import low_rank
-from peftlab.engine.low_rank import NativeUpdates, StackedUpdates, slices
+from peftlab.engine.low_rank import NativeUpdates, StackedUpdates, Updates, slices
 from peftlab.engine.weights import FrozenCodesWeight, FrozenWeight, Weight
 from peftlab.errors import RequestError
 from peftlab.layers.int8 import Int8Linear
@@ -63,15 +63,61 @@ def product_with_updates(
 
     y = x [W₁; W₂; …]ᵀ + c,    yᵢ += x Aᵢᵀ (sᵢ Bᵢᵀ)        i: the layers that have an update
     """
-    columns = [
-        column for column, pair in zip(slices(sizes), pairs, strict=True) if pair is not None
-    ]
-    scalings = [pair.scaling for pair in pairs if pair is not None]
-    tensors = [tensor for pair in pairs if pair is not None for tensor in pair[:2]]
+    places, matrices = places_and_matrices(sizes, pairs)
     outputs: tuple[Tensor, ...] = _UpdatedProduct.apply(  # type: ignore[no-untyped-call]
-        x, weight, bias, sizes, columns, scalings, *tensors
+        x, weight, bias, sizes, places, *matrices
     )
     return outputs
+
+
+class Places(NamedTuple):
+    """Where the updates of a joined product are added to its output, and the factor of each."""
+
+    columns: list[slice]
+    scalings: list[float]
+
+
+def places_and_matrices(
+    sizes: Sequence[int], pairs: Sequence[Pair | None]
+) -> tuple[Places, list[Tensor]]:
+    """The places and the matrices A₁, B₁, A₂, … of the updates of layers with `sizes` outputs."""
+    there = [(columns, pair) for columns, pair in zip(slices(sizes), pairs, strict=True) if pair]
+    places = Places([columns for columns, _ in there], [pair.scaling for _, pair in there])
+    return places, [matrix for _, pair in there for matrix in pair[:2]]
+
+
+def multiply(
+    x: Tensor, weight: Weight, bias: Tensor | None, places: Places, matrices: Sequence[Tensor]
+) -> tuple[Tensor, Updates | None, tuple[Tensor, ...]]:
+    """The joined product with its updates, and what `multiply_gradients` needs of both.
+
+    Never inside autograd, as `multiply_gradients`.
+    """
+    y = weight.product(x, bias)
+    if not matrices:
+        return y, None, ()
+    rows, flat = x.reshape(-1, x.shape[-1]), y.view(-1, y.shape[-1])
+    is_native = low_rank.serves(matrices, y.shape[-1], y.dtype)
+    updates = (NativeUpdates if is_native else StackedUpdates)(matrices, *places)
+    return y, updates, updates.add(flat, rows, matrices)
+
+
+def multiply_gradients(
+    g: Tensor,
+    x: Tensor | None,
+    weight: Weight,
+    updates: Updates | None,
+    added: Sequence[Tensor],
+    needs_x: bool,
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """The gradients of x, if it `needs_x` one, and of A₁, B₁, A₂, B₂, …; x is None if no A does."""
+    with torch.autocast(g.device.type, enabled=False):
+        g_x = weight.gradient(g) if needs_x else None
+        if updates is None:
+            return g_x, []
+        flat_g_x = None if g_x is None else g_x.view(-1, g_x.shape[-1])
+        rows = None if x is None else x.reshape(-1, x.shape[-1])
+        return g_x, updates.gradients(g.reshape(-1, g.shape[-1]), rows, flat_g_x, added)
 
 
 class _UpdatedProduct(torch.autograd.Function):
@@ -82,31 +128,23 @@ class _UpdatedProduct(torch.autograd.Function):
         weight: Weight,
         bias: Tensor | None,
         sizes: Sequence[int],
-        columns: Sequence[slice],
-        scalings: Sequence[float],
-        *pairs: Tensor,
+        places: Places,
+        *matrices: Tensor,
     ) -> tuple[Tensor, ...]:
-        y = weight.product(x, bias)
-        rows, flat = x.reshape(-1, x.shape[-1]), y.view(-1, y.shape[-1])
-        is_native = low_rank.serves(pairs, y.shape[-1], y.dtype)
-        updates = (NativeUpdates if is_native else StackedUpdates)(pairs, columns, scalings)
-        added = updates.add(flat, rows, pairs)
-        ctx.weight, ctx.updates = weight, updates
+        y, ctx.updates, added = multiply(x, weight, bias, places, matrices)
+        ctx.weight = weight
         # x is saved only if an A is trained: those of LoRA-FA are constants
-        saved_rows = rows if any(ctx.needs_input_grad[6::2]) else None
-        ctx.save_for_backward(saved_rows, *added)
+        ctx.save_for_backward(x if any(ctx.needs_input_grad[5::2]) else None, *added)
         return split_outputs(y, sizes)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        g = side_by_side(gradients)
-        rows, *added = ctx.saved_tensors
-        with torch.autocast(g.device.type, enabled=False):
-            g_x = ctx.weight.gradient(g) if ctx.needs_input_grad[0] else None
-            flat_g_x = None if g_x is None else g_x.view(-1, g_x.shape[-1])
-            g_pairs = ctx.updates.gradients(g.reshape(-1, g.shape[-1]), rows, flat_g_x, added)
-        return (g_x, None, None, None, None, None, *g_pairs)
+        x, *added = ctx.saved_tensors
+        g_x, g_matrices = multiply_gradients(
+            side_by_side(gradients), x, ctx.weight, ctx.updates, added, ctx.needs_input_grad[0]
+        )
+        return (g_x, None, None, None, None, *g_matrices)
 
 
 def split_outputs(y: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
@@ -270,18 +308,21 @@ class Joined:
         """Every layer's output, with its update."""
         if all(adapter is None for adapter in self.adapters):
             return self.outputs(x)
-        self._check_frozen()
-        pairs = [None if adapter is None else adapter.pair() for adapter in self.adapters]
-        return product_with_updates(x, self.weight, self.bias, self.sizes, pairs)
+        self.check_frozen()
+        return product_with_updates(x, self.weight, self.bias, self.sizes, self.pairs())
 
-    def _check_frozen(self) -> None:
+    def pairs(self) -> list[Pair | None]:
+        """Each layer's update as it is now."""
+        return [None if adapter is None else adapter.pair() for adapter in self.adapters]
+
+    def check_frozen(self) -> None:
         """Raise `RequestError` if a parameter was unfrozen meanwhile: none has a gradient here."""
         if any(p.requires_grad for p in self.parameters):
             raise not_inside("unfrozen")
 
     def outputs(self, x: Tensor, with_bias: bool = True) -> tuple[Tensor, ...]:
         """Every layer's output, without updates."""
-        self._check_frozen()
+        self.check_frozen()
         bias = self.bias if with_bias else None
         outputs: tuple[Tensor, ...] = _Product.apply(x, self.weight, bias, self.sizes)  # type: ignore[no-untyped-call]
         return outputs

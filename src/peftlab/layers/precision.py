@@ -11,7 +11,7 @@ A method may need its base in another precision: full fine-tuning's is fp32 and 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, get_args
 
@@ -252,13 +252,32 @@ def _owner(hook: Any) -> object:
 
 def hooks_of(module: nn.Module) -> Iterator[Any]:
     """The hooks of `module` and those that were put on all of torch's modules."""
+    for hooks in _hook_dicts(module):
+        yield from hooks.values()
+
+
+def _hook_dicts(module: nn.Module) -> Iterator[Mapping[int, Any]]:
+    """Where hooks are put: these dicts stay the same as long as the module is there."""
     module_globals = vars(torch.nn.modules.module)
     for name in ("forward_pre", "forward", "backward_pre", "backward"):
-        yield from module_globals[f"_global_{name}_hooks"].values()
-    yield from module._forward_pre_hooks.values()
-    yield from module._forward_hooks.values()
-    yield from module._backward_pre_hooks.values()
-    yield from module._backward_hooks.values()
+        yield module_globals[f"_global_{name}_hooks"]
+        yield getattr(module, f"_{name}_hooks")
+
+
+class Untouched:
+    """Whether some modules are all unmodified; asked before each pass, so it is quick to tell.
+
+    Args:
+        modules: which must have neither hooks nor another `forward` than their class's.
+        replaced: which must have no hooks; their `forward` is the caller's own.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], replaced: Sequence[nn.Module] = ()) -> None:
+        self.attributes = [vars(module) for module in modules]
+        self.hooks = [hooks for one in (*modules, *replaced) for hooks in _hook_dicts(one)]
+
+    def __call__(self) -> bool:
+        return not (any(self.hooks) or any("forward" in own for own in self.attributes))
 
 
 class _CastBack:

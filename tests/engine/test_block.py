@@ -1,0 +1,213 @@
+"""A block by two nodes gives the bits of its modules, and leaves to them what is more than it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from peftlab.engine import block as block_module
+from peftlab.engine import can_pack, fast
+from peftlab.engine.weights import onednn_multiplies
+from peftlab.layers import PreTrainedModel
+from peftlab.methods import inject, make
+from tiny import batch, in_eight_bits, passes, tiny
+
+KINDS = ("bert", "roberta", "xlm-roberta", "electra")
+# all modules that the nodes stand for
+PARTS = [
+    *("attention", "attention.self", "attention.self.query", "attention.self.key"),
+    *("attention.output", "attention.output.dense"),
+    *("attention.output.LayerNorm", "attention.output.dropout", "intermediate"),
+    *("intermediate.dense", "intermediate.intermediate_act_fn"),
+    *("output", "output.dense", "output.LayerNorm", "output.dropout"),
+]
+
+pytestmark = pytest.mark.skipif(
+    not onednn_multiplies(nn.Linear(2, 2, dtype=torch.bfloat16)) or not can_pack(tiny()),
+    reason="oneDNN multiplies no bf16 here, or there is no compiler: modules compute all",
+)
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the nodes that a pass makes, in its order."""
+    made: list[str] = []
+    for name in ("_Attended", "_Finished"):
+        node = getattr(block_module, name)
+
+        def apply(*args: Any, name: str = name, node: Any = node) -> Any:
+            made.append(name)
+            return node.apply(*args)
+
+        stand_in = type(name, (), {"apply": staticmethod(apply)})
+        monkeypatch.setattr(block_module, name, stand_in)
+    return made
+
+
+def trained(model: PreTrainedModel, method: str, **settings: Any) -> PreTrainedModel:
+    inject(model, make(method, settings)).train()
+    with torch.no_grad():  # away from the start, where B is 0
+        for p in model.parameters():
+            if p.requires_grad:
+                p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(2)))
+    return model
+
+
+def inside(model: PreTrainedModel, change: Callable[[], Any] = lambda: None) -> Any:
+    """The outputs and gradients of a pass in the engine, behind a `change` there."""
+    torch.manual_seed(0)
+    with fast(model):
+        torch.manual_seed(5)
+        change()
+        return passes(model, batch())
+
+
+def by_modules(model: PreTrainedModel, change: Callable[[], Any] = lambda: None) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("peftlab.engine.fuse_blocks", lambda *_: None)
+        return inside(model, change)
+
+
+def check_bits(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        assert torch.equal(found[name], tensor), name
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_architecture_of_berts_blocks(kind: str, p: float, nodes: list[str]) -> None:
+    model = trained(tiny(kind, p=p), "lora")
+    wanted = by_modules(model)
+    assert not nodes
+    check_bits(inside(model), wanted)
+    assert nodes == ["_Attended", "_Finished"]  # of two blocks; the last is cut
+
+
+@pytest.mark.parametrize("method", ["lora-fa", "dylora", "pissa", "lora-drop", "lora-plus", "head"])
+def test_methods_whose_updates_are_low_rank_or_none(method: str, nodes: list[str]) -> None:
+    model = trained(tiny(p=0.1), method)
+    check_bits(inside(model), by_modules(model))
+    assert nodes == ["_Attended", "_Finished"]
+
+
+@pytest.mark.parametrize("method", ["dora", "vera"])
+def test_methods_that_change_more_than_a_product(method: str, nodes: list[str]) -> None:
+    """Their query, key and value are computed by modules, all behind attention by a node."""
+    model = trained(tiny(p=0.1), method)
+    check_bits(inside(model), by_modules(model))
+    assert nodes == ["_Finished"]
+
+
+@pytest.mark.parametrize("method", ["bitfit", "houlsby", "ia3"])
+def test_methods_that_train_what_the_nodes_hold_frozen(method: str, nodes: list[str]) -> None:
+    model = trained(tiny(p=0.1), method)
+    check_bits(inside(model), by_modules(model))
+    assert not nodes
+
+
+def test_a_rank_that_torch_multiplies(nodes: list[str]) -> None:
+    model = trained(tiny(p=0.1), "lora", rank=24)
+    check_bits(inside(model), by_modules(model))
+    assert nodes == ["_Attended", "_Finished"]
+
+
+def test_adapters_on_all_layers(nodes: list[str]) -> None:
+    model = trained(tiny(p=0.1), "lora", targets="all-linear")
+    check_bits(inside(model), by_modules(model))
+    assert not nodes
+
+
+def test_dropout_before_an_update(nodes: list[str]) -> None:
+    """It is not added to the joined product."""
+    model = trained(tiny(p=0.1), "lora", dropout=0.1)
+    check_bits(inside(model), by_modules(model))
+    assert nodes == ["_Finished"]
+
+
+def test_a_base_in_eight_bits(nodes: list[str]) -> None:
+    model = trained(in_eight_bits(), "lora")
+    check_bits(inside(model), by_modules(model))
+    assert nodes == ["_Attended", "_Finished"]
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_hooks_and_other_code_inside_the_engine_are_run(name: str, nodes: list[str]) -> None:
+    model = trained(tiny(p=0.1), "lora")
+    seen: list[str] = []
+
+    def with_hook(run: Callable[..., Any]) -> Any:
+        hooks: list[Any] = []
+
+        def hook() -> None:
+            module = model.get_submodule(f"bert.encoder.layer.0.{name}")
+            hooks.append(module.register_forward_hook(lambda *_: seen.append(name)))
+
+        found = run(model, hook)
+        hooks[0].remove()
+        return found
+
+    found = with_hook(inside)
+    assert seen == [name]
+    assert nodes in ([], ["_Finished"])
+    check_bits(found, with_hook(by_modules))
+
+
+@pytest.mark.parametrize("name", ["attention", "attention.self.query", "output.LayerNorm"])
+def test_another_forward_is_called(name: str) -> None:
+    model = trained(tiny(p=0.1), "lora")
+    module = model.get_submodule(f"bert.encoder.layer.0.{name}")
+    seen: list[str] = []
+
+    def replace() -> None:
+        theirs = module.forward
+        module.forward = lambda *args, **kwargs: [seen.append(name), theirs(*args, **kwargs)][1]
+
+    inside(model, replace)
+    assert seen == [name]
+
+
+@pytest.mark.parametrize("method", ["lora", "lora-fa", "dora", "head"])
+def test_no_more_is_kept_for_the_backward_pass(method: str) -> None:
+    """LoRA-FA's A is a constant, so nothing of the size of x is kept for it."""
+    model = trained(tiny(p=0.1), method)
+
+    def kept() -> int:
+        sizes: dict[int, int] = {}
+
+        def note(tensor: torch.Tensor) -> torch.Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            inside(model)
+        return sum(sizes.values())
+
+    by_nodes = kept()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("peftlab.engine.fuse_blocks", lambda *_: None)
+        assert by_nodes <= kept()
+
+
+def test_a_norm_that_is_unfrozen_inside_has_a_gradient() -> None:
+    model = trained(tiny(), "lora")
+    norm = model.bert.encoder.layer[0].output.LayerNorm
+    found = inside(model, lambda: norm.requires_grad_(True))
+    assert found["bert.encoder.layer.0.output.LayerNorm.weight"].any()
+
+
+def test_hidden_states_and_a_callers_autocast_are_left_to_modules(nodes: list[str]) -> None:
+    model = trained(tiny(), "lora").eval()
+    with fast(model):
+        with torch.inference_mode():
+            model(**batch())
+        assert nodes == ["_Attended", "_Finished"]
+        nodes.clear()
+        with torch.autocast("cpu", torch.bfloat16):
+            model(**batch())
+        model(**batch(), output_hidden_states=True)
+    assert not nodes
