@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from peftlab.engine import block as block_module
-from peftlab.engine import can_pack, fast
+from peftlab.engine import can_pack, dropout, fast
 from peftlab.engine.weights import onednn_multiplies
 from peftlab.layers import PreTrainedModel
 from peftlab.methods import inject, make
@@ -157,13 +158,13 @@ def test_hooks_and_other_code_inside_the_engine_are_run(name: str, nodes: list[s
     check_bits(found, with_hook(by_modules))
 
 
-@pytest.mark.parametrize("name", ["attention", "attention.self.query", "output.LayerNorm"])
+@pytest.mark.parametrize("name", PARTS)
 def test_another_forward_is_called(name: str) -> None:
     model = trained(tiny(p=0.1), "lora")
-    module = model.get_submodule(f"bert.encoder.layer.0.{name}")
     seen: list[str] = []
 
     def replace() -> None:
+        module = model.get_submodule(f"bert.encoder.layer.0.{name}")
         theirs = module.forward
         module.forward = lambda *args, **kwargs: [seen.append(name), theirs(*args, **kwargs)][1]
 
@@ -198,6 +199,107 @@ def test_a_norm_that_is_unfrozen_inside_has_a_gradient() -> None:
     norm = model.bert.encoder.layer[0].output.LayerNorm
     found = inside(model, lambda: norm.requires_grad_(True))
     assert found["bert.encoder.layer.0.output.LayerNorm.weight"].any()
+
+
+@pytest.mark.parametrize(
+    "name, other",
+    [
+        ("attention.self.query", lambda: nn.Linear(32, 32, dtype=torch.bfloat16)),
+        ("output.LayerNorm", lambda: nn.LayerNorm(32, dtype=torch.bfloat16)),
+        ("output.dropout", lambda: nn.Dropout(0.9)),
+        ("intermediate.intermediate_act_fn", nn.ReLU),
+        ("intermediate.dense", lambda: nn.Linear(32, 64, dtype=torch.bfloat16)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_another_module_inside_is_called(
+    name: str, other: Callable[[], nn.Module], nodes: list[str]
+) -> None:
+    model = trained(tiny(), "lora").eval()
+    with fast(model):
+        before = model(**batch()).logits
+        nodes.clear()
+        model.bert.encoder.layer[0].set_submodule(name, other().train())
+        assert not torch.equal(model(**batch()).logits, before)
+    assert nodes in ([], ["_Finished"])
+
+
+def test_widths_that_the_kernels_do_not_take(nodes: list[str]) -> None:
+    config = tiny().config
+    config.intermediate_size = 66
+    model = trained(type(tiny())(config).to(torch.bfloat16), "lora")
+    check_bits(inside(model), by_modules(model))
+    assert not nodes
+
+
+def test_a_feed_forward_of_a_callers_own(nodes: list[str]) -> None:
+    model = trained(tiny(), "lora")
+
+    def replace() -> None:
+        model.bert.encoder.layer[0].feed_forward_chunk = lambda x: x
+
+    check_bits(inside(model, replace), by_modules(model, replace))
+    assert not nodes
+
+
+def test_feed_forward_layers_in_chunks(nodes: list[str]) -> None:
+    model = trained(tiny(p=0.1), "lora")
+    model.bert.encoder.layer[0].chunk_size_feed_forward = 1
+    check_bits(inside(model), by_modules(model))
+    assert not nodes
+
+
+def test_without_the_kernel_of_dropout_modules_compute_all(
+    monkeypatch: pytest.MonkeyPatch, nodes: list[str]
+) -> None:
+    monkeypatch.setattr(dropout.KERNEL, "_built", False)
+    inside(trained(tiny(p=0.1), "lora"))
+    assert not nodes
+
+
+def test_a_norm_changed_before_the_backward_pass_is_refused() -> None:
+    model = trained(tiny(), "lora")
+    with fast(model):
+        logits = model(**batch()).logits
+        with torch.no_grad():
+            model.bert.encoder.layer[0].output.LayerNorm.weight.mul_(2)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            logits.sum().backward()
+
+
+def test_a_block_may_be_called_by_its_arguments_names(nodes: list[str]) -> None:
+    model = trained(tiny(), "lora").eval()
+    block = model.bert.encoder.layer[0]
+    with fast(model), torch.no_grad():
+        wanted = model(**batch()).logits
+        by_node = block.forward
+        block.forward = lambda x, *masks, **named: by_node(hidden_states=x)
+        assert torch.equal(model(**batch()).logits, wanted)
+        block.forward = by_node
+    assert nodes == ["_Attended", "_Finished"] * 2
+
+
+def test_without_a_backward_pass_nothing_is_kept() -> None:
+    """What a node would save for it is freed when the next kernel has read it."""
+    model = trained(tiny(p=0.1), "lora").eval()
+    widened: list[weakref.ref[torch.Tensor]] = []
+    found: list[bool] = []
+    gelu, norm = torch.ops.peftlab.gelu, block_module.add_and_norm
+
+    def noted_gelu(x: torch.Tensor) -> torch.Tensor:
+        widened.append(weakref.ref(x))
+        return gelu(x)
+
+    def noted_norm(*args: Any) -> Any:
+        found.extend(one() is not None for one in widened)
+        widened.clear()
+        return norm(*args)
+
+    with pytest.MonkeyPatch.context() as patch, fast(model), torch.no_grad():
+        patch.setattr(block_module, "add_and_norm", noted_norm)
+        patch.setattr(torch.ops.peftlab, "gelu", noted_gelu)
+        model(**batch())
+    assert found == [False]
 
 
 def test_hidden_states_and_a_callers_autocast_are_left_to_modules(nodes: list[str]) -> None:

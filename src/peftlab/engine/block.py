@@ -7,8 +7,9 @@ Beside its kernels a block is fifteen modules, a dozen views and ten nodes of au
 LoRA a tenth of its step on MiniLM and a twentieth on RoBERTa-base's sizes (LOG.md). The kernels
 here are the same, in the same order, so the bits are the same, too.
 
-A part with a hook, a trained norm or an adapter that is more than a low-rank update is left to its
-modules, as is the last block, which packing.py cuts.
+What is adapted by more than low-rank updates of query, key and value, or has a norm that is
+trained, is left to its modules; so is a block that has a hook, another `forward` or other
+submodules than it had on entering the engine, and the last one, which packing.py cuts by hooks.
 """
 
 from __future__ import annotations
@@ -22,8 +23,14 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from peftlab.engine import dropout
 from peftlab.engine.bits import Bits, Counter
-from peftlab.engine.dropout import FastDropout, NormOptions
+from peftlab.engine.dropout import (
+    FastDropout,
+    NormOptions,
+    add_and_norm,
+    add_and_norm_gradients,
+)
 from peftlab.engine.frozen import (
     FrozenLinear,
     Joined,
@@ -38,7 +45,7 @@ from peftlab.engine.replace_method import replace_method
 from peftlab.engine.sentences import AttentionOptions
 from peftlab.layers import native
 from peftlab.layers.lora import LowRank
-from peftlab.layers.precision import Untouched
+from peftlab.layers.precision import Untouched, is_unmodified
 from peftlab.models import architecture_of
 from peftlab.models.architectures import TABLE
 
@@ -50,7 +57,7 @@ def fuse_blocks(model: Any, bits: Bits, layout: Layout, undo: ExitStack) -> None
 
     Its frozen layers, gelu and residual sums are the engine's already.
     """
-    if architecture_of(model).layers is not BERT:
+    if architecture_of(model).layers is not BERT or not dropout.KERNEL.is_built():
         return
     for module in model.base_model.encoder.layer:
         second = _second_half(module)
@@ -77,9 +84,9 @@ class FirstHalf:
     """Query, key and value with their updates, and attention.
 
     Attributes:
-        module: the module of all.
-        joined: the layers.
-        untouched: whether all are still called by their own code alone.
+        module: of attention, which has the layers.
+        joined: the product of the three.
+        untouched: whether the layers, or adapters on them, still do what they did.
     """
 
     module: Any
@@ -108,7 +115,7 @@ class SecondHalf:
         first: what ends the half of attention.
         widening: the layer before gelu.
         last: what ends the block.
-        untouched: whether all their modules are still called by their own code alone.
+        untouched: whether the block's modules, but query, key and value, still do what they did.
     """
 
     first: End
@@ -118,7 +125,7 @@ class SecondHalf:
 
     @property
     def is_frozen(self) -> bool:
-        """Whether no norm is trained; that no layer is, its product checks."""
+        """Whether no norm is trained; a layer that is would be refused."""
         norms = (self.first.norm, self.last.norm)
         return not any(p.requires_grad for norm in norms for p in (norm.weight, norm.bias))
 
@@ -127,7 +134,9 @@ class SecondHalf:
         for joined in (self.first.layer, self.widening, self.last.layer):
             joined.check_frozen()
         options = (self.first.options(bits), self.last.options(bits))
-        y: Tensor = _Finished.apply(a, x, self, options)  # type: ignore[no-untyped-call]
+        norms = (self.first.norm, self.last.norm)
+        affine = [p for norm in norms for p in (norm.weight, norm.bias)]
+        y: Tensor = _Finished.apply(a, x, self, options, *affine)  # type: ignore[no-untyped-call]
         return y
 
 
@@ -142,22 +151,23 @@ class Block:
 
 
 def _forward(
-    module: Any, original: Any, block: Block, x: Tensor, *args: Any, **kwargs: Any
+    module: Any, original: Any, block: Block, hidden_states: Tensor, *args: Any, **kwargs: Any
 ) -> Tensor:
     """(1, rows, hidden) -> the same. `args` are masks, which a packed batch doesn't need."""
     second = block.second
     if (
         block.layout.packing is None
         or torch.is_autocast_enabled("cpu")
+        or "feed_forward_chunk" in vars(module)  # a caller's own
         or not (second.untouched() and second.is_frozen)
     ):
-        y: Tensor = original(x, *args, **kwargs)
+        y: Tensor = original(hidden_states, *args, **kwargs)
         return y
     if block.first is not None and block.first.untouched():
-        a = block.first(x, block.bits, block.layout)
+        a = block.first(hidden_states, block.bits, block.layout)
     else:
-        a, _ = module.attention.self(x)
-    return second(a, x, block.bits)
+        a, _ = module.attention.self(hidden_states)
+    return second(a, hidden_states, block.bits)
 
 
 class _Attended(torch.autograd.Function):
@@ -201,44 +211,44 @@ class _Attended(torch.autograd.Function):
 class _Finished(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, a: Tensor, x: Tensor, half: SecondHalf, options: Sequence[NormOptions]
+        ctx: Any,
+        a: Tensor,
+        x: Tensor,
+        half: SecondHalf,
+        options: Sequence[NormOptions],
+        *affine: Tensor,
     ) -> Tensor:
-        h, *first = _end(a, x, half.first, options[0])
-        widened = half.widening.weight.product(h, half.widening.bias)
-        y, *last = _end(torch.ops.peftlab.gelu(widened), h, half.last, options[1])
-        ctx.save_for_backward(*first, widened, *last)
+        weight_1, bias_1, weight_2, bias_2 = affine
+        saved: list[Tensor] = []
+        keep = saved.extend if any(ctx.needs_input_grad) else lambda tensors: None
+        first, widening, last = half.first.layer, half.widening, half.last.layer
+        h, *kept = add_and_norm(
+            first.weight.product(a, first.bias), x, weight_1, bias_1, options[0]
+        )
+        keep(kept)
+        widened = widening.weight.product(h, widening.bias)
+        keep([widened])
+        narrow = torch.ops.peftlab.gelu(widened)
+        del kept, widened  # without a backward pass they are held no longer
+        narrow = last.weight.product(narrow, last.bias)
+        y, *kept = add_and_norm(narrow, h, weight_2, bias_2, options[1])
+        keep(kept)
+        ctx.save_for_backward(*saved, weight_1, weight_2)
         ctx.half, ctx.options = half, options
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        s_1, moments_1, widened, s_2, moments_2 = ctx.saved_tensors
+        s_1, moments_1, widened, s_2, moments_2, weight_1, weight_2 = ctx.saved_tensors
         half: SecondHalf = ctx.half
-        g, g_h = _end_gradients(gradients[0], s_2, moments_2, half.last, ctx.options[1])
-        g = torch.ops.peftlab.gelu_gradient(g, widened)
+        g, g_h, _ = add_and_norm_gradients(
+            gradients[0], s_2, moments_2, weight_2, ctx.options[1], s_2.dtype
+        )
+        g = torch.ops.peftlab.gelu_gradient(half.last.layer.weight.gradient(g), widened)
         g_h += half.widening.weight.gradient(g)
-        g_a, g_x = _end_gradients(g_h, s_1, moments_1, half.first, ctx.options[0])
-        return g_a, g_x, None, None
-
-
-def _end(x: Tensor, r: Tensor, end: End, options: NormOptions) -> Sequence[Tensor]:
-    """LayerNorm(dropout(x Wᵀ + c) + r), then what `_end_gradients` needs beside its gradient."""
-    y = end.layer.weight.product(x, end.layer.bias)
-    outputs: Sequence[Tensor] = torch.ops.peftlab.residual_norm(
-        y, r.contiguous(), end.norm.weight, end.norm.bias, *options.scalars
-    )
-    return outputs
-
-
-def _end_gradients(
-    g: Tensor, s: Tensor, moments: Tensor, end: End, options: NormOptions
-) -> tuple[Tensor, Tensor]:
-    """The gradients of x and r."""
-    g_y, g_r, _ = torch.ops.peftlab.residual_norm_gradient(
-        g.contiguous(), s, moments, end.norm.weight, g.dtype, False, *options.draw_args
-    )
-    return end.layer.weight.gradient(g_y if g_y.numel() else g_r), g_r
+        g, g_x, _ = add_and_norm_gradients(g_h, s_1, moments_1, weight_1, ctx.options[0], s_1.dtype)
+        return half.first.layer.weight.gradient(g), g_x, *[None] * 6
 
 
 def _first_half(attention: Any) -> FirstHalf | None:
@@ -250,14 +260,15 @@ def _first_half(attention: Any) -> FirstHalf | None:
     adapters = [layer if isinstance(layer, LowRank) else None for layer in layers]
     if any(one.joined is not joined for one in joined_layers) or joined.adapters != adapters:
         return None
-    return FirstHalf(attention, joined, Untouched([attention, *layers]))
+    return FirstHalf(attention, joined, Untouched(layers))
 
 
 def _frozen(layer: Any) -> FrozenLinear | None:
     """The frozen layer that `layer` is, or to whose output it only adds a low-rank update."""
     if isinstance(layer, LowRank) and type(layer).forward is LowRank.forward:
-        layer = layer.base
-    return layer if isinstance(layer, FrozenLinear) else None
+        layer = layer.base if is_unmodified(layer) else None
+    is_frozen = isinstance(layer, FrozenLinear) and layer.compute == torch.bfloat16
+    return layer if is_frozen else None
 
 
 def _second_half(block: Any) -> SecondHalf | None:
@@ -265,10 +276,11 @@ def _second_half(block: Any) -> SecondHalf | None:
     widening, gelu = block.intermediate.dense, block.intermediate.intermediate_act_fn
     if first is None or last is None or not _is_alone(widening) or type(gelu) is not FastGelu:
         return None
-    ends = (block.attention.output, block.output)  # their `forward` is dropout.py's
-    parts = [part for end in ends for part in end.children()]
-    untouched = Untouched([block.attention, block.intermediate, widening, gelu, *parts], ends)
-    return SecondHalf(first, widening.joined, last, untouched)
+    if block.chunk_size_feed_forward:
+        return None
+    inside_attention = {*block.attention.self.modules()} - {block.attention.self}
+    modules = [module for module in block.modules() if module not in inside_attention]
+    return SecondHalf(first, widening.joined, last, Untouched(modules[1:]))
 
 
 def _end_of(half: Any) -> End | None:
@@ -279,12 +291,19 @@ def _end_of(half: Any) -> End | None:
         and type(half.dropout) in (FastDropout, nn.Dropout)
         and type(norm) is nn.LayerNorm
         and norm.bias is not None
-        and norm.normalized_shape[-1] % native.WIDEST == 0
     ):
         return End(half.dense.joined, half.dropout, norm)
     return None
 
 
 def _is_alone(layer: Any) -> bool:
-    """Whether `layer` is a frozen one that shares its product with none, and has no update."""
-    return isinstance(layer, FrozenLinear) and layer.joined.adapters == [None]
+    """Whether `layer` is a frozen one that shares its product with none, and has no update.
+
+    Its outputs are as wide as the kernels behind it take.
+    """
+    return (
+        isinstance(layer, FrozenLinear)
+        and layer.compute == torch.bfloat16
+        and layer.joined.adapters == [None]
+        and layer.out_features % native.WIDEST == 0
+    )

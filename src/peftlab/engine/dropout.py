@@ -48,16 +48,6 @@ class NormOptions(NamedTuple):
     p: float
     counter: Counter
 
-    @property
-    def draw_args(self) -> tuple[Any, ...]:
-        """The last arguments of the operations in C++: what draws the mask."""
-        return (self.p, *self.counter)
-
-    @property
-    def scalars(self) -> tuple[Any, ...]:
-        """The last arguments of the operation in C++ that goes forward."""
-        return (self.eps, *self.draw_args)
-
 
 class FastDropout(nn.Dropout):
     """Dropout of probability `p` that draws from `bits`."""
@@ -99,18 +89,43 @@ def residual_norm(
     return y
 
 
+def add_and_norm(
+    x: Tensor, r: Tensor, weight: Tensor, bias: Tensor, options: NormOptions
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`residual_norm` outside of autograd; then s and its moments, for the gradients."""
+    y, s, moments = torch.ops.peftlab.residual_norm(
+        x.contiguous(), r.contiguous(), weight, bias, options.eps, options.p, *options.counter
+    )
+    return y, s, moments
+
+
+def add_and_norm_gradients(
+    g: Tensor,
+    s: Tensor,
+    moments: Tensor,
+    weight: Tensor,
+    options: NormOptions,
+    x_type: torch.dtype,
+    needs_affine: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of x and r, which may be one tensor, and parts of those of weight and bias.
+
+    The last are (blocks, 2, width), to be summed over the blocks; none unless `needs_affine`.
+    """
+    g_x, g_r, g_affine = torch.ops.peftlab.residual_norm_gradient(
+        g.contiguous(), s, moments, weight, x_type, needs_affine, options.p, *options.counter
+    )
+    return g_x if g_x.numel() else g_r, g_r, g_affine
+
+
 class _ResidualNorm(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, r: Tensor, weight: Tensor, bias: Tensor, options: NormOptions
     ) -> Tensor:
-        y: Tensor
-        y, s, moments = torch.ops.peftlab.residual_norm(
-            x.contiguous(), r.contiguous(), weight, bias, *options.scalars
-        )
+        y, s, moments = add_and_norm(x, r, weight, bias, options)
         ctx.save_for_backward(s, moments, weight)
-        ctx.draw_args = options.draw_args
-        ctx.x_type, ctx.bias_type = x.dtype, bias.dtype
+        ctx.options, ctx.x_type, ctx.bias_type = options, x.dtype, bias.dtype
         return y
 
     @staticmethod
@@ -118,10 +133,9 @@ class _ResidualNorm(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         s, moments, weight = ctx.saved_tensors
         needs_affine = any(ctx.needs_input_grad[2:4])
-        g_x, g_r, g_affine = torch.ops.peftlab.residual_norm_gradient(
-            gradients[0].contiguous(), s, moments, weight, ctx.x_type, needs_affine, *ctx.draw_args
+        g_x, g_r, g_affine = add_and_norm_gradients(
+            gradients[0], s, moments, weight, ctx.options, ctx.x_type, needs_affine
         )
-        g_x = g_x if g_x.numel() else g_r
         if not needs_affine:
             return g_x, g_r, None, None, None
         g_weight, g_bias = g_affine.sum(0)

@@ -265,19 +265,22 @@ def _hook_dicts(module: nn.Module) -> Iterator[Mapping[int, Any]]:
 
 
 class Untouched:
-    """Whether some modules are all unmodified; asked before each pass, so it is quick to tell.
+    """Whether modules have no hooks, and the `forward` and submodules that they had at first.
 
-    Args:
-        modules: which must have neither hooks nor another `forward` than their class's.
-        replaced: which must have no hooks; their `forward` is the caller's own.
+    It is asked before each pass of each block, so it reads nothing but dicts.
     """
 
-    def __init__(self, modules: Sequence[nn.Module], replaced: Sequence[nn.Module] = ()) -> None:
-        self.attributes = [vars(module) for module in modules]
-        self.hooks = [hooks for one in (*modules, *replaced) for hooks in _hook_dicts(one)]
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self.hooks = [hooks for module in modules for hooks in _hook_dicts(module)]
+        self.attributes = [(vars(module), vars(module).get("forward")) for module in modules]
+        self.children = [(module._modules, list(module._modules.values())) for module in modules]
 
     def __call__(self) -> bool:
-        return not (any(self.hooks) or any("forward" in own for own in self.attributes))
+        return (
+            not any(self.hooks)
+            and all(own.get("forward") is forward for own, forward in self.attributes)
+            and all(list(now.values()) == before for now, before in self.children)
+        )
 
 
 class _CastBack:
