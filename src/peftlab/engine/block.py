@@ -279,8 +279,9 @@ def _second_half(block: Any) -> SecondHalf | None:
     if block.chunk_size_feed_forward:
         return None
     inside_attention = {*block.attention.self.modules()} - {block.attention.self}
-    modules = [module for module in block.modules() if module not in inside_attention]
-    return SecondHalf(first, widening.joined, last, Untouched(modules[1:]))
+    left_out = inside_attention | {block}  # its own hooks are run, and its `forward` is replaced
+    modules = [module for module in block.modules() if module not in left_out]
+    return SecondHalf(first, widening.joined, last, Untouched(modules))
 
 
 def _end_of(half: Any) -> End | None:
