@@ -380,7 +380,7 @@ def test_an_adapter_behind_the_dropout_comes_before_the_sum(passes: list[Counter
 
 @pytest.mark.parametrize("method", ["lora", "houlsby", "bitfit", "full"])
 @pytest.mark.parametrize("kind", ["bert", "roberta", "electra", "xlm-roberta", "mpnet"])
-def test_all_but_the_one_that_is_cut_are_one_pass(
+def test_the_end_of_every_half_of_a_block_is_one_pass(
     kind: str, method: str, passes: list[Counter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("peftlab.engine.fuse_blocks", lambda *_: None)  # see test_block.py
@@ -389,7 +389,8 @@ def test_all_but_the_one_that_is_cut_are_one_pass(
     before = [vars(module).get("forward") for module in model.modules()]
     with fast(model):
         model(**batch()).logits.sum().backward()
-    assert len(passes) == 2 * model.config.num_hidden_layers - 1
+    is_cut_inside = kind == "mpnet"  # the sum behind the last attention adds all rows
+    assert len(passes) == 2 * model.config.num_hidden_layers - is_cut_inside
     assert [vars(module).get("forward") for module in model.modules()] == before
 
 

@@ -9,7 +9,7 @@ here are the same, in the same order, so the bits are the same, too.
 
 What is adapted by more than low-rank updates of query, key and value, or has a norm that is
 trained, is left to its modules; so is a block that has a hook, another `forward` or other
-submodules than it had on entering the engine, and the last one, which packing.py cuts by hooks.
+submodules than it had on entering the engine. The last one is cut as packing.py does it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from peftlab.engine.frozen import (
     places_and_matrices,
 )
 from peftlab.engine.gelu import FastGelu
-from peftlab.engine.packing import Layout
+from peftlab.engine.packing import N_QUERIES, Layout
 from peftlab.engine.replace_method import replace_method
 from peftlab.engine.sentences import AttentionOptions
 from peftlab.layers import native
@@ -60,7 +60,7 @@ def fuse_blocks(model: Any, bits: Bits, layout: Layout, undo: ExitStack) -> None
     if architecture_of(model).layers is not BERT or not dropout.KERNEL.is_built():
         return
     for module in model.base_model.encoder.layer:
-        second = _second_half(module)
+        second = _second_half(module, layout)
         if second is not None:
             block = Block(_first_half(module.attention.self), second, bits, layout)
             replace_method(module, "forward", _forward, undo, block)
@@ -101,7 +101,8 @@ class FirstHalf:
         p = module.dropout.p if module.training else 0.0
         counter = bits.counter() if p else Counter(0, 0)
         heads, scaling = module.num_attention_heads, module.scaling
-        options = AttentionOptions(layout.packing, heads, scaling, 0, p, counter)
+        n_queries = getattr(module, N_QUERIES, 0)
+        options = AttentionOptions(layout.packing, heads, scaling, n_queries, p, counter)
         places, matrices = places_and_matrices(joined.sizes, joined.pairs())
         y: Tensor = _Attended.apply(x, joined, places, options, *matrices)  # type: ignore[no-untyped-call]
         return y
@@ -167,6 +168,8 @@ def _forward(
         a = block.first(hidden_states, block.bits, block.layout)
     else:
         a, _ = module.attention.self(hidden_states)
+    if hasattr(module.attention.self, N_QUERIES):
+        a, hidden_states = map(block.layout.first_tokens, (a, hidden_states))
     return second(a, hidden_states, block.bits)
 
 
@@ -271,7 +274,7 @@ def _frozen(layer: Any) -> FrozenLinear | None:
     return layer if is_frozen else None
 
 
-def _second_half(block: Any) -> SecondHalf | None:
+def _second_half(block: Any, layout: Layout) -> SecondHalf | None:
     first, last = _end_of(block.attention.output), _end_of(block.output)
     widening, gelu = block.intermediate.dense, block.intermediate.intermediate_act_fn
     if first is None or last is None or not _is_alone(widening) or type(gelu) is not FastGelu:
@@ -281,7 +284,8 @@ def _second_half(block: Any) -> SecondHalf | None:
     inside_attention = {*block.attention.self.modules()} - {block.attention.self}
     left_out = inside_attention | {block}  # its own hooks are run, and its `forward` is replaced
     modules = [module for module in block.modules() if module not in left_out]
-    return SecondHalf(first, widening.joined, last, Untouched(modules))
+    untouched = Untouched(modules, layout.cut)
+    return SecondHalf(first, widening.joined, last, untouched)
 
 
 def _end_of(half: Any) -> End | None:

@@ -149,6 +149,16 @@ class Layout:
         else:
             self.packing = make_packing(self.lengths, mask.shape[1])
 
+    def first_tokens(self, x: Tensor) -> Tensor:
+        """(1, rows, width), or the padded (size, length, width) -> (size, 1, width)."""
+        if self.packing is None:
+            return x[:, :1]
+        return x[0].index_select(0, self.packing.starts).unsqueeze(1)
+
+    def cut(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """A hook before `module`, which then gets the `first_tokens` of all its inputs."""
+        return tuple(map(self.first_tokens, inputs)) if self.only_logits else inputs
+
 
 class _Pack(torch.autograd.Function):
     """(size, length, width) -> (1, rows, width)."""
@@ -248,9 +258,10 @@ def _shares_modules(model: nn.Module) -> bool:
 def cut_last_block(model: Any, layout: Layout, undo: ExitStack) -> None:
     """Compute the last block of `model` only for the token that its head reads.
 
-    `can_cut_last_block` holds for the model. The residual sum after attention adds the rows of all
-    tokens. So the output projection's few rows are put back among zeros in a packed batch, and
-    broadcast in a padded one; the norm after the sum keeps only the rows where it is right.
+    `can_cut_last_block` holds for the model. If the residual sum after attention is not in a module
+    of its own, it adds the rows of all tokens. So there the output projection's few rows are put
+    back among zeros in a packed batch, and broadcast in a padded one; the norm after the sum keeps
+    only the rows where it is right.
     """
     layers = architecture_of(model).layers
     assert layers is not None and layers.attention_norm is not None
@@ -258,25 +269,21 @@ def cut_last_block(model: Any, layout: Layout, undo: ExitStack) -> None:
     setattr(attention, N_QUERIES, 1)
     undo.callback(delattr, attention, N_QUERIES)
 
-    def take_first(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        x, *others = inputs
-        if not layout.only_logits:
-            return inputs
-        if layout.packing is None:
-            return x[:, :1], *others
-        return x[0].index_select(0, layout.packing.starts).unsqueeze(1), *others
-
     def scatter_rows(module: nn.Module, inputs: Any, x: Tensor) -> Tensor | None:
         if layout.packing is None:
             return None
         rows = x.new_zeros(len(layout.packing.place_of_row), x.shape[-1])
         return rows.index_copy(0, layout.packing.starts, x.flatten(0, 1)).unsqueeze(0)
 
-    for hook in (
-        _in_last_block(model, layers.attention_output).register_forward_pre_hook(take_first),
-        _in_last_block(model, layers.attention_end).register_forward_hook(scatter_rows),
-        _in_last_block(model, layers.attention_norm).register_forward_pre_hook(take_first),
-    ):
+    if layers.attention_sum is not None:
+        hooks = [_in_last_block(model, layers.attention_sum).register_forward_pre_hook(layout.cut)]
+    else:
+        hooks = [
+            _in_last_block(model, layers.attention_output).register_forward_pre_hook(layout.cut),
+            _in_last_block(model, layers.attention_end).register_forward_hook(scatter_rows),
+            _in_last_block(model, layers.attention_norm).register_forward_pre_hook(layout.cut),
+        ]
+    for hook in hooks:
         undo.callback(hook.remove)
 
 

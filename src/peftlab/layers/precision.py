@@ -11,7 +11,7 @@ A method may need its base in another precision: full fine-tuning's is fp32 and 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, get_args
 
@@ -268,16 +268,21 @@ class Untouched:
     """Whether modules have no hooks, and the `forward` and submodules that they had at first.
 
     It is asked before each pass of each block, so it reads nothing but dicts.
+
+    Args:
+        modules: which.
+        known: hooks that they may have.
     """
 
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
+    def __init__(self, modules: Sequence[nn.Module], *known: Callable[..., Any]) -> None:
+        self.known = set(known)
         self.hooks = [hooks for module in modules for hooks in _hook_dicts(module)]
         self.attributes = [(vars(module), vars(module).get("forward")) for module in modules]
         self.children = [(module._modules, list(module._modules.values())) for module in modules]
 
     def __call__(self) -> bool:
         return (
-            not any(self.hooks)
+            all(self.known.issuperset(hooks.values()) for hooks in filter(None, self.hooks))
             and all(own.get("forward") is forward for own, forward in self.attributes)
             and all(list(now.values()) == before for now, before in self.children)
         )

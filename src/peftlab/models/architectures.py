@@ -32,6 +32,8 @@ class Layers:
             there is one, else the projection.
         attention_norm: the norm behind the first of these adds, in a post-norm encoder of which
             the last block may be cut to the classifier's position (engine/packing.py).
+        attention_sum: the module, if there is one, that gets attention's output and the block's
+            input, and ends with that norm.
         fused: the layers that hold more than one projection, each with a note for the user.
 
     >>> TABLE["distilbert"].layers.pattern("query")
@@ -48,6 +50,7 @@ class Layers:
     attention_end: str
     ffn_end: str
     attention_norm: str | None = None
+    attention_sum: str | None = None
     fused: tuple[tuple[str, str], ...] = ()
 
     def pattern(self, word: str) -> str:
@@ -93,6 +96,7 @@ _BERT = Layers(
     attention_end=r"attention\.output\.dropout",
     ffn_end=r"output\.dropout",
     attention_norm=r"attention\.output\.LayerNorm",
+    attention_sum=r"attention\.output",
 )
 _DEBERTA = replace(
     _BERT,
@@ -100,6 +104,7 @@ _DEBERTA = replace(
     key=r"attention\.self\.key_proj",
     value=r"attention\.self\.value_proj",
     attention_norm=None,
+    attention_sum=None,
 )
 _MPNET = replace(
     _BERT,
@@ -109,6 +114,7 @@ _MPNET = replace(
     attention_output=r"attention\.attn\.o",
     attention_end=r"attention\.dropout",
     attention_norm=r"attention\.LayerNorm",
+    attention_sum=None,
 )
 _DISTILBERT = Layers(
     block=r"transformer\.layer\.\d+",

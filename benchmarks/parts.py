@@ -1,0 +1,147 @@
+"""What each part of the engine gains: a step of LoRA without it, over one with all parts.
+
+    python benchmarks/parts.py --data-dir GLUE       writes benchmarks/parts.txt too
+
+In one process a model takes the same batches with all parts, then without each of them, and again
+for some rounds. A ratio is of two times of one round, so that what else the machine does cancels;
+the table has the median of each part's ratios and their range. What builds on a part goes with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from sides import BATCH_SIZE, add_data_options, write_task
+
+import peftlab
+from models import folder_of
+from peftlab import engine
+from peftlab.engine import can_pack, dropout, fast, gelu, low_rank, sentences
+from peftlab.layers import products
+from peftlab.layers.native import Kernel
+from peftlab.layers.precision import weight_precision
+from peftlab.machine import processor
+from peftlab.methods import injected
+from peftlab.settings import Resolved
+from peftlab.tasks import Task
+from peftlab.training import Encoded, Loop, TrainingPlan, encode
+from peftlab.training.passes import batches_in, parts_of
+
+ROUNDS, STEPS = 9, 5
+ALL, NONE = "all parts", "no part: transformers' own code"
+
+Without = Callable[[], AbstractContextManager[Any]]
+
+
+def kernel(kernel: Kernel) -> Without:
+    return lambda: patch.object(kernel, "is_built", lambda: False)
+
+
+def function(name: str) -> Without:
+    return lambda: patch.object(engine, name, lambda *_: None)
+
+
+WITHOUT: dict[str, Without] = {
+    ALL: nullcontext,
+    "block.py": function("fuse_blocks"),
+    "products.cpp": kernel(products.KERNEL),
+    "low_rank.cpp": kernel(low_rank.KERNEL),
+    "gelu.cpp": kernel(gelu.KERNEL),
+    "dropout.cpp (and block.py)": kernel(dropout.KERNEL),
+    "sentences.cpp: padded (and block.py)": kernel(sentences.KERNEL),
+    "frozen.py: nothing joined (and low_rank.cpp, block.py)": function("_join_frozen_layers"),
+    NONE: nullcontext,
+}
+
+
+class Steps:
+    """The first batches of an epoch of `train`, as often as one likes.
+
+    Args:
+        model: injected with a method.
+        train: the split.
+        settings: of the training.
+    """
+
+    def __init__(self, model: Any, train: Encoded, settings: Resolved) -> None:
+        self.model, self.train, self.settings = model, train, settings
+
+    def mean_s(self, without: str) -> float:
+        """Seconds of a step with all parts of the engine but this one."""
+        with WITHOUT[without](), fast(self.model, without != NONE):
+            settings = self.settings.model_copy(update={"fast": without != NONE})
+            plan = TrainingPlan(settings, "classes", seed=0, packed=can_pack(self.model))
+            loop = Loop(self.model, injected(self.model), self.train, plan)
+            self.model.train()
+            self._take(loop)  # kernels are made, the heap grows
+            started = time.perf_counter()
+            return (self._take(loop) - started) / STEPS
+
+    def _take(self, loop: Loop) -> float:
+        for indices in batches_in(0, self.train, loop.plan)[:STEPS]:
+            parts = parts_of(indices, self.train, loop.plan)
+            batches = (self.train.batch(part, loop.plan.device) for part in parts)
+            loop.step(batches, len(indices), len(indices))
+        return time.perf_counter()
+
+
+def table(name: str, task: Task, rounds: int) -> list[str]:
+    """The lines of one model's table."""
+    model, tokenizer = peftlab.load_model(folder_of(name), device="cpu")
+    precision = weight_precision(model.base_model.encoder)
+    peftlab.inject(model, "lora")
+    settings = Resolved(
+        lr=1e-4, head_lr=1e-4, epochs=1000, max_length=task.max_length, device="cpu",
+        threads=torch.get_num_threads(), batch_size=BATCH_SIZE,
+    )  # fmt: skip
+    train = encode(tokenizer, task.train.texts, task.train.labels, task.max_length)
+    steps = Steps(model, train, settings)
+    times: dict[str, list[float]] = {without: [] for without in WITHOUT}
+    for number in range(rounds):
+        for without in WITHOUT:
+            times[without].append(steps.mean_s(without))
+        print(f"{name}: round {number + 1} of {rounds}", flush=True)
+    lines = [f"{name} in {precision}, {task.name}", f"{'without':<56} {'ms':>7}  ratio (range)"]
+    for without, own in times.items():
+        ratios = sorted(a / b for a, b in zip(own, times[ALL], strict=True))
+        middle = statistics.median(ratios)
+        spread = "" if without == ALL else f"  {middle:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        lines.append(f"{without:<56} {1000 * statistics.median(own):>7.1f}{spread}")
+    return [*lines, ""]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=["minilm", "roberta-base"], metavar="NAME")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    add_data_options(parser)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "task.json"
+        write_task(file, options)
+        task = Task.read(file)
+    lines = [
+        f"LoRA, batches of {BATCH_SIZE}, {options.rounds} rounds of {STEPS} steps, "
+        f"{torch.get_num_threads()} threads, {processor()}, torch {torch.__version__}, "
+        f"{datetime.now(UTC):%Y-%m-%d}",
+        "",
+    ]
+    for name in options.models:
+        lines += table(name, task, options.rounds)
+    text = "\n".join(lines)
+    print(text)
+    Path(__file__).with_suffix(".txt").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
