@@ -3,8 +3,10 @@
     python benchmarks/parts.py --data-dir GLUE       writes benchmarks/parts.txt too
 
 In one process a model takes the same batches with all parts, then without each of them, and again
-for some rounds. A ratio is of two times of one round, so that what else the machine does cancels;
-the table has the median of each part's ratios and their range. What builds on a part goes with it.
+for some rounds. The table has the mean of the batches' least times over the rounds, which bursts of
+other work on the machine leave alone, and its ratio; then the median of the ratios of two times of
+one round, with their range. What builds on a part goes with it, and without sentences.cpp batches
+are padded.
 """
 
 from __future__ import annotations
@@ -37,8 +39,8 @@ from peftlab.tasks import Task
 from peftlab.training import Encoded, Loop, TrainingPlan, encode
 from peftlab.training.passes import batches_in, parts_of
 
-ROUNDS, STEPS = 9, 5
-ALL, NONE = "all parts", "no part: transformers' own code"
+ROUNDS, STEPS = 12, 5
+ALL, NONE = "nothing", "all parts"
 
 Without = Callable[[], AbstractContextManager[Any]]
 
@@ -56,10 +58,10 @@ WITHOUT: dict[str, Without] = {
     "block.py": function("fuse_blocks"),
     "products.cpp": kernel(products.KERNEL),
     "low_rank.cpp": kernel(low_rank.KERNEL),
-    "gelu.cpp": kernel(gelu.KERNEL),
-    "dropout.cpp (and block.py)": kernel(dropout.KERNEL),
-    "sentences.cpp: padded (and block.py)": kernel(sentences.KERNEL),
-    "frozen.py: nothing joined (and low_rank.cpp, block.py)": function("_join_frozen_layers"),
+    "gelu.cpp, block.py": kernel(gelu.KERNEL),
+    "dropout.cpp, block.py": kernel(dropout.KERNEL),
+    "sentences.cpp, block.py": kernel(sentences.KERNEL),
+    "frozen.py, products.cpp, low_rank.cpp, block.py": function("_join_frozen_layers"),
     NONE: nullcontext,
 }
 
@@ -76,23 +78,24 @@ class Steps:
     def __init__(self, model: Any, train: Encoded, settings: Resolved) -> None:
         self.model, self.train, self.settings = model, train, settings
 
-    def mean_s(self, without: str) -> float:
-        """Seconds of a step with all parts of the engine but this one."""
+    def seconds(self, without: str) -> list[float]:
+        """Seconds of a step on each batch with all parts of the engine but this one."""
         with WITHOUT[without](), fast(self.model, without != NONE):
             settings = self.settings.model_copy(update={"fast": without != NONE})
             plan = TrainingPlan(settings, "classes", seed=0, packed=can_pack(self.model))
             loop = Loop(self.model, injected(self.model), self.train, plan)
             self.model.train()
-            self._take(loop)  # kernels are made, the heap grows
-            started = time.perf_counter()
-            return (self._take(loop) - started) / STEPS
+            batches = batches_in(0, self.train, plan)[:STEPS]
+            for indices in batches:  # kernels are made, the heap grows
+                self._step_s(loop, indices)
+            return [self._step_s(loop, indices) for indices in batches]
 
-    def _take(self, loop: Loop) -> float:
-        for indices in batches_in(0, self.train, loop.plan)[:STEPS]:
-            parts = parts_of(indices, self.train, loop.plan)
-            batches = (self.train.batch(part, loop.plan.device) for part in parts)
-            loop.step(batches, len(indices), len(indices))
-        return time.perf_counter()
+    def _step_s(self, loop: Loop, indices: list[int]) -> float:
+        started = time.perf_counter()
+        parts = parts_of(indices, self.train, loop.plan)
+        batches = (self.train.batch(part, loop.plan.device) for part in parts)
+        loop.step(batches, len(indices), len(indices))
+        return time.perf_counter() - started
 
 
 def table(name: str, task: Task, rounds: int) -> list[str]:
@@ -106,18 +109,28 @@ def table(name: str, task: Task, rounds: int) -> list[str]:
     )  # fmt: skip
     train = encode(tokenizer, task.train.texts, task.train.labels, task.max_length)
     steps = Steps(model, train, settings)
-    times: dict[str, list[float]] = {without: [] for without in WITHOUT}
+    times: dict[str, list[list[float]]] = {without: [] for without in WITHOUT}
     for number in range(rounds):
         for without in WITHOUT:
-            times[without].append(steps.mean_s(without))
+            times[without].append(steps.seconds(without))
         print(f"{name}: round {number + 1} of {rounds}", flush=True)
-    lines = [f"{name} in {precision}, {task.name}", f"{'without':<56} {'ms':>7}  ratio (range)"]
+    lines = [
+        f"{name} in {precision}, {task.name}",
+        f"{'without':<47} {'least ms':>8} {'ratio':>6} {'median (range)':>22}",
+    ]
     for without, own in times.items():
-        ratios = sorted(a / b for a, b in zip(own, times[ALL], strict=True))
-        middle = statistics.median(ratios)
-        spread = "" if without == ALL else f"  {middle:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-        lines.append(f"{without:<56} {1000 * statistics.median(own):>7.1f}{spread}")
+        least_s, of_all_s = mean_of_least(own), mean_of_least(times[ALL])
+        ratios = sorted(sum(a) / sum(b) for a, b in zip(own, times[ALL], strict=True))
+        spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        lines.append(
+            f"{without:<47} {1000 * least_s:>8.1f} {least_s / of_all_s:>6.2f} {spread:>22}"
+        )
     return [*lines, ""]
+
+
+def mean_of_least(rounds: list[list[float]]) -> float:
+    """The mean over batches of the least time of each in any round."""
+    return statistics.mean(map(min, zip(*rounds, strict=True)))
 
 
 def main() -> None:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import ours
+import parts
 import pytest
 from meter import CLEAR, Meter
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from peftlab.engine import block, fast
 from peftlab.engine.dropout import FastDropout
+from peftlab.engine.frozen import FrozenLinear
+from peftlab.methods import inject
 from peftlab.training import Loop
+from tiny import batch, tiny
 
 
 @pytest.mark.skipif(
@@ -41,3 +49,46 @@ def test_our_side_is_measured_inside_the_engine(
     assert dropouts
     assert measured["n_steps"] == 16 and measured["examples_per_s"] > 0
     assert measured["all_mib"] > measured["peak_mib"] >= measured["resident_mib"] > 0
+
+
+class Operations(TorchDispatchMode):
+    """The names of the operations in C++ that run inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "peftlab":
+            self.names.add(func._opname)
+        return func(*args, **kwargs or {})
+
+
+OPERATIONS = {  # one that only this file computes
+    "attention": "sentences.cpp",
+    "gelu": "gelu.cpp",
+    "low_rank": "low_rank.cpp",
+    "product": "products.cpp",
+    "residual_norm": "dropout.cpp",
+}
+
+
+def used_parts(model: Any, without: str) -> set[str]:
+    with parts.WITHOUT[without](), fast(model, without != parts.NONE), Operations() as operations:
+        model(**batch()).logits.sum().backward()
+        used = {OPERATIONS[name] for name in operations.names & OPERATIONS.keys()}
+        if any(isinstance(module, FrozenLinear) for module in model.modules()):
+            used.add("frozen.py")
+        forward = model.base_model.encoder.layer[0].forward
+        if isinstance(forward, functools.partial) and forward.func is block._forward:
+            used.add("block.py")
+    return used
+
+
+@pytest.mark.parametrize("without", parts.WITHOUT)
+def test_a_part_that_is_left_out_does_nothing(without: str) -> None:
+    """What is there after all would be said to gain nothing."""
+    model = inject(tiny(p=0.1), "lora").train()
+    everything = used_parts(model, parts.ALL)
+    named = everything if without == parts.NONE else set(re.findall(r"\w+\.(?:py|cpp)", without))
+    assert everything - used_parts(model, without) == named & everything

@@ -7,9 +7,10 @@ Beside its kernels a block is fifteen modules, a dozen views and ten nodes of au
 LoRA a tenth of its step on MiniLM and a twentieth on RoBERTa-base's sizes (LOG.md). The kernels
 here are the same, in the same order, so the bits are the same, too.
 
-What is adapted by more than low-rank updates of query, key and value, or has a norm that is
-trained, is left to its modules; so is a block that has a hook, another `forward` or other
-submodules than it had on entering the engine. The last one is cut as packing.py does it.
+Each is there where it can be: the first where query, key and value have low-rank updates or none,
+the second where all that it stands for is frozen and not adapted. What has a hook, another
+`forward` or other submodules than on entering the engine is left to its modules. The last block is
+cut as packing.py does it.
 """
 
 from __future__ import annotations
@@ -59,11 +60,14 @@ def fuse_blocks(model: Any, bits: Bits, layout: Layout, undo: ExitStack) -> None
     """
     if architecture_of(model).layers is not BERT or not dropout.KERNEL.is_built():
         return
-    for module in model.base_model.encoder.layer:
-        second = _second_half(module, layout)
+    for block in model.base_model.encoder.layer:
+        attention = block.attention.self
+        first = _first_half(attention)
+        if first is not None:
+            replace_method(attention, "forward", _attend, undo, first, bits, layout)
+        second = _second_half(block, layout)
         if second is not None:
-            block = Block(_first_half(module.attention.self), second, bits, layout)
-            replace_method(module, "forward", _forward, undo, block)
+            replace_method(block, "forward", _forward, undo, second, bits, layout)
 
 
 class End(NamedTuple):
@@ -84,25 +88,17 @@ class FirstHalf:
     """Query, key and value with their updates, and attention.
 
     Attributes:
-        module: of attention, which has the layers.
         joined: the product of the three.
         untouched: whether the layers, or adapters on them, still do what they did.
     """
 
-    module: Any
     joined: Joined
     untouched: Untouched
 
-    def __call__(self, x: Tensor, bits: Bits, layout: Layout) -> Tensor:
+    def __call__(self, x: Tensor, options: AttentionOptions) -> Tensor:
         """(1, rows, hidden) -> (1, rows, hidden), of a packed batch."""
-        assert layout.packing is not None
-        module, joined = self.module, self.joined
+        joined = self.joined
         joined.check_frozen()
-        p = module.dropout.p if module.training else 0.0
-        counter = bits.counter() if p else Counter(0, 0)
-        heads, scaling = module.num_attention_heads, module.scaling
-        n_queries = getattr(module, N_QUERIES, 0)
-        options = AttentionOptions(layout.packing, heads, scaling, n_queries, p, counter)
         places, matrices = places_and_matrices(joined.sizes, joined.pairs())
         y: Tensor = _Attended.apply(x, joined, places, options, *matrices)  # type: ignore[no-untyped-call]
         return y
@@ -141,36 +137,52 @@ class SecondHalf:
         return y
 
 
-@dataclass(frozen=True)
-class Block:
-    """A block; `first` is None if adapters change more than its products."""
-
-    first: FirstHalf | None
-    second: SecondHalf
-    bits: Bits
-    layout: Layout
+def _attend(
+    attention: Any,
+    original: Any,
+    half: FirstHalf,
+    bits: Bits,
+    layout: Layout,
+    hidden_states: Tensor,
+    *args: Any,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """(1, rows, hidden) -> the same. `args` are masks, which a packed batch doesn't need."""
+    packing = layout.packing
+    if packing is None or torch.is_autocast_enabled("cpu") or not half.untouched():
+        y: tuple[Tensor, None] = original(hidden_states, *args, **kwargs)
+        return y
+    p = attention.dropout.p if attention.training else 0.0
+    counter = bits.counter() if p else Counter(0, 0)
+    n_queries = getattr(attention, N_QUERIES, 0)
+    heads, scaling = attention.num_attention_heads, attention.scaling
+    options = AttentionOptions(packing, heads, scaling, n_queries, p, counter)
+    return half(hidden_states, options), None
 
 
 def _forward(
-    module: Any, original: Any, block: Block, hidden_states: Tensor, *args: Any, **kwargs: Any
+    block: Any,
+    original: Any,
+    half: SecondHalf,
+    bits: Bits,
+    layout: Layout,
+    hidden_states: Tensor,
+    *args: Any,
+    **kwargs: Any,
 ) -> Tensor:
-    """(1, rows, hidden) -> the same. `args` are masks, which a packed batch doesn't need."""
-    second = block.second
+    """(1, rows, hidden) -> the same, or (size, 1, hidden) of the last block. `args` as above."""
     if (
-        block.layout.packing is None
+        layout.packing is None
         or torch.is_autocast_enabled("cpu")
-        or "feed_forward_chunk" in vars(module)  # a caller's own
-        or not (second.untouched() and second.is_frozen)
+        or "feed_forward_chunk" in vars(block)  # a caller's own
+        or not (half.untouched() and half.is_frozen)
     ):
         y: Tensor = original(hidden_states, *args, **kwargs)
         return y
-    if block.first is not None and block.first.untouched():
-        a = block.first(hidden_states, block.bits, block.layout)
-    else:
-        a, _ = module.attention.self(hidden_states)
-    if hasattr(module.attention.self, N_QUERIES):
-        a, hidden_states = map(block.layout.first_tokens, (a, hidden_states))
-    return second(a, hidden_states, block.bits)
+    a, _ = block.attention.self(hidden_states)
+    if hasattr(block.attention.self, N_QUERIES):
+        a, hidden_states = map(layout.first_tokens, (a, hidden_states))
+    return half(a, hidden_states, bits)
 
 
 class _Attended(torch.autograd.Function):
@@ -263,7 +275,7 @@ def _first_half(attention: Any) -> FirstHalf | None:
     adapters = [layer if isinstance(layer, LowRank) else None for layer in layers]
     if any(one.joined is not joined for one in joined_layers) or joined.adapters != adapters:
         return None
-    return FirstHalf(attention, joined, Untouched(layers))
+    return FirstHalf(joined, Untouched(attention, layers))
 
 
 def _frozen(layer: Any) -> FrozenLinear | None:
@@ -282,9 +294,8 @@ def _second_half(block: Any, layout: Layout) -> SecondHalf | None:
     if block.chunk_size_feed_forward:
         return None
     inside_attention = {*block.attention.self.modules()} - {block.attention.self}
-    left_out = inside_attention | {block}  # its own hooks are run, and its `forward` is replaced
-    modules = [module for module in block.modules() if module not in left_out]
-    untouched = Untouched(modules, layout.cut)
+    below = [module for module in block.modules() if module not in {block, *inside_attention}]
+    untouched = Untouched(block, below, layout.cut)
     return SecondHalf(first, widening.joined, last, untouched)
 
 

@@ -265,20 +265,25 @@ def _hook_dicts(module: nn.Module) -> Iterator[Mapping[int, Any]]:
 
 
 class Untouched:
-    """Whether modules have no hooks, and the `forward` and submodules that they had at first.
+    """Whether a module has the submodules that it had at first, and some below it are as they were.
+
+    Those have no hooks, and the `forward` and submodules that they had.
 
     It is asked before each pass of each block, so it reads nothing but dicts.
 
     Args:
-        modules: which.
+        parent: the module; its own hooks and `forward` may change.
+        modules: those below it.
         known: hooks that they may have.
     """
 
-    def __init__(self, modules: Sequence[nn.Module], *known: Callable[..., Any]) -> None:
+    def __init__(
+        self, parent: nn.Module, modules: Sequence[nn.Module], *known: Callable[..., Any]
+    ) -> None:
         self.known = set(known)
         self.hooks = [hooks for module in modules for hooks in _hook_dicts(module)]
         self.attributes = [(vars(module), vars(module).get("forward")) for module in modules]
-        self.children = [(module._modules, list(module._modules.values())) for module in modules]
+        self.children = [(m._modules, list(m._modules.values())) for m in (parent, *modules)]
 
     def __call__(self) -> bool:
         return (
