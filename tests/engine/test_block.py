@@ -315,6 +315,16 @@ def test_without_a_backward_pass_nothing_is_kept() -> None:
     assert found == [False] * 2
 
 
+def test_hidden_states_asked_for_before_do_not_matter(nodes: list[str]) -> None:
+    """Transformers then leaves hooks on blocks and on attention."""
+    model = trained(tiny(p=0.1), "lora")
+    wanted = inside(model)
+    assert len(model(**batch(), output_hidden_states=True).hidden_states) == 3
+    nodes.clear()
+    check_bits(inside(model), wanted)
+    assert nodes == ["_Attended", "_Finished"] * 2
+
+
 def test_hidden_states_and_a_callers_autocast_are_left_to_modules(nodes: list[str]) -> None:
     model = trained(tiny(), "lora").eval()
     with fast(model):

@@ -46,7 +46,7 @@ from peftlab.engine.replace_method import replace_method
 from peftlab.engine.sentences import AttentionOptions
 from peftlab.layers import native
 from peftlab.layers.lora import LowRank
-from peftlab.layers.precision import Untouched, is_unmodified
+from peftlab.layers.precision import Untouched, hooks_of, is_unmodified
 from peftlab.models import architecture_of
 from peftlab.models.architectures import TABLE
 
@@ -295,7 +295,8 @@ def _second_half(block: Any, layout: Layout) -> SecondHalf | None:
         return None
     inside_attention = {*block.attention.self.modules()} - {block.attention.self}
     below = [module for module in block.modules() if module not in {block, *inside_attention}]
-    untouched = Untouched(block, below, layout.cut)
+    # a call of attention runs its hooks; transformers leaves some once hidden states were asked for
+    untouched = Untouched(block, below, layout.cut, *hooks_of(block.attention.self))
     return SecondHalf(first, widening.joined, last, untouched)
 
 
