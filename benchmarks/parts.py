@@ -2,11 +2,10 @@
 
     python benchmarks/parts.py --data-dir GLUE       writes benchmarks/parts.txt too
 
-In one process a model takes the same batches with all parts, then without each of them, and again
-for some rounds. The table has the mean of the batches' least times over the rounds, which bursts of
-other work on the machine leave alone, and its ratio; then the median of the ratios of two times of
-one round, with their range. What builds on a part goes with it, and without sentences.cpp batches
-are padded.
+In one process a model takes the same batches with all parts and without one, in either order, for
+each of them and again for some rounds. A ratio is of two times that follow each other, so that what
+else the machine does cancels; the table has the median of a part's ratios and its 95 % interval.
+What builds on a part goes with it, and without sentences.cpp batches are padded.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from scipy.stats import quantile_test
 from sides import BATCH_SIZE, add_data_options, write_task
 
 import peftlab
@@ -39,7 +39,7 @@ from peftlab.tasks import Task
 from peftlab.training import Encoded, Loop, TrainingPlan, encode
 from peftlab.training.passes import batches_in, parts_of
 
-ROUNDS, STEPS = 12, 5
+ROUNDS, STEPS = 15, 4
 ALL, NONE = "nothing", "all parts"
 
 Without = Callable[[], AbstractContextManager[Any]]
@@ -78,24 +78,24 @@ class Steps:
     def __init__(self, model: Any, train: Encoded, settings: Resolved) -> None:
         self.model, self.train, self.settings = model, train, settings
 
-    def seconds(self, without: str) -> list[float]:
-        """Seconds of a step on each batch with all parts of the engine but this one."""
+    def mean_s(self, without: str) -> float:
+        """Seconds of a step with all parts of the engine but this one."""
         with WITHOUT[without](), fast(self.model, without != NONE):
             settings = self.settings.model_copy(update={"fast": without != NONE})
             plan = TrainingPlan(settings, "classes", seed=0, packed=can_pack(self.model))
             loop = Loop(self.model, injected(self.model), self.train, plan)
             self.model.train()
             batches = batches_in(0, self.train, plan)[:STEPS]
-            for indices in batches:  # kernels are made, the heap grows
-                self._step_s(loop, indices)
-            return [self._step_s(loop, indices) for indices in batches]
+            self._take(loop, batches)  # kernels are made, the heap grows
+            started = time.perf_counter()
+            self._take(loop, batches)
+            return (time.perf_counter() - started) / len(batches)
 
-    def _step_s(self, loop: Loop, indices: list[int]) -> float:
-        started = time.perf_counter()
-        parts = parts_of(indices, self.train, loop.plan)
-        batches = (self.train.batch(part, loop.plan.device) for part in parts)
-        loop.step(batches, len(indices), len(indices))
-        return time.perf_counter() - started
+    def _take(self, loop: Loop, batches: list[list[int]]) -> None:
+        for indices in batches:
+            parts = parts_of(indices, self.train, loop.plan)
+            taken = (self.train.batch(part, loop.plan.device) for part in parts)
+            loop.step(taken, len(indices), len(indices))
 
 
 def table(name: str, task: Task, rounds: int) -> list[str]:
@@ -109,34 +109,27 @@ def table(name: str, task: Task, rounds: int) -> list[str]:
     )  # fmt: skip
     train = encode(tokenizer, task.train.texts, task.train.labels, task.max_length)
     steps = Steps(model, train, settings)
-    times: dict[str, list[list[float]]] = {without: [] for without in WITHOUT}
+    times: dict[str, list[tuple[float, float]]] = {one: [] for one in WITHOUT if one != ALL}
     for number in range(rounds):
-        for without in WITHOUT:
-            times[without].append(steps.seconds(without))
+        for without, pairs in times.items():
+            order = (ALL, without) if number % 2 else (without, ALL)
+            taken = {one: steps.mean_s(one) for one in order}
+            pairs.append((taken[without], taken[ALL]))
         print(f"{name}: round {number + 1} of {rounds}", flush=True)
-    lines = [
-        f"{name} in {precision}, {task.name}",
-        f"{'without':<47} {'least ms':>8} {'ratio':>6} {'median (range)':>22}",
-    ]
-    for without, own in times.items():
-        least_s, of_all_s = mean_of_least(own), mean_of_least(times[ALL])
-        ratios = sorted(sum(a) / sum(b) for a, b in zip(own, times[ALL], strict=True))
-        spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-        lines.append(
-            f"{without:<47} {1000 * least_s:>8.1f} {least_s / of_all_s:>6.2f} {spread:>22}"
-        )
+    lines = [f"{name} in {precision}, {task.name}", f"{'without':<47} {'ms':>7}  ratio (95 %)"]
+    for without, pairs in times.items():
+        ratios = [own_s / all_s for own_s, all_s in pairs]
+        low, high = quantile_test(ratios, p=0.5).confidence_interval(0.95)
+        ms = 1000 * statistics.median(own_s for own_s, _ in pairs)
+        spread = f"{statistics.median(ratios):.2f} ({low:.2f} to {high:.2f})"
+        lines.append(f"{without:<47} {ms:>7.1f}  {spread}")
     return [*lines, ""]
-
-
-def mean_of_least(rounds: list[list[float]]) -> float:
-    """The mean over batches of the least time of each in any round."""
-    return statistics.mean(map(min, zip(*rounds, strict=True)))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=["minilm", "roberta-base"], metavar="NAME")
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="an interval takes 6")
     add_data_options(parser)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
