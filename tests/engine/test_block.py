@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -163,7 +165,8 @@ def test_hooks_and_other_code_inside_the_engine_are_run(
 
     found = with_hook(inside)
     assert seen == [name]
-    left, whole = ["_Finished"] if "self." in name else ["_Attended"], ["_Attended", "_Finished"]
+    whole = ["_Attended", "_Finished"]
+    left = whole if name == "attention.self" else ["_Finished"] if "self." in name else whole[:1]
     assert nodes == ([*whole, *left] if number else [*left, *whole])
     check_bits(found, with_hook(by_modules))
 
@@ -183,7 +186,49 @@ def test_another_forward_is_called(name: str, number: int) -> None:
     assert seen == [name]
 
 
-@pytest.mark.parametrize("method", ["lora", "lora-fa", "dora", "head"])
+@pytest.mark.parametrize("name", ["attention.self", "attention.self.query", "output.dense"])
+def test_a_hook_that_has_no_hash(name: str) -> None:
+    @dataclass
+    class Count:
+        calls: int = 0
+
+        def __call__(self, *_: Any) -> None:
+            self.calls += 1
+
+    model, count = trained(tiny(p=0.1), "lora"), Count()
+    block = model.bert.encoder.layer[0]
+    inside(model, lambda: block.get_submodule(name).register_forward_hook(count))
+    assert count.calls == 1
+
+
+def test_a_forward_put_in_inside_is_the_callers_own() -> None:
+    """On leaving the engine it stays; taken out again, nothing is left to put back."""
+    model = trained(tiny(), "lora")
+    first, last = (block.attention.self for block in model.bert.encoder.layer)
+
+    def replace() -> None:
+        for attention in (first, last):
+            attention.forward = functools.partial(type(attention).forward, attention)
+        del last.forward
+
+    wanted = by_modules(model)
+    check_bits(inside(model, replace), wanted)
+    assert first.forward.func is type(first).forward
+    assert "forward" not in vars(last)
+
+
+def test_the_last_blocks_inputs_are_cut_by_name_too() -> None:
+    model = trained(tiny(), "lora")
+    half = model.bert.encoder.layer[-1].attention
+
+    def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        return half.output(hidden_states=half.self(x)[0], input_tensor=x), None
+
+    wanted = by_modules(model)
+    check_bits(inside(model, lambda: setattr(half, "forward", forward)), wanted)
+
+
+@pytest.mark.parametrize("method", ["lora", "lora-fa", "dora", "head", "houlsby"])
 def test_no_more_is_kept_for_the_backward_pass(method: str) -> None:
     """LoRA-FA's A is a constant, so nothing of the size of x is kept for it."""
     model = trained(tiny(p=0.1), method)
@@ -212,11 +257,14 @@ def test_a_norm_that_is_unfrozen_inside_has_a_gradient() -> None:
     assert found["bert.encoder.layer.0.output.LayerNorm.weight"].any()
 
 
+@pytest.mark.parametrize("number", [0, 1])
 @pytest.mark.parametrize(
     "name, other",
     [
+        ("attention.output.dense", lambda: nn.Linear(32, 32, dtype=torch.bfloat16)),
+        ("attention.output.LayerNorm", lambda: nn.LayerNorm(32, eps=0.1, dtype=torch.bfloat16)),
         ("attention.self.query", lambda: nn.Linear(32, 32, dtype=torch.bfloat16)),
-        ("output.LayerNorm", lambda: nn.LayerNorm(32, dtype=torch.bfloat16)),
+        ("output.LayerNorm", lambda: nn.LayerNorm(32, eps=0.1, dtype=torch.bfloat16)),
         ("output.dropout", lambda: nn.Dropout(0.9)),
         ("intermediate.intermediate_act_fn", nn.ReLU),
         ("intermediate.dense", lambda: nn.Linear(32, 64, dtype=torch.bfloat16)),
@@ -225,16 +273,18 @@ def test_a_norm_that_is_unfrozen_inside_has_a_gradient() -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_another_module_inside_is_called(
-    name: str, other: Callable[[], nn.Module], nodes: list[str]
+    name: str, other: Callable[[], nn.Module], number: int, nodes: list[str]
 ) -> None:
     model = trained(tiny(), "lora").eval()
     with fast(model):
         before = model(**batch()).logits
         nodes.clear()
-        model.bert.encoder.layer[0].set_submodule(name, other().train())
-        assert not torch.equal(model(**batch()).logits, before)
-    of_the_first = [] if "self." in name else ["_Attended"]
-    assert nodes == [*of_the_first, "_Attended", "_Finished"]
+        model.bert.encoder.layer[number].set_submodule(name, other().train())
+        after = model(**batch()).logits
+        assert after.shape == before.shape and not torch.equal(after, before)
+    whole = ["_Attended", "_Finished"]
+    left = ["_Finished"] if "self." in name else ["_Attended"]
+    assert nodes == ([*whole, *left] if number else [*left, *whole])
 
 
 def test_widths_that_the_kernels_do_not_take(nodes: list[str]) -> None:
@@ -262,12 +312,12 @@ def test_feed_forward_layers_in_chunks(nodes: list[str]) -> None:
     assert nodes == ["_Attended", "_Attended", "_Finished"]
 
 
-def test_without_the_kernel_of_dropout_modules_compute_all(
+def test_without_the_kernel_of_dropout_modules_compute_the_second_half(
     monkeypatch: pytest.MonkeyPatch, nodes: list[str]
 ) -> None:
     monkeypatch.setattr(dropout.KERNEL, "_built", False)
     inside(trained(tiny(p=0.1), "lora"))
-    assert not nodes
+    assert nodes == ["_Attended"] * 2
 
 
 def test_a_norm_changed_before_the_backward_pass_is_refused() -> None:
@@ -335,4 +385,6 @@ def test_hidden_states_and_a_callers_autocast_are_left_to_modules(nodes: list[st
         with torch.autocast("cpu", torch.bfloat16):
             model(**batch())
         model(**batch(), output_hidden_states=True)
-    assert not nodes
+        assert not nodes
+        model(**batch())  # by the hooks that transformers has left
+        assert nodes == ["_Attended", "_Finished"] * 2

@@ -46,7 +46,7 @@ from peftlab.engine.replace_method import replace_method
 from peftlab.engine.sentences import AttentionOptions
 from peftlab.layers import native
 from peftlab.layers.lora import LowRank
-from peftlab.layers.precision import Untouched, hooks_of, is_unmodified
+from peftlab.layers.precision import Untouched, is_unmodified
 from peftlab.models import architecture_of
 from peftlab.models.architectures import TABLE
 
@@ -58,7 +58,7 @@ def fuse_blocks(model: Any, bits: Bits, layout: Layout, undo: ExitStack) -> None
 
     Its frozen layers, gelu and residual sums are the engine's already.
     """
-    if architecture_of(model).layers is not BERT or not dropout.KERNEL.is_built():
+    if architecture_of(model).layers is not BERT:
         return
     for block in model.base_model.encoder.layer:
         attention = block.attention.self
@@ -179,7 +179,7 @@ def _forward(
     ):
         y: Tensor = original(hidden_states, *args, **kwargs)
         return y
-    a, _ = block.attention.self(hidden_states)
+    a, _ = block.attention.self(hidden_states, *args[:1])  # a caller's own may read the mask
     if hasattr(block.attention.self, N_QUERIES):
         a, hidden_states = map(layout.first_tokens, (a, hidden_states))
     return half(a, hidden_states, bits)
@@ -291,13 +291,11 @@ def _second_half(block: Any, layout: Layout) -> SecondHalf | None:
     widening, gelu = block.intermediate.dense, block.intermediate.intermediate_act_fn
     if first is None or last is None or not _is_alone(widening) or type(gelu) is not FastGelu:
         return None
-    if block.chunk_size_feed_forward:
+    if block.chunk_size_feed_forward or not dropout.KERNEL.is_built():
         return None
-    inside_attention = {*block.attention.self.modules()} - {block.attention.self}
-    below = [module for module in block.modules() if module not in {block, *inside_attention}]
-    # a call of attention runs its hooks; transformers leaves some once hidden states were asked for
-    untouched = Untouched(block, below, layout.cut, *hooks_of(block.attention.self))
-    return SecondHalf(first, widening.joined, last, untouched)
+    called = {block, *block.attention.self.modules()}
+    below = [module for module in block.modules() if module not in called]
+    return SecondHalf(first, widening.joined, last, Untouched(block, below, layout.cut))
 
 
 def _end_of(half: Any) -> End | None:

@@ -155,9 +155,12 @@ class Layout:
             return x[:, :1]
         return x[0].index_select(0, self.packing.starts).unsqueeze(1)
 
-    def cut(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def cut(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """A hook before `module`, which then gets the `first_tokens` of all its inputs."""
-        return tuple(map(self.first_tokens, inputs)) if self.only_logits else inputs
+        if not self.only_logits:
+            return None
+        named = {name: self.first_tokens(x) for name, x in kwargs.items()}
+        return tuple(map(self.first_tokens, args)), named
 
 
 class _Pack(torch.autograd.Function):
@@ -276,15 +279,14 @@ def cut_last_block(model: Any, layout: Layout, undo: ExitStack) -> None:
         return rows.index_copy(0, layout.packing.starts, x.flatten(0, 1)).unsqueeze(0)
 
     if layers.attention_sum is not None:
-        hooks = [_in_last_block(model, layers.attention_sum).register_forward_pre_hook(layout.cut)]
+        cut = [layers.attention_sum]
     else:
-        hooks = [
-            _in_last_block(model, layers.attention_output).register_forward_pre_hook(layout.cut),
-            _in_last_block(model, layers.attention_end).register_forward_hook(scatter_rows),
-            _in_last_block(model, layers.attention_norm).register_forward_pre_hook(layout.cut),
-        ]
-    for hook in hooks:
-        undo.callback(hook.remove)
+        cut = [layers.attention_output, layers.attention_norm]
+        end = _in_last_block(model, layers.attention_end)
+        undo.callback(end.register_forward_hook(scatter_rows).remove)
+    for pattern in cut:
+        module = _in_last_block(model, pattern)
+        undo.callback(module.register_forward_pre_hook(layout.cut, with_kwargs=True).remove)
 
 
 def _in_last_block(model: nn.Module, pattern: str) -> nn.Module:

@@ -14,8 +14,15 @@ def replace_method(
 ) -> None:
     """Let `module.name(...)` call `replacement(module, original, *args, ...)`."""
     override = vars(module).get(name)  # of somebody else, on this instance
-    setattr(module, name, functools.partial(replacement, module, getattr(module, name), *args))
-    if override is None:
-        undo.callback(delattr, module, name)
-    else:
-        undo.callback(setattr, module, name, override)
+    own = functools.partial(replacement, module, getattr(module, name), *args)
+    setattr(module, name, own)
+
+    def restore() -> None:
+        if vars(module).get(name) is not own:  # a caller's, put in or taken out meanwhile
+            return
+        if override is None:
+            delattr(module, name)
+        else:
+            setattr(module, name, override)
+
+    undo.callback(restore)

@@ -280,14 +280,14 @@ class Untouched:
     def __init__(
         self, parent: nn.Module, modules: Sequence[nn.Module], *known: Callable[..., Any]
     ) -> None:
-        self.known = set(known)
+        self.known = known
         self.hooks = [hooks for module in modules for hooks in _hook_dicts(module)]
         self.attributes = [(vars(module), vars(module).get("forward")) for module in modules]
         self.children = [(m._modules, list(m._modules.values())) for m in (parent, *modules)]
 
     def __call__(self) -> bool:
         return (
-            all(self.known.issuperset(hooks.values()) for hooks in filter(None, self.hooks))
+            all(hook in self.known for hooks in filter(None, self.hooks) for hook in hooks.values())
             and all(own.get("forward") is forward for own, forward in self.attributes)
             and all(list(now.values()) == before for now, before in self.children)
         )
