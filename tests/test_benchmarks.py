@@ -12,6 +12,7 @@ from typing import Any
 import ours
 import parts
 import pytest
+import sides
 from meter import CLEAR, Meter
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -49,6 +50,16 @@ def test_our_side_is_measured_inside_the_engine(
     assert dropouts
     assert measured["n_steps"] == 16 and measured["examples_per_s"] > 0
     assert measured["all_mib"] > measured["peak_mib"] >= measured["resident_mib"] > 0
+
+
+def test_the_table_of_parts_has_a_row_for_each(tiny_model: Path) -> None:
+    options = argparse.Namespace(task="words-6", data_dir=None, examples=128, score=False)
+    title, header, *rows, _ = parts.table(str(tiny_model), sides.make_task(options), rounds=6)
+    assert "words-6" in title and "95 %" in header
+    assert [row[:47].strip() for row in rows] == list(parts.WITHOUT)[1:]
+    for row in rows:
+        ms, ratio, low, high = map(float, re.findall(r"\d+\.\d+", row[47:]))
+        assert ms > 0 and 0 < low <= ratio <= high
 
 
 class Operations(TorchDispatchMode):
